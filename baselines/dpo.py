@@ -1,0 +1,30 @@
+"""Direct preference optimisation."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from bench import Lab, Pairs, Step, register
+
+
+@register
+class DPO:
+    """Rafailov et al. 2023, "Direct Preference Optimization", eq. 7: the policy is its own reward model.
+
+    ``beta``: strength of the pull to the base. ``batch_size``: pairs a step.
+    """
+
+    beta: float = 0.1
+    batch_size: int = 32
+    lr: float = 1e-4
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        """One batch of pairs, one step."""
+        yield Step(lab.pairs(self.batch_size), self.loss)
+
+    def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
+        """-log sigmoid(beta * (log-ratio of the chosen - log-ratio of the rejected)) [B]."""
+        chosen, rejected = lab.log_ratio(pairs.chosen), lab.log_ratio(pairs.rejected)
+        lab.log(chosen_log_ratio=chosen.mean(), rejected_log_ratio=rejected.mean())
+        return -logsigmoid(self.beta * (chosen - rejected))

@@ -1,0 +1,63 @@
+"""Kahneman-Tversky optimisation: thumbs up and down in the place of pairs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench import Batch, Lab, Labels, Rollouts, Step, register
+
+
+@dataclass(frozen=True)
+class Judged(Batch):
+    """Labelled completions with the batch's reference point beside each row [B]."""
+
+    labels: Labels
+    reference_point: Tensor
+
+
+@register
+class KTO:
+    """Ethayarajh et al. 2024, "KTO: Model Alignment as Prospect Theoretic Optimization", eq. 8.
+
+    ``beta``: risk aversion. ``desirable_weight``, ``undesirable_weight``: lambda_D and lambda_U.
+    """
+
+    beta: float = 0.1
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
+    batch_size: int = 64
+    lr: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2:
+            raise ValueError("batch_size must be 2 or more: the reference point needs mismatched answers")
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        """One batch of labels, one step. The reference point couples the rows, so it is taken here, over all of them."""
+        labels = lab.labels(self.batch_size)
+        point = self.reference_point(lab, labels.rollouts)
+        lab.log(reference_point=point)
+        yield Step(Judged(labels, point.expand(len(labels))), self.loss)
+
+    @torch.no_grad()
+    def reference_point(self, lab: Lab, rollouts: Rollouts) -> Tensor:
+        """max(0, KL(pi || base)), estimated on each prompt with the next row's answer (section 4.1)."""
+        return lab.log_ratio(mismatch(rollouts)).mean().clamp(min=0)
+
+    def loss(self, lab: Lab, batch: Judged) -> Tensor:
+        """lambda - value of each answer, relative to the reference point [B]."""
+        up = batch.labels.desirable
+        gain = lab.log_ratio(batch.labels.rollouts) - batch.reference_point
+        lab.log(gain=gain.mean())
+        value = torch.sigmoid(self.beta * torch.where(up, gain, -gain))
+        return torch.where(up, self.desirable_weight, self.undesirable_weight) * (1 - value)
+
+
+def mismatch(rollouts: Rollouts) -> Rollouts:
+    """Each prompt with the completion of the row before it; right for any number of rows over one."""
+    start = rollouts.prompt_length
+    tokens = torch.cat([rollouts.tokens[:, :start], rollouts.completion.roll(1, 0)], 1)
+    mask = torch.cat([rollouts.mask[:, :start], rollouts.completion_mask.roll(1, 0)], 1)
+    return Rollouts(tokens, mask, start)

@@ -1,0 +1,137 @@
+"""Proximal policy optimisation against a reward model, with a price on KL from the base."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench import Batch, Lab, Rollouts, Step, register
+
+
+@dataclass(frozen=True)
+class Experience(Batch):
+    """Rollouts with what the policy thought of them when it made them; all but ``rollouts`` are [B, T]."""
+
+    rollouts: Rollouts
+    logp: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+@register
+class PPO:
+    """Schulman et al. 2017, "Proximal Policy Optimization Algorithms", eq. 9, set up as by Ziegler et al. 2019,
+    "Fine-Tuning Language Models from Human Preferences": reward on the last token, per-token KL price, whitening.
+
+    ``rollouts``: completions an iteration; ``draws``: of each prompt; ``kl``: price of a nat; ``target_kl``: nats a
+    sequence that an adaptive price steers to, 0 for a fixed price; ``gae_lambda``: Schulman et al. 2016, eq. 16.
+    """
+
+    rollouts: int = 64
+    draws: int = 1
+    epochs: int = 2
+    minibatch: int = 32
+    kl: float = 0.05
+    target_kl: float = 0.0
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    clip: float = 0.2
+    value_clip: float = 0.2
+    value_weight: float = 0.1
+    entropy_weight: float = 0.0
+    reward_clip: float = 5.0
+    whiten: bool = True
+    lr: float = 3e-4
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        """Sample, score, reckon advantages; then epochs of minibatches over them."""
+        rollouts = lab.generate(lab.prompts(self.rollouts // self.draws), self.draws)
+        batch = self.experience(lab, rollouts)
+        for _ in range(self.epochs):
+            for rows in torch.randperm(len(batch), generator=lab.generator).split(self.minibatch):
+                yield Step(batch[rows.to(batch.logp.device)], self.loss)
+
+    @torch.no_grad()
+    def experience(self, lab: Lab, rollouts: Rollouts) -> Experience:
+        """Rewards and advantages of fresh rollouts. Old log-probabilities come from the same pass that trains, not from
+        decoding, so that the ratios start at 1 in any precision."""
+        outputs, mask = lab.policy(rollouts), rollouts.completion_mask
+        values = self.values(lab, outputs.hidden) * mask
+        drift = (outputs.logp - lab.reference(rollouts).logp) * mask
+        score = self.score(lab, rollouts).clamp(-self.reward_clip, self.reward_clip)
+        rewards = place_rewards(score, drift, lab.state.setdefault("kl", self.kl), mask)
+        advantages, returns = gae(rewards, values, mask, self.gamma, self.gae_lambda)
+        if self.whiten:
+            advantages = whiten(advantages, mask)
+        lab.log(reward=score.mean(), kl_k1=drift.sum(1).mean(), kl_price=lab.state["kl"])
+        lab.state["kl"] = self.next_price(lab.state["kl"], float(drift.sum(1).mean()))
+        return Experience(rollouts, outputs.logp, values, advantages, returns)
+
+    def score(self, lab: Lab, rollouts: Rollouts) -> Tensor:
+        """The reward of each completion [B]."""
+        return lab.reward(rollouts)
+
+    def values(self, lab: Lab, hidden: Tensor) -> Tensor:
+        """Expected reward to come before each token [B, T], from a linear head on the policy's states."""
+        head = lab.module("value", lambda width: nn.Linear(width, 1))
+        return head(hidden).squeeze(-1)
+
+    def next_price(self, price: float, kl: float) -> float:
+        """Ziegler et al. 2019, section 2.2: a proportional controller in log space."""
+        if not self.target_kl:
+            return price
+        return price * (1 + 0.1 * max(-0.2, min(0.2, kl / self.target_kl - 1)))
+
+    def loss(self, lab: Lab, batch: Experience) -> Tensor:
+        """Clipped policy and value losses less the entropy bonus, averaged over each row's tokens [B]."""
+        outputs, mask = lab.policy(batch.rollouts), batch.rollouts.completion_mask
+        values = self.values(lab, outputs.hidden)
+        loss = policy_loss(outputs.logp - batch.logp, batch.advantages, self.clip)
+        loss = loss + self.value_weight * value_loss(values, batch.values, batch.returns, self.value_clip)
+        if self.entropy_weight:
+            loss = loss - self.entropy_weight * outputs.entropy
+        return row_mean(loss, mask)
+
+
+def place_rewards(score: Tensor, drift: Tensor, price: float, mask: Tensor) -> Tensor:
+    """Per-token rewards [B, T]: minus the price of each token's drift, and the score [B] on the last real token."""
+    rewards = -price * drift
+    last = mask.sum(1, keepdim=True).clamp(min=1) - 1
+    return rewards.scatter_add(1, last, score.unsqueeze(1).to(rewards.dtype))
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16): advantages and returns [B, T], 0 on padding."""
+    advantages = torch.zeros_like(rewards)
+    ahead = value_ahead = torch.zeros(len(rewards), device=rewards.device)
+    for t in reversed(range(rewards.shape[1])):
+        error = rewards[:, t] + gamma * value_ahead - values[:, t]
+        ahead = (error + gamma * lam * ahead) * mask[:, t]
+        value_ahead = values[:, t] * mask[:, t]
+        advantages[:, t] = ahead
+    return advantages, (advantages + values) * mask
+
+
+def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
+    """Shift and scale to mean 0 and deviation 1 over real tokens."""
+    real = advantages[mask]
+    return (advantages - real.mean()) / (real.std(correction=0) + 1e-8) * mask
+
+
+def policy_loss(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """-min(r A, clip(r) A), token by token."""
+    ratio = log_ratio.exp()
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+
+def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
+    """Half the larger of the squared errors with and without clipping the move from the old value."""
+    clipped = old + (values - old).clamp(-clip, clip)
+    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+
+
+def row_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over each row's real tokens [B]."""
+    return (values * mask).sum(1) / mask.sum(1).clamp(min=1)

@@ -1,0 +1,27 @@
+"""Reinforcement learning from AI feedback: an AI judge's verdicts in the place of people's."""
+
+from torch import Tensor
+
+from baselines.ppo import PPO
+from bench import Lab, Rollouts, register
+
+
+@register
+class RLAIF(PPO):
+    """Lee et al. 2023, "RLAIF vs. RLHF". PPO, but the reward comes from the AI judge.
+
+    ``mode``: ``canonical`` trains a reward model on pairs that the judge labelled; ``direct`` takes the judge's own
+    score, as log-odds, for the reward (their section 2.2.2).
+    """
+
+    mode: str = "canonical"
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("canonical", "direct"):
+            raise ValueError(f"mode must be canonical or direct, not {self.mode!r}")
+
+    def score(self, lab: Lab, rollouts: Rollouts) -> Tensor:
+        """The reward of each completion [B]."""
+        if self.mode == "direct":
+            return lab.judge_score(rollouts).logit(eps=1e-3)
+        return lab.reward(rollouts, labelled_by="judge")

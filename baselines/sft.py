@@ -1,0 +1,8 @@
+"""The row that all others start from."""
+
+from bench import register
+
+
+@register
+class SFT:
+    """The shared SFT base as it is: it has no iteration, so it is not trained further and spends nothing."""

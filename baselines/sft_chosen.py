@@ -1,0 +1,23 @@
+"""The control: go on with supervised fine-tuning, on the answers that were preferred."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from bench import Lab, Rollouts, Step, register
+
+
+@register
+class SFTChosen:
+    """Negative log-likelihood of the chosen answers. What a method adds to it, preferences add to imitation."""
+
+    batch_size: int = 32
+    lr: float = 1e-4
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        """One batch of chosen answers, one step."""
+        yield Step(lab.pairs(self.batch_size).chosen, self.loss)
+
+    def loss(self, lab: Lab, chosen: Rollouts) -> Tensor:
+        """Mean negative log-likelihood of each answer's tokens [B]."""
+        return -lab.policy(chosen).logp.sum(1) / chosen.completion_mask.sum(1)

@@ -1,0 +1,207 @@
+"""Result cards on disk: one JSON file a run, checked in full when it is read, never with a secret in it."""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bench.errors import UserError
+from bench.types import Card
+
+FORMAT = 1
+REDACTED = "[redacted]"
+
+# A count ("max_new_tokens: 20", "key: 3") is no secret; a password may be a number.
+_SECRET_TEXT = re.compile(r"(?:key|token|secret|passw(?:or)?d|passphrase|credential)s?$", re.IGNORECASE)
+_SECRET_ALWAYS = re.compile(r"(?:secret|passw(?:or)?d|passphrase|api_?key)s?$", re.IGNORECASE)
+_NUMBER = re.compile(r"[-+.\deE_]+|true|false|null|none", re.IGNORECASE)
+# name=value, "name: value" and --name value, the value bare or in quotes.
+_ASSIGNMENT = re.compile(r"""(?P<name>[\w.\-]+)(?P<between>\s*[=:]\s*|(?<=\w)\s+)(?P<value>"[^"]*"|'[^']*'|[^\s,'"{}\[\]]+)""")
+# Secrets that are known by their own form, and user:password@ in an address.
+_KNOWN = re.compile(r"\b(?:hf_|sk-|ghp_|github_pat_|wandb_v1_)[\w\-]{16,}|(?<=://)[^\s/@:]+:[^\s/@]+(?=@)")
+
+
+def write(card: Card, folder: Path) -> Path:
+    """Write a card into a folder, made where it is missing, under its name; returns the path.
+
+    Raises UserError where the folder can't be written or a figure is not finite; nothing is left half-written.
+    """
+    path = Path(folder) / file_name(card)
+    save(path, to_json(card, path))
+    return path
+
+
+def read(path: Path) -> Card:
+    """The card in a file. Raises UserError naming the file and the field that is missing or wrong."""
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the card {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no card: not JSON ({error})") from error
+    if not isinstance(data, dict) or "format" not in data:
+        raise UserError(f'{path} is no card: it has no "format"')
+    number = data.pop("format")
+    if isinstance(number, bool) or number != FORMAT:
+        raise UserError(f"{path}: card format {number!r} is unknown; this version of isoalign reads format {FORMAT}")
+    card: Card = _parse(data, Card, "", path)
+    _parse(card.budget.get("flops"), float, "budget.flops", path)
+    _check_bill(card.spent, path)
+    return card
+
+
+def _check_bill(spent: dict[str, Any], path: Path) -> None:
+    """``spent`` as a meter writes it: ``flops``, counts (or counts by source) of the rest, and its items."""
+    _parse(spent.get("flops"), float, "spent.flops", path)
+    for name in spent.keys() - {"items"}:
+        _parse(spent[name], dict[str, float] if isinstance(spent[name], dict) else float | None, f"spent.{name}", path)
+    for i, item in enumerate(_parse(spent.get("items", []), list[dict[str, Any]], "spent.items", path)):
+        _parse(item.get("role"), str, f"spent.items[{i}].role", path)
+        _parse(item.get("flops"), float, f"spent.items[{i}].flops", path)
+
+
+def read_all(folder: Path) -> list[Card]:
+    """Every card of a folder, by file name; none where there is no folder."""
+    return [read(path) for path in sorted(Path(folder).glob("*.json"))]
+
+
+def file_name(card: Card) -> str:
+    """``{algorithm}-s{seed}-{key[:8]}.json``, whatever an algorithm is called."""
+    return f"{_safe(card.algorithm)}-s{card.seed}-{_safe(card.key[:8])}.json"
+
+
+def to_json(card: Card, path: Path | str = "card") -> str:
+    """The text of a card, without secrets. Raises UserError naming the field that JSON can't hold."""
+    data = {"format": FORMAT, **dataclasses.asdict(redacted(card))}
+    _finite(data, "", path)
+    try:
+        return json.dumps(data, indent=1, allow_nan=False) + "\n"
+    except TypeError as error:
+        raise UserError(f"{path}: a card holds JSON only: {error}") from error
+
+
+def redacted(card: Card) -> Card:
+    """The card with every secret of its command and configuration replaced by ``[redacted]``."""
+    return dataclasses.replace(card, command=_redact_text(card.command), config=_redact(card.config))
+
+
+def save(path: Path, text: str | bytes) -> None:
+    """Make a file appear whole or not at all, its folder with it. Raises UserError where that can't be done."""
+    work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            work.write_bytes(text if isinstance(text, bytes) else text.encode())
+            work.replace(path)
+        finally:
+            work.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.\-]+|^\.+", "-", name)
+
+
+def _secret(name: str, value: Any) -> bool:
+    if _SECRET_ALWAYS.search(name):
+        return True
+    if isinstance(value, list | tuple):
+        return any(_secret(name, item) for item in value)
+    named = _SECRET_TEXT.search(name) and isinstance(value, str)
+    return bool(named and not _NUMBER.fullmatch(value.strip("'\"")))
+
+
+def _redact(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: REDACTED if _secret(str(name), item) and not isinstance(item, dict) else _redact(item)
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_redact(item) for item in value]
+    return _redact_text(value) if isinstance(value, str) else value
+
+
+def _redact_text(text: str) -> str:
+    def hide(match: re.Match[str]) -> str:
+        name, between, value = match.group("name", "between", "value")
+        # "--token abc" gives a value; "the token abc" does not.
+        given = name.startswith("-") or between.strip()
+        return f"{name}{between}{REDACTED if given and _secret(name, value) else _redact_text(value)}"
+
+    return _KNOWN.sub(REDACTED, _ASSIGNMENT.sub(hide, text))
+
+
+def _parse(value: Any, hint: Any, where: str, path: Path) -> Any:
+    """``value`` as the type ``hint`` says, dataclasses built from mappings; ``where`` is its place in the file."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _parse_fields(value, hint, where, path)
+    if origin is dict and isinstance(value, dict):
+        return {name: _parse(item, arguments[1], _join(where, name), path) for name, item in value.items()}
+    if origin is list and isinstance(value, list):
+        return [_parse(item, arguments[0], f"{where}[{i}]", path) for i, item in enumerate(value)]
+    if origin is types.UnionType and value is None and types.NoneType in arguments:
+        return None
+    if origin is types.UnionType:
+        return _parse(value, arguments[0], where, path)
+    if hint is Any:
+        return _finite(value, where, path)
+    accepted = {float: (int, float), dict: (), list: ()}.get(origin or hint, hint)
+    if not isinstance(value, accepted) or isinstance(value, bool):
+        _wrong(value, origin or hint, where, path)
+    return _finite(value, where, path)
+
+
+def _parse_fields(value: Any, cls: Any, where: str, path: Path) -> Any:
+    if not isinstance(value, dict):
+        _wrong(value, dict, where, path)
+    hints = _hints(cls)
+    for name in value.keys() - hints.keys():
+        raise UserError(f"{path}: unknown field {_join(where, name)}")
+    for field in dataclasses.fields(cls):
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if field.name not in value and not optional:
+            raise UserError(f"{path}: {_join(where, field.name)} is missing")
+    return cls(**{name: _parse(item, hints[name], _join(where, name), path) for name, item in value.items()})
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _finite(value: Any, where: str, path: Path | str) -> Any:
+    """The value itself; raises UserError for NaN or an infinity anywhere in it."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _finite(item, _join(where, name), path)
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            _finite(item, f"{where}[{i}]", path)
+    elif isinstance(value, int | float):
+        try:
+            finite = math.isfinite(value)
+        except OverflowError:  # a whole number beyond any float
+            finite = False
+        if not finite:
+            raise UserError(f"{path}: {where} is not a finite number; what is missing is null")
+    return value
+
+
+def _wrong(value: Any, kind: type, where: str, path: Path) -> NoReturn:
+    names = {str: "text", int: "a whole number", float: "a number", dict: "a mapping", list: "a list"}
+    shown = repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "..."
+    raise UserError(f"{path}: {where or 'the card'} must be {names[kind]}, not {shown}")
+
+
+def _join(where: str, name: Any) -> str:
+    return f"{where}.{name}" if where else str(name)

@@ -1,0 +1,128 @@
+"""What can be configured: one small frozen dataclass for each thing, filled from conf/."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.errors import UserError
+from bench.train import TrainConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The base model. ``name``: nano, smollm2, a folder or a hub name. ``lora``: rank of the adapters, 0 trains all
+    weights. ``bf16``: autocast in training passes; scoring is always fp32. ``eos``: ``masked`` fixes every answer's
+    length, ``open`` lets the model end it."""
+
+    name: str
+    lora: int = 0
+    bf16: bool = False
+    eos: str = "masked"
+    prompt_tokens: int = 24
+    new_tokens: int = 20
+
+    def __post_init__(self) -> None:
+        if self.eos not in ("masked", "open"):
+            raise ValueError(f"task.model.eos must be masked or open, not {self.eos!r}")
+
+
+@dataclass(frozen=True)
+class PromptsConfig:
+    """Prompts of each split; ``clean`` of them are openings of ``words`` words of comments that nobody found offensive."""
+
+    train: int = 800
+    test: int = 256
+    clean: float = 0.25
+    words: int = 12
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Supervised fine-tuning on comments of their own role: ``steps`` of ``batch_size`` openings and continuations."""
+
+    steps: int
+    lr: float
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class FeedbackConfig:
+    """Preference pairs: ``draws`` answers a prompt, a verdict on every two whose scores differ by over ``margin``, flipped
+    at rate ``noise``. ``judge_margin`` is the same for the AI judge, who is not noised."""
+
+    draws: int = 4
+    margin: float = 0.3
+    judge_margin: float = 0.3
+    noise: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise < 0.5:
+            raise ValueError(f"task.feedback.noise must lie in [0, 0.5), not {self.noise}")
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """The Bradley-Terry reward model: ``pairs`` verdicts, read ``epochs`` times."""
+
+    pairs: int
+    lr: float
+    batch_size: int = 32
+    epochs: int = 1
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """``draws`` completions of each test prompt, scored by two scorers that never trained anything."""
+
+    draws: int = 8
+    seed: int = 1234
+    scorer: str = "tox_block"
+    second_scorer: str = "toxic_classifier"
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """A task: everything that all methods share. ``budgets`` names FLOPs for budget=NAME. ``seed`` drives shared stages."""
+
+    name: str
+    model: ModelConfig
+    sft: SFTConfig
+    reward: RewardConfig
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    training: TrainConfig = field(default_factory=TrainConfig)
+    budgets: dict[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+
+def build(schema: type, settings: Any, where: str) -> Any:
+    """A frozen ``schema`` object from plain settings or a Hydra node.
+
+    Raises UserError naming ``where`` and the key that is unknown, ill-typed or out of range.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        node = OmegaConf.structured(schema)
+        _thaw(node)
+        return OmegaConf.to_object(OmegaConf.merge(node, settings))
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        key = getattr(error, "full_key", None)
+        place = f"{where}.{key}" if key else where
+        raise UserError(f"{place}: {str(error).splitlines()[0]}") from error
+
+
+def _thaw(node: Any) -> None:
+    """A frozen dataclass makes its node read-only, and those inside it; values from yaml could not be merged in."""
+    from dataclasses import is_dataclass
+
+    from omegaconf import OmegaConf
+
+    OmegaConf.set_readonly(node, False)
+    for name in list(node):
+        kind = node._get_node(name)._metadata.ref_type
+        if is_dataclass(kind):
+            if OmegaConf.is_missing(node, name):
+                node[name] = OmegaConf.structured(kind)
+            _thaw(node._get_node(name))

@@ -1,0 +1,103 @@
+"""What people, or an AI in their place, said of the SFT model's own answers: the data that algorithms learn from."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from bench.errors import UserError
+from bench.types import Labels, Pairs, Prompts, Rollouts
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """The preference pairs of one split. ``flops_each``: sampling (and judging) that one pair cost, for the bill."""
+
+    prompts: list[list[int]]
+    chosen: list[list[int]]
+    rejected: list[list[int]]
+    rows: list[dict[str, Any]]
+    source: str
+    flops_each: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def read(cls, folder: Path, split: str) -> Self:
+        """Read ``{split}.jsonl`` of a pairs stage; raises UserError naming file and row where it is malformed."""
+        file = folder / f"{split}.jsonl"
+        rows = []
+        for number, line in enumerate(file.read_text().splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                if not (row["prompt_ids"] and row["chosen_ids"] and row["rejected_ids"]):
+                    raise ValueError("an empty prompt or answer")
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{file}: row {number}: not a preference pair ({error})") from error
+            rows.append(row)
+        record = json.loads((folder / "record.json").read_text())
+        return cls(
+            [row["prompt_ids"] for row in rows],
+            [row["chosen_ids"] for row in rows],
+            [row["rejected_ids"] for row in rows],
+            rows,
+            record["source"],
+            record["flops_each"],
+        )
+
+    def pairs(self, index: Tensor, pad: int) -> Pairs:
+        """Both answers of the verdicts in ``index`` [B]."""
+        places = index.tolist()
+        prompts = [self.prompts[i] for i in places]
+        chosen = rollouts(prompts, [self.chosen[i] for i in places], pad)
+        rejected = rollouts(prompts, [self.rejected[i] for i in places], pad)
+        return Pairs(chosen, rejected, index)
+
+    def labels(self, index: Tensor, pad: int) -> Labels:
+        """Single answers with a thumb: item 2i is verdict i's chosen answer (up), 2i + 1 its rejected one (down)."""
+        places, desirable = (index // 2).tolist(), index % 2 == 0
+        answers = [(self.chosen if up else self.rejected)[i] for i, up in zip(places, desirable.tolist(), strict=True)]
+        return Labels(rollouts([self.prompts[i] for i in places], answers, pad), desirable, index // 2)
+
+
+def rollouts(prompts: list[list[int]], completions: list[list[int]], pad: int) -> Rollouts:
+    """Token lists as Rollouts: prompts padded on the left, completions on the right."""
+    left, right = max(map(len, prompts)), max(map(len, completions))
+    tokens = torch.full((len(prompts), left + right), pad)
+    mask = torch.zeros(len(prompts), left + right, dtype=torch.bool)
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        ids = torch.tensor(prompt + completion)
+        span = slice(left - len(prompt), left + len(completion))
+        tokens[row, span], mask[row, span] = ids, True
+    return Rollouts(tokens, mask, left)
+
+
+class Cursor:
+    """An endless shuffled walk over ``size`` items, a new order each epoch; two numbers are its whole state."""
+
+    def __init__(self, size: int, seed: int, position: int = 0) -> None:
+        self.size, self.seed, self.position = size, seed, position
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def take(self, count: int) -> Tensor:
+        """The next ``count`` items [count]."""
+        picked = []
+        for place in range(self.position, self.position + count):
+            epoch = place // self.size
+            if epoch != self._epoch:
+                generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+                self._epoch, self._order = epoch, torch.randperm(self.size, generator=generator)
+            picked.append(int(self._order[place % self.size]))
+        self.position += count
+        return torch.tensor(picked)
+
+
+def select(prompts: Prompts, index: Tensor) -> Prompts:
+    """Rows of padded prompts, the padding that none of them needs cut off."""
+    chosen = prompts[index]
+    width = int(chosen.mask.sum(1).max())
+    return Prompts(chosen.tokens[:, -width:], chosen.mask[:, -width:], chosen.index)

@@ -1,0 +1,75 @@
+"""FLOPs by formula: the currency of every budget. Exact integers, the same on any machine.
+
+A multiply-add is two FLOPs. A forward pass costs 2 for each weight and token, 4 x width of attention for each pair of a
+token and its context (full, not causal, as kernels compute it), and the head only where it is applied. A backward pass
+costs twice the forward for trained weights; through frozen weights only the activations' half is paid (LoRA). Padding is
+free: real tokens alone are counted, so the bill does not depend on how rows were batched.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of an architecture its FLOPs depend on, all in weights: ``body`` (multiplied for each token; embeddings and
+    head left out), ``adapter`` (LoRA), ``head``; and ``attention`` = layers x heads x head size."""
+
+    body: int
+    attention: int
+    head: int
+    adapter: int = 0
+
+    def forward(self, lengths: Iterable[int], heads: Iterable[int], adapter: bool = True) -> int:
+        """A pass over rows of ``lengths`` tokens, the head applied at ``heads`` positions of each."""
+        weights = self.body + self.adapter * adapter
+        body = sum(2 * weights * n + 4 * self.attention * n * n for n in lengths)
+        return body + 2 * self.head * sum(heads)
+
+    def backward(self, lengths: Iterable[int], heads: Iterable[int]) -> int:
+        """The backward pass that follows: all weights are trained, or only the adapter if there is one."""
+        lengths, heads = list(lengths), list(heads)
+        if not self.adapter:
+            return 2 * self.forward(lengths, heads)
+        body = sum((2 * self.body + 4 * self.adapter) * n + 8 * self.attention * n * n for n in lengths)
+        return body + 2 * self.head * sum(heads)
+
+    def prefill(self, lengths: Iterable[int], adapter: bool = True) -> int:
+        """Reading prompts before decoding: the head is applied once, at the end of each."""
+        lengths = list(lengths)
+        return self.forward(lengths, [1] * len(lengths), adapter)
+
+    def decode(self, contexts: Iterable[int], new: Iterable[int], adapter: bool = True) -> int:
+        """Decoding ``new`` tokens with a cache after prompts of ``contexts`` tokens; the first one comes from the prefill."""
+        weights = 2 * (self.body + self.adapter * adapter) + 2 * self.head
+        total = 0
+        for context, tokens in zip(contexts, new, strict=True):
+            steps = max(tokens - 1, 0)
+            total += steps * weights + 4 * self.attention * (steps * context + steps * (steps + 1) // 2)
+        return total
+
+
+def shape_of(model: Any, head: nn.Module | None) -> Shape:
+    """Read a Shape off a transformers model: every two-dimensional weight of a linear layer, LoRA's counted apart."""
+    config = model.config
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    body = adapter = 0
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if module is head or isinstance(module, nn.Embedding) or weight is None or weight.dim() != 2:
+            continue
+        if ".lora_" in name:
+            adapter += weight.numel()
+        else:
+            body += weight.numel()
+    head_weights = sum(p.numel() for p in head.parameters() if p.dim() == 2) if head is not None else 0
+    return Shape(body, config.num_hidden_layers * heads * size, head_weights, adapter)
+
+
+def linear(module: nn.Module) -> int:
+    """Weights that a small module (a value head) multiplies for each position."""
+    return sum(p.numel() for p in module.parameters() if p.dim() == 2)

@@ -1,0 +1,199 @@
+"""The lab: all that an algorithm may touch. Every use of a model is paid here, before it begins.
+
+No metric, evaluation scorer, evaluation prompt or meter can be reached from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.feedback import Cursor, Feedback, select
+from bench.flops import linear
+from bench.meter import Meter
+from bench.models.language import LanguageModel, Outputs, completion_lengths, prompt_lengths
+from bench.types import Labels, Pairs, Prompts, Rollouts
+
+if TYPE_CHECKING:
+    from bench.shared import Shared
+
+
+class Lab:
+    """What an algorithm works with: models, data, feedback. ``state`` holds numbers that must survive a resume."""
+
+    def __init__(
+        self, policy: LanguageModel, reference: LanguageModel, shelf: Shared, meter: Meter, new_tokens: int, seed: int
+    ) -> None:
+        self._policy, self._reference, self._shelf, self._meter = policy, reference, shelf, meter
+        self._seed = seed
+        self._cursors: dict[str, Cursor] = {}
+        self._modules: dict[str, nn.Module] = {}
+        self._new_module: Callable[[str, nn.Module], None] = lambda name, module: None
+        self._paid: set[str] = set()
+        self._logged: dict[str, list[float]] = {}
+        self._start = 0.0
+        self.new_tokens = new_tokens
+        self.generator = torch.Generator().manual_seed(seed)
+        self.state: dict[str, float] = {}
+
+    # -- models ---------------------------------------------------------------------------------------------------
+
+    def policy(self, rollouts: Rollouts) -> Outputs:
+        """The policy on completions: ``logp`` [B, T], ``hidden`` [B, T, D], ``logits`` [B, T, V], ``entropy`` [B, T].
+        Gradients flow, and are paid, unless torch.no_grad() is on."""
+        self._pay_forward("policy", self._policy, rollouts, backward=torch.is_grad_enabled())
+        return self._blank(rollouts) if self._meter.quoting else self._policy(rollouts)
+
+    @torch.no_grad()
+    def reference(self, rollouts: Rollouts) -> Outputs:
+        """The frozen SFT base on completions."""
+        self._pay_forward("reference", self._reference, rollouts, adapter=False)
+        if self._meter.quoting:
+            return self._blank(rollouts)
+        with self._reference.adapter_off():
+            return self._reference(rollouts)
+
+    def log_ratio(self, rollouts: Rollouts) -> Tensor:
+        """log pi(y|x) - log pi_base(y|x), summed over the completion [B]."""
+        return (self.policy(rollouts).logp - self.reference(rollouts).logp).sum(-1)
+
+    def generate(self, prompts: Prompts, draws: int = 1) -> Rollouts:
+        """Sample ``draws`` completions of each prompt from the policy at T = 1 [B x draws]."""
+        lengths = prompts.mask.sum(1).tolist()
+        rows = len(prompts) * draws
+        contexts = [length for length in lengths for _ in range(draws)]
+        shape = self._policy.shape
+        price = shape.prefill(lengths) + shape.decode(contexts, [self.new_tokens] * rows)
+        self._meter.require(price, tokens=rows * self.new_tokens)  # an answer may take all its tokens
+        uniforms = torch.rand(rows, self.new_tokens, generator=self.generator)
+        rollouts = self._policy.generate(prompts, uniforms)
+        used = completion_lengths(rollouts)
+        self._meter.charge("policy", "sample", shape.prefill(lengths) + shape.decode(contexts, used), sum(used))
+        return rollouts
+
+    def module(self, name: str, factory: Callable[[int], nn.Module]) -> nn.Module:
+        """A module of the algorithm's own, made once by ``factory(hidden size)``, trained by the harness's optimizer,
+        saved in checkpoints, its passes paid under ``name``."""
+        if name not in self._modules:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self._seed)
+                module = factory(self._policy.width).to(self._policy.device)
+            weights = linear(module)
+
+            def pay(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+                forward = 2 * weights * inputs[0][..., 0].numel()
+                self._meter.charge(name, "forward", forward)
+                if torch.is_grad_enabled():
+                    self._meter.charge(name, "backward", 2 * forward)
+
+            module.register_forward_pre_hook(pay)
+            self._modules[name] = module
+            self._new_module(name, module)
+        return self._modules[name]
+
+    # -- data and feedback ----------------------------------------------------------------------------------------
+
+    def prompts(self, count: int) -> Prompts:
+        """The next ``count`` training prompts."""
+        with self._meter.paused():
+            prompts = self._shelf.prompts()
+        return select(prompts, self._cursor("prompts", len(prompts)).take(count))
+
+    def pairs(self, count: int, labelled_by: str = "annotator") -> Pairs:
+        """The next ``count`` preference pairs; a verdict and its samples are paid when they are first read."""
+        with self._meter.paused():
+            feedback = self._shelf.feedback(labelled_by)
+        batch = feedback.pairs(self._cursor(f"pairs-{labelled_by}", len(feedback)).take(count), self._pad)
+        self._pay_verdicts(feedback, batch.index.tolist())
+        return batch.to(self._policy.device)
+
+    def labels(self, count: int, labelled_by: str = "annotator") -> Labels:
+        """The next ``count`` single answers with a thumb up or down, cut from the same verdicts as the pairs."""
+        with self._meter.paused():
+            feedback = self._shelf.feedback(labelled_by)
+        batch = feedback.labels(self._cursor(f"labels-{labelled_by}", 2 * len(feedback)).take(count), self._pad)
+        self._pay_verdicts(feedback, batch.index.tolist())
+        return batch.to(self._policy.device)
+
+    def reward(self, rollouts: Rollouts, labelled_by: str = "annotator") -> Tensor:
+        """Rewards [B] of the reward model trained on verdicts by ``annotator`` or ``judge``: mean 0 and deviation 1 on
+        the SFT model's samples. Its training is paid at the first call, with the verdicts it learned from."""
+        with self._meter.paused():
+            rewarder = self._shelf.reward(labelled_by)
+        if labelled_by not in self._paid:
+            bill = rewarder.training_bill()
+            self._meter.require(sum(flops for _, _, flops in bill))
+            self._meter.label(*rewarder.verdicts())
+            self._meter.add_seconds(rewarder.seconds())
+            for role, kind, flops in bill:
+                self._meter.charge(role, kind, flops)
+            self._paid.add(labelled_by)
+        self._meter.charge("reward", "forward", rewarder.flops(rollouts))
+        return rewarder(rollouts)
+
+    def judge(self, first: Rollouts, second: Rollouts) -> Tensor:
+        """P(first is better) [B] by the AI judge."""
+        return torch.sigmoid(4 * (self.judge_score(first) - self.judge_score(second)))
+
+    def judge_score(self, rollouts: Rollouts) -> Tensor:
+        """The AI judge's P(acceptable) of each completion [B]; each is a label by AI."""
+        with self._meter.paused():
+            judge = self._shelf.judge()
+        texts = self._policy.decode(rollouts)
+        self._meter.charge("judge", "forward", judge.flops(texts))
+        asked = len(self._meter.labels.get("ai_scores", ()))
+        self._meter.label("ai_scores", range(asked, asked + len(texts)))
+        return judge(texts).to(self._policy.device)
+
+    # -- the run --------------------------------------------------------------------------------------------------
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent, from 0 at the first optimizer step to 1."""
+        return min(1.0, max(0.0, (self._meter.fraction - self._start) / max(1e-12, 1 - self._start)))
+
+    def log(self, **scalars: float | Tensor) -> None:
+        """Note scalars of the current step; several of one name within a step are averaged."""
+        if not self._meter.quoting:
+            for name, value in scalars.items():
+                self._logged.setdefault(name, []).append(float(value.detach() if isinstance(value, Tensor) else value))
+
+    # -- not for algorithms ---------------------------------------------------------------------------------------
+
+    @property
+    def _pad(self) -> int:
+        return int(self._policy.tokenizer.pad_token_id)
+
+    def _cursor(self, name: str, size: int) -> Cursor:
+        return self._cursors.setdefault(name, Cursor(size, self._seed))
+
+    def _pay_forward(
+        self, role: str, model: LanguageModel, rollouts: Rollouts, backward: bool = False, adapter: bool = True
+    ) -> None:
+        completions = completion_lengths(rollouts)
+        prompts = prompt_lengths(rollouts)
+        lengths = [p + t - 1 for p, t in zip(prompts, completions, strict=True)]  # the last token is only predicted
+        self._meter.charge(role, "forward", model.shape.forward(lengths, completions, adapter))
+        if backward:
+            self._meter.charge(role, "backward", model.shape.backward(lengths, completions))
+
+    def _pay_verdicts(self, feedback: Feedback, index: list[int]) -> None:
+        known = len(self._meter.labels.get(feedback.source, ()))
+        new = len(set(index) | self._meter.labels.get(feedback.source, set())) - known
+        self._meter.require(new * sum(feedback.flops_each.values()), labels=new)
+        self._meter.label(feedback.source, index)
+        for role, flops in feedback.flops_each.items():
+            self._meter.charge(role, "sample" if role == "feedback" else "forward", new * flops)
+
+    def _blank(self, rollouts: Rollouts) -> Outputs:
+        """Zeros of the shapes that a pass would give, for quoting the price of a loss."""
+        shape, device = rollouts.completion.shape, self._policy.device
+        grad = torch.is_grad_enabled()
+        return Outputs(
+            torch.zeros(shape, device=device, requires_grad=grad),
+            torch.zeros(*shape, self._policy.width, device=device, requires_grad=grad),
+            torch.zeros(*shape, 1, device=device, requires_grad=grad),
+        )

@@ -1,0 +1,117 @@
+"""`isoalign run`: the Hydra application, from a configuration to the path of a card."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from bench import assets, machine, registry
+from bench.config import TaskConfig, build
+from bench.errors import UserError
+from bench.types import Budget
+
+FAILURES = "ISOALIGN_FAILURES"  # a file to which the jobs of a sweep add a line when they fail
+
+
+@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
+def main(config: DictConfig) -> None:
+    """One run; the last line printed is the path of its card."""
+    try:
+        print(execute(config), flush=True)
+    except UserError as error:
+        _fail(config, str(error))
+    except Exception as error:
+        if os.environ.get("ISOALIGN_DEBUG"):
+            raise
+        _fail(config, f"{type(error).__name__}: {error} (set ISOALIGN_DEBUG=1 for the traceback)")
+
+
+def execute(config: DictConfig) -> Path:
+    """Run a configuration and write its card, its board and its W&B run; the card's path."""
+    machine.quiet()
+    machine.threads(int(config.threads))
+    name = str(config.algorithm.get("name", ""))
+    task: TaskConfig = build(TaskConfig, _plain(config.task), "task")
+    budget: Budget = build(Budget, _plain(config.budget), "budget")
+    if budget.flops <= 0:
+        raise UserError(f"budget.flops must be positive, not {budget.flops:g}")
+    settings = {key: value for key, value in _plain(config.algorithm).items() if key != "name"}
+    algorithm = build(registry.algorithm(name), settings, "algorithm")
+    folder = _writable(Path(str(config.results)) / task.name)
+    store = Path(str(config.store)) if config.store else assets.cache_dir() / "store"
+    return _publish(config, name, algorithm, task, budget, _writable(store), folder)
+
+
+def _publish(
+    config: DictConfig, name: str, algorithm: Any, task: TaskConfig, budget: Budget, store: Path, folder: Path
+) -> Path:
+    from bench import card as cards
+    from bench.pipeline import Run
+    from bench.shared import Shared
+    from bench.store import Store
+
+    run = Run(name, algorithm, budget, int(config.seed), Shared(task, Store(store)))
+    card = run.card(_command())
+    path = cards.write(card, folder)
+    if str(config.tracking) != "off":
+        _track(run, card, path, str(config.tracking))
+    return path
+
+
+def _track(run: Any, card: Any, path: Path, mode: str) -> None:
+    """Mirror a card to W&B, once: a run that did no work has been tracked before."""
+    from bench import board, track
+    from bench import card as cards
+    from bench.stages import sample
+
+    marker = path.parent / "wandb" / f".{card.key}"
+    if marker.exists():
+        return
+    samples, _ = sample.read(
+        run.shared.get(run.sampled([by for by in ("annotator", "judge") if f"reward_{by}" in card.parents]))
+    )
+    track.track(card, run.training_log(), samples, board.build(cards.read_all(path.parent)), path.parent / "wandb", mode)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def _plain(node: Any) -> dict[str, Any]:
+    return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made if needed; refused in one line before any work if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}; choose another folder (store=..., results=...)"
+        ) from error
+    return folder
+
+
+def _command() -> str:
+    from hydra.core.hydra_config import HydraConfig
+
+    overrides = [
+        o for o in HydraConfig.get().overrides.task if not o.startswith(("store=", "results=", "threads=", "tracking="))
+    ]
+    return " ".join(["isoalign run", *overrides])
+
+
+def _fail(config: DictConfig, line: str) -> None:
+    """One line on stderr. A single run exits with 2; a job of a sweep notes its failure and lets the others go on."""
+    name = config.algorithm.get("name", "?")
+    print(f"isoalign: {name} seed {config.seed}: {line}", file=sys.stderr, flush=True)
+    if FAILURES not in os.environ:
+        raise SystemExit(2)
+    with open(os.environ[FAILURES], "a") as file:
+        file.write(f"{name} seed {config.seed}\n")

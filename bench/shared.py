@@ -1,0 +1,173 @@
+"""The shared stages: made once for a task, whoever asks first, and used by every method, seed and parallel job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.assets import ASSETS, file_digest
+from bench.config import TaskConfig
+from bench.data import prompts
+from bench.feedback import Feedback
+from bench.machine import device
+from bench.models import language
+from bench.models.language import LanguageModel
+from bench.stages import candidates, pairs, raters, reward, sft
+from bench.store import Store, digest
+from bench.types import Prompts
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage by name: its recipe says all that its output depends on; its key is the recipe's digest."""
+
+    name: str
+    recipe: dict[str, Any]
+    make: Callable[[Path], None]
+
+    @property
+    def key(self) -> str:
+        """Same key, same directory."""
+        return digest({"stage": self.name, **self.recipe})
+
+
+class Judge:
+    """The classifier judge as the lab uses it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rater = pairs.rater_of(folder, "judge")
+
+    def __call__(self, texts: list[str]) -> torch.Tensor:
+        """P(acceptable) [B]."""
+        return 1 - torch.as_tensor(self.rater(texts), dtype=torch.float32)
+
+    def flops(self, texts: list[str]) -> int:
+        """Price of reading the texts."""
+        return int(self.rater.flops(texts))
+
+
+class Shared:
+    """The stages that every method and seed of a task shares. Each is made when it is first asked for."""
+
+    def __init__(self, task: TaskConfig, store: Store) -> None:
+        self.task, self.store = task, store
+        self._kept: dict[str, Any] = {}
+
+    def get(self, stage: Stage) -> Path:
+        """The directory of a stage. It may be made in the midst of a training run, under its no_grad and beside its random
+        state; neither may touch the other."""
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            return self.store.get(stage.name, stage.key, stage.recipe, stage.make)
+
+    # -- the stages -----------------------------------------------------------------------------------------------
+
+    @property
+    def sft(self) -> Stage:
+        """The base of all methods."""
+        task = self.task
+        recipe = {
+            "version": sft.VERSION, "data": ASSETS["comments"].sha256, "model": self._model_identity, "config": task.sft,
+            "words": task.prompts.words, "seed": task.seed,
+        }  # fmt: skip
+        return Stage("sft", recipe, lambda work: sft.make(work, task.model, task.sft, task.prompts.words, task.seed))
+
+    @property
+    def candidates(self) -> Stage:
+        """Answers of the SFT model, to be judged."""
+        task = self.task
+        recipe = {
+            "version": candidates.VERSION, "sft": self.sft.key, "prompts": task.prompts, "data": self._prompt_data,
+            "draws": task.feedback.draws, "seed": task.seed,
+        }  # fmt: skip
+        return Stage(
+            "candidates",
+            recipe,
+            lambda work: candidates.make(work, self.get(self.sft), task.model, task.prompts, task.feedback.draws, task.seed),
+        )
+
+    @property
+    def raters(self) -> Stage:
+        """Annotator and judge."""
+        return Stage("raters", {"version": raters.VERSION, "data": ASSETS["comments"].sha256}, raters.make)
+
+    def pairs(self, labelled_by: str) -> Stage:
+        """Preference pairs by one of them."""
+        task = self.task
+        recipe = {
+            "version": pairs.VERSION, "candidates": self.candidates.key, "raters": self.raters.key,
+            "config": task.feedback, "labelled_by": labelled_by, "seed": task.seed,
+        }  # fmt: skip
+        return Stage(
+            "pairs",
+            recipe,
+            lambda work: pairs.make(
+                work, self.get(self.candidates), self.get(self.raters), task.feedback, labelled_by, task.seed
+            ),
+        )
+
+    def reward_model(self, labelled_by: str) -> Stage:
+        """The reward model trained on those pairs."""
+        task, verdicts = self.task, self.pairs(labelled_by)
+        recipe = {
+            "version": reward.VERSION, "sft": self.sft.key, "pairs": verdicts.key, "config": task.reward,
+            "model": task.model, "seed": task.seed,
+        }  # fmt: skip
+        return Stage(
+            "reward",
+            recipe,
+            lambda work: reward.make(work, self.get(self.sft), self.get(verdicts), task.model, task.reward, task.seed),
+        )
+
+    @property
+    def _model_identity(self) -> dict[str, Any]:
+        """The model's configuration and, for embedded ones, the digest of the weights."""
+        weights = Path(language.__file__).parent / "nano" / "model.safetensors"
+        digests = {"nano": lambda: file_digest(weights), "smollm2": lambda: ASSETS["smollm2"].sha256}
+        name = self.task.model.name
+        return asdict(self.task.model) | {"weights": digests[name]() if name in digests else name}
+
+    @property
+    def _prompt_data(self) -> list[str]:
+        return [ASSETS[name].sha256 for name in ("rtp_scored", "rtp_categories", "comments")]
+
+    # -- what the lab asks for ------------------------------------------------------------------------------------
+
+    def prompts(self) -> Prompts:
+        """The training prompts, tokenised."""
+        return self._keep("prompts", self._encode)
+
+    def _encode(self) -> Prompts:
+        config = self.task.prompts
+        chosen = prompts.load("train", config.train, config.clean, config.words)
+        return self.base_model().encode([p.text for p in chosen], self.task.model.prompt_tokens)
+
+    def feedback(self, labelled_by: str) -> Feedback:
+        """The training pairs."""
+        return self._keep(f"feedback-{labelled_by}", lambda: Feedback.read(self.get(self.pairs(labelled_by)), "train"))
+
+    def reward(self, labelled_by: str) -> reward.RewardModel:
+        """The reward model, loaded."""
+        return self._keep(
+            f"reward-{labelled_by}",
+            lambda: reward.RewardModel(self.get(self.reward_model(labelled_by)), self.task.model, device()),
+        )
+
+    def judge(self) -> Judge:
+        """The AI judge, loaded."""
+        return self._keep("judge", lambda: Judge(self.get(self.raters)))
+
+    def _keep(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
+
+    # -- models ---------------------------------------------------------------------------------------------------
+
+    def base_model(self, autocast: bool = False) -> LanguageModel:
+        """The SFT base, frozen."""
+        model, tokenizer = language.load(self.task.model.name, self.get(self.sft))
+        return LanguageModel(model.to(device()), tokenizer, self.task.model.eos == "open", autocast)

@@ -1,0 +1,70 @@
+"""Answers of the SFT model to training and test prompts: what annotators and judges choose between."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.config import ModelConfig, PromptsConfig
+from bench.data import prompts
+from bench.models import language
+from bench.models.language import LanguageModel, completion_lengths
+from bench.progress import track
+from bench.types import Rollouts
+
+VERSION = 1
+ROWS = 32  # prompts decoded together
+
+
+def make(work: Path, sft: Path, model_config: ModelConfig, config: PromptsConfig, draws: int, seed: int) -> None:
+    """Write ``train.jsonl`` and ``test.jsonl``: a row a prompt, with its token ids and ``draws`` answers."""
+    model, tokenizer = language.load(model_config.name, sft)
+    policy = LanguageModel(model, tokenizer, ends=model_config.eos == "open")
+    generator = torch.Generator().manual_seed(seed)
+    flops = {}
+    for split, count in [("train", config.train), ("test", config.test)]:
+        chosen = prompts.load(split, count, config.clean, config.words)
+        flops[split], rows = 0, []
+        for start in track(range(0, len(chosen), ROWS), f"{split} answers"):
+            part = chosen[start : start + ROWS]
+            encoded = policy.encode([p.text for p in part], model_config.prompt_tokens)
+            uniforms = torch.rand(len(part) * draws, model_config.new_tokens, generator=generator)
+            rollouts = policy.generate(encoded, uniforms)
+            lengths = encoded.mask.sum(1).tolist()
+            contexts = [length for length in lengths for _ in range(draws)]
+            flops[split] += policy.shape.prefill(lengths)
+            flops[split] += policy.shape.decode(contexts, completion_lengths(rollouts))
+            texts, ids = policy.decode(rollouts), completions(rollouts)
+            for place, prompt in enumerate(part):
+                own = slice(place * draws, (place + 1) * draws)
+                rows.append(
+                    {
+                        "prompt_id": prompt.id,
+                        "prompt": prompt.text,
+                        "source": prompt.source,
+                        "stratum": prompt.stratum,
+                        "prompt_ids": encoded.tokens[place][encoded.mask[place]].tolist(),
+                        "answers": texts[own],
+                        "answer_ids": ids[own],
+                    }
+                )
+        write_rows(work / f"{split}.jsonl", rows)
+    (work / "record.json").write_text(json.dumps({"flops": flops, "draws": draws, "seed": seed}, indent=1))
+
+
+def completions(rollouts: Rollouts) -> list[list[int]]:
+    """The real completion tokens of each row."""
+    pairs = zip(rollouts.completion.cpu(), rollouts.completion_mask.cpu(), strict=True)
+    return [tokens[mask].tolist() for tokens, mask in pairs]
+
+
+def write_rows(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """JSON lines."""
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """JSON lines, read back."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]

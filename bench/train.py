@@ -1,0 +1,195 @@
+"""The training loop: the only one, so optimizer, schedule, clipping, accounting and stopping can't differ between methods."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.errors import UserError
+from bench.feedback import Cursor
+from bench.lab import Lab
+from bench.meter import BudgetSpent, Meter
+from bench.models.language import LanguageModel
+from bench.progress import Progress
+from bench.types import Step
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimizer that all methods share: AdamW, warm-up over ``warmup`` steps, then linear to 0 with the budget.
+
+    ``clip``: largest gradient norm, of the policy and of each module apart. ``micro_batch``: rows of one backward pass.
+    ``checkpoint_seconds``: time between checkpoints. ``patience``: non-finite steps in a row that end a run.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    warmup: int = 10
+    clip: float = 1.0
+    micro_batch: int = 64
+    checkpoint_seconds: float = 60.0
+    patience: int = 20
+
+
+class Trainer:
+    """Runs an algorithm's iterations until the meter ends it; a checkpoint is the end of an iteration."""
+
+    def __init__(self, algorithm: Any, lab: Lab, policy: LanguageModel, meter: Meter, config: TrainConfig, work: Path):
+        self.algorithm, self.lab, self.policy, self.meter, self.config = algorithm, lab, policy, meter, config
+        self.file = work / "checkpoint" / "state.pt"
+        self.log: list[dict[str, float]] = []
+        self.skipped = self.skipped_in_a_row = 0
+        self.trained = [p for p in policy.inner.parameters() if p.requires_grad]
+        self.parameters: dict[str, list[nn.Parameter]] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.saved: dict[str, Any] = {}
+        lab._new_module = self._adopt
+        self._add("policy", self.trained)
+
+    def run(self, label: str) -> None:
+        """Train until the budget is spent; goes on from the last checkpoint if there is one.
+
+        Raises UserError where the budget does not cover one step, and where the algorithm stops by itself or breaks.
+        """
+        self._resume()
+        saved_at = time.monotonic()
+        bar = Progress(label)
+        while True:
+            before = self.meter.flops
+            try:
+                for step in self.algorithm.iteration(self.lab):
+                    self._step(step)
+                    bar.show(self.meter.fraction, self.log[-1])
+            except BudgetSpent as spent:
+                reason = str(spent)
+                break
+            if self.meter.flops == before:
+                raise UserError(f"{label}: an iteration spent nothing, so the budget would never end it")
+            if time.monotonic() - saved_at >= self.config.checkpoint_seconds:
+                self._save()
+                saved_at = time.monotonic()
+        bar.close()
+        if not self.meter.steps:
+            raise UserError(f"the budget is too small for one step of {label}: {reason}; raise budget.flops")
+
+    def _step(self, step: Step) -> None:
+        """One optimizer step, begun only if the purse covers all of it."""
+        if not self.log and not self.meter.steps:
+            self.lab._start = self.meter.fraction
+        with self.meter.quote() as price:
+            step.loss(self.lab, step.batch)
+        self.meter.require(sum(price.values()), steps=1)
+        rate = self._rate()
+        loss = self._backward(step)
+        norms = {name: self._norm(group) for name, group in self.parameters.items()}
+        self.meter.steps += 1
+        finite = all(torch.isfinite(torch.tensor([loss, *norms.values()])).tolist())
+        if finite:
+            self.skipped_in_a_row = 0
+            for optimizer in self.optimizers.values():
+                optimizer.param_groups[0]["lr"] = rate
+                optimizer.step()
+        else:
+            self._skip()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        self._note(loss if finite else None, rate, norms["policy"] if finite else None)
+
+    def _backward(self, step: Step) -> float:
+        """Gradients of the mean loss over the batch, micro-batch by micro-batch; the loss itself."""
+        rows, total = len(step.batch), 0.0
+        for start in range(0, rows, self.config.micro_batch):
+            part = step.batch[slice(start, start + self.config.micro_batch)]
+            losses = step.loss(self.lab, part)
+            if losses.shape != (len(part),):
+                raise UserError(f"a loss must give one value a row: got {tuple(losses.shape)} for {len(part)} rows")
+            loss = losses.sum() / rows
+            loss.backward()
+            total += loss.item()
+        return total
+
+    def _norm(self, parameters: list[nn.Parameter]) -> float:
+        return float(nn.utils.clip_grad_norm_(parameters, self.config.clip))
+
+    def _rate(self) -> float:
+        warm = min(1.0, (self.meter.steps + 1) / max(1, self.config.warmup))
+        return float(self.algorithm.lr) * warm * (1 - self.lab.progress)
+
+    def _skip(self) -> None:
+        """A step whose loss or gradient is not finite: paid, counted, not taken."""
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= self.config.patience:
+            name = type(self.algorithm).__name__
+            raise UserError(f"{name}: {self.skipped_in_a_row} steps in a row had no finite loss or gradient; try a smaller lr")
+
+    def _note(self, loss: float | None, rate: float, norm: float | None) -> None:
+        row: dict[str, Any] = {"step": self.meter.steps, "flops_spent": self.meter.flops, "lr": rate}
+        if loss is not None:
+            row |= {"loss": loss, "grad_norm": norm}
+        row |= {name: sum(values) / len(values) for name, values in self.lab._logged.items()}
+        self.lab._logged.clear()
+        self.log.append(row)
+
+    # -- optimizers and modules -----------------------------------------------------------------------------------
+
+    def _add(self, name: str, parameters: list[nn.Parameter]) -> None:
+        self.parameters[name] = parameters
+        config = self.config
+        self.optimizers[name] = torch.optim.AdamW(parameters, lr=0.0, betas=config.betas, weight_decay=config.weight_decay)
+
+    def _adopt(self, name: str, module: nn.Module) -> None:
+        """Train a module that the algorithm has just made; after a resume, put back what it had learned."""
+        self._add(name, list(module.parameters()))
+        if name in self.saved.get("modules", {}):
+            module.load_state_dict(self.saved["modules"][name])
+            self.optimizers[name].load_state_dict(self.saved["optimizers"][name])
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """Write everything a resumed run needs, in one rename."""
+        lab = self.lab
+        state = {
+            "policy": [p.detach() for p in self.trained],
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "modules": {name: module.state_dict() for name, module in lab._modules.items()},
+            "generator": lab.generator.get_state(),
+            "numbers": json.dumps(
+                {
+                    "meter": self.meter.state(),
+                    "cursors": {name: [c.size, c.seed, c.position] for name, c in lab._cursors.items()},
+                    "state": lab.state,
+                    "paid": sorted(lab._paid),
+                    "start": lab._start,
+                    "log": self.log,
+                    "skipped": [self.skipped, self.skipped_in_a_row],
+                }
+            ),
+        }
+        self.file.parent.mkdir(exist_ok=True)
+        torch.save(state, self.file.with_suffix(".tmp"))
+        os.replace(self.file.with_suffix(".tmp"), self.file)
+
+    def _resume(self) -> None:
+        if not self.file.exists():
+            return
+        self.saved = state = torch.load(self.file, weights_only=True)
+        numbers, lab = json.loads(state["numbers"]), self.lab
+        with torch.no_grad():
+            for parameter, value in zip(self.trained, state["policy"], strict=True):
+                parameter.copy_(value)
+        self.optimizers["policy"].load_state_dict(state["optimizers"]["policy"])
+        lab.generator.set_state(state["generator"])
+        lab._cursors = {name: Cursor(*numbers_) for name, numbers_ in numbers["cursors"].items()}
+        lab.state, lab._paid, lab._start = numbers["state"], set(numbers["paid"]), numbers["start"]
+        self.meter.restore(numbers["meter"])
+        self.log = numbers["log"]
+        self.skipped, self.skipped_in_a_row = numbers["skipped"]

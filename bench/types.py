@@ -1,0 +1,183 @@
+"""The things that pass between stages. All frozen; shapes: B rows, P prompt columns, T completion columns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of tensors. Indexing takes the same rows of every column, so any batch can be cut into micro-batches."""
+
+    def __getitem__(self, rows: slice | Tensor) -> Self:
+        return self._map(lambda column: column[rows])
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on another device."""
+        return self._map(lambda column: column.to(device))
+
+    def __len__(self) -> int:
+        for column in self._columns():
+            return len(column)
+        raise TypeError(f"{type(self).__name__} has no column")
+
+    def _columns(self) -> list[Any]:
+        values = [getattr(self, f.name) for f in dataclasses.fields(self)]
+        return [value for value in values if isinstance(value, Tensor | Batch)]
+
+    def _map(self, change: Callable[[Any], Any]) -> Self:
+        columns = {
+            f.name: value._map(change) if isinstance(value := getattr(self, f.name), Batch) else change(value)
+            for f in dataclasses.fields(self)
+            if isinstance(getattr(self, f.name), Tensor | Batch)
+        }
+        return dataclasses.replace(self, **columns)
+
+
+@dataclass(frozen=True)
+class Prompts(Batch):
+    """Left-padded prompts: ``tokens`` [B, P], ``mask`` [B, P] true on real tokens, ``index`` [B] place in the split."""
+
+    tokens: Tensor
+    mask: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Rollouts(Batch):
+    """Prompts with completions: left-padded prompt, then a right-padded completion.
+
+    ``tokens`` [B, P + T]; ``mask`` [B, P + T] true on real tokens (prompt and completion, an ending EOS included);
+    ``prompt_length`` is P, the same for all rows.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    prompt_length: int
+
+    @property
+    def completion(self) -> Tensor:
+        """Completion tokens [B, T]."""
+        return self.tokens[:, self.prompt_length :]
+
+    @property
+    def completion_mask(self) -> Tensor:
+        """True on real completion tokens [B, T]."""
+        return self.mask[:, self.prompt_length :]
+
+
+@dataclass(frozen=True)
+class Pairs(Batch):
+    """Two completions of each prompt, the first preferred. ``index`` [B] names the verdict."""
+
+    chosen: Rollouts
+    rejected: Rollouts
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Labels(Batch):
+    """Single completions with a thumb up or down. ``desirable`` [B] bool; ``index`` [B] names the verdict."""
+
+    rollouts: Rollouts
+    desirable: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: ``loss(lab, rows)`` gives one value a row [B] for any rows of ``batch``; the harness averages."""
+
+    batch: Batch
+    loss: Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run may spend; None is no limit. ``flops`` by formula is the currency that all share."""
+
+    flops: float
+    labels: int | None = None
+    tokens: int | None = None
+    steps: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One evaluation completion with all that needs weights, so that every metric is a function of samples.
+
+    ``logp`` and ``base_logp``: log-probability of the completion under the policy and under the SFT base (nats, T = 1);
+    ``kl``: exact full-vocabulary KL(policy || base) summed over the completion's positions; ``finished``: it ended in EOS.
+    """
+
+    prompt_id: str
+    draw: int
+    prompt: str
+    completion: str
+    token_ids: list[int]
+    logp: float | None
+    base_logp: float | None
+    kl: float | None
+    finished: bool
+    source: str = ""
+    stratum: str = ""
+
+
+@dataclass(frozen=True)
+class ScoredPair:
+    """A held-out preference pair with what the policy, the SFT base and the reward model say of it.
+
+    ``chosen_*``/``rejected_*`` follow the (noisy) verdict; ``clean`` is false where noise flipped it.
+    """
+
+    pair_id: str
+    prompt_id: str
+    chosen: str
+    rejected: str
+    clean: bool
+    chosen_logp: float
+    rejected_logp: float
+    chosen_base_logp: float
+    rejected_base_logp: float
+    chosen_length: int
+    rejected_length: int
+    chosen_reward: float | None
+    rejected_reward: float | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95% interval. ``n``: what it rests on (prompts or pairs); ``missing``: values that could not be had."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    missing: int = 0
+
+
+@dataclass(frozen=True)
+class Card:
+    """The record of one run; see README, "How to read a card"."""
+
+    key: str
+    task: str
+    algorithm: str
+    config: dict[str, Any]
+    seed: int
+    budget: dict[str, float | None]
+    spent: dict[str, Any]
+    metrics: dict[str, Estimate]
+    parents: dict[str, str]
+    versions: dict[str, str]
+    command: str
+    flags: list[str] = field(default_factory=list)
+    training: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)

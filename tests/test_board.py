@@ -1,0 +1,357 @@
+"""The board is a pure function of the cards, and says what it can't compare.
+
+The golden board is made anew by ``python tests/test_board.py``; read the difference before committing it.
+"""
+
+import csv
+import dataclasses
+import io
+import itertools
+import math
+import random
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import board, card
+from bench.errors import UserError
+from bench.types import Card, Estimate
+
+GOLDEN = Path(__file__).parent / "golden"
+COMMAND = "isoalign run -m algorithm=sft,sft_chosen,ppo,dpo,kto,rlaif seed=0,1,2"
+NOTES = {
+    "prompts": 128,
+    "draws": 8,
+    "scorer": "detox-nb",
+    "second_scorer": "hate-small",
+    "noise": 0.0,
+    "correlation": {"judge with annotator": 0.61},
+    "tuning": "6 trials a method, lowest proxy on validation prompts",
+}
+METRICS = {  # algorithm: toxicity, KL, perplexity, roles of the bill
+    "sft": (0.162, 0.0, 240.0, {}),
+    "sft_chosen": (0.121, 0.35, 230.0, {"policy": 4.4e12}),
+    "ppo": (0.084, 0.6, 190.0, {"policy": 2e12, "reference": 5e11, "value": 6e11, "reward": 1.34e12}),
+    "rlaif": (0.080, 0.9, 210.0, {"policy": 2e12, "reference": 5e11, "reward": 1.3e12, "judge": 5e11}),
+    "kto": (0.051, 1.3, 170.0, {"policy": 3e12, "reference": 1.4e12}),
+    "dpo": (0.037, 2.0, 175.0, {"policy": 3e12, "reference": 1.45e12}),
+}
+
+
+def around(value: float, half: float, n: int = 128) -> Estimate:
+    return Estimate(value, value - half, value + half, n)
+
+
+def make(algorithm: str, seed: int = 0, shift: float = 0.0, **changes: Any) -> Card:
+    """A card with the figures of METRICS, moved a little by the seed."""
+    toxicity, kl, perplexity, bill = METRICS[algorithm]
+    toxicity += (seed - 1) * 0.002 + shift
+    kl += (seed - 1) * 0.05 * (kl > 0)
+    metrics = {
+        "toxicity_mean": around(toxicity, 0.008),
+        "toxicity_fraction": around(toxicity * 0.8, 0.01),
+        "toxicity_emt": around(toxicity * 5, 0.03),
+        "rm_accuracy": around(0.88, 0.02, 300),
+        "implicit_accuracy": around(0.5 + kl / 8, 0.03, 300),
+        "kl": around(kl, 0.1 * (kl > 0)),
+        "distinct_2": around(0.85, 0.006),
+        "ead": around(0.71, 0.01),
+        "self_bleu": around(0.21, 0.01),
+        "perplexity": around(perplexity, 12.0),
+    }
+    if algorithm != "sft":
+        metrics["toxicity_reduction"] = around(0.162 - toxicity, 0.006)
+    items = [{"role": role, "kind": "forward", "flops": flops} for role, flops in bill.items()]
+    labels = {"ai": 640} if algorithm == "rlaif" else {"simulated": 900} if bill else {}
+    spent = {"flops": sum(bill.values()), "labels": labels, "tokens": 90_000, "steps": 30 + seed, "seconds": 40.5}
+    fields: dict[str, Any] = {
+        "key": f"{seed}{algorithm.encode().hex()}00000000"[:16],
+        "task": "nano",
+        "algorithm": algorithm,
+        "config": {"beta": 0.1, "lr": 1e-4, "seed": seed},
+        "seed": seed,
+        "budget": {"flops": 4.5e12, "labels": None, "tokens": None, "steps": None, "seconds": None},
+        "spent": spent | {"items": items},
+        "metrics": metrics,
+        "parents": {"sft": "ab12cd34ef56ab78"},
+        "versions": {"torch": "2.13"},
+        "command": COMMAND,
+        "notes": NOTES,
+    }
+    return Card(**fields | changes)
+
+
+def golden_cards() -> list[Card]:
+    """Three seeds of four methods, one of the control; a failed gate, a second budget, a name that means mischief."""
+    cards = [make(name, seed) for name in ("ppo", "rlaif", "kto", "dpo") for seed in range(3)]
+    cards += [make("sft"), make("sft_chosen")]
+    cards += [make("dpo", 0, 0.02, config={"beta": 0.5, "lr": 1e-4}, key="ffffffff00")]
+    gate: dict[str, Any] = {"flags": ["gate: repeated_rate 0.61 > 0.2", "second scorer disagrees"], "key": "eeeeeeee00"}
+    evil = "collapse|<b>x</b>_"
+    cards += [dataclasses.replace(make("dpo", 1, -0.03), algorithm=evil, command="isoalign run a=```", **gate)]
+    cards += [dataclasses.replace(make("kto", 2, -0.01, key="dddddddd00"), budget={"flops": 9e12, "labels": 2000})]
+    return cards
+
+
+def method_rows(cards: list[Card]) -> dict[str, dict[str, str]]:
+    """The CSV of a board, by method; the last section wins."""
+    return {row["method"]: row for row in csv.DictReader(io.StringIO(board.build(cards).csv()))}
+
+
+def test_the_board_is_the_golden_one(tmp_path: Path) -> None:
+    path = board.write("nano", golden_cards(), tmp_path)
+    assert path == tmp_path / "leaderboard.md"
+    for name in ("leaderboard.md", "leaderboard.csv"):
+        assert (tmp_path / name).read_text() == (GOLDEN / name).read_text(), f"{name}: see the top of {__file__}"
+    assert {file.name for file in tmp_path.iterdir()} == {
+        path.name,
+        "leaderboard.csv",
+        "frontier.svg",
+        "frontier-2.svg",
+    }
+
+
+def test_the_order_of_cards_changes_no_byte_of_it(tmp_path: Path) -> None:
+    cards = golden_cards()
+    for turn in range(3):
+        board.write("nano", cards, tmp_path / str(turn))
+        random.Random(turn).shuffle(cards)
+    files = [[(file.name, file.read_bytes()) for file in sorted((tmp_path / str(i)).iterdir())] for i in range(3)]
+    assert files[0] == files[1] == files[2]
+    assert b"<dc:date>" not in dict(files[0])["frontier.svg"]
+
+
+def test_cards_that_went_to_disk_give_the_same_board(tmp_path: Path) -> None:
+    cards = golden_cards()
+    for one in cards:
+        card.write(one, tmp_path)
+    assert board.build(card.read_all(tmp_path)) == board.build(cards)
+
+
+def test_rows_stand_by_reduction_with_reference_and_control_unranked() -> None:
+    cards = [make(name, seed) for name in METRICS for seed in range(3)]
+    (section,) = board.build(cards).sections
+    assert [row.name for row in section.rows] == ["dpo", "kto", "rlaif", "ppo", "sft_chosen", "sft"]
+    places = [row.place for row in section.rows]
+    assert places[4:] == ["control", "reference"]
+    assert places[2] == places[3], "their intervals overlap"
+
+
+def test_a_row_that_failed_a_gate_is_shown_last_and_not_ranked() -> None:
+    cards = [make("dpo", 0), make("dpo", 1, flags=["gate: perplexity"]), make("kto"), make("sft", flags=["gate: x"])]
+    (section,) = board.build(cards).sections
+    assert [(row.name, row.place) for row in section.rows] == [("kto", "1"), ("sft", "reference"), ("dpo", "gate")]
+    assert section.rows[-1].flags == ("gate: perplexity (seed 1)",)
+    assert "**gate: perplexity (seed 1)**" in board.build(cards).markdown()
+
+
+def test_a_row_without_a_reduction_is_not_ranked() -> None:
+    unknown = Estimate(None, None, None, 0, 128)
+    cards = [make("dpo", metrics={"toxicity_reduction": unknown}), make("kto"), make("ppo", metrics={})]
+    (section,) = board.build(cards).sections
+    assert [(row.name, row.place) for row in section.rows] == [("kto", "1"), ("dpo", "–"), ("ppo", "–")]
+    assert method_rows(cards)["dpo"]["toxicity_reduction"] == ""
+    assert "– (128 missing)" in board.build(cards).markdown()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"budget": {"flops": 9e12}},
+        {"budget": {"flops": 4.5e12, "labels": 10}},
+        {"parents": {"sft": "another"}},
+        {"notes": NOTES | {"second_scorer": "another"}},
+        {"notes": NOTES | {"draws": 25}},
+    ],
+)
+def test_what_can_not_be_compared_gets_a_section_of_its_own(change: dict[str, Any]) -> None:
+    made = board.build([make("dpo"), make("kto", **change)])
+    assert [[row.name for row in section.rows] for section in made.sections] in ([["dpo"], ["kto"]], [["kto"], ["dpo"]])
+
+
+def test_budgets_that_differ_in_notation_only_are_one() -> None:
+    assert len(board.build([make("dpo"), make("kto", budget={"flops": 4_500_000_000_000})]).sections) == 1
+
+
+def test_the_base_is_the_reference_under_every_budget_and_of_no_other_base() -> None:
+    cards = [make("sft"), make("dpo"), make("kto", budget={"flops": 9e12}), make("ppo", parents={"sft": "other"})]
+    rows = {section.base + str(section.budget["flops"]): section.rows for section in board.build(cards).sections}
+    assert sorted([row.name for row in section] for section in rows.values()) == [
+        ["dpo", "sft"],
+        ["kto", "sft"],
+        ["ppo"],
+    ]
+    own = board.build([*cards, make("sft", 1, budget={"flops": 9e12})])
+    assert sorted(c.seed for section in own.sections for r in section.rows for c in r.cards if r.name == "sft") == [
+        0,
+        1,
+    ]
+    assert "isoalign run algorithm=sft" in own.markdown()
+    assert len(board.build([make("sft"), make("sft", budget={"flops": 1e12})]).sections) == 2
+
+
+def test_two_configurations_of_one_algorithm_are_two_rows_that_tell_the_difference() -> None:
+    cards = [make("dpo", seed, config={"beta": beta, "lr": 1e-4}) for seed in (0, 1) for beta in (0.1, 0.5)]
+    assert set(method_rows(cards)) == {"dpo (beta=0.1)", "dpo (beta=0.5)"}
+    cards = [make("dpo", 0, config={"opt": {"lr": 1}}), make("dpo", 1, config={"algorithm": {"mode": "x"}, "opt": {"lr": 1}})]
+    assert set(method_rows(cards)) == {"dpo (default)", "dpo (mode=x)"}
+
+
+def test_what_only_shows_when_cards_stand_together_is_flagged() -> None:
+    twice = [make("dpo"), make("dpo", key="another", versions={"torch": "2.14"})]
+    (section,) = board.build(twice).sections
+    assert section.rows[0].flags == ("2 cards of seed 0, averaged", "versions differ: torch")
+    (section,) = board.build([make("dpo", spent={"flops": 5e12})]).sections
+    assert section.rows[0].flags == ("over budget",)
+
+
+def test_one_seed_keeps_its_interval() -> None:
+    assert board.pooled([[around(0.5, 0.1)]]) == around(0.5, 0.1)
+
+
+def test_seeds_and_prompts_are_pooled_as_documented() -> None:
+    values, half = [0.10, 0.13, 0.16], 0.02
+    made = board.pooled([[around(value, half)] for value in values])
+    t = 4.302652729911275  # t(.975, 2)
+    wanted = math.sqrt(half**2 + t**2 * statistics.variance(values) / 3)
+    assert made.value == pytest.approx(0.13)
+    assert (made.low, made.high) == pytest.approx((0.13 - wanted, 0.13 + wanted))
+    assert board.pooled([[around(value, half)] for value in values], (0.0, 0.2)).high == 0.2
+
+
+def test_seeds_that_agree_do_not_shrink_the_noise_of_their_common_prompts() -> None:
+    made = board.pooled([[around(0.5, 0.1)] for _ in range(9)])
+    assert (made.low, made.high) == pytest.approx((0.4, 0.6))
+
+
+def test_missing_is_missing() -> None:
+    unknown = Estimate(None, None, None, 0, 7)
+    assert board.pooled([[unknown], [unknown]]) == Estimate(None, None, None, 0, 14)
+    assert board.pooled([]) == Estimate(None, None, None, 0)
+    assert board.pooled([[around(0.5, 0.1)], [unknown]]) == dataclasses.replace(around(0.5, 0.1), missing=7)
+    no_interval = board.pooled([[around(0.5, 0.1)], [Estimate(0.7, None, None, 9)]])
+    assert no_interval.value == pytest.approx(0.6)
+    assert no_interval.low is no_interval.high is None
+
+
+def test_ranks_are_chains_of_overlapping_intervals() -> None:
+    spans = {"a": (5, 6), "b": (4.5, 5.5), "c": (3.9, 4.6), "d": (2, 3), "e": (2.5, 3.5), "f": (0, 1)}
+    made = board.ranks({name: Estimate((low + high) / 2, low, high, 9) for name, (low, high) in spans.items()})
+    assert made == {"a": 1, "b": 1, "c": 1, "d": 4, "e": 4, "f": 6}
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 0.5)), max_size=8))
+def test_overlap_means_a_shared_rank_and_groups_never_cross(spans: list[tuple[float, float]]) -> None:
+    estimates = {str(i): around(value, half) for i, (value, half) in enumerate(spans)}
+    made = board.ranks(estimates)
+    for a, b in itertools.permutations(estimates, 2):
+        if estimates[a].low <= estimates[b].high and estimates[b].low <= estimates[a].high:  # type: ignore[operator]
+            assert made[a] == made[b]
+        if made[a] < made[b]:
+            assert estimates[a].low > estimates[b].high  # type: ignore[operator]
+
+
+def test_text_of_cards_can_not_break_out_of_the_page() -> None:
+    name = "a|b<script>*_`[x](http://y)\n\x1b[31m\u202e&"
+    mischief: dict[str, Any] = {
+        "algorithm": name,
+        "flags": ["|x|\n# y"],
+        "command": "```\n# z",
+        "notes": {"tuning": "<img>"},
+    }
+    made = board.build([dataclasses.replace(make("dpo"), **mischief)])
+    page = made.markdown()
+    assert "a\\|b&lt;script>\\*\\_\\`\\[x\\](http://y) \\[31m&amp;" in page
+    assert "<script>" not in page
+    assert "<img>" not in page
+    assert "\x1b" not in page
+    assert "\u202e" not in page
+    assert "````text\n``` # z\n````" in page
+    tables = [line.replace("\\|", "") for line in page.splitlines() if line.startswith("|")]
+    for _, lines in itertools.groupby(tables, key=lambda line: line.count("|")):
+        assert len(list(lines)) >= 3, "title, rule and row have the same number of cells"
+    assert "\x1b" not in made.terminal()
+    assert "\x1b" not in made.csv()
+
+
+def test_a_secret_in_a_card_made_by_hand_is_not_shown() -> None:
+    assert "hunter2" not in board.build([make("dpo", command="WANDB_API_KEY=hunter2 isoalign run")]).markdown()
+
+
+def test_the_csv_holds_plain_numbers_in_a_fixed_order() -> None:
+    few, many = (list(csv.reader(io.StringIO(board.build(cards).csv()))) for cards in ([make("sft")], golden_cards()))
+    assert few[0] == many[0], "the columns don't depend on the cards"
+    row = method_rows([make("dpo"), make("dpo", 1), make("sft")])["dpo"]
+    assert float(row["toxicity_mean_low"]) < float(row["toxicity_mean"]) < float(row["toxicity_mean_high"])
+    assert (row["spent_flops"], row["flops_policy"], row["flops_judge"]) == ("4450000000000", "3000000000000", "")
+    assert row["spent_labels"] == "900"
+    assert row["seeds"] == "2"
+    assert row["prompts"] == "128"
+    new = make("dpo", metrics={"vendi": around(3, 1)})
+    assert "vendi_high" in board.build([new]).table()[0]
+
+
+def test_the_bill_is_told_by_role() -> None:
+    page = board.build([make("ppo"), make("rlaif")]).markdown()
+    bill = page.split("### The bill")[1].split("###")[0]
+    titles = [cell.strip() for cell in bill.splitlines()[2].strip("|").split("|")]
+    assert titles[3:] == ["policy", "reference", "value", "reward", "judge", "Labels", "Tokens", "Steps", "Seconds"]
+    assert "640 ai" in bill
+    assert "900 simulated" in bill
+    assert "4.44e12" in bill
+    assert "98.7%" in bill
+
+
+@pytest.mark.parametrize("width", [100, 110, 120])
+def test_the_terminal_shows_it_without_colour_within_its_width(width: int) -> None:
+    made = board.build(golden_cards())
+    plain = made.terminal(width)
+    assert max(map(len, plain.splitlines())) <= width
+    assert "\x1b" not in plain
+    for word in ("dpo", "sft_chosen", "reduction", "spent", "98.9%", "gate: repeated_rate"):
+        assert word in plain
+    assert "\x1b[" in made.terminal(width, colour=True)
+
+
+def test_the_terminal_gets_no_character_that_it_can_not_take() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    board.show(board.build([make("dpo"), make("kto", metrics={})]), stream)
+    stream.flush()
+    assert b"dpo" in raw.getvalue()
+
+
+def test_no_cards_or_cards_of_two_tasks_make_no_board(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no cards"):
+        board.build([])
+    with pytest.raises(UserError, match="cards are of 2: nano, smol"):
+        board.build([make("dpo"), make("dpo", task="smol")])
+    with pytest.raises(UserError, match="a board of smol can't be made from cards of nano"):
+        board.write("smol", [make("dpo")], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_charts_of_an_older_board_do_not_stay(tmp_path: Path) -> None:
+    board.write("nano", golden_cards(), tmp_path)
+    board.write("nano", [make("dpo", metrics={})], tmp_path)
+    assert not list(tmp_path.glob("*.svg"))
+    assert "frontier" not in (tmp_path / "leaderboard.md").read_text()
+
+
+def test_names_in_the_chart_cover_no_other_name_or_point() -> None:
+    boxes = [(90.0, 90.0, 110.0, 110.0), (110.0, 90.0, 130.0, 110.0)]
+    names: list[board.Box] = []
+    for point in ((100.0, 100.0), (120.0, 100.0), (100.0, 100.0)):
+        names.append(board._best_spot(point, (60.0, 12.0), boxes, names, (0.0, 0.0, 400.0, 300.0)))
+    for a, b in itertools.combinations(names + boxes, 2):
+        assert (a in boxes and b in boxes) or min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
+
+
+if __name__ == "__main__":
+    board.write("nano", golden_cards(), GOLDEN)
+    for picture in GOLDEN.glob("*.svg"):
+        picture.unlink()

@@ -1,0 +1,177 @@
+"""Cards survive the disk unchanged, say what is wrong with them, and hold no secret."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import card as cards
+from bench.errors import UserError
+from bench.types import Card, Estimate
+
+CARD = Card(
+    key="0123456789abcdef",
+    task="nano",
+    algorithm="dpo",
+    config={"beta": 0.1, "max_new_tokens": 20},
+    seed=1,
+    budget={"flops": 4.5e12, "labels": None},
+    spent={"flops": 4.4e12, "labels": {"simulated": 900}, "items": [{"role": "policy", "kind": "sample", "flops": 4}]},
+    metrics={"kl": Estimate(2.0, 1.5, 2.5, 128), "rm_accuracy": Estimate(None, None, None, 0, missing=7)},
+    parents={"sft": "aaaa"},
+    versions={"torch": "2.13"},
+    command="isoalign run algorithm=dpo",
+    flags=["gate: perplexity"],
+    notes={"draws": 8},
+)
+
+
+def test_a_card_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
+    path = cards.write(CARD, tmp_path / "new" / "folder")
+    assert path.name == "dpo-s1-01234567.json"
+    assert cards.read(path) == CARD
+    assert json.loads(path.read_text())["format"] == 1
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert cards.read_all(path.parent) == [CARD]
+    assert cards.read_all(tmp_path / "none") == []
+
+
+@given(st.text(max_size=20), st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**70), 2**70))
+def test_any_text_and_any_number_survive(text: str, number: float, whole: int) -> None:
+    card = dataclasses.replace(CARD, notes={text: [number, whole, text]}, metrics={text: Estimate(number, None, None, 1)})
+    data = json.loads(cards.to_json(card).encode())
+    assert data["notes"] == {text: [number, whole, text]}
+    assert data["metrics"][text]["value"] == number
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (["seed"], "one", "seed must be a whole number, not 'one'"),
+        (["seed"], True, "seed must be a whole number, not True"),
+        (["algorithm"], 3, "algorithm must be text, not 3"),
+        (["metrics", "kl", "value"], "2", "metrics.kl.value must be a number, not '2'"),
+        (["metrics", "kl", "low"], float("nan"), "metrics.kl.low is not a finite number"),
+        (["metrics", "kl"], 2.0, "metrics.kl must be a mapping, not 2.0"),
+        (["metrics", "kl", "mean"], 2.0, "unknown field metrics.kl.mean"),
+        (["spent", "flops"], None, "spent.flops must be a number, not None"),
+        (["spent", "items"], [{"flops": float("inf")}], "spent.items[0].flops is not a finite number"),
+        (["spent", "items"], [{"flops": 1}], "spent.items[0].role must be text, not None"),
+        (["spent", "labels"], {"ai": "x"}, "spent.labels.ai must be a number, not 'x'"),
+        (["spent", "steps"], "x", "spent.steps must be a number, not 'x'"),
+        (["budget", "flops"], {}, "budget.flops must be a number, not {}"),
+        (["flags"], "gate", "flags must be a list, not 'gate'"),
+        (["flags"], [1], "flags[0] must be text, not 1"),
+        (["colour"], "red", "unknown field colour"),
+        (["format"], 2, "card format 2 is unknown; this version of isoalign reads format 1"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, place: list[str], value: object, words: str) -> None:
+    data = json.loads(cards.to_json(CARD))
+    inner = data
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError) as caught:
+        cards.read(path)
+    assert str(caught.value).startswith(f"{path}: {words}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["key", "task", "config", "metrics", "command"])
+def test_a_missing_field_is_named(tmp_path: Path, name: str) -> None:
+    data = json.loads(cards.to_json(CARD))
+    del data[name]
+    (tmp_path / "bad.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match=f"bad.json: {name} is missing"):
+        cards.read(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"format": 1', "\udc80", "[" * 100_000])
+def test_what_is_no_card_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match="is no card"):
+        cards.read(path)
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot read the card .*none.json: No such file"):
+        cards.read(tmp_path / "none.json")
+
+
+def test_a_figure_that_is_not_a_number_is_never_written(tmp_path: Path) -> None:
+    card = dataclasses.replace(CARD, metrics={"kl": Estimate(float("nan"), None, None, 0)})
+    with pytest.raises(UserError, match=r"metrics\.kl\.value is not a finite number"):
+        cards.write(card, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*file"):
+        cards.write(CARD, tmp_path / "file")
+
+
+def test_a_failed_write_leaves_the_old_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cards.write(CARD, tmp_path)
+    before = path.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(UserError, match="No space left"):
+        cards.write(dataclasses.replace(CARD, notes={}), tmp_path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "WANDB_API_KEY=hunter2 isoalign run",
+        "isoalign run judge.api_key='hunter2 hunter2'",
+        "isoalign run --password hunter2",
+        'isoalign run +hub.token="hunter2"',
+        "isoalign run 'judge={api_key: hunter2}'",
+        "isoalign run judge.password=12345 url=https://me:hunter2@host/x",
+        "isoalign run judge=hf_hunter2hunter2hunter2",
+    ],
+)
+def test_a_command_loses_its_secrets(command: str) -> None:
+    text = cards.to_json(dataclasses.replace(CARD, command=command))
+    assert "hunter2" not in text
+    assert '12345"' not in text
+    assert "[redacted]" in text
+
+
+def test_a_configuration_loses_its_secrets_and_nothing_else() -> None:
+    config = {
+        "wandb": {"api_key": "hunter2", "tokens": ["hunter2"], "Password": 7},
+        "judges": [{"secret": "hunter2", "url": "https://me:hunter2@host"}],
+        "max_tokens": 20,
+        "min_token": None,
+        "keys": 3,
+        "monkey_business": "fine",
+    }
+    kept = cards.redacted(dataclasses.replace(CARD, config=config)).config
+    assert "hunter2" not in json.dumps(kept)
+    assert kept["wandb"]["Password"] == "[redacted]"
+    assert (kept["max_tokens"], kept["min_token"], kept["keys"], kept["monkey_business"]) == (20, None, 3, "fine")
+    command = "isoalign run task.max_new_tokens=20 algorithm=dpo 'name=the key x' -m seed=0,1"
+    assert cards.redacted(dataclasses.replace(CARD, command=command)).command == command
+
+
+def test_a_name_can_not_leave_its_folder(tmp_path: Path) -> None:
+    path = cards.write(dataclasses.replace(CARD, algorithm="../a|b"), tmp_path)
+    assert path.parent == tmp_path
+    assert path.name == "--a-b-s1-01234567.json"
+    assert cards.read(path).algorithm == "../a|b"

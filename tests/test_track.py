@@ -1,0 +1,140 @@
+"""W&B gets a whole mirror of a run, offline, and its trouble is one line on stderr."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import board, track
+from bench.errors import UserError
+from bench.types import Card, Estimate, Sample
+
+CARD = Card(
+    key="0123456789abcdef",
+    task="nano",
+    algorithm="dpo",
+    config={"beta": 0.1, "api_key": "hunter2"},
+    seed=1,
+    budget={"flops": 4.5e12},
+    spent={"flops": 4.4e12},
+    metrics={"kl": Estimate(2.0, 1.5, 2.5, 128), "rm_accuracy": Estimate(None, None, None, 0, missing=7)},
+    parents={"sft": "aaaa"},
+    versions={"torch": "2.13"},
+    command="WANDB_API_KEY=hunter2 isoalign run algorithm=dpo",
+)
+TEXTS = ["plain", "<img src=x onerror=alert(1)>", "lone \ud800 surrogate", "line\nbreak", "", "名前"]
+LOG: list[dict[str, Any]] = [
+    {"flops_spent": step * 1e12, "loss": 1 / (step + 1), "reward": float("nan"), "note": "text", "kl": None}
+    for step in range(5)
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+
+
+def sample(prompt: int, draw: int, text: str, kl: float | None = 0.5) -> Sample:
+    return Sample(f"p{prompt}", draw, "a prompt", text, [1, 2], -3.0, None, kl, True)
+
+
+def tables(folder: Path) -> dict[str, Any]:
+    found = folder.glob("wandb/offline-run-*/files/media/table/*.table.json")
+    return {file.name.split("_")[0]: json.loads(file.read_text()) for file in found}
+
+
+def test_an_offline_run_holds_everything(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    samples = [sample(i, 0, text, None if i else 0.5) for i, text in enumerate(TEXTS)]
+    track.track(CARD, LOG, samples, board.build([CARD]), tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+    found = tables(tmp_path)
+    assert found.keys() == {"metrics", "samples", "leaderboard"}
+    assert found["metrics"]["data"] == [["kl", 2.0, 1.5, 2.5, 128, 0], ["rm_accuracy", None, None, None, 0, 7]]
+    assert [row[3] for row in found["samples"]["data"]] == [text.replace("\ud800", "?") for text in TEXTS]
+    header, rows = board.build([CARD]).table()
+    assert found["leaderboard"]["columns"] == header
+    assert len(rows) == len(found["leaderboard"]["data"]) == 1
+
+    (run,) = tmp_path.glob("wandb/offline-run-*")
+    assert run.name.endswith(CARD.key)
+    assert not [file for file in run.rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()]
+    told = subprocess.run(
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    history = [json.loads(line) for line in told.splitlines() if '"type":"history"' in line]
+    assert len(history) == len(LOG) + 1
+    assert "flops_spent" in told
+    assert "4000000000000" in json.dumps(history)
+    assert "NaN" not in told
+
+
+def test_a_samples_table_is_cut_to_the_first_draws_of_every_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(track, "MOST_ROWS", 6)
+    table = track._samples_table([sample(prompt, draw, "x") for prompt in range(4) for draw in range(3)])
+    assert [row[:2] for row in table.data] == [["p0", 0], ["p1", 0], ["p2", 0], ["p3", 0], ["p0", 1], ["p1", 1]]
+
+
+def test_the_mode_is_offline_unless_there_is_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert track.resolve("auto") == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "k")
+    assert track.resolve("auto") == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert track.resolve("auto") == "off"
+    assert track.resolve("offline") == "offline"
+    with pytest.raises(UserError, match="unknown W&B mode 'of'; known: auto, online, offline, off"):
+        track.resolve("of")
+
+
+def test_off_writes_nothing(tmp_path: Path) -> None:
+    track.track(CARD, LOG, [], None, tmp_path / "wandb", "off")
+    assert not (tmp_path / "wandb").exists()
+
+
+def warned(capfd: pytest.CaptureFixture[str], words: str) -> None:
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("warning: W&B has no record of this run: ")
+    assert words in err
+
+
+def test_trouble_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    track.track(CARD, LOG, [], None, tmp_path / "file")
+    warned(capfd, "FileExistsError")
+    track.track(CARD, LOG, [], None, tmp_path, "nonsense")
+    warned(capfd, "unknown W&B mode 'nonsense'")
+    track.track(CARD, [object()], [], None, tmp_path)  # type: ignore[list-item]
+    warned(capfd, "AttributeError")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    track.track(CARD, LOG, [], None, tmp_path)
+    warned(capfd, "ModuleNotFoundError")
+
+
+def test_online_without_a_key_never_asks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    track.track(CARD, LOG, [], None, tmp_path, "online")
+    warned(capfd, "no API key; set WANDB_API_KEY")
+
+
+def test_online_without_a_network_gives_up_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(track, "PATIENCE", 2)
+    with socket.socket() as deaf:  # accepts a connection and never answers
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        track.track(CARD, LOG, [], None, tmp_path)
+    warned(capfd, "Error")
