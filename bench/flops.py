@@ -62,6 +62,8 @@ def shape_of(model: Any, head: nn.Module | None) -> Shape:
         weight = getattr(module, "weight", None)
         if module is head or isinstance(module, nn.Embedding) or weight is None or weight.dim() != 2:
             continue
+        if hasattr(module, "base_layer"):  # a LoRA wrapper shows the weight of the layer inside it
+            continue
         if ".lora_" in name:
             adapter += weight.numel()
         else:

@@ -9,6 +9,7 @@ from bench.errors import UserError
 from bench.registry import unknown
 
 GROUPS = ("algorithm", "task", "budget")
+TAKES_A_WORD = ("--cfg", "-c", "--info", "-i", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn")  # of Hydra's flags
 
 
 def options(group: str) -> list[str]:
@@ -39,8 +40,8 @@ def check(arguments: list[str], sweep: bool) -> None:
                     raise UserError(unknown(key, name, options(key)))
             if not sweep and "," in value:
                 raise UserError(f"{word}: several values make a sweep; add -m")
-    for name in arguments:
-        if not name.startswith("-") and "=" not in name:
+    for before, name in zip(["", *arguments], arguments, strict=False):
+        if not name.startswith("-") and "=" not in name and before not in TAKES_A_WORD:
             raise UserError(f"{name!r} is no KEY=VALUE; see `isoalign run --help`")
     first = [f"{group}={names[0]}" for group, names in chosen.items()]
     _check_keys([w.partition("=")[0] for w in words], first)

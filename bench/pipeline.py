@@ -147,11 +147,11 @@ class Run:
         if self.task.model.lora:
             from peft import PeftModel
 
-            adapted = PeftModel.from_pretrained(base.inner, str(weights)).eval()
-            policy = LanguageModel(adapted.to(device()), base.tokenizer, base.ends)
-            return policy, policy
-        model, tokenizer = language.load(self.task.model.name, weights)
-        return LanguageModel(model.to(device()), tokenizer, base.ends), base
+            adapted = PeftModel.from_pretrained(self.shared.base_model().inner, str(weights))
+            model: Any = adapted.merge_and_unload()  # a third faster to decode from
+        else:
+            model, _ = language.load(self.task.model.name, weights)
+        return LanguageModel(model.eval().to(device()), base.tokenizer, base.ends), base
 
     def scored(self, used: list[str]) -> Stage:
         """Metrics of the samples, against the SFT row's."""

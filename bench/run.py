@@ -59,12 +59,16 @@ def _publish(
     card = run.card(_command())
     path = cards.write(card, folder)
     if str(config.tracking) != "off":
-        _track(run, card, path, str(config.tracking))
+        from bench.track import harmless
+
+        with harmless():
+            _track(run, card, path, str(config.tracking))
     return path
 
 
 def _track(run: Any, card: Any, path: Path, mode: str) -> None:
-    """Mirror a card to W&B, once: a run that did no work has been tracked before."""
+    """Mirror a card to W&B, once: a run that did no work has been tracked before. The leaderboard that goes with it is of
+    all cards beside it, so another's broken card is this one's trouble."""
     from bench import board, track
     from bench import card as cards
     from bench.stages import sample
@@ -72,10 +76,10 @@ def _track(run: Any, card: Any, path: Path, mode: str) -> None:
     marker = path.parent / "wandb" / f".{card.key}"
     if marker.exists():
         return
-    samples, _ = sample.read(
-        run.shared.get(run.sampled([by for by in ("annotator", "judge") if f"reward_{by}" in card.parents]))
-    )
-    track.track(card, run.training_log(), samples, board.build(cards.read_all(path.parent)), path.parent / "wandb", mode)
+    leaderboard = board.build(cards.read_all(path.parent))
+    used = [by for by in ("annotator", "judge") if f"reward_{by}" in card.parents]
+    samples, _ = sample.read(run.shared.get(run.sampled(used)))
+    track.track(card, run.training_log(), samples, leaderboard, path.parent / "wandb", mode)
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.touch()
 

@@ -3,7 +3,8 @@
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,10 +34,17 @@ def track(
     ``train_log`` rows hold ``flops_spent`` and scalars. Offline runs go into ``folder``. Whatever goes wrong is one
     line on stderr.
     """
-    try:
+    with harmless():
         chosen = resolve(mode)
         if chosen != "off":
             _mirror(redacted(card), train_log, samples, board, Path(folder), chosen)
+
+
+@contextmanager
+def harmless() -> Iterator[None]:
+    """Inside, whatever goes wrong is one line on stderr, and the rest is left undone."""
+    try:
+        yield
     except Exception as error:
         reason = str(error).strip().splitlines() or ["no reason given"]
         print(f"warning: W&B has no record of this run: {type(error).__name__}: {reason[0]}", file=sys.stderr)

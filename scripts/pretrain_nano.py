@@ -35,7 +35,10 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[END, PAD], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=VOCABULARY,
+        special_tokens=[END, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(f"{END} $A", special_tokens=[(END, 0)])
@@ -96,8 +99,9 @@ def main() -> None:
     held = pack(tokenizer, validation)
     held = held[: len(held) // (options.length + 1) * (options.length + 1)].view(-1, options.length + 1).long()
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=HIDDEN,
-        max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=1,
+        vocab_size=len(tokenizer), hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        intermediate_size=HIDDEN, max_position_embeddings=512, tie_word_embeddings=True,
+        bos_token_id=0, eos_token_id=0, pad_token_id=1,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     model.set_attn_implementation("eager")  # at 128 tokens the plain product is the fastest on a CPU
@@ -140,10 +144,12 @@ def main() -> None:
     tokenizer.save_pretrained(options.out)
     record = {
         "command": " ".join(["python", *sys.argv]), "data": "labelled comments, role pretrain (bench/data/comments.py)",
-        "comments": len(training), "tokens_an_epoch": len(pack(tokenizer, training)), "tokens_seen": options.steps * options.rows * options.length,
-        "parameters": sum(p.numel() for p in model.parameters()), "seed": options.seed, "steps": options.steps, "lr": options.lr,
-        "seconds": round(time.time() - started), "threads": options.threads, "torch": torch.__version__, "machine": platform.machine(),
-        "loss": curve,
+        "comments": len(training), "tokens_an_epoch": len(pack(tokenizer, training)),
+        "tokens_seen": options.steps * options.rows * options.length,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seed": options.seed, "steps": options.steps, "lr": options.lr,
+        "seconds": round(time.time() - started), "threads": options.threads,
+        "torch": torch.__version__, "machine": platform.machine(), "loss": curve,
     }  # fmt: skip
     (options.out / "pretraining.json").write_text(json.dumps(record, indent=1) + "\n")
 

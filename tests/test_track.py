@@ -5,11 +5,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
-from bench import board, track
+from bench import board, card, pipeline, run, track
 from bench.errors import UserError
 from bench.types import Card, Estimate, Sample
 
@@ -120,6 +122,19 @@ def test_trouble_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setitem(sys.modules, "wandb", None)
     track.track(CARD, LOG, [], None, tmp_path)
     warned(capfd, "ModuleNotFoundError")
+
+
+def test_a_broken_card_beside_it_does_not_end_a_finished_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    finished = SimpleNamespace(card=lambda command: CARD)
+    monkeypatch.setattr(pipeline, "Run", lambda *_: finished)
+    monkeypatch.setattr(run, "_command", lambda: "")
+    (tmp_path / "broken.json").write_text("{")
+    config = OmegaConf.create({"seed": 0, "tracking": "offline"})
+    path = run._publish(config, "dpo", None, None, None, tmp_path, tmp_path)  # type: ignore[arg-type]
+    assert card.read(path) == card.redacted(CARD)
+    warned(capfd, "broken.json is no card")
 
 
 def test_online_without_a_key_never_asks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -156,9 +156,7 @@ class CharClassifier(TextClassifier):
         """Counts n-grams in 2**18 places."""
         from sklearn.feature_extraction.text import HashingVectorizer
 
-        return HashingVectorizer(
-            analyzer="char_wb", ngram_range=(2, 5), n_features=2**18, norm=None, alternate_sign=False
-        )
+        return HashingVectorizer(analyzer="char_wb", ngram_range=(2, 5), n_features=2**18, norm=None, alternate_sign=False)
 
     @classmethod
     def rows(cls, comments: Sequence[Comment]) -> list[Comment]:

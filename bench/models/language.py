@@ -144,20 +144,20 @@ class LanguageModel:
         draws, (rows, steps) = len(uniforms) // len(prompts), uniforms.shape
         cache = DynamicCache(config=self.inner.config)
         states = self._body(prompts.tokens, prompts.mask, cache).last_hidden_state[:, -1:]
+        logits = self.head(states[:, -1]).repeat_interleave(draws, 0)
         cache.batch_repeat_interleave(draws)
         mask = prompts.mask.repeat_interleave(draws, 0)
-        states = states.repeat_interleave(draws, 0)
         alive = torch.ones(rows, dtype=torch.bool, device=self.device)
         chosen: list[Tensor] = []
         for step in range(steps):
-            token = _pick(self._ban(self.head(states[:, -1]).float()), uniforms[:, step])
+            token = _pick(self._ban(logits.float()), uniforms[:, step])
             chosen.append(torch.where(alive, token, self.tokenizer.pad_token_id))
             mask = torch.cat([mask, alive.unsqueeze(1)], 1)
             if self.ends:
                 alive = alive & (token != self.tokenizer.eos_token_id)
             if step + 1 == steps or not alive.any():
                 break
-            states = self._body(chosen[-1].unsqueeze(1), mask, cache).last_hidden_state
+            logits = self.head(self._body(chosen[-1].unsqueeze(1), mask, cache).last_hidden_state[:, -1])
         tokens = torch.cat([prompts.tokens.repeat_interleave(draws, 0), torch.stack(chosen, 1)], 1)
         return Rollouts(tokens, mask, prompts.tokens.shape[1])
 

@@ -1,0 +1,222 @@
+"""The board as a Markdown page, as CSV, and for a terminal."""
+
+import csv
+import dataclasses
+import io
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bench.board.chart import chart_name, points_of
+from bench.board.columns import COLUMNS, FURTHER, LEADING, Column
+from bench.board.rows import CONTROL, METHOD, PROTOCOL, REFERENCE, ROLES, Row, Section, mean, total
+from bench.board.text import cell, clean, count, escape, grid, plain, scientific, share
+from bench.card import file_name
+from bench.types import Card
+
+# Of Card.notes: told beside the figures, which they don't part.
+_TOLD = {"noise": "Label noise", "correlation": "Rank correlations", "tuning": "Tuning", "caveat": "Caveat"}
+
+NOTES = """\
+- Values are means over seeds, with 95% intervals. With one seed the interval is the card's: it covers the prompts, not
+  the training. With more, it joins the prompts' variance (averaged over seeds, not divided by their number, since all
+  seeds answer the same prompts) and the seeds' variance (with Student's t).
+- Reduction is mean toxicity of the SFT base minus that of the method, on the same prompts. Rows stand in its order.
+- Methods whose reduction intervals overlap, directly or through others between them, share a rank. Reference and
+  control have none; nor has a row that failed a quality gate, which is listed last.
+- ↑ more is better, ↓ less is better. Figures of different budgets, bases, prompts or scorers never share a table."""
+
+
+def markdown(task: str, sections: Sequence[Section]) -> str:
+    """The board as a Markdown page."""
+    parts = [f"# Leaderboard: {escape(task)}"]
+    parts += ["Same base model, same feedback, same compute: only the algorithm differs."]
+    for number, section in enumerate(sections, 1):
+        parts += _section(section, number)
+    return "\n\n".join([*parts, "## How to read it", NOTES]) + "\n"
+
+
+def _section(section: Section, number: int) -> list[str]:
+    titles = ["Rank", "Method", "Seeds", *(column.title for column in LEADING), "Budget spent", "Flags"]
+    leading = [
+        [escape(row.place), _name(row), str(row.seeds), *_cells(row, LEADING), share(row.percent), _flag_cell(row)]
+        for row in section.rows
+    ]
+    further = [[_name(row), *_cells(row, FURTHER)] for row in section.rows]
+    budget = f"{scientific(section.budget.get('flops'))} FLOP"
+    parts = [f"## Budget {budget}, base {escape(section.base or 'not told')}", _header(section)]
+    parts += [grid(titles, leading, left=(0, 1, len(titles) - 1))]
+    if not any(row.part == REFERENCE for row in section.rows):
+        parts += ["No card of the SFT base yet: `isoalign run algorithm=sft` makes the reference row."]
+    if points_of(section):
+        alt = "Mean toxicity against exact KL, one point a method"
+        parts += [f"![{alt}]({chart_name(number)})"]
+    parts += ["### Reward and diversity", grid(["Method", *(column.title for column in FURTHER)], further)]
+    return [*parts, "### The bill", _bill(section), "### Every seed", _every_seed(section)]
+
+
+def _header(section: Section) -> str:
+    cards = [card for row in section.rows for card in row.cards]
+    limits = [f"{scientific(section.budget.get('flops'))} FLOP"]
+    limits += [f"{plain(limit)} {name}" for name, limit in sorted(section.budget.items()) if name != "flops"]
+    lines = [("Budget of each run", ", ".join(limits))]
+    lines += [(title, _told(section.protocol[name])) for name, title in PROTOCOL.items() if name in section.protocol]
+    for name, title in _TOLD.items():
+        told = {_told(card.notes[name]) for card in cards if card.notes.get(name) is not None}
+        lines += [(title, "; ".join(sorted(told)))] if told else []
+    listed = "\n".join(f"- **{title}:** {escape(value)}" for title, value in lines)
+    return f"{listed}\n\n{_commands(cards)}"
+
+
+def _commands(cards: list[Card]) -> str:
+    """The exact commands that made the cards, in a fence that their text can't close."""
+    commands = list(dict.fromkeys(clean(card.command) for card in cards))
+    longest = max((len(run) for command in commands for run in re.findall("`+", command)), default=0)
+    fence = "`" * max(3, longest + 1)
+    block = "\n".join([f"{fence}text", *commands, fence])
+    if len(commands) == 1:
+        return f"Made by:\n\n{block}"
+    return f"<details><summary>Made by {len(commands)} commands</summary>\n\n{block}\n\n</details>"
+
+
+def _bill(section: Section) -> str:
+    """What was spent, mean over seeds: shares of the FLOPs by role, then the other currencies."""
+    titles = ["Method", "FLOP", "of budget", *(escape(role) for role in section.roles)]
+    titles += ["Labels", "Tokens", "Steps", "Seconds"]
+    rows = []
+    for row in section.rows:
+        bill, flops = row.by_role(), row.spent("flops")
+        shares = [share(100 * bill[role] / flops) if flops and role in bill else "–" for role in section.roles]
+        counts = [count(row.spent(name)) for name in ("tokens", "steps", "seconds")]
+        rows.append([_name(row), scientific(flops), share(row.percent), *shares, _labels(row), *counts])
+    return grid(titles, rows)
+
+
+def _labels(row: Row) -> str:
+    """Verdicts read, by who gave them."""
+    given = [card.spent.get("labels") for card in row.cards]
+    sources = sorted({source for labels in given if isinstance(labels, dict) for source in labels})
+    if not sources:
+        return count(row.spent("labels"))
+    means = {source: mean(labels.get(source, 0) for labels in given if isinstance(labels, dict)) for source in sources}
+    return ", ".join(f"{count(mean)} {escape(source)}" for source, mean in means.items())
+
+
+def _every_seed(section: Section) -> str:
+    columns = [column for column in LEADING if column.metric in ("toxicity_reduction", "toxicity_mean", "kl")]
+    titles = ["Method", "Seed", *(column.title for column in columns), "FLOP", "Card"]
+    rows = [
+        [_name(row), str(card.seed)]
+        + [cell(card.metrics.get(column.metric), column) for column in columns]
+        + [scientific(total(card.spent.get("flops"))), f"[{escape(card.key[:8])}]({file_name(card)})"]
+        for row in section.rows
+        for card in row.cards
+    ]
+    return grid(titles, rows)
+
+
+def _cells(row: Row, columns: Iterable[Column]) -> list[str]:
+    return [cell(row.metrics.get(column.metric), column) for column in columns]
+
+
+def _flag_cell(row: Row) -> str:
+    return "; ".join(f"**{escape(flag)}**" if flag.startswith("gate:") else escape(flag) for flag in row.flags)
+
+
+def _name(row: Row) -> str:
+    """The name of a row; what is no contender is in italics."""
+    return escape(row.name) if row.part == METHOD else f"*{escape(row.name)}*"
+
+
+def _told(value: Any) -> str:
+    """A note in words: mappings as ``name: value``, lists with commas."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_told(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_told, value))
+    return str(value)
+
+
+def table(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]]]:
+    """Column names and one row of plain values for each method."""
+    names = {name for section in sections for row in section.rows for name in row.metrics}
+    metrics = [*COLUMNS, *sorted(names.difference(COLUMNS))]
+    roles = list(ROLES) + sorted({role for section in sections for role in section.roles}.difference(ROLES))
+    header = ["section", "budget_flops", "base", "rank", "method", "algorithm", "part", "gated", "seeds", "prompts"]
+    header += [name + end for name in metrics for end in ("", "_low", "_high")]
+    header += ["spent_percent", *(f"spent_{name}" for name in ("flops", "labels", "tokens", "steps", "seconds"))]
+    header += [*(f"flops_{role}" for role in roles), "flags"]
+    rows = [
+        _plain_row(number, section, row, metrics, roles) for number, section in enumerate(sections, 1) for row in section.rows
+    ]
+    return header, rows
+
+
+def as_csv(header: list[str], rows: list[list[Any]]) -> str:
+    """A table as CSV: plain numbers, empty where a figure is missing."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([[plain(value) for value in row] for row in rows])
+    return text.getvalue()
+
+
+def _plain_row(number: int, section: Section, row: Row, metrics: list[str], roles: list[str]) -> list[Any]:
+    estimates = [row.estimate(name) for name in metrics]
+    bill = row.by_role()
+    cells: list[Any] = [number, section.budget.get("flops"), clean(section.base), row.rank, clean(row.name)]
+    cells += [clean(row.cards[0].algorithm), row.part, row.gated, row.seeds, row.estimate("toxicity_mean").n]
+    cells += [figure for e in estimates for figure in (e.value, e.low, e.high)]
+    cells += [row.percent, *(row.spent(name) for name in ("flops", "labels", "tokens", "steps", "seconds"))]
+    return [*cells, *(bill.get(role) for role in roles), clean("; ".join(row.flags))]
+
+
+_BRIEF = {
+    "toxicity_reduction": "reduction",
+    "toxicity_mean": "tox.",
+    "toxicity_emt": "EMT",
+    "kl": "KL",
+    "perplexity": "PPL",
+    "rm_accuracy": "RM acc",
+    "implicit_accuracy": "impl.",
+    "distinct_2": "dist-2",
+}
+
+
+def _terminal_table(task: str, section: Section, wide: bool) -> Any:
+    """The figures that fit, and under them what is flagged."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    base = clean(section.base)[:8]
+    title = Text(f"{clean(task)}: {scientific(section.budget.get('flops'))} FLOP from base {base or '–'}", style="bold")
+    flagged = "\n".join(f"{clean(row.name)}: {clean('; '.join(row.flags))}" for row in section.rows if row.flags)
+    table = Table(title=title, caption=Text(flagged), box=box.SIMPLE_HEAD, padding=(0, int(wide), 0, 0), pad_edge=False)
+    table.title_justify = table.caption_justify = "left"
+    table.add_column("rank", no_wrap=True)
+    table.add_column("method", overflow="fold", min_width=14)
+    for brief in ["seeds", *_BRIEF.values(), "spent"]:
+        table.add_column(brief, justify="right", no_wrap=True)
+    for row in section.rows:
+        place = {REFERENCE: "ref", CONTROL: "ctrl"}.get(row.part, row.place)
+        cells = [place, clean(row.name), str(row.seeds)]
+        for name in _BRIEF:
+            e = dataclasses.replace(row.estimate(name), missing=0)
+            bare = dataclasses.replace(e, low=None, high=None)
+            cells.append(cell(e if name == "toxicity_reduction" else bare, COLUMNS[name]))
+        style = "green" if row.rank == 1 else "dim" if row.gated else "cyan" if row.part != METHOD else ""
+        table.add_row(*map(Text, [*cells, share(row.percent)]), style=style)
+    return table
+
+
+def terminal(task: str, sections: Sequence[Section], width: int, colour: bool) -> str:
+    """The board for a terminal of 100 columns or more; without colour it is plain text."""
+    from rich.console import Console
+
+    text = io.StringIO()
+    system: Any = "standard" if colour else None
+    console = Console(file=text, width=width, color_system=system, force_terminal=colour, highlight=False)
+    for section in sections:
+        console.print(_terminal_table(task, section, wide=width >= 108))
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"

@@ -1,0 +1,77 @@
+"""Figures and names as text, safe in Markdown, HTML and a terminal."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from bench.board.columns import Column
+from bench.types import Estimate
+
+
+def cell(estimate: Estimate | None, column: Column) -> str:
+    """A figure with its interval, and how many values it lacks; a dash where it is missing."""
+    if estimate is None:
+        return "–"
+    missing = f" ({estimate.missing} missing)" if estimate.missing else ""
+    if estimate.value is None:
+        return f"–{missing}"
+    value = _fixed(estimate.value, column.digits)
+    if estimate.low is None or estimate.high is None:
+        return value + missing
+    return f"{value} [{_fixed(estimate.low, column.digits)}, {_fixed(estimate.high, column.digits)}]{missing}"
+
+
+def _fixed(value: float, digits: int) -> str:
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def scientific(value: float | None) -> str:
+    """FLOPs: three digits and a short exponent."""
+    if value is None:
+        return "–"
+    return re.sub(r"e\+?(-?)0*(\d)", r"e\1\2", f"{value:.2e}") if value else "0"
+
+
+def share(percent: float | None) -> str:
+    """A share in %."""
+    return "–" if percent is None else f"{percent:.1f}%"
+
+
+def count(value: float | None) -> str:
+    """A whole number with its thousands set apart."""
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def clean(text: str) -> str:
+    """One line without control, direction or other invisible characters, which could hide or forge what is read."""
+    kept = (" " if char.isspace() else char for char in text)
+    return "".join(char for char in kept if not unicodedata.category(char).startswith("C")).strip()
+
+
+def escape(text: str) -> str:
+    """Text that Markdown and HTML show as it is, in a table cell too."""
+    text = re.sub(r"[\\|`*\[\]~]", r"\\\g<0>", clean(text)).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
+
+
+def grid(titles: list[str], rows: list[list[str]], left: Sequence[int] = (0,)) -> str:
+    """A Markdown table that reads as one before it is rendered too; columns ``left`` are left-aligned."""
+    widths = [max(3, *map(len, column)) for column in zip(titles, *rows, strict=True)]
+
+    def line(cells: list[str]) -> str:
+        padded = [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * w if i in left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "\n".join([line(titles), line(rule), *map(line, rows)])
+
+
+def plain(value: Any) -> str:
+    """A value without formatting; 12 digits, so that no platform's last bit shows."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(int(value)) if float(value).is_integer() and abs(value) < 1e18 else f"{value:.12g}"
+    return "" if value is None else str(value)

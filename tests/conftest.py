@@ -1,0 +1,57 @@
+"""Fixtures that the tests share; what they are made of is in workbench.py."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import machine
+
+machine.quiet()  # before torch is imported
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from workbench import Bench, Size, make_bench  # noqa: E402
+
+from bench import assets  # noqa: E402
+from bench.lab import Lab  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Two layers of width 32, prompts of 2 to 7 tokens and answers of 1 to 5."""
+    prompts = [2, 7, 4, 3, 5, 6, 4, 3, 7, 2, 5]
+    answers = [1, 5, 2, 3, 5, 4, 2, 5, 3, 1, 4]
+    return make_bench(tmp_path_factory.mktemp("tiny"), Size(), prompts, answers, new_tokens=5)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_bench: Bench) -> Path:
+    """The folder of the tiny model."""
+    return tiny_bench.model
+
+
+@pytest.fixture
+def tiny_lab(tiny_bench: Bench) -> Lab:
+    """A lab on the tiny model with no limit on what it may spend."""
+    return tiny_bench.lab()
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """The folder of the embedded assets that a run on a model of its own needs, fetched where they are missing."""
+    for name in sorted(set(assets.ASSETS) - {"smollm2"}):
+        assets.path(name)
+    return assets.cache_dir()
+
+
+@pytest.fixture
+def environment(cache: Path) -> Callable[..., dict[str, str]]:
+    """The environment of a subprocess; keywords are added."""
+
+    def build(**more: str) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("ISOALIGN", "WANDB"))}
+        return kept | {"ISOALIGN_CACHE": str(cache), "ISOALIGN_OFFLINE": "1", "COLUMNS": "100"} | more
+
+    return build

@@ -1,0 +1,153 @@
+"""PPO's parts against numbers worked by hand, then the whole experience of a real lab."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, tensor
+from workbench import Bench
+
+from baselines.ppo import PPO, Experience, gae, place_rewards, policy_loss, row_mean, value_loss, whiten
+from bench.lab import Lab
+
+MASK = tensor([[True, True, True], [True, False, False]])
+
+
+def close(found: Tensor, hoped: list[float] | list[list[float]]) -> None:
+    torch.testing.assert_close(found, tensor(hoped), atol=1e-6, rtol=0)
+
+
+def test_the_score_falls_on_each_rows_last_real_token_and_every_nat_of_drift_is_priced() -> None:
+    drift = tensor([[0.1, -0.2, 0.3], [0.5, 0.0, 0.0]])
+    close(place_rewards(tensor([2.0, -1.0]), drift, 0.5, MASK), [[-0.05, 0.1, 2 - 0.15], [-1 - 0.25, 0.0, 0.0]])
+
+
+def test_advantages_follow_the_recursion() -> None:
+    rewards = tensor([[0.0, 0.0, 1.0], [2.0, 0.0, 0.0]])
+    values = tensor([[0.5, 0.4, 0.2], [0.3, 0.0, 0.0]])
+    # gamma .9, lambda .5. Row 1: errors .9*.4-.5 = -.14, .9*.2-.4 = -.22, 1-.2 = .8;
+    # advantages .8, -.22+.45*.8 = .14, -.14+.45*.14 = -.077. Row 2: 2-.3 = 1.7.
+    advantages, returns = gae(rewards, values, MASK, gamma=0.9, lam=0.5)
+    close(advantages, [[-0.077, 0.14, 0.8], [1.7, 0.0, 0.0]])
+    close(returns, [[0.423, 0.54, 1.0], [2.0, 0.0, 0.0]])
+
+
+def test_nothing_on_padding_reaches_an_advantage() -> None:
+    rewards, values = tensor([[2.0, 9.0, 9.0]]), tensor([[0.3, 9.0, 9.0]])
+    advantages, returns = gae(rewards, values, MASK[1:], gamma=0.9, lam=0.5)
+    close(advantages, [[1.7, 0.0, 0.0]])
+    close(returns, [[2.0, 0.0, 0.0]])
+
+
+def test_lambda_one_is_the_monte_carlo_return_less_the_value() -> None:
+    rewards, values = tensor([[0.1, 0.2, 1.0]]), tensor([[0.5, 0.4, 0.2]])
+    advantages, returns = gae(rewards, values, MASK[:1], gamma=1.0, lam=1.0)
+    close(returns, [[1.3, 1.2, 1.0]])
+    close(advantages, [[0.8, 0.8, 0.8]])
+
+
+def test_lambda_zero_is_the_one_step_error() -> None:
+    advantages, _ = gae(tensor([[0.1, 0.2, 1.0]]), tensor([[0.5, 0.4, 0.2]]), MASK[:1], gamma=1.0, lam=0.0)
+    close(advantages, [[0.1 + 0.4 - 0.5, 0.2 + 0.2 - 0.4, 1 - 0.2]])
+
+
+def test_whitening_sees_real_tokens_only() -> None:
+    # 1, 2, 3, 6: mean 3, variance (4 + 1 + 0 + 9) / 4 = 3.5.
+    found = whiten(tensor([[1.0, 2.0, 3.0], [6.0, 50.0, 50.0]]), MASK)
+    scale = math.sqrt(3.5)
+    close(found, [[-2 / scale, -1 / scale, 0.0], [3 / scale, 0.0, 0.0]])
+
+
+def test_a_single_advantage_is_whitened_to_zero_not_to_nan() -> None:
+    close(whiten(tensor([[4.0]]), tensor([[True]])), [[0.0]])
+
+
+def test_the_policy_loss_clips_gains_and_never_losses() -> None:
+    ratios = tensor([1.0, 1.5, 1.5, 0.5, 0.5, 1.1])
+    advantages = tensor([2.0, 2.0, -2.0, 2.0, -2.0, 1.0])
+    # a gain stops at 1.2 or .8 of the advantage; where the ratio moved the wrong way the full price is paid
+    close(policy_loss(ratios.log(), advantages, clip=0.2), [-2.0, -2.4, 3.0, -1.0, 1.6, -1.1])
+
+
+def test_a_clipped_ratio_has_no_gradient() -> None:
+    log_ratio = tensor([math.log(1.5), math.log(1.5), 0.0], requires_grad=True)
+    policy_loss(log_ratio, tensor([1.0, -1.0, 1.0]), clip=0.2).sum().backward()
+    assert log_ratio.grad is not None
+    close(log_ratio.grad, [0.0, 1.5, -1.0])
+
+
+def test_the_value_loss_takes_the_larger_of_the_clipped_and_the_plain_error() -> None:
+    values, old, returns = tensor([1.0, 1.0, 0.1]), tensor([0.0, 0.0, 0.0]), tensor([2.0, 0.0, 1.0])
+    # moves of 1 are clipped to .2: errors (1, 1.8) -> 1.62; (1, .2) -> .5; unclipped .1: .9 -> .405
+    close(value_loss(values, old, returns, clip=0.2), [1.62, 0.5, 0.405])
+
+
+def test_a_row_is_averaged_over_its_own_tokens() -> None:
+    close(row_mean(tensor([[1.0, 2.0, 6.0], [5.0, 7.0, 7.0]]), MASK), [3.0, 5.0])
+
+
+@pytest.mark.parametrize(
+    ("kl", "price"),
+    [(6.0, 0.1), (6.6, 0.1 * 1.01), (60.0, 0.1 * 1.02), (0.0, 0.1 * 0.98), (-3.0, 0.1 * 0.98), (5.4, 0.1 * 0.99)],
+)
+def test_an_adaptive_price_moves_towards_its_target_by_two_percent_at_most(kl: float, price: float) -> None:
+    assert PPO(kl=0.1, target_kl=6.0).next_price(0.1, kl) == pytest.approx(price)
+
+
+def test_a_fixed_price_stays() -> None:
+    assert PPO(kl=0.1).next_price(0.1, 1e6) == 0.1
+
+
+def experience_of(lab: Lab, algorithm: PPO) -> Experience:
+    return algorithm.experience(lab, lab.generate(lab.prompts(6), draws=2))
+
+
+def test_ratios_are_one_and_values_unmoved_before_the_first_step(tiny_lab: Lab) -> None:
+    algorithm = PPO(whiten=True, value_weight=0.5)
+    batch = experience_of(tiny_lab, algorithm)
+    outputs, mask = tiny_lab.policy(batch.rollouts), batch.rollouts.completion_mask
+    assert torch.equal(outputs.logp.detach(), batch.logp)
+    values = algorithm.values(tiny_lab, outputs.hidden)
+    assert torch.equal(values.detach() * mask, batch.values)
+    hoped = row_mean(-batch.advantages + 0.25 * (batch.values - batch.returns) ** 2, mask)
+    torch.testing.assert_close(algorithm.loss(tiny_lab, batch).detach(), hoped)
+
+
+def test_the_untouched_policy_has_no_drift_so_the_score_alone_is_returned(tiny_lab: Lab) -> None:
+    algorithm = PPO(kl=10.0, gae_lambda=1.0, reward_clip=0.5, whiten=False)
+    batch = experience_of(tiny_lab, algorithm)
+    scores = tiny_lab.reward(batch.rollouts).clamp(-0.5, 0.5)
+    assert scores.abs().max() == 0.5  # some rewards are clipped
+    hoped = scores.unsqueeze(1) * batch.rollouts.completion_mask
+    torch.testing.assert_close(batch.returns, hoped, atol=1e-5, rtol=0)
+
+
+def test_drift_from_the_base_is_priced_at_the_price_of_the_day(tiny_bench: Bench) -> None:
+    lab = tiny_bench.but(ends=True).lab()
+    with torch.no_grad():
+        for parameter in lab._policy.inner.parameters():
+            parameter.mul_(1.1)
+    lab.state["kl"] = 0.7
+    algorithm = PPO(kl=0.05, gae_lambda=1.0, whiten=False, reward_clip=1e9)
+    batch = experience_of(lab, algorithm)
+    with torch.no_grad():
+        drift = lab.policy(batch.rollouts).logp - lab.reference(batch.rollouts).logp
+    mask = batch.rollouts.completion_mask
+    torch.testing.assert_close(batch.returns[:, 0], lab.reward(batch.rollouts) - 0.7 * (drift * mask).sum(1))
+    assert (batch.advantages[~mask] == 0).all()
+
+
+def test_an_entropy_bonus_lowers_the_loss_by_its_weight(tiny_lab: Lab) -> None:
+    batch = experience_of(tiny_lab, PPO())
+    entropy = row_mean(tiny_lab.policy(batch.rollouts).entropy, batch.rollouts.completion_mask)
+    gap = PPO().loss(tiny_lab, batch) - PPO(entropy_weight=0.3).loss(tiny_lab, batch)
+    torch.testing.assert_close(gap, 0.3 * entropy)
+
+
+def test_every_epoch_visits_every_rollout_once(tiny_lab: Lab) -> None:
+    steps = list(PPO(rollouts=6, draws=2, epochs=2, minibatch=4).iteration(tiny_lab))
+    assert [len(step.batch) for step in steps] == [4, 2, 4, 2]
+    for epoch in (steps[:2], steps[2:]):
+        seen = torch.cat([step.batch.advantages for step in epoch])
+        hoped = torch.cat([step.batch.advantages for step in steps[:2]])
+        assert sorted(seen.tolist()) == sorted(hoped.tolist())
