@@ -78,6 +78,7 @@ def _run(arguments: list[str]) -> int:
         print(RUN_HELP.format(**listed()), end="")
         return 0
     sweep = any(a in ("-m", "--multirun") for a in arguments)
+    arguments = ["-m"] * sweep + [a for a in arguments if a not in ("-m", "--multirun")]  # Hydra wants it first
     check(arguments, sweep)
     from bench.run import FAILURES
     from bench.run import main as hydra_main

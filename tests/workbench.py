@@ -193,3 +193,27 @@ def make_bench(folder: Path, size: Size, prompt_lengths: list[int], answer_lengt
         tokens[row, width - len(ids) :], mask[row, width - len(ids) :] = torch.tensor(ids), True
     prompts = Prompts(tokens, mask, torch.arange(len(tokens)))
     return Bench(model, Shelf(prompts, verdicts, rewards, Judge(folder / "raters")), new_tokens=new_tokens)
+
+
+def nudge(lab: Lab, seed: int = 1, by: float = 0.05) -> Lab:
+    """Move the policy away from its base, so that log-ratios are not all 0."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in lab._policy.inner.parameters():
+            parameter.add_(by * torch.randn(parameter.shape, generator=generator))
+    return lab
+
+
+def open_vocabulary(lab: Lab) -> Lab:
+    """Let both models give every token, as trainers that know no banned tokens do."""
+    for model in (lab._policy, lab._reference):
+        model.banned = model.banned[:0]
+    return lab
+
+
+def trl_arguments(folder: Path) -> dict[str, Any]:
+    """Arguments of a TRL trainer that computes losses and nothing else."""
+    return {
+        "output_dir": str(folder), "report_to": "none", "bf16": False, "use_cpu": True, "gradient_checkpointing": False,
+        "per_device_train_batch_size": 2, "disable_tqdm": True, "remove_unused_columns": False,
+    }  # fmt: skip
