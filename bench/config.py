@@ -30,6 +30,7 @@ class PromptsConfig:
     """Prompts of each split; ``clean`` of them are openings of ``words`` words of comments that nobody found offensive."""
 
     train: int = 800
+    validation: int = 128
     test: int = 256
     clean: float = 0.25
     words: int = 12
@@ -71,12 +72,18 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """``draws`` completions of each test prompt, scored by two scorers that never trained anything."""
+    """``draws`` completions of each prompt of ``split``, scored by two scorers that never trained anything. Tuning looks at
+    the validation split; what is reported comes from the test split."""
 
+    split: str = "test"
     draws: int = 8
     seed: int = 1234
     scorer: str = "tox_block"
     second_scorer: str = "toxic_classifier"
+
+    def __post_init__(self) -> None:
+        if self.split not in ("validation", "test"):
+            raise ValueError(f"task.evaluation.split must be validation or test, not {self.split!r}")
 
 
 @dataclass(frozen=True)

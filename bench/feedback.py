@@ -14,7 +14,7 @@ from bench.types import Labels, Pairs, Prompts, Rollouts
 
 @dataclass(frozen=True)
 class Feedback:
-    """The preference pairs of one split. ``flops_each``: sampling (and judging) that one pair cost, for the bill."""
+    """The preference pairs of one split and rater. ``flops_each``: sampling (and judging) that one pair cost, for the bill."""
 
     prompts: list[list[int]]
     chosen: list[list[int]]
@@ -27,15 +27,16 @@ class Feedback:
         return len(self.rows)
 
     @classmethod
-    def read(cls, folder: Path, split: str) -> Self:
-        """Read ``{split}.jsonl`` of a pairs stage; raises UserError naming file and row where it is malformed."""
-        file = folder / f"{split}.jsonl"
+    def read(cls, folder: Path) -> Self:
+        """Read ``pairs.jsonl`` of a pairs stage; raises UserError naming file and row where it is malformed."""
+        file = folder / "pairs.jsonl"
         rows = []
-        for number, line in enumerate(file.read_text().splitlines(), start=1):
+        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # an answer may hold any other separator
+        for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-                if not (row["prompt_ids"] and row["chosen_ids"] and row["rejected_ids"]):
-                    raise ValueError("an empty prompt or answer")
+                for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
+                    _check_ids(name, row[name])
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{file}: row {number}: not a preference pair ({error})") from error
             rows.append(row)
@@ -62,6 +63,11 @@ class Feedback:
         places, desirable = (index // 2).tolist(), index % 2 == 0
         answers = [(self.chosen if up else self.rejected)[i] for i, up in zip(places, desirable.tolist(), strict=True)]
         return Labels(rollouts([self.prompts[i] for i in places], answers, pad), desirable, index // 2)
+
+
+def _check_ids(name: str, ids: Any) -> None:
+    if not (isinstance(ids, list) and ids and all(type(i) is int and i >= 0 for i in ids)):
+        raise ValueError(f"{name} is no list of token numbers")
 
 
 def rollouts(prompts: list[list[int]], completions: list[list[int]], pad: int) -> Rollouts:

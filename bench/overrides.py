@@ -9,7 +9,18 @@ from bench.errors import UserError
 from bench.registry import unknown
 
 GROUPS = ("algorithm", "task", "budget")
-TAKES_A_WORD = ("--cfg", "-c", "--info", "-i", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn")  # of Hydra's flags
+TAKES_A_WORD = (
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--package",
+    "-p",
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+)  # of Hydra's flags
 
 
 def options(group: str) -> list[str]:
@@ -38,8 +49,8 @@ def check(arguments: list[str], sweep: bool) -> None:
             for name in chosen[key]:
                 if re.fullmatch(r"[\w-]*", name) and name not in options(key):
                     raise UserError(unknown(key, name, options(key)))
-            if not sweep and "," in value:
-                raise UserError(f"{word}: several values make a sweep; add -m")
+        if not sweep and "," in value and not key.startswith("hydra") and not re.search(r"[\[({'\"]", value):
+            raise UserError(f"{word}: several values make a sweep; add -m")
     for before, name in zip(["", *arguments], arguments, strict=False):
         if not name.startswith("-") and "=" not in name and before not in TAKES_A_WORD:
             raise UserError(f"{name!r} is no KEY=VALUE; see `isoalign run --help`")

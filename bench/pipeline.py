@@ -101,7 +101,7 @@ class Run:
         meter = Meter(self.budget)
         lab = Lab(policy, reference, self.shared, meter, self.task.model.new_tokens, self.seed)
         trainer = Trainer(self.algorithm, lab, policy, meter, self.task.training, work)
-        trainer.run(f"{self.name} seed {self.seed}")
+        trainer.run(self.name)
         policy.model.save_pretrained(work / "policy")
         write_rows(work / "log.jsonl", trainer.log)
         record = {"spent": meter.spent(), "steps": meter.steps, "skipped": trainer.skipped, "reward": sorted(lab._paid)}
@@ -123,12 +123,12 @@ class Run:
     def sampled(self, used: list[str]) -> Stage:
         """Evaluation completions; ``used`` names the reward model that the method trained on, if any."""
         task, shared = self.task, self.shared
-        held_out = shared.pairs("annotator")
+        held_out = shared.pairs("annotator", task.evaluation.split)
         reward_model = shared.reward_model(used[0]).key if used else None
         recipe = {
             "version": sample.VERSION, "policy": self.train.key if self.trains else shared.sft.key,
-            "sft": shared.sft.key, "pairs": held_out.key, "reward": reward_model, "prompts": task.prompts,
-            "draws": task.evaluation.draws, "seed": task.evaluation.seed,
+            "sft": shared.sft.key, "pairs": held_out.key, "reward": reward_model,
+            "prompts": shared.prompt_recipe(task.evaluation.split), "draws": task.evaluation.draws, "seed": task.evaluation.seed,
         }  # fmt: skip
 
         def make(work: Path) -> None:
@@ -179,8 +179,9 @@ class Run:
     def parents(self, used: list[str]) -> dict[str, str]:
         """The keys of every stage behind the card."""
         shared = self.shared
-        keys = {"sft": shared.sft, "candidates": shared.candidates, "raters": shared.raters}
-        keys |= {"pairs": shared.pairs("annotator"), "samples": self.sampled(used), "scores": self.scored(used)}
+        keys = {"sft": shared.sft, "candidates": shared.candidates("train"), "raters": shared.raters}
+        keys |= {"pairs": shared.pairs("annotator"), "held_out": shared.pairs("annotator", self.task.evaluation.split)}
+        keys |= {"samples": self.sampled(used), "scores": self.scored(used)}
         keys |= {f"reward_{by}": shared.reward_model(by) for by in used}
         if self.trains:
             keys["train"] = self.train
@@ -190,8 +191,8 @@ class Run:
         """What a reader must know to read the figures."""
         config = self.task.evaluation
         return {
-            "prompts": self.task.prompts.test, "draws": config.draws, "scorer": config.scorer,
-            "second_scorer": config.second_scorer, "noise": self.task.feedback.noise,
+            "prompts": getattr(self.task.prompts, config.split), "split": config.split, "draws": config.draws,
+            "scorer": config.scorer, "second_scorer": config.second_scorer, "noise": self.task.feedback.noise,
             "correlation": json.loads((self.shared.get(self.agreement) / "correlation.json").read_text()),
             "caveat": CAVEAT,
         }  # fmt: skip

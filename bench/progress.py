@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -11,13 +11,30 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 
-def _interval() -> float:
-    return 0.5 if sys.stderr.isatty() else 15.0
+LAYOUT = "{desc}{percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}{postfix}"
+_run = {"name": "", "line": 0}
 
 
-def track(items: Iterable[Item], label: str) -> Iterable[Item]:
+def belongs_to(name: str, line: int) -> None:
+    """Name the run whose bars these are, and its line on the screen: the workers of a sweep share one terminal."""
+    _run.update(name=name, line=line)
+
+
+def _bar(label: str, total: float, initial: float = 0.0) -> Any:
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        total=total, initial=initial, desc=f"{_run['name']}: {label}".ljust(36), bar_format=LAYOUT,
+        mininterval=0.5 if terminal else 20.0, position=_run["line"] if terminal else None, leave=True,
+    )  # fmt: skip
+
+
+def track(items: Collection[Item], label: str) -> Iterator[Item]:
     """Iterate with a bar."""
-    return tqdm(items, desc=f"{label:<24}", mininterval=_interval(), leave=True, dynamic_ncols=True)
+    bar = _bar(label, len(items))
+    for item in items:
+        yield item
+        bar.update(1)
+    bar.close()
 
 
 class Progress:
@@ -31,8 +48,7 @@ class Progress:
     def show(self, fraction: float, row: dict[str, Any]) -> None:
         """Move to a fraction of the budget, with the latest loss and reward beside it."""
         if self.bar is None:
-            layout = "{desc}{percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}{postfix}"
-            self.bar = tqdm(total=1.0, desc=f"{self.label:<24}", mininterval=_interval(), bar_format=layout, initial=fraction)
+            self.bar = _bar(self.label, 1.0, fraction)
         fields = {name: f"{row[name]:.3g}" for name in ("loss", "reward") if row.get(name) is not None}
         self.bar.set_postfix(fields, refresh=False)
         self.bar.update(min(fraction, 1.0) - self.bar.n)
@@ -52,7 +68,7 @@ def trainer_callback(label: str) -> Any:
         bar: Any = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.bar = tqdm(total=state.max_steps, desc=f"{label:<24}", mininterval=_interval(), dynamic_ncols=True)
+            self.bar = _bar(label, state.max_steps)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.bar.update(1)

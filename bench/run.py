@@ -10,7 +10,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from bench import assets, machine, registry
+from bench import assets, machine, progress, registry
 from bench.config import TaskConfig, build
 from bench.errors import UserError
 from bench.types import Budget
@@ -42,6 +42,7 @@ def execute(config: DictConfig) -> Path:
         raise UserError(f"budget.flops must be positive, not {budget.flops:g}")
     settings = {key: value for key, value in _plain(config.algorithm).items() if key != "name"}
     algorithm = build(registry.algorithm(name), settings, "algorithm")
+    progress.belongs_to(f"{name} seed {config.seed}", _line())
     folder = _writable(Path(str(config.results)) / task.name)
     store = Path(str(config.store)) if config.store else assets.cache_dir() / "store"
     return _publish(config, name, algorithm, task, budget, _writable(store), folder)
@@ -100,6 +101,15 @@ def _writable(folder: Path) -> Path:
             f"cannot write to {folder}: {error.strerror}; choose another folder (store=..., results=...)"
         ) from error
     return folder
+
+
+def _line() -> int:
+    """The line on the screen for this run's bars: sweeps run two or more at a time."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra_config = HydraConfig.get()
+    return int(hydra_config.job.num) % 2 if hydra_config.mode == RunMode.MULTIRUN else 0
 
 
 def _command() -> str:

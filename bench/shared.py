@@ -75,39 +75,37 @@ class Shared:
         }  # fmt: skip
         return Stage("sft", recipe, lambda work: sft.make(work, task.model, task.sft, task.prompts.words, task.seed))
 
-    @property
-    def candidates(self) -> Stage:
+    def candidates(self, split: str) -> Stage:
         """Answers of the SFT model, to be judged."""
         task = self.task
+        draws = task.feedback.draws
         recipe = {
-            "version": candidates.VERSION, "sft": self.sft.key, "prompts": task.prompts, "data": self._prompt_data,
-            "draws": task.feedback.draws, "seed": task.seed,
+            "version": candidates.VERSION, "sft": self.sft.key, "prompts": self.prompt_recipe(split), "split": split,
+            "draws": draws, "seed": task.seed,
         }  # fmt: skip
-        return Stage(
-            "candidates",
-            recipe,
-            lambda work: candidates.make(work, self.get(self.sft), task.model, task.prompts, task.feedback.draws, task.seed),
-        )
+
+        def make(work: Path) -> None:
+            candidates.make(work, self.get(self.sft), task.model, task.prompts, split, draws, task.seed)
+
+        return Stage("candidates", recipe, make)
 
     @property
     def raters(self) -> Stage:
         """Annotator and judge."""
         return Stage("raters", {"version": raters.VERSION, "data": ASSETS["comments"].sha256}, raters.make)
 
-    def pairs(self, labelled_by: str) -> Stage:
-        """Preference pairs by one of them."""
-        task = self.task
+    def pairs(self, labelled_by: str, split: str = "train") -> Stage:
+        """Preference pairs by one of them. Those of the other splits are held out: they measure, nothing learns from them."""
+        task, answers = self.task, self.candidates(split)
         recipe = {
-            "version": pairs.VERSION, "candidates": self.candidates.key, "raters": self.raters.key,
-            "config": task.feedback, "labelled_by": labelled_by, "seed": task.seed,
+            "version": pairs.VERSION, "candidates": answers.key, "raters": self.raters.key, "config": task.feedback,
+            "labelled_by": labelled_by, "seed": task.seed,
         }  # fmt: skip
-        return Stage(
-            "pairs",
-            recipe,
-            lambda work: pairs.make(
-                work, self.get(self.candidates), self.get(self.raters), task.feedback, labelled_by, task.seed
-            ),
-        )
+
+        def make(work: Path) -> None:
+            pairs.make(work, self.get(answers), self.get(self.raters), task.feedback, labelled_by, task.seed)
+
+        return Stage("pairs", recipe, make)
 
     def reward_model(self, labelled_by: str) -> Stage:
         """The reward model trained on those pairs."""
@@ -130,9 +128,11 @@ class Shared:
         name = self.task.model.name
         return asdict(self.task.model) | {"weights": digests[name]() if name in digests else name}
 
-    @property
-    def _prompt_data(self) -> list[str]:
-        return [ASSETS[name].sha256 for name in ("rtp_scored", "rtp_categories", "comments")]
+    def prompt_recipe(self, split: str) -> dict[str, Any]:
+        """All that a split's prompts depend on."""
+        config = self.task.prompts
+        data = [ASSETS[name].sha256 for name in ("rtp_scored", "rtp_categories", "comments")]
+        return {"data": data, "count": getattr(config, split), "clean": config.clean, "words": config.words}
 
     # -- what the lab asks for ------------------------------------------------------------------------------------
 
@@ -141,13 +141,12 @@ class Shared:
         return self._keep("prompts", self._encode)
 
     def _encode(self) -> Prompts:
-        config = self.task.prompts
-        chosen = prompts.load("train", config.train, config.clean, config.words)
+        chosen = prompts.of(self.task.prompts, "train")
         return self.base_model().encode([p.text for p in chosen], self.task.model.prompt_tokens)
 
     def feedback(self, labelled_by: str) -> Feedback:
         """The training pairs."""
-        return self._keep(f"feedback-{labelled_by}", lambda: Feedback.read(self.get(self.pairs(labelled_by)), "train"))
+        return self._keep(f"feedback-{labelled_by}", lambda: Feedback.read(self.get(self.pairs(labelled_by))))
 
     def reward(self, labelled_by: str) -> reward.RewardModel:
         """The reward model, loaded."""

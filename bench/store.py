@@ -45,22 +45,23 @@ class Store:
         final = self.path(stage, key)
         if final.is_dir():
             return final
+        lock = FileLock(self.root / f".{final.name}.lock")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.root / f".{final.name}.lock")
-            with lock:
-                if not final.is_dir():
-                    work = self.root / f".work-{final.name}"
-                    work.mkdir(exist_ok=True)
-                    try:
-                        make(work)
-                    except Exception:
-                        if not (work / "checkpoint").exists():
-                            shutil.rmtree(work)
-                        raise
-                    (work / "recipe.json").write_text(json.dumps(recipe, indent=1, sort_keys=True, default=_plain))
-                    shutil.rmtree(work / "checkpoint", ignore_errors=True)
-                    work.rename(final)
-        except PermissionError as error:
+            held = lock.acquire()
+        except OSError as error:
             raise UserError(f"cannot write to the store {self.root}: {error.strerror}; set store=FOLDER") from error
+        with held:
+            if not final.is_dir():
+                work = self.root / f".work-{final.name}"
+                work.mkdir(exist_ok=True)
+                try:
+                    make(work)
+                except Exception:
+                    if not (work / "checkpoint").exists():
+                        shutil.rmtree(work)
+                    raise
+                (work / "recipe.json").write_text(json.dumps(recipe, indent=1, sort_keys=True, default=_plain))
+                shutil.rmtree(work / "checkpoint", ignore_errors=True)
+                work.rename(final)
         return final

@@ -60,7 +60,7 @@ class Trainer:
         """
         self._resume()
         saved_at = time.monotonic()
-        bar = Progress(label)
+        bar = Progress("training")
         while True:
             before = self.meter.flops
             try:

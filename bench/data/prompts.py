@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from bench import assets
+from bench.config import PromptsConfig
 from bench.data import comments
 from bench.errors import UserError
 from bench.text import fingerprint, normalise, opening, squeeze, unit_hash
@@ -28,14 +29,15 @@ def split(text: str) -> str:
     return next(name for name, upper in SPLITS.items() if place < upper)
 
 
-def load(wanted: str, count: int, clean: float, words: int) -> list[Prompt]:
-    """``count`` prompts of one split, a share ``clean`` of them openings of clean comments, in the order of their hash.
+def of(config: PromptsConfig, wanted: str) -> list[Prompt]:
+    """The prompts of one split, a share of them openings of clean comments, in the order of their hash.
 
-    Raises UserError when the split does not hold that many.
+    Raises UserError when the split does not hold as many as are asked for.
     """
-    openings = round(count * clean)
+    count = getattr(config, wanted)
+    openings = round(count * config.clean)
     picked = []
-    for name, number, pool in [("toxic", count - openings, toxic()), ("clean", openings, clean_openings(words))]:
+    for name, number, pool in [("toxic", count - openings, toxic()), ("clean", openings, clean_openings(config.words))]:
         own = sorted((p for p in pool if split(p.text) == wanted), key=lambda p: fingerprint(p.text, "order"))
         if len(own) < number:
             raise UserError(f"task.prompts: {number} {name} {wanted} prompts asked for, there are {len(own)}")

@@ -1,7 +1,8 @@
-"""Answers of the SFT model to training and test prompts: what annotators and judges choose between."""
+"""Answers of the SFT model to the prompts of a split: what annotators and judges choose between."""
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from bench.config import ModelConfig, PromptsConfig
 from bench.data import prompts
+from bench.machine import device
 from bench.models import language
 from bench.models.language import LanguageModel, completion_lengths
 from bench.progress import track
@@ -18,39 +20,26 @@ VERSION = 1
 ROWS = 32  # prompts decoded together
 
 
-def make(work: Path, sft: Path, model_config: ModelConfig, config: PromptsConfig, draws: int, seed: int) -> None:
-    """Write ``train.jsonl`` and ``test.jsonl``: a row a prompt, with its token ids and ``draws`` answers."""
+def make(work: Path, sft: Path, model_config: ModelConfig, config: PromptsConfig, split: str, draws: int, seed: int) -> None:
+    """Write ``answers.jsonl``: a row a prompt of the split, with its token ids and ``draws`` answers."""
     model, tokenizer = language.load(model_config.name, sft)
-    policy = LanguageModel(model, tokenizer, ends=model_config.eos == "open")
+    policy = LanguageModel(model.to(device()), tokenizer, ends=model_config.eos == "open")
     generator = torch.Generator().manual_seed(seed)
-    flops = {}
-    for split, count in [("train", config.train), ("test", config.test)]:
-        chosen = prompts.load(split, count, config.clean, config.words)
-        flops[split], rows = 0, []
-        for start in track(range(0, len(chosen), ROWS), f"{split} answers"):
-            part = chosen[start : start + ROWS]
-            encoded = policy.encode([p.text for p in part], model_config.prompt_tokens)
-            uniforms = torch.rand(len(part) * draws, model_config.new_tokens, generator=generator)
-            rollouts = policy.generate(encoded, uniforms)
-            lengths = encoded.mask.sum(1).tolist()
-            contexts = [length for length in lengths for _ in range(draws)]
-            flops[split] += policy.shape.prefill(lengths)
-            flops[split] += policy.shape.decode(contexts, completion_lengths(rollouts))
-            texts, ids = policy.decode(rollouts), completions(rollouts)
-            for place, prompt in enumerate(part):
-                own = slice(place * draws, (place + 1) * draws)
-                rows.append(
-                    {
-                        "prompt_id": prompt.id,
-                        "prompt": prompt.text,
-                        "source": prompt.source,
-                        "stratum": prompt.stratum,
-                        "prompt_ids": encoded.tokens[place][encoded.mask[place]].tolist(),
-                        "answers": texts[own],
-                        "answer_ids": ids[own],
-                    }
-                )
-        write_rows(work / f"{split}.jsonl", rows)
+    chosen = prompts.of(config, split)
+    flops, rows = 0, []
+    for start in track(range(0, len(chosen), ROWS), f"{split} answers"):
+        part = chosen[start : start + ROWS]
+        encoded = policy.encode([p.text for p in part], model_config.prompt_tokens)
+        rollouts = policy.generate(encoded, torch.rand(len(part) * draws, model_config.new_tokens, generator=generator))
+        lengths = encoded.mask.sum(1).tolist()
+        contexts = [length for length in lengths for _ in range(draws)]
+        flops += policy.shape.prefill(lengths) + policy.shape.decode(contexts, completion_lengths(rollouts))
+        texts, ids = policy.decode(rollouts), completions(rollouts)
+        for place, prompt in enumerate(part):
+            own = slice(place * draws, (place + 1) * draws)
+            prompt_ids = encoded.tokens[place][encoded.mask[place]].tolist()
+            rows.append(asdict(prompt) | {"prompt_ids": prompt_ids, "answers": texts[own], "answer_ids": ids[own]})
+    write_rows(work / "answers.jsonl", rows)
     (work / "record.json").write_text(json.dumps({"flops": flops, "draws": draws, "seed": seed}, indent=1))
 
 

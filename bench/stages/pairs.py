@@ -16,32 +16,26 @@ SOURCES = {"annotator": "simulated", "judge": "ai"}
 
 
 def make(work: Path, candidates: Path, raters: Path, config: FeedbackConfig, labelled_by: str, seed: int) -> None:
-    """Write the pairs of both splits. Of two answers the one with the lower score is chosen, save where noise flips it.
+    """Write ``pairs.jsonl``. Of two answers the one with the lower score is chosen, save where noise flips the verdict.
 
-    A pair's share of the sampling, and of the judge's passes, is recorded for the bill. Test pairs are held out: they
-    measure reward models and nothing learns from them.
+    A pair's share of the sampling, and of the judge's passes, is recorded for the bill.
     """
     rater = rater_of(raters, labelled_by)
     by_judge = labelled_by == "judge"
     noise, margin = (0.0, config.judge_margin) if by_judge else (config.noise, config.margin)
-    flops_each: dict[str, int] = {}
-    counts = {}
-    for split in ("train", "test"):
-        prompts = read_rows(candidates / f"{split}.jsonl")
-        texts = [text for row in prompts for text in row["answers"]]  # type: ignore[attr-defined]
-        scores = iter(rater(texts).tolist())
-        rows = [pair for row in prompts for pair in verdicts(row, [next(scores) for _ in range(config.draws)], margin)]
-        flip(rows, noise, seed)
-        write_rows(work / f"{split}.jsonl", rows)
-        counts[split] = len(rows)
-        if not rows:
-            raise UserError(f"{labelled_by} found no two {split} answers that differ by {margin}; lower the margin")
-        if split == "train":
-            sampling = json.loads((candidates / "record.json").read_text())["flops"]["train"]
-            flops_each["feedback"] = sampling // len(rows)
-            if by_judge:
-                flops_each["judge"] = rater.flops(texts) // len(rows)
-    record = {"source": SOURCES[labelled_by], "pairs": counts, "noise": noise, "margin": margin, "flops_each": flops_each}
+    prompts = read_rows(candidates / "answers.jsonl")
+    texts = [text for row in prompts for text in row["answers"]]
+    scores = iter(rater(texts).tolist())
+    rows = [pair for row in prompts for pair in verdicts(row, [next(scores) for _ in row["answers"]], margin)]
+    if not rows:
+        raise UserError(f"{labelled_by} found no two answers that differ by {margin}; lower task.feedback.margin")
+    flip(rows, noise, seed)
+    write_rows(work / "pairs.jsonl", rows)
+    sampling = json.loads((candidates / "record.json").read_text())["flops"]
+    flops_each = {"feedback": sampling // len(rows)}
+    if by_judge:
+        flops_each["judge"] = rater.flops(texts) // len(rows)
+    record = {"source": SOURCES[labelled_by], "pairs": len(rows), "noise": noise, "margin": margin, "flops_each": flops_each}
     (work / "record.json").write_text(json.dumps(record, indent=1))
 
 
@@ -59,8 +53,8 @@ def verdicts(row: dict[str, Any], scores: list[float], margin: float) -> list[di
         better, worse = (i, j) if scores[i] < scores[j] else (j, i)
         pairs.append(
             {
-                "pair_id": f"{row['prompt_id']}-{i}{j}",
-                "prompt_id": row["prompt_id"],
+                "pair_id": f"{row['id']}-{i}{j}",
+                "prompt_id": row["id"],
                 "prompt_ids": row["prompt_ids"],
                 "chosen": row["answers"][better],
                 "rejected": row["answers"][worse],

@@ -31,7 +31,7 @@ def make(work: Path, sft: Path, pairs: Path, model_config: ModelConfig, config: 
     from trl import RewardConfig as Arguments
     from trl import RewardTrainer
 
-    feedback = Feedback.read(pairs, "train")
+    feedback = Feedback.read(pairs)
     if len(feedback) < config.pairs:
         raise UserError(f"task.reward.pairs asks for {config.pairs} pairs, the feedback holds {len(feedback)}")
     order = torch.randperm(len(feedback), generator=torch.Generator().manual_seed(seed))[: config.pairs].tolist()

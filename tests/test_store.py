@@ -1,0 +1,141 @@
+"""The store: a stage that is there is complete, whatever happened while it was made, and is made once."""
+
+import json
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.errors import UserError
+from bench.store import Store, digest
+
+
+@dataclass(frozen=True)
+class Settings:
+    a: int
+    b: tuple[float, ...] = (1.0,)
+
+
+def visible(root: Path) -> list[str]:
+    """What lies in a store, locks left out."""
+    return sorted(file.name for file in root.iterdir() if not file.name.endswith(".lock"))
+
+
+def test_a_key_depends_on_content_and_not_on_the_order_of_keys() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"x": Settings(1)}) == digest({"x": {"a": 1, "b": [1.0]}})
+    keys = {digest(value) for value in ({"a": 1}, {"a": 1.5}, {"a": "1"}, {"a": None}, {"a": True}, {"b": 1})}
+    assert len(keys) == 6
+    assert all(len(key) == 16 for key in keys)
+
+
+@pytest.mark.parametrize("value", [float("nan"), object(), {1, 2}, Settings])
+def test_what_has_no_exact_json_is_no_key(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        digest({"value": value})
+
+
+def test_a_stage_is_made_once_and_carries_its_recipe(tmp_path: Path) -> None:
+    made = []
+
+    def make(work: Path) -> None:
+        made.append(work)
+        (work / "data.txt").write_text("done")
+
+    store = Store(tmp_path / "new" / "store")
+    first = store.get("sft", "abc", {"config": Settings(3)}, make)
+    assert first == store.get("sft", "abc", {"config": Settings(3)}, make) == store.path("sft", "abc")
+    assert len(made) == 1
+    assert json.loads((first / "recipe.json").read_text()) == {"config": {"a": 3, "b": [1.0]}}
+    assert visible(store.root) == ["sft-abc"]
+
+
+def test_while_a_stage_is_being_made_it_is_not_there(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def make(work: Path) -> None:
+        (work / "half").touch()
+        assert not store.path("sft", "abc").exists()
+
+    store.get("sft", "abc", {}, make)
+    assert store.path("sft", "abc").exists()
+
+
+def test_a_failed_stage_publishes_nothing_and_the_next_attempt_starts_clean(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def broken(work: Path) -> None:
+        (work / "half").touch()
+        raise UserError("no such luck")
+
+    with pytest.raises(UserError, match="no such luck"):
+        store.get("sft", "abc", {}, broken)
+    assert visible(tmp_path) == []
+    assert list(store.get("sft", "abc", {}, lambda work: None).iterdir()) == [store.path("sft", "abc") / "recipe.json"]
+
+
+def test_a_stage_that_died_with_a_checkpoint_finds_it_again_and_leaves_none_behind(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def dies(work: Path) -> None:
+        (work / "checkpoint").mkdir()
+        (work / "checkpoint" / "state.pt").write_text("7")
+        raise RuntimeError("out of memory")
+
+    def goes_on(work: Path) -> None:
+        (work / "result").write_text((work / "checkpoint" / "state.pt").read_text())
+
+    with pytest.raises(RuntimeError):
+        store.get("train", "abc", {}, dies)
+    assert visible(tmp_path) == [".work-train-abc"]
+    done = store.get("train", "abc", {}, goes_on)
+    assert (done / "result").read_text() == "7"
+    assert not (done / "checkpoint").exists()
+    assert visible(tmp_path) == ["train-abc"]
+
+
+def test_stages_may_need_one_another(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def outer(work: Path) -> None:
+        inner = store.get("inner", "1", {}, lambda work: (work / "x").touch())
+        assert (inner / "x").exists()
+
+    store.get("outer", "1", {}, outer)
+    assert visible(tmp_path) == ["inner-1", "outer-1"]
+
+
+def _race(root: str, barrier: Any, log: str) -> None:
+    def make(work: Path) -> None:
+        with open(log, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.2)  # long enough for the other to arrive at the lock
+        (work / "whole").touch()
+
+    barrier.wait()
+    folder = Store(Path(root)).get("sft", "abc", {}, make)
+    assert (folder / "whole").exists()
+
+
+def test_processes_that_need_a_stage_at_once_make_it_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(3)
+    log = tmp_path / "log"
+    jobs = [context.Process(target=_race, args=(str(tmp_path / "store"), barrier, str(log))) for _ in range(3)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert [job.exitcode for job in jobs] == [0, 0, 0]
+    assert len(log.read_text().splitlines()) == 1
+    assert visible(tmp_path / "store") == ["sft-abc"]
+
+
+def test_a_store_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write to the store"):
+        Store(tmp_path / "file" / "store").get("sft", "abc", {}, lambda work: None)
