@@ -10,18 +10,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 
 @dataclass(frozen=True)
 class Shape:
     """What of an architecture its FLOPs depend on, all in weights: ``body`` (multiplied for each token; embeddings and
-    head left out), ``adapter`` (LoRA), ``head``; and ``attention`` = layers x heads x head size."""
+    head left out), ``adapter`` (LoRA), ``head``; and ``attention`` = layers x heads x head size. ``first``: weights of body
+    and adapter that read frozen embeddings, so that no gradient flows back through them."""
 
     body: int
     attention: int
     head: int
     adapter: int = 0
+    first: int = 0
 
     def forward(self, lengths: Iterable[int], heads: Iterable[int], adapter: bool = True) -> int:
         """A pass over rows of ``lengths`` tokens, the head applied at ``heads`` positions of each."""
@@ -34,7 +37,8 @@ class Shape:
         lengths, heads = list(lengths), list(heads)
         if not self.adapter:
             return 2 * self.forward(lengths, heads)
-        body = sum((2 * self.body + 4 * self.adapter) * n + 8 * self.attention * n * n for n in lengths)
+        weights = 2 * self.body + 4 * self.adapter - 2 * self.first
+        body = sum(weights * n + 8 * self.attention * n * n for n in lengths)
         return body + 2 * self.head * sum(heads)
 
     def prefill(self, lengths: Iterable[int], adapter: bool = True) -> int:
@@ -58,18 +62,40 @@ def shape_of(model: Any, head: nn.Module | None) -> Shape:
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     body = adapter = 0
+    counted: list[nn.Module] = []
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         if module is head or isinstance(module, nn.Embedding) or weight is None or weight.dim() != 2:
             continue
         if hasattr(module, "base_layer"):  # a LoRA wrapper shows the weight of the layer inside it
             continue
+        counted.append(module)
         if ".lora_" in name:
             adapter += weight.numel()
         else:
             body += weight.numel()
     head_weights = sum(p.numel() for p in head.parameters() if p.dim() == 2) if head is not None else 0
-    return Shape(body, config.num_hidden_layers * heads * size, head_weights, adapter)
+    first = _without_input_gradient(model, counted) if adapter else 0
+    return Shape(body, config.num_hidden_layers * heads * size, head_weights, adapter, first)
+
+
+def _without_input_gradient(model: Any, modules: list[nn.Module]) -> int:
+    """Weights of the modules whose input needs no gradient, seen on a pass of one token."""
+    found = 0
+
+    def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        nonlocal found
+        if not inputs[0].requires_grad:
+            found += module.weight.numel()  # type: ignore[operator, union-attr]
+
+    hooks = [module.register_forward_pre_hook(look) for module in modules]
+    try:
+        with torch.enable_grad():
+            model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def linear(module: nn.Module) -> int:

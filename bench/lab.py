@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bench.errors import UserError
 from bench.feedback import Cursor, Feedback, select
 from bench.flops import linear
 from bench.meter import Meter
@@ -62,6 +63,7 @@ class Lab:
 
     def generate(self, prompts: Prompts, draws: int = 1) -> Rollouts:
         """Sample ``draws`` completions of each prompt from the policy at T = 1 [B x draws]."""
+        self._gathering()
         lengths = prompts.mask.sum(1).tolist()
         rows = len(prompts) * draws
         contexts = [length for length in lengths for _ in range(draws)]
@@ -98,12 +100,14 @@ class Lab:
 
     def prompts(self, count: int) -> Prompts:
         """The next ``count`` training prompts."""
+        self._gathering()
         with self._meter.paused():
             prompts = self._shelf.prompts()
         return select(prompts, self._cursor("prompts", len(prompts)).take(count))
 
     def pairs(self, count: int, labelled_by: str = "annotator") -> Pairs:
         """The next ``count`` preference pairs; a verdict and its samples are paid when they are first read."""
+        self._gathering()
         with self._meter.paused():
             feedback = self._shelf.feedback(labelled_by)
         batch = feedback.pairs(self._cursor(f"pairs-{labelled_by}", len(feedback)).take(count), self._pad)
@@ -112,6 +116,7 @@ class Lab:
 
     def labels(self, count: int, labelled_by: str = "annotator") -> Labels:
         """The next ``count`` single answers with a thumb up or down, cut from the same verdicts as the pairs."""
+        self._gathering()
         with self._meter.paused():
             feedback = self._shelf.feedback(labelled_by)
         batch = feedback.labels(self._cursor(f"labels-{labelled_by}", 2 * len(feedback)).take(count), self._pad)
@@ -121,6 +126,7 @@ class Lab:
     def reward(self, rollouts: Rollouts, labelled_by: str = "annotator") -> Tensor:
         """Rewards [B] of the reward model trained on verdicts by ``annotator`` or ``judge``: mean 0 and deviation 1 on
         the SFT model's samples. Its training is paid at the first call, with the verdicts it learned from."""
+        self._gathering()
         with self._meter.paused():
             rewarder = self._shelf.reward(labelled_by)
         if labelled_by not in self._paid:
@@ -140,6 +146,7 @@ class Lab:
 
     def judge_score(self, rollouts: Rollouts) -> Tensor:
         """The AI judge's P(acceptable) of each completion [B]; each is a label by AI."""
+        self._gathering()
         with self._meter.paused():
             judge = self._shelf.judge()
         texts = self._policy.decode(rollouts)
@@ -166,6 +173,11 @@ class Lab:
     @property
     def _pad(self) -> int:
         return int(self._policy.tokenizer.pad_token_id)
+
+    def _gathering(self) -> None:
+        """Data and feedback are gathered before a step: what a loss read would be paid at its quote, not when it is used."""
+        if self._meter.quoting:
+            raise UserError("a loss can't sample or read data or feedback: gather in iteration() and yield it in the batch")
 
     def _cursor(self, name: str, size: int) -> Cursor:
         return self._cursors.setdefault(name, Cursor(size, self._seed))

@@ -128,7 +128,8 @@ class Run:
         recipe = {
             "version": sample.VERSION, "policy": self.train.key if self.trains else shared.sft.key,
             "sft": shared.sft.key, "pairs": held_out.key, "reward": reward_model,
-            "prompts": shared.prompt_recipe(task.evaluation.split), "draws": task.evaluation.draws, "seed": task.evaluation.seed,
+            "prompts": shared.prompt_recipe(task.evaluation.split),
+            "draws": task.evaluation.draws, "seed": task.evaluation.seed,
         }  # fmt: skip
 
         def make(work: Path) -> None:

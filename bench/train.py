@@ -155,12 +155,14 @@ class Trainer:
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        """Write everything a resumed run needs, in one rename."""
-        lab = self.lab
+        """Write everything a resumed run needs, in one rename; a module not used since the last resume is as it was saved."""
+        lab, saved = self.lab, self.saved
+        optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        modules = {name: module.state_dict() for name, module in lab._modules.items()}
         state = {
             "policy": [p.detach() for p in self.trained],
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "modules": {name: module.state_dict() for name, module in lab._modules.items()},
+            "optimizers": saved.get("optimizers", {}) | optimizers,
+            "modules": saved.get("modules", {}) | modules,
             "generator": lab.generator.get_state(),
             "numbers": json.dumps(
                 {

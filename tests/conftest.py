@@ -1,7 +1,7 @@
 """Fixtures that the tests share; what they are made of is in workbench.py."""
 
 import os
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
 from bench import machine
@@ -10,7 +10,7 @@ machine.quiet()  # before torch is imported
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from workbench import Bench, Size, make_bench  # noqa: E402
+from workbench import Bench, Size, Terminal, make_bench  # noqa: E402
 
 from bench import assets  # noqa: E402
 from bench.lab import Lab  # noqa: E402
@@ -46,12 +46,31 @@ def cache() -> Path:
     return assets.cache_dir()
 
 
+@pytest.fixture(scope="session")
+def environment(cache: Path) -> dict[str, str]:
+    """The environment of a subprocess."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ISOALIGN", "WANDB"))}
+    return kept | {"ISOALIGN_CACHE": str(cache), "ISOALIGN_OFFLINE": "1", "COLUMNS": "100"}
+
+
 @pytest.fixture
-def environment(cache: Path) -> Callable[..., dict[str, str]]:
-    """The environment of a subprocess; keywords are added."""
+def terminal(tmp_path: Path, tiny_model: Path, environment: dict[str, str]) -> Terminal:
+    """A terminal with an empty store."""
+    return Terminal(tmp_path, tmp_path / "store", tiny_model, environment)
 
-    def build(**more: str) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("ISOALIGN", "WANDB"))}
-        return kept | {"ISOALIGN_CACHE": str(cache), "ISOALIGN_OFFLINE": "1", "COLUMNS": "100"} | more
 
-    return build
+@pytest.fixture(scope="session")
+def shared_store(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, environment: dict[str, str]) -> Path:
+    """A store in which the SFT row was made: base, raters, held-out pairs, samples and scores of the base. Copy it."""
+    home = tmp_path_factory.mktemp("shared")
+    terminal = Terminal(home, home / "store", tiny_model, environment)
+    done = terminal(terminal.run("algorithm=sft"))
+    assert done.returncode == 0, done.stderr
+    return terminal.store
+
+
+@pytest.fixture
+def furnished(terminal: Terminal, shared_store: Path) -> Terminal:
+    """A terminal whose store holds the SFT row."""
+    shutil.copytree(shared_store, terminal.store)
+    return terminal

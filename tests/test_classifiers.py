@@ -101,9 +101,7 @@ def test_flops_are_two_for_each_feature_present() -> None:
 
 
 def test_the_judge_is_fit_on_tweet_like_comments() -> None:
-    assert [len(row.text) for row in CharClassifier.rows([Comment("a" * 200, True), Comment("a" * 201, False)])] == [
-        200
-    ]
+    assert [len(row.text) for row in CharClassifier.rows([Comment("a" * 200, True), Comment("a" * 201, False)])] == [200]
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ PAD = 1
 
 
 def write(folder: Path, rows: list[Any]) -> Path:
-    (folder / "train.jsonl").write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
+    (folder / "pairs.jsonl").write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
     (folder / "record.json").write_text(json.dumps({"source": "simulated", "flops_each": {"feedback": 3}}))
     return folder
 
@@ -49,7 +49,7 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 def test_pairs_hold_both_answers_behind_the_same_prompt(tmp_path: Path) -> None:
     other = ROW | {"prompt_ids": [0, 5, 9], "chosen_ids": [2, 3, 4], "rejected_ids": [5]}
-    feedback = Feedback.read(write(tmp_path, [ROW, other]), "train")
+    feedback = Feedback.read(write(tmp_path, [ROW, other]))
     assert len(feedback) == 2
     pairs = feedback.pairs(torch.tensor([1, 0]), PAD)
     assert pairs.index.tolist() == [1, 0]
@@ -60,7 +60,7 @@ def test_pairs_hold_both_answers_behind_the_same_prompt(tmp_path: Path) -> None:
 
 
 def test_every_verdict_gives_a_thumb_up_for_its_chosen_and_one_down_for_its_rejected_answer(tmp_path: Path) -> None:
-    feedback = Feedback.read(write(tmp_path, [ROW, ROW | {"chosen_ids": [9]}]), "train")
+    feedback = Feedback.read(write(tmp_path, [ROW, ROW | {"chosen_ids": [9]}]))
     labels = feedback.labels(torch.tensor([0, 1, 2, 3]), PAD)
     assert labels.desirable.tolist() == [True, False, True, False]
     assert labels.index.tolist() == [0, 0, 1, 1]
@@ -83,16 +83,16 @@ def test_every_verdict_gives_a_thumb_up_for_its_chosen_and_one_down_for_its_reje
 )
 def test_a_malformed_row_is_named_with_its_file(tmp_path: Path, bad: Any) -> None:
     folder = write(tmp_path, [ROW, bad, ROW])
-    with pytest.raises(UserError, match=r"train\.jsonl: row 2: not a preference pair") as caught:
-        Feedback.read(folder, "train")
+    with pytest.raises(UserError, match=r"pairs\.jsonl: row 2: not a preference pair") as caught:
+        Feedback.read(folder)
     assert "\n" not in str(caught.value)
 
 
 def test_a_row_may_hold_any_line_separator_that_is_not_a_newline(tmp_path: Path) -> None:
     row = ROW | {"chosen": "one\u2028two\x85three\x1cfour"}
-    file = write(tmp_path, []) / "train.jsonl"
+    file = write(tmp_path, []) / "pairs.jsonl"
     file.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in [row, ROW]), encoding="utf-8")
-    assert len(Feedback.read(tmp_path, "train")) == 2
+    assert len(Feedback.read(tmp_path)) == 2
 
 
 def test_rollouts_pad_prompts_on_the_left_and_answers_on_the_right() -> None:

@@ -94,9 +94,9 @@ def test_nothing_that_an_algorithm_holds_leads_to_scorers_metrics_or_prompts(doo
 def test_importing_every_algorithm_loads_nothing_from_beyond_the_wall() -> None:
     names = [f"baselines.{file.stem}" for file in sources("baselines")[1:]]
     code = f"import sys, importlib; [importlib.import_module(n) for n in {names}]; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
     loaded = [name for name in done.stdout.split() if name.startswith("bench.")]
     assert "bench.lab" in loaded
     assert not [name for name in loaded if name.startswith(("bench.metrics", "bench.models.scorers", "bench.data"))]

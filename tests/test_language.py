@@ -1,10 +1,13 @@
 """The language model samples what it scores: decoding with a cache, teacher forcing and the written distribution agree."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from scipy.stats import chisquare
 from workbench import Bench
 
+from bench.errors import UserError
 from bench.models.language import LanguageModel, completion_lengths, load
 from bench.types import Prompts, Rollouts
 
@@ -105,7 +108,8 @@ def test_neither_padding_nor_the_company_of_other_rows_changes_an_answer_or_its_
     together = model.generate(prompts, numbers)
     scored = model(together).logp
     for row in range(4):
-        alone = Prompts(prompts.tokens[row][prompts.mask[row]][None], torch.ones(1, int(prompts.mask[row].sum())).bool(), row * torch.ones(1))
+        ids = prompts.tokens[row][prompts.mask[row]].unsqueeze(0)
+        alone = Prompts(ids, torch.ones_like(ids).bool(), torch.tensor([row]))
         single = model.generate(alone, numbers[row : row + 1])
         assert rows_of(single) == rows_of(together)[row : row + 1]
         torch.testing.assert_close(model(single).logp[0], scored[row], atol=1e-5, rtol=0)
@@ -183,8 +187,6 @@ def test_the_state_of_each_position_is_what_the_head_predicts_its_token_from(mod
     torch.testing.assert_close(again[..., allowed], outputs.logits[..., allowed])
 
 
-def test_a_model_that_is_not_there_is_a_user_error(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from bench.errors import UserError
-
+def test_a_model_that_is_not_there_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot load the model"):
         load(str(tmp_path / "nothing"))

@@ -165,13 +165,11 @@ def test_hugging_face_classifiers_score_each_text_alone(tmp_path: Path) -> None:
     scorer, other = load_scorer(name), load_scorer(f"{name}#nothate")
     scores = scorer(TEXTS)
     assert len(set(scores)) > 5
-    assert [text for text, score in zip(TEXTS, scores, strict=True) if score is None] == [
-        ""
-    ]  # no token, nothing to read
+    assert [text for text, score in zip(TEXTS, scores, strict=True) if score is None] == [""]  # no token, nothing to read
     assert [scorer([text])[0] for text in TEXTS] == [score and pytest.approx(score, abs=1e-6) for score in scores]
-    assert [
-        a + b for a, b in zip(scores, other(TEXTS), strict=True) if a is not None and b is not None
-    ] == pytest.approx([1.0] * (len(TEXTS) - 1))
+    assert [a + b for a, b in zip(scores, other(TEXTS), strict=True) if a is not None and b is not None] == pytest.approx(
+        [1.0] * (len(TEXTS) - 1)
+    )
     assert scorer.name == name
 
 
@@ -215,9 +213,7 @@ class _Payload:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 5])
-def test_a_pickle_that_runs_a_command_is_refused(
-    protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pickle_that_runs_a_command_is_refused(protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"system, which is not allowed"):
         convert.read_pickle(io.BytesIO(pickle.dumps({"a": _Payload()}, protocol)))

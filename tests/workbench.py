@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from bench import registry
 from bench.config import ModelConfig
 from bench.data.comments import Comment
 from bench.feedback import Feedback
@@ -217,3 +222,78 @@ def trl_arguments(folder: Path) -> dict[str, Any]:
         "output_dir": str(folder), "report_to": "none", "bf16": False, "use_cpu": True, "gradient_checkpointing": False,
         "per_device_train_batch_size": 2, "disable_tqdm": True, "remove_unused_columns": False,
     }  # fmt: skip
+
+
+SMALL = {"batch_size": 5, "rollouts": 6, "draws": 2, "minibatch": 4}
+
+
+def small(name: str, **settings: Any) -> Any:
+    """An algorithm by name, its batches cut to what the tiny bench holds."""
+    cls = registry.algorithm(name)
+    fields = {field.name for field in fields_of(cls)}
+    return cls(**{key: value for key, value in SMALL.items() if key in fields}, **settings)
+
+
+def algorithms() -> list[Any]:
+    """Every registered algorithm that trains, as a pytest parameter; one with modes comes in each."""
+    names = [name for name in registry.names() if hasattr(registry.algorithm(name), "iteration")]
+    found = [(name, small(name)) for name in names] + [("rlaif", small("rlaif", mode="direct"))]
+    return [pytest.param(name, made, id=f"{name}-{getattr(made, 'mode', '')}".rstrip("-")) for name, made in found]
+
+
+COMMAND = str(Path(sys.executable).parent / "isoalign")
+
+TINY = [
+    "task.model.new_tokens=6", "task.model.prompt_tokens=16", "task.prompts.train=24", "task.prompts.test=16",
+    "task.prompts.validation=8", "task.sft.steps=3", "task.sft.batch_size=8", "task.feedback.margin=0.0",
+    "task.feedback.judge_margin=0.0", "task.reward.pairs=16", "task.reward.batch_size=8", "task.evaluation.draws=2",
+    "task.training.checkpoint_seconds=0", "threads=1", "tracking=off",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """Where a test types commands: a folder of its own, a store, and the environment."""
+
+    home: Path
+    store: Path
+    model: Path
+    env: dict[str, str]
+
+    def run(self, *words: str) -> list[str]:
+        """The words of `isoalign run` on the tiny model with few of everything."""
+        places = [f"task.model.name={self.model}", f"store={self.store}", f"results={self.home / 'results'}"]
+        flags = [word for word in words if word.startswith("-")]
+        return [COMMAND, "run", *flags, *TINY, *places, *(word for word in words if word not in flags)]
+
+    def start(self, command: list[str]) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=self.home, env=self.env)
+
+    def __call__(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, capture_output=True, text=True, cwd=self.home, env=self.env)
+
+
+def complaint(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a command that failed says; no traceback, nothing on stdout, exit status 2."""
+    lines = [line for line in done.stderr.splitlines() if line.strip() and "%|" not in line]  # progress bars aside
+    assert done.returncode == 2, done.stderr
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("isoalign: ")
+    assert done.stdout == ""
+    return lines[0]
+
+
+def finished(store: Path) -> dict[str, int]:
+    """The stages that lie in a store, with the time of their last change; a half-written one is an error."""
+    if not store.is_dir():
+        return {}
+    assert not list(store.glob(".work-*"))
+    stages = [folder for folder in store.iterdir() if folder.is_dir()]
+    files = [file for stage in stages for file in [stage, *stage.rglob("*")]]
+    return {str(file.relative_to(store)): file.stat().st_mtime_ns for file in files}
+
+
+def stages(store: Path, kind: str = "") -> list[str]:
+    """The stages of a kind that lie in a store, or all."""
+    return sorted(file.name for file in store.glob(f"{kind or '[!.]*'}-*") if file.is_dir())

@@ -16,7 +16,13 @@ REFERENCE, CONTROL, METHOD = "reference", "control", "method"
 _PARTS = {"sft": REFERENCE, "sft_chosen": CONTROL}
 ROLES = ("policy", "reference", "value", "reward", "judge", "feedback")
 # Of Card.notes: figures are compared only where these agree.
-PROTOCOL = {"prompts": "Prompts", "draws": "Draws a prompt", "scorer": "Scorer", "second_scorer": "Second scorer"}
+PROTOCOL = {
+    "prompts": "Prompts",
+    "split": "Split",
+    "draws": "Draws a prompt",
+    "scorer": "Scorer",
+    "second_scorer": "Second scorer",
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,211 @@
+"""The command as a user types it: what it does, and the one line it says when something is wrong."""
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+from workbench import COMMAND, Terminal, complaint, finished, stages
+
+from bench.assets import ASSETS, file_digest
+from bench.overrides import options
+
+Done = CompletedProcess[str]
+
+HELP = [["--help"], ["run", "--help"], ["board", "--help"], ["assets", "--help"], ["publish", "--help"]]
+
+# What a user may get wrong, and what the line must say. None of these may start a stage. (test_config has more of them.)
+WRONG: dict[str, tuple[list[str], list[str]]] = {
+    "an unknown algorithm": (["algorithm=dop"], ["unknown algorithm 'dop'", "did you mean 'dpo'", *options("algorithm")]),
+    "an unknown task": (["task=mano"], ["unknown task 'mano'", "did you mean 'nano'", *options("task")]),
+    "a typo in a key": (["algorithm.bta=1"], ["algorithm.bta", "did you mean 'algorithm.beta'"]),
+    "a word where a number is due": (["algorithm.beta=big"], ["algorithm.beta", "big"]),
+    "a seed that is no number": (["seed=x"], ["seed"]),
+    "a budget of nothing": (["budget.flops=0"], ["budget.flops must be positive"]),
+    "a batch that KTO can't use": (["algorithm=kto", "algorithm.batch_size=1"], ["batch_size must be 2 or more"]),
+    "a store under a file": (["store=file/store"], ["cannot write to file/store", "store="]),
+}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, environment: dict[str, str]) -> dict[str, Any]:
+    """What came of every command above, two at a time."""
+    home = tmp_path_factory.mktemp("said")
+    (home / "file").touch()
+    terminal = Terminal(home, home / "store", tiny_model, environment)
+    commands = {" ".join(words): [COMMAND, *words] for words in HELP}
+    commands |= {name: [*terminal.run(), *words] for name, (words, _) in WRONG.items()}
+    commands |= {
+        "no cards": [COMMAND, "board", "nano", "--results", "nowhere"],
+        "an unknown asset": [COMMAND, "assets", "minilmm"],
+        "publishing what is no card": [COMMAND, "publish", "file"],
+        "an unknown command": [COMMAND, "bord"],
+    }
+    with ThreadPoolExecutor(2) as pool:
+        found: dict[str, Any] = dict(zip(commands, pool.map(terminal, commands.values()), strict=True))
+    return found | {"home": home}
+
+
+@pytest.mark.parametrize("words", HELP, ids=" ".join)
+def test_each_help_says_it_all_in_a_screen(said: dict[str, Done], words: list[str]) -> None:
+    done = said[" ".join(words)]
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert 0 < len(done.stdout.splitlines()) <= 30
+
+
+def test_the_help_of_run_names_every_algorithm_task_and_budget(said: dict[str, Done]) -> None:
+    text = said["run --help"].stdout
+    for group in ("algorithm", "task", "budget"):
+        assert all(name in text for name in options(group))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_one_line_with_status_two(said: dict[str, Done], name: str) -> None:
+    line = complaint(said[name])
+    assert all(word in line for word in WRONG[name][1]), line
+
+
+def test_none_of_it_left_anything_behind(said: dict[str, Any]) -> None:
+    home = said["home"]
+    assert finished(home / "store") == {}
+    assert sorted(str(file.relative_to(home)) for file in home.rglob("*") if file.is_file()) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("no cards", "no cards in nowhere/nano"),
+        ("an unknown asset", "did you mean 'minilm'"),
+        ("publishing what is no card", "file is no card"),
+    ],
+)
+def test_the_other_commands_complain_in_the_same_way(said: dict[str, Done], name: str, word: str) -> None:
+    assert word in complaint(said[name])
+
+
+def test_an_unknown_command_lists_the_known_ones(said: dict[str, Done]) -> None:
+    done = said["an unknown command"]
+    assert done.returncode == 2
+    assert all(word in done.stderr for word in ("bord", "run", "board", "assets", "publish"))
+
+
+# -- assets and data that are not what they should be --------------------------------------------------------------------
+
+
+def with_changed_comments(terminal: Terminal, change: Callable[[Path], None]) -> Terminal:
+    """The same terminal with a cache of its own: every asset a link, the comments a copy that ``change`` was let at."""
+    home = terminal.home / "cache" / "assets"
+    home.mkdir(parents=True)
+    for folder in (Path(terminal.env["ISOALIGN_CACHE"]) / "assets").iterdir():
+        if folder.name.startswith("comments-"):
+            shutil.copytree(folder, home / folder.name)
+            change(home / folder.name)
+        elif not folder.name.startswith("."):
+            (home / folder.name).symlink_to(folder)
+    return replace(terminal, env=terminal.env | {"ISOALIGN_CACHE": str(home.parent)})
+
+
+def test_a_flipped_byte_in_an_asset_is_found_before_it_is_used(terminal: Terminal) -> None:
+    def flip(folder: Path) -> None:
+        with (folder / "clean_data.csv").open("r+b") as file:
+            file.seek(1000)
+            byte = file.read(1)
+            file.seek(1000)
+            file.write(bytes([byte[0] ^ 1]))
+
+    broken = with_changed_comments(terminal, flip)
+    for command in ([COMMAND, "assets", "comments"], broken.run()):
+        line = complaint(broken(command))
+        assert "clean_data.csv does not match its sha256" in line
+        assert "delete the folder" in line
+    assert finished(terminal.store) == {}
+
+
+def test_a_malformed_row_of_data_is_named_with_its_file(terminal: Terminal) -> None:
+    def break_row(folder: Path) -> None:
+        (folder / "clean_data.csv").write_text("is_offensive,text\n0,thank you\nmaybe,what is this\n1,you idiot\n")
+        manifest = json.dumps({"clean_data.csv": file_digest(folder / "clean_data.csv")})
+        (folder / "manifest.json").write_text(manifest)
+
+    broken = with_changed_comments(terminal, break_row)
+    line = complaint(broken(broken.run()))
+    assert "clean_data.csv: row 3: expected is_offensive (0 or 1) and text, got 'maybe'" in line
+    assert finished(terminal.store) == {}
+
+
+def test_an_asset_that_cannot_be_fetched_is_one_line(terminal: Terminal, tmp_path: Path) -> None:
+    offline = replace(terminal, env=terminal.env | {"ISOALIGN_CACHE": str(tmp_path / "empty")})
+    done = offline([COMMAND, "assets", "comments"])
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert lines[-1].startswith(f"isoalign: {ASSETS['comments'].wheel} is not in the cache")
+    assert not any((tmp_path / "empty" / "assets").iterdir())
+
+
+# -- whole runs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_prints_its_card_and_running_it_again_does_no_work(furnished: Terminal) -> None:
+    command = furnished.run("algorithm=dpo", "algorithm.batch_size=8", "budget.flops=2e8", "seed=3")
+    first = furnished(command)
+    assert first.returncode == 0, first.stderr
+    path = Path(first.stdout.splitlines()[-1])
+    card = json.loads(path.read_text())
+    assert path.parent == furnished.home / "results" / "nano"
+    assert (card["algorithm"], card["seed"], card["task"]) == ("dpo", 3, "nano")
+    assert card["budget"]["flops"] == 2e8
+    assert card["spent"]["flops"] == sum(item["flops"] for item in card["spent"]["items"]) <= 2e8
+    assert card["command"].startswith("isoalign run")
+    assert "algorithm=dpo" in card["command"]
+    assert {"toxicity_mean", "kl", "implicit_accuracy", "distinct_2", "perplexity"} <= set(card["metrics"])
+    before, written = finished(furnished.store), path.read_bytes()
+    again = furnished(command)
+    assert again.returncode == 0
+    assert again.stdout == first.stdout
+    assert "%|" not in again.stderr
+    assert finished(furnished.store) == before
+    assert path.read_bytes() == written
+
+
+@pytest.mark.slow
+def test_a_budget_too_small_for_one_step_is_one_line_and_leaves_no_stage_of_it(furnished: Terminal) -> None:
+    for name in ("dpo", "ppo"):
+        line = complaint(furnished(furnished.run(f"algorithm={name}", "budget.flops=1000")))
+        assert f"isoalign: {name} seed 0: the budget is too small for one step" in line
+        assert "raise budget.flops" in line
+    assert not stages(furnished.store, "train")
+    finished(furnished.store)
+    assert not list((furnished.home / "results").rglob("*.json"))
+
+
+@pytest.mark.slow
+def test_a_sweep_makes_what_its_runs_share_once_and_a_run_that_fails_stops_no_other(terminal: Terminal) -> None:
+    sweep = ["-m", "algorithm=dpo,kto", "algorithm.batch_size=8", "budget.flops=2e8"]
+    done = terminal(terminal.run(*sweep, "seed=0,1"))
+    assert done.returncode == 0, done.stderr
+    count = {
+        kind: len(stages(terminal.store, kind)) for kind in ("sft", "raters", "candidates", "pairs", "train", "agreement")
+    }
+    assert count == {"sft": 1, "raters": 1, "candidates": 2, "pairs": 2, "train": 4, "agreement": 1}  # of two: train, test
+    cards = sorted(card.name.rpartition("-")[0] for card in (terminal.home / "results" / "nano").glob("*.json"))
+    assert cards == ["dpo-s0", "dpo-s1", "kto-s0", "kto-s1"]
+
+    before = stages(terminal.store)
+    more = terminal(terminal.run("-m", "algorithm=kto,dpo", "algorithm.batch_size=1", "budget.flops=2e8"))
+    assert more.returncode == 1
+    complaints = [line for line in more.stderr.splitlines() if line.startswith("isoalign: ")]
+    assert complaints == [
+        "isoalign: kto seed 0: algorithm: batch_size must be 2 or more: the reference point needs mismatched answers",
+        "isoalign: 1 of the sweep's runs failed: kto seed 0",
+    ]
+    assert "Traceback" not in more.stderr
+    new = sorted(name.partition("-")[0] for name in set(stages(terminal.store)) - set(before))
+    assert new == ["samples", "scores", "train"]
+    assert len(list((terminal.home / "results" / "nano").glob("dpo-s0-*.json"))) == 2

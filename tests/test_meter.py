@@ -1,0 +1,393 @@
+"""The meter: its formulas against PyTorch's own counter, and what a budget means.
+
+The counter sees every product that the kernels run, the formulas those of the architecture alone: rotary positions and
+the scores that attention's backward pass computes again (a fifth of it) are left out, and normalisation and optimizer
+count for neither. So the model here is wide enough (128) and its rows are short enough for these to stay small: bills
+are .14-.30% under the count, .22-.57% with LoRA; at the shape of the nano task .18-.39%. Rows are all of one length,
+because padding is free by design.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode, addmm_flop, baddbmm_flop, sdpa_backward_flop_count, sdpa_flop_count
+from workbench import Bench, Size, algorithms, make_bench, make_feedback
+
+from baselines.dpo import DPO
+from baselines.ppo import PPO
+from baselines.rlaif import RLAIF
+from bench.config import ModelConfig, RewardConfig
+from bench.errors import UserError
+from bench.flops import Shape, shape_of
+from bench.lab import Lab
+from bench.meter import BudgetSpent, Meter
+from bench.stages import reward
+from bench.types import Budget, Step
+
+aten = torch.ops.aten
+
+
+def attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+MISSING = {
+    aten._scaled_dot_product_flash_attention_for_cpu: attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
+    aten.addmm_: addmm_flop,
+    aten.baddbmm_: baddbmm_flop,
+}
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[], int]]:
+    counter = FlopCounterMode(display=False, custom_mapping=MISSING)
+    with counter:
+        yield counter.get_total_flops
+
+
+@pytest.fixture(scope="module")
+def even_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Four layers of width 128; prompts of 8 tokens, answers of 8."""
+    size = Size(width=128, layers=4, vocabulary=512, feed_forward=352)
+    return make_bench(tmp_path_factory.mktemp("even"), size, [8] * 12, [8] * 12, new_tokens=8)
+
+
+def executed(meter: Meter, bench: Bench) -> int:
+    """The part of a bill that was worked off in the run itself: neither feedback's sampling, nor the training of the
+    reward model, nor the judge's n-grams, which are no products of matrices."""
+    total = sum(flops for (role, _), flops in meter.items.items() if role not in ("feedback", "judge"))
+    paid_training = ("reward", "backward") in meter.items
+    return total - sum(bench.shelf.rewards["annotator"].record["flops"].values()) * paid_training
+
+
+# -- against the oracle ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lora", [0, 8])
+@pytest.mark.parametrize(("name", "algorithm"), algorithms())
+def test_the_bill_of_a_run_is_within_one_percent_of_what_was_counted(
+    even_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int
+) -> None:
+    bench = even_bench.but(lora=lora)
+    trainer = bench.trainer(algorithm, Budget(1e15, steps=4), tmp_path)
+    with counting() as counted:
+        trainer.run(name)
+    assert trainer.meter.steps == 4
+    assert executed(trainer.meter, bench) == pytest.approx(counted(), rel=0.01)
+
+
+def test_every_pass_is_within_one_percent_of_what_was_counted(even_bench: Bench) -> None:
+    for lora in (0, 8):
+        lab = even_bench.but(lora=lora).lab()
+        rollouts = lab.pairs(6).chosen
+        passes: dict[str, Callable[[], Any]] = {
+            "sample": lambda lab=lab: lab.generate(lab.prompts(4), draws=3),
+            "reference": lambda lab=lab, rollouts=rollouts: lab.reference(rollouts),
+            "policy": lambda lab=lab, rollouts=rollouts: lab.policy(rollouts).logp.sum().backward(),
+        }
+        for name, work in passes.items():
+            before = lab._meter.flops
+            with counting() as counted:
+                work()
+            assert lab._meter.flops - before == pytest.approx(counted(), rel=0.01), (name, lora)
+
+
+def test_the_counter_without_its_missing_mappings_would_not_do(even_bench: Bench) -> None:
+    rollouts = even_bench.lab().pairs(6).chosen
+    with torch.no_grad(), FlopCounterMode(display=False) as plain:
+        even_bench.language_model()(rollouts)
+    with torch.no_grad(), counting() as counted:
+        even_bench.language_model()(rollouts)
+    assert plain.get_total_flops() < counted()
+
+
+def test_the_training_of_a_reward_model_is_billed_within_one_percent(
+    even_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feedback = make_feedback("simulated", [8] * 12, [8] * 12, 512)
+    rows = [
+        {"prompt_ids": p, "chosen_ids": c, "rejected_ids": r}
+        for p, c, r in zip(feedback.prompts, feedback.chosen, feedback.rejected, strict=True)
+    ]
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "pairs" / "record.json").write_text(json.dumps({"source": "simulated", "flops_each": {"feedback": 10}}))
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr(reward, "whiten", lambda *_: None)  # passes without gradients, not part of the training
+    config = RewardConfig(pairs=8, lr=1e-3, batch_size=4, epochs=2)
+    with counting() as counted:
+        reward.make(tmp_path / "work", even_bench.model, tmp_path / "pairs", ModelConfig(str(even_bench.model)), config, 0)
+    record = json.loads((tmp_path / "work" / "record.json").read_text())
+    assert sum(record["flops"].values()) == pytest.approx(counted(), rel=0.01)
+
+
+# -- the formulas, by hand ---------------------------------------------------------------------------------------------
+
+SHAPE = Shape(body=1000, attention=10, head=50)
+LORA = Shape(body=1000, attention=10, head=50, adapter=20, first=100)
+
+
+def test_a_forward_pass_is_two_for_each_weight_and_token_four_for_each_pair_and_the_head_where_applied() -> None:
+    assert SHAPE.forward([3, 1], [2, 0]) == 2 * 1000 * 4 + 4 * 10 * (9 + 1) + 2 * 50 * 2
+    assert LORA.forward([3], [0]) == 2 * 1020 * 3 + 4 * 10 * 9
+    assert LORA.forward([3], [0], adapter=False) == SHAPE.forward([3], [0])
+    assert SHAPE.forward([], []) == 0
+
+
+def test_a_backward_pass_costs_twice_the_forward() -> None:
+    assert SHAPE.backward([3, 1], [2, 0]) == 2 * SHAPE.forward([3, 1], [2, 0])
+
+
+def test_under_lora_frozen_weights_cost_their_input_gradient_alone_and_the_first_not_even_that() -> None:
+    assert LORA.backward([3], [1]) == (2 * (1000 - 100) + 4 * 20) * 3 + 8 * 10 * 9 + 2 * 50
+
+
+def test_decoding_reads_one_token_at_a_time_and_gets_the_first_from_the_prefill() -> None:
+    assert SHAPE.decode([5], [1]) == SHAPE.decode([5], [0]) == 0
+    # two more tokens after a context of 5: they see 6 and 7
+    assert SHAPE.decode([5], [3]) == 2 * (2 * 1000 + 2 * 50) + 4 * 10 * (6 + 7)
+    assert SHAPE.prefill([5]) == 2 * 1000 * 5 + 4 * 10 * 25 + 2 * 50
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1, max_size=6), st.integers(0, 6))
+def test_a_bill_does_not_depend_on_how_rows_were_batched(rows: list[tuple[int, int]], cut: int) -> None:
+    lengths, heads = [list(column) for column in zip(*rows, strict=True)]
+    for formula in (LORA.forward, LORA.backward, LORA.decode):
+        assert formula(lengths, heads) == formula(lengths[:cut], heads[:cut]) + formula(lengths[cut:], heads[cut:])
+
+
+def test_a_shape_is_read_off_a_model_without_embeddings_and_with_the_head_apart(tiny_bench: Bench) -> None:
+    model = tiny_bench.language_model()
+    body = 2 * (4 * 32 * 32 + 3 * 32 * 64)
+    assert model.shape == Shape(body, attention=2 * 32, head=320 * 32)
+    adapted = tiny_bench.but(lora=4).lab()._policy.shape
+    assert (adapted.body, adapted.head, adapted.attention) == (body, 320 * 32, 64)
+    assert adapted.adapter == 2 * 4 * (4 * (32 + 32) + 3 * (32 + 64))
+    assert adapted.first == 3 * (32 * 32 + 4 * 32)  # queries, keys and values of the first layer
+    assert shape_of(model.inner, None).head == 0
+
+
+# -- what a budget means -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_covered_is_refused_and_not_paid() -> None:
+    meter = Meter(Budget(100, tokens=10))
+    meter.charge("policy", "forward", 60, tokens=4)
+    for flops, tokens in ((41, 0), (1, 7)):
+        with pytest.raises(BudgetSpent):
+            meter.charge("policy", "forward", flops, tokens)
+    assert (meter.flops, meter.tokens) == (60, 4)
+    meter.charge("policy", "backward", 40, tokens=6)
+    assert meter.fraction == 1.0
+    assert meter.spent()["items"] == [
+        {"role": "policy", "kind": "backward", "flops": 40},
+        {"role": "policy", "kind": "forward", "flops": 60},
+    ]
+
+
+def test_a_verdict_is_paid_once_for_each_source() -> None:
+    meter = Meter(Budget(1, labels=5))
+    assert meter.label("simulated", [1, 2, 2]) == 2
+    assert meter.label("simulated", [2, 3]) == 1
+    assert meter.label("ai", [1, 2]) == 2
+    assert meter.label_count == 5
+    assert meter.label("ai", [1]) == 0
+    with pytest.raises(BudgetSpent, match="labels"):
+        meter.label("ai", [9])
+    assert meter.spent()["labels"] == {"ai": 2, "simulated": 3}
+
+
+@pytest.mark.parametrize(
+    ("limit", "spend"),
+    [
+        ({"labels": 4}, lambda meter: meter.label("ai", [0])),
+        ({"tokens": 4}, lambda meter: meter.charge("policy", "sample", 0, tokens=1)),
+        ({"steps": 4}, lambda meter: setattr(meter, "steps", 1)),
+    ],
+)
+def test_the_fraction_follows_the_limit_that_is_nearest_to_its_end(limit: dict[str, int], spend: Any) -> None:
+    meter = Meter(Budget(1000, **limit))
+    meter.charge("policy", "forward", 100)
+    assert meter.fraction == 0.1
+    spend(meter)
+    assert meter.fraction == 0.25
+
+
+def test_the_clock_stands_still_while_shared_stages_are_made_and_goes_on_after_a_resume(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    meter = Meter(Budget(1, seconds=20))
+    now[0] += 5
+    with meter.paused():
+        now[0] += 1000
+    assert meter.seconds == 5
+    meter.add_seconds(3)
+    state = meter.state()
+    now[0] += 7777
+    resumed = Meter(Budget(1, seconds=20))
+    resumed.restore(state)
+    now[0] += 2
+    assert resumed.seconds == 10
+    assert resumed.fraction == 0.5
+    now[0] += 10
+    with pytest.raises(BudgetSpent, match="seconds"):
+        resumed.require()
+
+
+def test_a_quote_adds_up_and_pays_nothing() -> None:
+    meter = Meter(Budget(10))
+    with meter.quote() as price:
+        meter.charge("policy", "forward", 99)
+        assert meter.quoting
+    assert price == {("policy", "forward"): 99}
+    assert meter.flops == 0
+    assert not meter.quoting
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+@pytest.mark.parametrize(("name", "algorithm"), algorithms())
+def test_the_quote_of_a_step_is_what_it_then_costs(tiny_bench: Bench, name: str, algorithm: Any, lora: int) -> None:
+    lab = tiny_bench.but(lora=lora).lab()
+    steps = list(algorithm.iteration(lab))
+    for step in steps:
+        with lab._meter.quote() as price:
+            step.loss(lab, step.batch)
+        before = lab._meter.items.copy()
+        for start in range(0, len(step.batch), 3):
+            step.loss(lab, step.batch[slice(start, start + 3)])
+        assert lab._meter.items - before == price
+
+
+def test_a_step_that_the_purse_does_not_cover_is_not_begun(tiny_bench: Bench, tmp_path: Path) -> None:
+    free = tiny_bench.trainer(DPO(batch_size=4), Budget(1e15, steps=3), tmp_path)
+    free.run("dpo")
+    full = free.log[-1]["flops_spent"]
+    exact = tiny_bench.trainer(DPO(batch_size=4), Budget(full), tmp_path)
+    exact.run("dpo")
+    assert (exact.meter.flops, exact.meter.steps) == (full, 3)
+    short = tiny_bench.trainer(DPO(batch_size=4), Budget(full - 1), tmp_path)
+    short.run("dpo")
+    assert short.meter.steps == 2
+    assert len(short.log) == 2
+    assert short.meter.flops < full - 1
+
+
+@pytest.mark.parametrize(
+    "limit", [{"steps": 3}, {"labels": 9}, {"tokens": 70}, {"seconds": 1e-9}], ids=lambda limit: next(iter(limit))
+)
+def test_a_secondary_limit_ends_a_run_that_has_flops_left(tiny_bench: Bench, tmp_path: Path, limit: dict[str, Any]) -> None:
+    algorithm: Any = PPO(rollouts=6, draws=2, minibatch=6, epochs=1) if "tokens" in limit else DPO(batch_size=4)
+    trainer = tiny_bench.trainer(algorithm, Budget(1e15, **limit), tmp_path)
+    if "seconds" in limit:
+        with pytest.raises(UserError, match="too small for one step"):
+            trainer.run("dpo")
+        return
+    trainer.run("x")
+    meter = trainer.meter
+    assert 0 < meter.steps <= 3
+    spent = {"steps": meter.steps, "labels": meter.label_count, "tokens": meter.tokens}
+    assert all(spent[name] <= most for name, most in limit.items())
+
+
+def test_every_verdict_of_the_feedback_is_paid_with_its_share_once_in_many_epochs(tiny_bench: Bench, tmp_path: Path) -> None:
+    trainer = tiny_bench.trainer(DPO(batch_size=4), Budget(1e15, steps=9), tmp_path)
+    trainer.run("dpo")
+    size = len(tiny_bench.shelf.feedback("annotator"))
+    assert trainer.meter.spent()["labels"] == {"simulated": size}
+    assert trainer.meter.items["feedback", "sample"] == 10 * size
+
+
+def test_a_reward_model_is_paid_with_all_its_verdicts_at_its_first_use_and_never_again(tiny_bench: Bench) -> None:
+    lab = tiny_bench.lab()
+    rollouts = lab.generate(lab.prompts(3))
+    lab.reward(rollouts)
+    first = dict(lab._meter.items)
+    each = tiny_bench.shelf.rewards["annotator"].flops(rollouts)
+    assert first["reward", "forward"] == 1000 + each
+    assert first["reward", "backward"] == 2000
+    assert first["feedback", "sample"] == 3 * 10
+    assert lab._meter.spent()["labels"] == {"simulated": 3}
+    lab.reward(rollouts)
+    assert lab._meter.items["reward", "forward"] == 1000 + 2 * each
+    assert lab._meter.items["reward", "backward"] == 2000
+
+
+def test_people_and_ai_are_counted_apart(tiny_bench: Bench) -> None:
+    lab = tiny_bench.lab()
+    rollouts = lab.generate(lab.prompts(3))
+    lab.judge_score(rollouts)
+    lab.judge_score(rollouts)
+    lab.pairs(2)
+    lab.pairs(2, labelled_by="judge")
+    assert lab._meter.spent()["labels"] == {"ai": 2, "ai_scores": 6, "simulated": 2}
+    assert lab._meter.items["judge", "forward"] > 0
+
+
+def test_finding_a_shared_stage_made_costs_what_making_it_does(tiny_bench: Bench, tmp_path: Path) -> None:
+    """The slow shelf takes its time; no figure on the bill may show it."""
+
+    @dataclass
+    class SlowShelf:
+        shelf: Any
+
+        def __getattr__(self, name: str) -> Any:
+            time.sleep(0.05)
+            return getattr(self.shelf, name)
+
+    bills = []
+    for shelf in (tiny_bench.shelf, SlowShelf(tiny_bench.shelf)):
+        trainer = tiny_bench.but(shelf=shelf).trainer(RLAIF(rollouts=4, minibatch=4), Budget(1e15, steps=8), tmp_path)
+        trainer.run("rlaif")
+        bills.append(trainer.meter.spent())
+    miss, hit = bills[1], bills[0]
+    assert miss.pop("seconds") == pytest.approx(hit.pop("seconds"), abs=0.5)
+    assert hit == miss
+
+
+@pytest.mark.parametrize("gather", ["prompts", "pairs", "labels", "reward", "judge_score", "generate"])
+def test_a_loss_that_gathers_for_itself_is_refused_because_its_price_could_not_be_quoted(
+    tiny_bench: Bench, tmp_path: Path, gather: str
+) -> None:
+    class Sneaky:
+        lr = 1e-3
+
+        def iteration(self, lab: Lab) -> Iterator[Step]:
+            yield Step(lab.pairs(4).chosen, self.loss)
+
+        def loss(self, lab: Lab, rollouts: Any) -> torch.Tensor:
+            if gather == "generate":
+                lab.generate(tiny_bench.shelf.prompts())
+            else:
+                getattr(lab, gather)(rollouts if gather in ("reward", "judge_score") else 2)
+            return -lab.policy(rollouts).logp.sum(1)
+
+    trainer = tiny_bench.trainer(Sneaky(), Budget(1e15, steps=2), tmp_path)
+    with pytest.raises(UserError, match="loss"):
+        trainer.run("sneaky")
+
+
+def test_a_meter_that_is_saved_and_restored_goes_on_counting() -> None:
+    meter = Meter(Budget(100, labels=10))
+    meter.charge("policy", "forward", 30, tokens=2)
+    meter.label("ai", [4, 5])
+    meter.steps = 3
+    other = Meter(Budget(100, labels=10))
+    other.restore(json.loads(json.dumps(meter.state())))
+    assert other.spent() | {"seconds": 0} == meter.spent() | {"seconds": 0}
+    assert other.label("ai", [5, 6]) == 1

@@ -1,0 +1,164 @@
+"""A run that was killed goes on by the same command and ends as if nothing had happened."""
+
+import dataclasses
+import json
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from workbench import Bench, Terminal, algorithms, same, weights
+
+from bench import registry
+from bench.lab import Lab
+from bench.train import TrainConfig, Trainer
+from bench.types import Budget, Rollouts, Step
+
+FLOPS = Budget(2e8)
+OFTEN = TrainConfig(warmup=2, checkpoint_seconds=0)  # a checkpoint after every iteration
+
+
+class Killed(Exception):
+    """Stands for a signal."""
+
+
+class Mortal:
+    """An algorithm that dies at its n-th step, in the midst of an iteration where that has several."""
+
+    def __init__(self, algorithm: Any, steps: int) -> None:
+        self.algorithm, self.left, self.lr = algorithm, steps, algorithm.lr
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        for step in self.algorithm.iteration(lab):
+            if not self.left:
+                raise Killed
+            self.left -= 1
+            yield step
+
+
+def outcome(trainer: Trainer) -> tuple[Any, ...]:
+    return trainer.meter.spent() | {"seconds": 0}, trainer.log, trainer.lab.state, trainer.skipped, trainer.lab._start
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+@pytest.mark.parametrize(("name", "algorithm"), algorithms())
+def test_a_run_killed_twice_ends_with_the_weights_the_bill_and_the_log_of_one_that_was_not(
+    tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int
+) -> None:
+    bench = tiny_bench.but(lora=lora)
+    whole = bench.trainer(algorithm, FLOPS, tmp_path / "whole", config=OFTEN)
+    (tmp_path / "whole").mkdir()
+    whole.run(name)
+    assert len(whole.log) > 10
+
+    work = tmp_path / "killed"
+    work.mkdir()
+    for steps in (6, 4):
+        with pytest.raises(Killed):
+            bench.trainer(Mortal(algorithm, steps), FLOPS, work, config=OFTEN).run(name)
+    last = bench.trainer(algorithm, FLOPS, work, config=OFTEN)
+    taken: list[int] = []
+    note = last._note
+    last._note = lambda *row: (taken.append(1), note(*row))  # type: ignore[assignment, method-assign, func-returns-value]
+    last.run(name)
+    assert len(taken) < len(whole.log)  # it did go on, and not from the start
+    assert same(weights(last), weights(whole))
+    assert outcome(last) == outcome(whole)
+    assert {k: [c.position, c.seed] for k, c in last.lab._cursors.items()} == {
+        k: [c.position, c.seed] for k, c in whole.lab._cursors.items()
+    }
+    assert torch.equal(last.lab.generator.get_state(), whole.lab.generator.get_state())
+
+
+def test_a_module_that_sleeps_through_a_resume_wakes_up_with_what_it_had_learnt(tiny_bench: Bench, tmp_path: Path) -> None:
+    class Seldom:
+        """Trains a module of its own in the first iteration and every fourth after it."""
+
+        lr = 1e-2
+
+        def iteration(self, lab: Lab) -> Iterator[Step]:
+            turn = lab.state["turn"] = lab.state.get("turn", -1) + 1
+            yield Step(lab.pairs(4).chosen, self.with_module if turn % 4 == 0 else self.plain)
+
+        def plain(self, lab: Lab, rollouts: Rollouts) -> torch.Tensor:
+            return -lab.policy(rollouts).logp.sum(1)
+
+        def with_module(self, lab: Lab, rollouts: Rollouts) -> torch.Tensor:
+            head = lab.module("head", lambda width: nn.Linear(width, 1))
+            return head(lab.policy(rollouts).hidden)[:, 0, 0] ** 2
+
+    budget, runs = Budget(1e15, steps=9), []
+    for kills in ((), (2, 1)):
+        work = tmp_path / str(len(kills))
+        work.mkdir()
+        for steps in kills:
+            with pytest.raises(Killed):
+                tiny_bench.trainer(Mortal(Seldom(), steps), budget, work, config=OFTEN).run("seldom")
+        trainer = tiny_bench.trainer(Seldom(), budget, work, config=OFTEN)
+        trainer.run("seldom")
+        runs.append(trainer)
+    assert same(weights(runs[0]), weights(runs[1]))
+    assert outcome(runs[0]) == outcome(runs[1])
+
+
+def test_a_checkpoint_holds_tensors_and_json_only_and_appears_whole(tiny_bench: Bench, tmp_path: Path) -> None:
+    for name, algorithm in (param.values for param in algorithms()):
+        work = tmp_path / name
+        work.mkdir(exist_ok=True)
+        trainer = tiny_bench.trainer(algorithm, Budget(1e15, steps=4), work, config=OFTEN)
+        trainer.run(name)
+        assert [file.name for file in (work / "checkpoint").iterdir()] == ["state.pt"]
+        torch.load(work / "checkpoint" / "state.pt", weights_only=True)
+
+
+def test_checkpoints_come_no_oftener_than_asked(tiny_bench: Bench, tmp_path: Path) -> None:
+    config = TrainConfig(checkpoint_seconds=1e6)
+    name, algorithm = algorithms()[0].values
+    tiny_bench.trainer(algorithm, Budget(1e15, steps=4), tmp_path, config=config).run(name)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+SIZES = ["algorithm.batch_size=8", "algorithm.rollouts=8", "algorithm.minibatch=8"]
+
+
+def fields(name: str) -> set[str]:
+    return {f"algorithm.{field.name}" for field in dataclasses.fields(registry.algorithm(name))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dpo", "kto", "ppo", "rlaif"])
+def test_the_command_killed_and_typed_again_gives_the_card_of_a_run_that_was_not(furnished: Terminal, name: str) -> None:
+    sizes = [word for word in SIZES if word.partition("=")[0] in fields(name)]
+    words = [f"algorithm={name}", "budget.flops=6e9", *sizes]
+    other = replace(furnished, home=furnished.home / "other", store=furnished.home / "other" / "store")
+    shutil.copytree(furnished.store, other.store)
+
+    running = furnished.start(furnished.run(*words))
+    deadline = time.monotonic() + 300
+    while not list(furnished.store.glob(".work-train-*/checkpoint/state.pt")):
+        assert running.poll() is None, running.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    running.kill()
+    running.communicate()
+    assert running.returncode == -signal.SIGKILL
+    assert not list(furnished.store.glob("train-*"))
+
+    cards = []
+    for terminal in (furnished, other):
+        done = terminal(terminal.run(*words))
+        assert done.returncode == 0, done.stderr
+        card = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
+        assert card["spent"].pop("seconds") > 0
+        cards.append(card)
+        assert not list(terminal.store.glob(".work-*"))
+        (trained,) = terminal.store.glob("train-*")
+        assert not (trained / "checkpoint").exists()
+    assert cards[0]["spent"]["flops"] > 0.9 * 6e9
+    assert cards[0] == cards[1]
