@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bench import registry
+from bench import metrics, registry
 from bench.config import TaskConfig
 from bench.lab import Lab
 from bench.machine import device
@@ -161,7 +161,7 @@ class Run:
         config = self.task.evaluation
         recipe = {
             "version": score.VERSION, "samples": samples.key, "base": base.key if base else None,
-            "scorers": [config.scorer, config.second_scorer],
+            "scorers": [config.scorer, config.second_scorer], "metrics": metrics.versions(),
         }  # fmt: skip
 
         def make(work: Path) -> None:
