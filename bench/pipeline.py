@@ -30,6 +30,8 @@ TRAIN_VERSION = 1
 PACKAGES = ("torch", "transformers", "trl", "peft", "evaluate", "hydra-core", "numpy", "scipy")
 CAVEAT = "Classifier scorers are weak on implicit hate and blind to threats; judge, annotator and scorers share Jigsaw data."
 
+TUNING = "by hand, from a prototype's calibration; not yet the same number of trials for each method"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -195,7 +197,7 @@ class Run:
             "prompts": getattr(self.task.prompts, config.split), "split": config.split, "draws": config.draws,
             "scorer": config.scorer, "second_scorer": config.second_scorer, "noise": self.task.feedback.noise,
             "correlation": json.loads((self.shared.get(self.agreement) / "correlation.json").read_text()),
-            "caveat": CAVEAT,
+            "tuning": TUNING, "caveat": CAVEAT,
         }  # fmt: skip
 
     @property
