@@ -150,9 +150,10 @@ class Lab:
         with self._meter.paused():
             judge = self._shelf.judge()
         texts = self._policy.decode(rollouts)
-        self._meter.charge("judge", "forward", judge.flops(texts))
-        asked = len(self._meter.labels.get("ai_scores", ()))
+        price, asked = judge.flops(texts), len(self._meter.labels.get("ai_scores", ()))
+        self._meter.require(price, labels=len(texts))
         self._meter.label("ai_scores", range(asked, asked + len(texts)))
+        self._meter.charge("judge", "forward", price)
         return judge(texts).to(self._policy.device)
 
     # -- the run --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from scipy.stats import chisquare
+from transformers import GPT2Config, GPT2LMHeadModel
 from workbench import Bench
 
 from bench.errors import UserError
@@ -26,6 +27,16 @@ def open_model(tiny_bench: Bench) -> LanguageModel:
     with torch.no_grad():
         model.head.weight[model.tokenizer.eos_token_id] *= 3  # type: ignore[operator,index]
     return model
+
+
+@pytest.fixture(scope="module")
+def absolute_model(model: LanguageModel) -> LanguageModel:
+    """A model of another architecture, whose positions are counted from the first token, so that padding could shift them."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=320, n_positions=64, n_embd=32, n_layer=2, n_head=2, initializer_range=0.2, bos_token_id=0, eos_token_id=0
+    )
+    return LanguageModel(GPT2LMHeadModel(config).eval(), model.tokenizer, ends=False)
 
 
 def uniforms(rows: int, steps: int, seed: int = 0) -> torch.Tensor:
@@ -102,8 +113,12 @@ def test_log_probabilities_of_an_answer_are_those_of_decoding_it_token_by_token(
             ids.append(token)
 
 
+@pytest.mark.parametrize("rotary", [True, False], ids=["rotary", "absolute"])
 @torch.no_grad()
-def test_neither_padding_nor_the_company_of_other_rows_changes_an_answer_or_its_score(model: LanguageModel) -> None:
+def test_neither_padding_nor_the_company_of_other_rows_changes_an_answer_or_its_score(
+    model: LanguageModel, absolute_model: LanguageModel, rotary: bool
+) -> None:
+    model = model if rotary else absolute_model
     prompts, numbers = model.encode(TEXTS, 24), uniforms(4, 5)
     together = model.generate(prompts, numbers)
     scored = model(together).logp

@@ -33,7 +33,7 @@ def test_advantages_follow_the_recursion() -> None:
 
 
 def test_nothing_on_padding_reaches_an_advantage() -> None:
-    rewards, values = tensor([[2.0, 9.0, 9.0]]), tensor([[0.3, 9.0, 9.0]])
+    rewards, values = tensor([[2.0, 5.0, 7.0]]), tensor([[0.3, 9.0, 8.0]])
     advantages, returns = gae(rewards, values, MASK[1:], gamma=0.9, lam=0.5)
     close(advantages, [[1.7, 0.0, 0.0]])
     close(returns, [[2.0, 0.0, 0.0]])

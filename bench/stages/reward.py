@@ -19,7 +19,7 @@ from bench.models import language
 from bench.stages.sft import finish, lora, train, trainer_arguments
 from bench.types import Rollouts
 
-VERSION = 1
+VERSION = 2
 
 
 def make(work: Path, sft: Path, pairs: Path, model_config: ModelConfig, config: RewardConfig, seed: int) -> None:
@@ -53,9 +53,13 @@ def make(work: Path, sft: Path, pairs: Path, model_config: ModelConfig, config: 
     shape = shape_of(trainer.model, None)
     started = time.monotonic()
     train(trainer, f"reward model ({feedback.source})")
-    lengths = [len(ids) for row in rows for ids in row.values()] * config.epochs
+    lengths = [len(ids) for row in rows for ids in row.values()]
     nowhere = [0] * len(lengths)
-    flops = {"forward": shape.forward(lengths, nowhere), "backward": shape.backward(lengths, nowhere)}
+    passes = config.epochs + 1  # one more to whiten
+    flops = {
+        "forward": passes * shape.forward(lengths, nowhere),
+        "backward": config.epochs * shape.backward(lengths, nowhere),
+    }
     record = {"flops": flops, "verdicts": order, "source": feedback.source, "seed": seed}
     finish(trainer, work, record | {"seconds": round(time.monotonic() - started, 1)})
     whiten(work, feedback, order, model_config)
