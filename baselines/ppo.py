@@ -45,6 +45,10 @@ class PPO:
     whiten: bool = True
     lr: float = 3e-4
 
+    def __post_init__(self) -> None:
+        if min(self.draws, self.epochs, self.minibatch) < 1 or self.rollouts < self.draws:
+            raise ValueError("draws, epochs and minibatch must be 1 or more, and rollouts at least draws")
+
     def iteration(self, lab: Lab) -> Iterator[Step]:
         """Sample, score, reckon advantages; then epochs of minibatches over them."""
         rollouts = lab.generate(lab.prompts(self.rollouts // self.draws), self.draws)

@@ -17,6 +17,7 @@ class RLAIF(PPO):
     mode: str = "canonical"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.mode not in ("canonical", "direct"):
             raise ValueError(f"mode must be canonical or direct, not {self.mode!r}")
 

@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: list[str]) -> int:
-    from bench.overrides import check, listed
+    from bench.overrides import check, listed, one_line
 
     if "--help" in arguments or "-h" in arguments:
         print(RUN_HELP.format(**listed()), end="")
@@ -87,7 +87,9 @@ def _run(arguments: list[str]) -> int:
     with tempfile.NamedTemporaryFile("r") as failures:
         if sweep:
             os.environ[FAILURES] = failures.name
-        hydra_main()
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints what is wrong by itself, in many lines
+        with one_line():
+            hydra_main()
         failed = failures.read().splitlines()
     if failed:
         print(f"isoalign: {len(failed)} of the sweep's runs failed: {', '.join(failed)}", file=sys.stderr)

@@ -100,14 +100,14 @@ class Lab:
 
     def prompts(self, count: int) -> Prompts:
         """The next ``count`` training prompts."""
-        self._gathering()
+        self._gathering(count, "prompts")
         with self._meter.paused():
             prompts = self._shelf.prompts()
         return select(prompts, self._cursor("prompts", len(prompts)).take(count))
 
     def pairs(self, count: int, labelled_by: str = "annotator") -> Pairs:
         """The next ``count`` preference pairs; a verdict and its samples are paid when they are first read."""
-        self._gathering()
+        self._gathering(count, "pairs")
         with self._meter.paused():
             feedback = self._shelf.feedback(labelled_by)
         batch = feedback.pairs(self._cursor(f"pairs-{labelled_by}", len(feedback)).take(count), self._pad)
@@ -116,7 +116,7 @@ class Lab:
 
     def labels(self, count: int, labelled_by: str = "annotator") -> Labels:
         """The next ``count`` single answers with a thumb up or down, cut from the same verdicts as the pairs."""
-        self._gathering()
+        self._gathering(count, "labels")
         with self._meter.paused():
             feedback = self._shelf.feedback(labelled_by)
         batch = feedback.labels(self._cursor(f"labels-{labelled_by}", 2 * len(feedback)).take(count), self._pad)
@@ -125,7 +125,7 @@ class Lab:
 
     def reward(self, rollouts: Rollouts, labelled_by: str = "annotator") -> Tensor:
         """Rewards [B] of the reward model trained on verdicts by ``annotator`` or ``judge``: mean 0 and deviation 1 on
-        the SFT model's samples. Its training is paid at the first call, with the verdicts it learned from."""
+        the answers that it was trained on. Its training is paid at the first call, with the verdicts it learned from."""
         self._gathering()
         with self._meter.paused():
             rewarder = self._shelf.reward(labelled_by)
@@ -141,8 +141,9 @@ class Lab:
         return rewarder(rollouts)
 
     def judge(self, first: Rollouts, second: Rollouts) -> Tensor:
-        """P(first is better) [B] by the AI judge."""
-        return torch.sigmoid(4 * (self.judge_score(first) - self.judge_score(second)))
+        """P(first is better) [B] by the AI judge: Bradley-Terry, with the log-odds of acceptability as strengths."""
+        odds = [torch.logit(self.judge_score(rollouts), eps=1e-3) for rollouts in (first, second)]
+        return torch.sigmoid(odds[0] - odds[1])
 
     def judge_score(self, rollouts: Rollouts) -> Tensor:
         """The AI judge's P(acceptable) of each completion [B]; each is a label by AI."""
@@ -175,10 +176,12 @@ class Lab:
     def _pad(self) -> int:
         return int(self._policy.tokenizer.pad_token_id)
 
-    def _gathering(self) -> None:
+    def _gathering(self, count: int = 1, of: str = "") -> None:
         """Data and feedback are gathered before a step: what a loss read would be paid at its quote, not when it is used."""
         if self._meter.quoting:
             raise UserError("a loss can't sample or read data or feedback: gather in iteration() and yield it in the batch")
+        if count < 1:
+            raise UserError(f"asked for {count} {of}; the least is 1, so check the algorithm's batch size")
 
     def _cursor(self, name: str, size: int) -> Cursor:
         return self._cursors.setdefault(name, Cursor(size, self._seed))
@@ -202,11 +205,11 @@ class Lab:
             self._meter.charge(role, "sample" if role == "feedback" else "forward", new * flops)
 
     def _blank(self, rollouts: Rollouts) -> Outputs:
-        """Zeros of the shapes that a pass would give, for quoting the price of a loss."""
-        shape, device = rollouts.completion.shape, self._policy.device
-        grad = torch.is_grad_enabled()
+        """Zeros of the shapes that a pass would give, for quoting the price of a loss: views of one number."""
+        shape = rollouts.completion.shape
+        nothing = torch.zeros((), device=self._policy.device, requires_grad=torch.is_grad_enabled())
         return Outputs(
-            torch.zeros(shape, device=device, requires_grad=grad),
-            torch.zeros(*shape, self._policy.width, device=device, requires_grad=grad),
-            torch.zeros(*shape, 1, device=device, requires_grad=grad),
+            nothing.expand(shape),
+            nothing.expand(*shape, self._policy.width),
+            nothing.expand(*shape, self._policy.vocabulary),
         )

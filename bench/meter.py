@@ -51,31 +51,29 @@ class Meter:
         return max((spent[name] / limit for name, limit in limits.items() if limit), default=0.0)
 
     def charge(self, role: str, kind: str, flops: int, tokens: int = 0) -> None:
-        """Pay for work that is about to begin.
+        """Pay for work that is about to begin. The clock is not looked at: this may be the middle of a step.
 
         Raises BudgetSpent, with nothing paid, where the budget does not cover it.
         """
         if self._quote is not None:
             self._quote[role, kind] += flops
             return
-        self.require(flops, tokens)
+        self._cover(flops=flops, tokens=tokens)
         self.items[role, kind] += flops
         self.tokens += tokens
 
     def require(self, flops: int = 0, tokens: int = 0, labels: int = 0, steps: int = 0) -> None:
-        """Raise BudgetSpent unless the budget covers this much more."""
-        more = {
-            "flops": self.flops + flops,
-            "tokens": self.tokens + tokens,
-            "labels": self.label_count + labels,
-            "steps": self.steps + steps,
-        }
-        for name, total in more.items():
-            limit = getattr(self.budget, name)
-            if limit is not None and total > limit:
-                raise BudgetSpent(f"{name}: {total:,} needed of {limit:,.0f}")
+        """Raise BudgetSpent unless the budget covers this much more and there is time left."""
+        self._cover(flops=flops, tokens=tokens, labels=labels, steps=steps)
         if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
             raise BudgetSpent(f"seconds: {self.budget.seconds} are over")
+
+    def _cover(self, **more: int) -> None:
+        spent = {"flops": self.flops, "tokens": self.tokens, "labels": self.label_count, "steps": self.steps}
+        for name, amount in more.items():
+            total, limit = spent[name] + amount, getattr(self.budget, name)
+            if limit is not None and total > limit:
+                raise BudgetSpent(f"{name}: {total:,} needed of {limit:,.0f}")
 
     def label(self, source: str, verdicts: Iterable[int]) -> int:
         """Pay for reading verdicts of one source; each is paid once. Returns how many were new."""

@@ -1,8 +1,11 @@
-"""What is wrong with a command line, said in one line before Hydra starts."""
+"""What is wrong with a command line, said in one line before any work."""
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench.errors import UserError
@@ -36,41 +39,74 @@ def listed() -> dict[str, str]:
 
 
 def check(arguments: list[str], sweep: bool) -> None:
-    """Refuse unknown choices and keys.
+    """Refuse unknown choices and keys, and what Hydra can't read.
 
     Raises UserError naming the word that is wrong and what is known.
     """
-    words = [a for a in arguments if "=" in a and not a.startswith("-")]
-    chosen: dict[str, list[str]] = {}
-    for word in words:
-        key, _, value = word.partition("=")
-        if key in GROUPS:
-            chosen[key] = value.split(",") if sweep else [value]
-            for name in chosen[key]:
-                if re.fullmatch(r"[\w-]*", name) and name not in options(key):
-                    raise UserError(unknown(key, name, options(key)))
-        if not sweep and "," in value and not key.startswith("hydra") and not re.search(r"[\[({'\"]", value):
-            raise UserError(f"{word}: several values make a sweep; add -m")
     for before, name in zip(["", *arguments], arguments, strict=False):
         if not name.startswith("-") and "=" not in name and before not in TAKES_A_WORD:
             raise UserError(f"{name!r} is no KEY=VALUE; see `isoalign run --help`")
-    first = [f"{group}={names[0]}" for group, names in chosen.items()]
-    _check_keys([w.partition("=")[0] for w in words], first)
+    words = [a for a in arguments if "=" in a and not a.startswith("-")]
+    chosen: dict[str, list[str]] = {}
+    for word in words:
+        key = word.partition("=")[0]
+        names = _values(word, sweep)
+        if key in GROUPS:
+            chosen[key] = names
+            for name in names:
+                if re.fullmatch(r"[\w-]*", name) and name not in options(key):
+                    raise UserError(unknown(key, name, options(key)))
+    _check_keys([word.partition("=")[0] for word in words], chosen)
 
 
-def _check_keys(keys: list[str], choices: list[str]) -> None:
+@contextmanager
+def one_line(word: str = "") -> Iterator[None]:
+    """Inside, what Hydra or OmegaConf complains of becomes a UserError of one line, with the ``word`` that it is about."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"{word}: {reason}" if word else reason) from error
+
+
+def _values(word: str, sweep: bool) -> list[str]:
+    """What a KEY=VALUE of Hydra's grammar goes over, be it ``a``, ``a,b``, ``choice(a,b)`` or ``glob(*)``."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob
+
+    with one_line(word):
+        override = OverridesParser.create().parse_override(word)
+        if not override.is_sweep_override():
+            return [word.partition("=")[2]]
+        if not sweep:
+            raise UserError(f"{word}: several values make a sweep; add -m")
+        value, group = override.value(), override.key_or_group
+        names = value.filter(options(group)) if isinstance(value, Glob) else list(override.sweep_string_iterator())
+        if not names:
+            raise UserError(f"{word}: matches nothing")
+        return names
+
+
+def _check_keys(keys: list[str], chosen: dict[str, list[str]]) -> None:
+    """Every key must be known under every choice."""
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
-    with initialize_config_module(version_base="1.3", config_module="conf"):
-        config = compose("config", overrides=choices)
-    known = _leaves(OmegaConf.to_container(config, resolve=False))
-    for key in keys:
-        if key.startswith(("hydra", "+", "~")) or key in GROUPS or "@" in key or "/" in key:
-            continue
-        if key not in known:
-            siblings = sorted(name for name in known if name.partition(".")[0] == key.partition(".")[0])
-            raise UserError(unknown("key", key, siblings or sorted(config)))
+    keys = [k for k in keys if not (k.startswith(("hydra", "+", "~")) or k in GROUPS or "@" in k or "/" in k)]
+    for names in itertools.product(*chosen.values()):
+        choices = {group: f"{group}={name}" for group, name in zip(chosen, names, strict=True)}
+        with one_line(" ".join(choices.values())), initialize_config_module(version_base="1.3", config_module="conf"):
+            config = compose("config", overrides=list(choices.values()))
+        known = _leaves(OmegaConf.to_container(config, resolve=False))
+        for key in keys:
+            if key not in known:
+                group = key.partition(".")[0]
+                siblings = sorted(name for name in known if name.partition(".")[0] == group)
+                line = unknown("key", key, siblings or sorted(config))
+                raise UserError(f"{choices[group]}: {line}" if group in choices else line)
 
 
 def _leaves(node: object, prefix: str = "") -> set[str]:

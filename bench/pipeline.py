@@ -13,6 +13,7 @@ import torch
 
 from bench import metrics, registry
 from bench.config import TaskConfig
+from bench.errors import UserError
 from bench.lab import Lab
 from bench.machine import device
 from bench.meter import Meter
@@ -26,7 +27,8 @@ from bench.store import digest
 from bench.train import Trainer
 from bench.types import Budget, Card
 
-TRAIN_VERSION = 1
+TRAIN_VERSION = 2
+BASE = "sft"  # the row of the base itself
 PACKAGES = ("torch", "transformers", "trl", "peft", "evaluate", "hydra-core", "numpy", "scipy")
 CAVEAT = "Classifier scorers are weak on implicit hate and blind to threats; judge, annotator and scorers share Jigsaw data."
 
@@ -75,7 +77,9 @@ class Run:
     @property
     def trains(self) -> bool:
         """The SFT row has no iteration: it is the base itself."""
-        return hasattr(self.algorithm, "iteration")
+        if not hasattr(self.algorithm, "iteration") and self.name != BASE:
+            raise UserError(f"algorithm {self.name} has no method iteration(lab); see CONTRIBUTING.md")
+        return self.name != BASE
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -89,13 +93,18 @@ class Run:
         """The trained policy. Its key covers all that the lab could hand the algorithm, and the algorithm's source."""
         task, shared = self.task, self.shared
         recipe = {
-            "version": TRAIN_VERSION, "sft": shared.sft.key, "model": task.model, "training": task.training,
+            "version": TRAIN_VERSION, "sft": shared.sft.key, "model": task.model,
+            "training": asdict(task.training) | {"checkpoint_seconds": None},
             "pairs": [shared.pairs(by).key for by in pairs.SOURCES],
-            "reward": [shared.reward_model(by).key for by in pairs.SOURCES],
+            "reward": [shared.reward_model(by).key for by in pairs.SOURCES if self._may("reward")],
             "algorithm": self.name, "settings": self.settings, "source": registry.source(type(self.algorithm)),
             "budget": self.budget, "seed": self.seed,
         }  # fmt: skip
         return Stage("train", recipe, self._train)
+
+    def _may(self, use: str) -> bool:
+        """Whether the algorithm's source names a service of the lab: what it never names, its result can't depend on."""
+        return registry.names_in(type(self.algorithm), use)
 
     def _train(self, work: Path) -> None:
         torch.manual_seed(self.seed)
@@ -175,7 +184,7 @@ class Run:
 
     @property
     def _base_row(self) -> Run:
-        return Run("sft", registry.algorithm("sft")(), self.budget, self.seed, self.shared)
+        return Run("sft", registry.algorithm(BASE)(), self.budget, self.seed, self.shared)
 
     # -- the card -------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Algorithms by name: file name = registry name = yaml name."""
 
+import ast
 import dataclasses
 import difflib
 import hashlib
@@ -37,6 +38,8 @@ def algorithm(name: str) -> type:
         if name not in names():
             raise UserError(unknown("algorithm", name, names()))
         importlib.import_module(f"baselines.{name}")
+    if name not in _registered:
+        raise UserError(f"baselines/{name}.py registers no algorithm; put @register before its class")
     return _registered[name]
 
 
@@ -47,11 +50,31 @@ def unknown(kind: str, name: str, known: list[str]) -> str:
     return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}"
 
 
+def _files(cls: type) -> dict[str, str]:
+    """The source of every file of baselines/ that an algorithm is made of: its own, its parents', and what they import."""
+    waiting = [base.__module__ for base in cls.__mro__ if base is not object]
+    found: dict[str, str] = {}
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = inspect.getsource(importlib.import_module(name))
+            for node in ast.walk(ast.parse(found[name])):
+                imported = [node.module] if isinstance(node, ast.ImportFrom) else []
+                imported += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                waiting += [str(module) for module in imported if str(module).startswith("baselines.")]
+    return found
+
+
 def source(cls: type) -> str:
-    """A digest of the code of an algorithm: its file and those of the algorithms it builds on."""
-    modules = [inspect.getmodule(base) for base in cls.__mro__ if base is not object]
-    texts = [inspect.getsource(module) for module in modules if module is not None]
+    """A digest of the code of an algorithm."""
+    texts = [text for _, text in sorted(_files(cls).items())]
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def names_in(cls: type, attribute: str) -> bool:
+    """Whether the code of an algorithm names an attribute anywhere."""
+    trees = [ast.parse(text) for text in _files(cls).values()]
+    return any(isinstance(node, ast.Attribute) and node.attr == attribute for tree in trees for node in ast.walk(tree))
 
 
 def hyperparameters(algorithm: Any) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench import assets, machine, progress, registry
 from bench.config import TaskConfig, build
 from bench.errors import UserError
+from bench.track import MODES
 from bench.types import Budget
 
 FAILURES = "ISOALIGN_FAILURES"  # a file to which the jobs of a sweep add a line when they fail
@@ -28,7 +31,8 @@ def main(config: DictConfig) -> None:
     except Exception as error:
         if os.environ.get("ISOALIGN_DEBUG"):
             raise
-        _fail(config, f"{type(error).__name__}: {error} (set ISOALIGN_DEBUG=1 for the traceback)")
+        reason = str(error).strip().partition("\n")[0]
+        _fail(config, f"{type(error).__name__}: {reason} (set ISOALIGN_DEBUG=1 for the traceback)")
 
 
 def execute(config: DictConfig) -> Path:
@@ -38,8 +42,10 @@ def execute(config: DictConfig) -> Path:
     name = str(config.algorithm.get("name", ""))
     task: TaskConfig = build(TaskConfig, _plain(config.task), "task")
     budget: Budget = build(Budget, _plain(config.budget), "budget")
-    if budget.flops <= 0:
-        raise UserError(f"budget.flops must be positive, not {budget.flops:g}")
+    if not 0 < budget.flops < math.inf:
+        raise UserError(f"budget.flops must be positive and finite, not {budget.flops:g}")
+    if str(config.tracking) not in MODES:
+        raise UserError(registry.unknown("tracking", str(config.tracking), list(MODES)))
     settings = {key: value for key, value in _plain(config.algorithm).items() if key != "name"}
     algorithm = build(registry.algorithm(name), settings, "algorithm")
     progress.belongs_to(f"{name} seed {config.seed}", _line())
@@ -118,7 +124,7 @@ def _command() -> str:
     overrides = [
         o for o in HydraConfig.get().overrides.task if not o.startswith(("store=", "results=", "threads=", "tracking="))
     ]
-    return " ".join(["isoalign run", *overrides])
+    return shlex.join(["isoalign", "run", *overrides])
 
 
 def _fail(config: DictConfig, line: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +123,11 @@ class Shared:
 
     @property
     def _model_identity(self) -> dict[str, Any]:
-        """The model's configuration and, for embedded ones, the digest of the weights."""
-        weights = Path(language.__file__).parent / "nano" / "model.safetensors"
-        digests = {"nano": lambda: file_digest(weights), "smollm2": lambda: ASSETS["smollm2"].sha256}
+        """The model's configuration and a digest of its weights; of a hub model, its name."""
         name = self.task.model.name
-        return asdict(self.task.model) | {"weights": digests[name]() if name in digests else name}
+        folder = Path(language.__file__).parent / "nano" if name == "nano" else Path(name)
+        weights = ASSETS["smollm2"].sha256 if name == "smollm2" else _folder_digest(folder) if folder.is_dir() else name
+        return asdict(self.task.model) | {"weights": weights}
 
     def prompt_recipe(self, split: str) -> dict[str, Any]:
         """All that a split's prompts depend on."""
@@ -170,3 +171,9 @@ class Shared:
         """The SFT base, frozen."""
         model, tokenizer = language.load(self.task.model.name, self.get(self.sft))
         return LanguageModel(model.to(device()), tokenizer, self.task.model.eos == "open", autocast)
+
+
+@cache
+def _folder_digest(folder: Path) -> str:
+    """Digest of a model's files."""
+    return digest({file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.is_file()})

@@ -77,7 +77,8 @@ class Trainer:
                 saved_at = time.monotonic()
         bar.close()
         if not self.meter.steps:
-            raise UserError(f"the budget is too small for one step of {label}: {reason}; raise budget.flops")
+            limit = reason.partition(":")[0]
+            raise UserError(f"the budget is too small for one step of {label}: {reason}; raise budget.{limit}")
 
     def _step(self, step: Step) -> None:
         """One optimizer step, begun only if the purse covers all of it."""

@@ -100,7 +100,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may spend; None is no limit. ``flops`` by formula is the currency that all share."""
+    """What a run may spend; None is no limit. ``flops`` by formula is the currency that all share. ``seconds`` are looked
+    at before a step and before data is gathered, so a run may end a little past them."""
 
     flops: float
     labels: int | None = None

@@ -1,6 +1,6 @@
 """Pre-train the nano task's base model: a small Llama on the `pretrain` rows of the labelled comments.
 
-    OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 python scripts/pretrain_nano.py --steps 6000
+    OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 python scripts/pretrain_nano.py --steps 3600
 
 It writes model, tokenizer and a record (data, seed, steps, loss, time) to bench/models/nano/, which is committed.
 Rows of the other roles (SFT, annotator, judge, prompts) are never read, so nothing downstream was seen here.
@@ -81,7 +81,7 @@ def loss_of(model: LlamaForCausalLM, rows: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--lr", type=float, default=3e-3)

@@ -165,6 +165,7 @@ def test_a_row_without_a_reduction_is_not_ranked() -> None:
         {"budget": {"flops": 9e12}},
         {"budget": {"flops": 4.5e12, "labels": 10}},
         {"parents": {"sft": "another"}},
+        {"parents": {"sft": "ab12cd34ef56ab78", "held_out": "of noisier feedback"}},
         {"notes": NOTES | {"second_scorer": "another"}},
         {"notes": NOTES | {"draws": 25}},
     ],
@@ -195,6 +196,17 @@ def test_the_base_is_the_reference_under_every_budget_and_of_no_other_base() -> 
     assert len(board.build([make("sft"), make("sft", budget={"flops": 1e12})]).sections) == 2
 
 
+def test_feedback_and_evaluation_prompts_part_the_sft_rows_too() -> None:
+    parents = [{"sft": "one", "held_out": held_out} for held_out in ("quiet", "noisy")]
+    cards = [make(name, i, parents=parents[i]) for name in ("sft", "dpo") for i in (0, 1)]
+    made = board.build(cards)
+    assert [[(row.name, row.cards[0].seed) for row in section.rows] for section in made.sections] == [
+        [("dpo", 1), ("sft", 1)],
+        [("dpo", 0), ("sft", 0)],
+    ]
+    assert "- **Held-out pairs:** quiet" in made.markdown()
+
+
 def test_two_configurations_of_one_algorithm_are_two_rows_that_tell_the_difference() -> None:
     cards = [make("dpo", seed, config={"beta": beta, "lr": 1e-4}) for seed in (0, 1) for beta in (0.1, 0.5)]
     assert set(method_rows(cards)) == {"dpo (beta=0.1)", "dpo (beta=0.5)"}
@@ -208,6 +220,9 @@ def test_what_only_shows_when_cards_stand_together_is_flagged() -> None:
     assert section.rows[0].flags == ("2 cards of seed 0, averaged", "versions differ: torch")
     (section,) = board.build([make("dpo", spent={"flops": 5e12})]).sections
     assert section.rows[0].flags == ("over budget",)
+    slow = make("dpo", budget={"flops": 1e13, "seconds": 40}, spent={"flops": 1e12, "seconds": 40.5})
+    (section,) = board.build([slow]).sections
+    assert (section.rows[0].flags, section.rows[0].percent) == ((), 101.25), "the last step may end after the clock"
 
 
 def test_one_seed_keeps_its_interval() -> None:

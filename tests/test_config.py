@@ -77,6 +77,8 @@ def test_an_unknown_choice_lists_the_known_ones(group: str) -> None:
         ("dpo", "'dpo' is no KEY=VALUE"),
         ("seed=0,1", "seed=0,1: several values make a sweep; add -m"),
         ("algorithm=dpo,kto", "several values make a sweep; add -m"),
+        ("algorithm=choice(dpo,kto)", "several values make a sweep; add -m"),
+        ("algorithm.beta=[1", "algorithm.beta=[1: no viable alternative"),
     ],
 )
 def test_a_word_that_is_wrong_is_named_with_its_neighbour(word: str, line: str) -> None:
@@ -91,6 +93,20 @@ def test_the_keys_of_the_chosen_algorithm_are_the_known_ones() -> None:
     check(["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], sweep=True)
     with pytest.raises(UserError, match=r"algorithm\.beta"):
         check(["algorithm=ppo", "algorithm.beta=0.1"], sweep=False)
+
+
+@pytest.mark.parametrize("algorithms", ["dpo,ppo", "choice(dpo,ppo)", "glob(*po)"])
+def test_a_sweep_is_refused_for_the_one_algorithm_that_lacks_a_key(algorithms: str) -> None:
+    check(["-m", f"algorithm={algorithms}", "algorithm.lr=.1,.3"], sweep=True)
+    with pytest.raises(UserError, match=r"^algorithm=ppo: unknown key 'algorithm\.beta'"):
+        check(["-m", f"algorithm={algorithms}", "algorithm.beta=.3"], sweep=True)
+
+
+def test_a_sweep_over_nothing_or_over_one_unknown_name_is_refused() -> None:
+    with pytest.raises(UserError, match=r"algorithm=glob\(x\*\): matches nothing"):
+        check(["-m", "algorithm=glob(x*)"], sweep=True)
+    with pytest.raises(UserError, match="unknown algorithm 'dop'"):
+        check(["-m", "algorithm=choice(kto,dop)"], sweep=True)
 
 
 @pytest.mark.parametrize(

@@ -261,3 +261,37 @@ def test_scalars_of_one_step_are_averaged_and_belong_to_that_step(tiny_bench: Be
     trainer.run("talks")
     assert [row["seen"] for row in trainer.log] == [0.0, 10.0]
     assert [row["rows"] for row in trainer.log] == [2.0, 2.0]  # micro-batches of 3 and 1
+
+
+def test_a_loss_may_gather_logits_at_tokens(tiny_bench: Bench, tmp_path: Path) -> None:
+    class Gatherer:
+        lr = 1e-3
+
+        def iteration(self, lab: Lab) -> Iterator[Step]:
+            yield Step(lab.pairs(4).chosen, self.loss)
+
+        def loss(self, lab: Lab, rollouts: Rollouts) -> torch.Tensor:
+            tokens = rollouts.completion.unsqueeze(-1)
+            return -lab.policy(rollouts).logits.gather(-1, tokens).squeeze(-1).sum(1)
+
+    trainer = tiny_bench.trainer(Gatherer(), Budget(1e15, steps=2), tmp_path)
+    trainer.run("gatherer")
+    assert trainer.meter.steps == 2
+
+
+@pytest.mark.parametrize("what", ["prompts", "pairs", "labels"])
+@pytest.mark.parametrize("count", [0, -3])
+def test_asking_for_nothing_is_refused(tiny_bench: Bench, what: str, count: int) -> None:
+    with pytest.raises(UserError, match=f"^asked for {count} {what};"):
+        getattr(tiny_bench.lab(), what)(count)
+
+
+def test_the_judge_prefers_by_the_odds_of_acceptability(tiny_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = tiny_bench.lab()
+    monkeypatch.setattr(lab, "judge_score", torch.tensor)
+    # odds of 9, 3 and 1 against 1, 1 and 1: they win 9 of 10, 3 of 4, 1 of 2
+    first: Any = [0.9, 0.75, 0.5, 1.0]
+    second: Any = [0.5, 0.5, 0.5, 0.0]
+    *some, certain = lab.judge(first, second).tolist()
+    assert some == pytest.approx([0.9, 0.75, 0.5])
+    assert 0.99 < certain < 1, "no verdict is quite certain"

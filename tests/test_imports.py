@@ -160,6 +160,14 @@ def test_weights_of_pretrained_models_are_read_as_safetensors() -> None:
                 assert gguf or is_constant(call, "use_safetensors", True), f"{file.name}:{call.lineno}: {name}"
 
 
+def test_code_that_comes_with_a_model_is_refused_and_never_asked_about() -> None:
+    """Without the keyword transformers asks on the terminal, and takes a yes."""
+    for file in sources("bench"):
+        for name, call in calls(file):
+            if name.endswith(".from_pretrained") and "PeftModel" not in name:  # adapters come without code
+                assert is_constant(call, "trust_remote_code", False), f"{file.name}:{call.lineno}: {name}"
+
+
 def test_baselines_is_a_package_of_algorithms_alone() -> None:
     from bench import registry
 

@@ -295,7 +295,7 @@ def test_a_secondary_limit_ends_a_run_that_has_flops_left(tiny_bench: Bench, tmp
     algorithm: Any = PPO(rollouts=6, draws=2, minibatch=6, epochs=1) if "tokens" in limit else DPO(batch_size=4)
     trainer = tiny_bench.trainer(algorithm, Budget(1e15, **limit), tmp_path)
     if "seconds" in limit:
-        with pytest.raises(UserError, match="too small for one step"):
+        with pytest.raises(UserError, match=r"too small for one step of dpo: .* raise budget\.seconds$"):
             trainer.run("dpo")
         return
     trainer.run("x")
@@ -303,6 +303,24 @@ def test_a_secondary_limit_ends_a_run_that_has_flops_left(tiny_bench: Bench, tmp
     assert 0 < meter.steps <= 3
     spent = {"steps": meter.steps, "labels": meter.label_count, "tokens": meter.tokens}
     assert all(spent[name] <= most for name, most in limit.items())
+
+
+def test_the_clock_ends_a_run_between_steps_and_never_within_one(
+    tiny_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    class Slow(DPO):
+        def loss(self, lab: Lab, pairs: Any) -> torch.Tensor:
+            now[0] += 0 if lab._meter.quoting else 4
+            return super().loss(lab, pairs)
+
+    trainer = tiny_bench.trainer(Slow(batch_size=4), Budget(1e15, seconds=10), tmp_path)
+    trainer.run("slow")
+    # begun at 0, 4 and 8 s; the third ends at 12
+    assert (trainer.meter.steps, len(trainer.log), trainer.meter.seconds) == (3, 3, 12)
+    assert trainer.log[-1]["flops_spent"] == trainer.meter.flops
 
 
 def test_every_verdict_of_the_feedback_is_paid_with_its_share_once_in_many_epochs(tiny_bench: Bench, tmp_path: Path) -> None:

@@ -15,13 +15,15 @@ from bench.types import Card, Estimate
 REFERENCE, CONTROL, METHOD = "reference", "control", "method"
 _PARTS = {"sft": REFERENCE, "sft_chosen": CONTROL}
 ROLES = ("policy", "reference", "value", "reward", "judge", "feedback")
-# Of Card.notes: figures are compared only where these agree.
+# Of Card.notes, but for the last: figures are compared only where these agree. The key of the held-out pairs covers the
+# base, the evaluation prompts, the raters and the feedback.
 PROTOCOL = {
     "prompts": "Prompts",
     "split": "Split",
     "draws": "Draws a prompt",
     "scorer": "Scorer",
     "second_scorer": "Second scorer",
+    "held_out": "Held-out pairs",
 }
 
 
@@ -113,7 +115,8 @@ def sections_of(cards: list[Card]) -> list[Section]:
 def _comparable(card: Card) -> tuple[str, str, str]:
     budget = {name: limit for name, limit in card.budget.items() if limit is not None}
     budget = {name: int(limit) if float(limit).is_integer() else limit for name, limit in budget.items()}
-    protocol = {name: card.notes[name] for name in PROTOCOL if name in card.notes}
+    told = card.notes | {"held_out": card.parents.get("held_out", "")}
+    protocol = {name: told[name] for name in PROTOCOL if told.get(name, "") != ""}
     return json.dumps(budget, sort_keys=True), card.parents.get("sft", ""), json.dumps(protocol, sort_keys=True)
 
 
@@ -153,7 +156,7 @@ def _flags(seeds: dict[int, list[Card]]) -> list[str]:
     cards = [card for seed in seeds.values() for card in seed]
     raised: dict[str, set[int]] = defaultdict(set)
     for card in cards:
-        for flag in [*card.flags, *(["over budget"] if (_percent(card) or 0) > 100 else [])]:
+        for flag in [*card.flags, *(["over budget"] if _over(card) else [])]:
             raised[flag].add(card.seed)
     flags = [
         flag if len(found) == len(seeds) else f"{flag} (seed {', '.join(map(str, sorted(found)))})"
@@ -195,9 +198,18 @@ def settings_of(card: Card) -> str:
 
 
 def _percent(card: Card) -> float | None:
-    spent = {name: total(card.spent.get(name)) for name in card.budget}
-    shares = [100 * (spent[name] or 0.0) / limit for name, limit in card.budget.items() if limit]
-    return max(shares, default=None)
+    return max(_shares(card).values(), default=None)
+
+
+def _over(card: Card) -> bool:
+    """Whether more was spent than the budget; the clock is only looked at between steps, so it always ends past its limit."""
+    return any(share > 100 for name, share in _shares(card).items() if name != "seconds")
+
+
+def _shares(card: Card) -> dict[str, float]:
+    """What was spent of each limit, in %."""
+    limits = {name: limit for name, limit in card.budget.items() if limit}
+    return {name: 100 * (total(card.spent.get(name)) or 0.0) / limit for name, limit in limits.items()}
 
 
 def total(value: Any) -> float | None:

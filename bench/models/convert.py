@@ -29,11 +29,15 @@ def smollm2(folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     raw = next(folder.glob("*.gguf"))
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=raw.name, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=raw.name, padding_side="left", trust_remote_code=False)
     tokenizer.pad_token = "<|endoftext|>"  # id 0; the file says pad == eos, which would hide every end of text
     tokenizer.save_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=raw.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        folder,
+        gguf_file=raw.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+        trust_remote_code=False,
     )
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.half().save_pretrained(folder)

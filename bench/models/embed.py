@@ -18,8 +18,8 @@ def _load(device: str) -> tuple[Any, Any]:
     from transformers import AutoTokenizer, BertModel
 
     folder = assets.path("minilm")
-    model: Any = BertModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    return model.eval().to(device), AutoTokenizer.from_pretrained(folder)
+    model: Any = BertModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    return model.eval().to(device), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def embed(texts: Sequence[str], batch_size: int = 64, device: str = "cpu") -> Tensor:

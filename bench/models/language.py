@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,15 +47,26 @@ def load(name: str, weights: Path | None = None) -> tuple[Any, Any]:
     embedded = {"nano": lambda: Path(__file__).parent / "nano", "smollm2": lambda: assets.path("smollm2")}
     source = str(embedded[name]()) if name in embedded else name
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(weights or source), dtype=torch.float32, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(
+            str(weights or source), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot load the model {source!r}: {reason}") from error
+        hint = "; a hub name needs HF_HUB_OFFLINE=0 once" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+        raise UserError(f"cannot load the model {source!r}: {reason}{hint}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
     return model.eval().requires_grad_(False), tokenizer
+
+
+def clip(ids: list[int], longest: int, opening: int | None) -> list[int]:
+    """A prompt's ids, the end of it kept where it is too long, behind its opening token if it has one."""
+    if len(ids) <= longest:
+        return ids
+    start = ids[:1] if ids[0] == opening else []
+    return start + ids[len(ids) - longest + len(start) :]
 
 
 class LanguageModel:
@@ -101,10 +113,7 @@ class LanguageModel:
 
     def encode(self, texts: Sequence[str], longest: int) -> Prompts:
         """Texts as left-padded prompts; of a text over ``longest`` tokens the end is kept, behind its opening token."""
-        rows = []
-        for ids in self.tokenizer(list(texts))["input_ids"]:
-            start = [ids[0]] if ids[:1] == [self.tokenizer.bos_token_id] else []
-            rows.append(ids if len(ids) <= longest else start + ids[len(ids) - longest + len(start) :])
+        rows = [clip(ids, longest, self.tokenizer.bos_token_id) for ids in self.tokenizer(list(texts))["input_ids"]]
         width = max(map(len, rows))
         tokens = torch.full((len(rows), width), self.tokenizer.pad_token_id)
         mask = torch.zeros(len(rows), width, dtype=torch.bool)
@@ -123,7 +132,7 @@ class LanguageModel:
         """Log-probabilities, states and logits at the completion's positions; the head is applied nowhere else."""
         rollouts = rollouts.to(self.device)
         start = rollouts.prompt_length - 1
-        with torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext():
+        with self._precision():
             states = self._body(rollouts.tokens[:, :-1], rollouts.mask[:, :-1]).last_hidden_state[:, start:]
             logits = self.head(states)
         logits = self._ban(logits.float())
@@ -138,6 +147,10 @@ class LanguageModel:
         ``uniforms`` [B x K, T] in [0, 1) fix every choice: K completions of each prompt, T tokens each. A prompt is read
         once and its cache repeated for its K draws.
         """
+        with self._precision():
+            return self._decode(prompts, uniforms)
+
+    def _decode(self, prompts: Prompts, uniforms: Tensor) -> Rollouts:
         from transformers import DynamicCache
 
         prompts, uniforms = prompts.to(self.device), uniforms.to(self.device)
@@ -160,6 +173,9 @@ class LanguageModel:
             logits = self.head(self._body(chosen[-1].unsqueeze(1), mask, cache).last_hidden_state[:, -1])
         tokens = torch.cat([prompts.tokens.repeat_interleave(draws, 0), torch.stack(chosen, 1)], 1)
         return Rollouts(tokens, mask, prompts.tokens.shape[1])
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
 
     def _body(self, tokens: Tensor, mask: Tensor, cache: Any = None) -> Any:
         positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]

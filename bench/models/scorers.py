@@ -95,11 +95,11 @@ def _load_classifier(source: str) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     local = os.environ.get("HF_HUB_OFFLINE", "1").lower() not in ("0", "false", "no", "off")
-    where: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
+    where: dict[str, Any] = {"local_files_only": local}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            source, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **where
+            source, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **where
         )
     except (OSError, ValueError) as error:
         advice = "; set HF_HUB_OFFLINE=0 to let it be downloaded" if local and not os.path.exists(source) else ""

@@ -15,11 +15,13 @@ from bench.config import ModelConfig, RewardConfig
 from bench.errors import UserError
 from bench.feedback import Feedback
 from bench.flops import Shape, shape_of
+from bench.machine import device
 from bench.models import language
 from bench.stages.sft import finish, lora, train, trainer_arguments
 from bench.types import Rollouts
 
-VERSION = 2
+VERSION = 3
+WHITENED = 64  # verdicts whose answers set mean and deviation
 
 
 def make(work: Path, sft: Path, pairs: Path, model_config: ModelConfig, config: RewardConfig, seed: int) -> None:
@@ -55,27 +57,24 @@ def make(work: Path, sft: Path, pairs: Path, model_config: ModelConfig, config: 
     train(trainer, f"reward model ({feedback.source})")
     lengths = [len(ids) for row in rows for ids in row.values()]
     nowhere = [0] * len(lengths)
-    passes = config.epochs + 1  # one more to whiten
+    whitened = lengths[: 2 * WHITENED]
     flops = {
-        "forward": passes * shape.forward(lengths, nowhere),
+        "forward": config.epochs * shape.forward(lengths, nowhere) + shape.forward(whitened, [0] * len(whitened)),
         "backward": config.epochs * shape.backward(lengths, nowhere),
     }
     record = {"flops": flops, "verdicts": order, "source": feedback.source, "seed": seed}
     finish(trainer, work, record | {"seconds": round(time.monotonic() - started, 1)})
-    whiten(work, feedback, order, model_config)
+    whiten(work, feedback, order[:WHITENED], model_config)
 
 
-def whiten(work: Path, feedback: Feedback, order: list[int], model_config: ModelConfig) -> None:
-    """Note mean and deviation of the raw rewards on the training verdicts' answers: a reward model's scale is arbitrary,
+def whiten(work: Path, feedback: Feedback, verdicts: list[int], model_config: ModelConfig) -> None:
+    """Note mean and deviation of the raw rewards on some training verdicts' answers: a reward model's scale is arbitrary,
     and an arbitrary scale would make the KL price mean nothing."""
     record = json.loads((work / "record.json").read_text())
     (work / "record.json").write_text(json.dumps(record | {"mean": 0.0, "deviation": 1.0, "flops_each": {}}))
-    raw = RewardModel(work, model_config)
-    values = []
-    for start in range(0, len(order), 64):
-        pairs = feedback.pairs(torch.tensor(order[start : start + 64]), raw.pad)
-        values += [raw(pairs.chosen), raw(pairs.rejected)]
-    rewards = torch.cat(values)
+    raw = RewardModel(work, model_config, device())
+    pairs = feedback.pairs(torch.tensor(verdicts), raw.pad)
+    rewards = torch.cat([raw(pairs.chosen), raw(pairs.rejected)])
     record |= {"mean": rewards.mean().item(), "deviation": rewards.std().item(), "flops_each": feedback.flops_each}
     if not record["deviation"] > 1e-4:
         raise UserError(f"the reward model collapsed (deviation {record['deviation']:.2g}); change task.reward.lr")
@@ -88,7 +87,7 @@ def load(name: str, weights: Path) -> tuple[Any, Any]:
 
     _, tokenizer = language.load(name, None)
     model = AutoModelForSequenceClassification.from_pretrained(
-        str(weights), num_labels=1, dtype=torch.float32, use_safetensors=True
+        str(weights), num_labels=1, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
     model.config.pad_token_id = tokenizer.pad_token_id
     return model.eval().requires_grad_(False), tokenizer
@@ -105,7 +104,7 @@ class RewardModel:
 
     @torch.no_grad()
     def __call__(self, rollouts: Rollouts) -> Tensor:
-        """Rewards [B], mean 0 and deviation 1 on the training verdicts' answers."""
+        """Rewards [B], mean 0 and deviation 1 on its training answers."""
         device = self.model.device
         tokens, mask = rollouts.tokens.to(device), rollouts.mask.to(device)
         positions = (mask.long().cumsum(-1) - 1).clamp(min=0)

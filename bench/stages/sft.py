@@ -13,7 +13,7 @@ from bench.models import language
 from bench.progress import trainer_callback
 from bench.text import opening
 
-VERSION = 1
+VERSION = 2
 
 
 def make(work: Path, model_config: ModelConfig, config: SFTConfig, words: int, seed: int) -> None:
@@ -49,7 +49,7 @@ def examples(tokenizer: Any, model: ModelConfig, count: int, words: int, seed: i
         if len(rows) == count:
             return rows
         head = opening(text, words)
-        prompt = tokenizer(head)["input_ids"][-model.prompt_tokens :]
+        prompt = language.clip(tokenizer(head)["input_ids"], model.prompt_tokens, tokenizer.bos_token_id)
         answer = tokenizer(text[len(head) :], add_special_tokens=False)["input_ids"]
         if model.eos == "open":
             answer = [*answer, tokenizer.eos_token_id]
