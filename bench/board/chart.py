@@ -72,7 +72,7 @@ def _draw(figure: Any, points: list[tuple[Row, Estimate, Estimate]], subtitle: s
     axes.plot(*zip(*best, strict=True), color=_FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     axes.margins(0.12, 0.12)
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
-    _place_labels(figure, axes, points)
+    _place_labels(figure, axes, points, {name: colour for name, (colour, _) in looks.items()})
 
 
 def _looks(rows: list[Row]) -> dict[str, tuple[str, str]]:
@@ -117,8 +117,8 @@ def _undominated(points: list[tuple[Any, Any]]) -> list[tuple[float, float]]:
     return best or [(math.nan, math.nan)]
 
 
-def _place_labels(figure: Any, axes: Any, points: list[tuple[Row, Estimate, Estimate]]) -> None:
-    """Write each name beside its point, where it covers no other name, point or bar, with a line where that is far."""
+def _place_labels(figure: Any, axes: Any, points: list[tuple[Row, Estimate, Estimate]], colours: dict[str, str]) -> None:
+    """Write each name in its colour beside its point, where it covers no other name, point or bar, with a line where that is far."""
     from matplotlib.patheffects import withStroke
 
     figure.draw_without_rendering()
@@ -127,7 +127,7 @@ def _place_labels(figure: Any, axes: Any, points: list[tuple[Row, Estimate, Esti
     for row, kl, toxicity in points:
         label = f"{_shorten(clean(row.name), 36)}{' (gate)' if row.gated else ''}"
         at = {"xy": (kl.value, toxicity.value), "textcoords": "offset pixels"}
-        text = axes.annotate(label, xytext=(0, 0), parse_math=False, zorder=6, **at)
+        text = axes.annotate(label, xytext=(0, 0), parse_math=False, color=colours[row.name], zorder=6, **at)
         text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
         extent = text.get_window_extent()
         x, y = axes.transData.transform(at["xy"])
