@@ -17,11 +17,11 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: bench test test-all check install assets clean
 
-# The SFT row first, alone: it makes the stages that all runs share, on every core. Then the longest runs first; PPO and
+# The SFT row first, alone: it makes the stages that all runs share. One thread: with more the last digits differ. Then the longest runs first; PPO and
 # RLAIF begin with a reward model each, so neither waits for the other.
 bench: $(READY)
 	$(BIN)/isoalign assets comments rtp_scored rtp_categories tox_block toxic_classifier minilm
-	$(BIN)/isoalign run algorithm=sft
+	$(BIN)/isoalign run algorithm=sft threads=1
 	$(BIN)/isoalign run -m algorithm=ppo,rlaif,kto,dpo,sft_chosen threads=1 hydra/launcher=joblib hydra.launcher.n_jobs=$(WORKERS)
 	$(BIN)/isoalign board nano
 

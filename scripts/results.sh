@@ -11,9 +11,9 @@ sweep=(threads=1 hydra/launcher=joblib hydra.launcher.n_jobs=2)
 run() { .venv/bin/isoalign run "$@" results=$fresh; }
 
 rm -rf $fresh
-run task=nano algorithm=sft
+run task=nano algorithm=sft threads=1
 run -m task=nano algorithm=$methods seed=0,1,2 "${sweep[@]}"
-run task=smol algorithm=sft
+run task=smol algorithm=sft threads=1
 run -m task=smol algorithm=$methods seed=0 "${sweep[@]}"
 for task in nano smol; do .venv/bin/isoalign publish $fresh/$task/*.json; done
 .venv/bin/python scripts/board_to_readme.py
