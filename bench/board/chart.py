@@ -118,7 +118,7 @@ def _undominated(points: list[tuple[Any, Any]]) -> list[tuple[float, float]]:
 
 
 def _place_labels(figure: Any, axes: Any, points: list[tuple[Row, Estimate, Estimate]], colours: dict[str, str]) -> None:
-    """Write each name in its colour beside its point, where it covers no other name, point or bar, with a line where that is far."""
+    """Write each name in its colour beside its point, clear of other names, points and bars, with a line where that is far."""
     from matplotlib.patheffects import withStroke
 
     figure.draw_without_rendering()
