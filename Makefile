@@ -17,8 +17,8 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: bench test test-all check install assets clean
 
-# The SFT row first, alone: it makes the stages that all runs share. One thread: with more the last digits differ. Then the longest runs first; PPO and
-# RLAIF begin with a reward model each, so neither waits for the other.
+# The SFT row first, alone: it makes the stages that all runs share. One thread, as the workers have: with more the last
+# digits differ. Then the longest runs first; PPO and RLAIF begin with a reward model each, so neither waits for the other.
 bench: $(READY)
 	$(BIN)/isoalign assets comments rtp_scored rtp_categories tox_block toxic_classifier minilm
 	$(BIN)/isoalign run algorithm=sft threads=1

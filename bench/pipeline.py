@@ -160,7 +160,7 @@ class Run:
             from peft import PeftModel
 
             adapted = PeftModel.from_pretrained(self.shared.base_model().inner, str(weights))
-            model: Any = adapted.merge_and_unload()  # a third faster to decode from
+            model: Any = adapted.merge_and_unload()  # decoding needs no adapter of its own
         else:
             model, _ = language.load(self.task.model.name, weights)
         return LanguageModel(model.eval().to(device()), base.tokenizer, base.ends), base
