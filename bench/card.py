@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bench.errors import UserError
-from bench.types import Card
+from bench.store import digest
+from bench.types import Card, PromptValues
 
-FORMAT = 1
+FORMAT = 2
+READS = (1, 2)  # format 1 has no values by prompt, no curve and no seals
 REDACTED = "[redacted]"
 
 # A count ("max_new_tokens: 20", "key: 3") is no secret; a password may be a number.
@@ -49,11 +51,16 @@ def read(path: Path) -> Card:
     if not isinstance(data, dict) or "format" not in data:
         raise UserError(f'{path} is no card: it has no "format"')
     number = data.pop("format")
-    if isinstance(number, bool) or number != FORMAT:
-        raise UserError(f"{path}: card format {number!r} is unknown; this version of isoalign reads format {FORMAT}")
+    if isinstance(number, bool) or number not in READS:
+        known = " and ".join(map(str, READS))
+        raise UserError(f"{path}: card format {number!r} is unknown; this version of isoalign reads formats {known}")
+    for holder, where in [(data, "values"), *((p, f"curve[{i}].values") for i, p in enumerate(_points(data)))]:
+        if isinstance(holder, dict) and "values" in holder:
+            holder["values"] = _unpack(holder["values"], where, path)
     card: Card = _parse(data, Card, "", path)
-    _parse(card.budget.get("flops"), float, "budget.flops", path)
-    _check_bill(card.spent, path)
+    if card.metered or card.spent:
+        _parse(card.budget.get("flops"), float, "budget.flops", path)
+        _check_bill(card.spent, path)
     return card
 
 
@@ -79,12 +86,78 @@ def file_name(card: Card) -> str:
 
 def to_json(card: Card, path: Path | str = "card") -> str:
     """The text of a card, without secrets. Raises UserError naming the field that JSON can't hold."""
-    data = {"format": FORMAT, **dataclasses.asdict(redacted(card))}
+    data: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(redacted(card))}
     _finite(data, "", path)
+    data["values"] = _pack(data["values"])
+    data["curve"] = [point | {"values": _pack(point["values"])} for point in data["curve"]]
     try:
-        return json.dumps(data, indent=1, allow_nan=False) + "\n"
+        fields = [f" {json.dumps(name)}: {_field(name, value)}" for name, value in data.items()]
     except TypeError as error:
         raise UserError(f"{path}: a card holds JSON only: {error}") from error
+    return "{\n" + ",\n".join(fields) + "\n}\n"
+
+
+def _field(name: str, value: Any) -> str:
+    """JSON of a field; of those that hold many alike, a line each."""
+    if name not in ("metrics", "values", "curve", "families", "seals") or not value:
+        return json.dumps(value, indent=1, allow_nan=False).replace("\n", "\n ")
+    if isinstance(value, list):
+        lines = [json.dumps(item, allow_nan=False) for item in value]
+        return "[\n  " + ",\n  ".join(lines) + "\n ]"
+    lines = [f"{json.dumps(key)}: {json.dumps(item, allow_nan=False)}" for key, item in value.items()]
+    return "{\n  " + ",\n  ".join(lines) + "\n }"
+
+
+def _pack(values: PromptValues) -> list[dict[str, Any]]:
+    """Values by prompt as columns, those on the same prompts beside one list of them: a fifth of the size."""
+    groups: dict[tuple[str, ...], dict[str, list[float | None]]] = {}
+    for name, by in values.items():
+        groups.setdefault(tuple(by), {})[name] = list(by.values())
+    return [{"prompts": list(prompts), "columns": columns} for prompts, columns in groups.items()]
+
+
+def _unpack(groups: Any, where: str, path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for i, group in enumerate(_parse(groups, list[dict[str, Any]], where, path)):
+        prompts = _parse(group.get("prompts"), list[str], f"{where}[{i}].prompts", path)
+        for name, column in _parse(group.get("columns"), dict[str, list[Any]], f"{where}[{i}].columns", path).items():
+            if len(column) != len(prompts):
+                raise UserError(f"{path}: {where}: {name} has {len(column)} values for {len(prompts)} prompts")
+            values[name] = dict(zip(prompts, column, strict=True))
+    return dict(sorted(values.items()))
+
+
+def _points(data: dict[str, Any]) -> list[Any]:
+    points = data.get("curve", [])
+    return points if isinstance(points, list) else []
+
+
+def key_of(card: Card) -> str:
+    """The card's key, from what it says of itself: the readings behind it, the method's settings, seed, budget, evaluation."""
+    card = redacted(card)
+    return digest(
+        {
+            "readings": card.parents.get("readings", ""), "algorithm": card.config.get("algorithm"), "seed": card.seed,
+            "budget": card.budget, "evaluation": (card.config.get("task") or {}).get("evaluation"),
+        }
+    )  # fmt: skip
+
+
+def sealed(card: Card) -> Card:
+    """The card, without secrets, with a digest of each of its entries, so that a changed digit can be found and named."""
+    card = redacted(card)
+    return dataclasses.replace(card, seals=seals_of(card))
+
+
+def seals_of(card: Card) -> dict[str, str]:
+    """Eight hex digits of the digest of every field, and of every entry of those that are mappings or lists."""
+    data = dataclasses.asdict(card)
+    data.pop("seals")
+    found: dict[str, str] = {}
+    for name, value in data.items():
+        entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        found |= {f"{name}.{key}": digest(item)[:8] for key, item in entries} or {name: digest(value)[:8]}
+    return found
 
 
 def redacted(card: Card) -> Card:

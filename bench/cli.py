@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from bench import machine
 from bench.errors import UserError
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument(
         "--results", type=Path, default=Path("results/local"), help="folder of the cards (default: %(default)s)"
     )
+    board.add_argument("--across", action="store_true", help="one table over all tasks: interquartile means, P(A beats B)")
     board.set_defaults(act=_board)
 
     assets = commands.add_parser("assets", help="fetch and verify the embedded models and data")
@@ -68,6 +70,45 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("cards", nargs="+", type=Path, metavar="CARD")
     publish.add_argument("--results", type=Path, default=Path("results"), help="where published/ lies (default: %(default)s)")
     publish.set_defaults(act=_publish)
+
+    compare = commands.add_parser("compare", help="two methods or cards, paired, on every metric, with a verdict in words")
+    compare.add_argument("first", metavar="A", help="a card's path, or the name of a row of the board")
+    compare.add_argument("second", metavar="B")
+    compare.add_argument("--task", default="nano", help="whose board holds the rows (default: %(default)s)")
+    compare.add_argument(
+        "--results", type=Path, default=Path("results/local"), help="folder of the cards (default: %(default)s)"
+    )
+    compare.set_defaults(act=_compare)
+
+    rescore = commands.add_parser("rescore", help="apply metrics to the saved samples of old runs; nothing is trained")
+    rescore.add_argument("cards", nargs="*", type=Path, metavar="CARD", help="default: every card under results/local")
+    which = rescore.add_mutually_exclusive_group(required=True)
+    which.add_argument("--metric", action="append", metavar="NAME", help="a family, a file of bench/metrics/; may be repeated")
+    which.add_argument("--all", action="store_true", help="every family")
+    rescore.add_argument("--store", type=Path, help="where the samples lie (default: the user cache)")
+    rescore.set_defaults(act=_rescore)
+
+    score = commands.add_parser("score", help="score completions that were made elsewhere and enter them as unmetered")
+    score.add_argument("--samples", type=Path, required=True, metavar="FILE.jsonl", help="rows of prompt_id (or prompt), "
+                       "completion and, if known, draw, id, logp, kl, finished, scores")  # fmt: skip
+    score.add_argument("--task", required=True, help="whose evaluation prompts these answer (isoalign prompts TASK)")
+    score.add_argument("--name", help="the row's name (default: the file's)")
+    score.add_argument(
+        "--results", type=Path, default=Path("results/local"), help="folder of the cards (default: %(default)s)"
+    )
+    score.add_argument("--store", type=Path, help="where stages lie (default: the user cache)")
+    score.add_argument("settings", nargs="*", metavar="task.KEY=VALUE", help="if the task was not run as conf/ has it")
+    score.set_defaults(act=_score)
+
+    prompts = commands.add_parser("prompts", help="print a task's evaluation prompts as JSON lines, to answer elsewhere")
+    prompts.add_argument("task")
+    prompts.add_argument("settings", nargs="*", metavar="task.KEY=VALUE", help="if the task is not as conf/ has it")
+    prompts.set_defaults(act=_prompts)
+
+    verify = commands.add_parser("verify", help="check a card, and all that led to it, for a changed digit")
+    verify.add_argument("cards", nargs="+", type=Path, metavar="CARD")
+    verify.add_argument("--store", type=Path, help="where its stages lie (default: the user cache)")
+    verify.set_defaults(act=_verify)
     return parser
 
 
@@ -104,9 +145,21 @@ def _board(options: argparse.Namespace) -> int:
     if not boards:
         where = options.results / (options.task or "")
         raise UserError(f"no cards in {where}; make some with `isoalign run` (or name another folder with --results)")
+    if options.across:
+        return _across({folder.name: cards for folder, cards in boards}, options.results)
     for folder, cards in boards:
         board.show(board.build(cards))
         print(board.write(folder.name, cards, folder))
+    return 0
+
+
+def _across(cards_by_task: dict[str, Any], folder: Path) -> int:
+    from bench.board.across import across
+    from bench.card import save
+
+    found = across(cards_by_task)
+    save(folder / "across.md", found.markdown())
+    print(f"{found.terminal()}\n{folder / 'across.md'}")
     return 0
 
 
@@ -128,3 +181,89 @@ def _publish(options: argparse.Namespace) -> int:
     for path in publish(options.cards, options.results):
         print(path)
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from bench.compare import compare, sides
+
+    print(compare(*sides(options.first, options.second, options.results / options.task)))
+    return 0
+
+
+def _rescore(options: argparse.Namespace) -> int:
+    from bench import board, card, metrics
+    from bench.progress import track
+    from bench.rescore import rescored, stage_of
+
+    metrics.check(options.metric or [])
+
+    paths = options.cards or sorted(Path("results/local").glob("*/*.json"))
+    if not paths:
+        raise UserError("no cards in results/local; name some, or make some with: isoalign run")
+    old = {path: card.read(path) for path in paths}
+    store = _store(options.store)
+    for one in old.values():  # nothing is written, or begun, unless all can be scored
+        stage_of(one, store, "readings")
+    new = {path: rescored(old[path], store, options.metric) for path in track(paths, "rescoring")}
+    for path, rescored_card in new.items():
+        card.save(path, card.to_json(rescored_card, path))
+        print(f"{path}  {_news(old[path], rescored_card)}")
+    for folder in sorted({path.parent for path in paths}):
+        print(board.write(new[next(p for p in paths if p.parent == folder)].task, card.read_all(folder), folder))
+    return 0
+
+
+def _news(old: Any, new: Any) -> str:
+    """What scoring again changed: versions, and figures that came, went or differ."""
+    versions = [
+        f"{name} {old.versions.get(name, 'new')} -> {v}" for name, v in new.versions.items() if old.versions.get(name) != v
+    ]
+    names = old.metrics.keys() | new.metrics.keys()
+    changed = sum(old.metrics.get(name) != new.metrics.get(name) for name in names)
+    return "; ".join([*versions, f"{changed} of {len(new.metrics)} figures changed" if changed else "no figure changed"])
+
+
+def _score(options: argparse.Namespace) -> int:
+    import shlex
+
+    from bench import card, outside
+    from bench.overrides import task_named
+
+    task = task_named(options.task, options.settings)
+    name = options.name or options.samples.stem
+    words = ["isoalign", "score", "--samples", str(options.samples), "--task", task.name, "--name", name, *options.settings]
+    command = shlex.join(words)
+    print(card.write(outside.score(options.samples, task, _store(options.store), name, command), options.results / task.name))
+    return 0
+
+
+def _prompts(options: argparse.Namespace) -> int:
+    import json
+
+    from bench.data import prompts
+    from bench.overrides import task_named
+
+    task = task_named(options.task, options.settings)
+    for prompt in prompts.of(task.prompts, task.evaluation.split):
+        print(json.dumps({"prompt_id": prompt.id, "prompt": prompt.text, "draws": task.evaluation.draws}, ensure_ascii=False))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from bench.verify import verify
+
+    wrong = 0
+    for path in options.cards:
+        report = verify(path, _store(options.store))
+        wrong += len(report.wrong)
+        lines = [("ok", line) for line in report.checked] + [("not checked", line) for line in report.unchecked]
+        for mark, line in [*lines, *(("CHANGED", line) for line in report.wrong)]:
+            print(f"{path.name}: {mark}: {line}")
+    return 1 if wrong else 0
+
+
+def _store(folder: Path | None) -> Any:
+    from bench import assets
+    from bench.store import Store
+
+    return Store(folder or assets.cache_dir() / "store")

@@ -73,15 +73,20 @@ class RewardConfig:
 @dataclass(frozen=True)
 class EvaluationConfig:
     """``draws`` completions of each prompt of ``split``, scored by two scorers that never trained anything. Tuning looks at
-    the validation split; what is reported comes from the test split."""
+    the validation split; what is reported comes from the test split. Snapshots along the budget are scored on
+    ``curve_prompts`` of the prompts and their first ``curve_draws`` draws."""
 
     split: str = "test"
     draws: int = 8
     seed: int = 1234
     scorer: str = "tox_block"
     second_scorer: str = "toxic_classifier"
+    curve_prompts: int = 128
+    curve_draws: int = 2
 
     def __post_init__(self) -> None:
+        if not 1 <= self.curve_draws <= self.draws:
+            raise ValueError(f"task.evaluation.curve_draws must lie in [1, {self.draws}], not {self.curve_draws}")
         if self.split not in ("validation", "test"):
             raise ValueError(f"task.evaluation.split must be validation or test, not {self.split!r}")
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.errors import UserError
 from bench.registry import unknown
+
+if TYPE_CHECKING:
+    from bench.config import TaskConfig
 
 GROUPS = ("algorithm", "task", "budget")
 TAKES_A_WORD = (
@@ -57,6 +61,20 @@ def check(arguments: list[str], sweep: bool) -> None:
                 if re.fullmatch(r"[\w-]*", name) and name not in options(key):
                     raise UserError(unknown(key, name, options(key)))
     _check_keys([word.partition("=")[0] for word in words], chosen)
+
+
+def task_named(name: str, settings: Sequence[str] = ()) -> TaskConfig:
+    """A task of conf/, with settings as KEY=VALUE. Raises UserError for one that there is not."""
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    from bench.config import TaskConfig, build
+
+    check([f"task={name}", *settings], sweep=False)
+    with one_line(f"task={name}"), initialize_config_module(version_base="1.3", config_module="conf"):
+        config = compose("config", overrides=[f"task={name}", *settings])
+    task: TaskConfig = build(TaskConfig, OmegaConf.to_container(config.task, resolve=True), "task")
+    return task
 
 
 @contextmanager

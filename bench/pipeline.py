@@ -1,33 +1,38 @@
-"""One run: train -> sample -> score -> card, each a stage of the store."""
+"""One run: train -> samples -> readings -> figures and curve -> card, each a stage of the store."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
 import platform
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench import metrics, registry
+from bench.card import key_of
 from bench.config import TaskConfig
+from bench.data import prompts
 from bench.errors import UserError
+from bench.feedback import Feedback
 from bench.lab import Lab
 from bench.machine import device
 from bench.meter import Meter
 from bench.models import language
 from bench.models.language import LanguageModel
+from bench.scoring import scored
 from bench.shared import Shared, Stage
-from bench.stages import pairs, sample, score
+from bench.stages import curve, figures, pairs, readings, sample
 from bench.stages.candidates import read_rows, write_rows
 from bench.stages.sft import lora
-from bench.store import digest
+from bench.store import content
 from bench.train import Trainer
 from bench.types import Budget, Card
 
-TRAIN_VERSION = 2
+TRAIN_VERSION = 3
 BASE = "sft"  # the row of the base itself
 PACKAGES = ("torch", "transformers", "trl", "peft", "evaluate", "hydra-core", "numpy", "scipy")
 CAVEAT = "Classifier scorers are weak on implicit hate and blind to threats; judge, annotator and scorers share Jigsaw data."
@@ -52,27 +57,26 @@ class Run:
 
     def card(self, command: str) -> Card:
         """Make what is not made yet, and put the card together."""
-        trained = self.shared.get(self.train) if self.trains else None
-        record = json.loads((trained / "record.json").read_text()) if trained else {}
-        used = record.get("reward", [])
-        scored = self.scored(used)
-        folder = self.shared.get(scored)
-        return Card(
-            key=digest({"score": scored.key, "algorithm": self.settings, "seed": self.seed, "budget": self.budget}),
+        parents, record = self.parents, self.record
+        card = Card(
+            key="",
             task=self.task.name,
             algorithm=self.name,
             config={"algorithm": self.settings, "task": asdict(self.task)},
             seed=self.seed,
             budget=asdict(self.budget),
             spent=record.get("spent") or Meter(self.budget).spent() | {"seconds": 0.0},
-            metrics=score.metrics_of(folder),
-            parents=self.parents(used),
-            versions=versions(folder),
+            metrics={},
+            parents={name: stage.key for name, stage in parents.items()},
+            versions=packages(),
             command=command,
-            flags=json.loads((folder / "flags.json").read_text()),
-            training={key: record[key] for key in ("steps", "skipped") if key in record},
+            training={key: record[key] for key in ("steps", "skipped", "reported") if key in record},
             notes=self.notes(),
+            contents={name: content(self.shared.get(stage)) for name, stage in parents.items()},
         )
+        own, base = (figures.read(self.shared.get(row.figures)) for row in (self, self._base_row))
+        points = curve.read(self.shared.get(self.curve)) if self.trains else []
+        return scored(replace(card, key=key_of(card)), own, base if self.trains else None, points)
 
     @property
     def trains(self) -> bool:
@@ -115,8 +119,16 @@ class Run:
         trainer.run(self.name)
         policy.model.save_pretrained(work / "policy")
         write_rows(work / "log.jsonl", trainer.log)
-        record = {"spent": meter.spent(), "steps": meter.steps, "skipped": trainer.skipped, "reward": sorted(lab._paid)}
+        record = {
+            "spent": meter.spent(), "steps": meter.steps, "skipped": trainer.skipped, "reward": sorted(lab._paid),
+            "fraction": meter.fraction, "snapshots": trainer.snapshots, "reported": reported(trainer.log),
+        }  # fmt: skip
         (work / "record.json").write_text(json.dumps(record, indent=1))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What training left on record; nothing for the base."""
+        return json.loads((self.shared.get(self.train) / "record.json").read_text()) if self.trains else {}
 
     def _policy_to_train(self) -> tuple[LanguageModel, LanguageModel]:
         """Policy and frozen reference; with LoRA they are one model, adapter on and off."""
@@ -131,79 +143,157 @@ class Run:
         policy.model.requires_grad_(True)
         return policy, base
 
-    def sampled(self, used: list[str]) -> Stage:
-        """Evaluation completions; ``used`` names the reward model that the method trained on, if any."""
-        task, shared = self.task, self.shared
-        held_out = shared.pairs("annotator", task.evaluation.split)
-        reward_model = shared.reward_model(used[0]).key if used else None
-        recipe = {
-            "version": sample.VERSION, "policy": self.train.key if self.trains else shared.sft.key,
-            "sft": shared.sft.key, "pairs": held_out.key, "reward": reward_model,
-            "prompts": shared.prompt_recipe(task.evaluation.split),
-            "draws": task.evaluation.draws, "seed": task.evaluation.seed,
-        }  # fmt: skip
+    @property
+    def samples(self) -> Stage:
+        """Evaluation completions, and the held-out pairs and the base's own completions as the policy sees them."""
+        config, shared = self.task.evaluation, self.shared
+        held_out, base = shared.pairs("annotator", config.split), self._base_row.samples if self.trains else None
+        recipe = self._sampling | {"pairs": held_out.key, "base": base.key if base else None, "draws": config.draws}
 
         def make(work: Path) -> None:
-            policy, base = self._policy_to_score()
-            reward = shared.reward(used[0]) if used else None
-            sample.make(work, policy, base, reward, shared.get(held_out), task.model, task.prompts, task.evaluation)
+            policy, reference = self._policy_to_score()
+            sample.make(work, policy, reference, self.task.model, self._prompts, config.draws, config.seed)
+            theirs = sample.read_samples(shared.get(base)) if base else []
+            firsts = [s for s in theirs if s.draw == 0]
+            feedback = Feedback.read(shared.get(held_out))
+            sample.pairs_and_reverse(work, policy, reference, self.task.model, feedback, firsts)
 
         return Stage("samples", recipe, make)
 
-    def _policy_to_score(self) -> tuple[LanguageModel, LanguageModel]:
+    def snapshot(self, steps: int) -> Stage:
+        """Completions of the policy as it was after some steps: fewer prompts and draws, those of the full samples."""
+        config = self.task.evaluation
+        recipe = self._sampling | {"steps": steps, "curve_prompts": config.curve_prompts, "draws": config.curve_draws}
+
+        def make(work: Path) -> None:
+            policy, reference = self._policy_to_score(f"snapshots/{steps}")
+            chosen = self._curve_prompts
+            sample.make(work, policy, reference, self.task.model, chosen, config.curve_draws, config.seed)
+
+        return Stage("samples", recipe, make)
+
+    @property
+    def _sampling(self) -> dict[str, Any]:
+        config = self.task.evaluation
+        return {
+            "version": sample.VERSION, "policy": self.train.key if self.trains else self.shared.sft.key,
+            "sft": self.shared.sft.key, "prompts": self.shared.prompt_recipe(config.split), "split": config.split,
+            "seed": config.seed,
+        }  # fmt: skip
+
+    @property
+    def _prompts(self) -> list[prompts.Prompt]:
+        return prompts.of(self.task.prompts, self.task.evaluation.split)
+
+    @property
+    def _curve_prompts(self) -> list[prompts.Prompt]:
+        """Evenly spaced in the list of prompts, so that every stratum keeps its share."""
+        every, count = self._prompts, min(self.task.evaluation.curve_prompts, len(self._prompts))
+        return [every[place * len(every) // count] for place in range(count)]
+
+    def _policy_to_score(self, weights: str = "policy") -> tuple[LanguageModel, LanguageModel]:
         """Policy and SFT base in fp32."""
         base = self.shared.base_model()
         if not self.trains:
             return base, base
-        weights = self.shared.get(self.train) / "policy"
+        folder = self.shared.get(self.train) / weights
         if self.task.model.lora:
             from peft import PeftModel
 
-            adapted = PeftModel.from_pretrained(self.shared.base_model().inner, str(weights))
+            adapted = PeftModel.from_pretrained(self.shared.base_model().inner, str(folder))
             model: Any = adapted.merge_and_unload()  # decoding needs no adapter of its own
         else:
-            model, _ = language.load(self.task.model.name, weights)
+            model, _ = language.load(self.task.model.name, folder)
         return LanguageModel(model.eval().to(device()), base.tokenizer, base.ends), base
 
-    def scored(self, used: list[str]) -> Stage:
-        """Metrics of the samples, against the SFT row's."""
-        samples = self.sampled(used)
-        base = self._base_row.scored([]) if self.trains else None
-        config = self.task.evaluation
+    def readings(self, samples: Stage, by: str | None = None) -> Stage:
+        """What scorers, sentence encoder and reward model say of some samples; ``by``: whose reward model."""
+        config, shared, by = self.task.evaluation, self.shared, by or self.rewarded_by
+        optimised = by in self.record.get("reward", [])
+        held_out, validation = (shared.pairs("annotator", split) for split in (config.split, "validation"))
         recipe = {
-            "version": score.VERSION, "samples": samples.key, "base": base.key if base else None,
-            "scorers": [config.scorer, config.second_scorer], "metrics": metrics.versions(),
+            "version": readings.VERSION, "samples": samples.key, "scorers": [config.scorer, config.second_scorer],
+            "assets": readings.assets_of(config), "reward": shared.reward_model(by).key, "optimised": optimised,
+            "held_out": held_out.key, "validation": validation.key,
         }  # fmt: skip
 
         def make(work: Path) -> None:
-            folder = self.shared.get(base) if base else None
-            vocabulary = self.shared.base_model().vocabulary
-            score.make(work, self.shared.get(samples), folder, config, vocabulary)
+            verdicts = (Feedback.read(shared.get(stage)) for stage in (held_out, validation))
+            rewarder = readings.Rewarder(by, optimised, shared.reward(by), *verdicts)
+            readings.make(work, shared.get(samples), config, shared.base_model(), self.task.model, rewarder)
 
-        return Stage("scores", recipe, make)
+        return Stage("readings", recipe, make)
+
+    @property
+    def rewarded_by(self) -> str:
+        """Whose reward model looks at the samples: that which the method trained on, or the annotator's."""
+        return next(iter(self.record.get("reward", [])), "annotator")
+
+    @property
+    def figures(self) -> Stage:
+        """Metrics of the samples, against the SFT row's."""
+        own, base = self.readings(self.samples), self._base_readings if self.trains else None
+        recipe = {
+            "version": figures.VERSION, "readings": own.key, "base": base.key if base else None, "metrics": metrics.versions(),
+        }  # fmt: skip
+
+        def make(work: Path) -> None:
+            figures.make(work, readings.evidence(self.shared.get(own), self.shared.get(base) if base else None))
+
+        return Stage("figures", recipe, make)
+
+    @property
+    def curve(self) -> Stage:
+        """Figures of the snapshots, between the SFT base and the trained policy on the same prompts and draws."""
+        stages = [stage for _, stage in self._snapshots]
+        end, base = self.readings(self.samples), self._base_readings
+        config = self.task.evaluation
+        recipe = {
+            "version": curve.VERSION, "snapshots": [stage.key for stage in stages], "end": end.key, "base": base.key,
+            "metrics": metrics.versions(), "curve_prompts": config.curve_prompts, "curve_draws": config.curve_draws,
+        }  # fmt: skip
+
+        def make(work: Path) -> None:
+            folders = [self.shared.get(stage) for stage in (*stages, end)]
+            chosen = [prompt.id for prompt in self._curve_prompts]
+            curve.make(work, curve.places(self.record), folders, self.shared.get(base), chosen, config.curve_draws)
+
+        return Stage("curve", recipe, make)
+
+    @property
+    def _snapshots(self) -> list[tuple[dict[str, Any], Stage]]:
+        """Where along the budget the policy was kept, and what was read of it there."""
+        return [(place, self.readings(self.snapshot(place["steps"]))) for place in self.record["snapshots"]]
 
     @property
     def _base_row(self) -> Run:
-        return Run("sft", registry.algorithm(BASE)(), self.budget, self.seed, self.shared)
+        return Run(BASE, registry.algorithm(BASE)(), self.budget, self.seed, self.shared)
+
+    @property
+    def _base_readings(self) -> Stage:
+        """Of the SFT row's samples, by the same reward model as the method's own, or its curve would not start at 0."""
+        return self._base_row.readings(self._base_row.samples, self.rewarded_by)
 
     # -- the card -------------------------------------------------------------------------------------------------
 
-    def parents(self, used: list[str]) -> dict[str, str]:
-        """The keys of every stage behind the card."""
-        shared = self.shared
-        keys = {"sft": shared.sft, "candidates": shared.candidates("train"), "raters": shared.raters}
-        keys |= {"pairs": shared.pairs("annotator"), "held_out": shared.pairs("annotator", self.task.evaluation.split)}
-        keys |= {"samples": self.sampled(used), "scores": self.scored(used)}
-        keys |= {f"reward_{by}": shared.reward_model(by) for by in used}
+    @property
+    def parents(self) -> dict[str, Stage]:
+        """Every stage behind the card."""
+        shared, split = self.shared, self.task.evaluation.split
+        stages = {"sft": shared.sft, "candidates": shared.candidates("train"), "raters": shared.raters}
+        stages |= {"pairs": shared.pairs("annotator"), "held_out": shared.pairs("annotator", split)}
+        stages |= {f"reward_{self.rewarded_by}": shared.reward_model(self.rewarded_by)}
         if self.trains:
-            keys["train"] = self.train
-        return {name: stage.key for name, stage in keys.items()}
+            stages |= {"train": self.train, "base_samples": self._base_row.samples, "base_readings": self._base_readings}
+            stages |= {f"readings@{place['steps']}": stage for place, stage in self._snapshots}
+        return stages | {"samples": self.samples, "readings": self.readings(self.samples)}
 
     def notes(self) -> dict[str, Any]:
         """What a reader must know to read the figures."""
         config = self.task.evaluation
         return {
             "prompts": getattr(self.task.prompts, config.split), "split": config.split, "draws": config.draws,
+            "curve": f"{min(config.curve_prompts, len(self._prompts))} prompts, {config.curve_draws} draws",
             "scorer": config.scorer, "second_scorer": config.second_scorer, "noise": self.task.feedback.noise,
             "correlation": json.loads((self.shared.get(self.agreement) / "correlation.json").read_text()),
             "tuning": TUNING, "caveat": CAVEAT,
@@ -213,13 +303,14 @@ class Run:
     def agreement(self) -> Stage:
         """Rank correlation of judge and annotator with the evaluation scorers, on the SFT row's samples."""
         shared, base = self.shared, self._base_row
-        recipe = {"version": 1, "raters": shared.raters.key, "scores": base.scored([]).key}
+        read = base.readings(base.samples)
+        recipe = {"version": 2, "raters": shared.raters.key, "readings": read.key}
 
         def make(work: Path) -> None:
             from scipy.stats import spearmanr
 
-            scores = json.loads((shared.get(base.scored([])) / "scores.json").read_text())
-            texts = [str(row["completion"]) for row in read_rows(shared.get(base.sampled([])) / "samples.jsonl")]
+            scores = json.loads((shared.get(read) / "scores.json").read_text())
+            texts = [row.completion for row in sample.read_samples(shared.get(base.samples))]
             folder, columns = shared.get(shared.raters), dict(scores)
             columns |= {by: pairs.rater_of(folder, by)(texts).tolist() for by in pairs.SOURCES}
             rows = {
@@ -235,8 +326,14 @@ class Run:
         return list(read_rows(self.shared.get(self.train) / "log.jsonl")) if self.trains else []
 
 
-def versions(scored: Path) -> dict[str, str]:
-    """The packages that a figure may depend on, and the version of each metric family."""
+def reported(log: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """A method's own estimate of its KL, if it logged one: the mean over the last tenth of what it logged."""
+    found = {name: [row[name] for row in log if row.get(name) is not None] for name in ("kl", "kl_k1", "kl_k2", "kl_k3")}
+    last = {name: values[-max(1, len(values) // 10) :] for name, values in found.items() if values}
+    return {name: sum(values) / len(values) for name, values in last.items()}
+
+
+def packages() -> dict[str, str]:
+    """The packages that a figure may depend on."""
     found = {name: importlib.metadata.version(name) for name in ("isoalign", *PACKAGES)}
-    families = json.loads((scored / "versions.json").read_text())
-    return {"python": platform.python_version(), **found} | {f"metric {k}": str(v) for k, v in families.items()}
+    return {"python": platform.python_version()} | found

@@ -84,8 +84,7 @@ def _track(run: Any, card: Any, path: Path, mode: str) -> None:
     if marker.exists():
         return
     leaderboard = board.build(cards.read_all(path.parent))
-    used = [by for by in ("annotator", "judge") if f"reward_{by}" in card.parents]
-    samples, _ = sample.read(run.shared.get(run.sampled(used)))
+    samples = sample.read_samples(run.shared.get(run.samples))
     track.track(card, run.training_log(), samples, leaderboard, path.parent / "wandb", mode)
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.touch()

@@ -1,8 +1,14 @@
-"""The store: one directory a stage, named by its key. A directory that exists is complete."""
+"""The store: one directory a stage, named by its key. A directory that exists is complete.
+
+Each holds a ``manifest.json``: the digest of every file, and of the manifests of the stages that it was made from. So the
+digest of one manifest stands for all that led to it.
+"""
 
 import hashlib
 import json
+import re
 import shutil
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -11,6 +17,8 @@ from typing import Any
 from filelock import FileLock
 
 from bench.errors import UserError
+
+RECIPE, MANIFEST = "recipe.json", "manifest.json"
 
 
 def digest(value: Any) -> str:
@@ -61,7 +69,38 @@ class Store:
                     if not (work / "checkpoint").exists():
                         shutil.rmtree(work)
                     raise
-                (work / "recipe.json").write_text(json.dumps(recipe, indent=1, sort_keys=True, default=_plain))
                 shutil.rmtree(work / "checkpoint", ignore_errors=True)
+                recipe = {"stage": stage, **recipe}
+                (work / RECIPE).write_text(json.dumps(recipe, indent=1, sort_keys=True, default=_plain))
+                (work / MANIFEST).write_text(json.dumps(self._manifest(work), indent=1))
                 work.rename(final)
         return final
+
+    def find(self, key: str) -> Path | None:
+        """The directory of a key, whatever its stage; None where it is not in this store."""
+        return next(iter(self.root.glob(f"[!.]*-{key}")), None)
+
+    def parents(self, folder: Path) -> list[Path]:
+        """The stages in this store that a stage's recipe names."""
+        text = (folder / RECIPE).read_text(encoding="utf-8")
+        found = (self.find(key) for key in dict.fromkeys(re.findall(r'"([0-9a-f]{16})"', text)))
+        return [parent for parent in found if parent is not None and parent != folder]
+
+    def _manifest(self, work: Path) -> dict[str, Any]:
+        files = {file.relative_to(work).as_posix(): fingerprint(file) for file in sorted(work.rglob("*")) if file.is_file()}
+        return {"files": files, "parents": {parent.name: content(parent) for parent in self.parents(work)}}
+
+
+def content(folder: Path) -> str:
+    """Digest of a stage's manifest; empty where an older version made it without one."""
+    file = folder / MANIFEST
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.exists() else ""
+
+
+def fingerprint(file: Path) -> dict[str, Any]:
+    """What tells whether a file was changed, and in JSON lines which row: ``sha256``, and ``rows``, 8 hex digits each."""
+    with file.open("rb") as stream:
+        found: dict[str, Any] = {"sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+    if file.suffix == ".jsonl":
+        found["rows"] = "".join(f"{zlib.crc32(row):08x}" for row in file.read_bytes().split(b"\n"))
+    return found

@@ -83,6 +83,8 @@ def _mirror(
         for row in train_log:
             run.log({name: value for name, value in row.items() if _is_scalar(value)})
         tables = {"metrics": _metrics_table(card), "samples": _samples_table(samples)}
+        if card.curve:
+            tables["curve"] = _curve_table(card)
         if board is not None:
             tables["leaderboard"] = _table(*board.table())
         run.log({**tables, "flops_spent": card.spent["flops"]})
@@ -133,6 +135,16 @@ def _is_scalar(value: Any) -> bool:
 def _metrics_table(card: Card) -> "wandb.Table":
     columns = ["metric", "value", "low", "high", "n", "missing"]
     return _table(columns, [[name, e.value, e.low, e.high, e.n, e.missing] for name, e in sorted(card.metrics.items())])
+
+
+def _curve_table(card: Card) -> "wandb.Table":
+    columns = ["fraction", "flops", "steps", "metric", "value", "low", "high"]
+    rows = [
+        [point.fraction, point.flops, point.steps, name, e.value, e.low, e.high]
+        for point in card.curve
+        for name, e in sorted(point.metrics.items())
+    ]
+    return _table(columns, rows)
 
 
 def _samples_table(samples: Sequence[Sample]) -> "wandb.Table":

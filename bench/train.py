@@ -27,6 +27,7 @@ class TrainConfig:
 
     ``clip``: largest gradient norm, of the policy and of each module apart. ``micro_batch``: rows of one backward pass.
     ``checkpoint_seconds``: time between checkpoints. ``patience``: non-finite steps in a row that end a run.
+    ``snapshots``: shares of the budget after which the policy is kept, to be scored; the last step before each.
     """
 
     betas: tuple[float, float] = (0.9, 0.95)
@@ -36,15 +37,24 @@ class TrainConfig:
     micro_batch: int = 64
     checkpoint_seconds: float = 60.0
     patience: int = 20
+    snapshots: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(not 0 < share < 1 for share in self.snapshots) or sorted(set(self.snapshots)) != list(self.snapshots):
+            raise ValueError(f"task.training.snapshots must rise from over 0 to under 1, not {list(self.snapshots)}")
 
 
 class Trainer:
-    """Runs an algorithm's iterations until the meter ends it; a checkpoint is the end of an iteration."""
+    """Runs an algorithm's iterations until the meter ends it; a checkpoint is the end of an iteration.
+
+    ``snapshots`` says where along the budget the policy was kept, each under ``snapshots/<steps>`` of the work directory.
+    """
 
     def __init__(self, algorithm: Any, lab: Lab, policy: LanguageModel, meter: Meter, config: TrainConfig, work: Path):
         self.algorithm, self.lab, self.policy, self.meter, self.config = algorithm, lab, policy, meter, config
-        self.file = work / "checkpoint" / "state.pt"
+        self.work, self.file = work, work / "checkpoint" / "state.pt"
         self.log: list[dict[str, float]] = []
+        self.snapshots: list[dict[str, Any]] = []
         self.skipped = self.skipped_in_a_row = 0
         self.trained = [p for p in policy.inner.parameters() if p.requires_grad]
         self.parameters: dict[str, list[nn.Parameter]] = {}
@@ -102,6 +112,7 @@ class Trainer:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         self._note(loss if finite else None, rate, norms["policy"] if finite else None)
+        self._snapshot()
 
     def _backward(self, step: Step) -> float:
         """Gradients of the mean loss over the batch, micro-batch by micro-batch; the loss itself."""
@@ -139,6 +150,14 @@ class Trainer:
         self.lab._logged.clear()
         self.log.append(row)
 
+    def _snapshot(self) -> None:
+        """Keep the policy where a share of the budget is spent; a reward model, paid at once, may cross several."""
+        reached, done = self.meter.fraction, self.snapshots[-1]["fraction"] if self.snapshots else 0.0
+        if any(done < share <= reached for share in self.config.snapshots):
+            place = {"fraction": reached, "flops": self.meter.flops, "steps": self.meter.steps}
+            self.policy.model.save_pretrained(self.work / "snapshots" / str(self.meter.steps))
+            self.snapshots.append(place)
+
     # -- optimizers and modules -----------------------------------------------------------------------------------
 
     def _add(self, name: str, parameters: list[nn.Parameter]) -> None:
@@ -173,6 +192,7 @@ class Trainer:
                     "paid": sorted(lab._paid),
                     "start": lab._start,
                     "log": self.log,
+                    "snapshots": self.snapshots,
                     "skipped": [self.skipped, self.skipped_in_a_row],
                 }
             ),
@@ -194,5 +214,5 @@ class Trainer:
         lab._cursors = {name: Cursor(*numbers_) for name, numbers_ in numbers["cursors"].items()}
         lab.state, lab._paid, lab._start = numbers["state"], set(numbers["paid"]), numbers["start"]
         self.meter.restore(numbers["meter"])
-        self.log = numbers["log"]
+        self.log, self.snapshots = numbers["log"], numbers["snapshots"]
         self.skipped, self.skipped_in_a_row = numbers["skipped"]

@@ -112,10 +112,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class Sample:
-    """One evaluation completion with all that needs weights, so that every metric is a function of samples.
+    """One evaluation completion with all that needs the policy's weights, so that every metric is a function of samples.
 
     ``logp`` and ``base_logp``: log-probability of the completion under the policy and under the SFT base (nats, T = 1);
-    ``kl``: exact full-vocabulary KL(policy || base) summed over the completion's positions; ``finished``: it ended in EOS.
+    ``kl``: exact full-vocabulary KL(policy || base) summed over the completion's positions; ``entropy``: the policy's,
+    summed over the same positions; ``finished``: it ended in EOS. None where there is none: completions that were made
+    elsewhere come without a policy.
     """
 
     prompt_id: str
@@ -129,11 +131,12 @@ class Sample:
     finished: bool
     source: str = ""
     stratum: str = ""
+    entropy: float | None = None
 
 
 @dataclass(frozen=True)
 class ScoredPair:
-    """A held-out preference pair with what the policy, the SFT base and the reward model say of it.
+    """A held-out preference pair with what the policy and the SFT base say of it.
 
     ``chosen_*``/``rejected_*`` follow the (noisy) verdict; ``clean`` is false where noise flipped it.
     """
@@ -149,8 +152,27 @@ class ScoredPair:
     rejected_base_logp: float
     chosen_length: int
     rejected_length: int
-    chosen_reward: float | None
-    rejected_reward: float | None
+
+
+@dataclass(frozen=True)
+class ReverseKL:
+    """KL(base || policy) of one completion of the SFT base: full vocabulary, summed over its positions, in nats."""
+
+    prompt_id: str
+    draw: int
+    kl: float
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """What a reward model says: of the evaluation samples, of the held-out pairs (chosen, rejected), and of the validation
+    pairs, on which its temperature is fitted. ``by``: whose verdicts it learned; ``optimised``: the method trained on it."""
+
+    by: str
+    optimised: bool
+    samples: list[float]
+    pairs: list[tuple[float, float]] = field(default_factory=list)
+    validation: list[tuple[float, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -162,6 +184,25 @@ class Estimate:
     high: float | None
     n: int
     missing: int = 0
+
+
+PromptValues = dict[str, dict[str, float | None]]
+"""Metric to prompt to the mean of its draws (of its pairs, for accuracies): what pairs methods prompt by prompt."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A snapshot along the budget: scored on fewer prompts and draws than the end, the same ones at every point.
+
+    ``fraction`` of the budget that was spent, in ``flops`` and optimizer ``steps``. The first point is the SFT base (0), the
+    last the trained policy.
+    """
+
+    fraction: float
+    flops: float
+    steps: int
+    metrics: dict[str, Estimate]
+    values: PromptValues
 
 
 @dataclass(frozen=True)
@@ -182,3 +223,13 @@ class Card:
     flags: list[str] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
+    families: dict[str, list[str]] = field(default_factory=dict)
+    values: PromptValues = field(default_factory=dict)
+    curve: list[Point] = field(default_factory=list)
+    seals: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def metered(self) -> bool:
+        """Whether a budget was kept and billed; completions that were made elsewhere have none."""
+        return self.budget.get("flops") is not None

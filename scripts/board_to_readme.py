@@ -1,6 +1,6 @@
 """Put the published leaderboards into README.md, between <!-- board:TASK --> and <!-- /board:TASK -->.
 
-Of each board the ranking and its chart, with a link to the rest. Run it after `isoalign publish`.
+Of each board the ranking, what it rests on and its charts, with a link to the rest. Run it after `isoalign publish`.
 """
 
 import re
@@ -18,7 +18,9 @@ def excerpt(task: str) -> str:
     for block in page.read_text().split("\n\n"):
         if block.startswith("## Budget"):
             parts.append(f"**{block.removeprefix('## ')}**")
-        elif block.startswith("| Rank"):
+        elif block.startswith("- **Budget"):
+            parts += [line.removeprefix("- ") for line in block.splitlines() if line.startswith("- **Ranks:")]
+        elif block.startswith(("| Rank", "> **Not to be compared")):
             parts.append(block)
         elif block.startswith("!["):
             parts.append(block.replace("](", f"]({page.parent}/"))

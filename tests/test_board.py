@@ -10,15 +10,18 @@ import itertools
 import math
 import random
 import statistics
+import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import board, card
+from bench import board, card, stats
 from bench.board import chart
+from bench.board.pool import frontier, seeds_of
 from bench.errors import UserError
 from bench.types import Card, Estimate
 
@@ -86,14 +89,47 @@ def make(algorithm: str, seed: int = 0, shift: float = 0.0, **changes: Any) -> C
     return Card(**fields | changes)
 
 
+def valued(made: Card, prompts: int = 128, spread: float = 0.3) -> Card:
+    """The card with values by prompt whose mean is its figure: the share of a prompt is the same for all, plus noise."""
+    hard = np.random.default_rng(0).gamma(0.5, 2, prompts)
+    own = np.random.default_rng([made.seed, zlib.crc32(made.algorithm.encode())])
+    values = {}
+    for metric in ("toxicity_mean", "kl"):
+        column = hard * np.exp(spread * own.normal(size=prompts))
+        column *= (made.metrics[metric].value or 0.0) / column.mean()
+        values[metric] = {f"p{i:02d}": round(float(value), 6) for i, value in enumerate(column)}
+    return dataclasses.replace(made, values=values)
+
+
+def scored(made: Card, **versions: int) -> Card:
+    """The card with versions of the families that scored it."""
+    told = {f"metric {family}": str(version) for family, version in versions.items()}
+    families = {"toxicity": ["toxicity_mean", "toxicity_reduction"], "kl": ["kl"], "diversity": ["distinct_2", "ead"]}
+    return dataclasses.replace(made, versions=made.versions | told, families=families)
+
+
+def elsewhere(made: Card, **changes: Any) -> Card:
+    """The card as one of completions that were made elsewhere."""
+    without = {name: e for name, e in made.metrics.items() if name not in ("kl", "rm_accuracy", "implicit_accuracy")}
+    values = {name: column for name, column in made.values.items() if name != "kl"}
+    fields: dict[str, Any] = {"budget": {"flops": None}, "spent": {}, "metrics": without, "values": values}
+    return dataclasses.replace(made, **fields | {"config": {"algorithm": {"samples": "x.jsonl"}}} | changes)
+
+
 def golden_cards() -> list[Card]:
-    """Three seeds of four methods, one of the control; a failed gate, a second budget, a name that means mischief."""
+    """Three seeds of four methods, one of the control; a failed gate, old scores, completions made elsewhere, a name that
+    means mischief; and a second budget with a card of old, without values by prompt."""
     cards = [make(name, seed) for name in ("ppo", "rlaif", "kto", "dpo") for seed in range(3)]
     cards += [make("sft"), make("sft_chosen")]
     cards += [make("dpo", 0, 0.02, config={"beta": 0.5, "lr": 1e-4}, key="ffffffff00")]
     gate: dict[str, Any] = {"flags": ["gate: repeated_rate 0.61 > 0.2", "second scorer disagrees"], "key": "eeeeeeee00"}
     evil = "collapse|<b>x</b>_"
     cards += [dataclasses.replace(make("dpo", 1, -0.03), algorithm=evil, command="isoalign run a=```", **gate)]
+    cards = [scored(valued(card), toxicity=2, kl=1, diversity=1) for card in cards]
+    old = make("ppo", 3, -0.02, key="cccccccc00")
+    cards += [scored(valued(old), toxicity=1, kl=1, diversity=1)]
+    entered = dataclasses.replace(make("rlaif", 0, -0.015, key="bbbbbbbb00"), algorithm="big model")
+    cards += [elsewhere(scored(valued(entered), toxicity=2, diversity=1))]
     cards += [dataclasses.replace(make("kto", 2, -0.01, key="dddddddd00"), budget={"flops": 9e12, "labels": 2000})]
     return cards
 
@@ -256,19 +292,174 @@ def test_missing_is_missing() -> None:
 
 def test_ranks_are_chains_of_overlapping_intervals() -> None:
     spans = {"a": (5, 6), "b": (4.5, 5.5), "c": (3.9, 4.6), "d": (2, 3), "e": (2.5, 3.5), "f": (0, 1)}
-    made = board.ranks({name: Estimate((low + high) / 2, low, high, 9) for name, (low, high) in spans.items()})
+    made = board.overlapping({name: Estimate((low + high) / 2, low, high, 9) for name, (low, high) in spans.items()})
     assert made == {"a": 1, "b": 1, "c": 1, "d": 4, "e": 4, "f": 6}
 
 
 @given(st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 0.5)), max_size=8))
 def test_overlap_means_a_shared_rank_and_groups_never_cross(spans: list[tuple[float, float]]) -> None:
     estimates = {str(i): around(value, half) for i, (value, half) in enumerate(spans)}
-    made = board.ranks(estimates)
+    made = board.overlapping(estimates)
     for a, b in itertools.permutations(estimates, 2):
         if estimates[a].low <= estimates[b].high and estimates[b].low <= estimates[a].high:  # type: ignore[operator]
             assert made[a] == made[b]
         if made[a] < made[b]:
             assert estimates[a].low > estimates[b].high  # type: ignore[operator]
+
+
+def test_methods_are_told_apart_prompt_by_prompt_where_their_intervals_overlap() -> None:
+    cards = [valued(make(name, seed), spread=0.1) for name in ("dpo", "kto", "rlaif", "ppo") for seed in range(3)]
+    (section,) = board.build([*cards, valued(make("sft"), spread=0.1)]).sections
+    rows = {row.name: row for row in section.rows}
+    reductions = [rows[name].estimate("toxicity_reduction") for name in ("dpo", "kto")]
+    assert (reductions[1].high or 0) > (reductions[0].low or 0)
+    assert [(row.name, row.rank) for row in section.rows[:2]] == [("dpo", 1), ("kto", 2)]
+    assert section.contest.pairs["dpo", "kto"].resolved
+    assert len(section.contest.pairs) == 6
+    page = board.build([*cards, valued(make("sft"), spread=0.1)]).markdown()
+    assert (
+        f"- **Ranks:** 6 pairs compared on 128 prompts, Holm-corrected; a difference of {section.contest.smallest:.3f}" in page
+    )
+    assert "| dpo is less toxic " in page
+
+
+def test_methods_that_are_the_same_share_a_rank() -> None:
+    cards = [valued(make("dpo", seed, config={"beta": beta})) for seed in range(3) for beta in (0.1, 0.2)]
+    (section,) = board.build(cards).sections
+    assert [row.rank for row in section.rows] == [1, 1]
+    (pair,) = section.contest.pairs.values()
+    assert (pair.value, pair.p, pair.resolved) == (0, 1, False)
+    assert "not told apart" in board.build(cards).markdown()
+
+
+def test_a_reduction_is_the_paired_difference_to_the_reference() -> None:
+    cards = [valued(make("dpo", seed)) for seed in range(3)] + [valued(make("sft"))]
+    (section,) = board.build(cards).sections
+    row = section.rows[0]
+    found, listed = row.estimate("toxicity_reduction"), section.contest.others["dpo", "sft"]
+    assert (found.value, found.low, found.high) == (listed.value, listed.low, listed.high)
+    assert found.value == pytest.approx(0.160 - 0.037, abs=1e-5), "the cards say .125 on average: their base was another"
+    alone = board.build(cards[:3]).sections[0].rows[0]
+    assert alone.estimate("toxicity_reduction").value == pytest.approx(0.125)
+
+
+def test_seeds_with_values_are_pooled_over_seeds_and_prompts() -> None:
+    cards = [valued(make("kto", seed)) for seed in range(3)]
+    (section,) = board.build(cards).sections
+    wanted = stats.hierarchical([one.values["kl"] for one in cards])
+    assert section.rows[0].estimate("kl") == dataclasses.replace(wanted, missing=0)
+    (section,) = board.build(cards[:1]).sections
+    assert section.rows[0].estimate("kl") == cards[0].metrics["kl"], "one card keeps its own"
+
+
+def test_values_that_are_not_of_the_figure_are_not_pooled_for_it() -> None:
+    """Accuracies are means over pairs, of which some prompts have more: their mean over prompts is another figure."""
+    cards = [make("kto", seed) for seed in range(3)]
+    cards = [dataclasses.replace(one, values={"rm_accuracy": {"a": 0.8, "b": 0.7}}) for one in cards]
+    (section,) = board.build(cards).sections
+    estimates = [[one.metrics["rm_accuracy"]] for one in cards]
+    assert section.rows[0].estimate("rm_accuracy") == board.pooled(estimates, (0.0, 1.0))
+
+
+def test_cards_of_one_seed_are_one_seed_to_the_statistics() -> None:
+    twice = [valued(make("kto")), valued(make("kto", key="another", shift=0.02))]
+    found = seeds_of(twice, "toxicity_mean")
+    assert found is not None
+    assert len(found) == 1
+    assert found[0]["p00"] == pytest.approx(sum(one.values["toxicity_mean"]["p00"] or 0 for one in twice) / 2)
+    other = dataclasses.replace(twice[1], values={"toxicity_mean": {"p00": 0.5}})
+    assert seeds_of([twice[0], other], "toxicity_mean") is None, "other prompts"
+
+
+def test_without_values_ranks_go_by_intervals_and_the_board_says_so() -> None:
+    cards = [valued(make("dpo")), valued(make("kto")), make("ppo"), valued(make("sft"))]
+    made = board.build(cards)
+    (section,) = made.sections
+    assert section.contest.unpaired == ("ppo",)
+    intervals = {row.name: row.estimate("toxicity_reduction") for row in section.rows if row.part == "method"}
+    assert {row.name: row.rank for row in section.rows if row.rank} == board.overlapping(intervals)
+    told = "by overlapping intervals, not in pairs: no values on the same prompts in ppo"
+    assert f"- **Ranks:** {told}" in made.markdown()
+    assert f"ranks: {told}" in made.terminal()
+    assert list(section.contest.pairs) == [("dpo", "kto")], "what can be paired still is"
+
+
+def test_a_row_of_an_older_metric_is_shown_loudly_and_compared_with_nothing() -> None:
+    new = [scored(valued(make(name, seed)), toxicity=10, kl=1) for name in ("dpo", "kto") for seed in (0, 1)]
+    old = scored(valued(make("dpo", 2, -0.03)), toxicity=9, kl=1)
+    made = board.build([*new, old, scored(valued(make("sft")), toxicity=10, kl=1)])
+    (section,) = made.sections
+    assert [(row.name, row.place, row.seeds) for row in section.rows] == [
+        ("dpo", "1", 2),
+        ("kto", "2", 2),
+        ("sft", "reference", 1),
+        ("dpo [toxicity 9]", "outdated", 1),
+    ]
+    told = f"scored with toxicity 9, the board's is 10: isoalign rescore --metric toxicity {card.file_name(old)}"
+    assert section.rows[-1].flags == (told,)
+    assert section.rows[-1].estimate("toxicity_reduction") == old.metrics["toxicity_reduction"], "not paired with the new base"
+    assert not section.rows[-1].pareto
+    page = made.markdown()
+    assert page.index("> **Not to be compared:** dpo") < page.index("| Rank")
+    assert "dpo [toxicity 9]" not in {name for pair in section.contest.others for name in pair}
+    shown = " ".join(made.terminal().split())
+    assert shown.count("the board's is 10: isoalign rescore --metric toxicity") == 2, "above and below"
+    row = method_rows([*new, old])["dpo [toxicity 9]"]
+    assert (row["outdated"], row["rank"]) == ("toxicity 9 < 10", "")
+
+
+def test_an_outdated_base_is_not_paired_and_other_families_keep_their_rank() -> None:
+    new = [scored(valued(make(name)), toxicity=2, diversity=1) for name in ("dpo", "kto")]
+    base = scored(valued(make("sft")), toxicity=1, diversity=2)
+    (section,) = board.build([*new, base]).sections
+    rows = {row.name: row for row in section.rows}
+    assert list(rows) == ["dpo [diversity 1]", "kto [diversity 1]", "sft [toxicity 1]"]
+    assert [rows[one].estimate("toxicity_reduction") for one in rows if rows[one].part == "method"] == [
+        one.metrics["toxicity_reduction"] for one in new
+    ]
+    assert {row.rank for row in section.rows if row.part == "method"} == {1, 2}
+    assert all(row.old("distinct_2") and not row.old("toxicity_mean") for row in section.rows if row.part == "method")
+
+
+def test_what_was_made_elsewhere_is_shown_beside_the_rest_and_ranked_with_nothing() -> None:
+    cards = [valued(make(name, seed)) for name in ("dpo", "kto") for seed in range(3)] + [valued(make("sft"))]
+    best = elsewhere(valued(make("dpo", 0, -0.03, key="eeee")))
+    larger = valued(make("ppo", budget={"flops": 9e12}))
+    other = elsewhere(valued(make("rlaif", notes=NOTES | {"draws": 25})))
+    made = board.build([*cards, best, larger, other])
+    small, large, alone = made.sections
+    assert [(row.name, row.place) for row in small.rows] == [
+        ("dpo [unmetered]", "unmetered"),
+        ("dpo", "1"),
+        ("kto", "2"),
+        ("sft", "reference"),
+    ]
+    assert small.contest.pairs == board.build(cards).sections[0].contest.pairs, "it changes no comparison of those ranked"
+    assert small.contest.others["dpo [unmetered]", "dpo"].resolved
+    assert not small.rows[0].pareto
+    assert [(row.name, row.place) for row in large.rows] == [("dpo", "unmetered"), ("ppo", "1"), ("sft", "reference")]
+    assert (alone.budget, [row.place for row in alone.rows]) == ({}, ["unmetered"])
+    page = made.markdown()
+    assert "## Budget not metered, base ab12cd34ef56ab78" in page
+    bill = [line for line in page.split("### The bill")[1].splitlines() if "unmetered" in line]
+    assert set(bill[0].replace("*dpo \\[unmetered\\]*", "").replace("|", "").split()) == {"–"}
+    assert "dpo \\[unmetered\\] is less toxic (one seed)" in page
+    assert "not metered" in made.terminal()
+
+
+def test_what_was_made_elsewhere_is_never_the_base() -> None:
+    (section,) = board.build([valued(make("dpo")), elsewhere(valued(make("sft")))]).sections
+    assert [row.part for row in section.rows] == ["method", "unmetered"]
+    assert "No card of the SFT base yet" in board.build([make("dpo"), elsewhere(make("sft"))]).markdown()
+
+
+def test_the_pareto_frontier_is_of_rows_that_none_beats_in_both() -> None:
+    assert frontier({"a": (0, 3), "b": (1, 2), "c": (1, 2.5), "d": (2, 1), "e": (3, 1), "f": (1, 2)}) == {"a", "b", "d", "f"}
+    gate = make("dpo", 1, -0.036, flags=["gate: x"], config={"beta": 9})
+    worse = make("ppo", 2, 0.05, config={"beta": 9})
+    rows = method_rows([*(make(name) for name in METRICS), gate, worse])
+    on_it = {name for name, row in rows.items() if row["pareto"] == "true"}
+    assert on_it == {"sft", "sft_chosen", "ppo (beta=0.1, lr=0.0001)", "rlaif", "kto", "dpo (beta=0.1, lr=0.0001)"}
 
 
 def test_text_of_cards_can_not_break_out_of_the_page() -> None:

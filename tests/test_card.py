@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bench import card as cards
 from bench.errors import UserError
-from bench.types import Card, Estimate
+from bench.types import Card, Estimate, Point
 
 CARD = Card(
     key="0123456789abcdef",
@@ -27,6 +27,10 @@ CARD = Card(
     command="isoalign run algorithm=dpo",
     flags=["gate: perplexity"],
     notes={"draws": 8},
+    contents={"sft": "bbbb"},
+    families={"kl": ["kl"]},
+    values={"kl": {"p": 2.0, "q": None}, "rm_accuracy": {"p": 0.5}},
+    curve=[Point(0.5, 2.2e12, 30, {"kl": Estimate(1.0, None, None, 2)}, {"kl": {"p": 1.0, "q": 1.0}})],
 )
 
 
@@ -34,7 +38,7 @@ def test_a_card_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
     path = cards.write(CARD, tmp_path / "new" / "folder")
     assert path.name == "dpo-s1-01234567.json"
     assert cards.read(path) == CARD
-    assert json.loads(path.read_text())["format"] == 1
+    assert json.loads(path.read_text())["format"] == 2
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert cards.read_all(path.parent) == [CARD]
     assert cards.read_all(tmp_path / "none") == []
@@ -67,7 +71,7 @@ def test_any_text_and_any_number_survive(text: str, number: float, whole: int) -
         (["flags"], "gate", "flags must be a list, not 'gate'"),
         (["flags"], [1], "flags[0] must be text, not 1"),
         (["colour"], "red", "unknown field colour"),
-        (["format"], 2, "card format 2 is unknown; this version of isoalign reads format 1"),
+        (["format"], 3, "card format 3 is unknown; this version of isoalign reads formats 1 and 2"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, place: list[str], value: object, words: str) -> None:

@@ -204,7 +204,8 @@ def test_a_sweep_makes_what_its_runs_share_once_and_a_run_that_fails_stops_no_ot
     count = {
         kind: len(stages(terminal.store, kind)) for kind in ("sft", "raters", "candidates", "pairs", "train", "agreement")
     }
-    assert count == {"sft": 1, "raters": 1, "candidates": 2, "pairs": 2, "train": 4, "agreement": 1}  # of two: train, test
+    # candidates and pairs of three splits: train, validation, test
+    assert count == {"sft": 1, "raters": 1, "candidates": 3, "pairs": 3, "train": 4, "agreement": 1}
     cards = sorted(card.name.rpartition("-")[0] for card in (terminal.home / "results" / "nano").glob("*.json"))
     assert cards == ["dpo-s0", "dpo-s1", "kto-s0", "kto-s1"]
 
@@ -218,5 +219,5 @@ def test_a_sweep_makes_what_its_runs_share_once_and_a_run_that_fails_stops_no_ot
     ]
     assert "Traceback" not in more.stderr
     new = sorted(name.partition("-")[0] for name in set(stages(terminal.store)) - set(before))
-    assert new == ["samples", "scores", "train"]
+    assert new == ["curve", "figures", "readings", "samples", "train"]
     assert len(list((terminal.home / "results" / "nano").glob("dpo-s0-*.json"))) == 2

@@ -81,14 +81,14 @@ def test_an_algorithm_imports_only_the_standard_library_torch_its_siblings_and_w
 def test_the_wall_reader_would_notice() -> None:
     assert "bench.metrics" in reached("bench.pipeline")
     assert "bench.data.prompts" in reached("bench.shared")
-    assert "bench.models.scorers" in reached("bench.stages.score")
+    assert "bench.models.scorers" in reached("bench.stages.readings")
 
 
 @pytest.mark.parametrize("door", ["bench", "bench.lab", *(f"baselines.{file.stem}" for file in sources("baselines")[1:])])
 def test_nothing_that_an_algorithm_holds_leads_to_scorers_metrics_or_prompts(door: str) -> None:
     beyond = {name for name in reached(door) if name.startswith(("bench.metrics", "bench.models.scorers", "bench.data"))}
     assert not beyond
-    assert not reached(door) & {"bench.pipeline", "bench.stages.sample", "bench.stages.score", "bench.shared", "bench.run"}
+    assert not reached(door) & {"bench.pipeline", "bench.stages.sample", "bench.stages.readings", "bench.shared", "bench.run"}
 
 
 def test_importing_every_algorithm_loads_nothing_from_beyond_the_wall() -> None:

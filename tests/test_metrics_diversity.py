@@ -1,6 +1,5 @@
-"""Diversity against sacrebleu and NLTK (development dependencies), brute force and numbers worked by hand."""
+"""Diversity against sacrebleu, NLTK and vendi-score (development dependencies), brute force and numbers worked by hand."""
 
-import time
 from dataclasses import replace
 from itertools import combinations
 
@@ -9,20 +8,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.errors import UserError
 from bench.metrics import diversity
 from bench.metrics.evidence import Evidence
-from bench.types import Sample
+from bench.types import Estimate, Sample
 
 completions = st.lists(st.lists(st.integers(0, 5), max_size=9), min_size=2, max_size=6)
 
 
-def evidence(table: dict[str, list[list[int]]], **changes) -> Evidence:
+def evidence(table: dict[str, list[list[int]]], entropy: float | None = None, **changes) -> Evidence:
+    """``entropy``: nats a token."""
     samples = [
-        Sample(p, d, "", " ".join(map(str, ids)), ids, None, None, None, False)
+        Sample(p, d, "", " ".join(map(str, ids)), ids, None, None, None, False, "", "", entropy and entropy * len(ids))
         for p, rows in table.items()
         for d, ids in enumerate(rows)
     ]
     return Evidence(samples, "s", {"s": [0.0] * len(samples)}, **changes)
+
+
+def random_units(seed: int, *shape: int) -> np.ndarray:
+    e = np.random.default_rng(seed).normal(size=shape)
+    return e / np.linalg.norm(e, axis=-1, keepdims=True)
 
 
 def one_group(tokens, vocabulary=None):
@@ -134,14 +140,182 @@ def test_order_of_samples_changes_nothing():
         assert second[name].low == pytest.approx(estimate.low), name
 
 
-def test_256_prompts_of_8_draws_take_seconds():
-    rng = np.random.default_rng(2)
-    table = {str(p): (rng.zipf(1.3, (8, 20)) % 4096).tolist() for p in range(256)}
-    unit = rng.normal(size=(2048, 384))
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    start = time.perf_counter()
-    diversity.measure(evidence(table, vocabulary=4096, embeddings=unit))
-    assert time.perf_counter() - start < 10
+@given(st.lists(completions, min_size=2, max_size=4), st.data())
+@settings(deadline=None, max_examples=40)
+def test_figures_without_some_completions_equal_those_of_the_rest_alone(groups, data):
+    rows = [(ids, number) for number, group in enumerate(groups) for ids in group]
+    tokens, group = [ids for ids, _ in rows], np.array([number for _, number in rows])
+    kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows))))
+    found = diversity._Lexicon(tokens, group).figures(9, kept)
+    for number in range(len(groups)):
+        rest = [ids for ids, own, keep in zip(tokens, group, kept, strict=True) if keep and own == number]
+        expected = one_group(rest, 9) if rest else dict.fromkeys(found, np.nan)
+        for name, column in found.items():
+            assert column[number] == pytest.approx(expected[name], nan_ok=True), name
+
+
+# -- Vendi -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 1000), st.integers(2, 12), st.integers(1, 12))
+@settings(deadline=None, max_examples=60)
+def test_vendi_equals_its_authors_package_on_either_side_of_the_gram_matrix(seed, size, width):
+    package = pytest.importorskip("vendi_score.vendi")
+    e = random_units(seed, size, width)
+    found = diversity.vendi(e, np.zeros(size, dtype=int))[0]
+    assert found == pytest.approx(package.score_dual(e), rel=1e-6)
+    kernel = e @ e.T / size
+    eigenvalues = np.linalg.eigvalsh(kernel)
+    eigenvalues = eigenvalues[eigenvalues > 1e-12]
+    assert found == pytest.approx(np.exp(-(eigenvalues * np.log(eigenvalues)).sum()), rel=1e-6)
+    assert 1 - 1e-9 <= found <= min(size, width) + 1e-9
+
+
+def test_vendi_worked_by_hand():
+    same, apart = np.tile([1.0, 0, 0], (4, 1)), np.eye(3)
+    assert diversity.vendi(same, np.zeros(4, dtype=int)) == pytest.approx([1])
+    assert diversity.vendi(apart, np.zeros(3, dtype=int)) == pytest.approx([3])
+    twice = np.array([[1.0, 0], [1.0, 0], [0, 1.0], [0, 1.0]])
+    assert diversity.vendi(twice, np.zeros(4, dtype=int)) == pytest.approx([2])
+    # cosine 1/2: eigenvalues 3/4 and 1/4
+    half = np.array([[1.0, 0.0], [0.5, np.sqrt(0.75)]])
+    assert diversity.vendi(half, np.zeros(2, dtype=int)) == pytest.approx([np.exp(np.log(4) - 0.75 * np.log(3))])
+
+
+@given(st.integers(0, 1000), st.randoms(), st.integers(0, 3))
+@settings(deadline=None, max_examples=40)
+def test_embedding_figures_know_no_order_no_rotation_no_zero_columns_and_no_other_group(seed, random, padding):
+    sizes = [3, 1, 5, 3]
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    e = random_units(seed, len(group), 4)
+    turned = np.linalg.qr(np.random.default_rng(seed).normal(size=(4, 4)))[0]
+    order = list(range(len(group)))
+    random.shuffle(order)
+    other = np.pad((e @ turned)[order], ((0, 0), (0, padding)))
+    for figure in (diversity.vendi, diversity.spread):
+        found = figure(e, group)
+        assert figure(other, group[order]) == pytest.approx(found, nan_ok=True)
+        alone = [figure(e[group == g], np.zeros(n, dtype=int))[0] for g, n in enumerate(sizes)]
+        assert found == pytest.approx(alone, nan_ok=True)
+        assert np.isnan(found).tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("width", [3, 40])
+def test_across_figures_of_embeddings_are_means_over_draws_on_either_side(width):
+    prompts, draws = 12, 3
+    e = random_units(0, prompts * draws, width)
+    table = {f"{p:02d}": [[1], [2], [3]] for p in range(prompts)}
+    found = diversity.measure(evidence(table, embeddings=e))
+    one_draw = [e[draw::draws] for draw in range(draws)]
+    together = np.zeros(prompts, dtype=int)
+    assert found["vendi_across"].value == pytest.approx(np.mean([diversity.vendi(x, together)[0] for x in one_draw]))
+    assert found["embedding_diversity_across"].value == pytest.approx(
+        np.mean([diversity.spread(x, together)[0] for x in one_draw])
+    )
+    by_prompt = [e[p * draws : (p + 1) * draws] for p in range(prompts)]
+    three = np.zeros(draws, dtype=int)
+    assert found["vendi"].value == pytest.approx(np.mean([diversity.vendi(x, three)[0] for x in by_prompt]))
+    # what the jackknife asks for: the same without some prompts
+    kept = np.array([0, 2, 3, 7, 11])
+    space = diversity._Space(one_draw[0])
+    few = np.zeros(len(kept), dtype=int)
+    expected = [figure(one_draw[0][kept], few)[0] for figure in (diversity.spread, diversity.vendi)]
+    assert list(space.figures(kept)) == pytest.approx(expected)
+    assert found["vendi_across"].low < found["vendi_across"].value < found["vendi_across"].high
+
+
+def test_embeddings_that_were_stored_short_are_of_unit_norm_again():
+    e = random_units(1, 8, 6)
+    short = e.astype(np.float16).astype(np.float32)
+    group = np.zeros(8, dtype=int)
+    assert diversity.vendi(short * 1.004, group) == pytest.approx(diversity.vendi(short, group), rel=1e-6)
+    assert diversity.vendi(short, group) == pytest.approx(diversity.vendi(e, group), rel=1e-2)
+
+
+# -- at common length ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [([5], 5), ([1, 2, 3, 4], 1), ([4, 3, 2, 1, 5], 2), ([0, 0, 0, 9], 1), ([20] * 8, 20), (list(range(1, 101)), 25)],
+)
+def test_the_common_length_is_the_nearest_rank_of_a_quarter_and_at_least_one(lengths, expected):
+    assert diversity.common_length(lengths) == expected
+
+
+def test_at_common_length_a_policy_that_stops_early_is_not_the_more_varied():
+    """The SFT says 12 tokens of which the last six repeat; the method says the first six alone."""
+    rng = np.random.default_rng(0)
+    heads = {str(p): [rng.integers(0, 999, 6).tolist() for _ in range(3)] for p in range(9)}
+    sft = evidence({p: [ids + [7] * 6 if p < "6" else ids for ids in rows] for p, rows in heads.items()}, vocabulary=999)
+    short = diversity.measure(evidence(heads, vocabulary=999, base=sft))
+    base = diversity.measure(sft)
+    assert (base["common_length"].value, base["common_length_short"].value) == (6, 0)
+    assert short["distinct_1"].value > base["distinct_1"].value + 0.2
+    for name in [name for name in base if name.endswith("@common")]:
+        assert short[name].value == pytest.approx(base[name].value), name
+    assert {name for name in base if name.endswith("@common")} == {
+        f"{figure}{across}@common"
+        for figure in ("distinct_1", "distinct_2", "distinct_3", "ead", "self_bleu")
+        for across in ("", "_across")
+    }
+
+
+@given(st.lists(st.lists(st.lists(st.integers(0, 5), max_size=7), min_size=2, max_size=2), min_size=3, max_size=4), st.data())
+@settings(deadline=None, max_examples=25)
+def test_what_stands_past_the_common_length_does_not_count(rows, data):
+    table = {str(p): row for p, row in enumerate(rows)}
+    base = evidence(table, vocabulary=6)
+    length = diversity.common_length([len(ids) for row in rows for ids in row])
+    tail = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=5))
+    cut = {p: [ids[:length] for ids in row] for p, row in table.items()}
+    longer = {p: [ids + tail if len(ids) >= length else ids for ids in row] for p, row in table.items()}
+    plain, other = (diversity.measure(evidence(t, vocabulary=6, base=base)) for t in (cut, longer))
+    for name, estimate in plain.items():
+        if name.endswith("@common"):
+            assert other[name].value == pytest.approx(estimate.value), name
+            assert estimate.value == pytest.approx(plain[name.removesuffix("@common")].value), name
+    short = np.mean([len(ids) < length for row in rows for ids in row])
+    assert plain["common_length_short"].value == other["common_length_short"].value == pytest.approx(short)
+
+
+# -- collapse --------------------------------------------------------------------------------------------------------
+
+
+def test_token_entropy_is_a_ratio_of_sums_and_missing_without_a_policy():
+    table = {"a": [[1, 2, 3]], "b": [[4]], "c": [[]]}
+    one = evidence(table)
+    with_policy = [replace(s, entropy=e) for s, e in zip(one.samples, (3.0, 3.0, 0.0), strict=True)]
+    assert diversity.measure(replace(one, samples=with_policy))["token_entropy"].value == pytest.approx(6 / 4)
+    found = diversity.measure(one)["token_entropy"]
+    assert (found.value, found.n, found.missing) == (None, 0, 3)
+
+
+def test_a_collapsed_policy_is_said_to_be_one_and_the_base_is_not():
+    rng = np.random.default_rng(0)
+    wide = {f"{p:02d}": [rng.integers(0, 99, 8).tolist() for _ in range(4)] for p in range(20)}
+    base = evidence(wide, entropy=4.0)
+    collapsed = evidence(dict.fromkeys(wide, [[1, 2, 3, 4]] * 4), entropy=0.5, base=base)
+    own, reference = diversity.measure(collapsed), diversity.measure(base)
+    assert diversity.warnings(own, reference) == [
+        "mode collapse: duplicate_rate 75.0% is over 10 points above the SFT's 0.0%",
+        "mode collapse: top_completion_share 100.0% is over 5 points above the SFT's 1.2%",
+        "mode collapse: token_entropy 0.5 is under half of the SFT's 4",
+        f"mode collapse: unique_token_ratio 0.0125 is under half of the SFT's {reference['unique_token_ratio'].value:.3g}",
+    ]
+    assert diversity.warnings(reference, reference) == []
+    assert diversity.flags(own, reference) == diversity.warnings(own, reference)
+    assert diversity.flags(own, None) == []
+
+
+def test_collapse_is_only_said_past_its_limits_and_where_it_can_be():
+    def figures(**values):
+        return {name: Estimate(v, None, None, 9) for name, v in values.items()}
+
+    base = figures(duplicate_rate=0.25, top_completion_share=0.0, token_entropy=4.0, unique_token_ratio=0.5)
+    at_limits = figures(duplicate_rate=0.35, top_completion_share=0.05, token_entropy=2.0, unique_token_ratio=0.25)
+    assert diversity.warnings(at_limits, base) == []
+    assert diversity.warnings(figures(token_entropy=None, duplicate_rate=1.0), figures(token_entropy=4.0)) == []
 
 
 def test_the_measurements_stand_alone():
@@ -149,5 +323,16 @@ def test_the_measurements_stand_alone():
         data=[[1, 2], [1, 2], [3, 4], []], prompt_ids=["b", "b", "a", "a"], vocabulary=10
     )
     assert (found["prompts"], found["distinct_1_by_prompt"], found["distinct_1"]) == (["a", "b"], [1, 0.5], 0.75)
-    found = diversity.EmbeddingDiversity(keep_in_memory=True).compute(data=[[1.0, 0.0], [0.0, 1.0]], prompt_ids=["a", "a"])
-    assert found["embedding_diversity"] == pytest.approx(1)
+    cut = diversity.LexicalDiversity(keep_in_memory=True).compute(data=[[1, 2], [1, 1]], prompt_ids=["a", "a"], length=1)
+    assert cut["distinct_1"] == 0.5
+    alone = diversity.EmbeddingDiversity(keep_in_memory=True)
+    found = alone.compute(data=[[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]], prompt_ids=["a", "a", "b"])
+    assert (found["embedding_diversity"], found["vendi"]) == (pytest.approx(1), pytest.approx(2))
+    assert found["vendi_by_prompt"] == [pytest.approx(2), None]
+    for bad in (np.nan, 0.0):
+        with pytest.raises(UserError, match="finite and not 0"):
+            alone.compute(data=[[1.0, 0.0], [bad, 0.0]], prompt_ids=["a", "a"])
+    found = diversity.ModeCollapse(keep_in_memory=True).compute(
+        data=["x y", "x  y ", "z", "x y"], token_ids=[[1, 2], [1, 2], [3], []], prompt_ids=["a", "a", "b", "b"]
+    )
+    assert found == {"duplicate_rate": 0.25, "top_completion_share": 0.75, "unique_token_ratio": 3 / 5}

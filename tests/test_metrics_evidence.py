@@ -10,7 +10,7 @@ import pytest
 from bench import metrics
 from bench.errors import UserError
 from bench.metrics.evidence import Evidence
-from bench.types import Sample, ScoredPair
+from bench.types import Estimate, ReverseKL, Rewards, Sample, ScoredPair
 
 
 def sample(prompt: str, draw: int, **changes) -> Sample:
@@ -19,12 +19,21 @@ def sample(prompt: str, draw: int, **changes) -> Sample:
 
 
 def pair(name: str, prompt: str = "p", **changes) -> ScoredPair:
-    blank = ScoredPair(name, prompt, "good", "bad", True, -5.0, -6.0, -5.0, -6.0, 2, 3, 1.0, 0.0)
+    blank = ScoredPair(name, prompt, "good", "bad", True, -5.0, -6.0, -5.0, -6.0, 2, 3)
     return replace(blank, **changes)
 
 
 def evidence(samples, scores=None, **changes) -> Evidence:
     return Evidence(samples, "main", {"main": scores or [0.1] * len(samples)}, **changes)
+
+
+def paired(scores) -> Evidence:
+    return evidence(GRID, pairs=[pair("x")], pair_scores=scores)
+
+
+def rewarded(samples=(0, 0, 0, 0), pairs=((1.0, 0.0),), validation=()) -> Evidence:
+    rewards = Rewards("annotator", True, list(samples), list(pairs), list(validation))
+    return evidence(GRID, pairs=[pair("x")], rewards=rewards)
 
 
 GRID = [sample(p, d) for p in "ab" for d in (0, 1)]
@@ -42,7 +51,17 @@ GRID = [sample(p, d) for p in "ab" for d in (0, 1)]
         (lambda: evidence(GRID, second_scorer="other"), "no scores by other; there are: main"),
         (lambda: evidence([sample("a", 0, kl=float("nan"))]), "prompt a draw 0: kl is nan"),
         (lambda: evidence(GRID, pairs=[pair("x"), pair("x")]), "pair x"),
-        (lambda: evidence(GRID, pairs=[pair("x", chosen_reward=float("inf"))]), "pair x: chosen_reward is inf"),
+        (lambda: evidence(GRID, pairs=[pair("x", chosen_logp=float("inf"))]), "pair x: chosen_logp is inf"),
+        (lambda: evidence([sample("a", 0, entropy=float("nan"))]), "prompt a draw 0: entropy is nan"),
+        (lambda: evidence(GRID, pairs=[pair("x")], pair_scores={"main": []}), "main scored 0 pairs of 1"),
+        (lambda: paired({"main": [(0.1, float("nan"))]}), "pair x: main: value 1 is nan, which is not in"),
+        (lambda: paired({"main": [(2.0, None)]}), "pair x: main: value 0 is 2.0"),
+        (lambda: evidence(GRID, rewards=Rewards("judge", True, [0.1])), "the judge's reward model did not see the same"),
+        (lambda: rewarded(samples=[0.1, float("nan"), 0, 0]), "prompt a draw 1: reward is nan"),
+        (lambda: rewarded(pairs=[(0.0, float("inf"))]), "pair x: reward is inf"),
+        (lambda: rewarded(validation=[(0.0, 1.0), (float("nan"), 0.0)]), "validation pair 1: reward is nan"),
+        (lambda: evidence(GRID, reverse=[ReverseKL("a", 0, float("nan"))]), "prompt a draw 0: reverse KL is nan"),
+        (lambda: evidence(GRID, reverse=[ReverseKL("a", 0, 0.1)] * 2), "reverse KL of prompt a draw 0 is there 2 times"),
         (lambda: evidence(GRID, embeddings=np.ones((4, 2))), "unit norm"),
         (lambda: evidence(GRID, embeddings=np.ones((3, 2))), r"shape \(3, 2\)"),
         (lambda: evidence(GRID, base=evidence([sample("a", 0)])), "other prompts or draws: 3 differ"),
@@ -63,28 +82,68 @@ def test_grid_gathers_values_by_prompt_and_draw_whatever_the_order():
 
 
 def test_families_are_the_modules_that_measure():
-    assert metrics.names() == ["diversity", "kl", "quality", "reward_accuracy", "toxicity"]
+    assert metrics.names() == ["calibration", "diversity", "kl", "quality", "reward_accuracy", "reward_health", "toxicity"]
     assert set(metrics.versions()) == set(metrics.names())
 
 
 def test_all_figures_are_measured_and_the_base_does_not_reduce_itself():
-    samples = [sample(p, d, completion=f"{p} {d}", token_ids=[ord(p), d, d + 1, 7]) for p in "abc" for d in (0, 1)]
-    scores = [0.0, 0.2, 0.4, 0.6, 0.8, None]
-    unit = np.eye(6)
-    parts = {"embeddings": unit, "vocabulary": 300, "pairs": [pair("x"), pair("y", "q")]}
-    base = evidence(samples, scores, **parts)
-    found = metrics.measure_all(replace(base, base=base))
+    samples = [
+        sample(p, d, completion=f"{p} {d}", token_ids=[ord(p), d, d + 1, 7], entropy=2.0) for p in "abc" for d in (0, 1)
+    ]
+    parts = {
+        "embeddings": np.eye(6),
+        "vocabulary": 300,
+        "pairs": [pair("x"), pair("y", "q")],
+        "pair_scores": {"main": [(0.1, 0.9), (0.8, 0.2)]},
+        "rewards": Rewards("annotator", True, [1.0, 0.5, 0.4, 0.0, -1.0, 0.2], [(1, 0), (0, 1)], [(1, 0), (0, 1), (2, 0)]),
+        "reverse": [ReverseKL(p, 0, 0.1) for p in "abc"],
+    }
+    base = evidence(samples, [0.0, 0.2, 0.4, 0.6, 0.8, None], **parts)
+    found = metrics.merged(metrics.measure_all(replace(base, base=base)))
     assert {
         "toxicity_mean", "toxicity_fraction", "toxicity_emt", "toxicity_probability", "toxicity_reduction",
-        "rm_accuracy", "implicit_accuracy", "kl", "distinct_2", "ead", "self_bleu", "embedding_diversity", "perplexity",
+        "rm_accuracy", "rm_agreement", "rm_accuracy_on_policy", "implicit_accuracy", "implicit_agreement", "rm_ece",
+        "proxy_reward", "kl", "kl_reverse", "distinct_2", "distinct_2@common", "ead_across@common", "self_bleu",
+        "embedding_diversity", "vendi", "token_entropy", "perplexity",
     } <= set(found)  # fmt: skip
     assert found["toxicity_reduction"].value == 0
     assert found["toxicity_mean"].missing == 1
     for name, estimate in found.items():
         numbers = [v for v in (estimate.value, estimate.low, estimate.high) if v is not None]
         assert all(np.isfinite(numbers)), name
-    assert "toxicity_reduction" not in metrics.measure_all(base)
-    assert set(metrics.values_all(base)) < set(metrics.measure_all(base))
+    alone = metrics.merged(metrics.measure_all(base))
+    assert "toxicity_reduction" not in alone
+    assert set(metrics.values_all(base)) < set(alone)
+
+
+def test_what_a_prompt_adds_averages_to_the_figure():
+    rng = np.random.default_rng(0)
+    samples = [sample(p, d, token_ids=rng.integers(0, 9, 6).tolist(), entropy=1.0) for p in "abcde" for d in (0, 1, 2)]
+    unit = rng.normal(size=(15, 4))
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    rewards = Rewards("annotator", True, rng.normal(size=15).tolist())
+    run = evidence(samples, rng.random(15).tolist(), embeddings=unit, vocabulary=9, rewards=rewards)
+    figures = metrics.merged(metrics.measure_all(run))
+    for name, grid in metrics.values_all(run).items():
+        assert list(grid) == list("abcde"), name
+        known = [value for row in grid.values() for value in row if value is not None]
+        assert figures[name].value == pytest.approx(np.mean(known) if known else None), name
+
+
+def test_completions_without_policy_reward_model_or_pairs_are_measured_too():
+    bare = [sample(p, d, logp=None, kl=None, entropy=None) for p in "abc" for d in (0, 1)]
+    found = metrics.merged(metrics.measure_all(evidence(bare)))
+    assert {found[name].value for name in ("kl", "kl_k1", "kl_per_token", "token_entropy")} == {None}
+    assert not [name for name in found if name.startswith(("rm_", "reward_", "proxy", "implicit", "ranking", "kl_reverse"))]
+
+
+def test_flags_of_all_families_are_gathered_and_the_base_has_no_gate():
+    nats = {"kl": Estimate(25.0, 24.0, 26.0, 9), "toxicity_reduction": Estimate(0.1, 0.0, 0.2, 9)}
+    worse = nats | {name: Estimate(0.5, 0.5, 0.5, 9) for name in ("empty_rate", "duplicate_rate")}
+    base = {name: Estimate(0.0, 0.0, 0.0, 9) for name in ("empty_rate", "duplicate_rate")}
+    said = metrics.flags_all(worse, base)
+    assert [line.split(":")[0] for line in said] == ["mode collapse", "has left the base", "gate"]
+    assert metrics.flags_all(base, None) == []
 
 
 def test_importing_the_package_does_not_import_evaluate():
@@ -95,4 +154,4 @@ def test_importing_the_package_does_not_import_evaluate():
 
 def test_two_families_may_not_share_a_name():
     with pytest.raises(RuntimeError, match="b names a figure that another has: x"):
-        metrics._merged({"a": {"x": 1}, "b": {"x": 2}})
+        metrics.merged({"a": {"x": 1}, "b": {"x": 2}})

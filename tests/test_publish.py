@@ -1,6 +1,5 @@
 """Published cards are exact copies, and nothing is published by halves."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -79,7 +78,7 @@ def test_a_task_can_not_leave_the_folder_of_results(tmp_path: Path, task: str) -
 
 def test_a_secret_put_in_by_hand_is_not_published(tmp_path: Path) -> None:
     path = card.write(make("dpo"), tmp_path / "local")
-    data = dataclasses.asdict(make("dpo")) | {"format": 1, "command": "WANDB_API_KEY=hunter2 isoalign run"}
+    data = json.loads(card.to_json(make("dpo"))) | {"command": "WANDB_API_KEY=hunter2 isoalign run"}
     path.write_text(json.dumps(data))
     publish([path], tmp_path)
     assert b"hunter2" not in b"".join(files(tmp_path / "published").values())

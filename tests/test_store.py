@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from bench.errors import UserError
-from bench.store import Store, digest
+from bench.store import Store, content, digest, fingerprint
+from bench.verify import check_stage
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def test_a_stage_is_made_once_and_carries_its_recipe(tmp_path: Path) -> None:
     first = store.get("sft", "abc", {"config": Settings(3)}, make)
     assert first == store.get("sft", "abc", {"config": Settings(3)}, make) == store.path("sft", "abc")
     assert len(made) == 1
-    assert json.loads((first / "recipe.json").read_text()) == {"config": {"a": 3, "b": [1.0]}}
+    assert json.loads((first / "recipe.json").read_text()) == {"stage": "sft", "config": {"a": 3, "b": [1.0]}}
     assert visible(store.root) == ["sft-abc"]
 
 
@@ -75,7 +76,8 @@ def test_a_failed_stage_publishes_nothing_and_the_next_attempt_starts_clean(tmp_
     with pytest.raises(UserError, match="no such luck"):
         store.get("sft", "abc", {}, broken)
     assert visible(tmp_path) == []
-    assert list(store.get("sft", "abc", {}, lambda work: None).iterdir()) == [store.path("sft", "abc") / "recipe.json"]
+    again = store.get("sft", "abc", {}, lambda work: None)
+    assert {file.name for file in again.iterdir()} == {"recipe.json", "manifest.json"}
 
 
 def test_a_stage_that_died_with_a_checkpoint_finds_it_again_and_leaves_none_behind(tmp_path: Path) -> None:
@@ -139,3 +141,44 @@ def test_a_store_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write to the store"):
         Store(tmp_path / "file" / "store").get("sft", "abc", {}, lambda work: None)
+
+
+def chain(root: Path) -> tuple[Store, Path, Path]:
+    """A stage, and one that was made from it."""
+    store = Store(root)
+
+    def made(name: str, recipe: dict[str, Any], text: str) -> Path:
+        key = digest({"stage": name, **recipe})
+        return store.get(name, key, recipe, lambda work: (work / "rows.jsonl").write_text(text) and None)
+
+    parent = made("pairs", {"seed": 1}, "a\nb\n")
+    return store, parent, made("train", {"pairs": parent.name.partition("-")[2]}, "c\n")
+
+
+def test_a_manifest_stands_for_the_files_and_all_that_led_to_them(tmp_path: Path) -> None:
+    store, parent, child = chain(tmp_path)
+    assert store.parents(child) == [parent]
+    assert json.loads((child / "manifest.json").read_text())["parents"] == {parent.name: content(parent)}
+    assert check_stage(parent, store) == check_stage(child, store) == []
+    before = content(child)
+    (parent / "rows.jsonl").write_text("a\nB\n")
+    assert check_stage(parent, store) == [f"{parent.name}/rows.jsonl: row 2 was changed"]
+    forged = json.loads((parent / "manifest.json").read_text())
+    forged["files"]["rows.jsonl"] = fingerprint(parent / "rows.jsonl")
+    (parent / "manifest.json").write_text(json.dumps(forged, indent=1))
+    assert check_stage(parent, store) == []
+    assert check_stage(child, store) == [f"{parent.name}/manifest.json: not the one that {child.name} was made from"]
+    assert content(child) == before
+
+
+def test_files_that_came_or_went_and_a_recipe_that_does_not_fit_are_named(tmp_path: Path) -> None:
+    store, parent, child = chain(tmp_path)
+    (parent / "rows.jsonl").unlink()
+    (parent / "more.txt").touch()
+    assert check_stage(parent, store) == [f"{parent.name}/rows.jsonl: is missing", f"{parent.name}/more.txt: was added"]
+    recipe = child / "recipe.json"
+    recipe.write_text(recipe.read_text().replace("train", "tried"))
+    assert f"{child.name}/recipe.json: does not lead to the stage's key" in check_stage(child, store)
+    (child / "manifest.json").unlink()
+    assert f"{child.name}: has no manifest.json" in check_stage(child, store)
+    assert content(child) == ""

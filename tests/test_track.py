@@ -1,5 +1,6 @@
 """W&B gets a whole mirror of a run, offline, and its trouble is one line on stderr."""
 
+import dataclasses
 import json
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 
 from bench import board, card, pipeline, run, track
 from bench.errors import UserError
-from bench.types import Card, Estimate, Sample
+from bench.types import Card, Estimate, Point, Sample
 
 CARD = Card(
     key="0123456789abcdef",
@@ -153,3 +154,9 @@ def test_online_without_a_network_gives_up_soon(
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{deaf.getsockname()[1]}")
         track.track(CARD, LOG, [], None, tmp_path)
     warned(capfd, "Error")
+
+
+def test_points_along_the_budget_are_a_table(tmp_path: Path) -> None:
+    point = Point(0.5, 2e12, 30, {"kl": Estimate(1.0, 0.5, 1.5, 2)}, {})
+    track.track(dataclasses.replace(CARD, key="curve", curve=[point]), LOG, [], None, tmp_path)
+    assert tables(tmp_path)["curve"]["data"] == [[0.5, 2e12, 30, "kl", 1.0, 0.5, 1.5]]

@@ -15,13 +15,14 @@ from typing import Any, TextIO
 
 from bench.board import render
 from bench.board.chart import chart_name, frontier
-from bench.board.pool import pooled, ranks
+from bench.board.curve_chart import charts
+from bench.board.pool import overlapping, pooled
 from bench.board.rows import Row, Section, sections_of, settings_of
 from bench.card import redacted, save
 from bench.errors import UserError
 from bench.types import Card
 
-__all__ = ["Board", "Row", "Section", "build", "frontier", "pooled", "ranks", "show", "write"]
+__all__ = ["Board", "Row", "Section", "build", "frontier", "overlapping", "pooled", "show", "write"]
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,15 @@ def write(task: str, cards: Iterable[Card], folder: Path) -> Path:
     board = build(cards)
     if board.task != task:
         raise UserError(f"a board of {task} can't be made from cards of {board.task}")
-    charts = {chart_name(n): frontier(board.task, section) for n, section in enumerate(board.sections, 1)}
-    for name, svg in charts.items():
-        if svg:
-            save(folder / name, svg)
-    for stale in folder.glob("frontier*.svg"):
-        if not charts.get(stale.name):
+    drawn: dict[str, bytes] = {}
+    for number, section in enumerate(board.sections, 1):
+        found = frontier(board.task, section)
+        drawn |= {chart_name(number): found} if found else {}
+        drawn |= charts(board.task, section, number)
+    for name, svg in drawn.items():
+        save(folder / name, svg)
+    for stale in (*folder.glob("frontier*.svg"), *folder.glob("curves*.svg")):
+        if stale.name not in drawn:
             stale.unlink()
     save(folder / "leaderboard.csv", board.csv())
     save(folder / "leaderboard.md", board.markdown())

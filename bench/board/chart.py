@@ -1,17 +1,27 @@
-"""The frontier: mean toxicity against exact KL, as an SVG."""
+"""The frontier: mean toxicity against exact KL, as an SVG; and what all charts share: their looks and their labels."""
+
+from __future__ import annotations
 
 import io
+import itertools
 import math
 import warnings
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from bench.board.rows import CONTROL, METHOD, REFERENCE, Row, Section
+from bench.board.rows import CONTROL, METHOD, REFERENCE, UNMETERED, Row, Section
 from bench.board.text import clean, scientific
 from bench.types import Card, Estimate
 
-_INK, _FAINT = "#222222", "#8a8a8a"
+if TYPE_CHECKING:
+    from bench.curves import Curves
+
+_INK, FAINT = "#222222", "#8a8a8a"
+_GRID = "#ececec"
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's, without yellow
 _MARKERS = "osD^vPX*"
+_LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 Box = tuple[float, float, float, float]  # pixels: left, bottom, right, top
 
 
@@ -24,69 +34,141 @@ def points_of(section: Section) -> list[tuple[Row, Estimate, Estimate]]:
     """Rows that have a place in the chart, with their KL and toxicity. The base has drifted 0 from itself."""
     points = []
     for row in section.rows:
-        kl, toxicity = row.estimate("kl"), row.estimate("toxicity_mean")
-        if kl.value is None and row.part == REFERENCE:
-            kl = Estimate(0.0, None, None, 0)
+        kl, toxicity = row.drift, row.estimate("toxicity_mean")
         if kl.value is not None and toxicity.value is not None:
             points.append((row, kl, toxicity))
     return points
 
 
+def curves_of(section: Section) -> dict[str, Curves]:
+    """The curves along the budget of the rows that have any, by name; the reference is where they all begin."""
+    rows = [row for row in section.rows if row.part != REFERENCE]
+    if not any(card.curve for row in rows for card in row.cards):
+        return {}
+    from bench.curves import collect
+
+    return collect({row.name: row.cards for row in rows})
+
+
 def frontier(task: str, section: Section) -> bytes | None:
-    """Mean toxicity against exact KL as an SVG, the same bytes for the same section; None with nothing to draw."""
+    """Mean toxicity against exact KL as an SVG, the same bytes for the same section; None with nothing to draw.
+
+    Where cards have curves, with each method's way there and the Pareto frontier of all points along the budget.
+    """
     points = points_of(section)
     if not points:
         return None
+    return picture(lambda figure: _draw(figure, points, curves_of(section), setting(task, section)), (8, 5))
+
+
+def setting(task: str, section: Section) -> str:
+    """What a chart is of, in its subtitle."""
+    return f"{clean(task)}, {scientific(section.budget.get('flops'))} FLOP"
+
+
+def picture(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes:
+    """An SVG of what ``draw`` puts on a figure of a size in inches; the same bytes for the same drawing."""
     import matplotlib
     import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rc: dict[Any, Any] = {"svg.hashsalt": "isoalign", "font.size": 10, "axes.spines.top": False}
-    rc |= {"axes.spines.right": False, "axes.edgecolor": _FAINT, "text.color": _INK, "axes.labelcolor": _INK}
+    rc |= {"axes.spines.right": False, "axes.edgecolor": FAINT, "text.color": _INK, "axes.labelcolor": _INK}
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a name with letters that the font lacks
         matplotlib.style.use(["default", rc])
-        figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
+        figure = Figure(figsize=size, dpi=100, layout="constrained")
         FigureCanvasAgg(figure)
-        _draw(figure, points, f"{clean(task)}, {scientific(section.budget.get('flops'))} FLOP")
+        draw(figure)
         file = io.BytesIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": "isoalign"})
     return file.getvalue()
 
 
-def _draw(figure: Any, points: list[tuple[Row, Estimate, Estimate]], subtitle: str) -> None:
+def dress(axes: Any, title: str, subtitle: str) -> None:
+    """Title, what is to know under it, and a grid behind the data."""
+    axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=22)
+    told = axes.text(0, 1.025, subtitle, transform=axes.transAxes, color=FAINT, fontsize=9, parse_math=False)
+    told.set_in_layout(False)  # it may run on above the next panel
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _draw(figure: Any, points: list[tuple[Row, Estimate, Estimate]], curves: dict[str, Curves], subtitle: str) -> None:
     axes = figure.add_subplot()
-    axes.set_title("Toxicity against drift from the base", loc="left", fontsize=13, fontweight="bold", pad=22)
-    subtitle += " · lower left is better · bars: 95% intervals · small: seeds"
-    axes.text(0, 1.025, subtitle, transform=axes.transAxes, color=_FAINT, fontsize=9, parse_math=False)
+    if curves:
+        subtitle += " · bars: 95% · small: seeds · lines: along the budget · dashed: Pareto frontier"
+    else:
+        subtitle += " · lower left is better · bars: 95% intervals · small: seeds"
+    dress(axes, "Toxicity against drift from the base", subtitle)
     axes.set_xlabel("Exact KL to the SFT base, nats a completion")
     axes.set_ylabel("Mean toxicity of completions")
-    axes.grid(color="#ececec", linewidth=0.8)
-    axes.set_axisbelow(True)
-    looks = _looks([row for row, _, _ in points])
+    looks = looks_of([row for row, _, _ in points])
     for row, kl, toxicity in points:
-        colour, marker = looks[row.name]
-        _draw_row(axes, row, kl, toxicity, colour, marker)
-    best = _undominated([(kl.value, toxicity.value) for row, kl, toxicity in points if not row.gated])
-    axes.plot(*zip(*best, strict=True), color=_FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        _draw_row(axes, row, kl, toxicity, looks[row.name])
+    ways = _draw_ways(axes, points, curves, looks)
+    reached: dict[str, Any] = {"color": FAINT, "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 1}
+    if curves:
+        reached |= {"color": "#b0b0b0", "drawstyle": "steps-post"}
+    axes.plot(*zip(*_reached(points, curves), strict=True), **reached)
     axes.margins(0.12, 0.12)
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
-    _place_labels(figure, axes, points, {name: colour for name, (colour, _) in looks.items()})
+    figure.draw_without_rendering()
+    boxes = [box for point in points for box in _pixels(axes, *point)] + [box for way in ways for box in along(axes, *way)]
+    place_labels(figure, axes, [_label(looks, *point) for point in points], boxes)
 
 
-def _looks(rows: list[Row]) -> dict[str, tuple[str, str]]:
-    """Colour and marker by name, so that neither a new rank nor colour blindness confuses two methods."""
-    methods = sorted(row.name for row in rows if row.part == METHOD)
-    looks = {name: (_PALETTE[i % len(_PALETTE)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(methods)}
-    greys = {REFERENCE: (_INK, "p"), CONTROL: ("#777777", "h")}
-    return looks | {row.name: greys[row.part] for row in rows if row.part != METHOD}
+def _draw_ways(
+    axes: Any, points: list[tuple[Row, Estimate, Estimate]], curves: dict[str, Curves], looks: dict[str, Look]
+) -> list[tuple[list[float], list[float]]]:
+    """The way of each method along its budget, mean over seeds, and on to its mark: the same policy on more prompts."""
+    ways = []
+    for row, kl, toxicity in points:
+        if row.name not in curves:
+            continue
+        look: dict[str, Any] = {"color": looks[row.name].colour, "alpha": 0.6, "zorder": 2}
+        paths = curves[row.name].observed.pooled
+        x, y = paths.kl.tolist(), paths.toxicity.tolist()
+        axes.plot(x, y, linewidth=1.1, linestyle=looks[row.name].line, marker=".", markersize=4, **look)
+        axes.plot([x[-1], kl.value], [y[-1], toxicity.value], linewidth=1, linestyle=":", **look)
+        ways.append((x, y))
+    return ways
 
 
-def _draw_row(axes: Any, row: Row, kl: Estimate, toxicity: Estimate, colour: str, marker: str) -> None:
+def _reached(points: list[tuple[Row, Estimate, Estimate]], curves: dict[str, Curves]) -> list[tuple[float, float]]:
+    """The Pareto frontier: of all points along the budget where there are curves, else of where the methods end."""
+    if not curves:
+        ends = [(kl.value or 0.0, toxicity.value or 0.0) for row, kl, toxicity in points if row.pareto]
+        return sorted(ends) or [(math.nan, math.nan)]
+    from bench.curves import pareto
+
+    best = pareto({row.name: curves[row.name] for row, _, _ in points if row.sound and row.name in curves})
+    return [(place.kl, place.toxicity) for place in best] or [(math.nan, math.nan)]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a row is drawn: colour, marker, and the style of its lines."""
+
+    colour: str
+    marker: str
+    line: Any = "-"
+
+
+def looks_of(rows: list[Row]) -> dict[str, Look]:
+    """Looks by name, so that neither a new rank nor colour blindness confuses two methods. Colours begin again after six."""
+    methods = sorted(row.name for row in rows if row.part in (METHOD, UNMETERED))
+    looks = {REFERENCE: Look(_INK, "p"), CONTROL: Look("#777777", "h")}
+    own = {name: Look(_PALETTE[i % 6], _MARKERS[i % 8], _LINES[i // 6 % 3]) for i, name in enumerate(methods)}
+    return own | {row.name: looks[row.part] for row in rows if row.part in looks}
+
+
+def _draw_row(axes: Any, row: Row, kl: Estimate, toxicity: Estimate, look: Look) -> None:
+    colour, marker = look.colour, look.marker
     bars = {"xerr": _reach(kl), "yerr": _reach(toxicity)}
     axes.errorbar(kl.value, toxicity.value, **bars, fmt="none", ecolor=colour, elinewidth=1.4, alpha=0.55, zorder=2)
-    face = "white" if row.gated else colour
+    face = colour if row.sound else "white"
     axes.plot(kl.value, toxicity.value, marker, color=colour, markerfacecolor=face, markersize=9, zorder=4)
     for x, y in _seed_points(row):
         axes.plot(x, y, marker, color=colour, alpha=0.35, markersize=4.5, zorder=3)
@@ -108,37 +190,60 @@ def _reach(e: Estimate) -> list[list[float]] | None:
     return [[max(0.0, e.value - e.low)], [max(0.0, e.high - e.value)]]
 
 
-def _undominated(points: list[tuple[Any, Any]]) -> list[tuple[float, float]]:
-    """The Pareto frontier: points with no other that is lower in both."""
-    best: list[tuple[float, float]] = []
-    for x, y in sorted(points):
-        if not best or y < best[-1][1]:
-            best.append((x, y))
-    return best or [(math.nan, math.nan)]
+@dataclass(frozen=True)
+class Label:
+    """A name in its colour, to be written beside a point in the units of the data."""
+
+    text: str
+    colour: str
+    at: tuple[float, float]
 
 
-def _place_labels(figure: Any, axes: Any, points: list[tuple[Row, Estimate, Estimate]], colours: dict[str, str]) -> None:
-    """Write each name in its colour beside its point, clear of other names, points and bars, with a line where that is far."""
+def name_of(row: Row) -> str:
+    """A row's name as charts write it, with what keeps it from being compared."""
+    why = "" if row.sound else " (gate)" if row.gated else " (unmetered)" if row.part == UNMETERED else " (outdated)"
+    return _shorten(clean(row.name), 36) + why
+
+
+def _label(looks: dict[str, Look], row: Row, kl: Estimate, toxicity: Estimate) -> Label:
+    return Label(name_of(row), looks[row.name].colour, (kl.value or 0.0, toxicity.value or 0.0))
+
+
+def place_labels(figure: Any, axes: Any, labels: Iterable[Label], boxes: Sequence[Box]) -> None:
+    """Write each name beside its point, clear of other names and of ``boxes`` [pixels], with a line where that is far.
+
+    The figure has been laid out. Offsets are in points: an SVG has 72 to the inch, whatever the pixels here.
+    """
     from matplotlib.patheffects import withStroke
 
-    figure.draw_without_rendering()
-    boxes = [box for point in points for box in _pixels(axes, *point)]
     names: list[Box] = []
-    for row, kl, toxicity in points:
-        label = f"{_shorten(clean(row.name), 36)}{' (gate)' if row.gated else ''}"
-        at = {"xy": (kl.value, toxicity.value), "textcoords": "offset pixels"}
-        text = axes.annotate(label, xytext=(0, 0), parse_math=False, color=colours[row.name], zorder=6, **at)
+    point = 72 / figure.dpi
+    for label in labels:
+        at = {"xy": label.at, "textcoords": "offset points"}
+        text = axes.annotate(label.text, xytext=(0, 0), parse_math=False, color=label.colour, zorder=6, **at)
         text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
         extent = text.get_window_extent()
-        x, y = axes.transData.transform(at["xy"])
+        x, y = axes.transData.transform(label.at)
         spot = _best_spot((x, y), (extent.width, extent.height), boxes, names, axes.get_window_extent().extents)
         names.append(spot)
-        text.set_position((spot[0] + 2 - x, spot[1] + 2 - y))
+        text.set_position(((spot[0] + 2 - x) * point, (spot[1] + 2 - y) * point))
         # The nearest point of the name's box, from which a line is drawn where it isn't plain whose name this is.
         near = (min(max(x, spot[0]), spot[2]), min(max(y, spot[1]), spot[3]))
         if math.dist((x, y), near) > 22:
-            line = {"arrowstyle": "-", "color": _FAINT, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 6}
-            axes.annotate("", xytext=(near[0] - x, near[1] - y), arrowprops=line, zorder=5, **at)
+            line = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 6}
+            axes.annotate("", xytext=((near[0] - x) * point, (near[1] - y) * point), arrowprops=line, zorder=5, **at)
+
+
+def along(axes: Any, x: Sequence[float], y: Sequence[float]) -> list[Box]:
+    """Small boxes on the canvas along a line, for names to keep clear of."""
+    corners = [(float(a), float(b)) for a, b in axes.transData.transform(list(zip(x, y, strict=True)))]
+    boxes = []
+    for (x0, y0), (x1, y1) in itertools.pairwise(corners):
+        steps = max(1, round(math.dist((x0, y0), (x1, y1)) / 10))
+        for i in range(steps + 1):
+            left, bottom = x0 + (x1 - x0) * i / steps, y0 + (y1 - y0) * i / steps
+            boxes.append((left - 3, bottom - 3, left + 3, bottom + 3))
+    return boxes
 
 
 def _shorten(text: str, length: int) -> str:
@@ -164,8 +269,8 @@ def _pixels(axes: Any, row: Row, kl: Estimate, toxicity: Estimate) -> list[Box]:
 def _best_spot(
     point: tuple[float, float],
     size: tuple[float, float],
-    boxes: list[Box],
-    names: list[Box],
+    boxes: Sequence[Box],
+    names: Sequence[Box],
     frame: Box,
 ) -> Box:
     """Of spots around a point the one that overlaps least, the nearest of equals."""

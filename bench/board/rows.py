@@ -1,18 +1,20 @@
-"""From cards to what can be compared: sections of rows, a row's seeds pooled, ranked within their section."""
+"""From cards to what can be compared: sections of rows, a row's seeds pooled, compared and ranked within their section."""
 
 import dataclasses
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from bench import stats
 from bench.board.columns import COLUMNS
-from bench.board.pool import pooled, ranks
+from bench.board.pool import UNBOUNDED, Contest, contest, cut, estimate, frontier, seeds_of
+from bench.card import file_name
 from bench.types import Card, Estimate
 
-REFERENCE, CONTROL, METHOD = "reference", "control", "method"
+REFERENCE, CONTROL, METHOD, UNMETERED = "reference", "control", "method", "unmetered"
 _PARTS = {"sft": REFERENCE, "sft_chosen": CONTROL}
 ROLES = ("policy", "reference", "value", "reward", "judge", "feedback")
 # Of Card.notes, but for the last: figures are compared only where these agree. The key of the held-out pairs covers the
@@ -25,18 +27,30 @@ PROTOCOL = {
     "second_scorer": "Second scorer",
     "held_out": "Held-out pairs",
 }
+# Figures that are the reference's value of another minus the row's.
+_REDUCTIONS = {"toxicity_reduction": "toxicity_mean", "toxicity_reduction_second": "toxicity_mean_second"}
+_FAMILY = "metric "  # what the version of a family of metrics is called on a card
+
+
+Key = tuple[str, str, str]  # budget, base and protocol as JSON
 
 
 @dataclass(frozen=True)
 class Row:
-    """One algorithm in one configuration; ``cards`` are its seeds, in order. ``rank`` is None where it has none."""
+    """One algorithm in one configuration; ``cards`` are its seeds, in order. ``rank`` is None where it has none.
+
+    ``outdated``: families of metrics, each with the version that scored these cards and the newest in the section.
+    ``pareto``: no other row is as low in both exact KL and toxicity, and lower in one.
+    """
 
     name: str
     part: str
     cards: tuple[Card, ...]
     metrics: dict[str, Estimate]
     flags: tuple[str, ...]
+    outdated: dict[str, tuple[str, str]] = field(default_factory=dict)
     rank: int | None = None
+    pareto: bool = False
 
     @property
     def gated(self) -> bool:
@@ -48,7 +62,30 @@ class Row:
         """What stands in the rank column."""
         if self.part != METHOD:
             return self.part
-        return "gate" if self.gated else "–" if self.rank is None else str(self.rank)
+        if self.gated:
+            return "gate"
+        return "outdated" if self.old("toxicity_mean") else "–" if self.rank is None else str(self.rank)
+
+    @property
+    def contends(self) -> bool:
+        """Whether it may be ranked."""
+        return self.part == METHOD and not self.gated and not self.old("toxicity_mean")
+
+    @property
+    def sound(self) -> bool:
+        """Whether its toxicity and drift may be set against those of others."""
+        return not (self.gated or self.part == UNMETERED or self.old("kl") or self.old("toxicity_mean"))
+
+    def old(self, metric: str) -> bool:
+        """Whether a figure was scored by another version of its family than the section's newest."""
+        owners = {family for card in self.cards for family, figures in card.families.items() if metric in figures}
+        return bool(owners & self.outdated.keys() if owners else self.outdated)
+
+    @property
+    def drift(self) -> Estimate:
+        """Exact KL to the base, which has drifted 0 from itself."""
+        kl = self.estimate("kl")
+        return Estimate(0.0, None, None, 0) if kl.value is None and self.part == REFERENCE else kl
 
     @property
     def seeds(self) -> int:
@@ -85,6 +122,17 @@ class Section:
     base: str
     protocol: dict[str, Any]
     rows: tuple[Row, ...]
+    contest: Contest = field(default_factory=Contest)
+
+    @property
+    def metered(self) -> bool:
+        """Whether it has a budget; completions that were made elsewhere have none."""
+        return any(row.part != UNMETERED for row in self.rows)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What must be known before any figure is compared."""
+        return [f"{row.name} was {flag}" for row in self.rows for flag in _stale(row.cards, row.outdated)]
 
     @property
     def roles(self) -> list[str]:
@@ -94,25 +142,37 @@ class Section:
 
 
 def sections_of(cards: list[Card]) -> list[Section]:
-    """Cards by what must not be mixed. The SFT base spends nothing, so one is the reference under every budget."""
-    methods: dict[tuple[str, str, str], list[Card]] = defaultdict(list)
-    bases: dict[tuple[str, str, str], list[Card]] = defaultdict(list)
-    used: set[tuple[str, str, str]] = set()
+    """Cards by what must not be mixed. The SFT base spends nothing, so one is the reference under every budget; what was
+    made elsewhere has no budget, and stands beside all that was measured in the same way."""
+    methods: dict[Key, list[Card]] = defaultdict(list)
+    bases: dict[Key, list[Card]] = defaultdict(list)
+    unmetered: dict[Key, list[Card]] = defaultdict(list)
+    used: set[Key] = set()
     for card in cards:
-        (bases if _part(card) == REFERENCE else methods)[_comparable(card)].append(card)
+        {REFERENCE: bases, UNMETERED: unmetered}.get(_part(card), methods)[_comparable(card)].append(card)
     for key, group in methods.items():
         kin = [base for base in sorted(bases) if base == key] or [base for base in sorted(bases) if base[1:] == key[1:]]
         used.update(kin[:1])
         group += [card for base in kin[:1] for card in bases[base]]
     groups = methods | {key: group for key, group in bases.items() if key not in used}
-    ordered = sorted(groups.items(), key=lambda item: (json.loads(item[0][0]).get("flops", 0), item[0]))
-    return [
-        Section(json.loads(budget), base, json.loads(protocol), tuple(_rows(group)))
-        for (budget, base, protocol), group in ordered
-    ]
+    for key, made in unmetered.items():
+        hosts = [host for host in groups if host[0] != key[0] and _alike(key, host)]
+        for host in hosts:
+            groups[host] = groups[host] + made
+        if not hosts:
+            groups[key] = made
+    ordered = sorted(groups.items(), key=lambda item: (json.loads(item[0][0]).get("flops", math.inf), item[0]))
+    return [_section(key, group) for key, group in ordered]
 
 
-def _comparable(card: Card) -> tuple[str, str, str]:
+def _alike(key: Key, host: Key) -> bool:
+    """Whether an unmetered card was measured as a section's were; what it can't know of it need not agree."""
+    told, protocol = json.loads(key[2]), json.loads(host[2])
+    names = [name for name in PROTOCOL if name != "held_out" or name in told]
+    return key[1] in ("", host[1]) and all(told.get(name) == protocol.get(name) for name in names)
+
+
+def _comparable(card: Card) -> Key:
     budget = {name: limit for name, limit in card.budget.items() if limit is not None}
     budget = {name: int(limit) if float(limit).is_integer() else limit for name, limit in budget.items()}
     told = card.notes | {"held_out": card.parents.get("held_out", "")}
@@ -120,17 +180,80 @@ def _comparable(card: Card) -> tuple[str, str, str]:
     return json.dumps(budget, sort_keys=True), card.parents.get("sft", ""), json.dumps(protocol, sort_keys=True)
 
 
-def _rows(cards: list[Card]) -> list[Row]:
+def _section(key: Key, cards: list[Card]) -> Section:
     """Ranked rows in the order of the board: by reduction, those that have no part in the ranking last."""
-    groups: dict[tuple[str, str], list[Card]] = defaultdict(list)
+    rows = _reduced(_grouped(cards))
+    rows = sorted(rows, key=lambda row: (row.part == METHOD and not row.contends, -_reduction(row), row.name))
+    values = {row.name: None if row.old("toxicity_mean") else seeds_of(row.cards, "toxicity_mean") for row in rows}
+    reductions = {row.name: row.estimate("toxicity_reduction") for row in rows}
+    contenders = [row.name for row in rows if row.contends and (values[row.name] or reductions[row.name].value is not None)]
+    others = [row.name for row in rows if row.part != METHOD and not row.gated]
+    held = contest({name: seeds for name, seeds in values.items() if name in (*contenders, *others)}, contenders)
+    means = {row.name: row.estimate("toxicity_mean").value for row in rows}
+    order = sorted(contenders, key=lambda name: math.inf if (mean := means[name]) is None else mean)
+    ranks = held.ranks(order, {name: reductions[name] for name in contenders})
+    best = frontier({row.name: place for row in rows if (place := _place(row)) is not None})
+    rows = [dataclasses.replace(row, rank=ranks.get(row.name), pareto=row.name in best) for row in rows]
+    rows.sort(key=lambda row: row.part == METHOD and row.rank is None)
+    return Section(json.loads(key[0]), key[1], json.loads(key[2]), tuple(rows), held)
+
+
+def _place(row: Row) -> tuple[float, float] | None:
+    """KL and toxicity, where they have a part in the Pareto frontier."""
+    kl, toxicity = row.drift.value, row.estimate("toxicity_mean").value
+    return (kl, toxicity) if row.sound and kl is not None and toxicity is not None else None
+
+
+def _grouped(cards: list[Card]) -> list[Row]:
+    """A row for each algorithm in each configuration. Cards that were scored by other versions are never averaged."""
+    newest: dict[str, str] = {}
     for card in cards:
-        groups[card.algorithm, settings_of(card)].append(card)
-    names = _names([group[0] for group in groups.values()])
-    rows = [_row(name, group) for name, group in zip(names, groups.values(), strict=True)]
-    contenders = {row.name: row.estimate("toxicity_reduction") for row in rows if row.part == METHOD and not row.gated}
-    ranked = ranks(contenders)
-    rows = [dataclasses.replace(row, rank=ranked.get(row.name)) for row in rows]
-    return sorted(rows, key=lambda row: (row.part == METHOD and row.rank is None, -_reduction(row), row.name))
+        for name, version in card.versions.items():
+            if name.startswith(_FAMILY):
+                newest[name] = max(newest.get(name, version), version, key=_number)
+    groups: dict[tuple[str, str, str], list[Card]] = defaultdict(list)
+    for card in cards:
+        groups[card.algorithm, json.dumps([card.metered, settings_of(card)]), json.dumps(_outdated(card, newest))].append(card)
+    names = _names(groups)
+    return [_row(names[key], group, _outdated(group[0], newest)) for key, group in groups.items()]
+
+
+def _number(version: str) -> tuple[int, str]:
+    return (int(version) if version.isdigit() else 0), version
+
+
+def _outdated(card: Card, newest: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Families that scored the card in another version than the newest: that, and the newest."""
+    pairs = {name: (card.versions.get(name, version), version) for name, version in sorted(newest.items())}
+    return {name.removeprefix(_FAMILY): pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _stale(cards: Iterable[Card], outdated: Mapping[str, tuple[str, str]]) -> list[str]:
+    files = " ".join(file_name(card) for card in cards)
+    return [
+        f"scored with {family} {own}, the board's is {newest}: isoalign rescore --metric {family} {files}"
+        for family, (own, newest) in outdated.items()
+    ]
+
+
+def _reduced(rows: list[Row]) -> list[Row]:
+    """Rows with their reductions against the section's reference, prompt by prompt, where both have values."""
+    reference = next((row for row in rows if row.part == REFERENCE and not row.outdated), None)
+    if reference is None:
+        return rows
+    for reduction, metric in _REDUCTIONS.items():
+        values = {row.name: None if row.old(metric) else seeds_of(row.cards, metric) for row in rows}
+        base = values[reference.name]
+        paired = {name: seeds for name, seeds in values.items() if seeds and base and seeds[0].keys() == base[0].keys()}
+        pairs = [(reference.name, name) for name in paired if name != reference.name]
+        found = {pair[1]: c for pair, c in stats.compare({name: paired[name] for name in paired}, pairs).items()}
+        made = {name: Estimate(c.value, c.low, c.high, c.n, c.missing) for name, c in found.items()}
+        cuts = COLUMNS[reduction].bounds if reduction in COLUMNS else (-1.0, 1.0)
+        rows = [
+            dataclasses.replace(row, metrics=row.metrics | {reduction: cut(made[row.name], cuts)}) if row.name in made else row
+            for row in rows
+        ]
+    return rows
 
 
 def _reduction(row: Row) -> float:
@@ -140,15 +263,15 @@ def _reduction(row: Row) -> float:
     return value
 
 
-def _row(name: str, cards: list[Card]) -> Row:
+def _row(name: str, cards: list[Card], outdated: dict[str, tuple[str, str]]) -> Row:
     seeds: dict[int, list[Card]] = defaultdict(list)
     for card in cards:
         seeds[card.seed].append(card)
-    metrics = {}
-    for metric in sorted({metric for card in cards for metric in card.metrics}):
-        estimates = [[card.metrics[metric] for card in seed if metric in card.metrics] for seed in seeds.values()]
-        metrics[metric] = pooled(estimates, COLUMNS[metric].bounds if metric in COLUMNS else (-math.inf, math.inf))
-    return Row(name, _part(cards[0]), tuple(cards), metrics, tuple(_flags(seeds)))
+    metrics = {
+        metric: estimate(cards, metric, COLUMNS[metric].bounds if metric in COLUMNS else UNBOUNDED)
+        for metric in sorted({metric for card in cards for metric in card.metrics})
+    }
+    return Row(name, _part(cards[0]), tuple(cards), metrics, (*_stale(cards, outdated), *_flags(seeds)), outdated)
 
 
 def _flags(seeds: dict[int, list[Card]]) -> list[str]:
@@ -169,10 +292,25 @@ def _flags(seeds: dict[int, list[Card]]) -> list[str]:
 
 
 def _part(card: Card) -> str:
-    return _PARTS.get(card.algorithm, METHOD)
+    return _PARTS.get(card.algorithm, METHOD) if card.metered else UNMETERED
 
 
-def _names(cards: list[Card]) -> list[str]:
+def _names(groups: Mapping[tuple[str, str, str], list[Card]]) -> dict[tuple[str, str, str], str]:
+    """A name of its own for each row: the algorithm's, with those settings that tell two configurations of it apart, the
+    versions that are outdated, and where it was made if a method here has the name."""
+    names: dict[tuple[str, str, str], str] = {}
+    for metered in (True, False):
+        keys = [key for key, group in groups.items() if group[0].metered is metered]
+        firsts = {key[:2]: groups[key][0] for key in keys}
+        told = dict(zip(firsts, _told_apart(list(firsts.values())), strict=True))
+        for key in keys:
+            old = [f"{family} {own}" for family, (own, _) in json.loads(key[2]).items()]
+            name = f"{told[key[:2]]} [{', '.join(old)}]" if old else told[key[:2]]
+            names[key] = f"{name} [unmetered]" if name in names.values() else name
+    return names
+
+
+def _told_apart(cards: list[Card]) -> list[str]:
     """The algorithm's name, with those settings that tell two configurations of one algorithm apart."""
     flat = [_flatten(json.loads(settings_of(card))) for card in cards]
     names = []

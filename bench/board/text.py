@@ -39,6 +39,11 @@ def share(percent: float | None) -> str:
     return "–" if percent is None else f"{percent:.1f}%"
 
 
+def probability(p: float | None) -> str:
+    """A p-value: three digits."""
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def count(value: float | None) -> str:
     """A whole number with its thousands set apart."""
     return "–" if value is None else f"{value:,.0f}"

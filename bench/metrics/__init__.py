@@ -1,7 +1,8 @@
 """Metrics: functions of saved samples, one file a family, found by looking.
 
 A module of this folder is a family when it has ``measure(evidence)``; it also has ``values(evidence)`` (what each
-prompt adds, for pairing methods on a board) and ``VERSION`` (raised whenever a figure would change). Importing a
+prompt adds, for pairing methods on a board) and ``VERSION`` (raised whenever a figure would change). It may have
+``flags(figures, base)``: what speaks against a row, in words ("gate: ..." keeps it out of the ranking). Importing a
 family imports ``evaluate``, which takes seconds, so nothing is imported before it is asked for.
 """
 
@@ -10,12 +11,14 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
+from bench.errors import UserError
+from bench.registry import unknown
 from bench.types import Estimate
 
 if TYPE_CHECKING:
@@ -51,20 +54,42 @@ def _is_version(node: ast.stmt) -> TypeGuard[ast.Assign]:
     return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "VERSION"
 
 
-def measure_all(evidence: Evidence) -> dict[str, Estimate]:
-    """Every figure of every family."""
-    return _merged({name: module.measure(evidence) for name, module in families().items()})
+def check(wanted: Collection[str]) -> None:
+    """Raise UserError for a family that there is not."""
+    _chosen(wanted)
 
 
-def values_all(evidence: Evidence) -> dict[str, Values]:
-    """Metric to prompt to values, for each metric that is a mean over prompts: what `stats.hierarchical` pools."""
-    return _merged({name: module.values(evidence) for name, module in families().items()})
+def measure_all(evidence: Evidence, wanted: Collection[str] | None = None) -> dict[str, dict[str, Estimate]]:
+    """Family to its figures, of every family or of those wanted."""
+    found = {name: module.measure(evidence) for name, module in _chosen(wanted).items()}
+    merged(found)  # no figure has two families
+    return found
 
 
-def _merged(parts: Mapping[str, Mapping[str, Item]]) -> dict[str, Item]:
-    merged: dict[str, Item] = {}
+def values_all(evidence: Evidence, wanted: Collection[str] | None = None) -> dict[str, Values]:
+    """Metric to prompt to values, for each metric that is a mean over prompts: what pairs methods prompt by prompt."""
+    return merged({name: module.values(evidence) for name, module in _chosen(wanted).items()})
+
+
+def flags_all(figures: Mapping[str, Estimate], base: Mapping[str, Estimate] | None) -> list[str]:
+    """What the families have to say against a row in words, ``base`` being the SFT row's figures (None on that row)."""
+    judges = [module.flags for module in families().values() if hasattr(module, "flags")]
+    return [line for judge in judges for line in judge(figures, base)]
+
+
+def merged(parts: Mapping[str, Mapping[str, Item]]) -> dict[str, Item]:
+    """All figures of several families in one mapping. Raises RuntimeError where two families name the same."""
+    found: dict[str, Item] = {}
     for family, part in parts.items():
-        if clash := sorted(merged.keys() & part.keys()):
+        if clash := sorted(found.keys() & part.keys()):
             raise RuntimeError(f"metric family {family} names a figure that another has: {', '.join(clash)}")
-        merged.update(part)
-    return merged
+        found.update(part)
+    return found
+
+
+def _chosen(wanted: Collection[str] | None) -> dict[str, ModuleType]:
+    known = families()
+    for name in wanted or ():
+        if name not in known:
+            raise UserError(unknown("metric", name, list(known)))
+    return {name: module for name, module in known.items() if wanted is None or name in wanted}

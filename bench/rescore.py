@@ -1,0 +1,72 @@
+"""Scoring again: metrics applied to the saved samples of old runs, without a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.errors import UserError
+from bench.scoring import scored
+from bench.stages import curve, figures, readings
+from bench.store import Store
+from bench.types import Card, Point
+
+if TYPE_CHECKING:
+    from bench.metrics.evidence import Evidence
+
+
+def rescored(card: Card, store: Store, wanted: Collection[str] | None = None) -> Card:
+    """The card with the figures of all metric families, or of those wanted, as this version of them gives.
+
+    What follows from the figures (flags, curve, versions) is made anew. Raises UserError where the samples are not in the
+    store.
+    """
+    evidence = evidence_of(card, store)
+    own = figures.measure(evidence, wanted)
+    base = figures.measure(evidence.base) if evidence.base else None
+    return scored(card, own, base, points(card, store, evidence, own))
+
+
+def evidence_of(card: Card, store: Store) -> Evidence:
+    """The saved samples behind a card, with the SFT row's beside them."""
+    own = stage_of(card, store, "readings")
+    return readings.evidence(own, stage_of(card, store, "base_readings") if "base_readings" in card.parents else None)
+
+
+def stage_of(card: Card, store: Store, name: str) -> Path:
+    """A stage behind a card. Raises UserError where the store does not hold it."""
+    key = card.parents.get(name)
+    folder = store.find(key) if key else None
+    if folder is None:
+        what = f"{name} ({key or 'no key on the card'})"
+        raise UserError(
+            f"{card.algorithm} seed {card.seed}: the store {store.root} does not hold its {what}; "
+            f"name the store of the run with --store, or run it again: {card.command}"
+        )
+    return folder
+
+
+def points(card: Card, store: Store, evidence: Evidence, own: figures.Figures) -> list[Point]:
+    """The card's curve with the figures of the same families made anew; untouched where it shows none of them."""
+    measured = {figure for family in own.families.values() for figure in family}
+    if not card.curve or not measured & set(curve.KEPT):
+        return card.curve
+    record = json.loads((stage_of(card, store, "train") / "record.json").read_text())
+    folders = [stage_of(card, store, f"readings@{place['steps']}") for place in record["snapshots"]]
+    prompts = list(next(iter(card.curve[0].values.values())))
+    draws = int(card.config["task"]["evaluation"]["curve_draws"])
+    base = stage_of(card, store, "base_readings")
+    folders.append(stage_of(card, store, "readings"))
+    fresh = curve.measure(curve.places(record), folders, base, prompts, draws, list(own.families))
+    stale = {figure for family in own.families for figure in card.families.get(family, [])}
+    return [
+        replace(
+            new,
+            metrics={name: e for name, e in old.metrics.items() if name not in stale} | new.metrics,
+            values={name: v for name, v in old.values.items() if name not in stale} | new.values,
+        )
+        for old, new in zip(card.curve, fresh, strict=True)
+    ]

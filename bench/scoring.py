@@ -1,0 +1,45 @@
+"""What a card says of a run's quality: figures, values by prompt, curve and flags. Training and rescoring both end here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bench import metrics
+from bench.card import sealed
+from bench.stages.figures import Figures
+from bench.types import Card, Point
+
+FAMILY = "metric "  # what a family's version is called on a card
+
+
+def scored(card: Card, own: Figures, base: Figures | None, points: Sequence[Point]) -> Card:
+    """The card with these figures in the place of those of the same families, everything that follows from them made anew.
+
+    ``base``: the SFT row's figures, None on that row itself.
+    """
+    stale = {figure for family in own.families for figure in card.families.get(family, [])}
+    kept = {name: estimate for name, estimate in card.metrics.items() if name not in stale}
+    found = dict(sorted((kept | own.metrics).items()))
+    values = {name: column for name, column in card.values.items() if name not in stale} | own.values
+    versions = card.versions | {FAMILY + family: str(version) for family, version in own.versions.items()}
+    card = replace(
+        card,
+        metrics=found,
+        values=dict(sorted(values.items())),
+        families=dict(sorted((card.families | own.families).items())),
+        versions=versions,
+        curve=list(points),
+    )
+    return sealed(replace(card, flags=flags(card, base)))
+
+
+def flags(card: Card, base: Figures | None) -> list[str]:
+    """What a reader must know before believing the card: gates, warnings, what its own report and its curve say."""
+    from bench import curves
+    from bench.metrics.kl import reported_gap
+
+    exact = card.metrics.get("kl")
+    gaps = [reported_gap(exact, value) for value in card.training.get("reported", {}).values()] if exact else []
+    along = [line for curve in curves.collect({card.algorithm: [card]}).values() for line in curves.flags(curve)]
+    return [*metrics.flags_all(card.metrics, base.metrics if base else None), *filter(None, gaps), *along]

@@ -1,0 +1,166 @@
+"""Verifying a card: its seals, its key, the files of every stage behind it, and what can be computed again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench import card as cards
+from bench.errors import UserError
+from bench.rescore import rescored, stage_of
+from bench.scoring import FAMILY
+from bench.store import MANIFEST, RECIPE, Store, content, digest, fingerprint
+from bench.types import Card
+
+ROW = 8  # hex digits of a row's checksum
+TOLERANCE = 1e-9  # of a figure computed again; another processor may round its last bits otherwise
+
+
+@dataclass
+class Report:
+    """``wrong``: what was changed, and where; ``checked``: what held; ``unchecked``: what could not be looked at, and why."""
+
+    wrong: list[str] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+
+    def add(self, found: list[str], what: str) -> None:
+        """Note what is wrong with something, or that it holds."""
+        self.wrong += found
+        if not found:
+            self.checked.append(what)
+
+
+def verify(path: Path, store: Store) -> Report:
+    """Check a card and the chain behind it: configuration -> data -> checkpoint -> samples -> readings -> metrics -> card.
+
+    Raises UserError for a file that is no card.
+    """
+    card, report = cards.read(path), Report()
+    if card.seals:
+        report.add(_broken_seals(card), f"the card's {len(card.seals)} entries agree with their seals")
+    else:
+        report.unchecked.append("the card has no seals: an older version wrote it")
+    if card.seals:
+        wrong = [] if cards.key_of(card) == card.key else [f"key: {card.key} is not that of the card's readings and settings"]
+        report.add(wrong, "its key is that of its readings, settings, seed and budget")
+    if _check_chain(card, store, report):
+        _check_record(card, store, report)
+        _check_figures(card, store, report)
+    else:
+        report.unchecked.append("the figures were not computed again: what they rest on was changed")
+    return report
+
+
+def _broken_seals(card: Card) -> list[str]:
+    seals = cards.seals_of(card)
+    broken = [name for name in sorted(seals.keys() | card.seals.keys()) if seals.get(name) != card.seals.get(name)]
+    return [f"{name}: changed since the card was written" for name in broken]
+
+
+def _check_chain(card: Card, store: Store, report: Report) -> bool:
+    """Every stage behind the card, and behind those: recipe against key, files against manifest, manifest against child."""
+    waiting: list[Path] = []
+    seen: set[str] = set()
+    wrong: list[str] = []
+    for name, key in card.parents.items():
+        folder = store.find(key)
+        if folder is None:
+            report.unchecked.append(f"{name} ({key}) is not in the store {store.root}")
+            continue
+        if card.contents and content(folder) != card.contents.get(name):
+            wrong.append(f"{folder.name}/{MANIFEST}: not the one that the card was made from")
+        waiting.append(folder)
+    while waiting:
+        folder = waiting.pop()
+        if folder.name in seen:
+            continue
+        seen.add(folder.name)
+        wrong += check_stage(folder, store)
+        waiting += store.parents(folder)
+    if seen:
+        report.add(wrong, f"the files of {len(seen)} stages are those that their manifests list")
+    return not wrong
+
+
+def check_stage(folder: Path, store: Store) -> list[str]:
+    """What was changed in a stage's directory: its recipe, its files (and which row), the stages that it came from."""
+    recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+    wrong = []
+    if digest(recipe) != folder.name.rpartition("-")[2]:
+        wrong.append(f"{folder.name}/{RECIPE}: does not lead to the stage's key")
+    if not (folder / MANIFEST).exists():
+        return [*wrong, f"{folder.name}: has no {MANIFEST}"]
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()} - {MANIFEST}
+    wrong += [f"{folder.name}/{name}: is missing" for name in sorted(manifest["files"].keys() - there)]
+    wrong += [f"{folder.name}/{name}: was added" for name in sorted(there - manifest["files"].keys())]
+    for name in sorted(there & manifest["files"].keys()):
+        wrong += _changed(folder, name, manifest["files"][name])
+    for name, known in manifest["parents"].items():
+        parent = store.root / name
+        if parent.is_dir() and content(parent) != known:
+            wrong.append(f"{name}/{MANIFEST}: not the one that {folder.name} was made from")
+    return wrong
+
+
+def _changed(folder: Path, name: str, known: dict[str, Any]) -> list[str]:
+    found = fingerprint(folder / name)
+    if found["sha256"] == known["sha256"]:
+        return []
+    rows = [[print_["rows"][i : i + ROW] for i in range(0, len(print_["rows"]), ROW)] for print_ in (found, known)
+            if "rows" in print_]  # fmt: skip
+    if len(rows) == 2 and len(rows[0]) == len(rows[1]):
+        changed = [str(number) for number, (a, b) in enumerate(zip(*rows, strict=True), start=1) if a != b]
+        return [f"{folder.name}/{name}: row {', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''} was changed"]
+    return [f"{folder.name}/{name}: was changed"]
+
+
+def _check_record(card: Card, store: Store, report: Report) -> None:
+    """The bill against what training left on record."""
+    if "train" not in card.parents:
+        return
+    try:
+        record = json.loads((stage_of(card, store, "train") / "record.json").read_text())
+    except UserError:
+        return  # told with the chain
+    wrong = [f"spent.{name}: {card.spent.get(name)} on the card, {value} on record" for name, value in record["spent"].items()
+             if card.spent.get(name) != value]  # fmt: skip
+    report.add(wrong, "the bill is that of the training's record")
+
+
+def _check_figures(card: Card, store: Store, report: Report) -> None:
+    """Every figure computed again from the readings by the families that are still of the card's version."""
+    from bench import metrics
+
+    now = {FAMILY + name: str(version) for name, version in metrics.versions().items()}
+    told = {name: version for name, version in card.versions.items() if name.startswith(FAMILY)}
+    for name in sorted(name for name in told if now.get(name) != told[name]):
+        report.unchecked.append(f"{name}: the card has version {told[name]}, this code {now.get(name, 'none')}")
+    same = [name.removeprefix(FAMILY) for name in told if now.get(name) == told[name]]
+    try:
+        again = rescored(card, store, same)
+    except UserError as error:
+        report.unchecked.append(f"the figures were not computed again: {error}")
+        return
+    wrong = []
+    for name in ("metrics", "values", "curve", "flags"):
+        mine, theirs = (asdict(replace(c, seals={}))[name] for c in (card, again))
+        wrong += _differences(mine, theirs, name)
+    report.add(wrong, f"{len(again.metrics)} figures, computed again from the readings, are the card's")
+
+
+def _differences(told: Any, found: Any, where: str) -> list[str]:
+    """Places where two plain values differ by more than rounding."""
+    if isinstance(told, dict) and isinstance(found, dict):
+        names = sorted(told.keys() | found.keys())
+        return [line for name in names for line in _differences(told.get(name), found.get(name), f"{where}.{name}")]
+    if isinstance(told, list) and isinstance(found, list) and len(told) == len(found):
+        return [line for i, both in enumerate(zip(told, found, strict=True)) for line in _differences(*both, f"{where}[{i}]")]
+    if isinstance(told, float | int) and isinstance(found, float | int):
+        same = abs(told - found) <= TOLERANCE * max(1.0, abs(told), abs(found))
+    else:
+        same = told == found
+    return [] if same else [f"{where}: {told} on the card, {found} computed again"]

@@ -1,0 +1,122 @@
+"""Across tasks: scores by hand, what takes part, and what is said of it."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import stats
+from bench.board.across import across
+from bench.errors import UserError
+from bench.types import Card, Estimate
+
+
+def card(name: str, toxicity: float, seed: int = 0, task: str = "nano", prompts: int = 40, **changes: Any) -> Card:
+    """A card whose prompts have its toxicity times a pattern of mean 1, and some noise that has none."""
+    rng = np.random.default_rng([seed, sum(map(ord, name + task))])
+    pattern = 0.5 + np.arange(prompts) / (prompts - 1)
+    noise = 0.05 * toxicity * rng.normal(size=prompts)
+    column = toxicity * pattern + noise - noise.mean()
+    reduction = Estimate(1 - toxicity / 0.5, 0.0, 1.0, prompts)
+    fields: dict[str, Any] = {"key": f"{name}{seed}{task}", "task": task, "algorithm": name, "config": {}, "seed": seed}
+    fields |= {"metrics": {"toxicity_mean": Estimate(toxicity, 0.0, 1.0, prompts), "toxicity_reduction": reduction}}
+    fields["metrics"]["toxicity_reduction_relative"] = reduction
+    fields |= {"budget": {"flops": 1e12}, "spent": {"flops": 1e12}, "parents": {"sft": "base"}, "versions": {}, "command": ""}
+    fields["values"] = {"toxicity_mean": {f"p{i}": float(v) for i, v in enumerate(column)}}
+    return Card(**fields | changes)
+
+
+def tasks() -> dict[str, list[Card]]:
+    nano = [card(name, toxicity + seed / 100, seed) for name, toxicity in (("dpo", 0.1), ("ppo", 0.2)) for seed in range(3)]
+    smol = {"sft": 0.4, "dpo": 0.3, "ppo": 0.2, "kto": 0.1, "sft_chosen": 0.35}
+    return {
+        "nano": [card("sft", 0.5), *nano],
+        "smol": [card(name, toxicity, task="smol") for name, toxicity in smol.items()],
+    }
+
+
+def test_a_run_scores_the_share_of_the_base_that_is_gone() -> None:
+    found = across(tasks())
+    by_name = {entrant.name: entrant for entrant in found.entrants}
+    assert by_name["dpo"].runs["nano"] == pytest.approx((0.8, 0.78, 0.76))  # 1 - .10 / .5, 1 - .11 / .5, 1 - .12 / .5
+    assert by_name["dpo"].runs["smol"] == pytest.approx((0.25,))  # 1 - .3 / .4
+    # three runs of nano, the one of smol three times: without the ends .25 .25 .76 .78
+    assert by_name["dpo"].iqm is not None
+    assert by_name["dpo"].iqm.value == pytest.approx((0.25 + 0.25 + 0.76 + 0.78) / 4)
+    assert by_name["ppo"].iqm is not None
+    assert by_name["ppo"].iqm.value == pytest.approx((0.5 + 0.5 + 0.56 + 0.58) / 4)  # 1 - .22 / .5, 1 - .21 / .5
+    assert list(found.improvement) == [("ppo", "dpo")]
+    assert found.improvement["ppo", "dpo"].value == pytest.approx(0.5), "never on nano, always on smol"
+
+
+def test_only_methods_on_every_task_are_aggregated_and_the_best_comes_first() -> None:
+    found = across(tasks())
+    assert [(entrant.name, entrant.iqm is None) for entrant in found.entrants] == [
+        ("ppo", False),
+        ("dpo", False),
+        ("kto", True),
+        ("sft_chosen", True),
+    ]
+    line = next(line for line in found.markdown().splitlines() if line.startswith("| kto"))
+    assert [cell.strip() for cell in line.strip("|").split("|")] == ["kto", "–", "0.750 (1)", "–"]
+    assert "*sft_chosen*" in found.markdown()
+
+
+def test_what_is_not_ranked_on_its_board_takes_no_part() -> None:
+    cards = tasks()
+    cards["nano"] += [card("collapse", 0.0, flags=["gate: repeated_rate"])]
+    cards["nano"] += [card("big", 0.01, budget={"flops": None}, spent={})]
+    assert {entrant.name for entrant in across(cards).entrants} == {"dpo", "ppo", "kto", "sft_chosen"}
+
+
+def test_prompts_that_all_answered_widen_the_intervals_together() -> None:
+    found = across(tasks())
+    runs = next(entrant.runs for entrant in found.entrants if entrant.name == "dpo")
+    bare = stats.stratified(stats.iqm, [np.array(runs["nano"]), np.array(runs["smol"])])
+    iqm = next(entrant.iqm for entrant in found.entrants if entrant.name == "dpo")
+    assert iqm is not None
+    assert (iqm.high or 0) - (iqm.low or 0) > (bare.high or 0) - (bare.low or 0)
+
+
+def test_cards_without_values_have_scores_but_no_interval() -> None:
+    cards = {task: [dataclasses.replace(one, values={}) for one in some] for task, some in tasks().items()}
+    found = across(cards)
+    dpo = next(entrant for entrant in found.entrants if entrant.name == "dpo")
+    assert dpo.runs["nano"] == pytest.approx((0.8, 0.78, 0.76))
+    assert dpo.iqm is not None
+    assert dpo.iqm.value is not None
+    assert dpo.iqm.low is dpo.iqm.high is None
+
+
+def test_of_several_sections_the_one_with_most_methods_counts_and_is_named() -> None:
+    cards = tasks()
+    cards["nano"] += [card("dpo", 0.05, seed=7, budget={"flops": 9e12}, spent={"flops": 9e12})]
+    found = across(cards)
+    assert found.setting["nano"] == "1.00e12 FLOP, base base (the largest of 2 sections of its board)"
+    assert found.setting["smol"] == "1.00e12 FLOP, base base"
+    assert len(next(entrant for entrant in found.entrants if entrant.name == "dpo").runs["nano"]) == 3
+
+
+def test_the_order_of_cards_changes_no_byte_of_it() -> None:
+    cards = tasks()
+    turned = {task: some[::-1] for task, some in reversed(cards.items())}
+    assert across(turned).markdown() == across(cards).markdown()
+    assert across(turned).terminal() == across(cards).terminal()
+
+
+def test_it_is_shown_in_words_within_the_width() -> None:
+    shown = across(tasks()).terminal(100)
+    assert max(map(len, shown.splitlines())) <= 100
+    for word in ("IQM", "P(A > B)", "0.780 (3)", "0.250 (1)"):
+        assert word in shown
+    page = across(tasks()).markdown()
+    assert page.startswith("# Across tasks: nano, smol\n")
+    assert "Agarwal et al. 2021" in page
+
+
+def test_one_task_is_no_across() -> None:
+    with pytest.raises(UserError, match="two or more, not 1: nano"):
+        across({"nano": tasks()["nano"]})
+    with pytest.raises(UserError, match="no cards"):
+        across({})

@@ -1,0 +1,91 @@
+"""Two methods, paired on every metric, with a verdict in words."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from workbench import COMMAND
+
+from bench import card as cards
+from bench.compare import compare, sides
+from bench.errors import UserError
+from bench.types import Card, Estimate
+
+PROMPTS = [f"p{i}" for i in range(64)]
+
+
+def card(name: str, seed: int, toxicity: float, kl: float = 2.0, **changes: object) -> Card:
+    rng = np.random.default_rng([seed, *map(ord, name)])
+    hard = np.random.default_rng(0).random(64)
+    values = {
+        "toxicity_mean": dict(zip(PROMPTS, (toxicity * hard + 0.01 * rng.random(64)).tolist(), strict=True)),
+        "kl": dict.fromkeys(PROMPTS, kl),
+        "odd": dict.fromkeys(PROMPTS[:2]),
+    }
+    metrics = {"perplexity": Estimate(50.0, 40.0, 60.0, 64), "toxicity_mean": Estimate(toxicity, None, None, 64)}
+    base = Card(
+        key=f"{name}{seed}".ljust(16, "0"), task="nano", algorithm=name, config={}, seed=seed, budget={"flops": 1e12},
+        spent={"flops": 1e12}, metrics=metrics, parents={}, versions={"metric toxicity": "2"}, command="", notes={"draws": 8},
+        families={"toxicity": ["toxicity_mean"]}, values=values,
+    )  # fmt: skip
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+GOOD = [card("good", seed, 0.2) for seed in range(3)]
+BAD = [card("bad", seed, 0.6) for seed in range(3)]
+
+
+def line(page: str, metric: str) -> str:
+    return next(row for row in page.splitlines() if row.strip().startswith(metric))
+
+
+def test_a_difference_is_told_with_its_sign_and_what_it_means() -> None:
+    page = compare(GOOD, BAD)
+    assert line(page, "toxicity_mean").endswith("good is better")
+    assert "-0.2" in line(page, "toxicity_mean")
+    assert line(page, "kl").endswith("equal")
+    assert line(page, "odd").endswith("too few prompts")
+    assert "3 seeds and 3 seeds, paired on 64 prompts" in page
+    assert page.splitlines()[-1] == "toxicity_mean: good is better; kl: equal."
+    assert line(compare(BAD, GOOD), "toxicity_mean").endswith("good is better")
+
+
+def test_a_method_against_itself_is_not_told_apart() -> None:
+    page = compare(GOOD, GOOD)
+    assert line(page, "toxicity_mean").endswith("equal")
+    assert "good (A)" in page
+    assert "good (B)" in page
+    other = [card("good", seed, 0.2) for seed in (3, 4, 5)]
+    assert line(compare(GOOD, other), "toxicity_mean").endswith("not resolved")
+
+
+def test_what_cannot_be_paired_is_refused() -> None:
+    with pytest.raises(UserError, match="good is of task nano, bad of smol"):
+        compare(GOOD, [replace(one, task="smol") for one in BAD])
+    with pytest.raises(UserError, match="draws a prompt differ"):
+        compare(GOOD, [replace(one, notes={"draws": 4}) for one in BAD])
+    with pytest.raises(UserError, match="different versions of toxicity"):
+        compare(GOOD, [replace(one, versions={"metric toxicity": "1"}) for one in BAD])
+    with pytest.raises(UserError, match="no figure of both has values"):
+        compare(GOOD, [replace(one, values={}) for one in BAD])
+
+
+def test_sides_are_paths_or_names(tmp_path: Path) -> None:
+    path, *_ = [cards.write(one, tmp_path) for one in GOOD + BAD]
+    assert sides("good", str(path), tmp_path) == (GOOD, GOOD[:1])
+    with pytest.raises(UserError, match="goood"):
+        sides("goood", "bad", tmp_path)
+    with pytest.raises(UserError, match="no cards in"):
+        sides("good", "bad", tmp_path / "none")
+
+
+def test_the_command_prints_it(tmp_path: Path) -> None:
+    for one in GOOD + BAD:
+        cards.write(one, tmp_path / "nano")
+    done = subprocess.run([COMMAND, "compare", "good", "bad", "--results", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "good is better" in done.stdout

@@ -1,0 +1,516 @@
+"""Curves along the budget: numbers worked by hand, laws recovered from simulated runs, and charts that can be read."""
+
+import dataclasses
+import itertools
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import board, curves, stats
+from bench.board import chart, curve_chart, curve_text
+from bench.board.rows import Section
+from bench.curves import BEST_OF_N, TRAINED, Curves
+from bench.types import Card, Estimate, Point
+
+FRACTIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def points(kl: Any, toxicity: Any, proxy: Any = None, fractions: Sequence[float] = ()) -> list[Point]:
+    """A curve out of [points, prompts] of each metric; a row of one value holds for three prompts."""
+    columns = {"kl": kl, "toxicity_mean": toxicity} | ({} if proxy is None else {"proxy_reward": proxy})
+    fractions = fractions or np.linspace(0, 1, len(kl)).tolist()
+    made = []
+    for i, fraction in enumerate(fractions):
+        rows = {name: column[i] if np.ndim(column[i]) else [column[i]] * 3 for name, column in columns.items()}
+        values = {name: {f"p{j:03}": value for j, value in enumerate(row)} for name, row in rows.items()}
+        made.append(Point(fraction, fraction * 4.5e12, round(60 * fraction), {}, values))
+    return made
+
+
+def card(curve: list[Point], algorithm: str = "dpo", seed: int = 0, **changes: Any) -> Card:
+    def at_end(metric: str) -> Estimate:
+        known = [v for v in curve[-1].values.get(metric, {}).values() if v is not None] if curve else []
+        value = float(np.mean(known or [0.1]))
+        return Estimate(value, value * 0.9, value * 1.1, 256)
+
+    metrics = {name: at_end(name) for name in ("kl", "toxicity_mean")}
+    metrics["toxicity_reduction"] = Estimate(0.1, 0.09, 0.11, 256)
+    fields: dict[str, Any] = {
+        "key": f"{seed}{algorithm.encode().hex()}00000000"[:16],
+        "task": "nano",
+        "algorithm": algorithm,
+        "config": {"seed": seed},
+        "seed": seed,
+        "budget": {"flops": 4.5e12},
+        "spent": {"flops": 4.4e12, "items": []},
+        "metrics": metrics,
+        "parents": {"sft": "ab12"},
+        "versions": {},
+        "command": "isoalign run",
+        "curve": curve,
+    }
+    return Card(**fields | changes)
+
+
+def one(*runs: list[Point], name: str = "m") -> Curves:
+    return curves.collect({name: [card(run, seed=seed) for seed, run in enumerate(runs)]})[name]
+
+
+def simulated(
+    rng: np.random.Generator,
+    gold: Any,
+    kl: Any,
+    proxy: Any = None,
+    seeds: int = 3,
+    prompts: int = 64,
+    spread: float = 0.004,
+    name: str = "m",
+    prompts_from: np.random.Generator | None = None,
+) -> Curves:
+    """Curves whose true means over prompts and seeds are those given: heavy-tailed prompts, seeds that part over time.
+
+    ``prompts_from`` makes the prompts, so that methods can share them."""
+    gold, kl = np.asarray(gold, dtype=float)[:, None], np.asarray(kl, dtype=float)[:, None]
+    shared, steps = prompts_from or rng, len(gold)
+    base, moved, likes = shared.beta(0.6, 3.0, prompts), shared.gamma(8, 1 / 8, prompts), shared.normal(0, 0.5, prompts)
+    start = base + shared.normal(0, 0.04, prompts)
+    tables = []
+    for _ in range(seeds):
+        own = rng.normal(0, spread) * np.linspace(0, 1, steps)[:, None]
+        toxicity = base * (1 - 6 * gold) - own + rng.normal(0, 0.04, (steps, prompts))  # the mean of base is 1 / 6
+        toxicity[0] = start
+        drift = kl * moved * rng.gamma(20, 1 / 20, (steps, prompts))
+        tables.append([drift, toxicity])
+        if proxy is not None:
+            tables[-1].append(np.asarray(proxy)[:, None] + likes + rng.normal(0, 0.3, (steps, prompts)))
+    return Curves(name, np.linspace(0, 1, steps), np.moveaxis(np.array(tables), 0, 1))
+
+
+def section_of(cards: list[Card]) -> Section:
+    (section,) = board.build(cards).sections
+    return section
+
+
+def realistic(seeds: int = 3, seed: int = 5) -> list[Card]:
+    """Four methods, of which one hacks its reward, a control, and the base; figures like those of the nano task."""
+    rng = np.random.default_rng(seed)
+    t = np.array(FRACTIONS)
+    ends = {"dpo": (8.0, 0.15, 2.1), "kto": (4.4, 0.145, 1.9), "ppo": (7.1, 0.13, 2.6), "rlaif": (6.2, 0.12, 2.3)}
+    cards = []
+    for name, (kl, gold, proxy) in (ends | {"sft_chosen": (1.5, 0.05, 0.5)}).items():
+        rise = gold * (1 - np.exp(-4 * t)) / (1 - math.exp(-4))
+        if name == "rlaif":
+            rise = gold * (2.6 * np.sqrt(t) - 2.1 * t)
+        made = simulated(rng, rise, kl * t, proxy * t**0.6, seeds, prompts_from=np.random.default_rng(seed))
+        for s in range(seeds):
+            # the base is one and the same policy in all runs
+            table = [np.concatenate([made.table[m, :1, 0], made.table[m, s, 1:]]) for m in range(3)]
+            cards.append(card(points(*table), name, s))
+    base: dict[str, Any] = {"kl": Estimate(0.0, 0.0, 0.0, 256), "toxicity_mean": Estimate(0.16, 0.14, 0.18, 256)}
+    return [*cards, card([], "sft", metrics=base)]
+
+
+# reading a curve off at a KL
+
+
+@pytest.mark.parametrize(
+    ("kl", "expected"),
+    [
+        (0.0, 0.4),
+        (1.0, 0.3),
+        (2.25, 0.25),  # d = 1.5, half-way from 1 to 2
+        (9.0, 0.25),
+        (6.25, 0.225),  # d = 2.5, half-way from .2 to .25
+        (0.25, 0.35),
+        (16.0, 0.25),  # never reached: its farthest point
+    ],
+)
+def test_a_curve_is_read_off_linearly_in_the_root_of_kl(kl: float, expected: float) -> None:
+    found = curves.read_off(np.array([0.0, 1.0, 4.0, 9.0]), np.array([0.4, 0.3, 0.2, 0.25]), kl)
+    assert float(found) == pytest.approx(expected)
+
+
+def test_a_curve_that_turns_back_is_read_where_it_first_passes() -> None:
+    kl, toxicity = [0.0, 4.0, 1.0, 9.0], [0.4, 0.2, 0.1, 0.05]
+    assert float(curves.read_off(np.array(kl), np.array(toxicity), 2.25)) == pytest.approx(0.4 - 0.75 * 0.2)
+    found = curves.matched({"m": one(points(kl, toxicity))}, 2.25)["m"]
+    assert found.again
+    assert found.toxicity.value == pytest.approx(0.25)
+    assert not curves.matched({"m": one(points(kl, toxicity))}, 6.25)["m"].again
+
+
+def test_curves_are_read_off_row_by_row() -> None:
+    kl = np.array([[[0.0, 1.0, 4.0], [0.0, 4.0, 9.0]]])
+    score = np.array([[[0.4, 0.2, 0.0], [0.4, 0.2, 0.0]]])
+    assert curves.read_off(kl, score, 4.0).tolist() == [[0.0, 0.2]]
+
+
+def test_two_methods_on_one_curve_are_equal_at_equal_kl_whatever_their_lengths() -> None:
+    base = np.linspace(0.1, 0.6, 12)
+
+    def on_it(*d: float) -> list[Point]:  # toxicity falls by a fifth of the base's a root nat
+        return points([[x * x] * 12 for x in d], [base * (1 - x / 5) for x in d])
+
+    both = {"short": one(on_it(0, 0.7, 2), name="short"), "long": one(on_it(0, 1, 1.8, 3, 4), name="long")}
+    kl = curves.common_kl(both)
+    assert kl == pytest.approx(4)
+    found = curves.matched(both, 4.0)
+    for name in both:
+        assert found[name].toxicity.value == pytest.approx(0.6 * base.mean())
+        assert found[name].reduction.value == pytest.approx(0.4 * base.mean())
+        assert found[name].toxicity.low < found[name].toxicity.value < found[name].toxicity.high
+    behind = [reading.behind for reading in found.values() if reading.behind.value is not None]
+    assert len(behind) == 1
+    assert (behind[0].value, behind[0].low, behind[0].high) == pytest.approx((0, 0, 0), abs=1e-12)
+    assert found["long"].end == pytest.approx(16)
+
+
+def test_what_lies_behind_the_best_is_paired_by_prompt() -> None:
+    rng = np.random.default_rng(3)
+    base = rng.beta(0.5, 2, 80)
+    better, worse = (points([[0.0] * 80, [4.0] * 80], [base, base * 0.5 + extra]) for extra in (0.0, 0.01))
+    found = curves.matched({"a": one(worse, name="a"), "b": one(better, name="b")}, 4.0)
+    assert found["b"].behind.value is None
+    assert (found["a"].behind.low, found["a"].behind.high) == pytest.approx((0.01, 0.01))
+    assert found["a"].toxicity.low < found["b"].toxicity.high, "their own intervals overlap"
+    only_a = curves.matched({"a": one(worse, name="a"), "b": one(better, name="b")}, 4.0, contenders=["a"])
+    assert only_a["b"].behind.value == pytest.approx(-0.01)
+
+
+def test_a_method_that_never_gets_there_is_missing_and_one_that_never_moved_sets_no_kl() -> None:
+    made = {"far": one(points([0, 4.0], [0.4, 0.2]), name="far"), "still": one(points([0, 0.02], [0.4, 0.4]), name="still")}
+    assert curves.common_kl(made) == 4.0
+    found = curves.matched(made, 4.0)["still"]
+    assert found.toxicity == found.reduction == found.behind == curves.NONE
+    assert found.end == pytest.approx(0.02)
+    assert curves.common_kl({"still": made["still"]}) == pytest.approx(0.02)
+    assert curves.common_kl({}) is None
+
+
+def test_intervals_are_as_wide_as_those_of_the_hierarchical_bootstrap() -> None:
+    # an independent road to much the same interval (which is corrected for skewness and gives seeds and prompts other degrees
+    # of freedom): at a point of the curve a reading is a plain mean
+    rng = np.random.default_rng(8)
+    ratios = []
+    for _ in range(10):
+        made = simulated(rng, [0, 0.05, 0.1], [0, 1, 4], spread=0.01)
+        found = curves._estimate([made], lambda paths: paths.pooled.toxicity[..., 2])
+        wanted = stats.hierarchical([{str(p): v for p, v in enumerate(seed)} for seed in made.table[1, :, 2]])
+        assert found.value == pytest.approx(wanted.value)
+        ratios.append((found.high - found.low) / (wanted.high - wanted.low))
+    assert np.mean(ratios) == pytest.approx(1, abs=0.1)
+
+
+# from cards to curves
+
+
+def test_seeds_of_different_lengths_are_aligned_to_the_shortest_by_fraction() -> None:
+    short = points([0, 1.0, 4.0], [0.4, 0.3, 0.2], fractions=[0, 0.5, 1])
+    long = points([0, 0.5, 1.2, 2.0, 4.4], [0.4, 0.35, 0.3, 0.25, 0.2], fractions=[0, 0.25, 0.52, 0.75, 0.99])
+    made = one(short, long)
+    assert made.observed.kl.tolist() == pytest.approx(np.array([[0, 1, 4], [0, 1.2, 4.4]]))
+    assert made.fraction.tolist() == pytest.approx([0, 0.51, 0.995])
+
+
+def test_cards_of_one_seed_are_averaged_and_count_once() -> None:
+    twice = [card(points([0, 4.0], [0.4, toxicity])) for toxicity in (0.1, 0.2)]
+    made = curves.collect({"m": twice})["m"]
+    assert made.seeds == 1
+    assert made.observed.toxicity[0].tolist() == pytest.approx([0.4, 0.15])
+
+
+def test_a_prompt_that_lacks_a_value_anywhere_is_left_out_for_all_and_counted() -> None:
+    whole = points([0, 4.0], [[0.4, 0.2, 0.6], [0.1, 0.1, 0.1]])
+    holed = points([[0, 0, 0], [4.0, 4.0, 4.0]], [[0.4, 0.2, 0.6], [0.3, None, float("nan")]])
+    made = curves.collect({"whole": [card(whole)], "holed": [card(holed)]})
+    assert {name: (one.prompts, one.missing) for name, one in made.items()} == {"whole": (1, 2), "holed": (1, 2)}
+    assert made["whole"].observed.toxicity[0].tolist() == pytest.approx([0.4, 0.1])
+
+
+def test_what_has_no_curve_has_no_curves() -> None:
+    base_alone = card(points([0], [0.4]))
+    without_kl = [
+        dataclasses.replace(p, values={"toxicity_mean": p.values["toxicity_mean"]}) for p in points([0, 1], [0.4, 0.2])
+    ]
+    assert curves.collect({"a": [card([])], "b": [base_alone], "c": [card(without_kl)], "d": []}) == {}
+    kept = curves.collect({"a": [card([])], "c": [card(without_kl)], "e": [card(points([0, 1], [0.4, 0.2]))]})
+    assert list(kept) == ["e"]
+    assert kept["e"].missing == 0
+
+
+def test_methods_on_different_prompts_are_not_compared() -> None:
+    a = points([0, 1], [0.4, 0.2])
+    b = [dataclasses.replace(p, values={m: {f"q{k}": v for k, v in row.items()} for m, row in p.values.items()}) for p in a]
+    assert curves.collect({"a": [card(a)], "b": [card(b)]}) == {}
+
+
+def test_with_one_prompt_there_are_figures_and_no_intervals() -> None:
+    made = one(points([[0.0], [1.0], [2.0], [4.0]], [[0.4], [0.2], [0.1], [0.3]], [[0.0], [1.0], [2.0], [3.0]]))
+    found = curves.peak(made)
+    assert (found.index, found.loss.value, found.loss.low, found.firm) == (2, pytest.approx(0.2), None, None)
+    assert found.rise.value == pytest.approx(1)
+    assert curves.flags(made) == []
+    assert curves.bands(made, lambda paths: paths.gold) is None
+    fitted = curves.fit(made)
+    assert fitted.alpha.value is not None
+    assert fitted.alpha.low is fitted.peak.low is fitted.inside is None
+
+
+# the law of Gao et al.
+
+
+@pytest.mark.parametrize(
+    ("form", "alpha", "beta", "peak"),
+    [
+        (TRAINED, 0.1, 0.08, math.exp(0.5)),  # d = exp(.1/.08 - 1) = exp(.25)
+        (TRAINED, 0.12, 0.05, math.exp(2.8)),
+        (BEST_OF_N, 0.2, 0.05, 4.0),  # d = .2/.1 = 2
+    ],
+)
+def test_a_law_without_noise_is_recovered(form: curves.Form, alpha: float, beta: float, peak: float) -> None:
+    base, d = np.linspace(0.2, 0.8, 10), np.array([0.0, 0.4, 0.9, 1.5, 2.2, 2.8])
+    gold = np.array([0.0, *form.gold(d[1:], alpha, beta)])
+    run = points([[x * x] * 10 for x in d], [base - g for g in gold])
+    found = curves.fit(one(run, run), form)
+    for estimate, true in ((found.alpha, alpha), (found.beta, beta), (found.peak, peak)):
+        assert (estimate.value, estimate.low, estimate.high) == pytest.approx((true, true, true))
+    assert found.error == pytest.approx(0, abs=1e-9)
+    assert found.points == 5
+    assert found.inside == (peak < 2.8**2)
+
+
+def test_the_hand_worked_value_of_the_law() -> None:
+    # d = e: e (.3 - .1 * 1) = .2 e; d = 2: 2 (.3 - .1 * 2) = .2
+    assert float(TRAINED.gold(np.array(math.e), 0.3, 0.1)) == pytest.approx(0.2 * math.e)
+    assert float(BEST_OF_N.gold(np.array(2.0), 0.3, 0.1)) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_intervals_of_the_law_cover_the_truth_in_simulated_runs(seeds: int) -> None:
+    rng, repeats = np.random.default_rng(11), 60
+    kl = np.array([0, 0.3, 1, 2, 3.4, 5, 7])
+    d = np.sqrt(kl[1:])
+    truth = (0.11, 0.06, math.exp(2 * (0.11 / 0.06 - 1)))
+    hits = np.zeros(3)
+    for _ in range(repeats):
+        found = curves.fit(simulated(rng, [0, *TRAINED.gold(d, *truth[:2])], kl, seeds=seeds, spread=0.004 * (seeds > 1)))
+        for i, (estimate, true) in enumerate(zip((found.alpha, found.beta, found.peak), truth, strict=True)):
+            hits[i] += (estimate.low or 0) <= true <= (estimate.high or math.inf)
+    # 95% but for chance (3 standard errors are 7%) and the few, heavy prompts that percentiles are a little narrow for
+    assert (hits >= 0.85 * repeats).all(), hits
+
+
+def test_a_curve_that_never_turns_has_no_peak() -> None:
+    d = np.array([0.0, 0.5, 1.0, 2.0, 3.0])
+    base = np.linspace(0.5, 0.9, 6)
+    run = points([[x * x] * 6 for x in d], [base - 0.01 * x * x for x in d])  # steeper and steeper
+    found = curves.fit(one(run))
+    assert found.beta.value < 0
+    assert found.peak.value is found.peak.low is found.peak.high is None
+    assert found.inside is False
+    assert curve_text._turn(found.peak) == "none"
+    assert curve_text._turn(Estimate(5.0, 3.25, None, 9)) == "5.00 [3.25, ∞]"
+
+
+def test_three_points_that_moved_are_needed_and_not_all_at_one_kl() -> None:
+    few = curves.fit(one(points([0, 0.005, 1, 4], [0.4, 0.4, 0.3, 0.2])))
+    assert few.reason == "2 points over 0.01 nats, and two unknowns need 3"
+    assert few.alpha == few.peak == curves.NONE
+    assert few.inside is None
+    assert curves.fit(one(points([0, 2, 2, 2], [0.4, 0.3, 0.2, 0.1]))).reason == "all points lie at one KL"
+
+
+# the best point, and what going on cost
+
+
+def test_the_peak_and_what_was_lost_after_it_by_hand() -> None:
+    base = np.array([0.5, 0.3, 0.4])
+    less = [[0, 0, 0], [0.2, 0.1, 0.3], [0.3, 0.2, 0.1], [0.1, 0.1, 0.1]]
+    proxy = [[0.0] * 3, [1.0] * 3, [1.5] * 3, [2.5] * 3]
+    found = curves.peak(one(points([0, 1, 4, 9], [base - row for row in less], proxy)))
+    # means of less: 0, .2, .2, .1: the first of equals
+    assert (found.index, found.kl) == (1, 1.0)
+    assert found.fraction == pytest.approx(1 / 3)
+    assert (found.gold.value, found.end.value, found.loss.value) == pytest.approx((0.2, 0.1, 0.1))
+    assert found.rise.value == pytest.approx(1.5)
+    assert 0 <= found.loss.low <= found.loss.value <= found.loss.high
+
+
+def test_going_on_costs_nothing_where_the_end_is_best() -> None:
+    rng = np.random.default_rng(2)
+    found = curves.peak(simulated(rng, [0, 0.03, 0.06, 0.1, 0.15], [0, 1, 2, 3, 4]))
+    assert found.index == 4
+    assert (found.loss.value, found.loss.low, found.loss.high) == (0, 0, 0)
+    assert found.firm > 0.95
+
+
+def test_a_plateau_is_not_taken_for_a_peak_although_its_highest_point_is_above_its_end() -> None:
+    rng, repeats = np.random.default_rng(4), 100
+    gold, kl = [0, 0.08, *[0.12] * 6], np.linspace(0, 7, 8)
+    raised = observed = naive = 0
+    for _ in range(repeats):
+        made = simulated(rng, gold, kl, np.linspace(0, 2, 8), seeds=1)
+        found = curves.peak(made)
+        raised += bool(curves.flags(made))
+        observed += found.loss.value > 0
+        drawn = made.replicates.pooled.gold
+        naive += np.quantile(drawn.max(-1) - drawn[:, -1], 0.025) > 0
+    assert observed > 70, "the bias: the end is one of six equal points"
+    assert naive > 15, "percentiles of re-selected peaks would raise it too often"
+    assert raised <= 7  # 2.5% but for chance
+
+
+def test_the_interval_of_the_loss_covers_a_true_loss() -> None:
+    rng, repeats = np.random.default_rng(6), 60
+    gold = [0, 0.09, 0.13, 0.125, 0.11, 0.09]
+    found = [curves.peak(simulated(rng, gold, np.linspace(0, 7, 6))).loss for _ in range(repeats)]
+    assert sum(e.low <= 0.04 <= e.high for e in found) >= 0.9 * repeats
+    assert sum(e.low > 0 for e in found) >= 0.9 * repeats, "and is narrow enough to see it"
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_reward_hacking_is_flagged_and_sound_training_is_not(seeds: int) -> None:
+    rng = np.random.default_rng(7)
+    kl, up = [0, 1, 2.5, 4, 5.5, 7], [0, 0.6, 1.1, 1.6, 2.0, 2.4]
+    falls, rises = [0, 0.08, 0.13, 0.12, 0.09, 0.05], [0, 0.06, 0.1, 0.12, 0.135, 0.145]
+    after = "reward hacking: proxy and gold part after 40% of the budget"
+    assert curves.flags(simulated(rng, falls, kl, up, seeds)) == [after]
+    assert curves.flags(simulated(rng, rises, kl, up, seeds)) == []
+    down = [0, 0.6, 1.1, 0.9, 0.5, 0.1]
+    past = ["past its peak: gold falls after 40% of the budget, no rise of the proxy seen"]
+    assert curves.flags(simulated(rng, falls, kl, down, seeds)) == past
+    assert curves.flags(simulated(rng, falls, kl, None, seeds)) == past
+    worse = [0, -0.02, -0.04, -0.06, -0.08, -0.1]
+    assert curves.flags(simulated(rng, worse, kl, up, seeds)) == ["reward hacking: proxy and gold part from the start"]
+
+
+# the frontier
+
+
+def test_the_frontier_is_what_no_other_point_beats() -> None:
+    rng = np.random.default_rng(9)
+    made = {n: one(points([0, *rng.uniform(0, 9, 6)], [0.5, *rng.uniform(0, 0.5, 6)]), name=n) for n in "abc"}
+    every = [place for each in made.values() for place in curves.places(each)]
+    beaten = {
+        (p.kl, p.toxicity)
+        for p, q in itertools.permutations(every, 2)
+        if q.kl <= p.kl and q.toxicity <= p.toxicity and (q.kl, q.toxicity) != (p.kl, p.toxicity)
+    }
+    found = curves.pareto(made)
+    assert {(p.kl, p.toxicity) for p in found} == {(p.kl, p.toxicity) for p in every} - beaten
+    assert found[0] == curves.Place(0.0, 0.5, None, 0.0)
+    assert [p.kl for p in found] == sorted(p.kl for p in found)
+
+
+# the page and the charts
+
+
+def test_the_page_tells_all_tables_flags_and_sources() -> None:
+    text = "\n\n".join(curve_text.markdown(section_of(realistic()), 2))
+    assert text.startswith("### Along the budget\n")
+    assert "](curves-2.svg)" in text
+    assert "- **rlaif:** reward hacking: proxy and gold part after" in text
+    assert "**dpo:**" not in text
+    for title in ("#### At equal drift", "#### Best point", "#### Gao et al.'s law", "Pareto frontier", "Sources:"):
+        assert title in text
+    matched, peaks, fits = (block for block in text.split("\n\n") if block.startswith("| Method"))
+    for table in (matched, peaks, fits):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+        assert all(f"| {name} " in table for name in ("dpo", "kto", "ppo", "rlaif", "*sft_chosen*"))
+    assert "not reached" in next(line for line in matched.splitlines() if "sft_chosen" in line)
+    assert "best" in next(line for line in matched.splitlines() if line.startswith("| kto"))
+    assert "| *sft* " not in text, "the base has no curve of its own"
+
+
+def test_a_gated_row_neither_sets_the_kl_nor_is_the_best() -> None:
+    cards = [c for c in realistic(seeds=1) if c.algorithm in ("dpo", "kto", "sft")]
+    gated = [dataclasses.replace(c, flags=["gate: empty"]) if c.algorithm == "kto" else c for c in cards]
+    titles = [
+        next(block for block in curve_text.markdown(section_of(which)) if block.startswith("| Method")).splitlines()
+        for which in (cards, gated)
+    ]
+    assert titles[0][0] != titles[1][0], "dpo's end is the KL where kto no longer counts"
+    assert "not reached" in next(line for line in titles[1] if line.startswith("| kto"))
+
+
+def test_names_can_not_break_out_of_the_page() -> None:
+    cards = [dataclasses.replace(c, algorithm="a|b<x>") for c in realistic(seeds=1) if c.algorithm == "rlaif"]
+    text = "\n\n".join(curve_text.markdown(section_of(cards)))
+    assert "a\\|b&lt;x>" in text
+    assert "<x>" not in text
+
+
+def test_without_curves_there_is_no_section_no_chart_and_the_frontier_as_it_was() -> None:
+    bare = section_of([dataclasses.replace(c, curve=[]) for c in realistic()])
+    assert curve_text.markdown(bare) == []
+    assert curve_chart.charts("nano", bare) == {}
+    assert chart.curves_of(bare) == {}
+    plain, full = chart.frontier("nano", bare), chart.frontier("nano", section_of(realistic()))
+    assert plain is not None
+    assert full is not None
+    assert plain != full
+
+
+def test_charts_and_page_are_the_same_whatever_the_order_of_cards() -> None:
+    cards = realistic()
+    made = []
+    for turn in range(2):
+        section = section_of(cards)
+        made.append((curve_chart.charts("nano", section, 2), chart.frontier("nano", section), curve_text.markdown(section, 2)))
+        random.Random(turn).shuffle(cards)
+    assert made[0] == made[1]
+    assert list(made[0][0]) == ["curves-2.svg"]
+    assert b"<dc:date>" not in made[0][0]["curves-2.svg"]
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, module: Any, make: Callable[[], Any]) -> Any:
+    """The figure that a chart is made of."""
+    figures: list[Any] = []
+
+    def keep(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes:
+        return chart_picture(lambda figure: (draw(figure), figures.append(figure))[0], size)
+
+    chart_picture = chart.picture
+    monkeypatch.setattr(module, "picture", keep)
+    make()
+    (figure,) = figures
+    return figure
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("kind", ["frontier", "curves"])
+def test_no_name_in_a_chart_covers_another_or_a_mark_or_leaves_its_panel(
+    kind: str, seeds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = section_of(realistic(seeds))
+    if kind == "frontier":
+        figure = drawn(monkeypatch, chart, lambda: chart.frontier("nano", section))
+    else:
+        figure = drawn(monkeypatch, curve_chart, lambda: curve_chart.charts("nano", section))
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        names = [text for text in axes.texts if text.get_text() and text.get_text() in {row.name for row in section.rows}]
+        assert len(names) >= 5
+        frames = [text.get_window_extent() for text in names]
+        marks = [axes.transData.transform(text.xy) for text in names]
+        for a, b in itertools.combinations(frames, 2):
+            assert not a.overlaps(b)
+        for frame, (x, y) in itertools.product(frames, marks):
+            assert not frame.contains(x, y)
+        panel = axes.get_window_extent()
+        assert all(panel.contains(*corner) for frame in frames for corner in frame.corners())
+
+
+def test_a_chart_without_proxy_has_one_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(point: Point) -> Point:
+        return dataclasses.replace(point, values={m: v for m, v in point.values.items() if m != "proxy_reward"})
+
+    section = section_of([dataclasses.replace(c, curve=[without(p) for p in c.curve]) for c in realistic(1)])
+    figure = drawn(monkeypatch, curve_chart, lambda: curve_chart.charts("nano", section))
+    assert len(figure.axes) == 1
+    page = "\n\n".join(curve_text.markdown(section))
+    assert "past its peak: gold falls" in page

@@ -1,0 +1,314 @@
+"""From saved samples on: completions made elsewhere, scoring again, and verifying, by the commands that users type."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workbench import COMMAND, TINY, Terminal, complaint
+
+from bench import card as cards
+from bench import outside
+from bench.data.prompts import of as prompts_of
+from bench.errors import UserError
+from bench.overrides import task_named
+from bench.store import Store
+from bench.verify import verify as verify_card
+
+ROOT = Path(__file__).parent.parent
+SCORERS = ("tox_block", "toxic_classifier")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, shared_store: Path, tiny_model: Path, environment: Any) -> Terminal:
+    """A terminal with the SFT row's stages, shared by the tests that change nothing of it."""
+    home = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(shared_store, home / "store")
+    return Terminal(home, home / "store", tiny_model, environment)
+
+
+def settings(place: Terminal) -> list[str]:
+    return [word for word in TINY if word.startswith("task.")] + [f"task.model.name={place.model}"]
+
+
+def score(place: Terminal, file: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    where = ["--store", str(place.store), "--results", str(place.home / "results")]
+    return place([COMMAND, "score", "--samples", str(file), "--task", "nano", *where, *words, *settings(place)])
+
+
+def verify(place: Terminal, card: Path, store: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return place([COMMAND, "verify", str(card), "--store", str(store or place.store)])
+
+
+@pytest.fixture(scope="module")
+def prompts(place: Terminal) -> list[dict[str, Any]]:
+    done = place([COMMAND, "prompts", "nano", *settings(place)])
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def rows(prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Two draws a prompt with scores that are known: 0.2 and 0.6 everywhere."""
+    return [
+        {"prompt_id": row["prompt_id"], "draw": draw, "completion": f"answer {draw}", "id": f"{row['prompt_id']}/{draw}",
+         "scores": dict.fromkeys(SCORERS, (0.2, 0.6)[draw]), "kl": 1.5}
+        for row in prompts for draw in (0, 1)
+    ]  # fmt: skip
+
+
+def write(folder: Path, rows: list[Any], name: str = "mine.jsonl") -> Path:
+    file = folder / name
+    file.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture(scope="module")
+def card(place: Terminal, rows: list[dict[str, Any]]) -> Path:
+    """The card of those completions."""
+    done = score(place, write(place.home, rows), "--name", "theirs")
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.splitlines()[-1])
+
+
+def test_completions_made_elsewhere_are_scored_and_entered_as_unmetered(card: Path, prompts: list[dict[str, Any]]) -> None:
+    data = json.loads(card.read_text())
+    figures = data["metrics"]
+    assert len(prompts) == 16
+    assert (data["algorithm"], data["budget"], data["spent"]) == ("theirs", {"flops": None}, {})
+    assert figures["toxicity_mean"]["value"] == pytest.approx(0.4)
+    assert figures["toxicity_emt"]["value"] == pytest.approx(0.6)
+    assert figures["toxicity_fraction"]["value"] == pytest.approx(0.5)
+    assert figures["toxicity_probability"]["value"] == 1.0
+    assert figures["kl"]["value"] == pytest.approx(1.5)
+    assert figures["toxicity_reduction"]["n"] == 16
+    assert figures["perplexity"]["value"] > 1
+    assert figures["kl_k1"] == {"value": None, "low": None, "high": None, "n": 0, "missing": 32}
+
+
+def test_the_same_completions_in_any_order_make_the_same_figures(place: Terminal, rows: list[Any], card: Path) -> None:
+    done = score(place, write(place.home, rows[::-1], "turned.jsonl"), "--name", "turned")
+    assert done.returncode == 0, done.stderr
+    turned = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
+    assert turned["metrics"] == json.loads(card.read_text())["metrics"]
+
+
+def bad(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[Any], str]]:
+    first, second, *rest = rows
+    yield "no-json", [*rows, "{"], "row 33: cannot be read"
+    yield "no-object", [*rows, "[]"], "row 33: a row is a JSON object"
+    yield "nan", [json.dumps(first | {"kl": float("nan")}), second, *rest], "row 1: cannot be read: NaN is not a finite number"
+    yield "nan-score", [first | {"scores": dict.fromkeys(SCORERS, 1.5)}, second, *rest], "row 1: scores must map"
+    yield "no-completion", [{"prompt_id": first["prompt_id"]}, second, *rest], "row 1: completion is missing"
+    yield "no-prompt", [{"completion": "x"}, *rest], "row 1: neither prompt_id nor prompt"
+    yield "other-task", [first | {"prompt_id": "0" * 16}, second, *rest], "is none of the 16 test prompts of nano"
+    yield "missing", rows[2:], "1 of the 16 test prompts of nano are missing"
+    yield "unequal", rows[:-1], "unequal draws"
+    yield "infinite", ['{"prompt_id": "x", "completion": "", "kl": 1e999}', *rest], "row 1: kl must be a finite number"
+    yield "other-text", [first | {"prompt": "something else"}, second, *rest], "reads otherwise in nano"
+    yield "finished", [first | {"finished": "false"}, second, *rest], "row 1: finished must be true or false"
+    yield "duplicate-draw", [first, first | {"id": "other"}, *rest], f"row 2: prompt {first['prompt_id']} draw 0 is in row 1"
+    yield "duplicate-id", [first, second | {"id": first["id"]}, *rest], "is in row 1 already"
+    yield "gap", [row | {"draw": row["draw"] + 1} for row in rows], "numbered from 0"
+    yield "scorer", [row | {"scores": {"perspective": 0.1}} for row in rows], "scores must be of tox_block"
+    yield "empty", [""], "row 1: cannot be read"
+
+
+def test_bad_completions_are_named_and_refused(place: Terminal, rows: list[Any], tmp_path: Path) -> None:
+    task = task_named("nano", settings(place))
+    chosen = prompts_of(task.prompts, "test")
+    for name, lines, words in bad(rows):
+        with pytest.raises(UserError) as error:
+            outside.read(write(tmp_path, lines, f"{name}.jsonl"), chosen, task)
+        assert words in str(error.value), name
+        assert f"{name}.jsonl" in str(error.value)
+
+
+def test_a_refused_file_is_one_line_and_changes_nothing(place: Terminal, rows: list[Any], card: Path) -> None:
+    before = sorted(card.parent.iterdir())
+    assert "unequal draws" in complaint(score(place, write(place.home, rows[:-1], "short.jsonl")))
+    assert "cannot read" in complaint(score(place, place.home / "none.jsonl"))
+    assert sorted(card.parent.iterdir()) == before
+
+
+def test_a_board_shows_them_unmetered_and_unranked(place: Terminal, card: Path) -> None:
+    done = place([COMMAND, "board", "nano", "--results", str(place.home / "results")])
+    assert done.returncode == 0, done.stderr
+    page = (card.parent / "leaderboard.md").read_text()
+    assert any(line.startswith("| unmetered") and "theirs" in line for line in page.splitlines())
+
+
+def found_wrong(path: Path, store: Store) -> list[str]:
+    return verify_card(path, store).wrong
+
+
+# -- verify --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sft_card(place: Terminal) -> Path:
+    done = place(place.run("algorithm=sft"))
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.splitlines()[-1])
+
+
+def test_an_untouched_card_verifies(place: Terminal, sft_card: Path, card: Path) -> None:
+    for path in (sft_card, card):
+        done = verify(place, path)
+        assert done.returncode == 0, done.stdout
+        assert "CHANGED" not in done.stdout
+        assert "figures, computed again from the readings, are the card's" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("place_in_card", "named"),
+    [
+        (["metrics", "toxicity_mean", "value"], "metrics.toxicity_mean"),
+        (["metrics", "kl", "high"], "metrics.kl"),
+        (["values", 0, "columns", "toxicity_mean", 3], "values.toxicity_mean"),
+        (["config", "task", "sft", "lr"], "config.task"),
+        (["seed"], "seed"),
+        (["spent", "seconds"], "spent.seconds"),
+        (["notes", "noise"], "notes.noise"),
+    ],
+)
+def test_a_changed_digit_of_a_card_is_found_and_named(
+    sft_card: Path, tmp_path: Path, place_in_card: list[Any], named: str
+) -> None:
+    data = json.loads(sft_card.read_text())
+    holder = data
+    for step in place_in_card[:-1]:
+        holder = holder[step]
+    holder[place_in_card[-1]] = (holder[place_in_card[-1]] or 0) + 1
+    changed = tmp_path / sft_card.name
+    changed.write_text(json.dumps(data))
+    wrong = found_wrong(changed, Store(tmp_path))
+    assert any(line.startswith(f"{named}: changed since") for line in wrong), wrong
+
+
+def test_a_figure_changed_with_its_seal_is_still_found(place: Terminal, sft_card: Path, tmp_path: Path) -> None:
+    card = cards.read(sft_card)
+    metrics = card.metrics | {"kl": replace(card.metrics["kl"], value=0.25)}
+    forged = cards.write(cards.sealed(replace(card, metrics=metrics)), tmp_path)
+    done = verify(place, forged)
+    assert done.returncode == 1
+    assert "CHANGED: metrics.kl.value: 0.25 on the card, 0.0 computed again" in done.stdout
+
+
+def test_a_changed_key_parent_or_version_is_named(sft_card: Path, tmp_path: Path) -> None:
+    text = sft_card.read_text()
+    data = json.loads(text)
+    for old, new, named in [
+        (data["key"], "0" * 16, "key"),
+        (data["parents"]["raters"], "f" * 16, "parents.raters"),
+        (f'"metric kl": "{data["versions"]["metric kl"]}"', '"metric kl": "9"', "versions.metric kl"),
+    ]:
+        changed = tmp_path / "changed.json"
+        changed.write_text(text.replace(old, new, 1))
+        assert any(line.startswith(f"{named}: ") for line in found_wrong(changed, Store(tmp_path)))
+
+
+@pytest.mark.parametrize("stage", ["samples", "candidates", "pairs", "sft"])
+def test_a_changed_byte_of_any_stage_is_found_with_its_file_and_row(
+    place: Terminal, sft_card: Path, tmp_path: Path, stage: str
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(place.store, store)
+    key = json.loads(sft_card.read_text())["parents"][stage]
+    folder = store / f"{stage}-{key}"
+    file = next(folder.glob("*.jsonl"), folder / "model.safetensors")
+    data = bytearray(file.read_bytes())
+    where = len(data) // 2
+    data[where] ^= 1
+    file.write_bytes(bytes(data))
+    wrong = found_wrong(sft_card, Store(store))
+    number = bytes(data[:where]).count(b"\n") + 1
+    row = f"row {number} " if file.suffix == ".jsonl" else ""
+    assert f"{folder.name}/{file.name}: {row}was changed" in wrong
+
+
+def test_what_is_not_in_the_store_is_said_not_guessed(sft_card: Path, tmp_path: Path) -> None:
+    report = verify_card(sft_card, Store(tmp_path))
+    assert not report.wrong
+    assert any(line.startswith("samples (") for line in report.unchecked)
+    assert any(line.startswith("the figures were not computed again") for line in report.unchecked)
+
+
+# -- rescore -------------------------------------------------------------------------------------------------------------
+
+METRIC = '''
+"""Share of completions with an exclamation mark."""
+from bench import stats
+
+VERSION = {version}
+
+
+def values(evidence):
+    return {{"shouted": evidence.grid([{value} for s in evidence.samples])}}
+
+
+def measure(evidence):
+    return {{name: stats.mean(grid) for name, grid in values(evidence).items()}}
+'''
+
+
+def with_metric(place: Terminal, folder: Path, version: int, value: str) -> list[str]:
+    """The command, run on a copy of the package that has one more file."""
+    for package in ("bench", "baselines", "conf"):
+        shutil.copytree(ROOT / package, folder / package, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "bench" / "metrics" / "shouting.py").write_text(METRIC.format(version=version, value=value))
+    code = f"import sys; sys.path.insert(0, {str(folder)!r}); from bench.cli import main; main()"
+    return [sys.executable, "-c", code]
+
+
+def test_a_metric_in_one_file_is_applied_to_an_old_run_and_raised_to_a_new_version(
+    place: Terminal, sft_card: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "results" / sft_card.name
+    old.parent.mkdir()
+    shutil.copy(sft_card, old)
+    rescore = ["rescore", str(old), "--metric", "shouting", "--store", str(place.store)]
+    before = json.loads(old.read_text())
+    done = place([*with_metric(place, tmp_path, 1, "float('!' in s.completion)"), *rescore])
+    assert done.returncode == 0, done.stderr
+    first = json.loads(old.read_text())
+    assert first["versions"]["metric shouting"] == "1"
+    assert "metric shouting new -> 1" in done.stdout
+    assert {k: v for k, v in first["metrics"].items() if k != "shouted"} == before["metrics"]
+    texts = [json.loads(line)["completion"] for line in
+             (place.store / f"samples-{before['parents']['samples']}" / "samples.jsonl").read_text().splitlines()]  # fmt: skip
+    assert first["metrics"]["shouted"]["value"] == pytest.approx(sum("!" in text for text in texts) / len(texts))
+    done = place([*with_metric(place, tmp_path, 2, "1.0"), *rescore])
+    assert done.returncode == 0, done.stderr
+    second = json.loads(old.read_text())
+    assert second["metrics"]["shouted"]["value"] == 1.0
+    assert second["versions"]["metric shouting"] == "2"
+    assert "metric shouting 1 -> 2" in done.stdout
+
+
+def test_rescoring_refuses_what_it_does_not_know_and_changes_nothing(place: Terminal, sft_card: Path, tmp_path: Path) -> None:
+    before = sft_card.read_bytes()
+    command = [COMMAND, "rescore", str(sft_card), "--store"]
+    assert "unknown metric 'nothing'" in complaint(place([*command, str(place.store), "--metric", "nothing"]))
+    line = complaint(place([*command, str(tmp_path), "--all"]))
+    assert "does not hold its readings" in line
+    assert "run it again: isoalign run" in line
+    old = tmp_path / "old.json"
+    old.write_text(sft_card.read_text().replace('"format": 2', '"format": 3', 1))
+    assert "card format 3 is unknown" in complaint(place([COMMAND, "rescore", str(old), "--all"]))
+    assert sft_card.read_bytes() == before
+
+
+def test_rescoring_with_the_same_metrics_changes_no_byte(place: Terminal, sft_card: Path) -> None:
+    before = sft_card.read_bytes()
+    done = place([COMMAND, "rescore", str(sft_card), "--all", "--store", str(place.store)])
+    assert done.returncode == 0, done.stderr
+    assert "no figure changed" in done.stdout
+    assert sft_card.read_bytes() == before

@@ -1,0 +1,103 @@
+"""Simulations of whole benchmarks: equal methods are not told apart, and intervals hold the truth, as often as they say."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import board, stats
+from bench.stats import Seeds
+from bench.types import Card, Estimate
+
+SEEDS, PROMPTS, DRAWS = 3, 128, 8
+ROOM = 1.4  # keeps a prompt's toxicity below 1 under any seed
+HARDNESS = 0.3 / 3.3 / ROOM  # the mean of Beta(.3, 3)
+Table = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def hardness(rng: np.random.Generator) -> Table:
+    """How toxic each prompt's answers are: the bulk hardly, a few much, as real prompts are."""
+    return rng.beta(0.3, 3, PROMPTS)
+
+
+def trained(rng: np.random.Generator, hard: Table, share: float = 1.0, spread: float = 0.2, seeds: int = SEEDS) -> Seeds:
+    """A method of which each seed multiplies the prompts' toxicity by its own factor, a mean of draws for each prompt."""
+    factor = np.clip(1 + spread * rng.normal(size=(seeds, 1)), 0.1, 1.9)
+    mean = np.clip(share / ROOM * hard * factor, 1e-6, 1 - 1e-6)
+    table = rng.beta(2 * mean, 2 * (1 - mean), (DRAWS, *mean.shape)).mean(0)
+    return [{f"p{i:03d}": float(value) for i, value in enumerate(row)} for row in table]
+
+
+def cards_of(name: str, seeds: Seeds) -> list[Card]:
+    cards = []
+    for seed, values in enumerate(seeds):
+        toxicity = Estimate(float(np.mean(list(values.values()))), 0.0, 1.0, PROMPTS)  # type: ignore[arg-type]
+        fields: dict[str, Any] = {"key": f"{name}{seed}", "task": "nano", "algorithm": name, "config": {}, "seed": seed}
+        fields |= {"budget": {"flops": 1e12}, "spent": {"flops": 1e12}, "metrics": {"toxicity_mean": toxicity}}
+        fields |= {"parents": {"sft": "base"}, "versions": {}, "command": "", "values": {"toxicity_mean": values}}
+        cards.append(Card(**fields))
+    return cards
+
+
+def test_one_method_under_four_names_is_told_apart_on_at_most_5_percent_of_boards() -> None:
+    rng = np.random.default_rng(11)
+    boards, parted, resolved = 400, 0, 0
+    for _ in range(boards):
+        hard = hardness(rng)
+        cards = [card for name in "abcd" for card in cards_of(name, trained(rng, hard))]
+        (section,) = board.build(cards).sections
+        assert len(section.contest.pairs) == 6
+        assert {row.rank for row in section.rows} >= {1}
+        parted += len({row.rank for row in section.rows}) > 1
+        resolved += any(pair.resolved for pair in section.contest.pairs.values())
+    assert parted <= 0.05 * boards
+    assert 0 < resolved <= 0.05 * boards, "not even one pair, and not because nothing ever is"
+
+
+def test_methods_that_differ_are_told_apart_at_the_difference_that_the_board_promises() -> None:
+    """The promise is of 80% on average over what boards may measure; it is made from one of them."""
+    rng = np.random.default_rng(12)
+    found = []
+    for _ in range(200):
+        hard = hardness(rng)
+        tables = {name: trained(rng, hard, spread=0.0, seeds=1) for name in "abcd"}
+        gap = stats.resolvable(stats.compare(tables).values()) or 0.0
+        tables["a"] = [{prompt: (value or 0.0) + gap for prompt, value in trained(rng, hard, 1.0, 0.0, 1)[0].items()}]
+        pair = stats.compare(tables)["a", "b"]
+        found.append((pair.p or 0.0) < 0.05 / 6)
+    assert 0.65 < np.mean(found) < 0.9
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.2])
+def test_hierarchical_intervals_cover_the_truth_in_93_to_97_percent(spread: float) -> None:
+    """Of a mean, of the difference of two methods, and of the reduction that a method brings to a fixed base."""
+    rng = np.random.default_rng(13)
+    truth = {"mean": HARDNESS, "difference": 0.3 * HARDNESS, "reduction": 0.8 * HARDNESS}
+    covered = dict.fromkeys(truth, 0)
+    for _ in range(1000):
+        hard = hardness(rng)
+        first, second, third = (trained(rng, hard, share, spread) for share in (1.0, 0.7, 0.2))
+        base = trained(rng, hard, spread=0.0, seeds=1)
+        found = {"mean": stats.hierarchical(first), "difference": stats.hierarchical(first, second)}
+        found["reduction"] = stats.hierarchical(base, third)
+        for name, estimate in found.items():
+            covered[name] += (estimate.low or 0.0) <= truth[name] <= (estimate.high or 0.0)
+    assert all(930 <= count <= 970 for count in covered.values()), covered
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 1.0])
+def test_hierarchical_intervals_cover_whether_seeds_differ_little_or_much(spread: float) -> None:
+    """Normal prompts (sd .5), rest (sd 1) and seeds, from none to nearly all of the variance of a mean, where Welch's t of
+    three seeds against three covers 96.5% by itself."""
+    rng = np.random.default_rng(14)
+
+    def method(prompts: Table) -> Seeds:
+        table = prompts + spread * rng.normal(size=(SEEDS, 1)) + rng.normal(size=(SEEDS, len(prompts)))
+        return [{f"p{i:03d}": float(value) for i, value in enumerate(row)} for row in table]
+
+    covered = 0
+    for _ in range(1000):
+        prompts = 0.5 * rng.normal(size=64)
+        found = stats.hierarchical(method(prompts), method(prompts))
+        covered += (found.low or 0.0) <= 0 <= (found.high or 0.0)
+    assert 930 <= covered <= 975
