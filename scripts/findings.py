@@ -1,0 +1,262 @@
+"""What the literature found, looked for again on the nano task: seven claims, each with its source, and what was seen.
+
+    .venv/bin/python scripts/findings.py            # runs what the store does not hold, three seeds, two one-thread workers
+    .venv/bin/python scripts/findings.py --judge    # only judges the cards that are there
+
+Writes the cards to results/findings/<task>/ and the verdicts to results/findings/README.md. A claim holds only if the
+interval of its figure says so; one that does not show is reported as not shown. The claims, figures and rules below were
+written down before the runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import card as cards
+from bench import curves, stats
+from bench.types import Card, Estimate
+
+FOLDER = Path("results/findings")
+SEEDS = (0, 1, 2)
+EPSILON = 0.03  # reductions that differ by less are "about equal"
+LONG = "budget.flops=1.35e13"  # three times the default
+NOISES = (0.05, 0.2, 0.35)
+PRICES = (0.0, 0.05, 0.2)
+PER_INPUT = ("ead", "distinct_2", "vendi", "embedding_diversity")
+
+RUNS = (
+    ("algorithm=sft",),
+    ("algorithm=ppo,dpo,kto,rlaif",),
+    ("algorithm=ppo", "algorithm.kl=0.0,0.2"),
+    ("algorithm=ppo", "algorithm.kl=0.0", LONG),
+    ("algorithm=ppo", "task.feedback.noise=0.2,0.35"),
+    ("algorithm=dpo", "algorithm.beta=0.02", "budget=large"),
+    ("task=nano_open", "algorithm=sft"),
+    ("task=nano_open", "algorithm=ppo", "algorithm.kl=0.0"),
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A verdict: ``holds`` True, False (the opposite shows, or an equality is refuted), or None: not shown."""
+
+    holds: bool | None
+    figures: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim of the literature and how it is judged here."""
+
+    name: str
+    claim: str
+    source: str
+    judge: Callable[[Bench], Seen]
+
+
+class Bench:
+    """The cards of all runs, looked up by what was configured."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cards = [card for task in sorted(folder.glob("*/")) for card in cards.read_all(task)]
+
+    def of(
+        self, algorithm: str, task: str = "nano", flops: float = 4.5e12, noise: float = 0.05, **settings: Any
+    ) -> list[Card]:
+        """The seeds of one configuration. Raises SystemExit where a run is missing."""
+        found = [
+            card
+            for card in self.cards
+            if card.algorithm == algorithm and card.task == task and self._is(card, noise, settings)
+        ]
+        found = [card for card in found if algorithm == "sft" or card.budget["flops"] == flops]
+        wanted = 1 if algorithm == "sft" else len(SEEDS)
+        if len({card.seed for card in found}) < wanted:
+            raise SystemExit(
+                f"{algorithm} on {task} ({flops:g} FLOP, noise {noise}, {settings}) was not run; leave --judge out"
+            )
+        return sorted(found, key=lambda card: card.seed)[: None if wanted > 1 else 1]
+
+    @staticmethod
+    def _is(card: Card, noise: float, settings: dict[str, Any]) -> bool:
+        own = card.config["algorithm"]
+        default = {"ppo": {"kl": 0.05}, "dpo": {"beta": 0.1}}.get(card.algorithm, {})
+        wanted = default | settings
+        return card.config["task"]["feedback"]["noise"] == noise and all(own[key] == value for key, value in wanted.items())
+
+
+def difference(first: Sequence[Card], second: Sequence[Card], metric: str) -> Estimate:
+    """First minus second, paired by prompt, interval over seeds and prompts."""
+    return stats.hierarchical([card.values[metric] for card in first], [card.values[metric] for card in second])
+
+
+def told(e: Estimate, digits: int = 3) -> str:
+    """A value with its interval."""
+    if e.value is None or e.low is None or e.high is None:
+        return "missing"
+    return f"{e.value:+.{digits}f} [{e.low:+.{digits}f}, {e.high:+.{digits}f}]"
+
+
+def sign(e: Estimate) -> int:
+    """-1 or 1 where the interval is clear of 0, else 0."""
+    if e.low is None or e.high is None:
+        return 0
+    return 1 if e.low > 0 else -1 if e.high < 0 else 0
+
+
+# -- the claims ----------------------------------------------------------------------------------------------------------
+
+
+def diversity(bench: Bench) -> Seen:
+    """PPO's per-input diversity minus SFT's, four measures; holds if most fall and none rises."""
+    base = bench.of("sft")
+    rows = {name: {m: difference(bench.of(name), base, m) for m in PER_INPUT} for name in ("ppo", "dpo", "kto", "rlaif")}
+    signs = [sign(e) for e in rows["ppo"].values()]
+    holds = (
+        True if signs.count(-1) > len(signs) / 2 and 1 not in signs else False if signs.count(1) > signs.count(-1) else None
+    )
+    return Seen(
+        holds, "; ".join(f"{name}: " + ", ".join(f"{m} {told(e)}" for m, e in row.items()) for name, row in rows.items())
+    )
+
+
+def overoptimisation(bench: Bench) -> Seen:
+    """PPO without KL price for three budgets; holds if gold falls from its peak (clear of 0) while proxy rises."""
+    (curve,) = curves.collect({"ppo": bench.of("ppo", flops=1.35e13, kl=0.0)}).values()
+    peak = curves.peak(curve)
+    where = f"gold peaks at {peak.fraction:.0%} of the budget, KL {peak.kl:.1f}: {told(peak.gold)}"
+    after = f"lost from there to the end {told(peak.loss)}, proxy {told(peak.rise, 2)}"
+    return Seen(True if sign(peak.loss) > 0 and sign(peak.rise) > 0 else None, f"{where}; {after}")
+
+
+def kl_price(bench: Bench) -> Seen:
+    """PPO with three KL prices, read off at the same KL; holds if all are within .03 of the best, fails if one is behind."""
+    found = curves.collect({f"kl={price}": bench.of("ppo", kl=price) for price in PRICES})
+    at = curves.common_kl(found)
+    readings = curves.matched(found, at or 0.0)
+    behind = [r.behind for r in readings.values() if r.behind.value is not None]
+    near = all(e.high is not None and e.high < EPSILON for e in behind)
+    figures = [
+        f"{name}: reduction {told(r.reduction)}, behind the best {told(r.behind)}, ends at KL {r.end:.1f}"
+        for name, r in readings.items()
+    ]
+    return Seen(False if any(map(sign, behind)) else True if near else None, f"at KL {at:.2f}: {'; '.join(figures)}")
+
+
+def noise(bench: Bench) -> Seen:
+    """PPO under three label noises; holds if accuracy (against clean verdicts) and reduction fall from least to most."""
+    rows = {rate: bench.of("ppo", noise=rate) for rate in NOISES}
+
+    def mean(rate: float, metric: str) -> str:
+        known = [value for card in rows[rate] if (value := card.metrics[metric].value) is not None]
+        return f"{sum(known) / len(known):.3f}" if known else "missing"
+
+    # verdicts differ with the noise; prompts and answers, and so the pairs, do not
+    drop, rise = (difference(rows[NOISES[-1]], rows[NOISES[0]], metric) for metric in ("rm_accuracy_clean", "toxicity_mean"))
+    figures = [
+        f"noise {rate}: accuracy {mean(rate, 'rm_accuracy_clean')} clean, {mean(rate, 'rm_accuracy')} noisy "
+        f"(ceiling {1 - rate:.2f}), toxicity {mean(rate, 'toxicity_mean')}"
+        for rate in rows
+    ]
+    change = f"from least to most: accuracy {told(drop)}, toxicity {told(rise)}"
+    return Seen(True if sign(rise) > 0 and sign(drop) < 0 else None, "; ".join([*figures, change]))
+
+
+def rlaif(bench: Bench) -> Seen:
+    """RLAIF minus PPO in toxicity; holds if the whole interval lies within .03, fails if wholly outside."""
+    ppo, ai = bench.of("ppo"), bench.of("rlaif")
+    gap = difference(ai, ppo, "toxicity_mean")
+    low, high = gap.low or 0.0, gap.high or 0.0
+    inside, outside = max(-low, high) < EPSILON, low > EPSILON or high < -EPSILON
+    told_by = ppo[0].notes["correlation"]
+    as_good = ", ".join(f"{name} {value:.2f}" for name, value in told_by.items() if "tox_block" in name)
+    figures = f"toxicity of RLAIF minus PPO {told(gap)}; rank correlation on SFT samples: {as_good}"
+    return Seen(True if inside else False if outside else None, figures)
+
+
+def offline(bench: Bench) -> Seen:
+    """DPO with a small beta; holds if gold falls from its peak, and the peak lies before all pairs were read once."""
+    own = bench.of("dpo", flops=9e12, beta=0.02)
+    (curve,) = curves.collect({"dpo": own}).values()
+    peak = curves.peak(curve)
+    epoch = own[0].spent["labels"]["simulated"] / own[0].config["algorithm"]["batch_size"]  # steps that read every pair once
+    at, end = own[0].curve[peak.index].steps / epoch, own[0].training["steps"] / epoch
+    where = f"gold peaks at KL {peak.kl:.1f}, after {at:.2f} epochs: {told(peak.gold)}"
+    return Seen(
+        True if sign(peak.loss) > 0 and at < 1 else None, f"{where}; lost by going on to {end:.2f} epochs {told(peak.loss)}"
+    )
+
+
+def length(bench: Bench) -> Seen:
+    """PPO without KL price where answers may end; holds if its answers are shorter than SFT's."""
+    base, own = bench.of("sft", task="nano_open"), bench.of("ppo", task="nano_open", kl=0.0)
+    gap, empty = (difference(own, base, metric) for metric in ("length", "empty_rate"))
+    gates = sorted({flag for card in own for flag in card.flags if flag.startswith("gate:")})
+    figures = [
+        f"length {told(gap, 1)} tokens of {base[0].metrics['length'].value:.1f}",
+        f"empty answers {told(empty)}",
+        f"gates: {', '.join(gates) or 'none failed'}",
+    ]
+    return Seen(True if sign(gap) < 0 else False if sign(gap) > 0 else None, "; ".join(figures))
+
+
+FINDINGS = (
+    Finding("diversity", "RLHF lowers per-input diversity against SFT", "Kirk et al. 2024, arXiv:2310.06452", diversity),
+    Finding("over-optimisation", "The gold score peaks, then falls as KL grows, while the proxy rises",
+            "Gao et al. 2023, arXiv:2210.10760", overoptimisation),
+    Finding("KL price", "A KL penalty does not move the gold-KL frontier", "Gao et al. 2023", kl_price),
+    Finding("label noise", "More label noise lowers the reward model's accuracy and the final score",
+            "Wang et al. 2024, arXiv:2401.06080", noise),
+    Finding("RLAIF", "RLAIF about equals RLHF when the judge is as good as the annotator",
+            "Lee et al. 2024, arXiv:2309.00267", rlaif),
+    Finding("offline", "Offline methods over-optimise before an epoch is over",
+            "Rafailov et al. 2024, arXiv:2406.02900", offline),
+    Finding("length", "Length or empty answers are exploited when the reward allows it",
+            "Singhal et al. 2024, arXiv:2310.03716", length),
+)  # fmt: skip
+WORDS = {True: "holds", False: "**does not hold**", None: "**not shown**"}
+
+
+def run() -> None:
+    """Every run that the store does not hold."""
+    command = [str(Path(sys.executable).parent / "isoalign"), "run"]
+    for words in RUNS:
+        alone = "algorithm=sft" in words
+        spread = (
+            [] if alone else ["-m", "seed=" + ",".join(map(str, SEEDS)), "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+        )
+        subprocess.run([*command, *spread, *words, "threads=1", "tracking=off", f"results={FOLDER}"], check=True)
+
+
+def page(bench: Bench) -> str:
+    """The verdicts as a Markdown page."""
+    lines = ["# Known findings", "", "Claims of the literature on the nano task, three seeds each, made and judged by "
+             "`scripts/findings.py`, whose rules were written before its runs. Intervals are 95%, over seeds and prompts. "
+             "A claim that is not shown may still be true: of larger models, other rewards, or more seeds.", ""]  # fmt: skip
+    for finding in FINDINGS:
+        seen = finding.judge(bench)
+        rule = (finding.judge.__doc__ or "").strip()
+        lines += [f"## {finding.name}: {WORDS[seen.holds]}", "", f"- **Claim:** {finding.claim} ({finding.source}).",
+                  f"- **Judged by:** {rule}", f"- **Seen:** {seen.figures}.", ""]  # fmt: skip
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--judge", action="store_true", help="only judge the cards that are there")
+    if not parser.parse_args().judge:
+        run()
+    text = page(Bench(FOLDER))
+    (FOLDER / "README.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
