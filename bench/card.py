@@ -99,7 +99,7 @@ def to_json(card: Card, path: Path | str = "card") -> str:
 
 def _field(name: str, value: Any) -> str:
     """JSON of a field; of those that hold many alike, a line each."""
-    if name not in ("metrics", "values", "curve", "families", "seals") or not value:
+    if name not in ("metrics", "data", "values", "curve", "families", "seals") or not value:
         return json.dumps(value, indent=1, allow_nan=False).replace("\n", "\n ")
     if isinstance(value, list):
         lines = [json.dumps(item, allow_nan=False) for item in value]

@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.errors import UserError
 from bench.scoring import scored
 from bench.stages import curve, figures, readings
 from bench.store import Store
 from bench.types import Card, Point
-
-if TYPE_CHECKING:
-    from bench.metrics.evidence import Evidence
 
 
 def rescored(card: Card, store: Store, wanted: Collection[str] | None = None) -> Card:
@@ -24,16 +21,15 @@ def rescored(card: Card, store: Store, wanted: Collection[str] | None = None) ->
     What follows from the figures (flags, curve, versions) is made anew. Raises UserError where the samples are not in the
     store.
     """
-    evidence = evidence_of(card, store)
-    own = figures.measure(evidence, wanted)
-    base = figures.measure(evidence.base) if evidence.base else None
-    return scored(card, own, base, points(card, store, evidence, own))
+    base = stage_of(card, store, "base_readings") if "base_readings" in card.parents else None
+    own = figures.measure(readings.evidence(stage_of(card, store, "readings"), base), wanted)
+    return scored(card, own, _base_figures(base) if base else None, points(card, store, own))
 
 
-def evidence_of(card: Card, store: Store) -> Evidence:
-    """The saved samples behind a card, with the SFT row's beside them."""
-    own = stage_of(card, store, "readings")
-    return readings.evidence(own, stage_of(card, store, "base_readings") if "base_readings" in card.parents else None)
+@lru_cache(maxsize=8)
+def _base_figures(base: Path) -> figures.Figures:
+    """Every figure of the SFT row, for the flags of all cards that stand beside it."""
+    return figures.measure(readings.evidence(base))
 
 
 def stage_of(card: Card, store: Store, name: str) -> Path:
@@ -49,7 +45,7 @@ def stage_of(card: Card, store: Store, name: str) -> Path:
     return folder
 
 
-def points(card: Card, store: Store, evidence: Evidence, own: figures.Figures) -> list[Point]:
+def points(card: Card, store: Store, own: figures.Figures) -> list[Point]:
     """The card's curve with the figures of the same families made anew; untouched where it shows none of them."""
     measured = {figure for family in own.families.values() for figure in family}
     if not card.curve or not measured & set(curve.KEPT):

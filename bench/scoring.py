@@ -29,6 +29,7 @@ def scored(card: Card, own: Figures, base: Figures | None, points: Sequence[Poin
         values=dict(sorted(values.items())),
         families=dict(sorted((card.families | own.families).items())),
         versions=versions,
+        data={family: data for family, data in card.data.items() if family not in own.families} | own.data,
         curve=list(points),
     )
     return sealed(replace(card, flags=flags(card, base)))

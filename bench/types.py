@@ -225,6 +225,7 @@ class Card:
     notes: dict[str, Any] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
     families: dict[str, list[str]] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
     values: PromptValues = field(default_factory=dict)
     curve: list[Point] = field(default_factory=list)
     seals: dict[str, str] = field(default_factory=dict)

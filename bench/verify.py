@@ -146,7 +146,7 @@ def _check_figures(card: Card, store: Store, report: Report) -> None:
         report.unchecked.append(f"the figures were not computed again: {error}")
         return
     wrong = []
-    for name in ("metrics", "values", "curve", "flags"):
+    for name in ("metrics", "data", "values", "curve", "flags"):
         mine, theirs = (asdict(replace(c, seals={}))[name] for c in (card, again))
         wrong += _differences(mine, theirs, name)
     report.add(wrong, f"{len(again.metrics)} figures, computed again from the readings, are the card's")

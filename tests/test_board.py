@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from bench import board, card, stats
 from bench.board import chart
 from bench.board.pool import frontier, seeds_of
+from bench.board.reliability_chart import models_of, reliability
 from bench.errors import UserError
 from bench.types import Card, Estimate
 
@@ -540,6 +541,29 @@ def test_no_cards_or_cards_of_two_tasks_make_no_board(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a board of smol can't be made from cards of nano"):
         board.write("smol", [make("dpo")], tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_each_reward_model_has_one_line_in_the_reliability_chart(tmp_path: Path) -> None:
+    bins = [{"low": b / 10, "high": b / 10 + 0.1, "confidence": b / 10 + 0.05, "right": b / 10, "count": 7} for b in range(10)]
+    data = {"calibration": {"reliability": bins}}
+    cards = [
+        make("dpo", data=data, parents={"sft": "base", "reward_annotator": "a" * 16}),
+        make("ppo", data=data, parents={"sft": "base", "reward_annotator": "a" * 16}),
+        make("rlaif", data=data, parents={"sft": "base", "reward_judge": "b" * 16}),
+    ]
+    (section,) = board.build(cards).sections
+    assert list(models_of(section)) == ["annotator's (dpo, ppo)", "judge's (rlaif)"]
+    board.write("nano", cards, tmp_path)
+    assert (tmp_path / "reliability.svg").read_bytes() == reliability("nano", section)
+    assert "](reliability.svg)" in (tmp_path / "leaderboard.md").read_text()
+    board.write("nano", [make("dpo")], tmp_path)
+    assert not (tmp_path / "reliability.svg").exists()
+
+
+def test_a_method_s_own_report_stands_beside_the_exact_kl() -> None:
+    page = board.build([make("ppo", training={"steps": 9, "reported": {"kl_k1": 0.71}})]).markdown()
+    (line,) = [row for row in page.splitlines() if row.startswith("| ppo") and "kl_k1" in row]
+    assert line.rstrip(" |").endswith("kl_k1 0.71")
 
 
 def test_charts_of_an_older_board_do_not_stay(tmp_path: Path) -> None:

@@ -153,10 +153,10 @@ def test_intervals_keep_pairs_of_a_prompt_together():
 def test_without_reward_model_pairs_or_validation_pairs_there_is_no_calibration():
     whole = evidence([1.0, -1.0], [1.0])
     assert set(calibration.measure(whole)) == {"rm_temperature", "rm_brier", "rm_nll", "rm_ece"}
-    assert len(calibration.reliability_of(whole)) == 10
+    assert len(calibration.data(whole)["reliability"]) == 10
     for bare in (replace(whole, rewards=None), evidence([1.0]), evidence([], [1.0])):
         assert calibration.measure(bare) == calibration.values(bare) == {}
-        assert calibration.reliability_of(bare) == []
+        assert calibration.data(bare) == {}
 
 
 def test_calibration_stands_alone():

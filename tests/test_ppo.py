@@ -151,3 +151,14 @@ def test_every_epoch_visits_every_rollout_once(tiny_lab: Lab) -> None:
         seen = torch.cat([step.batch.advantages for step in epoch])
         hoped = torch.cat([step.batch.advantages for step in steps[:2]])
         assert sorted(seen.tolist()) == sorted(hoped.tolist())
+
+
+def test_a_reward_does_not_depend_on_its_batch_or_on_padding(tiny_bench: Bench) -> None:
+    """What a saturated or collapsed reward model must not be mistaken for."""
+    pairs = tiny_bench.shelf.verdicts["annotator"]
+    reward = tiny_bench.shelf.reward("annotator")
+    batch = pairs.pairs(torch.arange(len(pairs)), reward.pad).chosen
+    alone = torch.cat([reward(pairs.pairs(torch.tensor([i]), reward.pad).chosen) for i in range(len(pairs))])
+    torch.testing.assert_close(reward(batch), alone)
+    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(reward(batch[order]), alone[order])

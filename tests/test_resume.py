@@ -21,7 +21,7 @@ from bench.train import TrainConfig, Trainer
 from bench.types import Budget, Rollouts, Step
 
 FLOPS = Budget(2e8)
-OFTEN = TrainConfig(warmup=2, checkpoint_seconds=0)  # a checkpoint after every iteration
+OFTEN = TrainConfig(warmup=2, checkpoint_seconds=0, snapshots=(0.1, 0.4, 0.7))  # a checkpoint after every iteration
 
 
 class Killed(Exception):
@@ -43,7 +43,14 @@ class Mortal:
 
 
 def outcome(trainer: Trainer) -> tuple[Any, ...]:
-    return trainer.meter.spent() | {"seconds": 0}, trainer.log, trainer.lab.state, trainer.skipped, trainer.lab._start
+    spent = trainer.meter.spent() | {"seconds": 0}
+    return spent, trainer.log, trainer.lab.state, trainer.skipped, trainer.lab._start, trainer.snapshots, kept(trainer.work)
+
+
+def kept(work: Path) -> dict[str, bytes]:
+    """The policies along the budget, by their place."""
+    files = sorted((work / "snapshots").rglob("*.safetensors"))
+    return {file.relative_to(work).as_posix(): file.read_bytes() for file in files}
 
 
 @pytest.mark.parametrize("lora", [0, 4])
@@ -56,6 +63,11 @@ def test_a_run_killed_twice_ends_with_the_weights_the_bill_and_the_log_of_one_th
     (tmp_path / "whole").mkdir()
     whole.run(name)
     assert len(whole.log) > 10
+    assert [place["steps"] for place in whole.snapshots] == [int(name.split("/")[1]) for name in sorted(
+        kept(whole.work), key=lambda name: int(name.split("/")[1]))]  # fmt: skip
+    shares = [place["fraction"] for place in whole.snapshots]
+    assert len(shares) in (2, 3)  # a reward model, paid at once, may cross two
+    assert all(share <= taken for share, taken in zip(OFTEN.snapshots[-len(shares) :], shares, strict=True))
 
     work = tmp_path / "killed"
     work.mkdir()

@@ -17,6 +17,7 @@ from bench.board import render
 from bench.board.chart import chart_name, frontier
 from bench.board.curve_chart import charts
 from bench.board.pool import overlapping, pooled
+from bench.board.reliability_chart import reliability, reliability_name
 from bench.board.rows import Row, Section, sections_of, settings_of
 from bench.card import redacted, save
 from bench.errors import UserError
@@ -71,9 +72,11 @@ def write(task: str, cards: Iterable[Card], folder: Path) -> Path:
         found = frontier(board.task, section)
         drawn |= {chart_name(number): found} if found else {}
         drawn |= charts(board.task, section, number)
+        sure = reliability(board.task, section)
+        drawn |= {reliability_name(number): sure} if sure else {}
     for name, svg in drawn.items():
         save(folder / name, svg)
-    for stale in (*folder.glob("frontier*.svg"), *folder.glob("curves*.svg")):
+    for stale in (file for kind in ("frontier", "curves", "reliability") for file in folder.glob(f"{kind}*.svg")):
         if stale.name not in drawn:
             stale.unlink()
     save(folder / "leaderboard.csv", board.csv())

@@ -9,8 +9,9 @@ from typing import Any
 
 from bench.board import curve_text
 from bench.board.chart import chart_name, points_of
-from bench.board.columns import COLUMNS, FURTHER, LEADING, Column
+from bench.board.columns import COLUMNS, DIVERSITY, DRIFT, LEADING, REWARD, Column
 from bench.board.pool import Pair
+from bench.board.reliability_chart import models_of, reliability_name
 from bench.board.rows import CONTROL, METHOD, PROTOCOL, REFERENCE, ROLES, UNMETERED, Row, Section, mean, total
 from bench.board.text import cell, clean, count, escape, grid, plain, probability, scientific, share
 from bench.card import file_name
@@ -54,7 +55,6 @@ def _section(section: Section, number: int) -> list[str]:
     for row in section.rows:
         end = ["yes" if row.pareto else "", share(row.percent), _flag_cell(row)]
         leading.append([escape(row.place), _name(row), str(row.seeds), *_cells(row, LEADING), *end])
-    further = [[_name(row), *_cells(row, FURTHER)] for row in section.rows]
     parts = [f"## Budget {_budget(section)}, base {escape(section.base or 'not told')}"]
     parts += [f"> **Not to be compared:** {escape(warning)}" for warning in section.warnings]
     parts += [_header(section), grid(titles, leading, left=(0, 1, len(titles) - 1))]
@@ -65,8 +65,36 @@ def _section(section: Section, number: int) -> list[str]:
         parts += [f"![{alt}]({chart_name(number)})"]
     parts += _pairwise(section)
     parts += curve_text.markdown(section, number)
-    parts += ["### Reward and diversity", grid(["Method", *(column.title for column in FURTHER)], further)]
+    parts += ["### Diversity", _further(section, DIVERSITY)]
+    parts += ["### Drift", _drift(section)]
+    parts += ["### Reward", _further(section, REWARD), *_reliability(section, number)]
     return [*parts, "### The bill", _bill(section), "### Every seed", _every_seed(section)]
+
+
+def _further(section: Section, columns: Sequence[Column]) -> str:
+    rows = [[_name(row), *_cells(row, columns)] for row in section.rows]
+    return grid(["Method", *(column.title for column in columns)], rows)
+
+
+def _drift(section: Section) -> str:
+    """The exact KL beside what other tools print, and what a method says of itself."""
+    columns = (COLUMNS["kl"], *DRIFT)
+    rows = [[_name(row), *_cells(row, columns), _reported(row)] for row in section.rows]
+    return grid(["Method", *(column.title for column in columns), "Its own report"], rows)
+
+
+def _reported(row: Row) -> str:
+    reports = [card.training.get("reported") or {} for card in row.cards]
+    names = sorted({name for report in reports for name in report})
+    means = {name: mean(report.get(name) for report in reports) for name in names}
+    return ", ".join(f"{escape(name)} {value:.2f}" for name, value in means.items() if value is not None) or "–"
+
+
+def _reliability(section: Section, number: int) -> list[str]:
+    if not models_of(section):
+        return []
+    alt = "How often the reward models' preferences came true, by how sure they were"
+    return [f"![{alt}]({reliability_name(number)})"]
 
 
 def _budget(section: Section) -> str:

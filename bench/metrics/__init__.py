@@ -2,7 +2,8 @@
 
 A module of this folder is a family when it has ``measure(evidence)``; it also has ``values(evidence)`` (what each
 prompt adds, for pairing methods on a board) and ``VERSION`` (raised whenever a figure would change). It may have
-``flags(figures, base)``: what speaks against a row, in words ("gate: ..." keeps it out of the ranking). Importing a
+``flags(figures, base)``: what speaks against a row, in words ("gate: ..." keeps it out of the ranking), and
+``data(evidence)``: plain JSON that a plot needs. Importing a
 family imports ``evaluate``, which takes seconds, so nothing is imported before it is asked for.
 """
 
@@ -15,7 +16,7 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from bench.errors import UserError
 from bench.registry import unknown
@@ -69,6 +70,12 @@ def measure_all(evidence: Evidence, wanted: Collection[str] | None = None) -> di
 def values_all(evidence: Evidence, wanted: Collection[str] | None = None) -> dict[str, Values]:
     """Metric to prompt to values, for each metric that is a mean over prompts: what pairs methods prompt by prompt."""
     return merged({name: module.values(evidence) for name, module in _chosen(wanted).items()})
+
+
+def data_all(evidence: Evidence, wanted: Collection[str] | None = None) -> dict[str, Any]:
+    """Family to what its plots need, of those that have any."""
+    found = {name: module.data(evidence) for name, module in _chosen(wanted).items() if hasattr(module, "data")}
+    return {name: data for name, data in found.items() if data}
 
 
 def flags_all(figures: Mapping[str, Estimate], base: Mapping[str, Estimate] | None) -> list[str]:

@@ -180,10 +180,10 @@ def measure(evidence: Evidence) -> dict[str, Estimate]:
     return figures | {"rm_ece": replace(error, low=error.low and max(error.low, 0.0), n=len(margins))}
 
 
-def reliability_of(evidence: Evidence) -> list[Bin]:
-    """The reliability plot's data of a run; nothing where it has no calibration."""
+def data(evidence: Evidence) -> dict[str, Any]:
+    """The reliability plot's bins, after temperature; nothing where there is no calibration."""
     found = _margins(evidence)
-    return reliability(found[0], found[2]) if found else []
+    return {"reliability": [asdict(each) for each in reliability(found[0], found[2])]} if found else {}
 
 
 def _margins(evidence: Evidence) -> tuple[Floats, list[str], float] | None:

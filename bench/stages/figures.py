@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     from bench.metrics.evidence import Evidence
     from bench.stats import Values
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Metrics with intervals, their values by prompt, and of each family its figures and its version."""
+    """Metrics with intervals, their values by prompt, and of each family its figures, its version and its plots' data."""
 
     metrics: dict[str, Estimate]
     values: PromptValues
     families: dict[str, list[str]]
     versions: dict[str, int]
+    data: dict[str, Any]
 
 
 def measure(evidence: Evidence, wanted: Collection[str] | None = None) -> Figures:
@@ -39,6 +40,7 @@ def measure(evidence: Evidence, wanted: Collection[str] | None = None) -> Figure
         means(metrics.values_all(evidence, wanted)),
         {family: sorted(part) for family, part in found.items()},
         {family: versions[family] for family in found},
+        metrics.data_all(evidence, wanted),
     )
 
 
