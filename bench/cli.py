@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
     score = commands.add_parser("score", help="score completions that were made elsewhere and enter them as unmetered")
     score.add_argument("--samples", type=Path, required=True, metavar="FILE.jsonl", help="rows of prompt_id (or prompt), "
-                       "completion and, if known, draw, id, logp, kl, finished, scores")  # fmt: skip
+                       "completion and, if known, draw, id, kl, finished, scores")  # fmt: skip
     score.add_argument("--task", required=True, help="whose evaluation prompts these answer (isoalign prompts TASK)")
     score.add_argument("--name", help="the row's name (default: the file's)")
     score.add_argument(
@@ -205,10 +205,13 @@ def _rescore(options: argparse.Namespace) -> int:
     for one in old.values():  # nothing is written, or begun, unless all can be scored
         stage_of(one, store, "readings")
     new = {path: rescored(old[path], store, options.metric) for path in track(paths, "rescoring")}
+    folders = sorted({path.parent for path in paths})
+    for folder in folders:  # a board that can't be made is found out before anything is written
+        board.build([new.get(path) or card.read(path) for path in sorted(folder.glob("*.json"))])
     for path, rescored_card in new.items():
         card.save(path, card.to_json(rescored_card, path))
         print(f"{path}  {_news(old[path], rescored_card)}")
-    for folder in sorted({path.parent for path in paths}):
+    for folder in folders:
         print(board.write(new[next(p for p in paths if p.parent == folder)].task, card.read_all(folder), folder))
     return 0
 
@@ -250,6 +253,7 @@ def _prompts(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from bench.board.text import clean
     from bench.verify import verify
 
     wrong = 0
@@ -258,7 +262,7 @@ def _verify(options: argparse.Namespace) -> int:
         wrong += len(report.wrong)
         lines = [("ok", line) for line in report.checked] + [("not checked", line) for line in report.unchecked]
         for mark, line in [*lines, *(("CHANGED", line) for line in report.wrong)]:
-            print(f"{path.name}: {mark}: {line}")
+            print(clean(f"{path.name}: {mark}: {line}"))
     return 1 if wrong else 0
 
 

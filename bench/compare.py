@@ -9,7 +9,7 @@ from pathlib import Path
 from bench import stats
 from bench.board.columns import COLUMNS
 from bench.board.rows import PROTOCOL
-from bench.board.text import clean
+from bench.board.text import clean, scientific
 from bench.card import read, read_all
 from bench.errors import UserError
 from bench.registry import unknown
@@ -17,6 +17,7 @@ from bench.stats import Comparison
 from bench.types import Card
 
 BETTER = {"↑": 1, "↓": -1}
+REFERENCE_ROW = "sft"  # spends nothing, so it stands beside every budget
 
 
 def sides(first: str, second: str, folder: Path) -> tuple[list[Card], list[Card]]:
@@ -35,15 +36,19 @@ def _side(name: str, folder: Path) -> list[Card]:
     cards = read_all(folder)
     if not cards:
         raise UserError(f"no cards in {folder}; name cards by their paths, or another folder with --task and --results")
-    rows = [row for section in board.build(cards).sections for row in section.rows]
-    found = {row.name: list(row.cards) for row in rows if name in (row.name, row.cards[0].algorithm)}
-    if name in found:
-        found = {name: found[name]}
+    found = [
+        (f"{row.name} at {scientific(section.budget.get('flops'))} FLOP", row)
+        for section in board.build(cards).sections
+        for row in section.rows
+        if name in (row.name, row.cards[0].algorithm)
+    ]
+    exact = [(told, row) for told, row in found if row.name == name]
+    found = exact or found
     if not found:
-        raise UserError(unknown("row", name, sorted({row.name for row in rows})))
+        raise UserError(unknown("row", name, sorted({card.algorithm for card in cards})))
     if len(found) > 1:
-        raise UserError(f"{name} has {len(found)} configurations; name one: {', '.join(sorted(found))}")
-    return next(iter(found.values()))
+        raise UserError(f"{name} is {len(found)} rows ({'; '.join(told for told, _ in found)}); name their cards by path")
+    return list(found[0][1].cards)
 
 
 def compare(first: Sequence[Card], second: Sequence[Card]) -> str:
@@ -60,22 +65,30 @@ def compare(first: Sequence[Card], second: Sequence[Card]) -> str:
     a, b = _name(first), _name(second)
     if a == b:
         a, b = f"{a} (A)", f"{b} (B)"
-    rows = [[name, _mean(first, name), _mean(second, name), _span(c), _p(adjusted.get(name)),
+    rows = [[name, *_means(first, second, name), _span(c), _p(adjusted.get(name)),
              verdict(name, c, adjusted.get(name), a, b)] for name, c in found.items()]  # fmt: skip
     lines = _table(["metric", a, b, "A - B", "p (Holm)", "verdict"], rows)
     return lines + _footer(first, second, found, adjusted, a, b)
 
 
 def _check(first: Sequence[Card], second: Sequence[Card]) -> None:
-    a, b = first[0], second[0]
-    if a.task != b.task:
-        raise UserError(
-            f"{_name(first)} is of task {a.task}, {_name(second)} of {b.task}: only the same prompts can be paired"
-        )
-    for name, title in PROTOCOL.items():
-        told = [card.notes.get(name) for card in (a, b)]
-        if told[0] != told[1]:
-            raise UserError(f"{title.lower()} differ ({told[0]} and {told[1]}): these figures can't be compared")
+    """Refuse what no board would put side by side."""
+    a = first[0]
+    for b in (*first, *second):
+        if a.task != b.task:
+            raise UserError(f"{_name([a])} is of task {a.task}, {_name([b])} of {b.task}: only the same prompts can be paired")
+        if REFERENCE_ROW not in (a.algorithm, b.algorithm) and a.metered and b.metered and a.budget != b.budget:
+            raise UserError(f"{_name([a])} had {_budget(a)}, {_name([b])} {_budget(b)}: other budgets can't be compared")
+        if a.parents.get("sft") != b.parents.get("sft"):
+            raise UserError(f"{_name([a])} and {_name([b])} start from other SFT bases: they can't be compared")
+        told = {title: [c.notes.get(name, c.parents.get(name)) for c in (a, b)] for name, title in PROTOCOL.items()}
+        for title, (mine, theirs) in told.items():
+            if mine != theirs:
+                raise UserError(f"{title.lower()} differ ({mine} and {theirs}): these figures can't be compared")
+
+
+def _budget(card: Card) -> str:
+    return ", ".join(f"{name} {limit:g}" for name, limit in card.budget.items() if limit is not None)
 
 
 def _shared(first: Sequence[Card], second: Sequence[Card]) -> list[str]:
@@ -87,6 +100,8 @@ def _shared(first: Sequence[Card], second: Sequence[Card]) -> list[str]:
     if mixed:
         odd = ", ".join(sorted({families[name] for name in mixed}))
         raise UserError(f"scored with different versions of {odd}; apply one to all with: isoalign rescore")
+    if len({tuple(sorted(card.parents[name] for name in card.parents if name.startswith("reward_"))) for card in cards}) > 1:
+        names -= {name for name in names if name.startswith("rm_") or name == "proxy_reward"}  # of different reward models
     return sorted(names, key=lambda name: (list(COLUMNS).index(name) if name in COLUMNS else len(COLUMNS), name))
 
 
@@ -131,9 +146,16 @@ def _name(cards: Sequence[Card]) -> str:
     return clean(cards[0].algorithm)
 
 
-def _mean(cards: Sequence[Card], name: str) -> str:
-    known = [value for card in cards for value in card.values[name].values() if value is not None]
-    return f"{sum(known) / len(known):.4g}" if known else "-"
+def _means(first: Sequence[Card], second: Sequence[Card], name: str) -> tuple[str, str]:
+    """Both means, over the prompts that every card has a value of."""
+    tables = [card.values[name] for card in (*first, *second)]
+    common = [prompt for prompt in tables[0] if all(table.get(prompt) is not None for table in tables)]
+
+    def mean(cards: Sequence[Card]) -> str:
+        known = [card.values[name][prompt] or 0.0 for card in cards for prompt in common]
+        return f"{sum(known) / len(known):.4g}" if known else "-"
+
+    return mean(first), mean(second)
 
 
 def _span(c: Comparison) -> str:

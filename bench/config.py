@@ -85,6 +85,8 @@ class EvaluationConfig:
     curve_draws: int = 2
 
     def __post_init__(self) -> None:
+        if self.curve_prompts < 1:
+            raise ValueError(f"task.evaluation.curve_prompts must be 1 or more, not {self.curve_prompts}")
         if not 1 <= self.curve_draws <= self.draws:
             raise ValueError(f"task.evaluation.curve_draws must lie in [1, {self.draws}], not {self.curve_draws}")
         if self.split not in ("validation", "test"):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench.assets import file_digest
 from bench.card import key_of
 from bench.config import TaskConfig
 from bench.data import prompts
@@ -29,7 +28,7 @@ from bench.text import normalise
 from bench.types import Budget, Card, Sample
 
 VERSION = 1
-NUMBERS = ("logp", "kl")
+MOST = 1e6  # nats; more is a mistake, and would overflow a sum
 
 
 def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -> Card:
@@ -40,12 +39,13 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     """
     shared = Shared(task, store)
     chosen = prompts.of(task.prompts, task.evaluation.split)
-    rows = read(file, chosen, task)
+    text = _text_of(file)
+    rows = read(file, text, chosen, task)
     draws = len(rows) // len(chosen)
     task = replace(task, evaluation=replace(task.evaluation, draws=draws, curve_draws=min(task.evaluation.curve_draws, draws)))
     shared = Shared(task, store)
-    base = Run(BASE, algorithm(BASE)(), Budget(flops=math.inf), 0, shared)
-    samples = _samples(file, rows, base)
+    base = Run(BASE, algorithm(BASE)(), Budget(flops=float("inf")), 0, shared)
+    samples = _samples(text, rows, base)
     own, theirs = base.readings(samples), base.readings(base.samples)
     evidence = readings.evidence(shared.get(own), shared.get(theirs))
     parents = {"sft": shared.sft, "held_out": shared.pairs("annotator", task.evaluation.split), "samples": samples}
@@ -59,15 +59,23 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     return scored(replace(card, key=key_of(card)), figures.measure(evidence), figures.read(shared.get(base.figures)), [])
 
 
-def read(file: Path, chosen: Sequence[Prompt], task: TaskConfig) -> list[dict[str, Any]]:
-    """The rows of a JSONL file, by prompt and draw, each with ``prompt_id``, ``draw`` and ``completion``."""
-    known = {prompt.id: prompt for prompt in chosen}
-    by_text = {normalise(prompt.text): prompt.id for prompt in chosen}
+def _text_of(file: Path) -> str:
+    """What a file holds; read once, since a pipe gives it once."""
     try:
-        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        return file.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise UserError(f"cannot read {file}: {reason}") from error
+
+
+def read(file: Path, text: str, chosen: Sequence[Prompt], task: TaskConfig) -> list[dict[str, Any]]:
+    """The rows of a JSONL text, by prompt and draw, each with ``prompt_id``, ``draw`` and ``completion``; null is absent.
+
+    Raises UserError naming ``file`` and the row.
+    """
+    known = {prompt.id: prompt for prompt in chosen}
+    by_text = {normalise(prompt.text): prompt.id for prompt in chosen}
+    lines = text.removeprefix("\ufeff").rstrip().split("\n")
     rows: list[dict[str, Any]] = []
     drawn: Counter[str] = Counter()
     seen: dict[tuple[str, Any], int] = {}
@@ -95,10 +103,12 @@ def read(file: Path, chosen: Sequence[Prompt], task: TaskConfig) -> list[dict[st
 def _row(file: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line, parse_constant=_no_number)
-    except ValueError as error:
+        line.encode()
+    except (ValueError, RecursionError) as error:
         _refuse(file, number, f"cannot be read: {error}")
     if not isinstance(row, dict):
         _refuse(file, number, f"a row is a JSON object, not {line[:40]}")
+    row = {name: value for name, value in row.items() if value is not None}
     if not isinstance(row.get("completion"), str):
         _refuse(file, number, "completion must be a text" if "completion" in row else "completion is missing")
     if not ({"prompt_id", "prompt"} & row.keys()):
@@ -108,10 +118,10 @@ def _row(file: Path, number: int, line: str) -> dict[str, Any]:
             _refuse(file, number, f"{name} must be a text")
     if not isinstance(row.get("draw", 0), int) or isinstance(row.get("draw"), bool) or row.get("draw", 0) < 0:
         _refuse(file, number, "draw must be a whole number from 0")
-    for name in NUMBERS:
-        value = row.get(name)
-        if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
-            _refuse(file, number, f"{name} must be a finite number or null")
+    if any("\ud800" <= char <= "\udfff" for char in row["completion"]):
+        _refuse(file, number, "completion holds half a character (a lone surrogate)")
+    if "kl" in row and (type(row["kl"]) not in (int, float) or not 0 <= row["kl"] <= MOST):
+        _refuse(file, number, f"kl must be a number of nats from 0 to {MOST:g}, or null")
     if not isinstance(row.get("finished", False), bool):
         _refuse(file, number, "finished must be true or false")
     if isinstance(row.get("id"), list | dict):
@@ -155,11 +165,11 @@ def _complete(file: Path, rows: Sequence[dict[str, Any]], known: dict[str, Promp
         raise UserError(f"{file}: scores must be of {' and '.join(sorted(wanted))} in every row, or in none")
 
 
-def _samples(file: Path, rows: Sequence[dict[str, Any]], base: Run) -> Stage:
+def _samples(text: str, rows: Sequence[dict[str, Any]], base: Run) -> Stage:
     shared, task = base.shared, base.task
     recipe = {
-        "version": VERSION, "file": file_digest(file), "sft": shared.sft.key,
-        "prompts": shared.prompt_recipe(task.evaluation.split), "split": task.evaluation.split,
+        "version": VERSION, "file": hashlib.sha256(text.encode()).hexdigest(), "sft": shared.sft.key,
+        "sampling": sample.VERSION, "prompts": shared.prompt_recipe(task.evaluation.split), "split": task.evaluation.split,
     }  # fmt: skip
 
     def make(work: Path) -> None:
@@ -175,14 +185,19 @@ def _samples(file: Path, rows: Sequence[dict[str, Any]], base: Run) -> Stage:
 
 def _sample(row: dict[str, Any], prompt: Prompt) -> Sample:
     return Sample(
-        prompt.id, row["draw"], prompt.text, row["completion"], [], row.get("logp"), None, row.get("kl"),
+        prompt.id, row["draw"], prompt.text, row["completion"], [], None, None, row.get("kl"),
         row.get("finished", False), prompt.source, prompt.stratum,
     )  # fmt: skip
 
 
 def _with_base(drawn: Sequence[Sample], model: LanguageModel, base: Run) -> list[Sample]:
     """The samples with their tokens, and their log-probability under the task's SFT base: fluency needs no policy."""
-    tokens = [list(ids) for ids in model.tokenizer([s.completion for s in drawn], add_special_tokens=False)["input_ids"]]
+    tokens = [
+        list(ids)
+        for ids in model.tokenizer([s.completion for s in drawn], add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
+    ]
     contexts = sample.prompt_ids(model, drawn, base.task.model)
     found: list[Sample] = []
     for start in range(0, len(drawn), sample.ROWS):

@@ -70,6 +70,9 @@ def task_named(name: str, settings: Sequence[str] = ()) -> TaskConfig:
 
     from bench.config import TaskConfig, build
 
+    for word in settings:
+        if not word.startswith("task."):
+            raise UserError(f"{word}: only a setting of the task, task.KEY=VALUE, can be given here")
     check([f"task={name}", *settings], sweep=False)
     with one_line(f"task={name}"), initialize_config_module(version_base="1.3", config_module="conf"):
         config = compose("config", overrides=[f"task={name}", *settings])

@@ -8,8 +8,9 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from bench import metrics
 from bench.errors import UserError
-from bench.scoring import scored
+from bench.scoring import FAMILY, scored
 from bench.stages import curve, figures, readings
 from bench.store import Store
 from bench.types import Card, Point
@@ -19,8 +20,18 @@ def rescored(card: Card, store: Store, wanted: Collection[str] | None = None) ->
     """The card with the figures of all metric families, or of those wanted, as this version of them gives.
 
     What follows from the figures (flags, curve, versions) is made anew. Raises UserError where the samples are not in the
-    store.
+    store, and where families that are not wanted are of another version than this code's.
     """
+    old = [family for family in card.families if family not in (wanted or metrics.names())]
+    now = metrics.versions()
+    if stale := [family for family in old if card.versions.get(FAMILY + family) != str(now.get(family))]:
+        others = f"its {', '.join(stale)} figures are of another version, and flags rest on all"
+        raise UserError(f"{card.algorithm} seed {card.seed}: {others}; use --all")
+    return again(card, store, wanted)
+
+
+def again(card: Card, store: Store, wanted: Collection[str] | None = None) -> Card:
+    """The same, whatever versions the other families are of: for looking, not for keeping."""
     base = stage_of(card, store, "base_readings") if "base_readings" in card.parents else None
     own = figures.measure(readings.evidence(stage_of(card, store, "readings"), base), wanted)
     return scored(card, own, _base_figures(base) if base else None, points(card, store, own))

@@ -78,7 +78,7 @@ class Store:
 
     def find(self, key: str) -> Path | None:
         """The directory of a key, whatever its stage; None where it is not in this store."""
-        return next(iter(self.root.glob(f"[!.]*-{key}")), None)
+        return next(iter(self.root.glob(f"[!.]*-{key}")), None) if re.fullmatch("[0-9a-f]{16}", key) else None
 
     def parents(self, folder: Path) -> list[Path]:
         """The stages in this store that a stage's recipe names."""
@@ -87,8 +87,12 @@ class Store:
         return [parent for parent in found if parent is not None and parent != folder]
 
     def _manifest(self, work: Path) -> dict[str, Any]:
-        files = {file.relative_to(work).as_posix(): fingerprint(file) for file in sorted(work.rglob("*")) if file.is_file()}
+        files = {file.relative_to(work).as_posix(): fingerprint(file) for file in _files(work)}
         return {"files": files, "parents": {parent.name: content(parent) for parent in self.parents(work)}}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / MANIFEST)
 
 
 def content(folder: Path) -> str:

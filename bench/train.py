@@ -27,7 +27,7 @@ class TrainConfig:
 
     ``clip``: largest gradient norm, of the policy and of each module apart. ``micro_batch``: rows of one backward pass.
     ``checkpoint_seconds``: time between checkpoints. ``patience``: non-finite steps in a row that end a run.
-    ``snapshots``: shares of the budget after which the policy is kept, to be scored; the last step before each.
+    ``snapshots``: shares of the budget at which the policy is kept, to be scored: after the first step that reaches each.
     """
 
     betas: tuple[float, float] = (0.9, 0.95)

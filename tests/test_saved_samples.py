@@ -111,7 +111,10 @@ def bad(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[Any], str]]:
     yield "other-task", [first | {"prompt_id": "0" * 16}, second, *rest], "is none of the 16 test prompts of nano"
     yield "missing", rows[2:], "1 of the 16 test prompts of nano are missing"
     yield "unequal", rows[:-1], "unequal draws"
-    yield "infinite", ['{"prompt_id": "x", "completion": "", "kl": 1e999}', *rest], "row 1: kl must be a finite number"
+    yield "infinite", ['{"prompt_id": "x", "completion": "", "kl": 1e999}', *rest], "row 1: kl must be a number of nats"
+    yield "negative", [first | {"kl": -5}, second, *rest], "row 1: kl must be a number of nats"
+    yield "half", [first | {"completion": "\ud83d"}, second, *rest], "row 1: completion holds half a character"
+    yield "deep", ["[" * 100_000, *rest], "row 1: cannot be read"
     yield "other-text", [first | {"prompt": "something else"}, second, *rest], "reads otherwise in nano"
     yield "finished", [first | {"finished": "false"}, second, *rest], "row 1: finished must be true or false"
     yield "duplicate-draw", [first, first | {"id": "other"}, *rest], f"row 2: prompt {first['prompt_id']} draw 0 is in row 1"
@@ -125,8 +128,9 @@ def test_bad_completions_are_named_and_refused(place: Terminal, rows: list[Any],
     task = task_named("nano", settings(place))
     chosen = prompts_of(task.prompts, "test")
     for name, lines, words in bad(rows):
+        file = write(tmp_path, lines, f"{name}.jsonl")
         with pytest.raises(UserError) as error:
-            outside.read(write(tmp_path, lines, f"{name}.jsonl"), chosen, task)
+            outside.read(file, file.read_text(), chosen, task)
         assert words in str(error.value), name
         assert f"{name}.jsonl" in str(error.value)
 
