@@ -238,6 +238,18 @@ def test_a_changed_byte_of_any_stage_is_found_with_its_file_and_row(
     assert f"{folder.name}/{file.name}: {row}was changed" in wrong
 
 
+def test_a_manifest_that_went_is_found_and_one_that_never_was_is_said(place: Terminal, sft_card: Path, tmp_path: Path) -> None:
+    shutil.copytree(place.store, tmp_path / "store")
+    card = cards.read(sft_card)
+    folder = tmp_path / "store" / f"raters-{card.parents['raters']}"
+    (folder / "manifest.json").unlink()
+    report = verify_card(sft_card, Store(tmp_path / "store"))
+    assert f"{folder.name}/manifest.json: not the one that the card was made from" in report.wrong
+    old = cards.write(cards.sealed(replace(card, contents=card.contents | {"raters": ""})), tmp_path)
+    report = verify_card(old, Store(tmp_path / "store"))
+    assert any(line.startswith(f"{folder.name}: has no manifest.json") for line in report.unchecked)
+
+
 def test_what_is_not_in_the_store_is_said_not_guessed(sft_card: Path, tmp_path: Path) -> None:
     report = verify_card(sft_card, Store(tmp_path))
     assert not report.wrong
