@@ -18,6 +18,7 @@ from bench.types import Card, PromptValues
 FORMAT = 2
 READS = (1, 2)  # format 1 has no values by prompt, no curve and no seals
 REDACTED = "[redacted]"
+FAMILY = "metric "  # what the version of a family of metrics is called on a card
 
 # A count ("max_new_tokens: 20", "key: 3") is no secret; a password may be a number.
 _SECRET_TEXT = re.compile(r"(?:key|token|secret|passw(?:or)?d|passphrase|credential)s?$", re.IGNORECASE)

@@ -10,7 +10,7 @@ from bench import stats
 from bench.board.columns import COLUMNS
 from bench.board.rows import PROTOCOL
 from bench.board.text import clean, scientific
-from bench.card import read, read_all
+from bench.card import FAMILY, read, read_all
 from bench.errors import UserError
 from bench.registry import unknown
 from bench.stats import Comparison
@@ -96,7 +96,7 @@ def _shared(first: Sequence[Card], second: Sequence[Card]) -> list[str]:
     cards = [*first, *second]
     names = set.intersection(*(set(card.values) for card in cards))
     families = {figure: family for card in cards for family, figures in card.families.items() for figure in figures}
-    mixed = {name for name in names if len({card.versions.get(f"metric {families.get(name)}") for card in cards}) > 1}
+    mixed = {name for name in names if len({card.versions.get(FAMILY + families.get(name, "")) for card in cards}) > 1}
     if mixed:
         odd = ", ".join(sorted({families[name] for name in mixed}))
         raise UserError(f"scored with different versions of {odd}; apply one to all with: isoalign rescore")

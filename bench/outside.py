@@ -37,7 +37,6 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     Raises UserError, with nothing written, for a file whose rows are not all the task's evaluation prompts with equally
     many draws each.
     """
-    shared = Shared(task, store)
     chosen = prompts.of(task.prompts, task.evaluation.split)
     text = _text_of(file)
     rows = read(file, text, chosen, task)

@@ -9,8 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from bench import metrics
+from bench.card import FAMILY
 from bench.errors import UserError
-from bench.scoring import FAMILY, scored
+from bench.scoring import scored
 from bench.stages import curve, figures, readings
 from bench.store import Store
 from bench.types import Card, Point

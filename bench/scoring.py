@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench import metrics
-from bench.card import sealed
+from bench.card import FAMILY, sealed
 from bench.stages.figures import Figures
 from bench.types import Card, Point
-
-FAMILY = "metric "  # what a family's version is called on a card
 
 
 def scored(card: Card, own: Figures, base: Figures | None, points: Sequence[Point]) -> Card:

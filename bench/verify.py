@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import card as cards
+from bench.card import FAMILY
 from bench.errors import UserError
 from bench.rescore import again, stage_of
-from bench.scoring import FAMILY
 from bench.store import MANIFEST, RECIPE, Store, content, digest, fingerprint
 from bench.types import Card
 

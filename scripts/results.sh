@@ -15,5 +15,8 @@ run task=nano algorithm=sft threads=1
 run -m task=nano algorithm=$methods seed=0,1,2 "${sweep[@]}"
 run task=smol algorithm=sft threads=1
 run -m task=smol algorithm=$methods seed=0 "${sweep[@]}"
-for task in nano smol; do .venv/bin/isoalign publish $fresh/$task/*.json; done
+for task in nano smol; do
+    rm -f results/published/$task/*.json # superseded ones would stand beside these on the board; git has them
+    .venv/bin/isoalign publish $fresh/$task/*.json
+done
 .venv/bin/python scripts/board_to_readme.py

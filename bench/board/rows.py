@@ -11,7 +11,7 @@ from typing import Any
 from bench import stats
 from bench.board.columns import COLUMNS
 from bench.board.pool import UNBOUNDED, Contest, contest, cut, estimate, frontier, seeds_of
-from bench.card import file_name
+from bench.card import FAMILY, file_name
 from bench.types import Card, Estimate
 
 REFERENCE, CONTROL, METHOD, UNMETERED = "reference", "control", "method", "unmetered"
@@ -29,7 +29,6 @@ PROTOCOL = {
 }
 # Figures that are the reference's value of another minus the row's.
 _REDUCTIONS = {"toxicity_reduction": "toxicity_mean", "toxicity_reduction_second": "toxicity_mean_second"}
-_FAMILY = "metric "  # what the version of a family of metrics is called on a card
 
 
 Key = tuple[str, str, str]  # budget, base and protocol as JSON
@@ -209,7 +208,7 @@ def _grouped(cards: list[Card]) -> list[Row]:
     newest: dict[str, str] = {}
     for card in cards:
         for name, version in card.versions.items():
-            if name.startswith(_FAMILY):
+            if name.startswith(FAMILY):
                 newest[name] = max(newest.get(name, version), version, key=_number)
     groups: dict[tuple[str, str, str], list[Card]] = defaultdict(list)
     for card in cards:
@@ -225,7 +224,7 @@ def _number(version: str) -> tuple[int, str]:
 def _outdated(card: Card, newest: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Families that scored the card in another version than the newest: that, and the newest."""
     pairs = {name: (card.versions.get(name, version), version) for name, version in sorted(newest.items())}
-    return {name.removeprefix(_FAMILY): pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return {name.removeprefix(FAMILY): pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _stale(cards: Iterable[Card], outdated: Mapping[str, tuple[str, str]]) -> list[str]:
