@@ -140,7 +140,7 @@ def key_of(card: Card) -> str:
         {
             "readings": card.parents.get("readings", ""), "algorithm": card.config.get("algorithm"), "seed": card.seed,
             "budget": card.budget, "evaluation": (card.config.get("task") or {}).get("evaluation"),
-        }
+        } | ({} if card.metered else {"name": card.algorithm})
     )  # fmt: skip
 
 
@@ -211,7 +211,8 @@ def _redact_text(text: str) -> str:
         given = name.startswith("-") or between.strip()
         return f"{name}{between}{REDACTED if given and _secret(name, value) else _redact_text(value)}"
 
-    return _KNOWN.sub(REDACTED, _ASSIGNMENT.sub(hide, text))
+    found = _KNOWN.sub(REDACTED, _ASSIGNMENT.sub(hide, text))
+    return found if found == text else _redact_text(found)  # seals hold for what is redacted again
 
 
 def _parse(value: Any, hint: Any, where: str, path: Path) -> Any:

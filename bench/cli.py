@@ -223,7 +223,9 @@ def _news(old: Any, new: Any) -> str:
     ]
     names = old.metrics.keys() | new.metrics.keys()
     changed = sum(old.metrics.get(name) != new.metrics.get(name) for name in names)
-    return "; ".join([*versions, f"{changed} of {len(new.metrics)} figures changed" if changed else "no figure changed"])
+    beside = [name for name in ("flags", "values", "curve", "data") if getattr(old, name) != getattr(new, name)]
+    figures = f"{changed} of {len(new.metrics)} figures changed" if changed else "no figure changed"
+    return "; ".join([*versions, figures, *(f"{name} changed" for name in beside)])
 
 
 def _score(options: argparse.Namespace) -> int:
@@ -258,7 +260,12 @@ def _verify(options: argparse.Namespace) -> int:
 
     wrong = 0
     for path in options.cards:
-        report = verify(path, _store(options.store))
+        try:
+            report = verify(path, _store(options.store))
+        except UserError as error:  # the others are still looked at
+            print(f"isoalign: {error}", file=sys.stderr)
+            wrong += 1
+            continue
         wrong += len(report.wrong)
         lines = [("ok", line) for line in report.checked] + [("not checked", line) for line in report.unchecked]
         for mark, line in [*lines, *(("CHANGED", line) for line in report.wrong)]:

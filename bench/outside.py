@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -28,6 +29,7 @@ from bench.text import normalise
 from bench.types import Budget, Card, Sample
 
 VERSION = 1
+FIELDS = {"prompt_id", "prompt", "draw", "completion", "id", "kl", "finished", "scores"}
 MOST = 1e6  # nats; more is a mistake, and would overflow a sum
 
 
@@ -48,11 +50,15 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     own, theirs = base.readings(samples), base.readings(base.samples)
     evidence = readings.evidence(shared.get(own), shared.get(theirs))
     parents = {"sft": shared.sft, "held_out": shared.pairs("annotator", task.evaluation.split), "samples": samples}
-    parents |= {"readings": own, "base_samples": base.samples, "base_readings": theirs}
+    parents |= {"readings": own, "base_samples": base.samples, "base_readings": theirs, "agreement": base.agreement}
+    longest = task.model.new_tokens
+    longer = [s for s in evidence.samples if len(s.token_ids) > longest]
+    warnings = [f"{len(longer)} of {len(rows)} completions are longer than the task's {longest} tokens "
+                f"(up to {max(len(s.token_ids) for s in longer)})"] if longer else []  # fmt: skip
     card = Card(
         key="", task=task.name, algorithm=name, config={"algorithm": {"samples": file.name}, "task": asdict(task)}, seed=0,
         budget={"flops": None}, spent={}, metrics={}, parents={name: stage.key for name, stage in parents.items()},
-        versions=packages(), command=command, notes=base.notes() | {"curve": None},
+        versions=packages(), command=command, notes=base.notes() | {"curve": None, "warnings": warnings},
         contents={name: content(shared.get(stage)) for name, stage in parents.items()},
     )  # fmt: skip
     return scored(replace(card, key=key_of(card)), figures.measure(evidence), figures.read(shared.get(base.figures)), [])
@@ -94,6 +100,8 @@ def read(file: Path, text: str, chosen: Sequence[Prompt], task: TaskConfig) -> l
             if (before := seen.setdefault((what, name), number)) != number:
                 _refuse(file, number, f"{what} {name} is in row {before} already")
         rows.append(row | {"prompt_id": prompt, "draw": draw})
+    if unread := sorted(set().union(*rows) - FIELDS):
+        print(f"{file}: not read: {', '.join(map(repr, unread))} (read: {', '.join(sorted(FIELDS))})", file=sys.stderr)
     _complete(file, rows, known, task)
     place = {prompt: number for number, prompt in enumerate(known)}
     return sorted(rows, key=lambda row: (place[row["prompt_id"]], row["draw"]))
@@ -185,7 +193,7 @@ def _samples(text: str, rows: Sequence[dict[str, Any]], base: Run) -> Stage:
 def _sample(row: dict[str, Any], prompt: Prompt) -> Sample:
     return Sample(
         prompt.id, row["draw"], prompt.text, row["completion"], [], None, None, row.get("kl"),
-        row.get("finished", False), prompt.source, prompt.stratum,
+        row.get("finished"), prompt.source, prompt.stratum,
     )  # fmt: skip
 
 

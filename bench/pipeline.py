@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bench import metrics, registry
+from bench import metrics, registry, stats
 from bench.card import key_of
 from bench.config import TaskConfig
 from bench.data import prompts
@@ -210,16 +210,19 @@ class Run:
         """What scorers, sentence encoder and reward model say of some samples; ``by``: whose reward model."""
         config, shared, by = self.task.evaluation, self.shared, by or self.rewarded_by
         optimised = by in self.record.get("reward", [])
-        held_out, validation = (shared.pairs("annotator", split) for split in (config.split, "validation"))
+        held_out = shared.pairs("annotator", config.split)
+        # no temperature is fitted on the pairs that it is judged on
+        validation = shared.pairs("annotator", "validation") if config.split != "validation" else None
         recipe = {
             "version": readings.VERSION, "samples": samples.key, "scorers": [config.scorer, config.second_scorer],
             "assets": readings.assets_of(config), "reward": shared.reward_model(by).key, "optimised": optimised,
-            "held_out": held_out.key, "validation": validation.key,
+            "held_out": held_out.key, "validation": validation.key if validation else None,
         }  # fmt: skip
 
         def make(work: Path) -> None:
-            verdicts = (Feedback.read(shared.get(stage)) for stage in (held_out, validation))
-            rewarder = readings.Rewarder(by, optimised, shared.reward(by), *verdicts)
+            judged = Feedback.read(shared.get(held_out))
+            fitted = Feedback.read(shared.get(validation)) if validation else None
+            rewarder = readings.Rewarder(by, optimised, shared.reward(by), judged, fitted)
             readings.make(work, shared.get(samples), config, shared.base_model(), self.task.model, rewarder)
 
         return Stage("readings", recipe, make)
@@ -235,6 +238,7 @@ class Run:
         own, base = self.readings(self.samples), self._base_readings if self.trains else None
         recipe = {
             "version": figures.VERSION, "readings": own.key, "base": base.key if base else None, "metrics": metrics.versions(),
+            "statistics": stats.VERSION,
         }  # fmt: skip
 
         def make(work: Path) -> None:
@@ -250,7 +254,8 @@ class Run:
         config = self.task.evaluation
         recipe = {
             "version": curve.VERSION, "snapshots": [stage.key for stage in stages], "end": end.key, "base": base.key,
-            "metrics": metrics.versions(), "curve_prompts": config.curve_prompts, "curve_draws": config.curve_draws,
+            "metrics": metrics.versions(), "statistics": stats.VERSION,
+            "curve_prompts": config.curve_prompts, "curve_draws": config.curve_draws,
         }  # fmt: skip
 
         def make(work: Path) -> None:
@@ -281,6 +286,7 @@ class Run:
         """Every stage behind the card."""
         shared, split = self.shared, self.task.evaluation.split
         stages = {"sft": shared.sft, "candidates": shared.candidates("train"), "raters": shared.raters}
+        stages |= {"agreement": self.agreement}
         stages |= {"pairs": shared.pairs("annotator"), "held_out": shared.pairs("annotator", split)}
         stages |= {f"reward_{self.rewarded_by}": shared.reward_model(self.rewarded_by)}
         if self.trains:

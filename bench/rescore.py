@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from bench import metrics
+from bench import metrics, stats
 from bench.card import FAMILY
 from bench.errors import UserError
 from bench.scoring import scored
@@ -23,6 +23,8 @@ def rescored(card: Card, store: Store, wanted: Collection[str] | None = None) ->
     What follows from the figures (flags, curve, versions) is made anew. Raises UserError where the samples are not in the
     store, and where families that are not wanted are of another version than this code's.
     """
+    if wanted and card.versions.get("statistics", "1") != str(stats.VERSION):
+        raise UserError(f"{card.algorithm} seed {card.seed}: its intervals are of another version; use --all")
     old = [family for family in card.families if family not in (wanted or metrics.names())]
     now = metrics.versions()
     if stale := [family for family in old if card.versions.get(FAMILY + family) != str(now.get(family))]:

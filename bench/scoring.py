@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bench import metrics
+from bench import metrics, stats
 from bench.card import FAMILY, sealed
 from bench.stages.figures import Figures
 from bench.types import Card, Point
@@ -20,7 +20,8 @@ def scored(card: Card, own: Figures, base: Figures | None, points: Sequence[Poin
     kept = {name: estimate for name, estimate in card.metrics.items() if name not in stale}
     found = dict(sorted((kept | own.metrics).items()))
     values = {name: column for name, column in card.values.items() if name not in stale} | own.values
-    versions = card.versions | {FAMILY + family: str(version) for family, version in own.versions.items()}
+    versions = card.versions | {"statistics": str(stats.VERSION)}
+    versions |= {FAMILY + family: str(version) for family, version in own.versions.items()}
     card = replace(
         card,
         metrics=found,
@@ -41,4 +42,5 @@ def flags(card: Card, base: Figures | None) -> list[str]:
     exact = card.metrics.get("kl")
     gaps = [reported_gap(exact, value) for value in card.training.get("reported", {}).values()] if exact else []
     along = [line for curve in curves.collect({card.algorithm: [card]}).values() for line in curves.flags(curve)]
-    return [*metrics.flags_all(card.metrics, base.metrics if base else None), *filter(None, gaps), *along]
+    told = metrics.flags_all(card.metrics, base.metrics if base else None)
+    return [*told, *filter(None, gaps), *along, *card.notes.get("warnings", [])]

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.assets import ASSETS, file_digest
+from bench.assets import ASSETS
 from bench.config import TaskConfig
 from bench.data import prompts
 from bench.feedback import Feedback
 from bench.machine import device
-from bench.models import language
+from bench.models import hub, language
 from bench.models.language import LanguageModel
 from bench.stages import candidates, pairs, raters, reward, sft
 from bench.store import Store, digest
@@ -123,10 +122,10 @@ class Shared:
 
     @property
     def _model_identity(self) -> dict[str, Any]:
-        """The model's configuration and a digest of its weights; of a hub model, its name."""
+        """The model's configuration, and which weights it means."""
         name = self.task.model.name
-        folder = Path(language.__file__).parent / "nano" if name == "nano" else Path(name)
-        weights = ASSETS["smollm2"].sha256 if name == "smollm2" else _folder_digest(folder) if folder.is_dir() else name
+        nano = str(Path(language.__file__).parent / "nano")
+        weights = ASSETS["smollm2"].sha256 if name == "smollm2" else hub.identity(nano if name == "nano" else name)
         return asdict(self.task.model) | {"weights": weights}
 
     def prompt_recipe(self, split: str) -> dict[str, Any]:
@@ -171,9 +170,3 @@ class Shared:
         """The SFT base, frozen."""
         model, tokenizer = language.load(self.task.model.name, self.get(self.sft))
         return LanguageModel(model.to(device()), tokenizer, self.task.model.eos == "open", autocast)
-
-
-@cache
-def _folder_digest(folder: Path) -> str:
-    """Digest of a model's files."""
-    return digest({file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.is_file()})

@@ -128,7 +128,7 @@ class Sample:
     logp: float | None
     base_logp: float | None
     kl: float | None
-    finished: bool
+    finished: bool | None
     source: str = ""
     stratum: str = ""
     entropy: float | None = None

@@ -17,6 +17,22 @@ from bench.types import Card
 ROW = 8  # hex digits of a row's checksum
 TOLERANCE = 1e-9  # of a figure computed again; another processor may round its last bits otherwise
 
+CLAIMS = (
+    ("sft", "config", "config.task.sft"), ("sft", "words", "config.task.prompts.words"), ("sft", "seed", "config.task.seed"),
+    ("candidates", "draws", "config.task.feedback.draws"), ("candidates", "prompts.count", "config.task.prompts.train"),
+    ("candidates", "prompts.clean", "config.task.prompts.clean"),
+    ("pairs", "config", "config.task.feedback"), ("pairs", "config.noise", "notes.noise"),
+    ("held_out", "config", "config.task.feedback"), ("reward_", "config", "config.task.reward"),
+    ("train", "algorithm", "algorithm"), ("train", "settings", "config.algorithm"), ("train", "seed", "seed"),
+    ("train", "budget", "budget"), ("train", "model", "config.task.model"), ("train", "training", "config.task.training"),
+    ("samples", "split", "config.task.evaluation.split"), ("samples", "split", "notes.split"),
+    ("samples", "seed", "config.task.evaluation.seed"), ("samples", "draws", "config.task.evaluation.draws"),
+    ("samples", "draws", "notes.draws"), ("samples", "prompts.count", "notes.prompts"),
+    ("readings", "scorers.0", "config.task.evaluation.scorer"), ("readings", "scorers.0", "notes.scorer"),
+    ("readings", "scorers.1", "config.task.evaluation.second_scorer"), ("readings", "scorers.1", "notes.second_scorer"),
+)  # fmt: skip
+"""Stages behind a card (how their names begin), an entry of their recipes, and where the card says the same."""
+
 
 @dataclass
 class Report:
@@ -40,7 +56,7 @@ def verify(path: Path, store: Store) -> Report:
     """
     card, report = cards.read(path), Report()
     if card.seals:
-        report.add(_broken_seals(card), f"the card's {len(card.seals)} entries agree with their seals")
+        report.add(_broken_seals(card) + _odd_numbers(path), f"the card's {len(card.seals)} entries agree with their seals")
     elif card.contents or card.values:
         report.wrong.append("seals: they are gone")
     else:
@@ -48,7 +64,9 @@ def verify(path: Path, store: Store) -> Report:
     if card.seals:
         wrong = [] if cards.key_of(card) == card.key else [f"key: {card.key} is not that of the card's readings and settings"]
         report.add(wrong, "its key is that of its readings, settings, seed and budget")
+    report.add(_unexplained(card), "every figure has a family of metrics, and that a version")
     if _check_chain(card, store, report):
+        _check_claims(card, store, report)
         _check_record(card, store, report)
         _check_figures(card, store, report)
     else:
@@ -61,6 +79,55 @@ def _broken_seals(card: Card) -> list[str]:
     seals = {name: seal for name, seal in cards.seals_of(card).items() if name in card.seals or getattr(card, name, True)}
     broken = [name for name in sorted(seals.keys() | card.seals.keys()) if seals.get(name) != card.seals.get(name)]
     return [f"{name}: changed since the card was written" for name in broken]
+
+
+def _odd_numbers(path: Path) -> list[str]:
+    """Numbers that are not written as isoalign writes them: the last of 17 digits may change and the number stay the same."""
+    found: list[str] = []
+
+    def look(number: str) -> float:
+        if repr(float(number)) != number:
+            found.append(number)
+        return float(number)
+
+    lines = path.read_text(encoding="utf-8").splitlines()
+    json.loads("\n".join(lines), parse_float=look)
+    where = {number: next(i for i, line in enumerate(lines, start=1) if number in line) for number in found}
+    return [f"line {line}: {number}, which isoalign writes as {float(number)!r}" for number, line in where.items()]
+
+
+def _unexplained(card: Card) -> list[str]:
+    """Figures that no family gave, and families of no known version."""
+    if not card.families:
+        return []
+    given = {figure for figures in card.families.values() for figure in figures}
+    lost = [f"metrics.{name}: no family of metrics gave it" for name in sorted(card.metrics.keys() - given)]
+    return lost + [f"versions.{FAMILY}{name}: is gone" for name in card.families if FAMILY + name not in card.versions]
+
+
+def _check_claims(card: Card, store: Store, report: Report) -> None:
+    """What the card says of its task, method, seed and budget, against the recipes of the stages that these made."""
+    told = asdict(replace(card, values={}, curve=[], metrics={}))
+    wrong = []
+    if (name := _at(told, "config.task.name")) not in (None, card.task):
+        wrong.append(f"task: {card.task} on the card, {name} in its configuration")
+    for parents, entry, place in CLAIMS:
+        for name in (name for name in card.parents if name.startswith(parents)):
+            folder = store.find(card.parents[name])
+            made_by = _at(json.loads((folder / RECIPE).read_text(encoding="utf-8")), entry) if folder else None
+            if made_by is not None:
+                mine = _at(told, place)
+                if entry == "training":  # how often a checkpoint is written changes nothing
+                    mine, made_by = ({**each, "checkpoint_seconds": None} for each in (mine, made_by))
+                wrong += _differences(mine, made_by, place, f"in the recipe of {name}")
+    report.add(wrong, "task, method, seed and budget are those that the stages were made by")
+
+
+def _at(data: Any, place: str) -> Any:
+    """What lies at a dotted place; None where there is no such place."""
+    for step in place.split("."):
+        data = data.get(step) if isinstance(data, dict) else data[int(step)] if isinstance(data, list | tuple) else None
+    return data
 
 
 def _check_chain(card: Card, store: Store, report: Report) -> bool:
@@ -81,9 +148,7 @@ def _check_chain(card: Card, store: Store, report: Report) -> bool:
         if folder.name in seen:
             continue
         seen.add(folder.name)
-        if not (
-            folder / MANIFEST
-        ).exists():  # one that was there and is gone is missed by the card, or by its child's manifest
+        if not (folder / MANIFEST).exists():  # one that is gone is missed by the card, or by its child's manifest
             report.unchecked.append(f"{folder.name}: has no {MANIFEST}, as those that an older version made")
             continue
         try:
@@ -132,24 +197,35 @@ def _changed(folder: Path, name: str, known: dict[str, Any]) -> list[str]:
 
 
 def _check_record(card: Card, store: Store, report: Report) -> None:
-    """The bill against what training left on record."""
-    if "train" not in card.parents:
-        return
+    """Bill and training against what training left on record, the raters' agreement against its own."""
+    wrong: list[str] = []
     try:
-        record = json.loads((stage_of(card, store, "train") / "record.json").read_text())
+        if "agreement" in card.parents:
+            told = json.loads((stage_of(card, store, "agreement") / "correlation.json").read_text())
+            wrong += _differences(card.notes.get("correlation"), told, "notes.correlation", "on record")
+        if "train" in card.parents:
+            record = json.loads((stage_of(card, store, "train") / "record.json").read_text())
+            wrong += _differences(card.spent, record["spent"], "spent", "on record")
+            told = {name: record[name] for name in card.training.keys() & record.keys()}
+            wrong += _differences(card.training, told, "training", "on record")
+            if card.seals and record["snapshots"] and not card.curve:
+                wrong.append("curve: is gone; the record has snapshots")
+        elif card.metered and card.spent["flops"]:
+            wrong.append(f"spent.flops: {card.spent['flops']} on a card without training")
     except UserError:
         return  # told with the chain
-    wrong = [f"spent.{name}: {card.spent.get(name)} on the card, {value} on record" for name, value in record["spent"].items()
-             if card.spent.get(name) != value]  # fmt: skip
     report.add(wrong, "the bill is that of the training's record")
 
 
 def _check_figures(card: Card, store: Store, report: Report) -> None:
     """Every figure computed again from the readings by the families that are still of the card's version."""
-    from bench import metrics
+    from bench import metrics, stats
 
     now = {FAMILY + name: str(version) for name, version in metrics.versions().items()}
     told = {name: version for name, version in card.versions.items() if name.startswith(FAMILY)}
+    if (drawn := card.versions.get("statistics", "1")) != str(stats.VERSION):
+        report.unchecked.append(f"the figures: intervals by version {drawn} of the statistics, this code has {stats.VERSION}")
+        return
     for name in sorted(name for name in told if now.get(name) != told[name]):
         report.unchecked.append(f"{name}: the card has version {told[name]}, this code {now.get(name, 'none')}")
     same = [name.removeprefix(FAMILY) for name in told if now.get(name) == told[name]]
@@ -171,15 +247,17 @@ def _check_figures(card: Card, store: Store, report: Report) -> None:
     report.add(wrong, f"{len(found.metrics)} figures, computed again from the readings, are the card's")
 
 
-def _differences(told: Any, found: Any, where: str) -> list[str]:
+def _differences(told: Any, found: Any, where: str, source: str = "computed again") -> list[str]:
     """Places where two plain values differ by more than rounding."""
     if isinstance(told, dict) and isinstance(found, dict):
         names = sorted(told.keys() | found.keys())
-        return [line for name in names for line in _differences(told.get(name), found.get(name), f"{where}.{name}")]
+        both_of = ((told.get(name), found.get(name), f"{where}.{name}") for name in names)
+        return [line for both in both_of for line in _differences(*both, source)]
     if isinstance(told, list) and isinstance(found, list) and len(told) == len(found):
-        return [line for i, both in enumerate(zip(told, found, strict=True)) for line in _differences(*both, f"{where}[{i}]")]
+        numbered = enumerate(zip(told, found, strict=True))
+        return [line for i, both in numbered for line in _differences(*both, f"{where}[{i}]", source)]
     if isinstance(told, float | int) and isinstance(found, float | int):
         same = abs(told - found) <= TOLERANCE * max(1.0, abs(told), abs(found))
     else:
         same = told == found
-    return [] if same else [f"{where}: {told} on the card, {found} computed again"]
+    return [] if same else [f"{where}: {told} on the card, {found} {source}"]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,14 @@ def test_a_command_loses_its_secrets(command: str) -> None:
     assert "hunter2" not in text
     assert '12345"' not in text
     assert "[redacted]" in text
+
+
+@given(st.lists(st.sampled_from(["--token ", "token", "api_key", "key", "=", ": ", " ", "abc", '"y z"', "[redacted]",
+                                 "sk-aaaaaaaaaaaaaaaaaaa", "://u:p@h", "[", "]", ","]), max_size=8))  # fmt: skip
+def test_what_was_redacted_once_stays_as_it_is(words: list[str]) -> None:
+    """Or a card's seals would not be those of what is on disk."""
+    once = cards.redacted(replace(CARD, command="".join(words)))
+    assert cards.redacted(once) == once
 
 
 def test_a_configuration_loses_its_secrets_and_nothing_else() -> None:

@@ -68,10 +68,23 @@ def test_what_cannot_be_paired_is_refused() -> None:
         compare(GOOD, [replace(one, task="smol") for one in BAD])
     with pytest.raises(UserError, match="draws a prompt differ"):
         compare(GOOD, [replace(one, notes={"draws": 4}) for one in BAD])
+    with pytest.raises(UserError, match="other budgets can't be compared"):
+        compare(GOOD, [replace(one, budget={"flops": 2e12}) for one in BAD])
+    with pytest.raises(UserError, match="start from other SFT bases"):
+        compare(GOOD, [replace(one, parents={"sft": "f" * 16}) for one in BAD])
     with pytest.raises(UserError, match="different versions of toxicity"):
         compare(GOOD, [replace(one, versions={"metric toxicity": "1"}) for one in BAD])
     with pytest.raises(UserError, match="no figure of both has values"):
         compare(GOOD, [replace(one, values={}) for one in BAD])
+
+
+def test_figures_of_different_reward_models_are_left_out() -> None:
+    def rewarded(by: str) -> list[Card]:
+        return [replace(one, parents={f"reward_{by}": by}, values=one.values | {"proxy_reward": one.values["kl"]})
+                for one in GOOD]  # fmt: skip
+
+    assert "proxy_reward" in compare(rewarded("judge"), rewarded("judge"))
+    assert "proxy_reward" not in compare(rewarded("judge"), rewarded("annotator"))
 
 
 def test_sides_are_paths_or_names(tmp_path: Path) -> None:

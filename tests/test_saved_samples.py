@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from bench.data.prompts import of as prompts_of
 from bench.errors import UserError
 from bench.overrides import task_named
 from bench.store import Store
+from bench.types import Card
 from bench.verify import verify as verify_card
 
 ROOT = Path(__file__).parent.parent
@@ -100,6 +103,29 @@ def test_the_same_completions_in_any_order_make_the_same_figures(place: Terminal
     assert turned["metrics"] == json.loads(card.read_text())["metrics"]
 
 
+def test_what_the_file_does_not_say_is_unknown_and_what_is_not_read_is_said(
+    place: Terminal, rows: list[Any], tmp_path: Path
+) -> None:
+    """No ``finished`` is no answer, a long completion is flagged, a field that nobody reads is named."""
+    long = [row | {"completion": "so it goes on and on " * 3, "speed": 3} for row in rows[:2]]
+    long += [row | {"completion": "ok"} for row in rows[2:]]
+    done = score(place, write(tmp_path, long, "long.jsonl"))
+    assert done.returncode == 0, done.stderr
+    assert "long.jsonl: not read: 'speed'" in done.stderr
+    data = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
+    assert any(flag.startswith("2 of 32 completions are longer than the task's 6 tokens") for flag in data["flags"])
+    assert "unfinished_rate" not in data["metrics"]
+
+
+def test_two_names_of_the_same_completions_are_two_cards(place: Terminal, rows: list[Any], card: Path) -> None:
+    done = score(place, write(place.home, rows), "--name", "others")
+    assert done.returncode == 0, done.stderr
+    other = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
+    mine = json.loads(card.read_text())
+    assert other["metrics"] == mine["metrics"]
+    assert other["key"] != mine["key"]
+
+
 def bad(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[Any], str]]:
     first, second, *rest = rows
     yield "no-json", [*rows, "{"], "row 33: cannot be read"
@@ -151,6 +177,14 @@ def test_a_board_shows_them_unmetered_and_unranked(place: Terminal, card: Path) 
 
 def found_wrong(path: Path, store: Store) -> list[str]:
     return verify_card(path, store).wrong
+
+
+def test_no_temperature_is_fitted_on_the_pairs_that_it_is_judged_on(place: Terminal, card: Path) -> None:
+    done = place(place.run("algorithm=sft", "task.evaluation.split=validation", f"results={place.home / 'tuning'}"))
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(Path(done.stdout.splitlines()[-1]).read_text())["metrics"]
+    assert figures["rm_accuracy"]["n"] > 0
+    assert "rm_temperature" not in figures
 
 
 # -- verify --------------------------------------------------------------------------------------------------------------
@@ -257,6 +291,82 @@ def test_what_is_not_in_the_store_is_said_not_guessed(sft_card: Path, tmp_path: 
     assert any(line.startswith("the figures were not computed again") for line in report.unchecked)
 
 
+@pytest.fixture(scope="module")
+def trained(place: Terminal) -> Path:
+    """The card of three steps of DPO."""
+    done = place(place.run("algorithm=dpo", "budget.steps=3", "seed=4"))
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.splitlines()[-1])
+
+
+def changed(card: Card, place_in_card: str, value: Any) -> Card:
+    """The card with another value at a dotted place, sealed and keyed again, as somebody who knows how would do it."""
+    name, *steps = place_in_card.split(".")
+    data: Any = copy.deepcopy(getattr(card, name)) if steps else value
+    holder = data
+    for step in steps[:-1]:
+        holder = holder[step]
+    if steps:
+        holder[steps[-1]] = value
+    forged = replace(card, **{name: data})
+    return cards.sealed(replace(forged, key=cards.key_of(forged)))
+
+
+@pytest.mark.parametrize(
+    ("place_in_card", "value", "told"),
+    [
+        ("seed", 5, "seed: 5 on the card, 4 in the recipe of train"),
+        ("budget.steps", 4.0, "budget.steps: 4.0 on the card, 3 in the recipe of train"),
+        ("config.algorithm.beta", 0.5, "config.algorithm.beta: 0.5 on the card, 0.1 in the recipe of train"),
+        ("config.task.training.clip", 2.0, "config.task.training.clip: 2.0 on the card, 1.0 in the recipe of train"),
+        ("config.task.feedback.noise", 0.3, "config.task.feedback.noise: 0.3 on the card, 0.05 in the recipe of held_out"),
+        ("config.task.prompts.words", 13, "config.task.prompts.words: 13 on the card, 12 in the recipe of sft"),
+        ("config.task.evaluation.draws", 9, "config.task.evaluation.draws: 9 on the card, 2 in the recipe of samples"),
+        ("config.task.reward.lr", 1.0, "config.task.reward.lr: 1.0 on the card, 0.0007 in the recipe of reward_annotator"),
+        ("notes.scorer", "other", "notes.scorer: other on the card, tox_block in the recipe of readings"),
+        ("notes.correlation.judge with annotator", 1.0, "notes.correlation.judge with annotator: 1.0 on the card"),
+        ("algorithm", "kto", "algorithm: kto on the card, dpo in the recipe of train"),
+        ("task", "smol", "task: smol on the card, nano in its configuration"),
+        ("spent.steps", 9, "spent.steps: 9 on the card, 3 on record"),
+        ("training.skipped", 1, "training.skipped: 1 on the card, 0 on record"),
+        ("curve", [], "curve: is gone; the record has snapshots"),
+        ("families.kl", [], "metrics.kl: no family of metrics gave it"),
+    ],
+)
+def test_a_claim_changed_with_seal_and_key_is_found_by_the_stages(
+    place: Terminal, trained: Path, tmp_path: Path, place_in_card: str, value: Any, told: str
+) -> None:
+    assert found_wrong(trained, Store(place.store)) == []
+    forged = cards.write(changed(cards.read(trained), place_in_card, value), tmp_path)
+    wrong = found_wrong(forged, Store(place.store))
+    assert any(line.startswith(told) for line in wrong), wrong
+
+
+def test_a_digit_beyond_what_a_number_holds_is_found(sft_card: Path, tmp_path: Path) -> None:
+    text = sft_card.read_text()
+    near = ((n, n[:-1] + digit) for n in re.findall(r"-?0\.\d{17,}", text) for digit in "0123456789" if n[-1] != digit)
+    number, other = next((n, other) for n, other in near if float(other) == float(n))
+    (tmp_path / "other.json").write_text(text.replace(number, other, 1))
+    wrong = found_wrong(tmp_path / "other.json", Store(tmp_path))
+    assert any(f"{other}, which isoalign writes as {number}" in line for line in wrong), wrong
+
+
+def test_one_file_that_is_no_card_does_not_hide_the_others(place: Terminal, sft_card: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    done = place([COMMAND, "verify", str(tmp_path / "broken.json"), str(sft_card), "--store", str(place.store)])
+    assert done.returncode == 1
+    assert "broken.json is no card" in done.stderr
+    assert f"{sft_card.name}: ok: " in done.stdout
+
+
+def test_a_broken_manifest_is_named(place: Terminal, sft_card: Path, tmp_path: Path) -> None:
+    shutil.copytree(place.store, tmp_path / "store")
+    folder = tmp_path / "store" / f"pairs-{cards.read(sft_card).parents['pairs']}"
+    (folder / "manifest.json").write_text("[]")
+    assert any(line.startswith(f"{folder.name}: its recipe.json or manifest.json was changed")
+               for line in found_wrong(sft_card, Store(tmp_path / "store")))  # fmt: skip
+
+
 # -- rescore -------------------------------------------------------------------------------------------------------------
 
 METRIC = '''
@@ -320,6 +430,21 @@ def test_rescoring_refuses_what_it_does_not_know_and_changes_nothing(place: Term
     old.write_text(sft_card.read_text().replace('"format": 2', '"format": 3', 1))
     assert "card format 3 is unknown" in complaint(place([COMMAND, "rescore", str(old), "--all"]))
     assert sft_card.read_bytes() == before
+
+
+def test_a_board_that_cannot_be_made_is_found_before_a_card_is_written(
+    place: Terminal, sft_card: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "nano" / sft_card.name
+    mine.parent.mkdir()
+    old = replace(cards.read(sft_card), versions={"metric kl": "0"})
+    cards.write(cards.sealed(old), mine.parent)
+    (mine.parent / "broken.json").write_text("{}")
+    before = mine.read_bytes()
+    done = place([COMMAND, "rescore", str(mine), "--all", "--store", str(place.store)])
+    assert done.returncode == 2
+    assert "broken.json is no card" in done.stderr
+    assert mine.read_bytes() == before
 
 
 def test_rescoring_with_the_same_metrics_changes_no_byte(place: Terminal, sft_card: Path) -> None:

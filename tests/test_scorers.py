@@ -4,6 +4,8 @@ import io
 import math
 import os
 import pickle
+import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import torch
 
 from bench import assets
 from bench.errors import UserError
-from bench.models import convert
+from bench.models import convert, scorers
 from bench.models.bilstm import LABELS, LENGTH, BiLSTM, Vocabulary
 from bench.models.embed import WIDTH, embed
 from bench.models.scorers import Scorer, load_scorer
@@ -171,6 +173,29 @@ def test_hugging_face_classifiers_score_each_text_alone(tmp_path: Path) -> None:
         [1.0] * (len(TEXTS) - 1)
     )
     assert scorer.name == name
+
+
+def test_a_scorer_of_the_same_name_with_other_weights_is_another(tmp_path: Path) -> None:
+    first, second = (
+        _tiny(tmp_path / "a", ["nothate", "hate"]),
+        _tiny(tmp_path / "b", ["nothate", "hate"], initializer_range=0.1),
+    )
+    assert scorers.identity(first) == scorers.identity(f"{first}#hate") != scorers.identity(second)
+    assert scorers.identity("hf:nobody/nothing") == "nobody/nothing"  # not to be had: loading it says so
+    assert scorers.identity("tox_block") == "tox_block"
+
+
+def test_a_hub_name_stands_for_its_commit(tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "hub" / "models--some--scorer"
+    _tiny(repo / "snapshots" / commit, ["nothate", "hate"])
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    code = "from bench.models.scorers import identity; print(identity('hf:some/scorer#hate'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"HF_HOME": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == commit, done.stderr
 
 
 def test_independent_labels_get_a_sigmoid(tmp_path: Path) -> None:

@@ -109,11 +109,13 @@ class BasePerplexity(evaluate.Measurement):
 def values(evidence: Evidence) -> dict[str, Values]:
     """Prompt to what each of its draws adds to length and rates."""
     samples = evidence.samples
-    columns = _columns([s.completion for s in samples], [s.token_ids for s in samples])
+    columns: dict[str, Sequence[float | None]] = dict(
+        _columns([s.completion for s in samples], [s.token_ids for s in samples])
+    )
     # where EOS is masked nothing ends in it, and "unfinished" would say nothing of the method
     known = samples + (evidence.base.samples if evidence.base else [])
     if any(s.finished for s in known):
-        columns["unfinished_rate"] = [float(not s.finished) for s in samples]
+        columns["unfinished_rate"] = [None if s.finished is None else float(not s.finished) for s in samples]
     return {name: evidence.grid(column) for name, column in columns.items()}
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bench import assets
 from bench.errors import UserError
+from bench.models import hub
 from bench.models.bilstm import BiLSTM
 
 EMBEDDED = ("tox_block", "toxic_classifier")
@@ -71,6 +72,11 @@ def load_scorer(name: str, device: str = "cpu") -> Scorer:
     return Scorer(name, lambda texts: model(texts)[:, 0])  # the first of LABELS is toxic
 
 
+def identity(name: str) -> str:
+    """Which weights an ``hf:`` scorer stands for (see ``hub.identity``); the name itself of what is none."""
+    return hub.identity(name.removeprefix("hf:").partition("#")[0]) if name.startswith("hf:") else name
+
+
 def _hugging_face(name: str, device: str) -> Scorer:
     """A sequence classifier from a folder or the hub cache; it is downloaded only where HF_HUB_OFFLINE is set to 0."""
     source, _, wanted = name.removeprefix("hf:").partition("#")
@@ -94,7 +100,7 @@ def _hugging_face(name: str, device: str) -> Scorer:
 def _load_classifier(source: str) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    local = os.environ.get("HF_HUB_OFFLINE", "1").lower() not in ("0", "false", "no", "off")
+    local = hub.offline()
     where: dict[str, Any] = {"local_files_only": local}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)

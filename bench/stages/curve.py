@@ -11,10 +11,10 @@ from typing import Any
 from bench.stages import figures, readings
 from bench.types import Estimate, Point
 
-VERSION = 1
+VERSION = 2
 KEPT = (
     "toxicity_mean", "toxicity_mean_second", "toxicity_reduction", "proxy_reward", "kl", "perplexity", "length", "distinct_2",
-    "self_bleu", "embedding_diversity", "token_entropy", "implicit_accuracy",
+    "self_bleu", "embedding_diversity", "token_entropy",
 )  # fmt: skip
 """Figures that a card keeps of each point; all of them are one rescoring away."""
 PAIRED = ("toxicity_mean", "proxy_reward", "kl")  # of which it keeps the values by prompt

@@ -15,6 +15,7 @@ from bench.config import EvaluationConfig, ModelConfig
 from bench.feedback import Feedback
 from bench.feedback import rollouts as as_rollouts
 from bench.machine import device
+from bench.models import scorers
 from bench.models.language import LanguageModel
 from bench.stages import sample
 from bench.types import Rewards, Rollouts, Sample, ScoredPair
@@ -27,23 +28,23 @@ ROWS = 64  # of a pass of the reward model
 
 
 def assets_of(config: EvaluationConfig) -> list[str]:
-    """Digests of the embedded models that read; other models go by their name."""
+    """Digests of the models that read; of a hub model, its commit."""
     names = (config.scorer, config.second_scorer, "minilm")
-    return [ASSETS[name].sha256 for name in names if name in ASSETS]
+    return [ASSETS[name].sha256 if name in ASSETS else scorers.identity(name) for name in names]
 
 
 @dataclass(frozen=True)
 class Rewarder:
     """The reward model that looks at the samples: the one that the method trained on, or the annotator's.
 
-    ``held_out`` and ``validation``: verdicts that it never learned from.
+    ``held_out`` and ``validation``: verdicts that it never learned from; no ``validation`` where that split is judged.
     """
 
     by: str
     optimised: bool
     model: Any
     held_out: Feedback
-    validation: Feedback
+    validation: Feedback | None
 
 
 def make(
@@ -90,7 +91,9 @@ def _rewards(rewarder: Rewarder, drawn: Sequence[Sample], paired: bool, base: La
     kept = [s.token_ids or [int(base.tokenizer.eos_token_id)] for s in drawn]  # an empty answer is its end
     own = as_rollouts(sample.prompt_ids(base, drawn, model), kept, pad)
 
-    def both(feedback: Feedback) -> list[tuple[float, float]]:
+    def both(feedback: Feedback | None) -> list[tuple[float, float]]:
+        if feedback is None or not paired:
+            return []
         chosen, rejected = (_each(rewarder.model, batch) for batch in sample.sides(feedback, pad).values())
         return list(zip(chosen, rejected, strict=True))
 
@@ -98,8 +101,8 @@ def _rewards(rewarder: Rewarder, drawn: Sequence[Sample], paired: bool, base: La
         by=rewarder.by,
         optimised=rewarder.optimised,
         samples=_each(rewarder.model, own),
-        pairs=both(rewarder.held_out) if paired else [],
-        validation=both(rewarder.validation) if paired else [],
+        pairs=both(rewarder.held_out),
+        validation=both(rewarder.validation),
     )
 
 
