@@ -28,7 +28,7 @@ from bench.shared import Shared, Stage
 from bench.stages import curve, figures, pairs, readings, sample
 from bench.stages.candidates import read_rows, write_rows
 from bench.stages.sft import lora
-from bench.store import content
+from bench.store import content, plain
 from bench.train import Trainer
 from bench.types import Budget, Card
 
@@ -98,7 +98,7 @@ class Run:
         task, shared = self.task, self.shared
         recipe = {
             "version": TRAIN_VERSION, "sft": shared.sft.key, "model": task.model,
-            "training": asdict(task.training) | {"checkpoint_seconds": None},
+            "training": plain(task.training) | {"checkpoint_seconds": None},
             "pairs": [shared.pairs(by).key for by in pairs.SOURCES],
             "reward": [shared.reward_model(by).key for by in pairs.SOURCES if self._may("reward")],
             "algorithm": self.name, "settings": self.settings, "source": registry.source(type(self.algorithm)),

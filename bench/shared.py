@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from bench.machine import device
 from bench.models import hub, language
 from bench.models.language import LanguageModel
 from bench.stages import candidates, pairs, raters, reward, sft
-from bench.store import Store, digest
+from bench.store import Store, digest, plain
 from bench.types import Prompts
 
 
@@ -126,7 +126,7 @@ class Shared:
         name = self.task.model.name
         nano = str(Path(language.__file__).parent / "nano")
         weights = ASSETS["smollm2"].sha256 if name == "smollm2" else hub.identity(nano if name == "nano" else name)
-        return asdict(self.task.model) | {"weights": weights}
+        return plain(self.task.model) | {"weights": weights}
 
     def prompt_recipe(self, split: str) -> dict[str, Any]:
         """All that a split's prompts depend on."""

@@ -10,7 +10,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from bench.errors import UserError
 
+LATER = "later"
 RECIPE, MANIFEST = "recipe.json", "manifest.json"
 
 
@@ -27,9 +28,20 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def later(default: Any) -> Any:
+    """A setting that came after stages had been made without it: at its default it is in no recipe, so those stay valid."""
+    return field(default=default, metadata={LATER: True})
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """A dataclass as recipes have it: its settings, without those that came later and are at their default."""
+    kept = (f for f in fields(value) if not (f.metadata.get(LATER) and getattr(value, f.name) == f.default))
+    return {f.name: getattr(value, f.name) for f in kept}
+
+
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
+        return plain(value)
     raise TypeError(f"{type(value).__name__} can't be part of a key")
 
 

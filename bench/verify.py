@@ -9,9 +9,10 @@ from typing import Any
 
 from bench import card as cards
 from bench.card import FAMILY
+from bench.config import TaskConfig, build
 from bench.errors import UserError
 from bench.rescore import again, stage_of
-from bench.store import MANIFEST, RECIPE, Store, content, digest, fingerprint
+from bench.store import MANIFEST, RECIPE, Store, content, digest, fingerprint, plain
 from bench.types import Card
 
 ROW = 8  # hex digits of a row's checksum
@@ -108,6 +109,7 @@ def _unexplained(card: Card) -> list[str]:
 def _check_claims(card: Card, store: Store, report: Report) -> None:
     """What the card says of its task, method, seed and budget, against the recipes of the stages that these made."""
     told = asdict(replace(card, values={}, curve=[], metrics={}))
+    told["config"]["task"] = _as_recipes_have(told["config"].get("task"))
     wrong = []
     if (name := _at(told, "config.task.name")) not in (None, card.task):
         wrong.append(f"task: {card.task} on the card, {name} in its configuration")
@@ -121,6 +123,15 @@ def _check_claims(card: Card, store: Store, report: Report) -> None:
                     mine, made_by = ({**each, "checkpoint_seconds": None} for each in (mine, made_by))
                 wrong += _differences(mine, made_by, place, f"in the recipe of {name}")
     report.add(wrong, "task, method, seed and budget are those that the stages were made by")
+
+
+def _as_recipes_have(task: Any) -> Any:
+    """A card's task without the settings that came later and are at their default; as it is, if another version wrote it."""
+    try:
+        built = build(TaskConfig, task, "config.task")
+    except UserError:
+        return task
+    return json.loads(json.dumps(built, default=plain))
 
 
 def _at(data: Any, place: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.errors import UserError
-from bench.store import Store, content, digest, fingerprint
+from bench.store import Store, content, digest, fingerprint, later, plain
 from bench.verify import check_stage
 
 
@@ -32,6 +32,18 @@ def test_a_key_depends_on_content_and_not_on_the_order_of_keys() -> None:
     keys = {digest(value) for value in ({"a": 1}, {"a": 1.5}, {"a": "1"}, {"a": None}, {"a": True}, {"b": 1})}
     assert len(keys) == 6
     assert all(len(key) == 16 for key in keys)
+
+
+def test_a_setting_that_came_later_changes_a_key_only_where_it_is_used() -> None:
+    @dataclass(frozen=True)
+    class Grown:
+        a: int
+        b: tuple[float, ...] = (1.0,)
+        c: int = later(0)
+
+    assert digest({"x": Grown(1)}) == digest({"x": Settings(1)})
+    assert digest({"x": Grown(1, c=2)}) != digest({"x": Settings(1)})
+    assert plain(Grown(1, c=2)) == {"a": 1, "b": (1.0,), "c": 2}
 
 
 @pytest.mark.parametrize("value", [float("nan"), object(), {1, 2}, Settings])
