@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.errors import UserError
+from bench.store import later
 from bench.train import TrainConfig
 
 
@@ -62,12 +63,56 @@ class FeedbackConfig:
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """The Bradley-Terry reward model: ``pairs`` verdicts, read ``epochs`` times."""
+    """The Bradley-Terry reward model: ``pairs`` verdicts, read ``epochs`` times.
+
+    ``base``: the model under its scalar head, by name or folder; empty is the SFT base. ``classifier``: no head is trained,
+    the reward is the "not toxic" logit of ``annotator`` (the simulated one itself) or of ``hf:NAME_OR_PATH[#label]``.
+    ``hard``: share of the verdicts that are taken from those whose two answers are nearest to each other. ``golden``:
+    validation verdicts without noise on which training is looked at ten times; what was best there is kept, and
+    ``patience`` looks in a row without a gain end it.
+    """
 
     pairs: int
     lr: float
     batch_size: int = 32
     epochs: int = 1
+    base: str = later("")
+    classifier: str = later("")
+    hard: float = later(0.0)
+    golden: int = later(0)
+    patience: int = later(3)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hard <= 1:
+            raise ValueError(f"task.reward.hard must lie in [0, 1], not {self.hard}")
+        if self.golden < 0 or self.patience < 1:
+            raise ValueError("task.reward.golden must be 0 or more and task.reward.patience 1 or more")
+        if self.classifier and self.base:
+            raise ValueError("task.reward.base is of a head that is trained, task.reward.classifier has none: set one")
+        if self.classifier and self.classifier != "annotator" and not self.classifier.startswith("hf:"):
+            raise ValueError(f"task.reward.classifier must be annotator or hf:NAME_OR_PATH[#label], not {self.classifier!r}")
+
+
+@dataclass(frozen=True)
+class ShapingConfig:
+    """From reward models to the reward: ``members`` are trained with a seed each and combined by ``mean``, ``worst`` or
+    ``uncertainty`` (mean - ``uncertainty`` x variance); ``length_penalty`` is taken off for each token; ``clip`` bounds
+    the reward (0: no bound). With ``normalise`` off a member's rewards keep their own scale."""
+
+    members: int = later(1)
+    combine: str = later("mean")
+    uncertainty: float = later(1.0)
+    length_penalty: float = later(0.0)
+    clip: float = later(0.0)
+    normalise: bool = later(True)
+
+    def __post_init__(self) -> None:
+        if self.members < 1:
+            raise ValueError(f"task.shaping.members must be 1 or more, not {self.members}")
+        if self.combine not in ("mean", "worst", "uncertainty"):
+            raise ValueError(f"task.shaping.combine must be mean, worst or uncertainty, not {self.combine!r}")
+        if self.clip < 0 or self.uncertainty < 0:
+            raise ValueError("task.shaping.clip and task.shaping.uncertainty must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -105,6 +150,7 @@ class TaskConfig:
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     training: TrainConfig = field(default_factory=TrainConfig)
+    shaping: ShapingConfig = field(default_factory=ShapingConfig)
     budgets: dict[str, float] = field(default_factory=dict)
     seed: int = 0
 

@@ -132,7 +132,8 @@ class Lab:
         if labelled_by not in self._paid:
             bill = rewarder.training_bill()
             self._meter.require(sum(flops for _, _, flops in bill))
-            self._meter.label(*rewarder.verdicts())
+            for source, verdicts in rewarder.verdicts().items():
+                self._meter.label(source, verdicts)
             self._meter.add_seconds(rewarder.seconds())
             for role, kind, flops in bill:
                 self._meter.charge(role, kind, flops)

@@ -100,11 +100,18 @@ class Run:
             "version": TRAIN_VERSION, "sft": shared.sft.key, "model": task.model,
             "training": plain(task.training) | {"checkpoint_seconds": None},
             "pairs": [shared.pairs(by).key for by in pairs.SOURCES],
-            "reward": [shared.reward_model(by).key for by in pairs.SOURCES if self._may("reward")],
+            "reward": [stage.key for by in pairs.SOURCES for stage in shared.reward_models(by) if self._may("reward")],
             "algorithm": self.name, "settings": self.settings, "source": registry.source(type(self.algorithm)),
             "budget": self.budget, "seed": self.seed,
         }  # fmt: skip
+        recipe |= self._shaping if self._may("reward") else {}
         return Stage("train", recipe, self._train)
+
+    @property
+    def _shaping(self) -> dict[str, Any]:
+        """What becomes of the reward models' rewards, for recipes; nothing where they are left as they are."""
+        shaping = plain(self.task.shaping)
+        return {"shaping": shaping} if shaping else {}
 
     def _may(self, use: str) -> bool:
         """Whether the algorithm's source names a service of the lab: what it never names, its result can't depend on."""
@@ -210,14 +217,15 @@ class Run:
         """What scorers, sentence encoder and reward model say of some samples; ``by``: whose reward model."""
         config, shared, by = self.task.evaluation, self.shared, by or self.rewarded_by
         optimised = by in self.record.get("reward", [])
-        held_out = shared.pairs("annotator", config.split)
+        models, held_out = shared.reward_models(by), shared.pairs("annotator", config.split)
         # no temperature is fitted on the pairs that it is judged on
         validation = shared.pairs("annotator", "validation") if config.split != "validation" else None
         recipe = {
             "version": readings.VERSION, "samples": samples.key, "scorers": [config.scorer, config.second_scorer],
-            "assets": readings.assets_of(config), "reward": shared.reward_model(by).key, "optimised": optimised,
-            "held_out": held_out.key, "validation": validation.key if validation else None,
+            "assets": readings.assets_of(config), "reward": [stage.key for stage in models] if models[1:] else models[0].key,
+            "optimised": optimised, "held_out": held_out.key, "validation": validation.key if validation else None,
         }  # fmt: skip
+        recipe |= self._shaping
 
         def make(work: Path) -> None:
             judged = Feedback.read(shared.get(held_out))
@@ -288,7 +296,8 @@ class Run:
         stages = {"sft": shared.sft, "candidates": shared.candidates("train"), "raters": shared.raters}
         stages |= {"agreement": self.agreement}
         stages |= {"pairs": shared.pairs("annotator"), "held_out": shared.pairs("annotator", split)}
-        stages |= {f"reward_{self.rewarded_by}": shared.reward_model(self.rewarded_by)}
+        for number, model in enumerate(shared.reward_models(self.rewarded_by), start=1):
+            stages[f"reward_{self.rewarded_by}" + (f"_{number}" if number > 1 else "")] = model
         if self.trains:
             stages |= {"train": self.train, "base_samples": self._base_row.samples, "base_readings": self._base_readings}
             stages |= {f"readings@{place['steps']}": stage for place, stage in self._snapshots}

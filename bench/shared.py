@@ -12,10 +12,12 @@ import torch
 from bench.assets import ASSETS
 from bench.config import TaskConfig
 from bench.data import prompts
+from bench.errors import UserError
 from bench.feedback import Feedback
 from bench.machine import device
-from bench.models import hub, language
+from bench.models import hub, language, scorers
 from bench.models.language import LanguageModel
+from bench.models.reward import ClassifierReward, HeadReward, Rewarder, Shaped
 from bench.stages import candidates, pairs, raters, reward, sft
 from bench.store import Store, digest, plain
 from bench.types import Prompts
@@ -107,26 +109,50 @@ class Shared:
 
         return Stage("pairs", recipe, make)
 
-    def reward_model(self, labelled_by: str) -> Stage:
-        """The reward model trained on those pairs."""
-        task, verdicts = self.task, self.pairs(labelled_by)
-        recipe = {
-            "version": reward.VERSION, "sft": self.sft.key, "pairs": verdicts.key, "config": task.reward,
+    def reward_models(self, labelled_by: str) -> list[Stage]:
+        """The reward models trained on those pairs: one, or the members of an ensemble."""
+        return [self._reward_model(labelled_by, member) for member in range(self.task.shaping.members)]
+
+    def _reward_model(self, labelled_by: str, member: int) -> Stage:
+        task, config, verdicts = self.task, self.task.reward, self.pairs(labelled_by)
+        golden = self.pairs("annotator", "validation") if config.golden else None
+        recipe: dict[str, Any] = {
+            "version": reward.VERSION, "sft": self.sft.key, "pairs": verdicts.key, "config": config,
             "model": task.model, "seed": task.seed,
         }  # fmt: skip
-        return Stage(
-            "reward",
-            recipe,
-            lambda work: reward.make(work, self.get(self.sft), self.get(verdicts), task.model, task.reward, task.seed),
-        )
+        recipe |= {"member": member} if member else {}
+        recipe |= {"golden": golden.key} if golden else {}
+        recipe |= {"base": self._weights(config.base)} if config.base else {}
+        recipe |= {"classifier": self._classifier_identity()} if config.classifier else {}
+
+        def make(work: Path) -> None:
+            read = Feedback.read(self.get(verdicts))
+            if config.classifier:
+                reward.make_classifier(work, read, task.model, config, self._classifier())
+            else:
+                known = Feedback.read(self.get(golden)) if golden else None
+                reward.make(work, self.get(self.sft), read, known, task.model, config, task.seed, member)
+
+        return Stage("reward", recipe, make)
+
+    def _classifier_identity(self) -> str:
+        """Raises UserError where the reward would be an evaluation scorer: what is trained on can't measure."""
+        name, evaluation = self.task.reward.classifier, self.task.evaluation
+        if name in (evaluation.scorer, evaluation.second_scorer):
+            raise UserError(f"task.reward.classifier {name} is an evaluation scorer; take another for one of them")
+        return self.raters.key if name == "annotator" else scorers.identity(name)
+
+    def _classifier(self) -> Any:
+        name = self.task.reward.classifier
+        return pairs.rater_of(self.get(self.raters), name) if name == "annotator" else scorers.load_scorer(name, device())
 
     @property
     def _model_identity(self) -> dict[str, Any]:
         """The model's configuration, and which weights it means."""
-        name = self.task.model.name
-        nano = str(Path(language.__file__).parent / "nano")
-        weights = ASSETS["smollm2"].sha256 if name == "smollm2" else hub.identity(nano if name == "nano" else name)
-        return plain(self.task.model) | {"weights": weights}
+        return plain(self.task.model) | {"weights": self._weights(self.task.model.name)}
+
+    def _weights(self, name: str) -> str:
+        return ASSETS[name].sha256 if name in ASSETS else hub.identity(language.source(name))
 
     def prompt_recipe(self, split: str) -> dict[str, Any]:
         """All that a split's prompts depend on."""
@@ -148,12 +174,21 @@ class Shared:
         """The training pairs."""
         return self._keep(f"feedback-{labelled_by}", lambda: Feedback.read(self.get(self.pairs(labelled_by))))
 
-    def reward(self, labelled_by: str) -> reward.RewardModel:
-        """The reward model, loaded."""
-        return self._keep(
-            f"reward-{labelled_by}",
-            lambda: reward.RewardModel(self.get(self.reward_model(labelled_by)), self.task.model, device()),
-        )
+    def reward(self, labelled_by: str) -> Rewarder:
+        """The reward model, or ensemble, loaded."""
+
+        def load() -> Rewarder:
+            members = [self._load_reward(self.get(stage)) for stage in self.reward_models(labelled_by)]
+            return Shaped(members, self.task.shaping) if plain(self.task.shaping) else members[0]
+
+        kept: Rewarder = self._keep(f"reward-{labelled_by}", load)
+        return kept
+
+    def _load_reward(self, folder: Path) -> Rewarder:
+        task, normalise = self.task, self.task.shaping.normalise
+        if task.reward.classifier:
+            return ClassifierReward(folder, task.model, self._classifier(), normalise)
+        return HeadReward(folder, task.model, task.reward.base, device(), normalise)
 
     def judge(self) -> Judge:
         """The AI judge, loaded."""

@@ -58,6 +58,7 @@ class Finding:
     claim: str
     source: str
     judge: Callable[[Bench], Seen]
+    remark: str = ""  # written after the runs
 
 
 class Bench:
@@ -212,7 +213,10 @@ FINDINGS = (
             "Gao et al. 2023, arXiv:2210.10760", overoptimisation),
     Finding("KL price", "A KL penalty does not move the gold-KL frontier", "Gao et al. 2023", kl_price),
     Finding("label noise", "More label noise lowers the reward model's accuracy and the final score",
-            "Wang et al. 2024, arXiv:2401.06080", noise),
+            "Wang et al. 2024, arXiv:2401.06080", noise,
+            "At noise .35 the reward model is at chance, and PPO on it still takes toxicity down by three quarters at a KL of 8 "
+            "nats. On this task strong drift in almost any direction leads away from rude words: a lower toxicity alone does "
+            "not prove that a method learned what people want. The board's reward-model warnings and drift columns tell."),
     Finding("RLAIF", "RLAIF about equals RLHF when the judge is as good as the annotator",
             "Lee et al. 2024, arXiv:2309.00267", rlaif),
     Finding("offline", "Offline methods over-optimise before an epoch is over",
@@ -243,7 +247,8 @@ def page(bench: Bench) -> str:
         seen = finding.judge(bench)
         rule = (finding.judge.__doc__ or "").strip()
         lines += [f"## {finding.name}: {WORDS[seen.holds]}", "", f"- **Claim:** {finding.claim} ({finding.source}).",
-                  f"- **Judged by:** {rule}", f"- **Seen:** {seen.figures}.", ""]  # fmt: skip
+                  f"- **Judged by:** {rule}", f"- **Seen:** {seen.figures}."]  # fmt: skip
+        lines += [f"- **Remark, after the runs:** {finding.remark}"] * bool(finding.remark) + [""]
     return "\n".join(lines)
 
 

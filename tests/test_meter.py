@@ -115,20 +115,15 @@ def test_the_counter_without_its_missing_mappings_would_not_do(even_bench: Bench
     assert plain.get_total_flops() < counted()
 
 
-def test_the_training_of_a_reward_model_is_billed_within_one_percent(even_bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("golden", [0, 6])
+def test_the_training_of_a_reward_model_is_billed_within_one_percent(even_bench: Bench, tmp_path: Path, golden: int) -> None:
+    """Looks at the golden set and the whitening included."""
     feedback = make_feedback("simulated", [8] * 12, [8] * 12, 512)
-    rows = [
-        {"prompt_ids": p, "chosen_ids": c, "rejected_ids": r}
-        for p, c, r in zip(feedback.prompts, feedback.chosen, feedback.rejected, strict=True)
-    ]
-    (tmp_path / "pairs").mkdir()
-    (tmp_path / "pairs" / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "pairs" / "record.json").write_text(json.dumps({"source": "simulated", "flops_each": {"feedback": 10}}))
-    (tmp_path / "work").mkdir()
-    config = RewardConfig(pairs=8, lr=1e-3, batch_size=4, epochs=2)
+    config = RewardConfig(pairs=8, lr=1e-3, batch_size=4, epochs=2, golden=golden, patience=99)
+    known = make_feedback("golden", [8] * 6, [8] * 6, 512) if golden else None
     with counting() as counted:
-        reward.make(tmp_path / "work", even_bench.model, tmp_path / "pairs", ModelConfig(str(even_bench.model)), config, 0)
-    record = json.loads((tmp_path / "work" / "record.json").read_text())
+        reward.make(tmp_path, even_bench.model, feedback, known, ModelConfig(str(even_bench.model)), config, 0)
+    record = json.loads((tmp_path / "record.json").read_text())
     assert sum(record["flops"].values()) == pytest.approx(counted(), rel=0.01)
 
 

@@ -20,11 +20,10 @@ from bench.data.comments import Comment
 from bench.feedback import Feedback
 from bench.lab import Lab
 from bench.meter import Meter
-from bench.models import language
+from bench.models import language, reward
 from bench.models.classifiers import CharClassifier
 from bench.models.language import LanguageModel
 from bench.shared import Judge
-from bench.stages.reward import RewardModel
 from bench.train import TrainConfig, Trainer
 from bench.types import Budget, Prompts
 
@@ -75,8 +74,6 @@ def write_model(folder: Path, size: Size = Size()) -> Path:
 
 def write_reward(folder: Path, model: Path, seed: int, flops: dict[str, int] | None = None) -> Path:
     """A random reward model on a tiny model's weights, with the record that its stage would leave."""
-    from bench.stages import reward
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head, _ = reward.load(str(model), model)
@@ -183,7 +180,7 @@ def make_bench(folder: Path, size: Size, prompt_lengths: list[int], answer_lengt
     model = write_model(folder / "model", size)
     config = ModelConfig(str(model))
     rewards = {
-        by: RewardModel(write_reward(folder / f"reward-{by}", model, seed), config)
+        by: reward.HeadReward(write_reward(folder / f"reward-{by}", model, seed), config)
         for seed, by in enumerate(("annotator", "judge"), start=1)
     }
     comments = [Comment(f"{text} {n}", text in RUDE) for n in range(3) for text in KIND + RUDE]

@@ -42,23 +42,42 @@ def load(name: str, weights: Path | None = None) -> tuple[Any, Any]:
 
     ``weights`` is the folder of a stage that trained it further. Raises UserError when it can't be had.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    embedded = {"nano": lambda: Path(__file__).parent / "nano", "smollm2": lambda: assets.path("smollm2")}
-    source = str(embedded[name]()) if name in embedded else name
-    try:
+    reader = tokenizer(name)
+    with _loading(name):
         model = AutoModelForCausalLM.from_pretrained(
-            str(weights or source), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            str(weights or source(name)), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
+    model.config.pad_token_id = reader.pad_token_id
+    return model.eval().requires_grad_(False), reader
+
+
+def source(name: str) -> str:
+    """What transformers is to load for a model's name: the folder of an embedded one, else the name itself."""
+    embedded = {"nano": lambda: Path(__file__).parent / "nano", "smollm2": lambda: assets.path("smollm2")}
+    return str(embedded[name]()) if name in embedded else name
+
+
+def tokenizer(name: str) -> Any:
+    """The tokenizer of a model, padding on the left."""
+    from transformers import AutoTokenizer
+
+    with _loading(name):
+        found = AutoTokenizer.from_pretrained(source(name), padding_side="left", trust_remote_code=False)
+    if found.pad_token_id is None:
+        found.pad_token = found.eos_token
+    return found
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         hint = "; a hub name needs HF_HUB_OFFLINE=0 once" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-        raise UserError(f"cannot load the model {source!r}: {reason}{hint}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model.config.pad_token_id = tokenizer.pad_token_id
-    return model.eval().requires_grad_(False), tokenizer
+        raise UserError(f"cannot load the model {source(name)!r}: {reason}{hint}") from error
 
 
 def clip(ids: list[int], longest: int, opening: int | None) -> list[int]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bench import assets
 from bench.errors import UserError
+from bench.flops import shape_of
 from bench.models import hub
 from bench.models.bilstm import BiLSTM
 
@@ -31,6 +32,7 @@ class Scorer:
     name: str
     probabilities: Callable[[Sequence[str]], Tensor]
     batch_size: int = 256
+    price: Callable[[Sequence[str]], int] | None = None
 
     def __call__(self, texts: Sequence[str]) -> list[float | None]:
         """P(toxic) in [0, 1] of each text, in order; None where there is no score to be had, never a made-up number.
@@ -45,6 +47,12 @@ class Scorer:
             for i, score in zip(rows, self._score([texts[i] for i in rows]), strict=True):
                 scores[i] = score
         return scores
+
+    def flops(self, texts: Sequence[str]) -> int:
+        """FLOPs of reading the texts, for a scorer that trains; evaluation is free and those of it have no price."""
+        if self.price is None:
+            raise UserError(f"{self.name} measures; it has no price and can't be trained on")
+        return self.price(texts)
 
     def _score(self, texts: Sequence[str]) -> list[float | None]:
         """Scores of one batch; when it fails it is halved, until the text at fault stands alone."""
@@ -94,7 +102,13 @@ def _hugging_face(name: str, device: str) -> Scorer:
         chances: Tensor = logits.softmax(-1) if several else logits.sigmoid()
         return torch.where(batch["attention_mask"].any(-1).cpu(), chances[:, label], torch.nan)  # nothing but padding
 
-    return Scorer(name, probabilities, batch_size=32)
+    shape = shape_of(model, None)
+
+    def price(texts: Sequence[str]) -> int:
+        lengths = [len(ids) for ids in tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]]
+        return shape.forward(lengths, [0] * len(lengths))
+
+    return Scorer(name, probabilities, batch_size=32, price=price)
 
 
 def _load_classifier(source: str) -> tuple[Any, Any]:

@@ -1,0 +1,253 @@
+"""Reward models: heads on any base, classifiers, ensembles, and what is done to a reward before it is one."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from workbench import COMMAND, Bench, Size, Terminal, complaint, make_feedback, write_model, write_reward
+
+from bench.config import ModelConfig, RewardConfig, ShapingConfig
+from bench.errors import UserError
+from bench.feedback import Feedback, rollouts
+from bench.models import language
+from bench.models.classifiers import WordClassifier
+from bench.models.reward import ClassifierReward, HeadReward, Retokenizer, Shaped
+from bench.stages import reward
+from bench.types import Rollouts
+
+
+class Fixed:
+    """A reward model that says what it is told, for arithmetic by hand."""
+
+    def __init__(self, *rewards: float) -> None:
+        self.rewards = torch.tensor(rewards)
+
+    def __call__(self, _: Rollouts) -> torch.Tensor:
+        return self.rewards
+
+    def flops(self, rollouts: Rollouts) -> int:
+        return 7 * len(rollouts)
+
+    def training_bill(self) -> list[tuple[str, str, int]]:
+        return [("feedback", "sample", 100), ("reward", "forward", 20), ("reward", "backward", 40)]
+
+    def seconds(self) -> float:
+        return 1.5
+
+    def verdicts(self) -> dict[str, list[int]]:
+        return {"simulated": [3, 1]}
+
+
+TWO = rollouts([[0, 5], [0]], [[6, 7, 8], [9]], pad=1)  # three tokens, and one
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (ShapingConfig(members=2), [2.0, 0.0]),
+        (ShapingConfig(members=2, combine="worst"), [1.0, -4.0]),
+        (ShapingConfig(members=2, combine="uncertainty", uncertainty=0.5), [2.0 - 0.5 * 1.0, 0.0 - 0.5 * 16.0]),
+        (ShapingConfig(members=2, length_penalty=0.5), [2.0 - 1.5, -0.5]),
+        (ShapingConfig(members=2, combine="worst", clip=1.5), [1.0, -1.5]),
+    ],
+)
+def test_members_are_combined_as_their_paper_says(config: ShapingConfig, expected: list[float]) -> None:
+    shaped = Shaped([Fixed(1.0, 4.0), Fixed(3.0, -4.0)], config)
+    assert shaped(TWO).tolist() == expected
+
+
+def test_an_ensemble_pays_for_its_verdicts_once_and_for_every_training_and_pass() -> None:
+    shaped = Shaped([Fixed(0.0, 0.0), Fixed(0.0, 0.0)], ShapingConfig(members=2))
+    bill = shaped.training_bill()
+    assert sum(flops for role, _, flops in bill if role == "feedback") == 100
+    assert sum(flops for role, _, flops in bill if role == "reward") == 120
+    assert (shaped.flops(TWO), shaped.seconds(), shaped.verdicts()) == (28, 3.0, {"simulated": [3, 1]})
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        ({"members": 0}, "task.shaping.members"), ({"combine": "best"}, "task.shaping.combine"),
+        ({"clip": -1.0}, "task.shaping.clip"),
+    ],
+)  # fmt: skip
+def test_a_shaping_that_makes_no_sense_is_named(bad: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        ShapingConfig(**bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        ({"hard": 1.5}, "task.reward.hard"), ({"golden": -1}, "task.reward.golden"),
+        ({"classifier": "tox_block"}, "task.reward.classifier must be annotator or hf:"),
+        ({"classifier": "annotator", "base": "nano"}, "set one"),
+    ],
+)  # fmt: skip
+def test_a_reward_model_that_makes_no_sense_is_named(bad: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        RewardConfig(pairs=1, lr=1.0, **bad)
+
+
+# -- which verdicts are read ----------------------------------------------------------------------------------------------
+
+
+def with_gaps(gaps: list[float]) -> Feedback:
+    feedback = make_feedback("simulated", [3] * len(gaps), [2] * len(gaps))
+    return replace(feedback, rows=[{"pair_id": str(i), "gap": gap} for i, gap in enumerate(gaps)])
+
+
+def test_hard_verdicts_are_those_whose_answers_differ_least() -> None:
+    feedback = with_gaps([0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.4])
+    config = RewardConfig(pairs=4, lr=1.0)
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(5)).tolist()
+    assert reward.chosen_verdicts(feedback, config, 5) == order[:4]
+    assert sorted(reward.chosen_verdicts(feedback, replace(config, hard=1.0), 5)) == [1, 3, 5, 7]
+    half = reward.chosen_verdicts(feedback, replace(config, hard=0.5), 5)
+    rest = [i for i in order if i not in (1, 3)][:2]
+    assert sorted(half) == sorted([1, 3, *rest])
+    assert half == [i for i in order if i in half]  # read in the shuffle's order, not the hard ones first
+
+
+def test_without_scores_the_nearest_are_those_that_share_most_tokens() -> None:
+    feedback = make_feedback("simulated", [3] * 3, [2] * 3)
+    answers = ([[1, 2], [1, 2], [1, 2]], [[3, 4], [1, 2], [1, 4]])
+    feedback = replace(feedback, chosen=answers[0], rejected=answers[1])
+    assert reward.chosen_verdicts(feedback, RewardConfig(pairs=1, lr=1.0, hard=1.0), 0) == [1]
+
+
+def test_too_few_verdicts_are_said_with_the_key_to_lower() -> None:
+    feedback = with_gaps([0.5] * 3)
+    with pytest.raises(UserError, match=r"task\.reward\.pairs asks for 4 pairs, the feedback holds 3"):
+        reward.chosen_verdicts(feedback, RewardConfig(pairs=4, lr=1.0), 0)
+    with pytest.raises(UserError, match=r"task\.reward\.golden asks for 4 pairs, the validation split holds 3"):
+        reward.golden_verdicts(feedback, 4, 0)
+
+
+# -- training -------------------------------------------------------------------------------------------------------------
+
+
+def test_members_read_the_same_verdicts_and_learn_other_heads(tiny_bench: Bench, tmp_path: Path) -> None:
+    feedback, config = tiny_bench.shelf.verdicts["annotator"], RewardConfig(pairs=6, lr=1e-3, batch_size=3)
+    model = ModelConfig(str(tiny_bench.model))
+    records, heads = [], []
+    for member in (0, 1):
+        folder = tmp_path / str(member)
+        folder.mkdir()
+        reward.make(folder, tiny_bench.model, feedback, None, model, config, 0, member)
+        records.append(json.loads((folder / "record.json").read_text()))
+        heads.append(HeadReward(folder, model).model.score.weight)
+    assert records[0]["verdicts"] == records[1]["verdicts"]
+    assert records[0]["flops"] == records[1]["flops"]
+    assert not torch.allclose(heads[0], heads[1], atol=1e-2)
+
+
+def test_the_best_look_at_the_golden_set_is_kept_and_patience_ends_the_training(tiny_bench: Bench, tmp_path: Path) -> None:
+    """A learning rate that wrecks the model: accuracy moves, so the end need not be the best."""
+    feedback = tiny_bench.shelf.verdicts["annotator"]
+    config = RewardConfig(pairs=8, lr=0.2, batch_size=1, epochs=20, golden=5, patience=2)
+    reward.make(tmp_path, tiny_bench.model, feedback, feedback, ModelConfig(str(tiny_bench.model)), config, 1)
+    record = json.loads((tmp_path / "record.json").read_text())
+    best = max(record["looks"])
+    last_gain = max(i for i, look in enumerate(record["looks"]) if look > max(record["looks"][:i], default=-1))
+    assert len(record["looks"]) == min(reward.LOOKS, last_gain + 1 + 2)
+    kept = HeadReward(tmp_path, ModelConfig(str(tiny_bench.model)))
+    pairs = feedback.pairs(torch.tensor(record["golden"]), kept.pad)
+    assert (kept(pairs.chosen) > kept(pairs.rejected)).float().mean().item() == pytest.approx(best)
+    assert not [file for file in tmp_path.iterdir() if "checkpoint" in file.name or "trainer" in file.name]
+
+
+def test_a_golden_verdict_is_read_as_it_was_before_noise_flipped_it(tiny_bench: Bench) -> None:
+    feedback = replace(tiny_bench.shelf.verdicts["annotator"])
+    flipped = replace(feedback, rows=[row | {"clean": i != 0} for i, row in enumerate(feedback.rows)])
+    rows = reward._rows(flipped, [0, 1], None, clean=True)
+    assert rows[0]["chosen_ids"] == feedback.prompts[0] + feedback.rejected[0]
+    assert rows[1]["chosen_ids"] == feedback.prompts[1] + feedback.chosen[1]
+    assert reward._rows(flipped, [0], None)[0]["chosen_ids"] == feedback.prompts[0] + feedback.chosen[0]
+
+
+def test_a_head_on_another_base_reads_the_same_texts_with_its_own_tokenizer(tiny_bench: Bench, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "other", Size(width=48, vocabulary=300, seed=3))
+    feedback, config = tiny_bench.shelf.verdicts["annotator"], RewardConfig(pairs=4, lr=1e-3, batch_size=2, base=str(other))
+    (tmp_path / "work").mkdir()
+    model = ModelConfig(str(tiny_bench.model))
+    reward.make(tmp_path / "work", tiny_bench.model, feedback, None, model, config, 0)
+    rewarder = HeadReward(tmp_path / "work", model, str(other))
+    pairs = feedback.pairs(torch.tensor(json.loads((tmp_path / "work" / "record.json").read_text())["verdicts"]), 1)
+    said = torch.cat([rewarder(pairs.chosen), rewarder(pairs.rejected)])
+    assert said.mean().item() == pytest.approx(0, abs=1e-5)
+    assert said.std().item() == pytest.approx(1, abs=1e-5)
+    own, theirs = language.tokenizer(str(tiny_bench.model)), language.tokenizer(str(other))
+    translate = Retokenizer(own, theirs)
+    text = "you are a lovely page"
+    assert theirs.decode(translate.prompt(own(text)["input_ids"]), skip_special_tokens=True) == text
+    assert translate.prompt(own(text)["input_ids"])[0] == theirs.bos_token_id
+    assert translate.answer([]) == [theirs.eos_token_id]
+    assert translate.answer([*own(text, add_special_tokens=False)["input_ids"], own.eos_token_id])[-1] == theirs.eos_token_id
+
+
+def test_a_classifiers_reward_is_its_logit_of_not_toxic_whitened(tiny_bench: Bench, tmp_path: Path) -> None:
+    from workbench import KIND, RUDE
+
+    from bench.data.comments import Comment
+
+    rater = WordClassifier.fit([Comment(f"{text} {n}", text in RUDE) for n in range(4) for text in KIND + RUDE])
+    own = language.tokenizer(str(tiny_bench.model))
+    ids = [own(text, add_special_tokens=False)["input_ids"] for text in KIND + RUDE]
+    feedback = replace(
+        make_feedback("simulated", [3] * 4, [2] * 4), chosen=ids[:4], rejected=ids[4:], prompts=[[0, 5]] * 4
+    )  # fmt: skip
+    model, config = ModelConfig(str(tiny_bench.model)), RewardConfig(pairs=4, lr=1.0, classifier="annotator")
+    reward.make_classifier(tmp_path, feedback, model, config, rater)
+    batch = rollouts([[0, 5]] * 8, ids, int(own.pad_token_id))
+    logits = [-math.log(p / (1 - p)) for p in rater(KIND + RUDE)]
+    mean = sum(logits) / 8
+    deviation = math.sqrt(sum((x - mean) ** 2 for x in logits) / 7)
+    rewarder = ClassifierReward(tmp_path, model, rater)
+    assert rewarder(batch).tolist() == pytest.approx([(x - mean) / deviation for x in logits], rel=1e-4)
+    raw = ClassifierReward(tmp_path, model, rater, normalise=False)
+    assert raw(batch).tolist() == pytest.approx(logits, rel=1e-4)
+    assert rewarder.flops(batch) == rater.flops(KIND + RUDE)
+    assert rewarder.training_bill() == [("reward", "forward", rater.flops(KIND + RUDE)), ("reward", "backward", 0)]
+    assert rewarder.verdicts() == {}
+
+
+def test_rewards_that_are_not_normalised_keep_their_scale(tiny_bench: Bench, tmp_path: Path) -> None:
+    folder, config = write_reward(tmp_path, tiny_bench.model, 4), ModelConfig(str(tiny_bench.model))
+    whitened, raw = HeadReward(folder, config), HeadReward(folder, config, normalise=False)
+    torch.testing.assert_close(raw(TWO), whitened(TWO) * 2.0 + 0.1)
+
+
+# -- by the command ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_ensemble_on_another_base_trains_a_policy_and_is_on_its_bill(furnished: Terminal, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "other", Size(width=48, vocabulary=300, seed=3))
+    words = [f"task.reward.base={other}", "task.reward.golden=4", "task.reward.hard=0.5", "task.shaping.members=2",
+             "task.shaping.combine=worst", "task.shaping.length_penalty=0.1", "task.shaping.clip=2"]  # fmt: skip
+    done = furnished(furnished.run("algorithm=ppo", "algorithm.rollouts=8", "algorithm.minibatch=8", "budget.steps=2", *words))
+    assert done.returncode == 0, done.stderr
+    path = Path(done.stdout.splitlines()[-1])
+    card = json.loads(path.read_text())
+    assert {"reward_annotator", "reward_annotator_2"} <= card["parents"].keys()
+    assert card["spent"]["labels"] == {"golden": 4, "simulated": 16}
+    assert card["metrics"]["rm_accuracy"]["value"] is not None
+    verified = furnished([COMMAND, "verify", str(path), "--store", str(furnished.store)])
+    assert verified.returncode == 0, verified.stdout
+    log = (furnished.store / f"train-{card['parents']['train']}" / "log.jsonl").read_text().splitlines()
+    rewards = [row["reward"] for line in log if "reward" in (row := json.loads(line))]
+    assert rewards
+    assert all(abs(reward) <= 2 for reward in rewards)
+
+
+def test_an_evaluation_scorer_can_not_be_the_reward(furnished: Terminal, tmp_path: Path) -> None:
+    name = "hf:somewhere"
+    words = [f"task.reward.classifier={name}", f"task.evaluation.second_scorer={name}"]
+    line = complaint(furnished(furnished.run("algorithm=ppo", "budget.steps=2", *words)))
+    assert f"task.reward.classifier {name} is an evaluation scorer" in line
