@@ -116,6 +116,19 @@ class ShapingConfig:
 
 
 @dataclass(frozen=True)
+class RoundsConfig:
+    """The outer loop of RLHF: feedback is gathered ``count`` times, the first time from the SFT base and then, at equal
+    shares of the budget, from the policy as it is, on ``prompts`` of the training prompts (0: all)."""
+
+    count: int = later(1)
+    prompts: int = later(0)
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.prompts < 0:
+            raise ValueError("task.rounds.count must be 1 or more and task.rounds.prompts 0 or more")
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """``draws`` completions of each prompt of ``split``, scored by two scorers that never trained anything. Tuning looks at
     the validation split; what is reported comes from the test split. Snapshots along the budget are scored on
@@ -151,6 +164,7 @@ class TaskConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     training: TrainConfig = field(default_factory=TrainConfig)
     shaping: ShapingConfig = field(default_factory=ShapingConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
     budgets: dict[str, float] = field(default_factory=dict)
     seed: int = 0
 

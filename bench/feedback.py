@@ -1,6 +1,8 @@
 """What people, or an AI in their place, said of the SFT model's own answers: the data that algorithms learn from."""
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +27,13 @@ class Feedback:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def price(self, verdicts: Iterable[int]) -> dict[str, int]:
+        """By role, what sampling and judging some verdicts cost."""
+        total: Counter[str] = Counter()
+        for number in verdicts:
+            total.update(self.rows[number].get("flops_each", self.flops_each))
+        return dict(total)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -63,6 +72,21 @@ class Feedback:
         places, desirable = (index // 2).tolist(), index % 2 == 0
         answers = [(self.chosen if up else self.rejected)[i] for i, up in zip(places, desirable.tolist(), strict=True)]
         return Labels(rollouts([self.prompts[i] for i in places], answers, pad), desirable, index // 2)
+
+
+def joined(parts: Sequence[Feedback]) -> Feedback:
+    """Verdicts of several rounds as one, in order; each keeps the price of its own round."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    return Feedback(
+        [ids for part in parts for ids in part.prompts],
+        [ids for part in parts for ids in part.chosen],
+        [ids for part in parts for ids in part.rejected],
+        [row | {"flops_each": part.flops_each} for part in parts for row in part.rows],
+        first.source,
+        first.flops_each,
+    )
 
 
 def _check_ids(name: str, ids: Any) -> None:

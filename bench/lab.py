@@ -19,14 +19,14 @@ from bench.models.language import LanguageModel, Outputs, completion_lengths, pr
 from bench.types import Labels, Pairs, Prompts, Rollouts
 
 if TYPE_CHECKING:
-    from bench.shared import Shared
+    from bench.rounds import Rounds
 
 
 class Lab:
     """What an algorithm works with: models, data, feedback. ``state`` holds numbers that must survive a resume."""
 
     def __init__(
-        self, policy: LanguageModel, reference: LanguageModel, shelf: Shared, meter: Meter, new_tokens: int, seed: int
+        self, policy: LanguageModel, reference: LanguageModel, shelf: Rounds, meter: Meter, new_tokens: int, seed: int
     ) -> None:
         self._policy, self._reference, self._shelf, self._meter = policy, reference, shelf, meter
         self._seed = seed
@@ -110,7 +110,7 @@ class Lab:
         self._gathering(count, "pairs")
         with self._meter.paused():
             feedback = self._shelf.feedback(labelled_by)
-        batch = feedback.pairs(self._cursor(f"pairs-{labelled_by}", len(feedback)).take(count), self._pad)
+        batch = feedback.pairs(self._cursor(self._named(f"pairs-{labelled_by}"), len(feedback)).take(count), self._pad)
         self._pay_verdicts(feedback, batch.index.tolist())
         return batch.to(self._policy.device)
 
@@ -119,7 +119,7 @@ class Lab:
         self._gathering(count, "labels")
         with self._meter.paused():
             feedback = self._shelf.feedback(labelled_by)
-        batch = feedback.labels(self._cursor(f"labels-{labelled_by}", 2 * len(feedback)).take(count), self._pad)
+        batch = feedback.labels(self._cursor(self._named(f"labels-{labelled_by}"), 2 * len(feedback)).take(count), self._pad)
         self._pay_verdicts(feedback, batch.index.tolist())
         return batch.to(self._policy.device)
 
@@ -129,15 +129,18 @@ class Lab:
         self._gathering()
         with self._meter.paused():
             rewarder = self._shelf.reward(labelled_by)
-        if labelled_by not in self._paid:
-            bill = rewarder.training_bill()
-            self._meter.require(sum(flops for _, _, flops in bill))
-            for source, verdicts in rewarder.verdicts().items():
+            feedback = self._shelf.feedback(labelled_by) if self._named(labelled_by) not in self._paid else None
+        if feedback:
+            bill, read = rewarder.training_bill(), rewarder.verdicts()
+            own = read.get(feedback.source, [])
+            others = {source: verdicts for source, verdicts in read.items() if source != feedback.source}
+            self._pay_verdicts(feedback, own, sum(flops for _, _, flops in bill), sum(map(len, others.values())))
+            for source, verdicts in others.items():
                 self._meter.label(source, verdicts)
             self._meter.add_seconds(rewarder.seconds())
             for role, kind, flops in bill:
                 self._meter.charge(role, kind, flops)
-            self._paid.add(labelled_by)
+            self._paid.add(self._named(labelled_by))
         self._meter.charge("reward", "forward", rewarder.flops(rollouts))
         return rewarder(rollouts)
 
@@ -187,6 +190,10 @@ class Lab:
     def _cursor(self, name: str, size: int) -> Cursor:
         return self._cursors.setdefault(name, Cursor(size, self._seed))
 
+    def _named(self, name: str) -> str:
+        """A name of this round's own, since each round walks over, and pays for, more than the one before."""
+        return f"{name}@{self._shelf.number}" if self._shelf.number else name
+
     def _pay_forward(
         self, role: str, model: LanguageModel, rollouts: Rollouts, backward: bool = False, adapter: bool = True
     ) -> None:
@@ -197,13 +204,14 @@ class Lab:
         if backward:
             self._meter.charge(role, "backward", model.shape.backward(lengths, completions))
 
-    def _pay_verdicts(self, feedback: Feedback, index: list[int]) -> None:
-        known = len(self._meter.labels.get(feedback.source, ()))
-        new = len(set(index) | self._meter.labels.get(feedback.source, set())) - known
-        self._meter.require(new * sum(feedback.flops_each.values()), labels=new)
+    def _pay_verdicts(self, feedback: Feedback, index: list[int], flops_beside: int = 0, labels_beside: int = 0) -> None:
+        """Pay for the verdicts that were not read before, if the budget covers them and what is to be paid beside them."""
+        new = set(index) - self._meter.labels.get(feedback.source, set())
+        price = feedback.price(new)
+        self._meter.require(sum(price.values()) + flops_beside, labels=len(new) + labels_beside)
         self._meter.label(feedback.source, index)
-        for role, flops in feedback.flops_each.items():
-            self._meter.charge(role, "sample" if role == "feedback" else "forward", new * flops)
+        for role, flops in price.items():
+            self._meter.charge(role, "sample" if role == "feedback" else "forward", flops)
 
     def _blank(self, rollouts: Rollouts) -> Outputs:
         """Zeros of the shapes that a pass would give, for quoting the price of a loss: views of one number."""

@@ -23,6 +23,8 @@ from bench.machine import device
 from bench.meter import Meter
 from bench.models import language
 from bench.models.language import LanguageModel
+from bench.models.reward import Rewarder
+from bench.rounds import Rounds
 from bench.scoring import scored
 from bench.shared import Shared, Stage
 from bench.stages import curve, figures, pairs, readings, sample
@@ -33,6 +35,7 @@ from bench.train import Trainer
 from bench.types import Budget, Card
 
 TRAIN_VERSION = 3
+ROUNDS = "rounds"  # of a train stage: what later rounds of feedback made
 BASE = "sft"  # the row of the base itself
 PACKAGES = ("torch", "transformers", "trl", "peft", "evaluate", "hydra-core", "numpy", "scipy")
 CAVEAT = "Classifier scorers are weak on implicit hate and blind to threats; judge, annotator and scorers share Jigsaw data."
@@ -70,7 +73,7 @@ class Run:
             parents={name: stage.key for name, stage in parents.items()},
             versions=packages(),
             command=command,
-            training={key: record[key] for key in ("steps", "skipped", "reported") if key in record},
+            training={key: record[key] for key in ("steps", "skipped", "reported", "rounds") if key in record},
             notes=self.notes(),
             contents={name: content(self.shared.get(stage)) for name, stage in parents.items()},
         )
@@ -105,6 +108,7 @@ class Run:
             "budget": self.budget, "seed": self.seed,
         }  # fmt: skip
         recipe |= self._shaping if self._may("reward") else {}
+        recipe |= {"rounds": rounds} if (rounds := plain(task.rounds)) else {}
         return Stage("train", recipe, self._train)
 
     @property
@@ -121,7 +125,8 @@ class Run:
         torch.manual_seed(self.seed)
         policy, reference = self._policy_to_train()
         meter = Meter(self.budget)
-        lab = Lab(policy, reference, self.shared, meter, self.task.model.new_tokens, self.seed)
+        rounds = Rounds(self.shared, work / ROUNDS)
+        lab = Lab(policy, reference, rounds, meter, self.task.model.new_tokens, self.seed)
         trainer = Trainer(self.algorithm, lab, policy, meter, self.task.training, work)
         trainer.run(self.name)
         policy.model.save_pretrained(work / "policy")
@@ -130,6 +135,7 @@ class Run:
             "spent": meter.spent(), "steps": meter.steps, "skipped": trainer.skipped, "reward": sorted(lab._paid),
             "fraction": meter.fraction, "snapshots": trainer.snapshots, "reported": reported(trainer.log),
         }  # fmt: skip
+        record |= {"rounds": trainer.rounds} if trainer.rounds else {}
         (work / "record.json").write_text(json.dumps(record, indent=1))
 
     @property
@@ -213,16 +219,17 @@ class Run:
             model, _ = language.load(self.task.model.name, folder)
         return LanguageModel(model.eval().to(device()), base.tokenizer, base.ends), base
 
-    def readings(self, samples: Stage, by: str | None = None) -> Stage:
-        """What scorers, sentence encoder and reward model say of some samples; ``by``: whose reward model."""
-        config, shared, by = self.task.evaluation, self.shared, by or self.rewarded_by
-        optimised = by in self.record.get("reward", [])
-        models, held_out = shared.reward_models(by), shared.pairs("annotator", config.split)
+    def readings(self, samples: Stage, trained_by: Run | None = None) -> Stage:
+        """What scorers, sentence encoder and reward model say of some samples; the reward model is this run's, or that of
+        the run that is compared with it."""
+        config, shared, owner = self.task.evaluation, self.shared, trained_by or self
+        by, optimised = owner.rewarded_by, owner.rewarded_by in self._rewards_asked
+        held_out = shared.pairs("annotator", config.split)
         # no temperature is fitted on the pairs that it is judged on
         validation = shared.pairs("annotator", "validation") if config.split != "validation" else None
         recipe = {
             "version": readings.VERSION, "samples": samples.key, "scorers": [config.scorer, config.second_scorer],
-            "assets": readings.assets_of(config), "reward": [stage.key for stage in models] if models[1:] else models[0].key,
+            "assets": readings.assets_of(config), "reward": owner._reward_key,
             "optimised": optimised, "held_out": held_out.key, "validation": validation.key if validation else None,
         }  # fmt: skip
         recipe |= self._shaping
@@ -230,7 +237,7 @@ class Run:
         def make(work: Path) -> None:
             judged = Feedback.read(shared.get(held_out))
             fitted = Feedback.read(shared.get(validation)) if validation else None
-            rewarder = readings.Rewarder(by, optimised, shared.reward(by), judged, fitted)
+            rewarder = readings.Rewarder(by, optimised, owner._load_reward(), judged, fitted)
             readings.make(work, shared.get(samples), config, shared.base_model(), self.task.model, rewarder)
 
         return Stage("readings", recipe, make)
@@ -238,7 +245,29 @@ class Run:
     @property
     def rewarded_by(self) -> str:
         """Whose reward model looks at the samples: that which the method trained on, or the annotator's."""
-        return next(iter(self.record.get("reward", [])), "annotator")
+        return next(iter(self._rewards_asked), "annotator")
+
+    @property
+    def _rewards_asked(self) -> dict[str, int]:
+        """By whose verdicts it learned, the last round whose reward model the method asked."""
+        asked = [name.partition("@") for name in self.record.get("reward", [])]
+        return {by: max(int(n or 0) for other, _, n in asked if other == by) for by, _, _ in asked}
+
+    @property
+    def _reward_key(self) -> Any:
+        """What a recipe says of the reward model: its stages' keys, or the run and round that made it."""
+        if number := self._rewards_asked.get(self.rewarded_by, 0):
+            return {"train": self.train.key, "round": number}
+        first, *others = [stage.key for stage in self.shared.reward_models(self.rewarded_by)]
+        return [first, *others] if others else first
+
+    def _load_reward(self) -> Rewarder:
+        number = self._rewards_asked.get(self.rewarded_by, 0)
+        if not number:
+            return self.shared.reward(self.rewarded_by)
+        rounds = Rounds(self.shared, self.shared.get(self.train) / ROUNDS)
+        rounds.number = number
+        return rounds.reward(self.rewarded_by)
 
     @property
     def figures(self) -> Stage:
@@ -285,7 +314,7 @@ class Run:
     @property
     def _base_readings(self) -> Stage:
         """Of the SFT row's samples, by the same reward model as the method's own, or its curve would not start at 0."""
-        return self._base_row.readings(self._base_row.samples, self.rewarded_by)
+        return self._base_row.readings(self._base_row.samples, self)
 
     # -- the card -------------------------------------------------------------------------------------------------
 

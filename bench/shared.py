@@ -87,7 +87,7 @@ class Shared:
         }  # fmt: skip
 
         def make(work: Path) -> None:
-            candidates.make(work, self.get(self.sft), task.model, task.prompts, split, draws, task.seed)
+            candidates.make(work, self.base_model(), task.model, task.prompts, split, draws, task.seed)
 
         return Stage("candidates", recipe, make)
 
@@ -125,15 +125,16 @@ class Shared:
         recipe |= {"base": self._weights(config.base)} if config.base else {}
         recipe |= {"classifier": self._classifier_identity()} if config.classifier else {}
 
-        def make(work: Path) -> None:
-            read = Feedback.read(self.get(verdicts))
-            if config.classifier:
-                reward.make_classifier(work, read, task.model, config, self._classifier())
-            else:
-                known = Feedback.read(self.get(golden)) if golden else None
-                reward.make(work, self.get(self.sft), read, known, task.model, config, task.seed, member)
+        return Stage("reward", recipe, lambda work: self.train_reward(work, Feedback.read(self.get(verdicts)), member))
 
-        return Stage("reward", recipe, make)
+    def train_reward(self, work: Path, read: Feedback, member: int) -> None:
+        """Train a reward model, or one of an ensemble, on verdicts."""
+        task, config = self.task, self.task.reward
+        if config.classifier:
+            reward.make_classifier(work, read, task.model, config, self._classifier())
+            return
+        golden = Feedback.read(self.get(self.pairs("annotator", "validation"))) if config.golden else None
+        reward.make(work, self.get(self.sft), read, golden, task.model, config, task.seed, member)
 
     def _classifier_identity(self) -> str:
         """Raises UserError where the reward would be an evaluation scorer: what is trained on can't measure."""
@@ -178,13 +179,14 @@ class Shared:
         """The reward model, or ensemble, loaded."""
 
         def load() -> Rewarder:
-            members = [self._load_reward(self.get(stage)) for stage in self.reward_models(labelled_by)]
+            members = [self.load_reward(self.get(stage)) for stage in self.reward_models(labelled_by)]
             return Shaped(members, self.task.shaping) if plain(self.task.shaping) else members[0]
 
         kept: Rewarder = self._keep(f"reward-{labelled_by}", load)
         return kept
 
-    def _load_reward(self, folder: Path) -> Rewarder:
+    def load_reward(self, folder: Path) -> Rewarder:
+        """A reward model, loaded."""
         task, normalise = self.task, self.task.shaping.normalise
         if task.reward.classifier:
             return ClassifierReward(folder, task.model, self._classifier(), normalise)

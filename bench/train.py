@@ -47,7 +47,8 @@ class TrainConfig:
 class Trainer:
     """Runs an algorithm's iterations until the meter ends it; a checkpoint is the end of an iteration.
 
-    ``snapshots`` says where along the budget the policy was kept, each under ``snapshots/<steps>`` of the work directory.
+    ``snapshots`` says where along the budget the policy was kept, each under ``snapshots/<steps>`` of the work directory;
+    ``rounds`` where feedback was gathered anew, and what was spent by then.
     """
 
     def __init__(self, algorithm: Any, lab: Lab, policy: LanguageModel, meter: Meter, config: TrainConfig, work: Path):
@@ -55,6 +56,7 @@ class Trainer:
         self.work, self.file = work, work / "checkpoint" / "state.pt"
         self.log: list[dict[str, float]] = []
         self.snapshots: list[dict[str, Any]] = []
+        self.rounds: list[dict[str, Any]] = []
         self.skipped = self.skipped_in_a_row = 0
         self.trained = [p for p in policy.inner.parameters() if p.requires_grad]
         self.parameters: dict[str, list[nn.Parameter]] = {}
@@ -72,6 +74,7 @@ class Trainer:
         saved_at = time.monotonic()
         bar = Progress("training")
         while True:
+            self._next_round()
             before = self.meter.flops
             try:
                 for step in self.algorithm.iteration(self.lab):
@@ -89,6 +92,17 @@ class Trainer:
         if not self.meter.steps:
             limit = reason.partition(":")[0]
             raise UserError(f"the budget is too small for one step of {label}: {reason}; raise budget.{limit}")
+
+    def _next_round(self) -> None:
+        """Gather feedback anew where a round is due. The policy is saved first, so that a resumed run asks the same one."""
+        shelf = self.lab._shelf
+        if self.meter.steps and shelf.due(self.meter.fraction):
+            self._save()
+            with self.meter.paused():
+                shelf.begin(self.policy)
+            labels = {source: len(read) for source, read in self.meter.labels.items()}
+            place = {"fraction": self.meter.fraction, "flops": self.meter.flops, "steps": self.meter.steps, "labels": labels}
+            self.rounds.append(place)
 
     def _step(self, step: Step) -> None:
         """One optimizer step, begun only if the purse covers all of it."""
@@ -193,6 +207,7 @@ class Trainer:
                     "start": lab._start,
                     "log": self.log,
                     "snapshots": self.snapshots,
+                    "rounds": self.rounds,
                     "skipped": [self.skipped, self.skipped_in_a_row],
                 }
             ),
@@ -214,5 +229,6 @@ class Trainer:
         lab._cursors = {name: Cursor(*numbers_) for name, numbers_ in numbers["cursors"].items()}
         lab.state, lab._paid, lab._start = numbers["state"], set(numbers["paid"]), numbers["start"]
         self.meter.restore(numbers["meter"])
-        self.log, self.snapshots = numbers["log"], numbers["snapshots"]
+        self.log, self.snapshots, self.rounds = numbers["log"], numbers["snapshots"], numbers["rounds"]
+        lab._shelf.number = len(self.rounds)
         self.skipped, self.skipped_in_a_row = numbers["skipped"]

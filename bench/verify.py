@@ -31,7 +31,7 @@ CLAIMS = (
     ("samples", "draws", "notes.draws"), ("samples", "prompts.count", "notes.prompts"),
     ("readings", "scorers.0", "config.task.evaluation.scorer"), ("readings", "scorers.0", "notes.scorer"),
     ("readings", "scorers.1", "config.task.evaluation.second_scorer"), ("readings", "scorers.1", "notes.second_scorer"),
-    ("readings", "shaping", "config.task.shaping"),
+    ("readings", "shaping", "config.task.shaping"), ("train", "rounds", "config.task.rounds"),
 )  # fmt: skip
 """Stages behind a card (how their names begin), an entry of their recipes, and where the card says the same."""
 
@@ -118,7 +118,7 @@ def _check_claims(card: Card, store: Store, report: Report) -> None:
         for name in (name for name in card.parents if name.startswith(parents)):
             folder = store.find(card.parents[name])
             made_by = _at(json.loads((folder / RECIPE).read_text(encoding="utf-8")), entry) if folder else None
-            if entry == "shaping" and folder:  # none is in no recipe
+            if entry in ("shaping", "rounds") and folder:  # none is in no recipe
                 made_by = made_by or {}
             if made_by is not None:
                 mine = _at(told, place)

@@ -110,6 +110,10 @@ class Shelf:
     verdicts: dict[str, Feedback]
     rewards: dict[str, Any]
     the_judge: Any
+    number: int = 0
+
+    def due(self, fraction: float) -> bool:
+        return False
 
     def prompts(self) -> Prompts:
         return self.prompt_rows

@@ -35,7 +35,7 @@ class Rewarder(Protocol):
         """Price of a pass over the rollouts."""
 
     def training_bill(self) -> Bill:
-        """Role, kind and FLOPs of all that it took to have this model."""
+        """Role, kind and FLOPs of the training; the verdicts that it read are paid as verdicts."""
 
     def seconds(self) -> float:
         """Wall time of its training."""
@@ -123,7 +123,7 @@ class HeadReward:
         return self.translate.rollouts(rollouts) if self.translate else rollouts
 
     def training_bill(self) -> Bill:
-        """What having this model costs: the answers that were judged, the judging, and the training."""
+        """Its training, and the answers of the golden set."""
         return bill_of(self.record)
 
     def seconds(self) -> float:
@@ -203,7 +203,7 @@ class Shaped:
         return sum(member.flops(rollouts) for member in self.members)
 
     def training_bill(self) -> Bill:
-        """That of every member; all read the same verdicts, so answers and judging are paid once."""
+        """That of every member; the golden set is the same for all, so its answers are paid once."""
         first, *others = [member.training_bill() for member in self.members]
         return first + [item for bill in others for item in bill if item[0] == "reward"]
 
@@ -223,6 +223,6 @@ def whitened(rewards: Tensor, record: dict[str, Any], normalise: bool) -> Tensor
 
 def bill_of(record: dict[str, Any]) -> Bill:
     """The bill in a reward model's record."""
-    pairs, flops = len(record["verdicts"]) + len(record.get("golden", [])), record["flops"]
-    bill = [(role, "sample" if role == "feedback" else "forward", pairs * each) for role, each in record["flops_each"].items()]
+    flops, golden = record["flops"], record.get("golden_flops", 0)
+    bill = [("feedback", "sample", golden)] if golden else []
     return [*bill, ("reward", "forward", flops["forward"]), ("reward", "backward", flops["backward"])]

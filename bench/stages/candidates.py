@@ -10,8 +10,6 @@ import torch
 
 from bench.config import ModelConfig, PromptsConfig
 from bench.data import prompts
-from bench.machine import device
-from bench.models import language
 from bench.models.language import LanguageModel, completion_lengths
 from bench.progress import track
 from bench.types import Rollouts
@@ -20,10 +18,10 @@ VERSION = 1
 ROWS = 32  # prompts decoded together
 
 
-def make(work: Path, sft: Path, model_config: ModelConfig, config: PromptsConfig, split: str, draws: int, seed: int) -> None:
+def make(
+    work: Path, policy: LanguageModel, model_config: ModelConfig, config: PromptsConfig, split: str, draws: int, seed: int
+) -> None:
     """Write ``answers.jsonl``: a row a prompt of the split, with its token ids and ``draws`` answers."""
-    model, tokenizer = language.load(model_config.name, sft)
-    policy = LanguageModel(model.to(device()), tokenizer, ends=model_config.eos == "open")
     generator = torch.Generator().manual_seed(seed)
     chosen = prompts.of(config, split)
     flops, rows = 0, []

@@ -61,7 +61,7 @@ def make(
     }  # fmt: skip
     record = {
         "flops": flops, "verdicts": verdicts, "golden": known, "source": feedback.source, "seed": seed, "looks": looks,
-        "flops_each": feedback.flops_each,
+        "golden_flops": sum(golden.price(known).values()) if golden else 0,
     }  # fmt: skip
     finish(trainer, work, record | {"seconds": round(time.monotonic() - started, 1)})
     pairs = feedback.pairs(torch.tensor(verdicts[:WHITENED]), int(language.tokenizer(model.name).pad_token_id))
@@ -72,7 +72,7 @@ def make_classifier(work: Path, feedback: Feedback, model: ModelConfig, config: 
     """Whiten a classifier's "not toxic" logit on the answers of the first verdicts; the verdicts themselves are not read."""
     count = min(WHITENED, len(feedback))
     pairs = feedback.pairs(torch.arange(count), int(language.tokenizer(model.name).pad_token_id))
-    record: dict[str, Any] = {"verdicts": [], "golden": [], "source": feedback.source, "flops_each": {}, "seconds": 0.0}
+    record: dict[str, Any] = {"verdicts": [], "golden": [], "source": feedback.source, "seconds": 0.0}
     (work / "record.json").write_text(json.dumps(record | {"flops": {"forward": 0, "backward": 0}}))
     reward = whiten(work, lambda: ClassifierReward(work, model, rater), pairs.chosen, pairs.rejected)
     price = reward.flops(pairs.chosen) + reward.flops(pairs.rejected)
