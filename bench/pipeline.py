@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,21 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "evaluate", "hydra-core", "n
 CAVEAT = "Classifier scorers are weak on implicit hate and blind to threats; judge, annotator and scorers share Jigsaw data."
 
 TUNING = "by hand, from a prototype's calibration; not yet the same number of trials for each method"
+
+
+@dataclass(frozen=True)
+class RewardSource:
+    """Whose verdicts a reward model learned, what a recipe says of it, and how to get it."""
+
+    by: str
+    key: Any
+    load: Callable[[], Rewarder]
+
+    @classmethod
+    def shared(cls, shared: Shared, by: str) -> RewardSource:
+        """That of a task, or its ensemble, which all methods share."""
+        first, *others = [stage.key for stage in shared.reward_models(by)]
+        return cls(by, [first, *others] if others else first, lambda: shared.reward(by))
 
 
 @dataclass(frozen=True)
@@ -219,17 +234,17 @@ class Run:
             model, _ = language.load(self.task.model.name, folder)
         return LanguageModel(model.eval().to(device()), base.tokenizer, base.ends), base
 
-    def readings(self, samples: Stage, trained_by: Run | None = None) -> Stage:
-        """What scorers, sentence encoder and reward model say of some samples; the reward model is this run's, or that of
-        the run that is compared with it."""
-        config, shared, owner = self.task.evaluation, self.shared, trained_by or self
-        by, optimised = owner.rewarded_by, owner.rewarded_by in self._rewards_asked
+    def readings(self, samples: Stage, source: RewardSource | None = None) -> Stage:
+        """What scorers, sentence encoder and reward model say of some samples; ``source``: a reward model that is not this
+        run's, but that of the run, or the card, that these samples are compared for."""
+        config, shared = self.task.evaluation, self.shared
+        source, optimised = source or self.reward_source, not source and bool(self._rewards_asked)
         held_out = shared.pairs("annotator", config.split)
         # no temperature is fitted on the pairs that it is judged on
         validation = shared.pairs("annotator", "validation") if config.split != "validation" else None
         recipe = {
             "version": readings.VERSION, "samples": samples.key, "scorers": [config.scorer, config.second_scorer],
-            "assets": readings.assets_of(config), "reward": owner._reward_key,
+            "assets": readings.assets_of(config), "reward": source.key,
             "optimised": optimised, "held_out": held_out.key, "validation": validation.key if validation else None,
         }  # fmt: skip
         recipe |= self._shaping
@@ -237,7 +252,7 @@ class Run:
         def make(work: Path) -> None:
             judged = Feedback.read(shared.get(held_out))
             fitted = Feedback.read(shared.get(validation)) if validation else None
-            rewarder = readings.Rewarder(by, optimised, owner._load_reward(), judged, fitted)
+            rewarder = readings.Rewarder(source.by, optimised, source.load(), judged, fitted)
             readings.make(work, shared.get(samples), config, shared.base_model(), self.task.model, rewarder)
 
         return Stage("readings", recipe, make)
@@ -254,20 +269,19 @@ class Run:
         return {by: max(int(n or 0) for other, _, n in asked if other == by) for by, _, _ in asked}
 
     @property
-    def _reward_key(self) -> Any:
-        """What a recipe says of the reward model: its stages' keys, or the run and round that made it."""
-        if number := self._rewards_asked.get(self.rewarded_by, 0):
-            return {"train": self.train.key, "round": number}
-        first, *others = [stage.key for stage in self.shared.reward_models(self.rewarded_by)]
-        return [first, *others] if others else first
-
-    def _load_reward(self) -> Rewarder:
-        number = self._rewards_asked.get(self.rewarded_by, 0)
+    def reward_source(self) -> RewardSource:
+        """The reward model that the method trained on, of its last round; or the annotator's."""
+        by = self.rewarded_by
+        number = self._rewards_asked.get(by, 0)
         if not number:
-            return self.shared.reward(self.rewarded_by)
-        rounds = Rounds(self.shared, self.shared.get(self.train) / ROUNDS)
-        rounds.number = number
-        return rounds.reward(self.rewarded_by)
+            return RewardSource.shared(self.shared, by)
+
+        def load() -> Rewarder:
+            rounds = Rounds(self.shared, self.shared.get(self.train) / ROUNDS)
+            rounds.number = number
+            return rounds.reward(by)
+
+        return RewardSource(by, {"train": self.train.key, "round": number}, load)
 
     @property
     def figures(self) -> Stage:
@@ -314,7 +328,7 @@ class Run:
     @property
     def _base_readings(self) -> Stage:
         """Of the SFT row's samples, by the same reward model as the method's own, or its curve would not start at 0."""
-        return self._base_row.readings(self._base_row.samples, self)
+        return self._base_row.readings(self._base_row.samples, self.reward_source)
 
     # -- the card -------------------------------------------------------------------------------------------------
 
