@@ -149,10 +149,12 @@ def _check_chain(card: Card, store: Store, report: Report) -> bool:
     waiting: list[Path] = []
     seen: set[str] = set()
     wrong: list[str] = []
+    if absent := [f"{name} ({key})" for name, key in card.parents.items() if store.find(key) is None]:
+        report.unchecked.append(
+            f"of {len(card.parents)} stages, {len(absent)} are not in the store {store.root}: {', '.join(absent)}"
+        )
     for name, key in card.parents.items():
-        folder = store.find(key)
-        if folder is None:
-            report.unchecked.append(f"{name} ({key}) is not in the store {store.root}")
+        if (folder := store.find(key)) is None:
             continue
         if card.contents and content(folder) != card.contents.get(name):
             wrong.append(f"{folder.name}/{MANIFEST}: not the one that the card was made from")
