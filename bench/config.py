@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.annotators import PanelConfig
 from bench.errors import UserError
+from bench.judges import JudgeConfig
 from bench.store import later
 from bench.train import TrainConfig
 
@@ -49,12 +51,19 @@ class SFTConfig:
 @dataclass(frozen=True)
 class FeedbackConfig:
     """Preference pairs: ``draws`` answers a prompt, a verdict on every two whose scores differ by over ``margin``, flipped
-    at rate ``noise``. ``judge_margin`` is the same for the AI judge, who is not noised."""
+    at rate ``noise`` (by each rater of a panel). ``judge_margin`` is the same for the AI judge, who is not noised; of a judge
+    that compares answers, how far P must be from 1/2, doubled. ``judge_questions``: at most so many are asked, 0 is all.
+
+    ``file``: people's own verdicts in the place of the simulated ones, a file or hf:NAME, in a ``format`` that
+    `isoalign data` knows, or that it finds out."""
 
     draws: int = 4
     margin: float = 0.3
     judge_margin: float = 0.3
     noise: float = 0.05
+    judge_questions: int = later(0)
+    file: str = later("")
+    format: str = later("")
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise < 0.5:
@@ -165,6 +174,8 @@ class TaskConfig:
     training: TrainConfig = field(default_factory=TrainConfig)
     shaping: ShapingConfig = field(default_factory=ShapingConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
+    panel: PanelConfig = field(default_factory=PanelConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     budgets: dict[str, float] = field(default_factory=dict)
     seed: int = 0
 

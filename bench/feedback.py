@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,10 +13,14 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.types import Labels, Pairs, Prompts, Rollouts
 
+MOST_RATERS = 10_000  # of one verdict, so that every label has a number of its own
+
 
 @dataclass(frozen=True)
 class Feedback:
-    """The preference pairs of one split and rater. ``flops_each``: sampling (and judging) that one pair cost, for the bill."""
+    """The preference pairs of one split and rater. ``flops_each``: sampling (and judging) that one pair cost, for the bill.
+    ``calibration``: labels that it took to weigh a panel's raters. ``asked_each``: passes and tokens of an AI judge that was
+    asked, a pair's share."""
 
     prompts: list[list[int]]
     chosen: list[list[int]]
@@ -24,6 +28,8 @@ class Feedback:
     rows: list[dict[str, Any]]
     source: str
     flops_each: dict[str, int]
+    calibration: int = 0
+    asked_each: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -34,6 +40,17 @@ class Feedback:
         for number in verdicts:
             total.update(self.rows[number].get("flops_each", self.flops_each))
         return dict(total)
+
+    def asked(self, verdicts: Iterable[int]) -> dict[str, float]:
+        """Passes and tokens of an AI judge that some verdicts took."""
+        total: Counter[str] = Counter()
+        for number in verdicts:
+            total.update(self.rows[number].get("asked_each", self.asked_each))
+        return dict(total)
+
+    def labels_of(self, verdicts: Iterable[int]) -> list[int]:
+        """The labels that some verdicts are made of, by number: one each, or one for every rater who was asked."""
+        return [number * MOST_RATERS + rater for number in verdicts for rater in self.rows[number].get("raters", (0,))]
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -57,6 +74,8 @@ class Feedback:
             rows,
             record["source"],
             record["flops_each"],
+            record.get("calibration", 0),
+            record.get("asked_each", {}),
         )
 
     def pairs(self, index: Tensor, pad: int) -> Pairs:
@@ -83,10 +102,39 @@ def joined(parts: Sequence[Feedback]) -> Feedback:
         [ids for part in parts for ids in part.prompts],
         [ids for part in parts for ids in part.chosen],
         [ids for part in parts for ids in part.rejected],
-        [row | {"flops_each": part.flops_each} for part in parts for row in part.rows],
+        [row | {"flops_each": part.flops_each, "asked_each": part.asked_each} for part in parts for row in part.rows],
         first.source,
         first.flops_each,
+        first.calibration,
     )
+
+
+@dataclass(frozen=True)
+class Thumbs:
+    """Single answers with a thumb up (``desirable``) or down, which nobody compared; ``file`` names them in messages."""
+
+    prompts: list[list[int]]
+    answers: list[list[int]]
+    desirable: list[bool]
+    source: str
+    file: str
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read what ``stages/filed.py`` wrote."""
+        rows = [json.loads(line) for line in (folder / "thumbs.jsonl").read_text(encoding="utf-8").split("\n") if line]
+        record = json.loads((folder / "record.json").read_text())
+        prompts, answers = ([row[name] for row in rows] for name in ("prompt_ids", "answer_ids"))
+        return cls(prompts, answers, [row["desirable"] for row in rows], record["source"], record["file"])
+
+    def labels(self, index: Tensor, pad: int) -> Labels:
+        """The answers in ``index`` [B]."""
+        places = index.tolist()
+        chosen = rollouts([self.prompts[i] for i in places], [self.answers[i] for i in places], pad)
+        return Labels(chosen, torch.tensor([self.desirable[i] for i in places]), index)
 
 
 def _check_ids(name: str, ids: Any) -> None:

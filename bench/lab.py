@@ -16,9 +16,10 @@ from bench.feedback import Cursor, Feedback, select
 from bench.flops import linear
 from bench.meter import Meter
 from bench.models.language import LanguageModel, Outputs, completion_lengths, prompt_lengths
-from bench.types import Labels, Pairs, Prompts, Rollouts
+from bench.types import Labels, Pairs, Prompts, Question, Rollouts
 
 if TYPE_CHECKING:
+    from bench.judges import Judge
     from bench.rounds import Rounds
 
 
@@ -101,24 +102,26 @@ class Lab:
     def prompts(self, count: int) -> Prompts:
         """The next ``count`` training prompts."""
         self._gathering(count, "prompts")
-        with self._meter.paused():
-            prompts = self._shelf.prompts()
+        prompts = self._given("prompts")
         return select(prompts, self._cursor("prompts", len(prompts)).take(count))
 
     def pairs(self, count: int, labelled_by: str = "annotator") -> Pairs:
         """The next ``count`` preference pairs; a verdict and its samples are paid when they are first read."""
         self._gathering(count, "pairs")
-        with self._meter.paused():
-            feedback = self._shelf.feedback(labelled_by)
+        self._refuse_thumbs("preference pairs")
+        feedback = self._given("feedback", labelled_by)
         batch = feedback.pairs(self._cursor(self._named(f"pairs-{labelled_by}"), len(feedback)).take(count), self._pad)
         self._pay_verdicts(feedback, batch.index.tolist())
         return batch.to(self._policy.device)
 
     def labels(self, count: int, labelled_by: str = "annotator") -> Labels:
-        """The next ``count`` single answers with a thumb up or down, cut from the same verdicts as the pairs."""
+        """The next ``count`` single answers with a thumb up or down: people's own, or cut from the verdicts on pairs."""
         self._gathering(count, "labels")
-        with self._meter.paused():
-            feedback = self._shelf.feedback(labelled_by)
+        if (thumbs := self._given("thumbs")) is not None:
+            given = thumbs.labels(self._cursor("thumbs", len(thumbs)).take(count), self._pad)
+            self._meter.label(thumbs.source, given.index.tolist())
+            return given.to(self._policy.device)
+        feedback = self._given("feedback", labelled_by)
         batch = feedback.labels(self._cursor(self._named(f"labels-{labelled_by}"), 2 * len(feedback)).take(count), self._pad)
         self._pay_verdicts(feedback, batch.index.tolist())
         return batch.to(self._policy.device)
@@ -127,10 +130,10 @@ class Lab:
         """Rewards [B] of the reward model trained on verdicts by ``annotator`` or ``judge``: mean 0 and deviation 1 on
         the answers that it was trained on. Its training is paid at the first call, with the verdicts it learned from."""
         self._gathering()
-        with self._meter.paused():
-            rewarder = self._shelf.reward(labelled_by)
-            feedback = self._shelf.feedback(labelled_by) if self._named(labelled_by) not in self._paid else None
-        if feedback:
+        self._refuse_thumbs("a reward model")
+        rewarder = self._given("reward", labelled_by)
+        if self._named(labelled_by) not in self._paid:
+            feedback = self._given("feedback", labelled_by)
             bill, read = rewarder.training_bill(), rewarder.verdicts()
             own = read.get(feedback.source, [])
             others = {source: verdicts for source, verdicts in read.items() if source != feedback.source}
@@ -145,21 +148,35 @@ class Lab:
         return rewarder(rollouts)
 
     def judge(self, first: Rollouts, second: Rollouts) -> Tensor:
-        """P(first is better) [B] by the AI judge: Bradley-Terry, with the log-odds of acceptability as strengths."""
+        """P(first is better) [B] by the AI judge: of the classifier Bradley-Terry, with the log-odds of acceptability as
+        strengths; of a judge that is asked, the mean over both orders, 1/2 where it brought no verdict."""
+        self._gathering()
+        if (asked := self._given("asked_judge")) is not None:
+            return self._ask(asked, first, second)
         odds = [torch.logit(self.judge_score(rollouts), eps=1e-3) for rollouts in (first, second)]
         return torch.sigmoid(odds[0] - odds[1])
 
     def judge_score(self, rollouts: Rollouts) -> Tensor:
         """The AI judge's P(acceptable) of each completion [B]; each is a label by AI."""
         self._gathering()
-        with self._meter.paused():
-            judge = self._shelf.judge()
+        judge = self._given("judge")
         texts = self._policy.decode(rollouts)
         price, asked = judge.flops(texts), len(self._meter.labels.get("ai_scores", ()))
         self._meter.require(price, labels=len(texts))
         self._meter.label("ai_scores", range(asked, asked + len(texts)))
         self._meter.charge("judge", "forward", price)
         return judge(texts).to(self._policy.device)
+
+    def _ask(self, judge: Judge, first: Rollouts, second: Rollouts) -> Tensor:
+        """Each question is a label by AI. What it costs is known, and paid, when it has been answered."""
+        prompts, answers = self._policy.decode_prompts(first), [self._policy.decode(each) for each in (first, second)]
+        with self._meter.paused():
+            verdicts = judge([Question(*texts) for texts in zip(prompts, *answers, strict=True)])
+        before = len(self._meter.labels.get("ai_scores", ()))
+        self._meter.label("ai_scores", range(before, before + len(verdicts)))
+        self._meter.charge("judge", "forward", sum(verdict.flops for verdict in verdicts))
+        self._meter.ask({"passes": 2 * len(verdicts), "tokens": sum(verdict.tokens for verdict in verdicts)})
+        return torch.tensor([0.5 if v.p is None else v.p for v in verdicts], device=self._policy.device)
 
     # -- the run --------------------------------------------------------------------------------------------------
 
@@ -187,12 +204,26 @@ class Lab:
         if count < 1:
             raise UserError(f"asked for {count} {of}; the least is 1, so check the algorithm's batch size")
 
+    def _given(self, service: str, *of: str) -> Any:
+        """What the shelf gives, off the clock: making a shared stage must not cost what finding it made does not."""
+        with self._meter.paused():
+            return getattr(self._shelf, service)(*of)
+
+    def _refuse_thumbs(self, wanted: str) -> None:
+        """Pairs and rewards would be the simulated annotator's where a file of thumbs was to teach."""
+        if (thumbs := self._given("thumbs")) is not None:
+            raise UserError(
+                f"task.feedback.file {thumbs.file} holds thumbs; {wanted} must come from comparisons. KTO learns of thumbs"
+            )
+
     def _cursor(self, name: str, size: int) -> Cursor:
         return self._cursors.setdefault(name, Cursor(size, self._seed))
 
     def _named(self, name: str) -> str:
         """A name of this round's own, since each round walks over, and pays for, more than the one before."""
-        return f"{name}@{self._shelf.number}" if self._shelf.number else name
+        with self._meter.paused():
+            number = self._shelf.number
+        return f"{name}@{number}" if number else name
 
     def _pay_forward(
         self, role: str, model: LanguageModel, rollouts: Rollouts, backward: bool = False, adapter: bool = True
@@ -206,10 +237,16 @@ class Lab:
 
     def _pay_verdicts(self, feedback: Feedback, index: list[int], flops_beside: int = 0, labels_beside: int = 0) -> None:
         """Pay for the verdicts that were not read before, if the budget covers them and what is to be paid beside them."""
-        new = set(index) - self._meter.labels.get(feedback.source, set())
-        price = feedback.price(new)
-        self._meter.require(sum(price.values()) + flops_beside, labels=len(new) + labels_beside)
-        self._meter.label(feedback.source, index)
+        paid = self._meter.labels.get(feedback.source, set())
+        new = [number for number in sorted(set(index)) if not paid.issuperset(feedback.labels_of([number]))]
+        price, labels = feedback.price(new), feedback.labels_of(new)
+        calibration = range(feedback.calibration if index else 0)
+        labels_beside += 0 if "calibration" in self._meter.labels else len(calibration)
+        self._meter.require(sum(price.values()) + flops_beside, labels=len(labels) + labels_beside)
+        self._meter.label(feedback.source, labels)
+        if calibration:
+            self._meter.label("calibration", calibration)
+        self._meter.ask(feedback.asked(new))
         for role, flops in price.items():
             self._meter.charge(role, "sample" if role == "feedback" else "forward", flops)
 

@@ -21,6 +21,7 @@ class Meter:
         self.budget = budget
         self.items: Counter[tuple[str, str]] = Counter()
         self.labels: dict[str, set[int]] = {}
+        self.asked: Counter[str] = Counter()
         self.tokens = 0
         self.steps = 0
         self._seconds = 0.0
@@ -83,6 +84,11 @@ class Meter:
         known |= new
         return len(new)
 
+    def ask(self, asked: dict[str, float]) -> None:
+        """Note ``passes`` and ``tokens`` of an AI judge. They bound nothing: its FLOPs are charged where they are known, and
+        a server's tokens have a limit of their own."""
+        self.asked.update(asked)  # type: ignore[arg-type]
+
     @contextmanager
     def quote(self) -> Iterator[Counter[tuple[str, str]]]:
         """Inside, charges are only added up: the price of something that has not begun."""
@@ -120,7 +126,7 @@ class Meter:
             "steps": self.steps,
             "seconds": round(self.seconds, 1),
             "items": [{"role": role, "kind": kind, "flops": flops} for (role, kind), flops in rows],
-        }
+        } | ({"judge": {name: round(count) for name, count in sorted(self.asked.items())}} if self.asked else {})
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs to go on counting."""
@@ -130,11 +136,12 @@ class Meter:
             "tokens": self.tokens,
             "steps": self.steps,
             "seconds": self.seconds,
+            "asked": dict(self.asked),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the counts of ``state()``."""
         self.items = Counter({(role, kind): flops for role, kind, flops in state["items"]})
         self.labels = {source: set(seen) for source, seen in state["labels"].items()}
-        self.tokens, self.steps = state["tokens"], state["steps"]
+        self.tokens, self.steps, self.asked = state["tokens"], state["steps"], Counter(state["asked"])
         self._seconds, self._since = state["seconds"], time.monotonic()

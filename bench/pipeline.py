@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bench import metrics, registry, stats
+from bench import judges, metrics, registry, stats
 from bench.card import key_of
 from bench.config import TaskConfig
 from bench.data import prompts
@@ -27,7 +27,7 @@ from bench.models.reward import Rewarder
 from bench.rounds import Rounds
 from bench.scoring import scored
 from bench.shared import Shared, Stage
-from bench.stages import curve, figures, pairs, readings, sample
+from bench.stages import curve, figures, judge_check, pairs, readings, sample
 from bench.stages.candidates import read_rows, write_rows
 from bench.stages.sft import lora
 from bench.store import content, plain
@@ -123,6 +123,7 @@ class Run:
             "budget": self.budget, "seed": self.seed,
         }  # fmt: skip
         recipe |= self._shaping if self._may("reward") else {}
+        recipe |= {"thumbs": shared.thumbs_stage.key} if shared.thumbs_stage and self._may("labels") else {}
         recipe |= {"rounds": rounds} if (rounds := plain(task.rounds)) else {}
         return Stage("train", recipe, self._train)
 
@@ -336,14 +337,16 @@ class Run:
     def parents(self) -> dict[str, Stage]:
         """Every stage behind the card."""
         shared, split = self.shared, self.task.evaluation.split
-        stages = {"sft": shared.sft, "candidates": shared.candidates("train"), "raters": shared.raters}
-        stages |= {"agreement": self.agreement}
+        stages = {"sft": shared.sft, "raters": shared.raters, "agreement": self.agreement}
+        stages |= {"thumbs": shared.thumbs_stage} if shared.thumbs_stage else {}
+        stages |= {"candidates": shared.candidates("train")} if not self.task.feedback.file else {}
         stages |= {"pairs": shared.pairs("annotator"), "held_out": shared.pairs("annotator", split)}
         for number, model in enumerate(shared.reward_models(self.rewarded_by), start=1):
             stages[f"reward_{self.rewarded_by}" + (f"_{number}" if number > 1 else "")] = model
         if self.trains:
             stages |= {"train": self.train, "base_samples": self._base_row.samples, "base_readings": self._base_readings}
             stages |= {f"readings@{place['steps']}": stage for place, stage in self._snapshots}
+        stages |= {"judge": self.judge_check} if self.judge_check else {}
         return stages | {"samples": self.samples, "readings": self.readings(self.samples)}
 
     def notes(self) -> dict[str, Any]:
@@ -355,7 +358,16 @@ class Run:
             "scorer": config.scorer, "second_scorer": config.second_scorer, "noise": self.task.feedback.noise,
             "correlation": json.loads((self.shared.get(self.agreement) / "correlation.json").read_text()),
             "tuning": TUNING, "caveat": CAVEAT,
-        }  # fmt: skip
+        } | self._feedback_notes()  # fmt: skip
+
+    def _feedback_notes(self) -> dict[str, Any]:
+        """What is to be told of a panel of annotators, a file of verdicts and a judge that was asked."""
+        found: dict[str, Any] = {}
+        record = json.loads((self.shared.get(self.shared.pairs("annotator")) / "record.json").read_text())
+        found |= {name: record[name] for name in ("panel", "file", "dropped") if name in record}
+        if check := self.judge_check:
+            found["judge"] = json.loads((self.shared.get(check) / "judge.json").read_text())
+        return found
 
     @property
     def agreement(self) -> Stage:
@@ -378,6 +390,26 @@ class Run:
             (work / "correlation.json").write_text(json.dumps(rows))
 
         return Stage("agreement", recipe, make)
+
+    @property
+    def judge_check(self) -> Stage | None:
+        """What a judge that is asked says of held-out pairs, if the method learned from one: how often it agrees with the
+        annotator, with what the annotator would have said without noise, and with the evaluation scorers."""
+        judge = self.task.judge
+        if judge.kind == "classifier" or self.rewarded_by != "judge":
+            return None
+        shared, held_out = self.shared, self.shared.pairs("annotator", self.task.evaluation.split)
+        recipe = {"version": 1, "judge": judges.identity(judge), "held_out": held_out.key, "readings": self._base_readings.key}
+
+        def make(work: Path) -> None:
+            asked, scores = shared.asked_judge(), self.shared.get(self._base_readings) / "pair_scores.json"
+            assert asked is not None
+            told = judge_check.check(
+                asked, Feedback.read(shared.get(held_out)), shared.base_model(), json.loads(scores.read_text())
+            )
+            (work / "judge.json").write_text(json.dumps(told, indent=1))
+
+        return Stage("judge", recipe, make)
 
     def training_log(self) -> list[dict[str, Any]]:
         """Scalars of each step along the budget."""

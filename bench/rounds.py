@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bench.feedback import Feedback, joined
+from bench import judges
+from bench.feedback import Feedback, Thumbs, joined
 from bench.models.language import LanguageModel
 from bench.models.reward import Rewarder, Shaped
-from bench.stages import candidates, pairs
+from bench.stages import candidates
 from bench.store import plain
 from bench.types import Prompts
 
@@ -59,6 +60,14 @@ class Rounds:
         """The training prompts, the same in every round."""
         return self.shared.prompts()
 
+    def thumbs(self) -> Thumbs | None:
+        """People's thumbs, if the task's feedback is such a file."""
+        return self.shared.thumbs()
+
+    def asked_judge(self) -> judges.Judge | None:
+        """The AI judge that compares answers, if the task has one."""
+        return self.shared.asked_judge()
+
     def judge(self) -> Judge:
         """The AI judge, the same in every round."""
         return self.shared.judge()
@@ -87,11 +96,11 @@ class Rounds:
         return Shaped(members, self.shared.task.shaping) if plain(self.shared.task.shaping) else members[0]
 
     def _pairs(self, labelled_by: str, number: int) -> Path:
-        task, raters = self.shared.task, self.shared.get(self.shared.raters)
+        task = self.shared.task
 
         def make(work: Path) -> None:
             answers = self.folder / str(number) / "candidates"
-            pairs.make(work, answers, raters, task.feedback, labelled_by, task.seed + number)
+            self.shared.judge_pairs(work, answers, labelled_by, task.seed + number)
 
         return self._made(number, f"pairs-{labelled_by}", make)
 

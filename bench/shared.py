@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 
+from bench import judges
+from bench.annotators import PanelConfig
 from bench.assets import ASSETS
 from bench.config import TaskConfig
 from bench.data import prompts
 from bench.errors import UserError
-from bench.feedback import Feedback
+from bench.feedback import Feedback, Thumbs
 from bench.machine import device
 from bench.models import hub, language, scorers
 from bench.models.language import LanguageModel
 from bench.models.reward import ClassifierReward, HeadReward, Rewarder, Shaped
-from bench.stages import candidates, pairs, raters, reward, sft
+from bench.stages import candidates, filed, pairs, raters, reward, sft
 from bench.store import Store, digest, plain
 from bench.types import Prompts
 
@@ -99,15 +101,75 @@ class Shared:
     def pairs(self, labelled_by: str, split: str = "train") -> Stage:
         """Preference pairs by one of them. Those of the other splits are held out: they measure, nothing learns from them."""
         task, answers = self.task, self.candidates(split)
+        if labelled_by == "annotator" and task.feedback.file and not self._of_thumbs:
+            return self._filed(split)
         recipe = {
             "version": pairs.VERSION, "candidates": answers.key, "raters": self.raters.key, "config": task.feedback,
             "labelled_by": labelled_by, "seed": task.seed,
         }  # fmt: skip
+        if labelled_by == "judge" and task.judge.kind != "classifier":
+            recipe |= {"judge": judges.identity(task.judge)}
+        if labelled_by == "annotator" and task.panel != PanelConfig():
+            recipe |= {"panel": task.panel} | ({"golden": self._golden.key} if task.panel.golden else {})
+        return Stage("pairs", recipe, lambda work: self.judge_pairs(work, self.get(answers), labelled_by, task.seed))
+
+    def judge_pairs(self, work: Path, answers: Path, labelled_by: str, seed: int) -> None:
+        """Have answers judged, by annotators or the AI judge."""
+        task, raters = self.task, self.get(self.raters)
+        if labelled_by == "judge":
+            pairs.make_judged(work, answers, raters, task.feedback, self.asked_judge(), seed)
+        else:
+            golden = self.get(self._golden) if task.panel.golden else None
+            pairs.make(work, answers, raters, task.feedback, task.panel, seed, golden)
+
+    @property
+    def _golden(self) -> Stage:
+        """Answers whose better one is known, to weigh raters by: those of a split that nothing is trained on."""
+        return self.candidates("validation")
+
+    def asked_judge(self) -> judges.Judge | None:
+        """The AI judge that is asked which of two answers is better; None for the classifier, which reads each alone."""
+        config = self.task.judge
+        if config.kind == "classifier":
+            return None
+        judge: judges.Judge = self._keep("asked-judge", lambda: judges.load(config, self.store.root / ".judge"))
+        return judge
+
+    def _filed(self, split: str) -> Stage:
+        """Pairs that people judged."""
+        config, task = self.task.feedback, self.task
+        recipe = self._file_recipe | {"split": split, "pairs": True}
 
         def make(work: Path) -> None:
-            pairs.make(work, self.get(answers), self.get(self.raters), task.feedback, labelled_by, task.seed)
+            filed.make_pairs(work, config.file, config.format, language.tokenizer(task.model.name), task.model, split)
 
         return Stage("pairs", recipe, make)
+
+    @property
+    def thumbs_stage(self) -> Stage | None:
+        """Single answers that people gave a thumb, if the task's feedback is a file of such."""
+        config, task = self.task.feedback, self.task
+        if not config.file or not self._of_thumbs:
+            return None
+
+        def make(work: Path) -> None:
+            filed.make_thumbs(work, config.file, config.format, language.tokenizer(task.model.name), task.model)
+
+        return Stage("thumbs", self._file_recipe, make)
+
+    @property
+    def _of_thumbs(self) -> bool:
+        config = self.task.feedback
+        return bool(self._keep("of-thumbs", lambda: filed.holds_thumbs(config.file, config.format)))
+
+    @property
+    def _file_recipe(self) -> dict[str, Any]:
+        config, model = self.task.feedback, self.task.model
+        data = self._keep("file-digest", lambda: filed.identity(config.file))
+        return {
+            "version": filed.VERSION, "file": data, "format": config.format, "tokenizer": self._weights(model.name),
+            "prompt_tokens": model.prompt_tokens, "new_tokens": model.new_tokens, "eos": model.eos,
+        }  # fmt: skip
 
     def reward_models(self, labelled_by: str) -> list[Stage]:
         """The reward models trained on those pairs: one, or the members of an ensemble."""
@@ -192,8 +254,16 @@ class Shared:
             return ClassifierReward(folder, task.model, self._classifier(), normalise)
         return HeadReward(folder, task.model, task.reward.base, device(), normalise)
 
+    def thumbs(self) -> Thumbs | None:
+        """People's thumbs, if the task's feedback is such a file."""
+        stage = self.thumbs_stage
+        thumbs: Thumbs | None = self._keep("thumbs", lambda: Thumbs.read(self.get(stage)) if stage else None)
+        return thumbs
+
     def judge(self) -> Judge:
-        """The AI judge, loaded."""
+        """The AI judge that reads single answers, loaded."""
+        if self.task.judge.kind != "classifier":
+            raise UserError(f"a {self.task.judge.kind} judge compares answers and scores none; set algorithm.mode=canonical")
         return self._keep("judge", lambda: Judge(self.get(self.raters)))
 
     def _keep(self, name: str, make: Callable[[], Any]) -> Any:

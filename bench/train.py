@@ -95,8 +95,10 @@ class Trainer:
 
     def _next_round(self) -> None:
         """Gather feedback anew where a round is due. The policy is saved first, so that a resumed run asks the same one."""
-        shelf = self.lab._shelf
-        if self.meter.steps and shelf.due(self.meter.fraction):
+        with self.meter.paused():
+            shelf = self.lab._shelf
+            due = self.meter.steps and shelf.due(self.meter.fraction)
+        if due:
             self._save()
             with self.meter.paused():
                 shelf.begin(self.policy)

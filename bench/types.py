@@ -164,6 +164,20 @@ class ReverseKL:
 
 
 @dataclass(frozen=True)
+class Question:
+    """Which of two answers to ``prompt`` is better?"""
+
+    prompt: str
+    first: str
+    second: str
+
+    @property
+    def swapped(self) -> Question:
+        """The same with the other answer shown first."""
+        return Question(self.prompt, self.second, self.first)
+
+
+@dataclass(frozen=True)
 class Rewards:
     """What a reward model says: of the evaluation samples, of the held-out pairs (chosen, rejected), and of the validation
     pairs, on which its temperature is fitted. ``by``: whose verdicts it learned; ``optimised``: the method trained on it."""

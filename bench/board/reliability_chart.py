@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from bench.board.chart import FAINT, dress, looks_of, picture, setting
 from bench.board.rows import REFERENCE, Section
 from bench.board.text import clean
+
+Bins = list[dict[str, Any]]
 
 
 def reliability_name(number: int) -> str:
@@ -15,10 +18,10 @@ def reliability_name(number: int) -> str:
     return "reliability.svg" if number == 1 else f"reliability-{number}.svg"
 
 
-def models_of(section: Section) -> dict[str, list[dict[str, Any]]]:
+def models_of(section: Section) -> dict[str, Bins]:
     """The bins of each reward model behind the section's rows, by whose verdicts it learned and which rows it belongs to."""
     rows_by: defaultdict[str, list[str]] = defaultdict(list)
-    bins: dict[str, list[dict[str, Any]]] = {}
+    bins: dict[str, Bins] = {}
     for row in section.rows:
         for card in row.cards:
             found = (card.data.get("calibration") or {}).get("reliability")
@@ -42,24 +45,27 @@ def reliability(task: str, section: Section) -> bytes | None:
     looks = list(looks_of([row for row in section.rows if row.part != REFERENCE]).values())
 
     def draw(figure: Any) -> None:
-        axes = figure.add_subplot()
-        dress(
-            axes,
-            "Are the reward models as sure as they are right?",
-            f"{setting(task, section)} · held-out verdicts, noise included",
-        )
-        axes.plot([0.5, 1], [0.5, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
-        for look, (name, bins) in zip(looks, models.items(), strict=False):
-            upper = [b for b in bins if b["low"] >= 0.5 and b["count"]]
-            total = sum(b["count"] for b in upper)
-            x, y = [b["confidence"] for b in upper], [b["right"] for b in upper]
-            axes.plot(x, y, color=look.colour, linewidth=1.4)
-            area = [400 * b["count"] / total for b in upper]
-            axes.scatter(x, y, s=area, color=look.colour, alpha=0.85, label=name, zorder=3)
-        axes.set_xlim(0.5, 1.01)
-        axes.set_xlabel("Probability that the model gave to the answer that it preferred, after temperature")
-        axes.set_ylabel("Share of verdicts that agreed")
-        for mark in axes.legend(loc="lower right", frameon=False, fontsize=9).legend_handles:
-            mark.set_sizes([40])
+        colours = (look.colour for look in looks)
+        title = "Are the reward models as sure as they are right?"
+        draw_bins(figure, title, setting(task, section), zip(colours, models.items(), strict=False))
 
     return picture(draw, (7, 4.6))
+
+
+def draw_bins(figure: Any, title: str, subtitle: str, models: Iterable[tuple[str, tuple[str, Bins]]]) -> None:
+    """Each model's bins in its colour under its name, and the line on which one is as sure as it is right."""
+    axes = figure.add_subplot()
+    dress(axes, title, f"{subtitle} · held-out verdicts, noise included")
+    axes.plot([0.5, 1], [0.5, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+    for colour, (name, bins) in models:
+        upper = [b for b in bins if b["low"] >= 0.5 and b["count"]]
+        total = sum(b["count"] for b in upper)
+        x, y = [b["confidence"] for b in upper], [b["right"] for b in upper]
+        axes.plot(x, y, color=colour, linewidth=1.4)
+        area = [400 * b["count"] / total for b in upper]
+        axes.scatter(x, y, s=area, color=colour, alpha=0.85, label=name, zorder=3)
+    axes.set_xlim(0.5, 1.01)
+    axes.set_xlabel("Probability that the model gave to the answer that it preferred, after temperature")
+    axes.set_ylabel("Share of verdicts that agreed")
+    for mark in axes.legend(loc="lower right", frameon=False, fontsize=9).legend_handles:
+        mark.set_sizes([40])

@@ -147,6 +147,13 @@ class LanguageModel:
         ids = [[token for token, real in zip(*row, strict=True) if real] for row in rows]
         return [str(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
+    def decode_prompts(self, rollouts: Rollouts) -> list[str]:
+        """The text of each prompt."""
+        rows = zip(rollouts.tokens.cpu(), rollouts.mask.cpu(), strict=True)
+        split = rollouts.prompt_length
+        ids = [tokens[:split][mask[:split]].tolist() for tokens, mask in rows]
+        return [str(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
     def __call__(self, rollouts: Rollouts) -> Outputs:
         """Log-probabilities, states and logits at the completion's positions; the head is applied nowhere else."""
         rollouts = rollouts.to(self.device)

@@ -94,19 +94,20 @@ def _rewards(rewarder: Rewarder, drawn: Sequence[Sample], paired: bool, base: La
     def both(feedback: Feedback | None) -> list[tuple[float, float]]:
         if feedback is None or not paired:
             return []
-        chosen, rejected = (_each(rewarder.model, batch) for batch in sample.sides(feedback, pad).values())
+        chosen, rejected = (rewards_of(rewarder.model, batch) for batch in sample.sides(feedback, pad).values())
         return list(zip(chosen, rejected, strict=True))
 
     return Rewards(
         by=rewarder.by,
         optimised=rewarder.optimised,
-        samples=_each(rewarder.model, own),
+        samples=rewards_of(rewarder.model, own),
         pairs=both(rewarder.held_out),
         validation=both(rewarder.validation),
     )
 
 
-def _each(model: Any, batch: Rollouts) -> list[float]:
+def rewards_of(model: Any, batch: Rollouts) -> list[float]:
+    """A reward for each row, to five digits."""
     parts = [model(batch[slice(start, start + ROWS)]) for start in range(0, len(batch), ROWS)]
     return [round(value, 5) for value in torch.cat(parts).tolist()]
 

@@ -1,0 +1,148 @@
+"""Where feedback comes from: panels of annotators, files of people's verdicts, judges that are asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workbench import COMMAND, Terminal, complaint
+
+from bench.store import Store
+
+ASKED = ["task.judge.kind=lm", "task.feedback.judge_margin=0", "task.feedback.judge_questions=40"]
+
+
+def card_of(terminal: Terminal, *words: str) -> dict[str, Any]:
+    """The card of a run that verifies."""
+    done = terminal(terminal.run(*words))
+    assert done.returncode == 0, done.stderr
+    path = done.stdout.splitlines()[-1]
+    verified = terminal([COMMAND, "verify", path, "--store", str(terminal.store)])
+    assert verified.returncode == 0, verified.stdout
+    card: dict[str, Any] = json.loads(Path(path).read_text())
+    return card
+
+
+def rows_of(
+    terminal: Terminal, card: dict[str, Any], parent: str = "pairs", file: str = "pairs.jsonl"
+) -> list[dict[str, Any]]:
+    folder = Store(terminal.store).find(card["parents"][parent])
+    assert folder is not None
+    return [json.loads(line) for line in (folder / file).read_text().splitlines()]
+
+
+# -- panels ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_panel_gives_every_verdict_with_its_raters_and_is_on_bill_and_card(furnished: Terminal) -> None:
+    words = ["algorithm=dpo", "algorithm.batch_size=8", "budget.steps=2", "task.feedback.noise=0.3", "task.panel.raters=5",
+             "task.panel.golden=10", "task.panel.coverage=0.8"]  # fmt: skip
+    card = card_of(furnished, *words)
+    rows, panel = rows_of(furnished, card), card["notes"]["panel"]
+    assert all(1 <= len(row["raters"]) <= 5 for row in rows)
+    assert sum(row["clean"] for row in rows) / len(rows) == pytest.approx(panel["right"])
+    assert panel["right"] > 0.7  # one rater is right on .7 of them
+    assert panel["raters"] == 5
+    assert len(panel["accuracy"]) == 5
+    assert 0 < panel["agreement"]["agreement"]["value"] < 1
+    labels = card["spent"]["labels"]
+    assert labels["calibration"] == 5 * 8  # coverage .8 of 10 golden items
+    assert 24 < labels["simulated"] <= 24 * 5  # three batches were read, the last for a step that the budget forbade
+
+
+def test_a_panel_of_one_careful_rater_is_the_single_annotator(furnished: Terminal) -> None:
+    """Not even its stages are made again."""
+    alone = card_of(furnished, "algorithm=dpo", "algorithm.batch_size=8", "budget.steps=1")
+    panel = card_of(furnished, "algorithm=dpo", "algorithm.batch_size=8", "budget.steps=1", "task.panel.raters=1")
+    assert panel["key"] == alone["key"]
+    assert "panel" not in alone["notes"]
+
+
+def test_more_golden_items_than_there_are_is_one_line(furnished: Terminal) -> None:
+    words = ["algorithm=dpo", "budget.steps=1", "task.panel.golden=5000", "task.panel.raters=2"]
+    line = complaint(furnished(furnished.run(*words)))
+    assert "task.panel.golden asks for 5000 items, the validation split holds" in line
+
+
+# -- files ----------------------------------------------------------------------------------------------------------------
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_people_teach_in_the_place_of_the_simulated_annotator(furnished: Terminal, tmp_path: Path) -> None:
+    """Two of three raters prefer the kind answer; where one stands alone there is no pair."""
+    rows = [{"prompt": f"opening number {i} of a talk", "chosen": " thank you kindly", "rejected": " you stupid idiot",
+             "rater": rater} for i in range(60) for rater in ("ann", "bob")]  # fmt: skip
+    rows += [row | {"chosen": row["rejected"], "rejected": row["chosen"], "rater": "cat"} for row in rows[::2]]
+    tied = {"prompt": "opening that splits them", "chosen": " a", "rejected": " b"}
+    rows += [tied | {"rater": "ann"}, {**tied, "chosen": " b", "rejected": " a", "rater": "bob"}]
+    file = write(tmp_path / "mine.jsonl", rows)
+    words = ["algorithm=ppo", "algorithm.rollouts=8", "algorithm.minibatch=8", "budget.steps=1", "task.reward.pairs=8"]
+    card = card_of(furnished, *words, f"task.feedback.file={file}")
+    pairs, held_out = rows_of(furnished, card), rows_of(furnished, card, "held_out")
+    texts = {row["chosen"] for row in pairs + held_out}
+    assert texts == {pairs[0]["chosen"]}
+    assert " thank you kindly".startswith(pairs[0]["chosen"])
+    assert not {row["prompt_id"] for row in pairs} & {row["prompt_id"] for row in held_out}
+    assert card["spent"]["labels"] == {"human": 8 * 3}
+    assert not [item for item in card["spent"]["items"] if item["role"] == "feedback"]
+    assert card["notes"]["file"] == "mine.jsonl"
+    assert card["metrics"]["rm_accuracy"]["n"] == len(held_out)
+
+
+def test_kto_learns_of_thumbs_and_others_say_that_they_can_not(furnished: Terminal, tmp_path: Path) -> None:
+    rows = [{"prompt": f"opening number {i}", "completion": " fine words" if i % 3 else " vile words", "label": bool(i % 3)}
+            for i in range(60)]  # fmt: skip
+    file = write(tmp_path / "thumbs.jsonl", rows)
+    card = card_of(furnished, "algorithm=kto", "algorithm.batch_size=8", "budget.steps=2", f"task.feedback.file={file}")
+    assert card["spent"]["labels"] == {"human": 24}
+    thumbs = rows_of(furnished, card, "thumbs", "thumbs.jsonl")
+    assert {row["desirable"] for row in thumbs} == {True, False}
+    for method in ("dpo", "ppo"):
+        line = complaint(furnished(furnished.run(f"algorithm={method}", "budget.steps=1", f"task.feedback.file={file}")))
+        assert "thumbs.jsonl holds thumbs" in line
+        assert "KTO learns of thumbs" in line
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([{"prompt": "a", "completion": " b"}], "holds demonstrations"),
+        ([{"prompt": "a b c", "chosen": " x", "rejected": " y"}], "no verdict on a"),
+        ([{"question": "a"}], "mine.jsonl"),
+        ([], "mine.jsonl"),
+    ],
+)
+def test_a_file_that_can_not_teach_is_one_line(
+    furnished: Terminal, tmp_path: Path, rows: list[dict[str, Any]], told: str
+) -> None:
+    file = write(tmp_path / "mine.jsonl", rows)
+    line = complaint(furnished(furnished.run("algorithm=dpo", "budget.steps=1", f"task.feedback.file={file}")))
+    assert told in line
+    assert "mine.jsonl" in line
+
+
+# -- judges ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_language_model_judges_and_its_passes_bias_and_agreement_are_told(furnished: Terminal) -> None:
+    words = ["algorithm=rlaif", "algorithm.rollouts=8", "algorithm.minibatch=8", "budget.steps=1", "task.reward.pairs=8"]
+    card = card_of(furnished, *words, *ASKED, f"task.judge.model={furnished.model}")
+    spent, judge = card["spent"], card["notes"]["judge"]
+    assert [item for item in spent["items"] if item["role"] == "judge" and item["flops"] > 0]
+    assert spent["judge"]["tokens"] > spent["judge"]["passes"] > 0
+    assert set(judge["agreement"]) == {"annotator", "clean", "tox_block", "toxic_classifier"}
+    assert judge["position_bias"]["value"] is not None
+    assert judge["missing"] == {}
+    record = json.loads((furnished.store / f"judge-{card['parents']['judge']}" / "judge.json").read_text())
+    assert record == judge
+
+
+def test_a_judge_that_compares_can_not_score_one_answer(furnished: Terminal) -> None:
+    words = ["algorithm=rlaif", "algorithm.mode=direct", "budget.steps=1", *ASKED, f"task.judge.model={furnished.model}"]
+    assert "set algorithm.mode=canonical" in complaint(furnished(furnished.run(*words)))
