@@ -1242,6 +1242,14 @@ def test_a_folder_that_cannot_be_written_stops_the_run_in_one_line(serve: Serve,
     assert len(at.seen) == 1
 
 
+def test_a_server_judge_without_its_package_says_what_to_install(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(UserError, match="needs the package openai: pip install openai"):
+        ask("http://127.0.0.1:9/v1", tmp_path)(TWO)
+
+
 def test_a_bug_is_not_taken_for_a_missing_verdict(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at = serve(by_letter)
     judge = ask(at, tmp_path)
