@@ -73,9 +73,11 @@ def make_judged(work: Path, candidates: Path, raters: Path, config: FeedbackConf
         flops = told["flops"]
         asked["asked_each"] = {"passes": 2 * told["asked"] / each, "tokens": told["tokens"] / each}
     if not rows:
-        raise UserError(
-            f"the judge found no two answers that differ by {config.judge_margin}; lower task.feedback.judge_margin"
-        )
+        told = asked.get("judge", {"missing": {}})
+        causes = ", ".join(f"{count} {cause}" for cause, count in told["missing"].items())
+        why = f"; of {told['asked']} verdicts are missing: {causes}" if causes else ""
+        margin = config.judge_margin
+        raise UserError(f"the judge found no two answers that differ by {margin}; lower task.feedback.judge_margin{why}")
     _write(work, rows, candidates, "judge", {"noise": 0.0, "margin": config.judge_margin} | asked, flops)
 
 
