@@ -26,10 +26,10 @@ bench: $(READY)
 	$(BIN)/isoalign board nano
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m ""
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from workbench import COMMAND, Terminal, complaint
 
-from bench.store import Store
+from bench.annotators import PanelConfig
+from bench.overrides import task_named
+from bench.shared import Shared
+from bench.store import Store, plain
 
 ASKED = ["task.judge.kind=lm", "task.feedback.judge_margin=0", "task.feedback.judge_questions=40"]
 
@@ -52,12 +55,14 @@ def test_a_panel_gives_every_verdict_with_its_raters_and_is_on_bill_and_card(fur
     assert 24 < labels["simulated"] <= 24 * 5  # three batches were read, the last for a step that the budget forbade
 
 
-def test_a_panel_of_one_careful_rater_is_the_single_annotator(furnished: Terminal) -> None:
-    """Not even its stages are made again."""
-    alone = card_of(furnished, "algorithm=dpo", "algorithm.batch_size=8", "budget.steps=1")
-    panel = card_of(furnished, "algorithm=dpo", "algorithm.batch_size=8", "budget.steps=1", "task.panel.raters=1")
-    assert panel["key"] == alone["key"]
-    assert "panel" not in alone["notes"]
+def test_a_panel_of_one_careful_rater_is_the_single_annotator(tmp_path: Path) -> None:
+    """Nor does any other setting that came later make a stage again that was made without it."""
+    task = task_named("nano", ["task.panel.raters=1", "task.panel.temperature=[0.0]"])
+    recipe = Shared(task, Store(tmp_path)).pairs("annotator").recipe
+    assert recipe.keys() == {"version", "candidates", "raters", "config", "labelled_by", "seed"}
+    assert plain(recipe["config"]).keys() == {"draws", "margin", "judge_margin", "noise"}
+    several = Shared(task_named("nano", ["task.panel.raters=3"]), Store(tmp_path)).pairs("annotator").recipe
+    assert several["panel"] == PanelConfig(raters=3)
 
 
 def test_more_golden_items_than_there_are_is_one_line(furnished: Terminal) -> None:

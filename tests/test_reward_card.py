@@ -375,6 +375,7 @@ def test_the_card_agrees_with_the_sft_rows_and_a_second_run_makes_nothing(furnis
     assert board.returncode == 0, board.stderr  # a board does not take it for a run's card
 
 
+@pytest.mark.slow
 def test_an_ensembles_card_tells_how_far_its_members_disagree_and_what_a_method_pays(furnished: Terminal) -> None:
     words = ("task.shaping.members=2", "task.shaping.combine=worst", "task.reward.golden=4")
     card = json.loads(made(type_reward(furnished, *words))[".json"].read_text())
@@ -399,6 +400,7 @@ def test_an_ensembles_card_tells_how_far_its_members_disagree_and_what_a_method_
     assert card["bill"]["flops"] == sum(ours.values())
 
 
+@pytest.mark.slow
 def test_the_judges_reward_model_is_judged_by_the_annotators_verdicts(furnished: Terminal) -> None:
     paths = made(type_reward(furnished, "--by", "judge", "task.evaluation.split=validation"))
     assert paths.keys() == {".json", ".md"}  # no calibration on the split on which a temperature is fitted

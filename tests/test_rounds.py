@@ -56,6 +56,7 @@ def test_a_second_round_asks_the_policy_and_dpo_learns_of_both(furnished: Termin
     assert card["spent"]["labels"]["simulated"] > 16
 
 
+@pytest.mark.slow
 def test_ppo_pays_for_a_reward_model_in_every_round_and_is_read_by_the_last(furnished: Terminal) -> None:
     words = ["algorithm=ppo", "algorithm.rollouts=8", "algorithm.minibatch=8", "algorithm.epochs=1", "task.reward.pairs=8"]
     card, train = trained(furnished, *words, *LOOP)
