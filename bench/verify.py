@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import card as cards
+from bench.annotators import PanelConfig
 from bench.card import FAMILY
 from bench.config import TaskConfig, build
 from bench.errors import UserError
@@ -23,6 +24,7 @@ CLAIMS = (
     ("candidates", "draws", "config.task.feedback.draws"), ("candidates", "prompts.count", "config.task.prompts.train"),
     ("candidates", "prompts.clean", "config.task.prompts.clean"),
     ("pairs", "config", "config.task.feedback"), ("pairs", "config.noise", "notes.noise"),
+    ("pairs", "panel", "config.task.panel"),
     ("held_out", "config", "config.task.feedback"), ("reward_", "config", "config.task.reward"),
     ("train", "algorithm", "algorithm"), ("train", "settings", "config.algorithm"), ("train", "seed", "seed"),
     ("train", "budget", "budget"), ("train", "model", "config.task.model"), ("train", "training", "config.task.training"),
@@ -34,6 +36,8 @@ CLAIMS = (
     ("readings", "shaping", "config.task.shaping"), ("train", "rounds", "config.task.rounds"),
 )  # fmt: skip
 """Stages behind a card (how their names begin), an entry of their recipes, and where the card says the same."""
+ABSENT: dict[str, Any] = {"shaping": {}, "rounds": {}, "panel": asdict(PanelConfig()) | {"temperature": [0.0]}}
+"""What a recipe means that has no such entry."""
 
 
 @dataclass
@@ -118,8 +122,8 @@ def _check_claims(card: Card, store: Store, report: Report) -> None:
         for name in (name for name in card.parents if name.startswith(parents)):
             folder = store.find(card.parents[name])
             made_by = _at(json.loads((folder / RECIPE).read_text(encoding="utf-8")), entry) if folder else None
-            if entry in ("shaping", "rounds") and folder:  # none is in no recipe
-                made_by = made_by or {}
+            if entry in ABSENT and folder and made_by is None:
+                made_by = ABSENT[entry]
             if made_by is not None:
                 mine = _at(told, place)
                 if entry == "training":  # how often a checkpoint is written changes nothing
