@@ -69,7 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument(
         "--results", type=Path, default=Path("results/local"), help="folder of the cards (default: %(default)s)"
     )
-    board.add_argument("--across", action="store_true", help="one table over all tasks: interquartile means, P(A beats B)")
+    over = board.add_mutually_exclusive_group()
+    over.add_argument("--across", action="store_true", help="one table over all tasks: interquartile means, P(A beats B)")
+    over.add_argument("--along", metavar="KEY", help="how scores and ranks of a task move along a setting that was swept, "
+                      "e.g. task.feedback.noise")  # fmt: skip
     board.set_defaults(act=_board)
 
     assets = commands.add_parser("assets", help="fetch and verify the embedded models and data")
@@ -178,6 +181,8 @@ def _board(options: argparse.Namespace) -> int:
     if not boards:
         where = options.results / (options.task or "")
         raise UserError(f"no cards in {where}; make some with `isoalign run` (or name another folder with --results)")
+    if options.along:
+        return _along([cards for _, cards in boards], options.along, boards[0][0])
     if options.across:
         return _across({folder.name: cards for folder, cards in boards}, options.results)
     for folder, cards in boards:
@@ -193,6 +198,18 @@ def _across(cards_by_task: dict[str, Any], folder: Path) -> int:
     found = across(cards_by_task)
     save(folder / "across.md", found.markdown())
     print(f"{found.terminal()}\n{folder / 'across.md'}")
+    return 0
+
+
+def _along(cards: list[Any], key: str, folder: Path) -> int:
+    from bench.board.along import along, write
+    from bench.board.along_text import terminal
+
+    if len(cards) > 1:
+        raise UserError(f"a report along a setting is of one task: isoalign board TASK --along {key}")
+    report = along(cards[0], key)
+    path = write(report, folder)
+    print(f"{terminal(report)}\n{path}")
     return 0
 
 

@@ -1,9 +1,12 @@
 """What can be configured: one small frozen dataclass for each thing, filled from conf/."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
 
 from bench.annotators import PanelConfig
+from bench.constitution import ConstitutionConfig
 from bench.errors import UserError
 from bench.judges import JudgeConfig
 from bench.store import later
@@ -176,6 +179,7 @@ class TaskConfig:
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
     panel: PanelConfig = field(default_factory=PanelConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    constitution: ConstitutionConfig = field(default_factory=ConstitutionConfig)
     budgets: dict[str, float] = field(default_factory=dict)
     seed: int = 0
 
@@ -196,6 +200,17 @@ def build(schema: type, settings: Any, where: str) -> Any:
         key = getattr(error, "full_key", None)
         place = f"{where}.{key}" if key else where
         raise UserError(f"{place}: {str(error).splitlines()[0]}") from error
+
+
+@cache
+def whole(task: str) -> Any:
+    """A task's settings, as JSON, with the defaults of those that came after they were written down; as they are where
+    this version does not know some of them."""
+    told = json.loads(task)
+    try:
+        return json.loads(json.dumps(asdict(build(TaskConfig, told, "task"))))
+    except UserError:
+        return told
 
 
 def _thaw(node: Any) -> None:

@@ -126,6 +126,15 @@ class Lab:
         self._pay_verdicts(feedback, batch.index.tolist())
         return batch.to(self._policy.device)
 
+    def revisions(self, count: int) -> Pairs:
+        """The next ``count`` answers of the base to red-team prompts, ``rejected``, and what a critic made of them by the
+        task's principles, ``chosen``. Answer, critique and revision are paid when they are first read."""
+        self._gathering(count, "revisions")
+        revised = self._given("revisions")
+        batch = revised.pairs(self._cursor("revisions", len(revised)).take(count), self._pad)
+        self._pay_verdicts(revised, batch.index.tolist())
+        return batch.to(self._policy.device)
+
     def reward(self, rollouts: Rollouts, labelled_by: str = "annotator") -> Tensor:
         """Rewards [B] of the reward model trained on verdicts by ``annotator`` or ``judge``: mean 0 and deviation 1 on
         the answers that it was trained on. Its training is paid at the first call, with the verdicts it learned from."""
@@ -248,7 +257,7 @@ class Lab:
             self._meter.label("calibration", calibration)
         self._meter.ask(feedback.asked(new))
         for role, flops in price.items():
-            self._meter.charge(role, "sample" if role == "feedback" else "forward", flops)
+            self._meter.charge(role, "sample" if role in ("feedback", "critic") else "forward", flops)
 
     def _blank(self, rollouts: Rollouts) -> Outputs:
         """Zeros of the shapes that a pass would give, for quoting the price of a loss: views of one number."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bench import judges, metrics, registry, stats
+from bench import metrics, registry, stats
 from bench.card import key_of
 from bench.config import TaskConfig
 from bench.data import prompts
@@ -124,6 +124,7 @@ class Run:
         }  # fmt: skip
         recipe |= self._shaping if self._may("reward") else {}
         recipe |= {"thumbs": shared.thumbs_stage.key} if shared.thumbs_stage and self._may("labels") else {}
+        recipe |= {"revisions": shared.revisions_stage.key} if self._may("revisions") else {}
         recipe |= {"rounds": rounds} if (rounds := plain(task.rounds)) else {}
         return Stage("train", recipe, self._train)
 
@@ -340,6 +341,7 @@ class Run:
         stages = {"sft": shared.sft, "raters": shared.raters, "agreement": self.agreement}
         stages |= {"thumbs": shared.thumbs_stage} if shared.thumbs_stage else {}
         stages |= {"candidates": shared.candidates("train")} if not self.task.feedback.file else {}
+        stages |= {"revisions": shared.revisions_stage} if self._may("revisions") else {}
         stages |= {"pairs": shared.pairs("annotator"), "held_out": shared.pairs("annotator", split)}
         for number, model in enumerate(shared.reward_models(self.rewarded_by), start=1):
             stages[f"reward_{self.rewarded_by}" + (f"_{number}" if number > 1 else "")] = model
@@ -365,6 +367,8 @@ class Run:
         found: dict[str, Any] = {}
         record = json.loads((self.shared.get(self.shared.pairs("annotator")) / "record.json").read_text())
         found |= {name: record[name] for name in ("panel", "file", "dropped") if name in record}
+        if self._may("revisions"):
+            found["revisions"] = json.loads((self.shared.get(self.shared.revisions_stage) / "record.json").read_text())
         if check := self.judge_check:
             found["judge"] = json.loads((self.shared.get(check) / "judge.json").read_text())
         return found
@@ -399,7 +403,7 @@ class Run:
         if judge.kind == "classifier" or self.rewarded_by != "judge":
             return None
         shared, held_out = self.shared, self.shared.pairs("annotator", self.task.evaluation.split)
-        recipe = {"version": 1, "judge": judges.identity(judge), "held_out": held_out.key, "readings": self._base_readings.key}
+        recipe = {"version": 1, "judge": shared.judge_identity, "held_out": held_out.key, "readings": self._base_readings.key}
 
         def make(work: Path) -> None:
             asked, scores = shared.asked_judge(), self.shared.get(self._base_readings) / "pair_scores.json"

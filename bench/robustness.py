@@ -62,7 +62,7 @@ def robustness(axis: Mapping[float, Mapping[str, Seeds]]) -> Robustness:
     UserError for fewer than two axis values, ones that are not finite, and scores on different prompts.
     """
     cells, missing = _whole(axis)
-    tables = dict(zip(cells, stats._tables(list(cells.values())), strict=True))
+    tables = dict(zip(cells, stats.tables_of(list(cells.values())), strict=True))
     drawn = _drawn(tables)
     methods = {value: [method for v, method in cells if v == value] for value in axis}
     first, *others = axis
@@ -94,7 +94,7 @@ def _whole(axis: Mapping[float, Mapping[str, Seeds]]) -> tuple[dict[Cell, Seeds]
     if odd := [value for value in axis if not math.isfinite(value)]:
         raise UserError(f"axis value {odd[0]} is not a finite number: name each by a number that it can be plotted at")
     cells = {(value, name): seeds for value, methods in axis.items() for name, seeds in methods.items() if seeds}
-    tables = stats._tables(list(cells.values()))
+    tables = stats.tables_of(list(cells.values()))
     known = {cell: there for cell, table in zip(cells, tables, strict=True) if (there := np.isfinite(table).all(0)).any()}
     prompts = sorted(next(iter(cells.values()))[0]) if cells else []
     whole = np.all(list(known.values()), axis=0) if known else np.zeros(len(prompts), dtype=bool)
@@ -112,7 +112,7 @@ def _drawn(tables: Mapping[Cell, Array]) -> dict[Cell, Array]:
     means = [table.mean(0) for table in tables.values()]
     if not means or len(means[0]) < 2:
         return {}
-    parts = [stats._part(mean, [table]) for mean, table in zip(means, tables.values(), strict=True)]
+    parts = [stats.parts_of(mean, [table]) for mean, table in zip(means, tables.values(), strict=True)]
     centre = np.array([part.value for part in parts])
     scaled = (np.array(means).T - centre) * [part.scale / len(means[0]) for part in parts]
     moved = stats.resample(lambda weights: weights @ scaled, len(scaled))
@@ -175,13 +175,15 @@ def _slope(tables: Mapping[float, Array]) -> Estimate:
         return Estimate(None, None, None, n)
     offset = np.array(list(tables)) - np.mean(list(tables))
     scaled = [c * table for c, table in zip(offset / np.square(offset).sum(), tables.values(), strict=True)]
-    column = np.sum([table.mean(0) for table in scaled], axis=0)
+    terms = np.array([table.mean(0) for table in scaled])
+    column = terms.sum(0)
+    column[np.abs(column) <= 1e-12 * np.abs(terms).sum(0)] = 0.0  # by rounding, where a method doesn't hang on the axis
     if n < 2:
         return Estimate(float(column[0]), None, None, n)
-    part = stats._part(column, scaled)
+    part = stats.parts_of(column, scaled)
     if not part.error:
         return Estimate(part.value, part.value, part.value, n)
-    (draws,) = stats._draws(column[None], [part], stats.RESAMPLES)
+    (draws,) = stats.drawn_errors(column[None], [part], stats.RESAMPLES)
     return Estimate(part.value, *part.bounds(draws, LEVELS), n)
 
 

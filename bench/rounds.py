@@ -64,6 +64,10 @@ class Rounds:
         """People's thumbs, if the task's feedback is such a file."""
         return self.shared.thumbs()
 
+    def revisions(self) -> Feedback:
+        """The base's answers and their revisions, the same in every round."""
+        return self.shared.revisions()
+
     def asked_judge(self) -> judges.Judge | None:
         """The AI judge that compares answers, if the task has one."""
         return self.shared.asked_judge()

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench import judges
+from bench import constitution, judges
 from bench.annotators import PanelConfig
 from bench.assets import ASSETS
 from bench.config import TaskConfig
+from bench.constitution import Constitution, PrincipledJudge
 from bench.data import prompts
 from bench.errors import UserError
 from bench.feedback import Feedback, Thumbs
+from bench.judges.writer import LMWriter, ServerWriter, Writer
 from bench.machine import device
 from bench.models import hub, language, scorers
 from bench.models.language import LanguageModel
 from bench.models.reward import ClassifierReward, HeadReward, Rewarder, Shaped
-from bench.stages import candidates, filed, pairs, raters, reward, sft
+from bench.stages import candidates, filed, pairs, raters, revisions, reward, sft
 from bench.store import Store, digest, plain
 from bench.types import Prompts
 
@@ -108,7 +110,7 @@ class Shared:
             "labelled_by": labelled_by, "seed": task.seed,
         }  # fmt: skip
         if labelled_by == "judge" and task.judge.kind != "classifier":
-            recipe |= {"judge": judges.identity(task.judge)}
+            recipe |= {"judge": self.judge_identity}
         if labelled_by == "annotator" and task.panel != PanelConfig():
             recipe |= {"panel": task.panel} | ({"golden": self._golden.key} if task.panel.golden else {})
         return Stage("pairs", recipe, lambda work: self.judge_pairs(work, self.get(answers), labelled_by, task.seed))
@@ -132,8 +134,77 @@ class Shared:
         config = self.task.judge
         if config.kind == "classifier":
             return None
-        judge: judges.Judge = self._keep("asked-judge", lambda: judges.load(config, self.store.root / ".judge"))
+
+        def load() -> judges.Judge:
+            judge = judges.load(config, self._asked)
+            return PrincipledJudge(judge, self.constitution, self.task.seed) if self.constitution else judge
+
+        judge: judges.Judge = self._keep("asked-judge", load)
         return judge
+
+    @property
+    def judge_identity(self) -> dict[str, Any]:
+        """All that the verdicts of the AI judge that is asked depend on."""
+        principles = {"constitution": self.constitution.digest} if self.constitution else {}
+        return judges.identity(self.task.judge) | principles
+
+    @property
+    def _asked(self) -> Path:
+        """Where the answers of servers are kept."""
+        return self.store.root / ".judge"
+
+    @property
+    def constitution(self) -> Constitution | None:
+        """The principles, if the task has any."""
+        file = self.task.constitution.file
+        found: Constitution | None = self._keep("constitution", lambda: constitution.load(file) if file else None)
+        return found
+
+    @property
+    def revisions_stage(self) -> Stage:
+        """Answers revised by the constitution. Raises UserError where the task has none."""
+        task, config, principles, answers = self.task, self.task.constitution, self.constitution, self.candidates("train")
+        if principles is None:
+            known = ", ".join(constitution.shipped())
+            raise UserError(f"revisions need principles: set task.constitution.file to a yaml, or to one that ships: {known}")
+        recipe = {
+            "version": revisions.VERSION, "candidates": answers.key, "constitution": principles.digest,
+            "critic": self._critic_identity, "tokens": config.tokens, "prompts": config.prompts, "seed": task.seed,
+        }  # fmt: skip
+
+        def make(work: Path) -> None:
+            base = self.base_model()
+            cut, critic = filed.Cutter(base.tokenizer, task.model), self._critic(base)
+            revisions.make(work, self.get(answers), base.shape, cut, critic, principles, config.prompts, task.seed)
+
+        return Stage("revisions", recipe, make)
+
+    @property
+    def _critic_identity(self) -> dict[str, Any]:
+        """Which model revises; the SFT base's weights are those behind the answers, whose key stands beside this."""
+        config = self.task.constitution
+        if config.kind == "server":
+            server = self._critic_server
+            return {"kind": "server", "model": server.model, "base_url": server.base_url.rstrip("/")}
+        return {"kind": "lm", "weights": self._weights(config.model) if config.model else "sft"}
+
+    @property
+    def _critic_server(self) -> judges.JudgeConfig:
+        judge, config = self.task.judge, self.task.constitution
+        try:
+            return replace(judge, kind="server", model=config.model or judge.model)
+        except ValueError as error:
+            raise UserError(f"task.constitution.kind=server asks the server of task.judge: {error}") from error
+
+    def _critic(self, base: LanguageModel) -> Writer:
+        """The model that criticises and revises: by default the base itself."""
+        config = self.task.constitution
+        if config.kind == "server":
+            return ServerWriter(self._critic_server, self._asked, config.tokens)
+        if not config.model:
+            return LMWriter("the SFT base", base, config.tokens)
+        model, tokenizer = language.load(config.model)
+        return LMWriter(f"lm:{config.model}", LanguageModel(model.to(device()), tokenizer, ends=True), config.tokens)
 
     def _filed(self, split: str) -> Stage:
         """Pairs that people judged."""
@@ -259,6 +330,11 @@ class Shared:
         stage = self.thumbs_stage
         thumbs: Thumbs | None = self._keep("thumbs", lambda: Thumbs.read(self.get(stage)) if stage else None)
         return thumbs
+
+    def revisions(self) -> Feedback:
+        """Answers and their revisions."""
+        kept: Feedback = self._keep("revisions", lambda: Feedback.read(self.get(self.revisions_stage)))
+        return kept
 
     def judge(self) -> Judge:
         """The AI judge that reads single answers, loaded."""

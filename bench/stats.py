@@ -180,17 +180,17 @@ def hierarchical(values: Seeds, minus: Seeds | None = None) -> Estimate:
     if minus is not None:
         found = compare({"first": values, "second": minus})["first", "second"]
         return Estimate(found.value, found.low, found.high, found.n, found.missing)
-    (table,) = _tables([values])
+    (table,) = tables_of([values])
     whole = np.isfinite(table).all(0)
     table, missing = table[:, whole], int((~whole).sum())
     mean = table.mean(0)
     n = len(mean)
     if n < 2:
         return Estimate(_number(mean[0]) if n else None, None, None, n, missing)
-    part = _part(mean, [table])
+    part = parts_of(mean, [table])
     if not part.error:
         return Estimate(part.value, part.value, part.value, n, missing)
-    (draws,) = _draws(mean[None], [part], RESAMPLES)
+    (draws,) = drawn_errors(mean[None], [part], RESAMPLES)
     skewness = ((mean - part.value) ** 3).sum() * (part.scale / (n * part.error)) ** 3
     return Estimate(part.value, *part.bounds(draws, _levels(draws, skewness / 6)), n, missing)
 
@@ -202,7 +202,7 @@ def compare(methods: Mapping[str, Seeds], pairs: Sequence[tuple[str, str]] | Non
     correction over ``pairs``. One set of resampled prompts serves all. p is no smaller than 2 / (PAIRED + 1).
     """
     pairs = list(combinations(methods, 2) if pairs is None else pairs)
-    tables = dict(zip(methods, _tables(list(methods.values())), strict=True))
+    tables = dict(zip(methods, tables_of(list(methods.values())), strict=True))
     whole = {name: np.isfinite(table).all(0) for name, table in tables.items()}
     alike: dict[bytes, list[tuple[str, str]]] = defaultdict(list)  # pairs by the prompts that both have
     for a, b in pairs:
@@ -301,9 +301,9 @@ def stratified(statistic: Callable[..., Array], *methods: Runs, drawn: Sequence[
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A mean over prompts and seeds with the two parts of its variance; ``scale`` shrinks what prompts' means vary by to
-    the prompts' own share of it."""
+class Parts:
+    """A mean over prompts and seeds with the two parts of its variance, ``prompts`` and ``seeds``, and their degrees of
+    ``freedom``; ``scale`` shrinks what prompts' means vary by to the prompts' own share of it."""
 
     value: float
     prompts: float
@@ -313,6 +313,7 @@ class _Part:
 
     @property
     def error(self) -> float:
+        """Standard error of the mean."""
         return math.sqrt(self.prompts + self.seeds)
 
     def bounds(self, draws: Array, levels: Array) -> tuple[float, float]:
@@ -321,8 +322,9 @@ class _Part:
         return float(low), float(high)
 
 
-def _part(means: Array, tables: Sequence[Array]) -> _Part:
-    """``means``: of the prompts, over the seeds of [seeds, prompts] ``tables`` (those of two methods: their difference)."""
+def parts_of(means: Array, tables: Sequence[Array]) -> Parts:
+    """A mean and its variance, as `hierarchical` has them. ``means`` [prompts]: over the seeds of ``tables``, each [seeds,
+    prompts]; for a sum or difference of several methods' means the table of each, with its factor. Two prompts or more."""
     n = len(means)
     spread = float(means.var(ddof=1)) / n
     prompts, seeds, uncertain = spread, 0.0, 0.0
@@ -338,10 +340,10 @@ def _part(means: Array, tables: Sequence[Array]) -> _Part:
     unsure = prompts / (n - 1) + (uncertain / seeds if seeds else 0.0)  # Welch's freedom of the seeds is seeds^2 / uncertain
     freedom = (prompts + seeds) / unsure if unsure else float(n - 1)
     scale = math.sqrt(prompts / spread * n / (n - 1)) if spread else 0.0
-    return _Part(float(means.mean()), prompts, seeds, freedom, scale)
+    return Parts(float(means.mean()), prompts, seeds, freedom, scale)
 
 
-def _draws(columns: Array, parts: Sequence[_Part], resamples: int) -> Array:
+def drawn_errors(columns: Array, parts: Sequence[Parts], resamples: int) -> Array:
     """Standardised draws [columns, resamples] of the error of each column's mean: prompts resampled, seeds normal."""
     n = columns.shape[1]
     centred = columns - np.array([[part.value] for part in parts])
@@ -358,9 +360,9 @@ def _compared(tables: Sequence[tuple[Array, Array]], left_out: NDArray[np.bool_]
     if n < 2:
         values = [_number(column[0]) if n else None for column in columns]
         return [Comparison(value, None, None, None, None, n, missing) for value in values]
-    parts = [_part(column, pair) for column, pair in zip(columns, tables, strict=True)]
+    parts = [parts_of(column, pair) for column, pair in zip(columns, tables, strict=True)]
     made = []
-    for part, draws in zip(parts, _draws(columns, parts, PAIRED), strict=True):
+    for part, draws in zip(parts, drawn_errors(columns, parts, PAIRED), strict=True):
         if part.error:
             bounds = part.bounds(draws, np.array([_TAIL, 1 - _TAIL]))
             at = ndtri(stdtr(part.freedom, -part.value / part.error))  # where no difference lies among the draws
@@ -386,8 +388,11 @@ def _levels(draws: Array, acceleration: float) -> Array:
     return ndtr(shift + reach / np.maximum(1 - acceleration * reach, 1e-9))
 
 
-def _tables(methods: Sequence[Seeds]) -> list[Array]:
-    """[seeds, prompts] for each method, prompts sorted; NaN where a value is missing."""
+def tables_of(methods: Sequence[Seeds]) -> list[Array]:
+    """[seeds, prompts] for each method, prompts sorted; NaN where a value is missing.
+
+    Raises UserError for a method without seeds, and where prompts are not the same.
+    """
     if not all(methods):
         raise UserError("no seeds to pool")
     if not methods:

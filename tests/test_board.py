@@ -23,7 +23,9 @@ from bench import board, card, stats
 from bench.board import chart
 from bench.board.pool import frontier, seeds_of
 from bench.board.reliability_chart import models_of, reliability
+from bench.board.rows import settings_of
 from bench.errors import UserError
+from bench.overrides import task_named
 from bench.types import Card, Estimate
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -580,6 +582,19 @@ def test_names_in_the_chart_cover_no_other_name_or_point() -> None:
         names.append(chart._best_spot(point, (60.0, 12.0), boxes, names, (0.0, 0.0, 400.0, 300.0)))
     for a, b in itertools.combinations(names + boxes, 2):
         assert (a in boxes and b in boxes) or min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
+
+
+def test_settings_that_came_after_a_card_was_written_do_not_part_its_row_from_newer_cards() -> None:
+    newer = dataclasses.asdict(task_named("nano"))
+    older = {
+        name: value for name, value in newer.items() if name not in ("panel", "judge", "shaping", "rounds", "constitution")
+    }
+    older = older | {"reward": {name: newer["reward"][name] for name in ("pairs", "lr", "batch_size", "epochs")}}
+    first, second, other = (
+        make("dpo", config={"algorithm": {"beta": 0.1}, "task": task})
+        for task in (older, newer, newer | {"panel": newer["panel"] | {"raters": 3}})
+    )
+    assert settings_of(first) == settings_of(second) != settings_of(other)
 
 
 if __name__ == "__main__":

@@ -279,7 +279,7 @@ def test_a_loss_may_gather_logits_at_tokens(tiny_bench: Bench, tmp_path: Path) -
     assert trainer.meter.steps == 2
 
 
-@pytest.mark.parametrize("what", ["prompts", "pairs", "labels"])
+@pytest.mark.parametrize("what", ["prompts", "pairs", "labels", "revisions"])
 @pytest.mark.parametrize("count", [0, -3])
 def test_asking_for_nothing_is_refused(tiny_bench: Bench, what: str, count: int) -> None:
     with pytest.raises(UserError, match=f"^asked for {count} {what};"):

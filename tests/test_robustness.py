@@ -188,7 +188,7 @@ def test_resampled_means_spread_by_their_standard_errors():
     noisy, apart = rng.normal(0, 1, (3, 200)), rng.normal(0, 0.01, (3, 200)) + np.array([[-0.1], [0.0], [0.1]])
     tables = {(0.0, "noisy"): noisy, (0.0, "apart"): apart, (1.0, "alone"): noisy[:1]}
     for cell, drawn in _drawn(tables).items():
-        part = stats._part(tables[cell].mean(0), [tables[cell]])
+        part = stats.parts_of(tables[cell].mean(0), [tables[cell]])
         assert drawn.mean() == pytest.approx(part.value, abs=4 * part.error / np.sqrt(len(drawn)))
         assert drawn.std() == pytest.approx(part.error, rel=0.06)
 

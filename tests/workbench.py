@@ -127,6 +127,9 @@ class Shelf:
     def feedback(self, labelled_by: str) -> Feedback:
         return self.verdicts[labelled_by]
 
+    def revisions(self) -> Feedback:
+        return self.verdicts["revisions"]
+
     def reward(self, labelled_by: str) -> Any:
         return self.rewards[labelled_by]
 
@@ -198,6 +201,7 @@ def make_bench(folder: Path, size: Size, prompt_lengths: list[int], answer_lengt
     verdicts = {
         "annotator": make_feedback("simulated", prompt_lengths, answer_lengths, size.vocabulary),
         "judge": make_feedback("ai", prompt_lengths, answer_lengths, size.vocabulary),
+        "revisions": make_feedback("ai_revisions", prompt_lengths, answer_lengths, size.vocabulary),
     }
     width = max(prompt_lengths)
     tokens, mask = torch.ones(len(prompt_lengths), width, dtype=torch.long), torch.zeros(len(prompt_lengths), width).bool()

@@ -23,7 +23,7 @@ from bench.card import redacted, save
 from bench.errors import UserError
 from bench.types import Card
 
-__all__ = ["Board", "Row", "Section", "build", "frontier", "overlapping", "pooled", "show", "write"]
+__all__ = ["Board", "Row", "Section", "build", "frontier", "ordered", "overlapping", "pooled", "show", "write"]
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,19 @@ class Board:
 
 def build(cards: Iterable[Card]) -> Board:
     """The board of some cards, which must be of one task. Raises UserError where they are not, or there are none."""
+    cards = ordered(cards)
+    return Board(cards[0].task, tuple(sections_of(cards)))
+
+
+def ordered(cards: Iterable[Card]) -> list[Card]:
+    """The cards without secrets, in an order that is their own. Raises UserError for none, and for those of two tasks."""
     cards = sorted(map(redacted, cards), key=lambda card: (card.algorithm, settings_of(card), card.seed, _json(card)))
     tasks = sorted({card.task for card in cards})
     if not cards:
         raise UserError("no cards to make a board from; make some with: isoalign run")
     if len(tasks) > 1:
         raise UserError(f"a board is of one task, and these cards are of {len(tasks)}: {', '.join(tasks)}")
-    return Board(tasks[0], tuple(sections_of(cards)))
+    return cards
 
 
 def write(task: str, cards: Iterable[Card], folder: Path) -> Path:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from bench.board import build
 from bench.board.columns import Column
 from bench.board.pool import Pair, seeds_of
 from bench.board.rows import CONTROL, METHOD, REFERENCE, Row, Section, mean
-from bench.board.text import cell, clean, escape, grid, scientific
+from bench.board.text import cell, clean, escape, grid, printable, scientific
 from bench.errors import UserError
 from bench.stats import Array, Runs
 from bench.types import Card, Estimate
@@ -56,8 +55,8 @@ class Across:
         named = {e.name: escape(e.name) if e.part == METHOD else f"*{escape(e.name)}*" for e in self.entrants}
         told = "\n".join(f"- **{escape(task)}:** {escape(setting)}" for task, setting in self.setting.items())
         titles = ["Method", *(f"{escape(task)} (runs)" for task in self.setting), SCORE.title]
-        table = grid(titles, [[named[e.name], *self._scores(e), cell(e.iqm, SCORE)] for e in self.entrants])
-        parts = [f"# Across tasks: {escape(', '.join(self.setting))}", told, table]
+        scores = grid(titles, [[named[e.name], *self._scores(e), cell(e.iqm, SCORE)] for e in self.entrants])
+        parts = [f"# Across tasks: {escape(', '.join(self.setting))}", told, scores]
         if self.improvement:
             pairs = [[named[a], named[b], cell(e, SCORE)] for (a, b), e in self.improvement.items()]
             parts += ["## Probability of improvement", grid(["A", "B", "P(A > B)"], pairs, left=(0, 1))]
@@ -71,29 +70,15 @@ class Across:
         console = Console(file=text, width=width, color_system=None, highlight=False)
         rows = [[clean(e.name), *self._scores(e), cell(e.iqm, SCORE)] for e in self.entrants]
         title = "share of the base's toxicity that is gone (runs)"
-        console.print(_table(title, ["method", *map(clean, self.setting), "IQM"], rows, 1))
+        console.print(printable(title, ["method", *map(clean, self.setting), "IQM"], rows, 1))
         if self.improvement:
             pairs = [[clean(a), clean(b), cell(e, SCORE)] for (a, b), e in self.improvement.items()]
-            console.print(_table("probability that a run of A scores above one of B", ["A", "B", "P(A > B)"], pairs, 2))
+            console.print(printable("probability that a run of A scores above one of B", ["A", "B", "P(A > B)"], pairs, 2))
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
     def _scores(self, entrant: Entrant) -> list[str]:
         found = [entrant.runs.get(task, ()) for task in self.setting]
         return [f"{cell(Estimate(mean(runs), None, None, 0), SCORE)} ({len(runs)})" if runs else "–" for runs in found]
-
-
-def _table(title: str, titles: list[str], rows: list[list[str]], names: int) -> Any:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title, style="bold"), box=box.SIMPLE_HEAD, pad_edge=False)
-    table.title_justify = "left"
-    for place, name in enumerate(titles):
-        table.add_column(Text(name), justify="left" if place < names else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
 
 
 def across(cards_by_task: Mapping[str, Sequence[Card]]) -> Across:

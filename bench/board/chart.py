@@ -202,7 +202,7 @@ class Label:
 def name_of(row: Row) -> str:
     """A row's name as charts write it, with what keeps it from being compared."""
     why = "" if row.sound else " (gate)" if row.gated else " (unmetered)" if row.part == UNMETERED else " (outdated)"
-    return _shorten(clean(row.name), 36) + why
+    return shorten(clean(row.name), 36) + why
 
 
 def _label(looks: dict[str, Look], row: Row, kl: Estimate, toxicity: Estimate) -> Label:
@@ -246,7 +246,8 @@ def along(axes: Any, x: Sequence[float], y: Sequence[float]) -> list[Box]:
     return boxes
 
 
-def _shorten(text: str, length: int) -> str:
+def shorten(text: str, length: int) -> str:
+    """The text, cut where it is longer."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -162,10 +162,10 @@ def _header(section: Section) -> str:
         told = {_told(card.notes[name]) for card in cards if card.notes.get(name) is not None}
         lines += [(title, "; ".join(sorted(told)))] if told else []
     listed = "\n".join(f"- **{title}:** {escape(value)}" for title, value in lines)
-    return f"{listed}\n\n{_commands(cards)}"
+    return f"{listed}\n\n{commands_of(cards)}"
 
 
-def _commands(cards: list[Card]) -> str:
+def commands_of(cards: Sequence[Card]) -> str:
     """The exact commands that made the cards, in a fence that their text can't close."""
     commands = list(dict.fromkeys(clean(card.command) for card in cards))
     longest = max((len(run) for command in commands for run in re.findall("`+", command)), default=0)

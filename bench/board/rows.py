@@ -12,6 +12,7 @@ from bench import stats
 from bench.board.columns import COLUMNS
 from bench.board.pool import UNBOUNDED, Contest, contest, cut, estimate, frontier, seeds_of
 from bench.card import FAMILY, file_name
+from bench.config import whole
 from bench.types import Card, Estimate
 
 REFERENCE, CONTROL, METHOD, UNMETERED = "reference", "control", "method", "unmetered"
@@ -148,7 +149,7 @@ def sections_of(cards: list[Card]) -> list[Section]:
     unmetered: dict[Key, list[Card]] = defaultdict(list)
     used: set[Key] = set()
     for card in cards:
-        {REFERENCE: bases, UNMETERED: unmetered}.get(_part(card), methods)[_comparable(card)].append(card)
+        {REFERENCE: bases, UNMETERED: unmetered}.get(part_of(card), methods)[_comparable(card)].append(card)
     for key, group in methods.items():
         kin = [base for base in sorted(bases) if base == key] or [base for base in sorted(bases) if base[1:] == key[1:]]
         used.update(kin[:1])
@@ -205,23 +206,30 @@ def _place(row: Row) -> tuple[float, float] | None:
 
 def _grouped(cards: list[Card]) -> list[Row]:
     """A row for each algorithm in each configuration. Cards that were scored by other versions are never averaged."""
+    newest = newest_of(cards)
+    groups: dict[tuple[str, str, str], list[Card]] = defaultdict(list)
+    for card in cards:
+        settings, outdated = json.dumps([card.metered, settings_of(card)]), json.dumps(outdated_of(card, newest))
+        groups[card.algorithm, settings, outdated].append(card)
+    names = _names(groups)
+    return [_row(names[key], group, outdated_of(group[0], newest)) for key, group in groups.items()]
+
+
+def newest_of(cards: Iterable[Card]) -> dict[str, str]:
+    """The newest version of each family of metrics that scored any of the cards."""
     newest: dict[str, str] = {}
     for card in cards:
         for name, version in card.versions.items():
             if name.startswith(FAMILY):
                 newest[name] = max(newest.get(name, version), version, key=_number)
-    groups: dict[tuple[str, str, str], list[Card]] = defaultdict(list)
-    for card in cards:
-        groups[card.algorithm, json.dumps([card.metered, settings_of(card)]), json.dumps(_outdated(card, newest))].append(card)
-    names = _names(groups)
-    return [_row(names[key], group, _outdated(group[0], newest)) for key, group in groups.items()]
+    return newest
 
 
 def _number(version: str) -> tuple[int, str]:
     return (int(version) if version.isdigit() else 0), version
 
 
-def _outdated(card: Card, newest: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+def outdated_of(card: Card, newest: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Families that scored the card in another version than the newest: that, and the newest."""
     pairs = {name: (card.versions.get(name, version), version) for name, version in sorted(newest.items())}
     return {name.removeprefix(FAMILY): pair for name, pair in pairs.items() if pair[0] != pair[1]}
@@ -270,7 +278,7 @@ def _row(name: str, cards: list[Card], outdated: dict[str, tuple[str, str]]) -> 
         metric: estimate(cards, metric, COLUMNS[metric].bounds if metric in COLUMNS else UNBOUNDED)
         for metric in sorted({metric for card in cards for metric in card.metrics})
     }
-    return Row(name, _part(cards[0]), tuple(cards), metrics, (*_stale(cards, outdated), *_flags(seeds)), outdated)
+    return Row(name, part_of(cards[0]), tuple(cards), metrics, (*_stale(cards, outdated), *_flags(seeds)), outdated)
 
 
 def _flags(seeds: dict[int, list[Card]]) -> list[str]:
@@ -290,7 +298,8 @@ def _flags(seeds: dict[int, list[Card]]) -> list[str]:
     return flags + ([f"versions differ: {', '.join(mixed)}"] if mixed else [])
 
 
-def _part(card: Card) -> str:
+def part_of(card: Card) -> str:
+    """What a card's row is on the board: reference, control, method or unmetered."""
     return _PARTS.get(card.algorithm, METHOD) if card.metered else UNMETERED
 
 
@@ -301,7 +310,7 @@ def _names(groups: Mapping[tuple[str, str, str], list[Card]]) -> dict[tuple[str,
     for metered in (True, False):
         keys = [key for key, group in groups.items() if group[0].metered is metered]
         firsts = {key[:2]: groups[key][0] for key in keys}
-        told = dict(zip(firsts, _told_apart(list(firsts.values())), strict=True))
+        told = dict(zip(firsts, told_apart(list(firsts.values())), strict=True))
         for key in keys:
             old = [f"{family} {own}" for family, (own, _) in json.loads(key[2]).items()]
             name = f"{told[key[:2]]} [{', '.join(old)}]" if old else told[key[:2]]
@@ -309,9 +318,9 @@ def _names(groups: Mapping[tuple[str, str, str], list[Card]]) -> dict[tuple[str,
     return names
 
 
-def _told_apart(cards: list[Card]) -> list[str]:
-    """The algorithm's name, with those settings that tell two configurations of one algorithm apart."""
-    flat = [_flatten(json.loads(settings_of(card))) for card in cards]
+def told_apart(cards: list[Card]) -> list[str]:
+    """A name for each card: its algorithm's, with those settings that tell two configurations of one algorithm apart."""
+    flat = [flatten(json.loads(settings_of(card))) for card in cards]
     names = []
     for card, settings in zip(cards, flat, strict=True):
         twins = [other for twin, other in zip(cards, flat, strict=True) if twin.algorithm == card.algorithm]
@@ -322,16 +331,20 @@ def _told_apart(cards: list[Card]) -> list[str]:
     return names
 
 
-def _flatten(settings: Any, path: str = "") -> dict[str, Any]:
+def flatten(settings: Any, path: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key; an empty section is a value."""
     if not isinstance(settings, dict) or not settings:
         return {path: settings}
-    inner = [_flatten(value, f"{path}.{name}" if path else name) for name, value in settings.items()]
+    inner = [flatten(value, f"{path}.{name}" if path else name) for name, value in settings.items()]
     return {key: value for part in inner for key, value in part.items()}
 
 
 def settings_of(card: Card) -> str:
-    """The configuration without the seed, as a text to group by."""
-    return json.dumps({name: value for name, value in card.config.items() if name != "seed"}, sort_keys=True)
+    """The configuration without the seed, as a text to group by; settings that came later count as at their defaults."""
+    settings = {name: value for name, value in card.config.items() if name != "seed"}
+    if "task" in settings:
+        settings["task"] = whole(json.dumps(settings["task"]))
+    return json.dumps(settings, sort_keys=True)
 
 
 def _percent(card: Card) -> float | None:

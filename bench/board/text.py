@@ -73,6 +73,21 @@ def grid(titles: list[str], rows: list[list[str]], left: Sequence[int] = (0,)) -
     return "\n".join([line(titles), line(rule), *map(line, rows)])
 
 
+def printable(title: str, titles: list[str], rows: list[list[str]], names: int = 1) -> Any:
+    """A table for rich's console; the first ``names`` columns are left-aligned. Too long a cell goes on in the next line."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(title=Text(title, style="bold"), box=box.SIMPLE_HEAD, pad_edge=False)
+    made.title_justify = "left"
+    for place, name in enumerate(titles):
+        made.add_column(Text(name), justify="left" if place < names else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*map(Text, row))
+    return made
+
+
 def plain(value: Any) -> str:
     """A value without formatting; 12 digits, so that no platform's last bit shows."""
     if isinstance(value, bool):

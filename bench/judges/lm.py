@@ -21,12 +21,11 @@ from bench import progress
 from bench.assets import ASSETS
 from bench.errors import UserError
 from bench.judges import JudgeConfig, Question, Showing, Verdict, identity, in_both_orders, templates
+from bench.judges.writer import Ids, greedy, padded
 from bench.machine import device
 from bench.models import hub, language
 from bench.models.language import LanguageModel
-from bench.types import Prompts, Rollouts
-
-Ids = list[int]
+from bench.types import Rollouts
 
 BATCH_TOKENS = 16_384  # padding included, that a batch may hold of long questions
 
@@ -173,23 +172,7 @@ class LMJudge:
 
     def think(self, contexts: list[Ids]) -> list[Ids]:
         """Greedy continuations of up to ``thought`` tokens, their end included where the model ended them."""
-        from transformers import GenerationConfig
-
-        tokenizer, model = self.model.tokenizer, self.model.inner
-        ends = model.generation_config.eos_token_id
-        ends = sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
-        prompts = self._pad(contexts)
-        config = GenerationConfig(
-            do_sample=False, num_beams=1, repetition_penalty=1.0, max_new_tokens=self.config.thought,
-            eos_token_id=ends, pad_token_id=tokenizer.pad_token_id,
-        )  # fmt: skip
-        tokens = model.generate(
-            input_ids=prompts.tokens.to(self.model.device), attention_mask=prompts.mask.long().to(self.model.device),
-            generation_config=config,
-        )  # fmt: skip
-        rows = tokens[:, prompts.tokens.shape[1] :].tolist()
-        stops = [next((i + 1 for i, token in enumerate(row) if token in ends), len(row)) for row in rows]
-        return [row[:stop] for row, stop in zip(rows, stops, strict=True)]
+        return greedy(self.model, contexts, self.config.thought)
 
     @torch.inference_mode()
     def log_probs(self, choices: Sequence[Choice]) -> Tensor:
@@ -198,7 +181,7 @@ class LMJudge:
             return torch.zeros(0, 2)
         single = all(choice.single for choice in choices)
         labels = [label for choice in choices for label in (choice.rows if single else choice.labels)]
-        prompts = self._pad([choice.context for choice in choices for _ in range(1 if single else 2)])
+        prompts = padded(self.model, [choice.context for choice in choices for _ in range(1 if single else 2)])
         width = max(map(len, labels))
         answers = torch.tensor([label + [self.model.tokenizer.pad_token_id] * (width - len(label)) for label in labels])
         real = torch.tensor([[i < len(label) for i in range(width)] for label in labels])
@@ -208,13 +191,6 @@ class LMJudge:
             return outputs.logp.sum(-1).view(-1, 2).cpu()
         ids = torch.tensor([[label[0] for label in choice.labels] for choice in choices], device=self.model.device)
         return outputs.logits[:, 0].log_softmax(-1).gather(-1, ids).cpu()
-
-    def _pad(self, rows: list[Ids]) -> Prompts:
-        """Left-padded."""
-        width, pad = max(map(len, rows)), self.model.tokenizer.pad_token_id
-        tokens = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
-        mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
-        return Prompts(tokens, mask, torch.arange(len(rows)))
 
 
 def _batches(rows: list[tuple[int, str, int]], size: int) -> list[list[tuple[int, str, int]]]:
