@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import machine
+from bench import machine, progress
 from bench.errors import UserError
 
 RUN_HELP = """usage: isoalign run [-m] [KEY=VALUE ...]
@@ -41,6 +41,7 @@ def main() -> None:
         options = _parsed(_parser(), arguments)
         raise SystemExit(options.act(options))
     except UserError as error:
+        progress.end()
         print(f"isoalign: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterator
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from tqdm import tqdm
 
@@ -13,6 +14,7 @@ Item = TypeVar("Item")
 
 LAYOUT = "{desc}{percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}{postfix}"
 _run = {"name": "", "line": 0}
+_open: WeakSet[Any] = WeakSet()
 
 
 def belongs_to(name: str, line: int) -> None:
@@ -22,10 +24,19 @@ def belongs_to(name: str, line: int) -> None:
 
 def _bar(label: str, total: float, initial: float = 0.0) -> Any:
     terminal = sys.stderr.isatty()
-    return tqdm(
+    bar = tqdm(
         total=total, initial=initial, desc=f"{_run['name']}: {label}".ljust(36), bar_format=LAYOUT,
         mininterval=0.5 if terminal else 20.0, position=_run["line"] if terminal else None, leave=True,
     )  # fmt: skip
+    _open.add(bar)
+    return bar
+
+
+def end() -> None:
+    """Leave every bar as it is and its line, before something else is said: work that failed does not close its own."""
+    for bar in list(_open):
+        bar.close()
+    _open.clear()
 
 
 def track(items: Collection[Item], label: str) -> Iterator[Item]:

@@ -129,6 +129,7 @@ def _command() -> str:
 def _fail(config: DictConfig, line: str) -> None:
     """One line on stderr. A single run exits with 2; a job of a sweep notes its failure and lets the others go on."""
     name = config.algorithm.get("name", "?")
+    progress.end()
     print(f"isoalign: {name} seed {config.seed}: {line}", file=sys.stderr, flush=True)
     if FAILURES not in os.environ:
         raise SystemExit(2)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from workbench import COMMAND, Terminal, complaint
@@ -151,3 +154,65 @@ def test_a_language_model_judges_and_its_passes_bias_and_agreement_are_told(furn
 def test_a_judge_that_compares_can_not_score_one_answer(furnished: Terminal) -> None:
     words = ["algorithm=rlaif", "algorithm.mode=direct", "budget.steps=1", *ASKED, f"task.judge.model={furnished.model}"]
     assert "set algorithm.mode=canonical" in complaint(furnished(furnished.run(*words)))
+
+
+class Judging(BaseHTTPRequestHandler):
+    """A server that prefers the longer answer, says nonsense to every seventh request, and breaks down after ``most``."""
+
+    most = 10**9
+    asked: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        text = json.loads(body)["messages"][-1]["content"]
+        if len(self.asked) >= self.most:
+            self.send_response(500)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.asked.append(body.decode())
+        first, second = text.partition("Continuation A:")[2].split("Continuation B:")
+        letter = "A" if len(first) > len(second.partition("\n\n")[0]) else "B"
+        said = "who knows?" if len(self.asked) % 7 == 0 else f"Verdict: {letter}"
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
+        usage = {"prompt_tokens": 50, "completion_tokens": 4, "total_tokens": 54}
+        answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+        data = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_server_that_goes_away_keeps_what_was_paid_and_the_same_command_goes_on(furnished: Terminal) -> None:
+    class Handler(Judging):
+        asked: ClassVar[list[str]] = []
+        most = 30
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    words = ["algorithm=rlaif", "algorithm.rollouts=8", "algorithm.minibatch=8", "budget.steps=1", "task.reward.pairs=8",
+             "task.judge.kind=server", f"task.judge.base_url=http://127.0.0.1:{server.server_address[1]}/v1",
+             "task.judge.model=m", "task.judge.retries=0", "task.feedback.judge_margin=0",
+             "task.feedback.judge_questions=40"]  # fmt: skip
+    quiet = replace(furnished, env=furnished.env | {"OPENAI_API_KEY": "sk-secret-of-the-test", "NO_PROXY": "127.0.0.1"})
+    try:
+        line = complaint(quiet(quiet.run(*words)))
+        assert "verdicts are kept in" in line
+        assert len(Handler.asked) == 30
+        Handler.most = 10**9
+        card = card_of(quiet, *words)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert len(Handler.asked) == len(set(Handler.asked))  # nothing was asked, or paid, twice
+    judge = card["notes"]["judge"]
+    assert judge["missing"].keys() == {"no verdict"}
+    assert judge["position_bias"]["value"] == pytest.approx(0, abs=0.3)
+    assert card["spent"]["judge"]["tokens"] > 0
+    everything = [file.read_text(errors="ignore") for file in quiet.home.rglob("*.json*") if file.is_file()]
+    assert not any("sk-secret-of-the-test" in text for text in everything)

@@ -1042,8 +1042,12 @@ def test_an_interrupted_run_asks_no_more_and_keeps_what_was_on_its_way(serve: Se
 
     at = serve(script)
     judge = ask(at, tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        judge(QUESTIONS)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the workers of a test run ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            judge(QUESTIONS)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(at.seen) == len(list(tmp_path.iterdir())) == 4
     assert [verdict.p for verdict in judge(TWO)] == pytest.approx([0.25, 0.75])  # and can be asked again
 

@@ -291,7 +291,7 @@ def complaint(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 2, done.stderr
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("isoalign: ")
-    assert done.stdout == ""
+    assert done.stdout == "", done.stdout
     return lines[0]
 
 

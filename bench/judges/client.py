@@ -8,6 +8,7 @@ so a run that goes on stops where an uninterrupted one would.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import random
@@ -320,6 +321,8 @@ def _sdk() -> tuple[Any, Any]:
         import openai
     except ImportError as error:
         raise UserError("the server judge needs the package openai: pip install openai") from error
+    for name in ("openai", "httpx2", "httpx"):  # a line for each request would bury everything else
+        logging.getLogger(name).setLevel(logging.WARNING)
     return openai, httpx2
 
 
