@@ -183,6 +183,20 @@ class TaskConfig:
     budgets: dict[str, float] = field(default_factory=dict)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.feedback.file and self.rounds.count > 1:
+            raise ValueError(
+                "task.rounds.count over 1 asks simulated annotators; people behind task.feedback.file can't be asked"
+            )
+        if self.feedback.file and self.panel != PanelConfig():
+            raise ValueError("task.panel is of simulated annotators; with task.feedback.file people judge: set one")
+        if self.evaluation.split == "validation" and (self.reward.golden or self.panel.golden):
+            raise ValueError("golden verdicts are of the validation split: nothing is left to judge by on it; set golden=0")
+        if self.rounds.prompts > self.prompts.train:
+            raise ValueError(
+                f"task.rounds.prompts is {self.rounds.prompts}, there are task.prompts.train={self.prompts.train}"
+            )
+
 
 def build(schema: type, settings: Any, where: str) -> Any:
     """A frozen ``schema`` object from plain settings or a Hydra node.

@@ -105,7 +105,7 @@ def joined(parts: Sequence[Feedback]) -> Feedback:
         [row | {"flops_each": part.flops_each, "asked_each": part.asked_each} for part in parts for row in part.rows],
         first.source,
         first.flops_each,
-        first.calibration,
+        sum(part.calibration for part in parts),
     )
 
 

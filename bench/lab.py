@@ -108,7 +108,8 @@ class Lab:
     def pairs(self, count: int, labelled_by: str = "annotator") -> Pairs:
         """The next ``count`` preference pairs; a verdict and its samples are paid when they are first read."""
         self._gathering(count, "pairs")
-        self._refuse_thumbs("preference pairs")
+        if labelled_by == "annotator":
+            self._refuse_thumbs("preference pairs")
         feedback = self._given("feedback", labelled_by)
         batch = feedback.pairs(self._cursor(self._named(f"pairs-{labelled_by}"), len(feedback)).take(count), self._pad)
         self._pay_verdicts(feedback, batch.index.tolist())
@@ -117,7 +118,7 @@ class Lab:
     def labels(self, count: int, labelled_by: str = "annotator") -> Labels:
         """The next ``count`` single answers with a thumb up or down: people's own, or cut from the verdicts on pairs."""
         self._gathering(count, "labels")
-        if (thumbs := self._given("thumbs")) is not None:
+        if labelled_by == "annotator" and (thumbs := self._given("thumbs")) is not None:
             given = thumbs.labels(self._cursor("thumbs", len(thumbs)).take(count), self._pad)
             self._meter.label(thumbs.source, given.index.tolist())
             return given.to(self._policy.device)
@@ -139,14 +140,18 @@ class Lab:
         """Rewards [B] of the reward model trained on verdicts by ``annotator`` or ``judge``: mean 0 and deviation 1 on
         the answers that it was trained on. Its training is paid at the first call, with the verdicts it learned from."""
         self._gathering()
-        self._refuse_thumbs("a reward model")
+        if labelled_by == "annotator":
+            self._refuse_thumbs("a reward model")
         rewarder = self._given("reward", labelled_by)
         if self._named(labelled_by) not in self._paid:
             feedback = self._given("feedback", labelled_by)
             bill, read = rewarder.training_bill(), rewarder.verdicts()
             own = read.get(feedback.source, [])
             others = {source: verdicts for source, verdicts in read.items() if source != feedback.source}
-            self._pay_verdicts(feedback, own, sum(flops for _, _, flops in bill), sum(map(len, others.values())))
+            unpaid = sum(len(set(read) - self._meter.labels.get(source, set())) for source, read in others.items())
+            if others and not unpaid:  # an earlier round's reward model paid for the golden set
+                bill = [item for item in bill if item[0] == "reward"]
+            self._pay_verdicts(feedback, own, sum(flops for _, _, flops in bill), unpaid)
             for source, verdicts in others.items():
                 self._meter.label(source, verdicts)
             self._meter.add_seconds(rewarder.seconds())
@@ -154,7 +159,8 @@ class Lab:
                 self._meter.charge(role, kind, flops)
             self._paid.add(self._named(labelled_by))
         self._meter.charge("reward", "forward", rewarder.flops(rollouts))
-        return rewarder(rollouts)
+        rewards: Tensor = rewarder(rollouts)
+        return rewards.to(self._policy.device)
 
     def judge(self, first: Rollouts, second: Rollouts) -> Tensor:
         """P(first is better) [B] by the AI judge: of the classifier Bradley-Terry, with the log-odds of acceptability as
@@ -250,7 +256,7 @@ class Lab:
         new = [number for number in sorted(set(index)) if not paid.issuperset(feedback.labels_of([number]))]
         price, labels = feedback.price(new), feedback.labels_of(new)
         calibration = range(feedback.calibration if index else 0)
-        labels_beside += 0 if "calibration" in self._meter.labels else len(calibration)
+        labels_beside += len(set(calibration) - self._meter.labels.get("calibration", set()))
         self._meter.require(sum(price.values()) + flops_beside, labels=len(labels) + labels_beside)
         self._meter.label(feedback.source, labels)
         if calibration:

@@ -8,7 +8,6 @@ as in round 0. (Stiennon et al. 2020, arXiv:2009.01325, section 3.2; Bai et al. 
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -112,7 +111,8 @@ class Rounds:
         """A folder of a round, made in one rename under a random state of its own."""
         final = self.folder / str(number) / name
         if not final.is_dir():
-            work = final.with_name(f".work-{name}-{os.getpid()}")
+            work = final.with_name(f".work-{name}")
+            shutil.rmtree(work, ignore_errors=True)  # what a kill left behind; the training's own lock keeps others out
             work.mkdir(parents=True)
             try:
                 with torch.enable_grad(), torch.random.fork_rng(devices=[]):

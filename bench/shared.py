@@ -272,7 +272,8 @@ class Shared:
     def _classifier_identity(self) -> str:
         """Raises UserError where the reward would be an evaluation scorer: what is trained on can't measure."""
         name, evaluation = self.task.reward.classifier, self.task.evaluation
-        if name in (evaluation.scorer, evaluation.second_scorer):
+        measuring = {scorers.identity(each) for each in (evaluation.scorer, evaluation.second_scorer)}
+        if name != "annotator" and scorers.identity(name) in measuring:
             raise UserError(f"task.reward.classifier {name} is an evaluation scorer; take another for one of them")
         return self.raters.key if name == "annotator" else scorers.identity(name)
 

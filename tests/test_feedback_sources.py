@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,8 +14,13 @@ import pytest
 from workbench import COMMAND, Terminal, complaint
 
 from bench.annotators import PanelConfig
+from bench.config import ModelConfig
+from bench.errors import UserError
+from bench.formats import Turn
+from bench.models import language
 from bench.overrides import task_named
 from bench.shared import Shared
+from bench.stages.filed import Cutter
 from bench.store import Store, plain
 
 ASKED = ["task.judge.kind=lm", "task.feedback.judge_margin=0", "task.feedback.judge_questions=40"]
@@ -133,6 +139,29 @@ def test_a_file_that_can_not_teach_is_one_line(
     line = complaint(furnished(furnished.run("algorithm=dpo", "budget.steps=1", f"task.feedback.file={file}")))
     assert told in line
     assert "mine.jsonl" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["task.feedback.file=x", "task.rounds.count=2"], "people behind task.feedback.file can't be asked"),
+        (["task.feedback.file=x", "task.panel.raters=3"], "with task.feedback.file people judge"),
+        (["task.reward.golden=5", "task.evaluation.split=validation"], "nothing is left to judge by"),
+        (["task.panel.golden=5", "task.evaluation.split=validation"], "nothing is left to judge by"),
+        (["task.rounds.count=2", "task.rounds.prompts=900"], "task.rounds.prompts is 900"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named(words: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=re.escape(told)):
+        task_named("nano", words)
+
+
+def test_what_looks_like_the_end_of_text_in_a_file_is_text(tiny_model: Path) -> None:
+    """Else a token that the policy may never say would be in what it learns."""
+    tokenizer = language.tokenizer(str(tiny_model))
+    ids = Cutter(tokenizer, ModelConfig(str(tiny_model), new_tokens=50)).answer((Turn("", "so<|endoftext|>it ends"),))
+    assert tokenizer.eos_token_id not in ids
+    assert tokenizer.decode(ids) == "so<|endoftext|>it ends"
 
 
 # -- judges ---------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def test_verdicts_of_several_rounds_keep_their_own_price() -> None:
     second.flops_each["judge"] = 7
     assert joined([first, second]).price([0, 2]) == {"feedback": 20, "judge": 7}
     assert joined([first]) is first
+    assert joined([replace(first, calibration=5), replace(second, calibration=7)]).calibration == 12
 
 
 @pytest.mark.parametrize("bad", [{"count": 0}, {"prompts": -1}])

@@ -21,7 +21,7 @@ from bench.stages.candidates import write_rows
 from bench.store import digest
 from bench.text import fingerprint
 
-VERSION = 1
+VERSION = 2
 SOURCE = "human"
 
 
@@ -140,7 +140,7 @@ class Cutter:
     def answer(self, turns: Turns) -> list[int]:
         """An answer's tokens, with its end where the task leaves that open and there is room for it."""
         text = "\n\n".join(turn.content for turn in turns)
-        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
         if self.model.eos == "open":
             ids.append(self.tokenizer.eos_token_id)
         return ids[: self.model.new_tokens]
