@@ -293,23 +293,22 @@ def test_what_can_not_be_used_is_counted_by_its_reason_left_out_and_paid(tmp_pat
         "fool": (said("", "refused"), fine),
         "dunce": (said(""), fine),
         "twit": (fine, said("", "timeout")),
-        "dolt": (fine, said("kind<|endoftext|>ly")),
         "clean": (fine, fine),  # no red-team prompt
     }
     rows, record, critic = revise(tmp_path, tiny_model, lines)
     assert [row["prompt_id"] for row in rows] == ["p0"]
     assert record["left_out"] == {
-        "a special token": 1, "blank": 1, "critique: blank": 1, "critique: refused": 1, "timeout": 1, "unchanged": 1,
+        "blank": 1, "critique: blank": 1, "critique: refused": 1, "timeout": 1, "unchanged": 1,
     }  # fmt: skip
-    assert (record["asked"], record["revised"], record["source"]) == (7, 1, "ai_revisions")
+    assert (record["asked"], record["revised"], record["source"]) == (6, 1, "ai_revisions")
     assert not any("clean" in talk[0].request for talk in critic.heard)
-    # 7 critiques and 5 revisions, all for the one that is left
-    assert (record["passes"], record["tokens"], record["flops"]) == (12, 120, 12_000)
+    # 6 critiques and 4 revisions, all for the one that is left
+    assert (record["passes"], record["tokens"], record["flops"]) == (10, 100, 10_000)
     tokenizer = language.tokenizer(str(tiny_model))
     words = [word for word in lines if word != "clean"]
     lengths = [len(tokenizer(f" you {word}", add_special_tokens=False)["input_ids"]) for word in words]
-    assert record["flops_each"] == {"critic": 12_000, "feedback": sum(20 * 3 + 2 + 22 * (n - 1) for n in lengths)}
-    assert record["asked_each"] == {"critic_passes": 12, "critic_tokens": 120}
+    assert record["flops_each"] == {"critic": 10_000, "feedback": sum(20 * 3 + 2 + 22 * (n - 1) for n in lengths)}
+    assert record["asked_each"] == {"critic_passes": 10, "critic_tokens": 100}
     assert Feedback.read(tmp_path).price([0]) == record["flops_each"]
 
 
