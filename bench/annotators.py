@@ -37,13 +37,12 @@ _EVERY_RATER = "all"  # in place of a rater's number in what all raters share
 class PanelConfig:
     """Who rates, and how well; the defaults are one careful rater, who always finds the better answer.
 
-    ``raters``: their number. ``noise``: rate at which each turns a verdict round. ``temperature``: of each rater, in logits,
-    handed out in turn. Biases in logits at temperature 1, negative for the opposite leaning: ``length`` for each word by which
-    an answer is longer; ``position`` for the answer that is shown first, a coin for each rater and item; ``expectation`` for
-    the answer that the raters were led to expect to be better, one coin an item, so that no vote cures it. ``coverage``: share
-    of the items that each rater rates; ``topic``: a rater picks them with weight exp(``topic``) on items of the favoured
-    topic and 1 on others. ``consensus``: vote, bradley_terry or elo. ``golden``: items of known verdict by which raters are
-    weighted; 0 is equal weights.
+    ``raters``: their number. ``temperature``: of each rater, in logits, handed out in turn. Biases in logits at temperature 1,
+    negative for the opposite leaning: ``length`` for each word by which an answer is longer; ``position`` for the answer that
+    is shown first, a coin for each rater and item; ``expectation`` for the answer that the raters were led to expect to be
+    better, one coin an item, so that no vote cures it. ``coverage``: share of the items that each rater rates; ``topic``: a
+    rater picks them with weight exp(``topic``) on items of the favoured topic and 1 on others. ``consensus``: vote,
+    bradley_terry or elo. ``golden``: items of known verdict by which raters are weighted; 0 is equal weights.
 
     A word, not a deviation of the lengths at hand, is the unit of ``length``: else a verdict hung on which other items there
     are. Sizes that were seen in the field: non-blinded assessors shift odds ratios by a factor of 0.64, ``expectation`` =
@@ -53,7 +52,6 @@ class PanelConfig:
     """
 
     raters: int = 1
-    noise: float = 0.0
     temperature: tuple[float, ...] = (0.0,)
     length: float = 0.0
     position: float = 0.0
@@ -69,8 +67,6 @@ class PanelConfig:
         object.__setattr__(self, "temperature", tuple(self.temperature))  # from yaml it is a list, which equals no tuple
         if self.raters < 1:
             raise ValueError(f"task.panel.raters must be 1 or more, not {self.raters}")
-        if not 0 <= self.noise < 0.5:
-            raise ValueError(f"task.panel.noise must lie in [0, 0.5), not {self.noise}")
         if not self.temperature or not all(0 <= t < math.inf for t in self.temperature):
             raise ValueError(f"task.panel.temperature must be one or more numbers of 0 or more, not {list(self.temperature)}")
         for name in ("length", "position", "expectation", "topic"):
@@ -105,21 +101,26 @@ def utility(offensive: Floats) -> Floats:
     return -np.asarray(logit(np.clip(offensive, SUREST, 1 - SUREST)))
 
 
-def judge(utilities: Floats, words: Floats, favoured: Bools, ids: Sequence[str], config: PanelConfig, seed: int) -> Verdicts:
+def judge(
+    utilities: Floats, words: Floats, favoured: Bools, ids: Sequence[str], config: PanelConfig, seed: int, noise: float = 0.0
+) -> Verdicts:
     """The panel's verdicts on I items.
 
-    ``utilities`` [I, 2] in logits and ``words`` [I, 2] of both answers; ``favoured`` [I]: the item is of the topic that
-    raters favour; ``ids`` [I]: names that stay with the items, since chance hangs on them. A rater rates
-    max(1, round(coverage I)) items. Raises UserError for ids that are not unique or utilities that are not finite.
+    ``utilities`` [I, 2] in logits and ``words`` [I, 2] of both answers; ``favoured`` [I]: the item is of the topic that raters
+    favour; ``ids`` [I]: names that stay with the items, since chance hangs on them; ``noise``: rate at which each rater turns
+    a verdict round. A rater rates max(1, round(coverage I)) items. Raises UserError for ids that are not unique or utilities
+    that are not finite.
     """
     _check(utilities, ids)
     fixed = utilities[:, 0] - utilities[:, 1] + config.length * (words[:, 0] - words[:, 1])
     fixed = fixed + config.expectation * _sign(_chances(seed, _EVERY_RATER, ids)[:, 0] < 0.5)
-    tables = [_rate(fixed, favoured, _chances(seed, str(rater), ids), rater, config) for rater in range(config.raters)]
+    tables = [_rate(fixed, favoured, _chances(seed, str(rater), ids), rater, config, noise) for rater in range(config.raters)]
     return Verdicts(*(np.concatenate(columns) for columns in zip(*tables, strict=True)))
 
 
-def _rate(fixed: Floats, favoured: Bools, chances: Floats, rater: int, config: PanelConfig) -> tuple[Ints, Ints, Bools, Bools]:
+def _rate(
+    fixed: Floats, favoured: Bools, chances: Floats, rater: int, config: PanelConfig, noise: float
+) -> tuple[Ints, Ints, Bools, Bools]:
     """The columns of one rater's verdicts. ``fixed`` [I]: D without position; ``chances`` [I, 4]."""
     item = _chosen(np.where(favoured, config.topic, 0.0), chances[:, 0], config.coverage)
     _, shown, choice, slip = chances[item].T
@@ -127,7 +128,7 @@ def _rate(fixed: Floats, favoured: Bools, chances: Floats, rater: int, config: P
     difference = fixed[item] + config.position * _sign(shown_first)
     temperature = config.temperature[rater % len(config.temperature)]
     likely = expit(difference / temperature) if temperature else np.heaviside(difference, 0.5)
-    return item, np.full(len(item), rater, np.intp), (choice < likely) ^ (slip < config.noise), shown_first
+    return item, np.full(len(item), rater, np.intp), (choice < likely) ^ (slip < noise), shown_first
 
 
 def _chosen(log_weight: Floats, chance: Floats, coverage: float) -> Ints:

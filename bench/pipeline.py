@@ -40,6 +40,9 @@ BASE = "sft"  # the row of the base itself
 PACKAGES = ("torch", "transformers", "trl", "peft", "evaluate", "hydra-core", "numpy", "scipy")
 CAVEAT = "Classifier scorers are weak on implicit hate and blind to threats; judge, annotator and scorers share Jigsaw data."
 
+ENOUGH = 0.9  # of the budget: what is left after that is less than a round of most methods
+MANY = 0.2  # of an asked judge's verdicts
+
 TUNING = "by hand, from a prototype's calibration; not yet the same number of trials for each method"
 
 
@@ -54,7 +57,7 @@ class RewardSource:
     @classmethod
     def shared(cls, shared: Shared, by: str) -> RewardSource:
         """That of a task, or its ensemble, which all methods share."""
-        first, *others = [stage.key for stage in shared.reward_models(by)]
+        first, *others = [stage.key for stage in shared.reward_models(by).values()]
         return cls(by, [first, *others] if others else first, lambda: shared.reward(by))
 
 
@@ -118,7 +121,7 @@ class Run:
             "version": TRAIN_VERSION, "sft": shared.sft.key, "model": task.model,
             "training": plain(task.training) | {"checkpoint_seconds": None},
             "pairs": [shared.pairs(by).key for by in pairs.SOURCES],
-            "reward": [stage.key for by in pairs.SOURCES for stage in shared.reward_models(by) if self._may("reward")],
+            "reward": [m.key for by in pairs.SOURCES for m in shared.reward_models(by).values() if self._may("reward")],
             "algorithm": self.name, "settings": self.settings, "source": registry.source(type(self.algorithm)),
             "budget": self.budget, "seed": self.seed,
         }  # fmt: skip
@@ -343,8 +346,7 @@ class Run:
         stages |= {"candidates": shared.candidates("train")} if not self.task.feedback.file else {}
         stages |= {"revisions": shared.revisions_stage} if self._may("revisions") else {}
         stages |= {"pairs": shared.pairs("annotator"), "held_out": shared.pairs("annotator", split)}
-        for number, model in enumerate(shared.reward_models(self.rewarded_by), start=1):
-            stages[f"reward_{self.rewarded_by}" + (f"_{number}" if number > 1 else "")] = model
+        stages |= shared.reward_models(self.rewarded_by)
         if self.trains:
             stages |= {"train": self.train, "base_samples": self._base_row.samples, "base_readings": self._base_readings}
             stages |= {f"readings@{place['steps']}": stage for place, stage in self._snapshots}
@@ -360,7 +362,7 @@ class Run:
             "scorer": config.scorer, "second_scorer": config.second_scorer, "noise": self.task.feedback.noise,
             "correlation": json.loads((self.shared.get(self.agreement) / "correlation.json").read_text()),
             "tuning": TUNING, "caveat": CAVEAT,
-        } | self._feedback_notes()  # fmt: skip
+        } | self._feedback_notes() | ({"warnings": warnings} if (warnings := self._warnings()) else {})  # fmt: skip
 
     def _feedback_notes(self) -> dict[str, Any]:
         """What is to be told of a panel of annotators, a file of verdicts and a judge that was asked."""
@@ -371,6 +373,23 @@ class Run:
             found["revisions"] = json.loads((self.shared.get(self.shared.revisions_stage) / "record.json").read_text())
         if check := self.judge_check:
             found["judge"] = json.loads((self.shared.get(check) / "judge.json").read_text())
+        return found
+
+    def _warnings(self) -> list[str]:
+        """What a reader must know before comparing: a budget that was not spent, costs that nobody knows, missing verdicts."""
+        found, record, judge = [], self.record, self.task.judge
+        if record and record["fraction"] < ENOUGH:
+            found.append(
+                f"only {record['fraction']:.0%} of the budget was spent: what was to come next costs more than the rest"
+            )
+        critic = self._may("revisions") and self.task.constitution.kind == "server"
+        if critic or (self.judge_check and judge.kind == "server"):
+            found.append("a server's FLOPs are unknown: they are in no budget, and what it did is on no bill but in tokens")
+        for by in pairs.SOURCES if record else ():
+            told = json.loads((self.shared.get(self.shared.pairs(by)) / "record.json").read_text()).get("judge", {})
+            missing, asked = sum(told.get("missing", {}).values()), told.get("asked", 0)
+            if by == self.rewarded_by and missing > MANY * asked:
+                found.append(f"the judge brought no verdict on {missing} of the {asked} questions that it was asked")
         return found
 
     @property

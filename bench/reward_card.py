@@ -153,7 +153,7 @@ class Behind:
     @property
     def members(self) -> Stage | None:
         """What each member of an ensemble says of the held-out pairs."""
-        shared, each = self.shared, self.shared.reward_models(self.by)
+        shared, each = self.shared, list(self.shared.reward_models(self.by).values())
         if len(each) == 1:
             return None
         normalise = shared.task.shaping.normalise
@@ -177,8 +177,7 @@ class Behind:
         shared, base = self.shared, self.base
         stages = {"sft": shared.sft, "candidates": shared.candidates("train"), "raters": shared.raters}
         stages |= {"pairs": shared.pairs(self.by), "held_out": self.held_out}
-        for number, model in enumerate(shared.reward_models(self.by), start=1):
-            stages[f"reward_{self.by}" + (f"_{number}" if number > 1 else "")] = model
+        stages |= shared.reward_models(self.by)
         stages |= {"samples": base.samples, "readings": self.readings, "human": self.human}
         return stages | ({"members": self.members} if self.members else {})
 

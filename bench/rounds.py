@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from bench.feedback import Feedback, Thumbs, joined
 from bench.models.language import LanguageModel
 from bench.models.reward import Rewarder, Shaped
 from bench.stages import candidates
+from bench.stages.pairs import NoVerdict
 from bench.store import plain
 from bench.types import Prompts
 
@@ -36,6 +38,7 @@ class Rounds:
         self.shared, self.folder, self.config = shared, folder, shared.task.rounds
         self.number = 0
         self._rewards: dict[tuple[str, int], Rewarder] = {}
+        self._verdicts: dict[tuple[str, int], Feedback] = {}
 
     def due(self, fraction: float) -> bool:
         """Whether enough of the budget is spent, of 1, for the next round."""
@@ -77,8 +80,12 @@ class Rounds:
 
     def feedback(self, labelled_by: str) -> Feedback:
         """The verdicts of all rounds so far, the earliest first."""
-        later = [Feedback.read(self._pairs(labelled_by, number)) for number in range(1, self.number + 1)]
-        return joined([self.shared.feedback(labelled_by), *later])
+        place = (labelled_by, self.number)
+        if place not in self._verdicts:
+            later = [self._pairs(labelled_by, number) for number in range(1, self.number + 1)]
+            told = [Feedback.read(folder) for folder in later if (folder / "pairs.jsonl").exists()]
+            self._verdicts = {place: joined([self.shared.feedback(labelled_by), *told])}
+        return self._verdicts[place]
 
     def reward(self, labelled_by: str) -> Rewarder:
         """The reward model of this round."""
@@ -103,7 +110,8 @@ class Rounds:
 
         def make(work: Path) -> None:
             answers = self.folder / str(number) / "candidates"
-            self.shared.judge_pairs(work, answers, labelled_by, task.seed + number)
+            with suppress(NoVerdict):  # of a policy whose answers are all alike: the verdicts so far must do
+                self.shared.judge_pairs(work, answers, labelled_by, task.seed + number)
 
         return self._made(number, f"pairs-{labelled_by}", make)
 

@@ -19,7 +19,7 @@ from bench.errors import UserError
 from bench.feedback import Feedback, Thumbs
 from bench.judges.writer import LMWriter, ServerWriter, Writer
 from bench.machine import device
-from bench.models import hub, language, scorers
+from bench.models import language, scorers
 from bench.models.language import LanguageModel
 from bench.models.reward import ClassifierReward, HeadReward, Rewarder, Shaped
 from bench.stages import candidates, filed, pairs, raters, revisions, reward, sft
@@ -186,7 +186,7 @@ class Shared:
         if config.kind == "server":
             server = self._critic_server
             return {"kind": "server", "model": server.model, "base_url": server.base_url.rstrip("/")}
-        return {"kind": "lm", "weights": self._weights(config.model) if config.model else "sft"}
+        return {"kind": "lm", "weights": language.identity(config.model) if config.model else "sft"}
 
     @property
     def _critic_server(self) -> judges.JudgeConfig:
@@ -238,13 +238,14 @@ class Shared:
         config, model = self.task.feedback, self.task.model
         data = self._keep("file-digest", lambda: filed.identity(config.file))
         return {
-            "version": filed.VERSION, "file": data, "format": config.format, "tokenizer": self._weights(model.name),
+            "version": filed.VERSION, "file": data, "format": config.format, "tokenizer": language.identity(model.name),
             "prompt_tokens": model.prompt_tokens, "new_tokens": model.new_tokens, "eos": model.eos,
         }  # fmt: skip
 
-    def reward_models(self, labelled_by: str) -> list[Stage]:
-        """The reward models trained on those pairs: one, or the members of an ensemble."""
-        return [self._reward_model(labelled_by, member) for member in range(self.task.shaping.members)]
+    def reward_models(self, labelled_by: str) -> dict[str, Stage]:
+        """The reward models trained on those pairs, by their names on cards: one, or the members of an ensemble."""
+        members = range(self.task.shaping.members)
+        return {f"reward_{labelled_by}" + f"_{n + 1}" * (n > 0): self._reward_model(labelled_by, n) for n in members}
 
     def _reward_model(self, labelled_by: str, member: int) -> Stage:
         task, config, verdicts = self.task, self.task.reward, self.pairs(labelled_by)
@@ -255,7 +256,7 @@ class Shared:
         }  # fmt: skip
         recipe |= {"member": member} if member else {}
         recipe |= {"golden": golden.key} if golden else {}
-        recipe |= {"base": self._weights(config.base)} if config.base else {}
+        recipe |= {"base": language.identity(config.base)} if config.base else {}
         recipe |= {"classifier": self._classifier_identity()} if config.classifier else {}
 
         return Stage("reward", recipe, lambda work: self.train_reward(work, Feedback.read(self.get(verdicts)), member))
@@ -284,10 +285,7 @@ class Shared:
     @property
     def _model_identity(self) -> dict[str, Any]:
         """The model's configuration, and which weights it means."""
-        return plain(self.task.model) | {"weights": self._weights(self.task.model.name)}
-
-    def _weights(self, name: str) -> str:
-        return ASSETS[name].sha256 if name in ASSETS else hub.identity(language.source(name))
+        return plain(self.task.model) | {"weights": language.identity(self.task.model.name)}
 
     def prompt_recipe(self, split: str) -> dict[str, Any]:
         """All that a split's prompts depend on."""
@@ -313,7 +311,7 @@ class Shared:
         """The reward model, or ensemble, loaded."""
 
         def load() -> Rewarder:
-            members = [self.load_reward(self.get(stage)) for stage in self.reward_models(labelled_by)]
+            members = [self.load_reward(self.get(stage)) for stage in self.reward_models(labelled_by).values()]
             return Shaped(members, self.task.shaping) if plain(self.task.shaping) else members[0]
 
         kept: Rewarder = self._keep(f"reward-{labelled_by}", load)

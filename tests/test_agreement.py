@@ -118,8 +118,8 @@ def test_agreement_is_blind_to_what_raters_have_in_common():
     utilities = np.random.default_rng(2).normal(size=(2000, 2))
     names = list(map(str, range(2000)))
 
-    def found(**config):
-        said = judge(utilities, np.zeros((2000, 2)), np.zeros(2000, bool), names, PanelConfig(raters=3, **config), 0)
+    def found(noise=0.0, **config):
+        said = judge(utilities, np.zeros((2000, 2)), np.zeros(2000, bool), names, PanelConfig(raters=3, **config), 0, noise)
         wrong = said.first_wins != (utilities[:, 0] > utilities[:, 1])[said.item]
         return agreement(table(said, 2000, 3))["krippendorff_alpha"].value, wrong.mean()
 
@@ -133,9 +133,8 @@ def test_agreement_does_not_hang_on_which_answer_is_called_first():
     utilities = np.random.default_rng(5).normal(size=(2000, 2))
     better_first = -np.sort(-utilities, axis=1)
     for pairs in (utilities, better_first):
-        said = judge(
-            pairs, np.zeros((2000, 2)), np.zeros(2000, bool), list(map(str, range(2000))), PanelConfig(raters=3, noise=0.1), 0
-        )
+        names = list(map(str, range(2000)))
+        said = judge(pairs, np.zeros((2000, 2)), np.zeros(2000, bool), names, PanelConfig(raters=3), 0, noise=0.1)
         for name in CORRECTED:
             assert agreement(table(said, 2000, 3))[name].value == pytest.approx(0.64, abs=0.05)
 

@@ -21,11 +21,11 @@ def ids(count):
     return [f"item-{i}" for i in range(count)]
 
 
-def panel(utilities, words=None, favoured=None, seed=0, names=None, **config):
+def panel(utilities, words=None, favoured=None, seed=0, names=None, noise=0.0, **config):
     utilities = np.asarray(utilities, dtype=float)
     words = np.zeros(utilities.shape) if words is None else np.asarray(words)
     favoured = np.zeros(len(utilities), dtype=bool) if favoured is None else favoured
-    return judge(utilities, words, favoured, names or ids(len(utilities)), PanelConfig(**config), seed)
+    return judge(utilities, words, favoured, names or ids(len(utilities)), PanelConfig(**config), seed, noise)
 
 
 def equal(count=MANY):
@@ -184,8 +184,6 @@ def test_utility_is_the_logit_of_acceptable_and_finite_at_the_ends():
     ("field", "value"),
     [
         ("raters", 0),
-        ("noise", 0.5),
-        ("noise", math.nan),
         ("temperature", ()),
         ("temperature", (1.0, -0.1)),
         ("temperature", (math.inf,)),

@@ -458,8 +458,8 @@ def test_lone_surrogates_in_an_answer_do_not_stop_a_language_model(llama: lm.LMJ
 
 
 def test_embedded_models_have_the_identity_of_their_weights() -> None:
-    assert len(lm.weights("smollm2")) == 64
-    assert lm.weights("nano") == lm.weights(str(Path(language.__file__).parent / "nano"))
+    assert len(language.identity("smollm2")) == 64
+    assert language.identity("nano") == language.identity(str(Path(language.__file__).parent / "nano"))
 
 
 # -- a server that misbehaves ------------------------------------------------------------------------------------------

@@ -143,9 +143,9 @@ def identity(config: JudgeConfig) -> dict[str, Any]:
     asked = {"thought": config.thought, "template": load_template(config.template).digest}
     if config.kind == "server":
         return common | asked | {"model": config.model, "base_url": config.base_url.rstrip("/"), "temperature": 0}
-    from bench.judges.lm import weights
+    from bench.models import language
 
-    return common | asked | {"weights": weights(config.model)}
+    return common | asked | {"weights": language.identity(config.model)}
 
 
 def load(config: JudgeConfig, cache: Path, raters: Path | None = None, quiet: bool = False) -> Judge:

@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from bench import progress
-from bench.assets import ASSETS
 from bench.errors import UserError
 from bench.judges import JudgeConfig, Question, Showing, Verdict, identity, in_both_orders, templates
 from bench.judges.writer import Ids, greedy, padded
 from bench.machine import device
-from bench.models import hub, language
+from bench.models import language
 from bench.models.language import LanguageModel
 from bench.types import Rollouts
 
@@ -201,13 +200,6 @@ def _batches(rows: list[tuple[int, str, int]], size: int) -> list[list[tuple[int
             batches.append([])
         batches[-1].append(row)
     return batches
-
-
-def weights(name: str) -> str:
-    """Digest of the weights that a model's name stands for, as in the recipe of the base model."""
-    if name == "smollm2":
-        return ASSETS["smollm2"].sha256
-    return hub.identity(str(Path(language.__file__).parent / "nano") if name == "nano" else name)
 
 
 def load_lm(config: JudgeConfig, quiet: bool = False) -> LMJudge:

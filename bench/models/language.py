@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from bench import assets
+from bench.assets import ASSETS
 from bench.errors import UserError
 from bench.flops import Shape, shape_of
+from bench.models import hub
 from bench.types import Prompts, Rollouts
 
 NEVER = -1e9  # the logit of a token that is masked: exactly probability 0, and no nan where infinities would meet
@@ -57,6 +59,11 @@ def source(name: str) -> str:
     """What transformers is to load for a model's name: the folder of an embedded one, else the name itself."""
     embedded = {"nano": lambda: Path(__file__).parent / "nano", "smollm2": lambda: assets.path("smollm2")}
     return str(embedded[name]()) if name in embedded else name
+
+
+def identity(name: str) -> str:
+    """Digest of the weights that a model's name stands for, or its commit on the hub."""
+    return ASSETS[name].sha256 if name in ASSETS else hub.identity(source(name))
 
 
 def tokenizer(name: str) -> Any:

@@ -6,7 +6,7 @@ import itertools
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ FAVOURED = "toxic"  # the stratum that raters with a topic bias seek out, or shu
 Rows = list[dict[str, Any]]
 
 
+class NoVerdict(UserError):
+    """No two answers were told apart."""
+
+
 @dataclass(frozen=True)
 class Rated:
     """Of the better and the worse answer: their scores and numbers; ``favoured``: the prompt's topic is that of a bias."""
@@ -50,7 +54,7 @@ def make(
     """
     rows, _ = _clear(candidates, rater_of(raters, "annotator"), config.margin)
     if not rows:
-        raise UserError(f"the annotator found no two answers that differ by {config.margin}; lower task.feedback.margin")
+        raise NoVerdict(f"the annotator found no two answers that differ by {config.margin}; lower task.feedback.margin")
     asked: dict[str, Any] = {}
     if panel == PanelConfig():
         flip(rows, config.noise, seed)
@@ -77,7 +81,7 @@ def make_judged(work: Path, candidates: Path, raters: Path, config: FeedbackConf
         causes = ", ".join(f"{count} {cause}" for cause, count in told["missing"].items())
         why = f"; of {told['asked']} verdicts are missing: {causes}" if causes else ""
         margin = config.judge_margin
-        raise UserError(f"the judge found no two answers that differ by {margin}; lower task.feedback.judge_margin{why}")
+        raise NoVerdict(f"the judge found no two answers that differ by {margin}; lower task.feedback.judge_margin{why}")
     _write(work, rows, candidates, "judge", {"noise": 0.0, "margin": config.judge_margin} | asked, flops)
 
 
@@ -168,7 +172,7 @@ def by_panel(rows: Rows, known: Rows, config: FeedbackConfig, panel: PanelConfig
         if not right:
             turn(kept[-1])
     if not kept:
-        raise UserError("the panel came to no verdict; more raters, less noise or another task.panel.consensus may help")
+        raise NoVerdict("the panel came to no verdict; more raters, less noise or another task.panel.consensus may help")
     agreed = agreement.agreement(agreement.table(said, len(rows), panel.raters))
     told = {"raters": panel.raters, "ties": found.ties, "unrated": found.unrated, "weight": weight.round(4).tolist(),
             "agreement": {name: asdict(figure) for name, figure in agreed.items()},
@@ -183,9 +187,7 @@ def _rate(rows: Rows, config: FeedbackConfig, panel: PanelConfig, seed: int) -> 
     words = np.array([[len(row[side].split()) for side in ("chosen", "rejected")] for row in rows], dtype=float)
     utilities = annotators.utility(np.array([each.scores for each in rated]))
     favoured = np.array([each.favoured for each in rated])
-    return annotators.judge(
-        utilities, words, favoured, [row["pair_id"] for row in rows], replace(panel, noise=config.noise), seed
-    )
+    return annotators.judge(utilities, words, favoured, [row["pair_id"] for row in rows], panel, seed, config.noise)
 
 
 def _items(rows: Rows) -> consensus.Items:
