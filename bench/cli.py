@@ -51,7 +51,7 @@ def main() -> None:
 def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
     """What was typed. A subcommand's task.KEY=VALUE may stand behind its flags, where argparse gives them up."""
     options, rest = parser.parse_known_args(arguments)
-    if rest and not (hasattr(options, "settings") and all(word.startswith("task.") for word in rest)):
+    if rest and not (hasattr(options, "settings") and all("=" in word and not word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.settings = [*options.settings, *rest]
@@ -142,6 +142,35 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--ngram", type=int, default=8, help="words in a row that count as leakage (default: %(default)s)")
     check.set_defaults(act=_data_check)
 
+    tune = commands.add_parser(
+        "tune", help="the same number of trials for each method, on validation prompts; writes the best"
+    )
+    tune.add_argument("task")
+    tune.add_argument("algorithms", nargs="*", metavar="ALGORITHM|KEY=VALUE", help="default: all that declare a space in "
+                      "conf/sweep/; settings of the task or budget hold for all")  # fmt: skip
+    tune.add_argument("--trials", type=int, default=8, help="of each method (default: %(default)s)")
+    tune.add_argument(
+        "--rule", default="one_standard_error", help="one_standard_error (least KL within it) or largest_reduction"
+    )
+    tune.add_argument("--workers", type=int, default=2, help="trials at a time (default: %(default)s)")
+    tune.add_argument(
+        "--results", type=Path, default=Path("results/tuning"), help="where the record goes (default: %(default)s)"
+    )
+    tune.add_argument("--conf", type=Path, help="where tuned/TASK_ALGORITHM.yaml goes (default: that of this installation)")
+    tune.add_argument("--store", type=Path, help="where stages lie (default: the user cache)")
+    tune.set_defaults(act=_tune, settings=[])
+
+    new = commands.add_parser("new", help="write the files of a working start").add_subparsers(required=True)
+    algorithm = new.add_parser("algorithm", help="its file, yaml, search space and test")
+    algorithm.add_argument("name", metavar="NAME")
+    algorithm.add_argument("--package", type=Path, metavar="FOLDER", help="a package of its own (default: this checkout)")
+    algorithm.set_defaults(act=_new)
+
+    conform = commands.add_parser("check", help="try any algorithm, a plug-in's too, on what every one of them must do")
+    conform.add_argument("name", metavar="ALGORITHM")
+    conform.add_argument("checks", nargs="*", metavar="CHECK", help="some of the checks; default: all")
+    conform.set_defaults(act=_check)
+
     verify = commands.add_parser("verify", help="check a card, and all that led to it, for a changed digit")
     verify.add_argument("cards", nargs="+", type=Path, metavar="CARD")
     verify.add_argument("--store", type=Path, help="where its stages lie (default: the user cache)")
@@ -175,7 +204,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _board(options: argparse.Namespace) -> int:
-    from bench import board, card
+    from bench import board, card, failures
+    from bench.board.text import clean
 
     folders = [options.results / options.task] if options.task else sorted(p for p in options.results.glob("*") if p.is_dir())
     boards = [(folder, cards) for folder in folders if (cards := card.read_all(folder))]
@@ -188,6 +218,8 @@ def _board(options: argparse.Namespace) -> int:
         return _across({folder.name: cards for folder, cards in boards}, options.results)
     for folder, cards in boards:
         board.show(board.build(cards))
+        for one in failures.read(folder):
+            print(clean(f"failed: {one.algorithm} seed {one.seed}: {one.reason}"))
         print(board.write(folder.name, cards, folder))
     return 0
 
@@ -333,6 +365,69 @@ def _data_check(options: argparse.Namespace) -> int:
     report = check(options.file, options.format, prompts, options.ngram)
     print(report.text())
     return 1 if report.problems else 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from bench import tune
+    from bench.hydra_path import folders
+    from bench.hydra_path import options as known
+    from bench.overrides import check
+    from bench.registry import names
+
+    settings = [word for word in [*options.algorithms, *options.settings] if "=" in word]
+    wanted = [word for word in options.algorithms if "=" not in word] or [name for name in known("sweep") if name in names()]
+    check([f"task={options.task}", f"algorithm={','.join(wanted)}", *settings], sweep=True)
+    if odd := [word for word in settings if not word.startswith(("task.", "budget"))]:
+        raise UserError(
+            f"{odd[0]}: only settings of the task and the budget are the same for all, task.KEY=VALUE or budget=NAME"
+        )
+    search = tune.Search(
+        options.task, options.trials, options.rule, options.workers, options.results, options.store, tuple(settings)
+    )
+    bar = progress.Progress("tuning")
+    count = sum(len(tune.points(tune.space(name), search.trials)) for name in wanted)
+    heard = 0
+
+    def hear(name: str, trial: tune.Trial) -> None:
+        nonlocal heard
+        heard += 1
+        print(tune.line(name, trial), flush=True)
+        bar.show(heard / count, {})
+
+    found = search.run(wanted, hear)
+    bar.close()
+    failed = 0
+    for name, trials in found.items():
+        try:
+            winner, file, record = tune.write(search, name, trials, options.conf or folders()[0])
+        except UserError as error:  # the others' trials are not lost
+            print(f"isoalign: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        print(f"{tune.line(name, winner)}\n  {file}  {record}")
+    return 1 if failed else 0
+
+
+def _new(options: argparse.Namespace) -> int:
+    from bench import scaffold
+
+    for path in scaffold.write(options.name, options.package):
+        print(path)
+    inside = f"; first: pip install -e {options.package}" if options.package else ""
+    print(f"now: isoalign check {options.name}{inside}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from bench.conformance import examine
+    from bench.registry import algorithm
+
+    broken = 0
+    for finding in examine(options.name, algorithm(options.name)(), options.checks):
+        print(finding.line(), flush=True)
+        broken += finding.holds is False
+    print(f"{options.name}: {broken} broken" if broken else f"{options.name} conforms")
+    return 1 if broken else 0
 
 
 def _verify(options: argparse.Namespace) -> int:

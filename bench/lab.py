@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.feedback import Cursor, Feedback, select
 from bench.flops import linear
+from bench.guard import Guard, service
 from bench.meter import Meter
 from bench.models.language import LanguageModel, Outputs, completion_lengths, prompt_lengths
 from bench.types import Labels, Pairs, Prompts, Question, Rollouts
@@ -37,18 +38,21 @@ class Lab:
         self._paid: set[str] = set()
         self._logged: dict[str, list[float]] = {}
         self._start = 0.0
+        self._guard: Guard | None = None
         self.new_tokens = new_tokens
         self.generator = torch.Generator().manual_seed(seed)
         self.state: dict[str, float] = {}
 
     # -- models ---------------------------------------------------------------------------------------------------
 
+    @service
     def policy(self, rollouts: Rollouts) -> Outputs:
         """The policy on completions: ``logp`` [B, T], ``hidden`` [B, T, D], ``logits`` [B, T, V], ``entropy`` [B, T].
         Gradients flow, and are paid, unless torch.no_grad() is on."""
         self._pay_forward("policy", self._policy, rollouts, backward=torch.is_grad_enabled())
         return self._blank(rollouts) if self._meter.quoting else self._policy(rollouts)
 
+    @service
     @torch.no_grad()
     def reference(self, rollouts: Rollouts) -> Outputs:
         """The frozen SFT base on completions."""
@@ -62,6 +66,7 @@ class Lab:
         """log pi(y|x) - log pi_base(y|x), summed over the completion [B]."""
         return (self.policy(rollouts).logp - self.reference(rollouts).logp).sum(-1)
 
+    @service
     def generate(self, prompts: Prompts, draws: int = 1) -> Rollouts:
         """Sample ``draws`` completions of each prompt from the policy at T = 1 [B x draws]."""
         self._gathering()
@@ -77,6 +82,7 @@ class Lab:
         self._meter.charge("policy", "sample", shape.prefill(lengths) + shape.decode(contexts, used), sum(used))
         return rollouts
 
+    @service
     def module(self, name: str, factory: Callable[[int], nn.Module]) -> nn.Module:
         """A module of the algorithm's own, made once by ``factory(hidden size)``, trained by the harness's optimizer,
         saved in checkpoints, its passes paid under ``name``."""
@@ -99,12 +105,14 @@ class Lab:
 
     # -- data and feedback ----------------------------------------------------------------------------------------
 
+    @service
     def prompts(self, count: int) -> Prompts:
         """The next ``count`` training prompts."""
         self._gathering(count, "prompts")
         prompts = self._given("prompts")
         return select(prompts, self._cursor("prompts", len(prompts)).take(count))
 
+    @service
     def pairs(self, count: int, labelled_by: str = "annotator") -> Pairs:
         """The next ``count`` preference pairs; a verdict and its samples are paid when they are first read."""
         self._gathering(count, "pairs")
@@ -115,6 +123,7 @@ class Lab:
         self._pay_verdicts(feedback, batch.index.tolist())
         return batch.to(self._policy.device)
 
+    @service
     def labels(self, count: int, labelled_by: str = "annotator") -> Labels:
         """The next ``count`` single answers with a thumb up or down: people's own, or cut from the verdicts on pairs."""
         self._gathering(count, "labels")
@@ -127,6 +136,7 @@ class Lab:
         self._pay_verdicts(feedback, batch.index.tolist())
         return batch.to(self._policy.device)
 
+    @service
     def revisions(self, count: int) -> Pairs:
         """The next ``count`` answers of the base to red-team prompts, ``rejected``, and what a critic made of them by the
         task's principles, ``chosen``. Answer, critique and revision are paid when they are first read."""
@@ -136,6 +146,7 @@ class Lab:
         self._pay_verdicts(revised, batch.index.tolist())
         return batch.to(self._policy.device)
 
+    @service
     def reward(self, rollouts: Rollouts, labelled_by: str = "annotator") -> Tensor:
         """Rewards [B] of the reward model trained on verdicts by ``annotator`` or ``judge``: mean 0 and deviation 1 on
         the answers that it was trained on. Its training is paid at the first call, with the verdicts it learned from."""
@@ -162,6 +173,7 @@ class Lab:
         rewards: Tensor = rewarder(rollouts)
         return rewards.to(self._policy.device)
 
+    @service
     def judge(self, first: Rollouts, second: Rollouts) -> Tensor:
         """P(first is better) [B] by the AI judge: of the classifier Bradley-Terry, with the log-odds of acceptability as
         strengths; of a judge that is asked, the mean over both orders, 1/2 where it brought no verdict."""
@@ -171,6 +183,7 @@ class Lab:
         odds = [torch.logit(self.judge_score(rollouts), eps=1e-3) for rollouts in (first, second)]
         return torch.sigmoid(odds[0] - odds[1])
 
+    @service
     def judge_score(self, rollouts: Rollouts) -> Tensor:
         """The AI judge's P(acceptable) of each completion [B]; each is a label by AI."""
         self._gathering()

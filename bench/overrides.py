@@ -6,7 +6,6 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import UserError
@@ -30,15 +29,10 @@ TAKES_A_WORD = (
 )  # of Hydra's flags
 
 
-def options(group: str) -> list[str]:
-    """The choices of a configuration group: its yaml files."""
-    import conf
-
-    return sorted(file.stem for file in (Path(next(iter(conf.__path__))) / group).glob("*.yaml"))
-
-
 def listed() -> dict[str, str]:
     """Every group's choices, for the help."""
+    from bench.hydra_path import options
+
     return {f"{group}s": ", ".join(options(group)) for group in GROUPS}
 
 
@@ -47,6 +41,9 @@ def check(arguments: list[str], sweep: bool) -> None:
 
     Raises UserError naming the word that is wrong and what is known.
     """
+    from bench.hydra_path import options, prepare
+
+    prepare()
     for before, name in zip(["", *arguments], arguments, strict=False):
         if not name.startswith("-") and "=" not in name and before not in TAKES_A_WORD:
             raise UserError(f"{name!r} is no KEY=VALUE; see `isoalign run --help`")
@@ -97,6 +94,8 @@ def _values(word: str, sweep: bool) -> list[str]:
     """What a KEY=VALUE of Hydra's grammar goes over, be it ``a``, ``a,b``, ``choice(a,b)`` or ``glob(*)``."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Glob
+
+    from bench.hydra_path import options
 
     with one_line(word):
         override = OverridesParser.create().parse_override(word)

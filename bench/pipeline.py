@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bench import metrics, registry, stats
+from bench import assets, metrics, registry, stats
 from bench.card import key_of
 from bench.config import TaskConfig
 from bench.data import prompts
@@ -31,7 +31,7 @@ from bench.stages import curve, figures, judge_check, pairs, readings, sample
 from bench.stages.candidates import read_rows, write_rows
 from bench.stages.sft import lora
 from bench.store import content, plain
-from bench.train import Trainer
+from bench.train import TrainConfig, Trainer
 from bench.types import Budget, Card
 
 TRAIN_VERSION = 3
@@ -42,6 +42,8 @@ CAVEAT = "Classifier scorers are weak on implicit hate and blind to threats; jud
 
 ENOUGH = 0.9  # of the budget: what is left after that is less than a round of most methods
 MANY = 0.2  # of an asked judge's verdicts
+LAST = 0.75  # of what is spent, by when the last step is expected
+IDLE = TrainConfig().idle_seconds
 
 TUNING = "by hand, from a prototype's calibration; not yet the same number of trials for each method"
 
@@ -119,7 +121,7 @@ class Run:
         task, shared = self.task, self.shared
         recipe = {
             "version": TRAIN_VERSION, "sft": shared.sft.key, "model": task.model,
-            "training": plain(task.training) | {"checkpoint_seconds": None},
+            "training": plain(replace(task.training, idle_seconds=IDLE)) | {"checkpoint_seconds": None},
             "pairs": [shared.pairs(by).key for by in pairs.SOURCES],
             "reward": [m.key for by in pairs.SOURCES for m in shared.reward_models(by).values() if self._may("reward")],
             "algorithm": self.name, "settings": self.settings, "source": registry.source(type(self.algorithm)),
@@ -147,7 +149,8 @@ class Run:
         meter = Meter(self.budget)
         rounds = Rounds(self.shared, work / ROUNDS)
         lab = Lab(policy, reference, rounds, meter, self.task.model.new_tokens, self.seed)
-        trainer = Trainer(self.algorithm, lab, policy, meter, self.task.training, work)
+        shut = (self.shared.store.root, assets.cache_dir())
+        trainer = Trainer(self.algorithm, lab, policy, meter, self.task.training, work, shut)
         trainer.run(self.name)
         policy.model.save_pretrained(work / "policy")
         write_rows(work / "log.jsonl", trainer.log)
@@ -156,6 +159,7 @@ class Run:
             "fraction": meter.fraction, "snapshots": trainer.snapshots, "reported": reported(trainer.log),
         }  # fmt: skip
         record |= {"rounds": trainer.rounds} if trainer.rounds else {}
+        record |= {"unmetered": trainer.guard.models} if trainer.guard.models else {}
         (work / "record.json").write_text(json.dumps(record, indent=1))
 
     @property
@@ -382,6 +386,12 @@ class Run:
             found.append(
                 f"only {record['fraction']:.0%} of the budget was spent: what was to come next costs more than the rest"
             )
+        if smuggled := record.get("unmetered"):
+            name, count = max(smuggled.items(), key=lambda item: item[1])
+            found.append(f"gate: it ran a model that the meter does not know: {name} of {count:,} parameters")
+        if (log := self.training_log()) and log[-1]["flops_spent"] < LAST * record["spent"]["flops"]:
+            share = log[-1]["flops_spent"] / record["spent"]["flops"]
+            found.append(f"its last optimizer step was at {share:.0%} of what it spent: it stopped learning there")
         critic = self._may("revisions") and self.task.constitution.kind == "server"
         if critic or (self.judge_check and judge.kind == "server"):
             found.append("a server's FLOPs are unknown: they are in no budget, and what it did is on no bill but in tokens")

@@ -1,14 +1,17 @@
-"""Algorithms by name: file name = registry name = yaml name."""
+"""Algorithms by name: those of baselines/, where file name = registry name = yaml name, and those of plug-ins."""
 
 import ast
 import dataclasses
 import difflib
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import pkgutil
+from collections.abc import Iterator
 from typing import Any, dataclass_transform
 
+from bench import plugins
 from bench.errors import UserError
 
 _registered: dict[str, type] = {}
@@ -16,17 +19,22 @@ _registered: dict[str, type] = {}
 
 @dataclass_transform(frozen_default=True)
 def register(cls: type) -> type:
-    """Make a class a frozen dataclass of hyperparameters and enter it under the name of its file."""
+    """Make a class a frozen dataclass of hyperparameters and enter it as the algorithm of its file."""
     cls = dataclasses.dataclass(frozen=True)(cls)
-    _registered[cls.__module__.rpartition(".")[2]] = cls
+    _registered[cls.__module__] = cls
     return cls
 
 
 def names() -> list[str]:
-    """Every algorithm there is, without importing any."""
+    """Every algorithm there is, without importing any. Raises UserError where a plug-in takes the name of a baseline."""
     import baselines
 
-    return sorted(module.name for module in pkgutil.iter_modules(baselines.__path__))
+    own, brought = {module.name for module in pkgutil.iter_modules(baselines.__path__)}, plugins.entry_points("algorithms")
+    if clash := sorted(own & brought.keys()):
+        raise UserError(
+            f"{brought[clash[0]].module} brings an algorithm {clash[0]!r}, and there is one; rename its entry point"
+        )
+    return sorted(own | brought.keys())
 
 
 def algorithm(name: str) -> type:
@@ -34,13 +42,13 @@ def algorithm(name: str) -> type:
 
     Raises UserError listing the known ones.
     """
-    if name not in _registered:
-        if name not in names():
-            raise UserError(unknown("algorithm", name, names()))
-        importlib.import_module(f"baselines.{name}")
-    if name not in _registered:
-        raise UserError(f"baselines/{name}.py registers no algorithm; put @register before its class")
-    return _registered[name]
+    if name not in names():
+        raise UserError(unknown("algorithm", name, names()))
+    brought = plugins.entry_points("algorithms")
+    module = plugins.load("algorithms", name) if name in brought else importlib.import_module(f"baselines.{name}")
+    if module.__name__ not in _registered:
+        raise UserError(f"{module.__file__} registers no algorithm; put @register before its class")
+    return _registered[module.__name__]
 
 
 def unknown(kind: str, name: str, known: list[str]) -> str:
@@ -51,18 +59,36 @@ def unknown(kind: str, name: str, known: list[str]) -> str:
 
 
 def _files(cls: type) -> dict[str, str]:
-    """The source of every file of baselines/ that an algorithm is made of: its own, its parents', and what they import."""
+    """The source of every file that an algorithm is made of: its own, its parents', and what they import of their packages."""
     waiting = [base.__module__ for base in cls.__mro__ if base is not object]
+    tops = {"baselines"} | {name.partition(".")[0] for name in waiting} - {"bench"}
     found: dict[str, str] = {}
     while waiting:
         name = waiting.pop()
         if name not in found:
             found[name] = inspect.getsource(importlib.import_module(name))
-            for node in ast.walk(ast.parse(found[name])):
-                imported = [node.module] if isinstance(node, ast.ImportFrom) else []
-                imported += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                waiting += [str(module) for module in imported if str(module).startswith("baselines.")]
+            imported = _imported(ast.parse(found[name]), name)
+            waiting += [module for module in imported if module.partition(".")[0] in tops and "." in module]
     return found
+
+
+def _imported(tree: ast.AST, of: str) -> Iterator[str]:
+    """The modules that a module imports, relative imports spelt out."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), of.rpartition(".")[0])
+            yield base
+            for alias in node.names:
+                yield from (each for each in [f"{base}.{alias.name}"] if _is_module(each))
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def source(cls: type) -> str:

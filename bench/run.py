@@ -6,6 +6,7 @@ import math
 import os
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def _publish(
     config: DictConfig, name: str, algorithm: Any, task: TaskConfig, budget: Budget, store: Path, folder: Path
 ) -> Path:
     from bench import card as cards
+    from bench import failures
     from bench.pipeline import Run
     from bench.shared import Shared
     from bench.store import Store
@@ -65,6 +67,7 @@ def _publish(
     run = Run(name, algorithm, budget, int(config.seed), Shared(task, Store(store)))
     card = run.card(_command())
     path = cards.write(card, folder)
+    failures.clear(name, run.seed, _command(), folder)
     if str(config.tracking) != "off":
         from bench.track import harmless
 
@@ -127,9 +130,14 @@ def _command() -> str:
 
 
 def _fail(config: DictConfig, line: str) -> None:
-    """One line on stderr. A single run exits with 2; a job of a sweep notes its failure and lets the others go on."""
-    name = config.algorithm.get("name", "?")
+    """One line on stderr, and beside the cards. A single run exits with 2; a job of a sweep lets the others go on."""
+    from bench import failures
+
+    name = str(config.algorithm.get("name", "?"))
     progress.end()
+    with suppress(OSError, UserError):  # where nothing can be written the line must do
+        task = Path(str(config.task.name)).name
+        failures.note(failures.Failure(name, int(config.seed), _command(), line), Path(str(config.results)) / task)
     print(f"isoalign: {name} seed {config.seed}: {line}", file=sys.stderr, flush=True)
     if FAILURES not in os.environ:
         raise SystemExit(2)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.feedback import Cursor
+from bench.guard import Guard, install
 from bench.lab import Lab
 from bench.meter import BudgetSpent, Meter
 from bench.models.language import LanguageModel
 from bench.progress import Progress
+from bench.store import later
 from bench.types import Step
 
 
@@ -28,6 +31,7 @@ class TrainConfig:
     ``clip``: largest gradient norm, of the policy and of each module apart. ``micro_batch``: rows of one backward pass.
     ``checkpoint_seconds``: time between checkpoints. ``patience``: non-finite steps in a row that end a run.
     ``snapshots``: shares of the budget at which the policy is kept, to be scored: after the first step that reaches each.
+    ``idle_seconds``: that an algorithm's own code may take without paying for anything; 0 is no limit.
     """
 
     betas: tuple[float, float] = (0.9, 0.95)
@@ -38,8 +42,11 @@ class TrainConfig:
     checkpoint_seconds: float = 60.0
     patience: int = 20
     snapshots: tuple[float, ...] = ()
+    idle_seconds: float = later(600.0)
 
     def __post_init__(self) -> None:
+        if self.idle_seconds < 0:
+            raise ValueError(f"task.training.idle_seconds must be 0 or more, not {self.idle_seconds}")
         if any(not 0 < share < 1 for share in self.snapshots) or sorted(set(self.snapshots)) != list(self.snapshots):
             raise ValueError(f"task.training.snapshots must rise from over 0 to under 1, not {list(self.snapshots)}")
 
@@ -48,10 +55,14 @@ class Trainer:
     """Runs an algorithm's iterations until the meter ends it; a checkpoint is the end of an iteration.
 
     ``snapshots`` says where along the budget the policy was kept, each under ``snapshots/<steps>`` of the work directory;
-    ``rounds`` where feedback was gathered anew, and what was spent by then.
+    ``rounds`` where feedback was gathered anew, and what was spent by then; ``guard`` what the algorithm ran beside the lab.
+    ``shut``: folders that its code must not read.
     """
 
-    def __init__(self, algorithm: Any, lab: Lab, policy: LanguageModel, meter: Meter, config: TrainConfig, work: Path):
+    def __init__(
+        self, algorithm: Any, lab: Lab, policy: LanguageModel, meter: Meter, config: TrainConfig, work: Path,
+        shut: Iterable[Path] = (),
+    ):  # fmt: skip
         self.algorithm, self.lab, self.policy, self.meter, self.config = algorithm, lab, policy, meter, config
         self.work, self.file = work, work / "checkpoint" / "state.pt"
         self.log: list[dict[str, float]] = []
@@ -63,6 +74,8 @@ class Trainer:
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.saved: dict[str, Any] = {}
         lab._new_module = self._adopt
+        self.guard = lab._guard = Guard(meter, lambda: lab._modules.values(), shut, config.idle_seconds)
+        install()
         self._add("policy", self.trained)
 
     def run(self, label: str) -> None:
@@ -77,7 +90,7 @@ class Trainer:
             self._next_round()
             before = self.meter.flops
             try:
-                for step in self.algorithm.iteration(self.lab):
+                for step in self._iteration():
                     self._step(step)
                     bar.show(self.meter.fraction, self.log[-1])
             except BudgetSpent as spent:
@@ -106,13 +119,30 @@ class Trainer:
             place = {"fraction": self.meter.fraction, "flops": self.meter.flops, "steps": self.meter.steps, "labels": labels}
             self.rounds.append(place)
 
+    def _iteration(self) -> Iterator[Step]:
+        """The algorithm's steps, its code under watch and the harness's beside it not."""
+        with self.guard.watching():
+            steps = iter(self.algorithm.iteration(self.lab))
+        while True:
+            with self.guard.watching():
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
+
+    def _loss(self, step: Step, rows: Any) -> Tensor:
+        with self.guard.watching():
+            return step.loss(self.lab, rows)
+
     def _step(self, step: Step) -> None:
         """One optimizer step, begun only if the purse covers all of it."""
         if not self.log and not self.meter.steps:
             self.lab._start = self.meter.fraction
         with self.meter.quote() as price:
-            step.loss(self.lab, step.batch)
-        self.meter.require(sum(price.values()), steps=1)
+            self._loss(step, step.batch)
+        if not price.total():
+            raise UserError("the loss of a step asks the lab for nothing that costs, so it can't be the policy's")
+        self.meter.require(price.total(), steps=1)
         rate = self._rate()
         loss = self._backward(step)
         norms = {name: self._norm(group) for name, group in self.parameters.items()}
@@ -135,7 +165,7 @@ class Trainer:
         rows, total = len(step.batch), 0.0
         for start in range(0, rows, self.config.micro_batch):
             part = step.batch[slice(start, start + self.config.micro_batch)]
-            losses = step.loss(self.lab, part)
+            losses = self._loss(step, part)
             if losses.shape != (len(part),):
                 raise UserError(f"a loss must give one value a row: got {tuple(losses.shape)} for {len(part)} rows")
             loss = losses.sum() / rows

@@ -8,6 +8,7 @@ from bench import assets
 from bench.config import PromptsConfig
 from bench.data import comments
 from bench.errors import UserError
+from bench.guard import forbidden
 from bench.text import fingerprint, normalise, opening, squeeze, unit_hash
 
 SPLITS = {"train": 0.60, "validation": 0.75, "test": 1.0}
@@ -34,6 +35,7 @@ def of(config: PromptsConfig, wanted: str) -> list[Prompt]:
 
     Raises UserError when the split does not hold as many as are asked for.
     """
+    forbidden(f"the {wanted} prompts")
     count = getattr(config, wanted)
     openings = round(count * config.clean)
     picked = []

@@ -4,6 +4,7 @@
 ``server`` any OpenAI-compatible chat-completions server. A language model favours a place: whoever is shown first, say
 (Zheng et al. 2023, "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", sec. 3.3; Lee et al. 2023, "RLAIF vs. RLHF",
 sec. 2.1). So every question is asked in both orders, a verdict is the mean of the two, and how far they differ is counted.
+A judge of another package is a kind of its own, by the name of its entry point (bench/plugins.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from bench import plugins
 from bench.types import Estimate, Question
 
 VERSION = 1  # raised whenever a judge's verdicts would change
@@ -48,8 +50,9 @@ class JudgeConfig:
     key_env: str = "OPENAI_API_KEY"
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"task.judge.kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
+        known = [*KINDS, *plugins.entry_points("judges")]
+        if self.kind not in known:
+            raise ValueError(f"task.judge.kind must be one of {', '.join(known)}, not {self.kind!r}")
         for name in ("thought", "requests_per_minute", "token_limit", "retries"):
             if getattr(self, name) < 0:
                 raise ValueError(f"task.judge.{name} must be 0 or more, not {getattr(self, name)}")
@@ -59,7 +62,7 @@ class JudgeConfig:
             raise ValueError(f"task.judge.timeout must be seconds, more than 0, not {self.timeout}")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_env):  # not shown: it may be the key itself
             raise ValueError("task.judge.key_env must be the name of an environment variable, never the key itself")
-        if self.kind != "classifier" and not self.model:
+        if self.kind in ("lm", "server") and not self.model:
             raise ValueError(f"task.judge.model must name the model of the {self.kind} judge")
         if self.kind == "server":
             _check_address(self.base_url)
@@ -138,6 +141,8 @@ def identity(config: JudgeConfig) -> dict[str, Any]:
     common = {"version": VERSION, "kind": config.kind}
     if config.kind == "classifier":
         return common
+    if config.kind not in KINDS:
+        return common | dict(plugins.load("judges", config.kind).identity(config))
     from bench.judges.templates import load_template
 
     asked = {"thought": config.thought, "template": load_template(config.template).digest}
@@ -159,6 +164,9 @@ def load(config: JudgeConfig, cache: Path, raters: Path | None = None, quiet: bo
         from bench.judges.lm import load_lm
 
         return load_lm(config, quiet)
+    if config.kind not in KINDS:
+        judge: Judge = plugins.load("judges", config.kind).load(config, cache)
+        return judge
     from bench.judges.classifier import load_classifier
 
     assert raters is not None, "a stage fits the classifier; load it from there"

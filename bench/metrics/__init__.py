@@ -1,6 +1,6 @@
-"""Metrics: functions of saved samples, one file a family, found by looking.
+"""Metrics: functions of saved samples, one file a family, found by looking here and among other packages' entry points.
 
-A module of this folder is a family when it has ``measure(evidence)``; it also has ``values(evidence)`` (what each
+A module is a family when it has ``measure(evidence)``; it also has ``values(evidence)`` (what each
 prompt adds, for pairing methods on a board) and ``VERSION`` (raised whenever a figure would change). It may have
 ``flags(figures, base)``: what speaks against a row, in words ("gate: ..." keeps it out of the ranking), and
 ``data(evidence)``: plain JSON that a plot needs. Importing a
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Collection, Mapping
 from functools import cache
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
+from bench import plugins
 from bench.errors import UserError
 from bench.registry import unknown
 from bench.types import Estimate
@@ -31,9 +33,10 @@ Item = TypeVar("Item")
 
 @cache
 def families() -> dict[str, ModuleType]:
-    """Family name (its file's) to its module."""
+    """Family name (its file's, or of its entry point) to its module."""
     found = {m.name: importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)}
-    return {name: module for name, module in sorted(found.items()) if hasattr(module, "measure")}
+    own = {name: module for name, module in found.items() if hasattr(module, "measure")}
+    return dict(sorted((own | {name: plugins.load("metrics", name) for name in _brought()}).items()))
 
 
 def names() -> list[str]:
@@ -43,12 +46,32 @@ def names() -> list[str]:
 
 def versions() -> dict[str, int]:
     """The version of each family, for keys and cards; read from the files, so that no family is imported for it."""
+    files = {module.name: Path(__path__[0]) / f"{module.name}.py" for module in pkgutil.iter_modules(__path__)}
+    for name, module in _brought().items():
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            raise UserError(f"metric {name!r}: there is no module {module}; install its package again")
+        files[name] = Path(spec.origin)
     found = {}
-    for module in pkgutil.iter_modules(__path__):
-        body = ast.parse((Path(__path__[0]) / f"{module.name}.py").read_text(encoding="utf-8")).body
-        if any(isinstance(node, ast.FunctionDef) and node.name == "measure" for node in body):
-            found[module.name] = next(int(ast.literal_eval(node.value)) for node in body if _is_version(node))
+    for name, file in files.items():
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+        measures = any(isinstance(node, ast.FunctionDef) and node.name == "measure" for node in body)
+        version = next((int(ast.literal_eval(node.value)) for node in body if _is_version(node)), None)
+        if measures and version is not None:
+            found[name] = version
+        elif name in _brought():
+            raise UserError(
+                f"metric {name!r}: {file} lacks {'VERSION = 1' if measures else 'measure(evidence)'}; see CONTRIBUTING.md"
+            )
     return found
+
+
+def _brought() -> dict[str, str]:
+    """Family to module, of other packages. Raises UserError for a name that is taken."""
+    brought = plugins.entry_points("metrics")
+    if clash := sorted({module.name for module in pkgutil.iter_modules(__path__)} & brought.keys()):
+        raise UserError(f"{brought[clash[0]].module} brings a metric {clash[0]!r}, and there is one; rename its entry point")
+    return {name: point.module for name, point in brought.items()}
 
 
 def _is_version(node: ast.stmt) -> TypeGuard[ast.Assign]:

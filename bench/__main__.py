@@ -1,0 +1,5 @@
+"""`python -m bench` is `isoalign`."""
+
+from bench.cli import main
+
+main()

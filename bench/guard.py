@@ -1,0 +1,155 @@
+"""Keeps an algorithm to the lab. While its own code runs, models that the meter does not know are noticed, evaluation data is
+shut, and silence has an end. Inside the lab's services the harness is at work, and nothing is watched.
+
+This is against mistakes and temptation, not against malice: code in the same process can get round any of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from bench.errors import UserError
+from bench.meter import Meter
+
+Service = TypeVar("Service", bound=Callable[..., Any])
+
+
+class Trespass(UserError):
+    """An algorithm reached for what it must not see."""
+
+
+class Stuck(BaseException):
+    """Raised in the midst of an algorithm that asks for nothing; no ``except Exception`` of its own stops it."""
+
+
+class Guard:
+    """Watches one algorithm. ``models``: by class, the parameters of those it ran that are not the lab's.
+
+    ``shut``: folders that it must not read. ``idle``: seconds that its own code may take without paying for anything;
+    0 is no limit, and only a main thread has one.
+    """
+
+    def __init__(self, meter: Meter, own: Callable[[], Iterable[nn.Module]], shut: Iterable[Path] = (), idle: float = 0.0):
+        self.models: dict[str, int] = {}
+        self._meter, self._own, self._idle = meter, own, idle
+        self._shut = tuple(os.path.abspath(folder) + os.sep for folder in shut)
+        self._trespass = ""
+        self._hook: Any = None
+        self._left, self._paid = idle, -1
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Inside, the algorithm's own code runs. Raises Trespass if it trespassed, even if it hid that from itself."""
+        before = _exchange(self)
+        try:
+            self._open()
+            yield
+        except SystemExit as error:
+            raise UserError("its code called exit") from error
+        except Stuck as error:
+            raise UserError(f"its code asked the lab for nothing that costs for {self._idle:g} seconds") from error
+        finally:
+            self._close()
+            _exchange(before)
+        if self._trespass:
+            raise Trespass(self._trespass)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside, the harness is at work on the algorithm's behalf."""
+        before = _exchange(None)
+        if before is self:
+            self._close()
+        try:
+            yield
+        finally:
+            _exchange(before)
+            if before is self:
+                self._open()
+
+    def _open(self) -> None:
+        self._hook = register_module_forward_pre_hook(self._seen)
+        if self._meter.flops != self._paid:
+            self._left, self._paid = self._idle, self._meter.flops
+        if self._timed():
+            signal.signal(signal.SIGALRM, _stuck)
+            signal.setitimer(signal.ITIMER_REAL, max(self._left, 0.001), self._idle)
+
+    def _close(self) -> None:
+        self._hook.remove()
+        if self._timed():
+            self._left = signal.setitimer(signal.ITIMER_REAL, 0.0)[0]
+
+    def _timed(self) -> bool:
+        return self._idle > 0 and threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGALRM")
+
+    def _seen(self, module: nn.Module, _: Any) -> None:
+        """A forward pass outside of the lab's services: free for the lab's own modules, who pay by themselves."""
+        if not any(module is part for own in self._own() for part in own.modules()):
+            count = sum(parameter.numel() for parameter in module.parameters())
+            if count:
+                name = type(module).__name__
+                self.models[name] = max(count, self.models.get(name, 0))
+
+    def trespass(self, what: str) -> None:
+        """Refuse, and remember it."""
+        self._trespass = f"it tried to read {what}: what algorithms may see comes from the lab"
+        raise Trespass(self._trespass)
+
+    def shuts(self, path: str) -> bool:
+        """Whether a file lies where nothing may be read."""
+        return os.path.abspath(path).startswith(self._shut)
+
+
+_watch: dict[str, Guard | None] = {"now": None}
+
+
+def _exchange(guard: Guard | None) -> Guard | None:
+    before, _watch["now"] = _watch["now"], guard
+    return before
+
+
+def _stuck(*_: Any) -> None:
+    raise Stuck
+
+
+def forbidden(what: str) -> None:
+    """To be called where evaluation data is handed out. Raises Trespass where an algorithm's own code asks for it."""
+    if (guard := _watch["now"]) is not None:
+        guard.trespass(what)
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    guard = _watch["now"]
+    if guard is not None and event == "open" and isinstance(arguments[0], str) and guard.shuts(arguments[0]):
+        guard.trespass(arguments[0])
+
+
+@functools.cache
+def install() -> None:
+    """Look at every file that this process opens, once and for all: Python lets no audit hook go."""
+    sys.addaudithook(_audit)
+
+
+def service(method: Service) -> Service:
+    """A method of the lab, in which the harness works and not the algorithm."""
+
+    @functools.wraps(method)
+    def inside(lab: Any, *arguments: Any, **named: Any) -> Any:
+        if lab._guard is None:
+            return method(lab, *arguments, **named)
+        with lab._guard.aside():
+            return method(lab, *arguments, **named)
+
+    return inside  # type: ignore[return-value]

@@ -1,0 +1,55 @@
+"""What other packages bring: algorithms, metrics, judges and tasks, found by their entry points, with no edit here.
+
+In somebody's ``pyproject.toml``:
+
+    [project.entry-points."isoalign.algorithms"]
+    mine = "my_package.mine"            # a module that registers an algorithm under its own name, as baselines/ do
+    [project.entry-points."isoalign.metrics"]
+    shouting = "my_package.shouting"    # a module with measure, values and VERSION
+    [project.entry-points."isoalign.judges"]
+    oracle = "my_package.oracle"        # a module with load(config, cache) and identity(config)
+    [project.entry-points."isoalign.conf"]
+    mine = "my_package.conf"            # a package of yaml in folders like those of conf/: task/chat.yaml and so on
+
+An algorithm's configuration is its fields with their defaults, unless one of those packages has a yaml of its name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from bench.errors import UserError
+
+
+@cache
+def entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+    """Name to entry point of ``isoalign.<kind>``. Raises UserError where two packages claim one name."""
+    found: dict[str, importlib.metadata.EntryPoint] = {}
+    for point in importlib.metadata.entry_points(group=f"isoalign.{kind}"):
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            raise UserError(f"{_package(other)} and {_package(point)} both bring {kind} {point.name!r}; uninstall one of them")
+    return dict(sorted(found.items()))
+
+
+def load(kind: str, name: str) -> ModuleType:
+    """The module behind an entry point. Raises UserError naming its package where it can't be imported."""
+    point = entry_points(kind)[name]
+    try:
+        return importlib.import_module(point.module)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+        raise UserError(f"{kind} {name!r} of {_package(point)}: {point.module} can't be imported: {reason}") from error
+
+
+def configurations() -> dict[str, Path]:
+    """Package name to folder of the yaml that other packages bring: tasks, settings of algorithms, search spaces."""
+    return {point.module: Path(next(iter(load("conf", name).__path__))) for name, point in entry_points("conf").items()}
+
+
+def _package(point: importlib.metadata.EntryPoint) -> str:
+    return point.dist.name if point.dist else point.module

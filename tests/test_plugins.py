@@ -1,0 +1,225 @@
+"""Algorithms, metrics, judges and tasks of another package, found by entry points; and some that misbehave."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from workbench import COMMAND, Terminal, complaint
+
+HEAD = """
+from collections.abc import Iterator
+import torch
+from torch import Tensor
+from bench import Lab, Rollouts, Step, register
+"""
+GOOD = """
+@register
+class Good:
+    batch_size: int = 4
+    lr: float = 1e-3
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        yield Step(lab.pairs(self.batch_size).chosen, self.loss)
+
+    def loss(self, lab: Lab, rows: Rollouts) -> Tensor:
+        return -lab.policy(rows).logp.sum(1) / rows.completion_mask.sum(1)
+"""
+
+
+def variant(iteration: str = "", loss: str = "") -> str:
+    """The good one, something done before its steps or in its loss."""
+    text = GOOD.replace("        yield", f"{_inside(iteration)}        yield") if iteration else GOOD
+    return HEAD + (text.replace("        return", f"{_inside(loss)}        return") if loss else text)
+
+
+def _inside(lines: str) -> str:
+    return "".join(f"        {line}\n" for line in dedent(lines).strip().splitlines())
+
+
+SMUGGLE = """
+if not hasattr(torch, "smuggled"):
+    torch.smuggled = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 8))
+torch.smuggled(torch.zeros(1, 8))
+"""
+SWALLOW = """
+try:
+    from bench.config import PromptsConfig
+    from bench.data import prompts
+    prompts.of(PromptsConfig(), "test")
+except Exception:
+    pass
+"""
+OPEN = """
+import glob, os
+list(open(sorted(glob.glob(os.environ["STORE"] + "/samples-*/samples.jsonl"))[0]))
+"""
+LOOP = """
+while True:
+    try:
+        lab.prompts(1)
+    except Exception:
+        pass
+"""
+STOP = """
+if lab.progress > 0.3:
+    while True:
+        lab.generate(lab.prompts(4))
+"""
+ALGORITHMS = {
+    "good": HEAD + GOOD,
+    "nans": variant(loss="rows = rows\nreturn lab.policy(rows).logp.sum(1) * float('nan')"),
+    "raises": variant("raise KeyError('no such thing')"),
+    "exits": variant("import sys\nsys.exit(0)"),
+    "loops": variant(LOOP),
+    "sleeps": variant("import time\ntime.sleep(1e6)"),
+    "idle": variant("return"),
+    "free": variant(loss="return torch.zeros(len(rows), requires_grad=True)"),
+    "stops": variant(STOP),
+    "smuggles": variant(SMUGGLE),
+    "peeks": variant(SWALLOW),
+    "opens": variant(OPEN),
+}
+SAID = {
+    "nans": "Good: 5 steps in a row had no finite loss or gradient",
+    "raises": "KeyError: 'no such thing'",
+    "exits": "its code called exit",
+    "loops": "its code asked the lab for nothing that costs for 2 seconds",
+    "sleeps": "its code asked the lab for nothing that costs for 2 seconds",
+    "idle": "an iteration spent nothing, so the budget would never end it",
+    "free": "the loss of a step asks the lab for nothing that costs",
+    "peeks": "it tried to read the test prompts",
+    "opens": "it tried to read",
+}
+METRIC = """
+from bench import stats
+VERSION = 3
+def values(evidence):
+    return {"shouting": evidence.grid([float(s.completion.isupper()) for s in evidence.samples])}
+def measure(evidence):
+    return {name: stats.mean(found) for name, found in values(evidence).items()}
+"""
+JUDGE = """
+from bench.judges import Verdict
+class Short:
+    name, identity = "short", {"rule": "the shorter is better"}
+    def __call__(self, questions, principle=None):
+        return [Verdict(p, (p, p), 0, 0) for q in questions for p in [0.9 if len(q.first) < len(q.second) else 0.1]]
+def identity(config):
+    return Short.identity
+def load(config, cache):
+    return Short()
+"""
+
+
+def package(folder: Path) -> Path:
+    """A package as pip would have installed it."""
+    home = folder / "site" / "elsewhere"
+    (home / "conf" / "task").mkdir(parents=True)
+    (home / "conf" / "algorithm").mkdir()
+    for name in ("__init__.py", "conf/__init__.py"):
+        (home / name).touch()
+    for name, text in ALGORITHMS.items():
+        (home / f"{name}.py").write_text(text)
+    (home / "shouting.py").write_text(METRIC)
+    (home / "short.py").write_text(JUDGE)
+    (home / "conf" / "task" / "theirs.yaml").write_text("defaults: [nano]\nname: theirs\n")
+    points = {
+        "algorithms": {name: f"elsewhere.{name}" for name in ALGORITHMS}, "metrics": {"shouting": "elsewhere.shouting"},
+        "judges": {"short": "elsewhere.short"}, "conf": {"theirs": "elsewhere.conf"},
+    }  # fmt: skip
+    info = folder / "site" / "elsewhere-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text(
+        "\n".join(f"[isoalign.{kind}]\n" + "\n".join(f"{n} = {v}" for n, v in own.items()) for kind, own in points.items())
+    )
+    return folder / "site"
+
+
+@pytest.fixture
+def elsewhere(furnished: Terminal) -> Terminal:
+    """A terminal in whose Python the package is installed."""
+    furnished.env.update(PYTHONPATH=str(package(furnished.home)), STORE=str(furnished.store))
+    return furnished
+
+
+QUICK = ["budget.flops=2e9", "budget.steps=8", "task.training.patience=5", "task.training.idle_seconds=2"]
+
+
+def test_what_another_package_brings_is_found_configured_and_used(elsewhere: Terminal) -> None:
+    shown = elsewhere([COMMAND, "run", "--help"]).stdout
+    assert "good" in shown
+    assert "theirs" in shown
+    words = ["task=theirs", "algorithm=good", "algorithm.batch_size=5", "budget.steps=2"]
+    done = elsewhere(elsewhere.run(*words))
+    assert done.returncode == 0, done.stderr
+    card = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
+    assert (card["task"], card["algorithm"]) == ("theirs", "good")
+    assert card["config"]["algorithm"] == {"batch_size": 5, "lr": 1e-3}
+    assert card["metrics"]["shouting"]["value"] is not None
+    assert card["versions"]["metric shouting"] == "3"
+    assert "batch_siz" in complaint(elsewhere(elsewhere.run("algorithm=good", "algorithm.batch_siz=5")))
+
+    judged = elsewhere(elsewhere.run("algorithm=rlaif", "task.judge.kind=short", "algorithm.rollouts=8", "budget.steps=1"))
+    assert judged.returncode == 0, judged.stderr
+    card = json.loads(Path(judged.stdout.splitlines()[-1]).read_text())
+    assert card["notes"]["judge"]["name"] == "short"
+
+
+def test_a_sweep_of_misbehaving_algorithms_goes_on_marks_them_and_leaves_the_board_unharmed(elsewhere: Terminal) -> None:
+    done = elsewhere(elsewhere.run("-m", f"algorithm={','.join(ALGORITHMS)}", *QUICK))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("isoalign: ")]
+    for name, words in SAID.items():
+        assert any(line.startswith(f"isoalign: {name} seed 0: ") and words in line for line in told), (name, told)
+    assert f"{len(SAID)} of the sweep's runs failed" in told[-1]
+    results = elsewhere.home / "results" / "nano"
+    cards = {card["algorithm"]: card for card in (json.loads(file.read_text()) for file in results.glob("*.json"))}
+    assert set(cards) == set(ALGORITHMS) - set(SAID)
+    assert not any(flag.startswith("gate: it ran") for flag in cards["good"]["flags"])
+    assert "gate: it ran a model that the meter does not know: Sequential of 280 parameters" in cards["smuggles"]["flags"]
+    board = elsewhere([COMMAND, "board", "nano", "--results", str(elsewhere.home / "results")])
+    assert board.returncode == 0, board.stderr
+    assert "failed: raises seed 0: KeyError: 'no such thing'" in board.stdout
+    assert "good" in board.stdout
+
+
+def test_a_run_that_comes_through_after_all_is_no_longer_noted_as_failed(elsewhere: Terminal) -> None:
+    command = elsewhere.run("algorithm=raises", *QUICK)
+    assert "no such thing" in complaint(elsewhere(command))
+    (note,) = (elsewhere.home / "results" / "nano" / "failed").glob("raises-s0-*.json")
+    assert json.loads(note.read_text())["reason"].startswith("KeyError")
+    (elsewhere.home / "site" / "elsewhere" / "raises.py").write_text(ALGORITHMS["good"])
+    assert elsewhere(command).returncode == 0
+    assert not note.exists()
+
+
+def test_what_stopped_learning_early_is_flagged(elsewhere: Terminal) -> None:
+    done = elsewhere(elsewhere.run("algorithm=stops", "budget.flops=2e9"))
+    assert done.returncode == 0, done.stderr
+    card = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
+    assert any("of what it spent: it stopped learning there" in flag for flag in card["flags"])
+
+
+@pytest.mark.parametrize(
+    ("points", "algorithm", "words"),
+    [
+        ("[isoalign.algorithms]\ndpo = elsewhere.good", "dpo", "elsewhere.good brings an algorithm 'dpo', and there is one"),
+        ("[isoalign.algorithms]\nlost = elsewhere.lost", "lost", "elsewhere.lost can't be imported: ModuleNotFoundError"),
+        ("[isoalign.algorithms]\nshort = elsewhere.short", "short", "short.py registers no algorithm"),
+        ("[isoalign.metrics]\nbare = elsewhere.good", "dpo", "good.py lacks measure(evidence)"),
+    ],
+)
+def test_an_entry_point_that_is_wrong_is_one_line(elsewhere: Terminal, points: str, algorithm: str, words: str) -> None:
+    (elsewhere.home / "site" / "elsewhere-0.1.dist-info" / "entry_points.txt").write_text(points)
+    assert words in complaint(elsewhere(elsewhere.run(f"algorithm={algorithm}", "budget.steps=2")))
+
+
+def test_a_broken_algorithm_harms_no_other(elsewhere: Terminal) -> None:
+    points = "[isoalign.algorithms]\nlost = elsewhere.lost\ngood = elsewhere.good"
+    (elsewhere.home / "site" / "elsewhere-0.1.dist-info" / "entry_points.txt").write_text(points)
+    assert elsewhere(elsewhere.run("algorithm=good", "budget.steps=2")).returncode == 0
