@@ -31,7 +31,7 @@ class KTO:
     batch_size: int = 64
     lr: float = 1e-4
 
-    kl_price: ClassVar[str] = "beta"
+    kl_price: ClassVar[str] = "beta"  # gains and losses saturate within some 1 / beta nats
 
     def __post_init__(self) -> None:
         if self.batch_size < 2:
