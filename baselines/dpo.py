@@ -1,6 +1,7 @@
 """Direct preference optimisation."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -19,12 +20,20 @@ class DPO:
     batch_size: int = 32
     lr: float = 1e-4
 
+    kl_price: ClassVar[str] = "beta"
+    closed_form: ClassVar[bool] = True  # eq. 4: base * exp(reward / beta)
+
     def iteration(self, lab: Lab) -> Iterator[Step]:
         """One batch of pairs, one step."""
         yield Step(lab.pairs(self.batch_size), self.loss)
 
     def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
-        """-log sigmoid(beta * (log-ratio of the chosen - log-ratio of the rejected)) [B]."""
-        chosen, rejected = lab.log_ratio(pairs.chosen), lab.log_ratio(pairs.rejected)
-        lab.log(chosen_log_ratio=chosen.mean(), rejected_log_ratio=rejected.mean())
-        return -logsigmoid(self.beta * (chosen - rejected))
+        """-log sigmoid(beta * margin) [B]."""
+        return -logsigmoid(self.beta * margin(lab, pairs))
+
+
+def margin(lab: Lab, pairs: Pairs) -> Tensor:
+    """Log-ratio of the chosen - log-ratio of the rejected, in nats [B]; times beta, the gap between implicit rewards."""
+    chosen, rejected = lab.log_ratio(pairs.chosen), lab.log_ratio(pairs.rejected)
+    lab.log(chosen_log_ratio=chosen.mean(), rejected_log_ratio=rejected.mean())
+    return chosen - rejected

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ class KTO:
     undesirable_weight: float = 1.0
     batch_size: int = 64
     lr: float = 1e-4
+
+    kl_price: ClassVar[str] = "beta"  # gains and losses saturate within some 1 / beta nats
 
     def __post_init__(self) -> None:
         if self.batch_size < 2:

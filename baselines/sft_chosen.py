@@ -20,4 +20,9 @@ class SFTChosen:
 
     def loss(self, lab: Lab, chosen: Rollouts) -> Tensor:
         """Mean negative log-likelihood of each answer's tokens [B]."""
-        return -lab.policy(chosen).logp.sum(1) / chosen.completion_mask.sum(1)
+        return -mean_logp(lab, chosen)
+
+
+def mean_logp(lab: Lab, rollouts: Rollouts) -> Tensor:
+    """Log-probability of each answer under the policy, averaged over its tokens: nats a token [B]."""
+    return lab.policy(rollouts).logp.sum(1) / rollouts.completion_mask.sum(1)

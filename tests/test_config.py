@@ -69,7 +69,7 @@ def test_an_unknown_choice_lists_the_known_ones(group: str) -> None:
 @pytest.mark.parametrize(
     ("word", "line"),
     [
-        ("algorithm=dop", "unknown algorithm 'dop'; did you mean 'dpo'? known: cai, dpo, kto, ppo, rlaif, sft, sft_chosen"),
+        ("algorithm=dop", f"unknown algorithm 'dop'; did you mean 'dpo'? known: {', '.join(registry.names())}"),
         ("algorithm.bta=0.2", "unknown key 'algorithm.bta'; did you mean 'algorithm.beta'?"),
         ("task.modle.lora=4", "unknown key 'task.modle.lora'; did you mean 'task.model.lora'?"),
         ("sed=1", "unknown key 'sed'; did you mean 'seed'?"),
@@ -95,7 +95,7 @@ def test_the_keys_of_the_chosen_algorithm_are_the_known_ones() -> None:
         check(["algorithm=ppo", "algorithm.beta=0.1"], sweep=False)
 
 
-@pytest.mark.parametrize("algorithms", ["dpo,ppo", "choice(dpo,ppo)", "glob(*po)"])
+@pytest.mark.parametrize("algorithms", ["dpo,ppo", "choice(dpo,ppo)", "glob('[dp]po')"])
 def test_a_sweep_is_refused_for_the_one_algorithm_that_lacks_a_key(algorithms: str) -> None:
     check(["-m", f"algorithm={algorithms}", "algorithm.lr=.1,.3"], sweep=True)
     with pytest.raises(UserError, match=r"^algorithm=ppo: unknown key 'algorithm\.beta'"):
@@ -136,8 +136,8 @@ def test_every_key_of_the_run_is_read() -> None:
 
 
 def test_an_algorithm_of_a_name_that_nobody_has_is_refused() -> None:
-    with pytest.raises(UserError, match="unknown algorithm 'ipo'"):
-        registry.algorithm("ipo")
+    with pytest.raises(UserError, match="unknown algorithm 'nobody'"):
+        registry.algorithm("nobody")
 
 
 def test_the_source_of_an_algorithm_covers_what_it_builds_on() -> None:

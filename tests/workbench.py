@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from bench.models.classifiers import CharClassifier
 from bench.models.language import LanguageModel
 from bench.shared import Judge
 from bench.train import TrainConfig, Trainer
-from bench.types import Budget, Prompts
+from bench.types import Budget, Pairs, Prompts
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 KIND = ["thank you for your kind help", "what a lovely page this is", "good work, see you soon", "i think that you are right"]
@@ -233,6 +234,45 @@ def trl_arguments(folder: Path) -> dict[str, Any]:
         "output_dir": str(folder), "report_to": "none", "bf16": False, "use_cpu": True, "gradient_checkpointing": False,
         "per_device_train_batch_size": 2, "disable_tqdm": True, "remove_unused_columns": False,
     }  # fmt: skip
+
+
+def trl_trainer(kind: Any, config: Any, lab: Lab, folder: Path, **settings: Any) -> Any:
+    """One of TRL's trainers on pairs, with copies of a lab's models and its own settings; DPO's has a reference."""
+    from datasets import Dataset
+
+    words = Dataset.from_list([{"prompt": "you", "chosen": " are kind", "rejected": " idiot"}])
+    models = [lab._policy.inner, lab._reference.inner] if kind.__name__ == "DPOTrainer" else [lab._policy.inner]
+    policy, *reference = [copy.deepcopy(model) for model in models]
+    policy.zero_grad()
+    arguments = config(**trl_arguments(folder), **settings)
+    return kind(policy, *reference, args=arguments, train_dataset=words, processing_class=lab._policy.tokenizer)
+
+
+def assert_same_gradients(ours: Any, theirs: Any, times: float = 1.0) -> None:
+    """Ours are theirs, times a factor, to float32's last digits."""
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, times * other.grad, atol=1e-5 * max(1.0, times), rtol=1e-4)
+
+
+class FixedRatios:
+    """A lab of which only the log-ratios matter."""
+
+    def __init__(self, chosen: list[float], rejected: list[float]) -> None:
+        self.ratios = {"chosen": torch.tensor(chosen), "rejected": torch.tensor(rejected)}
+
+    def log_ratio(self, side: str) -> torch.Tensor:
+        return self.ratios[side]
+
+    def log(self, **_: torch.Tensor) -> None:
+        pass
+
+
+def loss_of_ratios(algorithm: Any, chosen: list[float], rejected: list[float]) -> list[float]:
+    """What a loss on pairs makes of given log-ratios."""
+    pairs: Any = Pairs("chosen", "rejected", torch.zeros(1))  # type: ignore[arg-type]
+    lab: Any = FixedRatios(chosen, rejected)
+    found: list[float] = algorithm.loss(lab, pairs).tolist()
+    return found
 
 
 SMALL = {"batch_size": 5, "rollouts": 6, "draws": 2, "minibatch": 4}

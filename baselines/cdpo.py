@@ -1,0 +1,31 @@
+"""Conservative DPO: verdicts are believed, but not quite."""
+
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from baselines.dpo import DPO, margin
+from bench import Lab, Pairs, register
+
+
+@register
+class CDPO(DPO):
+    """Mitchell 2023, "A note on DPO with noisy preferences & relationship to IPO": DPO, where the chosen answer is the better
+    one with probability 1 - ``label_smoothing``. So the margin stops at logit(1 - label_smoothing) / beta nats.
+
+    The rest as in DPO.
+    """
+
+    label_smoothing: float = 0.05
+
+    closed_form: ClassVar[bool] = False  # smoothed labels draw every margin nearer to 0 than the reward's
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"label_smoothing must lie in [0, 0.5), not {self.label_smoothing}")
+
+    def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
+        """Cross-entropy of sigmoid(beta * margin) against 1 - label_smoothing [B]."""
+        reward_gap = self.beta * margin(lab, pairs)
+        return -(1 - self.label_smoothing) * logsigmoid(reward_gap) - self.label_smoothing * logsigmoid(-reward_gap)

@@ -1,0 +1,38 @@
+"""Identity preference optimisation."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from torch import Tensor
+
+from baselines.dpo import margin
+from bench import Lab, Pairs, Step, register
+
+
+@register
+class IPO:
+    """Azar et al. 2024, "A General Theoretical Paradigm to Understand Learning from Human Preferences", eq. 17: regression
+    of the margin, so that pairs on which all agree do not push it without end, as they do in DPO.
+
+    ``beta``: their tau; the margin is drawn to 1 / (2 beta) nats and no further. ``batch_size``: pairs a step.
+    As in the paper, log-ratios are summed over an answer's tokens. TRL divides each by its answer's length, so that its
+    margin is in nats a token and its beta about ours times the length.
+    """
+
+    beta: float = 0.1
+    batch_size: int = 32
+    lr: float = 1e-4
+
+    kl_price: ClassVar[str] = "beta"  # of what is bought: the probability of winning, not a reward
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0:
+            raise ValueError("beta must be positive: the margin is drawn to 1 / (2 beta)")
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        """One batch of pairs, one step."""
+        yield Step(lab.pairs(self.batch_size), self.loss)
+
+    def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
+        """(margin - 1 / (2 beta))^2 [B]."""
+        return (margin(lab, pairs) - 1 / (2 * self.beta)) ** 2

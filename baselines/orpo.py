@@ -1,0 +1,44 @@
+"""Odds ratio preference optimisation: imitation and preference in one loss, without a reference."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from baselines.sft_chosen import mean_logp
+from bench import Lab, Pairs, Step, register
+
+
+@register
+class ORPO:
+    """Hong et al. 2024, "ORPO: Monolithic Preference Optimization without Reference Model", eq. 6: likelihood of the chosen,
+    and odds of the chosen against the rejected. Nothing pulls to the base, so no field prices KL.
+
+    ``odds_weight``: their lambda; at 0 it is the control, ``sft_chosen``. ``batch_size``: pairs a step.
+    The likelihood is the answer's; TRL's is that of prompt and answer.
+    """
+
+    odds_weight: float = 0.1
+    batch_size: int = 32
+    lr: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.odds_weight < 0:
+            raise ValueError("odds_weight must be 0 or more")
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        """One batch of pairs, one step."""
+        yield Step(lab.pairs(self.batch_size), self.loss)
+
+    def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
+        """-log P(chosen) - odds_weight * log sigmoid(log(odds(chosen) / odds(rejected))), P being a token's mean [B]."""
+        chosen, rejected = mean_logp(lab, pairs.chosen), mean_logp(lab, pairs.rejected)
+        log_odds_ratio = log_odds(chosen) - log_odds(rejected)
+        lab.log(nll=-chosen.mean(), log_odds_ratio=log_odds_ratio.mean())
+        return -chosen - self.odds_weight * logsigmoid(log_odds_ratio)
+
+
+def log_odds(logp: Tensor) -> Tensor:
+    """log(P / (1 - P)) of log P, elementwise (eq. 4)."""
+    logp = logp.clamp(max=-1e-6)  # what is certain has no finite odds
+    return logp - (-logp.expm1()).log()

@@ -1,0 +1,38 @@
+"""Robust DPO: what label noise does to the loss is subtracted again."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from baselines.dpo import margin
+from bench import Lab, Pairs, Step, register
+
+
+@register
+class RobustDPO:
+    """Chowdhury et al. 2024, "Provably Robust DPO: Aligning Language Models with Noisy Feedback", rDPO: a loss whose mean over
+    verdicts flipped at ``flip_rate`` is DPO's on the true ones.
+
+    ``beta`` and ``batch_size`` as in DPO. But no field prices KL: a pair that nothing contradicts pushes its margin without
+    end, at any beta, since the loss falls by flip_rate / (1 - 2 flip_rate) times beta a nat for ever.
+    """
+
+    beta: float = 0.1
+    flip_rate: float = 0.05
+    batch_size: int = 32
+    lr: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.flip_rate < 0.5:
+            raise ValueError(f"flip_rate must lie in [0, 0.5), not {self.flip_rate}")
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        """One batch of pairs, one step."""
+        yield Step(lab.pairs(self.batch_size), self.loss)
+
+    def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
+        """((1 - flip_rate) * DPO's loss - flip_rate * DPO's loss of the flipped pair) / (1 - 2 flip_rate) [B]."""
+        reward_gap = self.beta * margin(lab, pairs)
+        as_told, flipped = -logsigmoid(reward_gap), -logsigmoid(-reward_gap)
+        return ((1 - self.flip_rate) * as_told - self.flip_rate * flipped) / (1 - 2 * self.flip_rate)

@@ -1,0 +1,34 @@
+"""Simple preference optimisation: no reference, rewards a token."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from baselines.sft_chosen import mean_logp
+from bench import Lab, Pairs, Step, register
+
+
+@register
+class SimPO:
+    """Meng et al. 2024, "SimPO: Simple Preference Optimization with a Reference-Free Reward", eq. 6: an answer's reward is
+    beta times its mean log-probability. Nothing pulls to the base, so no field prices KL.
+
+    ``beta``: scale of the rewards; ``gamma``: by how much the chosen one's is to exceed the rejected one's.
+    ``batch_size``: pairs a step.
+    """
+
+    beta: float = 2.0
+    gamma: float = 1.0
+    batch_size: int = 32
+    lr: float = 1e-4
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        """One batch of pairs, one step."""
+        yield Step(lab.pairs(self.batch_size), self.loss)
+
+    def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
+        """-log sigmoid(reward of the chosen - reward of the rejected - gamma) [B]."""
+        chosen, rejected = self.beta * mean_logp(lab, pairs.chosen), self.beta * mean_logp(lab, pairs.rejected)
+        lab.log(chosen_reward=chosen.mean(), rejected_reward=rejected.mean())
+        return -logsigmoid(chosen - rejected - self.gamma)
