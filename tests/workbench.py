@@ -235,7 +235,7 @@ def trl_arguments(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-SMALL = {"batch_size": 5, "rollouts": 6, "draws": 2, "minibatch": 4}
+SMALL = {"batch_size": 4, "rollouts": 6, "prompts": 6, "draws": 2, "minibatch": 4}
 
 
 def small(name: str, **settings: Any) -> Any:
