@@ -76,6 +76,7 @@ def group_advantages(score: Tensor, draws: int, scale: bool) -> Tensor:
 
 
 def k3(logp: Tensor, base_logp: Tensor) -> Tensor:
-    """Schulman's third estimator of KL(pi || base), token by token: b / p - log(b / p) - 1, never negative."""
+    """Schulman's third estimator of KL(pi || base), token by token: b / p - log(b / p) - 1, never negative. Its mean is that
+    KL, but its gradient is that of KL(base || pi), so that base * exp(reward / price) is not where it comes to rest."""
     log_ratio = base_logp - logp
     return log_ratio.exp() - log_ratio - 1
