@@ -20,7 +20,7 @@ from bench.lab import Lab
 from bench.train import TrainConfig, Trainer
 from bench.types import Budget, Rollouts, Step
 
-FLOPS = Budget(2e8)
+FLOPS = Budget(2.5e8)
 OFTEN = TrainConfig(warmup=2, checkpoint_seconds=0, snapshots=(0.1, 0.4, 0.7))  # a checkpoint after every iteration
 
 
