@@ -1,6 +1,7 @@
 """Constitutional AI: imitate revisions made by principles, then learn from an AI's preferences by the same principles."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,6 +20,8 @@ class CAI(RLAIF):
 
     ``revision_share``: of the budget, spent on imitation; ``batch_size``: revisions a step of it; the rest as in PPO.
     """
+
+    closed_form: ClassVar[bool] = False  # the revisions pull too
 
     revision_share: float = 0.25
     batch_size: int = 32

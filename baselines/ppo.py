@@ -1,7 +1,8 @@
 """Proximal policy optimisation against a reward model, with a price on KL from the base."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,9 @@ class PPO:
     sequence that an adaptive price steers to, 0 for a fixed price; ``gae_lambda``: Schulman et al. 2016, eq. 16.
     """
 
+    kl_price: ClassVar[str] = "kl"
+    closed_form: ClassVar[bool] = True
+
     rollouts: int = 64
     draws: int = 1
     epochs: int = 2
@@ -53,9 +57,7 @@ class PPO:
         """Sample, score, reckon advantages; then epochs of minibatches over them."""
         rollouts = lab.generate(lab.prompts(self.rollouts // self.draws), self.draws)
         batch = self.experience(lab, rollouts)
-        for _ in range(self.epochs):
-            for rows in torch.randperm(len(batch), generator=lab.generator).split(self.minibatch):
-                yield Step(batch[rows.to(batch.logp.device)], self.loss)
+        yield from minibatches(lab, batch, self.loss, self.epochs, self.minibatch)
 
     @torch.no_grad()
     def experience(self, lab: Lab, rollouts: Rollouts) -> Experience:
@@ -97,6 +99,13 @@ class PPO:
         if self.entropy_weight:
             loss = loss - self.entropy_weight * outputs.entropy
         return row_mean(loss, mask)
+
+
+def minibatches(lab: Lab, batch: Batch, loss: Callable[[Any, Any], Tensor], epochs: int, size: int) -> Iterator[Step]:
+    """Steps on ``size`` rows at a time, each epoch over all rows in a new order."""
+    for _ in range(epochs):
+        for rows in torch.randperm(len(batch), generator=lab.generator).split(size):
+            yield Step(batch[rows], loss)
 
 
 def place_rewards(score: Tensor, drift: Tensor, price: float, mask: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from bench.lab import Lab
 from bench.train import TrainConfig, Trainer
 from bench.types import Budget, Rollouts, Step
 
-FLOPS = Budget(2e8)
+FLOPS = Budget(2.5e8)
 OFTEN = TrainConfig(warmup=2, checkpoint_seconds=0, snapshots=(0.1, 0.4, 0.7))  # a checkpoint after every iteration
 
 
@@ -144,7 +144,7 @@ def fields(name: str) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dpo", "kto", "ppo", "rlaif"])
+@pytest.mark.parametrize("name", ["dpo", "kto", "ppo", "rlaif", "reinforce"])
 def test_the_command_killed_and_typed_again_gives_the_card_of_a_run_that_was_not(furnished: Terminal, name: str) -> None:
     sizes = [word for word in SIZES if word.partition("=")[0] in fields(name)]
     words = [f"algorithm={name}", "budget.flops=6e9", *sizes]

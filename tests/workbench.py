@@ -275,7 +275,7 @@ def loss_of_ratios(algorithm: Any, chosen: list[float], rejected: list[float]) -
     return found
 
 
-SMALL = {"batch_size": 5, "rollouts": 6, "draws": 2, "minibatch": 4}
+SMALL = {"batch_size": 4, "rollouts": 6, "prompts": 6, "draws": 2, "minibatch": 4}
 
 
 def small(name: str, **settings: Any) -> Any:

@@ -1,0 +1,82 @@
+"""Group relative policy optimisation: PPO's clipping, with the other completions of a prompt in the place of a value head."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from baselines.ppo import minibatches, policy_loss, row_mean
+from bench import Batch, Lab, Rollouts, Step, register
+
+
+@dataclass(frozen=True)
+class Compared(Batch):
+    """Rollouts with the log-probabilities that policy and base gave their tokens then [B, T], and an advantage each [B]."""
+
+    rollouts: Rollouts
+    logp: Tensor
+    base_logp: Tensor
+    advantages: Tensor
+
+
+@register
+class GRPO:
+    """Shao et al. 2024, "DeepSeekMath", eq. 3, with the KL of eq. 4 in the loss and the advantage of section 4.1.2.
+
+    ``rollouts``: completions an iteration; ``draws``: of each prompt, a group; ``kl``: price of a nat a token. Without
+    ``scale_std``, the division by a group's deviation, and ``scale_length``, that by a row's own length, it is Dr. GRPO
+    (Liu et al. 2025, "Understanding R1-Zero-Like Training"): both weigh some completions more for no merit of theirs.
+    """
+
+    kl_price: ClassVar[str] = "kl"
+
+    rollouts: int = 64
+    draws: int = 8
+    epochs: int = 2
+    minibatch: int = 32
+    kl: float = 0.04
+    clip: float = 0.2
+    scale_std: bool = True
+    scale_length: bool = True
+    lr: float = 3e-4
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.minibatch) < 1 or not 2 <= self.draws <= self.rollouts:
+            raise ValueError("epochs and minibatch must be 1 or more, draws 2 or more and rollouts at least draws")
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        """Sample groups, compare within them; then epochs of minibatches over all."""
+        rollouts = lab.generate(lab.prompts(self.rollouts // self.draws), self.draws)
+        yield from minibatches(lab, self.compare(lab, rollouts), self.loss, self.epochs, self.minibatch)
+
+    @torch.no_grad()
+    def compare(self, lab: Lab, rollouts: Rollouts) -> Compared:
+        """Fresh rollouts with their advantages, and what the loss must know of the models that it doesn't ask again."""
+        score, logp, base = lab.reward(rollouts), lab.policy(rollouts).logp, lab.reference(rollouts).logp
+        lab.log(reward=score.mean(), kl_k1=(logp - base).sum(1).mean())
+        return Compared(rollouts, logp, base, group_advantages(score, self.draws, self.scale_std))
+
+    def loss(self, lab: Lab, batch: Compared) -> Tensor:
+        """Clipped policy loss and priced KL, averaged over each row's tokens (or over all that it might have had) [B]."""
+        logp, mask = lab.policy(batch.rollouts).logp, batch.rollouts.completion_mask
+        loss = policy_loss(logp - batch.logp, batch.advantages.unsqueeze(1), self.clip)
+        loss = loss + self.kl * k3(logp, batch.base_logp)
+        return row_mean(loss, mask) if self.scale_length else (loss * mask).sum(1) / lab.new_tokens
+
+
+def group_advantages(score: Tensor, draws: int, scale: bool) -> Tensor:
+    """Each score less the mean of its prompt's [B x draws], over their deviation if ``scale``; 0 where all are alike."""
+    groups = score.view(-1, draws)
+    advantages = groups - groups.mean(1, keepdim=True)
+    if scale:
+        advantages = advantages / (groups.std(1, keepdim=True) + 1e-4)
+    return advantages.flatten()
+
+
+def k3(logp: Tensor, base_logp: Tensor) -> Tensor:
+    """Schulman's third estimator of KL(pi || base), token by token: b / p - log(b / p) - 1, never negative. Its mean is that
+    KL, but its gradient is that of KL(base || pi), so that base * exp(reward / price) is not where it comes to rest."""
+    log_ratio = base_logp - logp
+    return log_ratio.exp() - log_ratio - 1

@@ -1,0 +1,41 @@
+"""Online DPO: every pair is sampled fresh from the policy and judged on the spot."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from baselines.dpo import DPO
+from baselines.iterative_dpo import best_against_worst
+from bench import Lab, Rollouts, Step, register
+
+
+@register
+class OnlineDPO(DPO):
+    """Guo et al. 2024, "Direct Language Model Alignment from Online AI Feedback", algorithm 1.
+
+    ``labelled_by``: ``judge`` asks the AI judge which of the two is better, as the paper does; ``reward`` takes the one to
+    which the reward model gives more. ``batch_size``: prompts, and pairs, a step; ``beta``: as in DPO.
+    """
+
+    kl_price: ClassVar[str] = "beta"
+    closed_form: ClassVar[bool] = False  # a verdict without chance has no margin that would suffice
+
+    labelled_by: str = "judge"
+
+    def __post_init__(self) -> None:
+        if self.labelled_by not in ("judge", "reward"):
+            raise ValueError(f"labelled_by must be judge or reward, not {self.labelled_by!r}")
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        """Two fresh answers to each prompt, one step."""
+        answers = lab.generate(lab.prompts(self.batch_size), draws=2)
+        yield Step(best_against_worst(answers, self.score(lab, answers), draws=2), self.loss)
+
+    def score(self, lab: Lab, answers: Rollouts) -> Tensor:
+        """How good each answer is beside the other of its prompt [2B], the two in adjacent rows."""
+        if self.labelled_by == "reward":
+            return lab.reward(answers)
+        first = lab.judge(answers[0::2], answers[1::2])
+        return torch.stack([first, 1 - first], 1).flatten()
