@@ -171,10 +171,7 @@ class Search:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        order = {name: [tuple(at.items()) for at in every] for name, every in wanted.items()}
-        return {
-            name: sorted(own, key=lambda t, n=name: order[n].index(tuple(t.settings.items()))) for name, own in found.items()
-        }
+        return {name: sorted(own, key=lambda trial: wanted[name].index(trial.settings)) for name, own in found.items()}
 
     def _trial(self, algorithm: str, at: Settings) -> Trial:
         words = [f"task={self.task}", f"algorithm={algorithm}", f"seed={SEED}", f"results={self.results / 'trials'}", *LEAN]

@@ -14,7 +14,7 @@ import pytest
 from workbench import COMMAND, Terminal, complaint, finished, stages
 
 from bench.assets import ASSETS, file_digest
-from bench.overrides import options
+from bench.hydra_path import options
 
 Done = CompletedProcess[str]
 

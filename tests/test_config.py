@@ -13,7 +13,8 @@ import conf
 from bench import registry
 from bench.config import FeedbackConfig, ModelConfig, TaskConfig, build
 from bench.errors import UserError
-from bench.overrides import check, options
+from bench.hydra_path import options
+from bench.overrides import check
 from bench.types import Budget
 
 FOLDER = Path(next(iter(conf.__path__)))
@@ -52,7 +53,7 @@ def test_a_yaml_says_every_field_of_its_dataclass_its_default_and_its_own_name(n
     config = composed(f"algorithm={name}")
     assert config["algorithm"]["name"] == name
     cls = registry.algorithm(name)
-    assert registry._registered[name] is cls
+    assert cls.__module__ == f"baselines.{name}"
     assert list(settings_of(config)) == [field.name for field in dataclasses.fields(cls)]
     with pytest.raises(dataclasses.FrozenInstanceError):
         cls().anything = 1
