@@ -88,7 +88,7 @@ class Run:
             parents={name: stage.key for name, stage in parents.items()},
             versions=packages(),
             command=command,
-            training={key: record[key] for key in ("steps", "skipped", "reported", "rounds") if key in record},
+            training={key: record[key] for key in ("steps", "skipped", "reported", "rounds", "loop") if key in record},
             notes=self.notes(),
             contents={name: content(self.shared.get(stage)) for name, stage in parents.items()},
         )
@@ -99,8 +99,8 @@ class Run:
     @property
     def trains(self) -> bool:
         """The SFT row has no iteration: it is the base itself."""
-        if not hasattr(self.algorithm, "iteration") and self.name != BASE:
-            raise UserError(f"algorithm {self.name} has no method iteration(lab); see CONTRIBUTING.md")
+        if not any(hasattr(self.algorithm, method) for method in ("iteration", "train")) and self.name != BASE:
+            raise UserError(f"algorithm {self.name} has no method iteration(lab) or train(lab); see CONTRIBUTING.md")
         return self.name != BASE
 
     @property
@@ -153,6 +153,7 @@ class Run:
             "fraction": meter.fraction, "snapshots": trainer.snapshots, "reported": reported(trainer.log),
         }  # fmt: skip
         record |= {"rounds": trainer.rounds} if trainer.rounds else {}
+        record |= {"loop": trainer.loop} if trainer.loop else {}
         (work / "record.json").write_text(json.dumps(record, indent=1))
 
     @property

@@ -235,14 +235,14 @@ def trl_arguments(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-SMALL = {"batch_size": 5, "rollouts": 6, "draws": 2, "minibatch": 4}
+SMALL = {"batch_size": 5, "rollouts": 6, "draws": 2, "minibatch": 4, "num_generations": 5}
 
 
 def small(name: str, **settings: Any) -> Any:
     """An algorithm by name, its batches cut to what the tiny bench holds."""
     cls = registry.algorithm(name)
     fields = {field.name for field in fields_of(cls)}
-    return cls(**{key: value for key, value in SMALL.items() if key in fields}, **settings)
+    return cls(**{key: value for key, value in SMALL.items() if key in fields} | settings)
 
 
 def algorithms() -> list[Any]:
@@ -250,6 +250,12 @@ def algorithms() -> list[Any]:
     names = [name for name in registry.names() if hasattr(registry.algorithm(name), "iteration")]
     found = [(name, small(name)) for name in names] + [("rlaif", small("rlaif", mode="direct"))]
     return [pytest.param(name, made, id=f"{name}-{getattr(made, 'mode', '')}".rstrip("-")) for name, made in found]
+
+
+def loops() -> list[Any]:
+    """Every registered algorithm that brings a training loop of its own, as a pytest parameter."""
+    names = [name for name in registry.names() if hasattr(registry.algorithm(name), "train")]
+    return [pytest.param(name, small(name), id=name) for name in names]
 
 
 COMMAND = str(Path(sys.executable).parent / "isoalign")

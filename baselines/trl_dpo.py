@@ -1,0 +1,19 @@
+"""DPO by TRL's trainer."""
+
+from bench import Lab, register, trl
+
+
+@register
+class TRLDPO:
+    """``trl.DPOTrainer``: the loss of Rafailov et al. 2023, eq. 7, in TRL's own training loop.
+
+    The settings are those of ``dpo``: ``beta``, strength of the pull to the base; ``batch_size``, pairs a step.
+    """
+
+    beta: float = 0.1
+    batch_size: int = 32
+    lr: float = 1e-4
+
+    def train(self, lab: Lab) -> None:
+        """On the pairs of ``dpo``, in the same order."""
+        trl.train(lab, "DPOTrainer", lambda: trl.preferences(lab.pairs(self.batch_size)), beta=self.beta, max_length=None)

@@ -1,0 +1,162 @@
+"""TRL's trainers inside the harness, against ours, against PyTorch's counter, and within what the harness promises."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_meter import counting, even_bench, executed  # noqa: F401
+from workbench import Bench, loops, same, small, weights
+
+from bench import registry
+from bench.adapters import trl
+from bench.lab import Lab
+from bench.models.language import NEVER
+from bench.train import TrainConfig, Trainer
+from bench.types import Budget
+
+ALL = pytest.mark.parametrize(("name", "algorithm"), loops())
+LORA = pytest.mark.parametrize("lora", [0, 4])
+
+
+def run(bench: Bench, algorithm: Any, work: Path, steps: int = 6, **config: Any) -> Trainer:
+    trainer = bench.trainer(algorithm, Budget(1e15, steps=steps), work, config=TrainConfig(warmup=2, **config))
+    trainer.run("a run")
+    return trainer
+
+
+@LORA
+def test_from_one_start_on_the_same_pairs_trls_dpo_ends_with_the_weights_of_ours(
+    tiny_bench: Bench, tmp_path: Path, lora: int
+) -> None:
+    ours, theirs = (run(tiny_bench.but(lora=lora), small(name, lr=1e-3), tmp_path) for name in ("dpo", "trl_dpo"))
+    for mine, other in zip(weights(ours), weights(theirs), strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=0)
+    for name in ("loss", "grad_norm", "lr"):
+        assert [row[name] for row in theirs.log] == pytest.approx([row[name] for row in ours.log], rel=1e-4), name
+    assert abs(ours.log[-1]["loss"] - ours.log[0]["loss"]) > 0.01  # both went somewhere
+    pairs = tiny_bench.shelf.feedback("annotator").pairs(torch.arange(8), 1)
+    mine, other = (trainer.lab.log_ratio(pairs.chosen).detach() for trainer in (ours, theirs))
+    torch.testing.assert_close(mine, other, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("lora", [0, 8])
+@ALL
+def test_the_bill_is_within_one_percent_of_what_was_counted(
+    even_bench: Bench,  # noqa: F811
+    tmp_path: Path, name: str, algorithm: Any, lora: int,
+) -> None:  # fmt: skip
+    bench = even_bench.but(lora=lora)
+    with counting() as counted:
+        trainer = run(bench, algorithm, tmp_path, steps=4)
+    assert trainer.meter.steps == 4
+    assert executed(trainer.meter, bench) == pytest.approx(counted(), rel=0.01)
+
+
+def test_padding_and_prompts_are_on_the_bill_because_trl_computes_on_them(tiny_bench: Bench, tmp_path: Path) -> None:
+    trainer = run(tiny_bench, small("trl_dpo", batch_size=1), tmp_path, steps=1)
+    feedback, place = tiny_bench.shelf.feedback("annotator"), int(tiny_bench.lab().pairs(1).index)
+    # both answers behind the prompt, padded to the longer one; the head at every token but the first
+    columns = len(feedback.prompts[place]) + max(len(feedback.chosen[place]), len(feedback.rejected[place]))
+    shape = trainer.policy.shape
+    forward = 2 * (2 * shape.body * columns + 4 * shape.attention * columns**2 + 2 * shape.head * (columns - 1))
+    recomputed = 2 * 2 * shape.head * (columns - 1)
+    assert trainer.meter.items["policy", "forward"] == trainer.meter.items["reference", "forward"] == forward
+    assert trainer.meter.items["policy", "backward"] == 2 * forward + recomputed
+
+
+def test_the_rows_are_the_labs_tokens_without_padding(tiny_lab: Lab) -> None:
+    feedback = tiny_lab._given("feedback", "annotator")
+    pairs = tiny_lab.pairs(7)
+    for row, place in zip(trl.preferences(pairs), pairs.index.tolist(), strict=True):
+        assert row["prompt_ids"] == feedback.prompts[place]
+        assert row["chosen_ids"] == feedback.chosen[place]
+        assert row["rejected_ids"] == feedback.rejected[place]
+
+
+def test_a_trainer_is_given_the_batches_of_ours_in_the_same_order_and_pays_each_verdict_once(
+    tiny_bench: Bench, tmp_path: Path
+) -> None:
+    class Watched(Lab):
+        seen: list[list[int]]
+
+        def pairs(self, *args: Any, **kwargs: Any) -> Any:
+            found = super().pairs(*args, **kwargs)
+            self.seen.append(found.index.tolist())
+            return found
+
+    orders, bills = [], []
+    for name in ("dpo", "trl_dpo"):
+        trainer = tiny_bench.trainer(small(name), Budget(1e15, steps=7), tmp_path)
+        trainer.lab.__class__, trainer.lab.seen = Watched, []  # type: ignore[assignment, attr-defined]
+        trainer.run(name)
+        orders.append(trainer.lab.seen)  # type: ignore[attr-defined]
+        bills.append((trainer.meter.items["feedback", "sample"], trainer.meter.labels))
+    assert orders[0] == orders[1]
+    assert len(orders[0]) == 8  # one batch is gathered for a step that the budget then forbids
+    assert bills[0] == bills[1]
+    assert bills[1][0] == 11 * 10  # 8 batches of 5 walk over all 11 verdicts, at 10 FLOPs each
+
+
+@LORA
+@ALL
+def test_models_are_handed_back_as_they_were(tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int) -> None:
+    trainer = tiny_bench.but(lora=lora).trainer(algorithm, Budget(1e15, steps=2), tmp_path)
+    models = [trainer.lab._policy, trainer.lab._reference]
+    before = [(set(m.model.state_dict()), set(vars(m.model)) - {"training"}, set(vars(m.inner))) for m in models]
+    wanted = [p.requires_grad for p in models[0].model.parameters()]
+    trainer.run(name)
+    for model, (names, own, inner) in zip(models, before, strict=True):
+        assert set(model.model.state_dict()) == names
+        assert {name for name in vars(model.model).keys() - own if not name.startswith("_")} <= {"training", "model_tags"}
+        assert "forward" not in vars(model.inner).keys() - inner
+        assert model.head.bias is None
+        assert not any(module.training for module in model.model.modules())
+    assert [p.requires_grad for p in models[0].model.parameters()] == wanted
+
+
+@ALL
+def test_snapshots_hold_a_model_and_nothing_of_the_trainers(
+    tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any
+) -> None:
+    trainer = run(tiny_bench, algorithm, tmp_path, steps=5, snapshots=(0.5,))
+    (place,) = trainer.snapshots
+    folder = tmp_path / "snapshots" / str(place["steps"])
+    assert {file.name for file in tmp_path.iterdir()} == {"snapshots"}
+    from safetensors.torch import load_file
+
+    assert set(load_file(folder / "model.safetensors")) == set(load_file(tiny_bench.model / "model.safetensors"))
+
+
+def test_a_step_that_is_not_finite_is_paid_and_counted_but_not_taken(tiny_bench: Bench, tmp_path: Path) -> None:
+    class Broken(registry.algorithm("trl_dpo")):  # type: ignore[misc]
+        """Log-probabilities times infinity: no loss is finite."""
+
+    trainer = tiny_bench.trainer(Broken(beta=float("inf"), batch_size=5), Budget(1e15, steps=3), tmp_path)
+    before = weights(trainer)
+    trainer.run("broken")
+    assert (trainer.skipped, trainer.meter.steps) == (3, 3)
+    assert same(before, weights(trainer))
+    assert ["loss" in row for row in trainer.log] == [False] * 3
+
+
+def test_banned_tokens_have_probability_zero_in_trls_losses(tiny_bench: Bench, tmp_path: Path) -> None:
+    lab = tiny_bench.lab()
+    with trl._lent(lab._policy, lab._reference):
+        logits = lab._policy.inner(input_ids=torch.tensor([[0, 5, 9]])).logits
+    assert logits.softmax(-1)[..., lab._policy.banned].abs().max() == 0
+    assert lab._policy.banned.tolist() == [0, 1]
+    assert (logits[..., 2:] > NEVER / 2).all()
+
+
+def test_a_loop_that_stops_by_itself_is_refused(tiny_bench: Bench, tmp_path: Path) -> None:
+    from bench.errors import UserError
+
+    class Tired:
+        lr = 1.0
+
+        def train(self, lab: Lab) -> None:
+            lab.pairs(2)
+
+    with pytest.raises(UserError, match="tired: its training loop stopped by itself"):
+        tiny_bench.trainer(Tired(), Budget(1e15), tmp_path).run("tired")
