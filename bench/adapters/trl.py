@@ -134,7 +134,7 @@ class _Harness:
         self.lab, self.run, self.gather, self.repeats = lab, run, gather, repeats
         self.optimizer = run.optimizers["policy"]
         self.bar = Progress("training")
-        self.prices = [0] * repeats  # of the last step at each place of a cycle
+        self.prices = [(0, 0)] * repeats  # FLOPs and tokens of the last step at each place of a cycle
         self.rate = self.loss = self.norm = 0.0
         self.finite = True
 
@@ -155,11 +155,12 @@ class _Harness:
     def step(self, work: Callable[[], Tensor]) -> Tensor:
         """One step, begun only if the purse covers what the last of its kind cost; a reward model is trained but once."""
         meter, place, bought = self.run.meter, self.run.meter.steps % self.repeats, set(self.lab._paid)
-        meter.require(self.prices[place], steps=1)
-        before = meter.flops
+        flops, tokens = self.prices[place]
+        meter.require(flops, tokens, steps=1)
+        before = meter.flops, meter.tokens
         loss = work()
         if bought == self.lab._paid:
-            self.prices[place] = meter.flops - before
+            self.prices[place] = meter.flops - before[0], meter.tokens - before[1]
         self.loss = float(loss)
         return loss
 
