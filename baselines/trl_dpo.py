@@ -1,5 +1,7 @@
 """DPO by TRL's trainer."""
 
+from typing import ClassVar
+
 from bench import Lab, register, trl
 
 
@@ -9,6 +11,8 @@ class TRLDPO:
 
     The settings are those of ``dpo``: ``beta``, strength of the pull to the base; ``batch_size``, pairs a step.
     """
+
+    kl_price: ClassVar[str] = "beta"
 
     beta: float = 0.1
     batch_size: int = 32

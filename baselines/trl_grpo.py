@@ -16,6 +16,11 @@ class TRLGRPO(TRLRLOO):
     loss here (their estimator k3); the rest is as in ``trl_rloo``.
     """
 
+    beta: float = 0.04
+    num_generations: int = 8
+    batch_size: int = 32
+    steps_per_generation: int = 2
+    num_iterations: int = 2
     loss_type: str = "grpo"
     scale_rewards: str = "group"
 

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 from test_meter import counting, even_bench, executed  # noqa: F401
+from torch.nn.functional import logsigmoid
 from workbench import Bench, loops, same, small, weights
 
 from bench import registry
 from bench.adapters import trl
+from bench.feedback import rollouts
 from bench.lab import Lab
 from bench.models.language import NEVER
 from bench.train import TrainConfig, Trainer
@@ -111,6 +113,9 @@ def test_a_trainer_is_given_the_batches_of_ours_in_the_same_order_and_pays_each_
     assert bills[1][0] == 11 * 10  # 8 batches of 5 walk over all 11 verdicts, at 10 FLOPs each
 
 
+ONE_STEP = {"steps_per_generation": 1, "num_iterations": 1}
+
+
 class Rewarded(Lab):
     """A lab that remembers what it was asked to reward."""
 
@@ -134,7 +139,7 @@ def rewarded(bench: Bench, algorithm: Any, work: Path, budget: Budget) -> Traine
 def test_what_an_online_trainer_samples_are_answers_of_full_length_to_the_labs_prompts_without_banned_tokens(
     tiny_bench: Bench, tmp_path: Path, name: str, lora: int
 ) -> None:
-    trainer = rewarded(tiny_bench.but(lora=lora), small(name, batch_size=10), tmp_path, Budget(1e15, steps=3))
+    trainer = rewarded(tiny_bench.but(lora=lora), small(name, batch_size=10, **ONE_STEP), tmp_path, Budget(1e15, steps=3))
     fresh = tiny_bench.lab()
     for answers, _ in trainer.lab.seen:  # type: ignore[attr-defined]
         assert answers.completion_mask.all()
@@ -149,7 +154,7 @@ def test_what_an_online_trainer_samples_are_answers_of_full_length_to_the_labs_p
 
 @pytest.mark.parametrize("name", ["trl_rloo", "trl_grpo"])
 def test_the_first_gradient_is_that_of_the_papers_estimator(tiny_bench: Bench, tmp_path: Path, name: str) -> None:
-    trainer = rewarded(tiny_bench, small(name, beta=0.0, batch_size=10), tmp_path, Budget(1e15, steps=1))
+    trainer = rewarded(tiny_bench, small(name, beta=0.0, batch_size=10, **ONE_STEP), tmp_path, Budget(1e15, steps=1))
     ((answers, rewards), *_) = trainer.lab.seen  # type: ignore[attr-defined]
     groups = rewards.reshape(2, 5)
     others = (groups.sum(1, keepdim=True) - groups) / 4
@@ -165,8 +170,31 @@ def test_the_first_gradient_is_that_of_the_papers_estimator(tiny_bench: Bench, t
     assert trainer.log[0]["reward"] == pytest.approx(float(rewards.mean()))
 
 
+@pytest.mark.parametrize("name", ["trl_orpo", "trl_cpo", "trl_simpo"])
+def test_the_first_loss_and_gradient_are_the_papers(tiny_bench: Bench, tmp_path: Path, name: str) -> None:
+    trainer = run(tiny_bench, small(name, beta=0.7), tmp_path, steps=1)
+    lab = tiny_bench.lab()
+    pairs = lab.pairs(5)
+    sums = [lab.policy(side).logp.sum(1) for side in (pairs.chosen, pairs.rejected)]
+    means = [total / side.completion_mask.sum(1) for total, side in zip(sums, (pairs.chosen, pairs.rejected), strict=True)]
+    if name == "trl_simpo":
+        loss = -logsigmoid(0.7 * (means[0] - means[1]) - 1.0).mean()
+    elif name == "trl_cpo":
+        loss = -logsigmoid(0.7 * (sums[0] - sums[1])).mean() - sums[0].sum() / pairs.chosen.completion_mask.sum()
+    else:  # the likelihood is that of all tokens but the first, those of the prompt included
+        rows = [row["prompt_ids"] + row["chosen_ids"] for row in trl.preferences(pairs)]
+        whole = rollouts([ids[:1] for ids in rows], [ids[1:] for ids in rows], lab._pad)
+        odds = [mean - torch.log1p(-mean.exp()) for mean in means]
+        loss = -lab.policy(whole).logp.sum() / whole.completion_mask.sum() - 0.7 * logsigmoid(odds[0] - odds[1]).mean()
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in lab._policy.inner.parameters() if p.grad is not None])
+    assert trainer.log[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert trainer.log[0]["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+    assert not any(role == "reference" for role, _ in trainer.meter.items)
+
+
 def test_without_a_price_on_kl_the_reference_is_not_asked_and_samples_may_be_reused(tiny_bench: Bench, tmp_path: Path) -> None:
-    algorithm = small("trl_grpo", beta=0.0, num_iterations=3, batch_size=10)
+    algorithm = small("trl_grpo", beta=0.0, num_iterations=3, steps_per_generation=1, batch_size=10)
     trainer = rewarded(tiny_bench, algorithm, tmp_path, Budget(1e15, steps=6))
     assert len(trainer.lab.seen) == 2  # type: ignore[attr-defined]
     assert not any(role == "reference" for role, _ in trainer.meter.items)

@@ -5,7 +5,7 @@ order), AdamW, the learning rate, clipping, the log, and the end, which is the m
 here, so that TRL's losses and transformers' ``generate`` give them probability 0 as LanguageModel does.
 
 What TRL runs is billed, from the shapes that it runs. Its collators pad, so padding is paid; its head is applied to prompts
-and padding too and a second time in the backward pass (``trl.trainer.utils.add_fused_lm_head``); a prompt is read once for
+and padding too, and (``trl.trainer.utils.add_fused_lm_head``) a second time in the backward pass; a prompt is read once for
 each of its draws. On a GPU its kernels leave out positions without a loss; the bill stays that of a CPU, for bills are the
 same on any machine. The next step is priced by the last one of its kind, and not begun where the purse does not cover it;
 should it then turn out dearer (a batch with a longer row), the pass that can't be paid is not begun.
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from bench.train import Trainer
 
 FOREVER = 10**9  # optimizer steps
+NO_LOSS = -100  # a label that PyTorch's losses leave out
 Rows = list[dict[str, Any]]
 
 
@@ -96,6 +97,17 @@ def preferences(pairs: Pairs) -> Rows:
     """Preference pairs for DPO."""
     columns = zip(_prompts(pairs.chosen), _completions(pairs.chosen), _completions(pairs.rejected), strict=True)
     return [{"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected} for prompt, chosen, rejected in columns]
+
+
+def whole_answers(pairs: Pairs) -> Rows:
+    """Preference pairs for TRL's experimental trainers: each answer behind its prompt, where no loss falls."""
+    rows: Rows = [{} for _ in range(len(pairs))]
+    for side, answers in (("chosen", pairs.chosen), ("rejected", pairs.rejected)):
+        for row, prompt, answer in zip(rows, _prompts(answers), _completions(answers), strict=True):
+            row[f"{side}_input_ids"] = prompt + answer
+            row[f"{side}_attention_mask"] = [1] * len(prompt + answer)
+            row[f"{side}_labels"] = [NO_LOSS] * len(prompt) + answer
+    return rows
 
 
 def thumbs(labels: Labels) -> Rows:
@@ -189,11 +201,8 @@ def _held(trainer_class: Any, harness: _Harness) -> Any:
     """A trainer whose every step is the harness's."""
 
     class Held(trainer_class):
-        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-            return dataset  # nothing is to be tokenised
-
         def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[Any, ...]:
-            return prompts, None, {}  # nor here
+            return prompts, None, {}  # they are tokens
 
         def get_train_dataloader(self) -> Any:
             return harness.batches(self.data_collator)
@@ -205,17 +214,20 @@ def _held(trainer_class: Any, harness: _Harness) -> Any:
             return harness.clip()
 
         def _maybe_log_save_evaluate(self, *_: Any, **__: Any) -> None:
-            self._metrics["train"].clear()
             harness.note()
 
     return Held
 
 
 def _parts(lab: Lab, trainer_class: Any, reward: Callable[[Rollouts], Tensor] | None) -> dict[str, Any]:
-    """The reference or the reward, as the trainer takes them; and a row in the place of a dataset, which it must be given."""
+    """The reference or the reward, as the trainer takes them; and a dataset, which it must be given and never reads."""
     from datasets import Dataset
 
-    parts: dict[str, Any] = {"train_dataset": Dataset.from_list([{"prompt": "none"}])}
+    class Untouched(Dataset):
+        def map(self, *_: Any, **__: Any) -> Any:
+            return self  # nothing is to be tokenised
+
+    parts: dict[str, Any] = {"train_dataset": Untouched.from_list([{"prompt": "", "label": True}])}
     if lab._policy.model is lab._policy.inner and "ref_model" in inspect.signature(trainer_class).parameters:
         parts["ref_model"] = lab._reference.inner
     if reward is not None:
