@@ -7,7 +7,7 @@ from bench import Lab, register, trl
 
 @register
 class TRLRLOO:
-    """``trl.RLOOTrainer``: Ahmadian et al. 2024, "Back to Basics", section 3, with a clipped ratio where samples are reused.
+    """``trl.RLOOTrainer``: Ahmadian et al. 2024, "Back to Basics", with a clipped ratio where samples are used again.
 
     ``beta``: price of a nat of KL, taken off the reward. ``num_generations``: completions of each prompt; the others are a
     completion's baseline. ``batch_size``: completions a step; ``steps_per_generation``: steps that what was sampled at once

@@ -1,16 +1,19 @@
 """TRL's trainers inside the harness, against ours, against PyTorch's counter, and within what the harness promises."""
 
+import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_meter import counting, even_bench, executed  # noqa: F401
 from torch.nn.functional import logsigmoid
-from workbench import Bench, loops, same, small, weights
+from workbench import Bench, Terminal, loops, same, small, weights
 
-from bench import registry
 from bench.adapters import trl
+from bench.errors import UserError
 from bench.feedback import rollouts
 from bench.lab import Lab
 from bench.models.language import NEVER
@@ -231,16 +234,12 @@ def test_snapshots_hold_a_model_and_nothing_of_the_trainers(
     (place,) = trainer.snapshots
     folder = tmp_path / "snapshots" / str(place["steps"])
     assert {file.name for file in tmp_path.iterdir()} == {"snapshots"}
-    from safetensors.torch import load_file
-
     assert set(load_file(folder / "model.safetensors")) == set(load_file(tiny_bench.model / "model.safetensors"))
 
 
 def test_a_step_that_is_not_finite_is_paid_and_counted_but_not_taken(tiny_bench: Bench, tmp_path: Path) -> None:
-    class Broken(registry.algorithm("trl_dpo")):  # type: ignore[misc]
-        """Log-probabilities times infinity: no loss is finite."""
-
-    trainer = tiny_bench.trainer(Broken(beta=float("inf"), batch_size=5), Budget(1e15, steps=3), tmp_path)
+    broken = small("trl_dpo", beta=float("inf"))  # times a log-ratio of 0
+    trainer = tiny_bench.trainer(broken, Budget(1e15, steps=3), tmp_path)
     before = weights(trainer)
     trainer.run("broken")
     assert (trainer.skipped, trainer.meter.steps) == (3, 3)
@@ -257,9 +256,65 @@ def test_banned_tokens_have_probability_zero_in_trls_losses(tiny_bench: Bench, t
     assert (logits[..., 2:] > NEVER / 2).all()
 
 
-def test_a_loop_that_stops_by_itself_is_refused(tiny_bench: Bench, tmp_path: Path) -> None:
-    from bench.errors import UserError
+@ALL
+def test_a_run_that_died_starts_again_and_ends_as_one_that_did_not(
+    tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any
+) -> None:
+    class Killed(Exception):
+        """Stands for a signal."""
 
+    class Mortal(Lab):
+        left = 2
+
+        def pairs(self, *args: Any, **kwargs: Any) -> Any:
+            return self.die_or(super().pairs, *args, **kwargs)
+
+        def labels(self, *args: Any, **kwargs: Any) -> Any:
+            return self.die_or(super().labels, *args, **kwargs)
+
+        def prompts(self, *args: Any, **kwargs: Any) -> Any:
+            return self.die_or(super().prompts, *args, **kwargs)
+
+        def die_or(self, read: Any, *args: Any, **kwargs: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+            return read(*args, **kwargs)
+
+    outcomes = []
+    for kills in (0, 1):
+        work = tmp_path / str(kills)
+        work.mkdir()
+        for mortal in [True] * kills + [False]:
+            trainer = tiny_bench.trainer(
+                algorithm, Budget(1e15, steps=9), work, config=TrainConfig(warmup=2, snapshots=(0.1, 0.5))
+            )
+            if mortal:
+                trainer.lab.__class__ = Mortal
+                with pytest.raises(Killed):
+                    trainer.run(name)
+                assert trainer.meter.steps
+            else:
+                trainer.run(name)
+        kept = {file.name: file.stat().st_size for file in (work / "snapshots").iterdir()}
+        outcomes.append((weights(trainer), trainer.log, trainer.meter.spent() | {"seconds": 0}, trainer.snapshots, kept))
+    assert same(outcomes[0][0], outcomes[1][0])
+    assert outcomes[0][1:] == outcomes[1][1:]
+
+
+def test_a_card_names_the_loop_that_trained_it_and_bears_its_bill(furnished: Terminal) -> None:
+    done = furnished(furnished.run("algorithm=trl_dpo", "algorithm.batch_size=8", "budget.flops=6e9"))
+    assert done.returncode == 0, done.stderr
+    card = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
+    assert card["training"]["loop"] == f"trl {version('trl')} DPOTrainer"
+    assert 0.5 * 6e9 < card["spent"]["flops"] <= 6e9
+    assert {(item["role"], item["kind"]) for item in card["spent"]["items"]} == {
+        ("feedback", "sample"), ("policy", "forward"), ("policy", "backward"), ("reference", "forward"),
+    }  # fmt: skip
+    assert card["curve"]
+
+
+def test_a_loop_that_stops_by_itself_is_refused(tiny_bench: Bench, tmp_path: Path) -> None:
     class Tired:
         lr = 1.0
 
