@@ -35,6 +35,7 @@ class Lab:
         self._cursors: dict[str, Cursor] = {}
         self._modules: dict[str, nn.Module] = {}
         self._new_module: Callable[[str, nn.Module], None] = lambda name, module: None
+        self._trainer: Any = None  # what a training loop of an algorithm's own is held to
         self._paid: set[str] = set()
         self._logged: dict[str, list[float]] = {}
         self._start = 0.0

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from bench import assets, metrics, registry, stats
+from bench.adapters import trl
 from bench.card import key_of
 from bench.config import TaskConfig
 from bench.data import prompts
@@ -93,7 +94,7 @@ class Run:
             parents={name: stage.key for name, stage in parents.items()},
             versions=packages(),
             command=command,
-            training={key: record[key] for key in ("steps", "skipped", "reported", "rounds") if key in record},
+            training={key: record[key] for key in ("steps", "skipped", "reported", "rounds", "loop") if key in record},
             notes=self.notes(),
             contents={name: content(self.shared.get(stage)) for name, stage in parents.items()},
         )
@@ -104,8 +105,8 @@ class Run:
     @property
     def trains(self) -> bool:
         """The SFT row has no iteration: it is the base itself."""
-        if not hasattr(self.algorithm, "iteration") and self.name != BASE:
-            raise UserError(f"algorithm {self.name} has no method iteration(lab); see CONTRIBUTING.md")
+        if not any(hasattr(self.algorithm, method) for method in ("iteration", "train")) and self.name != BASE:
+            raise UserError(f"algorithm {self.name} has no method iteration(lab) or train(lab); see CONTRIBUTING.md")
         return self.name != BASE
 
     @property
@@ -131,6 +132,7 @@ class Run:
         recipe |= {"thumbs": shared.thumbs_stage.key} if shared.thumbs_stage and self._may("labels") else {}
         recipe |= {"revisions": shared.revisions_stage.key} if self._may("revisions") else {}
         recipe |= {"rounds": rounds} if (rounds := plain(task.rounds)) else {}
+        recipe |= {"loop": trl.identity()} if hasattr(self.algorithm, "train") else {}
         return Stage("train", recipe, self._train)
 
     @property
@@ -160,6 +162,7 @@ class Run:
         }  # fmt: skip
         record |= {"rounds": trainer.rounds} if trainer.rounds else {}
         record |= {"unmetered": trainer.guard.models} if trainer.guard.models else {}
+        record |= {"loop": trainer.loop} if trainer.loop else {}
         (work / "record.json").write_text(json.dumps(record, indent=1))
 
     @property

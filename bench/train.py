@@ -55,8 +55,8 @@ class Trainer:
     """Runs an algorithm's iterations until the meter ends it; a checkpoint is the end of an iteration.
 
     ``snapshots`` says where along the budget the policy was kept, each under ``snapshots/<steps>`` of the work directory;
-    ``rounds`` where feedback was gathered anew, and what was spent by then; ``guard`` what the algorithm ran beside the lab.
-    ``shut``: folders that its code must not read.
+    ``rounds`` where feedback was gathered anew, and what was spent by then; ``guard`` what the algorithm ran beside the lab;
+    ``loop`` names a training loop that is not this. ``shut``: folders that its code must not read.
     """
 
     def __init__(
@@ -68,12 +68,13 @@ class Trainer:
         self.log: list[dict[str, float]] = []
         self.snapshots: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
+        self.loop = ""
         self.skipped = self.skipped_in_a_row = 0
         self.trained = [p for p in policy.inner.parameters() if p.requires_grad]
         self.parameters: dict[str, list[nn.Parameter]] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.saved: dict[str, Any] = {}
-        lab._new_module = self._adopt
+        lab._new_module, lab._trainer = self._adopt, self
         self.guard = lab._guard = Guard(meter, lambda: lab._modules.values(), shut, config.idle_seconds)
         install()
         self._add("policy", self.trained)
@@ -83,6 +84,9 @@ class Trainer:
 
         Raises UserError where the budget does not cover one step, and where the algorithm stops by itself or breaks.
         """
+        if hasattr(self.algorithm, "train"):
+            self._lend(label)
+            return
         self._resume()
         saved_at = time.monotonic()
         bar = Progress("training")
@@ -102,6 +106,19 @@ class Trainer:
                 self._save()
                 saved_at = time.monotonic()
         bar.close()
+        self._ended(label, reason)
+
+    def _lend(self, label: str) -> None:
+        """Let an algorithm train by a loop of its own, which ends as ours does. It starts from nothing after a kill."""
+        try:
+            with self.guard.watching():
+                self.algorithm.train(self.lab)
+        except BudgetSpent as spent:
+            self._ended(label, str(spent))
+        else:
+            raise UserError(f"{label}: its training loop stopped by itself; only the meter ends a run")
+
+    def _ended(self, label: str, reason: str) -> None:
         if not self.meter.steps:
             limit = reason.partition(":")[0]
             raise UserError(f"the budget is too small for one step of {label}: {reason}; raise budget.{limit}")

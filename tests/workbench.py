@@ -275,14 +275,14 @@ def loss_of_ratios(algorithm: Any, chosen: list[float], rejected: list[float]) -
     return found
 
 
-SMALL = {"batch_size": 4, "rollouts": 6, "prompts": 6, "draws": 2, "minibatch": 4}
+SMALL = {"batch_size": 4, "rollouts": 6, "prompts": 6, "draws": 2, "minibatch": 4, "num_generations": 4}
 
 
 def small(name: str, **settings: Any) -> Any:
     """An algorithm by name, its batches cut to what the tiny bench holds."""
     cls = registry.algorithm(name)
     fields = {field.name for field in fields_of(cls)}
-    return cls(**{key: value for key, value in SMALL.items() if key in fields}, **settings)
+    return cls(**{key: value for key, value in SMALL.items() if key in fields} | settings)
 
 
 def algorithms() -> list[Any]:
@@ -290,6 +290,12 @@ def algorithms() -> list[Any]:
     names = [name for name in registry.names() if hasattr(registry.algorithm(name), "iteration")]
     found = [(name, small(name)) for name in names] + [("rlaif", small("rlaif", mode="direct"))]
     return [pytest.param(name, made, id=f"{name}-{getattr(made, 'mode', '')}".rstrip("-")) for name, made in found]
+
+
+def loops() -> list[Any]:
+    """Every registered algorithm that brings a training loop of its own, as a pytest parameter."""
+    names = [name for name in registry.names() if hasattr(registry.algorithm(name), "train")]
+    return [pytest.param(name, small(name), id=name) for name in names]
 
 
 COMMAND = str(Path(sys.executable).parent / "isoalign")

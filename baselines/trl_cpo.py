@@ -1,0 +1,31 @@
+"""CPO by TRL's trainer."""
+
+from bench import Lab, register, trl
+
+
+@register
+class TRLCPO:
+    """``trl.experimental.cpo.CPOTrainer``: Xu et al. 2024, "Contrastive Preference Optimization", eq. 3: DPO with a uniform
+    reference, and the likelihood of the chosen answers.
+
+    ``beta``: scale of the log-probabilities; ``cpo_alpha``: weight of the likelihood. ``loss_type`` ``simpo`` takes means
+    over tokens and wants a margin of ``simpo_gamma``. ``batch_size``: pairs a step. There is no reference model.
+    """
+
+    beta: float = 0.1
+    cpo_alpha: float = 1.0
+    loss_type: str = "sigmoid"
+    simpo_gamma: float = 0.0
+    batch_size: int = 32
+    lr: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.loss_type not in ("sigmoid", "hinge", "ipo", "simpo"):
+            raise ValueError(f"loss_type must be sigmoid, hinge, ipo or simpo, not {self.loss_type!r}")
+
+    def train(self, lab: Lab) -> None:
+        """On the pairs of ``dpo``, in the same order."""
+        trl.train(
+            lab, "experimental.cpo.CPOTrainer", lambda: trl.whole_answers(lab.pairs(self.batch_size)), beta=self.beta,
+            cpo_alpha=self.cpo_alpha, loss_type=self.loss_type, simpo_gamma=self.simpo_gamma,
+        )  # fmt: skip

@@ -1,0 +1,23 @@
+"""DPO by TRL's trainer."""
+
+from typing import ClassVar
+
+from bench import Lab, register, trl
+
+
+@register
+class TRLDPO:
+    """``trl.DPOTrainer``: the loss of Rafailov et al. 2023, eq. 7, in TRL's own training loop.
+
+    The settings are those of ``dpo``: ``beta``, strength of the pull to the base; ``batch_size``, pairs a step.
+    """
+
+    kl_price: ClassVar[str] = "beta"
+
+    beta: float = 0.1
+    batch_size: int = 32
+    lr: float = 1e-4
+
+    def train(self, lab: Lab) -> None:
+        """On the pairs of ``dpo``, in the same order."""
+        trl.train(lab, "DPOTrainer", lambda: trl.preferences(lab.pairs(self.batch_size)), beta=self.beta, max_length=None)

@@ -1,0 +1,21 @@
+"""ORPO by TRL's trainer."""
+
+from bench import Lab, register, trl
+
+
+@register
+class TRLORPO:
+    """``trl.experimental.orpo.ORPOTrainer``: Hong et al. 2024, "ORPO", eq. 6, with the likelihood of the prompt in it, too.
+
+    ``beta``: their lambda, the weight of the odds ratio. ``batch_size``: pairs a step. There is no reference.
+    """
+
+    beta: float = 0.1
+    batch_size: int = 32
+    lr: float = 1e-4
+
+    def train(self, lab: Lab) -> None:
+        """On the pairs of ``dpo``, in the same order."""
+        trl.train(
+            lab, "experimental.orpo.ORPOTrainer", lambda: trl.whole_answers(lab.pairs(self.batch_size)), beta=self.beta
+        )  # fmt: skip

@@ -1,0 +1,50 @@
+"""REINFORCE leave-one-out by TRL's trainer."""
+
+from typing import Any, ClassVar
+
+from bench import Lab, register, trl
+
+
+@register
+class TRLRLOO:
+    """``trl.RLOOTrainer``: Ahmadian et al. 2024, "Back to Basics", with a clipped ratio where samples are used again.
+
+    ``beta``: price of a nat of KL, taken off the reward. ``num_generations``: completions of each prompt; the others are a
+    completion's baseline. ``batch_size``: completions a step; ``steps_per_generation``: steps that what was sampled at once
+    is spread over; ``num_iterations``: times that they are taken. ``epsilon``: the ratio's clip.
+    """
+
+    kl_price: ClassVar[str] = "beta"
+
+    beta: float = 0.05
+    num_generations: int = 4
+    batch_size: int = 64
+    steps_per_generation: int = 1
+    num_iterations: int = 1
+    epsilon: float = 0.2
+    lr: float = 3e-4
+
+    def __post_init__(self) -> None:
+        if min(self.batch_size, self.steps_per_generation, self.num_iterations) < 1:
+            raise ValueError("batch_size, steps_per_generation and num_iterations must be 1 or more")
+        if self.num_generations < 2 or self.batch_size * self.steps_per_generation % self.num_generations:
+            raise ValueError("num_generations must be 2 or more and divide batch_size x steps_per_generation")
+
+    def train(self, lab: Lab) -> None:
+        """On the lab's prompts, which TRL answers by transformers' ``generate``, and its reward model."""
+        prompts = self.batch_size * self.steps_per_generation // self.num_generations
+        trl.train(
+            lab, self.trainer, lambda: trl.contexts(lab.prompts(prompts), self.num_generations), reward=lab.reward,
+            repeats=self.steps_per_generation * self.num_iterations, max_completion_length=lab.new_tokens,
+            per_device_train_batch_size=self.batch_size, pad_to_multiple_of=None, **self.settings(),
+        )  # fmt: skip
+
+    @property
+    def trainer(self) -> str:
+        """The class of TRL's."""
+        return "RLOOTrainer"
+
+    def settings(self) -> dict[str, Any]:
+        """What is configured of it."""
+        names = ("beta", "num_generations", "steps_per_generation", "num_iterations", "epsilon")
+        return {name: getattr(self, name) for name in names}

@@ -1,0 +1,325 @@
+"""TRL's trainers inside the harness, against ours, against PyTorch's counter, and within what the harness promises."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_meter import counting, even_bench, executed  # noqa: F401
+from torch.nn.functional import logsigmoid
+from workbench import Bench, Terminal, loops, same, small, weights
+
+from bench.adapters import trl
+from bench.errors import UserError
+from bench.feedback import rollouts
+from bench.lab import Lab
+from bench.models.language import NEVER
+from bench.train import TrainConfig, Trainer
+from bench.types import Budget, Rollouts
+
+ALL = pytest.mark.parametrize(("name", "algorithm"), loops())
+LORA = pytest.mark.parametrize("lora", [0, 4])
+
+
+def run(bench: Bench, algorithm: Any, work: Path, steps: int = 6, **config: Any) -> Trainer:
+    trainer = bench.trainer(algorithm, Budget(1e15, steps=steps), work, config=TrainConfig(warmup=2, **config))
+    trainer.run("a run")
+    return trainer
+
+
+@LORA
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_from_one_start_on_the_same_feedback_trls_trainer_ends_with_the_weights_of_ours(
+    tiny_bench: Bench, tmp_path: Path, method: str, lora: int
+) -> None:
+    ours, theirs = (run(tiny_bench.but(lora=lora), small(name, lr=1e-3), tmp_path) for name in (method, f"trl_{method}"))
+    for mine, other in zip(weights(ours), weights(theirs), strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=0)
+    for name in ("loss", "grad_norm", "lr"):
+        assert [row[name] for row in theirs.log] == pytest.approx([row[name] for row in ours.log], rel=1e-4), name
+    assert abs(ours.log[-1]["loss"] - ours.log[0]["loss"]) > 5e-4  # both went somewhere
+    pairs = tiny_bench.shelf.feedback("annotator").pairs(torch.arange(8), 1)
+    mine, other = (trainer.lab.log_ratio(pairs.chosen).detach() for trainer in (ours, theirs))
+    torch.testing.assert_close(mine, other, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("lora", [0, 8])
+@ALL
+def test_the_bill_is_within_one_percent_of_what_was_counted(
+    even_bench: Bench,  # noqa: F811
+    tmp_path: Path, name: str, algorithm: Any, lora: int,
+) -> None:  # fmt: skip
+    bench = even_bench.but(lora=lora)
+    with counting() as counted:
+        trainer = run(bench, algorithm, tmp_path, steps=4)
+    assert trainer.meter.steps == 4
+    assert executed(trainer.meter, bench) == pytest.approx(counted(), rel=0.01)
+
+
+def test_padding_and_prompts_are_on_the_bill_because_trl_computes_on_them(tiny_bench: Bench, tmp_path: Path) -> None:
+    trainer = run(tiny_bench, small("trl_dpo", batch_size=1), tmp_path, steps=1)
+    feedback, place = tiny_bench.shelf.feedback("annotator"), int(tiny_bench.lab().pairs(1).index)
+    # both answers behind the prompt, padded to the longer one; the head at every token but the first
+    columns = len(feedback.prompts[place]) + max(len(feedback.chosen[place]), len(feedback.rejected[place]))
+    shape = trainer.policy.shape
+    forward = 2 * (2 * shape.body * columns + 4 * shape.attention * columns**2 + 2 * shape.head * (columns - 1))
+    recomputed = 2 * 2 * shape.head * (columns - 1)
+    assert trainer.meter.items["policy", "forward"] == trainer.meter.items["reference", "forward"] == forward
+    assert trainer.meter.items["policy", "backward"] == 2 * forward + recomputed
+
+
+def test_the_rows_are_the_labs_tokens_without_padding(tiny_lab: Lab) -> None:
+    feedback = tiny_lab._given("feedback", "annotator")
+    pairs = tiny_lab.pairs(7)
+    for row, place in zip(trl.preferences(pairs), pairs.index.tolist(), strict=True):
+        assert row["prompt_ids"] == feedback.prompts[place]
+        assert row["chosen_ids"] == feedback.chosen[place]
+        assert row["rejected_ids"] == feedback.rejected[place]
+
+
+def test_rows_for_kto_carry_the_answer_of_the_row_before_for_the_estimate_of_kl(tiny_lab: Lab) -> None:
+    feedback = tiny_lab._given("feedback", "annotator")
+    labels = tiny_lab.labels(7)
+    ups, places = labels.desirable.tolist(), labels.index.tolist()
+    answers = [(feedback.chosen if up else feedback.rejected)[place] for up, place in zip(ups, places, strict=True)]
+    rows = trl.thumbs(labels)
+    assert [row["prompt_ids"] for row in rows] == [feedback.prompts[place] for place in places]
+    assert [row["completion_ids"] for row in rows] == answers
+    assert [row["KL_completion_ids"] for row in rows] == [answers[place - 1] for place in range(7)]
+    assert [row["label"] for row in rows] == ups
+
+
+def test_a_trainer_is_given_the_batches_of_ours_in_the_same_order_and_pays_each_verdict_once(
+    tiny_bench: Bench, tmp_path: Path
+) -> None:
+    class Watched(Lab):
+        seen: list[list[int]]
+
+        def pairs(self, *args: Any, **kwargs: Any) -> Any:
+            found = super().pairs(*args, **kwargs)
+            self.seen.append(found.index.tolist())
+            return found
+
+    orders, bills = [], []
+    for name in ("dpo", "trl_dpo"):
+        trainer = tiny_bench.trainer(small(name), Budget(1e15, steps=7), tmp_path)
+        trainer.lab.__class__, trainer.lab.seen = Watched, []  # type: ignore[assignment, attr-defined]
+        trainer.run(name)
+        orders.append(trainer.lab.seen)  # type: ignore[attr-defined]
+        bills.append((trainer.meter.items["feedback", "sample"], trainer.meter.labels))
+    assert orders[0] == orders[1]
+    assert len(orders[0]) == 8  # one batch is gathered for a step that the budget then forbids
+    assert bills[0] == bills[1]
+    assert bills[1][0] == 11 * 10  # 8 batches of 5 walk over all 11 verdicts, at 10 FLOPs each
+
+
+ONE_STEP = {"steps_per_generation": 1, "num_iterations": 1}
+
+
+class Rewarded(Lab):
+    """A lab that remembers what it was asked to reward."""
+
+    seen: list[tuple[Rollouts, torch.Tensor]]
+
+    def reward(self, answers: Rollouts, labelled_by: str = "annotator") -> torch.Tensor:
+        rewards = super().reward(answers, labelled_by)
+        self.seen.append((answers, rewards))
+        return rewards
+
+
+def rewarded(bench: Bench, algorithm: Any, work: Path, budget: Budget) -> Trainer:
+    trainer = bench.trainer(algorithm, budget, work)
+    trainer.lab.__class__, trainer.lab.seen = Rewarded, []  # type: ignore[assignment, attr-defined]
+    trainer.run("online")
+    return trainer
+
+
+@LORA
+@pytest.mark.parametrize("name", ["trl_rloo", "trl_grpo"])
+def test_what_an_online_trainer_samples_are_answers_of_full_length_to_the_labs_prompts_without_banned_tokens(
+    tiny_bench: Bench, tmp_path: Path, name: str, lora: int
+) -> None:
+    trainer = rewarded(tiny_bench.but(lora=lora), small(name, batch_size=10, **ONE_STEP), tmp_path, Budget(1e15, steps=3))
+    fresh = tiny_bench.lab()
+    for answers, _ in trainer.lab.seen:  # type: ignore[attr-defined]
+        assert answers.completion_mask.all()
+        assert answers.completion.shape == (10, tiny_bench.new_tokens)
+        assert not torch.isin(answers.completion, trainer.policy.banned).any()
+        asked = [row["prompt"] for row in trl.contexts(fresh.prompts(2), 5)]
+        assert [tokens[mask].tolist() for tokens, mask in zip(answers.tokens, answers.mask, strict=True)] == [
+            prompt + answer for prompt, answer in zip(asked, answers.completion.tolist(), strict=True)
+        ]
+    assert trainer.meter.tokens == 3 * 10 * tiny_bench.new_tokens
+
+
+@pytest.mark.parametrize("name", ["trl_rloo", "trl_grpo"])
+def test_the_first_gradient_is_that_of_the_papers_estimator(tiny_bench: Bench, tmp_path: Path, name: str) -> None:
+    trainer = rewarded(tiny_bench, small(name, beta=0.0, batch_size=10, **ONE_STEP), tmp_path, Budget(1e15, steps=1))
+    ((answers, rewards), *_) = trainer.lab.seen  # type: ignore[attr-defined]
+    groups = rewards.reshape(2, 5)
+    others = (groups.sum(1, keepdim=True) - groups) / 4
+    lab = tiny_bench.lab()
+    if name == "trl_rloo":  # the reward less the mean of its four siblings', times the answer's log-probability
+        loss = -((groups - others).flatten() * lab.policy(answers).logp.sum(1)).mean()
+    else:  # the reward's distance from its group's mean in deviations, times the mean over tokens
+        scaled = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)
+        loss = -(scaled.flatten() * lab.policy(answers).logp.mean(1)).mean()
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in lab._policy.inner.parameters() if p.grad is not None])
+    assert trainer.log[0]["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+    assert trainer.log[0]["reward"] == pytest.approx(float(rewards.mean()))
+
+
+@pytest.mark.parametrize("name", ["trl_orpo", "trl_cpo", "trl_simpo"])
+def test_the_first_loss_and_gradient_are_the_papers(tiny_bench: Bench, tmp_path: Path, name: str) -> None:
+    trainer = run(tiny_bench, small(name, beta=0.7), tmp_path, steps=1)
+    lab = tiny_bench.lab()
+    pairs = lab.pairs(5)
+    sums = [lab.policy(side).logp.sum(1) for side in (pairs.chosen, pairs.rejected)]
+    means = [total / side.completion_mask.sum(1) for total, side in zip(sums, (pairs.chosen, pairs.rejected), strict=True)]
+    if name == "trl_simpo":
+        loss = -logsigmoid(0.7 * (means[0] - means[1]) - 1.0).mean()
+    elif name == "trl_cpo":
+        loss = -logsigmoid(0.7 * (sums[0] - sums[1])).mean() - sums[0].sum() / pairs.chosen.completion_mask.sum()
+    else:  # the likelihood is that of all tokens but the first, those of the prompt included
+        rows = [row["prompt_ids"] + row["chosen_ids"] for row in trl.preferences(pairs)]
+        whole = rollouts([ids[:1] for ids in rows], [ids[1:] for ids in rows], lab._pad)
+        odds = [mean - torch.log1p(-mean.exp()) for mean in means]
+        loss = -lab.policy(whole).logp.sum() / whole.completion_mask.sum() - 0.7 * logsigmoid(odds[0] - odds[1]).mean()
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in lab._policy.inner.parameters() if p.grad is not None])
+    assert trainer.log[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert trainer.log[0]["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+    assert not any(role == "reference" for role, _ in trainer.meter.items)
+
+
+def test_without_a_price_on_kl_the_reference_is_not_asked_and_samples_may_be_reused(tiny_bench: Bench, tmp_path: Path) -> None:
+    algorithm = small("trl_grpo", beta=0.0, num_iterations=3, steps_per_generation=1, batch_size=10)
+    trainer = rewarded(tiny_bench, algorithm, tmp_path, Budget(1e15, steps=6))
+    assert len(trainer.lab.seen) == 2  # type: ignore[attr-defined]
+    assert not any(role == "reference" for role, _ in trainer.meter.items)
+
+
+def test_a_round_of_sampling_that_its_tokens_do_not_cover_is_not_begun(tiny_bench: Bench, tmp_path: Path) -> None:
+    trainer = rewarded(tiny_bench, small("trl_rloo", batch_size=10), tmp_path, Budget(1e15, tokens=180))
+    assert len(trainer.lab.seen) == 3  # type: ignore[attr-defined]
+    assert trainer.meter.tokens == 150  # the reward model's training is no part of a step's price: it is bought once
+
+
+@LORA
+@ALL
+def test_models_are_handed_back_as_they_were(tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int) -> None:
+    trainer = tiny_bench.but(lora=lora).trainer(algorithm, Budget(1e15, steps=2), tmp_path)
+    models = [trainer.lab._policy, trainer.lab._reference]
+    before = [(set(m.model.state_dict()), set(vars(m.model)) - {"training"}, set(vars(m.inner))) for m in models]
+    wanted = [p.requires_grad for p in models[0].model.parameters()]
+    trainer.run(name)
+    for model, (names, own, inner) in zip(models, before, strict=True):
+        assert set(model.model.state_dict()) == names
+        assert {name for name in vars(model.model).keys() - own if not name.startswith("_")} <= {"training", "model_tags"}
+        assert "forward" not in vars(model.inner).keys() - inner
+        assert model.head.bias is None
+        assert not any(module.training for module in model.model.modules())
+    assert [p.requires_grad for p in models[0].model.parameters()] == wanted
+
+
+@ALL
+def test_snapshots_hold_a_model_and_nothing_of_the_trainers(
+    tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any
+) -> None:
+    trainer = run(tiny_bench, algorithm, tmp_path, steps=5, snapshots=(0.5,))
+    (place,) = trainer.snapshots
+    folder = tmp_path / "snapshots" / str(place["steps"])
+    assert {file.name for file in tmp_path.iterdir()} == {"snapshots"}
+    assert set(load_file(folder / "model.safetensors")) == set(load_file(tiny_bench.model / "model.safetensors"))
+
+
+def test_a_step_that_is_not_finite_is_paid_and_counted_but_not_taken(tiny_bench: Bench, tmp_path: Path) -> None:
+    broken = small("trl_dpo", beta=float("inf"))  # times a log-ratio of 0
+    trainer = tiny_bench.trainer(broken, Budget(1e15, steps=3), tmp_path)
+    before = weights(trainer)
+    trainer.run("broken")
+    assert (trainer.skipped, trainer.meter.steps) == (3, 3)
+    assert same(before, weights(trainer))
+    assert ["loss" in row for row in trainer.log] == [False] * 3
+
+
+def test_banned_tokens_have_probability_zero_in_trls_losses(tiny_bench: Bench, tmp_path: Path) -> None:
+    lab = tiny_bench.lab()
+    with trl._lent(lab._policy, lab._reference):
+        logits = lab._policy.inner(input_ids=torch.tensor([[0, 5, 9]])).logits
+    assert logits.softmax(-1)[..., lab._policy.banned].abs().max() == 0
+    assert lab._policy.banned.tolist() == [0, 1]
+    assert (logits[..., 2:] > NEVER / 2).all()
+
+
+@ALL
+def test_a_run_that_died_starts_again_and_ends_as_one_that_did_not(
+    tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any
+) -> None:
+    class Killed(Exception):
+        """Stands for a signal."""
+
+    class Mortal(Lab):
+        left = 2
+
+        def pairs(self, *args: Any, **kwargs: Any) -> Any:
+            return self.die_or(super().pairs, *args, **kwargs)
+
+        def labels(self, *args: Any, **kwargs: Any) -> Any:
+            return self.die_or(super().labels, *args, **kwargs)
+
+        def prompts(self, *args: Any, **kwargs: Any) -> Any:
+            return self.die_or(super().prompts, *args, **kwargs)
+
+        def die_or(self, read: Any, *args: Any, **kwargs: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+            return read(*args, **kwargs)
+
+    outcomes = []
+    for kills in (0, 1):
+        work = tmp_path / str(kills)
+        work.mkdir()
+        for mortal in [True] * kills + [False]:
+            trainer = tiny_bench.trainer(
+                algorithm, Budget(1e15, steps=9), work, config=TrainConfig(warmup=2, snapshots=(0.1, 0.5))
+            )
+            if mortal:
+                trainer.lab.__class__ = Mortal
+                with pytest.raises(Killed):
+                    trainer.run(name)
+                assert trainer.meter.steps
+            else:
+                trainer.run(name)
+        kept = {file.name: file.stat().st_size for file in (work / "snapshots").iterdir()}
+        outcomes.append((weights(trainer), trainer.log, trainer.meter.spent() | {"seconds": 0}, trainer.snapshots, kept))
+    assert same(outcomes[0][0], outcomes[1][0])
+    assert outcomes[0][1:] == outcomes[1][1:]
+
+
+def test_a_card_names_the_loop_that_trained_it_and_bears_its_bill(furnished: Terminal) -> None:
+    done = furnished(furnished.run("algorithm=trl_dpo", "algorithm.batch_size=8", "budget.flops=6e9"))
+    assert done.returncode == 0, done.stderr
+    card = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
+    assert card["training"]["loop"] == f"trl {version('trl')} DPOTrainer"
+    assert 0.5 * 6e9 < card["spent"]["flops"] <= 6e9
+    assert {(item["role"], item["kind"]) for item in card["spent"]["items"]} == {
+        ("feedback", "sample"), ("policy", "forward"), ("policy", "backward"), ("reference", "forward"),
+    }  # fmt: skip
+    assert card["curve"]
+
+
+def test_a_loop_that_stops_by_itself_is_refused(tiny_bench: Bench, tmp_path: Path) -> None:
+    class Tired:
+        lr = 1.0
+
+        def train(self, lab: Lab) -> None:
+            lab.pairs(2)
+
+    with pytest.raises(UserError, match="tired: its training loop stopped by itself"):
+        tiny_bench.trainer(Tired(), Budget(1e15), tmp_path).run("tired")
