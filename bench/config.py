@@ -75,7 +75,7 @@ class FeedbackConfig:
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """The Bradley-Terry reward model: ``pairs`` verdicts, read ``epochs`` times.
+    """The Bradley-Terry reward model: up to ``pairs`` verdicts, read ``epochs`` times.
 
     ``base``: the model under its scalar head, by name or folder; empty is the SFT base. ``classifier``: no head is trained,
     the reward is the "not toxic" logit of ``annotator`` (the simulated one itself) or of ``hf:NAME_OR_PATH[#label]``.

@@ -384,7 +384,8 @@ class Run:
 
     def _warnings(self) -> list[str]:
         """What a reader must know before comparing: a budget that was not spent, costs that nobody knows, missing verdicts."""
-        found, record, judge = [], self.record, self.task.judge
+        found, record, judge, shared = list[str](), self.record, self.task.judge, self.shared
+        models = shared.reward_models(self.rewarded_by).values()
         if record and record["fraction"] < ENOUGH:
             found.append(
                 f"only {record['fraction']:.0%} of the budget was spent: what was to come next costs more than the rest"
@@ -395,6 +396,12 @@ class Run:
         if (log := self.training_log()) and log[-1]["flops_spent"] < LAST * record["spent"]["flops"]:
             share = log[-1]["flops_spent"] / record["spent"]["flops"]
             found.append(f"its last optimizer step was at {share:.0%} of what it spent: it stopped learning there")
+        trained = [json.loads((shared.get(model) / "record.json").read_text()) for model in models] if models else []
+        if any(told["verdicts"] and len(told["verdicts"]) < self.task.reward.pairs for told in trained):
+            found.append(
+                f"reward model: it learned from all {len(trained[0]['verdicts'])} verdicts that there are, fewer than "
+                f"task.reward.pairs={self.task.reward.pairs}"
+            )
         critic = self._may("revisions") and self.task.constitution.kind == "server"
         if critic or (self.judge_check and judge.kind == "server"):
             found.append("a server's FLOPs are unknown: they are in no budget, and what it did is on no bill but in tokens")

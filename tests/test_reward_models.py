@@ -122,10 +122,9 @@ def test_without_scores_the_nearest_are_those_that_share_most_tokens() -> None:
     assert reward.chosen_verdicts(feedback, RewardConfig(pairs=1, lr=1.0, hard=1.0), 0) == [1]
 
 
-def test_too_few_verdicts_are_said_with_the_key_to_lower() -> None:
+def test_of_too_few_verdicts_all_are_read_and_of_golden_ones_there_must_be_enough() -> None:
     feedback = with_gaps([0.5] * 3)
-    with pytest.raises(UserError, match=r"task\.reward\.pairs asks for 4 pairs, the feedback holds 3"):
-        reward.chosen_verdicts(feedback, RewardConfig(pairs=4, lr=1.0), 0)
+    assert sorted(reward.chosen_verdicts(feedback, RewardConfig(pairs=4, lr=1.0), 0)) == [0, 1, 2]
     with pytest.raises(UserError, match=r"task\.reward\.golden asks for 4 pairs, the validation split holds 3"):
         reward.golden_verdicts(feedback, 4, 0)
 

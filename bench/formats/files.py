@@ -166,4 +166,6 @@ def _parquet(path: Path) -> Iterator[Row | Fault]:
 
 
 def _undecodable(error: UnicodeDecodeError) -> str:
+    if error.object.startswith(b"PAR1"):
+        return "this is parquet; give the file the ending .parquet"
     return f"not UTF-8 (byte {error.object[error.start]:#04x}); save the file as UTF-8"

@@ -9,6 +9,7 @@ from bench.formats import conversation
 from bench.formats.rows import Row
 from bench.formats.types import ELSEWHERE, Comparison, Record, Remark, Turn, Turns, distinct
 
+PROMPTS = ("question", "instruction", "query", "input", "context", "post", "history")  # what others call a prompt
 COLUMNS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
 
 
@@ -20,6 +21,8 @@ def records(row: Row) -> Iterator[Record]:
         if prompt[0].role:
             yield from _elsewhere(row, prompt)
     else:
+        if other := next((name for name in PROMPTS if row.has(name)), None):
+            raise row.fault(f"there is no column prompt, and {other} looks like one; rename it to prompt")
         first, second = (conversation.turns(row, name, value) for name, value in answers)
         if conversation.plain(first) and conversation.plain(second):
             prompt, chosen, rejected = (first,) * 3 if first == second else _divided(row, first[0].content, second[0].content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,11 +78,11 @@ def make_judged(work: Path, candidates: Path, raters: Path, config: FeedbackConf
         flops = told["flops"]
         asked["asked_each"] = {"passes": 2 * told["asked"] / each, "tokens": told["tokens"] / each}
     if not rows:
-        told = asked.get("judge", {"missing": {}})
-        causes = ", ".join(f"{count} {cause}" for cause, count in told["missing"].items())
-        why = f"; of {told['asked']} verdicts are missing: {causes}" if causes else ""
-        margin = config.judge_margin
-        raise NoVerdict(f"the judge found no two answers that differ by {margin}; lower task.feedback.judge_margin{why}")
+        told = asked.get("judge", {"missing": {}, "asked": 0})
+        missing, margin = sum(told["missing"].values()), config.judge_margin
+        why = f" ({missing} of {told['asked']} verdicts are missing)" if missing else ""
+        lower = "lower task.feedback.judge_margin" if margin else "it is of another mind whenever the order changes"
+        raise NoVerdict(f"the judge found no two answers that differ by over {margin}; {lower}{why}")
     _write(work, rows, candidates, "judge", {"noise": 0.0, "margin": config.judge_margin} | asked, flops)
 
 
@@ -217,6 +218,12 @@ def by_judge(prompts: Rows, judge: Judge, config: FeedbackConfig, seed: int) -> 
         asked = [asked[place] for place in places]
     questions = [Question(row["text"], row["answers"][i], row["answers"][j]) for row, i, j in asked]
     said = judge(questions)
+    if said and all(verdict.p is None for verdict in said):
+        causes = Counter(verdict.missing for verdict in said)
+        why = ", ".join(f"{count} {cause}" for cause, count in causes.items())
+        raise NoVerdict(
+            f"none of the judge's {len(said)} verdicts can be used ({why}); it said for example: {said[0].reason[:80]!r}"
+        )
     rows = []
     for (row, i, j), verdict in zip(asked, said, strict=True):
         lead = 2 * verdict.p - 1 if verdict.p is not None else 0.0

@@ -32,7 +32,7 @@ def make(
     work: Path, sft: Path, feedback: Feedback, golden: Feedback | None, model: ModelConfig, config: RewardConfig,
     seed: int, member: int = 0,
 ) -> None:  # fmt: skip
-    """Train with TRL's RewardTrainer on ``config.pairs`` verdicts; whiten on their answers.
+    """Train with TRL's RewardTrainer on up to ``config.pairs`` verdicts; whiten on their answers.
 
     Members of an ensemble read the same verdicts, each from a head and in an order of its own. The record holds the
     training's FLOPs by formula (every use pays them) and the verdicts that were read.
@@ -81,19 +81,19 @@ def make_classifier(work: Path, feedback: Feedback, model: ModelConfig, config: 
 
 
 def chosen_verdicts(feedback: Feedback, config: RewardConfig, seed: int) -> list[int]:
-    """The verdicts to read: the first of a seeded shuffle, ``config.hard`` of them from the nearest pairs.
+    """The verdicts to read: the first of a seeded shuffle, ``config.hard`` of them from the nearest pairs; all where there are
+    fewer than ``config.pairs``.
 
     Near: the annotator's scores differ least; where there are none, the answers share most of their tokens (Jaccard).
     """
-    if len(feedback) < config.pairs:
-        raise UserError(f"task.reward.pairs asks for {config.pairs} pairs, the feedback holds {len(feedback)}")
+    count = min(config.pairs, len(feedback))
     order: list[int] = torch.randperm(len(feedback), generator=torch.Generator().manual_seed(seed)).tolist()
-    hard = round(config.hard * config.pairs)
+    hard = round(config.hard * count)
     if not hard:
-        return order[: config.pairs]
+        return order[:count]
     near = sorted(order, key=lambda i: _gap(feedback, i))[:hard]  # sorted is stable: ties stay shuffled
     rest = [i for i in order if i not in set(near)]
-    kept = set(near + rest[: config.pairs - hard])
+    kept = set(near + rest[: count - hard])
     return [i for i in order if i in kept]
 
 
