@@ -64,7 +64,7 @@ class PPO:
         """Rewards and advantages of fresh rollouts. Old log-probabilities come from the same pass that trains, not from
         decoding, so that the ratios start at 1 in any precision."""
         outputs, mask = lab.policy(rollouts), rollouts.completion_mask
-        values = self.values(lab, outputs.hidden) * mask
+        values = self.values(lab, rollouts, outputs.hidden) * mask
         drift = (outputs.logp - lab.reference(rollouts).logp) * mask
         score = self.score(lab, rollouts).clamp(-self.reward_clip, self.reward_clip)
         rewards = place_rewards(score, drift, lab.state.setdefault("kl", self.kl), mask)
@@ -79,7 +79,7 @@ class PPO:
         """The reward of each completion [B]."""
         return lab.reward(rollouts)
 
-    def values(self, lab: Lab, hidden: Tensor) -> Tensor:
+    def values(self, lab: Lab, rollouts: Rollouts, hidden: Tensor) -> Tensor:
         """Expected reward to come before each token [B, T], from a linear head on the policy's states."""
         head = lab.module("value", lambda width: nn.Linear(width, 1))
         return head(hidden).squeeze(-1)
@@ -93,7 +93,7 @@ class PPO:
     def loss(self, lab: Lab, batch: Experience) -> Tensor:
         """Clipped policy and value losses less the entropy bonus, averaged over each row's tokens [B]."""
         outputs, mask = lab.policy(batch.rollouts), batch.rollouts.completion_mask
-        values = self.values(lab, outputs.hidden)
+        values = self.values(lab, batch.rollouts, outputs.hidden)
         loss = policy_loss(outputs.logp - batch.logp, batch.advantages, self.clip)
         loss = loss + self.value_weight * value_loss(values, batch.values, batch.returns, self.value_clip)
         if self.entropy_weight:

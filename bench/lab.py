@@ -6,6 +6,7 @@ No metric, evaluation scorer, evaluation prompt or meter can be reached from it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from bench.feedback import Cursor, Feedback, select
 from bench.flops import linear
 from bench.guard import Guard, service
 from bench.meter import Meter
-from bench.models.language import LanguageModel, Outputs, completion_lengths, prompt_lengths
+from bench.models.language import Critic, LanguageModel, Outputs, completion_lengths, prompt_lengths
 from bench.types import Labels, Pairs, Prompts, Question, Rollouts
 
 if TYPE_CHECKING:
@@ -103,6 +104,23 @@ class Lab:
             self._modules[name] = module
             self._new_module(name, module)
         return self._modules[name]
+
+    @service
+    def critic(self, rollouts: Rollouts) -> Tensor:
+        """Expected reward to come before each token [B, T], by a value model of its own: a copy of the policy as it is at the
+        first call, under a scalar head, trained by the harness's optimizer, its passes paid as ``critic``."""
+        if "critic" not in self._modules:
+            with torch.random.fork_rng(devices=[]):
+                self._modules["critic"] = Critic(self._policy)
+            self._new_module("critic", self._modules["critic"])
+        critic = self._modules["critic"]
+        assert isinstance(critic, Critic)
+        lengths, positions = self._lengths(rollouts)
+        head = 2 * self._policy.width * sum(positions)
+        self._meter.charge("critic", "forward", self._policy.shape.forward(lengths, [0] * len(lengths)) + head)
+        if torch.is_grad_enabled():
+            self._meter.charge("critic", "backward", self._policy.shape.backward(lengths, [0] * len(lengths)) + 2 * head)
+        return self._blank(rollouts).logp if self._meter.quoting else critic(rollouts)
 
     # -- data and feedback ----------------------------------------------------------------------------------------
 
@@ -222,6 +240,11 @@ class Lab:
 
     # -- not for algorithms ---------------------------------------------------------------------------------------
 
+    def watched(self, work: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """What an algorithm's own code gives, watched where there is a guard."""
+        with self._guard.watching() if self._guard else nullcontext():
+            return work(*arguments)
+
     @property
     def _pad(self) -> int:
         return int(self._policy.tokenizer.pad_token_id)
@@ -257,12 +280,16 @@ class Lab:
     def _pay_forward(
         self, role: str, model: LanguageModel, rollouts: Rollouts, backward: bool = False, adapter: bool = True
     ) -> None:
-        completions = completion_lengths(rollouts)
-        prompts = prompt_lengths(rollouts)
-        lengths = [p + t - 1 for p, t in zip(prompts, completions, strict=True)]  # the last token is only predicted
+        lengths, completions = self._lengths(rollouts)
         self._meter.charge(role, "forward", model.shape.forward(lengths, completions, adapter))
         if backward:
             self._meter.charge(role, "backward", model.shape.backward(lengths, completions))
+
+    @staticmethod
+    def _lengths(rollouts: Rollouts) -> tuple[list[int], list[int]]:
+        """Tokens that a pass over each row reads, and positions at which a head is applied; the last is only predicted."""
+        completions = completion_lengths(rollouts)
+        return [p + t - 1 for p, t in zip(prompt_lengths(rollouts), completions, strict=True)], completions
 
     def _pay_verdicts(self, feedback: Feedback, index: list[int], flops_beside: int = 0, labels_beside: int = 0) -> None:
         """Pay for the verdicts that were not read before, if the budget covers them and what is to be paid beside them."""

@@ -19,6 +19,7 @@ from bench.config import TaskConfig
 from bench.data import prompts
 from bench.errors import UserError
 from bench.feedback import Feedback
+from bench.guard import Guard
 from bench.lab import Lab
 from bench.machine import device
 from bench.meter import Meter
@@ -28,7 +29,7 @@ from bench.models.reward import Rewarder
 from bench.rounds import Rounds
 from bench.scoring import scored
 from bench.shared import Shared, Stage
-from bench.stages import curve, figures, judge_check, pairs, readings, sample
+from bench.stages import curve, figures, judge_check, pairs, readings, sample, selection
 from bench.stages.candidates import read_rows, write_rows
 from bench.stages.sft import lora
 from bench.store import content, plain
@@ -105,8 +106,8 @@ class Run:
     @property
     def trains(self) -> bool:
         """The SFT row has no iteration: it is the base itself."""
-        if not any(hasattr(self.algorithm, method) for method in ("iteration", "train")) and self.name != BASE:
-            raise UserError(f"algorithm {self.name} has no method iteration(lab) or train(lab); see CONTRIBUTING.md")
+        if not any(hasattr(self.algorithm, method) for method in ("iteration", "train", "select")) and self.name != BASE:
+            raise UserError(f"algorithm {self.name} has no method iteration(lab), train(lab) or select(lab, answers)")
         return self.name != BASE
 
     @property
@@ -133,7 +134,8 @@ class Run:
         recipe |= {"revisions": shared.revisions_stage.key} if self._may("revisions") else {}
         recipe |= {"rounds": rounds} if (rounds := plain(task.rounds)) else {}
         recipe |= {"loop": trl.identity()} if hasattr(self.algorithm, "train") else {}
-        return Stage("train", recipe, self._train)
+        recipe |= {"answers": self._questions | {"draws": self.task.evaluation.draws}} if self._selects else {}
+        return Stage("train", recipe, self._select if self._selects else self._train)
 
     @property
     def _shaping(self) -> dict[str, Any]:
@@ -151,8 +153,7 @@ class Run:
         meter = Meter(self.budget)
         rounds = Rounds(self.shared, work / ROUNDS)
         lab = Lab(policy, reference, rounds, meter, self.task.model.new_tokens, self.seed)
-        shut = (self.shared.store.root, assets.cache_dir())
-        trainer = Trainer(self.algorithm, lab, policy, meter, self.task.training, work, shut)
+        trainer = Trainer(self.algorithm, lab, policy, meter, self.task.training, work, self._shut)
         trainer.run(self.name)
         policy.model.save_pretrained(work / "policy")
         write_rows(work / "log.jsonl", trainer.log)
@@ -166,17 +167,48 @@ class Run:
         (work / "record.json").write_text(json.dumps(record, indent=1))
 
     @property
+    def _selects(self) -> bool:
+        """Whether the method trains nothing, and chooses among the base's answers."""
+        return hasattr(self.algorithm, "select")
+
+    def _select(self, work: Path) -> None:
+        """In the place of training: choose the answers to the evaluation prompts, and pay for it."""
+        from bench.metrics.kl import best_of_n_bound
+
+        base, meter, config = self.shared.base_model(), Meter(self.budget), self.task.evaluation
+        lab = Lab(base, base, Rounds(self.shared, work / ROUNDS), meter, self.task.model.new_tokens, self.seed)
+        lab._guard = Guard(meter, tuple, self._shut, self.task.training.idle_seconds)
+        selection.make(work, self.algorithm, lab, base, self.task.model, self._prompts, config.draws)
+        write_rows(work / "log.jsonl", [])
+        record = {
+            "spent": meter.spent(), "steps": 0, "skipped": 0, "reward": sorted(lab._paid), "fraction": meter.fraction,
+            "snapshots": [], "reported": {}, "kl_bound": best_of_n_bound(self.algorithm.draws),
+        }  # fmt: skip
+        record |= {"unmetered": lab._guard.models} if lab._guard.models else {}
+        (work / "record.json").write_text(json.dumps(record, indent=1))
+
+    @property
+    def _shut(self) -> tuple[Path, Path]:
+        """Folders that an algorithm's code must not read."""
+        return self.shared.store.root, assets.cache_dir()
+
+    @property
     def record(self) -> dict[str, Any]:
         """What training left on record; nothing for the base."""
         return json.loads((self.shared.get(self.train) / "record.json").read_text()) if self.trains else {}
 
+    @property
+    def _rank(self) -> int:
+        """Of the policy's adapter, 0 where all weights are trained: the algorithm's own, or that of the task."""
+        return int(getattr(self.algorithm, "lora", 0) or self.task.model.lora)
+
     def _policy_to_train(self) -> tuple[LanguageModel, LanguageModel]:
         """Policy and frozen reference; with LoRA they are one model, adapter on and off."""
         config, base = self.task.model, self.shared.base_model(autocast=self.task.model.bf16)
-        if config.lora:
+        if self._rank:
             from peft import get_peft_model
 
-            model = get_peft_model(base.inner, lora(config.lora, "CAUSAL_LM"))
+            model = get_peft_model(base.inner, lora(self._rank, "CAUSAL_LM"))
             policy = LanguageModel(model.to(device()), base.tokenizer, base.ends, base.autocast)
             return policy, policy
         policy = self.shared.base_model(autocast=config.bf16)
@@ -192,8 +224,12 @@ class Run:
 
         def make(work: Path) -> None:
             policy, reference = self._policy_to_score()
-            sample.make(work, policy, reference, self.task.model, self._prompts, config.draws, config.seed)
-            theirs = sample.read_samples(shared.get(base)) if base else []
+            theirs = sample.read_samples(shared.get(base)) if base and not self._selects else []
+            if self._selects:
+                folder, bound = shared.get(self.train), self.record["kl_bound"]
+                selection.samples(work, folder, reference, self.task.model, self._prompts, config.draws, bound)
+            else:
+                sample.make(work, policy, reference, self.task.model, self._prompts, config.draws, config.seed)
             firsts = [s for s in theirs if s.draw == 0]
             feedback = Feedback.read(shared.get(held_out))
             sample.pairs_and_reverse(work, policy, reference, self.task.model, feedback, firsts)
@@ -217,9 +253,14 @@ class Run:
         config = self.task.evaluation
         return {
             "version": sample.VERSION, "policy": self.train.key if self.trains else self.shared.sft.key,
-            "sft": self.shared.sft.key, "prompts": self.shared.prompt_recipe(config.split), "split": config.split,
-            "seed": config.seed,
-        }  # fmt: skip
+            "sft": self.shared.sft.key, "seed": config.seed,
+        } | self._questions  # fmt: skip
+
+    @property
+    def _questions(self) -> dict[str, Any]:
+        """Which prompts are evaluated."""
+        split = self.task.evaluation.split
+        return {"prompts": self.shared.prompt_recipe(split), "split": split}
 
     @property
     def _prompts(self) -> list[prompts.Prompt]:
@@ -234,10 +275,10 @@ class Run:
     def _policy_to_score(self, weights: str = "policy") -> tuple[LanguageModel, LanguageModel]:
         """Policy and SFT base in fp32."""
         base = self.shared.base_model()
-        if not self.trains:
+        if not self.trains or self._selects:
             return base, base
         folder = self.shared.get(self.train) / weights
-        if self.task.model.lora:
+        if self._rank:
             from peft import PeftModel
 
             adapted = PeftModel.from_pretrained(self.shared.base_model().inner, str(folder))
@@ -386,7 +427,9 @@ class Run:
         """What a reader must know before comparing: a budget that was not spent, costs that nobody knows, missing verdicts."""
         found, record, judge, shared = list[str](), self.record, self.task.judge, self.shared
         models = shared.reward_models(self.rewarded_by).values()
-        if record and record["fraction"] < ENOUGH:
+        if "kl_bound" in record:
+            found.append("its KL is the bound log n - (n - 1) / n of best-of-n, not exact, and its reverse KL is not known")
+        elif record and record["fraction"] < ENOUGH:
             found.append(
                 f"only {record['fraction']:.0%} of the budget was spent: what was to come next costs more than the rest"
             )

@@ -147,16 +147,12 @@ class Trainer:
                 return
             yield step
 
-    def _loss(self, step: Step, rows: Any) -> Tensor:
-        with self.guard.watching():
-            return step.loss(self.lab, rows)
-
     def _step(self, step: Step) -> None:
         """One optimizer step, begun only if the purse covers all of it."""
         if not self.log and not self.meter.steps:
             self.lab._start = self.meter.fraction
         with self.meter.quote() as price:
-            self._loss(step, step.batch)
+            self.lab.watched(step.loss, self.lab, step.batch)
         if not price.total():
             raise UserError("the loss of a step asks the lab for nothing that costs, so it can't be the policy's")
         self.meter.require(price.total(), steps=1)
@@ -182,7 +178,7 @@ class Trainer:
         rows, total = len(step.batch), 0.0
         for start in range(0, rows, self.config.micro_batch):
             part = step.batch[slice(start, start + self.config.micro_batch)]
-            losses = self._loss(step, part)
+            losses = self.lab.watched(step.loss, self.lab, part)
             if losses.shape != (len(part),):
                 raise UserError(f"a loss must give one value a row: got {tuple(losses.shape)} for {len(part)} rows")
             loss = losses.sum() / rows
@@ -230,9 +226,9 @@ class Trainer:
 
     def _adopt(self, name: str, module: nn.Module) -> None:
         """Train a module that the algorithm has just made; after a resume, put back what it had learned."""
-        self._add(name, list(module.parameters()))
+        self._add(name, [p for p in module.parameters() if p.requires_grad])
         if name in self.saved.get("modules", {}):
-            module.load_state_dict(self.saved["modules"][name])
+            module.load_state_dict(self.saved["modules"][name], strict=False)  # what is frozen was not saved
             self.optimizers[name].load_state_dict(self.saved["optimizers"][name])
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
@@ -241,7 +237,7 @@ class Trainer:
         """Write everything a resumed run needs, in one rename; a module not used since the last resume is as it was saved."""
         lab, saved = self.lab, self.saved
         optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        modules = {name: module.state_dict() for name, module in lab._modules.items()}
+        modules = {name: _learned(module) for name, module in lab._modules.items()}
         state = {
             "policy": [p.detach() for p in self.trained],
             "optimizers": saved.get("optimizers", {}) | optimizers,
@@ -281,3 +277,9 @@ class Trainer:
         self.log, self.snapshots, self.rounds = numbers["log"], numbers["snapshots"], numbers["rounds"]
         lab._shelf.number = len(self.rounds)
         self.skipped, self.skipped_in_a_row = numbers["skipped"]
+
+
+def _learned(module: nn.Module) -> dict[str, Tensor]:
+    """A module's state without its frozen weights."""
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    return {name: value for name, value in module.state_dict().items() if name not in frozen}

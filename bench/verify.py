@@ -126,8 +126,8 @@ def _check_claims(card: Card, store: Store, report: Report) -> None:
                 made_by = ABSENT[entry]
             if made_by is not None:
                 mine = _at(told, place)
-                if entry == "training":  # how often a checkpoint is written changes nothing
-                    mine, made_by = ({**each, "checkpoint_seconds": None} for each in (mine, made_by))
+                if entry == "training":  # when a checkpoint is written, or patience ends, changes no figure
+                    mine, made_by = ({**each, "checkpoint_seconds": None, "idle_seconds": None} for each in (mine, made_by))
                 wrong += _differences(mine, made_by, place, f"in the recipe of {name}")
     report.add(wrong, "task, method, seed and budget are those that the stages were made by")
 

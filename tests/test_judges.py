@@ -611,7 +611,7 @@ class Sleeper:
 
 def ask(at: Server | str, cache: Path, sleeper: Sleeper | None = None, **settings: Any) -> server.ServerJudge:
     base_url = at if isinstance(at, str) else at.base_url
-    settings = {"concurrency": 1, "retries": 2, "timeout": 60.0}  # of a machine that has much else to do | settings
+    settings = {"concurrency": 1, "retries": 2, "timeout": 60.0} | settings
     chosen = JudgeConfig(kind="server", model="m", base_url=base_url, **settings)
     return server.ServerJudge(chosen, cache, sleep=sleeper or Sleeper(), quiet=True)
 

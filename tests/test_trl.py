@@ -1,5 +1,6 @@
 """TRL's trainers inside the harness, against ours, against PyTorch's counter, and within what the harness promises."""
 
+import dataclasses
 import json
 from importlib.metadata import version
 from pathlib import Path
@@ -10,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 from test_meter import counting, even_bench, executed  # noqa: F401
 from torch.nn.functional import logsigmoid
-from workbench import Bench, Terminal, loops, same, small, weights
+from workbench import Bench, Terminal, loops, same, weights
+from workbench import small as cut
 
+from bench import registry
 from bench.adapters import trl
 from bench.errors import UserError
 from bench.feedback import rollouts
@@ -22,6 +25,12 @@ from bench.types import Budget, Rollouts
 
 ALL = pytest.mark.parametrize(("name", "algorithm"), loops())
 LORA = pytest.mark.parametrize("lora", [0, 4])
+
+
+def small(name: str, **settings: Any) -> Any:
+    """An algorithm with batches of five, where it has such."""
+    fields = {field.name for field in dataclasses.fields(registry.algorithm(name))}
+    return cut(name, **{key: 5 for key in ("batch_size", "num_generations") if key in fields} | settings)
 
 
 def run(bench: Bench, algorithm: Any, work: Path, steps: int = 6, **config: Any) -> Trainer:

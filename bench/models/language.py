@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -164,14 +165,20 @@ class LanguageModel:
     def __call__(self, rollouts: Rollouts) -> Outputs:
         """Log-probabilities, states and logits at the completion's positions; the head is applied nowhere else."""
         rollouts = rollouts.to(self.device)
-        start = rollouts.prompt_length - 1
+        states = self.states(rollouts)
         with self._precision():
-            states = self._body(rollouts.tokens[:, :-1], rollouts.mask[:, :-1]).last_hidden_state[:, start:]
             logits = self.head(states)
         logits = self._ban(logits.float())
         chosen = logits.gather(-1, rollouts.completion.unsqueeze(-1)).squeeze(-1)
         logp = (chosen - logits.logsumexp(-1)).masked_fill(~rollouts.completion_mask, 0.0)
         return Outputs(logp, states.float(), logits)
+
+    def states(self, rollouts: Rollouts) -> Tensor:
+        """The state that predicts each token of the completions [B, T, D]."""
+        rollouts = rollouts.to(self.device)
+        with self._precision():
+            found: Tensor = self._body(rollouts.tokens[:, :-1], rollouts.mask[:, :-1]).last_hidden_state
+        return found[:, rollouts.prompt_length - 1 :]
 
     @torch.no_grad()
     def generate(self, prompts: Prompts, uniforms: Tensor) -> Rollouts:
@@ -222,6 +229,22 @@ class LanguageModel:
 
     def _ban(self, logits: Tensor) -> Tensor:
         return logits.index_fill(-1, self.banned, NEVER) if len(self.banned) else logits
+
+
+class Critic(nn.Module):
+    """A value model: a copy of a language model under a scalar head, which begins at 0."""
+
+    def __init__(self, policy: LanguageModel) -> None:
+        super().__init__()
+        self.body, self.head = copy.deepcopy(policy.inner), nn.Linear(policy.width, 1, device=policy.device)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self._model = LanguageModel(self.body, policy.tokenizer, policy.ends, policy.autocast)
+
+    def forward(self, rollouts: Rollouts) -> Tensor:
+        """A value for each token of the completions, from the state that predicts it [B, T]."""
+        values: Tensor = self.head(self._model.states(rollouts).float())
+        return values.squeeze(-1)
 
 
 def _pick(logits: Tensor, uniforms: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def make(
         encoded = policy.encode([p.text for p in part], model.prompt_tokens)
         uniforms = [_uniforms(p.id, d, seed, model.new_tokens) for p in part for d in range(draws)]
         drawn = policy.generate(encoded, torch.stack(uniforms))
-        samples += _rows(part, drawn, policy, base, draws)
+        samples += rows(part, drawn, policy, base, draws)
     write_rows(work / "samples.jsonl", map(asdict, samples))
 
 
@@ -67,7 +67,8 @@ def _uniforms(prompt: str, draw: int, seed: int, steps: int) -> Tensor:
     return torch.rand(steps, generator=generator)
 
 
-def _rows(part: Sequence[Prompt], drawn: Rollouts, policy: LanguageModel, base: LanguageModel, draws: int) -> list[Sample]:
+def rows(part: Sequence[Prompt], drawn: Rollouts, policy: LanguageModel, base: LanguageModel, draws: int) -> list[Sample]:
+    """Samples of completions [B x draws] of some prompts."""
     logp, base_logp, kl, entropy = score(drawn, policy, base)
     texts, ids = policy.decode(drawn), completions(drawn)
     end = policy.tokenizer.eos_token_id

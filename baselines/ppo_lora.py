@@ -1,0 +1,21 @@
+"""PPO on a low-rank adapter."""
+
+from baselines.ppo import PPO
+from bench import register
+
+
+@register
+class PPOLora(PPO):
+    """PPO, where only an adapter is trained (Hu et al. 2022, "LoRA"), whatever the task trains; the reference is the same
+    weights with the adapter off (Santacroce et al. 2023, "Efficient RLHF").
+
+    ``lora``: its rank; the rest as in PPO.
+    """
+
+    lora: int = 16
+    lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lora < 1:
+            raise ValueError("lora must be 1 or more")

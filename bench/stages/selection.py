@@ -1,0 +1,68 @@
+"""Methods that train nothing and choose among several answers: the choosing, and its bill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from bench.config import ModelConfig
+from bench.data.prompts import Prompt
+from bench.errors import UserError
+from bench.feedback import rollouts as as_rollouts
+from bench.lab import Lab
+from bench.meter import BudgetSpent
+from bench.models.language import LanguageModel
+from bench.progress import track
+from bench.stages import sample
+from bench.stages.candidates import completions, read_rows, write_rows
+
+ANSWERS = "answers.jsonl"
+
+
+def make(
+    work: Path, algorithm: Any, lab: Lab, base: LanguageModel, model: ModelConfig, chosen: Sequence[Prompt], draws: int
+) -> None:
+    """Write ``answers.jsonl``: for each evaluation prompt ``draws`` answers, each the best by ``algorithm.select`` of
+    ``algorithm.draws`` of the base's. Sampling and scoring are paid.
+
+    Raises UserError where the budget does not cover all of it.
+    """
+    rows: list[dict[str, Any]] = []
+    each = algorithm.draws
+    try:
+        for start in track(range(0, len(chosen), sample.ROWS), "choosing"):
+            part = chosen[start : start + sample.ROWS]
+            answers = lab.generate(base.encode([p.text for p in part], model.prompt_tokens), draws * each)
+            best = lab.watched(algorithm.select, lab, answers).view(-1, each).argmax(1).tolist()
+            ids = completions(answers)
+            rows += [
+                {"prompt_id": prompt.id, "draw": draw, "ids": ids[row * each + best[row]]}
+                for place, prompt in enumerate(part)
+                for draw in range(draws)
+                for row in [place * draws + draw]
+            ]
+    except BudgetSpent as spent:
+        raise UserError(
+            f"the budget does not cover the best of {each} for {draws} answers to each of {len(chosen)} prompts: {spent}; "
+            "lower algorithm.draws"
+        ) from spent
+    write_rows(work / ANSWERS, rows)
+
+
+def samples(
+    work: Path, folder: Path, base: LanguageModel, model: ModelConfig, chosen: Sequence[Prompt], draws: int, bound: float
+) -> None:
+    """Write ``samples.jsonl`` of the chosen answers. Nobody knows the probability of a choice: their KL is its ``bound``."""
+    ids = [row["ids"] for row in read_rows(folder / ANSWERS)]
+    rows = []
+    for start in range(0, len(chosen), sample.ROWS):
+        part = chosen[start : start + sample.ROWS]
+        encoded = base.encode([p.text for p in part], model.prompt_tokens)
+        prompts = [tokens[mask].tolist() for tokens, mask in zip(encoded.tokens, encoded.mask, strict=True)]
+        answers = ids[start * draws : (start + len(part)) * draws]
+        drawn = as_rollouts([prompt for prompt in prompts for _ in range(draws)], answers, int(base.tokenizer.pad_token_id))
+        found = sample.rows(part, drawn.to(base.device), base, base, draws)
+        rows += [asdict(replace(each, logp=None, kl=bound, entropy=None)) for each in found]
+    write_rows(work / "samples.jsonl", rows)
