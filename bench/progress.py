@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -13,8 +14,18 @@ Item = TypeVar("Item")
 
 
 LAYOUT = "{desc}{percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}{postfix}"
-_run = {"name": "", "line": 0}
+_run: dict[str, Any] = {"name": "", "line": 0, "hidden": False}
 _open: WeakSet[Any] = WeakSet()
+
+
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Inside, no bar is shown: many small works are one."""
+    before, _run["hidden"] = _run["hidden"], True
+    try:
+        yield
+    finally:
+        _run["hidden"] = before
 
 
 def belongs_to(name: str, line: int) -> None:
@@ -26,7 +37,7 @@ def _bar(label: str, total: float, initial: float = 0.0) -> Any:
     terminal = sys.stderr.isatty()
     bar = tqdm(
         total=total, initial=initial, desc=f"{_run['name']}: {label}".ljust(36), bar_format=LAYOUT,
-        mininterval=0.5 if terminal else 20.0, position=_run["line"] if terminal else None, leave=True,
+        mininterval=0.5 if terminal else 20.0, position=_run["line"] if terminal else None, leave=True, disable=_run["hidden"],
     )  # fmt: skip
     _open.add(bar)
     return bar

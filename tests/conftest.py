@@ -10,9 +10,10 @@ machine.quiet()  # before torch is imported
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from workbench import Bench, Size, Terminal, make_bench  # noqa: E402
+from workbench import Bench, Terminal  # noqa: E402
 
 from bench import assets  # noqa: E402
+from bench.conformance.workbench import tiny  # noqa: E402
 from bench.lab import Lab  # noqa: E402
 
 torch.set_num_threads(1)
@@ -21,9 +22,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def tiny_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Two layers of width 32, prompts of 2 to 7 tokens and answers of 1 to 5."""
-    prompts = [2, 7, 4, 3, 5, 6, 4, 3, 7, 2, 5]
-    answers = [1, 5, 2, 3, 5, 4, 2, 5, 3, 1, 4]
-    return make_bench(tmp_path_factory.mktemp("tiny"), Size(), prompts, answers, new_tokens=5)
+    return tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")

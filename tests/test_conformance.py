@@ -5,7 +5,6 @@ import dataclasses
 import itertools
 import json
 import math
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,18 @@ from torch import nn
 from workbench import Bench, algorithms, loops, same, small, weights
 
 from bench import registry
+from bench.conformance import examine
+from bench.conformance.checks import CHECKS, Broken, Exempt, Subject
 from bench.errors import UserError
 from bench.lab import Lab
 from bench.meter import BudgetSpent
 from bench.train import TrainConfig
 from bench.types import Budget, Rollouts, Step
 
-ITERATING = pytest.mark.parametrize(("name", "algorithm"), algorithms())
 ALL = pytest.mark.parametrize(("name", "algorithm"), algorithms() + loops())
 FLOPS = Budget(6e7)  # a few steps of the tiny model
+QUICK = ("budget", "deterministic", "finite", "resumes", "isolated", "metered", "pure")
+ON_THE_TOY = ("zero_reward", "large_price", "closed_form")
 
 
 def enough(algorithm: Any) -> Budget:
@@ -34,85 +36,31 @@ def enough(algorithm: Any) -> Budget:
 
 
 @ALL
-@pytest.mark.parametrize("lora", [0, 4])
-@pytest.mark.parametrize("ends", [False, True], ids=["masked", "open"])
-def test_it_spends_its_budget_and_no_more_and_stays_finite(
-    tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int, ends: bool
-) -> None:
-    trainer = tiny_bench.but(lora=lora, ends=ends).trainer(algorithm, enough(algorithm), tmp_path)
-    before = weights(trainer)
-    trainer.run(name)
-    meter = trainer.meter
-    assert meter.flops <= meter.budget.flops
-    assert meter.fraction > 0.5  # what is left does not pay for another round
-    assert meter.steps == len(trainer.log) > 2
-    assert trainer.skipped == 0
-    assert all(math.isfinite(value) for row in trainer.log for value in row.values())
-    assert all(torch.isfinite(weight).all() for weight in weights(trainer))
-    assert not same(before, [p.detach() for p in trainer.trained])
-    assert [row["flops_spent"] for row in trainer.log] == sorted(row["flops_spent"] for row in trainer.log)
-    json.dumps(meter.spent(), allow_nan=False)
+@pytest.mark.parametrize("check", QUICK)
+def test_every_algorithm_conforms(tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, check: str) -> None:
+    try:
+        CHECKS[check](Subject(name, algorithm, tiny_bench, tmp_path))
+    except Exempt as why:
+        assert hasattr(algorithm, "train"), why
 
 
 @ALL
-def test_the_same_seed_gives_the_same_weights_bill_and_log_and_another_seed_others(
-    tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any
+@pytest.mark.slow
+@pytest.mark.parametrize("check", ON_THE_TOY)
+def test_every_algorithm_does_on_the_toy_as_it_declares(
+    tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, check: str
 ) -> None:
-    runs = []
-    for place, seed in enumerate((3, 3, 4)):
-        torch.manual_seed(place)  # what the caller did with the global state must not matter
-        trainer = tiny_bench.trainer(algorithm, enough(algorithm), tmp_path, seed=seed)
-        trainer.run(name)
-        runs.append((weights(trainer), trainer.meter.spent() | {"seconds": 0}, trainer.log))
-    assert same(runs[0][0], runs[1][0])
-    assert runs[0][1:] == runs[1][1:]
-    assert not same(runs[0][0], runs[2][0])
+    whole = dataclasses.replace(registry.algorithm(name)(), **({"mode": algorithm.mode} if hasattr(algorithm, "mode") else {}))
+    with contextlib.suppress(Exempt):
+        CHECKS[check](Subject(name, whole, tiny_bench, tmp_path))
 
 
-@ALL
-@pytest.mark.parametrize("lora", [0, 4])
-def test_it_leaves_the_reference_and_the_callers_random_state_alone(
-    tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int
+@pytest.mark.parametrize("name", ["dpo", "rloo"])
+def test_the_closed_form_is_reached_and_the_base_where_nothing_is_better_or_kl_is_dear(
+    tiny_bench: Bench, tmp_path: Path, name: str
 ) -> None:
-    trainer = tiny_bench.but(lora=lora).trainer(algorithm, enough(algorithm), tmp_path)
-    lab = trainer.lab
-    batch = tiny_bench.shelf.feedback("annotator").pairs(torch.arange(4), 1).chosen
-
-    def outside() -> list[Any]:
-        with torch.no_grad(), lab._reference.adapter_off():
-            said = lab._reference(batch).logp.clone()
-        rewards = [p.clone() for reward in tiny_bench.shelf.rewards.values() for p in reward.model.parameters()]
-        frozen = [p.clone() for p in lab._reference.inner.parameters() if not p.requires_grad]
-        return [said, *rewards, *frozen, torch.get_rng_state(), torch.tensor(np.random.get_state()[1].astype(np.int64))]
-
-    before, python = outside(), random.getstate()
-    trainer.run(name)
-    assert same(before, outside())
-    assert random.getstate() == python
-    assert torch.is_grad_enabled()
-
-
-@ITERATING
-@pytest.mark.parametrize("lora", [0, 4])
-def test_micro_batches_change_nothing(tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int) -> None:
-    found = []
-    for rows in (100, 3, 1):
-        config = TrainConfig(micro_batch=rows)
-        trainer = tiny_bench.but(lora=lora, ends=True).trainer(algorithm, Budget(1e15), tmp_path, config=config)
-        with torch.no_grad():  # away from the base, where the reference point and the ratios are not trivial
-            generator = torch.Generator().manual_seed(5)
-            for parameter in trainer.trained:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-        step = next(iter(algorithm.iteration(trainer.lab)))
-        assert len(step.batch) > 3
-        loss = trainer._backward(step)
-        every = [*trainer.trained, *(p for m in trainer.lab._modules.values() for p in m.parameters())]
-        found.append((loss, [p.grad for p in every], trainer.meter.items))
-    for loss, gradients, items in found[1:]:
-        assert loss == pytest.approx(found[0][0], rel=1e-5)
-        for gradient, whole in zip(gradients, found[0][1], strict=True):
-            torch.testing.assert_close(gradient, whole, atol=2e-5, rtol=1e-4)
-        assert items == found[0][2]
+    for check in ON_THE_TOY:
+        CHECKS[check](Subject(name, registry.algorithm(name)(), tiny_bench, tmp_path / check))
 
 
 @ALL
@@ -129,6 +77,129 @@ def test_a_budget_too_small_for_one_step_is_a_user_error(tiny_bench: Bench, tmp_
 def test_the_sft_row_has_nothing_to_train() -> None:
     assert dataclasses.fields(registry.algorithm("sft")) == ()
     assert not hasattr(registry.algorithm("sft"), "iteration")
+
+
+# -- and each check finds what it is for -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Honest:
+    """Likelihood of the chosen answers, which the broken ones below depart from in one thing each."""
+
+    batch_size: int = 4
+    lr: float = 1e-3
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        yield Step(lab.pairs(self.batch_size).chosen, self.loss)
+
+    def loss(self, lab: Lab, rows: Rollouts) -> torch.Tensor:
+        return -lab.policy(rows).logp.sum(1)
+
+
+class Dice(Honest):
+    def loss(self, lab: Lab, rows: Rollouts) -> torch.Tensor:
+        return super().loss(lab, rows) * torch.rand(())
+
+
+class Frail(Honest):
+    """Fails on answers of one token."""
+
+    def loss(self, lab: Lab, rows: Rollouts) -> torch.Tensor:
+        return super().loss(lab, rows) / (rows.completion_mask.sum(1) - 1)
+
+
+class Remembers(Honest):
+    """Keeps a number between calls, and not in lab.state."""
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        object.__setattr__(self, "seen", getattr(self, "seen", 0) + 1)
+        yield from super().iteration(lab)
+
+    def loss(self, lab: Lab, rows: Rollouts) -> torch.Tensor:
+        return super().loss(lab, rows) / self.seen  # type: ignore[attr-defined]
+
+
+class Reseeds(Honest):
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        np.random.seed(0)
+        yield from super().iteration(lab)
+
+
+class Smuggles(Honest):
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        with torch.random.fork_rng():
+            nn.Linear(3, 3)(torch.zeros(1, 3))
+        yield from super().iteration(lab)
+
+
+class Couples(Honest):
+    def loss(self, lab: Lab, rows: Rollouts) -> torch.Tensor:
+        losses = super().loss(lab, rows)
+        return losses * losses.detach().mean()
+
+
+class Lazy(Honest):
+    """Samples all that is left after two steps."""
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        if lab.progress < 0.05:
+            yield from super().iteration(lab)
+        else:
+            raise BudgetSpent("no more")
+
+
+class Runaway(Honest):
+    """Pushes to the chosen answers at any price, and says that it has one."""
+
+    kl_price = "price"
+    closed_form = True
+
+
+BROKEN = {
+    "budget": (Lazy, "it ended with"),
+    "deterministic": (Dice, "two runs with one seed differ in their weights and log"),
+    "finite": (Frail, "no finite loss or gradient"),
+    "resumes": (Remembers, "a resumed run ends with other weights"),
+    "isolated": (Reseeds, "it changes numpy's random state"),
+    "metered": (Smuggles, r"it ran Linear \(12 parameters\) beside the lab"),
+    "pure": (Couples, "cut into micro-batches its loss is"),
+}
+
+
+@pytest.mark.parametrize("check", BROKEN)
+def test_a_check_finds_the_algorithm_that_breaks_its_demand(tiny_bench: Bench, tmp_path: Path, check: str) -> None:
+    cls, words = BROKEN[check]
+    with pytest.raises(Broken, match=words):
+        CHECKS[check](Subject("broken", dataclasses.dataclass(frozen=True)(cls)(), tiny_bench, tmp_path))
+
+
+@pytest.mark.parametrize("check", [name for name in QUICK if name != "budget"])
+def test_no_check_accuses_the_honest_one(tiny_bench: Bench, tmp_path: Path, check: str) -> None:
+    CHECKS[check](Subject("honest", Honest(), tiny_bench, tmp_path))
+
+
+def test_a_price_on_kl_that_does_nothing_is_found_and_so_is_a_closed_form_that_is_missed(
+    tiny_bench: Bench, tmp_path: Path
+) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Priced(Runaway):
+        batch_size: int = 32
+        price: float = 1.0
+
+    for check in ("large_price", "closed_form"):
+        with pytest.raises(Broken, match="nats"):
+            CHECKS[check](Subject("priced", Priced(), tiny_bench, tmp_path / check))
+
+
+def test_whatever_an_algorithm_raises_is_a_finding_and_an_unknown_check_is_not() -> None:
+    class Raises(Honest):
+        def loss(self, lab: Lab, rows: Rollouts) -> torch.Tensor:
+            raise KeyError("gone")
+
+    (finding,) = examine("raises", dataclasses.dataclass(frozen=True)(Raises)(), ["metered"])
+    assert (finding.holds, finding.told) == (False, "KeyError: 'gone'")
+    with pytest.raises(UserError, match="unknown check 'mettered'; did you mean 'metered'"):
+        list(examine("honest", Honest(), ["mettered"]))
 
 
 # -- algorithms that misbehave -----------------------------------------------------------------------------------------

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bench.errors import UserError
+from bench.progress import hidden, track
 from bench.registry import unknown
+
+if TYPE_CHECKING:
+    from bench.conformance.checks import Subject
 
 
 @dataclass(frozen=True)
@@ -42,21 +46,27 @@ def examine(name: str, algorithm: Any, only: Sequence[str] = ()) -> Iterator[Fin
 
 
 def _findings(name: str, algorithm: Any, wanted: Sequence[str]) -> Iterator[Finding]:
-    from bench.conformance.checks import CHECKS, Broken, Exempt, Subject
-    from bench.conformance.workbench import small, tiny
+    from bench.conformance.checks import CHECKS, Subject
+    from bench.conformance.workbench import tiny
 
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         bench = tiny(Path(folder) / "bench")
-        for check in wanted:
-            subject = Subject(name, small(algorithm), bench, Path(folder) / check)
+        for check in track(wanted, f"checking {name}"):
+            subject = Subject(name, algorithm, bench, Path(folder) / check)
             demand = str(CHECKS[check].__doc__).strip().rstrip(".")
-            try:
-                yield Finding(check, demand, True, CHECKS[check](subject))
-            except Exempt as why:
-                yield Finding(check, demand, None, str(why))
-            except Broken as why:
-                yield Finding(check, demand, False, str(why))
-            except UserError as error:
-                yield Finding(check, demand, False, str(error))
-            except Exception as error:
-                yield Finding(check, demand, False, f"{type(error).__name__}: {error}".partition("\n")[0])
+            holds, told = _outcome(CHECKS[check], subject)
+            yield Finding(check, demand, holds, told)
+
+
+def _outcome(check: Callable[[Subject], str], subject: Subject) -> tuple[bool | None, str]:
+    from bench.conformance.checks import Broken, Exempt
+
+    try:
+        with hidden():
+            return True, check(subject)
+    except Exempt as why:
+        return None, str(why)
+    except (Broken, UserError) as why:
+        return False, str(why)
+    except Exception as error:  # the algorithm's own, whatever it is
+        return False, f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -20,14 +20,16 @@ import torch
 from torch import Tensor
 
 from bench.conformance import toy
-from bench.conformance.workbench import Bench, same, weights
+from bench.conformance.workbench import Bench, same, small, weights
+from bench.conformance.workbench import odd as oddly
 from bench.train import TrainConfig, Trainer
 from bench.types import Budget, Step
 
 STEPS, RATE = 250, 3e-3  # of the toy's trainings
 PRICE = 0.5  # of a nat there, at which the best policy is about a nat from the base
 ROUNDS = 4  # of an algorithm's iterations, which a run of the other checks lasts
-CENTRED = TrainConfig(warmup=2, checkpoint_seconds=1e9)
+LEAST = 60_000_000  # FLOPs of a run, so that later stages of a method have their turn
+CONFIG = TrainConfig(warmup=2, checkpoint_seconds=1e9)
 
 
 class Broken(Exception):
@@ -40,7 +42,7 @@ class Exempt(Exception):
 
 @dataclass(frozen=True)
 class Subject:
-    """An algorithm under examination, on a bench, with a folder for what its runs leave."""
+    """An algorithm under examination, on a bench, with a folder for what its runs leave. ``small``: its batches cut down."""
 
     name: str
     algorithm: Any
@@ -48,10 +50,15 @@ class Subject:
     folder: Path
     count: Iterator[int] = field(default_factory=itertools.count)
 
+    @property
+    def small(self) -> Any:
+        """The algorithm with batches that a tiny bench holds."""
+        return small(self.algorithm)
+
     def trainer(self, budget: Budget, bench: Bench | None = None, **options: Any) -> Trainer:
         """A trainer on a new lab, in a new folder unless ``work`` is given."""
         work = options.pop("work", None) or self.place()
-        return (bench or self.bench).trainer(options.pop("algorithm", self.algorithm), budget, work, **options)
+        return (bench or self.bench).trainer(options.pop("algorithm", self.small), budget, work, **options)
 
     def place(self) -> Path:
         """A new folder."""
@@ -69,7 +76,7 @@ class Subject:
                 trainer._backward(step)
         if not seen:
             raise Broken(f"{ROUNDS} iterations gave no step")
-        return trainer.meter.flops
+        return max(trainer.meter.flops, LEAST)
 
     def variants(self) -> dict[str, Bench]:
         """The bench in the ways in which a task may be set up."""
@@ -102,24 +109,22 @@ def budget(subject: Subject) -> str:
 
 def deterministic(subject: Subject) -> str:
     """The same seed gives the same weights, bill and log, and another seed another policy."""
-    limit, runs = Budget(subject.price()), []
-    for place, seed in enumerate((3, 3, 4)):
+    limit = Budget(subject.price())
+    first, second, other = (subject.trainer(limit, seed=seed) for seed in (3, 3, 4))
+    for place, trainer in enumerate((first, second, other)):
         torch.manual_seed(place)  # what the caller did with the global state must not matter
-        trainer = subject.trainer(limit, seed=seed)
         trainer.run(subject.name)
-        runs.append((weights(trainer), trainer.meter.spent() | {"seconds": 0}, trainer.log))
-    for what, first, second in zip(("weights", "bill", "log"), runs[0], runs[1], strict=True):
-        if not (same(first, second) if what == "weights" else first == second):
-            raise Broken(f"two runs with one seed differ in their {what}: chance must come from lab.generator")
-    if same(runs[0][0], runs[2][0]):
+    if unlike := _differences(first, second):
+        raise Broken(f"two runs with one seed differ in their {unlike}: chance must come from lab.generator")
+    if same(weights(first), weights(other)):
         raise Broken("another seed gives the very same policy")
     return "two runs with one seed are alike to the bit, another seed differs"
 
 
 def finite(subject: Subject) -> str:
     """Batches of odd shapes leave everything finite."""
-    bench = subject.bench.but(ends=True, shelf=subject.bench.odd)
-    trainer = subject.trainer(Budget(subject.price(bench)), bench, config=replace(CENTRED, micro_batch=1))
+    bench = oddly(subject.bench).but(ends=True)
+    trainer = subject.trainer(Budget(subject.price(bench)), bench, config=replace(CONFIG, micro_batch=1))
     trainer.run(subject.name)
     odd = [name for row in trainer.log for name, value in row.items() if not math.isfinite(value)]
     if trainer.skipped or odd:
@@ -131,23 +136,19 @@ def finite(subject: Subject) -> str:
 
 def resumes(subject: Subject) -> str:
     """A run that was killed goes on as if nothing had happened."""
-    limit, often = Budget(subject.price()), replace(CENTRED, checkpoint_seconds=0)
+    limit, often = Budget(subject.price()), replace(CONFIG, checkpoint_seconds=0)
     whole = subject.trainer(limit, config=often)
     whole.run(subject.name)
     work = subject.place()
     if subject.loops:
         raise Exempt("it brings a loop of its own: a killed run starts again")
-    dying = subject.trainer(limit, work=work, config=often, algorithm=Mortal(subject.algorithm, whole.meter.steps // 2))
+    dying = subject.trainer(limit, work=work, config=often, algorithm=Mortal(subject.small, whole.meter.steps // 2))
     with suppress(Killed):
         dying.run(subject.name)
     again = subject.trainer(limit, work=work, config=often)
     again.run(subject.name)
-    for what, first, second in [
-        ("weights", weights(whole), weights(again)), ("bill", _bill(whole), _bill(again)), ("log", whole.log, again.log),
-        ("lab.state", whole.lab.state, again.lab.state),
-    ]:  # fmt: skip
-        if not (same(first, second) if what == "weights" else first == second):
-            raise Broken(f"a resumed run ends with another {what}: what must survive belongs into lab.state or lab.module")
+    if unlike := _differences(whole, again):
+        raise Broken(f"a resumed run ends with other {unlike}: what must survive belongs into lab.state or lab.module")
     return f"killed after {whole.meter.steps // 2} of {whole.meter.steps} steps: weights, bill, log and state are the same"
 
 
@@ -287,8 +288,16 @@ def _price(subject: Subject) -> str:
     return str(_declared(subject).get("kl_price", ""))
 
 
-def _bill(trainer: Trainer) -> dict[str, Any]:
-    return trainer.meter.spent() | {"seconds": 0}
+def _differences(first: Trainer, second: Trainer) -> str:
+    """In what two runs differ, in words."""
+
+    def plain(trainer: Trainer) -> dict[str, Any]:
+        bill = trainer.meter.spent() | {"seconds": 0}
+        return {"bill": bill, "log": trainer.log, "state": trainer.lab.state}
+
+    unlike = [] if same(weights(first), weights(second)) else ["weights"]
+    unlike += [name for name, value in plain(first).items() if value != plain(second)[name]]
+    return " and ".join(unlike)
 
 
 def _everything(trainer: Trainer) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.conformance.workbench import Bench, Shelf
+from bench.conformance.workbench import SOURCES, Bench, Shelf
 from bench.feedback import Feedback
 from bench.feedback import rollouts as as_rollouts
 from bench.models.language import LanguageModel
@@ -61,7 +61,7 @@ def toy(bench: Bench, scale: float) -> Bench:
     rewards = scale * (torch.tensor(PLACE, dtype=torch.float32) / 7.5 - 1)
     model = bench.language_model()
     table = Table(rewards, tuple(model.decode(everything(1))))
-    shelf = Shelf(_prompts(), {by: _verdicts(rewards, source) for by, source in _SOURCES.items()}, {}, table)
+    shelf = Shelf(_prompts(), {by: _verdicts(rewards, source) for by, source in SOURCES.items()}, {}, table)
     shelf = replace(shelf, rewards={"annotator": table, "judge": table})
     return bench.but(shelf=shelf, new_tokens=2, words=WORDS)
 
@@ -93,9 +93,6 @@ def optimum(base: Tensor, rewards: Tensor, price: float) -> Tensor:
 def kl(first: Tensor, second: Tensor) -> float:
     """KL(first || second) in nats, mean over prompts; both are log-probabilities [2, 16]."""
     return float((first.exp() * (first - second)).sum(-1).mean())
-
-
-_SOURCES = {"annotator": "simulated", "judge": "ai", "revisions": "ai_revisions"}
 
 
 def _prompts() -> Prompts:

@@ -239,7 +239,8 @@ class Critic(nn.Module):
         self.body, self.head = copy.deepcopy(policy.inner), nn.Linear(policy.width, 1, device=policy.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self._model = LanguageModel(self.body, policy.tokenizer, policy.ends, policy.autocast)
+        self._model = copy.copy(policy)  # the same reading, of the copy; adapters are part of it
+        self._model.model = self._model.inner = self.body
 
     def forward(self, rollouts: Rollouts) -> Tensor:
         """A value for each token of the completions, from the state that predicts it [B, T]."""
