@@ -107,7 +107,7 @@ def test_ratios_are_one_and_values_unmoved_before_the_first_step(tiny_lab: Lab) 
     batch = experience_of(tiny_lab, algorithm)
     outputs, mask = tiny_lab.policy(batch.rollouts), batch.rollouts.completion_mask
     assert torch.equal(outputs.logp.detach(), batch.logp)
-    values = algorithm.values(tiny_lab, rollouts, outputs.hidden)
+    values = algorithm.values(tiny_lab, batch.rollouts, outputs.hidden)
     assert torch.equal(values.detach() * mask, batch.values)
     hoped = row_mean(-batch.advantages + 0.25 * (batch.values - batch.returns) ** 2, mask)
     torch.testing.assert_close(algorithm.loss(tiny_lab, batch).detach(), hoped)

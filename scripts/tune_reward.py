@@ -1,0 +1,90 @@
+"""Choose a task's reward model on validation pairs, before any method is tuned on it.
+
+    python scripts/tune_reward.py nano --store FOLDER
+
+Every setting of the grid is trained at three rates of label noise. Of those within one standard error of the best mean
+accuracy on verdicts before noise, the cheapest is taken. The record goes to results/tuning/<task>/reward.json, the winner's
+settings into conf/task/<task>.yaml by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench import assets, machine
+from bench.card import save
+from bench.config import TaskConfig
+from bench.feedback import Feedback
+from bench.metrics.reward_accuracy import right
+from bench.models import language
+from bench.overrides import task_named
+from bench.shared import Shared
+from bench.stages import readings, sample
+from bench.store import Store
+
+NOISE = (0.05, 0.2, 0.35)
+GRID: dict[str, dict[str, list[Any]]] = {
+    "nano": {"size": [(640, 1), (1000, 1), (640, 2)], "lr": [3e-4, 7e-4, 1.5e-3]},
+    "smol": {"size": [(400, 1), (800, 1)], "lr": [5e-4, 1e-3, 2e-3]},
+}
+
+
+def measure(task: TaskConfig, store: Store) -> dict[str, Any]:
+    """Accuracy on verdicts before noise and as given, of the validation pairs; and FLOPs of the training."""
+    shared = Shared(task, store)
+    model = shared.reward("annotator")
+    judged = Feedback.read(shared.get(shared.pairs("annotator", "validation")))
+    both = sample.sides(judged, int(language.tokenizer(task.model.name).pad_token_id))
+    chosen, rejected = (readings.rewards_of(model, side) for side in both.values())
+    noisy = [right(a - b) for a, b in zip(chosen, rejected, strict=True)]
+    clean = [value if row.get("clean", True) else 1 - value for value, row in zip(noisy, judged.rows, strict=True)]
+    flops = sum(flops for role, _, flops in model.training_bill() if role == "reward")
+    return {"clean": sum(clean) / len(clean), "noisy": sum(noisy) / len(noisy), "pairs": len(clean), "flops": flops}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=sorted(GRID))
+    parser.add_argument("--store", type=Path, default=assets.cache_dir() / "store")
+    parser.add_argument("--results", type=Path, default=Path("results/tuning"))
+    options = parser.parse_args()
+    machine.quiet()
+    machine.threads(1)
+    task, rows = task_named(options.task), []
+    for (pairs, epochs), lr in itertools.product(*GRID[options.task].values()):
+        config = replace(task.reward, pairs=pairs, epochs=epochs, lr=lr)
+        found = {}
+        for noise in NOISE:
+            noised = replace(task, reward=config, feedback=replace(task.feedback, noise=noise))
+            found[f"{noise:g}"] = measure(noised, Store(options.store))
+        mean = sum(each["clean"] for each in found.values()) / len(found)
+        rows.append(
+            {"pairs": pairs, "epochs": epochs, "lr": lr, "clean": mean, "flops": found["0.05"]["flops"], "noise": found}
+        )
+        told = ", ".join(f"{noise}: {each['clean']:.3f}" for noise, each in found.items())
+        print(f"pairs={pairs} epochs={epochs} lr={lr:g}: {mean:.3f} ({told}), {rows[-1]['flops']:.2e} FLOPs", flush=True)
+    best = max(rows, key=lambda row: row["clean"])
+    count = sum(each["pairs"] for each in best["noise"].values())
+    error = math.sqrt(best["clean"] * (1 - best["clean"]) / count)
+    chosen = min((row for row in rows if row["clean"] >= best["clean"] - error), key=lambda row: (row["flops"], -row["clean"]))
+    rule = "cheapest within one standard error of the best mean accuracy on verdicts before noise, over three rates of noise"
+    record = {
+        "task": task.name,
+        "split": "validation",
+        "rule": rule,
+        "standard_error": error,
+        "trials": rows,
+        "chosen": chosen,
+    }
+    save(options.results / task.name / "reward.json", json.dumps(record, indent=1) + "\n")
+    print(f"chosen: pairs={chosen['pairs']} epochs={chosen['epochs']} lr={chosen['lr']:g}")
+
+
+if __name__ == "__main__":
+    main()
