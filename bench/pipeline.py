@@ -47,8 +47,6 @@ MANY = 0.2  # of an asked judge's verdicts
 LAST = 0.75  # of what is spent, by when the last step is expected
 IDLE = TrainConfig().idle_seconds
 
-TUNING = "by hand, from a prototype's calibration; not yet the same number of trials for each method"
-
 
 @dataclass(frozen=True)
 class RewardSource:
@@ -67,13 +65,14 @@ class RewardSource:
 
 @dataclass(frozen=True)
 class Run:
-    """A method on a task under a budget with a seed."""
+    """A method on a task under a budget with a seed. ``tuning``: how its settings were found."""
 
     name: str
     algorithm: Any
     budget: Budget
     seed: int
     shared: Shared
+    tuning: str = ""
 
     @property
     def task(self) -> TaskConfig:
@@ -409,7 +408,7 @@ class Run:
             "curve": f"{min(config.curve_prompts, len(self._prompts))} prompts, {config.curve_draws} draws",
             "scorer": config.scorer, "second_scorer": config.second_scorer, "noise": self.task.feedback.noise,
             "correlation": json.loads((self.shared.get(self.agreement) / "correlation.json").read_text()),
-            "tuning": TUNING, "caveat": CAVEAT,
+            "tuning": self.tuning if self.trains else None, "caveat": CAVEAT,
         } | self._feedback_notes() | ({"warnings": warnings} if (warnings := self._warnings()) else {})  # fmt: skip
 
     def _feedback_notes(self) -> dict[str, Any]:

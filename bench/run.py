@@ -19,6 +19,7 @@ from bench.errors import UserError
 from bench.track import MODES
 from bench.types import Budget
 
+BY_HAND = "by hand"
 FAILURES = "ISOALIGN_FAILURES"  # a file to which the jobs of a sweep add a line when they fail
 
 
@@ -64,7 +65,7 @@ def _publish(
     from bench.shared import Shared
     from bench.store import Store
 
-    run = Run(name, algorithm, budget, int(config.seed), Shared(task, Store(store)))
+    run = Run(name, algorithm, budget, int(config.seed), Shared(task, Store(store)), _tuning(config))
     card = run.card(_command())
     path = cards.write(card, folder)
     failures.clear(name, run.seed, _command(), folder)
@@ -118,6 +119,14 @@ def _line() -> int:
 
     hydra_config = HydraConfig.get()
     return int(hydra_config.job.num) % 2 if hydra_config.mode == RunMode.MULTIRUN else 0
+
+
+def _tuning(config: DictConfig) -> str:
+    """How the method's settings were found: what is set on the command line is set by hand."""
+    from hydra.core.hydra_config import HydraConfig
+
+    typed = any(word.lstrip("+~").startswith("algorithm.") for word in HydraConfig.get().overrides.task)
+    return BY_HAND if typed else str(config.tuning)
 
 
 def _command() -> str:

@@ -29,6 +29,7 @@ from bench.stages import readings, sample
 from bench.store import Store
 
 NOISE = (0.05, 0.2, 0.35)
+RULE = "cheapest within one standard error of the best mean accuracy on verdicts before noise, over three rates of noise"
 GRID: dict[str, dict[str, list[Any]]] = {
     "nano": {"size": [(640, 1), (1000, 1), (640, 2)], "lr": [3e-4, 7e-4, 1.5e-3]},
     "smol": {"size": [(400, 1), (800, 1)], "lr": [5e-4, 1e-3, 2e-3]},
@@ -42,7 +43,7 @@ def measure(task: TaskConfig, store: Store) -> dict[str, Any]:
     judged = Feedback.read(shared.get(shared.pairs("annotator", "validation")))
     both = sample.sides(judged, int(language.tokenizer(task.model.name).pad_token_id))
     chosen, rejected = (readings.rewards_of(model, side) for side in both.values())
-    noisy = [right(a - b) for a, b in zip(chosen, rejected, strict=True)]
+    noisy = [float(right(a - b) or 0.0) for a, b in zip(chosen, rejected, strict=True)]
     clean = [value if row.get("clean", True) else 1 - value for value, row in zip(noisy, judged.rows, strict=True)]
     flops = sum(flops for role, _, flops in model.training_bill() if role == "reward")
     return {"clean": sum(clean) / len(clean), "noisy": sum(noisy) / len(noisy), "pairs": len(clean), "flops": flops}
@@ -64,24 +65,18 @@ def main() -> None:
             noised = replace(task, reward=config, feedback=replace(task.feedback, noise=noise))
             found[f"{noise:g}"] = measure(noised, Store(options.store))
         mean = sum(each["clean"] for each in found.values()) / len(found)
-        rows.append(
-            {"pairs": pairs, "epochs": epochs, "lr": lr, "clean": mean, "flops": found["0.05"]["flops"], "noise": found}
-        )
+        flops = found[f"{NOISE[0]:g}"]["flops"]
+        rows.append({"pairs": pairs, "epochs": epochs, "lr": lr, "clean": mean, "flops": flops, "noise": found})
         told = ", ".join(f"{noise}: {each['clean']:.3f}" for noise, each in found.items())
-        print(f"pairs={pairs} epochs={epochs} lr={lr:g}: {mean:.3f} ({told}), {rows[-1]['flops']:.2e} FLOPs", flush=True)
+        print(f"pairs={pairs} epochs={epochs} lr={lr:g}: {mean:.3f} ({told}), {flops:.2e} FLOPs", flush=True)
     best = max(rows, key=lambda row: row["clean"])
     count = sum(each["pairs"] for each in best["noise"].values())
     error = math.sqrt(best["clean"] * (1 - best["clean"]) / count)
-    chosen = min((row for row in rows if row["clean"] >= best["clean"] - error), key=lambda row: (row["flops"], -row["clean"]))
-    rule = "cheapest within one standard error of the best mean accuracy on verdicts before noise, over three rates of noise"
+    near = [row for row in rows if row["clean"] >= best["clean"] - error]
+    chosen = min(near, key=lambda row: (row["flops"], -row["clean"]))
     record = {
-        "task": task.name,
-        "split": "validation",
-        "rule": rule,
-        "standard_error": error,
-        "trials": rows,
-        "chosen": chosen,
-    }
+        "task": task.name, "split": "validation", "rule": RULE, "standard_error": error, "trials": rows, "chosen": chosen,
+    }  # fmt: skip
     save(options.results / task.name / "reward.json", json.dumps(record, indent=1) + "\n")
     print(f"chosen: pairs={chosen['pairs']} epochs={chosen['epochs']} lr={chosen['lr']:g}")
 

@@ -55,7 +55,7 @@ def environment(cache: Path) -> dict[str, str]:
 @pytest.fixture
 def terminal(tmp_path: Path, tiny_model: Path, environment: dict[str, str]) -> Terminal:
     """A terminal with an empty store."""
-    return Terminal(tmp_path, tmp_path / "store", tiny_model, environment)
+    return Terminal(tmp_path, tmp_path / "store", tiny_model, dict(environment))
 
 
 @pytest.fixture(scope="session")

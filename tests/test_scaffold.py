@@ -1,0 +1,102 @@
+"""`isoalign new`, and the page that tells how to write an algorithm: followed word for word, in a package of its own."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from workbench import COMMAND, Terminal, complaint
+
+import bench
+
+PAGE = (Path(bench.__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def installed(home: Path, package: str, points: str) -> None:
+    """What pip leaves of a package."""
+    info = home / f"{package}-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text(points)
+
+
+def points(project: Path) -> str:
+    """The entry points of a pyproject.toml as an installed package has them."""
+    found = re.findall(r'\[project\.entry-points\."(isoalign\.\w+)"\]\n(\w+) = "([\w.]+)"', project.read_text())
+    return "\n".join(f"[{group}]\n{name} = {value}" for group, name, value in found)
+
+
+def page(file: str) -> str:
+    """The block of the page that is said to be a file."""
+    return re.split(r"```\w+\n", PAGE.split(f"`{file}`", 1)[1], maxsplit=1)[1].split("```")[0]
+
+
+@pytest.fixture
+def new(terminal: Terminal) -> Terminal:
+    """A terminal in whose Python the package that `isoalign new algorithm dpop` wrote is installed."""
+    folder = terminal.home / "mine"
+    done = terminal([COMMAND, "new", "algorithm", "dpop", "--package", str(folder)])
+    assert done.returncode == 0, done.stderr
+    assert f"isoalign check dpop; first: pip install -e {folder}" in done.stdout
+    installed(folder, "isoalign_dpop", points(folder / "pyproject.toml"))
+    terminal.env["PYTHONPATH"] = str(folder)
+    return terminal
+
+
+def own_tests_pass(new: Terminal) -> None:
+    """The package's own tests pass."""
+    done = new(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", str(new.home / "mine" / "tests")]
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_what_new_writes_is_found_configured_tested_and_conforms(new: Terminal) -> None:
+    own_tests_pass(new)
+    done = new([COMMAND, "check", "dpop", "budget", "pure", "metered"])
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == "dpop conforms"
+    assert [line.split()[0] for line in done.stdout.splitlines()[:-1]] == ["holds"] * 3
+    assert "unknown key 'algorithm.bta'; did you mean 'algorithm.beta'" in complaint(
+        new(new.run("algorithm=dpop", "algorithm.bta=1"))
+    )
+    assert "algorithm.beta=0.03" in new(new.run("-m", "algorithm=dpop", "+sweep=dpop", "budget.flops=0")).stdout
+
+
+def test_the_algorithm_of_the_page_works_as_it_stands(new: Terminal) -> None:
+    home = new.home / "mine" / "isoalign_dpop"
+    (home / "dpop.py").write_text(page("baselines/dpop.py"))
+    (home / "conf" / "algorithm" / "dpop.yaml").write_text(page("conf/algorithm/dpop.yaml"))
+    (home / "conf" / "sweep" / "dpop.yaml").write_text(page("conf/sweep/dpop.yaml"))
+    test = page("tests/test_dpop.py").replace("baselines.dpop", "isoalign_dpop.dpop")
+    (new.home / "mine" / "tests" / "test_dpop.py").write_text(test)
+    own_tests_pass(new)
+    done = new([COMMAND, "check", "dpop", "budget", "deterministic", "pure", "large_price"])
+    assert done.returncode == 0, done.stdout
+    assert "broken" not in done.stdout.lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("dpo", "there is an algorithm dpo already"),
+        ("My-Method", "'My-Method' can't be the name of an algorithm"),
+        ("class", "'class' can't be the name of an algorithm"),
+        ("fresh", "this is no checkout of isoalign"),
+    ],
+)
+def test_a_name_that_will_not_do_is_refused_and_nothing_written(terminal: Terminal, name: str, words: str) -> None:
+    before = sorted(terminal.home.rglob("*"))
+    assert words in complaint(terminal([COMMAND, "new", "algorithm", name]))
+    assert sorted(terminal.home.rglob("*")) == before
+
+
+def test_nothing_is_overwritten(terminal: Terminal) -> None:
+    folder = terminal.home / "mine"
+    (folder / "tests").mkdir(parents=True)
+    (folder / "tests" / "test_fresh.py").write_text("mine")
+    said = complaint(terminal([COMMAND, "new", "algorithm", "fresh", "--package", str(folder)]))
+    assert "test_fresh.py exists already" in said
+    assert [file.name for file in folder.rglob("*") if file.is_file()] == ["test_fresh.py"]
