@@ -178,7 +178,7 @@ class Search:
         words += [f"store={self.store}"] if self.store else []
         words += [*self.settings, *(f"{key}={value}" for key, value in at.items())]
         done = subprocess.run(
-            [sys.executable, "-m", "bench", "run", *words], capture_output=True, text=True,
+            [sys.executable, "-P", "-m", "bench", "run", *words], capture_output=True, text=True,
             env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
         )  # fmt: skip
         if done.returncode:

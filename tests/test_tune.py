@@ -1,0 +1,171 @@
+"""Equal tuning: the same number of points for every method, a rule worked by hand, and the real command end to end."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from workbench import COMMAND, TINY, Terminal, complaint
+
+from bench.errors import UserError
+from bench.tune import RULES, Trial, largest_reduction, one_standard_error, points, space
+from bench.types import Estimate
+
+SPACE = {"a": ["1", "2", "3"], "b": ["x", "y", "z", "w"]}
+
+
+def trial(name: str, reduction: float, half: float, kl: float, **more: Any) -> Trial:
+    """A trial whose reduction has an interval of +- ``half``."""
+    return Trial({"a": name}, Estimate(reduction, reduction - half, reduction + half, 100), kl, **more)
+
+
+# -- points ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 5, 12, 50])
+def test_points_are_as_many_as_asked_distinct_and_of_the_space_and_a_small_space_is_walked_whole(count: int) -> None:
+    found = points(SPACE, count)
+    assert len({tuple(point.items()) for point in found}) == len(found) == min(count, 12)
+    assert all(point[key] in SPACE[key] for point in found for key in SPACE)
+
+
+def test_points_are_the_same_every_time_and_more_of_them_begin_with_the_fewer() -> None:
+    assert points(SPACE, 4) == points(SPACE, 9)[:4]
+    assert points(SPACE, 4, seed=1) != points(SPACE, 4, seed=2)
+
+
+def test_few_points_already_spread_over_every_axis() -> None:
+    found = points(SPACE, 6)
+    assert {point["a"] for point in found} == {"1", "2", "3"}
+    assert len({point["b"] for point in found}) >= 3
+
+
+def test_a_space_is_read_as_it_is_typed_and_one_that_there_is_not_is_named() -> None:
+    assert space("dpo") == {"algorithm.lr": ["3e-05", "0.0001", "0.0003", "0.001"], "algorithm.beta": ["0.03", "0.1", "0.3"]}
+    with pytest.raises(UserError, match="nobody declares no search space"):
+        space("nobody")
+
+
+# -- rules -------------------------------------------------------------------------------------------------------------
+
+
+def test_of_trials_within_one_standard_error_of_the_best_the_one_with_least_kl_is_taken() -> None:
+    """Half-widths of .0196 are standard errors of .01: .100 - .01 = .090 is the line, which b reaches and c does not."""
+    a, b, c = trial("a", 0.100, 0.0196, 6.0), trial("b", 0.091, 0.0196, 2.0), trial("c", 0.089, 0.0196, 0.5)
+    assert one_standard_error([c, a, b]) == b
+    assert largest_reduction([c, a, b]) == a
+
+
+def test_what_is_gated_failed_or_unknown_is_not_chosen() -> None:
+    good = trial("good", 0.05, 0.01, 3.0)
+    gated = trial("gated", 0.15, 0.01, 1.0, gates=("gate: it repeats itself",))
+    broken, unknown = Trial({"a": "broken"}, failed="NaN"), Trial({"a": "unknown"}, Estimate(None, None, None, 0), 1.0)
+    for rule in RULES.values():
+        assert rule([gated, broken, unknown, good]) == good
+        assert rule([gated, broken, unknown]) is None
+        assert rule([]) is None
+
+
+def test_of_equal_kl_the_larger_reduction_is_taken() -> None:
+    a, b = trial("a", 0.10, 0.0196, 2.0), trial("b", 0.095, 0.0196, 2.0)
+    assert one_standard_error([b, a]) == a
+    assert math.isclose(a.reduction.value if a.reduction and a.reduction.value else 0, 0.1)
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(furnished: Terminal) -> Terminal:
+    """A terminal with a folder for tuned settings."""
+    (furnished.home / "conf").mkdir()
+    return furnished
+
+
+def command(place: Terminal, *words: str) -> list[str]:
+    settings = [word for word in TINY if word.startswith("task.")]
+    flags = ["--results", "tuning", "--conf", "conf", "--store", str(place.store), "--trials", "2"]
+    return [COMMAND, "tune", "nano", *words, *flags, f"task.model.name={place.model}", "budget.steps=2", *settings]
+
+
+def test_tuning_tries_each_method_equally_often_and_writes_the_winner_with_its_record(place: Terminal) -> None:
+    done = place(command(place, "dpo", "sft_chosen"))
+    assert done.returncode == 0, done.stderr + done.stdout
+    for name in ("dpo", "sft_chosen"):
+        record = json.loads((place.home / "tuning" / "nano" / f"{name}.json").read_text())
+        assert len(record["trials"]) == 2
+        assert [each["settings"] for each in record["trials"]] == points(space(name), 2)
+        assert record["split"] == "validation"
+        told = record["trials"]
+        tried = [Trial(t["settings"], Estimate(**t["reduction"]), t["kl"], tuple(t["gates"])) for t in told]
+        chosen = one_standard_error(tried)
+        assert chosen is not None
+        assert record["chosen"] == chosen.settings
+        text = (place.home / "conf" / "tuned" / f"nano_{name}.yaml").read_text()
+        assert text.splitlines()[:2] == [f"# {record['command']}", "# @package _global_"]
+        written = yaml.safe_load(text)
+        assert written["tuning"] == "2 trials on validation prompts, by one_standard_error"
+        assert {f"algorithm.{key}": float(value) for key, value in written["algorithm"].items()} == {
+            key: float(value) for key, value in chosen.settings.items()
+        }
+    cards = [json.loads(file.read_text()) for file in (place.home / "tuning" / "trials" / "nano").glob("*.json")]
+    assert len(cards) == 5  # with the SFT row
+    assert {card["notes"]["split"] for card in cards} == {"validation"}
+    assert {card["seed"] for card in cards} == {100}
+
+
+def test_a_method_of_which_every_trial_fails_is_told_recorded_and_harms_no_other(place: Terminal) -> None:
+    done = place(command(place, "best_of_n", "sft_chosen", "budget.tokens=50"))
+    assert done.returncode == 1
+    assert "no trial of best_of_n may be chosen" in done.stderr
+    assert "Traceback" not in done.stderr
+    record = json.loads((place.home / "tuning" / "nano" / "best_of_n.json").read_text())
+    assert record["chosen"] is None
+    assert all("the budget does not cover the best of" in each["failed"] for each in record["trials"])
+    tuned = sorted(file.name for file in (place.home / "conf" / "tuned").iterdir())
+    assert tuned == ["nano_sft_chosen.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["nobody"], "unknown algorithm 'nobody'"),
+        (["sft"], "sft declares no search space"),
+        (["dpo", "--rule", "mine"], "unknown rule 'mine'"),
+        (["dpo", "--trials", "0"], "--trials and --workers must be 1 or more"),
+        (["dpo", "algorithm.lr=1"], "only settings of the task and the budget are the same for all"),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_line_and_nothing_is_written(terminal: Terminal, words: list[str], line: str) -> None:
+    assert line in complaint(terminal([COMMAND, "tune", "nano", *words, "--store", str(terminal.store)]))
+    assert not (terminal.home / "results").exists()
+
+
+def test_a_tuned_setting_is_told_on_the_card_unless_another_is_typed(furnished: Terminal) -> None:
+    site = furnished.home / "site"
+    tuned = site / "mine" / "conf" / "tuned"
+    tuned.mkdir(parents=True)
+    for package in (site / "mine", site / "mine" / "conf"):
+        (package / "__init__.py").touch()
+    (tuned / "theirs_dpo.yaml").write_text("# @package _global_\ntuning: 9 trials\nalgorithm:\n  beta: 0.25\n")
+    (site / "mine" / "conf" / "task").mkdir()
+    (site / "mine" / "conf" / "task" / "theirs.yaml").write_text("defaults: [nano]\nname: theirs\n")
+    info = site / "mine-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[isoalign.conf]\nmine = mine.conf\n")
+    furnished.env["PYTHONPATH"] = str(site)
+
+    def card(*words: str) -> dict[str, Any]:
+        done = furnished(furnished.run("task=theirs", "algorithm=dpo", "budget.steps=2", *words))
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
+        return found
+
+    as_tuned, by_hand = card(), card("algorithm.lr=0.001")
+    assert (as_tuned["config"]["algorithm"]["beta"], as_tuned["notes"]["tuning"]) == (0.25, "9 trials")
+    assert (by_hand["config"]["algorithm"]["beta"], by_hand["notes"]["tuning"]) == (0.25, "by hand")
