@@ -3,32 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from pathlib import Path
-from typing import Any
 
-from bench import machine, progress
+from bench import commands, machine, progress
 from bench.errors import UserError
-
-RUN_HELP = """usage: isoalign run [-m] [KEY=VALUE ...]
-
-Train a method on a task under a budget, score it, and write its card. The last line printed is the card's path.
-
-  algorithm=NAME    {algorithms}
-  task=NAME         {tasks}
-  budget=NAME       {budgets}, or budget.flops=4e12, budget.steps=, budget.labels=, budget.tokens=, budget.seconds=
-  seed=N            of training; shared stages have task.seed
-  algorithm.KEY=V   a hyperparameter (conf/algorithm/NAME.yaml lists them)
-  task.SECTION.KEY=V  anything of the task, e.g. task.feedback.noise=0.1
-  threads=N  store=FOLDER  results=FOLDER  tracking=auto|offline|online|off
-
--m sweeps over comma-separated values: isoalign run -m algorithm=ppo,dpo,kto,rlaif seed=0,1,2
-   in parallel: hydra/launcher=joblib hydra.launcher.n_jobs=2, or hydra/launcher=submitit_slurm (pip install 'isoalign[sweep]')
-
-What is finished is never done again, and a killed run goes on by the same command. Other Hydra flags: --cfg job, --info.
-"""
 
 
 def main() -> None:
@@ -37,7 +16,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     try:
         if arguments[:1] == ["run"]:
-            raise SystemExit(_run(arguments[1:]))
+            raise SystemExit(commands.run(arguments[1:]))
         options = _parsed(_parser(), arguments)
         raise SystemExit(options.act(options))
     except UserError as error:
@@ -62,10 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="isoalign", description="A benchmark of alignment methods: same base, same feedback, same compute."
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    commands.add_parser("run", help="train and score a method (isoalign run --help)")
+    sub = parser.add_subparsers(required=True, metavar="COMMAND")
+    sub.add_parser("run", help="train and score a method (isoalign run --help)")
 
-    board = commands.add_parser("board", help="build and print the leaderboard of a task from its cards")
+    board = sub.add_parser("board", help="build and print the leaderboard of a task from its cards")
     board.add_argument("task", nargs="?", help="a task; default: every task that has cards")
     board.add_argument(
         "--results", type=Path, default=Path("results/local"), help="folder of the cards (default: %(default)s)"
@@ -74,27 +53,27 @@ def _parser() -> argparse.ArgumentParser:
     over.add_argument("--across", action="store_true", help="one table over all tasks: interquartile means, P(A beats B)")
     over.add_argument("--along", metavar="KEY", help="how scores and ranks of a task move along a setting that was swept, "
                       "e.g. task.feedback.noise")  # fmt: skip
-    board.set_defaults(act=_board)
+    board.set_defaults(act=commands.board)
 
-    assets = commands.add_parser("assets", help="fetch and verify the embedded models and data")
+    assets = sub.add_parser("assets", help="fetch and verify the embedded models and data")
     assets.add_argument("names", nargs="*", metavar="NAME", help="some of them; default: what the tasks nano and smol need")
-    assets.set_defaults(act=_assets)
+    assets.set_defaults(act=commands.assets)
 
-    publish = commands.add_parser("publish", help="copy cards to results/published/TASK/ and rebuild its board")
+    publish = sub.add_parser("publish", help="copy cards to results/published/TASK/ and rebuild its board")
     publish.add_argument("cards", nargs="+", type=Path, metavar="CARD")
     publish.add_argument("--results", type=Path, default=Path("results"), help="where published/ lies (default: %(default)s)")
-    publish.set_defaults(act=_publish)
+    publish.set_defaults(act=commands.publish)
 
-    compare = commands.add_parser("compare", help="two methods or cards, paired, on every metric, with a verdict in words")
+    compare = sub.add_parser("compare", help="two methods or cards, paired, on every metric, with a verdict in words")
     compare.add_argument("first", metavar="A", help="a card's path, or the name of a row of the board")
     compare.add_argument("second", metavar="B")
     compare.add_argument("--task", default="nano", help="whose board holds the rows (default: %(default)s)")
     compare.add_argument(
         "--results", type=Path, default=Path("results/local"), help="folder of the cards (default: %(default)s)"
     )
-    compare.set_defaults(act=_compare)
+    compare.set_defaults(act=commands.compare)
 
-    reward = commands.add_parser("reward", help="a task's reward model: trained where it is missing, its card written")
+    reward = sub.add_parser("reward", help="a task's reward model: trained where it is missing, its card written")
     reward.add_argument("task")
     reward.add_argument(
         "--by", default="annotator", help="whose verdicts taught it, annotator or judge (default: %(default)s)"
@@ -107,17 +86,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     reward.add_argument("--store", type=Path, help="where stages lie (default: the user cache)")
     reward.add_argument("settings", nargs="*", metavar="task.KEY=VALUE", help="if the task is not as conf/ has it")
-    reward.set_defaults(act=_reward)
+    reward.set_defaults(act=commands.reward)
 
-    rescore = commands.add_parser("rescore", help="apply metrics to the saved samples of old runs; nothing is trained")
+    rescore = sub.add_parser("rescore", help="apply metrics to the saved samples of old runs; nothing is trained")
     rescore.add_argument("cards", nargs="*", type=Path, metavar="CARD", help="default: every card under results/local")
     which = rescore.add_mutually_exclusive_group(required=True)
     which.add_argument("--metric", action="append", metavar="NAME", help="a family, a file of bench/metrics/; may be repeated")
     which.add_argument("--all", action="store_true", help="every family")
     rescore.add_argument("--store", type=Path, help="where the samples lie (default: the user cache)")
-    rescore.set_defaults(act=_rescore)
+    rescore.set_defaults(act=commands.rescore)
 
-    score = commands.add_parser("score", help="score completions that were made elsewhere and enter them as unmetered")
+    score = sub.add_parser("score", help="score completions that were made elsewhere and enter them as unmetered")
     score.add_argument("--samples", type=Path, required=True, metavar="FILE.jsonl", help="rows of prompt_id (or prompt), "
                        "completion and, if known, draw, id, kl, finished, scores")  # fmt: skip
     score.add_argument("--task", required=True, help="whose evaluation prompts these answer (isoalign prompts TASK)")
@@ -127,24 +106,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     score.add_argument("--store", type=Path, help="where stages lie (default: the user cache)")
     score.add_argument("settings", nargs="*", metavar="task.KEY=VALUE", help="if the task was not run as conf/ has it")
-    score.set_defaults(act=_score)
+    score.set_defaults(act=commands.score)
 
-    prompts = commands.add_parser("prompts", help="print a task's evaluation prompts as JSON lines, to answer elsewhere")
+    prompts = sub.add_parser("prompts", help="print a task's evaluation prompts as JSON lines, to answer elsewhere")
     prompts.add_argument("task")
     prompts.add_argument("settings", nargs="*", metavar="task.KEY=VALUE", help="if the task is not as conf/ has it")
-    prompts.set_defaults(act=_prompts)
+    prompts.set_defaults(act=commands.prompts)
 
-    data = commands.add_parser("data", help="look at a file of feedback before it teaches").add_subparsers(required=True)
+    data = sub.add_parser("data", help="look at a file of feedback before it teaches").add_subparsers(required=True)
     check = data.add_parser("check", help="format, counts, duplicates, lengths, leakage, balance and agreement of a file")
     check.add_argument("file", metavar="FILE", help="JSON lines, JSON, CSV, parquet, a folder or hf:NAME[:CONFIG][:SPLIT]")
     check.add_argument("--format", help="of the rows (default: by their columns)")
     check.add_argument("--task", help="look for its evaluation prompts in the file")
     check.add_argument("--ngram", type=int, default=8, help="words in a row that count as leakage (default: %(default)s)")
-    check.set_defaults(act=_data_check)
+    check.set_defaults(act=commands.data_check)
 
-    tune = commands.add_parser(
-        "tune", help="the same number of trials for each method, on validation prompts; writes the best"
-    )
+    tune = sub.add_parser("tune", help="the same number of trials for each method, on validation prompts; writes the best")
     tune.add_argument("task")
     tune.add_argument("algorithms", nargs="*", metavar="ALGORITHM|KEY=VALUE", help="default: all that declare a space in "
                       "conf/sweep/; settings of the task or budget hold for all")  # fmt: skip
@@ -158,299 +135,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     tune.add_argument("--conf", type=Path, help="where tuned/TASK_ALGORITHM.yaml goes (default: that of this installation)")
     tune.add_argument("--store", type=Path, help="where stages lie (default: the user cache)")
-    tune.set_defaults(act=_tune, settings=[])
+    tune.set_defaults(act=commands.tune, settings=[])
 
-    new = commands.add_parser("new", help="write the files of a working start").add_subparsers(required=True)
+    new = sub.add_parser("new", help="write the files of a working start").add_subparsers(required=True)
     algorithm = new.add_parser("algorithm", help="its file, yaml, search space and test")
     algorithm.add_argument("name", metavar="NAME")
     algorithm.add_argument("--package", type=Path, metavar="FOLDER", help="a package of its own (default: this checkout)")
-    algorithm.set_defaults(act=_new)
+    algorithm.set_defaults(act=commands.new)
 
-    conform = commands.add_parser("check", help="try any algorithm, a plug-in's too, on what every one of them must do")
+    conform = sub.add_parser("check", help="try any algorithm, a plug-in's too, on what every one of them must do")
     conform.add_argument("name", metavar="ALGORITHM")
     conform.add_argument("checks", nargs="*", metavar="CHECK", help="some of the checks; default: all")
-    conform.set_defaults(act=_check)
+    conform.set_defaults(act=commands.check)
 
-    verify = commands.add_parser("verify", help="check a card, and all that led to it, for a changed digit")
+    verify = sub.add_parser("verify", help="check a card, and all that led to it, for a changed digit")
     verify.add_argument("cards", nargs="+", type=Path, metavar="CARD")
     verify.add_argument("--store", type=Path, help="where its stages lie (default: the user cache)")
-    verify.set_defaults(act=_verify)
+    verify.set_defaults(act=commands.verify)
     return parser
-
-
-def _run(arguments: list[str]) -> int:
-    from bench.overrides import check, listed, one_line
-
-    if "--help" in arguments or "-h" in arguments:
-        print(RUN_HELP.format(**listed()), end="")
-        return 0
-    sweep = any(a in ("-m", "--multirun") for a in arguments)
-    arguments = ["-m"] * sweep + [a for a in arguments if a not in ("-m", "--multirun")]  # Hydra wants it first
-    check(arguments, sweep)
-    from bench.run import FAILURES
-    from bench.run import main as hydra_main
-
-    sys.argv = ["isoalign run", *arguments]
-    with tempfile.NamedTemporaryFile("r") as failures:
-        if sweep:
-            os.environ[FAILURES] = failures.name
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints what is wrong by itself, in many lines
-        with one_line():
-            hydra_main()
-        failed = failures.read().splitlines()
-    if failed:
-        print(f"isoalign: {len(failed)} of the sweep's runs failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def _board(options: argparse.Namespace) -> int:
-    from bench import board, card, failures
-    from bench.board.text import clean
-
-    folders = [options.results / options.task] if options.task else sorted(p for p in options.results.glob("*") if p.is_dir())
-    boards = [(folder, cards) for folder in folders if (cards := card.read_all(folder))]
-    if not boards:
-        where = options.results / (options.task or "")
-        raise UserError(f"no cards in {where}; make some with `isoalign run` (or name another folder with --results)")
-    if options.along:
-        return _along([cards for _, cards in boards], options.along, boards[0][0])
-    if options.across:
-        return _across({folder.name: cards for folder, cards in boards}, options.results)
-    for folder, cards in boards:
-        board.show(board.build(cards))
-        for one in failures.read(folder):
-            print(clean(f"failed: {one.algorithm} seed {one.seed}: {one.reason}"))
-        print(board.write(folder.name, cards, folder))
-    return 0
-
-
-def _across(cards_by_task: dict[str, Any], folder: Path) -> int:
-    from bench.board.across import across
-    from bench.card import save
-
-    found = across(cards_by_task)
-    save(folder / "across.md", found.markdown())
-    print(f"{found.terminal()}\n{folder / 'across.md'}")
-    return 0
-
-
-def _along(cards: list[Any], key: str, folder: Path) -> int:
-    from bench.board.along import along, write
-    from bench.board.along_text import terminal
-
-    if len(cards) > 1:
-        raise UserError(f"a report along a setting is of one task: isoalign board TASK --along {key}")
-    report = along(cards[0], key)
-    path = write(report, folder)
-    print(f"{terminal(report)}\n{path}")
-    return 0
-
-
-def _assets(options: argparse.Namespace) -> int:
-    from bench import assets
-    from bench.registry import unknown
-
-    for name in options.names:
-        if name not in assets.ASSETS:
-            raise UserError(unknown("asset", name, sorted(assets.ASSETS)))
-    for name in options.names or sorted(assets.ASSETS):
-        print(f"{name:<18} {assets.path(name)}", flush=True)
-    return 0
-
-
-def _publish(options: argparse.Namespace) -> int:
-    from bench.publish import publish
-
-    for path in publish(options.cards, options.results):
-        print(path)
-    return 0
-
-
-def _compare(options: argparse.Namespace) -> int:
-    from bench.compare import compare, sides
-
-    print(compare(*sides(options.first, options.second, options.results / options.task)))
-    return 0
-
-
-def _rescore(options: argparse.Namespace) -> int:
-    from bench import board, card, metrics
-    from bench.progress import track
-    from bench.rescore import rescored, stage_of
-
-    metrics.check(options.metric or [])
-
-    paths = options.cards or sorted(Path("results/local").glob("*/*.json"))
-    if not paths:
-        raise UserError("no cards in results/local; name some, or make some with: isoalign run")
-    old = {path: card.read(path) for path in paths}
-    store = _store(options.store)
-    for one in old.values():  # nothing is written, or begun, unless all can be scored
-        stage_of(one, store, "readings")
-    new = {path: rescored(old[path], store, options.metric) for path in track(paths, "rescoring")}
-    folders = sorted({path.parent for path in paths})
-    for folder in folders:  # a board that can't be made is found out before anything is written
-        board.build([new.get(path) or card.read(path) for path in sorted(folder.glob("*.json"))])
-    for path, rescored_card in new.items():
-        card.save(path, card.to_json(rescored_card, path))
-        print(f"{path}  {_news(old[path], rescored_card)}")
-    for folder in folders:
-        print(board.write(new[next(p for p in paths if p.parent == folder)].task, card.read_all(folder), folder))
-    return 0
-
-
-def _news(old: Any, new: Any) -> str:
-    """What scoring again changed: versions, and figures that came, went or differ."""
-    versions = [
-        f"{name} {old.versions.get(name, 'new')} -> {v}" for name, v in new.versions.items() if old.versions.get(name) != v
-    ]
-    names = old.metrics.keys() | new.metrics.keys()
-    changed = sum(old.metrics.get(name) != new.metrics.get(name) for name in names)
-    beside = [name for name in ("flags", "values", "curve", "data") if getattr(old, name) != getattr(new, name)]
-    figures = f"{changed} of {len(new.metrics)} figures changed" if changed else "no figure changed"
-    return "; ".join([*versions, figures, *(f"{name} changed" for name in beside)])
-
-
-def _score(options: argparse.Namespace) -> int:
-    import shlex
-
-    from bench import card, outside
-    from bench.overrides import task_named
-
-    task = task_named(options.task, options.settings)
-    name = options.name or options.samples.stem
-    words = ["isoalign", "score", "--samples", str(options.samples), "--task", task.name, "--name", name, *options.settings]
-    command = shlex.join(words)
-    print(card.write(outside.score(options.samples, task, _store(options.store), name, command), options.results / task.name))
-    return 0
-
-
-def _prompts(options: argparse.Namespace) -> int:
-    import json
-
-    from bench.data import prompts
-    from bench.overrides import task_named
-
-    task = task_named(options.task, options.settings)
-    for prompt in prompts.of(task.prompts, task.evaluation.split):
-        print(json.dumps({"prompt_id": prompt.id, "prompt": prompt.text, "draws": task.evaluation.draws}, ensure_ascii=False))
-    return 0
-
-
-def _reward(options: argparse.Namespace) -> int:
-    import shlex
-
-    from bench import reward_card
-    from bench.board.reward_text import terminal
-    from bench.overrides import task_named
-
-    task = task_named(options.task, options.settings)
-    command = shlex.join(["isoalign", "reward", options.task, "--by", options.by, *options.settings])
-    card = reward_card.make(task, _store(options.store), options.by, command)
-    paths = reward_card.write(card, options.results)
-    print("\n".join([terminal(card), *map(str, paths)]))
-    return 0
-
-
-def _data_check(options: argparse.Namespace) -> int:
-    from bench.formats.check import check
-
-    prompts: list[str] = []
-    if options.task:
-        from bench.data.prompts import of
-        from bench.overrides import task_named
-
-        task = task_named(options.task)
-        prompts = [prompt.text for split in ("validation", "test") for prompt in of(task.prompts, split)]
-    report = check(options.file, options.format, prompts, options.ngram)
-    print(report.text())
-    return 1 if report.problems else 0
-
-
-def _tune(options: argparse.Namespace) -> int:
-    from bench import tune
-    from bench.hydra_path import folders
-    from bench.hydra_path import options as known
-    from bench.overrides import check
-    from bench.registry import names
-
-    settings = [word for word in [*options.algorithms, *options.settings] if "=" in word]
-    wanted = [word for word in options.algorithms if "=" not in word] or [name for name in known("sweep") if name in names()]
-    check([f"task={options.task}", f"algorithm={','.join(wanted)}", *settings], sweep=True)
-    if odd := [word for word in settings if not word.startswith(("task.", "budget"))]:
-        raise UserError(
-            f"{odd[0]}: only settings of the task and the budget are the same for all, task.KEY=VALUE or budget=NAME"
-        )
-    search = tune.Search(
-        options.task, options.trials, options.rule, options.workers, options.results, options.store, tuple(settings)
-    )
-    bar = progress.Progress("tuning")
-    count = sum(len(tune.points(tune.space(name), search.trials)) for name in wanted)
-    heard = 0
-
-    def hear(name: str, trial: tune.Trial) -> None:
-        nonlocal heard
-        heard += 1
-        print(tune.line(name, trial), flush=True)
-        bar.show(heard / count, {})
-
-    found = search.run(wanted, hear)
-    bar.close()
-    failed = 0
-    for name, trials in found.items():
-        try:
-            winner, file, record = tune.write(search, name, trials, options.conf or folders()[0])
-        except UserError as error:  # the others' trials are not lost
-            print(f"isoalign: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        print(f"{tune.line(name, winner)}\n  {file}  {record}")
-    return 1 if failed else 0
-
-
-def _new(options: argparse.Namespace) -> int:
-    from bench import scaffold
-
-    for path in scaffold.write(options.name, options.package):
-        print(path)
-    inside = f"; first: pip install -e {options.package}" if options.package else ""
-    print(f"now: isoalign check {options.name}{inside}")
-    return 0
-
-
-def _check(options: argparse.Namespace) -> int:
-    from bench.conformance import examine
-    from bench.registry import algorithm
-
-    broken = 0
-    for finding in examine(options.name, algorithm(options.name)(), options.checks):
-        print(finding.line(), flush=True)
-        broken += finding.holds is False
-    print(f"{options.name}: {broken} broken" if broken else f"{options.name} conforms")
-    return 1 if broken else 0
-
-
-def _verify(options: argparse.Namespace) -> int:
-    from bench.board.text import clean
-    from bench.verify import verify
-
-    wrong = 0
-    for path in options.cards:
-        try:
-            report = verify(path, _store(options.store))
-        except UserError as error:  # the others are still looked at
-            print(f"isoalign: {error}", file=sys.stderr)
-            wrong += 1
-            continue
-        wrong += len(report.wrong)
-        lines = [("ok", line) for line in report.checked] + [("not checked", line) for line in report.unchecked]
-        for mark, line in [*lines, *(("CHANGED", line) for line in report.wrong)]:
-            print(clean(f"{path.name}: {mark}: {line}"))
-    return 1 if wrong else 0
-
-
-def _store(folder: Path | None) -> Any:
-    from bench import assets
-    from bench.store import Store
-
-    return Store(folder or assets.cache_dir() / "store")

@@ -240,7 +240,7 @@ class Lab:
 
     # -- not for algorithms ---------------------------------------------------------------------------------------
 
-    def watched(self, work: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    def _watched(self, work: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """What an algorithm's own code gives, watched where there is a guard."""
         with self._guard.watching() if self._guard else nullcontext():
             return work(*arguments)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from bench.adapters import trl
 from bench.card import key_of
 from bench.config import TaskConfig
 from bench.data import prompts
-from bench.errors import UserError
+from bench.errors import TrainingFailed, UserError, unforeseen
 from bench.feedback import Feedback
 from bench.guard import Guard
 from bench.lab import Lab
@@ -153,7 +155,8 @@ class Run:
         rounds = Rounds(self.shared, work / ROUNDS)
         lab = Lab(policy, reference, rounds, meter, self.task.model.new_tokens, self.seed)
         trainer = Trainer(self.algorithm, lab, policy, meter, self.task.training, work, self._shut)
-        trainer.run(self.name)
+        with _blamed():
+            trainer.run(self.name)
         policy.model.save_pretrained(work / "policy")
         write_rows(work / "log.jsonl", trainer.log)
         record = {
@@ -177,7 +180,8 @@ class Run:
         base, meter, config = self.shared.base_model(), Meter(self.budget), self.task.evaluation
         lab = Lab(base, base, Rounds(self.shared, work / ROUNDS), meter, self.task.model.new_tokens, self.seed)
         lab._guard = Guard(meter, tuple, self._shut, self.task.training.idle_seconds)
-        selection.make(work, self.algorithm, lab, base, self.task.model, self._prompts, config.draws)
+        with _blamed():
+            selection.make(work, self.algorithm, lab, base, self.task.model, self._prompts, config.draws)
         write_rows(work / "log.jsonl", [])
         record = {
             "spent": meter.spent(), "steps": 0, "skipped": 0, "reward": sorted(lab._paid), "fraction": meter.fraction,
@@ -499,6 +503,19 @@ class Run:
     def training_log(self) -> list[dict[str, Any]]:
         """Scalars of each step along the budget."""
         return list(read_rows(self.shared.get(self.train) / "log.jsonl")) if self.trains else []
+
+
+@contextmanager
+def _blamed() -> Iterator[None]:
+    """Whatever goes wrong inside is the method's failure."""
+    try:
+        yield
+    except UserError as error:
+        raise TrainingFailed(str(error)) from error
+    except Exception as error:
+        if os.environ.get("ISOALIGN_DEBUG"):
+            raise
+        raise TrainingFailed(unforeseen(error)) from error
 
 
 def reported(log: Sequence[dict[str, Any]]) -> dict[str, float]:

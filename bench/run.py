@@ -8,16 +8,20 @@ import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from bench import assets, machine, progress, registry
+from bench import assets, failures, machine, progress, registry
+from bench import card as cards
 from bench.config import TaskConfig, build
-from bench.errors import UserError
+from bench.errors import TrainingFailed, UserError, unforeseen
 from bench.track import MODES
 from bench.types import Budget
+
+if TYPE_CHECKING:
+    from bench.pipeline import Run
 
 BY_HAND = "by hand"
 FAILURES = "ISOALIGN_FAILURES"  # a file to which the jobs of a sweep add a line when they fail
@@ -29,18 +33,21 @@ def main(config: DictConfig) -> None:
     try:
         print(execute(config), flush=True)
     except UserError as error:
-        _fail(config, str(error))
+        _fail(config, str(error), isinstance(error, TrainingFailed))
     except Exception as error:
         if os.environ.get("ISOALIGN_DEBUG"):
             raise
-        reason = str(error).strip().partition("\n")[0]
-        _fail(config, f"{type(error).__name__}: {reason} (set ISOALIGN_DEBUG=1 for the traceback)")
+        _fail(config, unforeseen(error))
 
 
 def execute(config: DictConfig) -> Path:
     """Run a configuration and write its card, its board and its W&B run; the card's path."""
     machine.quiet()
     machine.threads(int(config.threads))
+    from bench.pipeline import Run
+    from bench.shared import Shared
+    from bench.store import Store
+
     name = str(config.algorithm.get("name", ""))
     task: TaskConfig = build(TaskConfig, _plain(config.task), "task")
     budget: Budget = build(Budget, _plain(config.budget), "budget")
@@ -53,22 +60,14 @@ def execute(config: DictConfig) -> Path:
     progress.belongs_to(f"{name} seed {config.seed}", _line())
     folder = _writable(Path(str(config.results)) / task.name)
     store = Path(str(config.store)) if config.store else assets.cache_dir() / "store"
-    return _publish(config, name, algorithm, task, budget, _writable(store), folder)
+    run = Run(name, algorithm, budget, int(config.seed), Shared(task, Store(_writable(store))), _tuning(config))
+    return _publish(config, run, folder)
 
 
-def _publish(
-    config: DictConfig, name: str, algorithm: Any, task: TaskConfig, budget: Budget, store: Path, folder: Path
-) -> Path:
-    from bench import card as cards
-    from bench import failures
-    from bench.pipeline import Run
-    from bench.shared import Shared
-    from bench.store import Store
-
-    run = Run(name, algorithm, budget, int(config.seed), Shared(task, Store(store)), _tuning(config))
+def _publish(config: DictConfig, run: Run, folder: Path) -> Path:
     card = run.card(_command())
     path = cards.write(card, folder)
-    failures.clear(name, run.seed, _command(), folder)
+    failures.clear(card.algorithm, card.seed, _command(), folder)
     if str(config.tracking) != "off":
         from bench.track import harmless
 
@@ -138,15 +137,15 @@ def _command() -> str:
     return shlex.join(["isoalign", "run", *overrides])
 
 
-def _fail(config: DictConfig, line: str) -> None:
-    """One line on stderr, and beside the cards. A single run exits with 2; a job of a sweep lets the others go on."""
-    from bench import failures
-
+def _fail(config: DictConfig, line: str, noted: bool = False) -> None:
+    """One line on stderr, and beside the cards if it is to be noted. A single run exits with 2; a job of a sweep lets the
+    others go on."""
     name = str(config.algorithm.get("name", "?"))
     progress.end()
-    with suppress(OSError, UserError):  # where nothing can be written the line must do
-        task = Path(str(config.task.name)).name
-        failures.note(failures.Failure(name, int(config.seed), _command(), line), Path(str(config.results)) / task)
+    if noted:
+        with suppress(UserError):  # where nothing can be written the line must do
+            folder = Path(str(config.results)) / str(config.task.name)
+            failures.note(failures.Failure(name, int(config.seed), _command(), line), folder)
     print(f"isoalign: {name} seed {config.seed}: {line}", file=sys.stderr, flush=True)
     if FAILURES not in os.environ:
         raise SystemExit(2)

@@ -152,7 +152,7 @@ class Trainer:
         if not self.log and not self.meter.steps:
             self.lab._start = self.meter.fraction
         with self.meter.quote() as price:
-            self.lab.watched(step.loss, self.lab, step.batch)
+            self.lab._watched(step.loss, self.lab, step.batch)
         if not price.total():
             raise UserError("the loss of a step asks the lab for nothing that costs, so it can't be the policy's")
         self.meter.require(price.total(), steps=1)
@@ -178,7 +178,7 @@ class Trainer:
         rows, total = len(step.batch), 0.0
         for start in range(0, rows, self.config.micro_batch):
             part = step.batch[slice(start, start + self.config.micro_batch)]
-            losses = self.lab.watched(step.loss, self.lab, part)
+            losses = self.lab._watched(step.loss, self.lab, part)
             if losses.shape != (len(part),):
                 raise UserError(f"a loss must give one value a row: got {tuple(losses.shape)} for {len(part)} rows")
             loss = losses.sum() / rows

@@ -14,7 +14,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -152,8 +152,9 @@ class Search:
         words = ["isoalign", "tune", self.task, algorithm, "--trials", str(self.trials), "--rule", self.rule, *self.settings]
         return shlex.join(words)
 
-    def run(self, algorithms: Sequence[str], done: Callable[[str, Trial], None]) -> dict[str, list[Trial]]:
-        """Every trial of every method, several at a time; ``done`` hears of each as it ends.
+    def run(self, algorithms: Sequence[str], hear: Callable[[str, Trial], None]) -> Iterator[tuple[str, list[Trial]]]:
+        """Every trial of every method, several at a time: a method with its trials as soon as all have ended. ``hear`` hears
+        of each trial.
 
         The SFT row comes first, alone: it makes the stages that all trials share.
         """
@@ -166,12 +167,13 @@ class Search:
             tried = {pool.submit(self._trial, name, at): name for name, every in wanted.items() for at in every}
             try:
                 for future in as_completed(tried):
-                    found[tried[future]].append(future.result())
-                    done(tried[future], future.result())
-            except BaseException:
+                    name, trial = tried[future], future.result()
+                    found[name].append(trial)
+                    hear(name, trial)
+                    if len(found[name]) == len(wanted[name]):
+                        yield name, sorted(found[name], key=lambda trial: wanted[name].index(trial.settings))
+            finally:
                 pool.shutdown(cancel_futures=True)
-                raise
-        return {name: sorted(own, key=lambda trial: wanted[name].index(trial.settings)) for name, own in found.items()}
 
     def _trial(self, algorithm: str, at: Settings) -> Trial:
         words = [f"task={self.task}", f"algorithm={algorithm}", f"seed={SEED}", f"results={self.results / 'trials'}", *LEAN]

@@ -24,7 +24,8 @@ from bench.meter import BudgetSpent
 from bench.train import TrainConfig
 from bench.types import Budget, Rollouts, Step
 
-ALL = pytest.mark.parametrize(("name", "algorithm"), algorithms() + loops())
+LOOPS = [each if each.id == "trl_dpo" else pytest.param(*each.values, id=each.id, marks=pytest.mark.slow) for each in loops()]
+ALL = pytest.mark.parametrize(("name", "algorithm"), algorithms() + LOOPS)
 FLOPS = Budget(6e7)  # a few steps of the tiny model
 QUICK = ("budget", "deterministic", "finite", "resumes", "isolated", "metered", "pure")
 ON_THE_TOY = ("zero_reward", "large_price", "closed_form")
@@ -54,7 +55,7 @@ def test_every_algorithm_does_on_the_toy_as_it_declares(
         CHECKS[check](Subject(name, whole, tiny_bench, tmp_path))
 
 
-@pytest.mark.parametrize("name", ["dpo", "rloo"])
+@pytest.mark.parametrize("name", ["dpo", pytest.param("rloo", marks=pytest.mark.slow)])
 def test_the_closed_form_is_reached_and_the_base_where_nothing_is_better_or_kl_is_dear(
     tiny_bench: Bench, tmp_path: Path, name: str
 ) -> None:

@@ -23,9 +23,10 @@ import torch
 from tokenizers import AddedToken
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import GPT2Config, GPT2LMHeadModel
-from workbench import KIND, RUDE, Bench, Size, write_model
+from workbench import Bench, Size, write_model
 
 from bench import config, judges
+from bench.conformance.workbench import KIND, RUDE
 from bench.data.comments import Comment
 from bench.errors import UserError
 from bench.judges import JudgeConfig, Question, Showing, Verdict, classifier, client, lm, server, templates

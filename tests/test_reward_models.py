@@ -192,8 +192,7 @@ def test_a_head_on_another_base_reads_the_same_texts_with_its_own_tokenizer(tiny
 
 
 def test_a_classifiers_reward_is_its_logit_of_not_toxic_whitened(tiny_bench: Bench, tmp_path: Path) -> None:
-    from workbench import KIND, RUDE
-
+    from bench.conformance.workbench import KIND, RUDE
     from bench.data.comments import Comment
 
     rater = WordClassifier.fit([Comment(f"{text} {n}", text in RUDE) for n in range(4) for text in KIND + RUDE])

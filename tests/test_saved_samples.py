@@ -322,7 +322,7 @@ def changed(card: Card, place_in_card: str, value: Any) -> Card:
         ("config.task.feedback.noise", 0.3, "config.task.feedback.noise: 0.3 on the card, 0.05 in the recipe of held_out"),
         ("config.task.prompts.words", 13, "config.task.prompts.words: 13 on the card, 12 in the recipe of sft"),
         ("config.task.evaluation.draws", 9, "config.task.evaluation.draws: 9 on the card, 2 in the recipe of samples"),
-        ("config.task.reward.lr", 1.0, "config.task.reward.lr: 1.0 on the card, 0.0007 in the recipe of reward_annotator"),
+        ("config.task.reward.lr", 1.0, "config.task.reward.lr: 1.0 on the card, 0.0015 in the recipe of reward_annotator"),
         ("config.task.panel.raters", 5, "config.task.panel.raters: 5 on the card, 1 in the recipe of pairs"),
         ("config.task.shaping.clip", 2.0, "config.task.shaping.clip: 2.0 on the card, None in the recipe of readings"),
         ("notes.scorer", "other", "notes.scorer: other on the card, tox_block in the recipe of readings"),

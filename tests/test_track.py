@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from bench import board, card, pipeline, run, track
+from bench import board, card, run, track
 from bench.errors import UserError
 from bench.types import Card, Estimate, Point, Sample
 
@@ -128,12 +128,11 @@ def test_trouble_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def test_a_broken_card_beside_it_does_not_end_a_finished_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    finished = SimpleNamespace(card=lambda command: CARD)
-    monkeypatch.setattr(pipeline, "Run", lambda *_: finished)
+    finished: Any = SimpleNamespace(card=lambda command: CARD)
     monkeypatch.setattr(run, "_command", lambda: "")
     (tmp_path / "broken.json").write_text("{")
     config = OmegaConf.create({"seed": 0, "tracking": "offline"})
-    path = run._publish(config, "dpo", None, None, None, tmp_path, tmp_path)  # type: ignore[arg-type]
+    path = run._publish(config, finished, tmp_path)
     assert card.read(path) == card.redacted(CARD)
     warned(capfd, "broken.json is no card")
 

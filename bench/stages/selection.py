@@ -35,7 +35,7 @@ def make(
         for start in track(range(0, len(chosen), sample.ROWS), "choosing"):
             part = chosen[start : start + sample.ROWS]
             answers = lab.generate(base.encode([p.text for p in part], model.prompt_tokens), draws * each)
-            best = lab.watched(algorithm.select, lab, answers).view(-1, each).argmax(1).tolist()
+            best = lab._watched(algorithm.select, lab, answers).view(-1, each).argmax(1).tolist()
             ids = completions(answers)
             rows += [
                 {"prompt_id": prompt.id, "draw": draw, "ids": ids[row * each + best[row]]}
