@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from baselines.rlaif import RLAIF
+from baselines.sft_chosen import mean_logp
 from bench import Lab, Rollouts, Step, register
 
 
@@ -40,4 +41,4 @@ class CAI(RLAIF):
 
     def imitation(self, lab: Lab, revised: Rollouts) -> Tensor:
         """Mean negative log-likelihood of each revision's tokens [B]."""
-        return -lab.policy(revised).logp.sum(1) / revised.completion_mask.sum(1)
+        return -mean_logp(lab, revised)

@@ -16,30 +16,13 @@ from torch import nn
 from workbench import Bench, Terminal, algorithms, same, weights
 
 from bench import registry
+from bench.conformance.checks import Killed, Mortal
 from bench.lab import Lab
 from bench.train import TrainConfig, Trainer
 from bench.types import Budget, Rollouts, Step
 
 FLOPS = Budget(2.5e8)
 OFTEN = TrainConfig(warmup=2, checkpoint_seconds=0, snapshots=(0.1, 0.4, 0.7))  # a checkpoint after every iteration
-
-
-class Killed(Exception):
-    """Stands for a signal."""
-
-
-class Mortal:
-    """An algorithm that dies at its n-th step, in the midst of an iteration where that has several."""
-
-    def __init__(self, algorithm: Any, steps: int) -> None:
-        self.algorithm, self.left, self.lr = algorithm, steps, algorithm.lr
-
-    def iteration(self, lab: Lab) -> Iterator[Step]:
-        for step in self.algorithm.iteration(lab):
-            if not self.left:
-                raise Killed
-            self.left -= 1
-            yield step
 
 
 def outcome(trainer: Trainer) -> tuple[Any, ...]:

@@ -130,12 +130,12 @@ def finite(subject: Subject) -> str:
 
 def resumes(subject: Subject) -> str:
     """A run that was killed goes on as if nothing had happened."""
+    if subject.loops:
+        raise Exempt("it brings a loop of its own: a killed run starts again")
     limit, often = Budget(subject.price()), replace(CONFIG, checkpoint_seconds=0)
     whole = subject.trainer(limit, config=often)
     whole.run(subject.name)
     work = subject.place()
-    if subject.loops:
-        raise Exempt("it brings a loop of its own: a killed run starts again")
     dying = subject.trainer(limit, work=work, config=often, algorithm=Mortal(subject.small, whole.meter.steps // 2))
     with suppress(Killed):
         dying.run(subject.name)
