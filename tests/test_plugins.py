@@ -188,6 +188,7 @@ def test_a_sweep_of_misbehaving_algorithms_goes_on_marks_them_and_leaves_the_boa
     assert "good" in board.stdout
 
 
+@pytest.mark.slow
 def test_a_run_that_comes_through_after_all_is_no_longer_noted_as_failed(elsewhere: Terminal) -> None:
     command = elsewhere.run("algorithm=raises", *QUICK)
     assert "no such thing" in complaint(elsewhere(command))
@@ -198,6 +199,7 @@ def test_a_run_that_comes_through_after_all_is_no_longer_noted_as_failed(elsewhe
     assert not note.exists()
 
 
+@pytest.mark.slow
 def test_what_stopped_learning_early_is_flagged(elsewhere: Terminal) -> None:
     done = elsewhere(elsewhere.run("algorithm=stops", "budget.flops=2e9"))
     assert done.returncode == 0, done.stderr
@@ -210,7 +212,12 @@ def test_what_stopped_learning_early_is_flagged(elsewhere: Terminal) -> None:
     [
         ("[isoalign.algorithms]\ndpo = elsewhere.good", "dpo", "elsewhere.good brings an algorithm 'dpo', and there is one"),
         ("[isoalign.algorithms]\nlost = elsewhere.lost", "lost", "elsewhere.lost can't be imported: ModuleNotFoundError"),
-        ("[isoalign.algorithms]\nshort = elsewhere.short", "short", "short.py registers no algorithm"),
+        pytest.param(
+            "[isoalign.algorithms]\nshort = elsewhere.short",
+            "short",
+            "short.py registers no algorithm",
+            marks=pytest.mark.slow,
+        ),
         ("[isoalign.metrics]\nbare = elsewhere.good", "dpo", "good.py lacks measure(evidence)"),
     ],
 )
@@ -219,6 +226,7 @@ def test_an_entry_point_that_is_wrong_is_one_line(elsewhere: Terminal, points: s
     assert words in complaint(elsewhere(elsewhere.run(f"algorithm={algorithm}", "budget.steps=2")))
 
 
+@pytest.mark.slow
 def test_a_broken_algorithm_harms_no_other(elsewhere: Terminal) -> None:
     points = "[isoalign.algorithms]\nlost = elsewhere.lost\ngood = elsewhere.good"
     (elsewhere.home / "site" / "elsewhere-0.1.dist-info" / "entry_points.txt").write_text(points)

@@ -45,6 +45,7 @@ def test_rounds_that_make_no_sense_are_named(bad: dict[str, int]) -> None:
         RoundsConfig(**bad)
 
 
+@pytest.mark.slow
 def test_a_round_in_which_no_two_answers_differ_brings_no_verdict_and_ends_no_run(furnished: Terminal) -> None:
     margin = ["task.feedback.margin=0.4", "task.rounds.prompts=1"]  # the answers to one prompt are nearer to each other
     card, train = trained(furnished, "algorithm=dpo", "algorithm.batch_size=4", *LOOP, *margin)
