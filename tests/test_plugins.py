@@ -212,12 +212,7 @@ def test_what_stopped_learning_early_is_flagged(elsewhere: Terminal) -> None:
     [
         ("[isoalign.algorithms]\ndpo = elsewhere.good", "dpo", "elsewhere.good brings an algorithm 'dpo', and there is one"),
         ("[isoalign.algorithms]\nlost = elsewhere.lost", "lost", "elsewhere.lost can't be imported: ModuleNotFoundError"),
-        pytest.param(
-            "[isoalign.algorithms]\nshort = elsewhere.short",
-            "short",
-            "short.py registers no algorithm",
-            marks=pytest.mark.slow,
-        ),
+        ("[isoalign.algorithms]\nshort = elsewhere.short", "short", "short.py registers no algorithm"),
         ("[isoalign.metrics]\nbare = elsewhere.good", "dpo", "good.py lacks measure(evidence)"),
     ],
 )
