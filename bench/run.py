@@ -28,16 +28,20 @@ FAILURES = "ISOALIGN_FAILURES"  # a file to which the jobs of a sweep add a line
 
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
-def main(config: DictConfig) -> None:
-    """One run; the last line printed is the path of its card."""
+def main(config: DictConfig) -> float | None:
+    """One run; the last line printed is the path of its card. Returns the reduction of toxicity, for sweepers that search."""
     try:
-        print(execute(config), flush=True)
+        path = execute(config)
+        print(path, flush=True)
+        found = cards.read(path).metrics.get("toxicity_reduction")
+        return found.value if found else None
     except UserError as error:
         _fail(config, str(error), isinstance(error, TrainingFailed))
     except Exception as error:
         if os.environ.get("ISOALIGN_DEBUG"):
             raise
         _fail(config, unforeseen(error))
+    return None
 
 
 def execute(config: DictConfig) -> Path:
