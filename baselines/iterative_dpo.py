@@ -22,8 +22,8 @@ class IterativeDPO(DPO):
     ``beta``: as in DPO.
     """
 
-    kl_price: ClassVar[str] = "beta"
-    closed_form: ClassVar[bool] = False  # a verdict without chance has no margin that would suffice
+    kl_price: ClassVar[str] = ""  # a verdict without chance has no margin that would suffice, at any beta
+    closed_form: ClassVar[bool] = False
 
     prompts: int = 128
     draws: int = 4

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +21,8 @@ class Judged(Batch):
 class KTO:
     """Ethayarajh et al. 2024, "KTO: Model Alignment as Prospect Theoretic Optimization", eq. 8.
 
-    ``beta``: risk aversion. ``desirable_weight``, ``undesirable_weight``: lambda_D and lambda_U.
+    ``beta``: risk aversion. ``desirable_weight``, ``undesirable_weight``: lambda_D and lambda_U. No field prices KL: gains and
+    losses saturate, so that nothing pulls back a policy that is far from the base.
     """
 
     beta: float = 0.1
@@ -30,8 +30,6 @@ class KTO:
     undesirable_weight: float = 1.0
     batch_size: int = 64
     lr: float = 1e-4
-
-    kl_price: ClassVar[str] = "beta"  # gains and losses saturate within some 1 / beta nats
 
     def __post_init__(self) -> None:
         if self.batch_size < 2:

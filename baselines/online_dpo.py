@@ -19,8 +19,8 @@ class OnlineDPO(DPO):
     which the reward model gives more. ``batch_size``: prompts, and pairs, a step; ``beta``: as in DPO.
     """
 
-    kl_price: ClassVar[str] = "beta"
-    closed_form: ClassVar[bool] = False  # a verdict without chance has no margin that would suffice
+    kl_price: ClassVar[str] = ""  # a verdict without chance has no margin that would suffice, at any beta
+    closed_form: ClassVar[bool] = False
 
     labelled_by: str = "judge"
 

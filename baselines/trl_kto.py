@@ -1,7 +1,5 @@
 """KTO by TRL's trainer."""
 
-from typing import ClassVar
-
 from bench import Lab, register, trl
 
 
@@ -12,8 +10,6 @@ class TRLKTO:
     The settings are those of ``kto``: ``beta``, risk aversion; ``desirable_weight`` and ``undesirable_weight``, lambda_D
     and lambda_U; ``batch_size``, answers a step.
     """
-
-    kl_price: ClassVar[str] = "beta"
 
     beta: float = 0.1
     desirable_weight: float = 1.0

@@ -31,7 +31,7 @@ from bench.store import Store
 NOISE = (0.05, 0.2, 0.35)
 RULE = "cheapest within one standard error of the best mean accuracy on verdicts before noise, over three rates of noise"
 GRID: dict[str, dict[str, list[Any]]] = {
-    "nano": {"size": [(640, 1), (1000, 1), (640, 2)], "lr": [3e-4, 7e-4, 1.5e-3]},
+    "nano": {"size": [(640, 1), (1000, 1), (640, 2)], "lr": [3e-4, 7e-4, 1e-3, 1.5e-3]},
     "smol": {"size": [(400, 1), (800, 1)], "lr": [5e-4, 1e-3, 2e-3]},
 }
 

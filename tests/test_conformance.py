@@ -44,8 +44,8 @@ def test_every_algorithm_conforms(tiny_bench: Bench, tmp_path: Path, name: str, 
         CHECKS[check](Subject(name, algorithm, tiny_bench, tmp_path))
 
 
-@ALL
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "algorithm"), [*algorithms(), *(each for each in LOOPS if each.id == "trl_dpo")])
 @pytest.mark.parametrize("check", ON_THE_TOY)
 def test_every_algorithm_does_on_the_toy_as_it_declares(
     tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, check: str
