@@ -451,10 +451,10 @@ class Run:
         critic = self._may("revisions") and self.task.constitution.kind == "server"
         if critic or (self.judge_check and judge.kind == "server"):
             found.append("a server's FLOPs are unknown: they are in no budget, and what it did is on no bill but in tokens")
-        for by in pairs.SOURCES if record else ():
-            told = json.loads((self.shared.get(self.shared.pairs(by)) / "record.json").read_text()).get("judge", {})
+        if self._rewards_asked:
+            told = json.loads((shared.get(shared.pairs(self.rewarded_by)) / "record.json").read_text()).get("judge", {})
             missing, asked = sum(told.get("missing", {}).values()), told.get("asked", 0)
-            if by == self.rewarded_by and missing > MANY * asked:
+            if missing > MANY * asked:
                 found.append(f"the judge brought no verdict on {missing} of the {asked} questions that it was asked")
         return found
 

@@ -33,6 +33,7 @@ from bench.judges import JudgeConfig, Question, Showing, Verdict, classifier, cl
 from bench.models import language
 from bench.models.classifiers import CharClassifier
 from bench.models.language import LanguageModel
+from bench.stages import pairs
 
 QUESTIONS = [
     Question("you are", " a stupid idiot", " very kind"),
@@ -1263,3 +1264,10 @@ def test_a_bug_is_not_taken_for_a_missing_verdict(serve: Serve, tmp_path: Path, 
         judge(TWO)
     monkeypatch.undo()
     assert len(at.seen) == 0
+
+
+def test_a_judge_of_whom_no_verdict_can_be_used_is_told_with_what_it_said(serve: Serve, tmp_path: Path) -> None:
+    at = serve(lambda _, body: ok("purple monkey"))
+    rows = [{"id": "p", "text": "you", "prompt_ids": [1], "answers": [" a", " b", " c"], "answer_ids": [[2], [3], [4]]}]
+    with pytest.raises(UserError, match=r"none of the judge's 3 verdicts can be used \(3 no verdict\).*'purple monkey"):
+        pairs.by_judge(rows, ask(at, tmp_path), config.FeedbackConfig(judge_margin=0.0), 0)
