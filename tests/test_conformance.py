@@ -36,8 +36,18 @@ def enough(algorithm: Any) -> Budget:
     return FLOPS if hasattr(algorithm, "iteration") else Budget(2.4e8)
 
 
-@ALL
-@pytest.mark.parametrize("check", QUICK)
+def suite() -> list[Any]:
+    """Every algorithm with every quick check; what takes long in all is fast for a few algorithms and slow for the others."""
+    found = []
+    for each in algorithms() + LOOPS:
+        for check in QUICK:
+            fast = check in ("budget", "pure") or each.id in ("dpo", "kto", "ppo", "trl_dpo")
+            marks = [*each.marks, *([] if fast else [pytest.mark.slow])]
+            found.append(pytest.param(*each.values, check, id=f"{check}-{each.id}", marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("name", "algorithm", "check"), suite())
 def test_every_algorithm_conforms(tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, check: str) -> None:
     exempt = hasattr(algorithm, "train") and check in ("resumes", "pure")  # of a loop of one's own
     with pytest.raises(Exempt) if exempt else contextlib.nullcontext():

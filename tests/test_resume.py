@@ -37,7 +37,11 @@ def kept(work: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("lora", [0, 4])
-@pytest.mark.parametrize(("name", "algorithm"), algorithms())
+@pytest.mark.parametrize(
+    ("name", "algorithm"),
+    [each if each.id in ("dpo", "ppo", "kto") else pytest.param(*each.values, id=each.id, marks=pytest.mark.slow)
+     for each in algorithms()],
+)  # fmt: skip
 def test_a_run_killed_twice_ends_with_the_weights_the_bill_and_the_log_of_one_that_was_not(
     tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int
 ) -> None:
