@@ -47,6 +47,7 @@ class Guard:
         self._trespass = ""
         self._hook: Any = None
         self._left, self._paid = idle, -1
+        _install()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -137,7 +138,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 @functools.cache
-def install() -> None:
+def _install() -> None:
     """Look at every file that this process opens, once and for all: Python lets no audit hook go."""
     sys.addaudithook(_audit)
 

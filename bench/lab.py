@@ -108,7 +108,7 @@ class Lab:
     @service
     def critic(self, rollouts: Rollouts) -> Tensor:
         """Expected reward to come before each token [B, T], by a value model of its own: a copy of the policy as it is at the
-        first call, under a scalar head, trained by the harness's optimizer, its passes paid as ``critic``."""
+        first call, under a scalar head, trained by the harness's optimizer, its passes paid as ``value``."""
         if "critic" not in self._modules:
             with torch.random.fork_rng(devices=[]):
                 self._modules["critic"] = Critic(self._policy)
@@ -117,9 +117,9 @@ class Lab:
         assert isinstance(critic, Critic)
         lengths, positions = self._lengths(rollouts)
         head = 2 * self._policy.width * sum(positions)
-        self._meter.charge("critic", "forward", self._policy.shape.forward(lengths, [0] * len(lengths)) + head)
+        self._meter.charge("value", "forward", self._policy.shape.forward(lengths, [0] * len(lengths)) + head)
         if torch.is_grad_enabled():
-            self._meter.charge("critic", "backward", self._policy.shape.backward(lengths, [0] * len(lengths)) + 2 * head)
+            self._meter.charge("value", "backward", self._policy.shape.backward(lengths, [0] * len(lengths)) + 2 * head)
         return self._blank(rollouts).logp if self._meter.quoting else critic(rollouts)
 
     # -- data and feedback ----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.feedback import Cursor
-from bench.guard import Guard, install
+from bench.guard import Guard
 from bench.lab import Lab
 from bench.meter import BudgetSpent, Meter
 from bench.models.language import LanguageModel
@@ -76,7 +76,6 @@ class Trainer:
         self.saved: dict[str, Any] = {}
         lab._new_module, lab._trainer = self._adopt, self
         self.guard = lab._guard = Guard(meter, lambda: lab._modules.values(), shut, config.idle_seconds)
-        install()
         self._add("policy", self.trained)
 
     def run(self, label: str) -> None:
