@@ -519,9 +519,11 @@ def _blamed() -> Iterator[None]:
 
 
 def reported(log: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """A method's own estimate of its KL, if it logged one: the mean over the last tenth of what it logged."""
-    found = {name: [row[name] for row in log if row.get(name) is not None] for name in ("kl", "kl_k1", "kl_k2", "kl_k3")}
-    last = {name: values[-max(1, len(values) // 10) :] for name, values in found.items() if values}
+    """A method's own estimate of its KL: the mean over the last tenth of what it logged, if it logged to the end (a hybrid's
+    first half says nothing of the policy that it ended with)."""
+    found = {name: [row for row in log if row.get(name) is not None] for name in ("kl", "kl_k1", "kl_k2", "kl_k3")}
+    found = {name: rows for name, rows in found.items() if rows and rows[-1]["flops_spent"] >= LAST * log[-1]["flops_spent"]}
+    last = {name: [row[name] for row in rows[-max(1, len(rows) // 10) :]] for name, rows in found.items()}
     return {name: sum(values) / len(values) for name, values in last.items()}
 
 
