@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bench import notes
 from bench.card import key_of
 from bench.config import TaskConfig
 from bench.data import prompts
@@ -58,7 +59,7 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     card = Card(
         key="", task=task.name, algorithm=name, config={"algorithm": {"samples": file.name}, "task": asdict(task)}, seed=0,
         budget={"flops": None}, spent={}, metrics={}, parents={name: stage.key for name, stage in parents.items()},
-        versions=packages(), command=command, notes=base.notes() | {"curve": None, "warnings": warnings},
+        versions=packages(), command=command, notes=notes.of(base) | {"curve": None, "warnings": warnings},
         contents={name: content(shared.get(stage)) for name, stage in parents.items()},
     )  # fmt: skip
     return scored(replace(card, key=key_of(card)), figures.measure(evidence), figures.read(shared.get(base.figures)), [])

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench import assets, metrics, registry, stats
+from bench import assets, metrics, notes, registry, stats
 from bench.adapters import trl
 from bench.card import key_of
 from bench.config import TaskConfig
@@ -42,11 +42,7 @@ TRAIN_VERSION = 3
 ROUNDS = "rounds"  # of a train stage: what later rounds of feedback made
 BASE = "sft"  # the row of the base itself
 PACKAGES = ("torch", "transformers", "trl", "peft", "evaluate", "hydra-core", "numpy", "scipy")
-CAVEAT = "Classifier scorers are weak on implicit hate and blind to threats; judge, annotator and scorers share Jigsaw data."
-
-ENOUGH = 0.9  # of the budget: what is left after that is less than a round of most methods
-MANY = 0.2  # of an asked judge's verdicts
-LAST = 0.75  # of what is spent, by when the last step is expected
+LAST = 0.9  # of what is spent: a log that ends before says nothing of the end
 IDLE = TrainConfig().idle_seconds
 
 
@@ -97,7 +93,7 @@ class Run:
             versions=packages(),
             command=command,
             training={key: record[key] for key in ("steps", "skipped", "reported", "rounds", "loop") if key in record},
-            notes=self.notes(),
+            notes=notes.of(self),
             contents={name: content(self.shared.get(stage)) for name, stage in parents.items()},
         )
         own, base = (figures.read(self.shared.get(row.figures)) for row in (self, self._base_row))
@@ -126,13 +122,13 @@ class Run:
             "version": TRAIN_VERSION, "sft": shared.sft.key, "model": task.model,
             "training": plain(replace(task.training, idle_seconds=IDLE)) | {"checkpoint_seconds": None},
             "pairs": [shared.pairs(by).key for by in pairs.SOURCES],
-            "reward": [m.key for by in pairs.SOURCES for m in shared.reward_models(by).values() if self._may("reward")],
+            "reward": [m.key for by in pairs.SOURCES for m in shared.reward_models(by).values() if self.may("reward")],
             "algorithm": self.name, "settings": self.settings, "source": registry.source(type(self.algorithm)),
             "budget": self.budget, "seed": self.seed,
         }  # fmt: skip
-        recipe |= self._shaping if self._may("reward") else {}
-        recipe |= {"thumbs": shared.thumbs_stage.key} if shared.thumbs_stage and self._may("labels") else {}
-        recipe |= {"revisions": shared.revisions_stage.key} if self._may("revisions") else {}
+        recipe |= self._shaping if self.may("reward") else {}
+        recipe |= {"thumbs": shared.thumbs_stage.key} if shared.thumbs_stage and self.may("labels") else {}
+        recipe |= {"revisions": shared.revisions_stage.key} if self.may("revisions") else {}
         recipe |= {"rounds": rounds} if (rounds := plain(task.rounds)) else {}
         recipe |= {"loop": trl.identity()} if hasattr(self.algorithm, "train") else {}
         recipe |= {"answers": self._questions | {"draws": self.task.evaluation.draws}} if self._selects else {}
@@ -144,7 +140,7 @@ class Run:
         shaping = plain(self.task.shaping)
         return {"shaping": shaping} if shaping else {}
 
-    def _may(self, use: str) -> bool:
+    def may(self, use: str) -> bool:
         """Whether the algorithm's source names a service of the lab: what it never names, its result can't depend on."""
         return registry.names_in(type(self.algorithm), use)
 
@@ -246,7 +242,7 @@ class Run:
 
         def make(work: Path) -> None:
             policy, reference = self._policy_to_score(f"snapshots/{steps}")
-            chosen = self._curve_prompts
+            chosen = self.curve_prompts
             sample.make(work, policy, reference, self.task.model, chosen, config.curve_draws, config.seed)
 
         return Stage("samples", recipe, make)
@@ -270,7 +266,7 @@ class Run:
         return prompts.of(self.task.prompts, self.task.evaluation.split)
 
     @property
-    def _curve_prompts(self) -> list[prompts.Prompt]:
+    def curve_prompts(self) -> list[prompts.Prompt]:
         """Evenly spaced in the list of prompts, so that every stratum keeps its share."""
         every, count = self._prompts, min(self.task.evaluation.curve_prompts, len(self._prompts))
         return [every[place * len(every) // count] for place in range(count)]
@@ -294,7 +290,7 @@ class Run:
         """What scorers, sentence encoder and reward model say of some samples; ``source``: a reward model that is not this
         run's, but that of the run, or the card, that these samples are compared for."""
         config, shared = self.task.evaluation, self.shared
-        source, optimised = source or self.reward_source, not source and bool(self._rewards_asked)
+        source, optimised = source or self.reward_source, not source and bool(self.rewards_asked)
         held_out = shared.pairs("annotator", config.split)
         # no temperature is fitted on the pairs that it is judged on
         validation = shared.pairs("annotator", "validation") if config.split != "validation" else None
@@ -316,10 +312,10 @@ class Run:
     @property
     def rewarded_by(self) -> str:
         """Whose reward model looks at the samples: that which the method trained on, or the annotator's."""
-        return next(iter(self._rewards_asked), "annotator")
+        return next(iter(self.rewards_asked), "annotator")
 
     @property
-    def _rewards_asked(self) -> dict[str, int]:
+    def rewards_asked(self) -> dict[str, int]:
         """By whose verdicts it learned, the last round whose reward model the method asked."""
         asked = [name.partition("@") for name in self.record.get("reward", [])]
         return {by: max(int(n or 0) for other, _, n in asked if other == by) for by, _, _ in asked}
@@ -328,7 +324,7 @@ class Run:
     def reward_source(self) -> RewardSource:
         """The reward model that the method trained on, of its last round; or the annotator's."""
         by = self.rewarded_by
-        number = self._rewards_asked.get(by, 0)
+        number = self.rewards_asked.get(by, 0)
         if not number:
             return RewardSource.shared(self.shared, by)
 
@@ -367,7 +363,7 @@ class Run:
 
         def make(work: Path) -> None:
             folders = [self.shared.get(stage) for stage in (*stages, end)]
-            chosen = [prompt.id for prompt in self._curve_prompts]
+            chosen = [prompt.id for prompt in self.curve_prompts]
             curve.make(work, curve.places(self.record), folders, self.shared.get(base), chosen, config.curve_draws)
 
         return Stage("curve", recipe, make)
@@ -395,7 +391,7 @@ class Run:
         stages = {"sft": shared.sft, "raters": shared.raters, "agreement": self.agreement}
         stages |= {"thumbs": shared.thumbs_stage} if shared.thumbs_stage else {}
         stages |= {"candidates": shared.candidates("train")} if not self.task.feedback.file else {}
-        stages |= {"revisions": shared.revisions_stage} if self._may("revisions") else {}
+        stages |= {"revisions": shared.revisions_stage} if self.may("revisions") else {}
         stages |= {"pairs": shared.pairs("annotator"), "held_out": shared.pairs("annotator", split)}
         stages |= shared.reward_models(self.rewarded_by)
         if self.trains:
@@ -403,60 +399,6 @@ class Run:
             stages |= {f"readings@{place['steps']}": stage for place, stage in self._snapshots}
         stages |= {"judge": self.judge_check} if self.judge_check else {}
         return stages | {"samples": self.samples, "readings": self.readings(self.samples)}
-
-    def notes(self) -> dict[str, Any]:
-        """What a reader must know to read the figures."""
-        config = self.task.evaluation
-        return {
-            "prompts": getattr(self.task.prompts, config.split), "split": config.split, "draws": config.draws,
-            "curve": f"{min(config.curve_prompts, len(self._prompts))} prompts, {config.curve_draws} draws",
-            "scorer": config.scorer, "second_scorer": config.second_scorer, "noise": self.task.feedback.noise,
-            "correlation": json.loads((self.shared.get(self.agreement) / "correlation.json").read_text()),
-            "tuning": self.tuning if self.trains else None, "caveat": CAVEAT,
-        } | self._feedback_notes() | ({"warnings": warnings} if (warnings := self._warnings()) else {})  # fmt: skip
-
-    def _feedback_notes(self) -> dict[str, Any]:
-        """What is to be told of a panel of annotators, a file of verdicts and a judge that was asked."""
-        found: dict[str, Any] = {}
-        record = json.loads((self.shared.get(self.shared.pairs("annotator")) / "record.json").read_text())
-        found |= {name: record[name] for name in ("panel", "file", "dropped") if name in record}
-        if self._may("revisions"):
-            found["revisions"] = json.loads((self.shared.get(self.shared.revisions_stage) / "record.json").read_text())
-        if check := self.judge_check:
-            found["judge"] = json.loads((self.shared.get(check) / "judge.json").read_text())
-        return found
-
-    def _warnings(self) -> list[str]:
-        """What a reader must know before comparing: a budget that was not spent, costs that nobody knows, missing verdicts."""
-        found, record, judge, shared = list[str](), self.record, self.task.judge, self.shared
-        models = shared.reward_models(self.rewarded_by).values()
-        if "kl_bound" in record:
-            found.append("its KL is the bound log n - (n - 1) / n of best-of-n, not exact, and its reverse KL is not known")
-        elif record and record["fraction"] < ENOUGH:
-            found.append(
-                f"only {record['fraction']:.0%} of the budget was spent: what was to come next costs more than the rest"
-            )
-        if smuggled := record.get("unmetered"):
-            name, count = max(smuggled.items(), key=lambda item: item[1])
-            found.append(f"gate: it ran a model that the meter does not know: {name} of {count:,} parameters")
-        if (log := self.training_log()) and log[-1]["flops_spent"] < LAST * record["spent"]["flops"]:
-            share = log[-1]["flops_spent"] / record["spent"]["flops"]
-            found.append(f"its last optimizer step was at {share:.0%} of what it spent: it stopped learning there")
-        trained = [json.loads((shared.get(model) / "record.json").read_text()) for model in models] if models else []
-        if any(told["verdicts"] and len(told["verdicts"]) < self.task.reward.pairs for told in trained):
-            found.append(
-                f"reward model: it learned from all {len(trained[0]['verdicts'])} verdicts that there are, fewer than "
-                f"task.reward.pairs={self.task.reward.pairs}"
-            )
-        critic = self._may("revisions") and self.task.constitution.kind == "server"
-        if critic or (self.judge_check and judge.kind == "server"):
-            found.append("a server's FLOPs are unknown: they are in no budget, and what it did is on no bill but in tokens")
-        if self._rewards_asked:
-            told = json.loads((shared.get(shared.pairs(self.rewarded_by)) / "record.json").read_text()).get("judge", {})
-            missing, asked = sum(told.get("missing", {}).values()), told.get("asked", 0)
-            if missing > MANY * asked:
-                found.append(f"the judge brought no verdict on {missing} of the {asked} questions that it was asked")
-        return found
 
     @property
     def agreement(self) -> Stage:

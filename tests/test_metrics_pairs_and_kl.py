@@ -13,6 +13,7 @@ from bench.errors import UserError
 from bench.kl import exact_kl
 from bench.metrics import kl, reward_accuracy
 from bench.metrics.evidence import Evidence
+from bench.pipeline import reported
 from bench.types import Estimate, ReverseKL, Rewards, Sample, ScoredPair
 
 SAMPLE = Sample("p", 0, "", "", [1, 2], -3.0, -4.0, 0.7, False)
@@ -314,3 +315,11 @@ def test_what_stands_in_the_padding_does_not_touch_a_masked_kl(seed, padding):
     mask = torch.tensor([[True] * 3 + [False] * padding])
     longer = exact_kl(torch.cat([policy, rubbish[0]], 1), torch.cat([base, rubbish[1]], 1))
     assert (longer * mask).sum().item() == pytest.approx(exact_kl(policy, base).sum().item())
+
+
+def test_a_kl_that_was_logged_in_the_first_half_only_is_no_report_of_the_policy_that_came_out():
+    ppo = [{"flops_spent": float(step), "kl_k1": step / 10} for step in range(1, 21)]
+    dpo = [{"flops_spent": float(step), "margin": 1.0} for step in range(21, 41)]
+    assert reported(ppo) == {"kl_k1": pytest.approx((1.9 + 2.0) / 2)}  # the last two of twenty
+    assert reported(ppo + dpo) == {}
+    assert reported([]) == {}
