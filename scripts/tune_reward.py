@@ -75,7 +75,8 @@ def main() -> None:
     near = [row for row in rows if row["clean"] >= best["clean"] - error]
     chosen = min(near, key=lambda row: (row["flops"], -row["clean"]))
     record = {
-        "task": task.name, "split": "validation", "rule": RULE, "standard_error": error, "trials": rows, "chosen": chosen,
+        "task": task.name, "command": f"python scripts/tune_reward.py {task.name}", "split": "validation", "rule": RULE,
+        "standard_error": error, "trials": rows, "chosen": chosen,
     }  # fmt: skip
     save(options.results / task.name / "reward.json", json.dumps(record, indent=1) + "\n")
     print(f"chosen: pairs={chosen['pairs']} epochs={chosen['epochs']} lr={chosen['lr']:g}")
