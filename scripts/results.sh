@@ -1,22 +1,34 @@
 #!/usr/bin/env bash
 # Makes every card and board of results/published, and the tables of the README, from nothing but this checkout.
-#   bash scripts/results.sh            # nano with three seeds, smol with one; two one-thread workers
+#   bash scripts/results.sh            # nano: all methods, three seeds; smol: a few, one seed; two one-thread workers
+#   bash scripts/results.sh nano       # that task alone
 # Only the cards of these commands are published. After a stop, run it again: what the store holds is not done twice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=PASSIVE
 fresh=results/local/fresh
-methods=sft_chosen,ppo,dpo,kto,rlaif
-sweep=(threads=1 hydra/launcher=joblib hydra.launcher.n_jobs=2)
-run() { .venv/bin/isoalign run "$@" results=$fresh; }
+run() { .venv/bin/isoalign run "$@" threads=1 results=$fresh; }
+sweep() { run -m "$@" hydra/launcher=joblib hydra.launcher.n_jobs=2; }
 
-rm -rf $fresh
-run task=nano algorithm=sft threads=1
-run -m task=nano algorithm=$methods seed=0,1,2 "${sweep[@]}"
-run task=smol algorithm=sft threads=1
-run -m task=smol algorithm=$methods seed=0 "${sweep[@]}"
-for task in nano smol; do
-    rm -f results/published/$task/*.json # superseded ones would stand beside these on the board; git has them
-    .venv/bin/isoalign publish $fresh/$task/*.json
+feedback=sft_chosen,dpo,ipo,cdpo,robust_dpo,simpo,orpo,kto
+online=ppo,ppo_lora,ppo_critic,reinforce,rloo,grpo,rft,best_of_n,iterative_dpo,rlhf_then_dpo,rlaif,online_dpo
+trl=trl_dpo,trl_kto,trl_simpo,trl_orpo,trl_cpo,trl_grpo,trl_rloo
+
+nano() {
+    run task=nano algorithm=sft
+    sweep task=nano algorithm=$feedback,$online,$trl seed=0,1,2
+    sweep task=nano algorithm=cai task.constitution.file=kindness seed=0,1,2
+}
+smol() {
+    run task=smol algorithm=sft
+    sweep task=smol algorithm=sft_chosen,ppo,dpo,kto,rlaif seed=0
+}
+
+[ $# -gt 0 ] || set -- nano smol
+for task in "$@"; do
+    rm -rf "$fresh/$task"
+    $task
+    rm -f results/published/"$task"/*.json # superseded ones would stand beside these on the board; git has them
+    .venv/bin/isoalign publish "$fresh/$task"/*.json
 done
 .venv/bin/python scripts/board_to_readme.py

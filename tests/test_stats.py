@@ -256,21 +256,26 @@ def test_holm_keeps_the_order_and_lies_between_p_and_bonferroni(p_values):
         assert p > q or a <= b
 
 
-def test_groups_part_where_every_pair_across_is_resolved():
+def test_ranks_span_from_those_shown_to_be_better_to_those_shown_to_be_worse():
     resolved = {"ac", "ad", "bd", "ae", "be", "ce", "de"}  # neither b from c, nor c from d, nor a from b
-    assert stats.groups("abcde", lambda x, y: x + y in resolved) == {"a": 1, "b": 1, "c": 1, "d": 1, "e": 5}
-    assert stats.groups("abcde", lambda x, y: x + y in resolved | {"cd"}) == {"a": 1, "b": 1, "c": 1, "d": 4, "e": 5}
-    assert stats.groups("abc", lambda x, y: True) == {"a": 1, "b": 2, "c": 3}
-    assert stats.groups("", lambda x, y: True) == {}
+    spans = {"a": (1, 2), "b": (1, 3), "c": (2, 4), "d": (3, 4), "e": (5, 5)}
+    assert stats.ranks("abcde", lambda x, y: x + y in resolved) == spans
+    assert stats.ranks("abcde", lambda x, y: x + y in resolved | {"cd"}) == spans | {"c": (2, 3), "d": (4, 4)}
+    assert stats.ranks("abc", lambda x, y: x < y) == {"a": (1, 1), "b": (2, 2), "c": (3, 3)}
+    assert stats.ranks("abc", lambda x, y: False) == {"a": (1, 3), "b": (1, 3), "c": (1, 3)}
+    assert stats.ranks("", lambda x, y: True) == {}
 
 
-@given(st.integers(0, 6), st.data())
-def test_who_was_not_told_apart_shares_a_rank(size, data):
-    resolved = {pair: data.draw(st.booleans()) for pair in itertools.combinations(range(size), 2)}
-    ranks = stats.groups([str(i) for i in range(size)], lambda x, y: resolved[int(x), int(y)])
-    for (x, y), known in resolved.items():
-        assert known or ranks[str(x)] == ranks[str(y)]
-        assert ranks[str(x)] <= ranks[str(y)]
+@given(st.lists(st.integers(0, 5), max_size=6), st.data())
+def test_where_no_pair_is_told_apart_wrongly_each_true_rank_lies_in_its_span(values, data):
+    names = [str(i) for i in range(len(values))]
+    found = {
+        (x, y): values[int(x)] > values[int(y)] and data.draw(st.booleans()) for x, y in itertools.permutations(names, 2)
+    }  # no pair is told apart wrongly
+    spans = stats.ranks(names, lambda x, y: found[x, y])
+    for name, (first, last) in spans.items():
+        above = sum(value > values[int(name)] for value in values)
+        assert first <= 1 + above <= last
 
 
 def test_the_smallest_resolvable_difference_is_by_its_formula():

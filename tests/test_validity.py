@@ -47,7 +47,7 @@ def test_one_method_under_four_names_is_told_apart_on_at_most_5_percent_of_board
         cards = [card for name in "abcd" for card in cards_of(name, trained(rng, hard))]
         (section,) = board.build(cards).sections
         assert len(section.contest.pairs) == 6
-        assert {row.rank for row in section.rows} >= {1}
+        assert 1 in {row.rank[0] for row in section.rows if row.rank}
         parted += len({row.rank for row in section.rows}) > 1
         resolved += any(pair.resolved for pair in section.contest.pairs.values())
     assert parted <= 0.05 * boards

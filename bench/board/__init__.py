@@ -16,14 +16,14 @@ from typing import Any, TextIO
 from bench.board import render
 from bench.board.chart import chart_name, frontier
 from bench.board.curve_chart import charts
-from bench.board.pool import overlapping, pooled
+from bench.board.pool import pooled
 from bench.board.reliability_chart import reliability, reliability_name
 from bench.board.rows import Row, Section, sections_of, settings_of
 from bench.card import redacted, save
 from bench.errors import UserError
 from bench.types import Card
 
-__all__ = ["Board", "Row", "Section", "build", "frontier", "ordered", "overlapping", "pooled", "show", "write"]
+__all__ = ["Board", "Row", "Section", "build", "frontier", "ordered", "pooled", "show", "write"]
 
 
 @dataclass(frozen=True)

@@ -32,14 +32,15 @@ class Contest:
     unpaired: tuple[str, ...] = ()
     smallest: float | None = None
 
-    def ranks(self, order: Sequence[str], intervals: Mapping[str, Estimate]) -> dict[str, int]:
-        """Ranks by name of methods in the order of their value, best first; by ``intervals`` where not all are paired."""
-        if self.unpaired:
-            return overlapping(intervals)
-        return stats.groups(order, lambda above, below: self._better(above, below))
+    def ranks(self, intervals: Mapping[str, Estimate]) -> dict[str, tuple[int, int]]:
+        """The ranks that each method may have, by name; by ``intervals`` of its reduction where not all are paired."""
+        if not self.unpaired:
+            return stats.ranks(list(intervals), self._better)
+        bounds = {name: (e.low, e.high) for name, e in intervals.items() if e.low is not None and e.high is not None}
+        return stats.ranks(list(bounds), lambda a, b: bounds[a][0] > bounds[b][1])
 
-    def _better(self, above: str, below: str) -> bool:
-        found, sign = (self.pairs[above, below], 1) if (above, below) in self.pairs else (self.pairs[below, above], -1)
+    def _better(self, a: str, b: str) -> bool:
+        found, sign = (self.pairs[a, b], 1) if (a, b) in self.pairs else (self.pairs[b, a], -1)
         return found.resolved and sign * (found.value or 0.0) > 0
 
 
@@ -143,19 +144,6 @@ def _seed_variance(values: list[float]) -> float:
     mean = math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
     return float(stdtrit(len(values) - 1, 0.975)) ** 2 * variance / len(values)
-
-
-def overlapping(reductions: Mapping[str, Estimate]) -> dict[str, int]:
-    """Ranks of what can't be paired: 1 + the number of methods in better groups, chains of overlapping intervals."""
-    spans = [(e.high, e.low, name) for name, e in reductions.items() if e.high is not None and e.low is not None]
-    ranked: dict[str, int] = {}
-    rank, floor = 1, math.inf
-    for place, (high, low, name) in enumerate(sorted(spans, reverse=True), 1):
-        if high < floor:
-            rank = place
-        floor = min(floor, low) if rank < place else low
-        ranked[name] = rank
-    return ranked
 
 
 def frontier(points: Mapping[str, tuple[float, float]]) -> set[str]:

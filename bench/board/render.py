@@ -146,7 +146,7 @@ def _standing(section: Section) -> str:
     if not held.pairs:
         return ""
     n = min(c.n for c in held.pairs.values())
-    found = f"{_pairs(held.pairs)} compared on {n} prompts, Holm-corrected"
+    found = f"each that the data allow, jointly at 95%; {_pairs(held.pairs)} compared on {n} prompts, Holm-corrected"
     least = "" if held.smallest is None else f"; a difference of {held.smallest:.3f} could be resolved (nominal power 80%)"
     return found + least
 
@@ -243,8 +243,8 @@ def table(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]]]:
     names = {name for section in sections for row in section.rows for name in row.metrics}
     metrics = [*COLUMNS, *sorted(names.difference(COLUMNS))]
     roles = list(ROLES) + sorted({role for section in sections for role in section.roles}.difference(ROLES))
-    header = ["section", "budget_flops", "base", "rank", "method", "algorithm", "part", "gated", "outdated", "pareto"]
-    header += ["seeds", "prompts"]
+    header = ["section", "budget_flops", "base", "rank", "rank_last", "method", "algorithm", "part"]
+    header += ["gated", "outdated", "pareto", "seeds", "prompts"]
     header += [name + end for name in metrics for end in ("", "_low", "_high")]
     header += ["spent_percent", *(f"spent_{name}" for name in ("flops", "labels", "tokens", "steps", "seconds"))]
     header += [*(f"flops_{role}" for role in roles), "flags"]
@@ -266,7 +266,7 @@ def as_csv(header: list[str], rows: list[list[Any]]) -> str:
 def _plain_row(number: int, section: Section, row: Row, metrics: list[str], roles: list[str]) -> list[Any]:
     estimates = [row.estimate(name) for name in metrics]
     bill = row.by_role()
-    cells: list[Any] = [number, section.budget.get("flops"), clean(section.base), row.rank, clean(row.name)]
+    cells: list[Any] = [number, section.budget.get("flops"), clean(section.base), *(row.rank or (None, None)), clean(row.name)]
     outdated = "; ".join(f"{family} {own} < {newest}" for family, (own, newest) in row.outdated.items())
     cells += [clean(row.cards[0].algorithm), row.part, row.gated, clean(outdated), row.pareto]
     cells += [row.seeds, row.estimate("toxicity_mean").n]
@@ -308,7 +308,8 @@ def _terminal_table(task: str, section: Section, wide: bool) -> Any:
         table.add_column(brief, justify="right", no_wrap=True)
     for row in section.rows:
         cells = [_SHORT.get(row.place, row.place), clean(row.name), str(row.seeds), *(_brief(row, name) for name in _BRIEF)]
-        style = "green" if row.rank == 1 else "cyan" if row.part != METHOD else "dim" if not row.contends else ""
+        best = row.rank is not None and row.rank[0] == 1
+        style = "green" if best else "cyan" if row.part != METHOD else "dim" if not row.contends else ""
         table.add_row(*map(Text, [*cells, share(row.percent)]), style=style)
     return table
 

@@ -37,7 +37,7 @@ Key = tuple[str, str, str]  # budget, base and protocol as JSON
 
 @dataclass(frozen=True)
 class Row:
-    """One algorithm in one configuration; ``cards`` are its seeds, in order. ``rank`` is None where it has none.
+    """One algorithm in one configuration; ``cards`` are its seeds, in order. ``rank``: first and last that it may have.
 
     ``outdated``: families of metrics, each with the version that scored these cards and the newest in the section.
     ``pareto``: no other row is as low in both exact KL and toxicity, and lower in one.
@@ -49,7 +49,7 @@ class Row:
     metrics: dict[str, Estimate]
     flags: tuple[str, ...]
     outdated: dict[str, tuple[str, str]] = field(default_factory=dict)
-    rank: int | None = None
+    rank: tuple[int, int] | None = None
     pareto: bool = False
 
     @property
@@ -64,7 +64,10 @@ class Row:
             return self.part
         if self.gated:
             return "gate"
-        return "outdated" if self.old("toxicity_mean") else "–" if self.rank is None else str(self.rank)
+        if self.old("toxicity_mean") or self.rank is None:
+            return "outdated" if self.old("toxicity_mean") else "–"
+        first, last = self.rank
+        return str(first) if first == last else f"{first}–{last}"
 
     @property
     def contends(self) -> bool:
@@ -189,9 +192,7 @@ def _section(key: Key, cards: list[Card]) -> Section:
     contenders = [row.name for row in rows if row.contends and (values[row.name] or reductions[row.name].value is not None)]
     others = [row.name for row in rows if row.part != METHOD and not row.gated]
     held = contest({name: seeds for name, seeds in values.items() if name in (*contenders, *others)}, contenders)
-    means = {row.name: row.estimate("toxicity_mean").value for row in rows}
-    order = sorted(contenders, key=lambda name: math.inf if (mean := means[name]) is None else mean)
-    ranks = held.ranks(order, {name: reductions[name] for name in contenders})
+    ranks = held.ranks({name: reductions[name] for name in contenders})
     best = frontier({row.name: place for row in rows if (place := _place(row)) is not None})
     rows = [dataclasses.replace(row, rank=ranks.get(row.name), pareto=row.name in best) for row in rows]
     rows.sort(key=lambda row: row.part == METHOD and row.rank is None)
