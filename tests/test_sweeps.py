@@ -2,17 +2,22 @@
 
 import dataclasses
 import itertools
+import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 import yaml
 from workbench import Terminal
 
-from bench import registry
+from bench import registry, tune
 from bench.config import build
 from bench.hydra_path import options
 from bench.tune import space
+from bench.types import Estimate
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("name", options("sweep"))
@@ -60,3 +65,31 @@ def test_the_price_of_kl_that_a_method_names_is_one_of_its_settings_and_the_name
     assert not price or isinstance(settings[price], float)
     assert not {"kl_price", "closed_form"} & set(settings)
     assert price or not getattr(cls, "closed_form", False), "a closed form is one of a price"
+
+
+RECORDS = sorted((ROOT / "results" / "tuning").glob("*/*.json"))
+
+
+@pytest.mark.parametrize("record", [r for r in RECORDS if r.stem != "reward"], ids=lambda r: f"{r.parent.name}_{r.stem}")
+def test_a_tuned_file_says_what_its_record_chose_and_the_rule_chooses_it_again(record: Path) -> None:
+    told = json.loads(record.read_text())
+    trials = [tune.Trial(**one | {"reduction": one["reduction"] and Estimate(**one["reduction"])}) for one in told["trials"]]
+    assert [trial.settings for trial in trials] == tune.points(tune.space(told["algorithm"]), len(trials))
+    winner = tune.RULES[told["rule"]](trials)
+    file = ROOT / "conf" / "tuned" / f"{told['task']}_{told['algorithm']}.yaml"
+    assert file.exists() == (winner is not None)
+    if winner:
+        written = yaml.safe_load(file.read_text())["algorithm"]
+        assert {f"algorithm.{name}": float(value) for name, value in written.items()} == {
+            name: float(value) for name, value in winner.settings.items()
+        }
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "conf" / "tuned").glob("*_trl_*.yaml")), ids=lambda file: file.stem)
+def test_trl_s_trainers_have_the_settings_that_tuning_chose_for_ours(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    task, _, method = file.stem.partition("_trl_")
+    if not (ROOT / "conf" / "tuned" / f"{task}_{method}.yaml").exists():
+        assert (ROOT / "results" / "tuning" / task / f"trl_{method}.json").exists(), "tuned itself"
+        return
+    assert file.read_text() == runpy.run_path(str(ROOT / "scripts" / "tuned_trl.py"))["translated"](task, method)

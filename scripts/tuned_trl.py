@@ -1,0 +1,49 @@
+"""Give TRL's trainers the settings that tuning chose for ours, so that a board compares implementations, not settings.
+
+    python scripts/tuned_trl.py nano
+
+For each method with a counterpart, conf/tuned/<task>_<method>.yaml becomes conf/tuned/<task>_trl_<method>.yaml under TRL's
+names. `trl_cpo` has no counterpart and is tuned by itself.
+"""
+
+import sys
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from bench.card import save
+
+NAMES = {
+    "dpo": {"beta": "beta", "lr": "lr"},
+    "kto": {"beta": "beta", "undesirable_weight": "undesirable_weight", "lr": "lr"},
+    "orpo": {"odds_weight": "beta", "lr": "lr"},
+    "simpo": {"beta": "beta", "gamma": "simpo_gamma", "lr": "lr"},
+    "grpo": {"kl": "beta", "draws": "num_generations", "lr": "lr"},
+    "rloo": {"kl": "beta", "draws": "num_generations", "lr": "lr"},
+}
+TUNED = Path("conf/tuned")
+
+
+def translated(task: str, method: str) -> str:
+    """The tuned file of TRL's trainer."""
+    ours = OmegaConf.load(TUNED / f"{task}_{method}.yaml")
+    lines = [f"  {NAMES[method][name]}: {value}" for name, value in ours.algorithm.items()]
+    text = [
+        f"# python scripts/tuned_trl.py {task}",
+        "# @package _global_",
+        f"tuning: as {method}, {ours.tuning}",
+        "algorithm:",
+        *lines,
+    ]
+    return "\n".join(text) + "\n"
+
+
+def main() -> None:
+    task = sys.argv[1]
+    for method in NAMES:
+        if (TUNED / f"{task}_{method}.yaml").exists():
+            save(TUNED / f"{task}_trl_{method}.yaml", translated(task, method))
+
+
+if __name__ == "__main__":
+    main()
