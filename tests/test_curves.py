@@ -505,6 +505,54 @@ def test_no_name_in_a_chart_covers_another_or_a_mark_or_leaves_its_panel(
         assert all(panel.contains(*corner) for frame in frames for corner in frame.corners())
 
 
+def crowd() -> list[Card]:
+    """Twelve methods, a control and the base."""
+    four = realistic(1)
+    methods = [c for c in four if c.algorithm in ("dpo", "kto", "ppo", "rlaif")]
+    copies = [dataclasses.replace(c, algorithm=f"{c.algorithm}_{i}") for i in (2, 3) for c in methods]
+    return [*four, *copies]
+
+
+def test_a_crowded_frontier_has_a_number_beside_each_mark_and_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    section = section_of(crowd())
+    figure = drawn(monkeypatch, chart, lambda: chart.frontier("nano", section))
+    figure.draw_without_rendering()
+    (axes,), (key,) = figure.axes, figure.legends
+    numbers = [text for text in axes.texts if text.get_text().isdigit()]
+    assert [f"{text.get_text()}  {row.name}" for text, row in zip(numbers, section.rows, strict=True)] == [
+        text.get_text() for text in key.get_texts()
+    ]
+    for a, b in itertools.combinations([text.get_window_extent() for text in numbers], 2):
+        assert not a.overlaps(b)
+    looks = [(handle.get_color(), handle.get_marker()) for handle in key.legend_handles]
+    assert len(set(looks)) == len(looks)
+    assert key.get_window_extent().x0 >= axes.get_window_extent().x1
+
+
+def test_a_crowded_chart_of_curves_has_a_panel_a_method_before_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    section = section_of(crowd())
+    names = [row.name for row in section.rows if row.name != "sft"]
+    figure = drawn(monkeypatch, curve_chart, lambda: curve_chart.charts("nano", section))
+    left, right = figure.axes[: len(names)], figure.axes[len(names) :]
+    assert [axes.get_title(loc="left") for axes in left] == names
+    assert len(right) == len(names)
+    for axes, proxy in zip(left, right, strict=True):
+        own, grey = ([line for line in axes.lines if (line.get_color() == "#dddddd") == other] for other in (False, True))
+        assert len(grey) == len(names)
+        ends = {tuple(line.get_data()[0])[-1] for line in own if line.get_linewidth() == 2}
+        assert len(ends) == 1
+        (score,) = proxy.lines
+        assert score.get_data()[0][-1] in ends, "the proxy of the same method"
+        heights = [a.transData.transform((0, 0))[1] for a in (axes, proxy)]
+        assert heights[0] == pytest.approx(heights[1]), "both zeros at one height"
+
+
+def test_looks_of_48_methods_differ() -> None:
+    (row, *_) = section_of(realistic(1)).rows
+    looks = chart.looks_of([dataclasses.replace(row, name=f"method_{i}") for i in range(48)]).values()
+    assert len({(look.colour, look.marker) for look in looks}) == 48
+
+
 def test_a_chart_without_proxy_has_one_panel(monkeypatch: pytest.MonkeyPatch) -> None:
     def without(point: Point) -> Point:
         return dataclasses.replace(point, values={m: v for m, v in point.values.items() if m != "proxy_reward"})

@@ -7,7 +7,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.board.rows import CONTROL, METHOD, REFERENCE, UNMETERED, Row, Section
@@ -22,6 +22,7 @@ _GRID = "#ececec"
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's, without yellow
 _MARKERS = "osD^vPX*"
 _LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
+CROWD = 10  # more rows than these can't be told by colour, nor named beside their marks
 Box = tuple[float, float, float, float]  # pixels: left, bottom, right, top
 
 
@@ -58,7 +59,8 @@ def frontier(task: str, section: Section) -> bytes | None:
     points = points_of(section)
     if not points:
         return None
-    return picture(lambda figure: _draw(figure, points, curves_of(section), setting(task, section)), (8, 5))
+    size = (11.5, 6.2) if len(points) > CROWD else (8, 5)
+    return picture(lambda figure: _draw(figure, points, curves_of(section), setting(task, section)), size)
 
 
 def setting(task: str, section: Section) -> str:
@@ -105,6 +107,9 @@ def _draw(figure: Any, points: list[tuple[Row, Estimate, Estimate]], curves: dic
     axes.set_xlabel("Exact KL to the SFT base, nats a completion")
     axes.set_ylabel("Mean toxicity of completions")
     looks = looks_of([row for row, _, _ in points])
+    crowded = len(points) > CROWD
+    if crowded:
+        _key(figure, [(f"{i}  {name_of(row)}", row, looks[row.name]) for i, (row, _, _) in enumerate(points, 1)])
     for row, kl, toxicity in points:
         _draw_row(axes, row, kl, toxicity, looks[row.name])
     ways = _draw_ways(axes, points, curves, looks)
@@ -116,7 +121,24 @@ def _draw(figure: Any, points: list[tuple[Row, Estimate, Estimate]], curves: dic
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     figure.draw_without_rendering()
     boxes = [box for point in points for box in _pixels(axes, *point)] + [box for way in ways for box in along(axes, *way)]
-    place_labels(figure, axes, [_label(looks, *point) for point in points], boxes)
+    labels = [_label(looks, *point) for point in points]
+    labels = [replace(label, text=str(i)) for i, label in enumerate(labels, 1)] if crowded else labels
+    place_labels(figure, axes, labels, boxes)
+
+
+def _key(figure: Any, rows: Sequence[tuple[str, Row, Look]]) -> None:
+    """Beside the panel, the name and mark of each number in it."""
+    from matplotlib.lines import Line2D
+
+    marks = [
+        Line2D(
+            [], [], color=look.colour, marker=look.marker, markerfacecolor=look.colour if row.sound else "white", linestyle=""
+        )
+        for _, row, look in rows
+    ]
+    key = figure.legend(marks, [name for name, _, _ in rows], loc="outside right upper", frameon=False, fontsize=9)
+    for text in key.get_texts():
+        text.set_parse_math(False)
 
 
 def _draw_ways(
@@ -160,7 +182,9 @@ def looks_of(rows: list[Row]) -> dict[str, Look]:
     """Looks by name, so that neither a new rank nor colour blindness confuses two methods. Colours begin again after six."""
     methods = sorted(row.name for row in rows if row.part in (METHOD, UNMETERED))
     looks = {REFERENCE: Look(_INK, "p"), CONTROL: Look("#777777", "h")}
-    own = {name: Look(_PALETTE[i % 6], _MARKERS[i % 8], _LINES[i // 6 % 3]) for i, name in enumerate(methods)}
+    own = {
+        name: Look(_PALETTE[i % 6], _MARKERS[(i + i // 24) % 8], _LINES[i // 6 % 3]) for i, name in enumerate(methods)
+    }  # 48 different ones
     return own | {row.name: looks[row.part] for row in rows if row.part in looks}
 
 

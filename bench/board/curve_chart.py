@@ -8,12 +8,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from bench.board.chart import FAINT, Label, Look, along, curves_of, dress, looks_of, name_of, picture, place_labels, setting
+from bench.board.chart import (
+    CROWD,
+    FAINT,
+    Label,
+    Look,
+    along,
+    curves_of,
+    dress,
+    looks_of,
+    name_of,
+    picture,
+    place_labels,
+    setting,
+)
 from bench.board.rows import Row, Section
 
 if TYPE_CHECKING:
     from bench.curves import Curves, Paths
     from bench.stats import Array
+
+
+DRIFT = "Exact KL to the SFT base, nats a completion (square-root scale)"
 
 
 def curves_name(number: int) -> str:
@@ -29,6 +45,10 @@ def charts(task: str, section: Section, number: int = 1) -> dict[str, bytes]:
     looks = looks_of(list(section.rows))  # of all rows, so that a method looks the same in every chart
     lines = [_Line(row, curves[row.name], looks[row.name]) for row in section.rows if row.name in curves]
     scored = [line for line in lines if line.curves.observed.proxy is not None]
+    if len(lines) > CROWD:
+        told = f"{setting(task, section)} · {_legend(lines)}"
+        size = (11.5, 1.4 + 1.6 * _deep(lines))
+        return {curves_name(number): picture(lambda figure: _multiples(figure, lines, told), size)}
 
     def draw(figure: Any) -> None:
         figure.get_layout_engine().set(wspace=0.05)
@@ -68,6 +88,48 @@ class _Line:
         return peak(self.curves).index if flags(self.curves) else None
 
 
+ACROSS = 6  # panels beside each other
+
+
+def _deep(lines: list[_Line]) -> int:
+    """Rows of small panels."""
+    return math.ceil(len(lines) / ACROSS)
+
+
+def _multiples(figure: Any, lines: list[_Line], subtitle: str) -> None:
+    """A small panel a method: its reduction in its colour before all others' in grey, and its proxy, thin and dark, on an
+    axis of its own on the right, with both zeros at one height."""
+    panels = figure.subplots(_deep(lines), ACROSS, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    figure.suptitle("Gold and proxy along the budget, against drift\n\n", x=0.01, ha="left", fontsize=13, fontweight="bold")
+    told = f"{subtitle} · grey: the others · thin, on the right: the reward model's score, above the base's"
+    figure.text(0.01, 1 - 0.36 / figure.get_figheight(), told, va="top", color=FAINT, fontsize=9, parse_math=False)
+    gold, proxy = _extremes(lines, lambda paths: paths.gold), _extremes(lines, lambda paths: paths.rise)
+    below = max(0.06, *(-low / high for low, high in (gold, proxy) if high > 0))
+    for place, (axes, line) in enumerate(zip(panels, lines, strict=False)):
+        for other in lines:
+            axes.plot(*other.at(lambda paths: paths.gold), color="#dddddd", linewidth=0.8, zorder=1)
+        _curve(axes, line, lambda paths: paths.gold)
+        axes.set_ylim(-1.08 * below * gold[1], 1.08 * gold[1])
+        axes.set_title(name_of(line.row), loc="left", fontsize=9, color=line.look.colour, parse_math=False)
+        axes.tick_params(labelsize=8, labelbottom=place + ACROSS >= len(lines))
+        right = axes.twinx()
+        right.set_ylim(-1.08 * below * proxy[1], 1.08 * proxy[1])
+        right.tick_params(labelsize=8, labelright=place % ACROSS == ACROSS - 1, right=False)
+        if line.curves.observed.proxy is not None:
+            right.plot(*line.at(lambda paths: paths.rise), color="#555555", linewidth=0.9, zorder=2)
+    for axes in panels[len(lines) :]:
+        axes.remove()
+    _drift_axis(panels[: len(lines)], math.sqrt(max(float(line.curves.observed.kl.max()) for line in lines)), "", most=4)
+    figure.supxlabel(DRIFT, fontsize=10)
+    figure.supylabel("Reduction of mean toxicity", fontsize=10)
+
+
+def _extremes(lines: list[_Line], metric: Callable[[Paths], Array]) -> tuple[float, float]:
+    """The least and the largest mean of any method; 0 and 1 where none has any."""
+    scores = [score for line in lines if line.curves.observed.proxy is not None for score in line.at(metric)[1]]
+    return min([0.0, *scores]), max(scores, default=1.0)
+
+
 def _legend(lines: list[_Line]) -> str:
     told = ["dots: along the budget", "bands: 95% intervals"]
     told += ["faint: seeds"] if any(line.curves.seeds > 1 for line in lines) else []
@@ -76,37 +138,41 @@ def _legend(lines: list[_Line]) -> str:
 
 
 def _panel(axes: Any, lines: list[_Line], metric: Callable[[Paths], Array], label: str) -> None:
-    """One score of every method against drift: seeds, band, mean, and a mark where the budget ended."""
+    """One score of every method against drift."""
+    axes.set_ylabel(label)
+    for line in lines:
+        _curve(axes, line, metric)
+
+
+def _curve(axes: Any, line: _Line, metric: Callable[[Paths], Array]) -> None:
+    """A score of a method against drift: seeds, band, mean, and a mark where the budget ended."""
     from bench.curves import bands
 
-    axes.set_ylabel(label)
+    colour, observed, (d, score) = line.look.colour, line.curves.observed, line.at(metric)
     axes.axhline(0, color=FAINT, linewidth=0.8, zorder=1)
-    for line in lines:
-        d, score = line.at(metric)
-        within = bands(line.curves, metric)
-        if within is not None:
-            axes.fill_between(d, *within, color=line.look.colour, alpha=0.09, linewidth=0, zorder=1)
-        observed = line.curves.observed
-        if line.curves.seeds > 1:
-            for kl, one in zip(observed.kl, metric(observed), strict=True):
-                axes.plot([math.sqrt(x) for x in kl], one, color=line.look.colour, linewidth=0.8, alpha=0.3, zorder=2)
-        axes.plot(d, score, color=line.look.colour, linewidth=2, linestyle=line.look.line, marker=".", markersize=5, zorder=3)
-        face = "white" if line.row.gated else line.look.colour
-        axes.plot(d[-1], score[-1], line.look.marker, color=line.look.colour, markerfacecolor=face, markersize=8, zorder=4)
-        if line.passed is not None:
-            ring = {"markersize": 13, "markerfacecolor": "none", "markeredgewidth": 1.6}
-            axes.plot(d[line.passed], score[line.passed], "o", color=line.look.colour, zorder=5, **ring)
+    within = bands(line.curves, metric)
+    if within is not None:
+        axes.fill_between(d, *within, color=colour, alpha=0.09, linewidth=0, zorder=1)
+    if line.curves.seeds > 1:
+        for kl, one in zip(observed.kl, metric(observed), strict=True):
+            axes.plot([math.sqrt(x) for x in kl], one, color=colour, linewidth=0.8, alpha=0.3, zorder=2)
+    axes.plot(d, score, color=colour, linewidth=2, linestyle=line.look.line, marker=".", markersize=5, zorder=3)
+    face = "white" if line.row.gated else colour
+    axes.plot(d[-1], score[-1], line.look.marker, color=colour, markerfacecolor=face, markersize=8, zorder=4)
+    if line.passed is not None:
+        ring = {"markersize": 13, "markerfacecolor": "none", "markeredgewidth": 1.6}
+        axes.plot(d[line.passed], score[line.passed], "o", color=colour, zorder=5, **ring)
 
 
-def _drift_axis(panels: Any, farthest: float) -> None:
+def _drift_axis(panels: Any, farthest: float, label: str = DRIFT, most: int = 7) -> None:
     """Even steps of d = sqrt(KL), in which gains are about straight, told in nats of KL."""
     steps = (digit * 10.0**power for power in range(-4, 4) for digit in (1, 2, 5))
-    step = next((step for step in steps if farthest <= 7 * step), 1e4)
+    step = next((step for step in steps if farthest <= most * step), 1e4)
     ticks = [i * step for i in range(int(1.1 * farthest / step) + 1)]
     for axes in panels:
         axes.set_xticks(ticks, [f"{d**2:.4g}" for d in ticks])
         axes.set_xlim(-0.04 * farthest, 1.14 * farthest)
-        axes.set_xlabel("Exact KL to the SFT base, nats a completion (square-root scale)")
+        axes.set_xlabel(label)
 
 
 def _names(figure: Any, axes: Any, lines: list[_Line], metric: Callable[[Paths], Array]) -> None:

@@ -10,6 +10,7 @@ from bench.board.chart import FAINT, dress, looks_of, picture, setting
 from bench.board.rows import REFERENCE, Section
 from bench.board.text import clean
 
+NAMED = 4  # rows beside a reward model's name
 Bins = list[dict[str, Any]]
 
 
@@ -31,7 +32,13 @@ def models_of(section: Section) -> dict[str, Bins]:
                 bins[key] = found
                 if clean(row.name) not in rows_by[key]:
                     rows_by[key].append(clean(row.name))
-    return {f"{key.split(' ')[0]}'s ({', '.join(rows_by[key])})": bins[key] for key in sorted(bins)}
+    return {f"{key.split(' ')[0]}'s ({_some(rows_by[key])})": bins[key] for key in sorted(bins)}
+
+
+def _some(names: list[str]) -> str:
+    """The first few, and how many more."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED + 1 else ""
+    return ", ".join(names[:NAMED] if more else names) + more
 
 
 def reliability(task: str, section: Section) -> bytes | None:

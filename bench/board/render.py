@@ -18,6 +18,7 @@ from bench.card import file_name
 from bench.stats import Comparison
 from bench.types import Card, Estimate
 
+FOLD = 45  # pairs of ten methods; more are folded away
 # Of Card.notes: told beside the figures, which they don't part.
 _TOLD = {"noise": "Label noise", "correlation": "Rank correlations", "tuning": "Tuning", "caveat": "Caveat"}
 
@@ -121,7 +122,8 @@ def _differences(section: Section, pairs: dict[Pair, Comparison]) -> str:
         found = cell(Estimate(c.value, c.low, c.high, c.n, c.missing), column)
         verdict = escape(_verdict(rows[a], rows[b], c))
         lines.append([_name(rows[a]), _name(rows[b]), found, probability(c.p_holm), verdict])
-    return grid(["A", "B", "Difference", "p (Holm)", "Verdict"], lines, left=(0, 1, 4))
+    listed = grid(["A", "B", "Difference", "p (Holm)", "Verdict"], lines, left=(0, 1, 4))
+    return listed if len(lines) <= FOLD else f"<details><summary>{_pairs(lines)}</summary>\n\n{listed}\n\n</details>"
 
 
 def _pairs(pairs: Sized) -> str:
