@@ -73,8 +73,11 @@ def board(options: argparse.Namespace) -> int:
         return _across({folder.name: cards for folder, cards in boards}, options.results)
     for folder, cards in boards:
         board.show(board.build(cards))
-        for one in failures.read(folder):
+        failed = failures.read(folder)
+        for one in failed:
             print(clean(f"failed: {one.algorithm} seed {one.seed}: {one.reason}"))
+        if failed:
+            print(f"(until the same command comes through, or its file in {folder / 'failed'} is deleted)")
         print(board.write(folder.name, cards, folder))
     return 0
 
@@ -277,8 +280,8 @@ def new(options: argparse.Namespace) -> int:
 
     for path in scaffold.write(options.name, options.package):
         print(path)
-    inside = f"; first: pip install -e {options.package}" if options.package else ""
-    print(f"now: isoalign check {options.name}{inside}")
+    first = f"pip install -e {options.package} && " if options.package else ""
+    print(f"now: {first}isoalign check {options.name}")
     return 0
 
 
@@ -287,11 +290,14 @@ def check(options: argparse.Namespace) -> int:
     from bench.conformance import examine
     from bench.registry import algorithm
 
-    broken = 0
+    progress.belongs_to(options.name, 0)
+    found = []
     for finding in examine(options.name, algorithm(options.name)(), options.checks):
         print(finding.line(), flush=True)
-        broken += finding.holds is False
-    print(f"{options.name}: {broken} broken" if broken else f"{options.name} conforms")
+        found.append(finding)
+    broken = sum(finding.holds is False for finding in found)
+    whole = f"{options.name} conforms" if not options.checks else f"{options.name}: {len(found)} tried, none is broken"
+    print(f"{options.name}: {broken} broken" if broken else whole)
     return 1 if broken else 0
 
 

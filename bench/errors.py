@@ -1,15 +1,37 @@
 """The one exception that a user sees: a line that says what is wrong, where, and what to do."""
 
+import dataclasses
+import sysconfig
+import traceback
+from pathlib import Path
+
 
 class UserError(Exception):
     """Something the user can mend. The command line prints its text alone and exits with status 2."""
 
 
-def unforeseen(error: Exception) -> str:
-    """The line for an exception that nobody thought of."""
-    reason = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {reason} (set ISOALIGN_DEBUG=1 for the traceback)"
-
-
 class TrainingFailed(UserError):
     """A method's own training failed: it is noted beside the cards, where a mistyped setting is not."""
+
+
+def unforeseen(error: BaseException) -> str:
+    """The line for an exception that nobody thought of, with the place in an algorithm's code that it came from."""
+    reason = str(error).strip().partition("\n")[0]
+    if isinstance(error, dataclasses.FrozenInstanceError):
+        reason += "; an algorithm keeps nothing between calls: numbers go into lab.state, weights into lab.module"
+    place = f"at {where}; " if (where := _place(error)) else ""
+    return f"{type(error).__name__}: {reason} ({place}set ISOALIGN_DEBUG=1 for the traceback)"
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the innermost frame that is not of the harness, torch or the standard library."""
+    import torch
+
+    ours = [Path(__file__).parent, Path(torch.__file__).parent]
+    standard = Path(sysconfig.get_path("stdlib"))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        library = standard in file.parents and "site-packages" not in file.parts
+        if file.exists() and not library and not any(folder in file.parents for folder in ours):
+            return f"{file.parent.name}/{file.name}:{frame.lineno}"
+    return ""

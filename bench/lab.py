@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 
 class Lab:
-    """What an algorithm works with: models, data, feedback. ``state`` holds numbers that must survive a resume."""
+    """What an algorithm works with: models, data, feedback. ``state`` holds what must survive a resume: numbers, strings,
+    lists, and dicts by string. ``generator``, of all chance, is on the CPU; ``device`` is where models and rows are."""
 
     def __init__(
         self, policy: LanguageModel, reference: LanguageModel, shelf: Rounds, meter: Meter, new_tokens: int, seed: int
@@ -43,7 +44,8 @@ class Lab:
         self._guard: Guard | None = None
         self.new_tokens = new_tokens
         self.generator = torch.Generator().manual_seed(seed)
-        self.state: dict[str, float] = {}
+        self.state: dict[str, Any] = {}
+        self.device = policy.device
 
     # -- models ---------------------------------------------------------------------------------------------------
 

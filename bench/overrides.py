@@ -80,6 +80,7 @@ def task_named(name: str, settings: Sequence[str] = ()) -> TaskConfig:
 @contextmanager
 def one_line(word: str = "") -> Iterator[None]:
     """Inside, what Hydra or OmegaConf complains of becomes a UserError of one line, with the ``word`` that it is about."""
+    import yaml
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -88,6 +89,10 @@ def one_line(word: str = "") -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"{word}: {reason}" if word else reason) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{mark.name}, line {mark.line + 1}" if mark else word
+        raise UserError(f"{where}: no yaml: {error.problem}") from error
 
 
 def _values(word: str, sweep: bool) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench import assets, metrics, notes, registry, stats
+from bench import assets, metrics, notes, plugins, registry, stats
 from bench.adapters import trl
 from bench.card import key_of
 from bench.config import TaskConfig
@@ -90,7 +90,7 @@ class Run:
             spent=record.get("spent") or Meter(self.budget).spent() | {"seconds": 0.0},
             metrics={},
             parents={name: stage.key for name, stage in parents.items()},
-            versions=packages(),
+            versions=packages() | self._package,
             command=command,
             training={key: record[key] for key in ("steps", "skipped", "reported", "rounds", "loop") if key in record},
             notes=notes.of(self),
@@ -99,6 +99,12 @@ class Run:
         own, base = (figures.read(self.shared.get(row.figures)) for row in (self, self._base_row))
         points = curve.read(self.shared.get(self.curve)) if self.trains else []
         return scored(replace(card, key=key_of(card)), own, base if self.trains else None, points)
+
+    @property
+    def _package(self) -> dict[str, str]:
+        """The package that brought the algorithm, where it is a plug-in."""
+        found = plugins.distribution(type(self.algorithm))
+        return dict([found]) if found else {}
 
     @property
     def trains(self) -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -47,8 +48,28 @@ def load(kind: str, name: str) -> ModuleType:
 
 
 def configurations() -> dict[str, Path]:
-    """Package name to folder of the yaml that other packages bring: tasks, settings of algorithms, search spaces."""
-    return {point.module: Path(next(iter(load("conf", name).__path__))) for name, point in entry_points("conf").items()}
+    """Package name to folder of the yaml that other packages bring: tasks, settings of algorithms, search spaces. One that
+    can't be had is told of once, and harms no other."""
+    found = {}
+    for name, point in entry_points("conf").items():
+        try:
+            found[point.module] = Path(next(iter(load("conf", name).__path__)))
+        except UserError as error:
+            _tell(f"isoalign: {error}; going on without its configuration")
+    return found
+
+
+@cache
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def distribution(cls: type) -> tuple[str, str] | None:
+    """Name and version of the package that brings an algorithm; None for one of baselines/."""
+    for point in entry_points("algorithms").values():
+        if point.module == cls.__module__ and point.dist:
+            return point.dist.name, point.dist.version
+    return None
 
 
 def _package(point: importlib.metadata.EntryPoint) -> str:

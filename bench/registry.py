@@ -20,42 +20,52 @@ _registered: dict[str, type] = {}
 @dataclass_transform(frozen_default=True)
 def register(cls: type) -> type:
     """Make a class a frozen dataclass of hyperparameters and enter it as the algorithm of its file."""
+    typed = inspect.get_annotations(cls)
+    for name, value in vars(cls).items():
+        if isinstance(value, bool | int | float | str) and name not in typed and not name.startswith("__"):
+            typed_as = f"{name}: {type(value).__name__} = {value!r}"
+            raise UserError(f"{cls.__module__}: {name} = {value!r} has no type, so it is no setting; write {typed_as}")
     cls = dataclasses.dataclass(frozen=True)(cls)
     _registered[cls.__module__] = cls
     return cls
 
 
 def names() -> list[str]:
-    """Every algorithm there is, without importing any. Raises UserError where a plug-in takes the name of a baseline."""
+    """Every algorithm there is, without importing any."""
+    return sorted(_own() | plugins.entry_points("algorithms").keys())
+
+
+def _own() -> set[str]:
     import baselines
 
-    own, brought = {module.name for module in pkgutil.iter_modules(baselines.__path__)}, plugins.entry_points("algorithms")
-    if clash := sorted(own & brought.keys()):
-        raise UserError(
-            f"{brought[clash[0]].module} brings an algorithm {clash[0]!r}, and there is one; rename its entry point"
-        )
-    return sorted(own | brought.keys())
+    return {module.name for module in pkgutil.iter_modules(baselines.__path__)}
 
 
 def algorithm(name: str) -> type:
     """The class registered under a name.
 
-    Raises UserError listing the known ones.
+    Raises UserError listing the known ones, where a plug-in takes the name of a baseline, and for one that is not whole.
     """
     if name not in names():
         raise UserError(unknown("algorithm", name, names()))
     brought = plugins.entry_points("algorithms")
+    if name in brought and name in _own():
+        raise UserError(f"{brought[name].module} brings an algorithm {name!r}, and there is one; rename its entry point")
     module = plugins.load("algorithms", name) if name in brought else importlib.import_module(f"baselines.{name}")
     if module.__name__ not in _registered:
         raise UserError(f"{module.__file__} registers no algorithm; put @register before its class")
-    return _registered[module.__name__]
+    cls = _registered[module.__name__]
+    if hasattr(cls, "iteration") and "lr" not in {field.name for field in dataclasses.fields(cls)}:
+        raise UserError(f"{module.__file__}: {cls.__name__} has no learning rate; give it a field: lr: float = 1e-4")
+    return cls
 
 
 def unknown(kind: str, name: str, known: list[str]) -> str:
     """The line for a name that nobody has: the nearest one, then all."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}"
+    brought = "; one of a package is known once that is installed: pip install -e FOLDER" if kind == "algorithm" else ""
+    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}{brought}"
 
 
 def _files(cls: type) -> dict[str, str]:

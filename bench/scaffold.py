@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import tomllib
 from pathlib import Path
 
 from bench import registry
@@ -101,12 +102,17 @@ def write(name: str, package: Path | None) -> list[Path]:
 
     Raises UserError, with nothing written, for a name that can't be one or is taken, and where a file would be overwritten.
     """
-    if not name.isidentifier() or keyword.iskeyword(name) or name != name.lower():
+    if keyword.iskeyword(name):
+        raise UserError(f"{name!r} can't be the name of an algorithm: it is a word of Python's own")
+    if not name.isidentifier() or name != name.lower():
         raise UserError(f"{name!r} can't be the name of an algorithm: small letters, digits and underscores, as in my_method")
     if name in registry.names():
         raise UserError(f"there is an algorithm {name} already; choose another name")
-    files = _in_package(name, package) if package else _in_checkout(name)
-    if taken := [path for path in files if path.exists()]:
+    if package and (package / "pyproject.toml").exists():
+        files = _into_package(name, package)
+    else:
+        files = _in_package(name, package) if package else _in_checkout(name)
+    if taken := [path for path in files if path.exists() and path.name != "pyproject.toml"]:
         raise UserError(f"{taken[0]} exists already; remove it, or choose another name")
     for path, text in files.items():
         save(path, text)
@@ -122,12 +128,31 @@ def _in_checkout(name: str) -> dict[Path, str]:
 
 
 def _in_package(name: str, folder: Path) -> dict[Path, str]:
-    package = f"isoalign_{name}"
+    package, dashed = f"isoalign_{name}", name.replace("_", "-")
     home = folder / package
     files = {home / "__init__.py": "", home / "conf" / "__init__.py": ""}
     files |= _common(name, home, home / "conf", folder / "tests", package)
-    project = PROJECT.format(name=name, package=package, dashed=name.replace("_", "-"))
-    return files | {folder / "pyproject.toml": project}
+    return files | {folder / "pyproject.toml": PROJECT.format(name=name, package=package, dashed=dashed)}
+
+
+def _into_package(name: str, folder: Path) -> dict[Path, str]:
+    """One more algorithm for a package that has some: its files, and its line in pyproject.toml."""
+    project = folder / "pyproject.toml"
+    text = project.read_text()
+    table = '[project.entry-points."isoalign.algorithms"]\n'
+    try:
+        points = tomllib.loads(text)["project"]["entry-points"]
+        package = next(iter(points["isoalign.algorithms"].values())).partition(".")[0]
+    except (tomllib.TOMLDecodeError, KeyError, AttributeError, StopIteration):
+        points, package = {}, ""
+    home = folder / package
+    if table not in text or not package or not home.is_dir():
+        raise UserError(f"{project} brings no algorithm of a package beside it; see CONTRIBUTING.md, A package of your own")
+    conf = folder.joinpath(*next(iter(points.get("isoalign.conf", {}).values()), "").split("."))
+    files = _common(name, home, conf, folder / "tests", package)
+    if conf == folder:  # it has none: the fields configure its algorithms
+        files = {path: told for path, told in files.items() if path.suffix == ".py"}
+    return files | {project: text.replace(table, f'{table}{name} = "{package}.{name}"\n', 1)}
 
 
 def _common(name: str, home: Path, conf: Path, tests: Path, package: str) -> dict[Path, str]:

@@ -100,7 +100,8 @@ class Trainer:
                 reason = str(spent)
                 break
             if self.meter.flops == before:
-                raise UserError(f"{label}: an iteration spent nothing, so the budget would never end it")
+                raise UserError("an iteration spent nothing, so the budget would never end it")
+            self._check_state()
             if time.monotonic() - saved_at >= self.config.checkpoint_seconds:
                 self._save()
                 saved_at = time.monotonic()
@@ -115,7 +116,7 @@ class Trainer:
         except BudgetSpent as spent:
             self._ended(label, str(spent))
         else:
-            raise UserError(f"{label}: its training loop stopped by itself; only the meter ends a run")
+            raise UserError("its training loop stopped by itself; only the meter ends a run")
 
     def _ended(self, label: str, reason: str) -> None:
         if not self.meter.steps:
@@ -138,12 +139,16 @@ class Trainer:
     def _iteration(self) -> Iterator[Step]:
         """The algorithm's steps, its code under watch and the harness's beside it not."""
         with self.guard.watching():
-            steps = iter(self.algorithm.iteration(self.lab))
+            steps = self.algorithm.iteration(self.lab)
+        if not isinstance(steps, Iterator):
+            raise UserError(f"iteration(lab) gave {_a(steps)}: it must yield Step(batch, loss), not return it")
         while True:
             with self.guard.watching():
                 step = next(steps, None)
             if step is None:
                 return
+            if not isinstance(step, Step):
+                raise UserError(f"iteration(lab) yielded {_a(step)}: it must yield Step(batch, loss)")
             yield step
 
     def _step(self, step: Step) -> None:
@@ -178,8 +183,12 @@ class Trainer:
         for start in range(0, rows, self.config.micro_batch):
             part = step.batch[slice(start, start + self.config.micro_batch)]
             losses = self.lab._watched(step.loss, self.lab, part)
+            if not isinstance(losses, Tensor):
+                raise UserError(f"a loss must give a tensor [B], one value a row: got {_a(losses)}")
             if losses.shape != (len(part),):
                 raise UserError(f"a loss must give one value a row: got {tuple(losses.shape)} for {len(part)} rows")
+            if not losses.requires_grad:
+                raise UserError("the loss has no gradient: it was detached, made under no_grad, or asks no trained model")
             loss = losses.sum() / rows
             loss.backward()
             total += loss.item()
@@ -197,8 +206,7 @@ class Trainer:
         self.skipped += 1
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row >= self.config.patience:
-            name = type(self.algorithm).__name__
-            raise UserError(f"{name}: {self.skipped_in_a_row} steps in a row had no finite loss or gradient; try a smaller lr")
+            raise UserError(f"{self.skipped_in_a_row} steps in a row had no finite loss or gradient; try a smaller lr")
 
     def _note(self, loss: float | None, rate: float, norm: float | None) -> None:
         row: dict[str, Any] = {"step": self.meter.steps, "flops_spent": self.meter.flops, "lr": rate}
@@ -260,6 +268,15 @@ class Trainer:
         torch.save(state, self.file.with_suffix(".tmp"))
         os.replace(self.file.with_suffix(".tmp"), self.file)
 
+    def _check_state(self) -> None:
+        """Refuse what would not come back from a checkpoint as it was."""
+        for key, value in self.lab.state.items():
+            if odd := _not_json(value):
+                raise UserError(
+                    f"lab.state[{key!r}] holds {odd}, which no checkpoint brings back as it was; it may hold numbers, "
+                    "strings, lists and dicts by string; weights belong into lab.module"
+                )
+
     def _resume(self) -> None:
         if not self.file.exists():
             return
@@ -276,6 +293,21 @@ class Trainer:
         self.log, self.snapshots, self.rounds = numbers["log"], numbers["snapshots"], numbers["rounds"]
         lab._shelf.number = len(self.rounds)
         self.skipped, self.skipped_in_a_row = numbers["skipped"]
+
+
+def _a(value: object) -> str:
+    """What a value is, in words."""
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _not_json(value: object) -> str:
+    """What of a value JSON does not give back as it was, in words; nothing of most."""
+    if isinstance(value, dict):
+        keys = next((f"a key that is {_a(key)}" for key in value if not isinstance(key, str)), "")
+        return keys or next((odd for each in value.values() if (odd := _not_json(each))), "")
+    if isinstance(value, list):
+        return next((odd for each in value if (odd := _not_json(each))), "")
+    return "" if value is None or isinstance(value, bool | int | float | str) else _a(value)
 
 
 def _learned(module: nn.Module) -> dict[str, Tensor]:

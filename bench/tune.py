@@ -212,7 +212,7 @@ def write(search: Search, algorithm: str, trials: Sequence[Trial], conf: Path) -
     file = conf / "tuned" / f"{search.task}_{algorithm}.yaml"
     lines = [f"  {key.removeprefix('algorithm.')}: {value}" for key, value in winner.settings.items()]
     tuning = f"{search.trials} trials on validation prompts, by {search.rule}"
-    text = [f"# {search.command(algorithm)}", "# @package _global_", f"tuning: {tuning}", "algorithm:", *lines]
+    text = ["# @package _global_", f"# {search.command(algorithm)}", f"tuning: {tuning}", "algorithm:", *lines]
     save(file, "\n".join(text) + "\n")
     return replace(winner), file, record
 

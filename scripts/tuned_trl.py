@@ -28,14 +28,13 @@ def translated(task: str, method: str) -> str:
     """The tuned file of TRL's trainer."""
     ours = OmegaConf.load(TUNED / f"{task}_{method}.yaml")
     lines = [f"  {NAMES[method][name]}: {value}" for name, value in ours.algorithm.items()]
-    text = [
-        f"# python scripts/tuned_trl.py {task}",
+    head = [
         "# @package _global_",
+        f"# python scripts/tuned_trl.py {task}",
         f"tuning: as {method}, {ours.tuning}",
         "algorithm:",
-        *lines,
     ]
-    return "\n".join(text) + "\n"
+    return "\n".join([*head, *lines]) + "\n"
 
 
 def main() -> None:

@@ -70,7 +70,10 @@ def test_an_unknown_choice_lists_the_known_ones(group: str) -> None:
 @pytest.mark.parametrize(
     ("word", "line"),
     [
-        ("algorithm=dop", f"unknown algorithm 'dop'; did you mean 'dpo'? known: {', '.join(registry.names())}"),
+        (
+            "algorithm=dop",
+            f"unknown algorithm 'dop'; did you mean 'dpo'? known: {', '.join(registry.names())}",
+        ),
         ("algorithm.bta=0.2", "unknown key 'algorithm.bta'; did you mean 'algorithm.beta'?"),
         ("task.modle.lora=4", "unknown key 'task.modle.lora'; did you mean 'task.model.lora'?"),
         ("sed=1", "unknown key 'sed'; did you mean 'seed'?"),

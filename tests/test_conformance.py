@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from torch import nn
 from workbench import Bench, algorithms, loops, same, small, weights
 
 from bench import registry
-from bench.conformance import examine
-from bench.conformance.checks import CHECKS, Broken, Exempt, Subject
+from bench.conformance import checks, examine
+from bench.conformance.checks import CHECKS
+from bench.conformance.subject import Broken, Exempt, Subject
 from bench.errors import UserError
 from bench.lab import Lab
 from bench.meter import BudgetSpent
@@ -28,7 +30,7 @@ LOOPS = [each if each.id == "trl_dpo" else pytest.param(*each.values, id=each.id
 ALL = pytest.mark.parametrize(("name", "algorithm"), algorithms() + LOOPS)
 FLOPS = Budget(6e7)  # a few steps of the tiny model
 QUICK = ("budget", "deterministic", "finite", "resumes", "isolated", "metered", "pure")
-ON_THE_TOY = ("zero_reward", "large_price", "closed_form")
+ON_THE_TOY = ("learns", "zero_reward", "large_price", "closed_form")
 
 
 def enough(algorithm: Any) -> Budget:
@@ -158,6 +160,11 @@ class Lazy(Honest):
             raise BudgetSpent("no more")
 
 
+class Backwards(Honest):
+    def loss(self, lab: Lab, rows: Rollouts) -> torch.Tensor:
+        return -super().loss(lab, rows)
+
+
 class Runaway(Honest):
     """Pushes to the chosen answers at any price, and says that it has one."""
 
@@ -168,9 +175,10 @@ class Runaway(Honest):
 BROKEN = {
     "budget": (Lazy, "it ended with"),
     "deterministic": (Dice, "two runs with one seed differ in their weights and log"),
-    "finite": (Frail, "no finite loss or gradient"),
+    "finite": (Frail, "no finite loss and gradient"),
     "resumes": (Remembers, "a resumed run ends with other weights"),
     "isolated": (Reseeds, "it changes numpy's random state"),
+    "learns": (Backwards, "is a sign flipped"),
     "metered": (Smuggles, r"it ran Linear \(12 parameters\) beside the lab"),
     "pure": (Couples, "cut into micro-batches its loss is"),
 }
@@ -206,8 +214,11 @@ def test_whatever_an_algorithm_raises_is_a_finding_and_an_unknown_check_is_not()
         def loss(self, lab: Lab, rows: Rollouts) -> torch.Tensor:
             raise KeyError("gone")
 
-    (finding,) = examine("raises", dataclasses.dataclass(frozen=True)(Raises)(), ["metered"])
-    assert (finding.holds, finding.told) == (False, "KeyError: 'gone'")
+    metered, pure = examine("raises", dataclasses.dataclass(frozen=True)(Raises)(), ["metered", "pure"])
+    line = next(i for i, text in enumerate(Path(__file__).read_text().splitlines(), 1) if 'KeyError("gone")' in text)
+    where = f"at {Path(__file__).parent.name}/{Path(__file__).name}:{line}"
+    assert (metered.holds, metered.told) == (False, f"KeyError: 'gone' ({where}; set ISOALIGN_DEBUG=1 for the traceback)")
+    assert (pure.holds, pure.told) == (False, "as in metered")
     with pytest.raises(UserError, match="unknown check 'mettered'; did you mean 'metered'"):
         list(examine("honest", Honest(), ["mettered"]))
 
@@ -259,7 +270,7 @@ def test_a_step_that_is_not_finite_is_paid_and_counted_but_not_taken(tiny_bench:
 def test_too_many_steps_in_a_row_that_are_not_finite_end_the_run(tiny_bench: Bench, tmp_path: Path) -> None:
     config = TrainConfig(patience=3)
     trainer = tiny_bench.trainer(Faulty(set(range(3, 100))), Budget(1e15, steps=50), tmp_path, config=config)
-    with pytest.raises(UserError, match="Faulty: 3 steps in a row had no finite loss or gradient"):
+    with pytest.raises(UserError, match="3 steps in a row had no finite loss or gradient"):
         trainer.run("faulty")
     assert trainer.skipped == 3
     trainer = tiny_bench.trainer(Faulty({1, 2, 4, 5, 7, 8}), Budget(1e15, steps=9), tmp_path, config=config)
@@ -285,6 +296,99 @@ def test_a_loss_that_is_not_one_value_a_row_is_refused(tiny_bench: Bench, tmp_pa
 
     with pytest.raises(UserError, match=r"a loss must give one value a row: got \(\) for 4 rows"):
         tiny_bench.trainer(Mean(set()), FLOPS, tmp_path).run("mean")
+
+
+class Returns(Honest):
+    def iteration(self, lab: Lab) -> Any:
+        return Step(lab.pairs(4).chosen, self.loss)
+
+
+class Tuples(Honest):
+    def iteration(self, lab: Lab) -> Any:
+        yield lab.pairs(4).chosen, self.loss
+
+
+class Forgets(Honest):
+    def loss(self, lab: Lab, rows: Rollouts) -> Any:
+        super().loss(lab, rows)
+
+
+class Detached(Honest):
+    def loss(self, lab: Lab, rows: Rollouts) -> torch.Tensor:
+        return super().loss(lab, rows).detach()
+
+
+class Hoards(Honest):
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        lab.state["seen"] = {"rows": [1, 2.5, "three", None, (4, 5)]}
+        yield from super().iteration(lab)
+
+
+class Hides(Honest):
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        lab.state["seen"] = [torch.ones(2)]
+        yield from super().iteration(lab)
+
+
+class Counts(Honest):
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        self.lr = 2.0  # type: ignore[misc]
+        yield from super().iteration(lab)
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (Returns, r"iteration\(lab\) gave a Step: it must yield"),
+        (Tuples, r"iteration\(lab\) yielded a tuple: it must yield"),
+        (Forgets, r"must give a tensor \[B\], one value a row: got nothing"),
+        (Detached, "the loss has no gradient: it was detached"),
+        (Hoards, r"lab.state\['seen'\] holds a tuple, which no checkpoint brings back"),
+        (Hides, r"lab.state\['seen'\] holds a Tensor, which no checkpoint brings back"),
+        (Counts, r"cannot assign to field 'lr'; .* numbers go into lab.state, weights into lab.module \(at .*test_conf"),
+    ],
+)
+def test_what_breaks_the_protocol_is_told_in_its_words(cls: type, words: str) -> None:
+    (finding,) = examine("wrong", dataclasses.dataclass(frozen=True)(cls)(), ["metered"])
+    assert finding.holds is False
+    assert re.search(words, finding.told)
+
+
+def test_a_setting_without_a_type_and_a_method_without_a_learning_rate_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"beta = 0.1 has no type, so it is no setting; write beta: float = 0.1"):
+        registry.register(type("Untyped", (), {"beta": 0.1, "__module__": "mine"}))
+    monkeypatch.setitem(registry._registered, "baselines.dpo", registry.register(type("Still", (), {"iteration": None})))
+    with pytest.raises(UserError, match="Still has no learning rate; give it a field: lr: float = 1e-4"):
+        registry.algorithm("dpo")
+
+
+@pytest.mark.parametrize(
+    ("yaml", "words"),
+    [
+        ("name: dpo\nbeta: 0.1\nbatch_size: 16\nlr: 0.0001\n", "batch_size is 16 there and 32 in the class"),
+        ("name: dpo\nbeta: 0.1\nlr: 0.0001\n", "batch_size is missing"),
+        ("name: dpo\nbeta: 0.1\nbatch_size: 32\nlr: 0.0001\ngamma: 1\n", "'gamma' is no field"),
+        ("name: other\nbeta: 0.1\nbatch_size: 32\nlr: 0.0001\n", "name must be dpo"),
+    ],
+)
+def test_a_yaml_that_departs_from_its_class_is_found(
+    tiny_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, yaml: str, words: str
+) -> None:
+    (tmp_path / "algorithm").mkdir()
+    (tmp_path / "algorithm" / "dpo.yaml").write_text(yaml)
+    monkeypatch.setattr(checks, "folders", lambda: [tmp_path])
+    with pytest.raises(Broken, match=rf"dpo.yaml: .*{words}"):
+        CHECKS["settings"](Subject("dpo", registry.algorithm("dpo")(), tiny_bench, tmp_path))
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_the_yaml_of_every_algorithm_is_its_class(tiny_bench: Bench, tmp_path: Path, name: str) -> None:
+    CHECKS["settings"](Subject(name, registry.algorithm(name)(), tiny_bench, tmp_path))
+
+
+def test_a_price_on_kl_must_be_a_field(tiny_bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(Broken, match="kl_price names 'price', which is no field"):
+        CHECKS["settings"](Subject("runaway", dataclasses.dataclass(frozen=True)(Runaway)(), tiny_bench, tmp_path))
 
 
 def test_an_algorithm_cannot_swallow_the_end_of_its_budget(tiny_bench: Bench, tmp_path: Path) -> None:

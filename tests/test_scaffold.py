@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def new(terminal: Terminal) -> Terminal:
     folder = terminal.home / "mine"
     done = terminal([COMMAND, "new", "algorithm", "dpop", "--package", str(folder)])
     assert done.returncode == 0, done.stderr
-    assert f"isoalign check dpop; first: pip install -e {folder}" in done.stdout
+    assert f"now: pip install -e {folder} && isoalign check dpop" in done.stdout
     installed(folder, "isoalign_dpop", points(folder / "pyproject.toml"))
     terminal.env["PYTHONPATH"] = str(folder)
     return terminal
@@ -55,14 +56,35 @@ def own_tests_pass(new: Terminal) -> None:
 
 def test_what_new_writes_is_found_configured_tested_and_conforms(new: Terminal) -> None:
     own_tests_pass(new)
-    done = new([COMMAND, "check", "dpop", "budget", "pure", "metered"])
+    done = new([COMMAND, "check", "dpop", "settings", "budget", "pure", "metered"])
     assert done.returncode == 0, done.stdout
-    assert done.stdout.splitlines()[-1] == "dpop conforms"
-    assert [line.split()[0] for line in done.stdout.splitlines()[:-1]] == ["holds"] * 3
+    assert done.stdout.splitlines()[-1] == "dpop: 4 tried, none is broken"
+    assert [line.split()[0] for line in done.stdout.splitlines()[:-1]] == ["holds"] * 4
     assert "unknown key 'algorithm.bta'; did you mean 'algorithm.beta'" in complaint(
         new(new.run("algorithm=dpop", "algorithm.bta=1"))
     )
     assert "algorithm.beta=0.03" in new(new.run("-m", "algorithm=dpop", "+sweep=dpop", "budget.flops=0")).stdout
+
+
+def test_a_second_algorithm_joins_the_package_of_the_first(new: Terminal) -> None:
+    folder = new.home / "mine"
+    first = (folder / "isoalign_dpop" / "dpop.py").read_text()
+    done = new([COMMAND, "new", "algorithm", "second", "--package", str(folder)])
+    assert done.returncode == 0, done.stderr
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["isoalign.algorithms"] == {"dpop": "isoalign_dpop.dpop", "second": "isoalign_dpop.second"}
+    assert (folder / "isoalign_dpop" / "dpop.py").read_text() == first
+    assert (folder / "isoalign_dpop" / "conf" / "algorithm" / "second.yaml").exists()
+    own_tests_pass(new)
+    assert "second.py exists already" in complaint(new([COMMAND, "new", "algorithm", "second", "--package", str(folder)]))
+
+
+def test_a_package_that_brings_no_algorithm_is_left_as_it_is(terminal: Terminal) -> None:
+    project = terminal.home / "pyproject.toml"
+    project.write_text('[project]\nname = "theirs"\n')
+    said = complaint(terminal([COMMAND, "new", "algorithm", "fresh", "--package", str(terminal.home)]))
+    assert "pyproject.toml brings no algorithm of a package beside it" in said
+    assert [file.name for file in terminal.home.rglob("*") if file.is_file()] == ["pyproject.toml"]
 
 
 def test_the_algorithm_of_the_page_works_as_it_stands(new: Terminal) -> None:
@@ -75,7 +97,7 @@ def test_the_algorithm_of_the_page_works_as_it_stands(new: Terminal) -> None:
     own_tests_pass(new)
     done = new([COMMAND, "check", "dpop", "budget", "deterministic", "pure", "large_price"])
     assert done.returncode == 0, done.stdout
-    assert "broken" not in done.stdout.lower()
+    assert "BROKEN" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -83,7 +105,7 @@ def test_the_algorithm_of_the_page_works_as_it_stands(new: Terminal) -> None:
     [
         ("dpo", "there is an algorithm dpo already"),
         ("My-Method", "'My-Method' can't be the name of an algorithm"),
-        ("class", "'class' can't be the name of an algorithm"),
+        ("class", "'class' can't be the name of an algorithm: it is a word of Python's own"),
         ("fresh", "this is no checkout of isoalign"),
     ],
 )

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_module
 from workbench import Terminal
 
 from bench import registry, tune
 from bench.config import build
-from bench.hydra_path import options
+from bench.hydra_path import options, prepare
 from bench.tune import space
 from bench.types import Estimate
 
@@ -93,3 +94,17 @@ def test_trl_s_trainers_have_the_settings_that_tuning_chose_for_ours(file: Path,
         assert (ROOT / "results" / "tuning" / task / f"trl_{method}.json").exists(), "tuned itself"
         return
     assert file.read_text() == runpy.run_path(str(ROOT / "scripts" / "tuned_trl.py"))["translated"](task, method)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "conf" / "tuned").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_run_takes_the_settings_of_its_tuned_file_and_says_so(file: Path) -> None:
+    task = next(name for name in sorted(options("task"), key=len, reverse=True) if file.stem.startswith(f"{name}_"))
+    name = file.stem.removeprefix(f"{task}_")
+    prepare()
+    with initialize_config_module(version_base="1.3", config_module="conf"):
+        config = compose("config", overrides=[f"task={task}", f"algorithm={name}"])
+    written = yaml.safe_load(file.read_text())
+    for key, value in written["algorithm"].items():
+        assert float(config.algorithm[key]) == float(value)
+    assert config.tuning == written["tuning"]
+    assert set(config) == {"task", "algorithm", "budget", "seed", "threads", "results", "store", "tracking", "tuning"}

@@ -99,7 +99,10 @@ def _reliability(section: Section, number: int) -> list[str]:
 
 
 def _budget(section: Section) -> str:
-    return f"{scientific(section.budget.get('flops'))} FLOP" if section.metered else "not metered"
+    if not section.metered:
+        return "not metered"
+    others = [f"{plain(limit)} {name}" for name, limit in sorted(section.budget.items()) if name != "flops"]
+    return ", ".join([f"{scientific(section.budget.get('flops'))} FLOP", *others])
 
 
 def _pairwise(section: Section) -> list[str]:
@@ -155,9 +158,7 @@ def _standing(section: Section) -> str:
 
 def _header(section: Section) -> str:
     cards = [card for row in section.rows for card in row.cards]
-    limits = [_budget(section)]
-    limits += [f"{plain(limit)} {name}" for name, limit in sorted(section.budget.items()) if name != "flops"]
-    lines = [("Budget of each run", ", ".join(limits))]
+    lines = [("Budget of each run", _budget(section))]
     lines += [(title, _told(section.protocol[name])) for name, title in PROTOCOL.items() if name in section.protocol]
     lines += [("Ranks", standing)] if (standing := _standing(section)) else []
     for name, title in _TOLD.items():

@@ -293,7 +293,11 @@ def _flags(seeds: dict[int, list[Card]]) -> list[str]:
         flag if len(found) == len(seeds) else f"{flag} (seed {', '.join(map(str, sorted(found)))})"
         for flag, found in sorted(raised.items(), key=lambda item: (not item[0].startswith("gate:"), item[0]))
     ]
-    flags += [f"{len(found)} cards of seed {seed}, averaged" for seed, found in sorted(seeds.items()) if len(found) > 1]
+    for seed, found in sorted(seeds.items()):
+        if len(found) > 1:
+            mixed_code = len({card.parents.get("train") for card in found}) > 1
+            why = ", though they come of different code: delete the older" if mixed_code else ""
+            flags.append(f"{len(found)} cards of seed {seed}, averaged{why}")
     packages = sorted({name for card in cards for name in card.versions})
     mixed = [name for name in packages if len({card.versions.get(name) for card in cards}) > 1]
     return flags + ([f"versions differ: {', '.join(mixed)}"] if mixed else [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench.errors import UserError
+from bench.errors import UserError, unforeseen
 from bench.progress import hidden, track
 from bench.registry import unknown
 
 if TYPE_CHECKING:
-    from bench.conformance.checks import Subject
+    from bench.conformance.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,24 @@ def examine(name: str, algorithm: Any, only: Sequence[str] = ()) -> Iterator[Fin
 
 
 def _findings(name: str, algorithm: Any, wanted: Sequence[str]) -> Iterator[Finding]:
-    from bench.conformance.checks import CHECKS, Subject
+    from bench.conformance.checks import CHECKS
+    from bench.conformance.subject import Subject
     from bench.conformance.workbench import tiny
 
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         bench = tiny(Path(folder) / "bench")
+        raised: dict[str, str] = {}
         for check in track(wanted, f"checking {name}"):
             subject = Subject(name, algorithm, bench, Path(folder) / check)
             demand = str(CHECKS[check].__doc__).strip().rstrip(".")
             holds, told = _outcome(CHECKS[check], subject)
+            if holds is False and raised.setdefault(told, check) != check:
+                told = f"as in {raised[told]}"
             yield Finding(check, demand, holds, told)
 
 
 def _outcome(check: Callable[[Subject], str], subject: Subject) -> tuple[bool | None, str]:
-    from bench.conformance.checks import Broken, Exempt
+    from bench.conformance.subject import Broken, Exempt
 
     try:
         with hidden():
@@ -69,4 +74,6 @@ def _outcome(check: Callable[[Subject], str], subject: Subject) -> tuple[bool | 
     except (Broken, UserError) as why:
         return False, str(why)
     except Exception as error:  # the algorithm's own, whatever it is
-        return False, f"{type(error).__name__}: {error}".partition("\n")[0]
+        if os.environ.get("ISOALIGN_DEBUG"):
+            raise
+        return False, unforeseen(error)

@@ -5,81 +5,56 @@ A check returns what it saw. It raises `Broken` where the algorithm does otherwi
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
-from bench.conformance import toy
-from bench.conformance.workbench import Bench, same, small, weights
+from bench import plugins, registry
+from bench.conformance import optima
+from bench.conformance.subject import Broken, Exempt, Subject, price_of
+from bench.conformance.workbench import Bench, same, weights
 from bench.conformance.workbench import odd as oddly
+from bench.hydra_path import folders
 from bench.train import TrainConfig, Trainer
 from bench.types import Budget, Step
 
-STEPS, RATE = 250, 3e-3  # of the toy's trainings
-PRICE = 0.5  # of a nat there, at which the best policy is about a nat from the base
-STEPS_EACH = 4  # optimizer steps, which a run of the other checks lasts
-LEAST, MOST = 60_000_000, 10**10  # FLOPs of such a run: later stages of a method have their turn, and it has an end
 CONFIG = TrainConfig(warmup=2, checkpoint_seconds=1e9)
 
 
-class Broken(Exception):
-    """The algorithm does otherwise; the text says how."""
-
-
-class Exempt(Exception):
-    """The demand is none of this algorithm's; the text says why."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """An algorithm under examination, on a bench, with a folder for what its runs leave. ``small``: its batches cut down."""
-
-    name: str
-    algorithm: Any
-    bench: Bench
-    folder: Path
-    count: Iterator[int] = field(default_factory=itertools.count)
-
-    @property
-    def small(self) -> Any:
-        """The algorithm with batches that a tiny bench holds."""
-        return small(self.algorithm)
-
-    def trainer(self, budget: Budget, bench: Bench | None = None, **options: Any) -> Trainer:
-        """A trainer on a new lab, in a new folder unless ``work`` is given."""
-        work = options.pop("work", None) or self.place()
-        return (bench or self.bench).trainer(options.pop("algorithm", self.small), budget, work, **options)
-
-    def place(self) -> Path:
-        """A new folder."""
-        work = self.folder / str(next(self.count))
-        work.mkdir(parents=True)
-        return work
-
-    def price(self, bench: Bench | None = None) -> int:
-        """FLOPs of a few steps, what is paid once included."""
-        trainer = self.trainer(Budget(MOST, steps=STEPS_EACH), bench)
-        trainer.run(self.name)
-        return max(trainer.meter.flops, LEAST)
-
-    def variants(self) -> dict[str, Bench]:
-        """The bench in the ways in which a task may be set up."""
-        return {"all weights": self.bench, "LoRA": self.bench.but(lora=4), "open end of text": self.bench.but(ends=True)}
-
-    @property
-    def loops(self) -> bool:
-        """Whether it brings a training loop of its own."""
-        return hasattr(self.algorithm, "train")
+def settings(subject: Subject) -> str:
+    """Its yaml has every field with its default and nothing else."""
+    declared = registry.hyperparameters(type(subject.algorithm)())
+    if price_of(subject.algorithm) and price_of(subject.algorithm) not in declared:
+        raise Broken(f"kl_price names {price_of(subject.algorithm)!r}, which is no field")
+    files = [file for folder in folders() if (file := folder / "algorithm" / f"{subject.name}.yaml").exists()]
+    package = plugins.distribution(type(subject.algorithm))
+    empty = [folder for folder in plugins.configurations().values() if not any(folder.rglob("*.yaml"))]
+    if package and empty:
+        raise Broken(f"{empty[0]} has no yaml: its pyproject.toml needs package-data, see CONTRIBUTING.md")
+    if not files:
+        raise Exempt("it has no yaml: its fields configure it")
+    written = OmegaConf.to_container(OmegaConf.load(files[0]))
+    assert isinstance(written, dict)
+    if written.pop("name", None) != subject.name:
+        raise Broken(f"{files[0]}: name must be {subject.name}, as the file's is")
+    unlike = [f"{key!r} is no field" for key in written if key not in declared]
+    unlike += [f"{key} is missing" for key in declared if key not in written]
+    unlike += [
+        f"{key} is {written[key]!r} there and {value!r} in the class"
+        for key, value in declared.items()
+        if key in written and written[key] != value
+    ]
+    if unlike:
+        raise Broken(f"{files[0]}: {', '.join(unlike)}")
+    return f"{len(declared)} fields{f' of {package[0]}' if package else ''}"
 
 
 def budget(subject: Subject) -> str:
@@ -91,6 +66,8 @@ def budget(subject: Subject) -> str:
         before = weights(trainer)
         trainer.run(subject.name)
         meter = trainer.meter
+        if meter.steps and trainer.skipped == meter.steps:
+            raise Broken(f"{how}: none of its {meter.steps} steps had a finite loss and gradient")
         if meter.flops > limit.flops:
             raise Broken(f"{how}: {meter.flops:,} FLOPs spent of {limit.flops:,}")
         if meter.fraction < 0.5 or not meter.steps:
@@ -109,7 +86,10 @@ def deterministic(subject: Subject) -> str:
         torch.manual_seed(place)  # what the caller did with the global state must not matter
         trainer.run(subject.name)
     if unlike := _differences(first, second):
-        raise Broken(f"two runs with one seed differ in their {unlike}: chance must come from lab.generator")
+        raise Broken(
+            f"two runs with one seed differ in their {unlike}: chance must come from lab.generator, and nothing may be kept "
+            "between calls but in lab.state and lab.module"
+        )
     if same(weights(first), weights(other)):
         raise Broken("another seed gives the very same policy")
     return "two runs with one seed are alike to the bit, another seed differs"
@@ -120,9 +100,11 @@ def finite(subject: Subject) -> str:
     bench = oddly(subject.bench).but(ends=True)
     trainer = subject.trainer(Budget(subject.price(bench)), bench, config=replace(CONFIG, micro_batch=1))
     trainer.run(subject.name)
-    odd = [name for row in trainer.log for name, value in row.items() if not math.isfinite(value)]
-    if trainer.skipped or odd:
-        raise Broken(f"{trainer.skipped} of {trainer.meter.steps} steps had no finite loss or gradient, and so had {odd[:3]}")
+    if trainer.skipped:
+        raise Broken(f"{trainer.skipped} of {trainer.meter.steps} steps had no finite loss and gradient")
+    odd = sorted({name for row in trainer.log for name, value in row.items() if not math.isfinite(value)})
+    if odd:
+        raise Broken(f"it logs {', '.join(odd[:3])} that are not finite")
     if not all(torch.isfinite(weight).all() for weight in weights(trainer)):
         raise Broken("some weights are not finite")
     return "answers of one token, prompts of one token, single rows: all finite"
@@ -142,7 +124,10 @@ def resumes(subject: Subject) -> str:
     again = subject.trainer(limit, work=work, config=often)
     again.run(subject.name)
     if unlike := _differences(whole, again):
-        raise Broken(f"a resumed run ends with other {unlike}: what must survive belongs into lab.state or lab.module")
+        raise Broken(
+            f"a resumed run ends with other {unlike}: what must survive belongs into lab.state or lab.module, and is to be "
+            "read from there each time"
+        )
     return f"killed after {whole.meter.steps // 2} of {whole.meter.steps} steps: weights, bill, log and state are the same"
 
 
@@ -181,11 +166,13 @@ def pure(subject: Subject) -> str:
     for rows in (10**6, 3, 1):
         trainer = subject.trainer(Budget(1e18), bench, config=TrainConfig(micro_batch=rows))
         _nudge(trainer)
-        step = next(trainer._iteration())
+        step = next(trainer._iteration(), None)
+        if step is None:
+            raise Broken("its first iteration yields no step")
+        if len(step.batch) < 2:
+            raise Exempt("its batches have a single row")
         loss = trainer._backward(step)
         found.append((loss, [p.grad for p in _everything(trainer)], trainer.meter.items))
-    if len(step.batch) < 2:
-        raise Exempt("its batches have a single row")
     for loss, gradients, items in found[1:]:
         far = max(
             (float((a - b).abs().max()) for a, b in zip(gradients, found[0][1], strict=True) if a is not None), default=0
@@ -193,52 +180,19 @@ def pure(subject: Subject) -> str:
         if abs(loss - found[0][0]) > 1e-5 * max(1.0, abs(loss)) or far > 1e-3:
             raise Broken(
                 f"cut into micro-batches its loss is {loss:.6g} instead of {found[0][0]:.6g}, gradients differ by up to "
-                f"{far:.2g}: what couples rows belongs into iteration(), as a column of the batch"
+                f"{far:.2g}: what couples rows belongs into iteration(), as a column of the batch, and nothing is kept "
+                "between calls"
             )
         if items != found[0][2]:
             raise Broken("cut into micro-batches it costs another sum")
     return "loss, gradients and bill are the same in one piece, by threes and by single rows"
 
 
-def zero_reward(subject: Subject) -> str:
-    """Where all answers are as good as each other, it stays near its base."""
-    free, paid = _toy(subject, 0.0, PRICE), _toy(subject, 1.0, PRICE)
-    if "closed_form" in _declared(subject) or _price(subject):
-        if free > 0.25 * max(paid, 0.1):
-            raise Broken(f"KL {free:.3f} nats from the base where no answer is better, {paid:.3f} where some are")
-        return f"KL {free:.3f} nats, and {paid:.3f} where some answers are better"
-    raise Exempt(
-        f"it declares no price on KL (kl_price); it went {free:.3f} nats, and {paid:.3f} where some answers are better"
-    )
-
-
-def large_price(subject: Subject) -> str:
-    """At a large price on KL, the SFT policy comes back."""
-    if not _price(subject):
-        raise Exempt("it declares no price on KL (kl_price)")
-    cheap, dear = _toy(subject, 1.0, PRICE), _toy(subject, 1.0, 100 * PRICE)
-    if dear > 0.25 * cheap:
-        raise Broken(f"KL {dear:.3f} nats at {_price(subject)}={100 * PRICE:g}, {cheap:.3f} at {PRICE:g}")
-    return f"KL {dear:.4f} nats at {_price(subject)}={100 * PRICE:g}, {cheap:.3f} at {PRICE:g}"
-
-
-def closed_form(subject: Subject) -> str:
-    """It comes to base x exp(reward / price), the best policy, on a toy whose answers can be counted."""
-    if not _declared(subject).get("closed_form") or not _price(subject):
-        raise Exempt("it does not declare closed_form: its objective has another optimum, or none that is known")
-    bench = toy.toy(subject.bench, 1.0)
-    base = toy.distribution(bench.language_model())
-    best = toy.optimum(base, bench.shelf.the_judge.rewards, PRICE)
-    far, start = toy.kl(_on_toy(subject, bench, PRICE), best), toy.kl(base, best)
-    if far > 0.15 * start:
-        raise Broken(f"KL {far:.3f} nats from the best policy, of {start:.3f} at the start")
-    return f"KL {far:.3f} nats from the best policy, of {start:.3f} at the start"
-
-
 CHECKS: dict[str, Callable[[Subject], str]] = {
     check.__name__: check
     for check in (
-        budget, deterministic, finite, resumes, isolated, metered, pure, zero_reward, large_price, closed_form,
+        settings, budget, deterministic, finite, resumes, isolated, metered, pure,
+        optima.learns, optima.zero_reward, optima.large_price, optima.closed_form,
     )
 }  # fmt: skip
 
@@ -260,27 +214,6 @@ class Mortal:
                 raise Killed
             self.left -= 1
             yield step
-
-
-def _toy(subject: Subject, scale: float, price: float) -> float:
-    """KL from the base after training on the toy."""
-    bench = toy.toy(subject.bench, scale)
-    return toy.kl(_on_toy(subject, bench, price), toy.distribution(bench.language_model()))
-
-
-def _on_toy(subject: Subject, bench: Bench, price: float) -> Tensor:
-    changes: dict[str, Any] = {"lr": RATE} | ({_price(subject): price} if _price(subject) else {})
-    return toy.trained(
-        bench, dataclasses.replace(subject.algorithm, **changes), STEPS, subject.folder / f"toy-{next(subject.count)}"
-    )
-
-
-def _declared(subject: Subject) -> dict[str, Any]:
-    return {name: getattr(subject.algorithm, name) for name in ("closed_form", "kl_price") if hasattr(subject.algorithm, name)}
-
-
-def _price(subject: Subject) -> str:
-    return str(_declared(subject).get("kl_price", ""))
 
 
 def _differences(first: Trainer, second: Trainer) -> str:

@@ -27,7 +27,8 @@ LEFT = 20.0
 """Nats a sequence over which a policy has left its base: a rule of thumb."""
 STILL = 0.1
 """Nats under which it has not moved, if its toxicity has not either."""
-GAP = 0.1
+GAP = 0.1  # of the exact KL, and
+LEAST = 0.1  # nats: the mean of a few dozen answers is off by as much when KL is small
 """Share of the exact KL by which a reported one may differ."""
 
 _CITATION = """\
@@ -75,9 +76,10 @@ def best_of_n_bound(n: int) -> float:
 
 
 def reported_gap(exact: Estimate | float, reported: float) -> str | None:
-    """What to say of a KL that a method reports of itself and that is over 10% off the exact one; None for a good one."""
+    """What to say of a KL that a method reports of itself and that is over 10% and .1 nats off the exact one; None for a good
+    one."""
     value = exact.value if isinstance(exact, Estimate) else exact
-    if value is None or abs(reported - value) <= GAP * abs(value):
+    if value is None or abs(reported - value) <= max(GAP * abs(value), LEAST):
         return None
     off = f", {abs(reported - value) / abs(value):.0%} off" if value and math.isfinite(reported) else ""
     return f"the method reports a KL of {reported:.3g} nats, the exact one is {value:.3g}{off}"
