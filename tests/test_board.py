@@ -255,6 +255,9 @@ def test_what_only_shows_when_cards_stand_together_is_flagged() -> None:
     twice = [make("dpo"), make("dpo", key="another", versions={"torch": "2.14"})]
     (section,) = board.build(twice).sections
     assert section.rows[0].flags == ("2 cards of seed 0, averaged", "versions differ: torch")
+    edited = [make("dpo", key=key, parents={"sft": "base", "train": key}) for key in ("before", "after")]
+    (section,) = board.build(edited).sections
+    assert section.rows[0].flags == ("2 cards of seed 0, averaged, though they come of different code: delete the older",)
     (section,) = board.build([make("dpo", spent={"flops": 5e12})]).sections
     assert section.rows[0].flags == ("over budget",)
     slow = make("dpo", budget={"flops": 1e13, "seconds": 40}, spent={"flops": 1e12, "seconds": 40.5})

@@ -83,7 +83,7 @@ ALGORITHMS = {
     "opens": variant(OPEN),
 }
 SAID = {
-    "nans": "Good: 5 steps in a row had no finite loss or gradient",
+    "nans": "nans seed 0: 5 steps in a row had no finite loss or gradient",
     "raises": "KeyError: 'no such thing'",
     "exits": "its code called exit",
     "loops": "its code asked the lab for nothing that costs for 2 seconds",
@@ -161,6 +161,7 @@ def test_what_another_package_brings_is_found_configured_and_used(elsewhere: Ter
     assert card["config"]["algorithm"] == {"batch_size": 5, "lr": 1e-3}
     assert card["metrics"]["shouting"]["value"] is not None
     assert card["versions"]["metric shouting"] == "3"
+    assert card["versions"]["elsewhere"] == "0.1"
     assert "batch_siz" in complaint(elsewhere(elsewhere.run("algorithm=good", "algorithm.batch_siz=5")))
 
     judged = elsewhere(elsewhere.run("algorithm=rlaif", "task.judge.kind=short", "algorithm.rollouts=8", "budget.steps=1"))
@@ -223,6 +224,15 @@ def test_an_entry_point_that_is_wrong_is_one_line(elsewhere: Terminal, points: s
 
 @pytest.mark.slow
 def test_a_broken_algorithm_harms_no_other(elsewhere: Terminal) -> None:
-    points = "[isoalign.algorithms]\nlost = elsewhere.lost\ngood = elsewhere.good"
+    brought = "lost = elsewhere.lost\nkto = elsewhere.good\ngood = elsewhere.good"
+    points = f"[isoalign.algorithms]\n{brought}\n[isoalign.conf]\nno = elsewhere.no"
     (elsewhere.home / "site" / "elsewhere-0.1.dist-info" / "entry_points.txt").write_text(points)
-    assert elsewhere(elsewhere.run("algorithm=good", "budget.steps=2")).returncode == 0
+    done = elsewhere(elsewhere.run("algorithm=good", "budget.steps=2"))
+    assert done.returncode == 0
+    assert "elsewhere.no can't be imported: ModuleNotFoundError" in done.stderr
+    assert "going on without its configuration" in done.stderr
+
+
+def test_a_yaml_that_is_none_is_one_line_with_file_and_line(elsewhere: Terminal) -> None:
+    (elsewhere.home / "site" / "elsewhere" / "conf" / "algorithm" / "good.yaml").write_text("name: good\nlr: [1\n")
+    assert "good.yaml, line 3: no yaml: expected ',' or ']'" in complaint(elsewhere(elsewhere.run("algorithm=good")))
