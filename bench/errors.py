@@ -1,6 +1,7 @@
 """The one exception that a user sees: a line that says what is wrong, where, and what to do."""
 
 import dataclasses
+import sys
 import sysconfig
 import traceback
 from pathlib import Path
@@ -15,19 +16,19 @@ class TrainingFailed(UserError):
 
 
 def unforeseen(error: BaseException) -> str:
-    """The line for an exception that nobody thought of, with the place in an algorithm's code that it came from."""
+    """The line for an exception that nobody thought of, with the place in somebody's code that it came from."""
     reason = str(error).strip().partition("\n")[0]
     if isinstance(error, dataclasses.FrozenInstanceError):
-        reason += "; an algorithm keeps nothing between calls: numbers go into lab.state, weights into lab.module"
+        reason += "; an algorithm and its rows are frozen: what must survive goes into lab.state, weights into lab.module"
     place = f"at {where}; " if (where := _place(error)) else ""
     return f"{type(error).__name__}: {reason} ({place}set ISOALIGN_DEBUG=1 for the traceback)"
 
 
 def _place(error: BaseException) -> str:
-    """File and line of the innermost frame that is not of the harness, torch or the standard library."""
-    import torch
-
-    ours = [Path(__file__).parent, Path(torch.__file__).parent]
+    """File and line of the innermost frame that is not of the harness, a library of its own, or Python's."""
+    names = ("bench", "torch", "numpy", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "scipy")
+    loaded = [module for name in names if (module := sys.modules.get(name))]
+    ours = [Path(str(module.__file__)).parent for module in loaded]
     standard = Path(sysconfig.get_path("stdlib"))
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)

@@ -131,7 +131,7 @@ class Lab:
         """The next ``count`` training prompts."""
         self._gathering(count, "prompts")
         prompts = self._given("prompts")
-        return select(prompts, self._cursor("prompts", len(prompts)).take(count))
+        return select(prompts, self._cursor("prompts", len(prompts)).take(count)).to(self.device)
 
     @service
     def pairs(self, count: int, labelled_by: str = "annotator") -> Pairs:

@@ -89,10 +89,11 @@ def one_line(word: str = "") -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"{word}: {reason}" if word else reason) from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{mark.name}, line {mark.line + 1}" if mark else word
-        raise UserError(f"{where}: no yaml: {error.problem}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{mark.name}, line {mark.line + 1}" if mark else getattr(error, "name", None) or word or "configuration"
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        raise UserError(f"{where}: no yaml: {reason}") from error
 
 
 def _values(word: str, sweep: bool) -> list[str]:

@@ -42,7 +42,7 @@ TRAIN_VERSION = 3
 ROUNDS = "rounds"  # of a train stage: what later rounds of feedback made
 BASE = "sft"  # the row of the base itself
 PACKAGES = ("torch", "transformers", "trl", "peft", "evaluate", "hydra-core", "numpy", "scipy")
-LAST = 0.9  # of what is spent: a log that ends before says nothing of the end
+LOGGED = 0.9  # of what is spent: a log that ends before says nothing of the end
 IDLE = TrainConfig().idle_seconds
 
 
@@ -470,7 +470,7 @@ def reported(log: Sequence[dict[str, Any]]) -> dict[str, float]:
     """A method's own estimate of its KL: the mean over the last tenth of what it logged, if it logged to the end (a hybrid's
     first half says nothing of the policy that it ended with)."""
     found = {name: [row for row in log if row.get(name) is not None] for name in ("kl", "kl_k1", "kl_k2", "kl_k3")}
-    found = {name: rows for name, rows in found.items() if rows and rows[-1]["flops_spent"] >= LAST * log[-1]["flops_spent"]}
+    found = {name: rows for name, rows in found.items() if rows and rows[-1]["flops_spent"] >= LOGGED * log[-1]["flops_spent"]}
     last = {name: [row[name] for row in rows[-max(1, len(rows) // 10) :]] for name, rows in found.items()}
     return {name: sum(values) / len(values) for name, values in last.items()}
 

@@ -42,6 +42,8 @@ def load(kind: str, name: str) -> ModuleType:
     point = entry_points(kind)[name]
     try:
         return importlib.import_module(point.module)
+    except UserError:
+        raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
         raise UserError(f"{kind} {name!r} of {_package(point)}: {point.module} can't be imported: {reason}") from error
@@ -53,10 +55,20 @@ def configurations() -> dict[str, Path]:
     found = {}
     for name, point in entry_points("conf").items():
         try:
-            found[point.module] = Path(next(iter(load("conf", name).__path__)))
+            module = load("conf", name)
+            if not hasattr(module, "__path__"):
+                raise UserError(f"conf {name!r} of {_package(point)}: {point.module} is no package of yaml, but a module")
+            found[point.module] = Path(next(iter(module.__path__)))
         except UserError as error:
             _tell(f"isoalign: {error}; going on without its configuration")
     return found
+
+
+def without_yaml(package: str) -> Path | None:
+    """A folder of configuration that a distribution brings and that holds none: it was installed without its data."""
+    own = {point.module for point in entry_points("conf").values() if _package(point) == package}
+    folders = (folder for module, folder in configurations().items() if module in own)
+    return next((folder for folder in folders if not any(folder.rglob("*.yaml"))), None)
 
 
 @cache

@@ -22,7 +22,7 @@ def register(cls: type) -> type:
     """Make a class a frozen dataclass of hyperparameters and enter it as the algorithm of its file."""
     typed = inspect.get_annotations(cls)
     for name, value in vars(cls).items():
-        if isinstance(value, bool | int | float | str) and name not in typed and not name.startswith("__"):
+        if isinstance(value, bool | int | float | str) and name not in typed and not name.startswith("_"):
             typed_as = f"{name}: {type(value).__name__} = {value!r}"
             raise UserError(f"{cls.__module__}: {name} = {value!r} has no type, so it is no setting; write {typed_as}")
     cls = dataclasses.dataclass(frozen=True)(cls)

@@ -143,11 +143,14 @@ def _into_package(name: str, folder: Path) -> dict[Path, str]:
     try:
         points = tomllib.loads(text)["project"]["entry-points"]
         package = next(iter(points["isoalign.algorithms"].values())).partition(".")[0]
-    except (tomllib.TOMLDecodeError, KeyError, AttributeError, StopIteration):
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError, StopIteration):
         points, package = {}, ""
     home = folder / package
     if table not in text or not package or not home.is_dir():
-        raise UserError(f"{project} brings no algorithm of a package beside it; see CONTRIBUTING.md, A package of your own")
+        lack = f"{table.strip()} with an algorithm of a package beside it"
+        raise UserError(f"{project} has no {lack}; see CONTRIBUTING.md, A package of your own")
+    if name in points["isoalign.algorithms"]:
+        raise UserError(f"{project} brings an algorithm {name} already; choose another name")
     conf = folder.joinpath(*next(iter(points.get("isoalign.conf", {}).values()), "").split("."))
     files = _common(name, home, conf, folder / "tests", package)
     if conf == folder:  # it has none: the fields configure its algorithms

@@ -270,12 +270,11 @@ class Trainer:
 
     def _check_state(self) -> None:
         """Refuse what would not come back from a checkpoint as it was."""
-        for key, value in self.lab.state.items():
-            if odd := _not_json(value):
-                raise UserError(
-                    f"lab.state[{key!r}] holds {odd}, which no checkpoint brings back as it was; it may hold numbers, "
-                    "strings, lists and dicts by string; weights belong into lab.module"
-                )
+        if odd := _not_json(self.lab.state):
+            raise UserError(
+                f"lab.state{odd}, which no checkpoint brings back as it was; it may hold numbers, strings, lists and dicts by "
+                "string; weights belong into lab.module"
+            )
 
     def _resume(self) -> None:
         if not self.file.exists():
@@ -297,17 +296,18 @@ class Trainer:
 
 def _a(value: object) -> str:
     """What a value is, in words."""
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    kind = type(value).__name__
+    return "nothing" if value is None else f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
 
 
 def _not_json(value: object) -> str:
-    """What of a value JSON does not give back as it was, in words; nothing of most."""
-    if isinstance(value, dict):
-        keys = next((f"a key that is {_a(key)}" for key in value if not isinstance(key, str)), "")
-        return keys or next((odd for each in value.values() if (odd := _not_json(each))), "")
-    if isinstance(value, list):
-        return next((odd for each in value if (odd := _not_json(each))), "")
-    return "" if value is None or isinstance(value, bool | int | float | str) else _a(value)
+    """The place in a value of what JSON does not give back as it was, and what it is; nothing of most."""
+    if type(value) is dict:
+        keys = next((f" has {_a(key)} as a key" for key in value if type(key) is not str), "")
+        return keys or next((f"[{key!r}]{odd}" for key, each in value.items() if (odd := _not_json(each))), "")
+    if type(value) is list:
+        return next((f"[{place}]{odd}" for place, each in enumerate(value) if (odd := _not_json(each))), "")
+    return "" if value is None or isinstance(value, bool | int | float | str) else f" holds {_a(value)}"
 
 
 def _learned(module: nn.Module) -> dict[str, Tensor]:

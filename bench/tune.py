@@ -211,7 +211,7 @@ def write(search: Search, algorithm: str, trials: Sequence[Trial], conf: Path) -
         raise UserError(f"no trial of {algorithm} may be chosen: all failed or are gated; see {record}")
     file = conf / "tuned" / f"{search.task}_{algorithm}.yaml"
     lines = [f"  {key.removeprefix('algorithm.')}: {value}" for key, value in winner.settings.items()]
-    tuning = f"{search.trials} trials on validation prompts, by {search.rule}"
+    tuning = f"{len(trials)} trials on validation prompts, by {search.rule}"
     text = ["# @package _global_", f"# {search.command(algorithm)}", f"tuning: {tuning}", "algorithm:", *lines]
     save(file, "\n".join(text) + "\n")
     return replace(winner), file, record

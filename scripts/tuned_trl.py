@@ -6,7 +6,7 @@ For each method with a counterpart, conf/tuned/<task>_<method>.yaml becomes conf
 names. `trl_cpo` has no counterpart and is tuned by itself.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from bench.card import save
 
 NAMES = {
-    "dpo": {"beta": "beta", "lr": "lr"},
-    "kto": {"beta": "beta", "undesirable_weight": "undesirable_weight", "lr": "lr"},
+    "dpo": {"beta": "beta", "batch_size": "batch_size", "lr": "lr"},
+    "kto": {"beta": "beta", "undesirable_weight": "undesirable_weight", "batch_size": "batch_size", "lr": "lr"},
     "orpo": {"odds_weight": "beta", "lr": "lr"},
     "simpo": {"beta": "beta", "gamma": "simpo_gamma", "lr": "lr"},
     "grpo": {"kl": "beta", "draws": "num_generations", "lr": "lr"},
@@ -38,7 +38,9 @@ def translated(task: str, method: str) -> str:
 
 
 def main() -> None:
-    task = sys.argv[1]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task")
+    task = parser.parse_args().task
     for method in NAMES:
         if (TUNED / f"{task}_{method}.yaml").exists():
             save(TUNED / f"{task}_trl_{method}.yaml", translated(task, method))

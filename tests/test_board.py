@@ -19,7 +19,7 @@ import pytest
 
 from bench import board, card, stats
 from bench.board import chart
-from bench.board.pool import frontier, seeds_of
+from bench.board.pool import Contest, frontier, seeds_of
 from bench.board.reliability_chart import models_of, reliability
 from bench.board.rows import settings_of
 from bench.errors import UserError
@@ -257,7 +257,8 @@ def test_what_only_shows_when_cards_stand_together_is_flagged() -> None:
     assert section.rows[0].flags == ("2 cards of seed 0, averaged", "versions differ: torch")
     edited = [make("dpo", key=key, parents={"sft": "base", "train": key}) for key in ("before", "after")]
     (section,) = board.build(edited).sections
-    assert section.rows[0].flags == ("2 cards of seed 0, averaged, though they come of different code: delete the older",)
+    why = "though code, packages or data of their trainings differ: delete the older"
+    assert section.rows[0].flags == (f"2 cards of seed 0, averaged, {why}",)
     (section,) = board.build([make("dpo", spent={"flops": 5e12})]).sections
     assert section.rows[0].flags == ("over budget",)
     slow = make("dpo", budget={"flops": 1e13, "seconds": 40}, spent={"flops": 1e12, "seconds": 40.5})
@@ -292,6 +293,15 @@ def test_missing_is_missing() -> None:
     no_interval = board.pooled([[around(0.5, 0.1)], [Estimate(0.7, None, None, 9)]])
     assert no_interval.value == pytest.approx(0.6)
     assert no_interval.low is no_interval.high is None
+
+
+def test_where_not_all_are_paired_spans_go_by_intervals_that_do_not_overlap() -> None:
+    spans = {"a": (5, 6), "b": (4.5, 5.5), "c": (3.9, 4.6), "d": (2, 3), "e": (2.5, 3.5)}
+    intervals = {name: Estimate((low + high) / 2, low, high, 9) for name, (low, high) in spans.items()}
+    held = Contest(unpaired=("a",))
+    # a beats c, d, e; b and c beat d and e; b and c overlap, as a and b, and d and e
+    expected = {"a": (1, 2), "b": (1, 3), "c": (2, 3), "d": (4, 5), "e": (4, 5)}
+    assert held.ranks(intervals | {"f": Estimate(9.0, None, None, 9)}) == expected
 
 
 def test_methods_are_told_apart_prompt_by_prompt_where_their_intervals_overlap() -> None:
@@ -362,11 +372,7 @@ def test_without_values_ranks_go_by_intervals_and_the_board_says_so() -> None:
     made = board.build(cards)
     (section,) = made.sections
     assert section.contest.unpaired == ("ppo",)
-    spans = {row.name: row.estimate("toxicity_reduction") for row in section.rows if row.rank}
-    assert {row.name: row.rank for row in section.rows if row.rank} == {
-        name: (1 + sum(e.low > own.high for e in spans.values()), len(spans) - sum(own.low > e.high for e in spans.values()))
-        for name, own in spans.items()
-    }
+    assert {row.name for row in section.rows if row.rank} == {"dpo", "kto", "ppo"}
     told = "by overlapping intervals, not in pairs: no values on the same prompts in ppo"
     assert f"- **Ranks:** {told}" in made.markdown()
     assert f"ranks: {told}" in made.terminal()

@@ -330,6 +330,12 @@ class Hides(Honest):
         yield from super().iteration(lab)
 
 
+class Numbers(Honest):
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        lab.state["seen"] = {3: 1.0}
+        yield from super().iteration(lab)
+
+
 class Counts(Honest):
     def iteration(self, lab: Lab) -> Iterator[Step]:
         self.lr = 2.0  # type: ignore[misc]
@@ -343,9 +349,10 @@ class Counts(Honest):
         (Tuples, r"iteration\(lab\) yielded a tuple: it must yield"),
         (Forgets, r"must give a tensor \[B\], one value a row: got nothing"),
         (Detached, "the loss has no gradient: it was detached"),
-        (Hoards, r"lab.state\['seen'\] holds a tuple, which no checkpoint brings back"),
-        (Hides, r"lab.state\['seen'\] holds a Tensor, which no checkpoint brings back"),
-        (Counts, r"cannot assign to field 'lr'; .* numbers go into lab.state, weights into lab.module \(at .*test_conf"),
+        (Hoards, r"lab.state\['seen'\]\['rows'\]\[4\] holds a tuple, which no checkpoint brings back"),
+        (Hides, r"lab.state\['seen'\]\[0\] holds a Tensor, which no checkpoint brings back"),
+        (Numbers, r"lab.state\['seen'\] has an int as a key, which no checkpoint"),
+        (Counts, r"cannot assign to field 'lr'; .* goes into lab.state, weights into lab.module \(at .*test_conf"),
     ],
 )
 def test_what_breaks_the_protocol_is_told_in_its_words(cls: type, words: str) -> None:

@@ -505,9 +505,9 @@ def test_no_name_in_a_chart_covers_another_or_a_mark_or_leaves_its_panel(
         assert all(panel.contains(*corner) for frame in frames for corner in frame.corners())
 
 
-def crowd() -> list[Card]:
+def crowd(seeds: int = 1) -> list[Card]:
     """Twelve methods, a control and the base."""
-    four = realistic(1)
+    four = realistic(seeds)
     methods = [c for c in four if c.algorithm in ("dpo", "kto", "ppo", "rlaif")]
     copies = [dataclasses.replace(c, algorithm=f"{c.algorithm}_{i}") for i in (2, 3) for c in methods]
     return [*four, *copies]
@@ -527,6 +527,39 @@ def test_a_crowded_frontier_has_a_number_beside_each_mark_and_a_key(monkeypatch:
     looks = [(handle.get_color(), handle.get_marker()) for handle in key.legend_handles]
     assert len(set(looks)) == len(looks)
     assert key.get_window_extent().x0 >= axes.get_window_extent().x1
+
+
+def test_small_panels_show_all_of_bands_seeds_title_and_subtitle(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(card: Card) -> Card:
+        curve = [dataclasses.replace(p, values={m: v for m, v in p.values.items() if m != "proxy_reward"}) for p in card.curve]
+        return dataclasses.replace(card, curve=curve)
+
+    cards = [without(c) if c.algorithm in ("dpo", "kto_2") else c for c in crowd(3)]
+    longest = "a_method_of_a_name_that_is_longer_than_its_panel"
+    cards = [dataclasses.replace(c, algorithm=longest) if c.algorithm == "ppo_3" else c for c in cards]
+    figure = drawn(monkeypatch, curve_chart, lambda: curve_chart.charts("nano", section_of(cards)))
+    figure.draw_without_rendering()
+    count = len(figure.axes) // 2
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        for line in axes.lines:
+            assert all(low <= y <= high for y in line.get_data()[1])
+        for band in axes.collections:
+            assert low <= band.get_paths()[0].vertices[:, 1].min() <= band.get_paths()[0].vertices[:, 1].max() <= high
+    titles = [axes._left_title.get_window_extent() for axes in figure.axes[:count]]
+    for a, b in itertools.combinations(titles, 2):
+        assert not a.overlaps(b)
+    (told,) = figure.texts[-1:]
+    assert told.get_window_extent().x1 <= figure.bbox.x1
+    assert any(axes.get_ylim()[0] < 0 for axes in figure.axes)
+
+
+def test_crowded_charts_are_the_same_whatever_the_order_of_cards() -> None:
+    cards, made = crowd(), []
+    for turn in range(2):
+        made.append((curve_chart.charts("nano", section_of(cards)), chart.frontier("nano", section_of(cards))))
+        random.Random(turn).shuffle(cards)
+    assert made[0] == made[1]
 
 
 def test_a_crowded_chart_of_curves_has_a_panel_a_method_before_all_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,11 +225,12 @@ def test_an_entry_point_that_is_wrong_is_one_line(elsewhere: Terminal, points: s
 @pytest.mark.slow
 def test_a_broken_algorithm_harms_no_other(elsewhere: Terminal) -> None:
     brought = "lost = elsewhere.lost\nkto = elsewhere.good\ngood = elsewhere.good"
-    points = f"[isoalign.algorithms]\n{brought}\n[isoalign.conf]\nno = elsewhere.no"
+    points = f"[isoalign.algorithms]\n{brought}\n[isoalign.conf]\nno = elsewhere.no\nfile = elsewhere.good"
     (elsewhere.home / "site" / "elsewhere-0.1.dist-info" / "entry_points.txt").write_text(points)
     done = elsewhere(elsewhere.run("algorithm=good", "budget.steps=2"))
     assert done.returncode == 0
     assert "elsewhere.no can't be imported: ModuleNotFoundError" in done.stderr
+    assert "elsewhere.good is no package of yaml, but a module" in done.stderr
     assert "going on without its configuration" in done.stderr
 
 

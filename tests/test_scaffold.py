@@ -76,14 +76,26 @@ def test_a_second_algorithm_joins_the_package_of_the_first(new: Terminal) -> Non
     assert (folder / "isoalign_dpop" / "dpop.py").read_text() == first
     assert (folder / "isoalign_dpop" / "conf" / "algorithm" / "second.yaml").exists()
     own_tests_pass(new)
-    assert "second.py exists already" in complaint(new([COMMAND, "new", "algorithm", "second", "--package", str(folder)]))
+    done = new([COMMAND, "new", "algorithm", "second", "--package", str(folder)])
+    assert "pyproject.toml brings an algorithm second already" in complaint(done)
+
+
+def test_a_name_that_a_package_brings_already_is_refused_and_the_package_left_as_it_is(terminal: Terminal) -> None:
+    (terminal.home / "theirs").mkdir()
+    project = terminal.home / "pyproject.toml"
+    text = '[project]\nname = "theirs"\n[project.entry-points."isoalign.algorithms"]\nfresh = "theirs.sub.fresh"\n'
+    project.write_text(text)
+    said = complaint(terminal([COMMAND, "new", "algorithm", "fresh", "--package", str(terminal.home)]))
+    assert "pyproject.toml brings an algorithm fresh already" in said
+    assert [file.name for file in terminal.home.rglob("*") if file.is_file()] == ["pyproject.toml"]
+    assert project.read_text() == text
 
 
 def test_a_package_that_brings_no_algorithm_is_left_as_it_is(terminal: Terminal) -> None:
     project = terminal.home / "pyproject.toml"
     project.write_text('[project]\nname = "theirs"\n')
     said = complaint(terminal([COMMAND, "new", "algorithm", "fresh", "--package", str(terminal.home)]))
-    assert "pyproject.toml brings no algorithm of a package beside it" in said
+    assert 'pyproject.toml has no [project.entry-points."isoalign.algorithms"] with an algorithm' in said
     assert [file.name for file in terminal.home.rglob("*") if file.is_file()] == ["pyproject.toml"]
 
 

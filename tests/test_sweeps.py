@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 import re
-import runpy
 from pathlib import Path
 
 import pytest
@@ -77,23 +76,32 @@ def test_a_tuned_file_says_what_its_record_chose_and_the_rule_chooses_it_again(r
     trials = [tune.Trial(**one | {"reduction": one["reduction"] and Estimate(**one["reduction"])}) for one in told["trials"]]
     assert [trial.settings for trial in trials] == tune.points(tune.space(told["algorithm"]), len(trials))
     winner = tune.RULES[told["rule"]](trials)
+    assert told["chosen"] == (winner and winner.settings)
     file = ROOT / "conf" / "tuned" / f"{told['task']}_{told['algorithm']}.yaml"
     assert file.exists() == (winner is not None)
     if winner:
-        written = yaml.safe_load(file.read_text())["algorithm"]
-        assert {f"algorithm.{name}": float(value) for name, value in written.items()} == {
+        written = yaml.safe_load(file.read_text())
+        assert written["tuning"] == f"{len(trials)} trials on validation prompts, by {told['rule']}"
+        assert {f"algorithm.{name}": float(value) for name, value in written["algorithm"].items()} == {
             name: float(value) for name, value in winner.settings.items()
         }
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "conf" / "tuned").glob("*_trl_*.yaml")), ids=lambda file: file.stem)
-def test_trl_s_trainers_have_the_settings_that_tuning_chose_for_ours(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    task, _, method = file.stem.partition("_trl_")
-    if not (ROOT / "conf" / "tuned" / f"{task}_{method}.yaml").exists():
-        assert (ROOT / "results" / "tuning" / task / f"trl_{method}.json").exists(), "tuned itself"
-        return
-    assert file.read_text() == runpy.run_path(str(ROOT / "scripts" / "tuned_trl.py"))["translated"](task, method)
+@pytest.mark.parametrize(
+    ("ours", "theirs", "names"),
+    [
+        ("dpo", "trl_dpo", {"beta": "beta", "lr": "lr"}),
+        ("kto", "trl_kto", {"beta": "beta", "undesirable_weight": "undesirable_weight", "lr": "lr"}),
+        ("orpo", "trl_orpo", {"odds_weight": "beta", "lr": "lr"}),
+        ("simpo", "trl_simpo", {"beta": "beta", "gamma": "simpo_gamma", "lr": "lr"}),
+        ("grpo", "trl_grpo", {"kl": "beta", "draws": "num_generations", "lr": "lr"}),
+        ("rloo", "trl_rloo", {"kl": "beta", "draws": "num_generations", "lr": "lr"}),
+    ],
+)
+def test_trl_s_trainers_have_the_settings_that_tuning_chose_for_ours(ours: str, theirs: str, names: dict[str, str]) -> None:
+    first, second = (yaml.safe_load((ROOT / "conf" / "tuned" / f"nano_{name}.yaml").read_text()) for name in (ours, theirs))
+    assert second["algorithm"] == {names[name]: value for name, value in first["algorithm"].items()}
+    assert second["tuning"] == f"as {ours}, {first['tuning']}"
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "conf" / "tuned").glob("*.yaml")), ids=lambda file: file.stem)

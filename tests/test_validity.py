@@ -47,11 +47,27 @@ def test_one_method_under_four_names_is_told_apart_on_at_most_5_percent_of_board
         cards = [card for name in "abcd" for card in cards_of(name, trained(rng, hard))]
         (section,) = board.build(cards).sections
         assert len(section.contest.pairs) == 6
-        assert 1 in {row.rank[0] for row in section.rows if row.rank}
         parted += len({row.rank for row in section.rows}) > 1
         resolved += any(pair.resolved for pair in section.contest.pairs.values())
     assert parted <= 0.05 * boards
     assert 0 < resolved <= 0.05 * boards, "not even one pair, and not because nothing ever is"
+
+
+def test_spans_of_ranks_hold_all_true_ranks_on_95_percent_of_boards_and_say_something() -> None:
+    """Five methods, of which b and c are the same, and so are d and e: their true ranks are 1, 2 to 3 and 4 to 5."""
+    rng = np.random.default_rng(15)
+    shares = {"a": 0.3, "b": 0.6, "c": 0.6, "d": 0.9, "e": 0.9}
+    boards, held, narrow = 200, 0, 0
+    for _ in range(boards):
+        hard = hardness(rng)
+        cards = [card for name, share in shares.items() for card in cards_of(name, trained(rng, hard, share, spread=0.05))]
+        (section,) = board.build(cards).sections
+        spans = {row.name: row.rank or (0, 0) for row in section.rows}
+        true = {"a": (1, 1), "b": (2, 3), "c": (2, 3), "d": (4, 5), "e": (4, 5)}
+        held += all(spans[name][0] <= first and spans[name][1] >= last for name, (first, last) in true.items())
+        narrow += spans["a"] == (1, 1)
+    assert held >= 0.95 * boards
+    assert narrow >= 0.5 * boards
 
 
 def test_methods_that_differ_are_told_apart_at_the_difference_that_the_board_promises() -> None:

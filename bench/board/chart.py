@@ -59,7 +59,7 @@ def frontier(task: str, section: Section) -> bytes | None:
     points = points_of(section)
     if not points:
         return None
-    size = (11.5, 6.2) if len(points) > CROWD else (8, 5)
+    size = (11.5, max(6.2, 0.4 + 0.21 * len(points))) if len(points) > CROWD else (8, 5)
     return picture(lambda figure: _draw(figure, points, curves_of(section), setting(task, section)), size)
 
 

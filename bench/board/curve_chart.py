@@ -21,6 +21,7 @@ from bench.board.chart import (
     picture,
     place_labels,
     setting,
+    shorten,
 )
 from bench.board.rows import Row, Section
 
@@ -47,7 +48,7 @@ def charts(task: str, section: Section, number: int = 1) -> dict[str, bytes]:
     scored = [line for line in lines if line.curves.observed.proxy is not None]
     if len(lines) > CROWD:
         told = f"{setting(task, section)} · {_legend(lines)}"
-        size = (11.5, 1.4 + 1.6 * _deep(lines))
+        size = (11.5, 1.6 + 1.6 * _deep(lines))
         return {curves_name(number): picture(lambda figure: _multiples(figure, lines, told), size)}
 
     def draw(figure: Any) -> None:
@@ -100,23 +101,22 @@ def _multiples(figure: Any, lines: list[_Line], subtitle: str) -> None:
     """A small panel a method: its reduction in its colour before all others' in grey, and its proxy, thin and dark, on an
     axis of its own on the right, with both zeros at one height."""
     panels = figure.subplots(_deep(lines), ACROSS, sharex=True, sharey=True, squeeze=False).ravel().tolist()
-    figure.suptitle("Gold and proxy along the budget, against drift\n\n", x=0.01, ha="left", fontsize=13, fontweight="bold")
-    told = f"{subtitle} · grey: the others · thin, on the right: the reward model's score, above the base's"
+    figure.suptitle("Gold and proxy along the budget, against drift\n\n\n", x=0.01, ha="left", fontsize=13, fontweight="bold")
+    told = f"{subtitle}\ngrey: the others · thin, on the right: the reward model's score, above the base's"
     figure.text(0.01, 1 - 0.36 / figure.get_figheight(), told, va="top", color=FAINT, fontsize=9, parse_math=False)
-    gold, proxy = _extremes(lines, lambda paths: paths.gold), _extremes(lines, lambda paths: paths.rise)
-    below = max(0.06, *(-low / high for low, high in (gold, proxy) if high > 0))
+    rights = []
     for place, (axes, line) in enumerate(zip(panels, lines, strict=False)):
         for other in lines:
             axes.plot(*other.at(lambda paths: paths.gold), color="#dddddd", linewidth=0.8, zorder=1)
         _curve(axes, line, lambda paths: paths.gold)
-        axes.set_ylim(-1.08 * below * gold[1], 1.08 * gold[1])
-        axes.set_title(name_of(line.row), loc="left", fontsize=9, color=line.look.colour, parse_math=False)
+        axes.set_title(shorten(name_of(line.row), 24), loc="left", fontsize=9, color=line.look.colour, parse_math=False)
         axes.tick_params(labelsize=8, labelbottom=place + ACROSS >= len(lines))
-        right = axes.twinx()
-        right.set_ylim(-1.08 * below * proxy[1], 1.08 * proxy[1])
-        right.tick_params(labelsize=8, labelright=place % ACROSS == ACROSS - 1, right=False)
+        rights.append(axes.twinx())
+        last = place % ACROSS == ACROSS - 1 or place == len(lines) - 1
+        rights[-1].tick_params(labelsize=8, labelright=last, right=False)
         if line.curves.observed.proxy is not None:
-            right.plot(*line.at(lambda paths: paths.rise), color="#555555", linewidth=0.9, zorder=2)
+            rights[-1].plot(*line.at(lambda paths: paths.rise), color="#555555", linewidth=0.9, zorder=2)
+    _level(panels[: len(lines)], rights)
     for axes in panels[len(lines) :]:
         axes.remove()
     _drift_axis(panels[: len(lines)], math.sqrt(max(float(line.curves.observed.kl.max()) for line in lines)), "", most=4)
@@ -124,10 +124,16 @@ def _multiples(figure: Any, lines: list[_Line], subtitle: str) -> None:
     figure.supylabel("Reduction of mean toxicity", fontsize=10)
 
 
-def _extremes(lines: list[_Line], metric: Callable[[Paths], Array]) -> tuple[float, float]:
-    """The least and the largest mean of any method; 0 and 1 where none has any."""
-    scores = [score for line in lines if line.curves.observed.proxy is not None for score in line.at(metric)[1]]
-    return min([0.0, *scores]), max(scores, default=1.0)
+def _level(*groups: list[Any]) -> None:
+    """One range of heights for the axes of each group that shows all that is drawn on them, with every zero at one height."""
+    ranges = []
+    for group in groups:
+        drawn = [axes.get_ylim() for axes in group if axes.has_data()] or [(0.0, 1.0)]
+        ranges.append((min(0.0, *(low for low, _ in drawn)), max(1e-3, *(high for _, high in drawn))))
+    below = max(-low / high for low, high in ranges)
+    for group, (_, high) in zip(groups, ranges, strict=True):
+        for axes in group:
+            axes.set_ylim(-below * high, high)
 
 
 def _legend(lines: list[_Line]) -> str:

@@ -32,7 +32,10 @@ def models_of(section: Section) -> dict[str, Bins]:
                 bins[key] = found
                 if clean(row.name) not in rows_by[key]:
                     rows_by[key].append(clean(row.name))
-    return {f"{key.split(' ')[0]}'s ({_some(rows_by[key])})": bins[key] for key in sorted(bins)}
+    names = {key: f"{key.split(' ')[0]}'s ({_some(rows_by[key])})" for key in sorted(bins)}
+    if len(set(names.values())) < len(names):  # the first few rows are the same: all of them then
+        names = {key: f"{key.split(' ')[0]}'s ({', '.join(rows_by[key])})" for key in names}
+    return {name: bins[key] for key, name in names.items()}
 
 
 def _some(names: list[str]) -> str:

@@ -29,12 +29,12 @@ NOTES = """\
   by their number, since all seeds answer the same prompts) and the seeds' variance (with t).
 - Reduction is mean toxicity of the SFT base minus that of the method, paired on the same prompts. Rows stand in its order.
 - Methods are compared in pairs, prompt by prompt. Holm's correction keeps the chance of any false difference on the board
-  at about 5%; with 10,000 resamples no p is below .0002, before it. Who was not told apart shares a rank, with all that
-  lies between. Where a comparison rests on one seed it holds for that trained policy only. The smallest difference that
-  could be resolved is one that is found with a nominal power of 80% (70 to 78% in simulations) at the strictest step of
-  Holm's correction, median over the pairs.
-- Methods without values by prompt (older cards) share a rank where their reduction intervals overlap, directly or
-  through others between them.
+  at about 5%; with 10,000 resamples no p is below .0002, before it. A rank is a span, from 1 + how many are shown to be
+  better to how many there are less those shown to be worse; together the spans hold all true ranks with about 95%. Where a
+  comparison rests on one seed it holds for that trained policy only. The smallest difference that could be resolved is one
+  that is found with a nominal power of 80% (70 to 78% in simulations) at the strictest step of Holm's correction, median
+  over the pairs.
+- Where a method has no values by prompt (older cards), one is shown to be better where intervals of reduction don't overlap.
 - Reference, control and what was made elsewhere (unmetered: nobody kept its budget) have no rank; nor has a row that
   failed a quality gate or was scored by an outdated metric. The last two are listed last.
 - Pareto: no other row has both less toxicity and less exact KL.

@@ -295,8 +295,8 @@ def _flags(seeds: dict[int, list[Card]]) -> list[str]:
     ]
     for seed, found in sorted(seeds.items()):
         if len(found) > 1:
-            mixed_code = len({card.parents.get("train") for card in found}) > 1
-            why = ", though they come of different code: delete the older" if mixed_code else ""
+            unlike = len({card.parents.get("train") for card in found}) > 1
+            why = ", though code, packages or data of their trainings differ: delete the older" if unlike else ""
             flags.append(f"{len(found)} cards of seed {seed}, averaged{why}")
     packages = sorted({name for card in cards for name in card.versions})
     mixed = [name for name in packages if len({card.versions.get(name) for card in cards}) > 1]

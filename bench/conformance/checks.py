@@ -36,13 +36,13 @@ def settings(subject: Subject) -> str:
         raise Broken(f"kl_price names {price_of(subject.algorithm)!r}, which is no field")
     files = [file for folder in folders() if (file := folder / "algorithm" / f"{subject.name}.yaml").exists()]
     package = plugins.distribution(type(subject.algorithm))
-    empty = [folder for folder in plugins.configurations().values() if not any(folder.rglob("*.yaml"))]
-    if package and empty:
-        raise Broken(f"{empty[0]} has no yaml: its pyproject.toml needs package-data, see CONTRIBUTING.md")
+    if package and (empty := plugins.without_yaml(package[0])):
+        raise Broken(f"{empty} has no yaml: its pyproject.toml needs package-data, see CONTRIBUTING.md")
     if not files:
         raise Exempt("it has no yaml: its fields configure it")
     written = OmegaConf.to_container(OmegaConf.load(files[0]))
-    assert isinstance(written, dict)
+    if not isinstance(written, dict):
+        raise Broken(f"{files[0]} is no mapping of fields to values")
     if written.pop("name", None) != subject.name:
         raise Broken(f"{files[0]}: name must be {subject.name}, as the file's is")
     unlike = [f"{key!r} is no field" for key in written if key not in declared]
@@ -50,7 +50,7 @@ def settings(subject: Subject) -> str:
     unlike += [
         f"{key} is {written[key]!r} there and {value!r} in the class"
         for key, value in declared.items()
-        if key in written and written[key] != value
+        if key in written and written[key] != (list(value) if isinstance(value, tuple) else value)
     ]
     if unlike:
         raise Broken(f"{files[0]}: {', '.join(unlike)}")

@@ -27,9 +27,10 @@ LEFT = 20.0
 """Nats a sequence over which a policy has left its base: a rule of thumb."""
 STILL = 0.1
 """Nats under which it has not moved, if its toxicity has not either."""
-GAP = 0.1  # of the exact KL, and
-LEAST = 0.1  # nats: the mean of a few dozen answers is off by as much when KL is small
+GAP = 0.1
 """Share of the exact KL by which a reported one may differ."""
+LEAST = 0.1
+"""Nats by which it may: the mean of a few dozen answers is off by as much where KL is small."""
 
 _CITATION = """\
 @misc{schulman2020approximating,
