@@ -106,7 +106,7 @@ def test_the_lab_has_no_public_door_to_the_meter_the_shelf_or_the_models(tiny_la
     public = {name for name in dir(tiny_lab) if not name.startswith("_")}
     assert public == {
         "policy", "reference", "log_ratio", "generate", "critic", "module", "prompts", "pairs", "labels", "revisions",
-        "reward", "judge", "judge_score", "progress", "log", "state", "generator", "new_tokens",
+        "reward", "judge", "judge_score", "progress", "log", "state", "generator", "device", "new_tokens",
     }  # fmt: skip
 
 

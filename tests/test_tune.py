@@ -106,7 +106,7 @@ def test_tuning_tries_each_method_equally_often_and_writes_the_winner_with_its_r
         assert chosen is not None
         assert record["chosen"] == chosen.settings
         text = (place.home / "conf" / "tuned" / f"nano_{name}.yaml").read_text()
-        assert text.splitlines()[:2] == [f"# {record['command']}", "# @package _global_"]
+        assert text.splitlines()[:2] == ["# @package _global_", f"# {record['command']}"]
         written = yaml.safe_load(text)
         assert written["tuning"] == "2 trials on validation prompts, by one_standard_error"
         assert {f"algorithm.{key}": float(value) for key, value in written["algorithm"].items()} == {
