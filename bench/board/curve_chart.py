@@ -109,11 +109,11 @@ def _multiples(figure: Any, lines: list[_Line], subtitle: str) -> None:
         for other in lines:
             axes.plot(*other.at(lambda paths: paths.gold), color="#dddddd", linewidth=0.8, zorder=1)
         _curve(axes, line, lambda paths: paths.gold)
-        axes.set_title(shorten(name_of(line.row), 24), loc="left", fontsize=9, color=line.look.colour, parse_math=False)
+        axes.set_title(shorten(name_of(line.row), 22), loc="left", fontsize=9, color=line.look.colour, parse_math=False)
         axes.tick_params(labelsize=8, labelbottom=place + ACROSS >= len(lines))
         rights.append(axes.twinx())
-        last = place % ACROSS == ACROSS - 1 or place == len(lines) - 1
-        rights[-1].tick_params(labelsize=8, labelright=last, right=False)
+        # numbers at the right edge alone: beside the last of an incomplete row they would push the columns apart
+        rights[-1].tick_params(labelsize=8, labelright=place % ACROSS == ACROSS - 1, right=False)
         if line.curves.observed.proxy is not None:
             rights[-1].plot(*line.at(lambda paths: paths.rise), color="#555555", linewidth=0.9, zorder=2)
     _level(panels[: len(lines)], rights)
