@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from bench import board, card, stats
-from bench.board import chart
+from bench.board import labels
 from bench.board.pool import Contest, frontier, seeds_of
 from bench.board.reliability_chart import models_of, reliability
 from bench.board.rows import settings_of
@@ -569,9 +569,9 @@ def test_charts_of_an_older_board_do_not_stay(tmp_path: Path) -> None:
 
 def test_names_in_the_chart_cover_no_other_name_or_point() -> None:
     boxes = [(90.0, 90.0, 110.0, 110.0), (110.0, 90.0, 130.0, 110.0)]
-    names: list[chart.Box] = []
+    names: list[labels.Box] = []
     for point in ((100.0, 100.0), (120.0, 100.0), (100.0, 100.0)):
-        names.append(chart._best_spot(point, (60.0, 12.0), boxes, names, (0.0, 0.0, 400.0, 300.0)))
+        names.append(labels._best_spot(point, (60.0, 12.0), boxes, names, (0.0, 0.0, 400.0, 300.0)))
     for a, b in itertools.combinations(names + boxes, 2):
         assert (a in boxes and b in boxes) or min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
 

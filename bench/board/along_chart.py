@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.board.along import Along
-from bench.board.chart import FAINT, Box, Label, Look, along, dress, looks_of, picture, place_labels, shorten
+from bench.board.chart import Look, dress, looks_of, picture, shorten
+from bench.board.labels import FAINT, Box, Label, along, place_labels
 from bench.board.rows import REFERENCE
 from bench.board.text import clean, plain, scientific
 from bench.types import Estimate

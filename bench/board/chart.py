@@ -1,15 +1,15 @@
-"""The frontier: mean toxicity against exact KL, as an SVG; and what all charts share: their looks and their labels."""
+"""The frontier: mean toxicity against exact KL, as an SVG; and what all charts share: their looks."""
 
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from bench.board.labels import FAINT, Box, Label, along, place_labels
 from bench.board.rows import CONTROL, METHOD, REFERENCE, UNMETERED, Row, Section
 from bench.board.text import clean, scientific
 from bench.types import Card, Estimate
@@ -17,13 +17,12 @@ from bench.types import Card, Estimate
 if TYPE_CHECKING:
     from bench.curves import Curves
 
-_INK, FAINT = "#222222", "#8a8a8a"
+_INK = "#222222"
 _GRID = "#ececec"
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's, without yellow
 _MARKERS = "osD^vPX*"
 _LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 CROWD = 10  # more rows than these can't be told by colour, nor named beside their marks
-Box = tuple[float, float, float, float]  # pixels: left, bottom, right, top
 
 
 def chart_name(number: int) -> str:
@@ -214,15 +213,6 @@ def _reach(e: Estimate) -> list[list[float]] | None:
     return [[max(0.0, e.value - e.low)], [max(0.0, e.high - e.value)]]
 
 
-@dataclass(frozen=True)
-class Label:
-    """A name in its colour, to be written beside a point in the units of the data."""
-
-    text: str
-    colour: str
-    at: tuple[float, float]
-
-
 def name_of(row: Row) -> str:
     """A row's name as charts write it, with what keeps it from being compared."""
     why = "" if row.sound else " (gate)" if row.gated else " (unmetered)" if row.part == UNMETERED else " (outdated)"
@@ -231,43 +221,6 @@ def name_of(row: Row) -> str:
 
 def _label(looks: dict[str, Look], row: Row, kl: Estimate, toxicity: Estimate) -> Label:
     return Label(name_of(row), looks[row.name].colour, (kl.value or 0.0, toxicity.value or 0.0))
-
-
-def place_labels(figure: Any, axes: Any, labels: Iterable[Label], boxes: Sequence[Box]) -> None:
-    """Write each name beside its point, clear of other names and of ``boxes`` [pixels], with a line where that is far.
-
-    The figure has been laid out. Offsets are in points: an SVG has 72 to the inch, whatever the pixels here.
-    """
-    from matplotlib.patheffects import withStroke
-
-    names: list[Box] = []
-    point = 72 / figure.dpi
-    for label in labels:
-        at = {"xy": label.at, "textcoords": "offset points"}
-        text = axes.annotate(label.text, xytext=(0, 0), parse_math=False, color=label.colour, zorder=6, **at)
-        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
-        extent = text.get_window_extent()
-        x, y = axes.transData.transform(label.at)
-        spot = _best_spot((x, y), (extent.width, extent.height), boxes, names, axes.get_window_extent().extents)
-        names.append(spot)
-        text.set_position(((spot[0] + 2 - x) * point, (spot[1] + 2 - y) * point))
-        # The nearest point of the name's box, from which a line is drawn where it isn't plain whose name this is.
-        near = (min(max(x, spot[0]), spot[2]), min(max(y, spot[1]), spot[3]))
-        if math.dist((x, y), near) > 22:
-            line = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 6}
-            axes.annotate("", xytext=((near[0] - x) * point, (near[1] - y) * point), arrowprops=line, zorder=5, **at)
-
-
-def along(axes: Any, x: Sequence[float], y: Sequence[float]) -> list[Box]:
-    """Small boxes on the canvas along a line, for names to keep clear of."""
-    corners = [(float(a), float(b)) for a, b in axes.transData.transform(list(zip(x, y, strict=True)))]
-    boxes = []
-    for (x0, y0), (x1, y1) in itertools.pairwise(corners):
-        steps = max(1, round(math.dist((x0, y0), (x1, y1)) / 10))
-        for i in range(steps + 1):
-            left, bottom = x0 + (x1 - x0) * i / steps, y0 + (y1 - y0) * i / steps
-            boxes.append((left - 3, bottom - 3, left + 3, bottom + 3))
-    return boxes
 
 
 def shorten(text: str, length: int) -> str:
@@ -289,31 +242,3 @@ def _pixels(axes: Any, row: Row, kl: Estimate, toxicity: Estimate) -> list[Box]:
     if toxicity.low is not None:
         boxes.append(box(kl.value, toxicity.low, kl.value, toxicity.high, 1))
     return boxes
-
-
-def _best_spot(
-    point: tuple[float, float],
-    size: tuple[float, float],
-    boxes: Sequence[Box],
-    names: Sequence[Box],
-    frame: Box,
-) -> Box:
-    """Of spots around a point the one that overlaps least, the nearest of equals."""
-
-    def overlap(a: Box, b: Box) -> float:
-        return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-
-    def cost(spot: Box, distance: float) -> float:
-        outside = size[0] * size[1] - overlap(spot, frame)
-        covered = 40 * sum(overlap(spot, name) for name in names) + sum(overlap(spot, box) for box in boxes)
-        return 40 * outside + 4 * covered + distance
-
-    spots: list[tuple[float, int, Box]] = []
-    for distance in (12, 18, 26, 38, 54, 74, 100):
-        for step in range(16):
-            across, up = math.cos(math.pi * (step + 1) / 8), math.sin(math.pi * (step + 1) / 8)
-            left = point[0] + across * (distance + size[0] / 2) - size[0] / 2
-            bottom = point[1] + up * (distance + size[1] / 2) - size[1] / 2
-            spot = (left - 2, bottom - 2, left + size[0] + 2, bottom + size[1] + 2)
-            spots.append((cost(spot, distance), len(spots), spot))
-    return min(spots)[2]

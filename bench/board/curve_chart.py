@@ -8,21 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from bench.board.chart import (
-    CROWD,
-    FAINT,
-    Label,
-    Look,
-    along,
-    curves_of,
-    dress,
-    looks_of,
-    name_of,
-    picture,
-    place_labels,
-    setting,
-    shorten,
-)
+from bench.board.chart import CROWD, Look, curves_of, dress, looks_of, name_of, picture, setting, shorten
+from bench.board.labels import FAINT, Label, along, place_labels
 from bench.board.rows import Row, Section
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from bench.board.chart import FAINT, dress, looks_of, picture, setting
+from bench.board.chart import dress, looks_of, picture, setting
+from bench.board.labels import FAINT
 from bench.board.rows import REFERENCE, Section
 from bench.board.text import clean
 

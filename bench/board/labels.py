@@ -1,0 +1,86 @@
+"""Names beside points, where they cover neither each other nor what is drawn."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+FAINT = "#8a8a8a"
+Box = tuple[float, float, float, float]  # pixels: left, bottom, right, top
+
+
+@dataclass(frozen=True)
+class Label:
+    """A name in its colour, to be written beside a point in the units of the data."""
+
+    text: str
+    colour: str
+    at: tuple[float, float]
+
+
+def place_labels(figure: Any, axes: Any, labels: Iterable[Label], boxes: Sequence[Box]) -> None:
+    """Write each name beside its point, clear of other names and of ``boxes`` [pixels], with a line where that is far.
+
+    The figure has been laid out. Offsets are in points: an SVG has 72 to the inch, whatever the pixels here.
+    """
+    from matplotlib.patheffects import withStroke
+
+    names: list[Box] = []
+    point = 72 / figure.dpi
+    for label in labels:
+        at = {"xy": label.at, "textcoords": "offset points"}
+        text = axes.annotate(label.text, xytext=(0, 0), parse_math=False, color=label.colour, zorder=6, **at)
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+        extent = text.get_window_extent()
+        x, y = axes.transData.transform(label.at)
+        spot = _best_spot((x, y), (extent.width, extent.height), boxes, names, axes.get_window_extent().extents)
+        names.append(spot)
+        text.set_position(((spot[0] + 2 - x) * point, (spot[1] + 2 - y) * point))
+        # The nearest point of the name's box, from which a line is drawn where it isn't plain whose name this is.
+        near = (min(max(x, spot[0]), spot[2]), min(max(y, spot[1]), spot[3]))
+        if math.dist((x, y), near) > 22:
+            line = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 6}
+            axes.annotate("", xytext=((near[0] - x) * point, (near[1] - y) * point), arrowprops=line, zorder=5, **at)
+
+
+def along(axes: Any, x: Sequence[float], y: Sequence[float]) -> list[Box]:
+    """Small boxes on the canvas along a line, for names to keep clear of."""
+    corners = [(float(a), float(b)) for a, b in axes.transData.transform(list(zip(x, y, strict=True)))]
+    boxes = []
+    for (x0, y0), (x1, y1) in itertools.pairwise(corners):
+        steps = max(1, round(math.dist((x0, y0), (x1, y1)) / 10))
+        for i in range(steps + 1):
+            left, bottom = x0 + (x1 - x0) * i / steps, y0 + (y1 - y0) * i / steps
+            boxes.append((left - 3, bottom - 3, left + 3, bottom + 3))
+    return boxes
+
+
+def _best_spot(
+    point: tuple[float, float],
+    size: tuple[float, float],
+    boxes: Sequence[Box],
+    names: Sequence[Box],
+    frame: Box,
+) -> Box:
+    """Of spots around a point the one that overlaps least, the nearest of equals."""
+
+    def overlap(a: Box, b: Box) -> float:
+        return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+    def cost(spot: Box, distance: float) -> float:
+        outside = size[0] * size[1] - overlap(spot, frame)
+        covered = 40 * sum(overlap(spot, name) for name in names) + sum(overlap(spot, box) for box in boxes)
+        return 40 * outside + 4 * covered + distance
+
+    spots: list[tuple[float, int, Box]] = []
+    for distance in (12, 18, 26, 38, 54, 74, 100):
+        for step in range(16):
+            across, up = math.cos(math.pi * (step + 1) / 8), math.sin(math.pi * (step + 1) / 8)
+            left = point[0] + across * (distance + size[0] / 2) - size[0] / 2
+            bottom = point[1] + up * (distance + size[1] / 2) - size[1] / 2
+            spot = (left - 2, bottom - 2, left + size[0] + 2, bottom + size[1] + 2)
+            spots.append((cost(spot, distance), len(spots), spot))
+    return min(spots)[2]
