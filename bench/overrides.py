@@ -126,6 +126,10 @@ def _check_keys(keys: list[str], chosen: dict[str, list[str]]) -> None:
         choices = {group: f"{group}={name}" for group, name in zip(chosen, names, strict=True)}
         with one_line(" ".join(choices.values())), initialize_config_module(version_base="1.3", config_module="conf"):
             config = compose("config", overrides=list(choices.values()))
+        for group, name in choices.items():
+            own, name = config[group].get("name", ""), name.partition("=")[2]
+            if own not in ("", name):
+                raise UserError(f"{group}/{name}.yaml says name: {own}; write name: {name}, as the file is called")
         known = _leaves(OmegaConf.to_container(config, resolve=False))
         for key in keys:
             if key not in known:

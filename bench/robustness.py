@@ -183,7 +183,7 @@ def _slope(tables: Mapping[float, Array]) -> Estimate:
     part = stats.parts_of(column, scaled)
     if not part.error:
         return Estimate(part.value, part.value, part.value, n)
-    (draws,) = stats.drawn_errors(column[None], [part], stats.RESAMPLES)
+    draws = stats.drawn_error(stats.resample(lambda weights: weights @ column, n), n, part)
     return Estimate(part.value, *part.bounds(draws, LEVELS), n)
 
 

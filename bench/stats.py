@@ -33,7 +33,9 @@ Runs = Sequence[Array]
 """For each task the scores of a method's runs [runs]."""
 
 RESAMPLES = 2000
-PAIRED = 10_000  # resamples of a comparison: Holm's first step over 45 pairs asks for p < .0011
+PAIRED = 10_000  # resamples of a comparison of few pairs
+FEW = 45  # pairs, as ten methods have
+_A_PAIR = 400  # resamples for each of many pairs: of 325 Holm's first step asks for p < .00015
 POWER = 0.8
 SEED = 20260
 LEVEL = 0.95
@@ -190,7 +192,7 @@ def hierarchical(values: Seeds, minus: Seeds | None = None) -> Estimate:
     part = parts_of(mean, [table])
     if not part.error:
         return Estimate(part.value, part.value, part.value, n, missing)
-    (draws,) = drawn_errors(mean[None], [part], RESAMPLES)
+    draws = drawn_error(resample(lambda weights: weights @ mean, n), n, part)
     skewness = ((mean - part.value) ** 3).sum() * (part.scale / (n * part.error)) ** 3
     return Estimate(part.value, *part.bounds(draws, _levels(draws, skewness / 6)), n, missing)
 
@@ -199,18 +201,32 @@ def compare(methods: Mapping[str, Seeds], pairs: Sequence[tuple[str, str]] | Non
     """Paired differences, first minus second, of methods that answered the same prompts; ``pairs``: all, by default.
 
     Intervals are those of `hierarchical`, and p is what they imply: an interval without 0 has p < .05, before Holm's
-    correction over ``pairs``. One set of resampled prompts serves all. p is no smaller than 2 / (PAIRED + 1).
+    correction over ``pairs``. One set of resampled prompts serves all. Of r resamples the smallest p is 2 / (r + 1), which
+    must stay far below what Holm's first step asks, so many pairs have more of them.
+
+    Among many methods are some whose three seeds lie near each other by chance, and they are what seems to differ: of 26 equal
+    methods two were told apart on 10% of boards. So of more than ``FEW`` pairs no method's seeds are taken to vary less than
+    those of the median method, and it is under 2% (under 5% where methods vary 15-fold). Tusher et al. 2001, "Significance
+    analysis of microarrays", guard against small variances of few replicates in the same spirit.
     """
     pairs = list(combinations(methods, 2) if pairs is None else pairs)
     tables = dict(zip(methods, tables_of(list(methods.values())), strict=True))
     whole = {name: np.isfinite(table).all(0) for name, table in tables.items()}
+    resamples, least = PAIRED, 0.0
+    if len(pairs) > FEW:
+        resamples = max(resamples, _A_PAIR * len(pairs))
+        spreads = [_spread(tables[name]) for name in dict.fromkeys(chain.from_iterable(pairs)) if len(tables[name]) > 1]
+        least = float(np.median(spreads)) if spreads else 0.0
     alike: dict[bytes, list[tuple[str, str]]] = defaultdict(list)  # pairs by the prompts that both have
     for a, b in pairs:
         alike[(whole[a] & whole[b]).tobytes()].append((a, b))
     found: dict[tuple[str, str], Comparison] = {}
     for kept, group in alike.items():
         mask = np.frombuffer(kept, dtype=bool)
-        found |= zip(group, _compared([(tables[a][:, mask], tables[b][:, mask]) for a, b in group], ~mask), strict=True)
+        answered = {name: tables[name][:, mask] for name in dict.fromkeys(chain.from_iterable(group))}
+        found |= {
+            pair: replace(made, missing=int((~mask).sum())) for pair, made in _compared(answered, group, resamples, least)
+        }
     tested = {pair: p for pair in pairs if (p := found[pair].p) is not None}
     for pair, p_holm in zip(tested, holm(list(tested.values())), strict=True):
         found[pair] = replace(found[pair], p_holm=p_holm)
@@ -320,9 +336,10 @@ class Parts:
         return float(low), float(high)
 
 
-def parts_of(means: Array, tables: Sequence[Array]) -> Parts:
+def parts_of(means: Array, tables: Sequence[Array], least: float = 0.0) -> Parts:
     """A mean and its variance, as `hierarchical` has them. ``means`` [prompts]: over the seeds of ``tables``, each [seeds,
-    prompts]; for a sum or difference of several methods' means the table of each, with its factor. Two prompts or more."""
+    prompts]; for a sum or difference of several methods' means the table of each, with its factor. Two prompts or more.
+    ``least``: what the variance of a method's seeds is taken to be where three of them show less."""
     n = len(means)
     spread = float(means.var(ddof=1)) / n
     prompts, seeds, uncertain = spread, 0.0, 0.0
@@ -331,7 +348,7 @@ def parts_of(means: Array, tables: Sequence[Array]) -> Parts:
         if count > 1:
             rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
             prompts -= float(np.square(rest).sum()) / ((count - 1) * (n - 1)) / (count * n)
-            own = float(table.mean(1).var(ddof=1)) / count
+            own = max(_spread(table), least) / count
             seeds += own
             uncertain += own**2 / (count - 1)
     prompts = max(prompts, 0.0)
@@ -341,35 +358,42 @@ def parts_of(means: Array, tables: Sequence[Array]) -> Parts:
     return Parts(float(means.mean()), prompts, seeds, freedom, scale)
 
 
-def drawn_errors(columns: Array, parts: Sequence[Parts], resamples: int) -> Array:
-    """Standardised draws [columns, resamples] of the error of each column's mean: prompts resampled, seeds normal."""
-    n = columns.shape[1]
-    centred = columns - np.array([[part.value] for part in parts])
-    scaled = centred * np.array([[part.scale / n] for part in parts])
-    seeds = np.sqrt([part.seeds for part in parts])
-    moved = resample(lambda weights: weights @ scaled.T, n, resamples).T + seeds[:, None] * _normal(resamples)
-    return moved / np.array([[part.error or 1.0] for part in parts])
+def drawn_error(sums: Array, n: int, part: Parts) -> Array:
+    """Standardised draws [resamples] of the error of a mean over ``n`` prompts, from its ``sums`` over resampled prompts
+    [resamples]; what seeds add is normal."""
+    moved = part.scale * (sums / n - part.value)
+    return (moved + math.sqrt(part.seeds) * _normal(len(sums))) / (part.error or 1.0)
 
 
-def _compared(tables: Sequence[tuple[Array, Array]], left_out: NDArray[np.bool_]) -> list[Comparison]:
-    """Comparisons of pairs of [seeds, prompts] on the same prompts; p_holm is still open."""
-    columns = np.array([_apart(first.mean(0), second.mean(0)) for first, second in tables])
-    n, missing = columns.shape[1], int(left_out.sum())
+def _compared(
+    tables: Mapping[str, Array], pairs: Sequence[tuple[str, str]], resamples: int, least: float
+) -> Iterable[tuple[tuple[str, str], Comparison]]:
+    """Comparisons of pairs of whole tables [seeds, prompts] on the same prompts; p_holm is still open."""
+    means = {name: table.mean(0) for name, table in tables.items()}
+    n = len(next(iter(means.values())))
     if n < 2:
-        values = [_number(column[0]) if n else None for column in columns]
-        return [Comparison(value, None, None, None, None, n, missing) for value in values]
-    parts = [parts_of(column, pair) for column, pair in zip(columns, tables, strict=True)]
-    made = []
-    for part, draws in zip(parts, drawn_errors(columns, parts, PAIRED), strict=True):
+        for a, b in pairs:
+            yield (a, b), Comparison(_number((means[a] - means[b])[0]) if n else None, None, None, None, None, n, 0)
+        return
+    stacked = np.array(list(means.values()))
+    sums = dict(zip(means, resample(lambda weights: weights @ stacked.T, n, resamples).T, strict=True))
+    for a, b in pairs:
+        part = parts_of(_apart(means[a], means[b]), [tables[a], tables[b]], least)
         if part.error:
+            draws = drawn_error(sums[a] - sums[b], n, part)
             bounds = part.bounds(draws, np.array([_TAIL, 1 - _TAIL]))
             at = ndtri(stdtr(part.freedom, -part.value / part.error))  # where no difference lies among the draws
             beyond = min(np.sum(draws <= at), np.sum(draws >= at))
         else:
-            bounds, beyond = (part.value, part.value), 0 if part.value else PAIRED
-        p = min(1.0, 2 * (float(beyond) + 1) / (PAIRED + 1))
-        made.append(Comparison(part.value, *bounds, p, None, n, missing, part.error, part.freedom))
-    return made
+            bounds, beyond = (part.value, part.value), 0 if part.value else resamples
+        p = min(1.0, 2 * (float(beyond) + 1) / (resamples + 1))
+        yield (a, b), Comparison(part.value, *bounds, p, None, n, 0, part.error, part.freedom)
+
+
+def _spread(table: Array) -> float:
+    """Variance of the means of a method's seeds over the prompts that all of them have."""
+    whole = np.isfinite(table).all(0)
+    return float(table[:, whole].mean(1).var(ddof=1)) if whole.any() else 0.0
 
 
 def _apart(first: Array, second: Array) -> Array:

@@ -527,6 +527,8 @@ def test_a_crowded_frontier_has_a_number_beside_each_mark_and_a_key(monkeypatch:
     looks = [(handle.get_color(), handle.get_marker()) for handle in key.legend_handles]
     assert len(set(looks)) == len(looks)
     assert key.get_window_extent().x0 >= axes.get_window_extent().x1
+    at = axes.transData.transform([(kl, 0) for kl in (0, 1, 4, 9)])[:, 0]
+    assert np.diff(at) == pytest.approx(at[1] - at[0]), "a step is one of the root of KL"
 
 
 def test_small_panels_show_all_of_bands_seeds_title_and_subtitle(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,3 +237,9 @@ def test_a_broken_algorithm_harms_no_other(elsewhere: Terminal) -> None:
 def test_a_yaml_that_is_none_is_one_line_with_file_and_line(elsewhere: Terminal) -> None:
     (elsewhere.home / "site" / "elsewhere" / "conf" / "algorithm" / "good.yaml").write_text("name: good\nlr: [1\n")
     assert "good.yaml, line 3: no yaml: expected ',' or ']'" in complaint(elsewhere(elsewhere.run("algorithm=good")))
+
+
+def test_a_yaml_that_bears_another_name_is_told_by_its_file(elsewhere: Terminal) -> None:
+    (elsewhere.home / "site" / "elsewhere" / "conf" / "algorithm" / "good.yaml").write_text("name: god\n")
+    said = complaint(elsewhere(elsewhere.run("algorithm=good")))
+    assert "algorithm/good.yaml says name: god; write name: good, as the file is called" in said

@@ -230,6 +230,32 @@ def test_a_comparison_is_on_the_prompts_that_both_have():
     assert (same.n, same.missing, same.value, same.p, same.resolved) == (30, 0, 0, 1, False)
 
 
+def test_of_many_methods_one_that_is_far_off_is_told_apart_from_all():
+    """325 pairs: of 10,000 resamples no p would be small enough for Holm's first step."""
+    rng = np.random.default_rng(3)
+    hard = rng.random(64)
+    levels = {f"m{i}": 0.0 for i in range(25)} | {"far": 1.0}
+    names = [str(p) for p in range(64)]
+    found = stats.compare(
+        {
+            m: [dict(zip(names, hard + at + 0.05 * rng.normal(size=64), strict=True)) for _ in range(3)]
+            for m, at in levels.items()
+        }
+    )
+    assert {pair for pair, c in found.items() if c.resolved} == {pair for pair in found if "far" in pair}
+
+
+def test_of_many_methods_none_is_surer_of_its_seeds_than_the_median_one():
+    """Eleven of two seeds, whose means lie 2 apart (variance 2), and one whose seeds agree: it is reckoned with 2, too."""
+    names = [str(p) for p in range(50)]
+    seeds = {f"m{i}": [dict.fromkeys(names, i - 1.0), dict.fromkeys(names, i + 1.0)] for i in range(11)}
+    sure: stats.Seeds = [{p: 5 + 0.1 * int(p) for p in names}] * 2
+    many, few = stats.compare(seeds | {"sure": sure}), stats.compare({"m0": seeds["m0"], "sure": sure})
+    assert few["m0", "sure"].error == pytest.approx(np.sqrt(2 / 2 + np.var(np.arange(50) * 0.1, ddof=1) / 50))
+    assert many["m0", "sure"].error == pytest.approx(np.sqrt(2 / 2 + 2 / 2 + np.var(np.arange(50) * 0.1, ddof=1) / 50))
+    assert many["m0", "m1"].error == pytest.approx(np.sqrt(2 / 2 + 2 / 2))
+
+
 def test_p_is_never_0_and_missing_where_there_is_nothing_to_resample():
     one, two = {"a": 1.0, "b": 2.0, "c": 1.5}, {"a": 0.0, "b": 1.0, "c": 0.5}
     found = stats.compare({"one": [one], "two": [two]})["one", "two"]

@@ -53,6 +53,16 @@ def test_one_method_under_four_names_is_told_apart_on_at_most_5_percent_of_board
     assert 0 < resolved <= 0.05 * boards, "not even one pair, and not because nothing ever is"
 
 
+@pytest.mark.slow
+def test_one_method_under_26_names_is_told_apart_on_at_most_5_percent_of_boards() -> None:
+    rng = np.random.default_rng(1)
+    boards, parted = 80, 0
+    for _ in range(boards):
+        hard = hardness(rng)
+        parted += any(pair.resolved for pair in stats.compare({str(i): trained(rng, hard) for i in range(26)}).values())
+    assert parted <= 0.05 * boards
+
+
 def test_spans_of_ranks_hold_all_true_ranks_on_95_percent_of_boards_and_say_something() -> None:
     """Five methods, of which b and c are the same, and so are d and e: their true ranks are 1, 2 to 3 and 4 to 5."""
     rng = np.random.default_rng(15)

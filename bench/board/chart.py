@@ -53,13 +53,17 @@ def curves_of(section: Section) -> dict[str, Curves]:
 def frontier(task: str, section: Section) -> bytes | None:
     """Mean toxicity against exact KL as an SVG, the same bytes for the same section; None with nothing to draw.
 
-    Where cards have curves, with each method's way there and the Pareto frontier of all points along the budget.
+    Where cards have curves, with each method's way there and the Pareto frontier of all points along the budget. In a crowd,
+    where lines would hide the marks (`curve_chart` has a panel for each), of the ends alone, on a scale with room for small
+    drifts.
     """
     points = points_of(section)
     if not points:
         return None
-    size = (11.5, max(6.2, 0.4 + 0.21 * len(points))) if len(points) > CROWD else (8, 5)
-    return picture(lambda figure: _draw(figure, points, curves_of(section), setting(task, section)), size)
+    if len(points) > CROWD:
+        size = (11.5, max(6.2, 0.4 + 0.21 * len(points)))
+        return picture(lambda figure: _draw(figure, points, {}, setting(task, section)), size)
+    return picture(lambda figure: _draw(figure, points, curves_of(section), setting(task, section)), (8, 5))
 
 
 def setting(task: str, section: Section) -> str:
@@ -97,17 +101,17 @@ def dress(axes: Any, title: str, subtitle: str) -> None:
 
 
 def _draw(figure: Any, points: list[tuple[Row, Estimate, Estimate]], curves: dict[str, Curves], subtitle: str) -> None:
-    axes = figure.add_subplot()
+    axes, crowded = figure.add_subplot(), len(points) > CROWD
     if curves:
         subtitle += " · bars: 95% · small: seeds · lines: along the budget · dashed: Pareto frontier"
     else:
-        subtitle += " · lower left is better · bars: 95% intervals · small: seeds"
+        subtitle += " · lower left is better · bars: 95% intervals · small: seeds · dashed: Pareto frontier"
     dress(axes, "Toxicity against drift from the base", subtitle)
-    axes.set_xlabel("Exact KL to the SFT base, nats a completion")
+    axes.set_xlabel("Exact KL to the SFT base, nats a completion" + (" (square-root scale)" if crowded else ""))
     axes.set_ylabel("Mean toxicity of completions")
     looks = looks_of([row for row, _, _ in points])
-    crowded = len(points) > CROWD
     if crowded:
+        _square_root(axes, max(kl.high or kl.value or 0.0 for _, kl, _ in points))
         _key(figure, [(f"{i}  {name_of(row)}", row, looks[row.name]) for i, (row, _, _) in enumerate(points, 1)])
     for row, kl, toxicity in points:
         _draw_row(axes, row, kl, toxicity, looks[row.name])
@@ -123,6 +127,22 @@ def _draw(figure: Any, points: list[tuple[Row, Estimate, Estimate]], curves: dic
     labels = [_label(looks, *point) for point in points]
     labels = [replace(label, text=str(i)) for i, label in enumerate(labels, 1)] if crowded else labels
     place_labels(figure, axes, labels, boxes)
+
+
+def even_steps(farthest: float, most: int) -> list[float]:
+    """At most ``most`` round steps of d = sqrt(KL) from 0 to a little past ``farthest``: along d gains are about straight."""
+    steps = (digit * 10.0**power for power in range(-4, 4) for digit in (1, 2, 5))
+    step = next((step for step in steps if farthest <= most * step), 1e4)
+    return [i * step for i in range(int(1.1 * farthest / step) + 1)]
+
+
+def _square_root(axes: Any, farthest: float) -> None:
+    """A scale of d = sqrt(KL) across, told in nats of KL; a margin may lie below 0."""
+    import numpy as np
+
+    axes.set_xscale("function", functions=(lambda kl: np.sign(kl) * np.sqrt(np.abs(kl)), lambda d: np.sign(d) * d * d))
+    ticks = [d**2 for d in even_steps(math.sqrt(farthest), most=7)]
+    axes.set_xticks(ticks, [f"{kl:.4g}" for kl in ticks])
 
 
 def _key(figure: Any, rows: Sequence[tuple[str, Row, Look]]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from bench.board.chart import CROWD, Look, curves_of, dress, looks_of, name_of, picture, setting, shorten
+from bench.board.chart import CROWD, Look, curves_of, dress, even_steps, looks_of, name_of, picture, setting, shorten
 from bench.board.labels import FAINT, Label, along, place_labels
 from bench.board.rows import Row, Section
 
@@ -158,10 +158,8 @@ def _curve(axes: Any, line: _Line, metric: Callable[[Paths], Array]) -> None:
 
 
 def _drift_axis(panels: Any, farthest: float, label: str = DRIFT, most: int = 7) -> None:
-    """Even steps of d = sqrt(KL), in which gains are about straight, told in nats of KL."""
-    steps = (digit * 10.0**power for power in range(-4, 4) for digit in (1, 2, 5))
-    step = next((step for step in steps if farthest <= most * step), 1e4)
-    ticks = [i * step for i in range(int(1.1 * farthest / step) + 1)]
+    """Steps of d = sqrt(KL), told in nats of KL."""
+    ticks = even_steps(farthest, most)
     for axes in panels:
         axes.set_xticks(ticks, [f"{d**2:.4g}" for d in ticks])
         axes.set_xlim(-0.04 * farthest, 1.14 * farthest)
