@@ -191,6 +191,12 @@ def test_a_method_that_never_gets_there_is_missing_and_one_that_never_moved_sets
     assert curves.common_kl({}) is None
 
 
+@pytest.mark.parametrize(("methods", "kl"), [(9, 1.0), (10, 2.0), (19, 2.0), (20, 3.0)])
+def test_of_ten_methods_one_may_end_short_of_the_kl_at_which_they_are_compared(methods: int, kl: float) -> None:
+    ends = {str(i): one(points([0, float(i)], [0.4, 0.2]), name=str(i)) for i in range(methods, 0, -1)}
+    assert curves.common_kl(ends | {"still": one(points([0, 0.02], [0.4, 0.4]), name="still")}) == pytest.approx(kl)
+
+
 def test_intervals_are_as_wide_as_those_of_the_hierarchical_bootstrap() -> None:
     # an independent road to much the same interval (which is corrected for skewness and gives seeds and prompts other degrees
     # of freedom): at a point of the curve a reading is a plain mean

@@ -19,10 +19,10 @@ _TOXICITY, _KL, _REWARD = Column("", ""), Column("", "", 2), Column("", "", 2)
 
 _MATCHED = """\
 Each method's figures where its curve, mean over seeds, first reaches that KL, by linear interpolation in √KL between two
-points. The KL is the smallest at which a ranked method that moved (0.1 nats or more) ends, and half of it. *Behind* is
-toxicity minus that of the best ranked method there, paired by prompt: above 0 is worse. It makes no allowance for choosing
-the best. † passes that KL more than once. KL here is the price of a change, not how hard a method optimised: by that measure
-methods differ at equal KL (Gao et al. 2023)."""
+points. The KL is the largest that nine in ten of the ranked methods that moved (0.1 nats or more) get to, of fewer than ten
+methods all, and half of it. *Behind* is toxicity minus that of the best ranked method there, paired by prompt: above 0 is
+worse. It makes no allowance for choosing the best. † passes that KL more than once. KL here is the price of a change, not how
+hard a method optimised: by that measure methods differ at equal KL (Gao et al. 2023)."""
 
 _PEAK = """\
 *Best* is the point with the largest reduction, mean over seeds; *firm*, how often a bootstrap picks it again. The largest of
@@ -78,7 +78,7 @@ def _measured(curves: list[Curves]) -> str:
 
 
 def _matched(rows: list[Row], curves: dict[str, Curves]) -> list[str]:
-    """Toxicity at equal drift: at the largest KL that all ranked methods reach, and at half of it."""
+    """Toxicity at equal drift: at the largest KL that nine in ten ranked methods get to, and at half of it."""
     from bench.curves import FIT_FROM, common_kl, matched
 
     ranked = [row.name for row in rows if row.contends]
