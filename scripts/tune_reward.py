@@ -2,9 +2,9 @@
 
     python scripts/tune_reward.py nano --store FOLDER
 
-Every setting of the grid is trained at three rates of label noise. Of those within one standard error of the best mean
-accuracy on verdicts before noise, the cheapest is taken. The record goes to results/tuning/<task>/reward.json, the winner's
-settings into conf/task/<task>.yaml by hand.
+Every setting of the grid is trained at three rates of label noise. Of those that the task's smallest named budget can pay, and
+that lie within one standard error of the best of them in mean accuracy on verdicts before noise, the cheapest is taken. The
+record goes to results/tuning/<task>/reward.json, the winner's settings into conf/task/<task>.yaml by hand.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ from bench.stages import readings, sample
 from bench.store import Store
 
 NOISE = (0.05, 0.2, 0.35)
-RULE = "cheapest within one standard error of the best mean accuracy on verdicts before noise, over three rates of noise"
+RULE = (
+    "of those that the smallest named budget pays, the cheapest within one standard error of the best mean accuracy on "
+    "verdicts before noise, over three rates of noise"
+)
 GRID: dict[str, dict[str, list[Any]]] = {
     "nano": {"size": [(640, 1), (1000, 1), (640, 2)], "lr": [3e-4, 7e-4, 1e-3, 1.5e-3]},
     "smol": {"size": [(400, 1), (800, 1)], "lr": [5e-4, 1e-3, 2e-3]},
@@ -69,10 +72,11 @@ def main() -> None:
         rows.append({"pairs": pairs, "epochs": epochs, "lr": lr, "clean": mean, "flops": flops, "noise": found})
         told = ", ".join(f"{noise}: {each['clean']:.3f}" for noise, each in found.items())
         print(f"pairs={pairs} epochs={epochs} lr={lr:g}: {mean:.3f} ({told}), {flops:.2e} FLOPs", flush=True)
-    best = max(rows, key=lambda row: row["clean"])
+    payable = [row for row in rows if row["flops"] <= min(task.budgets.values())]
+    best = max(payable, key=lambda row: row["clean"])
     count = sum(each["pairs"] for each in best["noise"].values())
     error = math.sqrt(best["clean"] * (1 - best["clean"]) / count)
-    near = [row for row in rows if row["clean"] >= best["clean"] - error]
+    near = [row for row in payable if row["clean"] >= best["clean"] - error]
     chosen = min(near, key=lambda row: (row["flops"], -row["clean"]))
     record = {
         "task": task.name, "command": f"python scripts/tune_reward.py {task.name}", "split": "validation", "rule": RULE,
