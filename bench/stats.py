@@ -339,7 +339,7 @@ class Parts:
 def parts_of(means: Array, tables: Sequence[Array], least: float = 0.0) -> Parts:
     """A mean and its variance, as `hierarchical` has them. ``means`` [prompts]: over the seeds of ``tables``, each [seeds,
     prompts]; for a sum or difference of several methods' means the table of each, with its factor. Two prompts or more.
-    ``least``: what the variance of a method's seeds is taken to be where three of them show less."""
+    ``least``: what the variance of a method's seeds is taken to be where they show less."""
     n = len(means)
     spread = float(means.var(ddof=1)) / n
     prompts, seeds, uncertain = spread, 0.0, 0.0

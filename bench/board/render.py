@@ -29,7 +29,8 @@ NOTES = """\
   by their number, since all seeds answer the same prompts) and the seeds' variance (with t).
 - Reduction is mean toxicity of the SFT base minus that of the method, paired on the same prompts. Rows stand in its order.
 - Methods are compared in pairs, prompt by prompt. Holm's correction keeps the chance of any false difference on the board
-  at about 5%; with 10,000 resamples no p is below .0002, before it. A rank is a span, from 1 + how many are shown to be
+  at about 5%; with 10,000 resamples no p is below .0002, before it. Of more than 45 pairs there are 400 resamples for each,
+  and no method's seeds are taken to vary less than the median method's. A rank is a span, from 1 + how many are shown to be
   better to how many there are less those shown to be worse; together the spans hold all true ranks with about 95%. Where a
   comparison rests on one seed it holds for that trained policy only. The smallest difference that could be resolved is one
   that is found with a nominal power of 80% (70 to 78% in simulations) at the strictest step of Holm's correction, median
