@@ -15,8 +15,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from hydra import compose, initialize_config_module
 
 from bench import card as cards
 from bench import curves, stats
@@ -33,7 +36,7 @@ PER_INPUT = ("ead", "distinct_2", "vendi", "embedding_diversity")
 RUNS = (
     ("algorithm=sft",),
     ("algorithm=ppo,dpo,kto,rlaif",),
-    ("algorithm=ppo", "algorithm.kl=0.0,0.2"),
+    ("algorithm=ppo", "algorithm.kl=0.0,0.05,0.2"),
     ("algorithm=ppo", "algorithm.kl=0.0", LONG),
     ("algorithm=ppo", "task.feedback.noise=0.2,0.35"),
     ("algorithm=dpo", "algorithm.beta=0.02", "budget=large"),
@@ -70,13 +73,16 @@ class Bench:
     def of(
         self, algorithm: str, task: str = "nano", flops: float = 4.5e12, noise: float = 0.05, **settings: Any
     ) -> list[Card]:
-        """The seeds of one configuration. Raises SystemExit where a run is missing."""
+        """The seeds of one configuration: the method's own settings there but for those named. Raises SystemExit where a run
+        is missing."""
+        own = default(task, algorithm) | settings
         found = [
             card
             for card in self.cards
-            if card.algorithm == algorithm and card.task == task and self._is(card, noise, settings)
+            if (card.algorithm, card.task, card.config["algorithm"]) == (algorithm, task, own)
+            and card.config["task"]["feedback"]["noise"] == noise
+            and (algorithm == "sft" or card.budget["flops"] == flops)
         ]
-        found = [card for card in found if algorithm == "sft" or card.budget["flops"] == flops]
         wanted = 1 if algorithm == "sft" else len(SEEDS)
         if len({card.seed for card in found}) < wanted:
             raise SystemExit(
@@ -84,12 +90,13 @@ class Bench:
             )
         return sorted(found, key=lambda card: card.seed)[: None if wanted > 1 else 1]
 
-    @staticmethod
-    def _is(card: Card, noise: float, settings: dict[str, Any]) -> bool:
-        own = card.config["algorithm"]
-        default = {"ppo": {"kl": 0.05}, "dpo": {"beta": 0.1}}.get(card.algorithm, {})
-        wanted = default | settings
-        return card.config["task"]["feedback"]["noise"] == noise and all(own[key] == value for key, value in wanted.items())
+
+@cache
+def default(task: str, algorithm: str) -> dict[str, Any]:
+    """The settings that a method has on a task if none is typed."""
+    with initialize_config_module(version_base="1.3", config_module="conf"):
+        node = compose("config", overrides=[f"task={task}", f"algorithm={algorithm}"]).algorithm
+    return {str(key): value for key, value in node.items() if key != "name"}
 
 
 def difference(first: Sequence[Card], second: Sequence[Card], metric: str) -> Estimate:
