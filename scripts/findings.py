@@ -36,9 +36,9 @@ PER_INPUT = ("ead", "distinct_2", "vendi", "embedding_diversity")
 RUNS = (
     ("algorithm=sft",),
     ("algorithm=ppo,dpo,kto,rlaif",),
-    ("algorithm=ppo", "algorithm.kl=0.0,0.05,0.2"),
+    ("algorithm=ppo", "algorithm.kl=" + ",".join(map(str, PRICES))),
     ("algorithm=ppo", "algorithm.kl=0.0", LONG),
-    ("algorithm=ppo", "task.feedback.noise=0.2,0.35"),
+    ("algorithm=ppo", "task.feedback.noise=" + ",".join(map(str, NOISES[1:]))),
     ("algorithm=dpo", "algorithm.beta=0.02", "budget=large"),
     ("task=nano_open", "algorithm=sft"),
     ("task=nano_open", "algorithm=ppo", "algorithm.kl=0.0"),
