@@ -221,9 +221,10 @@ FINDINGS = (
     Finding("KL price", "A KL penalty does not move the gold-KL frontier", "Gao et al. 2023", kl_price),
     Finding("label noise", "More label noise lowers the reward model's accuracy and the final score",
             "Wang et al. 2024, arXiv:2401.06080", noise,
-            "At noise .35 the reward model is at chance, and PPO on it still takes toxicity down by three quarters, at a KL "
-            "of 8 nats. It seems that here drift by itself leads away from rude words, so a lower toxicity alone does not "
-            "prove that a method learned what people want: read it beside drift and the warnings on reward models."),
+            "At noise .35 the reward model is right in 62% [55%, 69%] of pairs, hardly over chance, and PPO on it takes "
+            "toxicity down as far as on the best one, only with more drift (KL 9.7 to 12.0 instead of 5.8 to 7.6 nats). A "
+            "lower toxicity alone does not prove that a method learned what people want: read it beside drift and the "
+            "warnings on reward models."),
     Finding("RLAIF", "RLAIF about equals RLHF when the judge is as good as the annotator",
             "Lee et al. 2024, arXiv:2309.00267", rlaif),
     Finding("offline", "Offline methods over-optimise before an epoch is over",
