@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import sys
 from functools import cache
 from pathlib import Path
@@ -45,8 +46,24 @@ def load(kind: str, name: str) -> ModuleType:
     except UserError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-        raise UserError(f"{kind} {name!r} of {_package(point)}: {point.module} can't be imported: {reason}") from error
+        raise _lost(kind, point, error) from error
+
+
+def source(kind: str, name: str) -> Path:
+    """The file of the module behind an entry point, which is not imported (its package is). Raises UserError as load does."""
+    point = entry_points(kind)[name]
+    try:
+        spec = importlib.util.find_spec(point.module)
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(f"No module named {point.module!r}")
+        return Path(spec.origin)
+    except Exception as error:
+        raise _lost(kind, point, error) from error
+
+
+def _lost(kind: str, point: importlib.metadata.EntryPoint, error: Exception) -> UserError:
+    reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+    return UserError(f"{kind} {point.name!r} of {_package(point)}: {point.module} can't be imported: {reason}")
 
 
 def configurations() -> dict[str, Path]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from bench import assets, failures, machine, progress, registry
+from bench import assets, failures, machine, metrics, progress, registry
 from bench import card as cards
 from bench.config import TaskConfig, build
 from bench.errors import TrainingFailed, UserError, unforeseen
@@ -62,6 +62,7 @@ def execute(config: DictConfig) -> Path:
     settings = {key: value for key, value in _plain(config.algorithm).items() if key != "name"}
     algorithm = build(registry.algorithm(name), settings, "algorithm")
     progress.belongs_to(f"{name} seed {config.seed}", _line())
+    metrics.versions()  # a metric that can't be had is told of before the training, not after it
     folder = _writable(Path(str(config.results)) / task.name)
     store = Path(str(config.store)) if config.store else assets.cache_dir() / "store"
     run = Run(name, algorithm, budget, int(config.seed), Shared(task, Store(_writable(store))), _tuning(config))

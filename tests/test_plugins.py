@@ -215,11 +215,19 @@ def test_what_stopped_learning_early_is_flagged(elsewhere: Terminal) -> None:
         ("[isoalign.algorithms]\nlost = elsewhere.lost", "lost", "elsewhere.lost can't be imported: ModuleNotFoundError"),
         ("[isoalign.algorithms]\nshort = elsewhere.short", "short", "short.py registers no algorithm"),
         ("[isoalign.metrics]\nbare = elsewhere.good", "dpo", "good.py lacks measure(evidence)"),
+        ("[isoalign.metrics]\nlost = elsewhere.lost", "dpo", "elsewhere.lost can't be imported: ModuleNotFoundError"),
+        ("[isoalign.metrics]\ngone = nowhere.gone", "dpo", "nowhere.gone can't be imported: ModuleNotFoundError"),
+        ("[isoalign.metrics]\ntext = elsewhere.text", "dpo", "text.py can't be read as Python: invalid syntax"),
     ],
 )
-def test_an_entry_point_that_is_wrong_is_one_line(elsewhere: Terminal, points: str, algorithm: str, words: str) -> None:
+def test_an_entry_point_that_is_wrong_is_one_line_before_any_training(
+    elsewhere: Terminal, points: str, algorithm: str, words: str
+) -> None:
+    (elsewhere.home / "site" / "elsewhere" / "text.py").write_text("no Python at all")
     (elsewhere.home / "site" / "elsewhere-0.1.dist-info" / "entry_points.txt").write_text(points)
-    assert words in complaint(elsewhere(elsewhere.run(f"algorithm={algorithm}", "budget.steps=2")))
+    done = elsewhere(elsewhere.run(f"algorithm={algorithm}", "budget.steps=2"))
+    assert words in complaint(done)
+    assert "training" not in done.stderr
 
 
 @pytest.mark.slow

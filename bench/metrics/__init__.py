@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import pkgutil
 from collections.abc import Collection, Mapping
 from functools import cache
@@ -47,14 +46,13 @@ def names() -> list[str]:
 def versions() -> dict[str, int]:
     """The version of each family, for keys and cards; read from the files, so that no family is imported for it."""
     files = {module.name: Path(__path__[0]) / f"{module.name}.py" for module in pkgutil.iter_modules(__path__)}
-    for name, module in _brought().items():
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            raise UserError(f"metric {name!r}: there is no module {module}; install its package again")
-        files[name] = Path(spec.origin)
+    files |= {name: plugins.source("metrics", name) for name in _brought()}
     found = {}
     for name, file in files.items():
-        body = ast.parse(file.read_text(encoding="utf-8")).body
+        try:
+            body = ast.parse(file.read_text(encoding="utf-8")).body
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UserError(f"metric {name!r}: {file} can't be read as Python: {error}") from error
         measures = any(isinstance(node, ast.FunctionDef) and node.name == "measure" for node in body)
         version = next((int(ast.literal_eval(node.value)) for node in body if _is_version(node)), None)
         if measures and version is not None:
@@ -66,12 +64,12 @@ def versions() -> dict[str, int]:
     return found
 
 
-def _brought() -> dict[str, str]:
-    """Family to module, of other packages. Raises UserError for a name that is taken."""
+def _brought() -> Collection[str]:
+    """Names of the families of other packages. Raises UserError for a name that is taken."""
     brought = plugins.entry_points("metrics")
     if clash := sorted({module.name for module in pkgutil.iter_modules(__path__)} & brought.keys()):
         raise UserError(f"{brought[clash[0]].module} brings a metric {clash[0]!r}, and there is one; rename its entry point")
-    return {name: point.module for name, point in brought.items()}
+    return brought.keys()
 
 
 def _is_version(node: ast.stmt) -> TypeGuard[ast.Assign]:
