@@ -23,6 +23,10 @@ def main() -> None:
         progress.end()
         print(f"isoalign: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        progress.end()
+        print("isoalign: stopped; the same command goes on from what is finished", file=sys.stderr)
+        raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(1) from None
 

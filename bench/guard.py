@@ -6,14 +6,17 @@ This is against mistakes and temptation, not against malice: code in the same pr
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 from torch import nn
@@ -24,20 +27,23 @@ from bench.meter import Meter
 
 Service = TypeVar("Service", bound=Callable[..., Any])
 
+HARNESS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+AGAIN = 1e-4  # seconds between interruptions of an algorithm that won't be interrupted
+
 
 class Trespass(UserError):
     """An algorithm reached for what it must not see."""
 
 
 class Stuck(BaseException):
-    """Raised in the midst of an algorithm that asks for nothing; no ``except Exception`` of its own stops it."""
+    """Raised in the midst of an algorithm that asks for nothing, until it has left all ``except`` clauses of its own."""
 
 
 class Guard:
     """Watches one algorithm. ``models``: by class, the parameters of those it ran that are not the lab's.
 
-    ``shut``: folders that it must not read. ``idle``: seconds that its own code may take without paying for anything;
-    0 is no limit, and only a main thread has one.
+    ``shut``: folders that it must not read. ``idle``: seconds that may pass on the meter's clock without
+    its paying for anything; 0 is no limit, and only a main thread has one.
     """
 
     def __init__(self, meter: Meter, own: Callable[[], Iterable[nn.Module]], shut: Iterable[Path] = (), idle: float = 0.0):
@@ -46,7 +52,8 @@ class Guard:
         self._shut = tuple(os.path.abspath(folder) + os.sep for folder in shut)
         self._trespass = ""
         self._hook: Any = None
-        self._left, self._paid = idle, -1
+        self._since = 0.0
+        self._paid: tuple[int, ...] = ()
         _install()
 
     @contextmanager
@@ -81,16 +88,18 @@ class Guard:
 
     def _open(self) -> None:
         self._hook = register_module_forward_pre_hook(self._seen)
-        if self._meter.flops != self._paid:
-            self._left, self._paid = self._idle, self._meter.flops
+        if (paid := self._meter.paid) != self._paid:
+            self._since, self._paid = self._meter.seconds, paid
         if self._timed():
+            left = self._since + self._idle - self._meter.seconds
             signal.signal(signal.SIGALRM, _stuck)
-            signal.setitimer(signal.ITIMER_REAL, max(self._left, 0.001), self._idle)
+            soon = AGAIN * (time.monotonic_ns() % 1000 + 1) / 1000  # at another place each time, or a short loop is never hit
+            signal.setitimer(signal.ITIMER_REAL, max(left, soon), AGAIN)
 
     def _close(self) -> None:
         self._hook.remove()
         if self._timed():
-            self._left = signal.setitimer(signal.ITIMER_REAL, 0.0)[0]
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
 
     def _timed(self) -> bool:
         return self._idle > 0 and threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGALRM")
@@ -121,8 +130,15 @@ def _exchange(guard: Guard | None) -> Guard | None:
     return before
 
 
-def _stuck(*_: Any) -> None:
-    raise Stuck
+def _stuck(_: int, frame: FrameType | None) -> None:
+    """Interrupt the algorithm, but not the harness on the way into its code and out of it. Who swallows one interruption is
+    sent the next, which sooner or later comes where no clause of its own catches it."""
+    called = ""
+    while frame is not None and not frame.f_code.co_filename.startswith(HARNESS):
+        called, frame = frame.f_code.co_filename, frame.f_back
+    leaving = frame is not None and frame.f_code.co_filename == __file__
+    if called and called != contextlib.__file__ and not leaving:
+        raise Stuck
 
 
 def forbidden(what: str) -> None:

@@ -44,6 +44,11 @@ class Meter:
         return sum(map(len, self.labels.values()))
 
     @property
+    def paid(self) -> tuple[int, ...]:
+        """What changes with every payment of any kind, a server's judgement included."""
+        return self.flops, self.label_count, self.tokens, self.steps, round(self.asked.total())
+
+    @property
     def fraction(self) -> float:
         """Share of the budget that is spent, of the limit nearest to its end."""
         spent: dict[str, float] = {"flops": self.flops, "labels": self.label_count, "tokens": self.tokens}

@@ -31,7 +31,7 @@ class TrainConfig:
     ``clip``: largest gradient norm, of the policy and of each module apart. ``micro_batch``: rows of one backward pass.
     ``checkpoint_seconds``: time between checkpoints. ``patience``: non-finite steps in a row that end a run.
     ``snapshots``: shares of the budget at which the policy is kept, to be scored: after the first step that reaches each.
-    ``idle_seconds``: that an algorithm's own code may take without paying for anything; 0 is no limit.
+    ``idle_seconds``: that an algorithm may go without paying for anything; 0 is no limit.
     """
 
     betas: tuple[float, float] = (0.9, 0.95)

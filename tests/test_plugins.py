@@ -63,6 +63,13 @@ while True:
     except Exception:
         pass
 """
+CLING = """
+while True:
+    try:
+        {}
+    except BaseException:
+        pass
+"""
 STOP = """
 if lab.progress > 0.3:
     while True:
@@ -74,6 +81,8 @@ ALGORITHMS = {
     "raises": variant("raise KeyError('no such thing')"),
     "exits": variant("import sys\nsys.exit(0)"),
     "loops": variant(LOOP),
+    "clings": variant(CLING.format("lab.generate(lab.prompts(4))")),
+    "clutches": variant(CLING.format("lab.prompts(1)")),
     "sleeps": variant("import time\ntime.sleep(1e6)"),
     "idle": variant("return"),
     "free": variant(loss="return torch.zeros(len(rows), requires_grad=True)"),
@@ -87,6 +96,8 @@ SAID = {
     "raises": "KeyError: 'no such thing'",
     "exits": "its code called exit",
     "loops": "its code asked the lab for nothing that costs for 2 seconds",
+    "clings": "its code asked the lab for nothing that costs for 2 seconds",
+    "clutches": "its code asked the lab for nothing that costs for 2 seconds",
     "sleeps": "its code asked the lab for nothing that costs for 2 seconds",
     "idle": "an iteration spent nothing, so the budget would never end it",
     "free": "the loss of a step asks the lab for nothing that costs",

@@ -130,6 +130,21 @@ def fields(name: str) -> set[str]:
     return {f"algorithm.{field.name}" for field in dataclasses.fields(registry.algorithm(name))}
 
 
+def test_a_run_stopped_by_the_keyboard_says_one_line_and_leaves_no_card(furnished: Terminal) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the workers of a test run ignore it
+    running = furnished.start(furnished.run("algorithm=dpo"))
+    signal.signal(signal.SIGINT, before)
+    while running.poll() is None and not list(furnished.store.glob(".work-train-*")):
+        pass
+    running.send_signal(signal.SIGINT)
+    said, told = running.communicate()
+    assert running.returncode == 130, told
+    assert told.splitlines()[-1] == "isoalign: stopped; the same command goes on from what is finished"
+    assert "Traceback" not in told
+    assert not said
+    assert not list(furnished.home.glob("results/**/*.json"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dpo", "kto", "ppo", "rlaif", "reinforce"])
 def test_the_command_killed_and_typed_again_gives_the_card_of_a_run_that_was_not(furnished: Terminal, name: str) -> None:
