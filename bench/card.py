@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import sys
 import types
 import typing
 from pathlib import Path
@@ -219,6 +220,8 @@ def _redact_text(text: str) -> str:
 def _parse(value: Any, hint: Any, where: str, path: Path) -> Any:
     """``value`` as the type ``hint`` says, dataclasses built from mappings; ``where`` is its place in the file."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (dict, list) and isinstance(value, origin) and _plain(value, arguments[-1]):
+        return origin(value)
     if dataclasses.is_dataclass(hint):
         return _parse_fields(value, hint, where, path)
     if origin is dict and isinstance(value, dict):
@@ -235,6 +238,18 @@ def _parse(value: Any, hint: Any, where: str, path: Path) -> Any:
     if not isinstance(value, accepted) or isinstance(value, bool):
         _wrong(value, origin or hint, where, path)
     return _finite(value, where, path)
+
+
+_PLAIN: dict[Any, set[type]] = {str: {str}, float: {int, float}, float | None: {int, float, types.NoneType}}
+
+
+def _plain(values: dict[str, Any] | list[Any], hint: Any) -> bool:
+    """Whether all are text or finite numbers of the type: at once, for what most of a card is. Not where one must be named."""
+    items = values.values() if isinstance(values, dict) else values
+    kinds = set(map(type, items))
+    if not kinds <= _PLAIN.get(hint, {str, int, float, types.NoneType} if hint is Any else set()):
+        return False
+    return kinds == {str} or (str not in kinds and all(item is None or abs(item) <= sys.float_info.max for item in items))
 
 
 def _parse_fields(value: Any, cls: Any, where: str, path: Path) -> Any:

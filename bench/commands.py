@@ -72,13 +72,14 @@ def board(options: argparse.Namespace) -> int:
     if options.across:
         return _across({folder.name: cards for folder, cards in boards}, options.results)
     for folder, cards in boards:
-        board.show(board.build(cards))
+        made = board.build(cards, folder.name)
+        board.show(made)
         failed = failures.read(folder)
         for one in failed:
             print(clean(f"failed: {one.algorithm} seed {one.seed}: {one.reason}"))
         if failed:
             print(f"(until the same command comes through, or its file in {folder / 'failed'} is deleted)")
-        print(board.write(folder.name, cards, folder))
+        print(board.write(made, folder))
     return 0
 
 
@@ -150,14 +151,15 @@ def rescore(options: argparse.Namespace) -> int:
     for one in old.values():  # nothing is written, or begun, unless all can be scored
         stage_of(one, store, "readings")
     new = {path: rescored(old[path], store, options.metric) for path in track(paths, "rescoring")}
-    folders = sorted({path.parent for path in paths})
-    for folder in folders:  # a board that can't be made is found out before anything is written
-        board.build([new.get(path) or card.read(path) for path in sorted(folder.glob("*.json"))])
+    boards = {  # one that can't be made is found out before anything is written
+        folder: board.build([new.get(path) or card.read(path) for path in sorted(folder.glob("*.json"))])
+        for folder in sorted({path.parent for path in paths})
+    }
     for path, rescored_card in new.items():
         card.save(path, card.to_json(rescored_card, path))
         print(f"{path}  {_news(old[path], rescored_card)}")
-    for folder in folders:
-        print(board.write(new[next(p for p in paths if p.parent == folder)].task, card.read_all(folder), folder))
+    for folder, made in boards.items():
+        print(board.write(made, folder))
     return 0
 
 

@@ -33,4 +33,4 @@ def publish(paths: Iterable[Path], results_root: Path) -> list[Path]:
         read_all(folder)
     for copy, text in copies.items():
         save(copy, text)
-    return [board.write(folder.name, read_all(folder), folder) for folder in folders]
+    return [board.write(board.build(read_all(folder), folder.name), folder) for folder in folders]

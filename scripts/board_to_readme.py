@@ -1,10 +1,13 @@
 """Put the published leaderboards into README.md, between <!-- board:TASK --> and <!-- /board:TASK -->.
 
-Of each board the ranking, what it rests on and its charts, with a link to the rest. Run it after `isoalign publish`.
+Of each board the ranking and what it rests on, with a link to the rest. Run it after `isoalign publish`.
 """
 
 import re
 from pathlib import Path
+
+from bench.board import build, render
+from bench.card import read_all
 
 README = Path("README.md")
 PUBLISHED = Path("results/published")
@@ -14,17 +17,9 @@ def excerpt(task: str) -> str:
     page = PUBLISHED / task / "leaderboard.md"
     if not page.exists():
         return f"*No board of {task} is published yet.*"
-    parts = []
-    for block in page.read_text().split("\n\n"):
-        if block.startswith("## Budget"):
-            parts.append(f"**{block.removeprefix('## ')}**")
-        elif block.startswith("- **Budget"):
-            parts += [line.removeprefix("- ") for line in block.splitlines() if line.startswith("- **Ranks:")]
-        elif block.startswith(("| Rank", "> **Not to be compared")):
-            parts.append(block)
-        elif block.startswith("!["):
-            parts.append(block.replace("](", f"]({page.parent}/"))
-    return "\n\n".join([*parts, f"Accuracy, diversity, the bill and every seed: [{page}]({page})."])
+    parts = [part for section in build(read_all(page.parent)).sections for part in render.excerpt(section)]
+    charts = "the curves along the budget, every pair compared, diversity, drift, the bill and every seed"
+    return "\n\n".join([*parts, f"All figures, {charts}: [{page}]({page})."])
 
 
 def main() -> None:

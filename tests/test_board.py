@@ -141,7 +141,7 @@ def method_rows(cards: list[Card]) -> dict[str, dict[str, str]]:
 
 
 def test_the_board_is_the_golden_one(tmp_path: Path) -> None:
-    path = board.write("nano", golden_cards(), tmp_path)
+    path = board.write(board.build(golden_cards()), tmp_path)
     assert path == tmp_path / "leaderboard.md"
     for name in ("leaderboard.md", "leaderboard.csv"):
         assert (tmp_path / name).read_text() == (GOLDEN / name).read_text(), f"{name}: see the top of {__file__}"
@@ -156,7 +156,7 @@ def test_the_board_is_the_golden_one(tmp_path: Path) -> None:
 def test_the_order_of_cards_changes_no_byte_of_it(tmp_path: Path) -> None:
     cards = golden_cards()
     for turn in range(3):
-        board.write("nano", cards, tmp_path / str(turn))
+        board.write(board.build(cards), tmp_path / str(turn))
         random.Random(turn).shuffle(cards)
     files = [[(file.name, file.read_bytes()) for file in sorted((tmp_path / str(i)).iterdir())] for i in range(3)]
     assert files[0] == files[1] == files[2]
@@ -533,7 +533,7 @@ def test_no_cards_or_cards_of_two_tasks_make_no_board(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cards are of 2: nano, smol"):
         board.build([make("dpo"), make("dpo", task="smol")])
     with pytest.raises(UserError, match="a board of smol can't be made from cards of nano"):
-        board.write("smol", [make("dpo")], tmp_path)
+        board.build([make("dpo")], "smol")
     assert not list(tmp_path.iterdir())
 
 
@@ -547,10 +547,10 @@ def test_each_reward_model_has_one_line_in_the_reliability_chart(tmp_path: Path)
     ]
     (section,) = board.build(cards).sections
     assert list(models_of(section)) == ["annotator's (dpo, ppo)", "judge's (rlaif)"]
-    board.write("nano", cards, tmp_path)
+    board.write(board.build(cards), tmp_path)
     assert (tmp_path / "reliability.svg").read_bytes() == reliability("nano", section)
     assert "](reliability.svg)" in (tmp_path / "leaderboard.md").read_text()
-    board.write("nano", [make("dpo")], tmp_path)
+    board.write(board.build([make("dpo")]), tmp_path)
     assert not (tmp_path / "reliability.svg").exists()
 
 
@@ -561,8 +561,8 @@ def test_a_method_s_own_report_stands_beside_the_exact_kl() -> None:
 
 
 def test_charts_of_an_older_board_do_not_stay(tmp_path: Path) -> None:
-    board.write("nano", golden_cards(), tmp_path)
-    board.write("nano", [make("dpo", metrics={})], tmp_path)
+    board.write(board.build(golden_cards()), tmp_path)
+    board.write(board.build([make("dpo", metrics={})]), tmp_path)
     assert not list(tmp_path.glob("*.svg"))
     assert "frontier" not in (tmp_path / "leaderboard.md").read_text()
 
@@ -590,6 +590,6 @@ def test_settings_that_came_after_a_card_was_written_do_not_part_its_row_from_ne
 
 
 if __name__ == "__main__":
-    board.write("nano", golden_cards(), GOLDEN)
+    board.write(board.build(golden_cards()), GOLDEN)
     for picture in GOLDEN.glob("*.svg"):
         picture.unlink()

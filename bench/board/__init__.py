@@ -5,7 +5,6 @@ measurement (prompts, draws, scorers) are the same; others get a section of thei
 whatever order they come.
 """
 
-import dataclasses
 import json
 import sys
 from collections.abc import Iterable
@@ -50,9 +49,11 @@ class Board:
         return render.terminal(self.task, self.sections, width, colour)
 
 
-def build(cards: Iterable[Card]) -> Board:
-    """The board of some cards, which must be of one task. Raises UserError where they are not, or there are none."""
+def build(cards: Iterable[Card], task: str | None = None) -> Board:
+    """The board of some cards, which must be of one ``task``. Raises UserError where they are not, or there are none."""
     cards = ordered(cards)
+    if task not in (None, cards[0].task):
+        raise UserError(f"a board of {task} can't be made from cards of {cards[0].task}")
     return Board(cards[0].task, tuple(sections_of(cards)))
 
 
@@ -67,12 +68,9 @@ def ordered(cards: Iterable[Card]) -> list[Card]:
     return cards
 
 
-def write(task: str, cards: Iterable[Card], folder: Path) -> Path:
+def write(board: Board, folder: Path) -> Path:
     """Write ``leaderboard.md``, ``leaderboard.csv`` and the charts into a folder; returns the path of the first."""
     folder = Path(folder)
-    board = build(cards)
-    if board.task != task:
-        raise UserError(f"a board of {task} can't be made from cards of {board.task}")
     drawn: dict[str, bytes] = {}
     for number, section in enumerate(board.sections, 1):
         found = frontier(board.task, section)
@@ -105,4 +103,4 @@ def show(board: Board, stream: TextIO | None = None) -> None:
 
 
 def _json(card: Card) -> str:
-    return json.dumps(dataclasses.asdict(card), sort_keys=True)
+    return json.dumps(vars(card), sort_keys=True, default=vars)

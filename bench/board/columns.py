@@ -52,3 +52,5 @@ DIVERSITY = (
     Column("token_entropy", "Token entropy", 2, _NATS),
 )
 COLUMNS = {column.metric: column for column in LEADING + DRIFT + REWARD + DIVERSITY}
+# What a board is about in five figures: what was gained, at what drift, and what it did to the text.
+BRIEF = tuple(COLUMNS[name] for name in ("toxicity_reduction", "kl", "implicit_accuracy", "distinct_2", "perplexity"))

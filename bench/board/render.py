@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.board import curve_text
 from bench.board.chart import chart_name, points_of
-from bench.board.columns import COLUMNS, DIVERSITY, DRIFT, LEADING, REWARD, Column
+from bench.board.columns import BRIEF, COLUMNS, DIVERSITY, DRIFT, LEADING, REWARD, Column
 from bench.board.pool import Pair
 from bench.board.reliability_chart import models_of, reliability_name
 from bench.board.rows import CONTROL, METHOD, PROTOCOL, REFERENCE, ROLES, UNMETERED, Row, Section, mean, total
@@ -51,15 +51,17 @@ def markdown(task: str, sections: Sequence[Section]) -> str:
     return "\n\n".join([*parts, "## How to read it", NOTES]) + "\n"
 
 
+def excerpt(section: Section) -> list[str]:
+    """The ranking with the few figures that a page about something else has room for, and what it rests on."""
+    ranks = [f"Ranks: {standing}."] if (standing := _standing(section)) else []
+    titles = [column.title for column in BRIEF]
+    cells = [[_brief(row, column.metric).replace(" ", "\u00a0") for column in BRIEF] for row in section.rows]
+    return [f"**{_title(section)}**", *_warnings(section), *_ranking(section, titles, cells), *ranks]
+
+
 def _section(section: Section, number: int) -> list[str]:
-    titles = ["Rank", "Method", "Seeds", *(column.title for column in LEADING), "Pareto", "Budget spent", "Flags"]
-    leading = []
-    for row in section.rows:
-        end = ["yes" if row.pareto else "", share(row.percent), _flag_cell(row)]
-        leading.append([escape(row.place), _name(row), str(row.seeds), *_cells(row, LEADING), *end])
-    parts = [f"## Budget {_budget(section)}, base {escape(section.base or 'not told')}"]
-    parts += [f"> **Not to be compared:** {escape(warning)}" for warning in section.warnings]
-    parts += [_header(section), grid(titles, leading, left=(0, 1, len(titles) - 1))]
+    titles, cells = [column.title for column in LEADING], [_cells(row, LEADING) for row in section.rows]
+    parts = [f"## {_title(section)}", *_warnings(section), _header(section), *_ranking(section, titles, cells, spent=True)]
     if not any(row.part == REFERENCE for row in section.rows):
         parts += ["No card of the SFT base yet: `isoalign run algorithm=sft` makes the reference row."]
     if points_of(section):
@@ -71,6 +73,27 @@ def _section(section: Section, number: int) -> list[str]:
     parts += ["### Drift", _drift(section)]
     parts += ["### Reward", _further(section, REWARD), *_reliability(section, number)]
     return [*parts, "### The bill", _bill(section), "### Every seed", _every_seed(section)]
+
+
+def _title(section: Section) -> str:
+    return f"Budget {_budget(section)}, base {escape(section.base or 'not told')}"
+
+
+def _warnings(section: Section) -> list[str]:
+    return [f"> **Not to be compared:** {escape(warning)}" for warning in section.warnings]
+
+
+def _ranking(section: Section, titles: list[str], cells: list[list[str]], spent: bool = False) -> list[str]:
+    """Rows with their ranks, and under the table what is flagged: whole sentences would make its rows many lines high."""
+    flagged = [row for row in section.rows if row.flags]
+    rows = []
+    for row, figures in zip(section.rows, cells, strict=True):
+        end = ["yes" if row.pareto else "", *([share(row.percent)] if spent else [])]
+        end += [str(flagged.index(row) + 1) if row.flags else ""]
+        rows.append([escape(row.place), _name(row), str(row.seeds), *figures, *end])
+    titles = ["Rank", "Method", "Seeds", *titles, "Pareto", *(["Budget spent"] if spent else []), "Note"]
+    notes = [f"{place}. {_name(row)}: {_flags(row)}" for place, row in enumerate(flagged, 1)]
+    return [grid(titles, rows, left=(0, 1)), *(["\n".join(notes)] if notes else [])]
 
 
 def _further(section: Section, columns: Sequence[Column]) -> str:
@@ -224,7 +247,7 @@ def _cells(row: Row, columns: Iterable[Column]) -> list[str]:
     ]
 
 
-def _flag_cell(row: Row) -> str:
+def _flags(row: Row) -> str:
     return "; ".join(f"**{escape(flag)}**" if flag.startswith("gate:") else escape(flag) for flag in row.flags)
 
 
@@ -311,7 +334,9 @@ def _terminal_table(task: str, section: Section, wide: bool) -> Any:
     for brief in ["seeds", *_BRIEF.values(), "spent"]:
         table.add_column(brief, justify="right", no_wrap=True)
     for row in section.rows:
-        cells = [_SHORT.get(row.place, row.place), clean(row.name), str(row.seeds), *(_brief(row, name) for name in _BRIEF)]
+        figures = {name: _brief(row, name) for name in _BRIEF}
+        figures["kl"] += "*" if row.pareto else " "
+        cells = [_SHORT.get(row.place, row.place), clean(row.name), str(row.seeds), *figures.values()]
         best = row.rank is not None and row.rank[0] == 1
         style = "green" if best else "cyan" if row.part != METHOD else "dim" if not row.contends else ""
         table.add_row(*map(Text, [*cells, share(row.percent)]), style=style)
@@ -319,12 +344,11 @@ def _terminal_table(task: str, section: Section, wide: bool) -> Any:
 
 
 def _brief(row: Row, name: str) -> str:
-    """A figure, of the reduction with its interval; the KL with a star on the Pareto frontier."""
+    """A figure, of the reduction with its interval."""
     if row.old(name) and name in row.metrics:
         return "old"
     e = dataclasses.replace(row.estimate(name), missing=0)
-    shown = cell(e if name == "toxicity_reduction" else dataclasses.replace(e, low=None, high=None), COLUMNS[name])
-    return f"{shown}{'*' if row.pareto else ' '}" if name == "kl" else shown
+    return cell(e if name == "toxicity_reduction" else dataclasses.replace(e, low=None, high=None), COLUMNS[name])
 
 
 def _caption(section: Section) -> str:
