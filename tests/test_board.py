@@ -519,6 +519,16 @@ def test_the_terminal_shows_it_without_colour_within_its_width(width: int) -> No
     assert "\x1b[" in made.terminal(width, colour=True)
 
 
+@pytest.mark.parametrize("width", [100, 110, 120])
+def test_the_terminal_cuts_no_figure_off_at_the_right(width: int) -> None:
+    far = {"kl": around(112.24, 1.0), "perplexity": around(12345.6, 12.0), "toxicity_reduction": around(-0.123, 0.05)}
+    many = [make("dpo", config={"beta": beta}, metrics=make("dpo").metrics | far) for beta in range(12)]
+    lines = board.build([make("sft"), *many]).terminal(width).splitlines()
+    rows = [line for line in lines if "12345.6" in line]
+    assert len(rows) == 12
+    assert all(line.endswith("98.9%") for line in rows)
+
+
 def test_the_terminal_gets_no_character_that_it_can_not_take() -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
