@@ -19,10 +19,10 @@ MANY = 0.2  # of an asked judge's verdicts
 def of(run: Run) -> dict[str, Any]:
     """The notes of a run's card."""
     config = run.task.evaluation
-    warnings = [*training(run), *feedback(run)]
+    warnings, asked = [*training(run), *feedback(run)], getattr(run.task.prompts, config.split)
     return {
-        "prompts": getattr(run.task.prompts, config.split), "split": config.split, "draws": config.draws,
-        "curve": f"{len(run.curve_prompts)} prompts, {config.curve_draws} draws",
+        "prompts": asked, "split": config.split, "draws": config.draws,
+        "curve": f"{min(config.curve_prompts, asked)} prompts, {config.curve_draws} draws",
         "scorer": config.scorer, "second_scorer": config.second_scorer, "noise": run.task.feedback.noise,
         "correlation": json.loads((run.shared.get(run.agreement) / "correlation.json").read_text()),
         "tuning": run.tuning if run.trains else None, "caveat": CAVEAT,

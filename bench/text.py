@@ -1,15 +1,12 @@
 """Text identity: what counts as the same text, and which split it belongs to."""
 
 import hashlib
-import re
 import unicodedata
-
-_SPACE = re.compile(r"\s+")
 
 
 def squeeze(text: str) -> str:
     """The text with every run of white space made one blank."""
-    return _SPACE.sub(" ", text).strip()
+    return " ".join(text.split())
 
 
 def normalise(text: str) -> str:
