@@ -5,6 +5,7 @@ No metric, evaluation scorer, evaluation prompt or meter can be reached from it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.feedback import Cursor, Feedback, select
-from bench.flops import linear
+from bench.flops import UNSEEN, Counter
 from bench.guard import Guard, service
 from bench.meter import Meter
 from bench.models.language import Critic, LanguageModel, Outputs, completion_lengths, prompt_lengths
@@ -23,6 +24,9 @@ from bench.types import Labels, Pairs, Prompts, Question, Rollouts
 if TYPE_CHECKING:
     from bench.judges import Judge
     from bench.rounds import Rounds
+
+
+TAKEN = ("policy", "reference", "reward", "judge", "feedback", "critic")  # on the bill, or the lab's own
 
 
 class Lab:
@@ -39,6 +43,7 @@ class Lab:
         self._new_module: Callable[[str, nn.Module], None] = lambda name, module: None
         self._trainer: Any = None  # what a training loop of an algorithm's own is held to
         self._paid: set[str] = set()
+        self._counting = False
         self._logged: dict[str, list[float]] = {}
         self._start = 0.0
         self._guard: Guard | None = None
@@ -89,23 +94,43 @@ class Lab:
     @service
     def module(self, name: str, factory: Callable[[int], nn.Module]) -> nn.Module:
         """A module of the algorithm's own, made once by ``factory(hidden size)``, trained by the harness's optimizer,
-        saved in checkpoints, its passes paid under ``name``."""
+        saved in checkpoints. Its passes, and those of its parts, are counted as PyTorch counts and paid under ``name``.
+
+        Raises UserError for a name that the bill or the lab has already, and for a module that can't be counted."""
+        if name in TAKEN:
+            raise UserError(f"lab.module can't be called {name!r}: the bill has it; call it something else")
         if name not in self._modules:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self._seed)
                 module = factory(self._policy.width).to(self._policy.device)
-            weights = linear(module)
-
-            def pay(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-                forward = 2 * weights * inputs[0][..., 0].numel()
-                self._meter.charge(name, "forward", forward)
-                if torch.is_grad_enabled():
-                    self._meter.charge(name, "backward", 2 * forward)
-
-            module.register_forward_pre_hook(pay)
+            for part in module.modules():
+                if isinstance(part, UNSEEN):
+                    kind = type(part).__name__
+                    raise UserError(f"lab.module {name!r}: a pass of {kind} can't be counted; build it of linear layers")
+                part.forward = self._paying(name, part.forward)
             self._modules[name] = module
             self._new_module(name, module)
         return self._modules[name]
+
+    def _paying(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A part's pass that is paid, unless it is within that of a larger part, which pays for both."""
+
+        @functools.wraps(forward)
+        def paying(*args: Any, **kwargs: Any) -> Any:
+            if self._counting:
+                return forward(*args, **kwargs)
+            self._counting = True
+            try:
+                with Counter() as counted:
+                    out = forward(*args, **kwargs)
+            finally:
+                self._counting = False
+            self._meter.charge(name, "forward", counted.flops)
+            if torch.is_grad_enabled():
+                self._meter.charge(name, "backward", 2 * counted.flops)
+            return out
+
+        return paying
 
     @service
     def critic(self, rollouts: Rollouts) -> Tensor:

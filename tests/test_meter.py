@@ -19,7 +19,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode, addmm_flop, baddbmm_flop, sdpa_backward_flop_count, sdpa_flop_count
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from workbench import Bench, Size, algorithms, make_bench, make_feedback
 
 from baselines.dpo import DPO
@@ -27,29 +28,11 @@ from baselines.ppo import PPO
 from baselines.rlaif import RLAIF
 from bench.config import ModelConfig, RewardConfig
 from bench.errors import UserError
-from bench.flops import Shape, shape_of
+from bench.flops import MISSING, Shape, shape_of
 from bench.lab import Lab
 from bench.meter import BudgetSpent, Meter
 from bench.stages import reward
 from bench.types import Budget, Step
-
-aten = torch.ops.aten
-
-
-def attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return sdpa_backward_flop_count(grad, query, key, value)
-
-
-MISSING = {
-    aten._scaled_dot_product_flash_attention_for_cpu: attention,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
-    aten.addmm_: addmm_flop.__wrapped__,  # bare: the counter wraps what it is given once more
-    aten.baddbmm_: baddbmm_flop.__wrapped__,
-}
 
 
 @contextmanager
@@ -104,6 +87,41 @@ def test_every_pass_is_within_one_percent_of_what_was_counted(even_bench: Bench)
             with counting() as counted:
                 work()
             assert lab._meter.flops - before == pytest.approx(counted(), rel=0.01), (name, lora)
+
+
+class Tower(nn.Module):
+    """A head with a convolution, attention, and a layer that is used twice."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.wide, self.mix = nn.Linear(width, width), nn.MultiheadAttention(width, 2, batch_first=True)
+        self.last = nn.Conv1d(width, 1, 1)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        mixed, _ = self.mix(*[self.wide(self.wide(hidden).relu())] * 3)
+        return self.last(mixed.transpose(1, 2)).squeeze(1)
+
+
+def test_a_module_of_the_algorithms_own_pays_for_all_that_it_computes_and_so_does_each_of_its_parts(even_bench: Bench) -> None:
+    lab = even_bench.lab()
+    hidden = torch.randn(3, 5, 128, requires_grad=True)
+    for part in (lambda: lab.module("tower", Tower), lambda: lab.module("tower", Tower).wide):
+        part()
+        before = lab._meter.flops
+        with counting() as counted:
+            part()(hidden).sum().backward()
+        assert lab._meter.flops - before == counted()
+        assert counted() > 6 * 128 * 128 * 15 - 1
+    assert {role for role, _ in lab._meter.items} == {"tower"}
+
+
+@pytest.mark.parametrize(("name", "kind", "words"), [
+    ("policy", nn.Linear, "can't be called 'policy'"), ("critic", nn.Linear, "can't be called 'critic'"),
+    ("memory", nn.LSTM, "a pass of LSTM can't be counted"),
+])  # fmt: skip
+def test_a_module_that_would_hide_on_the_bill_is_refused(even_bench: Bench, name: str, kind: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        even_bench.lab().module(name, lambda width: kind(width, 1))
 
 
 def test_the_counter_without_its_missing_mappings_would_not_do(even_bench: Bench) -> None:
