@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,19 @@ from bench.errors import UserError
 
 
 def main() -> None:
-    """Entry point: user errors are one line and exit status 2."""
+    """Entry point: user errors are one line and exit status 2. It does not wait for threads that an algorithm left behind."""
+    try:
+        _main()
+    except SystemExit as status:
+        surroundings = sys.modules.get("bench.surroundings")
+        if surroundings and surroundings.strays:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status.code if isinstance(status.code, int) else 1)
+        raise
+
+
+def _main() -> None:
     machine.quiet()
     arguments = sys.argv[1:]
     try:

@@ -290,11 +290,11 @@ def new(options: argparse.Namespace) -> int:
 def check(options: argparse.Namespace) -> int:
     """The conformance suite."""
     from bench.conformance import examine
-    from bench.registry import algorithm
+    from bench.registry import default
 
     progress.belongs_to(options.name, 0)
     found = []
-    for finding in examine(options.name, algorithm(options.name)(), options.checks):
+    for finding in examine(options.name, default(options.name), options.checks):
         print(finding.line(), flush=True)
         found.append(finding)
     broken = sum(finding.holds is False for finding in found)

@@ -6,6 +6,8 @@ import sysconfig
 import traceback
 from pathlib import Path
 
+LONGEST = 300  # characters of somebody's own message that are shown
+
 
 class UserError(Exception):
     """Something the user can mend. The command line prints its text alone and exits with status 2."""
@@ -17,11 +19,17 @@ class TrainingFailed(UserError):
 
 def unforeseen(error: BaseException) -> str:
     """The line for an exception that nobody thought of, with the place in somebody's code that it came from."""
-    reason = str(error).strip().partition("\n")[0]
+    reason = _text(error)
     if isinstance(error, dataclasses.FrozenInstanceError):
         reason += "; an algorithm and its rows are frozen: what must survive goes into lab.state, weights into lab.module"
     place = f"at {where}; " if (where := _place(error)) else ""
     return f"{type(error).__name__}: {reason} ({place}set ISOALIGN_DEBUG=1 for the traceback)"
+
+
+def _text(error: BaseException) -> str:
+    """The first line of what an exception says, not all of it where it says much, in characters that can be written."""
+    line = str(error).strip().partition("\n")[0].encode("utf-8", "replace").decode()
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
 def _place(error: BaseException) -> str:

@@ -19,19 +19,28 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from bench.errors import UserError
+from bench.errors import UserError, unforeseen
 from bench.meter import Meter
+from bench.types import Budget
 
 Service = TypeVar("Service", bound=Callable[..., Any])
 
 HARNESS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn")  # events of Python's own audit
 AGAIN = 1e-4  # seconds between interruptions of an algorithm that won't be interrupted
 
 
-class Trespass(UserError):
+PATIENCE = 120.0  # seconds for an import
+
+
+class Misdeed(UserError):
+    """An algorithm's code did what none may do. The text says "its code" or "it"."""
+
+
+class Trespass(Misdeed):
     """An algorithm reached for what it must not see."""
 
 
@@ -42,14 +51,18 @@ class Stuck(BaseException):
 class Guard:
     """Watches one algorithm. ``models``: by class, the parameters of those it ran that are not the lab's.
 
-    ``shut``: folders that it must not read. ``idle``: seconds that may pass on the meter's clock without
-    its paying for anything; 0 is no limit, and only a main thread has one.
+    ``shut``: folders that it must not read; ``weights`` that only the harness may change. ``idle``: seconds that may pass on
+    the meter's clock without its paying for anything; 0 is no limit, and only a main thread has one.
     """
 
-    def __init__(self, meter: Meter, own: Callable[[], Iterable[nn.Module]], shut: Iterable[Path] = (), idle: float = 0.0):
+    def __init__(
+        self, meter: Meter, own: Callable[[], Iterable[nn.Module]], shut: Iterable[Path] = (), idle: float = 0.0,
+        weights: Iterable[Tensor] = (),
+    ):  # fmt: skip
         self.models: dict[str, int] = {}
-        self._meter, self._own, self._idle = meter, own, idle
-        self._shut = tuple(os.path.abspath(folder) + os.sep for folder in shut)
+        self._meter, self._own, self._idle, self._weights = meter, own, idle, tuple(weights)
+        self._shut = tuple(os.path.realpath(folder) + os.sep for folder in shut)
+        self._marks: list[int] = []
         self._trespass = ""
         self._hook: Any = None
         self._since = 0.0
@@ -64,9 +77,13 @@ class Guard:
             self._open()
             yield
         except SystemExit as error:
-            raise UserError("its code called exit") from error
+            raise Misdeed("its code called exit") from error
         except Stuck as error:
-            raise UserError(f"its code asked the lab for nothing that costs for {self._idle:g} seconds") from error
+            raise Misdeed(f"its code asked the lab for nothing that costs for {self._idle:g} seconds") from error
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # GeneratorExit, asyncio's CancelledError: what would end the sweep
+            raise Misdeed(unforeseen(error)) from error
         finally:
             self._close()
             _exchange(before)
@@ -87,6 +104,7 @@ class Guard:
                 self._open()
 
     def _open(self) -> None:
+        self._marks = [weight._version for weight in self._weights]
         self._hook = register_module_forward_pre_hook(self._seen)
         if (paid := self._meter.paid) != self._paid:
             self._since, self._paid = self._meter.seconds, paid
@@ -98,6 +116,8 @@ class Guard:
 
     def _close(self) -> None:
         self._hook.remove()
+        if self._marks != [weight._version for weight in self._weights]:
+            self._trespass = "it changed weights of the policy or the reference: only the harness's optimizer steps"
         if self._timed():
             signal.setitimer(signal.ITIMER_REAL, 0.0)
 
@@ -119,7 +139,19 @@ class Guard:
 
     def shuts(self, path: str) -> bool:
         """Whether a file lies where nothing may be read."""
-        return os.path.abspath(path).startswith(self._shut)
+        return os.path.realpath(path).startswith(self._shut)
+
+
+@contextmanager
+def outside(shut: Iterable[Path], idle: float = PATIENCE) -> Iterator[None]:
+    """Inside, an algorithm's code runs where there is no lab: its file is imported, or its settings are checked.
+
+    Raises Misdeed where it does what it may not do in a lab either."""
+    guard = Guard(Meter(Budget(1.0)), tuple, shut, idle)
+    with guard.watching():
+        yield
+    if guard.models:
+        raise Misdeed(f"it runs {', '.join(guard.models)} where there is no lab to pay for it")
 
 
 _watch: dict[str, Guard | None] = {"now": None}
@@ -149,8 +181,13 @@ def forbidden(what: str) -> None:
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     guard = _watch["now"]
-    if guard is not None and event == "open" and isinstance(arguments[0], str) and guard.shuts(arguments[0]):
-        guard.trespass(arguments[0])
+    if guard is None:
+        return
+    if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+        if guard.shuts(path := os.fsdecode(arguments[0])):
+            guard.trespass(path)
+    elif event in PROGRAMS:
+        guard.trespass(f"what another program says ({event})")
 
 
 @functools.cache

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
@@ -13,7 +11,6 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from bench import plugins, registry
-from bench.errors import UserError
 
 
 class PluginPath(SearchPathPlugin):
@@ -42,9 +39,13 @@ def options(group: str) -> list[str]:
 def prepare() -> None:
     """Tell Hydra of plug-ins, once and before it composes anything."""
     Plugins.instance().register(PluginPath)
-    written = {file.stem for folder in folders() for file in (folder / "algorithm").glob("*.yaml")}
-    for name in set(plugins.entry_points("algorithms")) - written:
-        fields: dict[str, Any] = {}
-        with suppress(UserError):  # one that can't be had says so when it is asked for, and harms no other
-            fields = registry.hyperparameters(registry.algorithm(name)())
-        ConfigStore.instance().store(group="algorithm", name=name, node={"name": name, **fields}, provider="isoalign-plugin")
+
+
+@cache
+def configure(name: str) -> None:
+    """Tell Hydra of an algorithm that has no yaml. Only of one that is asked for: its code runs for it.
+
+    Raises UserError where it can't be had."""
+    if name in plugins.entry_points("algorithms") and not any((f / "algorithm" / f"{name}.yaml").exists() for f in folders()):
+        node = {"name": name, **registry.hyperparameters(registry.default(name))}
+        ConfigStore.instance().store(group="algorithm", name=name, node=node, provider="isoalign-plugin")

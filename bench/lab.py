@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from bench.rounds import Rounds
 
 
+Result = TypeVar("Result")
+OURS = {"step", "flops_spent", "lr", "loss", "grad_norm"}  # of a training log
 TAKEN = ("policy", "reference", "reward", "judge", "feedback", "critic")  # on the bill, or the lab's own
 
 
@@ -102,7 +104,10 @@ class Lab:
         if name not in self._modules:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self._seed)
-                module = factory(self._policy.width).to(self._policy.device)
+                module = self._watched(factory, self._policy.width)
+            if not isinstance(module, nn.Module):
+                raise UserError(f"lab.module {name!r}: its factory gave {module!r}, no torch module")
+            module = module.to(self._policy.device)
             for part in module.modules():
                 if isinstance(part, UNSEEN):
                     kind = type(part).__name__
@@ -261,13 +266,15 @@ class Lab:
 
     def log(self, **scalars: float | Tensor) -> None:
         """Note scalars of the current step; several of one name within a step are averaged."""
+        if taken := sorted(OURS & scalars.keys()):
+            raise UserError(f"lab.log can't take {', '.join(taken)}: the harness logs that itself; call it something else")
         if not self._meter.quoting:
             for name, value in scalars.items():
                 self._logged.setdefault(name, []).append(float(value.detach() if isinstance(value, Tensor) else value))
 
     # -- not for algorithms ---------------------------------------------------------------------------------------
 
-    def _watched(self, work: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    def _watched(self, work: Callable[..., Result], *arguments: Any) -> Result:
         """What an algorithm's own code gives, watched where there is a guard."""
         with self._guard.watching() if self._guard else nullcontext():
             return work(*arguments)

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from bench.types import Budget
 
@@ -27,6 +27,7 @@ class Meter:
         self._seconds = 0.0
         self._since = time.monotonic()
         self._quote: Counter[tuple[str, str]] | None = None
+        self.refused = ""  # what it did not cover at last: only this ends a run
 
     @property
     def flops(self) -> int:
@@ -72,14 +73,18 @@ class Meter:
         """Raise BudgetSpent unless the budget covers this much more and there is time left."""
         self._cover(flops=flops, tokens=tokens, labels=labels, steps=steps)
         if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
-            raise BudgetSpent(f"seconds: {self.budget.seconds} are over")
+            self._refuse(f"seconds: {self.budget.seconds} are over")
 
     def _cover(self, **more: int) -> None:
         spent = {"flops": self.flops, "tokens": self.tokens, "labels": self.label_count, "steps": self.steps}
         for name, amount in more.items():
             total, limit = spent[name] + amount, getattr(self.budget, name)
             if limit is not None and total > limit:
-                raise BudgetSpent(f"{name}: {total:,} needed of {limit:,.0f}")
+                self._refuse(f"{name}: {total:,} needed of {limit:,.0f}")
+
+    def _refuse(self, reason: str) -> NoReturn:
+        self.refused = reason
+        raise BudgetSpent(reason)
 
     def label(self, source: str, verdicts: Iterable[int]) -> int:
         """Pay for reading verdicts of one source; each is paid once. Returns how many were new."""

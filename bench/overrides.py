@@ -41,7 +41,7 @@ def check(arguments: list[str], sweep: bool) -> None:
 
     Raises UserError naming the word that is wrong and what is known.
     """
-    from bench.hydra_path import options, prepare
+    from bench.hydra_path import configure, options, prepare
 
     prepare()
     for before, name in zip(["", *arguments], arguments, strict=False):
@@ -57,6 +57,8 @@ def check(arguments: list[str], sweep: bool) -> None:
             for name in names:
                 if re.fullmatch(r"[\w-]*", name) and name not in options(key):
                     raise UserError(unknown(key, name, options(key)))
+                if key == "algorithm":
+                    configure(name)
     _check_keys([word.partition("=")[0] for word in words], chosen)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,7 @@ from bench.stages import curve, figures, judge_check, pairs, readings, sample, s
 from bench.stages.candidates import read_rows, write_rows
 from bench.stages.sft import lora
 from bench.store import content, plain
+from bench.surroundings import kept
 from bench.train import TrainConfig, Trainer
 from bench.types import Budget, Card
 
@@ -157,13 +159,14 @@ class Run:
         rounds = Rounds(self.shared, work / ROUNDS)
         lab = Lab(policy, reference, rounds, meter, self.task.model.new_tokens, self.seed)
         trainer = Trainer(self.algorithm, lab, policy, meter, self.task.training, work, self._shut)
-        with _blamed():
+        with _blamed(), kept():
             trainer.run(self.name)
         policy.model.save_pretrained(work / "policy")
-        write_rows(work / "log.jsonl", trainer.log)
+        log = [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in trainer.log]
+        write_rows(work / "log.jsonl", log)
         record = {
             "spent": meter.spent(), "steps": meter.steps, "skipped": trainer.skipped, "reward": sorted(lab._paid),
-            "fraction": meter.fraction, "snapshots": trainer.snapshots, "reported": reported(trainer.log),
+            "fraction": meter.fraction, "snapshots": trainer.snapshots, "reported": reported(log),
         }  # fmt: skip
         record |= {"rounds": trainer.rounds} if trainer.rounds else {}
         record |= {"unmetered": trainer.guard.models} if trainer.guard.models else {}
@@ -182,7 +185,7 @@ class Run:
         base, meter, config = self.shared.base_model(), Meter(self.budget), self.task.evaluation
         lab = Lab(base, base, Rounds(self.shared, work / ROUNDS), meter, self.task.model.new_tokens, self.seed)
         lab._guard = Guard(meter, tuple, self._shut, self.task.training.idle_seconds)
-        with _blamed():
+        with _blamed(), kept():
             selection.make(work, self.algorithm, lab, base, self.task.model, self._prompts, config.draws)
         write_rows(work / "log.jsonl", [])
         record = {

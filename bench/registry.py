@@ -7,12 +7,14 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 import pkgutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, dataclass_transform
 
-from bench import plugins
-from bench.errors import UserError
+from bench import assets, guard, plugins
+from bench.errors import UserError, unforeseen
 
 _registered: dict[str, type] = {}
 
@@ -51,13 +53,50 @@ def algorithm(name: str) -> type:
     brought = plugins.entry_points("algorithms")
     if name in brought and name in _own():
         raise UserError(f"{brought[name].module} brings an algorithm {name!r}, and there is one; rename its entry point")
-    module = plugins.load("algorithms", name) if name in brought else importlib.import_module(f"baselines.{name}")
+    if name in brought:
+        with watched(name):
+            module = plugins.load("algorithms", name)
+    else:
+        module = importlib.import_module(f"baselines.{name}")
     if module.__name__ not in _registered:
         raise UserError(f"{module.__file__} registers no algorithm; put @register before its class")
     cls = _registered[module.__name__]
     if hasattr(cls, "iteration") and "lr" not in {field.name for field in dataclasses.fields(cls)}:
         raise UserError(f"{module.__file__}: {cls.__name__} has no learning rate; give it a field: lr: float = 1e-4")
     return cls
+
+
+def default(name: str) -> Any:
+    """An algorithm with its own settings. Raises UserError where it can't be had."""
+    cls = algorithm(name)
+    with watched(name):
+        return sound(cls())
+
+
+def sound(algorithm: Any) -> Any:
+    """An algorithm whose settings a yaml can hold, its numbers finite. Raises UserError naming the one that is not so."""
+    for name, value in hyperparameters(algorithm).items():
+        if not isinstance(value, bool | int | float | str | tuple | list | None):
+            raise UserError(f"algorithm.{name} is a {type(value).__name__}: a setting is a number, a text, true or false")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"algorithm.{name} must be a finite number, not {value}")
+        if name in ("lr", "lora") and value < 0:
+            raise UserError(f"algorithm.{name} must be 0 or more, not {value}")
+    return algorithm
+
+
+@contextmanager
+def watched(name: str) -> Iterator[None]:
+    """Inside, an algorithm's code runs before there is a lab. Raises UserError, whatever it raises or tries."""
+    try:
+        with guard.outside([assets.cache_dir()]):
+            yield
+    except guard.Misdeed as error:
+        raise UserError(f"algorithm {name}: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"algorithm {name}: {unforeseen(error)}") from error
 
 
 def unknown(kind: str, name: str, known: list[str]) -> str:

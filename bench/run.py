@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bench.pipeline import Run
 
 BY_HAND = "by hand"
+MOST = 2000  # characters of a complaint
 FAILURES = "ISOALIGN_FAILURES"  # a file to which the jobs of a sweep add a line when they fail
 
 
@@ -60,7 +61,8 @@ def execute(config: DictConfig) -> Path:
     if str(config.tracking) not in MODES:
         raise UserError(registry.unknown("tracking", str(config.tracking), list(MODES)))
     settings = {key: value for key, value in _plain(config.algorithm).items() if key != "name"}
-    algorithm = build(registry.algorithm(name), settings, "algorithm")
+    with registry.watched(name):
+        algorithm = registry.sound(build(registry.algorithm(name), settings, "algorithm"))
     progress.belongs_to(f"{name} seed {config.seed}", _line())
     metrics.versions()  # a metric that can't be had is told of before the training, not after it
     folder = _writable(Path(str(config.results)) / task.name)
@@ -145,7 +147,7 @@ def _command() -> str:
 def _fail(config: DictConfig, line: str, noted: bool = False) -> None:
     """One line on stderr, and beside the cards if it is to be noted. A single run exits with 2; a job of a sweep lets the
     others go on."""
-    name = str(config.algorithm.get("name", "?"))
+    name, line = str(config.algorithm.get("name", "?")), line[:MOST].encode("utf-8", "replace").decode()
     progress.end()
     if noted:
         with suppress(UserError):  # where nothing can be written the line must do

@@ -21,7 +21,7 @@ from bench.meter import BudgetSpent, Meter
 from bench.models.language import LanguageModel
 from bench.progress import Progress
 from bench.store import later
-from bench.types import Step
+from bench.types import Batch, Step
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ class Trainer:
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.saved: dict[str, Any] = {}
         lab._new_module, lab._trainer = self._adopt, self
-        self.guard = lab._guard = Guard(meter, lambda: lab._modules.values(), shut, config.idle_seconds)
+        held = [*policy.inner.parameters(), *lab._reference.inner.parameters()]
+        self.guard = lab._guard = Guard(meter, lambda: lab._modules.values(), shut, config.idle_seconds, held)
+        self.budget, self.begun = meter.budget, 0
         self._add("policy", self.trained)
 
     def run(self, label: str) -> None:
@@ -119,9 +121,18 @@ class Trainer:
             raise UserError("its training loop stopped by itself; only the meter ends a run")
 
     def _ended(self, label: str, reason: str) -> None:
+        """What must be so at the end; only a meter that refused has ended it."""
+        if self.meter.refused != reason or self.meter.budget != self.budget:
+            raise UserError("it ended its run by itself; only the meter ends a run")
+        if not all(torch.isfinite(weight).all() for weight in self.trained):
+            raise UserError(
+                "the policy has weights that are not finite, after a step whose loss and gradient were; try a smaller lr"
+            )
         if not self.meter.steps:
             limit = reason.partition(":")[0]
-            raise UserError(f"the budget is too small for one step of {label}: {reason}; raise budget.{limit}")
+            never = not self.begun and self.meter.flops and not hasattr(self.algorithm, "train")
+            mend = f"raise budget.{limit}" + (", unless its iteration never comes to yield one" if never else "")
+            raise UserError(f"the budget is too small for one step of {label}: {reason}; {mend}")
 
     def _next_round(self) -> None:
         """Gather feedback anew where a round is due. The policy is saved first, so that a resumed run asks the same one."""
@@ -142,19 +153,30 @@ class Trainer:
             steps = self.algorithm.iteration(self.lab)
         if not isinstance(steps, Iterator):
             raise UserError(f"iteration(lab) gave {_a(steps)}: it must yield Step(batch, loss), not return it")
-        while True:
-            with self.guard.watching():
-                step = next(steps, None)
-            if step is None:
-                return
-            if not isinstance(step, Step):
-                raise UserError(f"iteration(lab) yielded {_a(step)}: it must yield Step(batch, loss)")
-            yield step
+        try:
+            while True:
+                with self.guard.watching():
+                    step = next(steps, None)
+                if step is None:
+                    return
+                if not isinstance(step, Step):
+                    raise UserError(f"iteration(lab) yielded {_a(step)}: it must yield Step(batch, loss)")
+                if not isinstance(step.batch, Batch) or not self.lab._watched(len, step.batch):
+                    what = "no rows" if isinstance(step.batch, Batch) else _a(step.batch)
+                    raise UserError(f"iteration(lab) yielded a Step of {what}: it needs rows that are a Batch of bench")
+                self.begun += 1
+                yield step
+        finally:
+            if hasattr(steps, "close"):
+                with self.guard.watching():
+                    steps.close()
 
     def _step(self, step: Step) -> None:
         """One optimizer step, begun only if the purse covers all of it."""
         if not self.log and not self.meter.steps:
             self.lab._start = self.meter.fraction
+        if any(parameter.grad is not None for group in self.parameters.values() for parameter in group):
+            raise UserError("its own code called backward: a loss is yielded in a Step, and the harness goes back through it")
         with self.meter.quote() as price:
             self.lab._watched(step.loss, self.lab, step.batch)
         if not price.total():
@@ -179,9 +201,9 @@ class Trainer:
 
     def _backward(self, step: Step) -> float:
         """Gradients of the mean loss over the batch, micro-batch by micro-batch; the loss itself."""
-        rows, total = len(step.batch), 0.0
+        rows, total = self.lab._watched(len, step.batch), 0.0
         for start in range(0, rows, self.config.micro_batch):
-            part = step.batch[slice(start, start + self.config.micro_batch)]
+            part = self.lab._watched(step.batch.__getitem__, slice(start, start + self.config.micro_batch))
             losses = self.lab._watched(step.loss, self.lab, part)
             if not isinstance(losses, Tensor):
                 raise UserError(f"a loss must give a tensor [B], one value a row: got {_a(losses)}")
@@ -227,6 +249,8 @@ class Trainer:
     # -- optimizers and modules -----------------------------------------------------------------------------------
 
     def _add(self, name: str, parameters: list[nn.Parameter]) -> None:
+        if not parameters:  # a module that is not trained
+            return
         self.parameters[name] = parameters
         config = self.config
         self.optimizers[name] = torch.optim.AdamW(parameters, lr=0.0, betas=config.betas, weight_decay=config.weight_decay)
@@ -236,7 +260,8 @@ class Trainer:
         self._add(name, [p for p in module.parameters() if p.requires_grad])
         if name in self.saved.get("modules", {}):
             module.load_state_dict(self.saved["modules"][name], strict=False)  # what is frozen was not saved
-            self.optimizers[name].load_state_dict(self.saved["optimizers"][name])
+            if name in self.optimizers:
+                self.optimizers[name].load_state_dict(self.saved["optimizers"][name])
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 

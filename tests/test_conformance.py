@@ -151,13 +151,13 @@ class Couples(Honest):
 
 
 class Lazy(Honest):
-    """Samples all that is left after two steps."""
+    """Asks for more than there can be after two steps."""
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
         if lab.progress < 0.05:
             yield from super().iteration(lab)
         else:
-            raise BudgetSpent("no more")
+            lab.generate(lab.prompts(4), draws=10**5)
 
 
 class Backwards(Honest):

@@ -75,6 +75,14 @@ if lab.progress > 0.3:
     while True:
         lab.generate(lab.prompts(4))
 """
+EDIT = """
+with torch.no_grad():
+    for weight in lab._policy.inner.parameters():
+        weight.add_(0.01)
+"""
+FOREVER = HEAD + GOOD.replace("        yield", "        try:\n            yield").replace(
+    "self.loss)\n", "self.loss)\n        finally:\n            while True:\n                pass\n", 1
+)
 ALGORITHMS = {
     "good": HEAD + GOOD,
     "nans": variant(loss="rows = rows\nreturn lab.policy(rows).logp.sum(1) * float('nan')"),
@@ -85,6 +93,24 @@ ALGORITHMS = {
     "clutches": variant(CLING.format("lab.prompts(1)")),
     "sleeps": variant("import time\ntime.sleep(1e6)"),
     "idle": variant("return"),
+    "clings_to_its_end": FOREVER,
+    "makes": variant("lab.module('v', lambda width: __import__('time').sleep(1e6))"),
+    "cancels": variant("import asyncio\nraise asyncio.CancelledError('enough')"),
+    "ends": variant("from bench.meter import BudgetSpent\nif lab.progress:\n    raise BudgetSpent('flops: enough')"),
+    "edits": variant(EDIT),
+    "gathers": variant("(-lab.policy(lab.pairs(2).chosen).logp.sum(1)).sum().backward()"),
+    "tuples": variant("rows = lab.pairs(2)\nyield Step((rows, rows), self.loss)"),
+    "samples": variant("while True:\n    lab.generate(lab.prompts(8))"),
+    "lists": variant("from bench.data import prompts\nprompts.toxic()"),
+    "bytes": variant("import glob, os\nopen(glob.glob(os.environ['STORE'] + '/samples-*/*.jsonl')[0].encode(), 'rb')"),
+    "shells": variant("import subprocess\nsubprocess.run(['cat', '/dev/null'])"),
+    "moves": variant("import os\nos.chdir('/')"),
+    "hooks": variant("torch.nn.modules.module.register_module_forward_hook(lambda m, i, o: None)"),
+    "doubles": variant("torch.set_default_dtype(torch.float64)"),
+    "threads": variant("import threading, time\nthreading.Thread(target=time.sleep, args=(1e6,)).start()"),
+    "shouts": variant("raise ValueError('x' * 200000)"),
+    "mumbles": variant("raise ValueError('caf\\udc80')"),
+    "logs": variant("lab.log(loss=0.0)"),
     "free": variant(loss="return torch.zeros(len(rows), requires_grad=True)"),
     "stops": variant(STOP),
     "smuggles": variant(SMUGGLE),
@@ -101,7 +127,25 @@ SAID = {
     "sleeps": "its code asked the lab for nothing that costs for 2 seconds",
     "idle": "an iteration spent nothing, so the budget would never end it",
     "free": "the loss of a step asks the lab for nothing that costs",
-    "peeks": "it tried to read the test prompts",
+    "clings_to_its_end": "its code asked the lab for nothing that costs for 2 seconds",
+    "makes": "its code asked the lab for nothing that costs for 2 seconds",
+    "cancels": "CancelledError: enough",
+    "ends": "it ended its run by itself; only the meter ends a run",
+    "edits": "it changed weights of the policy or the reference",
+    "gathers": "its own code called backward",
+    "tuples": "iteration(lab) yielded a Step of a tuple",
+    "samples": "raise budget.flops, unless its iteration never comes to yield one",
+    "lists": "it tried to read the prompts",
+    "bytes": "it tried to read",
+    "shells": "it tried to read what another program says",
+    "moves": "it changed the working directory for the whole process",
+    "hooks": "it changed the hooks of all modules for the whole process",
+    "doubles": "doubles seed 0: ",
+    "threads": "it left a thread running",
+    "shouts": "xxx... (at elsewhere/shouts.py",
+    "mumbles": "ValueError: caf?",
+    "logs": "lab.log can't take loss",
+    "peeks": "it tried to read the prompts",
     "opens": "it tried to read",
 }
 METRIC = """
@@ -198,6 +242,49 @@ def test_a_sweep_of_misbehaving_algorithms_goes_on_marks_them_and_leaves_the_boa
     assert board.returncode == 0, board.stderr
     assert "failed: raises seed 0: KeyError: 'no such thing'" in board.stdout
     assert "good" in board.stdout
+
+
+UNFIT = {  # what is wrong before there is a run
+    "unset": (
+        HEAD + GOOD.replace("batch_size: int = 4", "batch_size: int"),
+        "missing 1 required positional argument: 'batch_size'",
+    ),
+    "invalid": (
+        HEAD + GOOD.replace("lr: float = 1e-3", "lr: float = float('nan')"),
+        "algorithm.lr must be a finite number, not nan",
+    ),
+    "negative": (HEAD + GOOD.replace("lr: float = 1e-3", "lr: float = -1.0"), "algorithm.lr must be 0 or more, not -1.0"),
+    "odd": (HEAD + GOOD.replace("lr: float", "how: object = print\n    lr: float"), "algorithm.how is a builtin_function_or_method"),
+    "refuses": (HEAD + GOOD + "\n    def __post_init__(self):\n        raise ValueError('never')", "ValueError: never"),
+    "leaves": ("import sys\nsys.exit(0)", "its code called exit"),
+    "cancelled": ("raise GeneratorExit", "GeneratorExit"),
+    "reads": ("from bench.data import prompts\nprompts.toxic()" + HEAD + GOOD, "it tried to read the prompts"),
+    "computes": (
+        "import torch\ntorch.nn.Linear(2, 2)(torch.ones(1, 2))" + HEAD + GOOD,
+        "it runs Linear where there is no lab",
+    ),
+}
+
+
+@pytest.fixture
+def unfit(elsewhere: Terminal) -> Terminal:
+    """A terminal where all that is installed are algorithms that can't be had."""
+    home = elsewhere.home / "site"
+    for name, (text, _) in UNFIT.items():
+        (home / "elsewhere" / f"{name}.py").write_text(text)
+    points = "[isoalign.algorithms]\n" + "\n".join(f"{name} = elsewhere.{name}" for name in UNFIT)
+    (home / "elsewhere-0.1.dist-info" / "entry_points.txt").write_text(points)
+    return elsewhere
+
+
+def test_an_algorithm_that_can_not_be_had_is_one_line_to_run_and_to_check_and_harms_no_other(unfit: Terminal) -> None:
+    commands = [(name, [COMMAND, "run", f"algorithm={name}"]) for name in UNFIT]
+    for name, command in [*commands, ("refuses", [COMMAND, "check", "refuses"])]:
+        said = complaint(unfit(command))
+        assert UNFIT[name][1] in said
+        assert f"algorithm {name}: " in said or "algorithm." in said
+    done = unfit([COMMAND, "run", "--cfg", "job", "algorithm=dpo"])
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.slow

@@ -35,7 +35,6 @@ def of(config: PromptsConfig, wanted: str) -> list[Prompt]:
 
     Raises UserError when the split does not hold as many as are asked for.
     """
-    forbidden(f"the {wanted} prompts")
     count = getattr(config, wanted)
     openings = round(count * config.clean)
     picked = []
@@ -47,9 +46,14 @@ def of(config: PromptsConfig, wanted: str) -> list[Prompt]:
     return picked
 
 
-@cache
 def toxic() -> tuple[Prompt, ...]:
     """The RealToxicityPrompts of both embedded sources, equal texts once."""
+    forbidden("the prompts")
+    return _toxic()
+
+
+@cache
+def _toxic() -> tuple[Prompt, ...]:
     found: dict[str, Prompt] = {}
     file = assets.path("rtp_scored") / "test.jsonl"
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
@@ -65,9 +69,14 @@ def toxic() -> tuple[Prompt, ...]:
     return tuple(found.values())
 
 
-@cache
 def clean_openings(words: int) -> tuple[Prompt, ...]:
     """Openings of inoffensive comments of the role that nothing was trained on."""
+    forbidden("the prompts")
+    return _clean_openings(words)
+
+
+@cache
+def _clean_openings(words: int) -> tuple[Prompt, ...]:
     found: dict[str, Prompt] = {}
     for comment in comments.load("prompts"):
         if not comment.offensive and len(comment.text.split()) >= 2 * words:

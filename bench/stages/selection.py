@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from bench.config import ModelConfig
 from bench.data.prompts import Prompt
 from bench.errors import UserError
@@ -30,13 +32,18 @@ def make(
     Raises UserError where the budget does not cover all of it.
     """
     rows: list[dict[str, Any]] = []
-    each = algorithm.draws
+    each = getattr(algorithm, "draws", 0)
+    if not isinstance(each, int) or each < 1:
+        raise UserError("a method that selects needs a field draws: int of 1 or more: how many answers it chooses among")
     try:
         for start in track(range(0, len(chosen), sample.ROWS), "choosing"):
             part = chosen[start : start + sample.ROWS]
             answers = lab.generate(base.encode([p.text for p in part], model.prompt_tokens), draws * each)
-            best = lab._watched(algorithm.select, lab, answers).view(-1, each).argmax(1).tolist()
             ids = completions(answers)
+            scores = lab._watched(algorithm.select, lab, answers)
+            if not isinstance(scores, Tensor) or scores.shape != (len(answers),) or not scores.isfinite().all():
+                raise UserError(f"select(lab, answers) must give a finite score for each of {len(answers)} answers")
+            best = scores.view(-1, each).argmax(1).tolist()
             rows += [
                 {"prompt_id": prompt.id, "draw": draw, "ids": ids[row * each + best[row]]}
                 for place, prompt in enumerate(part)
