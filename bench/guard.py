@@ -44,6 +44,10 @@ class Trespass(Misdeed):
     """An algorithm reached for what it must not see."""
 
 
+class Endless(Misdeed):
+    """It asked for nothing for too long."""
+
+
 class Stuck(BaseException):
     """Raised in the midst of an algorithm that asks for nothing, until it has left all ``except`` clauses of its own."""
 
@@ -79,7 +83,7 @@ class Guard:
         except SystemExit as error:
             raise Misdeed("its code called exit") from error
         except Stuck as error:
-            raise Misdeed(f"its code asked the lab for nothing that costs for {self._idle:g} seconds") from error
+            raise Endless(f"its code asked the lab for nothing that costs for {self._idle:g} seconds") from error
         except (Exception, KeyboardInterrupt):
             raise
         except BaseException as error:  # GeneratorExit, asyncio's CancelledError: what would end the sweep

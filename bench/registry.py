@@ -80,7 +80,7 @@ def sound(algorithm: Any) -> Any:
             raise UserError(f"algorithm.{name} is a {type(value).__name__}: a setting is a number, a text, true or false")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"algorithm.{name} must be a finite number, not {value}")
-        if name in ("lr", "lora") and value < 0:
+        if name in ("lr", "lora") and isinstance(value, int | float) and value < 0:
             raise UserError(f"algorithm.{name} must be 0 or more, not {value}")
     return algorithm
 

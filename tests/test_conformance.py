@@ -209,6 +209,32 @@ def test_a_price_on_kl_that_does_nothing_is_found_and_so_is_a_closed_form_that_i
             CHECKS[check](Subject("priced", Priced(), tiny_bench, tmp_path / check))
 
 
+def test_what_is_left_changed_for_the_whole_process_is_found_and_put_back(tiny_bench: Bench, tmp_path: Path) -> None:
+    class Leaves(Honest):
+        def iteration(self, lab: Lab) -> Iterator[Step]:
+            torch.nn.modules.module.register_module_forward_hook(lambda module, inputs, output: None)
+            np.seterr(all="raise")
+            yield from super().iteration(lab)
+
+    before = np.geterr(), len(torch.nn.modules.module._global_forward_hooks)
+    with pytest.raises(UserError, match="it changed the hooks of all modules, numpy's handling of errors for the whole"):
+        CHECKS["isolated"](Subject("leaves", dataclasses.dataclass(frozen=True)(Leaves)(), tiny_bench, tmp_path))
+    assert (np.geterr(), len(torch.nn.modules.module._global_forward_hooks)) == before
+
+
+def test_what_never_ends_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loops(Honest):
+        def iteration(self, lab: Lab) -> Iterator[Step]:
+            while True:
+                lab.prompts(1)
+
+    monkeypatch.setattr("bench.conformance.workbench.IDLE", 0.5)
+    settings, finding = examine("loops", dataclasses.dataclass(frozen=True)(Loops)())
+    assert settings.check == "settings"
+    assert finding.holds is False
+    assert finding.told == "its code asked the lab for nothing that costs for 0.5 seconds"
+
+
 def test_whatever_an_algorithm_raises_is_a_finding_and_an_unknown_check_is_not() -> None:
     class Raises(Honest):
         def loss(self, lab: Lab, rows: Rollouts) -> torch.Tensor:

@@ -254,7 +254,7 @@ UNFIT = {  # what is wrong before there is a run
         "algorithm.lr must be a finite number, not nan",
     ),
     "negative": (HEAD + GOOD.replace("lr: float = 1e-3", "lr: float = -1.0"), "algorithm.lr must be 0 or more, not -1.0"),
-    "odd": (HEAD + GOOD.replace("lr: float", "how: object = print\n    lr: float"), "algorithm.how is a builtin_function_or_method"),
+    "odd": (HEAD + GOOD.replace("lr: float", "how: object = print\n    lr: float"), "algorithm.how is a builtin_function"),
     "refuses": (HEAD + GOOD + "\n    def __post_init__(self):\n        raise ValueError('never')", "ValueError: never"),
     "leaves": ("import sys\nsys.exit(0)", "its code called exit"),
     "cancelled": ("raise GeneratorExit", "GeneratorExit"),

@@ -42,6 +42,8 @@ def examine(name: str, algorithm: Any, only: Sequence[str] = ()) -> Iterator[Fin
         if check not in CHECKS:
             raise UserError(unknown("check", check, list(CHECKS)))
     if not hasattr(algorithm, "iteration") and not hasattr(algorithm, "train"):
+        if hasattr(algorithm, "select"):
+            raise UserError(f"{name} trains nothing, it selects: the suite is of training, so there is nothing to try")
         raise UserError(f"algorithm {name} has no method iteration(lab), so there is nothing to try; see CONTRIBUTING.md")
     return _findings(name, algorithm, only or list(CHECKS))
 
@@ -57,23 +59,27 @@ def _findings(name: str, algorithm: Any, wanted: Sequence[str]) -> Iterator[Find
         for check in track(wanted, f"checking {name}"):
             subject = Subject(name, algorithm, bench, Path(folder) / check)
             demand = str(CHECKS[check].__doc__).strip().rstrip(".")
-            holds, told = _outcome(CHECKS[check], subject)
+            holds, told, endless = _outcome(CHECKS[check], subject)
             if holds is False and raised.setdefault(told, check) != check:
                 told = f"as in {raised[told]}"
             yield Finding(check, demand, holds, told)
+            if endless:
+                return  # it would be so at every check
 
 
-def _outcome(check: Callable[[Subject], str], subject: Subject) -> tuple[bool | None, str]:
+def _outcome(check: Callable[[Subject], str], subject: Subject) -> tuple[bool | None, str, bool]:
+    """Whether it holds, what was seen, and whether there is no end to what it does."""
     from bench.conformance.subject import Broken, Exempt
+    from bench.guard import Endless
 
     try:
         with hidden():
-            return True, check(subject)
+            return True, check(subject), False
     except Exempt as why:
-        return None, str(why)
+        return None, str(why), False
     except (Broken, UserError) as why:
-        return False, str(why)
+        return False, str(why), isinstance(why, Endless)
     except Exception as error:  # the algorithm's own, whatever it is
         if os.environ.get("ISOALIGN_DEBUG"):
             raise
-        return False, unforeseen(error)
+        return False, unforeseen(error), False

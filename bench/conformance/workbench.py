@@ -141,6 +141,9 @@ class Shelf:
         return self.the_judge
 
 
+IDLE = 20.0  # seconds without a payment, where a step takes a hundredth of one
+
+
 @dataclass(frozen=True)
 class Bench:
     """A workbench: tiny folders on disk, from which labs are made afresh."""
@@ -180,7 +183,7 @@ class Bench:
     def trainer(self, algorithm: Any, budget: Budget, work: Path, seed: int = 0, config: TrainConfig | None = None) -> Trainer:
         """The real trainer on a new lab."""
         lab = self.lab(budget, seed)
-        config = config or TrainConfig(warmup=2, checkpoint_seconds=1e9)
+        config = replace(config or TrainConfig(warmup=2, checkpoint_seconds=1e9), idle_seconds=IDLE)
         return Trainer(algorithm, lab, lab._policy, lab._meter, config, work)
 
     def but(self, **changes: Any) -> Bench:
