@@ -68,12 +68,17 @@ def kept() -> Iterator[None]:
             if not _is(setting, value):
                 changed.append(setting.name)
                 setting.put(value)
-        left = [thread.name for thread in threading.enumerate() if thread not in threads and not thread.daemon]
+        left = [thread.name for thread in threading.enumerate() if thread not in threads and _stays(thread)]
         strays.extend(left)
     if left:
         raise UserError(f"it left a thread running ({', '.join(left)}); end what it starts")
     if changed:
         raise UserError(f"it changed {', '.join(changed)} for the whole process; put back what is changed")
+
+
+def _stays(thread: threading.Thread) -> bool:
+    """Whether Python's end would wait for it. Libraries keep idle pools, which Python ends by itself."""
+    return not thread.daemon and not thread.name.startswith("ThreadPoolExecutor")
 
 
 def _is(setting: Setting, value: Any) -> bool:
