@@ -109,7 +109,12 @@ def unknown(kind: str, name: str, known: list[str]) -> str:
 
 def _files(cls: type) -> dict[str, str]:
     """The source of every file that an algorithm is made of: its own, its parents', and what they import of their packages."""
-    waiting = [base.__module__ for base in cls.__mro__ if base is not object]
+    return _sources([base.__module__ for base in cls.__mro__ if base is not object])
+
+
+def _sources(modules: list[str]) -> dict[str, str]:
+    """The source of modules, and of what they import of their own packages."""
+    waiting = list(modules)
     tops = {"baselines"} | {name.partition(".")[0] for name in waiting} - {"bench"}
     found: dict[str, str] = {}
     while waiting:
@@ -142,8 +147,16 @@ def _is_module(name: str) -> bool:
 
 def source(cls: type) -> str:
     """A digest of the code of an algorithm."""
-    texts = [text for _, text in sorted(_files(cls).items())]
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+    return _digest(_files(cls))
+
+
+def source_of(module: str) -> str:
+    """A digest of the code of a module and of what it imports of its own package."""
+    return _digest(_sources([module]))
+
+
+def _digest(files: dict[str, str]) -> str:
+    return hashlib.sha256("\0".join(text for _, text in sorted(files.items())).encode()).hexdigest()[:16]
 
 
 def names_in(cls: type, attribute: str) -> bool:

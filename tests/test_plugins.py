@@ -223,6 +223,18 @@ def test_what_another_package_brings_is_found_configured_and_used(elsewhere: Ter
     assert judged.returncode == 0, judged.stderr
     card = json.loads(Path(judged.stdout.splitlines()[-1]).read_text())
     assert card["notes"]["judge"]["name"] == "short"
+    (elsewhere.home / "site" / "elsewhere" / "short.py").write_text(JUDGE.replace("<", ">"))
+    again = elsewhere(elsewhere.run("algorithm=rlaif", "task.judge.kind=short", "algorithm.rollouts=8", "budget.steps=1"))
+    assert again.stdout.splitlines()[-1] != judged.stdout.splitlines()[-1], (
+        "another judge's verdicts were taken for this one's"
+    )
+
+    (elsewhere.home / "site" / "elsewhere" / "shouting.py").write_text(METRIC.replace("stats.mean(found)", "1 / 0"))
+    card_file = Path(judged.stdout.splitlines()[-1])
+    words = ["rescore", "--metric", "shouting", "--store", str(elsewhere.store), str(card_file)]
+    assert "metric shouting: ZeroDivisionError: division by zero (at elsewhere/shouting.py:" in complaint(
+        elsewhere([COMMAND, *words])
+    )
 
 
 def test_a_sweep_of_misbehaving_algorithms_goes_on_marks_them_and_leaves_the_board_unharmed(elsewhere: Terminal) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from bench import plugins
+from bench import plugins, registry
 from bench.types import Estimate, Question
 
 VERSION = 1  # raised whenever a judge's verdicts would change
@@ -142,7 +142,8 @@ def identity(config: JudgeConfig) -> dict[str, Any]:
     if config.kind == "classifier":
         return common
     if config.kind not in KINDS:
-        return common | dict(plugins.load("judges", config.kind).identity(config))
+        module = plugins.load("judges", config.kind)
+        return common | dict(module.identity(config)) | {"source": registry.source_of(module.__name__)}
     from bench.judges.templates import load_template
 
     asked = {"thought": config.thought, "template": load_template(config.template).digest}

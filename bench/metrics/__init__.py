@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import pkgutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from bench import plugins
-from bench.errors import UserError
+from bench.errors import UserError, unforeseen
 from bench.registry import unknown
 from bench.types import Estimate
 
@@ -83,26 +84,38 @@ def check(wanted: Collection[str]) -> None:
 
 def measure_all(evidence: Evidence, wanted: Collection[str] | None = None) -> dict[str, dict[str, Estimate]]:
     """Family to its figures, of every family or of those wanted."""
-    found = {name: module.measure(evidence) for name, module in _chosen(wanted).items()}
+    found = {name: _asked(name, module.measure, evidence) for name, module in _chosen(wanted).items()}
     merged(found)  # no figure has two families
     return found
 
 
 def values_all(evidence: Evidence, wanted: Collection[str] | None = None) -> dict[str, Values]:
     """Metric to prompt to values, for each metric that is a mean over prompts: what pairs methods prompt by prompt."""
-    return merged({name: module.values(evidence) for name, module in _chosen(wanted).items()})
+    return merged({name: _asked(name, module.values, evidence) for name, module in _chosen(wanted).items()})
 
 
 def data_all(evidence: Evidence, wanted: Collection[str] | None = None) -> dict[str, Any]:
     """Family to what its plots need, of those that have any."""
-    found = {name: module.data(evidence) for name, module in _chosen(wanted).items() if hasattr(module, "data")}
+    found = {name: _asked(name, module.data, evidence) for name, module in _chosen(wanted).items() if hasattr(module, "data")}
     return {name: data for name, data in found.items() if data}
 
 
 def flags_all(figures: Mapping[str, Estimate], base: Mapping[str, Estimate] | None) -> list[str]:
     """What the families have to say against a row in words, ``base`` being the SFT row's figures (None on that row)."""
-    judges = [module.flags for module in families().values() if hasattr(module, "flags")]
-    return [line for judge in judges for line in judge(figures, base)]
+    judges = {name: module.flags for name, module in families().items() if hasattr(module, "flags")}
+    return [line for name, judge in judges.items() for line in _asked(name, judge, figures, base)]
+
+
+def _asked(name: str, work: Callable[..., Item], *arguments: Any) -> Item:
+    """What a family says. Raises UserError naming it where it breaks."""
+    try:
+        return work(*arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        if os.environ.get("ISOALIGN_DEBUG"):
+            raise
+        raise UserError(f"metric {name}: {unforeseen(error)}") from error
 
 
 def merged(parts: Mapping[str, Mapping[str, Item]]) -> dict[str, Item]:
