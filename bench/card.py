@@ -16,6 +16,7 @@ from bench.errors import UserError
 from bench.store import digest
 from bench.types import Card, PromptValues
 
+BY_HAND = "by hand"  # how a method that nobody tuned got its settings
 FORMAT = 2
 READS = (1, 2)  # format 1 has no values by prompt, no curve and no seals
 REDACTED = "[redacted]"

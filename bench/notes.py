@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from bench import plugins
 from bench.shared import Stage
 
 if TYPE_CHECKING:
@@ -26,7 +27,14 @@ def of(run: Run) -> dict[str, Any]:
         "scorer": config.scorer, "second_scorer": config.second_scorer, "noise": run.task.feedback.noise,
         "correlation": json.loads((run.shared.get(run.agreement) / "correlation.json").read_text()),
         "tuning": run.tuning if run.trains else None, "caveat": CAVEAT,
-    } | _told(run) | ({"warnings": warnings} if warnings else {})  # fmt: skip
+    } | _brought(run) | _told(run) | ({"warnings": warnings} if warnings else {})  # fmt: skip
+
+
+def _brought(run: Run) -> dict[str, Any]:
+    """What of it is another package's, and whose."""
+    asked = {"algorithm": run.name, "task": run.task.name} | ({"judge": run.task.judge.kind} if run.judge_check else {})
+    found = {kind: package for kind, name in asked.items() if (package := plugins.brought(kind, name))}
+    return {"packages": found} if found else {}
 
 
 def _told(run: Run) -> dict[str, Any]:

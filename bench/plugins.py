@@ -101,5 +101,20 @@ def distribution(cls: type) -> tuple[str, str] | None:
     return None
 
 
+def brought(kind: str, name: str) -> str | None:
+    """The package, with its version, that brings an algorithm, a judge or a task; None for one of isoalign's own."""
+    if kind == "task":
+        import conf
+
+        held = (folder / "task" / f"{name}.yaml" for folder in map(Path, conf.__path__))
+        homes = [module for module, folder in configurations().items() if (folder / "task" / f"{name}.yaml").exists()]
+        points = [
+            point for point in entry_points("conf").values() if point.module in homes and not any(map(Path.exists, held))
+        ]
+    else:
+        points = [point for own, point in entry_points(f"{kind}s").items() if own == name]
+    return f"{points[0].dist.name} {points[0].dist.version}" if points and points[0].dist else None
+
+
 def _package(point: importlib.metadata.EntryPoint) -> str:
     return point.dist.name if point.dist else point.module

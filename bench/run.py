@@ -23,7 +23,6 @@ from bench.types import Budget
 if TYPE_CHECKING:
     from bench.pipeline import Run
 
-BY_HAND = "by hand"
 MOST = 2000  # characters of a complaint
 FAILURES = "ISOALIGN_FAILURES"  # a file to which the jobs of a sweep add a line when they fail
 
@@ -132,7 +131,7 @@ def _tuning(config: DictConfig) -> str:
     from hydra.core.hydra_config import HydraConfig
 
     typed = any(word.lstrip("+~").startswith("algorithm.") for word in HydraConfig.get().overrides.task)
-    return BY_HAND if typed else str(config.tuning)
+    return cards.BY_HAND if typed else str(config.tuning)
 
 
 def _command() -> str:

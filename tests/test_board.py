@@ -519,6 +519,21 @@ def test_the_terminal_shows_it_without_colour_within_its_width(width: int) -> No
     assert "\x1b[" in made.terminal(width, colour=True)
 
 
+def test_a_board_tells_whose_settings_were_tuned_and_whose_code_is_another_packages() -> None:
+    tuned = make("kto", notes=NOTES | {"tuning": "4 trials on validation prompts, by one_standard_error"})
+    brought = make("dpo", notes=NOTES | {"tuning": "by hand", "packages": {"algorithm": "theirs 0.1", "judge": "theirs 0.1"}})
+    made = board.build([make("sft", notes=NOTES | {"tuning": None}), tuned, brought])
+    page = made.markdown()
+    assert "dpo: algorithm of theirs 0.1, judge of theirs 0.1" in page
+    rows = {line.split("|")[2].strip(): line.split("|")[-3].strip() for line in page.splitlines() if line.startswith("| ")}
+    assert (rows["kto"], rows["dpo"], rows["*sft*"]) == ("4 trials", "by hand", "")
+    assert "not tuned: dpo\n" in made.terminal(110)
+    header, lines = made.table()
+    told = {line[header.index("method")]: line[header.index("tuning")] for line in lines}
+    assert told == {"kto": "4 trials", "dpo": "by hand", "sft": ""}
+    assert "not tuned" not in board.build([tuned]).terminal(110)
+
+
 @pytest.mark.parametrize("width", [100, 110, 120])
 def test_the_terminal_cuts_no_figure_off_at_the_right(width: int) -> None:
     far = {"kl": around(112.24, 1.0), "perplexity": around(12345.6, 12.0), "toxicity_reduction": around(-0.123, 0.05)}

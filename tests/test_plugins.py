@@ -217,12 +217,14 @@ def test_what_another_package_brings_is_found_configured_and_used(elsewhere: Ter
     assert card["metrics"]["shouting"]["value"] is not None
     assert card["versions"]["metric shouting"] == "3"
     assert card["versions"]["elsewhere"] == "0.1"
+    assert card["notes"]["packages"] == {"algorithm": "elsewhere 0.1", "task": "elsewhere 0.1"}
     assert "batch_siz" in complaint(elsewhere(elsewhere.run("algorithm=good", "algorithm.batch_siz=5")))
 
     judged = elsewhere(elsewhere.run("algorithm=rlaif", "task.judge.kind=short", "algorithm.rollouts=8", "budget.steps=1"))
     assert judged.returncode == 0, judged.stderr
     card = json.loads(Path(judged.stdout.splitlines()[-1]).read_text())
     assert card["notes"]["judge"]["name"] == "short"
+    assert card["notes"]["packages"] == {"judge": "elsewhere 0.1"}
     (elsewhere.home / "site" / "elsewhere" / "short.py").write_text(JUDGE.replace("<", ">"))
     again = elsewhere(elsewhere.run("algorithm=rlaif", "task.judge.kind=short", "algorithm.rollouts=8", "budget.steps=1"))
     assert again.stdout.splitlines()[-1] != judged.stdout.splitlines()[-1], (

@@ -14,7 +14,7 @@ from bench.board.pool import Pair
 from bench.board.reliability_chart import models_of, reliability_name
 from bench.board.rows import CONTROL, METHOD, PROTOCOL, REFERENCE, ROLES, UNMETERED, Row, Section, mean, total
 from bench.board.text import cell, clean, count, escape, grid, plain, probability, scientific, share
-from bench.card import file_name
+from bench.card import BY_HAND, file_name
 from bench.stats import Comparison
 from bench.types import Card, Estimate
 
@@ -88,10 +88,10 @@ def _ranking(section: Section, titles: list[str], cells: list[list[str]], spent:
     flagged = [row for row in section.rows if row.flags]
     rows = []
     for row, figures in zip(section.rows, cells, strict=True):
-        end = ["yes" if row.pareto else "", *([share(row.percent)] if spent else [])]
+        end = ["yes" if row.pareto else "", *([share(row.percent), escape(row.tuning)] if spent else [])]
         end += [str(flagged.index(row) + 1) if row.flags else ""]
         rows.append([escape(row.place), _name(row), str(row.seeds), *figures, *end])
-    titles = ["Rank", "Method", "Seeds", *titles, "Pareto", *(["Budget spent"] if spent else []), "Note"]
+    titles = ["Rank", "Method", "Seeds", *titles, "Pareto", *(["Budget spent", "Tuning"] if spent else []), "Note"]
     notes = [f"{place}. {_name(row)}: {_flags(row)}" for place, row in enumerate(flagged, 1)]
     return [grid(titles, rows, left=(0, 1)), *(["\n".join(notes)] if notes else [])]
 
@@ -185,6 +185,8 @@ def _header(section: Section) -> str:
     lines = [("Budget of each run", _budget(section))]
     lines += [(title, _told(section.protocol[name])) for name, title in PROTOCOL.items() if name in section.protocol]
     lines += [("Ranks", standing)] if (standing := _standing(section)) else []
+    if brought := [f"{row.name}: {row.packages}" for row in section.rows if row.packages]:
+        lines += [("Of other packages", "; ".join(brought))]
     for name, title in _TOLD.items():
         told = {_told(card.notes[name]) for card in cards if card.notes.get(name) is not None}
         lines += [(title, "; ".join(sorted(told)))] if told else []
@@ -271,7 +273,7 @@ def table(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]]]:
     metrics = [*COLUMNS, *sorted(names.difference(COLUMNS))]
     roles = list(ROLES) + sorted({role for section in sections for role in section.roles}.difference(ROLES))
     header = ["section", "budget_flops", "base", "rank", "rank_last", "method", "algorithm", "part"]
-    header += ["gated", "outdated", "pareto", "seeds", "prompts"]
+    header += ["gated", "outdated", "pareto", "seeds", "prompts", "tuning", "packages"]
     header += [name + end for name in metrics for end in ("", "_low", "_high")]
     header += ["spent_percent", *(f"spent_{name}" for name in ("flops", "labels", "tokens", "steps", "seconds"))]
     header += [*(f"flops_{role}" for role in roles), "flags"]
@@ -296,7 +298,7 @@ def _plain_row(number: int, section: Section, row: Row, metrics: list[str], role
     cells: list[Any] = [number, section.budget.get("flops"), clean(section.base), *(row.rank or (None, None)), clean(row.name)]
     outdated = "; ".join(f"{family} {own} < {newest}" for family, (own, newest) in row.outdated.items())
     cells += [clean(row.cards[0].algorithm), row.part, row.gated, clean(outdated), row.pareto]
-    cells += [row.seeds, row.estimate("toxicity_mean").n]
+    cells += [row.seeds, row.estimate("toxicity_mean").n, clean(row.tuning), clean(row.packages)]
     cells += [figure for e in estimates for figure in (e.value, e.low, e.high)]
     cells += [row.percent, *(row.spent(name) for name in ("flops", "labels", "tokens", "steps", "seconds"))]
     return [*cells, *(bill.get(role) for role in roles), clean("; ".join(row.flags))]
@@ -364,6 +366,10 @@ def _caption(section: Section) -> str:
     standing = _standing(section)
     lines = [f"ranks: {standing}"] if standing else []
     lines += ["* no other row has both less toxicity and less KL"] if any(row.pareto for row in section.rows) else []
+    ranked = [row for row in section.rows if row.part == METHOD]
+    by_hand = [clean(row.name) for row in ranked if row.tuning in ("", BY_HAND)]
+    lines += [f"not tuned: {', '.join(by_hand)}"] if 0 < len(by_hand) < len(ranked) else []
+    lines += [f"{clean(row.name)}: {clean(row.packages)}" for row in section.rows if row.packages]
     lines += [f"{clean(row.name)}: {clean('; '.join(row.flags))}" for row in section.rows if row.flags]
     return "\n".join(lines)
 

@@ -85,6 +85,18 @@ class Row:
         return bool(owners & self.outdated.keys() if owners else self.outdated)
 
     @property
+    def tuning(self) -> str:
+        """How its settings were found, in a few words."""
+        told = {str(card.notes["tuning"]).partition(" on ")[0] for card in self.cards if card.notes.get("tuning")}
+        return "; ".join(sorted(told))
+
+    @property
+    def packages(self) -> str:
+        """The packages that its algorithm, judge or task come from, if not from isoalign."""
+        told = {(kind, package) for card in self.cards for kind, package in _brought(card).items()}
+        return ", ".join(f"{kind} of {package}" for kind, package in sorted(told))
+
+    @property
     def drift(self) -> Estimate:
         """Exact KL to the base, which has drifted 0 from itself."""
         kl = self.estimate("kl")
@@ -301,6 +313,11 @@ def _flags(seeds: dict[int, list[Card]]) -> list[str]:
     packages = sorted({name for card in cards for name in card.versions})
     mixed = [name for name in packages if len({card.versions.get(name) for card in cards}) > 1]
     return flags + ([f"versions differ: {', '.join(mixed)}"] if mixed else [])
+
+
+def _brought(card: Card) -> dict[str, str]:
+    told = card.notes.get("packages")
+    return told if isinstance(told, dict) else {}
 
 
 def part_of(card: Card) -> str:
