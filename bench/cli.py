@@ -144,13 +144,20 @@ def _parser() -> argparse.ArgumentParser:
                       "conf/sweep/; settings of the task or budget hold for all")  # fmt: skip
     tune.add_argument("--trials", type=int, default=8, help="of each method (default: %(default)s)")
     tune.add_argument(
-        "--rule", default="one_standard_error", help="one_standard_error (least KL within it) or largest_reduction"
+        "--rule",
+        default="one_standard_error",
+        help="one_standard_error (least KL within it) or largest_reduction (default: %(default)s)",
     )
     tune.add_argument("--workers", type=int, default=2, help="trials at a time (default: %(default)s)")
     tune.add_argument(
         "--results", type=Path, default=Path("results/tuning"), help="where the record goes (default: %(default)s)"
     )
-    tune.add_argument("--conf", type=Path, help="where tuned/TASK_ALGORITHM.yaml goes (default: that of this installation)")
+    tune.add_argument(
+        "--conf",
+        type=Path,
+        help="folder that gets tuned/TASK_ALGORITHM.yaml: conf/ or a package's conf, where a run finds it "
+        "(default: this installation's conf/)",
+    )
     tune.add_argument("--store", type=Path, help="where stages lie (default: the user cache)")
     tune.set_defaults(act=commands.tune, settings=[])
 
@@ -162,7 +169,9 @@ def _parser() -> argparse.ArgumentParser:
 
     conform = sub.add_parser("check", help="try any algorithm, a plug-in's too, on what every one of them must do")
     conform.add_argument("name", metavar="ALGORITHM")
-    conform.add_argument("checks", nargs="*", metavar="CHECK", help="some of the checks; default: all")
+    conform.add_argument(
+        "checks", nargs="*", metavar="CHECK", help="some of the checks, by the names that all of them print; default: all"
+    )
     conform.set_defaults(act=commands.check)
 
     verify = sub.add_parser("verify", help="check a card, and all that led to it, for a changed digit")

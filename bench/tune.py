@@ -95,7 +95,8 @@ def space(algorithm: str) -> dict[str, list[str]]:
     file = next((f for folder in folders() if (f := folder / "sweep" / f"{algorithm}.yaml").exists()), None)
     if file is None:
         raise UserError(
-            f"{algorithm} declares no search space; write conf/sweep/{algorithm}.yaml. Declared: {', '.join(options('sweep'))}"
+            f"{algorithm} declares no search space; write sweep/{algorithm}.yaml in conf/, or in its package's conf. "
+            f"Declared: {', '.join(options('sweep'))}"
         )
     found: dict[str, list[str]] = {}
     for key, values in _leaves(OmegaConf.to_container(OmegaConf.load(file))).items():

@@ -7,7 +7,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from workbench import COMMAND, Terminal, complaint
+from workbench import COMMAND, Terminal, complaint, page
 
 HEAD = """
 from collections.abc import Iterator
@@ -156,17 +156,6 @@ def values(evidence):
 def measure(evidence):
     return {name: stats.mean(found) for name, found in values(evidence).items()}
 """
-JUDGE = """
-from bench.judges import Verdict
-class Short:
-    name, identity = "short", {"rule": "the shorter is better"}
-    def __call__(self, questions, principle=None):
-        return [Verdict(p, (p, p), 0, 0) for q in questions for p in [0.9 if len(q.first) < len(q.second) else 0.1]]
-def identity(config):
-    return Short.identity
-def load(config, cache):
-    return Short()
-"""
 
 
 def package(folder: Path) -> Path:
@@ -179,11 +168,11 @@ def package(folder: Path) -> Path:
     for name, text in ALGORITHMS.items():
         (home / f"{name}.py").write_text(text)
     (home / "shouting.py").write_text(METRIC)
-    (home / "short.py").write_text(JUDGE)
-    (home / "conf" / "task" / "theirs.yaml").write_text("defaults: [nano]\nname: theirs\n")
+    (home / "oracle.py").write_text(page("my_package/oracle.py"))
+    (home / "conf" / "task" / "theirs.yaml").write_text(page("conf/task/short.yaml").replace("name: short", "name: theirs"))
     points = {
         "algorithms": {name: f"elsewhere.{name}" for name in ALGORITHMS}, "metrics": {"shouting": "elsewhere.shouting"},
-        "judges": {"short": "elsewhere.short"}, "conf": {"theirs": "elsewhere.conf"},
+        "judges": {"oracle": "elsewhere.oracle"}, "conf": {"theirs": "elsewhere.conf"},
     }  # fmt: skip
     info = folder / "site" / "elsewhere-0.1.dist-info"
     info.mkdir()
@@ -220,13 +209,14 @@ def test_what_another_package_brings_is_found_configured_and_used(elsewhere: Ter
     assert card["notes"]["packages"] == {"algorithm": "elsewhere 0.1", "task": "elsewhere 0.1"}
     assert "batch_siz" in complaint(elsewhere(elsewhere.run("algorithm=good", "algorithm.batch_siz=5")))
 
-    judged = elsewhere(elsewhere.run("algorithm=rlaif", "task.judge.kind=short", "algorithm.rollouts=8", "budget.steps=1"))
+    judged = elsewhere(elsewhere.run("algorithm=rlaif", "task.judge.kind=oracle", "algorithm.rollouts=8", "budget.steps=1"))
     assert judged.returncode == 0, judged.stderr
     card = json.loads(Path(judged.stdout.splitlines()[-1]).read_text())
-    assert card["notes"]["judge"]["name"] == "short"
+    assert card["notes"]["judge"]["name"] == "oracle"
     assert card["notes"]["packages"] == {"judge": "elsewhere 0.1"}
-    (elsewhere.home / "site" / "elsewhere" / "short.py").write_text(JUDGE.replace("<", ">"))
-    again = elsewhere(elsewhere.run("algorithm=rlaif", "task.judge.kind=short", "algorithm.rollouts=8", "budget.steps=1"))
+    oracle = elsewhere.home / "site" / "elsewhere" / "oracle.py"
+    oracle.write_text(oracle.read_text().replace("<", ">"))
+    again = elsewhere(elsewhere.run("algorithm=rlaif", "task.judge.kind=oracle", "algorithm.rollouts=8", "budget.steps=1"))
     assert again.stdout.splitlines()[-1] != judged.stdout.splitlines()[-1], (
         "another judge's verdicts were taken for this one's"
     )
@@ -325,7 +315,7 @@ def test_what_stopped_learning_early_is_flagged(elsewhere: Terminal) -> None:
     [
         ("[isoalign.algorithms]\ndpo = elsewhere.good", "dpo", "elsewhere.good brings an algorithm 'dpo', and there is one"),
         ("[isoalign.algorithms]\nlost = elsewhere.lost", "lost", "elsewhere.lost can't be imported: ModuleNotFoundError"),
-        ("[isoalign.algorithms]\nshort = elsewhere.short", "short", "short.py registers no algorithm"),
+        ("[isoalign.algorithms]\noracle = elsewhere.oracle", "oracle", "oracle.py registers no algorithm"),
         ("[isoalign.metrics]\nbare = elsewhere.good", "dpo", "good.py lacks measure(evidence)"),
         ("[isoalign.metrics]\nlost = elsewhere.lost", "dpo", "elsewhere.lost can't be imported: ModuleNotFoundError"),
         ("[isoalign.metrics]\ngone = nowhere.gone", "dpo", "nowhere.gone can't be imported: ModuleNotFoundError"),

@@ -8,11 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from workbench import COMMAND, Terminal, complaint
-
-import bench
-
-PAGE = (Path(bench.__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+from workbench import COMMAND, Terminal, complaint, page
 
 
 def installed(home: Path, package: str, points: str) -> None:
@@ -27,11 +23,6 @@ def points(project: Path) -> str:
     """The entry points of a pyproject.toml as an installed package has them."""
     found = re.findall(r'\[project\.entry-points\."(isoalign\.\w+)"\]\n(\w+) = "([\w.]+)"', project.read_text())
     return "\n".join(f"[{group}]\n{name} = {value}" for group, name, value in found)
-
-
-def page(file: str) -> str:
-    """The block of the page that is said to be a file."""
-    return re.split(r"```\w+\n", PAGE.split(f"`{file}`", 1)[1], maxsplit=1)[1].split("```")[0]
 
 
 @pytest.fixture

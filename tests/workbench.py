@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import bench
 from bench import registry
 from bench.conformance.workbench import Bench, Shelf, Size, make_bench, make_feedback, same, weights, write_model, write_reward
 from bench.conformance.workbench import small as cut
@@ -102,6 +104,14 @@ def loops() -> list[Any]:
     """Every registered algorithm that brings a training loop of its own, as a pytest parameter."""
     names = [name for name in registry.names() if hasattr(registry.algorithm(name), "train")]
     return [pytest.param(name, small(name), id=name) for name in names]
+
+
+PAGE = (Path(bench.__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def page(file: str) -> str:
+    """The block of CONTRIBUTING.md that is said to be a file."""
+    return re.split(r"```\w+\n", PAGE.split(f"`{file}`", 1)[1], maxsplit=1)[1].split("```")[0]
 
 
 COMMAND = str(Path(sys.executable).parent / "isoalign")
