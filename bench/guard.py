@@ -30,10 +30,8 @@ Service = TypeVar("Service", bound=Callable[..., Any])
 
 HARNESS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn")  # events of Python's own audit
-AGAIN = 1e-4  # seconds between interruptions of an algorithm that won't be interrupted
-
-
 PATIENCE = 120.0  # seconds for an import
+AGAIN = 1e-4  # seconds between interruptions of an algorithm that won't be interrupted
 
 
 class Misdeed(UserError):

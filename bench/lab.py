@@ -5,7 +5,6 @@ No metric, evaluation scorer, evaluation prompt or meter can be reached from it.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -45,7 +44,7 @@ class Lab:
         self._new_module: Callable[[str, nn.Module], None] = lambda name, module: None
         self._trainer: Any = None  # what a training loop of an algorithm's own is held to
         self._paid: set[str] = set()
-        self._counting = False
+        self._inside, self._counter = 0, Counter()  # passes of modules of the algorithm's own, one within the other
         self._logged: dict[str, list[float]] = {}
         self._start = 0.0
         self._guard: Guard | None = None
@@ -112,30 +111,30 @@ class Lab:
                 if isinstance(part, UNSEEN):
                     kind = type(part).__name__
                     raise UserError(f"lab.module {name!r}: a pass of {kind} can't be counted; build it of linear layers")
-                part.forward = self._paying(name, part.forward)
+                self._count(name, part)
             self._modules[name] = module
             self._new_module(name, module)
         return self._modules[name]
 
-    def _paying(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """A part's pass that is paid, unless it is within that of a larger part, which pays for both."""
+    def _count(self, name: str, part: nn.Module) -> None:
+        """Have a part's passes paid, those within the pass of a larger part as part of that. By hooks, which a copy keeps."""
 
-        @functools.wraps(forward)
-        def paying(*args: Any, **kwargs: Any) -> Any:
-            if self._counting:
-                return forward(*args, **kwargs)
-            self._counting = True
-            try:
-                with Counter() as counted:
-                    out = forward(*args, **kwargs)
-            finally:
-                self._counting = False
-            self._meter.charge(name, "forward", counted.flops)
-            if torch.is_grad_enabled():
-                self._meter.charge(name, "backward", 2 * counted.flops)
-            return out
+        def before(*_: Any) -> None:
+            self._inside += 1
+            if self._inside == 1:
+                self._counter = Counter()
+                self._counter.__enter__()
 
-        return paying
+        def after(*_: Any) -> None:
+            self._inside -= 1
+            if self._inside == 0:
+                self._counter.__exit__(None, None, None)
+                self._meter.charge(name, "forward", self._counter.flops)
+                if torch.is_grad_enabled():
+                    self._meter.charge(name, "backward", 2 * self._counter.flops)
+
+        part.register_forward_pre_hook(before)
+        part.register_forward_hook(after, always_call=True)
 
     @service
     def critic(self, rollouts: Rollouts) -> Tensor:

@@ -7,6 +7,7 @@ are .14-.30% under the count, .22-.57% with LoRA; at the shape of the nano task 
 because padding is free by design.
 """
 
+import copy
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -113,6 +114,24 @@ def test_a_module_of_the_algorithms_own_pays_for_all_that_it_computes_and_so_doe
         assert lab._meter.flops - before == counted()
         assert counted() > 6 * 128 * 128 * 15 - 1
     assert {role for role, _ in lab._meter.items} == {"tower"}
+
+
+def test_a_copy_of_a_module_has_weights_of_its_own_and_pays_and_a_pass_that_breaks_leaves_the_next_its_price(
+    even_bench: Bench,
+) -> None:
+    lab = even_bench.lab()
+    head = lab.module("head", lambda width: nn.Linear(width, 1))
+    target = lab.module("target", lambda _: copy.deepcopy(head))
+    with torch.no_grad():
+        head.weight.zero_()
+        target.weight.fill_(1.0)
+        assert target(torch.ones(1, 128)) - target.bias == 128
+    assert sum(lab._meter.items.values()) == 2 * 128
+    with pytest.raises(RuntimeError):
+        head(torch.ones(1, 2))
+    with torch.no_grad():
+        head(torch.ones(1, 128))
+    assert sum(lab._meter.items.values()) == 4 * 128
 
 
 @pytest.mark.parametrize(("name", "kind", "words"), [
