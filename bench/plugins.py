@@ -106,11 +106,10 @@ def brought(kind: str, name: str) -> str | None:
     if kind == "task":
         import conf
 
-        held = (folder / "task" / f"{name}.yaml" for folder in map(Path, conf.__path__))
-        homes = [module for module, folder in configurations().items() if (folder / "task" / f"{name}.yaml").exists()]
-        points = [
-            point for point in entry_points("conf").values() if point.module in homes and not any(map(Path.exists, held))
-        ]
+        file = Path("task") / f"{name}.yaml"
+        ours = any((Path(folder) / file).exists() for folder in conf.__path__)
+        homes = [] if ours else [module for module, folder in configurations().items() if (folder / file).exists()]
+        points = [point for point in entry_points("conf").values() if point.module in homes]
     else:
         points = [point for own, point in entry_points(f"{kind}s").items() if own == name]
     return f"{points[0].dist.name} {points[0].dist.version}" if points and points[0].dist else None

@@ -114,6 +114,8 @@ ALGORITHMS = {
     "free": variant(loss="return torch.zeros(len(rows), requires_grad=True)"),
     "stops": variant(STOP),
     "smuggles": variant(SMUGGLE),
+    "whispers": variant("lab.log(kl=float('nan'))"),
+    "freezes": variant("lab.module('fixed', lambda width: torch.nn.Identity())(torch.ones(1))"),
     "peeks": variant(SWALLOW),
     "opens": variant(OPEN),
 }
