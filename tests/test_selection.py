@@ -1,0 +1,94 @@
+"""Methods that train nothing and choose among answers: what they choose, what they pay, and what they may not give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from workbench import Bench
+
+from bench.config import ModelConfig
+from bench.data.prompts import Prompt
+from bench.errors import UserError
+from bench.stages import selection
+from bench.stages.candidates import completions, read_rows
+from bench.types import Budget, Rollouts
+
+PROMPTS = [Prompt(str(n), text, "here", "clean") for n, text in enumerate(["you are", "they say", "it is"])]
+DRAWS, EACH = 2, 3
+
+
+@dataclass
+class Choice:
+    """Chooses by a function of the answers, and remembers what it chose among."""
+
+    score: Callable[[Rollouts], Any]
+    draws: Any = EACH
+    seen: tuple[list[int], ...] = ()
+
+    def select(self, lab: Any, answers: Rollouts) -> Any:
+        self.seen = tuple(completions(answers))
+        return self.score(answers)
+
+
+def sums(answers: Rollouts) -> Tensor:
+    return (answers.completion * answers.completion_mask).sum(1).float()
+
+
+def choose(bench: Bench, work: Path, choice: Choice, flops: float = 1e15) -> tuple[list[dict[str, Any]], dict[Any, int]]:
+    lab = bench.lab(Budget(flops))
+    config = ModelConfig(str(bench.model), prompt_tokens=8, new_tokens=bench.new_tokens)
+    selection.make(work, choice, lab, bench.language_model(), config, PROMPTS, DRAWS)
+    return read_rows(work / selection.ANSWERS), dict(lab._meter.items)
+
+
+def test_of_every_few_answers_the_one_with_the_highest_score_is_kept_and_all_are_paid(
+    tiny_bench: Bench, tmp_path: Path
+) -> None:
+    choice = Choice(sums)
+    rows, bill = choose(tiny_bench, tmp_path, choice)
+    assert len(choice.seen) == len(PROMPTS) * DRAWS * EACH
+    groups = [choice.seen[start : start + EACH] for start in range(0, len(choice.seen), EACH)]
+    assert [row["ids"] for row in rows] == [max(group, key=sum) for group in groups]
+    assert [(row["prompt_id"], row["draw"]) for row in rows] == [(p.id, draw) for p in PROMPTS for draw in range(DRAWS)]
+    assert set(bill) == {("policy", "sample")}
+    first, _ = choose(tiny_bench, tmp_path, Choice(lambda answers: -torch.arange(len(answers)).float()))
+    assert [row["ids"] for row in first] == [group[0] for group in groups], "the same answers, another choice"
+
+
+def test_answers_are_those_that_were_sampled_whatever_select_does_to_them(tiny_bench: Bench, tmp_path: Path) -> None:
+    def forge(answers: Rollouts) -> Tensor:
+        answers.tokens[:, answers.prompt_length :] = 7
+        return torch.zeros(len(answers))
+
+    honest, _ = choose(tiny_bench, tmp_path, Choice(lambda answers: torch.zeros(len(answers))))
+    assert choose(tiny_bench, tmp_path, Choice(forge))[0] == honest
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        (Choice(lambda answers: torch.full((len(answers),), float("nan"))), "a finite score for each of 18 answers"),
+        (Choice(lambda answers: torch.zeros(3)), "a finite score for each of 18 answers"),
+        (Choice(lambda answers: None), "a finite score for each of 18 answers"),
+        (Choice(sums, draws=0), "needs a field draws: int of 1 or more"),
+        (Choice(sums, draws=None), "needs a field draws: int of 1 or more"),
+    ],
+)
+def test_what_is_no_choice_is_refused_and_nothing_written(
+    tiny_bench: Bench, tmp_path: Path, choice: Choice, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        choose(tiny_bench, tmp_path, choice)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_budget_that_does_not_cover_all_answers_is_refused_before_any_is_chosen(tiny_bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the best of 3 for 2 answers to each of 3 prompts: flops: .* lower algorithm\.draws"):
+        choose(tiny_bench, tmp_path, Choice(sums), flops=1000)
+    assert not list(tmp_path.iterdir())
