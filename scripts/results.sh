@@ -12,7 +12,7 @@ sweep() { run -m "$@" hydra/launcher=joblib hydra.launcher.n_jobs=2; }
 
 feedback=sft_chosen,dpo,ipo,cdpo,robust_dpo,simpo,orpo,kto
 online=ppo,ppo_lora,ppo_critic,reinforce,rloo,grpo,rft,best_of_n,iterative_dpo,rlhf_then_dpo,rlaif,online_dpo
-trl=trl_dpo,trl_kto,trl_simpo,trl_orpo,trl_cpo,trl_grpo,trl_rloo
+trl=trl_dpo,trl_kto,trl_simpo,trl_orpo,trl_cpo,trl_grpo,trl_rloo,trl_online_dpo
 
 nano() {
     run task=nano algorithm=sft

@@ -19,6 +19,7 @@ NAMES = {
     "orpo": {"odds_weight": "beta", "lr": "lr"},
     "simpo": {"beta": "beta", "gamma": "simpo_gamma", "lr": "lr"},
     "grpo": {"kl": "beta", "draws": "num_generations", "lr": "lr"},
+    "online_dpo": {"beta": "beta", "lr": "lr"},
     "rloo": {"kl": "beta", "draws": "num_generations", "lr": "lr"},
 }
 TUNED = Path("conf/tuned")

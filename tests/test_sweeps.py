@@ -95,6 +95,7 @@ def test_a_tuned_file_says_what_its_record_chose_and_the_rule_chooses_it_again(r
         ("orpo", "trl_orpo", {"odds_weight": "beta", "lr": "lr"}),
         ("simpo", "trl_simpo", {"beta": "beta", "gamma": "simpo_gamma", "lr": "lr"}),
         ("grpo", "trl_grpo", {"kl": "beta", "draws": "num_generations", "lr": "lr"}),
+        ("online_dpo", "trl_online_dpo", {"beta": "beta", "lr": "lr"}),
         ("rloo", "trl_rloo", {"kl": "beta", "draws": "num_generations", "lr": "lr"}),
     ],
 )

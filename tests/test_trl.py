@@ -182,6 +182,30 @@ def test_the_first_gradient_is_that_of_the_papers_estimator(tiny_bench: Bench, t
     assert trainer.log[0]["reward"] == pytest.approx(float(rewards.mean()))
 
 
+@LORA
+def test_online_dpo_learns_from_its_own_two_answers_to_each_of_the_labs_prompts_by_which_is_better(
+    tiny_bench: Bench, tmp_path: Path, lora: int
+) -> None:
+    bench = tiny_bench.but(lora=lora)
+    trainer = rewarded(bench, small("trl_online_dpo", labelled_by="reward"), tmp_path, Budget(1e15, steps=1))
+    (answers, rewards), *_ = trainer.lab.seen  # type: ignore[attr-defined]
+    lab = bench.lab()
+    asked = [row["prompt"] for row in trl.contexts(lab.prompts(5), 1)]
+    prompts = [tokens[: answers.prompt_length][mask[: answers.prompt_length]].tolist()
+               for tokens, mask in zip(answers.tokens, answers.mask, strict=True)]  # fmt: skip
+    assert prompts == asked * 2
+    assert answers.completion_mask.all()
+    assert not torch.isin(answers.completion, trainer.policy.banned).any()
+    first_wins = rewards[:5] >= rewards[5:]
+    ratios = lab.log_ratio(answers)
+    margin = torch.where(first_wins, ratios[:5] - ratios[5:], ratios[5:] - ratios[:5])
+    loss = -logsigmoid(0.1 * margin).mean()
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in lab._policy.inner.parameters() if p.grad is not None])
+    assert trainer.log[0]["loss"] == pytest.approx(float(loss.detach()), rel=1e-4)
+    assert trainer.log[0]["grad_norm"] == pytest.approx(float(norm), rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["trl_orpo", "trl_cpo", "trl_simpo"])
 def test_the_first_loss_and_gradient_are_the_papers(tiny_bench: Bench, tmp_path: Path, name: str) -> None:
     trainer = run(tiny_bench, small(name, beta=0.7), tmp_path, steps=1)

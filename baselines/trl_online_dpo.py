@@ -1,0 +1,32 @@
+"""Online DPO by TRL's trainer."""
+
+from bench import Lab, register, trl
+
+
+@register
+class TRLOnlineDPO:
+    """``trl.experimental.online_dpo.OnlineDPOTrainer``: Guo et al. 2024, "Direct Language Model Alignment from Online AI
+    Feedback", algorithm 1, in TRL's own training loop.
+
+    The settings are those of ``online_dpo``: ``beta``, strength of the pull to the base; ``batch_size``, prompts a step, two
+    answers each. ``labelled_by``: of the two, ``judge`` takes the one that the AI judge accepts more readily (Bradley-Terry's
+    order of its odds, as ``lab.judge`` has it of a judge that reads single answers), ``reward`` that of the higher reward.
+    """
+
+    beta: float = 0.1
+    batch_size: int = 32
+    lr: float = 1e-4
+    labelled_by: str = "judge"
+
+    def __post_init__(self) -> None:
+        if self.labelled_by not in ("judge", "reward"):
+            raise ValueError(f"labelled_by must be judge or reward, not {self.labelled_by!r}")
+
+    def train(self, lab: Lab) -> None:
+        """On the lab's prompts, which TRL answers by transformers' ``generate``."""
+        trl.train(
+            lab, "experimental.online_dpo.OnlineDPOTrainer", lambda: trl.contexts(lab.prompts(self.batch_size), 1),
+            reward=lab.judge_score if self.labelled_by == "judge" else lab.reward, beta=self.beta,
+            max_new_tokens=lab.new_tokens, max_length=10**6, temperature=1.0, top_k=0,
+            per_device_train_batch_size=self.batch_size,
+        )  # fmt: skip
