@@ -6,6 +6,7 @@ costs twice the forward for trained weights; through frozen weights only the act
 free: real tokens alone are counted, so the bill does not depend on how rows were batched.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -108,10 +109,16 @@ def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, ou
     return int(counter.sdpa_backward_flop_count(grad, query, key, value))
 
 
-# Formulas, of shapes, that PyTorch's counter lacks: attention on a CPU, and products added up in place.
+def _products(first: Any, second: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return 2 * math.prod(first)
+
+
+# Formulas, of shapes, that PyTorch's counter lacks: attention on a CPU, products with a vector, and those added up in place.
 MISSING: dict[Any, Callable[..., int]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    torch.ops.aten.mv: _products,
+    torch.ops.aten.dot: _products,
     torch.ops.aten.addmm_: counter.addmm_flop.__wrapped__,  # type: ignore[attr-defined]  # bare, as the others
     torch.ops.aten.baddbmm_: counter.baddbmm_flop.__wrapped__,  # type: ignore[attr-defined]
 }

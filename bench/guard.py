@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
 
 from bench.errors import UserError, unforeseen
 from bench.meter import Meter
@@ -30,6 +31,7 @@ Service = TypeVar("Service", bound=Callable[..., Any])
 
 HARNESS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn")  # events of Python's own audit
+PAYS = "pays_by_itself"  # the attribute of a module whose passes the lab has put on the bill
 PATIENCE = 120.0  # seconds for an import
 AGAIN = 1e-4  # seconds between interruptions of an algorithm that won't be interrupted
 
@@ -73,7 +75,7 @@ class Guard:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Inside, the algorithm's own code runs. Raises Trespass if it trespassed, even if it hid that from itself."""
+        """Inside, the algorithm's own code runs. Raises Misdeed for what no such code may do."""
         before = _exchange(self)
         try:
             self._open()
@@ -89,6 +91,10 @@ class Guard:
         finally:
             self._close()
             _exchange(before)
+        self.settle()
+
+    def settle(self) -> None:
+        """Raise Trespass if it trespassed, even if it hid that from itself, or the end of its budget came in between."""
         if self._trespass:
             raise Trespass(self._trespass)
 
@@ -127,9 +133,10 @@ class Guard:
         return self._idle > 0 and threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGALRM")
 
     def _seen(self, module: nn.Module, _: Any) -> None:
-        """A forward pass outside of the lab's services: free for the lab's own modules, who pay by themselves."""
-        if not any(module is part for own in self._own() for part in own.modules()):
-            count = sum(parameter.numel() for parameter in module.parameters())
+        """A forward pass outside of the lab's services: free for the lab's own modules, and copies of them, who pay by
+        themselves."""
+        if not hasattr(module, PAYS) and not any(module is part for own in self._own() for part in own.modules()):
+            count = sum(parameter.numel() for parameter in module.parameters() if not is_lazy(parameter))
             if count:
                 name = type(module).__name__
                 self.models[name] = max(count, self.models.get(name, 0))
@@ -189,7 +196,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         if guard.shuts(path := os.fsdecode(arguments[0])):
             guard.trespass(path)
     elif event in PROGRAMS:
-        guard.trespass(f"what another program says ({event})")
+        guard.trespass(f"what another program says ({event}: {arguments[0]!s:.60})")
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.feedback import Cursor, Feedback, select
 from bench.flops import UNSEEN, Counter
-from bench.guard import Guard, service
+from bench.guard import PAYS, Guard, service
 from bench.meter import Meter
 from bench.models.language import Critic, LanguageModel, Outputs, completion_lengths, prompt_lengths
 from bench.types import Labels, Pairs, Prompts, Question, Rollouts
@@ -44,7 +44,7 @@ class Lab:
         self._new_module: Callable[[str, nn.Module], None] = lambda name, module: None
         self._trainer: Any = None  # what a training loop of an algorithm's own is held to
         self._paid: set[str] = set()
-        self._inside, self._counter = 0, Counter()  # passes of modules of the algorithm's own, one within the other
+        self._inside, self._counter, self._fast = 0, Counter(), True  # passes of its own modules, one within the other
         self._logged: dict[str, list[float]] = {}
         self._start = 0.0
         self._guard: Guard | None = None
@@ -103,7 +103,7 @@ class Lab:
         if name not in self._modules:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self._seed)
-                module = self._watched(factory, self._policy.width)
+                module = self._made(factory)
             if not isinstance(module, nn.Module):
                 raise UserError(f"lab.module {name!r}: its factory gave {module!r}, no torch module")
             module = module.to(self._policy.device)
@@ -116,6 +116,16 @@ class Lab:
             self._new_module(name, module)
         return self._modules[name]
 
+    def _made(self, factory: Callable[[int], nn.Module]) -> nn.Module:
+        """What a factory makes; it may try its parts while it makes them."""
+        models = dict(self._guard.models) if self._guard else {}
+        module = self._watched(factory, self._policy.width)
+        if self._guard and isinstance(module, nn.Module):
+            own = {type(part).__name__ for part in module.modules()}
+            found = self._guard.models.items()
+            self._guard.models = {name: count for name, count in found if name in models or name not in own}
+        return module
+
     def _count(self, name: str, part: nn.Module) -> None:
         """Have a part's passes paid, those within the pass of a larger part as part of that. By hooks, which a copy keeps."""
 
@@ -124,15 +134,19 @@ class Lab:
             if self._inside == 1:
                 self._counter = Counter()
                 self._counter.__enter__()
+                self._fast = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)  # it has no formula
 
         def after(*_: Any) -> None:
             self._inside -= 1
             if self._inside == 0:
+                torch.backends.mha.set_fastpath_enabled(self._fast)
                 self._counter.__exit__(None, None, None)
                 self._meter.charge(name, "forward", self._counter.flops)
                 if torch.is_grad_enabled():
                     self._meter.charge(name, "backward", 2 * self._counter.flops)
 
+        setattr(part, PAYS, name)
         part.register_forward_pre_hook(before)
         part.register_forward_hook(after, always_call=True)
 

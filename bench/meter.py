@@ -27,7 +27,7 @@ class Meter:
         self._seconds = 0.0
         self._since = time.monotonic()
         self._quote: Counter[tuple[str, str]] | None = None
-        self.refused = ""  # what it did not cover at last: only this ends a run
+        self.refused: set[str] = set()  # what it did not cover: only this ends a run
 
     @property
     def flops(self) -> int:
@@ -83,7 +83,7 @@ class Meter:
                 self._refuse(f"{name}: {total:,} needed of {limit:,.0f}")
 
     def _refuse(self, reason: str) -> NoReturn:
-        self.refused = reason
+        self.refused.add(reason)
         raise BudgetSpent(reason)
 
     def label(self, source: str, verdicts: Iterable[int]) -> int:

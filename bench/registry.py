@@ -77,7 +77,9 @@ def sound(algorithm: Any) -> Any:
     """An algorithm whose settings a yaml can hold, its numbers finite. Raises UserError naming the one that is not so."""
     for name, value in hyperparameters(algorithm).items():
         if not isinstance(value, bool | int | float | str | tuple | list | None):
-            raise UserError(f"algorithm.{name} is a {type(value).__name__}: a setting is a number, a text, true or false")
+            raise UserError(
+                f"algorithm.{name} is a {type(value).__name__}: a setting is a number, a text, true, false or a list"
+            )
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"algorithm.{name} must be a finite number, not {value}")
         if name in ("lr", "lora") and isinstance(value, int | float) and value < 0:

@@ -3,17 +3,21 @@ work in the same one."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures.thread import _threads_queues  # type: ignore[attr-defined]
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.modules import module
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack, _pop_mode
 
 from bench.errors import UserError
 
@@ -47,9 +51,7 @@ SETTINGS = (
     Setting("torch's default device", torch.get_default_device, torch.set_default_device),
     Setting("whether gradients are kept", torch.is_grad_enabled, torch.set_grad_enabled),
     Setting("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
-    Setting(
-        "torch's deterministic algorithms", torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms
-    ),
+    Setting("torch's deterministic mode", torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
     Setting("the hooks of all modules", lambda: [dict(table) for table in HOOKS], _put_hooks),
     Setting("numpy's handling of errors", np.geterr, lambda kept: np.seterr(**kept)),
     Setting("sys.stdout and sys.stderr", lambda: (sys.stdout, sys.stderr), _put_streams),
@@ -60,16 +62,21 @@ SETTINGS = (
 def kept() -> Iterator[None]:
     """Inside, an algorithm trains; after, all is as it was. Raises UserError naming what it left otherwise."""
     before, threads = [setting.read() for setting in SETTINGS], set(threading.enumerate())
+    modes = len(_get_current_dispatch_mode_stack())
     changed: list[str] = []
     try:
         yield
     finally:
+        while len(_get_current_dispatch_mode_stack()) > modes:
+            _pop_mode()  # of a pass that was broken off in its midst
         for setting, value in zip(SETTINGS, before, strict=True):
             if not _is(setting, value):
                 changed.append(setting.name)
                 setting.put(value)
         left = [thread.name for thread in threading.enumerate() if thread not in threads and _stays(thread)]
         strays.extend(left)
+        if left and multiprocessing.parent_process():  # a worker's end, which its parent waits for
+            Finalize(None, os._exit, (0,), exitpriority=-100)
     if left:
         raise UserError(f"it left a thread running ({', '.join(left)}); end what it starts")
     if changed:
@@ -78,7 +85,7 @@ def kept() -> Iterator[None]:
 
 def _stays(thread: threading.Thread) -> bool:
     """Whether Python's end would wait for it. Libraries keep idle pools, which Python ends by itself."""
-    return not thread.daemon and not thread.name.startswith("ThreadPoolExecutor")
+    return not thread.daemon and thread not in _threads_queues
 
 
 def _is(setting: Setting, value: Any) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,10 @@ class Trainer:
             self._next_round()
             before = self.meter.flops
             try:
-                for step in self._iteration():
-                    self._step(step)
-                    bar.show(self.meter.fraction, self.log[-1])
+                with closing(self._iteration()) as steps:
+                    for step in steps:
+                        self._step(step)
+                        bar.show(self.meter.fraction, self.log[-1])
             except BudgetSpent as spent:
                 reason = str(spent)
                 break
@@ -122,7 +124,8 @@ class Trainer:
 
     def _ended(self, label: str, reason: str) -> None:
         """What must be so at the end; only a meter that refused has ended it."""
-        if self.meter.refused != reason or self.meter.budget != self.budget:
+        self.guard.settle()
+        if reason not in self.meter.refused or self.meter.budget != self.budget:
             raise UserError("it ended its run by itself; only the meter ends a run")
         if not all(torch.isfinite(weight).all() for weight in self.trained):
             raise UserError(
@@ -147,7 +150,7 @@ class Trainer:
             place = {"fraction": self.meter.fraction, "flops": self.meter.flops, "steps": self.meter.steps, "labels": labels}
             self.rounds.append(place)
 
-    def _iteration(self) -> Iterator[Step]:
+    def _iteration(self) -> Generator[Step, None, None]:
         """The algorithm's steps, its code under watch and the harness's beside it not."""
         with self.guard.watching():
             steps = self.algorithm.iteration(self.lab)
@@ -175,8 +178,6 @@ class Trainer:
         """One optimizer step, begun only if the purse covers all of it."""
         if not self.log and not self.meter.steps:
             self.lab._start = self.meter.fraction
-        if any(parameter.grad is not None for group in self.parameters.values() for parameter in group):
-            raise UserError("its own code called backward: a loss is yielded in a Step, and the harness goes back through it")
         with self.meter.quote() as price:
             self.lab._watched(step.loss, self.lab, step.batch)
         if not price.total():
@@ -204,7 +205,10 @@ class Trainer:
         rows, total = self.lab._watched(len, step.batch), 0.0
         for start in range(0, rows, self.config.micro_batch):
             part = self.lab._watched(step.batch.__getitem__, slice(start, start + self.config.micro_batch))
+            before = self._gradients() if start else []
             losses = self.lab._watched(step.loss, self.lab, part)
+            if self._gradients() != before:
+                raise UserError("its own code called backward: a loss is given to the harness, which goes back through it")
             if not isinstance(losses, Tensor):
                 raise UserError(f"a loss must give a tensor [B], one value a row: got {_a(losses)}")
             if losses.shape != (len(part),):
@@ -215,6 +219,11 @@ class Trainer:
             loss.backward()
             total += loss.item()
         return total
+
+    def _gradients(self) -> list[int]:
+        """How often each gradient that there is has been written."""
+        trained = (parameter.grad for group in self.parameters.values() for parameter in group)
+        return [gradient._version for gradient in trained if gradient is not None]
 
     def _norm(self, parameters: list[nn.Parameter]) -> float:
         return float(nn.utils.clip_grad_norm_(parameters, self.config.clip))

@@ -1,6 +1,7 @@
 """Every registered algorithm, whatever it does, runs within its budget, repeats itself and leaves alone what isn't its own."""
 
 import contextlib
+import copy
 import dataclasses
 import itertools
 import json
@@ -8,21 +9,24 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from workbench import Bench, algorithms, loops, same, small, weights
 
 from bench import registry
+from bench.adapters import trl
 from bench.conformance import checks, examine
 from bench.conformance.checks import CHECKS
 from bench.conformance.subject import Broken, Exempt, Subject
 from bench.errors import UserError
 from bench.lab import Lab
 from bench.meter import BudgetSpent
+from bench.surroundings import kept
 from bench.train import TrainConfig
 from bench.types import Budget, Rollouts, Step
 
@@ -220,6 +224,92 @@ def test_what_is_left_changed_for_the_whole_process_is_found_and_put_back(tiny_b
     with pytest.raises(UserError, match="it changed the hooks of all modules, numpy's handling of errors for the whole"):
         CHECKS["isolated"](Subject("leaves", dataclasses.dataclass(frozen=True)(Leaves)(), tiny_bench, tmp_path))
     assert (np.geterr(), len(torch.nn.modules.module._global_forward_hooks)) == before
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """A loop of TRL's that does something before it begins."""
+
+    meddle: ClassVar[Any] = staticmethod(lambda lab: None)
+    batch_size: int = 4
+    lr: float = 1e-3
+
+    def train(self, lab: Lab) -> None:
+        self.meddle(lab)
+        trl.train(lab, "DPOTrainer", lambda: trl.preferences(lab.pairs(self.batch_size)), beta=0.1, max_length=None)
+
+
+def test_who_brings_a_loop_and_changes_weights_by_itself_is_stopped_though_its_budget_ends_it(
+    tiny_bench: Bench, tmp_path: Path
+) -> None:
+    def meddle(lab: Lab) -> None:
+        with torch.no_grad():
+            next(lab._policy.inner.parameters()).add_(0.01)
+
+    tiny_bench.trainer(Loop(), Budget(1e15, steps=2), tmp_path / "honest").run("honest")
+    bold = type("Bold", (Loop,), {"meddle": staticmethod(meddle)})
+    with pytest.raises(UserError, match="it changed weights of the policy or the reference"):
+        tiny_bench.trainer(bold(), Budget(1e15, steps=2), tmp_path / "bold").run("bold")
+
+
+def test_backward_within_a_loss_is_found(tiny_bench: Bench, tmp_path: Path) -> None:
+    class Backs(Honest):
+        def loss(self, lab: Lab, rows: Rollouts) -> torch.Tensor:
+            losses = super().loss(lab, rows)
+            losses.sum().backward(retain_graph=True)
+            return losses
+
+    with pytest.raises(UserError, match="its own code called backward"):
+        tiny_bench.trainer(dataclasses.dataclass(frozen=True)(Backs)(), Budget(1e15, steps=2), tmp_path).run("backs")
+
+
+def test_who_tidies_up_with_a_call_that_is_not_covered_ends_as_others_do(tiny_bench: Bench, tmp_path: Path) -> None:
+    class Tidy(Honest):
+        def iteration(self, lab: Lab) -> Iterator[Step]:
+            try:
+                yield from super().iteration(lab)
+            finally:
+                lab.generate(lab.prompts(2))
+
+    trainer = tiny_bench.trainer(dataclasses.dataclass(frozen=True)(Tidy)(), Budget(1e15, steps=3, tokens=30), tmp_path)
+    trainer.run("tidy")
+    assert trainer.meter.steps == 3
+
+
+def test_a_module_may_be_tried_by_its_factory_and_copied_and_a_pass_broken_off_leaves_nothing_behind(
+    tiny_bench: Bench, tmp_path: Path
+) -> None:
+    class Tries(Honest):
+        def iteration(self, lab: Lab) -> Iterator[Step]:
+            def factory(width: int) -> torch.nn.Module:
+                head = torch.nn.Sequential(torch.nn.LazyLinear(3), torch.nn.Linear(3, 1))
+                head(torch.zeros(1, width))
+                return head
+
+            head = lab.module("head", factory)
+            copy.deepcopy(head)(torch.zeros(1, 32))
+            yield from super().iteration(lab)
+
+    class Quits(Honest):
+        def iteration(self, lab: Lab) -> Iterator[Step]:
+            lab.module("quits", Quitter)(torch.zeros(1))
+            yield from super().iteration(lab)
+
+    class Quitter(torch.nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            raise SystemExit
+
+    trainer = tiny_bench.trainer(dataclasses.dataclass(frozen=True)(Tries)(), Budget(1e15, steps=2), tmp_path / "tries")
+    trainer.run("tries")
+    assert trainer.guard.models == {}
+    assert trainer.meter.items["head", "forward"] > 0
+    quits = tiny_bench.trainer(dataclasses.dataclass(frozen=True)(Quits)(), Budget(1e15, steps=2), tmp_path / "quits")
+    with pytest.raises(UserError, match="its code called exit"), kept():
+        quits.run("quits")
+    assert not _get_current_dispatch_mode_stack()
 
 
 def test_what_never_ends_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:

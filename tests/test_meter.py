@@ -112,8 +112,30 @@ def test_a_module_of_the_algorithms_own_pays_for_all_that_it_computes_and_so_doe
         with counting() as counted:
             part()(hidden).sum().backward()
         assert lab._meter.flops - before == counted()
-        assert counted() > 6 * 128 * 128 * 15 - 1
+        assert counted() >= 6 * 128 * 128 * 15
     assert {role for role, _ in lab._meter.items} == {"tower"}
+
+
+class Product(nn.Module):
+    """A product with a vector."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.ones(width))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden @ self.vector
+
+
+def test_attention_that_is_only_read_pays_too_and_so_does_a_product_with_a_vector(even_bench: Bench) -> None:
+    lab, trained, hidden = even_bench.lab(), even_bench.lab(), torch.randn(3, 5, 128)
+    with torch.no_grad():
+        lab.module("tower", Tower).eval()(hidden)
+        trained.module("tower", Tower)(hidden)
+        assert lab._meter.flops == trained._meter.flops > 0
+        before = lab._meter.flops
+        lab.module("vector", Product)(hidden[0])
+        assert lab._meter.flops - before == 2 * 5 * 128
 
 
 def test_a_copy_of_a_module_has_weights_of_its_own_and_pays_and_a_pass_that_breaks_leaves_the_next_its_price(

@@ -73,9 +73,9 @@ def test_answers_are_those_that_were_sampled_whatever_select_does_to_them(tiny_b
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
-        (Choice(lambda answers: torch.full((len(answers),), float("nan"))), "a finite score for each of 18 answers"),
-        (Choice(lambda answers: torch.zeros(3)), "a finite score for each of 18 answers"),
-        (Choice(lambda answers: None), "a finite score for each of 18 answers"),
+        (Choice(lambda answers: torch.full((len(answers),), float("nan"))), "a score, not nan, for each of 18 answers"),
+        (Choice(lambda answers: torch.zeros(3)), "a score, not nan, for each of 18 answers"),
+        (Choice(lambda answers: None), "a score, not nan, for each of 18 answers"),
         (Choice(sums, draws=0), "needs a field draws: int of 1 or more"),
         (Choice(sums, draws=None), "needs a field draws: int of 1 or more"),
     ],

@@ -41,8 +41,8 @@ def make(
             answers = lab.generate(base.encode([p.text for p in part], model.prompt_tokens), draws * each)
             ids = completions(answers)
             scores = lab._watched(algorithm.select, lab, answers)
-            if not isinstance(scores, Tensor) or scores.shape != (len(answers),) or not scores.isfinite().all():
-                raise UserError(f"select(lab, answers) must give a finite score for each of {len(answers)} answers")
+            if not isinstance(scores, Tensor) or scores.shape != (len(answers),) or scores.isnan().any():
+                raise UserError(f"select(lab, answers) must give a score, not nan, for each of {len(answers)} answers")
             best = scores.view(-1, each).argmax(1).tolist()
             rows += [
                 {"prompt_id": prompt.id, "draw": draw, "ids": ids[row * each + best[row]]}
