@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -44,6 +45,7 @@ TRAIN_VERSION = 3
 ROUNDS = "rounds"  # of a train stage: what later rounds of feedback made
 BASE = "sft"  # the row of the base itself
 PACKAGES = ("torch", "transformers", "trl", "peft", "evaluate", "hydra-core", "numpy", "scipy")
+TOLD = ("steps", "skipped", "reported", "reported_error", "rounds", "loop")  # of a training's record, on the card
 LOGGED = 0.9  # of what is spent: a log that ends before says nothing of the end
 IDLE = TrainConfig().idle_seconds
 
@@ -94,7 +96,7 @@ class Run:
             parents={name: stage.key for name, stage in parents.items()},
             versions=packages() | self._package,
             command=command,
-            training={key: record[key] for key in ("steps", "skipped", "reported", "rounds", "loop") if key in record},
+            training={key: record[key] for key in TOLD if key in record},
             notes=notes.of(self),
             contents={name: content(self.shared.get(stage)) for name, stage in parents.items()},
         )
@@ -167,6 +169,7 @@ class Run:
         record = {
             "spent": meter.spent(), "steps": meter.steps, "skipped": trainer.skipped, "reward": sorted(lab._paid),
             "fraction": meter.fraction, "snapshots": trainer.snapshots, "reported": reported(log),
+            "reported_error": reported_error(log),
         }  # fmt: skip
         record |= {"rounds": trainer.rounds} if trainer.rounds else {}
         record |= {"unmetered": trainer.guard.models} if trainer.guard.models else {}
@@ -470,12 +473,22 @@ def _blamed() -> Iterator[None]:
 
 
 def reported(log: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """A method's own estimate of its KL: the mean over the last tenth of what it logged, if it logged to the end (a hybrid's
-    first half says nothing of the policy that it ended with)."""
+    """A method's own estimate of its KL: the mean over the last tenth of what it logged."""
+    return {name: statistics.fmean(values[-max(1, len(values) // 10) :]) for name, values in _reports(log).items()}
+
+
+def reported_error(log: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Standard errors of these means, from the spread of that tenth, five rows of it at least; none of a single row."""
+    tenths = {name: (values, max(1, len(values) // 10)) for name, values in _reports(log).items() if len(values) > 1}
+    return {name: statistics.stdev(values[-max(5, tenth) :]) / math.sqrt(tenth) for name, (values, tenth) in tenths.items()}
+
+
+def _reports(log: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """What a method logged as its KL, if it logged it to the end (a hybrid's first half says nothing of the policy that it
+    ended with)."""
     found = {name: [row for row in log if row.get(name) is not None] for name in ("kl", "kl_k1", "kl_k2", "kl_k3")}
-    found = {name: rows for name, rows in found.items() if rows and rows[-1]["flops_spent"] >= LOGGED * log[-1]["flops_spent"]}
-    last = {name: [row[name] for row in rows[-max(1, len(rows) // 10) :]] for name, rows in found.items()}
-    return {name: sum(values) / len(values) for name, values in last.items()}
+    ended = {name: rows for name, rows in found.items() if rows and rows[-1]["flops_spent"] >= LOGGED * log[-1]["flops_spent"]}
+    return {name: [row[name] for row in rows] for name, rows in ended.items()}
 
 
 def packages() -> dict[str, str]:

@@ -40,7 +40,8 @@ def flags(card: Card, base: Figures | None) -> list[str]:
     from bench.metrics.kl import reported_gap
 
     exact = card.metrics.get("kl")
-    gaps = [reported_gap(exact, value) for value in card.training.get("reported", {}).values()] if exact else []
+    reports, errors = card.training.get("reported", {}), card.training.get("reported_error", {})
+    gaps = [reported_gap(exact, value, errors.get(name)) for name, value in reports.items()] if exact else []
     along = [line for curve in curves.collect({card.algorithm: [card]}).values() for line in curves.flags(curve)]
     told = metrics.flags_all(card.metrics, base.metrics if base else None)
     return [*told, *filter(None, gaps), *along, *card.notes.get("warnings", [])]

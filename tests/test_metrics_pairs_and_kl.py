@@ -13,7 +13,7 @@ from bench.errors import UserError
 from bench.kl import exact_kl
 from bench.metrics import kl, reward_accuracy
 from bench.metrics.evidence import Evidence
-from bench.pipeline import reported
+from bench.pipeline import reported, reported_error
 from bench.types import Estimate, ReverseKL, Rewards, Sample, ScoredPair
 
 SAMPLE = Sample("p", 0, "", "", [1, 2], -3.0, -4.0, 0.7, False)
@@ -250,6 +250,14 @@ def test_a_reported_kl_over_ten_percent_and_a_tenth_of_a_nat_off_is_said(exact, 
     assert kl.reported_gap(exact, reported) == says
 
 
+def test_a_reported_kl_is_not_blamed_for_what_chance_explains():
+    exact = Estimate(1.06, 0.96, 1.16, 128)
+    assert kl.reported_gap(exact, 1.39) is not None
+    assert kl.reported_gap(exact, 1.39, error=0.22) is None  # sqrt(.1^2 + (1.96 x .22)^2) = .44 nats
+    assert kl.reported_gap(exact, 1.39, error=0.1) is not None  # .22
+    assert kl.reported_gap(exact, math.nan, error=0.22) is not None
+
+
 @given(st.floats(-600, 600))
 def test_k3_is_never_negative(log_ratio):
     assert kl.k3(log_ratio) >= 0
@@ -323,5 +331,8 @@ def test_a_kl_that_was_logged_in_the_first_half_only_is_no_report_of_the_policy_
     ppo = [{"flops_spent": float(step), "kl_k1": step / 10} for step in range(1, 21)]
     dpo = [{"flops_spent": float(step), "margin": 1.0} for step in range(21, 41)]
     assert reported(ppo) == {"kl_k1": pytest.approx((1.9 + 2.0) / 2)}  # the last two of twenty
-    assert reported(ppo + dpo) == {}
+    # of rows 1.6 to 2.0 the deviation is sqrt(.1 / 4), and the mean is of two
+    assert reported_error(ppo) == {"kl_k1": pytest.approx(math.sqrt(0.1 / 4 / 2))}
+    assert reported_error(ppo[:1]) == {}
+    assert reported(ppo + dpo) == reported_error(ppo + dpo) == {}
     assert reported([]) == {}

@@ -76,14 +76,21 @@ def best_of_n_bound(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def reported_gap(exact: Estimate | float, reported: float) -> str | None:
-    """What to say of a KL that a method reports of itself and that is over 10% and .1 nats off the exact one; None for a good
-    one."""
+def reported_gap(exact: Estimate | float, reported: float, error: float | None = None) -> str | None:
+    """What to say of a KL that a method reports of itself and that is over 10% and .1 nats off the exact one, and by more than
+    chance; None for a good one. ``error``: the report's standard error, where it is known."""
     value = exact.value if isinstance(exact, Estimate) else exact
-    if value is None or abs(reported - value) <= max(GAP * abs(value), LEAST):
+    if value is None or abs(reported - value) <= max(GAP * abs(value), LEAST, _chance(exact, error)):
         return None
     off = f", {abs(reported - value) / abs(value):.0%} off" if value and math.isfinite(reported) else ""
     return f"the method reports a KL of {reported:.3g} nats, the exact one is {value:.3g}{off}"
+
+
+def _chance(exact: Estimate | float, error: float | None) -> float:
+    """How far the two may differ by chance, at 95%: the exact one's interval covers its prompts. 0 where that is not known."""
+    if error is None or not isinstance(exact, Estimate) or exact.low is None or exact.high is None:
+        return 0.0
+    return math.hypot((exact.high - exact.low) / 2, 1.96 * error)
 
 
 class ExactKL(evaluate.Measurement):
