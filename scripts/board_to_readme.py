@@ -6,7 +6,8 @@ Of each board the ranking and what it rests on, with a link to the rest. Run it 
 import re
 from pathlib import Path
 
-from bench.board import build, render
+from bench.board import build
+from bench.board.page import excerpt as of_section
 from bench.card import read_all
 
 README = Path("README.md")
@@ -17,7 +18,7 @@ def excerpt(task: str) -> str:
     page = PUBLISHED / task / "leaderboard.md"
     if not page.exists():
         return f"*No board of {task} is published yet.*"
-    parts = [part for section in build(read_all(page.parent)).sections for part in render.excerpt(section)]
+    parts = [part for section in build(read_all(page.parent)).sections for part in of_section(section)]
     charts = "the curves along the budget, every pair compared, diversity, drift, the bill and every seed"
     return "\n\n".join([*parts, f"All figures, {charts}: [{page}]({page})."])
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from bench.board import render
+from bench.board import page, table, terminal
 from bench.board.chart import chart_name, frontier
 from bench.board.curve_chart import charts
 from bench.board.pool import pooled
@@ -34,19 +34,19 @@ class Board:
 
     def markdown(self) -> str:
         """The board as a Markdown page."""
-        return render.markdown(self.task, self.sections)
+        return page.markdown(self.task, self.sections)
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """Column names and one row of plain values for each method: what the CSV holds."""
-        return render.table(self.sections)
+        return table.table(self.sections)
 
     def csv(self) -> str:
         """The board as CSV: plain numbers, empty where a figure is missing."""
-        return render.as_csv(*self.table())
+        return table.as_csv(*self.table())
 
     def terminal(self, width: int = 110, colour: bool = False) -> str:
         """The board for a terminal of 100 columns or more; without colour it is plain text."""
-        return render.terminal(self.task, self.sections, width, colour)
+        return terminal.terminal(self.task, self.sections, width, colour)
 
 
 def build(cards: Iterable[Card], task: str | None = None) -> Board:

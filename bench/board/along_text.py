@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from bench.board.along import CORRELATION, Along, file_of
 from bench.board.columns import COLUMNS
-from bench.board.render import commands_of
+from bench.board.page import commands_of
 from bench.board.rows import METHOD, PROTOCOL, Row, flatten
 from bench.board.sweep import ACCURACIES, SCORE
 from bench.board.text import cell, clean, escape, grid, plain, printable, scientific

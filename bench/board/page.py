@@ -1,10 +1,7 @@
-"""The board as a Markdown page, as CSV, and for a terminal."""
+"""The board as a Markdown page."""
 
-import csv
-import dataclasses
-import io
 import re
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bench.board import curve_text
@@ -12,9 +9,10 @@ from bench.board.chart import chart_name, points_of
 from bench.board.columns import BRIEF, COLUMNS, DIVERSITY, DRIFT, LEADING, REWARD, Column
 from bench.board.pool import Pair
 from bench.board.reliability_chart import models_of, reliability_name
-from bench.board.rows import CONTROL, METHOD, PROTOCOL, REFERENCE, ROLES, UNMETERED, Row, Section, mean, total
-from bench.board.text import cell, clean, count, escape, grid, plain, probability, scientific, share
-from bench.card import BY_HAND, file_name
+from bench.board.rows import METHOD, PROTOCOL, REFERENCE, Row, Section, mean, total
+from bench.board.text import cell, clean, count, escape, grid, probability, scientific, share
+from bench.board.words import brief, budget, pairs_in, standing
+from bench.card import file_name
 from bench.stats import Comparison
 from bench.types import Card, Estimate
 
@@ -53,9 +51,9 @@ def markdown(task: str, sections: Sequence[Section]) -> str:
 
 def excerpt(section: Section) -> list[str]:
     """The ranking with the few figures that a page about something else has room for, and what it rests on."""
-    ranks = [f"Ranks: {standing}."] if (standing := _standing(section)) else []
+    ranks = [f"Ranks: {rests}."] if (rests := standing(section)) else []
     titles = [column.title for column in BRIEF]
-    cells = [[_brief(row, column.metric).replace(" ", "\u00a0") for column in BRIEF] for row in section.rows]
+    cells = [[brief(row, column.metric).replace(" ", "\u00a0") for column in BRIEF] for row in section.rows]
     return [f"**{_title(section)}**", *_warnings(section), *_ranking(section, titles, cells), *ranks]
 
 
@@ -76,7 +74,7 @@ def _section(section: Section, number: int) -> list[str]:
 
 
 def _title(section: Section) -> str:
-    return f"Budget {_budget(section)}, base {escape(section.base or 'not told')}"
+    return f"Budget {budget(section)}, base {escape(section.base or 'not told')}"
 
 
 def _warnings(section: Section) -> list[str]:
@@ -122,13 +120,6 @@ def _reliability(section: Section, number: int) -> list[str]:
     return [f"![{alt}]({reliability_name(number)})"]
 
 
-def _budget(section: Section) -> str:
-    if not section.metered:
-        return "not metered"
-    others = [f"{plain(limit)} {name}" for name, limit in sorted(section.budget.items()) if name != "flops"]
-    return ", ".join([f"{scientific(section.budget.get('flops'))} FLOP", *others])
-
-
 def _pairwise(section: Section) -> list[str]:
     """Every difference that was looked at, those that ranks rest on first."""
     held = section.contest
@@ -137,7 +128,7 @@ def _pairwise(section: Section) -> list[str]:
     parts = ["### Pairwise", "Toxicity of B minus that of A on the same prompts: above 0 A is better."]
     parts += [_differences(section, held.pairs)] if held.pairs else []
     if held.others:
-        parts += [f"With rows that have no rank, corrected by themselves ({_pairs(held.others)}):"]
+        parts += [f"With rows that have no rank, corrected by themselves ({pairs_in(held.others)}):"]
         parts += [_differences(section, held.others)]
     return parts
 
@@ -150,11 +141,7 @@ def _differences(section: Section, pairs: dict[Pair, Comparison]) -> str:
         verdict = escape(_verdict(rows[a], rows[b], c))
         lines.append([_name(rows[a]), _name(rows[b]), found, probability(c.p_holm), verdict])
     listed = grid(["A", "B", "Difference", "p (Holm)", "Verdict"], lines, left=(0, 1, 4))
-    return listed if len(lines) <= FOLD else f"<details><summary>{_pairs(lines)}</summary>\n\n{listed}\n\n</details>"
-
-
-def _pairs(pairs: Sized) -> str:
-    return f"{len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'}"
+    return listed if len(lines) <= FOLD else f"<details><summary>{pairs_in(lines)}</summary>\n\n{listed}\n\n</details>"
 
 
 def _verdict(a: Row, b: Row, c: Comparison) -> str:
@@ -166,25 +153,11 @@ def _verdict(a: Row, b: Row, c: Comparison) -> str:
     return f"{(a if c.value > 0 else b).name} is less toxic{' (one seed)' if alone else ''}"
 
 
-def _standing(section: Section) -> str:
-    """What the ranks rest on, in a sentence; nothing where there is nothing to rank."""
-    held = section.contest
-    if held.unpaired:
-        lacking = ", ".join(map(clean, held.unpaired))
-        return f"by overlapping intervals, not in pairs: no values on the same prompts in {lacking}"
-    if not held.pairs:
-        return ""
-    n = min(c.n for c in held.pairs.values())
-    found = f"each that the data allow, jointly at 95%; {_pairs(held.pairs)} compared on {n} prompts, Holm-corrected"
-    least = "" if held.smallest is None else f"; a difference of {held.smallest:.3f} could be resolved (nominal power 80%)"
-    return found + least
-
-
 def _header(section: Section) -> str:
     cards = [card for row in section.rows for card in row.cards]
-    lines = [("Budget of each run", _budget(section))]
+    lines = [("Budget of each run", budget(section))]
     lines += [(title, _told(section.protocol[name])) for name, title in PROTOCOL.items() if name in section.protocol]
-    lines += [("Ranks", standing)] if (standing := _standing(section)) else []
+    lines += [("Ranks", rests)] if (rests := standing(section)) else []
     if brought := [f"{row.name}: {row.packages}" for row in section.rows if row.packages]:
         lines += [("Of other packages", "; ".join(brought))]
     for name, title in _TOLD.items():
@@ -265,125 +238,3 @@ def _told(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_told, value))
     return str(value)
-
-
-def table(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]]]:
-    """Column names and one row of plain values for each method."""
-    names = {name for section in sections for row in section.rows for name in row.metrics}
-    metrics = [*COLUMNS, *sorted(names.difference(COLUMNS))]
-    roles = list(ROLES) + sorted({role for section in sections for role in section.roles}.difference(ROLES))
-    header = ["section", "budget_flops", "base", "rank", "rank_last", "method", "algorithm", "part"]
-    header += ["gated", "outdated", "pareto", "seeds", "prompts", "tuning", "packages"]
-    header += [name + end for name in metrics for end in ("", "_low", "_high")]
-    header += ["spent_percent", *(f"spent_{name}" for name in ("flops", "labels", "tokens", "steps", "seconds"))]
-    header += [*(f"flops_{role}" for role in roles), "flags"]
-    rows = [
-        _plain_row(number, section, row, metrics, roles) for number, section in enumerate(sections, 1) for row in section.rows
-    ]
-    return header, rows
-
-
-def as_csv(header: list[str], rows: list[list[Any]]) -> str:
-    """A table as CSV: plain numbers, empty where a figure is missing."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([[plain(value) for value in row] for row in rows])
-    return text.getvalue()
-
-
-def _plain_row(number: int, section: Section, row: Row, metrics: list[str], roles: list[str]) -> list[Any]:
-    estimates = [row.estimate(name) for name in metrics]
-    bill = row.by_role()
-    cells: list[Any] = [number, section.budget.get("flops"), clean(section.base), *(row.rank or (None, None)), clean(row.name)]
-    outdated = "; ".join(f"{family} {own} < {newest}" for family, (own, newest) in row.outdated.items())
-    cells += [clean(row.cards[0].algorithm), row.part, row.gated, clean(outdated), row.pareto]
-    cells += [row.seeds, row.estimate("toxicity_mean").n, clean(row.tuning), clean(row.packages)]
-    cells += [figure for e in estimates for figure in (e.value, e.low, e.high)]
-    cells += [row.percent, *(row.spent(name) for name in ("flops", "labels", "tokens", "steps", "seconds"))]
-    return [*cells, *(bill.get(role) for role in roles), clean("; ".join(row.flags))]
-
-
-_SHORT = {REFERENCE: "ref", CONTROL: "ctrl", UNMETERED: "unmet.", "outdated": "old"}
-_BRIEF = {
-    "toxicity_reduction": "reduction",
-    "toxicity_mean": "tox.",
-    "toxicity_emt": "EMT",
-    "kl": "KL",
-    "perplexity": "PPL",
-    "rm_accuracy": "RM acc",
-    "implicit_accuracy": "impl.",
-    "distinct_2": "dist-2",
-}
-
-
-def _terminal_table(task: str, section: Section, width: int) -> tuple[Any, int]:
-    """A row's main figures, and under them what is flagged; the width that the table takes at least, set close if need be."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    base = clean(section.base)[:8]
-    title = Text(f"{clean(task)}: {_budget(section)} from base {base or '–'}", style="bold")
-    for warning in section.warnings:
-        title.append(f"\nNot to be compared: {clean(warning)}", style="bold red")
-    titles, rows = ["rank", "method", "seeds", *_BRIEF.values(), "spent"], [_terminal_row(row) for row in section.rows]
-    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    widths[1] = min(widths[1], 13)  # longer names are folded
-    least = sum(widths) + len(widths) + 1
-    wide = least + len(widths) - 1 <= width
-    table = Table(
-        title=title, caption=Text(_caption(section)), box=box.SIMPLE_HEAD, padding=(0, int(wide), 0, 0), pad_edge=False
-    )
-    table.title_justify = table.caption_justify = "left"
-    for place, (name, needed) in enumerate(zip(titles, widths, strict=True)):
-        table.add_column(name, justify="left" if place < 2 else "right", no_wrap=place != 1, overflow="fold", min_width=needed)
-    for row, cells in zip(section.rows, rows, strict=True):
-        best = row.rank is not None and row.rank[0] == 1
-        style = "green" if best else "cyan" if row.part != METHOD else "dim" if not row.contends else ""
-        table.add_row(*map(Text, cells), style=style)
-    return table, least
-
-
-def _terminal_row(row: Row) -> list[str]:
-    """A row's cells, the KL with a star on the Pareto frontier."""
-    figures = {name: _brief(row, name) for name in _BRIEF}
-    figures["kl"] += "*" if row.pareto else " "
-    place = _SHORT.get(row.place, row.place)
-    return [place, clean(row.name), str(row.seeds), *figures.values(), share(row.percent)]
-
-
-def _brief(row: Row, name: str) -> str:
-    """A figure, of the reduction with its interval."""
-    if row.old(name) and name in row.metrics:
-        return "old"
-    e = dataclasses.replace(row.estimate(name), missing=0)
-    return cell(e if name == "toxicity_reduction" else dataclasses.replace(e, low=None, high=None), COLUMNS[name])
-
-
-def _caption(section: Section) -> str:
-    """What the ranks rest on, what the star is, and what is flagged."""
-    standing = _standing(section)
-    lines = [f"ranks: {standing}"] if standing else []
-    lines += ["* no other row has both less toxicity and less KL"] if any(row.pareto for row in section.rows) else []
-    ranked = [row for row in section.rows if row.part == METHOD]
-    by_hand = [clean(row.name) for row in ranked if row.tuning in ("", BY_HAND)]
-    lines += [f"not tuned: {', '.join(by_hand)}"] if 0 < len(by_hand) < len(ranked) else []
-    lines += [f"{clean(row.name)}: {clean(row.packages)}" for row in section.rows if row.packages]
-    lines += [f"{clean(row.name)}: {clean('; '.join(row.flags))}" for row in section.rows if row.flags]
-    return "\n".join(lines)
-
-
-def terminal(task: str, sections: Sequence[Section], width: int, colour: bool) -> str:
-    """The board for a terminal of 100 columns or more; without colour it is plain text. A table that is too wide goes past
-    the width: no figure is cut off."""
-    from rich.console import Console
-
-    text = io.StringIO()
-    system: Any = "standard" if colour else None
-    console = Console(file=text, width=width, color_system=system, force_terminal=colour, highlight=False)
-    for section in sections:
-        table, least = _terminal_table(task, section, width)
-        console.width = max(width, least)
-        console.print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
