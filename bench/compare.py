@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench import stats
 from bench.board.columns import COLUMNS
-from bench.board.rows import PROTOCOL
+from bench.board.rows import PROTOCOL, made
 from bench.board.text import clean, scientific
 from bench.card import FAMILY, read, read_all
 from bench.errors import UserError
@@ -79,9 +79,9 @@ def _check(first: Sequence[Card], second: Sequence[Card]) -> None:
             raise UserError(f"{_name([a])} is of task {a.task}, {_name([b])} of {b.task}: only the same prompts can be paired")
         if REFERENCE_ROW not in (a.algorithm, b.algorithm) and a.metered and b.metered and a.budget != b.budget:
             raise UserError(f"{_name([a])} had {_budget(a)}, {_name([b])} {_budget(b)}: other budgets can't be compared")
-        if a.parents.get("sft") != b.parents.get("sft"):
+        if made(a, "sft") != made(b, "sft"):
             raise UserError(f"{_name([a])} and {_name([b])} start from other SFT bases: they can't be compared")
-        told = {title: [c.notes.get(name, c.parents.get(name)) for c in (a, b)] for name, title in PROTOCOL.items()}
+        told = {title: [c.notes.get(name, made(c, name)) for c in (a, b)] for name, title in PROTOCOL.items()}
         for title, (mine, theirs) in told.items():
             if mine != theirs:
                 raise UserError(f"{title.lower()} differ ({mine} and {theirs}): these figures can't be compared")

@@ -22,6 +22,7 @@ from bench.board import labels
 from bench.board.pool import Contest, frontier, seeds_of
 from bench.board.reliability_chart import models_of, reliability
 from bench.board.rows import settings_of
+from bench.compare import compare
 from bench.errors import UserError
 from bench.overrides import task_named
 from bench.types import Card, Estimate
@@ -517,6 +518,16 @@ def test_the_terminal_shows_it_without_colour_within_its_width(width: int) -> No
     for word in ("dpo", "sft_chosen", "reduction", "spent", "98.9%", "gate: repeated_rate"):
         assert word in plain
     assert "\x1b[" in made.terminal(width, colour=True)
+
+
+def test_what_rests_on_other_weights_made_by_the_same_recipe_has_a_section_of_its_own() -> None:
+    here, there = {"sft": "aaaaaaaa11111111"}, {"sft": "bbbbbbbb22222222"}
+    cards = [make("sft", contents=here), make("dpo", contents=here), make("sft", contents=there), make("kto", contents=there)]
+    first, second = board.build([*cards, make("kto", 1, contents=there)]).sections
+    assert [[row.name for row in section.rows] for section in (first, second)] == [["dpo", "sft"], ["kto", "sft"]]
+    assert {first.base, second.base} == {"ab12cd34ef56ab78 (aaaaaaaa)", "ab12cd34ef56ab78 (bbbbbbbb)"}
+    with pytest.raises(UserError, match="start from other SFT bases"):
+        compare([cards[1]], [cards[3]])
 
 
 def test_a_board_tells_whose_settings_were_tuned_and_whose_code_is_another_packages() -> None:

@@ -190,9 +190,16 @@ def _alike(key: Key, host: Key) -> bool:
 def _comparable(card: Card) -> Key:
     budget = {name: limit for name, limit in card.budget.items() if limit is not None}
     budget = {name: int(limit) if float(limit).is_integer() else limit for name, limit in budget.items()}
-    told = card.notes | {"held_out": card.parents.get("held_out", "")}
+    told = card.notes | {"held_out": made(card, "held_out")}
     protocol = {name: told[name] for name in PROTOCOL if told.get(name, "") != ""}
-    return json.dumps(budget, sort_keys=True), card.parents.get("sft", ""), json.dumps(protocol, sort_keys=True)
+    return json.dumps(budget, sort_keys=True), made(card, "sft"), json.dumps(protocol, sort_keys=True)
+
+
+def made(card: Card, stage: str) -> str:
+    """A stage that a card rests on: its key, and what came of it where that is known. By one recipe two kinds of processor
+    make bases that differ in the last digits, and then in more."""
+    key, content = card.parents.get(stage, ""), card.contents.get(stage, "")
+    return f"{key} ({content[:8]})" if key and content else key
 
 
 def _section(key: Key, cards: list[Card]) -> Section:
