@@ -2,6 +2,7 @@
 # Makes every card and board of results/published, and the tables of the README, from nothing but this checkout.
 #   bash scripts/results.sh            # nano: all methods, three seeds; smol: a few, one seed; two one-thread workers
 #   bash scripts/results.sh nano       # that task alone
+#   bash scripts/results.sh second     # nano again, a few methods, to results/second: what another machine changes
 # Only the cards of these commands are published. After a stop, run it again: what the store holds is not done twice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,16 +20,22 @@ nano() {
     sweep task=nano algorithm=$feedback,$online,$trl seed=0,1,2
     sweep task=nano algorithm=cai task.constitution.file=kindness seed=0,1,2
 }
+second() {
+    run task=nano algorithm=sft
+    sweep task=nano algorithm=trl_online_dpo,online_dpo,trl_dpo,dpo,ppo,kto seed=0,1,2
+}
 smol() {
     run task=smol algorithm=sft
     sweep task=smol algorithm=sft_chosen,ppo,dpo,kto,rlaif seed=0
 }
 
 [ $# -gt 0 ] || set -- nano smol
-for task in "$@"; do
+for what in "$@"; do
+    task=${what/second/nano} results=results
+    [ "$what" != second ] || results=results/second
     rm -rf "$fresh/$task"
-    $task
-    rm -f results/published/"$task"/*.json # superseded ones would stand beside these on the board; git has them
-    .venv/bin/isoalign publish "$fresh/$task"/*.json
+    $what
+    rm -f $results/published/"$task"/*.json # superseded ones would stand beside these on the board; git has them
+    .venv/bin/isoalign publish "$fresh/$task"/*.json --results $results
 done
 .venv/bin/python scripts/board_to_readme.py
