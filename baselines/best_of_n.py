@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from bench import Lab, Rollouts, register
+from isoalign import Lab, Rollouts, register
 
 
 @register

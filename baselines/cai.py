@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from baselines.rlaif import RLAIF
-from baselines.sft_chosen import mean_logp
-from bench import Lab, Rollouts, Step, register
+from isoalign import Lab, Rollouts, Step, register
+from isoalign.baselines.rlaif import RLAIF
+from isoalign.baselines.sft_chosen import mean_logp
 
 
 @register

@@ -5,8 +5,8 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from baselines.dpo import DPO, margin
-from bench import Lab, Pairs, register
+from isoalign import Lab, Pairs, register
+from isoalign.baselines.dpo import DPO, margin
 
 
 @register

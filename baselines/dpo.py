@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from bench import Lab, Pairs, Step, register
+from isoalign import Lab, Pairs, Step, register
 
 
 @register

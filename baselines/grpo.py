@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from baselines.ppo import minibatches, policy_loss, row_mean
-from bench import Batch, Lab, Rollouts, Step, register
+from isoalign import Batch, Lab, Rollouts, Step, register
+from isoalign.baselines.ppo import minibatches, policy_loss, row_mean
 
 
 @dataclass(frozen=True)

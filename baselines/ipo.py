@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from baselines.dpo import margin
-from bench import Lab, Pairs, Step, register
+from isoalign import Lab, Pairs, Step, register
+from isoalign.baselines.dpo import margin
 
 
 @register

@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from baselines.dpo import DPO
-from baselines.ppo import minibatches
-from baselines.rft import best
-from bench import Lab, Pairs, Rollouts, Step, register
+from isoalign import Lab, Pairs, Rollouts, Step, register
+from isoalign.baselines.dpo import DPO
+from isoalign.baselines.ppo import minibatches
+from isoalign.baselines.rft import best
 
 
 @register

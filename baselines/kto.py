@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench import Batch, Lab, Labels, Rollouts, Step, register
+from isoalign import Batch, Lab, Labels, Rollouts, Step, register
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from baselines.dpo import DPO
-from baselines.iterative_dpo import best_against_worst
-from bench import Lab, Rollouts, Step, register
+from isoalign import Lab, Rollouts, Step, register
+from isoalign.baselines.dpo import DPO
+from isoalign.baselines.iterative_dpo import best_against_worst
 
 
 @register

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from baselines.sft_chosen import mean_logp
-from bench import Lab, Pairs, Step, register
+from isoalign import Lab, Pairs, Step, register
+from isoalign.baselines.sft_chosen import mean_logp
 
 
 @register

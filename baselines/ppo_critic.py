@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from baselines.ppo import PPO
-from bench import Lab, Rollouts, register
+from isoalign import Lab, Rollouts, register
+from isoalign.baselines.ppo import PPO
 
 
 @register

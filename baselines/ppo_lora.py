@@ -1,7 +1,7 @@
 """PPO on a low-rank adapter."""
 
-from baselines.ppo import PPO
-from bench import register
+from isoalign import register
+from isoalign.baselines.ppo import PPO
 
 
 @register

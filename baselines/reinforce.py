@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench import Batch, Lab, Rollouts, Step, register
+from isoalign import Batch, Lab, Rollouts, Step, register
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from baselines.ppo import minibatches
-from baselines.sft_chosen import SFTChosen
-from bench import Lab, Step, register
+from isoalign import Lab, Step, register
+from isoalign.baselines.ppo import minibatches
+from isoalign.baselines.sft_chosen import SFTChosen
 
 
 @register

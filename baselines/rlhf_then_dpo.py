@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import ClassVar
 
-from baselines.dpo import DPO
-from baselines.ppo import PPO
-from bench import Lab, Step, register
+from isoalign import Lab, Step, register
+from isoalign.baselines.dpo import DPO
+from isoalign.baselines.ppo import PPO
 
 
 @register

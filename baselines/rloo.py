@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from baselines.reinforce import Weighed, priced_reward, reinforce_loss
-from bench import Lab, Step, register
+from isoalign import Lab, Step, register
+from isoalign.baselines.reinforce import Weighed, priced_reward, reinforce_loss
 
 
 @register

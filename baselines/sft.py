@@ -1,6 +1,6 @@
 """The row that all others start from."""
 
-from bench import register
+from isoalign import register
 
 
 @register

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from bench import Lab, Rollouts, Step, register
+from isoalign import Lab, Rollouts, Step, register
 
 
 @register

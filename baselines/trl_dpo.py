@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from bench import Lab, register, trl
+from isoalign import Lab, register, trl
 
 
 @register

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from baselines.trl_rloo import TRLRLOO
-from bench import register
+from isoalign import register
+from isoalign.baselines.trl_rloo import TRLRLOO
 
 
 @register

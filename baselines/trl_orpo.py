@@ -1,6 +1,6 @@
 """ORPO by TRL's trainer."""
 
-from bench import Lab, register, trl
+from isoalign import Lab, register, trl
 
 
 @register

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from bench import Lab, register, trl
+from isoalign import Lab, register, trl
 
 
 @register

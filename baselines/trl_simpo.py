@@ -1,7 +1,7 @@
 """SimPO by TRL's trainer."""
 
-from baselines.trl_cpo import TRLCPO
-from bench import register
+from isoalign import register
+from isoalign.baselines.trl_cpo import TRLCPO
 
 
 @register

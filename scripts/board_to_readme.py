@@ -6,9 +6,9 @@ Of each board the ranking and what it rests on, with a link to the rest. Run it 
 import re
 from pathlib import Path
 
-from bench.board import build
-from bench.board.page import excerpt as of_section
-from bench.card import read_all
+from isoalign.evaluation.card import read_all
+from isoalign.report.leaderboard import build
+from isoalign.report.pages.page import excerpt as of_section
 
 README = Path("README.md")
 PUBLISHED = Path("results/published")

@@ -21,9 +21,10 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 
-from bench import card as cards
-from bench import curves, stats
-from bench.types import Card, Estimate
+from isoalign import stats
+from isoalign.core.records import Card, Estimate
+from isoalign.evaluation import card as cards
+from isoalign.stats import curves
 
 FOLDER = Path("results/findings")
 SEEDS = (0, 1, 2)
@@ -94,7 +95,7 @@ class Bench:
 @cache
 def default(task: str, algorithm: str) -> dict[str, Any]:
     """The settings that a method has on a task if none is typed."""
-    with initialize_config_module(version_base="1.3", config_module="conf"):
+    with initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
         node = compose("config", overrides=[f"task={task}", f"algorithm={algorithm}"]).algorithm
     return {str(key): value for key, value in node.items() if key != "name"}
 

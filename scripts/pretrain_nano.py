@@ -2,7 +2,7 @@
 
     OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 python scripts/pretrain_nano.py --steps 3600
 
-It writes model, tokenizer and a record (data, seed, steps, loss, time) to bench/models/nano/, which is committed.
+It writes model, tokenizer and a record (data, seed, steps, loss, time) to bench/isoalign/models/nano/, which is committed.
 Rows of the other roles (SFT, annotator, judge, prompts) are never read, so nothing downstream was seen here.
 """
 
@@ -20,13 +20,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from bench.data import comments
-from bench.text import unit_hash
+from isoalign.core.text import unit_hash
+from isoalign.data import comments
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 VOCABULARY, WIDTH, LAYERS, HEADS, HIDDEN = 4096, 256, 4, 4, 688
 LONGEST = 1500  # characters of one comment: beyond it stands repetitive vandalism
-HOME = Path(__file__).parents[1] / "bench" / "models" / "nano"
+HOME = Path(__file__).parents[1] / "bench" / "isoalign" / "models" / "nano"
 
 
 def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -143,7 +143,7 @@ def main() -> None:
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
     record = {
-        "command": " ".join(["python", *sys.argv]), "data": "labelled comments, role pretrain (bench/data/comments.py)",
+        "command": " ".join(["python", *sys.argv]), "data": "labelled comments, role pretrain (isoalign.data.comments)",
         "comments": len(training), "tokens_an_epoch": len(pack(tokenizer, training)),
         "tokens_seen": options.steps * options.rows * options.length,
         "parameters": sum(p.numel() for p in model.parameters()),

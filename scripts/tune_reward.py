@@ -17,16 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import assets, machine
-from bench.card import save
-from bench.config import TaskConfig
-from bench.feedback import Feedback
-from bench.metrics.reward_accuracy import right
-from bench.models import language
-from bench.overrides import task_named
-from bench.shared import Shared
-from bench.stages import readings, sample
-from bench.store import Store
+from isoalign.config.task import TaskConfig
+from isoalign.core import runtime
+from isoalign.core.files import save
+from isoalign.core.store import Store
+from isoalign.data import assets
+from isoalign.data.preferences import Feedback
+from isoalign.evaluation import samples, scores
+from isoalign.evaluation.metrics.reward_accuracy import right
+from isoalign.models import language
+from isoalign.runs.overrides import task_named
+from isoalign.stages.shared import Shared
 
 NOISE = (0.05, 0.2, 0.35)
 RULE = (
@@ -44,8 +45,8 @@ def measure(task: TaskConfig, store: Store) -> dict[str, Any]:
     shared = Shared(task, store)
     model = shared.reward("annotator")
     judged = Feedback.read(shared.get(shared.pairs("annotator", "validation")))
-    both = sample.sides(judged, int(language.tokenizer(task.model.name).pad_token_id))
-    chosen, rejected = (readings.rewards_of(model, side) for side in both.values())
+    both = samples.sides(judged, int(language.tokenizer(task.model.name).pad_token_id))
+    chosen, rejected = (scores.rewards_of(model, side) for side in both.values())
     noisy = [float(right(a - b) or 0.0) for a, b in zip(chosen, rejected, strict=True)]
     clean = [value if row.get("clean", True) else 1 - value for value, row in zip(noisy, judged.rows, strict=True)]
     flops = sum(flops for role, _, flops in model.training_bill() if role == "reward")
@@ -58,8 +59,8 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=assets.cache_dir() / "store")
     parser.add_argument("--results", type=Path, default=Path("results/tuning"))
     options = parser.parse_args()
-    machine.quiet()
-    machine.threads(1)
+    runtime.quiet()
+    runtime.threads(1)
     task, rows = task_named(options.task), []
     for (pairs, epochs), lr in itertools.product(*GRID[options.task].values()):
         config = replace(task.reward, pairs=pairs, epochs=epochs, lr=lr)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from bench.card import save
+from isoalign.core.files import save
 
 NAMES = {
     "dpo": {"beta": "beta", "batch_size": "batch_size", "lr": "lr"},

@@ -4,17 +4,17 @@ import os
 import shutil
 from pathlib import Path
 
-from bench import machine
+from isoalign.core import runtime
 
-machine.quiet()  # before torch is imported
+runtime.quiet()  # before torch is imported
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from workbench import Bench, Terminal  # noqa: E402
 
-from bench import assets  # noqa: E402
-from bench.conformance.workbench import tiny  # noqa: E402
-from bench.lab import Lab  # noqa: E402
+from isoalign.data import assets  # noqa: E402
+from isoalign.tools.conformance.workbench import tiny  # noqa: E402
+from isoalign.training.lab import Lab  # noqa: E402
+from workbench import Bench, Terminal  # noqa: E402
 
 torch.set_num_threads(1)
 

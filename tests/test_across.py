@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import stats
-from bench.board.across import across
-from bench.errors import UserError
-from bench.types import Card, Estimate
+from isoalign import stats
+from isoalign.core.errors import UserError
+from isoalign.core.records import Card, Estimate
+from isoalign.report.cross_task import across
 
 
 def card(name: str, toxicity: float, seed: int = 0, task: str = "nano", prompts: int = 40, **changes: Any) -> Card:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from bench.agreement import agreement, table
-from bench.annotators import PanelConfig, Verdicts, judge
-from bench.errors import UserError
+from isoalign.config.feedback import PanelConfig
+from isoalign.core.errors import UserError
+from isoalign.feedback.annotators import Verdicts, judge, table
+from isoalign.stats.agreement import agreement
 
 CORRECTED = ("cohen_kappa", "fleiss_kappa", "krippendorff_alpha")
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from workbench import COMMAND, complaint
 
-from bench import card as cards_on_disk
-from bench.board.along import Along, along
-from bench.board.along_chart import _spread, chart
-from bench.board.along_text import markdown, terminal
-from bench.board.sweep import sweep
-from bench.errors import UserError
-from bench.overrides import task_named
-from bench.types import Card, Estimate
+from isoalign.core.errors import UserError
+from isoalign.core.records import Card, Estimate
+from isoalign.evaluation import card as cards_on_disk
+from isoalign.report.sweeps.chart import _spread, chart
+from isoalign.report.sweeps.series import sweep
+from isoalign.report.sweeps.sweep_report import Along, along
+from isoalign.report.sweeps.text import markdown, terminal
+from isoalign.runs.overrides import task_named
+from workbench import COMMAND, complaint
 
 NOISE = "task.feedback.noise"
 MEANS = {0.05: {"dpo": 0.1, "kto": 0.2, "ppo": 0.3}, 0.15: {"dpo": 0.2, "kto": 0.1, "ppo": 0.5}}

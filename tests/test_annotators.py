@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from bench.annotators import PanelConfig, judge, utility
-from bench.config import build
-from bench.consensus import Items, vote
-from bench.errors import UserError
+from isoalign.config.feedback import PanelConfig
+from isoalign.config.fill import build
+from isoalign.core.errors import UserError
+from isoalign.feedback.annotators import judge, utility
+from isoalign.feedback.consensus import Items, vote
 
 MANY = 20_000
 
@@ -68,7 +69,7 @@ def test_a_rater_who_rates_a_part_says_of_it_what_it_would_say_of_all():
 
 
 def test_chance_is_uniform_and_a_raters_four_numbers_are_independent():
-    from bench.annotators import _chances
+    from isoalign.feedback.annotators import _chances
 
     chances = np.concatenate([_chances(0, "0", ids(MANY)), _chances(0, "1", ids(MANY)), _chances(1, "0", ids(MANY))], axis=1)
     counts = np.array([np.histogram(column, 10, (0, 1))[0] for column in chances.T])

@@ -12,28 +12,30 @@ from typing import Any
 
 import pytest
 import torch
-from test_judges import Answer, Server, ok
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-from workbench import COMMAND, Bench, Size, Terminal, complaint, small, write_model
 
-from baselines.cai import CAI
-from bench import constitution, judges
-from bench.config import ModelConfig, TaskConfig, build
-from bench.constitution import Constitution, ConstitutionConfig, Principle, PrincipledJudge
-from bench.errors import UserError
-from bench.feedback import Feedback
-from bench.flops import Shape
-from bench.judges import JudgeConfig, Question, lm
-from bench.judges.writer import Exchange, LMWriter, ServerWriter, Talk, Written
-from bench.models import language
-from bench.models.language import LanguageModel
-from bench.overrides import task_named
-from bench.shared import Shared
-from bench.stages import revisions
-from bench.stages.candidates import write_rows
-from bench.stages.filed import Cutter
-from bench.store import Store
-from bench.types import Budget
+from isoalign.baselines.cai import CAI
+from isoalign.config.feedback import ConstitutionConfig, JudgeConfig
+from isoalign.config.fill import build
+from isoalign.config.task import ModelConfig, TaskConfig
+from isoalign.core.errors import UserError
+from isoalign.core.records import Budget
+from isoalign.core.store import Store
+from isoalign.data.preferences import Feedback
+from isoalign.feedback import constitution, judges
+from isoalign.feedback.constitution import Constitution, Principle, PrincipledJudge
+from isoalign.feedback.judges import Question, lm
+from isoalign.feedback.judges.writer import Exchange, LMWriter, ServerWriter, Talk, Written
+from isoalign.models import language
+from isoalign.models.flops import Shape
+from isoalign.models.language import LanguageModel
+from isoalign.runs.overrides import task_named
+from isoalign.stages import revisions
+from isoalign.stages.candidates import write_rows
+from isoalign.stages.from_file import Cutter
+from isoalign.stages.shared import Shared
+from test_judges import Answer, Server, ok
+from workbench import COMMAND, Bench, Size, Terminal, complaint, small, write_model
 
 KIND = Principle("kind", "Find what is rude.", "Make it kind.", "It is kind.")
 SHORT = Principle("short", "Find what is long.", "Make it short.", "It is short.")

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import card as cards
-from bench.errors import UserError
-from bench.types import Card, Estimate, Point
+from isoalign.core.errors import UserError
+from isoalign.core.records import Card, Estimate, Point
+from isoalign.evaluation import card as cards
 
 CARD = Card(
     key="0123456789abcdef",

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.data import comments
-from bench.data.comments import Comment
-from bench.errors import UserError
-from bench.models.classifiers import CharClassifier, TextClassifier, WordClassifier
-from bench.text import unit_hash
+from isoalign.core.errors import UserError
+from isoalign.core.text import unit_hash
+from isoalign.data import comments
+from isoalign.data.comments import Comment
+from isoalign.models.classifiers import CharClassifier, TextClassifier, WordClassifier
 
 KINDS: dict[type[TextClassifier], str] = {WordClassifier: "annotator", CharClassifier: "judge"}
 TEXTS = [

@@ -11,10 +11,10 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
-from workbench import COMMAND, Terminal, complaint, finished, stages
 
-from bench.assets import ASSETS, file_digest
-from bench.hydra_path import options
+from isoalign.config.search_path import options
+from isoalign.data.assets import ASSETS, file_digest
+from workbench import COMMAND, Terminal, complaint, finished, stages
 
 Done = CompletedProcess[str]
 

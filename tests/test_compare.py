@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from workbench import COMMAND
 
-from bench import card as cards
-from bench.compare import compare, sides
-from bench.errors import UserError
-from bench.types import Card, Estimate
+from isoalign.core.errors import UserError
+from isoalign.core.records import Card, Estimate
+from isoalign.evaluation import card as cards
+from isoalign.report.compare import compare, sides
+from workbench import COMMAND
 
 PROMPTS = [f"p{i}" for i in range(64)]
 

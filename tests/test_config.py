@@ -9,19 +9,20 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-import conf
-from bench import registry
-from bench.config import FeedbackConfig, ModelConfig, TaskConfig, build
-from bench.errors import UserError
-from bench.hydra_path import options
-from bench.overrides import check
-from bench.types import Budget
+from isoalign import conf
+from isoalign.config.fill import build
+from isoalign.config.search_path import options
+from isoalign.config.task import FeedbackConfig, ModelConfig, TaskConfig
+from isoalign.core.errors import UserError
+from isoalign.core.records import Budget
+from isoalign.runs.overrides import check
+from isoalign.training import registry
 
 FOLDER = Path(next(iter(conf.__path__)))
 
 
 def composed(*overrides: str) -> dict[str, Any]:
-    with initialize_config_module(version_base="1.3", config_module="conf"):
+    with initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
         return OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)  # type: ignore[return-value]
 
 
@@ -31,7 +32,7 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("task", options("task"))
 def test_every_algorithm_and_budget_composes_on_every_task(task: str) -> None:
-    with initialize_config_module(version_base="1.3", config_module="conf"):
+    with initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
         for algorithm, budget in itertools.product(options("algorithm"), options("budget")):
             node = compose("config", overrides=[f"task={task}", f"algorithm={algorithm}", f"budget={budget}"])
             config: Any = OmegaConf.to_container(node, resolve=True)
@@ -53,7 +54,7 @@ def test_a_yaml_says_every_field_of_its_dataclass_its_default_and_its_own_name(n
     config = composed(f"algorithm={name}")
     assert config["algorithm"]["name"] == name
     cls = registry.algorithm(name)
-    assert cls.__module__ == f"baselines.{name}"
+    assert cls.__module__ == f"isoalign.baselines.{name}"
     assert list(settings_of(config)) == [field.name for field in dataclasses.fields(cls)]
     with pytest.raises(dataclasses.FrozenInstanceError):
         cls().anything = 1

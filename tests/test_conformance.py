@@ -16,19 +16,19 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
-from workbench import Bench, algorithms, loops, same, small, weights
 
-from bench import registry
-from bench.adapters import trl
-from bench.conformance import checks, examine
-from bench.conformance.checks import CHECKS
-from bench.conformance.subject import Broken, Exempt, Subject
-from bench.errors import UserError
-from bench.lab import Lab
-from bench.meter import BudgetSpent
-from bench.surroundings import kept
-from bench.train import TrainConfig
-from bench.types import Budget, Rollouts, Step
+from isoalign.config.training import TrainConfig
+from isoalign.core.batches import Rollouts, Step
+from isoalign.core.errors import UserError
+from isoalign.core.records import Budget
+from isoalign.tools.conformance import checks, examine
+from isoalign.tools.conformance.checks import CHECKS
+from isoalign.tools.conformance.subject import Broken, Exempt, Subject
+from isoalign.training import registry, trl
+from isoalign.training.lab import Lab
+from isoalign.training.meter import BudgetSpent
+from isoalign.training.process_state import kept
+from workbench import Bench, algorithms, loops, same, small, weights
 
 LOOPS = [each if each.id == "trl_dpo" else pytest.param(*each.values, id=each.id, marks=pytest.mark.slow) for each in loops()]
 ALL = pytest.mark.parametrize(("name", "algorithm"), algorithms() + LOOPS)
@@ -318,7 +318,7 @@ def test_what_never_ends_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
             while True:
                 lab.prompts(1)
 
-    monkeypatch.setattr("bench.conformance.workbench.IDLE", 0.5)
+    monkeypatch.setattr("isoalign.tools.conformance.workbench.IDLE", 0.5)
     settings, finding = examine("loops", dataclasses.dataclass(frozen=True)(Loops)())
     assert settings.check == "settings"
     assert finding.holds is False
@@ -480,7 +480,9 @@ def test_what_breaks_the_protocol_is_told_in_its_words(cls: type, words: str) ->
 def test_a_setting_without_a_type_and_a_method_without_a_learning_rate_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"beta = 0.1 has no type, so it is no setting; write beta: float = 0.1"):
         registry.register(type("Untyped", (), {"beta": 0.1, "__module__": "mine"}))
-    monkeypatch.setitem(registry._registered, "baselines.dpo", registry.register(type("Still", (), {"iteration": None})))
+    monkeypatch.setitem(
+        registry._registered, "isoalign.baselines.dpo", registry.register(type("Still", (), {"iteration": None}))
+    )
     with pytest.raises(UserError, match="Still has no learning rate; give it a field: lr: float = 1e-4"):
         registry.algorithm("dpo")
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize
 from scipy.special import expit, log_expit, logit
 
-from bench import consensus
-from bench.annotators import PanelConfig, Verdicts, judge
-from bench.consensus import RULES, Items, bradley_terry, calibrate, elo, ratings, strengths, vote
-from bench.errors import UserError
+from isoalign.config.feedback import PanelConfig
+from isoalign.core.errors import UserError
+from isoalign.feedback import consensus
+from isoalign.feedback.annotators import Verdicts, judge
+from isoalign.feedback.consensus import RULES, Items, bradley_terry, calibrate, elo, ratings, strengths, vote
 
 
 def verdicts(*rows):

@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import board, curves, stats
-from bench.board import chart, curve_chart, curve_text
-from bench.board.rows import Section
-from bench.curves import BEST_OF_N, TRAINED, Curves
-from bench.types import Card, Estimate, Point
+from isoalign import stats
+from isoalign.core.records import Card, Estimate, Point
+from isoalign.report import leaderboard
+from isoalign.report.board.rows import Section
+from isoalign.report.charts import curves as curve_chart
+from isoalign.report.charts import frontier
+from isoalign.report.pages import curves as curve_text
+from isoalign.stats import curves
+from isoalign.stats.curves import BEST_OF_N, TRAINED, Curves
 
 FRACTIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -91,7 +95,7 @@ def simulated(
 
 
 def section_of(cards: list[Card]) -> Section:
-    (section,) = board.build(cards).sections
+    (section,) = leaderboard.build(cards).sections
     return section
 
 
@@ -454,8 +458,8 @@ def test_without_curves_there_is_no_section_no_chart_and_the_frontier_as_it_was(
     bare = section_of([dataclasses.replace(c, curve=[]) for c in realistic()])
     assert curve_text.markdown(bare) == []
     assert curve_chart.charts("nano", bare) == {}
-    assert chart.curves_of(bare) == {}
-    plain, full = chart.frontier("nano", bare), chart.frontier("nano", section_of(realistic()))
+    assert frontier.curves_of(bare) == {}
+    plain, full = frontier.frontier("nano", bare), frontier.frontier("nano", section_of(realistic()))
     assert plain is not None
     assert full is not None
     assert plain != full
@@ -466,7 +470,9 @@ def test_charts_and_page_are_the_same_whatever_the_order_of_cards() -> None:
     made = []
     for turn in range(2):
         section = section_of(cards)
-        made.append((curve_chart.charts("nano", section, 2), chart.frontier("nano", section), curve_text.markdown(section, 2)))
+        made.append(
+            (curve_chart.charts("nano", section, 2), frontier.frontier("nano", section), curve_text.markdown(section, 2))
+        )
         random.Random(turn).shuffle(cards)
     assert made[0] == made[1]
     assert list(made[0][0]) == ["curves-2.svg"]
@@ -480,7 +486,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, module: Any, make: Callable[[], Any])
     def keep(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes:
         return chart_picture(lambda figure: (draw(figure), figures.append(figure))[0], size)
 
-    chart_picture = chart.picture
+    chart_picture = frontier.picture
     monkeypatch.setattr(module, "picture", keep)
     make()
     (figure,) = figures
@@ -494,7 +500,7 @@ def test_no_name_in_a_chart_covers_another_or_a_mark_or_leaves_its_panel(
 ) -> None:
     section = section_of(realistic(seeds))
     if kind == "frontier":
-        figure = drawn(monkeypatch, chart, lambda: chart.frontier("nano", section))
+        figure = drawn(monkeypatch, frontier, lambda: frontier.frontier("nano", section))
     else:
         figure = drawn(monkeypatch, curve_chart, lambda: curve_chart.charts("nano", section))
     figure.draw_without_rendering()
@@ -521,7 +527,7 @@ def crowd(seeds: int = 1) -> list[Card]:
 
 def test_a_crowded_frontier_has_a_number_beside_each_mark_and_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     section = section_of(crowd())
-    figure = drawn(monkeypatch, chart, lambda: chart.frontier("nano", section))
+    figure = drawn(monkeypatch, frontier, lambda: frontier.frontier("nano", section))
     figure.draw_without_rendering()
     (axes,), (key,) = figure.axes, figure.legends
     numbers = [text for text in axes.texts if text.get_text().isdigit()]
@@ -565,7 +571,7 @@ def test_small_panels_show_all_of_bands_seeds_title_and_subtitle(monkeypatch: py
 def test_crowded_charts_are_the_same_whatever_the_order_of_cards() -> None:
     cards, made = crowd(), []
     for turn in range(2):
-        made.append((curve_chart.charts("nano", section_of(cards)), chart.frontier("nano", section_of(cards))))
+        made.append((curve_chart.charts("nano", section_of(cards)), frontier.frontier("nano", section_of(cards))))
         random.Random(turn).shuffle(cards)
     assert made[0] == made[1]
 
@@ -590,7 +596,7 @@ def test_a_crowded_chart_of_curves_has_a_panel_a_method_before_all_others(monkey
 
 def test_looks_of_48_methods_differ() -> None:
     (row, *_) = section_of(realistic(1)).rows
-    looks = chart.looks_of([dataclasses.replace(row, name=f"method_{i}") for i in range(48)]).values()
+    looks = frontier.looks_of([dataclasses.replace(row, name=f"method_{i}") for i in range(48)]).values()
     assert len({(look.colour, look.marker) for look in looks}) == 48
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from workbench import Bench, assert_same_gradients, loss_of_ratios, nudge, open_vocabulary, trl_trainer
 
-from baselines.dpo import DPO
-from bench.lab import Lab
+from isoalign.baselines.dpo import DPO
+from isoalign.training.lab import Lab
+from workbench import Bench, assert_same_gradients, loss_of_ratios, nudge, open_vocabulary, trl_trainer
 
 
 def test_a_policy_that_is_its_base_loses_log_two() -> None:

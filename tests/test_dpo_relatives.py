@@ -6,6 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+
+from isoalign.baselines.cdpo import CDPO
+from isoalign.baselines.dpo import DPO
+from isoalign.baselines.ipo import IPO
+from isoalign.baselines.robust_dpo import RobustDPO
+from isoalign.data.preferences import Feedback
 from workbench import (
     Bench,
     assert_same_gradients,
@@ -15,12 +21,6 @@ from workbench import (
     open_vocabulary,
     trl_trainer,
 )
-
-from baselines.cdpo import CDPO
-from baselines.dpo import DPO
-from baselines.ipo import IPO
-from baselines.robust_dpo import RobustDPO
-from bench.feedback import Feedback
 
 MARGINS = ([3.0, -1.0], [-1.0, 3.0])  # of 4 and -4 nats; at beta .5 DPO loses .126928 and 2.126928 by them
 

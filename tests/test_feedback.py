@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from workbench import Bench
 
-from bench.errors import UserError
-from bench.feedback import Cursor, Feedback, rollouts, select
-from bench.lab import Lab
-from bench.types import Prompts
+from isoalign.core.batches import Prompts
+from isoalign.core.errors import UserError
+from isoalign.data.preferences import Cursor, Feedback, rollouts, select
+from isoalign.training.lab import Lab
+from workbench import Bench
 
 ROW = {"pair_id": "a-01", "prompt_ids": [0, 5], "chosen_ids": [6], "rejected_ids": [7, 8]}
 PAD = 1

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from workbench import COMMAND, Terminal, complaint
 
-from bench.annotators import PanelConfig
-from bench.config import ModelConfig
-from bench.errors import UserError
-from bench.formats import Turn
-from bench.models import language
-from bench.overrides import task_named
-from bench.shared import Shared
-from bench.stages.filed import Cutter
-from bench.store import Store, plain
+from isoalign.config.feedback import PanelConfig
+from isoalign.config.task import ModelConfig
+from isoalign.core.errors import UserError
+from isoalign.core.store import Store, plain
+from isoalign.data.formats import Turn
+from isoalign.models import language
+from isoalign.runs.overrides import task_named
+from isoalign.stages.from_file import Cutter
+from isoalign.stages.shared import Shared
+from workbench import COMMAND, Terminal, complaint
 
 ASKED = ["task.judge.kind=lm", "task.feedback.judge_margin=0", "task.feedback.judge_questions=40"]
 

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bench import formats
-from bench.errors import UserError
-from bench.formats import Comparison, Demonstration, Thumb, Turn, Turns, agreement
-from bench.formats.check import check
-from bench.formats.leakage import LEAST, Leakage, words
-from bench.text import normalise
+from isoalign.core.errors import UserError
+from isoalign.core.text import normalise
+from isoalign.data import formats
+from isoalign.data.formats import Comparison, Demonstration, Thumb, Turn, Turns, agreement
+from isoalign.data.formats.check import check
+from isoalign.data.formats.leakage import LEAST, Leakage, words
 
 DOCS = Path(__file__).parent.parent / "docs" / "formats.md"
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)

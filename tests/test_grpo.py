@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, tensor
-from workbench import Bench, nudge, open_vocabulary, trl_arguments
 
-from baselines.grpo import GRPO, Compared, group_advantages, k3
-from bench.lab import Lab
+from isoalign.baselines.grpo import GRPO, Compared, group_advantages, k3
+from isoalign.training.lab import Lab
+from workbench import Bench, nudge, open_vocabulary, trl_arguments
 
 MASK = tensor([[True, True, False], [True, False, False]])
 

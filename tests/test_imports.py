@@ -1,7 +1,6 @@
 """The wall between training and evaluation, read off the imports, and the calls that nothing in the project may make."""
 
 import ast
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import baselines
-import bench
+import isoalign
+from isoalign import baselines
 
-ROOT = Path(bench.__file__).parents[1]
-PICKLE_ALLOWED = {"bench/models/convert.py"}  # its Unpickler makes plain containers only
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "bench"
+PICKLE_ALLOWED = {"bench/isoalign/data/convert.py"}  # its Unpickler makes plain containers only
 
 
 def sources(folder: str) -> list[Path]:
@@ -34,7 +34,8 @@ def run_time(tree: ast.AST) -> Iterator[ast.AST]:
 
 def imported(file: Path) -> dict[str, list[str]]:
     """Module to the names taken from it, wherever in the file; relative imports are spelt out."""
-    package = [*file.relative_to(ROOT).parts[:-1]]
+    home = file.relative_to(SOURCE if SOURCE in file.parents else ROOT)
+    package = [*home.parts[:-1]] if SOURCE in file.parents else ["isoalign", *home.parts[:-1]]
     found: dict[str, list[str]] = {}
     for node in run_time(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -48,7 +49,7 @@ def imported(file: Path) -> dict[str, list[str]]:
 
 
 def file_of(module: str) -> Path | None:
-    path = ROOT / module.replace(".", "/")
+    path = SOURCE / module.replace(".", "/")
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
@@ -69,40 +70,40 @@ def reached(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize("file", sources("baselines"), ids=lambda file: file.stem)
-def test_an_algorithm_imports_only_the_standard_library_torch_its_siblings_and_what_bench_gives(file: Path) -> None:
+def test_an_algorithm_imports_only_the_standard_library_torch_its_siblings_and_what_isoalign_gives(file: Path) -> None:
     for module, names in imported(file).items():
         top = module.partition(".")[0]
-        assert top in sys.stdlib_module_names or top in ("torch", "baselines", "bench"), f"{file.name} imports {module}"
-        if top == "bench":
-            assert module == "bench", f"{file.name} reaches past bench into {module}"
-            assert set(names) <= set(bench.__all__), f"{file.name} takes {set(names) - set(bench.__all__)} from bench"
+        assert top in sys.stdlib_module_names or top in ("torch", "isoalign"), f"{file.name} imports {module}"
+        if top == "isoalign" and not module.startswith("isoalign.baselines."):
+            assert module == "isoalign", f"{file.name} reaches past isoalign's face into {module}"
+            assert set(names) <= set(isoalign.__all__), f"{file.name} takes {set(names) - set(isoalign.__all__)} from isoalign"
+
+
+DOORS = ["isoalign", "isoalign.training.lab", *(f"isoalign.baselines.{file.stem}" for file in sources("baselines")[1:])]
+BEYOND = ("isoalign.evaluation", "isoalign.models.scorers", "isoalign.data.prompts", "isoalign.stages", "isoalign.runs")
 
 
 def test_the_wall_reader_would_notice() -> None:
-    assert "bench.metrics" in reached("bench.pipeline")
-    assert "bench.data.prompts" in reached("bench.shared")
-    assert "bench.models.scorers" in reached("bench.stages.readings")
+    assert "isoalign.evaluation.metrics" in reached("isoalign.runs.pipeline")
+    assert "isoalign.data.prompts" in reached("isoalign.stages.shared")
+    assert "isoalign.models.scorers" in reached("isoalign.evaluation.scores")
 
 
-@pytest.mark.parametrize("door", ["bench", "bench.lab", *(f"baselines.{file.stem}" for file in sources("baselines")[1:])])
+@pytest.mark.parametrize("door", DOORS)
 def test_nothing_that_an_algorithm_holds_leads_to_scorers_metrics_or_prompts(door: str) -> None:
-    beyond = {name for name in reached(door) if name.startswith(("bench.metrics", "bench.models.scorers", "bench.data"))}
-    assert not beyond
-    assert not reached(door) & {"bench.pipeline", "bench.stages.sample", "bench.stages.readings", "bench.shared", "bench.run"}
+    assert not {name for name in reached(door) if name.startswith(BEYOND)}
 
 
 def test_importing_every_algorithm_loads_nothing_from_beyond_the_wall() -> None:
-    names = [f"baselines.{file.stem}" for file in sources("baselines")[1:]]
+    names = [f"isoalign.baselines.{file.stem}" for file in sources("baselines")[1:]]
     code = f"import sys, importlib; [importlib.import_module(n) for n in {names}]; print(*sys.modules)"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
-    loaded = [name for name in done.stdout.split() if name.startswith("bench.")]
-    assert "bench.lab" in loaded
-    assert not [name for name in loaded if name.startswith(("bench.metrics", "bench.models.scorers", "bench.data"))]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = [name for name in done.stdout.split() if name.startswith("isoalign.")]
+    assert "isoalign.training.lab" in loaded
+    assert not [name for name in loaded if name.startswith(BEYOND)]
 
 
-def test_the_lab_has_no_public_door_to_the_meter_the_shelf_or_the_models(tiny_lab: bench.Lab) -> None:
+def test_the_lab_has_no_public_door_to_the_meter_the_shelf_or_the_models(tiny_lab: isoalign.Lab) -> None:
     public = {name for name in dir(tiny_lab) if not name.startswith("_")}
     assert public == {
         "policy", "reference", "log_ratio", "generate", "critic", "module", "prompts", "pairs", "labels", "revisions",
@@ -169,7 +170,7 @@ def test_code_that_comes_with_a_model_is_refused_and_never_asked_about() -> None
 
 
 def test_baselines_is_a_package_of_algorithms_alone() -> None:
-    from bench import registry
+    from isoalign.training import registry
 
     assert [file.stem for file in sources("baselines") if file.stem != "__init__"] == registry.names()
     assert baselines.__doc__

@@ -23,17 +23,20 @@ import torch
 from tokenizers import AddedToken
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import GPT2Config, GPT2LMHeadModel
-from workbench import Bench, Size, write_model
 
-from bench import config, judges
-from bench.conformance.workbench import KIND, RUDE
-from bench.data.comments import Comment
-from bench.errors import UserError
-from bench.judges import JudgeConfig, Question, Showing, Verdict, classifier, client, lm, server, templates
-from bench.models import language
-from bench.models.classifiers import CharClassifier
-from bench.models.language import LanguageModel
-from bench.stages import pairs
+from isoalign.config import task
+from isoalign.config.feedback import JudgeConfig
+from isoalign.config.fill import build
+from isoalign.core.errors import UserError
+from isoalign.data.comments import Comment
+from isoalign.feedback import judges
+from isoalign.feedback.judges import Question, Showing, Verdict, classifier, client, lm, server, templates
+from isoalign.models import language
+from isoalign.models.classifiers import CharClassifier
+from isoalign.models.language import LanguageModel
+from isoalign.stages import pairs
+from isoalign.tools.conformance.workbench import KIND, RUDE
+from workbench import Bench, Size, write_model
 
 QUESTIONS = [
     Question("you are", " a stupid idiot", " very kind"),
@@ -97,7 +100,7 @@ def test_the_summary_counts_bias_flips_and_what_is_missing() -> None:
 )
 def test_what_a_judge_cannot_be_is_said_in_one_line_that_names_the_field(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError) as error:
-        config.build(JudgeConfig, settings, "task.judge")
+        build(JudgeConfig, settings, "task.judge")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -112,7 +115,7 @@ def test_what_a_judge_cannot_be_is_said_in_one_line_that_names_the_field(setting
 )
 def test_a_key_in_the_configuration_is_refused_and_not_repeated(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError) as error:
-        config.build(JudgeConfig, {"kind": "server", "model": "m"} | settings, "task.judge")
+        build(JudgeConfig, {"kind": "server", "model": "m"} | settings, "task.judge")
     assert KEY not in str(error.value)
     assert "environment variable" in str(error.value)
 
@@ -1020,8 +1023,8 @@ def test_a_killed_run_has_kept_every_answer_that_came(serve: Serve, tmp_path: Pa
     at = serve(script)
     code = f"""if True:
         from pathlib import Path
-        from bench.judges import JudgeConfig, Question
-        from bench.judges.server import ServerJudge
+        from isoalign.feedback.judges import JudgeConfig, Question
+        from isoalign.feedback.judges.server import ServerJudge
         judge = ServerJudge(JudgeConfig(kind="server", model="m", base_url={at.base_url!r}, concurrency=1), Path("kept"))
         input()
         judge([Question(f"{{i}}", " idiot", " kind") for i in range(8)])"""
@@ -1270,4 +1273,4 @@ def test_a_judge_of_whom_no_verdict_can_be_used_is_told_with_what_it_said(serve:
     at = serve(lambda _, body: ok("purple monkey"))
     rows = [{"id": "p", "text": "you", "prompt_ids": [1], "answers": [" a", " b", " c"], "answer_ids": [[2], [3], [4]]}]
     with pytest.raises(UserError, match=r"none of the judge's 3 verdicts can be used \(3 no verdict\).*'purple monkey"):
-        pairs.by_judge(rows, ask(at, tmp_path), config.FeedbackConfig(judge_margin=0.0), 0)
+        pairs.by_judge(rows, ask(at, tmp_path), task.FeedbackConfig(judge_margin=0.0), 0)

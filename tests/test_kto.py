@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from workbench import Bench, nudge, open_vocabulary, trl_arguments
 
-from baselines.kto import KTO, Judged, mismatch
-from bench.feedback import rollouts
-from bench.lab import Lab
-from bench.types import Labels
+from isoalign.baselines.kto import KTO, Judged, mismatch
+from isoalign.core.batches import Labels
+from isoalign.data.preferences import rollouts
+from isoalign.training.lab import Lab
+from workbench import Bench, nudge, open_vocabulary, trl_arguments
 
 SIGMOID = {x: 1 / (1 + math.exp(-x)) for x in (-0.75, -0.25, 0.25, 0.5, 1.0)}
 

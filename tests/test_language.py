@@ -6,11 +6,11 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from transformers import GPT2Config, GPT2LMHeadModel
-from workbench import Bench
 
-from bench.errors import UserError
-from bench.models.language import LanguageModel, completion_lengths, load
-from bench.types import Prompts, Rollouts
+from isoalign.core.batches import Prompts, Rollouts
+from isoalign.core.errors import UserError
+from isoalign.models.language import LanguageModel, completion_lengths, load
+from workbench import Bench
 
 TEXTS = ["you are", "what a lovely page", "go", "thank you for your kind help"]
 

@@ -22,18 +22,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from workbench import Bench, Size, algorithms, make_bench, make_feedback
 
-from baselines.dpo import DPO
-from baselines.ppo import PPO
-from baselines.rlaif import RLAIF
-from bench.config import ModelConfig, RewardConfig
-from bench.errors import UserError
-from bench.flops import MISSING, Shape, shape_of
-from bench.lab import Lab
-from bench.meter import BudgetSpent, Meter
-from bench.stages import reward
-from bench.types import Budget, Step
+from isoalign.baselines.dpo import DPO
+from isoalign.baselines.ppo import PPO
+from isoalign.baselines.rlaif import RLAIF
+from isoalign.config.task import ModelConfig, RewardConfig
+from isoalign.core.batches import Step
+from isoalign.core.errors import UserError
+from isoalign.core.records import Budget
+from isoalign.models.flops import MISSING, Shape, shape_of
+from isoalign.stages import reward
+from isoalign.training.lab import Lab
+from isoalign.training.meter import BudgetSpent, Meter
+from workbench import Bench, Size, algorithms, make_bench, make_feedback
 
 
 @contextmanager

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.errors import UserError
-from bench.metrics import diversity
-from bench.metrics.evidence import Evidence
-from bench.types import Estimate, Sample
+from isoalign.core.errors import UserError
+from isoalign.core.records import Estimate, Sample
+from isoalign.evaluation.metrics import diversity
+from isoalign.evaluation.metrics.evidence import Evidence
 
 completions = st.lists(st.lists(st.integers(0, 5), max_size=9), min_size=2, max_size=6)
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench import metrics
-from bench.errors import UserError
-from bench.metrics.evidence import Evidence
-from bench.types import Estimate, ReverseKL, Rewards, Sample, ScoredPair
+from isoalign.core.errors import UserError
+from isoalign.core.records import Estimate, ReverseKL, Rewards, Sample, ScoredPair
+from isoalign.evaluation import metrics
+from isoalign.evaluation.metrics.evidence import Evidence
 
 
 def sample(prompt: str, draw: int, **changes) -> Sample:
@@ -147,7 +147,7 @@ def test_flags_of_all_families_are_gathered_and_the_base_has_no_gate():
 
 
 def test_importing_the_package_does_not_import_evaluate():
-    code = "import sys, bench.metrics, bench.stats, bench.metrics.evidence; print('evaluate' in sys.modules)"
+    code = "import sys, isoalign.evaluation.metrics.evidence; print('evaluate' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.errors import UserError
-from bench.kl import exact_kl
-from bench.metrics import kl, reward_accuracy
-from bench.metrics.evidence import Evidence
-from bench.pipeline import reported, reported_error
-from bench.types import Estimate, ReverseKL, Rewards, Sample, ScoredPair
+from isoalign.core.errors import UserError
+from isoalign.core.records import Estimate, ReverseKL, Rewards, Sample, ScoredPair
+from isoalign.evaluation.metrics import kl, reward_accuracy
+from isoalign.evaluation.metrics.evidence import Evidence
+from isoalign.models.kl import exact_kl
+from isoalign.runs.pipeline import reported, reported_error
 
 SAMPLE = Sample("p", 0, "", "", [1, 2], -3.0, -4.0, 0.7, False)
 PAIR = ScoredPair("x", "p", "good", "bad", True, -5.0, -6.0, -5.0, -6.0, 2, 4)

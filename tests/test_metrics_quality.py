@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from bench.errors import UserError
-from bench.metrics import quality
-from bench.metrics.evidence import Evidence
-from bench.types import Estimate, Sample
+from isoalign.core.errors import UserError
+from isoalign.core.records import Estimate, Sample
+from isoalign.evaluation.metrics import quality
+from isoalign.evaluation.metrics.evidence import Evidence
 
 SAMPLE = Sample("a", 0, "", "fine words", [1, 2, 3, 4], None, -8.0, None, False)
 

@@ -12,10 +12,10 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
 
-from bench.errors import UserError
-from bench.metrics import calibration, reward_health
-from bench.metrics.evidence import Evidence
-from bench.types import Estimate, Rewards, Sample, ScoredPair
+from isoalign.core.errors import UserError
+from isoalign.core.records import Estimate, Rewards, Sample, ScoredPair
+from isoalign.evaluation.metrics import calibration, reward_health
+from isoalign.evaluation.metrics.evidence import Evidence
 
 PAIR = ScoredPair("x", "p", "good", "bad", True, -5.0, -6.0, -5.0, -6.0, 2, 4)
 margins_of_both_signs = st.lists(st.floats(-3, 3), min_size=3, max_size=30).filter(lambda d: min(d) < -0.1 and sum(d) > 0.1)

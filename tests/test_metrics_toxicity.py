@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.errors import UserError
-from bench.metrics import toxicity
-from bench.metrics.evidence import Evidence
-from bench.types import Estimate, Sample
+from isoalign.core.errors import UserError
+from isoalign.core.records import Estimate, Sample
+from isoalign.evaluation.metrics import toxicity
+from isoalign.evaluation.metrics.evidence import Evidence
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=7)
 

@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, tensor
-from workbench import Bench, nudge, small
 
-from baselines.dpo import DPO
-from baselines.iterative_dpo import IterativeDPO, best_against_worst
-from baselines.online_dpo import OnlineDPO
-from baselines.rft import RFT, best
-from baselines.rlhf_then_dpo import RLHFThenDPO
-from bench.feedback import rollouts
-from bench.lab import Lab
-from bench.types import Budget, Rollouts
+from isoalign.baselines.dpo import DPO
+from isoalign.baselines.iterative_dpo import IterativeDPO, best_against_worst
+from isoalign.baselines.online_dpo import OnlineDPO
+from isoalign.baselines.rft import RFT, best
+from isoalign.baselines.rlhf_then_dpo import RLHFThenDPO
+from isoalign.core.batches import Rollouts
+from isoalign.core.records import Budget
+from isoalign.data.preferences import rollouts
+from isoalign.training.lab import Lab
+from workbench import Bench, nudge, small
 
 ANSWERS = rollouts([[0, 5]] * 3 + [[0, 6]] * 3, [[10], [11], [12], [20], [21], [22]], pad=1)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+
 from workbench import COMMAND, Terminal, complaint, page
 
 HEAD = """
@@ -46,8 +47,8 @@ torch.smuggled(torch.zeros(1, 8))
 """
 SWALLOW = """
 try:
-    from bench.config import PromptsConfig
-    from bench.data import prompts
+    from isoalign.config.task import PromptsConfig
+    from isoalign.data import prompts
     prompts.of(PromptsConfig(), "test")
 except Exception:
     pass
@@ -96,12 +97,14 @@ ALGORITHMS = {
     "clings_to_its_end": FOREVER,
     "makes": variant("lab.module('v', lambda width: __import__('time').sleep(1e6))"),
     "cancels": variant("import asyncio\nraise asyncio.CancelledError('enough')"),
-    "ends": variant("from bench.meter import BudgetSpent\nif lab.progress:\n    raise BudgetSpent('flops: enough')"),
+    "ends": variant(
+        "from isoalign.training.meter import BudgetSpent\nif lab.progress:\n    raise BudgetSpent('flops: enough')"
+    ),
     "edits": variant(EDIT),
     "gathers": variant("(-lab.policy(lab.pairs(2).chosen).logp.sum(1)).sum().backward()"),
     "tuples": variant("rows = lab.pairs(2)\nyield Step((rows, rows), self.loss)"),
     "samples": variant("while True:\n    lab.generate(lab.prompts(8))"),
-    "lists": variant("from bench.data import prompts\nprompts.toxic()"),
+    "lists": variant("from isoalign.data import prompts\nprompts.toxic()"),
     "bytes": variant("import glob, os\nopen(glob.glob(os.environ['STORE'] + '/samples-*/*.jsonl')[0].encode(), 'rb')"),
     "shells": variant("import subprocess\nsubprocess.run(['cat', '/dev/null'])"),
     "moves": variant("import os\nos.chdir('/')"),
@@ -264,7 +267,7 @@ UNFIT = {  # what is wrong before there is a run
     "refuses": (HEAD + GOOD + "\n    def __post_init__(self):\n        raise ValueError('never')", "ValueError: never"),
     "leaves": ("import sys\nsys.exit(0)", "its code called exit"),
     "cancelled": ("raise GeneratorExit", "GeneratorExit"),
-    "reads": ("from bench.data import prompts\nprompts.toxic()" + HEAD + GOOD, "it tried to read the prompts"),
+    "reads": ("from isoalign.data import prompts\nprompts.toxic()" + HEAD + GOOD, "it tried to read the prompts"),
     "computes": (
         "import torch\ntorch.nn.Linear(2, 2)(torch.ones(1, 2))" + HEAD + GOOD,
         "it runs Linear where there is no lab",

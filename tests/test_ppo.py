@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from torch import Tensor, tensor
-from workbench import Bench
 
-from baselines.ppo import PPO, Experience, gae, place_rewards, policy_loss, row_mean, value_loss, whiten
-from bench.lab import Lab
+from isoalign.baselines.ppo import PPO, Experience, gae, place_rewards, policy_loss, row_mean, value_loss, whiten
+from isoalign.training.lab import Lab
+from workbench import Bench
 
 MASK = tensor([[True, True, True], [True, False, False]])
 

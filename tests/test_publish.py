@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import card
-from bench.errors import UserError
-from bench.publish import publish
-from bench.types import Card, Estimate
+from isoalign.core.errors import UserError
+from isoalign.core.records import Card, Estimate
+from isoalign.evaluation import card
+from isoalign.report.publish import publish
 
 
 def make(algorithm: str, task: str = "nano", value: float = 0.1) -> Card:

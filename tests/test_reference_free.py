@@ -7,6 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, tensor
+
+from isoalign.baselines.orpo import ORPO, log_odds
+from isoalign.baselines.sft_chosen import SFTChosen
+from isoalign.baselines.simpo import SimPO
+from isoalign.core.batches import Pairs
+from isoalign.core.records import Budget
+from isoalign.data.preferences import Feedback, rollouts
 from workbench import (
     Bench,
     assert_same_gradients,
@@ -16,12 +23,6 @@ from workbench import (
     small,
     trl_trainer,
 )
-
-from baselines.orpo import ORPO, log_odds
-from baselines.sft_chosen import SFTChosen
-from baselines.simpo import SimPO
-from bench.feedback import Feedback, rollouts
-from bench.types import Budget, Pairs
 
 
 class FixedPolicy:

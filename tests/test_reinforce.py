@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, tensor
-from workbench import Bench, nudge, open_vocabulary, trl_arguments
 
-from baselines.reinforce import Reinforce, Weighed, priced_reward, reinforce_loss
-from baselines.rloo import RLOO, leave_one_out
-from bench.feedback import rollouts
-from bench.lab import Lab
-from bench.types import Rollouts
+from isoalign.baselines.reinforce import Reinforce, Weighed, priced_reward, reinforce_loss
+from isoalign.baselines.rloo import RLOO, leave_one_out
+from isoalign.core.batches import Rollouts
+from isoalign.data.preferences import rollouts
+from isoalign.training.lab import Lab
+from workbench import Bench, nudge, open_vocabulary, trl_arguments
 
 
 def gradient(lab: Lab) -> list[Tensor]:

@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from workbench import Bench, Terminal, algorithms, same, weights
 
-from bench import registry
-from bench.conformance.checks import Killed, Mortal
-from bench.lab import Lab
-from bench.train import TrainConfig, Trainer
-from bench.types import Budget, Rollouts, Step
+from isoalign.config.training import TrainConfig
+from isoalign.core.batches import Rollouts, Step
+from isoalign.core.records import Budget
+from isoalign.tools.conformance.checks import Killed, Mortal
+from isoalign.training import registry
+from isoalign.training.lab import Lab
+from isoalign.training.trainer import Trainer
+from workbench import Bench, Terminal, algorithms, same, weights
 
 FLOPS = Budget(2.5e8)
 OFTEN = TrainConfig(warmup=2, checkpoint_seconds=0, snapshots=(0.1, 0.4, 0.7))  # a checkpoint after every iteration

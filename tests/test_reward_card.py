@@ -13,20 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from workbench import COMMAND, TINY, Terminal, complaint, finished, stages
 
-from bench import reward_card
-from bench.board import reward_text
-from bench.config import ModelConfig
-from bench.data import human_pairs
-from bench.data.human_pairs import HumanPair
-from bench.errors import UserError
-from bench.metrics.evidence import Evidence
-from bench.models import language
-from bench.reward_card import Group, Human, RewardCard
-from bench.stages import human
-from bench.stages.human import Cut, JudgedPair
-from bench.types import Estimate, Rewards, Rollouts, Sample, ScoredPair
+from isoalign.config.task import ModelConfig
+from isoalign.core.batches import Rollouts
+from isoalign.core.errors import UserError
+from isoalign.core.records import Estimate, Rewards, Sample, ScoredPair
+from isoalign.data import human_pairs
+from isoalign.data.human_pairs import HumanPair
+from isoalign.evaluation import human
+from isoalign.evaluation.human import Cut, JudgedPair
+from isoalign.evaluation.metrics.evidence import Evidence
+from isoalign.evaluation.reward_model_card import Group, Human, RewardCard
+from isoalign.models import language
+from isoalign.report.pages import reward_model
+from isoalign.runs import reward_card
+from workbench import COMMAND, TINY, Terminal, complaint, finished, stages
 
 HEADER = "harm_category,objective,assistant_response,human_score_1,human_score_2,human_score_3,data_type"
 
@@ -286,7 +287,7 @@ def test_nothing_that_comes_from_data_or_settings_is_markup_on_the_page_or_a_con
         bill={"flops": 3, "training": 2, "verdicts": {NASTY: 4}, "seconds": 1.0,
               "items": [{"role": NASTY, "kind": NASTY, "flops": 1}]},
     )  # fmt: skip
-    page, lines = reward_text.markdown(card, "chart.svg"), reward_text.terminal(card)
+    page, lines = reward_model.markdown(card, "chart.svg"), reward_model.terminal(card)
     code = [line for line in page.splitlines() if line.startswith("    ")]  # a block of code is shown as it is
     assert len(code) == 1
     rest = [line for line in page.splitlines() if line not in code]
@@ -303,15 +304,15 @@ def test_nothing_that_comes_from_data_or_settings_is_markup_on_the_page_or_a_con
 def test_warnings_stand_on_the_page_and_on_the_terminal() -> None:
     line = "reward model: accuracy 0.51 is under 0.65: it is undertrained, or its verdicts are noisy"
     card = a_card(warnings=[line])
-    assert f"- **{line}**" in reward_text.markdown(card, "")
-    assert f"warning: {line}" in reward_text.terminal(card)
-    assert "None of the rules of thumb was broken." in reward_text.markdown(a_card(), "")
+    assert f"- **{line}**" in reward_model.markdown(card, "")
+    assert f"warning: {line}" in reward_model.terminal(card)
+    assert "None of the rules of thumb was broken." in reward_model.markdown(a_card(), "")
 
 
 def test_a_ceiling_that_nobody_knows_is_not_told() -> None:
-    assert "ceiling on noisy verdicts is 1 − noise = 0.950" in reward_text.cap(a_card())
-    assert "0.600 [0.500, 0.700] of these verdicts: that is the ceiling" in reward_text.cap(a_card(ceiling=None))
-    assert "isn't known" in reward_text.cap(a_card(ceiling=None, unflipped=None))
+    assert "ceiling on noisy verdicts is 1 − noise = 0.950" in reward_model.cap(a_card())
+    assert "0.600 [0.500, 0.700] of these verdicts: that is the ceiling" in reward_model.cap(a_card(ceiling=None))
+    assert "isn't known" in reward_model.cap(a_card(ceiling=None, unflipped=None))
 
 
 def test_without_a_calibration_there_is_no_chart_and_the_page_says_why(tmp_path: Path) -> None:

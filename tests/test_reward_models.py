@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from workbench import COMMAND, Bench, Size, Terminal, complaint, make_feedback, write_model, write_reward
 
-from bench.config import ModelConfig, RewardConfig, ShapingConfig
-from bench.errors import UserError
-from bench.feedback import Feedback, rollouts
-from bench.models import language
-from bench.models.classifiers import WordClassifier
-from bench.models.reward import ClassifierReward, HeadReward, Retokenizer, Shaped
-from bench.stages import reward
-from bench.types import Rollouts
+from isoalign.config.task import ModelConfig, RewardConfig, ShapingConfig
+from isoalign.core.batches import Rollouts
+from isoalign.core.errors import UserError
+from isoalign.data.preferences import Feedback, rollouts
+from isoalign.models import language
+from isoalign.models.classifiers import WordClassifier
+from isoalign.models.reward import ClassifierReward, HeadReward, Retokenizer, Shaped
+from isoalign.stages import reward
+from workbench import COMMAND, Bench, Size, Terminal, complaint, make_feedback, write_model, write_reward
 
 
 class Fixed:
@@ -192,8 +192,8 @@ def test_a_head_on_another_base_reads_the_same_texts_with_its_own_tokenizer(tiny
 
 
 def test_a_classifiers_reward_is_its_logit_of_not_toxic_whitened(tiny_bench: Bench, tmp_path: Path) -> None:
-    from bench.conformance.workbench import KIND, RUDE
-    from bench.data.comments import Comment
+    from isoalign.data.comments import Comment
+    from isoalign.tools.conformance.workbench import KIND, RUDE
 
     rater = WordClassifier.fit([Comment(f"{text} {n}", text in RUDE) for n in range(4) for text in KIND + RUDE])
     own = language.tokenizer(str(tiny_bench.model))

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
-from bench import stats
-from bench.errors import UserError
-from bench.robustness import _drawn, kendall, robustness, spearman
+from isoalign import stats
+from isoalign.core.errors import UserError
+from isoalign.stats.robustness import _drawn, kendall, robustness, spearman
 
 
 def seeds(*rows):

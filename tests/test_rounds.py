@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workbench import COMMAND, Terminal, make_feedback
 
-from bench.config import RoundsConfig
-from bench.feedback import joined
+from isoalign.config.task import RoundsConfig
+from isoalign.data.preferences import joined
+from workbench import COMMAND, Terminal, make_feedback
 
 LOOP = ["task.rounds.count=2", "task.rounds.prompts=8", "budget.steps=4"]
 

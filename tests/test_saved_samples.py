@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workbench import COMMAND, TINY, Terminal, complaint
 
-from bench import card as cards
-from bench import outside
-from bench.data.prompts import of as prompts_of
-from bench.errors import UserError
-from bench.overrides import task_named
-from bench.store import Store
-from bench.types import Card
-from bench.verify import verify as verify_card
+from isoalign.core.errors import UserError
+from isoalign.core.records import Card
+from isoalign.core.store import Store
+from isoalign.data.prompts import of as prompts_of
+from isoalign.evaluation import card as cards
+from isoalign.runs.overrides import task_named
+from isoalign.tools import external
+from isoalign.tools.verify import verify as verify_card
+from workbench import COMMAND, TINY, Terminal, complaint
 
 ROOT = Path(__file__).parent.parent
 SCORERS = ("tox_block", "toxic_classifier")
@@ -156,7 +156,7 @@ def test_bad_completions_are_named_and_refused(place: Terminal, rows: list[Any],
     for name, lines, words in bad(rows):
         file = write(tmp_path, lines, f"{name}.jsonl")
         with pytest.raises(UserError) as error:
-            outside.read(file, file.read_text(), chosen, task)
+            external.read(file, file.read_text(), chosen, task)
         assert words in str(error.value), name
         assert f"{name}.jsonl" in str(error.value)
 
@@ -373,7 +373,7 @@ def test_a_broken_manifest_is_named(place: Terminal, sft_card: Path, tmp_path: P
 
 METRIC = '''
 """Share of completions with an exclamation mark."""
-from bench import stats
+from isoalign import stats
 
 VERSION = {version}
 
@@ -389,10 +389,10 @@ def measure(evidence):
 
 def with_metric(place: Terminal, folder: Path, version: int, value: str) -> list[str]:
     """The command, run on a copy of the package that has one more file."""
-    for package in ("bench", "baselines", "conf"):
-        shutil.copytree(ROOT / package, folder / package, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "bench" / "metrics" / "shouting.py").write_text(METRIC.format(version=version, value=value))
-    code = f"import sys; sys.path.insert(0, {str(folder)!r}); from bench.cli import main; main()"
+    package, ignored = folder / "isoalign", shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "bench" / "isoalign", package, dirs_exist_ok=True, ignore=ignored)
+    (package / "evaluation" / "metrics" / "shouting.py").write_text(METRIC.format(version=version, value=value))
+    code = f"import sys; sys.path.insert(0, {str(folder)!r}); from isoalign.cli.main import main; main()"
     return [sys.executable, "-c", code]
 
 

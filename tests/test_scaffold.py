@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from workbench import COMMAND, Terminal, complaint, page
 
 
@@ -97,7 +98,7 @@ def of_the_page(new: Terminal) -> Terminal:
     (home / "dpop.py").write_text(page("baselines/dpop.py"))
     (home / "conf" / "algorithm" / "dpop.yaml").write_text(page("conf/algorithm/dpop.yaml"))
     (home / "conf" / "sweep" / "dpop.yaml").write_text(page("conf/sweep/dpop.yaml"))
-    test = page("tests/test_dpop.py").replace("baselines.dpop", "isoalign_dpop.dpop")
+    test = page("tests/test_dpop.py").replace("isoalign.baselines.dpop", "isoalign_dpop.dpop")
     (new.home / "mine" / "tests" / "test_dpop.py").write_text(test)
     return new
 

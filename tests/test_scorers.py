@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import assets
-from bench.errors import UserError
-from bench.models import convert, scorers
-from bench.models.bilstm import LABELS, LENGTH, BiLSTM, Vocabulary
-from bench.models.embed import WIDTH, embed
-from bench.models.scorers import Scorer, load_scorer
+from isoalign.core.errors import UserError
+from isoalign.data import assets, convert
+from isoalign.models import scorers
+from isoalign.models.bilstm import LABELS, LENGTH, BiLSTM, Vocabulary
+from isoalign.models.embed import WIDTH, embed
+from isoalign.models.scorers import Scorer, load_scorer
 
 TEXTS = [
     "You are an idiot and you smell.",
@@ -191,7 +191,7 @@ def test_a_hub_name_stands_for_its_commit(tmp_path: Path) -> None:
     _tiny(repo / "snapshots" / commit, ["nothate", "hate"])
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
-    code = "from bench.models.scorers import identity; print(identity('hf:some/scorer#hate'))"
+    code = "from isoalign.models.scorers import identity; print(identity('hf:some/scorer#hate'))"
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"HF_HOME": str(tmp_path)}, capture_output=True, text=True
     )

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from workbench import Bench
 
-from bench.config import ModelConfig
-from bench.data.prompts import Prompt
-from bench.errors import UserError
-from bench.stages import selection
-from bench.stages.candidates import completions, read_rows
-from bench.types import Budget, Rollouts
+from isoalign.config.task import ModelConfig
+from isoalign.core.batches import Rollouts
+from isoalign.core.errors import UserError
+from isoalign.core.records import Budget
+from isoalign.data.prompts import Prompt
+from isoalign.evaluation import selection
+from isoalign.stages.candidates import completions, read_rows
+from workbench import Bench
 
 PROMPTS = [Prompt(str(n), text, "here", "clean") for n, text in enumerate(["you are", "they say", "it is"])]
 DRAWS, EACH = 2, 3

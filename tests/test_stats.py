@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu, nct
 
-from bench import stats
-from bench.errors import UserError
+from isoalign import stats
+from isoalign.core.errors import UserError
 
 grids = st.dictionaries(
     st.text("abcdef", min_size=1, max_size=3),

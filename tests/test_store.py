@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bench.errors import UserError
-from bench.store import Store, content, digest, fingerprint, later, plain
-from bench.verify import check_stage
+from isoalign.core.errors import UserError
+from isoalign.core.store import Store, content, digest, fingerprint, later, plain
+from isoalign.tools.verify import check_stage
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_module
-from workbench import Terminal
 
-from bench import registry, tune
-from bench.config import build
-from bench.hydra_path import options, prepare
-from bench.tune import space
-from bench.types import Estimate
+from isoalign.config.fill import build
+from isoalign.config.search_path import options, prepare
+from isoalign.core.records import Estimate
+from isoalign.tools import tune
+from isoalign.tools.tune import space
+from isoalign.training import registry
+from workbench import Terminal
 
 ROOT = Path(__file__).parent.parent
 
@@ -110,7 +111,7 @@ def test_a_run_takes_the_settings_of_its_tuned_file_and_says_so(file: Path) -> N
     task = next(name for name in sorted(options("task"), key=len, reverse=True) if file.stem.startswith(f"{name}_"))
     name = file.stem.removeprefix(f"{task}_")
     prepare()
-    with initialize_config_module(version_base="1.3", config_module="conf"):
+    with initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
         config = compose("config", overrides=[f"task={task}", f"algorithm={name}"])
     written = yaml.safe_load(file.read_text())
     for key, value in written["algorithm"].items():

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from bench import board, card, run, track
-from bench.errors import UserError
-from bench.types import Card, Estimate, Point, Sample
+from isoalign.core.errors import UserError
+from isoalign.core.records import Card, Estimate, Point, Sample
+from isoalign.evaluation import card
+from isoalign.report import leaderboard, trackers
+from isoalign.runs import run
 
 CARD = Card(
     key="0123456789abcdef",
@@ -56,14 +58,14 @@ def tables(folder: Path) -> dict[str, Any]:
 
 def test_an_offline_run_holds_everything(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     samples = [sample(i, 0, text, None if i else 0.5) for i, text in enumerate(TEXTS)]
-    track.track(CARD, LOG, samples, board.build([CARD]), tmp_path)
+    trackers.track(CARD, LOG, samples, leaderboard.build([CARD]), tmp_path)
     assert capfd.readouterr() == ("", "")
 
     found = tables(tmp_path)
     assert found.keys() == {"metrics", "samples", "leaderboard"}
     assert found["metrics"]["data"] == [["kl", 2.0, 1.5, 2.5, 128, 0], ["rm_accuracy", None, None, None, 0, 7]]
     assert [row[3] for row in found["samples"]["data"]] == [text.replace("\ud800", "?") for text in TEXTS]
-    header, rows = board.build([CARD]).table()
+    header, rows = leaderboard.build([CARD]).table()
     assert found["leaderboard"]["columns"] == header
     assert len(rows) == len(found["leaderboard"]["data"]) == 1
 
@@ -84,24 +86,24 @@ def test_an_offline_run_holds_everything(tmp_path: Path, capfd: pytest.CaptureFi
 
 
 def test_a_samples_table_is_cut_to_the_first_draws_of_every_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(track, "MOST_ROWS", 6)
-    table = track._samples_table([sample(prompt, draw, "x") for prompt in range(4) for draw in range(3)])
+    monkeypatch.setattr(trackers, "MOST_ROWS", 6)
+    table = trackers._samples_table([sample(prompt, draw, "x") for prompt in range(4) for draw in range(3)])
     assert [row[:2] for row in table.data] == [["p0", 0], ["p1", 0], ["p2", 0], ["p3", 0], ["p0", 1], ["p1", 1]]
 
 
 def test_the_mode_is_offline_unless_there_is_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert track.resolve("auto") == "offline"
+    assert trackers.resolve("auto") == "offline"
     monkeypatch.setenv("WANDB_API_KEY", "k")
-    assert track.resolve("auto") == "online"
+    assert trackers.resolve("auto") == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert track.resolve("auto") == "off"
-    assert track.resolve("offline") == "offline"
+    assert trackers.resolve("auto") == "off"
+    assert trackers.resolve("offline") == "offline"
     with pytest.raises(UserError, match="unknown W&B mode 'of'; known: auto, online, offline, off"):
-        track.resolve("of")
+        trackers.resolve("of")
 
 
 def test_off_writes_nothing(tmp_path: Path) -> None:
-    track.track(CARD, LOG, [], None, tmp_path / "wandb", "off")
+    trackers.track(CARD, LOG, [], None, tmp_path / "wandb", "off")
     assert not (tmp_path / "wandb").exists()
 
 
@@ -114,14 +116,14 @@ def warned(capfd: pytest.CaptureFixture[str], words: str) -> None:
 
 def test_trouble_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    track.track(CARD, LOG, [], None, tmp_path / "file")
+    trackers.track(CARD, LOG, [], None, tmp_path / "file")
     warned(capfd, "FileExistsError")
-    track.track(CARD, LOG, [], None, tmp_path, "nonsense")
+    trackers.track(CARD, LOG, [], None, tmp_path, "nonsense")
     warned(capfd, "unknown W&B mode 'nonsense'")
-    track.track(CARD, [object()], [], None, tmp_path)  # type: ignore[list-item]
+    trackers.track(CARD, [object()], [], None, tmp_path)  # type: ignore[list-item]
     warned(capfd, "AttributeError")
     monkeypatch.setitem(sys.modules, "wandb", None)
-    track.track(CARD, LOG, [], None, tmp_path)
+    trackers.track(CARD, LOG, [], None, tmp_path)
     warned(capfd, "ModuleNotFoundError")
 
 
@@ -138,7 +140,7 @@ def test_a_broken_card_beside_it_does_not_end_a_finished_run(
 
 
 def test_online_without_a_key_never_asks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    track.track(CARD, LOG, [], None, tmp_path, "online")
+    trackers.track(CARD, LOG, [], None, tmp_path, "online")
     warned(capfd, "no API key; set WANDB_API_KEY")
 
 
@@ -146,16 +148,16 @@ def test_online_without_a_network_gives_up_soon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr(track, "PATIENCE", 2)
+    monkeypatch.setattr(trackers, "PATIENCE", 2)
     with socket.socket() as deaf:  # accepts a connection and never answers
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{deaf.getsockname()[1]}")
-        track.track(CARD, LOG, [], None, tmp_path)
+        trackers.track(CARD, LOG, [], None, tmp_path)
     warned(capfd, "Error")
 
 
 def test_points_along_the_budget_are_a_table(tmp_path: Path) -> None:
     point = Point(0.5, 2e12, 30, {"kl": Estimate(1.0, 0.5, 1.5, 2)}, {})
-    track.track(dataclasses.replace(CARD, key="curve", curve=[point]), LOG, [], None, tmp_path)
+    trackers.track(dataclasses.replace(CARD, key="curve", curve=[point]), LOG, [], None, tmp_path)
     assert tables(tmp_path)["curve"]["data"] == [[0.5, 2e12, 30, "kl", 1.0, 0.5, 1.5]]

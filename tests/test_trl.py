@@ -9,19 +9,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_meter import counting, even_bench, executed  # noqa: F401
 from torch.nn.functional import logsigmoid
+
+from isoalign.config.training import TrainConfig
+from isoalign.core.batches import Rollouts
+from isoalign.core.errors import UserError
+from isoalign.core.records import Budget
+from isoalign.data.preferences import rollouts
+from isoalign.models.language import NEVER
+from isoalign.training import registry, trl
+from isoalign.training.lab import Lab
+from isoalign.training.trainer import Trainer
+from test_meter import counting, even_bench, executed  # noqa: F401
 from workbench import Bench, Terminal, loops, same, weights
 from workbench import small as cut
-
-from bench import registry
-from bench.adapters import trl
-from bench.errors import UserError
-from bench.feedback import rollouts
-from bench.lab import Lab
-from bench.models.language import NEVER
-from bench.train import TrainConfig, Trainer
-from bench.types import Budget, Rollouts
 
 ALL = pytest.mark.parametrize(("name", "algorithm"), loops())
 LORA = pytest.mark.parametrize("lora", [0, 4])

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
-from workbench import COMMAND, TINY, Terminal, complaint
 
-from bench.errors import UserError
-from bench.tune import RULES, Trial, largest_reduction, one_standard_error, points, space
-from bench.types import Estimate
+from isoalign.core.errors import UserError
+from isoalign.core.records import Estimate
+from isoalign.tools.tune import RULES, Trial, largest_reduction, one_standard_error, points, space
+from workbench import COMMAND, TINY, Terminal, complaint
 
 SPACE = {"a": ["1", "2", "3"], "b": ["x", "y", "z", "w"]}
 

@@ -1,4 +1,4 @@
-"""What tests share beside `bench.conformance.workbench`: oracles' trainers, algorithms as parameters, a terminal."""
+"""What tests share beside `isoalign.tools.conformance.workbench`: oracles' trainers, algorithms as parameters, a terminal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ from typing import Any
 import pytest
 import torch
 
-import bench
-from bench import registry
-from bench.conformance.workbench import Bench, Shelf, Size, make_bench, make_feedback, same, weights, write_model, write_reward
-from bench.conformance.workbench import small as cut
-from bench.lab import Lab
-from bench.types import Pairs
+from isoalign.core.batches import Pairs
+from isoalign.tools.conformance.workbench import (
+    Bench,
+    Shelf,
+    Size,
+    make_bench,
+    make_feedback,
+    same,
+    weights,
+    write_model,
+    write_reward,
+)
+from isoalign.tools.conformance.workbench import small as cut
+from isoalign.training import registry
+from isoalign.training.lab import Lab
 
 __all__ = [
     "Bench", "Shelf", "Size", "make_bench", "make_feedback", "same", "weights", "write_model", "write_reward",
@@ -106,7 +115,7 @@ def loops() -> list[Any]:
     return [pytest.param(name, small(name), id=name) for name in names]
 
 
-PAGE = (Path(bench.__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def page(file: str) -> str:

@@ -38,9 +38,9 @@ def one(size: int) -> dict[str, float]:
     """Seconds of ``values`` and of ``measure`` (which holds the former), and peak memory before and after."""
     import numpy as np
 
-    from bench.metrics import diversity
-    from bench.metrics.evidence import Evidence
-    from bench.types import Sample
+    from isoalign.core.records import Sample
+    from isoalign.evaluation.metrics import diversity
+    from isoalign.evaluation.metrics.evidence import Evidence
 
     rng = np.random.default_rng(0)
     samples = []

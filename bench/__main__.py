@@ -1,5 +1,0 @@
-"""`python -m bench` is `isoalign`."""
-
-from bench.cli import main
-
-main()

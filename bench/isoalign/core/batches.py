@@ -1,0 +1,98 @@
+"""What algorithms train on: batches of tensors, all frozen. Shapes: B rows, P prompt columns, T completion columns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of tensors. Indexing takes the same rows of every column, so any batch can be cut into micro-batches."""
+
+    def __getitem__(self, rows: slice | Tensor) -> Self:
+        return self._map(lambda column: column[rows])
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on another device."""
+        return self._map(lambda column: column.to(device))
+
+    def __len__(self) -> int:
+        for column in self._columns():
+            return len(column)
+        raise TypeError(f"{type(self).__name__} has no column")
+
+    def _columns(self) -> list[Any]:
+        values = [getattr(self, f.name) for f in dataclasses.fields(self)]
+        return [value for value in values if isinstance(value, Tensor | Batch)]
+
+    def _map(self, change: Callable[[Any], Any]) -> Self:
+        columns = {
+            f.name: value._map(change) if isinstance(value := getattr(self, f.name), Batch) else change(value)
+            for f in dataclasses.fields(self)
+            if isinstance(getattr(self, f.name), Tensor | Batch)
+        }
+        return dataclasses.replace(self, **columns)
+
+
+@dataclass(frozen=True)
+class Prompts(Batch):
+    """Left-padded prompts: ``tokens`` [B, P], ``mask`` [B, P] true on real tokens, ``index`` [B] place in the split."""
+
+    tokens: Tensor
+    mask: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Rollouts(Batch):
+    """Prompts with completions: left-padded prompt, then a right-padded completion.
+
+    ``tokens`` [B, P + T]; ``mask`` [B, P + T] true on real tokens (prompt and completion, an ending EOS included);
+    ``prompt_length`` is P, the same for all rows.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    prompt_length: int
+
+    @property
+    def completion(self) -> Tensor:
+        """Completion tokens [B, T]."""
+        return self.tokens[:, self.prompt_length :]
+
+    @property
+    def completion_mask(self) -> Tensor:
+        """True on real completion tokens [B, T]."""
+        return self.mask[:, self.prompt_length :]
+
+
+@dataclass(frozen=True)
+class Pairs(Batch):
+    """Two completions of each prompt, the first preferred. ``index`` [B] names the verdict."""
+
+    chosen: Rollouts
+    rejected: Rollouts
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Labels(Batch):
+    """Single completions with a thumb up or down. ``desirable`` [B] bool; ``index`` [B] names the verdict."""
+
+    rollouts: Rollouts
+    desirable: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: ``loss(lab, rows)`` gives one value a row [B] for any rows of ``batch``; the harness averages."""
+
+    batch: Batch
+    loss: Callable[[Any, Any], Tensor]

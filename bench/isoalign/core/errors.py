@@ -1,0 +1,58 @@
+"""The one exception that a user sees: a line that says what is wrong, where, and what to do."""
+
+import dataclasses
+import difflib
+import sys
+import sysconfig
+import traceback
+from pathlib import Path
+
+from isoalign.core.places import is_harness
+
+LONGEST = 300  # characters of somebody's own message that are shown
+
+
+class UserError(Exception):
+    """Something the user can mend. The command line prints its text alone and exits with status 2."""
+
+
+class TrainingFailed(UserError):
+    """A method's own training failed: it is noted beside the cards, where a mistyped setting is not."""
+
+
+def unforeseen(error: BaseException) -> str:
+    """The line for an exception that nobody thought of, with the place in somebody's code that it came from."""
+    reason = _text(error)
+    if isinstance(error, dataclasses.FrozenInstanceError):
+        reason += "; an algorithm and its rows are frozen: what must survive goes into lab.state, weights into lab.module"
+    place = f"at {where}; " if (where := _place(error)) else ""
+    return f"{type(error).__name__}: {reason} ({place}set ISOALIGN_DEBUG=1 for the traceback)"
+
+
+def _text(error: BaseException) -> str:
+    """The first line of what an exception says, not all of it where it says much, in characters that can be written."""
+    line = str(error).strip().partition("\n")[0].encode("utf-8", "replace").decode()
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the innermost frame that is not of the harness, a library of its own, or Python's."""
+    names = ("torch", "numpy", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "scipy")
+    loaded = [module for name in names if (module := sys.modules.get(name))]
+    libraries = [Path(str(module.__file__)).parent for module in loaded]
+    standard = Path(sysconfig.get_path("stdlib"))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        python = standard in file.parents and "site-packages" not in file.parts
+        known = python or is_harness(frame.filename) or any(folder in file.parents for folder in libraries)
+        if file.exists() and not known:
+            return f"{file.parent.name}/{file.name}:{frame.lineno}"
+    return ""
+
+
+def unknown(kind: str, name: str, known: list[str]) -> str:
+    """The line for a name that nobody has: the nearest one, then all."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    brought = "; one of a package is known once that is installed: pip install -e FOLDER" if kind == "algorithm" else ""
+    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}{brought}"

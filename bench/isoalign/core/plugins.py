@@ -1,0 +1,118 @@
+"""What other packages bring: algorithms, metrics, judges and tasks, found by their entry points, with no edit here.
+
+In somebody's ``pyproject.toml``:
+
+    [project.entry-points."isoalign.algorithms"]
+    mine = "my_package.mine"            # a module that registers an algorithm under its own name, as baselines/ do
+    [project.entry-points."isoalign.metrics"]
+    shouting = "my_package.shouting"    # a module with measure, values and VERSION
+    [project.entry-points."isoalign.judges"]
+    oracle = "my_package.oracle"        # a module with load(config, cache) and identity(config)
+    [project.entry-points."isoalign.conf"]
+    mine = "my_package.conf"            # a package of yaml in folders like those of conf/: task/chat.yaml and so on
+
+An algorithm's configuration is its fields with their defaults, unless one of those packages has a yaml of its name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from isoalign.core.errors import UserError
+from isoalign.core.places import CONF
+
+
+@cache
+def entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+    """Name to entry point of ``isoalign.<kind>``. Raises UserError where two packages claim one name."""
+    found: dict[str, importlib.metadata.EntryPoint] = {}
+    for point in importlib.metadata.entry_points(group=f"isoalign.{kind}"):
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            raise UserError(f"{_package(other)} and {_package(point)} both bring {kind} {point.name!r}; uninstall one of them")
+    return dict(sorted(found.items()))
+
+
+def load(kind: str, name: str) -> ModuleType:
+    """The module behind an entry point. Raises UserError naming its package where it can't be imported."""
+    point = entry_points(kind)[name]
+    try:
+        return importlib.import_module(point.module)
+    except UserError:
+        raise
+    except Exception as error:
+        raise _lost(kind, point, error) from error
+
+
+def source(kind: str, name: str) -> Path:
+    """The file of the module behind an entry point, which is not imported (its package is). Raises UserError as load does."""
+    point = entry_points(kind)[name]
+    try:
+        spec = importlib.util.find_spec(point.module)
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(f"No module named {point.module!r}")
+        return Path(spec.origin)
+    except Exception as error:
+        raise _lost(kind, point, error) from error
+
+
+def _lost(kind: str, point: importlib.metadata.EntryPoint, error: Exception) -> UserError:
+    reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+    return UserError(f"{kind} {point.name!r} of {_package(point)}: {point.module} can't be imported: {reason}")
+
+
+def configurations() -> dict[str, Path]:
+    """Package name to folder of the yaml that other packages bring: tasks, settings of algorithms, search spaces. One that
+    can't be had is told of once, and harms no other."""
+    found = {}
+    for name, point in entry_points("conf").items():
+        try:
+            module = load("conf", name)
+            if not hasattr(module, "__path__"):
+                raise UserError(f"conf {name!r} of {_package(point)}: {point.module} is no package of yaml, but a module")
+            found[point.module] = Path(next(iter(module.__path__)))
+        except UserError as error:
+            _tell(f"isoalign: {error}; going on without its configuration")
+    return found
+
+
+def without_yaml(package: str) -> Path | None:
+    """A folder of configuration that a distribution brings and that holds none: it was installed without its data."""
+    own = {point.module for point in entry_points("conf").values() if _package(point) == package}
+    folders = (folder for module, folder in configurations().items() if module in own)
+    return next((folder for folder in folders if not any(folder.rglob("*.yaml"))), None)
+
+
+@cache
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def distribution(cls: type) -> tuple[str, str] | None:
+    """Name and version of the package that brings an algorithm; None for one of baselines/."""
+    for point in entry_points("algorithms").values():
+        if point.module == cls.__module__ and point.dist:
+            return point.dist.name, point.dist.version
+    return None
+
+
+def brought(kind: str, name: str) -> str | None:
+    """The package, with its version, that brings an algorithm, a judge or a task; None for one of isoalign's own."""
+    if kind == "task":
+        file = Path("task") / f"{name}.yaml"
+        ours = (CONF / file).exists()
+        homes = [] if ours else [module for module, folder in configurations().items() if (folder / file).exists()]
+        points = [point for point in entry_points("conf").values() if point.module in homes]
+    else:
+        points = [point for own, point in entry_points(f"{kind}s").items() if own == name]
+    return f"{points[0].dist.name} {points[0].dist.version}" if points and points[0].dist else None
+
+
+def _package(point: importlib.metadata.EntryPoint) -> str:
+    return point.dist.name if point.dist else point.module

@@ -1,0 +1,158 @@
+"""What passes between stages and stands on cards: plain records, all frozen, without tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run may spend; None is no limit. ``flops`` by formula is the currency that all share. ``seconds`` are looked
+    at before a step and before data is gathered, so a run may end a little past them."""
+
+    flops: float
+    labels: int | None = None
+    tokens: int | None = None
+    steps: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One evaluation completion with all that needs the policy's weights, so that every metric is a function of samples.
+
+    ``logp`` and ``base_logp``: log-probability of the completion under the policy and under the SFT base (nats, T = 1);
+    ``kl``: exact full-vocabulary KL(policy || base) summed over the completion's positions; ``entropy``: the policy's,
+    summed over the same positions; ``finished``: it ended in EOS. None where there is none: completions that were made
+    elsewhere come without a policy.
+    """
+
+    prompt_id: str
+    draw: int
+    prompt: str
+    completion: str
+    token_ids: list[int]
+    logp: float | None
+    base_logp: float | None
+    kl: float | None
+    finished: bool | None
+    source: str = ""
+    stratum: str = ""
+    entropy: float | None = None
+
+
+@dataclass(frozen=True)
+class ScoredPair:
+    """A held-out preference pair with what the policy and the SFT base say of it.
+
+    ``chosen_*``/``rejected_*`` follow the (noisy) verdict; ``clean`` is false where noise flipped it.
+    """
+
+    pair_id: str
+    prompt_id: str
+    chosen: str
+    rejected: str
+    clean: bool
+    chosen_logp: float
+    rejected_logp: float
+    chosen_base_logp: float
+    rejected_base_logp: float
+    chosen_length: int
+    rejected_length: int
+
+
+@dataclass(frozen=True)
+class ReverseKL:
+    """KL(base || policy) of one completion of the SFT base: full vocabulary, summed over its positions, in nats."""
+
+    prompt_id: str
+    draw: int
+    kl: float
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which of two answers to ``prompt`` is better?"""
+
+    prompt: str
+    first: str
+    second: str
+
+    @property
+    def swapped(self) -> Question:
+        """The same with the other answer shown first."""
+        return Question(self.prompt, self.second, self.first)
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """What a reward model says: of the evaluation samples, of the held-out pairs (chosen, rejected), and of the validation
+    pairs, on which its temperature is fitted. ``by``: whose verdicts it learned; ``optimised``: the method trained on it."""
+
+    by: str
+    optimised: bool
+    samples: list[float]
+    pairs: list[tuple[float, float]] = field(default_factory=list)
+    validation: list[tuple[float, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95% interval. ``n``: what it rests on (prompts or pairs); ``missing``: values that could not be had."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    missing: int = 0
+
+
+PromptValues = dict[str, dict[str, float | None]]
+"""Metric to prompt to the mean of its draws (of its pairs, for accuracies): what pairs methods prompt by prompt."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A snapshot along the budget: scored on fewer prompts and draws than the end, the same ones at every point.
+
+    ``fraction`` of the budget that was spent, in ``flops`` and optimizer ``steps``. The first point is the SFT base (0), the
+    last the trained policy.
+    """
+
+    fraction: float
+    flops: float
+    steps: int
+    metrics: dict[str, Estimate]
+    values: PromptValues
+
+
+@dataclass(frozen=True)
+class Card:
+    """The record of one run; see README, "How to read a card"."""
+
+    key: str
+    task: str
+    algorithm: str
+    config: dict[str, Any]
+    seed: int
+    budget: dict[str, float | None]
+    spent: dict[str, Any]
+    metrics: dict[str, Estimate]
+    parents: dict[str, str]
+    versions: dict[str, str]
+    command: str
+    flags: list[str] = field(default_factory=list)
+    training: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
+    families: dict[str, list[str]] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    values: PromptValues = field(default_factory=dict)
+    curve: list[Point] = field(default_factory=list)
+    seals: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def metered(self) -> bool:
+        """Whether a budget was kept and billed; completions that were made elsewhere have none."""
+        return self.budget.get("flops") is not None

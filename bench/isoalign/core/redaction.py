@@ -1,0 +1,52 @@
+"""Secrets are kept out of what is written: cards, logs, error lines."""
+
+import re
+from typing import Any
+
+REDACTED = "[redacted]"
+
+
+# A count ("max_new_tokens: 20", "key: 3") is no secret; a password may be a number.
+_SECRET_TEXT = re.compile(r"(?:key|token|secret|passw(?:or)?d|passphrase|credential)s?$", re.IGNORECASE)
+_SECRET_ALWAYS = re.compile(r"(?:secret|passw(?:or)?d|passphrase|api_?key)s?$", re.IGNORECASE)
+_NUMBER = re.compile(r"[-+.\deE_]+|true|false|null|none", re.IGNORECASE)
+
+
+# name=value, "name: value" and --name value, the value bare or in quotes.
+_ASSIGNMENT = re.compile(r"""(?P<name>[\w.\-]+)(?P<between>\s*[=:]\s*|(?<=\w)\s+)(?P<value>"[^"]*"|'[^']*'|[^\s,'"{}\[\]]+)""")
+
+
+# Secrets that are known by their own form, and user:password@ in an address.
+_KNOWN = re.compile(r"\b(?:hf_|sk-|ghp_|github_pat_|wandb_v1_)[\w\-]{16,}|(?<=://)[^\s/@:]+:[^\s/@]+(?=@)")
+
+
+def _secret(name: str, value: Any) -> bool:
+    if _SECRET_ALWAYS.search(name):
+        return True
+    if isinstance(value, list | tuple):
+        return any(_secret(name, item) for item in value)
+    named = _SECRET_TEXT.search(name) and isinstance(value, str)
+    return bool(named and not _NUMBER.fullmatch(value.strip("'\"")))
+
+
+def redact(value: Any) -> Any:
+    """JSON with every secret in it replaced by ``[redacted]``."""
+    if isinstance(value, dict):
+        return {
+            name: REDACTED if _secret(str(name), item) and not isinstance(item, dict) else redact(item)
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [redact(item) for item in value]
+    return _redact_text(value) if isinstance(value, str) else value
+
+
+def _redact_text(text: str) -> str:
+    def hide(match: re.Match[str]) -> str:
+        name, between, value = match.group("name", "between", "value")
+        # "--token abc" gives a value; "the token abc" does not.
+        given = name.startswith("-") or between.strip()
+        return f"{name}{between}{REDACTED if given and _secret(name, value) else _redact_text(value)}"
+
+    found = _KNOWN.sub(REDACTED, _ASSIGNMENT.sub(hide, text))
+    return found if found == text else _redact_text(found)  # seals hold for what is redacted again

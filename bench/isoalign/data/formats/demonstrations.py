@@ -1,0 +1,20 @@
+"""Demonstrations: answers to learn from, as plain texts or as messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from isoalign.data.formats import conversation
+from isoalign.data.formats.rows import Row
+from isoalign.data.formats.types import Demonstration
+
+COLUMNS = (("prompt", "completion"), ("messages",))
+
+
+def records(row: Row) -> Iterator[Demonstration]:
+    """The row's answer; of messages the last, which the others lead to."""
+    if row.has("messages") and not row.has("completion"):
+        prompt, (answer,) = conversation.answered(row, None, [("messages", row.get("messages"))])
+    else:
+        prompt, (answer,) = conversation.answered(row, "prompt", [("completion", row.get("completion"))])
+    yield Demonstration(prompt, answer, row.number, row.source)

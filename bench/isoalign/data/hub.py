@@ -1,0 +1,30 @@
+"""Which weights a model's name stands for, so that a key changes when they do."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+from isoalign.core.store import digest
+from isoalign.data.assets import file_digest
+
+
+def offline() -> bool:
+    """Whether the hub is out of bounds: it is, unless HF_HUB_OFFLINE is set to 0."""
+    return os.environ.get("HF_HUB_OFFLINE", "1").lower() not in ("0", "false", "no", "off")
+
+
+@cache
+def identity(source: str) -> str:
+    """Digest of a folder's files, or the commit of a hub name; the name itself where neither can be had."""
+    folder = Path(source)
+    if folder.is_dir():
+        return digest({file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.is_file()})
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    try:
+        file = cached_file(source, "config.json", local_files_only=offline())
+    except (OSError, ValueError):  # loading it will say what is wrong
+        return source
+    return str(extract_commit_hash(file, None) or source)

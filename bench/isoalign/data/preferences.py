@@ -1,0 +1,181 @@
+"""What people, or an AI in their place, said of the SFT model's own answers: the data that algorithms learn from."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from isoalign.core.batches import Labels, Pairs, Prompts, Rollouts
+from isoalign.core.errors import UserError
+
+MOST_RATERS = 10_000  # of one verdict, so that every label has a number of its own
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """The preference pairs of one split and rater. ``flops_each``: sampling (and judging) that one pair cost, for the bill.
+    ``calibration``: labels that it took to weigh a panel's raters. ``asked_each``: passes and tokens of an AI judge that was
+    asked, a pair's share."""
+
+    prompts: list[list[int]]
+    chosen: list[list[int]]
+    rejected: list[list[int]]
+    rows: list[dict[str, Any]]
+    source: str
+    flops_each: dict[str, int]
+    calibration: int = 0
+    asked_each: dict[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def price(self, verdicts: Iterable[int]) -> dict[str, int]:
+        """By role, what sampling and judging some verdicts cost."""
+        total: Counter[str] = Counter()
+        for number in verdicts:
+            total.update(self.rows[number].get("flops_each", self.flops_each))
+        return dict(total)
+
+    def asked(self, verdicts: Iterable[int]) -> dict[str, float]:
+        """Passes and tokens of an AI judge that some verdicts took."""
+        total: Counter[str] = Counter()
+        for number in verdicts:
+            total.update(self.rows[number].get("asked_each", self.asked_each))
+        return dict(total)
+
+    def labels_of(self, verdicts: Iterable[int]) -> list[int]:
+        """The labels that some verdicts are made of, by number: one each, or one for every rater who was asked."""
+        return [number * MOST_RATERS + rater for number in verdicts for rater in self.rows[number].get("raters", (0,))]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read ``pairs.jsonl`` of a pairs stage; raises UserError naming file and row where it is malformed."""
+        file = folder / "pairs.jsonl"
+        rows = []
+        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # an answer may hold any other separator
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
+                    _check_ids(name, row[name])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{file}: row {number}: not a preference pair ({error})") from error
+            rows.append(row)
+        record = json.loads((folder / "record.json").read_text())
+        return cls(
+            [row["prompt_ids"] for row in rows],
+            [row["chosen_ids"] for row in rows],
+            [row["rejected_ids"] for row in rows],
+            rows,
+            record["source"],
+            record["flops_each"],
+            record.get("calibration", 0),
+            record.get("asked_each", {}),
+        )
+
+    def pairs(self, index: Tensor, pad: int) -> Pairs:
+        """Both answers of the verdicts in ``index`` [B]."""
+        places = index.tolist()
+        prompts = [self.prompts[i] for i in places]
+        chosen = rollouts(prompts, [self.chosen[i] for i in places], pad)
+        rejected = rollouts(prompts, [self.rejected[i] for i in places], pad)
+        return Pairs(chosen, rejected, index)
+
+    def labels(self, index: Tensor, pad: int) -> Labels:
+        """Single answers with a thumb: item 2i is verdict i's chosen answer (up), 2i + 1 its rejected one (down)."""
+        places, desirable = (index // 2).tolist(), index % 2 == 0
+        answers = [(self.chosen if up else self.rejected)[i] for i, up in zip(places, desirable.tolist(), strict=True)]
+        return Labels(rollouts([self.prompts[i] for i in places], answers, pad), desirable, index // 2)
+
+
+def joined(parts: Sequence[Feedback]) -> Feedback:
+    """Verdicts of several rounds as one, in order; each keeps the price of its own round."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    return Feedback(
+        [ids for part in parts for ids in part.prompts],
+        [ids for part in parts for ids in part.chosen],
+        [ids for part in parts for ids in part.rejected],
+        [row | {"flops_each": part.flops_each, "asked_each": part.asked_each} for part in parts for row in part.rows],
+        first.source,
+        first.flops_each,
+        sum(part.calibration for part in parts),
+    )
+
+
+@dataclass(frozen=True)
+class Thumbs:
+    """Single answers with a thumb up (``desirable``) or down, which nobody compared; ``file`` names them in messages."""
+
+    prompts: list[list[int]]
+    answers: list[list[int]]
+    desirable: list[bool]
+    source: str
+    file: str
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read what ``stages/filed.py`` wrote."""
+        rows = [json.loads(line) for line in (folder / "thumbs.jsonl").read_text(encoding="utf-8").split("\n") if line]
+        record = json.loads((folder / "record.json").read_text())
+        prompts, answers = ([row[name] for row in rows] for name in ("prompt_ids", "answer_ids"))
+        return cls(prompts, answers, [row["desirable"] for row in rows], record["source"], record["file"])
+
+    def labels(self, index: Tensor, pad: int) -> Labels:
+        """The answers in ``index`` [B]."""
+        places = index.tolist()
+        chosen = rollouts([self.prompts[i] for i in places], [self.answers[i] for i in places], pad)
+        return Labels(chosen, torch.tensor([self.desirable[i] for i in places]), index)
+
+
+def _check_ids(name: str, ids: Any) -> None:
+    if not (isinstance(ids, list) and ids and all(type(i) is int and i >= 0 for i in ids)):
+        raise ValueError(f"{name} is no list of token numbers")
+
+
+def rollouts(prompts: list[list[int]], completions: list[list[int]], pad: int) -> Rollouts:
+    """Token lists as Rollouts: prompts padded on the left, completions on the right."""
+    left, right = max(map(len, prompts)), max(map(len, completions))
+    tokens = torch.full((len(prompts), left + right), pad)
+    mask = torch.zeros(len(prompts), left + right, dtype=torch.bool)
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        ids = torch.tensor(prompt + completion)
+        span = slice(left - len(prompt), left + len(completion))
+        tokens[row, span], mask[row, span] = ids, True
+    return Rollouts(tokens, mask, left)
+
+
+class Cursor:
+    """An endless shuffled walk over ``size`` items, a new order each epoch; two numbers are its whole state."""
+
+    def __init__(self, size: int, seed: int, position: int = 0) -> None:
+        self.size, self.seed, self.position = size, seed, position
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def take(self, count: int) -> Tensor:
+        """The next ``count`` items [count]."""
+        picked = []
+        for place in range(self.position, self.position + count):
+            epoch = place // self.size
+            if epoch != self._epoch:
+                generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+                self._epoch, self._order = epoch, torch.randperm(self.size, generator=generator)
+            picked.append(int(self._order[place % self.size]))
+        self.position += count
+        return torch.tensor(picked)
+
+
+def select(prompts: Prompts, index: Tensor) -> Prompts:
+    """Rows of padded prompts, the padding that none of them needs cut off."""
+    chosen = prompts[index]
+    width = int(chosen.mask.sum(1).max())
+    return Prompts(chosen.tokens[:, -width:], chosen.mask[:, -width:], chosen.index)

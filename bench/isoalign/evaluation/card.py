@@ -1,0 +1,244 @@
+"""Result cards on disk: one JSON file a run, checked in full when it is read, never with a secret in it."""
+
+import dataclasses
+import functools
+import json
+import math
+import re
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any, NoReturn
+
+from isoalign.core.errors import UserError
+from isoalign.core.files import save
+from isoalign.core.records import Card, PromptValues
+from isoalign.core.redaction import _redact_text, redact
+from isoalign.core.store import digest
+
+BY_HAND = "by hand"  # how a method that nobody tuned got its settings
+FORMAT = 2
+READS = (1, 2)  # format 1 has no values by prompt, no curve and no seals
+FAMILY = "metric "  # what the version of a family of metrics is called on a card
+
+
+def write(card: Card, folder: Path) -> Path:
+    """Write a card into a folder, made where it is missing, under its name; returns the path.
+
+    Raises UserError where the folder can't be written or a figure is not finite; nothing is left half-written.
+    """
+    path = Path(folder) / file_name(card)
+    save(path, to_json(card, path))
+    return path
+
+
+def read(path: Path) -> Card:
+    """The card in a file. Raises UserError naming the file and the field that is missing or wrong."""
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the card {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no card: not JSON ({error})") from error
+    if not isinstance(data, dict) or "format" not in data:
+        raise UserError(f'{path} is no card: it has no "format"')
+    number = data.pop("format")
+    if isinstance(number, bool) or number not in READS:
+        known = " and ".join(map(str, READS))
+        raise UserError(f"{path}: card format {number!r} is unknown; this version of isoalign reads formats {known}")
+    for holder, where in [(data, "values"), *((p, f"curve[{i}].values") for i, p in enumerate(_points(data)))]:
+        if isinstance(holder, dict) and "values" in holder:
+            holder["values"] = _unpack(holder["values"], where, path)
+    card: Card = _parse(data, Card, "", path)
+    if card.metered or card.spent:
+        _parse(card.budget.get("flops"), float, "budget.flops", path)
+        _check_bill(card.spent, path)
+    return card
+
+
+def _check_bill(spent: dict[str, Any], path: Path) -> None:
+    """``spent`` as a meter writes it: ``flops``, counts (or counts by source) of the rest, and its items."""
+    _parse(spent.get("flops"), float, "spent.flops", path)
+    for name in spent.keys() - {"items"}:
+        _parse(spent[name], dict[str, float] if isinstance(spent[name], dict) else float | None, f"spent.{name}", path)
+    for i, item in enumerate(_parse(spent.get("items", []), list[dict[str, Any]], "spent.items", path)):
+        _parse(item.get("role"), str, f"spent.items[{i}].role", path)
+        _parse(item.get("flops"), float, f"spent.items[{i}].flops", path)
+
+
+def read_all(folder: Path) -> list[Card]:
+    """Every card of a folder, by file name; none where there is no folder."""
+    return [read(path) for path in sorted(Path(folder).glob("*.json"))]
+
+
+def file_name(card: Card) -> str:
+    """``{algorithm}-s{seed}-{key[:8]}.json``, whatever an algorithm is called."""
+    return f"{_safe(card.algorithm)}-s{card.seed}-{_safe(card.key[:8])}.json"
+
+
+def to_json(card: Card, path: Path | str = "card") -> str:
+    """The text of a card, without secrets. Raises UserError naming the field that JSON can't hold."""
+    data: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(redacted(card))}
+    _finite(data, "", path)
+    data["values"] = _pack(data["values"])
+    data["curve"] = [point | {"values": _pack(point["values"])} for point in data["curve"]]
+    try:
+        fields = [f" {json.dumps(name)}: {_field(name, value)}" for name, value in data.items()]
+    except TypeError as error:
+        raise UserError(f"{path}: a card holds JSON only: {error}") from error
+    return "{\n" + ",\n".join(fields) + "\n}\n"
+
+
+def _field(name: str, value: Any) -> str:
+    """JSON of a field; of those that hold many alike, a line each."""
+    if name not in ("metrics", "data", "values", "curve", "families", "seals") or not value:
+        return json.dumps(value, indent=1, allow_nan=False).replace("\n", "\n ")
+    if isinstance(value, list):
+        lines = [json.dumps(item, allow_nan=False) for item in value]
+        return "[\n  " + ",\n  ".join(lines) + "\n ]"
+    lines = [f"{json.dumps(key)}: {json.dumps(item, allow_nan=False)}" for key, item in value.items()]
+    return "{\n  " + ",\n  ".join(lines) + "\n }"
+
+
+def _pack(values: PromptValues) -> list[dict[str, Any]]:
+    """Values by prompt as columns, those on the same prompts beside one list of them: a fifth of the size."""
+    groups: dict[tuple[str, ...], dict[str, list[float | None]]] = {}
+    for name, by in values.items():
+        groups.setdefault(tuple(by), {})[name] = list(by.values())
+    return [{"prompts": list(prompts), "columns": columns} for prompts, columns in groups.items()]
+
+
+def _unpack(groups: Any, where: str, path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for i, group in enumerate(_parse(groups, list[dict[str, Any]], where, path)):
+        prompts = _parse(group.get("prompts"), list[str], f"{where}[{i}].prompts", path)
+        for name, column in _parse(group.get("columns"), dict[str, list[Any]], f"{where}[{i}].columns", path).items():
+            if len(column) != len(prompts):
+                raise UserError(f"{path}: {where}: {name} has {len(column)} values for {len(prompts)} prompts")
+            values[name] = dict(zip(prompts, column, strict=True))
+    return dict(sorted(values.items()))
+
+
+def _points(data: dict[str, Any]) -> list[Any]:
+    points = data.get("curve", [])
+    return points if isinstance(points, list) else []
+
+
+def key_of(card: Card) -> str:
+    """The card's key, from what it says of itself: the readings behind it, the method's settings, seed, budget, evaluation."""
+    card = redacted(card)
+    return digest(
+        {
+            "readings": card.parents.get("readings", ""), "algorithm": card.config.get("algorithm"), "seed": card.seed,
+            "budget": card.budget, "evaluation": (card.config.get("task") or {}).get("evaluation"),
+        } | ({} if card.metered else {"name": card.algorithm})
+    )  # fmt: skip
+
+
+def sealed(card: Card) -> Card:
+    """The card, without secrets, with a digest of each of its entries, so that a changed digit can be found and named."""
+    card = redacted(card)
+    return dataclasses.replace(card, seals=seals_of(card))
+
+
+def seals_of(card: Card) -> dict[str, str]:
+    """Eight hex digits of the digest of every field, and of every entry of those that are mappings or lists."""
+    data = dataclasses.asdict(card)
+    data.pop("seals")
+    found: dict[str, str] = {}
+    for name, value in data.items():
+        entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        found |= {f"{name}.{key}": digest(item)[:8] for key, item in entries} or {name: digest(value)[:8]}
+    return found
+
+
+def redacted(card: Card) -> Card:
+    """The card with every secret of its command and configuration replaced by ``[redacted]``."""
+    return dataclasses.replace(card, command=_redact_text(card.command), config=redact(card.config))
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.\-]+|^\.+", "-", name)
+
+
+def _parse(value: Any, hint: Any, where: str, path: Path) -> Any:
+    """``value`` as the type ``hint`` says, dataclasses built from mappings; ``where`` is its place in the file."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (dict, list) and isinstance(value, origin) and _plain(value, arguments[-1]):
+        return origin(value)
+    if dataclasses.is_dataclass(hint):
+        return _parse_fields(value, hint, where, path)
+    if origin is dict and isinstance(value, dict):
+        return {name: _parse(item, arguments[1], _join(where, name), path) for name, item in value.items()}
+    if origin is list and isinstance(value, list):
+        return [_parse(item, arguments[0], f"{where}[{i}]", path) for i, item in enumerate(value)]
+    if origin is types.UnionType and value is None and types.NoneType in arguments:
+        return None
+    if origin is types.UnionType:
+        return _parse(value, arguments[0], where, path)
+    if hint is Any:
+        return _finite(value, where, path)
+    accepted = {float: (int, float), dict: (), list: ()}.get(origin or hint, hint)
+    if not isinstance(value, accepted) or isinstance(value, bool):
+        _wrong(value, origin or hint, where, path)
+    return _finite(value, where, path)
+
+
+_PLAIN: dict[Any, set[type]] = {str: {str}, float: {int, float}, float | None: {int, float, types.NoneType}}
+
+
+def _plain(values: dict[str, Any] | list[Any], hint: Any) -> bool:
+    """Whether all are text or finite numbers of the type: at once, for what most of a card is. Not where one must be named."""
+    items = values.values() if isinstance(values, dict) else values
+    kinds = set(map(type, items))
+    if not kinds <= _PLAIN.get(hint, {str, int, float, types.NoneType} if hint is Any else set()):
+        return False
+    return kinds == {str} or (str not in kinds and all(item is None or abs(item) <= sys.float_info.max for item in items))
+
+
+def _parse_fields(value: Any, cls: Any, where: str, path: Path) -> Any:
+    if not isinstance(value, dict):
+        _wrong(value, dict, where, path)
+    hints = _hints(cls)
+    for name in value.keys() - hints.keys():
+        raise UserError(f"{path}: unknown field {_join(where, name)}")
+    for field in dataclasses.fields(cls):
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if field.name not in value and not optional:
+            raise UserError(f"{path}: {_join(where, field.name)} is missing")
+    return cls(**{name: _parse(item, hints[name], _join(where, name), path) for name, item in value.items()})
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _finite(value: Any, where: str, path: Path | str) -> Any:
+    """The value itself; raises UserError for NaN or an infinity anywhere in it."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _finite(item, _join(where, name), path)
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            _finite(item, f"{where}[{i}]", path)
+    elif isinstance(value, int | float):
+        try:
+            finite = math.isfinite(value)
+        except OverflowError:  # a whole number beyond any float
+            finite = False
+        if not finite:
+            raise UserError(f"{path}: {where} is not a finite number; what is missing is null")
+    return value
+
+
+def _wrong(value: Any, kind: type, where: str, path: Path) -> NoReturn:
+    names = {str: "text", int: "a whole number", float: "a number", dict: "a mapping", list: "a list"}
+    shown = repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "..."
+    raise UserError(f"{path}: {where or 'the card'} must be {names[kind]}, not {shown}")
+
+
+def _join(where: str, name: Any) -> str:
+    return f"{where}.{name}" if where else str(name)

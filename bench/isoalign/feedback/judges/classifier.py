@@ -1,0 +1,45 @@
+"""The classifier as a judge: the more acceptable answer is better, whatever was asked and in whatever order."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, logit
+
+from isoalign.config.feedback import JudgeConfig
+from isoalign.core.errors import UserError
+from isoalign.feedback.judges import Question, Verdict, identity
+from isoalign.models.classifiers import CharClassifier
+
+EPS = 1e-3  # nearest that P(acceptable) comes to 0 and 1: beyond, the classifier's own odds are noise
+
+
+class ClassifierJudge:
+    """Bradley-Terry with the log-odds of being acceptable as an answer's strength (Bradley and Terry 1952).
+
+    P(first is better) = sigmoid(logit(1 - p1) - logit(1 - p2)), with p = P(offensive). It reads the answers alone.
+    """
+
+    name = "classifier"
+
+    def __init__(self, rater: CharClassifier, identity: dict[str, Any]) -> None:
+        self.rater, self.identity = rater, identity
+
+    def __call__(self, questions: Sequence[Question], principle: str | None = None) -> list[Verdict]:
+        """A verdict on each question; no text is without one. Raises UserError for a principle, which it can't read."""
+        if principle is not None:
+            raise UserError("the classifier judge can't read a principle; set task.judge.kind to lm or server")
+        texts = list(dict.fromkeys(text for question in questions for text in (question.first, question.second)))
+        strength = dict(zip(texts, -logit(np.clip(self.rater(texts), EPS, 1 - EPS)), strict=True))
+        price = {text: self.rater.flops([text]) for text in texts}
+        return [
+            Verdict(p, (p, p), tokens=0, flops=price[question.first] + price[question.second])
+            for question in questions
+            for p in [float(expit(strength[question.first] - strength[question.second]))]
+        ]
+
+
+def load_classifier(config: JudgeConfig, raters: Path) -> ClassifierJudge:
+    """The classifier that the raters' stage fitted as judge. Raises UserError where there is none."""
+    return ClassifierJudge(CharClassifier.load(raters / "judge"), identity(config))

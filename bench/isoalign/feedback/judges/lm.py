@@ -1,0 +1,209 @@
+"""Any causal language model as a judge, by the log-probability of its verdict.
+
+The question ends so that the next token is " A" or " B", and P(A) is the softmax over the log-probabilities of the two
+(Lee et al. 2023, "RLAIF vs. RLHF", sec. 2.1). With a chain of thought the model first writes what it thinks, greedily, and
+is then asked for its verdict with that before its eyes (the same, sec. 2.1.2).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from isoalign.config.feedback import JudgeConfig
+from isoalign.core import progress
+from isoalign.core.batches import Rollouts
+from isoalign.core.errors import UserError
+from isoalign.core.runtime import device
+from isoalign.feedback.judges import Question, Showing, Verdict, identity, in_both_orders, templates
+from isoalign.feedback.judges.writer import Ids, greedy, padded
+from isoalign.models import language
+from isoalign.models.language import LanguageModel
+
+BATCH_TOKENS = 16_384  # padding included, that a batch may hold of long questions
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A text whose next word is one of the two labels, in tokens: what both readings share, then each label's own tokens.
+
+    How " A" is cut into tokens depends on the tokenizer and on what stands before it, so both readings are tokenised whole.
+    """
+
+    context: Ids
+    labels: tuple[Ids, Ids]
+
+    @property
+    def single(self) -> bool:
+        """Whether one look at the next token tells both."""
+        return all(len(label) == 1 for label in self.labels)
+
+    @property
+    def rows(self) -> list[Ids]:
+        """The labels that need a row of their own."""
+        return [self.labels[0]] if self.single else list(self.labels)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A text that wants nothing but the verdict, and what it took to write it."""
+
+    text: str
+    thought: str = ""
+    tokens: int = 0
+    flops: int = 0
+
+
+class LMJudge:
+    """A language model that is asked, in batches of ``batch_size``; how they are cut does not change a verdict."""
+
+    def __init__(self, config: JudgeConfig, model: LanguageModel, batch_size: int = 16, quiet: bool = False) -> None:
+        self.config, self.model, self.batch_size, self.quiet = config, model, batch_size, quiet
+        self.name = f"lm:{Path(config.model).name if Path(config.model).is_dir() else config.model}"
+        self.identity = identity(config)
+        self.template = templates.load_template(config.template)
+        self.chat = bool(getattr(model.tokenizer, "chat_template", None))
+        self.longest: int | None = getattr(model.inner.config, "max_position_embeddings", None)
+
+    def __call__(self, questions: Sequence[Question], principle: str | None = None) -> list[Verdict]:
+        """A verdict on each question; a question whose answers alone don't fit the model has none."""
+        return in_both_orders(questions, lambda shown: self._read(shown, principle))
+
+    def _read(self, shown: list[Question], principle: str | None) -> list[Showing]:
+        texts = [self._fit(question, principle) for question in shown]
+        rows = [(len(self._ids(text)), text, i) for i, text in enumerate(texts) if text is not None]
+        batches = _batches(rows, self.batch_size)
+        found = [Showing(None, missing="too long", reason=f"over {self.longest} tokens even without its prompt")] * len(shown)
+        for batch in batches if self.quiet else progress.track(batches, "judge"):
+            for (_, _, i), showing in zip(batch, self._showings([text for _, text, _ in batch]), strict=True):
+                found[i] = showing
+        return found
+
+    # -- what is read ---------------------------------------------------------------------------------------------
+
+    def _fit(self, question: Question, principle: str | None) -> str | None:
+        """The question as text, its prompt cut from the left where it would be too long; None where even that won't do."""
+        ending = self._longest_ending if not self.config.thought else f"\n\n{self._longest_ending}"
+
+        def text(start: int) -> str:
+            return self._ask(question.prompt[start:], question, principle)
+
+        def fits(start: int) -> bool:
+            return self._fits(text(start) + ending, self.config.thought)
+
+        end = len(question.prompt)
+        if fits(0):
+            return text(0)
+        start = bisect_left(range(end + 1), True, key=fits)
+        return text(start) if start <= end else None
+
+    @cached_property
+    def _longest_ending(self) -> str:
+        return max((templates.OPENING + label for label in templates.LABELS), key=lambda ending: len(self._ids(ending)))
+
+    def _fits(self, text: str, room: int = 0) -> bool:
+        return self.longest is None or len(self._ids(text)) + room <= self.longest
+
+    def _ask(self, prompt: str, question: Question, principle: str | None) -> str:
+        """The question as the model is to go on from: in its own chat format where it has one."""
+        ending = templates.THINK if self.config.thought else templates.LINE
+        text = self.template.render(prompt, question.first, question.second, principle, ending)
+        if self.chat:
+            turns = [{"role": "user", "content": text}]
+            return str(self.model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        return f"{text}\n\nComparison:" if self.config.thought else f"{text}\n\n"
+
+    def _ids(self, text: str) -> Ids:
+        """Tokens; a chat format brings its own opening token."""
+        return list(self.model.tokenizer(text, add_special_tokens=not self.chat)["input_ids"])
+
+    def choice(self, text: str) -> Choice:
+        """The text with each label after it."""
+        first, second = (self._ids(text + label) for label in templates.LABELS)
+        shared = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), 0)
+        if not shared:
+            raise UserError(f"{self.name} can't judge: its tokenizer does not tell the answers A and B apart")
+        return Choice(first[:shared], (first[shared:], second[shared:]))
+
+    # -- what the model says --------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _showings(self, texts: list[str]) -> list[Showing]:
+        """One batch: thoughts if they are wanted, then verdicts."""
+        drafts = self._drafts(texts) if self.config.thought else [Draft(text) for text in texts]
+        choices = [self.choice(draft.text + templates.OPENING) for draft in drafts]
+        chances = self.log_probs(choices).double().softmax(-1)[:, 0].tolist()
+        return [self._showing(*row) for row in zip(drafts, choices, chances, strict=True)]
+
+    def _showing(self, draft: Draft, choice: Choice, p: float) -> Showing:
+        """What a batch found of one text, with its price: the body reads all but the last token, the head each label."""
+        lengths = [len(choice.context) + len(label) - 1 for label in choice.rows]
+        flops = draft.flops + self.model.shape.forward(lengths, map(len, choice.rows))
+        missing = "" if math.isfinite(p) else "not finite"
+        return Showing(None if missing else p, draft.tokens + sum(lengths), flops, draft.thought, missing)
+
+    def _drafts(self, texts: list[str]) -> list[Draft]:
+        """The texts with the thoughts that the model writes after them."""
+        contexts = [self._ids(text) for text in texts]
+        drafts = []
+        for text, context, ids in zip(texts, contexts, self.think(contexts), strict=True):
+            thought = self._thought(text, ids)
+            flops = self.model.shape.prefill([len(context)]) + self.model.shape.decode([len(context)], [len(ids)])
+            drafts.append(Draft(self._with(text, thought), thought, len(context) + len(ids), flops))
+        return drafts
+
+    def _thought(self, text: str, ids: Ids) -> str:
+        """What was written before the model began to tell its verdict, which is asked for apart. It may be cut into more
+        tokens when it is read than when it was written; then its end is left out."""
+        thought = str(self.model.tokenizer.decode(ids, skip_special_tokens=True)).partition(templates.OPENING)[0].strip()
+        while thought and not self._fits(self._with(text, thought) + self._longest_ending):
+            thought = thought[: len(thought) * 9 // 10]
+        return thought
+
+    def _with(self, text: str, thought: str) -> str:
+        return f"{text}{'' if self.chat else ' '}{thought}\n\n"
+
+    def think(self, contexts: list[Ids]) -> list[Ids]:
+        """Greedy continuations of up to ``thought`` tokens, their end included where the model ended them."""
+        return greedy(self.model, contexts, self.config.thought)
+
+    @torch.inference_mode()
+    def log_probs(self, choices: Sequence[Choice]) -> Tensor:
+        """Log-probability of each label in nats [len(choices), 2], summed over its tokens; those both share cancel out."""
+        if not choices:
+            return torch.zeros(0, 2)
+        single = all(choice.single for choice in choices)
+        labels = [label for choice in choices for label in (choice.rows if single else choice.labels)]
+        prompts = padded(self.model, [choice.context for choice in choices for _ in range(1 if single else 2)])
+        width = max(map(len, labels))
+        answers = torch.tensor([label + [self.model.tokenizer.pad_token_id] * (width - len(label)) for label in labels])
+        real = torch.tensor([[i < len(label) for i in range(width)] for label in labels])
+        tokens, mask = torch.cat([prompts.tokens, answers], 1), torch.cat([prompts.mask, real], 1)
+        outputs = self.model(Rollouts(tokens, mask, prompts.tokens.shape[1]))
+        if not single:
+            return outputs.logp.sum(-1).view(-1, 2).cpu()
+        ids = torch.tensor([[label[0] for label in choice.labels] for choice in choices], device=self.model.device)
+        return outputs.logits[:, 0].log_softmax(-1).gather(-1, ids).cpu()
+
+
+def _batches(rows: list[tuple[int, str, int]], size: int) -> list[list[tuple[int, str, int]]]:
+    """Rows (tokens, text, place) of like length together, chosen by the texts alone; the longest row pads the others."""
+    batches: list[list[tuple[int, str, int]]] = []
+    for row in sorted(rows):
+        if not batches or len(batches[-1]) == size or (len(batches[-1]) + 1) * row[0] > BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(row)
+    return batches
+
+
+def load_lm(config: JudgeConfig, quiet: bool = False) -> LMJudge:
+    """The judge on the accelerator if there is one, in fp32. Raises UserError where the model can't be had."""
+    model, tokenizer = language.load(config.model)
+    return LMJudge(config, LanguageModel(model.to(device()), tokenizer, ends=True), quiet=quiet)

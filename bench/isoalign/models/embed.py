@@ -1,0 +1,45 @@
+"""Sentence embeddings with all-MiniLM-L6-v2, as sentence-transformers computes them."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isoalign.data import assets
+
+WIDTH = 384
+LONGEST = 256  # tokens; what the model was trained with
+
+
+@cache
+def _load(device: str) -> tuple[Any, Any]:
+    from transformers import AutoTokenizer, BertModel
+
+    folder = assets.path("minilm")
+    model: Any = BertModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    return model.eval().to(device), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+def embed(texts: Sequence[str], batch_size: int = 64, device: str = "cpu") -> Tensor:
+    """Unit-norm embeddings [len(texts), WIDTH] float32 on the CPU; the dot product of two is their cosine.
+
+    Mean of the last hidden states over the real tokens, of at most LONGEST tokens. Batches hold texts of like length.
+    """
+    result = torch.zeros(len(texts), WIDTH)
+    order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), texts[i]))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        result[rows] = _embed_batch([texts[i] for i in rows], device)
+    return result
+
+
+@torch.inference_mode()
+def _embed_batch(texts: list[str], device: str) -> Tensor:
+    model, tokenizer = _load(device)
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt").to(device)
+    states = model(**batch).last_hidden_state
+    mask = batch["attention_mask"].unsqueeze(-1)
+    mean = (states * mask).sum(1) / mask.sum(1)
+    return torch.nn.functional.normalize(mean, dim=-1).cpu()

@@ -1,0 +1,189 @@
+"""Gold score and proxy along the budget, against drift, as an SVG: where one falls while the other rises, they have parted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from isoalign.report.board.rows import Row, Section
+from isoalign.report.charts.frontier import (
+    CROWD,
+    Look,
+    curves_of,
+    dress,
+    even_steps,
+    looks_of,
+    name_of,
+    picture,
+    setting,
+    shorten,
+)
+from isoalign.report.charts.labels import FAINT, Label, along, place_labels
+
+if TYPE_CHECKING:
+    from isoalign.stats import Array
+    from isoalign.stats.curves import Curves, Paths
+
+
+DRIFT = "Exact KL to the SFT base, nats a completion (square-root scale)"
+
+
+def curves_name(number: int) -> str:
+    """The file of a section's chart of curves."""
+    return "curves.svg" if number == 1 else f"curves-{number}.svg"
+
+
+def charts(task: str, section: Section, number: int = 1) -> dict[str, bytes]:
+    """The chart of a section's curves by its file name; none where no card has a curve. Same section, same bytes."""
+    curves = curves_of(section)
+    if not curves:
+        return {}
+    looks = looks_of(list(section.rows))  # of all rows, so that a method looks the same in every chart
+    lines = [_Line(row, curves[row.name], looks[row.name]) for row in section.rows if row.name in curves]
+    scored = [line for line in lines if line.curves.observed.proxy is not None]
+    if len(lines) > CROWD:
+        told = f"{setting(task, section)} · {_legend(lines)}"
+        size = (11.5, 1.6 + 1.6 * _deep(lines))
+        return {curves_name(number): picture(lambda figure: _multiples(figure, lines, told), size)}
+
+    def draw(figure: Any) -> None:
+        figure.get_layout_engine().set(wspace=0.05)
+        panels = figure.subplots(1, 2 if scored else 1, sharex=True, squeeze=False)[0]
+        dress(panels[0], "Gold: less toxicity", f"{setting(task, section)} · {_legend(lines)}")
+        _panel(panels[0], lines, lambda paths: paths.gold, "Reduction of mean toxicity")
+        if scored:
+            dress(panels[1], "Proxy: the reward model's score", "")
+            _panel(panels[1], scored, lambda paths: paths.rise, "Mean reward, above the base's")
+        _drift_axis(panels, math.sqrt(max(float(line.curves.observed.kl.max()) for line in lines)))
+        figure.draw_without_rendering()
+        _names(figure, panels[0], lines, lambda paths: paths.gold)
+        if scored:
+            _names(figure, panels[1], scored, lambda paths: paths.rise)
+
+    return {curves_name(number): picture(draw, (11.0, 4.8) if scored else (8.0, 4.8))}
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A method with its looks."""
+
+    row: Row
+    curves: Curves
+    look: Look
+
+    def at(self, metric: Callable[[Paths], Array]) -> tuple[list[float], list[float]]:
+        """Drift and score of the mean curve."""
+        paths = self.curves.observed.pooled
+        return [math.sqrt(kl) for kl in paths.kl.tolist()], metric(paths).tolist()
+
+    @cached_property
+    def passed(self) -> int | None:
+        """The point of a peak that was passed, where that is sure."""
+        from isoalign.stats.curves import flags, peak
+
+        return peak(self.curves).index if flags(self.curves) else None
+
+
+ACROSS = 6  # panels beside each other
+
+
+def _deep(lines: list[_Line]) -> int:
+    """Rows of small panels."""
+    return math.ceil(len(lines) / ACROSS)
+
+
+def _multiples(figure: Any, lines: list[_Line], subtitle: str) -> None:
+    """A small panel a method: its reduction in its colour before all others' in grey, and its proxy, thin and dark, on an
+    axis of its own on the right, with both zeros at one height."""
+    panels = figure.subplots(_deep(lines), ACROSS, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    figure.suptitle("Gold and proxy along the budget, against drift\n\n\n", x=0.01, ha="left", fontsize=13, fontweight="bold")
+    told = f"{subtitle}\ngrey: the others · thin, on the right: the reward model's score, above the base's"
+    figure.text(0.01, 1 - 0.36 / figure.get_figheight(), told, va="top", color=FAINT, fontsize=9, parse_math=False)
+    rights = []
+    for place, (axes, line) in enumerate(zip(panels, lines, strict=False)):
+        for other in lines:
+            axes.plot(*other.at(lambda paths: paths.gold), color="#dddddd", linewidth=0.8, zorder=1)
+        _curve(axes, line, lambda paths: paths.gold)
+        axes.set_title(shorten(name_of(line.row), 22), loc="left", fontsize=9, color=line.look.colour, parse_math=False)
+        axes.tick_params(labelsize=8, labelbottom=place + ACROSS >= len(lines))
+        rights.append(axes.twinx())
+        # numbers at the right edge alone: beside the last of an incomplete row they would push the columns apart
+        rights[-1].tick_params(labelsize=8, labelright=place % ACROSS == ACROSS - 1, right=False)
+        if line.curves.observed.proxy is not None:
+            rights[-1].plot(*line.at(lambda paths: paths.rise), color="#555555", linewidth=0.9, zorder=2)
+    _level(panels[: len(lines)], rights)
+    for axes in panels[len(lines) :]:
+        axes.remove()
+    _drift_axis(panels[: len(lines)], math.sqrt(max(float(line.curves.observed.kl.max()) for line in lines)), "", most=4)
+    figure.supxlabel(DRIFT, fontsize=10)
+    figure.supylabel("Reduction of mean toxicity", fontsize=10)
+
+
+def _level(*groups: list[Any]) -> None:
+    """One range of heights for the axes of each group that shows all that is drawn on them, with every zero at one height."""
+    ranges = []
+    for group in groups:
+        drawn = [axes.get_ylim() for axes in group if axes.has_data()] or [(0.0, 1.0)]
+        ranges.append((min(0.0, *(low for low, _ in drawn)), max(1e-3, *(high for _, high in drawn))))
+    below = max(-low / high for low, high in ranges)
+    for group, (_, high) in zip(groups, ranges, strict=True):
+        for axes in group:
+            axes.set_ylim(-below * high, high)
+
+
+def _legend(lines: list[_Line]) -> str:
+    told = ["dots: along the budget", "bands: 95% intervals"]
+    told += ["faint: seeds"] if any(line.curves.seeds > 1 for line in lines) else []
+    told += ["ring: a peak that was passed"] if any(line.passed is not None for line in lines) else []
+    return " · ".join(told)
+
+
+def _panel(axes: Any, lines: list[_Line], metric: Callable[[Paths], Array], label: str) -> None:
+    """One score of every method against drift."""
+    axes.set_ylabel(label)
+    for line in lines:
+        _curve(axes, line, metric)
+
+
+def _curve(axes: Any, line: _Line, metric: Callable[[Paths], Array]) -> None:
+    """A score of a method against drift: seeds, band, mean, and a mark where the budget ended."""
+    from isoalign.stats.curves import bands
+
+    colour, observed, (d, score) = line.look.colour, line.curves.observed, line.at(metric)
+    axes.axhline(0, color=FAINT, linewidth=0.8, zorder=1)
+    within = bands(line.curves, metric)
+    if within is not None:
+        axes.fill_between(d, *within, color=colour, alpha=0.09, linewidth=0, zorder=1)
+    if line.curves.seeds > 1:
+        for kl, one in zip(observed.kl, metric(observed), strict=True):
+            axes.plot([math.sqrt(x) for x in kl], one, color=colour, linewidth=0.8, alpha=0.3, zorder=2)
+    axes.plot(d, score, color=colour, linewidth=2, linestyle=line.look.line, marker=".", markersize=5, zorder=3)
+    face = "white" if line.row.gated else colour
+    axes.plot(d[-1], score[-1], line.look.marker, color=colour, markerfacecolor=face, markersize=8, zorder=4)
+    if line.passed is not None:
+        ring = {"markersize": 13, "markerfacecolor": "none", "markeredgewidth": 1.6}
+        axes.plot(d[line.passed], score[line.passed], "o", color=colour, zorder=5, **ring)
+
+
+def _drift_axis(panels: Any, farthest: float, label: str = DRIFT, most: int = 7) -> None:
+    """Steps of d = sqrt(KL), told in nats of KL."""
+    ticks = even_steps(farthest, most)
+    for axes in panels:
+        axes.set_xticks(ticks, [f"{d**2:.4g}" for d in ticks])
+        axes.set_xlim(-0.04 * farthest, 1.14 * farthest)
+        axes.set_xlabel(label)
+
+
+def _names(figure: Any, axes: Any, lines: list[_Line], metric: Callable[[Paths], Array]) -> None:
+    """Each method's name where its curve ends, clear of all curves and marks."""
+    boxes, labels = [], []
+    for line in lines:
+        d, score = line.at(metric)
+        marked = [-1] if line.passed is None else [-1, line.passed]
+        marks = axes.transData.transform([(d[i], score[i]) for i in marked])
+        boxes += [*along(axes, d, score), *((x - 10, y - 10, x + 10, y + 10) for x, y in marks)]
+        labels.append(Label(name_of(line.row), line.look.colour, (d[-1], score[-1])))
+    place_labels(figure, axes, labels, boxes)

@@ -1,0 +1,82 @@
+"""Reliability of the reward models: how often a preference came true against how sure the model was, as an SVG."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from isoalign.core.display import clean
+from isoalign.report.board.rows import REFERENCE, Section
+from isoalign.report.charts.frontier import dress, looks_of, picture, setting
+from isoalign.report.charts.labels import FAINT
+
+NAMED = 4  # rows beside a reward model's name
+Bins = list[dict[str, Any]]
+
+
+def reliability_name(number: int) -> str:
+    """The file of a section's chart."""
+    return "reliability.svg" if number == 1 else f"reliability-{number}.svg"
+
+
+def models_of(section: Section) -> dict[str, Bins]:
+    """The bins of each reward model behind the section's rows, by whose verdicts it learned and which rows it belongs to."""
+    rows_by: defaultdict[str, list[str]] = defaultdict(list)
+    bins: dict[str, Bins] = {}
+    for row in section.rows:
+        for card in row.cards:
+            found = (card.data.get("calibration") or {}).get("reliability")
+            key = next((f"{name.removeprefix('reward_')} {key}" for name, key in sorted(card.parents.items())
+                        if name.startswith("reward_")), "")  # fmt: skip
+            if found and row.part != REFERENCE:
+                bins[key] = found
+                if clean(row.name) not in rows_by[key]:
+                    rows_by[key].append(clean(row.name))
+    names = {key: f"{key.split(' ')[0]}'s ({_some(rows_by[key])})" for key in sorted(bins)}
+    if len(set(names.values())) < len(names):  # the first few rows are the same: all of them then
+        names = {key: f"{key.split(' ')[0]}'s ({', '.join(rows_by[key])})" for key in names}
+    return {name: bins[key] for key, name in names.items()}
+
+
+def _some(names: list[str]) -> str:
+    """The first few, and how many more."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED + 1 else ""
+    return ", ".join(names[:NAMED] if more else names) + more
+
+
+def reliability(task: str, section: Section) -> bytes | None:
+    """Share of preferences that came true in each bin of confidence; None where no card has a calibration.
+
+    Pairs are taken both ways round, so only the upper half is drawn; a mark's area is the pairs in its bin.
+    """
+    models = models_of(section)
+    if not models:
+        return None
+    looks = list(looks_of([row for row in section.rows if row.part != REFERENCE]).values())
+
+    def draw(figure: Any) -> None:
+        colours = (look.colour for look in looks)
+        title = "Are the reward models as sure as they are right?"
+        draw_bins(figure, title, setting(task, section), zip(colours, models.items(), strict=False))
+
+    return picture(draw, (7, 4.6))
+
+
+def draw_bins(figure: Any, title: str, subtitle: str, models: Iterable[tuple[str, tuple[str, Bins]]]) -> None:
+    """Each model's bins in its colour under its name, and the line on which one is as sure as it is right."""
+    axes = figure.add_subplot()
+    dress(axes, title, f"{subtitle} · held-out verdicts, noise included")
+    axes.plot([0.5, 1], [0.5, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+    for colour, (name, bins) in models:
+        upper = [b for b in bins if b["low"] >= 0.5 and b["count"]]
+        total = sum(b["count"] for b in upper)
+        x, y = [b["confidence"] for b in upper], [b["right"] for b in upper]
+        axes.plot(x, y, color=colour, linewidth=1.4)
+        area = [400 * b["count"] / total for b in upper]
+        axes.scatter(x, y, s=area, color=colour, alpha=0.85, label=name, zorder=3)
+    axes.set_xlim(0.5, 1.01)
+    axes.set_xlabel("Probability that the model gave to the answer that it preferred, after temperature")
+    axes.set_ylabel("Share of verdicts that agreed")
+    for mark in axes.legend(loc="lower right", frameon=False, fontsize=9).legend_handles:
+        mark.set_sizes([40])

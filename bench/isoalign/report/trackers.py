@@ -1,0 +1,168 @@
+"""Weights & Biases mirrors each run: one W&B run a card. It is never read back, and its trouble never ends a run."""
+
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from isoalign.core.errors import UserError
+from isoalign.core.records import Card, Sample
+from isoalign.evaluation.card import redacted
+from isoalign.report.leaderboard import Board
+
+if TYPE_CHECKING:
+    import wandb
+
+MODES = ("auto", "online", "offline", "off")
+MOST_ROWS = 10_000  # what W&B shows of a table
+PATIENCE = 20  # seconds to wait for W&B's servers, at the start and at the end
+
+
+def track(
+    card: Card,
+    train_log: Sequence[dict[str, Any]],
+    samples: Sequence[Sample],
+    board: Board | None,
+    folder: Path,
+    mode: str = "auto",
+) -> None:
+    """Mirror one run: configuration, scalars along the budget, samples, metrics and leaderboard.
+
+    ``train_log`` rows hold ``flops_spent`` and scalars. Offline runs go into ``folder``. Whatever goes wrong is one
+    line on stderr.
+    """
+    with harmless():
+        chosen = resolve(mode)
+        if chosen != "off":
+            _mirror(redacted(card), train_log, samples, board, Path(folder), chosen)
+
+
+@contextmanager
+def harmless() -> Iterator[None]:
+    """Inside, whatever goes wrong is one line on stderr, and the rest is left undone."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().splitlines() or ["no reason given"]
+        print(f"warning: W&B has no record of this run: {type(error).__name__}: {reason[0]}", file=sys.stderr)
+
+
+def resolve(mode: str) -> Literal["online", "offline", "off"]:
+    """The mode to run in: what is asked for, or WANDB_MODE, or online where WANDB_API_KEY is set and else offline.
+
+    Raises UserError for a mode that isn't one.
+    """
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    if mode in ("off", "disabled"):
+        return "off"
+    if mode == "online":
+        return "online"
+    if mode == "offline":
+        return "offline"
+    raise UserError(f"unknown W&B mode {mode!r}; known: {', '.join(MODES)}")
+
+
+def _mirror(
+    card: Card,
+    train_log: Sequence[dict[str, Any]],
+    samples: Sequence[Sample],
+    board: Board | None,
+    folder: Path,
+    mode: Literal["online", "offline"],
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    run = _start(card, folder, mode)
+    failed = 1
+    try:
+        run.define_metric("flops_spent", hidden=True)
+        run.define_metric("*", step_metric="flops_spent")
+        for row in train_log:
+            run.log({name: value for name, value in row.items() if _is_scalar(value)})
+        tables = {"metrics": _metrics_table(card), "samples": _samples_table(samples)}
+        if card.curve:
+            tables["curve"] = _curve_table(card)
+        if board is not None:
+            tables["leaderboard"] = _table(*board.table())
+        run.log({**tables, "flops_spent": card.spent["flops"]})
+        run.summary.update({f"metrics/{name}": e.value for name, e in card.metrics.items() if e.value is not None})
+        run.summary.update({"flags": list(card.flags), "samples_total": len(samples)})
+        failed = 0
+    finally:
+        run.finish(exit_code=failed)
+
+
+def _start(card: Card, folder: Path, mode: Literal["online", "offline"]) -> "wandb.Run":
+    """A W&B run that says nothing, asks nothing and gives up soon. Its id is the card's key."""
+    os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is first imported
+    import wandb
+
+    if mode == "online" and not os.environ.get("WANDB_API_KEY") and not wandb.login(prompt=False, verify=False):
+        raise UserError("no API key; set WANDB_API_KEY")
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        init_timeout=PATIENCE,
+        finish_timeout=PATIENCE,
+        disable_git=True,
+        disable_code=True,
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+    )
+    told = ("key", "task", "algorithm", "config", "seed", "budget", "spent", "parents", "versions", "command", "notes")
+    return wandb.init(
+        project=os.environ.get("WANDB_PROJECT", "isoalign"),
+        id=card.key,
+        name=f"{card.task}-{card.algorithm}-s{card.seed}",
+        group=f"{card.task}-{card.algorithm}",
+        dir=folder,
+        mode=mode,
+        reinit="create_new",  # beside a run that somebody else's trainer may have open
+        config={name: getattr(card, name) for name in told},
+        settings=settings,
+    )
+
+
+def _is_scalar(value: Any) -> bool:
+    """Whether W&B can draw it; what is missing is left out, not logged as 0."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _metrics_table(card: Card) -> "wandb.Table":
+    columns = ["metric", "value", "low", "high", "n", "missing"]
+    return _table(columns, [[name, e.value, e.low, e.high, e.n, e.missing] for name, e in sorted(card.metrics.items())])
+
+
+def _curve_table(card: Card) -> "wandb.Table":
+    columns = ["fraction", "flops", "steps", "metric", "value", "low", "high"]
+    rows = [
+        [point.fraction, point.flops, point.steps, name, e.value, e.low, e.high]
+        for point in card.curve
+        for name, e in sorted(point.metrics.items())
+    ]
+    return _table(columns, rows)
+
+
+def _samples_table(samples: Sequence[Sample]) -> "wandb.Table":
+    """The first draws of every prompt, as many as a table takes. Completions are plain text, never HTML or media."""
+    columns = ["prompt_id", "draw", "prompt", "completion", "logp", "base_logp", "kl", "finished", "source", "stratum"]
+    shown = sorted(samples, key=lambda sample: sample.draw)[:MOST_ROWS]
+    return _table(columns, [[getattr(sample, name) for name in columns] for sample in shown])
+
+
+def _table(columns: list[str], rows: list[list[Any]]) -> "wandb.Table":
+    import wandb
+
+    # Mixed types, because a column may hold nothing but what is missing.
+    return wandb.Table(columns=list(columns), data=[list(map(_cell, row)) for row in rows], allow_mixed_types=True)
+
+
+def _cell(value: Any) -> Any:
+    """A cell that JSON and UTF-8 hold: a lone surrogate becomes a question mark, a figure that is none becomes null."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    return value if not isinstance(value, float) or math.isfinite(value) else None

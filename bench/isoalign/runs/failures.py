@@ -1,0 +1,47 @@
+"""Runs that failed: each leaves a line in ``<results>/<task>/failed/``, until the same command comes through."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from isoalign.core.files import save
+from isoalign.core.redaction import redact
+from isoalign.core.store import digest
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that made no card, and why."""
+
+    algorithm: str
+    seed: int
+    command: str
+    reason: str
+
+    def file(self, folder: Path) -> Path:
+        """Where it is noted; the same run's is the same."""
+        return folder / "failed" / f"{self.algorithm}-s{self.seed}-{digest(redact(self.command))[:8]}.json"
+
+
+def note(failure: Failure, folder: Path) -> None:
+    """Write it down beside the task's cards."""
+    kept = asdict(failure) | {"command": redact(failure.command), "reason": redact(failure.reason)}
+    save(failure.file(folder), json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+
+
+def clear(algorithm: str, seed: int, command: str, folder: Path) -> None:
+    """Forget it: the run has come through."""
+    Failure(algorithm, seed, command, "").file(folder).unlink(missing_ok=True)
+
+
+def read(folder: Path) -> list[Failure]:
+    """What failed of a task, by name; a file that is no such note is left out."""
+    found = []
+    for file in sorted((folder / "failed").glob("*.json")):
+        try:
+            found.append(Failure(**json.loads(file.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError):
+            continue
+    return found

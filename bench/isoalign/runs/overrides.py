@@ -1,0 +1,168 @@
+"""What is wrong with a command line, said in one line before any work."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+from hydra.core.config_store import ConfigStore
+
+from isoalign.config.search_path import folders
+from isoalign.core import plugins
+from isoalign.core.errors import UserError, unknown
+from isoalign.training import registry
+
+if TYPE_CHECKING:
+    from isoalign.config.task import TaskConfig
+
+GROUPS = ("algorithm", "task", "budget")
+TAKES_A_WORD = (
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--package",
+    "-p",
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+)  # of Hydra's flags
+
+
+def listed() -> dict[str, str]:
+    """Every group's choices, for the help."""
+    from isoalign.config.search_path import options
+
+    return {f"{group}s": ", ".join(options(group)) for group in GROUPS}
+
+
+def check(arguments: list[str], sweep: bool) -> None:
+    """Refuse unknown choices and keys, and what Hydra can't read.
+
+    Raises UserError naming the word that is wrong and what is known.
+    """
+    from isoalign.config.search_path import options, prepare
+    from isoalign.runs.overrides import configure
+
+    prepare()
+    for before, name in zip(["", *arguments], arguments, strict=False):
+        if not name.startswith("-") and "=" not in name and before not in TAKES_A_WORD:
+            raise UserError(f"{name!r} is no KEY=VALUE; see `isoalign run --help`")
+    words = [a for a in arguments if "=" in a and not a.startswith("-")]
+    chosen: dict[str, list[str]] = {}
+    for word in words:
+        key = word.partition("=")[0]
+        names = _values(word, sweep)
+        if key in GROUPS:
+            chosen[key] = names
+            for name in names:
+                if re.fullmatch(r"[\w-]*", name) and name not in options(key):
+                    raise UserError(unknown(key, name, options(key)))
+                if key == "algorithm":
+                    configure(name)
+    _check_keys([word.partition("=")[0] for word in words], chosen)
+
+
+def task_named(name: str, settings: Sequence[str] = ()) -> TaskConfig:
+    """A task of conf/, with settings as KEY=VALUE. Raises UserError for one that there is not."""
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    from isoalign.config.fill import build
+    from isoalign.config.task import TaskConfig
+
+    for word in settings:
+        if not word.startswith("task."):
+            raise UserError(f"{word}: only a setting of the task, task.KEY=VALUE, can be given here")
+    check([f"task={name}", *settings], sweep=False)
+    with one_line(f"task={name}"), initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
+        config = compose("config", overrides=[f"task={name}", *settings])
+    task: TaskConfig = build(TaskConfig, OmegaConf.to_container(config.task, resolve=True), "task")
+    return task
+
+
+@contextmanager
+def one_line(word: str = "") -> Iterator[None]:
+    """Inside, what Hydra or OmegaConf complains of becomes a UserError of one line, with the ``word`` that it is about."""
+    import yaml
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"{word}: {reason}" if word else reason) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{mark.name}, line {mark.line + 1}" if mark else getattr(error, "name", None) or word or "configuration"
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        raise UserError(f"{where}: no yaml: {reason}") from error
+
+
+def _values(word: str, sweep: bool) -> list[str]:
+    """What a KEY=VALUE of Hydra's grammar goes over, be it ``a``, ``a,b``, ``choice(a,b)`` or ``glob(*)``."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob
+
+    from isoalign.config.search_path import options
+
+    with one_line(word):
+        override = OverridesParser.create().parse_override(word)
+        if not override.is_sweep_override():
+            return [word.partition("=")[2]]
+        if not sweep:
+            raise UserError(f"{word}: several values make a sweep; add -m")
+        value, group = override.value(), override.key_or_group
+        names = value.filter(options(group)) if isinstance(value, Glob) else list(override.sweep_string_iterator())
+        if not names:
+            raise UserError(f"{word}: matches nothing")
+        return names
+
+
+def _check_keys(keys: list[str], chosen: dict[str, list[str]]) -> None:
+    """Every key must be known under every choice."""
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    keys = [k for k in keys if not (k.startswith(("hydra", "+", "~")) or k in GROUPS or "@" in k or "/" in k)]
+    for names in itertools.product(*chosen.values()):
+        choices = {group: f"{group}={name}" for group, name in zip(chosen, names, strict=True)}
+        with one_line(" ".join(choices.values())), initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
+            config = compose("config", overrides=list(choices.values()))
+        for group, name in choices.items():
+            own, name = config[group].get("name", ""), name.partition("=")[2]
+            if own not in ("", name):
+                raise UserError(f"{group}/{name}.yaml says name: {own}; write name: {name}, as the file is called")
+        known = _leaves(OmegaConf.to_container(config, resolve=False))
+        for key in keys:
+            if key not in known:
+                group = key.partition(".")[0]
+                siblings = sorted(name for name in known if name.partition(".")[0] == group)
+                line = unknown("key", key, siblings or sorted(config))
+                raise UserError(f"{choices[group]}: {line}" if group in choices else line)
+
+
+def _leaves(node: object, prefix: str = "") -> set[str]:
+    """Dotted names of every node."""
+    if not isinstance(node, dict):
+        return {prefix}
+    names = {prefix} if prefix else set()
+    for key, value in node.items():
+        names |= _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    return names
+
+
+@cache
+def configure(name: str) -> None:
+    """Tell Hydra of an algorithm that has no yaml. Only of one that is asked for: its code runs for it.
+
+    Raises UserError where it can't be had."""
+    if name in plugins.entry_points("algorithms") and not any((f / "algorithm" / f"{name}.yaml").exists() for f in folders()):
+        node = {"name": name, **registry.hyperparameters(registry.default(name))}
+        ConfigStore.instance().store(group="algorithm", name=name, node=node, provider="isoalign-plugin")

@@ -1,0 +1,165 @@
+"""`isoalign run`: the Hydra application, from a configuration to the path of a card."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from isoalign.config.fill import build
+from isoalign.config.task import TaskConfig
+from isoalign.core import progress, runtime
+from isoalign.core.errors import TrainingFailed, UserError, unforeseen, unknown
+from isoalign.core.records import Budget
+from isoalign.data import assets
+from isoalign.evaluation import card as cards
+from isoalign.evaluation import metrics
+from isoalign.report.trackers import MODES
+from isoalign.runs import failures
+from isoalign.training import registry
+
+if TYPE_CHECKING:
+    from isoalign.runs.pipeline import Run
+
+MOST = 2000  # characters of a complaint
+FAILURES = "ISOALIGN_FAILURES"  # a file to which the jobs of a sweep add a line when they fail
+
+
+@hydra.main(version_base="1.3", config_path="pkg://isoalign.conf", config_name="config")
+def main(config: DictConfig) -> float | None:
+    """One run; the last line printed is the path of its card. Returns the reduction of toxicity, for sweepers that search."""
+    try:
+        path = execute(config)
+        print(path, flush=True)
+        found = cards.read(path).metrics.get("toxicity_reduction")
+        return found.value if found else None
+    except UserError as error:
+        _fail(config, str(error), isinstance(error, TrainingFailed))
+    except Exception as error:
+        if os.environ.get("ISOALIGN_DEBUG"):
+            raise
+        _fail(config, unforeseen(error))
+    return None
+
+
+def execute(config: DictConfig) -> Path:
+    """Run a configuration and write its card, its board and its W&B run; the card's path."""
+    runtime.quiet()
+    runtime.threads(int(config.threads))
+    from isoalign.core.store import Store
+    from isoalign.runs.pipeline import Run
+    from isoalign.stages.shared import Shared
+
+    name = str(config.algorithm.get("name", ""))
+    task: TaskConfig = build(TaskConfig, _plain(config.task), "task")
+    budget: Budget = build(Budget, _plain(config.budget), "budget")
+    if not 0 < budget.flops < math.inf:
+        raise UserError(f"budget.flops must be positive and finite, not {budget.flops:g}")
+    if str(config.tracking) not in MODES:
+        raise UserError(unknown("tracking", str(config.tracking), list(MODES)))
+    settings = {key: value for key, value in _plain(config.algorithm).items() if key != "name"}
+    with registry.watched(name):
+        algorithm = registry.sound(build(registry.algorithm(name), settings, "algorithm"))
+    progress.belongs_to(f"{name} seed {config.seed}", _line())
+    metrics.versions()  # a metric that can't be had is told of before the training, not after it
+    folder = _writable(Path(str(config.results)) / task.name)
+    store = Path(str(config.store)) if config.store else assets.cache_dir() / "store"
+    run = Run(name, algorithm, budget, int(config.seed), Shared(task, Store(_writable(store))), _tuning(config))
+    return _publish(config, run, folder)
+
+
+def _publish(config: DictConfig, run: Run, folder: Path) -> Path:
+    card = run.card(_command())
+    path = cards.write(card, folder)
+    failures.clear(card.algorithm, card.seed, _command(), folder)
+    if str(config.tracking) != "off":
+        from isoalign.report.trackers import harmless
+
+        with harmless():
+            _track(run, card, path, str(config.tracking))
+    return path
+
+
+def _track(run: Any, card: Any, path: Path, mode: str) -> None:
+    """Mirror a card to W&B, once: a run that did no work has been tracked before. The leaderboard that goes with it is of
+    all cards beside it, so another's broken card is this one's trouble."""
+    from isoalign.evaluation import card as cards
+    from isoalign.evaluation import samples as sample
+    from isoalign.report import leaderboard as board
+    from isoalign.report import trackers
+
+    marker = path.parent / "wandb" / f".{card.key}"
+    if marker.exists():
+        return
+    leaderboard = board.build(cards.read_all(path.parent))
+    samples = sample.read_samples(run.shared.get(run.samples))
+    trackers.track(card, run.training_log(), samples, leaderboard, path.parent / "wandb", mode)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def _plain(node: Any) -> dict[str, Any]:
+    return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made if needed; refused in one line before any work if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}; choose another folder (store=..., results=...)"
+        ) from error
+    return folder
+
+
+def _line() -> int:
+    """The line on the screen for this run's bars: sweeps run two or more at a time."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra_config = HydraConfig.get()
+    return int(hydra_config.job.num) % 2 if hydra_config.mode == RunMode.MULTIRUN else 0
+
+
+def _tuning(config: DictConfig) -> str:
+    """How the method's settings were found: what is set on the command line is set by hand."""
+    from hydra.core.hydra_config import HydraConfig
+
+    typed = any(word.lstrip("+~").startswith("algorithm.") for word in HydraConfig.get().overrides.task)
+    return cards.BY_HAND if typed else str(config.tuning)
+
+
+def _command() -> str:
+    from hydra.core.hydra_config import HydraConfig
+
+    overrides = [
+        o for o in HydraConfig.get().overrides.task if not o.startswith(("store=", "results=", "threads=", "tracking="))
+    ]
+    return shlex.join(["isoalign", "run", *overrides])
+
+
+def _fail(config: DictConfig, line: str, noted: bool = False) -> None:
+    """One line on stderr, and beside the cards if it is to be noted. A single run exits with 2; a job of a sweep lets the
+    others go on."""
+    name, line = str(config.algorithm.get("name", "?")), line[:MOST].encode("utf-8", "replace").decode()
+    progress.end()
+    if noted:
+        with suppress(UserError):  # where nothing can be written the line must do
+            folder = Path(str(config.results)) / str(config.task.name)
+            failures.note(failures.Failure(name, int(config.seed), _command(), line), folder)
+    print(f"isoalign: {name} seed {config.seed}: {line}", file=sys.stderr, flush=True)
+    if FAILURES not in os.environ:
+        raise SystemExit(2)
+    with open(os.environ[FAILURES], "a") as file:
+        file.write(f"{name} seed {config.seed}\n")

@@ -1,0 +1,149 @@
+"""Verdicts by people, from a file in any format of data/formats/: pairs, or single answers with a thumb up or down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from isoalign.config.task import ModelConfig
+from isoalign.core.errors import UserError
+from isoalign.core.store import digest
+from isoalign.core.text import fingerprint
+from isoalign.data import formats, prompts
+from isoalign.data.assets import file_digest
+from isoalign.data.formats import Comparison, Thumb, Turns
+from isoalign.data.formats.files import rows as rows_of
+from isoalign.models.language import clip
+from isoalign.stages.candidates import write_rows
+
+VERSION = 2
+SOURCE = "human"
+
+
+def holds_thumbs(source: str, format: str) -> bool:
+    """Whether a file holds single answers with a thumb, not pairs. Raises UserError for one that holds neither."""
+    kind = formats.reading(source, format or None).format
+    if kind == "demonstrations":
+        raise UserError(f"task.feedback.file {source} holds demonstrations; feedback is pairs, rankings, scores or thumbs")
+    return kind == "thumbs"
+
+
+def identity(source: str) -> str:
+    """Digest of a file, of all files of a folder, or of the rows of a hub's data set, for the key of a stage."""
+    path = Path(source)
+    if path.is_file():
+        return file_digest(path)
+    if path.is_dir():
+        return digest({str(file.relative_to(path)): file_digest(file) for file in sorted(path.rglob("*")) if file.is_file()})
+    found = hashlib.sha256()
+    for row in rows_of(source):
+        found.update(repr(row).encode())
+    return found.hexdigest()
+
+
+def make_pairs(work: Path, source: str, format: str, tokenizer: Any, model: ModelConfig, split: str) -> None:
+    """Write ``pairs.jsonl``: the majority's verdict on every two answers of the prompts of a split, in the task's tokens.
+
+    Splits are drawn by a hash of the prompt, as the task's own prompts are. Raises UserError where a split holds none.
+    """
+    data = formats.read(source, format or None)
+    items: defaultdict[str, list[Comparison]] = defaultdict(list)
+    for each in data.comparisons:
+        items[each.item].append(each)
+    cut = Cutter(tokenizer, model)
+    raters = {name: number for number, name in enumerate(sorted({each.rater for each in data.comparisons}))}
+    rows, dropped = [], Counter[str]()
+    for item, judged in items.items():
+        text = cut.text(judged[0].prompt)
+        if prompts.split(text) != split:
+            continue
+        row = _pair(text, _majority(judged), cut)
+        if isinstance(row, str):
+            dropped[row] += 1
+        else:
+            rows.append({"pair_id": item} | row | {"raters": [raters[each.rater] for each in judged]})
+    _write(work / "pairs.jsonl", rows, source, split, dropped, {"raters": len(raters), "ties": data.ties})
+
+
+def _pair(text: str, winner: Comparison | None, cut: Cutter) -> dict[str, Any] | str:
+    """A pair's row, or in a word why there is none."""
+    if winner is None:
+        return "on which raters are tied"
+    chosen, rejected = cut.answer(winner.chosen), cut.answer(winner.rejected)
+    if chosen == rejected:
+        return "whose answers are alike once cut"
+    return {
+        "prompt_id": fingerprint(text), "prompt_ids": cut.prompt(text), "chosen": cut.decoded(chosen),
+        "rejected": cut.decoded(rejected), "chosen_ids": chosen, "rejected_ids": rejected, "clean": True,
+        "source": winner.source,
+    }  # fmt: skip
+
+
+def make_thumbs(work: Path, source: str, format: str, tokenizer: Any, model: ModelConfig) -> None:
+    """Write ``thumbs.jsonl``: the answers to the prompts of the training split with their thumbs, in the task's tokens."""
+    cut = Cutter(tokenizer, model)
+    rows = [_thumb(thumb, cut) for thumb in formats.read(source, format or None).thumbs]
+    rows = [row for row in rows if prompts.split(row["prompt"]) == "train"]
+    _write(work / "thumbs.jsonl", rows, source, "train", Counter(), {})
+
+
+def _thumb(thumb: Thumb, cut: Cutter) -> dict[str, Any]:
+    text = cut.text(thumb.prompt)
+    answer = cut.answer(thumb.completion)
+    return {"prompt": text, "prompt_ids": cut.prompt(text), "answer_ids": answer, "desirable": thumb.desirable}
+
+
+def _majority(judged: Sequence[Comparison]) -> Comparison | None:
+    """One of the comparisons that agree with most raters; None where they are tied."""
+    ahead = sum(1 if each.verdict else -1 for each in judged)
+    return next((each for each in judged if each.verdict == int(ahead > 0)), None) if ahead else None
+
+
+def _write(
+    file: Path, rows: Sequence[dict[str, Any]], source: str, split: str, dropped: Counter[str], more: dict[str, Any]
+) -> None:
+    if not rows:
+        why = "; ".join(f"{count} {what}" for what, count in dropped.items())
+        raise UserError(
+            f"task.feedback.file {source}: no verdict on a {split} prompt is left{f' ({why})' if why else ''}; prompts are "
+            "split by a hash, 60% to train, 15% to validation, 25% to test, so more of them are needed"
+        )
+    write_rows(file, rows)
+    record = {"source": SOURCE, "file": Path(source).name, file.stem: len(rows), "dropped": dict(dropped), "flops_each": {}}
+    (file.parent / "record.json").write_text(json.dumps(record | more, indent=1))
+
+
+class Cutter:
+    """Texts in the tokens of the task: prompts lose their beginning, answers their end, as rollouts would."""
+
+    def __init__(self, tokenizer: Any, model: ModelConfig) -> None:
+        self.tokenizer, self.model = tokenizer, model
+
+    def text(self, turns: Turns) -> str:
+        """A prompt as text: plain as it is, a conversation in the tokenizer's chat format, or with its roles' names."""
+        if all(not turn.role for turn in turns):
+            return "".join(turn.content for turn in turns)
+        if self.tokenizer.chat_template:
+            messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return "".join(f"{turn.role}: {turn.content}\n\n" for turn in turns) + "assistant:"
+
+    def prompt(self, text: str) -> list[int]:
+        """A prompt's tokens."""
+        return clip(list(self.tokenizer(text)["input_ids"]), self.model.prompt_tokens, self.tokenizer.bos_token_id)
+
+    def answer(self, turns: Turns) -> list[int]:
+        """An answer's tokens, with its end where the task leaves that open and there is room for it."""
+        text = "\n\n".join(turn.content for turn in turns)
+        ids = list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        if self.model.eos == "open":
+            ids.append(self.tokenizer.eos_token_id)
+        return ids[: self.model.new_tokens]
+
+    def decoded(self, ids: Iterable[int]) -> str:
+        """The text of an answer."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))

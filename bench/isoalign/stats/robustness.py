@@ -1,0 +1,208 @@
+"""How methods' scores and ranks move along an axis, such as the raters' noise: does the order of methods outlive it?
+
+Lower scores are better. All figures are of the prompts that every method has at every axis value. Intervals allow for the
+prompts, resampled for all methods and axis values together, since all answered the same, and for the seeds, which were
+trained apart. Whether one method is better than another is for `isoalign.stats.compare`; this says how stable an order is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.stats import rankdata
+
+from isoalign import stats
+from isoalign.core.errors import UserError
+from isoalign.core.records import Estimate
+from isoalign.stats import Array, Seeds
+
+Cell = tuple[float, str]
+"""An axis value and a method."""
+LEVELS = np.array([0.025, 0.975])
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A method at an axis value: its mean over seeds and prompts, and its rank, 1 being the lowest mean; equal ones share the
+    mean of their ranks. n counts prompts."""
+
+    mean: Estimate
+    rank: Estimate
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Rank correlations of the order of methods at an axis value with that at the first one, over the n methods that have
+    both; ``left_out`` have one alone. None for fewer than two methods, and where all are equal."""
+
+    spearman: Estimate
+    kendall: Estimate
+    left_out: list[str]
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """``standings`` by axis value and method, best first. ``stability`` of each axis value but the first. ``slopes`` of each
+    method, in score for a unit of the axis; None with one axis value. ``prompts`` were used, ``missing`` ones lack a value."""
+
+    standings: dict[float, dict[str, Standing]]
+    stability: dict[float, Stability]
+    slopes: dict[str, Estimate]
+    prompts: int
+    missing: int
+
+
+def robustness(axis: Mapping[float, Mapping[str, Seeds]]) -> Robustness:
+    """The report on scores by axis value and method, in the order given: the first axis value is what others are held to.
+
+    A method without seeds, or with a value under every seed on no prompt, counts as missing at that axis value. Raises
+    UserError for fewer than two axis values, ones that are not finite, and scores on different prompts.
+    """
+    cells, missing = _whole(axis)
+    tables = dict(zip(cells, stats.tables_of(list(cells.values())), strict=True))
+    drawn = _drawn(tables)
+    methods = {value: [method for v, method in cells if v == value] for value in axis}
+    first, *others = axis
+    return Robustness(
+        {value: _standings([(value, m) for m in names], cells, tables, drawn) for value, names in methods.items()},
+        {value: _stability(first, value, methods, tables, drawn) for value in others},
+        {m: _slope({v: tables[v, m] for v in axis if (v, m) in tables}) for m in dict.fromkeys(m for _, m in cells)},
+        len(next(iter(cells.values()))[0]) if cells else 0,
+        missing,
+    )
+
+
+def spearman(x: Array, y: Array) -> Array:
+    """Spearman's rank correlation over the last axis; ties have mean ranks. NaN where all of either are equal."""
+    ranks = [rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2 for values in (x, y)]
+    return _cosine(*ranks)
+
+
+def kendall(x: Array, y: Array) -> Array:
+    """Kendall's tau-b (1945) over the last axis. NaN where all of either are equal."""
+    one, other = np.triu_indices(x.shape[-1], 1)
+    return _cosine(*(np.sign(values[..., one] - values[..., other]) for values in (x, y)))
+
+
+def _whole(axis: Mapping[float, Mapping[str, Seeds]]) -> tuple[dict[Cell, Seeds], int]:
+    """The scores on the prompts that all have, and how many prompts were left out."""
+    if len(axis) < 2:
+        raise UserError(f"robustness needs two axis values or more, not {len(axis)}: run the methods at another one")
+    if odd := [value for value in axis if not math.isfinite(value)]:
+        raise UserError(f"axis value {odd[0]} is not a finite number: name each by a number that it can be plotted at")
+    cells = {(value, name): seeds for value, methods in axis.items() for name, seeds in methods.items() if seeds}
+    tables = stats.tables_of(list(cells.values()))
+    known = {cell: there for cell, table in zip(cells, tables, strict=True) if (there := np.isfinite(table).all(0)).any()}
+    prompts = sorted(next(iter(cells.values()))[0]) if cells else []
+    whole = np.all(list(known.values()), axis=0) if known else np.zeros(len(prompts), dtype=bool)
+    kept = [prompt for prompt, there in zip(prompts, whole, strict=True) if there]
+    found: dict[Cell, Seeds] = {cell: [{p: seed[p] for p in kept} for seed in cells[cell]] for cell in known}
+    return found, len(prompts) - len(kept)
+
+
+def _drawn(tables: Mapping[Cell, Array]) -> dict[Cell, Array]:
+    """Means [resamples] as they might have been: prompts resampled for all together, a normal apart for each one's seeds.
+
+    As in `isoalign.stats.hierarchical`: three seeds can't be resampled, and what is neither prompt nor seed is counted once.
+    Empty where fewer than two prompts leave nothing to resample.
+    """
+    means = [table.mean(0) for table in tables.values()]
+    if not means or len(means[0]) < 2:
+        return {}
+    parts = [stats.parts_of(mean, [table]) for mean, table in zip(means, tables.values(), strict=True)]
+    centre = np.array([part.value for part in parts])
+    scaled = (np.array(means).T - centre) * [part.scale / len(means[0]) for part in parts]
+    moved = stats.resample(lambda weights: weights @ scaled, len(scaled))
+    seeds = np.random.default_rng(stats.SEED).normal(size=moved.shape) * np.sqrt([part.seeds for part in parts])
+    return dict(zip(tables, (centre + moved + seeds).T, strict=True))
+
+
+def _standings(
+    cells: Sequence[Cell], scores: Mapping[Cell, Seeds], tables: Mapping[Cell, Array], drawn: Mapping[Cell, Array]
+) -> dict[str, Standing]:
+    means = {cell: stats.hierarchical(scores[cell]) for cell in cells}
+    ranks = rankdata(_means(cells, tables))
+    moved = rankdata([drawn[cell] for cell in cells], axis=0) if drawn and cells else [None] * len(cells)
+    found = {
+        cell[1]: Standing(means[cell], _estimate(rank, replicates, means[cell].n))
+        for cell, rank, replicates in zip(cells, ranks.tolist(), moved, strict=True)
+    }
+    return dict(sorted(found.items(), key=lambda row: row[1].rank.value or 0.0))
+
+
+def _stability(
+    first: float,
+    value: float,
+    methods: Mapping[float, Sequence[str]],
+    tables: Mapping[Cell, Array],
+    drawn: Mapping[Cell, Array],
+) -> Stability:
+    """Scores with chance have correlations nearer 0 than without, and resampling adds as much chance again: percentiles of the
+    replicates lie on the near side of what is looked for. So either bound is at least as far from the value as the other.
+
+    In simulation (eight methods, 256 prompts, one seed or three) such intervals cover the correlation of the true means in 93
+    to 99%, percentiles alone in 75 to 99%. Where methods differ by less than their standard errors it is 80 to 95%, with
+    intervals longer than 1, which say that no order is known.
+    """
+    both = [name for name in methods[first] if name in methods[value]]
+    cells = [[(at, name) for name in both] for at in (first, value)]
+    left_out = sorted({*methods[first], *methods[value]} - {*both})
+    if not both:
+        return Stability(nothing := Estimate(None, None, None, 0), nothing, left_out)
+    x, y = (_means(row, tables) for row in cells)
+    moved = [np.stack([drawn[cell] for cell in row], -1) for row in cells] if drawn else None
+
+    def estimate(correlation: Callable[[Array, Array], Array]) -> Estimate:
+        found = _estimate(float(correlation(x, y)), correlation(*moved) if moved else None, len(both))
+        if found.value is None or found.low is None or found.high is None:
+            return found
+        low, high = min(found.low, 2 * found.value - found.high), max(found.high, 2 * found.value - found.low)
+        return replace(found, low=max(low, -1.0), high=min(high, 1.0))
+
+    return Stability(estimate(spearman), estimate(kendall), left_out)
+
+
+def _slope(tables: Mapping[float, Array]) -> Estimate:
+    """Least-squares slope of a method's means over axis values: the sum of c means, c = (x - mean x) / sum (x - mean x)^2.
+
+    A difference of means but for the factors c, so its interval is that of `isoalign.stats.compare`.
+    """
+    n = next(iter(tables.values())).shape[1]
+    if len(tables) < 2 or not n:
+        return Estimate(None, None, None, n)
+    offset = np.array(list(tables)) - np.mean(list(tables))
+    scaled = [c * table for c, table in zip(offset / np.square(offset).sum(), tables.values(), strict=True)]
+    terms = np.array([table.mean(0) for table in scaled])
+    column = terms.sum(0)
+    column[np.abs(column) <= 1e-12 * np.abs(terms).sum(0)] = 0.0  # by rounding, where a method doesn't hang on the axis
+    if n < 2:
+        return Estimate(float(column[0]), None, None, n)
+    part = stats.parts_of(column, scaled)
+    if not part.error:
+        return Estimate(part.value, part.value, part.value, n)
+    draws = stats.drawn_error(stats.resample(lambda weights: weights @ column, n), n, part)
+    return Estimate(part.value, *part.bounds(draws, LEVELS), n)
+
+
+def _means(cells: Sequence[Cell], tables: Mapping[Cell, Array]) -> Array:
+    """Means [cells], without the last digits: those of the same numbers under one seed and under three may differ there."""
+    return np.array([np.round(tables[cell].mean(), 12) for cell in cells])
+
+
+def _estimate(value: float, replicates: Array | None, n: int) -> Estimate:
+    """Percentile interval."""
+    if not math.isfinite(value):
+        return Estimate(None, None, None, n)
+    known = replicates[np.isfinite(replicates)] if replicates is not None else np.zeros(0)
+    if not len(known):
+        return Estimate(value, None, None, n)
+    low, high = np.quantile(known, LEVELS)
+    return Estimate(value, float(low), float(high), n)
+
+
+def _cosine(x: Array, y: Array) -> Array:
+    size = np.sqrt(np.square(x).sum(-1) * np.square(y).sum(-1))
+    return np.divide((x * y).sum(-1), size, out=np.full_like(size, np.nan), where=size > 0)

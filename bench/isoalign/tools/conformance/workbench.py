@@ -1,0 +1,251 @@
+"""A tiny model with a tokenizer of its own, and labs whose every part is the real thing, only small."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from isoalign.config.task import ModelConfig
+from isoalign.config.training import TrainConfig
+from isoalign.core.batches import Prompts
+from isoalign.core.records import Budget
+from isoalign.data.comments import Comment
+from isoalign.data.preferences import Feedback
+from isoalign.models import language, reward
+from isoalign.models.classifiers import CharClassifier
+from isoalign.models.language import LanguageModel
+from isoalign.stages.sft import lora
+from isoalign.stages.shared import Judge
+from isoalign.training.lab import Lab
+from isoalign.training.meter import Meter
+from isoalign.training.trainer import Trainer
+
+END, PAD = "<|endoftext|>", "<|pad|>"
+KIND = ["thank you for your kind help", "what a lovely page this is", "good work, see you soon", "i think that you are right"]
+RUDE = ["you are a stupid idiot", "shut up you moron", "what a dumb stupid page", "go away, idiot"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """The shape of a model that a test makes."""
+
+    width: int = 32
+    layers: int = 2
+    vocabulary: int = 320
+    seed: int = 0
+    feed_forward: int = 64
+
+
+def write_model(folder: Path, size: Size = Size()) -> Path:
+    """A random Llama and its byte-level BPE tokenizer, built as scripts/pretrain_nano.py does, saved as a folder."""
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size.vocabulary,
+        special_tokens=[END, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((KIND + RUDE) * 4, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(f"{END} $A", special_tokens=[(END, 0)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=PAD, padding_side="left", model_max_length=512
+    ).save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(size.seed)
+        config = LlamaConfig(
+            vocab_size=size.vocabulary, hidden_size=size.width, num_hidden_layers=size.layers, num_attention_heads=2,
+            intermediate_size=size.feed_forward, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=0,
+            eos_token_id=0, pad_token_id=1, initializer_range=0.2,
+        )  # fmt: skip
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def write_reward(folder: Path, model: Path, seed: int, flops: dict[str, int] | None = None) -> Path:
+    """A random reward model on a tiny model's weights, with the record that its stage would leave."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head, _ = reward.load(str(model), model)
+        head.score.weight.data.normal_()
+    head.save_pretrained(folder)
+    record = {
+        "flops": flops or {"forward": 1000, "backward": 2000}, "flops_each": {"feedback": 10}, "verdicts": [0, 1, 2],
+        "source": "simulated", "seed": seed, "mean": 0.1, "deviation": 2.0, "seconds": 0.0,
+    }  # fmt: skip
+    (folder / "record.json").write_text(json.dumps(record))
+    return folder
+
+
+def make_feedback(source: str, prompt_lengths: list[int], answer_lengths: list[int], vocabulary: int = 320) -> Feedback:
+    """Verdicts on random answers of the given lengths; no special token occurs but the opening one."""
+    generator = torch.Generator().manual_seed(len(source))
+
+    def ids(count: int) -> list[int]:
+        return torch.randint(2, vocabulary, (count,), generator=generator).tolist()
+
+    pairs = range(len(prompt_lengths))
+    prompts = [[0, *ids(length - 1)] for length in prompt_lengths]
+    chosen = [ids(answer_lengths[i]) for i in pairs]
+    rejected = [ids(answer_lengths[-1 - i]) for i in pairs]
+    rows = [{"pair_id": str(i)} for i in pairs]
+    return Feedback(prompts, chosen, rejected, rows, source, {"feedback": 10})
+
+
+@dataclass
+class Shelf:
+    """What `isoalign.stages.shared.Shared` hands a lab, made by hand."""
+
+    prompt_rows: Prompts
+    verdicts: dict[str, Feedback]
+    rewards: dict[str, Any]
+    the_judge: Any
+    number: int = 0
+
+    def asked_judge(self) -> None:
+        """No judge that is asked."""
+        return None
+
+    def thumbs(self) -> None:
+        """No thumbs."""
+        return None
+
+    def due(self, fraction: float) -> bool:
+        """No later round."""
+        return False
+
+    def prompts(self) -> Prompts:
+        """The prompts."""
+        return self.prompt_rows
+
+    def feedback(self, labelled_by: str) -> Feedback:
+        """The verdicts."""
+        return self.verdicts[labelled_by]
+
+    def revisions(self) -> Feedback:
+        """The revisions."""
+        return self.verdicts["revisions"]
+
+    def reward(self, labelled_by: str) -> Any:
+        """The reward model."""
+        return self.rewards[labelled_by]
+
+    def judge(self) -> Any:
+        """The judge that reads single answers."""
+        return self.the_judge
+
+
+IDLE = 20.0  # seconds without a payment, where a step takes a hundredth of one
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A workbench: tiny folders on disk, from which labs are made afresh."""
+
+    model: Path
+    shelf: Shelf
+    ends: bool = False
+    lora: int = 0
+    new_tokens: int = 5
+    words: tuple[int, ...] = ()
+
+    def language_model(self, trained: bool = False) -> LanguageModel:
+        """A fresh copy of the model."""
+        model, tokenizer = language.load(str(self.model))
+        model.requires_grad_(trained)
+        return self._limited(LanguageModel(model, tokenizer, self.ends))
+
+    def _limited(self, model: LanguageModel) -> LanguageModel:
+        if self.words:
+            model.banned = torch.tensor([token for token in range(model.vocabulary) if token not in self.words])
+        return model
+
+    def lab(self, budget: Budget | None = None, seed: int = 0) -> Lab:
+        """A new lab with a new meter; without a budget there is no limit."""
+        reference = self.language_model()
+        if self.lora:
+            from peft import get_peft_model
+
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                adapted = get_peft_model(reference.inner, lora(self.lora, "CAUSAL_LM"))
+            policy = reference = self._limited(LanguageModel(adapted, reference.tokenizer, self.ends))
+        else:
+            policy = self.language_model(trained=True)
+        return Lab(policy, reference, self.shelf, Meter(budget or Budget(1e18)), self.new_tokens, seed)  # type: ignore[arg-type]
+
+    def trainer(self, algorithm: Any, budget: Budget, work: Path, seed: int = 0, config: TrainConfig | None = None) -> Trainer:
+        """The real trainer on a new lab."""
+        lab = self.lab(budget, seed)
+        config = replace(config or TrainConfig(warmup=2, checkpoint_seconds=1e9), idle_seconds=IDLE)
+        return Trainer(algorithm, lab, lab._policy, lab._meter, config, work)
+
+    def but(self, **changes: Any) -> Bench:
+        """The same with something else."""
+        return replace(self, **changes)
+
+
+def weights(trainer: Trainer) -> list[torch.Tensor]:
+    """Everything that was trained, modules included."""
+    modules = [p for module in trainer.lab._modules.values() for p in module.parameters()]
+    return [p.detach().clone() for p in [*trainer.trained, *modules]]
+
+
+def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    """Whether two lists of tensors are equal to the bit."""
+    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def make_bench(folder: Path, size: Size, prompt_lengths: list[int], answer_lengths: list[int], new_tokens: int) -> Bench:
+    """Model, reward models, judge, prompts and verdicts of the given lengths."""
+    model = write_model(folder / "model", size)
+    config = ModelConfig(str(model))
+    rewards = {
+        by: reward.HeadReward(write_reward(folder / f"reward-{by}", model, seed), config)
+        for seed, by in enumerate(("annotator", "judge"), start=1)
+    }
+    comments = [Comment(f"{text} {n}", text in RUDE) for n in range(3) for text in KIND + RUDE]
+    CharClassifier.fit(comments).save(folder / "raters" / "judge")
+    shelf = Shelf(*lengths(prompt_lengths, answer_lengths, size.vocabulary), rewards, Judge(folder / "raters"))
+    return Bench(model, shelf, new_tokens=new_tokens)
+
+
+SOURCES = {"annotator": "simulated", "judge": "ai", "revisions": "ai_revisions"}
+
+
+def lengths(prompts: list[int], answers: list[int], vocabulary: int = 320) -> tuple[Prompts, dict[str, Feedback]]:
+    """Prompts and verdicts of the given lengths in tokens."""
+    verdicts = {by: make_feedback(source, prompts, answers, vocabulary) for by, source in SOURCES.items()}
+    width = max(prompts)
+    tokens, mask = torch.ones(len(prompts), width, dtype=torch.long), torch.zeros(len(prompts), width).bool()
+    for row, ids in enumerate(verdicts["annotator"].prompts):
+        tokens[row, width - len(ids) :], mask[row, width - len(ids) :] = torch.tensor(ids), True
+    return Prompts(tokens, mask, torch.arange(len(tokens))), verdicts
+
+
+def tiny(folder: Path) -> Bench:
+    """Two layers of width 32, prompts of 2 to 7 tokens and answers of 1 to 5."""
+    return make_bench(folder, Size(), [2, 7, 4, 3, 5, 6, 4, 3, 7, 2, 5], [1, 5, 2, 3, 5, 4, 2, 5, 3, 1, 4], new_tokens=5)
+
+
+def odd(bench: Bench) -> Bench:
+    """The bench with prompts of a single token beside long ones, and answers of a single token against whole ones."""
+    prompts, verdicts = lengths([1, 1, 12, 1, 2, 12, 1], [1, 1, 1, 5, 1, 5, 5])
+    return bench.but(shelf=replace(bench.shelf, prompt_rows=prompts, verdicts=verdicts))
+
+
+SMALL = {"batch_size": 4, "rollouts": 6, "prompts": 6, "draws": 2, "minibatch": 4, "num_generations": 4}
+
+
+def small(algorithm: Any) -> Any:
+    """The algorithm, its batches cut to what a tiny bench holds, where they have the usual names."""
+    found = {field.name for field in fields(algorithm)}
+    return replace(algorithm, **{key: value for key, value in SMALL.items() if key in found})

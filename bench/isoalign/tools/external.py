@@ -1,0 +1,228 @@
+"""Completions that were made elsewhere, by any model and framework: read, checked, scored, and entered as unmetered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from isoalign.config.task import TaskConfig
+from isoalign.core.errors import UserError
+from isoalign.core.records import Budget, Card, Sample
+from isoalign.core.store import Store, content
+from isoalign.core.text import normalise
+from isoalign.data import prompts
+from isoalign.data.preferences import rollouts as as_rollouts
+from isoalign.data.prompts import Prompt
+from isoalign.evaluation import metric_values
+from isoalign.evaluation import samples as sample
+from isoalign.evaluation import scores as readings
+from isoalign.evaluation.card import key_of
+from isoalign.evaluation.scoring import scored
+from isoalign.models.language import LanguageModel
+from isoalign.runs import notes
+from isoalign.runs.pipeline import BASE, Run, packages
+from isoalign.stages.candidates import write_rows
+from isoalign.stages.shared import Shared, Stage
+from isoalign.training.registry import algorithm
+
+VERSION = 1
+FIELDS = {"prompt_id", "prompt", "draw", "completion", "id", "kl", "finished", "scores"}
+MOST = 1e6  # nats; more is a mistake, and would overflow a sum
+
+
+def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -> Card:
+    """Score a file of completions and make its card.
+
+    Raises UserError, with nothing written, for a file whose rows are not all the task's evaluation prompts with equally
+    many draws each.
+    """
+    chosen = prompts.of(task.prompts, task.evaluation.split)
+    text = _text_of(file)
+    rows = read(file, text, chosen, task)
+    draws = len(rows) // len(chosen)
+    task = replace(task, evaluation=replace(task.evaluation, draws=draws, curve_draws=min(task.evaluation.curve_draws, draws)))
+    shared = Shared(task, store)
+    base = Run(BASE, algorithm(BASE)(), Budget(flops=float("inf")), 0, shared)
+    samples = _samples(text, rows, base)
+    own, theirs = base.readings(samples), base.readings(base.samples)
+    evidence = readings.evidence(shared.get(own), shared.get(theirs))
+    parents = {"sft": shared.sft, "held_out": shared.pairs("annotator", task.evaluation.split), "samples": samples}
+    parents |= {"readings": own, "base_samples": base.samples, "base_readings": theirs, "agreement": base.agreement}
+    longest = task.model.new_tokens
+    longer = [s for s in evidence.samples if len(s.token_ids) > longest]
+    warnings = [f"{len(longer)} of {len(rows)} completions are longer than the task's {longest} tokens "
+                f"(up to {max(len(s.token_ids) for s in longer)})"] if longer else []  # fmt: skip
+    card = Card(
+        key="", task=task.name, algorithm=name, config={"algorithm": {"samples": file.name}, "task": asdict(task)}, seed=0,
+        budget={"flops": None}, spent={}, metrics={}, parents={name: stage.key for name, stage in parents.items()},
+        versions=packages(), command=command, notes=notes.of(base) | {"curve": None, "warnings": warnings},
+        contents={name: content(shared.get(stage)) for name, stage in parents.items()},
+    )  # fmt: skip
+    return scored(
+        replace(card, key=key_of(card)), metric_values.measure(evidence), metric_values.read(shared.get(base.figures)), []
+    )
+
+
+def _text_of(file: Path) -> str:
+    """What a file holds; read once, since a pipe gives it once."""
+    try:
+        return file.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise UserError(f"cannot read {file}: {reason}") from error
+
+
+def read(file: Path, text: str, chosen: Sequence[Prompt], task: TaskConfig) -> list[dict[str, Any]]:
+    """The rows of a JSONL text, by prompt and draw, each with ``prompt_id``, ``draw`` and ``completion``; null is absent.
+
+    Raises UserError naming ``file`` and the row.
+    """
+    known = {prompt.id: prompt for prompt in chosen}
+    by_text = {normalise(prompt.text): prompt.id for prompt in chosen}
+    lines = text.removeprefix("\ufeff").rstrip().split("\n")
+    rows: list[dict[str, Any]] = []
+    drawn: Counter[str] = Counter()
+    seen: dict[tuple[str, Any], int] = {}
+    for number, line in enumerate(lines, start=1):
+        row = _row(file, number, line)
+        prompt = row["prompt_id"] if "prompt_id" in row else by_text.get(normalise(row["prompt"]), "")
+        if prompt not in known:
+            told = row.get("prompt_id", row.get("prompt"))
+            _refuse(file, number, f"{told!r} is none of the {len(known)} {task.evaluation.split} prompts of {task.name}; "
+                    f"isoalign prompts {task.name} lists them")  # fmt: skip
+        if normalise(row.get("prompt", known[prompt].text)) != normalise(known[prompt].text):
+            _refuse(file, number, f"prompt {prompt} reads otherwise in {task.name}: {known[prompt].text[:40]!r}")
+        draw = row.get("draw", drawn[prompt])
+        drawn[prompt] += 1
+        names = [("id", row["id"])] if "id" in row else []
+        for what, name in [*names, (f"prompt {prompt} draw", draw)]:
+            if (before := seen.setdefault((what, name), number)) != number:
+                _refuse(file, number, f"{what} {name} is in row {before} already")
+        rows.append(row | {"prompt_id": prompt, "draw": draw})
+    if unread := sorted(set().union(*rows) - FIELDS):
+        print(f"{file}: not read: {', '.join(map(repr, unread))} (read: {', '.join(sorted(FIELDS))})", file=sys.stderr)
+    _complete(file, rows, known, task)
+    place = {prompt: number for number, prompt in enumerate(known)}
+    return sorted(rows, key=lambda row: (place[row["prompt_id"]], row["draw"]))
+
+
+def _row(file: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line, parse_constant=_no_number)
+        line.encode()
+    except (ValueError, RecursionError) as error:
+        _refuse(file, number, f"cannot be read: {error}")
+    if not isinstance(row, dict):
+        _refuse(file, number, f"a row is a JSON object, not {line[:40]}")
+    row = {name: value for name, value in row.items() if value is not None}
+    if not isinstance(row.get("completion"), str):
+        _refuse(file, number, "completion must be a text" if "completion" in row else "completion is missing")
+    if not ({"prompt_id", "prompt"} & row.keys()):
+        _refuse(file, number, "neither prompt_id nor prompt is there")
+    for name in ("prompt_id", "prompt"):
+        if not isinstance(row.get(name, ""), str):
+            _refuse(file, number, f"{name} must be a text")
+    if not isinstance(row.get("draw", 0), int) or isinstance(row.get("draw"), bool) or row.get("draw", 0) < 0:
+        _refuse(file, number, "draw must be a whole number from 0")
+    if any("\ud800" <= char <= "\udfff" for char in row["completion"]):
+        _refuse(file, number, "completion holds half a character (a lone surrogate)")
+    if "kl" in row and (type(row["kl"]) not in (int, float) or not 0 <= row["kl"] <= MOST):
+        _refuse(file, number, f"kl must be a number of nats from 0 to {MOST:g}, or null")
+    if not isinstance(row.get("finished", False), bool):
+        _refuse(file, number, "finished must be true or false")
+    if isinstance(row.get("id"), list | dict):
+        _refuse(file, number, "id must be a text or a number")
+    scores = row.get("scores", {})
+    if not isinstance(scores, dict) or not all(_is_score(value) for value in scores.values()):
+        _refuse(file, number, "scores must map scorers to numbers in [0, 1] or null")
+    return row
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a finite number; what is missing is null")
+
+
+def _is_score(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1)
+
+
+def _complete(file: Path, rows: Sequence[dict[str, Any]], known: dict[str, Prompt], task: TaskConfig) -> None:
+    """Every prompt is there, with the same draws, and the scores are of this task's scorers or of none."""
+    draws: defaultdict[str, set[int]] = defaultdict(set)
+    for row in rows:
+        draws[row["prompt_id"]].add(row["draw"])
+    if missing := [prompt for prompt in known if prompt not in draws]:
+        first = known[missing[0]]
+        raise UserError(
+            f"{file}: {len(missing)} of the {len(known)} {task.evaluation.split} prompts of {task.name} are missing, "
+            f"such as {first.id} ({first.text[:40]!r})"
+        )
+    first_prompt = rows[0]["prompt_id"]
+    for prompt, own in draws.items():
+        if own != draws[first_prompt]:
+            raise UserError(
+                f"{file}: unequal draws: prompt {first_prompt} has {len(draws[first_prompt])}, prompt {prompt} has {len(own)}"
+            )
+    if draws[first_prompt] != set(range(len(draws[first_prompt]))):
+        raise UserError(f"{file}: draws must be numbered from 0 without a gap, not {sorted(draws[first_prompt])[:5]}")
+    scorers = {frozenset(row.get("scores", {})) for row in rows}
+    wanted = frozenset((task.evaluation.scorer, task.evaluation.second_scorer))
+    if scorers not in ({frozenset()}, {wanted}):
+        raise UserError(f"{file}: scores must be of {' and '.join(sorted(wanted))} in every row, or in none")
+
+
+def _samples(text: str, rows: Sequence[dict[str, Any]], base: Run) -> Stage:
+    shared, task = base.shared, base.task
+    recipe = {
+        "version": VERSION, "file": hashlib.sha256(text.encode()).hexdigest(), "sft": shared.sft.key,
+        "sampling": sample.VERSION, "prompts": shared.prompt_recipe(task.evaluation.split), "split": task.evaluation.split,
+    }  # fmt: skip
+
+    def make(work: Path) -> None:
+        known = {prompt.id: prompt for prompt in prompts.of(task.prompts, task.evaluation.split)}
+        drawn = [_sample(row, known[row["prompt_id"]]) for row in rows]
+        write_rows(work / "samples.jsonl", map(asdict, _with_base(drawn, shared.base_model(), base)))
+        if rows[0].get("scores"):
+            names = sorted(rows[0]["scores"])
+            (work / "scores.json").write_text(json.dumps({name: [row["scores"][name] for row in rows] for name in names}))
+
+    return Stage("samples", recipe, make)
+
+
+def _sample(row: dict[str, Any], prompt: Prompt) -> Sample:
+    return Sample(
+        prompt.id, row["draw"], prompt.text, row["completion"], [], None, None, row.get("kl"),
+        row.get("finished"), prompt.source, prompt.stratum,
+    )  # fmt: skip
+
+
+def _with_base(drawn: Sequence[Sample], model: LanguageModel, base: Run) -> list[Sample]:
+    """The samples with their tokens, and their log-probability under the task's SFT base: fluency needs no policy."""
+    tokens = [
+        list(ids)
+        for ids in model.tokenizer([s.completion for s in drawn], add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
+    ]
+    contexts = sample.prompt_ids(model, drawn, base.task.model)
+    found: list[Sample] = []
+    for start in range(0, len(drawn), sample.ROWS):
+        part = range(start, min(start + sample.ROWS, len(drawn)))
+        spoken = [i for i in part if tokens[i]]
+        logp: dict[int, float] = {}
+        if spoken:
+            pad = int(model.tokenizer.pad_token_id)
+            batch = as_rollouts([contexts[i] for i in spoken], [tokens[i] for i in spoken], pad)
+            logp = dict(zip(spoken, sample.score(batch, model, model)[1], strict=True))
+        found += [replace(drawn[i], token_ids=tokens[i], base_logp=logp.get(i, 0.0)) for i in part]
+    return found
+
+
+def _refuse(file: Path, number: int, why: str) -> NoReturn:
+    raise UserError(f"{file}: row {number}: {why}")

@@ -1,0 +1,82 @@
+"""Scoring again: metrics applied to the saved samples of old runs, without a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from isoalign import stats
+from isoalign.core.errors import UserError
+from isoalign.core.records import Card, Point
+from isoalign.core.store import Store
+from isoalign.evaluation import curve, metric_values, metrics, scores
+from isoalign.evaluation.card import FAMILY
+from isoalign.evaluation.scoring import scored
+
+
+def rescored(card: Card, store: Store, wanted: Collection[str] | None = None) -> Card:
+    """The card with the figures of all metric families, or of those wanted, as this version of them gives.
+
+    What follows from the figures (flags, curve, versions) is made anew. Raises UserError where the samples are not in the
+    store, and where families that are not wanted are of another version than this code's.
+    """
+    if wanted and card.versions.get("statistics", "1") != str(stats.VERSION):
+        raise UserError(f"{card.algorithm} seed {card.seed}: its intervals are of another version; use --all")
+    old = [family for family in card.families if family not in (wanted or metrics.names())]
+    now = metrics.versions()
+    if stale := [family for family in old if card.versions.get(FAMILY + family) != str(now.get(family))]:
+        others = f"its {', '.join(stale)} figures are of another version, and flags rest on all"
+        raise UserError(f"{card.algorithm} seed {card.seed}: {others}; use --all")
+    return again(card, store, wanted)
+
+
+def again(card: Card, store: Store, wanted: Collection[str] | None = None) -> Card:
+    """The same, whatever versions the other families are of: for looking, not for keeping."""
+    base = stage_of(card, store, "base_readings") if "base_readings" in card.parents else None
+    own = metric_values.measure(scores.evidence(stage_of(card, store, "readings"), base), wanted)
+    return scored(card, own, _base_figures(base) if base else None, points(card, store, own))
+
+
+@lru_cache(maxsize=8)
+def _base_figures(base: Path) -> metric_values.Figures:
+    """Every figure of the SFT row, for the flags of all cards that stand beside it."""
+    return metric_values.measure(scores.evidence(base))
+
+
+def stage_of(card: Card, store: Store, name: str) -> Path:
+    """A stage behind a card. Raises UserError where the store does not hold it."""
+    key = card.parents.get(name)
+    folder = store.find(key) if key else None
+    if folder is None:
+        what = f"{name} ({key or 'no key on the card'})"
+        raise UserError(
+            f"{card.algorithm} seed {card.seed}: the store {store.root} does not hold its {what}; "
+            f"name the store of the run with --store, or run it again: {card.command}"
+        )
+    return folder
+
+
+def points(card: Card, store: Store, own: metric_values.Figures) -> list[Point]:
+    """The card's curve with the figures of the same families made anew; untouched where it shows none of them."""
+    measured = {figure for family in own.families.values() for figure in family}
+    if not card.curve or not measured & set(curve.KEPT):
+        return card.curve
+    record = json.loads((stage_of(card, store, "train") / "record.json").read_text())
+    folders = [stage_of(card, store, f"readings@{place['steps']}") for place in record["snapshots"]]
+    prompts = list(next(iter(card.curve[0].values.values())))
+    draws = int(card.config["task"]["evaluation"]["curve_draws"])
+    base = stage_of(card, store, "base_readings")
+    folders.append(stage_of(card, store, "readings"))
+    fresh = curve.measure(curve.places(record), folders, base, prompts, draws, list(own.families))
+    stale = {figure for family in own.families for figure in card.families.get(family, [])}
+    return [
+        replace(
+            new,
+            metrics={name: e for name, e in old.metrics.items() if name not in stale} | new.metrics,
+            values={name: v for name, v in old.values.items() if name not in stale} | new.values,
+        )
+        for old, new in zip(card.curve, fresh, strict=True)
+    ]

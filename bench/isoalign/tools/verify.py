@@ -1,0 +1,285 @@
+"""Verifying a card: its seals, its key, the files of every stage behind it, and what can be computed again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from isoalign.config.feedback import PanelConfig
+from isoalign.config.fill import build
+from isoalign.config.task import TaskConfig
+from isoalign.core.errors import UserError
+from isoalign.core.records import Card
+from isoalign.core.store import MANIFEST, RECIPE, Store, content, digest, fingerprint, plain
+from isoalign.evaluation import card as cards
+from isoalign.evaluation.card import FAMILY
+from isoalign.tools.rescore import again, stage_of
+
+ROW = 8  # hex digits of a row's checksum
+TOLERANCE = 1e-9  # of a figure computed again; another processor may round its last bits otherwise
+
+CLAIMS = (
+    ("sft", "config", "config.task.sft"), ("sft", "words", "config.task.prompts.words"), ("sft", "seed", "config.task.seed"),
+    ("candidates", "draws", "config.task.feedback.draws"), ("candidates", "prompts.count", "config.task.prompts.train"),
+    ("candidates", "prompts.clean", "config.task.prompts.clean"),
+    ("pairs", "config", "config.task.feedback"), ("pairs", "config.noise", "notes.noise"),
+    ("pairs", "panel", "config.task.panel"),
+    ("held_out", "config", "config.task.feedback"), ("reward_", "config", "config.task.reward"),
+    ("train", "algorithm", "algorithm"), ("train", "settings", "config.algorithm"), ("train", "seed", "seed"),
+    ("train", "budget", "budget"), ("train", "model", "config.task.model"), ("train", "training", "config.task.training"),
+    ("samples", "split", "config.task.evaluation.split"), ("samples", "split", "notes.split"),
+    ("samples", "seed", "config.task.evaluation.seed"), ("samples", "draws", "config.task.evaluation.draws"),
+    ("samples", "draws", "notes.draws"), ("samples", "prompts.count", "notes.prompts"),
+    ("readings", "scorers.0", "config.task.evaluation.scorer"), ("readings", "scorers.0", "notes.scorer"),
+    ("readings", "scorers.1", "config.task.evaluation.second_scorer"), ("readings", "scorers.1", "notes.second_scorer"),
+    ("readings", "shaping", "config.task.shaping"), ("train", "rounds", "config.task.rounds"),
+)  # fmt: skip
+"""Stages behind a card (how their names begin), an entry of their recipes, and where the card says the same."""
+ABSENT: dict[str, Any] = {"shaping": {}, "rounds": {}, "panel": asdict(PanelConfig()) | {"temperature": [0.0]}}
+"""What a recipe means that has no such entry."""
+
+
+@dataclass
+class Report:
+    """``wrong``: what was changed, and where; ``checked``: what held; ``unchecked``: what could not be looked at, and why."""
+
+    wrong: list[str] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+
+    def add(self, found: list[str], what: str) -> None:
+        """Note what is wrong with something, or that it holds."""
+        self.wrong += found
+        if not found:
+            self.checked.append(what)
+
+
+def verify(path: Path, store: Store) -> Report:
+    """Check a card and the chain behind it: configuration -> data -> checkpoint -> samples -> readings -> metrics -> card.
+
+    Raises UserError for a file that is no card.
+    """
+    card, report = cards.read(path), Report()
+    if card.seals:
+        report.add(_broken_seals(card) + _odd_numbers(path), f"the card's {len(card.seals)} entries agree with their seals")
+    elif card.contents or card.values:
+        report.wrong.append("seals: they are gone")
+    else:
+        report.unchecked.append("the card has no seals: an older version wrote it")
+    if card.seals:
+        wrong = [] if cards.key_of(card) == card.key else [f"key: {card.key} is not that of the card's readings and settings"]
+        report.add(wrong, "its key is that of its readings, settings, seed and budget")
+    report.add(_unexplained(card), "every figure has a family of metrics, and that a version")
+    if _check_chain(card, store, report):
+        _check_claims(card, store, report)
+        _check_record(card, store, report)
+        _check_figures(card, store, report)
+    else:
+        report.unchecked.append("the figures were not computed again: what they rest on was changed")
+    return report
+
+
+def _broken_seals(card: Card) -> list[str]:
+    # a field that came later, and is empty on this card, has no seal
+    seals = {name: seal for name, seal in cards.seals_of(card).items() if name in card.seals or getattr(card, name, True)}
+    broken = [name for name in sorted(seals.keys() | card.seals.keys()) if seals.get(name) != card.seals.get(name)]
+    return [f"{name}: changed since the card was written" for name in broken]
+
+
+def _odd_numbers(path: Path) -> list[str]:
+    """Numbers that are not written as isoalign writes them: the last of 17 digits may change and the number stay the same."""
+    found: list[str] = []
+
+    def look(number: str) -> float:
+        if repr(float(number)) != number:
+            found.append(number)
+        return float(number)
+
+    lines = path.read_text(encoding="utf-8").splitlines()
+    json.loads("\n".join(lines), parse_float=look)
+    where = {number: next(i for i, line in enumerate(lines, start=1) if number in line) for number in found}
+    return [f"line {line}: {number}, which isoalign writes as {float(number)!r}" for number, line in where.items()]
+
+
+def _unexplained(card: Card) -> list[str]:
+    """Figures that no family gave, and families of no known version."""
+    if not card.families:
+        return []
+    given = {figure for figures in card.families.values() for figure in figures}
+    lost = [f"metrics.{name}: no family of metrics gave it" for name in sorted(card.metrics.keys() - given)]
+    return lost + [f"versions.{FAMILY}{name}: is gone" for name in card.families if FAMILY + name not in card.versions]
+
+
+def _check_claims(card: Card, store: Store, report: Report) -> None:
+    """What the card says of its task, method, seed and budget, against the recipes of the stages that these made."""
+    told = asdict(replace(card, values={}, curve=[], metrics={}))
+    told["config"]["task"] = _as_recipes_have(told["config"].get("task"))
+    wrong = []
+    if (name := _at(told, "config.task.name")) not in (None, card.task):
+        wrong.append(f"task: {card.task} on the card, {name} in its configuration")
+    for parents, entry, place in CLAIMS:
+        for name in (name for name in card.parents if name.startswith(parents)):
+            folder = store.find(card.parents[name])
+            made_by = _at(json.loads((folder / RECIPE).read_text(encoding="utf-8")), entry) if folder else None
+            if entry in ABSENT and folder and made_by is None:
+                made_by = ABSENT[entry]
+            if made_by is not None:
+                mine = _at(told, place)
+                if entry == "training":  # when a checkpoint is written, or patience ends, changes no figure
+                    mine, made_by = ({**each, "checkpoint_seconds": None, "idle_seconds": None} for each in (mine, made_by))
+                wrong += _differences(mine, made_by, place, f"in the recipe of {name}")
+    report.add(wrong, "task, method, seed and budget are those that the stages were made by")
+
+
+def _as_recipes_have(task: Any) -> Any:
+    """A card's task without the settings that came later and are at their default; as it is, if another version wrote it."""
+    try:
+        built = build(TaskConfig, task, "config.task")
+    except UserError:
+        return task
+    return json.loads(json.dumps(built, default=plain))
+
+
+def _at(data: Any, place: str) -> Any:
+    """What lies at a dotted place; None where there is no such place."""
+    for step in place.split("."):
+        data = data.get(step) if isinstance(data, dict) else data[int(step)] if isinstance(data, list | tuple) else None
+    return data
+
+
+def _check_chain(card: Card, store: Store, report: Report) -> bool:
+    """Every stage behind the card, and behind those: recipe against key, files against manifest, manifest against child."""
+    waiting: list[Path] = []
+    seen: set[str] = set()
+    wrong: list[str] = []
+    if absent := [f"{name} ({key})" for name, key in card.parents.items() if store.find(key) is None]:
+        report.unchecked.append(
+            f"of {len(card.parents)} stages, {len(absent)} are not in the store {store.root}: {', '.join(absent)}"
+        )
+    for name, key in card.parents.items():
+        if (folder := store.find(key)) is None:
+            continue
+        if card.contents and content(folder) != card.contents.get(name):
+            wrong.append(f"{folder.name}/{MANIFEST}: not the one that the card was made from")
+        waiting.append(folder)
+    while waiting:
+        folder = waiting.pop()
+        if folder.name in seen:
+            continue
+        seen.add(folder.name)
+        if not (folder / MANIFEST).exists():  # one that is gone is missed by the card, or by its child's manifest
+            report.unchecked.append(f"{folder.name}: has no {MANIFEST}, as those that an older version made")
+            continue
+        try:
+            wrong += check_stage(folder, store)
+            waiting += store.parents(folder)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            wrong.append(f"{folder.name}: its {RECIPE} or {MANIFEST} was changed ({type(error).__name__}: {error})")
+    if seen:
+        report.add(wrong, f"the files of {len(seen)} stages are those that their manifests list")
+    return not wrong
+
+
+def check_stage(folder: Path, store: Store) -> list[str]:
+    """What was changed in a stage's directory: its recipe, its files (and which row), the stages that it came from."""
+    recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+    wrong = []
+    if digest(recipe) != folder.name.rpartition("-")[2]:
+        wrong.append(f"{folder.name}/{RECIPE}: does not lead to the stage's key")
+    if not (folder / MANIFEST).exists():
+        return [*wrong, f"{folder.name}: has no {MANIFEST}"]
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()} - {MANIFEST}
+    wrong += [f"{folder.name}/{name}: is missing" for name in sorted(manifest["files"].keys() - there)]
+    wrong += [f"{folder.name}/{name}: was added" for name in sorted(there - manifest["files"].keys())]
+    for name in sorted(there & manifest["files"].keys()):
+        wrong += _changed(folder, name, manifest["files"][name])
+    for name, known in manifest["parents"].items():
+        parent = store.root / name
+        if not parent.is_dir():
+            wrong.append(f"{name}: is missing, and {folder.name} was made from it")
+        elif content(parent) != known:
+            wrong.append(f"{name}/{MANIFEST}: not the one that {folder.name} was made from")
+    return wrong
+
+
+def _changed(folder: Path, name: str, known: dict[str, Any]) -> list[str]:
+    found = fingerprint(folder / name)
+    if found["sha256"] == known["sha256"]:
+        return []
+    rows = [[print_["rows"][i : i + ROW] for i in range(0, len(print_["rows"]), ROW)] for print_ in (found, known)
+            if "rows" in print_]  # fmt: skip
+    if len(rows) == 2 and len(rows[0]) == len(rows[1]):
+        changed = [str(number) for number, (a, b) in enumerate(zip(*rows, strict=True), start=1) if a != b]
+        return [f"{folder.name}/{name}: row {', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''} was changed"]
+    return [f"{folder.name}/{name}: was changed"]
+
+
+def _check_record(card: Card, store: Store, report: Report) -> None:
+    """Bill and training against what training left on record, the raters' agreement against its own."""
+    wrong: list[str] = []
+    try:
+        if "agreement" in card.parents:
+            told = json.loads((stage_of(card, store, "agreement") / "correlation.json").read_text())
+            wrong += _differences(card.notes.get("correlation"), told, "notes.correlation", "on record")
+        if "train" in card.parents:
+            record = json.loads((stage_of(card, store, "train") / "record.json").read_text())
+            wrong += _differences(card.spent, record["spent"], "spent", "on record")
+            told = {name: record[name] for name in card.training.keys() & record.keys()}
+            wrong += _differences(card.training, told, "training", "on record")
+            if card.seals and record["snapshots"] and not card.curve:
+                wrong.append("curve: is gone; the record has snapshots")
+        elif card.metered and card.spent["flops"]:
+            wrong.append(f"spent.flops: {card.spent['flops']} on a card without training")
+    except UserError:
+        return  # told with the chain
+    report.add(wrong, "the bill is that of the training's record")
+
+
+def _check_figures(card: Card, store: Store, report: Report) -> None:
+    """Every figure computed again from the readings by the families that are still of the card's version."""
+    from isoalign import stats
+    from isoalign.evaluation import metrics
+
+    now = {FAMILY + name: str(version) for name, version in metrics.versions().items()}
+    told = {name: version for name, version in card.versions.items() if name.startswith(FAMILY)}
+    if (drawn := card.versions.get("statistics", "1")) != str(stats.VERSION):
+        report.unchecked.append(f"the figures: intervals by version {drawn} of the statistics, this code has {stats.VERSION}")
+        return
+    for name in sorted(name for name in told if now.get(name) != told[name]):
+        report.unchecked.append(f"{name}: the card has version {told[name]}, this code {now.get(name, 'none')}")
+    same = [name.removeprefix(FAMILY) for name in told if now.get(name) == told[name]]
+    try:
+        found = again(card, store, same)
+    except UserError as error:
+        report.unchecked.append(f"the figures were not computed again: {error}")
+        return
+    except Exception as error:  # of a card that was changed where it hangs together; its seals have told
+        report.unchecked.append(f"the figures could not be computed again: {type(error).__name__}: {error}")
+        return
+    wrong = []
+    whole = len(same) == len(now) == len(told)  # flags rest on all families together
+    for name in ("metrics", "data", "values", "curve", *(["flags"] if whole else [])):
+        mine, theirs = (asdict(replace(c, seals={}))[name] for c in (card, found))
+        if name == "data" and not mine:
+            continue  # of a card that was written before there was such a field
+        wrong += _differences(mine, theirs, name)
+    report.add(wrong, f"{len(found.metrics)} figures, computed again from the readings, are the card's")
+
+
+def _differences(told: Any, found: Any, where: str, source: str = "computed again") -> list[str]:
+    """Places where two plain values differ by more than rounding."""
+    if isinstance(told, dict) and isinstance(found, dict):
+        names = sorted(told.keys() | found.keys())
+        both_of = ((told.get(name), found.get(name), f"{where}.{name}") for name in names)
+        return [line for both in both_of for line in _differences(*both, source)]
+    if isinstance(told, list) and isinstance(found, list) and len(told) == len(found):
+        numbered = enumerate(zip(told, found, strict=True))
+        return [line for i, both in numbered for line in _differences(*both, f"{where}[{i}]", source)]
+    if isinstance(told, float | int) and isinstance(found, float | int):
+        same = abs(told - found) <= TOLERANCE * max(1.0, abs(told), abs(found))
+    else:
+        same = told == found
+    return [] if same else [f"{where}: {told} on the card, {found} {source}"]
