@@ -14,7 +14,7 @@ HEAD = """
 from collections.abc import Iterator
 import torch
 from torch import Tensor
-from bench import Lab, Rollouts, Step, register
+from isoalign import Lab, Rollouts, Step, register
 """
 GOOD = """
 @register
@@ -154,7 +154,7 @@ SAID = {
     "opens": "it tried to read",
 }
 METRIC = """
-from bench import stats
+from isoalign import stats
 VERSION = 3
 def values(evidence):
     return {"shouting": evidence.grid([float(s.completion.isupper()) for s in evidence.samples])}
