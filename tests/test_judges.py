@@ -30,7 +30,8 @@ from isoalign.config.fill import build
 from isoalign.core.errors import UserError
 from isoalign.data.comments import Comment
 from isoalign.feedback import judges
-from isoalign.feedback.judges import Question, Showing, Verdict, classifier, client, lm, server, templates
+from isoalign.feedback.judges import Question, classifier, client, lm, server, templates
+from isoalign.feedback.judges.verdicts import Showing, Verdict, combine, summary
 from isoalign.models import language
 from isoalign.models.classifiers import CharClassifier
 from isoalign.models.language import LanguageModel
@@ -52,11 +53,11 @@ KEY = "sk-a-key-that-must-never-be-seen"
 
 def test_a_verdict_is_the_mean_over_both_orders_and_one_order_alone_is_none() -> None:
     # shown first it wins with .9; shown second the other one, shown first, wins with .7, so this one with .3
-    both = judges.combine(Showing(0.9, tokens=5, flops=10, reason="well"), Showing(0.7, tokens=6, flops=20))
+    both = combine(Showing(0.9, tokens=5, flops=10, reason="well"), Showing(0.7, tokens=6, flops=20))
     assert both.orders == (0.9, pytest.approx(0.3))
     assert both.p == pytest.approx(0.6)
     assert (both.tokens, both.flops, both.reason, both.missing) == (11, 30, "well", "")
-    half = judges.combine(Showing(0.9, tokens=5), Showing(None, missing="refused", reason="I won't"))
+    half = combine(Showing(0.9, tokens=5), Showing(None, missing="refused", reason="I won't"))
     assert (half.p, half.orders, half.missing, half.tokens) == (None, (0.9, None), "refused", 5)
 
 
@@ -68,7 +69,7 @@ def test_the_summary_counts_bias_flips_and_what_is_missing() -> None:
         Verdict(0.75, (0.7, 0.8), tokens=30, flops=5, estimated=True),  # prefers the second place by .05
         Verdict(None, (0.6, None), tokens=5, flops=1, missing="refused"),
     ]
-    found = judges.summary(questions, verdicts)
+    found = summary(questions, verdicts)
     assert (found["asked"], found["missing"], found["tokens"], found["flops"]) == (4, {"refused": 1}, 65, 13)
     assert found["estimated"] == 1
     bias, flips = found["position_bias"], found["inconsistent"]
@@ -76,7 +77,7 @@ def test_the_summary_counts_bias_flips_and_what_is_missing() -> None:
     assert bias.low < bias.value < bias.high
     assert (bias.n, bias.missing) == (3, 1)
     assert flips.value == pytest.approx(1 / 3)
-    assert judges.summary([], [])["position_bias"].value is None
+    assert summary([], [])["position_bias"].value is None
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,7 @@ def test_the_classifier_compares_odds_and_sees_no_order(raters: Path, tmp_path: 
         assert verdict.tokens == 0
         (turned,) = judge([question.swapped])
         assert turned.p == pytest.approx(1 - (verdict.p or 0))
-    found = judges.summary(QUESTIONS, judge(QUESTIONS))
+    found = summary(QUESTIONS, judge(QUESTIONS))
     assert (found["position_bias"].value, found["inconsistent"].value) == (0, 0)
     assert judge([]) == []
 
@@ -326,7 +327,7 @@ def test_a_model_that_says_a_to_everything_has_half_a_point_of_bias_and_no_opini
         inner.lm_head.weight = torch.nn.Parameter(weight)
     verdicts = judge(QUESTIONS)
     assert [verdict.p for verdict in verdicts] == pytest.approx([0.5] * 4, abs=1e-9)
-    found = judges.summary(QUESTIONS, verdicts)
+    found = summary(QUESTIONS, verdicts)
     assert found["position_bias"].value == pytest.approx(0.5)
     assert found["inconsistent"].value == 1.0
 
@@ -730,7 +731,7 @@ def test_a_verdict_that_flips_with_the_order_is_a_tie(serve: Serve, tmp_path: Pa
     at = serve(lambda _, body: ok("Verdict: A"))
     verdicts = ask(at, tmp_path)(TWO)
     assert [(verdict.p, verdict.orders) for verdict in verdicts] == [(0.5, (1.0, 0.0))] * 2
-    assert judges.summary(TWO, verdicts)["position_bias"].value == 0.5
+    assert summary(TWO, verdicts)["position_bias"].value == 0.5
 
 
 def test_a_principle_is_what_the_server_is_asked_to_judge_by(serve: Serve, tmp_path: Path) -> None:
@@ -762,7 +763,7 @@ def test_what_is_no_verdict_is_missing_with_its_cause_and_is_paid_for(
     assert reason in rude.reason
     assert rude.tokens == (62 if cause == "refused" else 124)  # who refuses is not asked again in other words
     assert kind.p == 0.75
-    assert judges.summary(TWO, [rude, kind])["missing"] == {cause: 1}
+    assert summary(TWO, [rude, kind])["missing"] == {cause: 1}
     before = len(at.seen)
     assert ask(at, tmp_path)(TWO[::-1]) == [kind, rude]
     assert len(at.seen) == before
@@ -1239,7 +1240,7 @@ def test_tokens_that_the_server_does_not_count_are_estimated_and_marked(serve: S
     texts = [body["messages"][0]["content"] + "Verdict: A" for body in at.seen]
     assert verdict.tokens == sum(math.ceil(len(text) / 4) for text in texts)
     assert verdict.estimated
-    assert judges.summary(QUESTIONS[:1], [verdict])["estimated"] == 1
+    assert summary(QUESTIONS[:1], [verdict])["estimated"] == 1
 
 
 def test_a_folder_that_cannot_be_written_stops_the_run_in_one_line(serve: Serve, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 from isoalign.core import store
 from isoalign.core.errors import UserError
 from isoalign.core.places import CONF
-from isoalign.feedback.judges import Judge, Question, Verdict
+from isoalign.core.records import Question
+from isoalign.feedback.judges.verdicts import Judge, Verdict
 
 
 @dataclass(frozen=True)

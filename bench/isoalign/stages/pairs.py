@@ -16,10 +16,10 @@ import numpy as np
 from isoalign.config.feedback import PanelConfig
 from isoalign.config.task import FeedbackConfig
 from isoalign.core.errors import UserError
-from isoalign.core.records import Estimate
+from isoalign.core.records import Estimate, Question
 from isoalign.feedback import annotators, consensus
 from isoalign.feedback.annotators import table
-from isoalign.feedback.judges import Judge, Question, summary
+from isoalign.feedback.judges.verdicts import Judge, summary
 from isoalign.models.classifiers import CharClassifier, WordClassifier
 from isoalign.stages.candidates import read_rows, write_rows
 from isoalign.stats import agreement

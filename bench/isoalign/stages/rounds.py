@@ -20,14 +20,14 @@ import torch
 from isoalign.core.batches import Prompts
 from isoalign.core.store import plain
 from isoalign.data.preferences import Feedback, Thumbs, joined
-from isoalign.feedback import judges
+from isoalign.feedback.judges.verdicts import Judge
 from isoalign.models.language import LanguageModel
 from isoalign.models.reward import Rewarder, Shaped
 from isoalign.stages import candidates
 from isoalign.stages.pairs import NoVerdict
 
 if TYPE_CHECKING:
-    from isoalign.stages.shared import Judge, Shared
+    from isoalign.stages.shared import ClassifierJudge, Shared
 
 
 class Rounds:
@@ -70,11 +70,11 @@ class Rounds:
         """The base's answers and their revisions, the same in every round."""
         return self.shared.revisions()
 
-    def asked_judge(self) -> judges.Judge | None:
+    def asked_judge(self) -> Judge | None:
         """The AI judge that compares answers, if the task has one."""
         return self.shared.asked_judge()
 
-    def judge(self) -> Judge:
+    def judge(self) -> ClassifierJudge:
         """The AI judge, the same in every round."""
         return self.shared.judge()
 

@@ -20,6 +20,7 @@ from isoalign.data.assets import ASSETS
 from isoalign.data.preferences import Feedback, Thumbs
 from isoalign.feedback import constitution, judges
 from isoalign.feedback.constitution import Constitution, PrincipledJudge
+from isoalign.feedback.judges.verdicts import Judge
 from isoalign.feedback.judges.writer import LMWriter, ServerWriter, Writer
 from isoalign.models import language, scorers
 from isoalign.models.language import LanguageModel
@@ -42,7 +43,7 @@ class Stage:
         return digest({"stage": self.name, **self.recipe})
 
 
-class Judge:
+class ClassifierJudge:
     """The classifier judge as the lab uses it."""
 
     def __init__(self, folder: Path) -> None:
@@ -130,17 +131,17 @@ class Shared:
         """Answers whose better one is known, to weigh raters by: those of a split that nothing is trained on."""
         return self.candidates("validation")
 
-    def asked_judge(self) -> judges.Judge | None:
+    def asked_judge(self) -> Judge | None:
         """The AI judge that is asked which of two answers is better; None for the classifier, which reads each alone."""
         config = self.task.judge
         if config.kind == "classifier":
             return None
 
-        def load() -> judges.Judge:
+        def load() -> Judge:
             judge = judges.load(config, self._asked)
             return PrincipledJudge(judge, self.constitution, self.task.seed) if self.constitution else judge
 
-        judge: judges.Judge = self._keep("asked-judge", load)
+        judge: Judge = self._keep("asked-judge", load)
         return judge
 
     @property
@@ -336,11 +337,11 @@ class Shared:
         kept: Feedback = self._keep("revisions", lambda: Feedback.read(self.get(self.revisions_stage)))
         return kept
 
-    def judge(self) -> Judge:
+    def judge(self) -> ClassifierJudge:
         """The AI judge that reads single answers, loaded."""
         if self.task.judge.kind != "classifier":
             raise UserError(f"a {self.task.judge.kind} judge compares answers and scores none; set algorithm.mode=canonical")
-        return self._keep("judge", lambda: Judge(self.get(self.raters)))
+        return self._keep("judge", lambda: ClassifierJudge(self.get(self.raters)))
 
     def _keep(self, name: str, make: Callable[[], Any]) -> Any:
         if name not in self._kept:

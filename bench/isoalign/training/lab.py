@@ -22,7 +22,7 @@ from isoalign.training.guard import PAYS, Guard, service
 from isoalign.training.meter import Meter
 
 if TYPE_CHECKING:
-    from isoalign.feedback.judges import Judge
+    from isoalign.feedback.judges.verdicts import Judge
     from isoalign.stages.rounds import Rounds
 
 

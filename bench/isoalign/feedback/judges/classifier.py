@@ -9,7 +9,9 @@ from scipy.special import expit, logit
 
 from isoalign.config.feedback import JudgeConfig
 from isoalign.core.errors import UserError
-from isoalign.feedback.judges import Question, Verdict, identity
+from isoalign.feedback.judges import Question
+from isoalign.feedback.judges.identity import identity
+from isoalign.feedback.judges.verdicts import Verdict
 from isoalign.models.classifiers import CharClassifier
 
 EPS = 1e-3  # nearest that P(acceptable) comes to 0 and 1: beyond, the classifier's own odds are noise

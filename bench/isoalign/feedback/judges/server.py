@@ -18,8 +18,10 @@ from typing import Any
 from isoalign.config.feedback import JudgeConfig
 from isoalign.core import progress
 from isoalign.core.errors import UserError
-from isoalign.feedback.judges import Question, Showing, Verdict, identity, in_both_orders, templates
+from isoalign.feedback.judges import Question, templates
 from isoalign.feedback.judges.client import Client, Clock, Failed, Rejected, Reply, Sleep, Stop
+from isoalign.feedback.judges.identity import identity
+from isoalign.feedback.judges.verdicts import Showing, Verdict, in_both_orders
 
 CANDIDATES = 20  # candidates for the letter that are asked for: the most that servers list
 LINE_TOKENS = 32  # enough for the line with the verdict

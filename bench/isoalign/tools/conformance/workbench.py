@@ -20,7 +20,7 @@ from isoalign.models import language, reward
 from isoalign.models.classifiers import CharClassifier
 from isoalign.models.language import LanguageModel
 from isoalign.stages.sft import lora
-from isoalign.stages.shared import Judge
+from isoalign.stages.shared import ClassifierJudge
 from isoalign.training.lab import Lab
 from isoalign.training.meter import Meter
 from isoalign.training.trainer import Trainer
@@ -214,7 +214,7 @@ def make_bench(folder: Path, size: Size, prompt_lengths: list[int], answer_lengt
     }
     comments = [Comment(f"{text} {n}", text in RUDE) for n in range(3) for text in KIND + RUDE]
     CharClassifier.fit(comments).save(folder / "raters" / "judge")
-    shelf = Shelf(*lengths(prompt_lengths, answer_lengths, size.vocabulary), rewards, Judge(folder / "raters"))
+    shelf = Shelf(*lengths(prompt_lengths, answer_lengths, size.vocabulary), rewards, ClassifierJudge(folder / "raters"))
     return Bench(model, shelf, new_tokens=new_tokens)
 
 
