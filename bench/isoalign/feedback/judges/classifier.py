@@ -9,7 +9,7 @@ from scipy.special import expit, logit
 
 from isoalign.config.feedback import JudgeConfig
 from isoalign.core.errors import UserError
-from isoalign.feedback.judges import Question
+from isoalign.core.records import Question
 from isoalign.feedback.judges.identity import identity
 from isoalign.feedback.judges.verdicts import Verdict
 from isoalign.models.classifiers import CharClassifier

@@ -21,8 +21,9 @@ from isoalign.config.feedback import JudgeConfig
 from isoalign.core import progress
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
+from isoalign.core.records import Question
 from isoalign.core.runtime import device
-from isoalign.feedback.judges import Question, templates
+from isoalign.feedback.judges import templates
 from isoalign.feedback.judges.identity import identity
 from isoalign.feedback.judges.verdicts import Showing, Verdict, in_both_orders
 from isoalign.feedback.judges.writer import Ids, greedy, padded

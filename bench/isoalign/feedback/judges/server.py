@@ -18,7 +18,8 @@ from typing import Any
 from isoalign.config.feedback import JudgeConfig
 from isoalign.core import progress
 from isoalign.core.errors import UserError
-from isoalign.feedback.judges import Question, templates
+from isoalign.core.records import Question
+from isoalign.feedback.judges import templates
 from isoalign.feedback.judges.client import Client, Clock, Failed, Rejected, Reply, Sleep, Stop
 from isoalign.feedback.judges.identity import identity
 from isoalign.feedback.judges.verdicts import Showing, Verdict, in_both_orders
