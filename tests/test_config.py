@@ -2,23 +2,20 @@
 
 import dataclasses
 import itertools
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from isoalign import conf
 from isoalign.config.fill import build
 from isoalign.config.search_path import options
 from isoalign.config.task import FeedbackConfig, ModelConfig, TaskConfig
 from isoalign.core.errors import UserError
+from isoalign.core.places import PACKAGE
 from isoalign.core.records import Budget
 from isoalign.runs.overrides import check
 from isoalign.training import registry
-
-FOLDER = Path(next(iter(conf.__path__)))
 
 
 def composed(*overrides: str) -> dict[str, Any]:
@@ -136,7 +133,7 @@ def test_a_value_that_cannot_be_is_named(schema: type, settings: dict[str, Any],
 def test_every_key_of_the_run_is_read() -> None:
     """The top level is small enough to list."""
     keys = set(composed()) - {"task", "algorithm", "budget", "hydra"}
-    source = (FOLDER.parent / "bench" / "isoalign" / "runs" / "run.py").read_text()
+    source = (PACKAGE / "runs" / "run.py").read_text()
     assert all(f"config.{key}" in source for key in keys)
 
 

@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from isoalign.core.lazy import rich
+
 
 def scientific(value: float | None) -> str:
     """FLOPs: three digits and a short exponent."""
@@ -54,16 +56,12 @@ def grid(titles: list[str], rows: list[list[str]], left: Sequence[int] = (0,)) -
 
 def printable(title: str, titles: list[str], rows: list[list[str]], names: int = 1) -> Any:
     """A table for rich's console; the first ``names`` columns are left-aligned. Too long a cell goes on in the next line."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    made = Table(title=Text(title, style="bold"), box=box.SIMPLE_HEAD, pad_edge=False)
+    made = rich.table.Table(title=rich.text.Text(title, style="bold"), box=rich.box.SIMPLE_HEAD, pad_edge=False)
     made.title_justify = "left"
     for place, name in enumerate(titles):
-        made.add_column(Text(name), justify="left" if place < names else "right", overflow="fold")
+        made.add_column(rich.text.Text(name), justify="left" if place < names else "right", overflow="fold")
     for row in rows:
-        made.add_row(*map(Text, row))
+        made.add_row(*map(rich.text.Text, row))
     return made
 
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
 from isoalign.core.records import Card, PromptValues
-from isoalign.core.redaction import _redact_text, redact
+from isoalign.core.redaction import redact, redact_text
 from isoalign.core.store import digest
 
 BY_HAND = "by hand"  # how a method that nobody tuned got its settings
@@ -156,7 +156,7 @@ def seals_of(card: Card) -> dict[str, str]:
 
 def redacted(card: Card) -> Card:
     """The card with every secret of its command and configuration replaced by ``[redacted]``."""
-    return dataclasses.replace(card, command=_redact_text(card.command), config=redact(card.config))
+    return dataclasses.replace(card, command=redact_text(card.command), config=redact(card.config))
 
 
 def _safe(name: str) -> str:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -28,17 +28,17 @@ from isoalign.data import assets, human_pairs
 from isoalign.data.preferences import Feedback
 from isoalign.evaluation import human, metric_values, samples, scores
 from isoalign.evaluation.human import JudgedPair
+from isoalign.evaluation.metrics import reward_accuracy, reward_health
+from isoalign.evaluation.metrics.evidence import Evidence, by_prompt
 from isoalign.evaluation.reward_model_card import Group, Human, Members, RewardCard
 from isoalign.models import language
 from isoalign.models.reward import Rewarder
+from isoalign.report.pages.reward_model import chart, markdown
 from isoalign.runs.pipeline import BASE, RewardSource, Run, packages
 from isoalign.stages import pairs
 from isoalign.stages.shared import Shared, Stage
+from isoalign.stats import Values
 from isoalign.training.registry import algorithm
-
-if TYPE_CHECKING:
-    from isoalign.evaluation.metrics.evidence import Evidence
-    from isoalign.stats import Values
 
 FORMAT = "reward 1"
 VERSION = 1
@@ -140,8 +140,6 @@ def make(task: TaskConfig, store: Store, by: str, command: str) -> RewardCard:
 
 
 def _card(behind: Behind, command: str) -> RewardCard:
-    from isoalign.evaluation.metrics import reward_health
-
     shared, task = behind.shared, behind.shared.task
     stages = behind.all
     folders = {name: shared.get(stage) for name, stage in stages.items()}
@@ -208,16 +206,12 @@ def group(grid: Values) -> Group:
 
 
 def _unflipped(evidence: Evidence) -> Estimate | None:
-    from isoalign.evaluation.metrics.evidence import by_prompt
-
     pairs = evidence.pairs
     return group(by_prompt([float(p.clean) for p in pairs], [p.prompt_id for p in pairs])).estimate if pairs else None
 
 
 def groups(evidence: Evidence) -> dict[str, dict[str, Group]]:
     """Accuracy on noisy and clean verdicts: of all held-out pairs, and by stratum and source of their prompts."""
-    from isoalign.evaluation.metrics import reward_accuracy
-
     found = reward_accuracy.values(evidence)
     grids = {name: found[name] for name in ("rm_accuracy", "rm_accuracy_clean") if name in found}
     members: dict[str, set[str]] = {"all": {pair.prompt_id for pair in evidence.pairs}}
@@ -235,11 +229,11 @@ def _only(grid: Values, prompts: set[str]) -> Values:
 
 def judgement(judged: Sequence[JudgedPair], cut: human.Cut) -> Human:
     """Accuracy on human pairs: over all, with each objective counting once, and by category of harm."""
-    from isoalign.evaluation.metrics.evidence import by_prompt
-    from isoalign.evaluation.metrics.reward_accuracy import right
 
     def grid(some: Sequence[JudgedPair]) -> Values:
-        return by_prompt([right(pair.chosen - pair.rejected) for pair in some], [pair.objective for pair in some])
+        return by_prompt(
+            [reward_accuracy.right(pair.chosen - pair.rejected) for pair in some], [pair.objective for pair in some]
+        )
 
     whole = grid(judged)
     categories = by_prompt(judged, [pair.category for pair in judged])
@@ -255,13 +249,11 @@ def _members(folder: Path) -> Members:
 
 def disagreement(margins: stats.Array, prompts: Sequence[str]) -> Members:
     """How far members differ; ``margins`` [members, pairs] in favour of the verdict."""
-    from isoalign.evaluation.metrics.evidence import by_prompt
-    from isoalign.evaluation.metrics.reward_accuracy import right
 
     def mean(column: Any) -> Estimate:
         return group(by_prompt(list(map(float, column)), prompts)).estimate
 
-    each = [mean([right(margin) for margin in own]) for own in margins.tolist()]
+    each = [mean([reward_accuracy.right(margin) for margin in own]) for own in margins.tolist()]
     return Members(each, mean(margins.std(0)), mean((margins > 0).all(0) | (margins < 0).all(0)))
 
 
@@ -270,8 +262,6 @@ def write(card: RewardCard, results: Path) -> list[Path]:
 
     Boards read the cards of ``<results>/<task>/`` only. Raises UserError where a file can't be written.
     """
-    from isoalign.report.pages.reward_model import chart, markdown
-
     if Path(card.task).name != card.task or card.task.startswith("."):
         raise UserError(f"task {card.task!r} can't be the name of a folder; change task.name")
     place = results / card.task / "reward" / f"{card.by}-{card.key[:8]}"

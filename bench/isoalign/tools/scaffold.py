@@ -6,9 +6,9 @@ import keyword
 import tomllib
 from pathlib import Path
 
+from isoalign.core import plugins
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
-from isoalign.training import registry
 
 SOURCE = '''"""{title}: say here in a line what it is."""
 
@@ -106,7 +106,7 @@ def write(name: str, package: Path | None) -> list[Path]:
         raise UserError(f"{name!r} can't be the name of an algorithm: it is a word of Python's own")
     if not name.isidentifier() or name != name.lower():
         raise UserError(f"{name!r} can't be the name of an algorithm: small letters, digits and underscores, as in my_method")
-    if name in registry.names():
+    if name in plugins.algorithms():
         raise UserError(f"there is an algorithm {name} already; choose another name")
     if package and (package / "pyproject.toml").exists():
         files = _into_package(name, package)
@@ -124,7 +124,7 @@ def _in_checkout(name: str) -> dict[Path, str]:
         raise UserError(
             "this is no checkout of isoalign; for a package of your own: isoalign new algorithm NAME --package FOLDER"
         )
-    return _common(name, Path("baselines"), Path("conf"), Path("tests"), "baselines")
+    return _common(name, Path("baselines"), Path("conf"), Path("tests"), "isoalign.baselines")
 
 
 def _in_package(name: str, folder: Path) -> dict[Path, str]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from isoalign import stats
 from isoalign.config.feedback import PanelConfig
 from isoalign.config.fill import build
 from isoalign.config.task import TaskConfig
@@ -14,6 +15,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.records import Card
 from isoalign.core.store import MANIFEST, RECIPE, Store, content, digest, fingerprint, plain
 from isoalign.evaluation import card as cards
+from isoalign.evaluation import metrics
 from isoalign.evaluation.card import FAMILY
 from isoalign.tools.rescore import again, stage_of
 
@@ -240,9 +242,6 @@ def _check_record(card: Card, store: Store, report: Report) -> None:
 
 def _check_figures(card: Card, store: Store, report: Report) -> None:
     """Every figure computed again from the readings by the families that are still of the card's version."""
-    from isoalign import stats
-    from isoalign.evaluation import metrics
-
     now = {FAMILY + name: str(version) for name, version in metrics.versions().items()}
     told = {name: version for name, version in card.versions.items() if name.startswith(FAMILY)}
     if (drawn := card.versions.get("statistics", "1")) != str(stats.VERSION):

@@ -5,7 +5,6 @@ import importlib
 import importlib.util
 import inspect
 import math
-import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, dataclass_transform
@@ -13,7 +12,6 @@ from typing import Any, dataclass_transform
 from isoalign.core import plugins
 from isoalign.core import source as code
 from isoalign.core.errors import UserError, unforeseen, unknown
-from isoalign.core.places import BASELINES
 from isoalign.data import assets
 from isoalign.training import guard
 
@@ -35,11 +33,7 @@ def register(cls: type) -> type:
 
 def names() -> list[str]:
     """Every algorithm there is, without importing any."""
-    return sorted(_own() | plugins.entry_points("algorithms").keys())
-
-
-def _own() -> set[str]:
-    return {module.name for module in pkgutil.iter_modules([str(BASELINES)])}
+    return plugins.algorithms()
 
 
 def algorithm(name: str) -> type:
@@ -50,7 +44,7 @@ def algorithm(name: str) -> type:
     if name not in names():
         raise UserError(unknown("algorithm", name, names()))
     brought = plugins.entry_points("algorithms")
-    if name in brought and name in _own():
+    if name in brought and name in plugins.baselines():
         raise UserError(f"{brought[name].module} brings an algorithm {name!r}, and there is one; rename its entry point")
     if name in brought:
         with watched(name):

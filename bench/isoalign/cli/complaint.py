@@ -1,0 +1,10 @@
+"""What a user is told when something is wrong."""
+
+import sys
+
+
+def complain(line: str) -> None:
+    """Print one line to stderr, below any progress bar. Nothing is imported here: an interrupt may have come at an import."""
+    if progress := sys.modules.get("isoalign.core.progress"):
+        progress.end()
+    print(f"isoalign: {line}", file=sys.stderr, flush=True)
