@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from dataclasses import dataclass
 
 import click
 
 from isoalign.cli.complaint import complain
 from isoalign.core import runtime
-from isoalign.core.errors import UserError, unforeseen, unknown
+from isoalign.core.errors import UserError, is_interrupt, unforeseen, unknown
 
 
 @dataclass(frozen=True)
@@ -69,31 +70,33 @@ def isoalign() -> None:
 
 
 def invoke(arguments: list[str]) -> int:
-    """Run a command line and return its exit status. Errors are told in one line; ISOALIGN_DEBUG=1 shows the traceback of
-    an exception that is none of the user's."""
+    """Run a command line and return its exit status: what the command returns, 0 for None, 2 where it cannot be done."""
     runtime.quiet()
     try:
         with isoalign.make_context("isoalign", arguments) as context:
             return isoalign.invoke(context) or 0
-    except click.exceptions.Exit as done:
+    except click.exceptions.Exit as done:  # after --help
         return done.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-    except click.UsageError as error:
-        complain(_usage(error))
-    except (UserError, click.ClickException) as error:
-        complain(str(error))
     except BrokenPipeError:
         raise
     except Exception as error:
-        if os.environ.get("ISOALIGN_DEBUG"):
-            raise
-        complain(unforeseen(error))
+        if is_interrupt(error):
+            raise KeyboardInterrupt from error
+        complain(_line(error, arguments))
     return 2
 
 
-def _usage(error: click.UsageError) -> str:
-    """What click has to say, in one line."""
-    text = " ".join(error.format_message().split()).removesuffix(".").replace(". Did you", "; did you")
-    command = error.ctx.command_path if error.ctx else "isoalign"
-    return f"{text[:1].lower()}{text[1:]}{'' if text.endswith('?') else ';'} see `{command} --help`"
+def _line(error: Exception, arguments: list[str]) -> str:
+    """What is wrong, in one line. With ISOALIGN_DEBUG=1 an exception that nobody foresaw is raised again instead."""
+    if isinstance(error, click.UsageError):
+        text = " ".join(error.format_message().split()).removesuffix(".")
+        text = re.sub(r"\. \(?D(id you mean .*\?)\)?$", r"; d\1", f"{text[:1].lower()}{text[1:]}")
+        command = error.ctx.command_path if error.ctx else f"isoalign {arguments[0]}"
+        return f"{text}{'' if text.endswith('?') else ';'} see `{command} --help`"
+    if isinstance(error, UserError | click.ClickException):
+        return str(error)
+    if os.environ.get("ISOALIGN_DEBUG"):
+        raise error
+    return unforeseen(error)

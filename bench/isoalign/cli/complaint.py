@@ -5,6 +5,7 @@ import sys
 
 def complain(line: str) -> None:
     """Print one line to stderr, below any progress bar. Nothing is imported here: an interrupt may have come at an import."""
-    if progress := sys.modules.get("isoalign.core.progress"):
-        progress.end()
+    end_bars = getattr(sys.modules.get("isoalign.core.progress"), "end", None)
+    if end_bars:
+        end_bars()
     print(f"isoalign: {line}", file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from isoalign.config.fill import build
 from isoalign.config.task import TaskConfig
 from isoalign.core import progress, runtime
-from isoalign.core.errors import TrainingFailed, UserError, unforeseen, unknown
+from isoalign.core.errors import TrainingFailed, UserError, is_interrupt, unforeseen, unknown
 from isoalign.core.records import Budget, Card
 from isoalign.core.store import Store
 from isoalign.data import assets
@@ -42,12 +42,15 @@ def main(config: DictConfig) -> float | None:
         print(path, flush=True)
         found = cards.read(path).metrics.get("toxicity_reduction")
         return found.value if found else None
-    except UserError as error:
-        _fail(config, str(error), isinstance(error, TrainingFailed))
     except Exception as error:
-        if os.environ.get("ISOALIGN_DEBUG"):
+        if is_interrupt(error):
+            raise KeyboardInterrupt from error
+        if isinstance(error, UserError):
+            _fail(config, str(error), isinstance(error, TrainingFailed))
+        elif os.environ.get("ISOALIGN_DEBUG"):
             raise
-        _fail(config, unforeseen(error))
+        else:
+            _fail(config, unforeseen(error))
     return None
 
 
