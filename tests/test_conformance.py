@@ -463,7 +463,7 @@ class Counts(Honest):
     [
         (Returns, r"iteration\(lab\) gave a Step: it must yield"),
         (Tuples, r"iteration\(lab\) yielded a tuple: it must yield"),
-        (Forgets, r"must give a tensor \[B\], one value a row: got nothing"),
+        (Forgets, r"must give a tensor \[B\], one value a row: got None"),
         (Detached, "the loss has no gradient: it was detached"),
         (Hoards, r"lab.state\['seen'\]\['rows'\]\[4\] holds a tuple, which no checkpoint brings back"),
         (Hides, r"lab.state\['seen'\]\[0\] holds a Tensor, which no checkpoint brings back"),

@@ -59,7 +59,7 @@ def test_pairs_hold_both_answers_behind_the_same_prompt(tmp_path: Path) -> None:
     assert pairs.rejected.prompt_length == pairs.chosen.prompt_length == 3
 
 
-def test_every_verdict_gives_a_thumb_up_for_its_chosen_and_one_down_for_its_rejected_answer(tmp_path: Path) -> None:
+def test_every_verdict_calls_its_chosen_answer_good_and_its_rejected_one_bad(tmp_path: Path) -> None:
     feedback = Feedback.read(write(tmp_path, [ROW, ROW | {"chosen_ids": [9]}]))
     labels = feedback.labels(torch.tensor([0, 1, 2, 3]), PAD)
     assert labels.desirable.tolist() == [True, False, True, False]

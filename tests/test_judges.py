@@ -174,22 +174,22 @@ def test_an_identity_changes_with_what_verdicts_depend_on_and_nothing_else(
 
 
 @pytest.fixture(scope="module")
-def raters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("raters")
+def annotators(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("annotators")
     comments = [Comment(f"{text} {n}", text in RUDE) for n in range(3) for text in KIND + RUDE]
     CharClassifier.fit(comments).save(folder / "judge")
     return folder
 
 
-def test_the_classifier_compares_odds_and_sees_no_order(raters: Path, tmp_path: Path) -> None:
-    judge = judges.load(JudgeConfig(), tmp_path, raters)
-    rater = CharClassifier.load(raters / "judge")
+def test_the_classifier_compares_odds_and_sees_no_order(annotators: Path, tmp_path: Path) -> None:
+    judge = judges.load(JudgeConfig(), tmp_path, annotators)
+    annotator = CharClassifier.load(annotators / "judge")
     for question, verdict in zip(QUESTIONS, judge(QUESTIONS), strict=True):
-        rude, other = (float(p) for p in rater([question.first, question.second]))
+        rude, other = (float(p) for p in annotator([question.first, question.second]))
         kind = (1 - rude) / rude  # odds of being acceptable; Bradley-Terry: p = odds / (odds + odds)
         assert verdict.p == pytest.approx(kind / (kind + (1 - other) / other))
         assert verdict.orders == (verdict.p, verdict.p)
-        assert verdict.flops == rater.flops([question.first]) + rater.flops([question.second])
+        assert verdict.flops == annotator.flops([question.first]) + annotator.flops([question.second])
         assert verdict.tokens == 0
         (turned,) = judge([question.swapped])
         assert turned.p == pytest.approx(1 - (verdict.p or 0))
@@ -209,9 +209,9 @@ def test_the_classifiers_certainty_is_bounded() -> None:
     assert verdict.p == pytest.approx(1 / (1 + 999**-2), rel=1e-9)
 
 
-def test_the_classifier_says_that_it_cannot_read_a_principle(raters: Path, tmp_path: Path) -> None:
+def test_the_classifier_says_that_it_cannot_read_a_principle(annotators: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"set task.judge.kind to lm or server"):
-        judges.load(JudgeConfig(), tmp_path, raters)(QUESTIONS, "Be kind.")
+        judges.load(JudgeConfig(), tmp_path, annotators)(QUESTIONS, "Be kind.")
 
 
 # -- language models ---------------------------------------------------------------------------------------------------

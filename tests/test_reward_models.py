@@ -195,24 +195,24 @@ def test_a_classifiers_reward_is_its_logit_of_not_toxic_whitened(tiny_bench: Ben
     from isoalign.data.comments import Comment
     from isoalign.tools.conformance.workbench import KIND, RUDE
 
-    rater = WordClassifier.fit([Comment(f"{text} {n}", text in RUDE) for n in range(4) for text in KIND + RUDE])
+    annotator = WordClassifier.fit([Comment(f"{text} {n}", text in RUDE) for n in range(4) for text in KIND + RUDE])
     own = language.tokenizer(str(tiny_bench.model))
     ids = [own(text, add_special_tokens=False)["input_ids"] for text in KIND + RUDE]
     feedback = replace(
         make_feedback("simulated", [3] * 4, [2] * 4), chosen=ids[:4], rejected=ids[4:], prompts=[[0, 5]] * 4
     )  # fmt: skip
     model, config = ModelConfig(str(tiny_bench.model)), RewardConfig(pairs=4, lr=1.0, classifier="annotator")
-    reward.make_classifier(tmp_path, feedback, model, config, rater)
+    reward.make_classifier(tmp_path, feedback, model, config, annotator)
     batch = rollouts([[0, 5]] * 8, ids, int(own.pad_token_id))
-    logits = [-math.log(p / (1 - p)) for p in rater(KIND + RUDE)]
+    logits = [-math.log(p / (1 - p)) for p in annotator(KIND + RUDE)]
     mean = sum(logits) / 8
     deviation = math.sqrt(sum((x - mean) ** 2 for x in logits) / 7)
-    rewarder = ClassifierReward(tmp_path, model, rater)
+    rewarder = ClassifierReward(tmp_path, model, annotator)
     assert rewarder(batch).tolist() == pytest.approx([(x - mean) / deviation for x in logits], rel=1e-4)
-    raw = ClassifierReward(tmp_path, model, rater, normalise=False)
+    raw = ClassifierReward(tmp_path, model, annotator, normalise=False)
     assert raw(batch).tolist() == pytest.approx(logits, rel=1e-4)
-    assert rewarder.flops(batch) == rater.flops(KIND + RUDE)
-    assert rewarder.training_bill() == [("reward", "forward", rater.flops(KIND + RUDE)), ("reward", "backward", 0)]
+    assert rewarder.flops(batch) == annotator.flops(KIND + RUDE)
+    assert rewarder.training_bill() == [("reward", "forward", annotator.flops(KIND + RUDE)), ("reward", "backward", 0)]
     assert rewarder.verdicts() == {}
 
 

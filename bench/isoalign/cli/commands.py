@@ -154,7 +154,7 @@ def rescore(options: argparse.Namespace) -> int:
     old = {path: card.read(path) for path in paths}
     store = _store(options.store)
     for one in old.values():  # nothing is written, or begun, unless all can be scored
-        stage_of(one, store, "readings")
+        stage_of(one, store, "scores")
     new = {path: rescored(old[path], store, options.metric) for path in track(paths, "rescoring")}
     boards = {  # one that can't be made is found out before anything is written
         folder: leaderboard.build([new.get(path) or card.read(path) for path in sorted(folder.glob("*.json"))])

@@ -76,7 +76,9 @@ def execute(config: DictConfig) -> Path:
 
 
 def _publish(config: DictConfig, run: Run, folder: Path) -> Path:
-    card = run.card(_command())
+    from isoalign.runs.card import make_card
+
+    card = make_card(run, _command())
     path = cards.write(card, folder)
     failures.clear(card.algorithm, card.seed, _command(), folder)
     if str(config.tracking) != "off":
@@ -100,7 +102,7 @@ def _track(run: Any, card: Any, path: Path, mode: str) -> None:
         return
     leaderboard = board.build(cards.read_all(path.parent))
     samples = sample.read_samples(run.shared.get(run.samples))
-    trackers.track(card, run.training_log(), samples, leaderboard, path.parent / "wandb", mode)
+    trackers.track(card, run.read_log(), samples, leaderboard, path.parent / "wandb", mode)
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.touch()
 

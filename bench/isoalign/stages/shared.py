@@ -25,8 +25,7 @@ from isoalign.feedback.judges.writer import LMWriter, ServerWriter, Writer
 from isoalign.models import language, scorers
 from isoalign.models.language import LanguageModel
 from isoalign.models.reward import ClassifierReward, HeadReward, Rewarder, Shaped
-from isoalign.stages import annotators as raters
-from isoalign.stages import candidates, from_file, pairs, revisions, reward, sft
+from isoalign.stages import annotators, candidates, from_file, pairs, revisions, reward, sft
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,15 @@ class ClassifierJudge:
     """The classifier judge as the lab uses it."""
 
     def __init__(self, folder: Path) -> None:
-        self.rater = pairs.rater_of(folder, "judge")
+        self.annotator = pairs.classifier_of(folder, "judge")
 
     def __call__(self, texts: list[str]) -> torch.Tensor:
         """P(acceptable) [B]."""
-        return 1 - torch.as_tensor(self.rater(texts), dtype=torch.float32)
+        return 1 - torch.as_tensor(self.annotator(texts), dtype=torch.float32)
 
     def flops(self, texts: list[str]) -> int:
         """Price of reading the texts."""
-        return int(self.rater.flops(texts))
+        return int(self.annotator.flops(texts))
 
 
 class Shared:
@@ -98,17 +97,17 @@ class Shared:
         return Stage("candidates", recipe, make)
 
     @property
-    def raters(self) -> Stage:
+    def annotators(self) -> Stage:
         """Annotator and judge."""
-        return Stage("raters", {"version": raters.VERSION, "data": ASSETS["comments"].sha256}, raters.make)
+        return Stage("annotators", {"version": annotators.VERSION, "data": ASSETS["comments"].sha256}, annotators.make)
 
     def pairs(self, labelled_by: str, split: str = "train") -> Stage:
         """Preference pairs by one of them. Those of the other splits are held out: they measure, nothing learns from them."""
         task, answers = self.task, self.candidates(split)
-        if labelled_by == "annotator" and task.feedback.file and not self._of_thumbs:
+        if labelled_by == "annotator" and task.feedback.file and not self._is_unpaired:
             return self._filed(split)
         recipe = {
-            "version": pairs.VERSION, "candidates": answers.key, "raters": self.raters.key, "config": task.feedback,
+            "version": pairs.VERSION, "candidates": answers.key, "annotators": self.annotators.key, "config": task.feedback,
             "labelled_by": labelled_by, "seed": task.seed,
         }  # fmt: skip
         if labelled_by == "judge" and task.judge.kind != "classifier":
@@ -119,16 +118,16 @@ class Shared:
 
     def judge_pairs(self, work: Path, answers: Path, labelled_by: str, seed: int) -> None:
         """Have answers judged, by annotators or the AI judge."""
-        task, raters = self.task, self.get(self.raters)
+        task, annotators = self.task, self.get(self.annotators)
         if labelled_by == "judge":
-            pairs.make_judged(work, answers, raters, task.feedback, self.comparing_judge(), seed)
+            pairs.make_judged(work, answers, annotators, task.feedback, self.comparing_judge(), seed)
         else:
             golden = self.get(self._golden) if task.panel.golden else None
-            pairs.make(work, answers, raters, task.feedback, task.panel, seed, golden)
+            pairs.make(work, answers, annotators, task.feedback, task.panel, seed, golden)
 
     @property
     def _golden(self) -> Stage:
-        """Answers whose better one is known, to weigh raters by: those of a split that nothing is trained on."""
+        """Answers whose better one is known, to weigh annotators by: those of a split that nothing is trained on."""
         return self.candidates("validation")
 
     def comparing_judge(self) -> Judge | None:
@@ -220,20 +219,20 @@ class Shared:
 
     @property
     def unpaired_stage(self) -> Stage | None:
-        """Single answers that people gave a thumb, if the task's feedback is a file of such."""
+        """Single answers that people called good or bad, if the task's feedback is a file of such."""
         config, task = self.task.feedback, self.task
-        if not config.file or not self._of_thumbs:
+        if not config.file or not self._is_unpaired:
             return None
 
         def make(work: Path) -> None:
-            from_file.make_thumbs(work, config.file, config.format, language.tokenizer(task.model.name), task.model)
+            from_file.make_unpaired(work, config.file, config.format, language.tokenizer(task.model.name), task.model)
 
-        return Stage("thumbs", self._file_recipe, make)
+        return Stage("unpaired", self._file_recipe, make)
 
     @property
-    def _of_thumbs(self) -> bool:
+    def _is_unpaired(self) -> bool:
         config = self.task.feedback
-        return bool(self._keep("of-thumbs", lambda: from_file.holds_thumbs(config.file, config.format)))
+        return bool(self._keep("is-unpaired", lambda: from_file.holds_unpaired(config.file, config.format)))
 
     @property
     def _file_recipe(self) -> dict[str, Any]:
@@ -278,11 +277,15 @@ class Shared:
         measuring = {scorers.identity(each) for each in (evaluation.scorer, evaluation.second_scorer)}
         if name != "annotator" and scorers.identity(name) in measuring:
             raise UserError(f"task.reward.classifier {name} is an evaluation scorer; take another for one of them")
-        return self.raters.key if name == "annotator" else scorers.identity(name)
+        return self.annotators.key if name == "annotator" else scorers.identity(name)
 
     def _classifier(self) -> Any:
         name = self.task.reward.classifier
-        return pairs.rater_of(self.get(self.raters), name) if name == "annotator" else scorers.load_scorer(name, device())
+        return (
+            pairs.classifier_of(self.get(self.annotators), name)
+            if name == "annotator"
+            else scorers.load_scorer(name, device())
+        )
 
     @property
     def _model_identity(self) -> dict[str, Any]:
@@ -327,7 +330,7 @@ class Shared:
         return HeadReward(folder, task.model, task.reward.base, device(), normalise)
 
     def unpaired(self) -> UnpairedFeedback | None:
-        """People's thumbs, if the task's feedback is such a file."""
+        """People's binary feedback on single answers, if the task has a file of it."""
         stage = self.unpaired_stage
         unpaired: UnpairedFeedback | None = self._keep(
             "unpaired", lambda: UnpairedFeedback.read(self.get(stage)) if stage else None
@@ -343,7 +346,7 @@ class Shared:
         """The AI judge that reads single answers, loaded."""
         if self.task.judge.kind != "classifier":
             raise UserError(f"a {self.task.judge.kind} judge compares answers and scores none; set algorithm.mode=canonical")
-        return self._keep("judge", lambda: ClassifierJudge(self.get(self.raters)))
+        return self._keep("judge", lambda: ClassifierJudge(self.get(self.annotators)))
 
     def _keep(self, name: str, make: Callable[[], Any]) -> Any:
         if name not in self._kept:

@@ -220,9 +220,9 @@ def make_bench(folder: Path, size: Size, prompt_lengths: list[int], answer_lengt
         for seed, by in enumerate(("annotator", "judge"), start=1)
     }
     comments = [Comment(f"{text} {n}", text in RUDE) for n in range(3) for text in KIND + RUDE]
-    CharClassifier.fit(comments).save(folder / "raters" / "judge")
+    CharClassifier.fit(comments).save(folder / "annotators" / "judge")
     source = FixedSource(
-        *lengths(prompt_lengths, answer_lengths, size.vocabulary), rewards, ClassifierJudge(folder / "raters")
+        *lengths(prompt_lengths, answer_lengths, size.vocabulary), rewards, ClassifierJudge(folder / "annotators")
     )
     return Bench(model, source, new_tokens=new_tokens)
 
