@@ -17,7 +17,7 @@ from torch import nn
 from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Rollouts, Step
 from isoalign.core.records import Budget
-from isoalign.tools.conformance.checks import Killed, Mortal
+from isoalign.tools.conformance.checks import DiesAtStep, Killed
 from isoalign.training import registry
 from isoalign.training.lab import Lab
 from isoalign.training.trainer import Trainer
@@ -70,7 +70,7 @@ def test_a_run_killed_twice_ends_with_the_weights_the_bill_and_the_log_of_one_th
     work.mkdir()
     for steps in (6, 4):
         with pytest.raises(Killed):
-            bench.trainer(Mortal(algorithm, steps), FLOPS, work, config=OFTEN).run(name)
+            bench.trainer(DiesAtStep(algorithm, steps), FLOPS, work, config=OFTEN).run(name)
     last = bench.trainer(algorithm, FLOPS, work, config=OFTEN)
     taken: list[int] = []
     note = last.note
@@ -108,7 +108,7 @@ def test_a_module_that_sleeps_through_a_resume_wakes_up_with_what_it_had_learnt(
         work.mkdir()
         for steps in kills:
             with pytest.raises(Killed):
-                tiny_bench.trainer(Mortal(Seldom(), steps), budget, work, config=OFTEN).run("seldom")
+                tiny_bench.trainer(DiesAtStep(Seldom(), steps), budget, work, config=OFTEN).run("seldom")
         trainer = tiny_bench.trainer(Seldom(), budget, work, config=OFTEN)
         trainer.run("seldom")
         runs.append(trainer)

@@ -303,10 +303,10 @@ def check(options: argparse.Namespace) -> int:
     for finding in examine(options.name, default(options.name), options.checks):
         print(finding.line(), flush=True)
         found.append(finding)
-    broken = sum(finding.holds is False for finding in found)
-    whole = f"{options.name} conforms" if not options.checks else f"{options.name}: {len(found)} tried, none is broken"
-    print(f"{options.name}: {broken} broken" if broken else whole)
-    return 1 if broken else 0
+    failed = sum(finding.passed is False for finding in found)
+    whole = f"{options.name} conforms" if not options.checks else f"{options.name}: {len(found)} tried, none failed"
+    print(f"{options.name}: {failed} failed" if failed else whole)
+    return 1 if failed else 0
 
 
 def verify(options: argparse.Namespace) -> int:
