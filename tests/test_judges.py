@@ -31,6 +31,7 @@ from isoalign.core.errors import UserError
 from isoalign.data.comments import Comment
 from isoalign.feedback import judges
 from isoalign.feedback.judges import Question, classifier, client, lm, server, templates
+from isoalign.feedback.judges.limits import RateLimiter
 from isoalign.feedback.judges.verdicts import Showing, Verdict, combine, summary
 from isoalign.models import language
 from isoalign.models.classifiers import CharClassifier
@@ -1043,7 +1044,7 @@ def test_an_interrupted_run_asks_no_more_and_keeps_what_was_on_its_way(serve: Se
     def script(number: int, body: dict[str, Any]) -> Answer:
         if number == 3:
             os.kill(os.getpid(), signal.SIGINT)
-            judge.client.brake.pulled.wait(10)
+            judge.client.stop_signal.stopped.wait(10)
         return by_letter(number, body)
 
     at = serve(script)
@@ -1072,7 +1073,7 @@ def test_a_second_run_sends_nothing_and_is_billed_alike(
     judge = ask(at, tmp_path, token_limit=asked * 31)  # what it cost is known: nothing is estimated
     assert judge(QUESTIONS) == first
     assert len(at.seen) == asked
-    assert judge.client.purse.spent == asked * 31
+    assert judge.client.token_budget.spent == asked * 31
 
 
 def test_a_server_that_rejects_log_probabilities_is_not_needed_for_a_second_run(serve: Serve, tmp_path: Path) -> None:
@@ -1171,15 +1172,15 @@ def test_any_text_can_be_asked_about_and_answered_with(serve: Serve, tmp_path: P
 
 def test_requests_are_spread_evenly_over_a_minute() -> None:
     sleeper = Sleeper()
-    pace = client.Pace(30, lambda: sleeper.now, sleeper)
+    limiter = RateLimiter(30, lambda: sleeper.now, sleeper)
     starts = []
     for _ in range(4):
-        pace.wait()
+        limiter.wait()
         starts.append(sleeper.now)
     assert starts == [0, 2, 4, 6]
     sleeper.now = 100
-    pace.wait()  # time that was not used is not saved up
-    pace.wait()
+    limiter.wait()  # time that was not used is not saved up
+    limiter.wait()
     assert sleeper.now == 102
 
 

@@ -283,7 +283,7 @@ def test_a_step_that_is_not_finite_is_paid_and_counted_but_not_taken(tiny_bench:
 
 def test_banned_tokens_have_probability_zero_in_trls_losses(tiny_bench: Bench, tmp_path: Path) -> None:
     lab = tiny_bench.lab()
-    with trl._lent(session_of(lab).policy, session_of(lab).reference):
+    with lent(session_of(lab).policy, session_of(lab).reference):
         logits = session_of(lab).policy.inner(input_ids=torch.tensor([[0, 5, 9]])).logits
     assert logits.softmax(-1)[..., session_of(lab).policy.banned].abs().max() == 0
     assert session_of(lab).policy.banned.tolist() == [0, 1]

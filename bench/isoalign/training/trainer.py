@@ -143,7 +143,7 @@ class Trainer:
                     steps.close()
 
     def _step(self, step: Step) -> None:
-        """One optimizer step, begun only if the purse covers all of it."""
+        """One optimizer step, begun only if the budget covers all of it."""
         if not self.log and not self.meter.steps:
             self.session.started_at = self.meter.fraction
         with self.meter.quote() as price:
