@@ -20,6 +20,7 @@ from isoalign.models.language import NEVER
 from isoalign.training import registry, trl
 from isoalign.training.lab import Lab, session_of
 from isoalign.training.trainer import Trainer
+from isoalign.training.trl.models import lent
 from test_meter import counting, even_bench, executed  # noqa: F401
 from workbench import Bench, Terminal, loops, same, weights
 from workbench import small as cut

@@ -15,28 +15,21 @@ A trainer holds state that no checkpoint of ours does: a run that was killed sta
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.metadata
 import inspect
-import math
-import random
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from isoalign.core.batches import Labels, Pairs, Prompts, Rollouts
-from isoalign.core.errors import UserError
-from isoalign.core.progress import Progress
+from isoalign.core.batches import Rollouts
 from isoalign.data.preferences import rollouts
-from isoalign.models.language import NEVER, LanguageModel, completion_lengths, prompt_lengths
+from isoalign.models.language import LanguageModel
 from isoalign.training.lab import Lab, session_of
-from isoalign.training.meter import Meter
 from isoalign.training.session import Session
 from isoalign.training.trainer import Trainer
 from isoalign.training.trl.harness import Harness, TokenIds, trainer_of
