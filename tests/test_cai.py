@@ -33,7 +33,7 @@ from isoalign.runs.overrides import task_named
 from isoalign.stages import revisions
 from isoalign.stages.candidates import write_rows
 from isoalign.stages.from_file import Cutter
-from isoalign.stages.shared import Shared
+from isoalign.stages.shared import SharedStages
 from isoalign.training.lab import session_of
 from test_judges import Answer, Server, ok
 from workbench import COMMAND, Bench, Size, Terminal, complaint, small, write_model
@@ -387,7 +387,7 @@ def test_principles_change_the_pairs_of_a_judge_that_reads_them_and_nobody_elses
     asked = {"judge__kind": "lm", "judge__model": "nano"}
 
     def keys(by: str, **settings: Any) -> str:
-        return Shared(nano(**settings), Store(tmp_path)).pairs(by).key
+        return SharedStages(nano(**settings), Store(tmp_path)).pairs(by).key
 
     assert keys("judge") == keys("judge", constitution__file=file)  # the classifier reads none
     assert keys("annotator") == keys("annotator", constitution__file=file, **asked)
@@ -407,13 +407,17 @@ def test_the_key_of_revisions_covers_all_that_they_depend_on(tmp_path: Path) -> 
         replace(base, judge=server, constitution=replace(base.constitution, kind="server", model="other")),
         replace(base, seed=1),
     ]  # fmt: skip
-    keys = [Shared(task, Store(tmp_path)).revisions_stage.key for task in tasks]
+    keys = [SharedStages(task, Store(tmp_path)).revisions_stage.key for task in tasks]
     assert len(set(keys)) == len(tasks)
-    assert Shared(replace(base, judge=server), Store(tmp_path)).revisions_stage.key == keys[0]  # the judge doesn't revise
+    assert (
+        SharedStages(replace(base, judge=server), Store(tmp_path)).revisions_stage.key == keys[0]
+    )  # the judge doesn't revise
 
 
 def test_a_critic_on_a_server_without_an_address_is_one_line(tmp_path: Path) -> None:
-    shared = Shared(nano(constitution__file="kindness", constitution__kind="server", constitution__model="m"), Store(tmp_path))
+    shared = SharedStages(
+        nano(constitution__file="kindness", constitution__kind="server", constitution__model="m"), Store(tmp_path)
+    )
     with pytest.raises(
         UserError, match=r"^task\.constitution\.kind=server asks the server of task\.judge: task\.judge\.base_url"
     ):

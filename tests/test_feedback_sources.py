@@ -20,7 +20,7 @@ from isoalign.data.formats import Turn
 from isoalign.models import language
 from isoalign.runs.overrides import task_named
 from isoalign.stages.from_file import Cutter
-from isoalign.stages.shared import Shared
+from isoalign.stages.shared import SharedStages
 from workbench import COMMAND, Terminal, complaint
 
 ASKED = ["task.judge.kind=lm", "task.feedback.judge_margin=0", "task.feedback.judge_questions=40"]
@@ -67,10 +67,10 @@ def test_a_panel_gives_every_verdict_with_its_annotators_and_is_on_bill_and_card
 def test_a_panel_of_one_careful_annotator_is_the_single_annotator(tmp_path: Path) -> None:
     """Nor does any other setting that came later make a stage again that was made without it."""
     task = task_named("nano", ["task.panel.annotators=1", "task.panel.temperature=[0.0]"])
-    recipe = Shared(task, Store(tmp_path)).pairs("annotator").recipe
+    recipe = SharedStages(task, Store(tmp_path)).pairs("annotator").recipe
     assert recipe.keys() == {"version", "candidates", "annotators", "config", "labelled_by", "seed"}
     assert plain(recipe["config"]).keys() == {"draws", "margin", "judge_margin", "noise"}
-    several = Shared(task_named("nano", ["task.panel.annotators=3"]), Store(tmp_path)).pairs("annotator").recipe
+    several = SharedStages(task_named("nano", ["task.panel.annotators=3"]), Store(tmp_path)).pairs("annotator").recipe
     assert several["panel"] == PanelConfig(annotators=3)
 
 

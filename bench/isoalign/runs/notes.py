@@ -7,7 +7,7 @@ from typing import Any
 
 from isoalign.core import plugins
 from isoalign.runs.pipeline import Run
-from isoalign.stages.shared import Stage
+from isoalign.stages.stage import Stage
 
 CAVEAT = "Classifier scorers are weak on implicit hate and blind to threats; judge, annotator and scorers share Jigsaw data."
 ENOUGH = 0.9  # of the budget: what is left after that is less than a round of most methods

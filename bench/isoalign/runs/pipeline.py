@@ -20,7 +20,8 @@ from isoalign.evaluation import annotator_agreement, curve, judge_check, metric_
 from isoalign.models.reward import Rewarder
 from isoalign.runs.training import BASE, ROUNDS, Training
 from isoalign.stages.rounds import FeedbackRounds
-from isoalign.stages.shared import Shared, Stage
+from isoalign.stages.shared import SharedStages
+from isoalign.stages.stage import Stage
 from isoalign.training import registry
 
 
@@ -33,7 +34,7 @@ class RewardSource:
     load: Callable[[], Rewarder]
 
     @classmethod
-    def shared(cls, shared: Shared, by: str) -> RewardSource:
+    def shared(cls, shared: SharedStages, by: str) -> RewardSource:
         """That of a task, or its ensemble, which all methods share."""
         first, *others = [stage.key for stage in shared.reward_models(by).values()]
         return cls(by, [first, *others] if others else first, lambda: shared.reward(by))
@@ -246,6 +247,6 @@ class Run(Training):
         return stages | {"samples": self.samples, "scores": self.own_scores()}
 
 
-def base_run(shared: Shared, budget: Budget | None = None, seed: int = 0) -> Run:
+def base_run(shared: SharedStages, budget: Budget | None = None, seed: int = 0) -> Run:
     """The row of the SFT base, which needs no budget."""
     return Run(BASE, registry.algorithm(BASE)(), budget or Budget(flops=float("inf")), seed, shared)

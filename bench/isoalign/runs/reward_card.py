@@ -34,7 +34,8 @@ from isoalign.models.reward import Rewarder
 from isoalign.runs.card import packages
 from isoalign.runs.pipeline import RewardSource, Run, base_run
 from isoalign.stages import pairs
-from isoalign.stages.shared import Shared, Stage
+from isoalign.stages.shared import SharedStages
+from isoalign.stages.stage import Stage
 
 if TYPE_CHECKING:
     from isoalign.evaluation.metrics.evidence import Evidence
@@ -56,7 +57,7 @@ TRANSFER = (
 class Behind:
     """The stages behind the card of the reward model that learned by ``by``'s verdicts."""
 
-    shared: Shared
+    shared: SharedStages
     by: str
 
     @property
@@ -132,7 +133,7 @@ def make(task: TaskConfig, store: Store, by: str, command: str) -> RewardCard:
     """
     if by not in pairs.SOURCES:
         raise UserError(unknown("reward model --by", by, sorted(pairs.SOURCES)))
-    shared = Shared(task, store)
+    shared = SharedStages(task, store)
     if shared.unpaired_stage:
         raise UserError(
             f"task.feedback.file {task.feedback.file} holds unpaired feedback; a reward model is trained on comparisons"

@@ -55,7 +55,7 @@ def execute(config: DictConfig) -> Path:
     runtime.threads(int(config.threads))
     from isoalign.core.store import Store
     from isoalign.runs.pipeline import Run
-    from isoalign.stages.shared import Shared
+    from isoalign.stages.shared import SharedStages
 
     name = str(config.algorithm.get("name", ""))
     task: TaskConfig = build(TaskConfig, _plain(config.task), "task")
@@ -71,7 +71,7 @@ def execute(config: DictConfig) -> Path:
     metrics.versions()  # a metric that can't be had is told of before the training, not after it
     folder = _writable(Path(str(config.results)) / task.name)
     store = Path(str(config.store)) if config.store else assets.cache_dir() / "store"
-    run = Run(name, algorithm, budget, int(config.seed), Shared(task, Store(_writable(store))), _tuning(config))
+    run = Run(name, algorithm, budget, int(config.seed), SharedStages(task, Store(_writable(store))), _tuning(config))
     return _publish(config, run, folder)
 
 

@@ -30,7 +30,8 @@ from isoalign.stages import pairs
 from isoalign.stages.candidates import read_rows, write_rows
 from isoalign.stages.rounds import FeedbackRounds
 from isoalign.stages.sft import lora
-from isoalign.stages.shared import Shared, Stage
+from isoalign.stages.shared import SharedStages
+from isoalign.stages.stage import Stage
 from isoalign.training import registry, trl
 from isoalign.training.guard import Guard
 from isoalign.training.meter import Meter
@@ -53,7 +54,7 @@ class Training:
     algorithm: Any
     budget: Budget
     seed: int
-    shared: Shared
+    shared: SharedStages
 
     @property
     def task(self) -> TaskConfig:

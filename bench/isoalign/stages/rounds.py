@@ -27,14 +27,14 @@ from isoalign.stages import candidates
 from isoalign.stages.pairs import NoVerdict
 
 if TYPE_CHECKING:
-    from isoalign.stages.shared import ClassifierJudge, Shared
+    from isoalign.stages.shared import ClassifierJudge, SharedStages
 
 
 class FeedbackRounds:
-    """What ``Shared`` hands a lab, with later rounds' feedback beside it. ``folder`` keeps what the rounds made: it belongs
+    """What ``SharedStages`` hands a lab, with later rounds' feedback beside it. ``folder`` keeps what the rounds made: it belongs
     to one training run, and what is there is not made twice."""
 
-    def __init__(self, shared: Shared, folder: Path) -> None:
+    def __init__(self, shared: SharedStages, folder: Path) -> None:
         self.shared, self.folder, self.config = shared, folder, shared.task.rounds
         self.round = 0
         self._rewards: dict[tuple[str, int], Rewarder] = {}

@@ -28,7 +28,8 @@ from isoalign.runs import notes
 from isoalign.runs.card import packages
 from isoalign.runs.pipeline import Run, base_run
 from isoalign.stages.candidates import write_rows
-from isoalign.stages.shared import Shared, Stage
+from isoalign.stages.shared import SharedStages
+from isoalign.stages.stage import Stage
 
 VERSION = 1
 FIELDS = {"prompt_id", "prompt", "draw", "completion", "id", "kl", "finished", "scores"}
@@ -46,7 +47,7 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     rows = read(file, text, chosen, task)
     draws = len(rows) // len(chosen)
     task = replace(task, evaluation=replace(task.evaluation, draws=draws, curve_draws=min(task.evaluation.curve_draws, draws)))
-    shared = Shared(task, store)
+    shared = SharedStages(task, store)
     base = base_run(shared)
     samples = _samples(text, rows, base)
     own, theirs = base.scores(samples), base.own_scores()
