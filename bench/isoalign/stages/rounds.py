@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 
 class FeedbackRounds:
-    """What ``SharedStages`` hands a lab, with later rounds' feedback beside it. ``folder`` keeps what the rounds made: it belongs
-    to one training run, and what is there is not made twice."""
+    """What ``SharedStages`` hands a lab, with later rounds' feedback beside it. ``folder`` keeps what the rounds made: it
+    belongs to one training run, and what is there is not made twice."""
 
     def __init__(self, shared: SharedStages, folder: Path) -> None:
         self.shared, self.folder, self.config = shared, folder, shared.task.rounds
