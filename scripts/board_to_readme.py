@@ -6,6 +6,7 @@ seeds. Run it after `isoalign publish`.
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from isoalign.core.display import grid, scientific
@@ -64,14 +65,20 @@ def plain(estimate: Estimate, digits: int) -> str:
     return "–" if estimate.value is None else f"{estimate.value:.{digits}f}"
 
 
+@cache
+def sections(task: str) -> tuple[Section, ...]:
+    """The boards of a task's published cards."""
+    cards = read_all(ROOT / PUBLISHED / task)
+    return build(cards).sections if cards else ()
+
+
 def excerpt(task: str, home: Path) -> str:
     """A board's rows and what they are, for a page that lies in ``home``."""
     folder = PUBLISHED / task
-    cards = read_all(ROOT / folder)
-    if not cards:
+    if not sections(task):
         return f"*No board of {task} is published yet.*"
     parts = []
-    for section in build(cards).sections:
+    for section in sections(task):
         seeds = sorted({row.seeds for row in section.rows if row.part == METHOD})
         counts = f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seed{'s' * (seeds[-1] > 1)} a method"
         said = [RULE.format(count=len(section.rows))] if len(section.rows) > MOST else []
