@@ -1,6 +1,7 @@
 """README, CONTRIBUTING and docs/: short, linked, true of the cards; commands, settings and files that they name exist."""
 
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -20,6 +21,7 @@ from isoalign import stats
 from isoalign.baselines import dpo
 from isoalign.config.search_path import options
 from isoalign.core.records import Card
+from isoalign.data import formats
 from isoalign.evaluation.card import read_all
 from isoalign.report.board.ranking import estimate
 from isoalign.runs.overrides import check, task_named
@@ -190,6 +192,20 @@ def test_the_glossary_has_what_a_reader_needs_in_order() -> None:
     named = {word.strip(" *").lower() for title in titles for word in title.split(",")}
     assert not [term for term in TERMS if not any(term.lower() in word for word in named)]
     assert [title.lower().strip("*") for title in titles] == sorted(title.lower().strip("*") for title in titles)
+
+
+def test_every_row_on_the_page_of_formats_is_read_as_the_format_that_it_stands_under(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    seen = set()
+    for section in text.split("\n## ")[1:]:
+        name = section.partition("\n")[0]
+        for number, block in enumerate(re.findall(r"```json\n(.*?)```", section, flags=re.DOTALL)):
+            objects = re.split(r"\n(?=\{)", block.strip())
+            file = tmp_path / f"{name}-{number}.jsonl"
+            file.write_text("\n".join(json.dumps(json.loads(each)) for each in objects), encoding="utf-8")
+            assert formats.read(file).format == name
+            seen.add(name)
+    assert sorted(seen) == formats.formats()
 
 
 # -- what the README says of the boards is what the cards say --------------------------------------------------------------
