@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import time
 import warnings
 
 import numpy as np
@@ -201,11 +200,3 @@ def test_what_cannot_be_said_is_none_without_a_warning(cells, expected):
 def test_what_is_no_table_is_refused():
     with pytest.raises(UserError, match="a table of items and raters, not 1 dimension"):
         agreement([1.0, 0.0])
-
-
-def test_a_panel_of_25_on_4800_items_takes_less_than_a_second():
-    cells = noisy(4800, 25, 0.1, np.random.default_rng(4), coverage=0.7)
-    agreement(cells[:10])  # imports
-    start = time.perf_counter()
-    agreement(cells)
-    assert time.perf_counter() - start < 1

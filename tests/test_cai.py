@@ -34,6 +34,7 @@ from isoalign.stages import revisions
 from isoalign.stages.candidates import write_rows
 from isoalign.stages.from_file import Cutter
 from isoalign.stages.shared import Shared
+from isoalign.training.lab import session_of
 from test_judges import Answer, Server, ok
 from workbench import COMMAND, Bench, Size, Terminal, complaint, small, write_model
 
@@ -423,17 +424,17 @@ def test_a_critic_on_a_server_without_an_address_is_one_line(tmp_path: Path) -> 
 
 
 def test_revisions_are_paid_once_with_their_critique(tiny_bench: Bench) -> None:
-    given = replace(tiny_bench.shelf.verdicts["revisions"], flops_each={"feedback": 10, "critic": 7},
+    given = replace(tiny_bench.source.verdicts["revisions"], flops_each={"feedback": 10, "critic": 7},
                     asked_each={"critic_passes": 2.0, "critic_tokens": 30.0})  # fmt: skip
-    shelf = replace(tiny_bench.shelf, verdicts=tiny_bench.shelf.verdicts | {"revisions": given})
-    lab = tiny_bench.but(shelf=shelf).lab()
+    source = replace(tiny_bench.source, verdicts=tiny_bench.source.verdicts | {"revisions": given})
+    lab = tiny_bench.but(source=source).lab()
     first = lab.revisions(4)
     assert first.chosen.tokens.shape[0] == first.rejected.tokens.shape[0] == 4
-    assert lab._meter.items == {("feedback", "sample"): 40, ("critic", "sample"): 28}
+    assert session_of(lab).meter.items == {("feedback", "sample"): 40, ("critic", "sample"): 28}
     seen = [*first.index.tolist(), *lab.revisions(7).index.tolist()]
     assert sorted(seen) == list(range(11))
     lab.revisions(11)
-    spent = lab._meter.spent()
+    spent = session_of(lab).meter.spent()
     assert (spent["flops"], spent["labels"]) == (11 * 17, {"ai_revisions": 11})
     assert spent["judge"] == {"critic_passes": 22, "critic_tokens": 330}
 

@@ -25,9 +25,9 @@ from isoalign.tools.conformance import checks, examine
 from isoalign.tools.conformance.checks import CHECKS
 from isoalign.tools.conformance.subject import Broken, Exempt, Subject
 from isoalign.training import registry, trl
-from isoalign.training.lab import Lab
+from isoalign.training.lab import Lab, session_of
 from isoalign.training.meter import BudgetSpent
-from isoalign.training.process_state import kept
+from isoalign.training.process_state import preserved
 from workbench import Bench, algorithms, loops, same, small, weights
 
 LOOPS = [each if each.id == "trl_dpo" else pytest.param(*each.values, id=each.id, marks=pytest.mark.slow) for each in loops()]
@@ -244,7 +244,7 @@ def test_who_brings_a_loop_and_changes_weights_by_itself_is_stopped_though_its_b
 ) -> None:
     def meddle(lab: Lab) -> None:
         with torch.no_grad():
-            next(lab._policy.inner.parameters()).add_(0.01)
+            next(session_of(lab).policy.inner.parameters()).add_(0.01)
 
     tiny_bench.trainer(Loop(), Budget(1e15, steps=2), tmp_path / "honest").run("honest")
     bold = type("Bold", (Loop,), {"meddle": staticmethod(meddle)})
@@ -307,7 +307,7 @@ def test_a_module_may_be_tried_by_its_factory_and_copied_and_a_pass_broken_off_l
     assert trainer.guard.models == {}
     assert trainer.meter.items["head", "forward"] > 0
     quits = tiny_bench.trainer(dataclasses.dataclass(frozen=True)(Quits)(), Budget(1e15, steps=2), tmp_path / "quits")
-    with pytest.raises(UserError, match="its code called exit"), kept():
+    with pytest.raises(UserError, match="its code called exit"), preserved():
         quits.run("quits")
     assert not _get_current_dispatch_mode_stack()
 
@@ -367,13 +367,13 @@ class Faulty:
 def test_a_step_that_is_not_finite_is_paid_and_counted_but_not_taken(tiny_bench: Bench, tmp_path: Path, how: str) -> None:
     trainer = tiny_bench.trainer(Faulty({1, 3}, how), Budget(1e15, steps=4), tmp_path)
     history = [weights(trainer)]
-    note = trainer._note
+    note = trainer.note
 
     def watch(*row: Any) -> None:
         history.append(weights(trainer))
         note(*row)
 
-    trainer._note = watch  # type: ignore[method-assign]
+    trainer.note = watch  # type: ignore[method-assign]
     trainer.run("faulty")
     assert [same(a, b) for a, b in itertools.pairwise(history)] == [True, False, True, False]
     assert (trainer.skipped, trainer.meter.steps) == (2, 4)
@@ -542,21 +542,21 @@ def test_the_learning_rate_warms_up_and_then_falls_to_nothing_with_the_budget(ti
 def test_what_is_paid_before_the_first_step_does_not_shorten_the_schedule(tiny_bench: Bench, tmp_path: Path) -> None:
     trainer = tiny_bench.trainer(small("ppo", lr=0.5), FLOPS, tmp_path, config=TrainConfig(warmup=0))
     trainer.run("ppo")
-    assert trainer.lab._start > 0
+    assert trainer.session.started_at > 0
     assert trainer.log[0]["lr"] == 0.5
     assert trainer.log[-1]["lr"] < 0.25
 
 
 def test_gradients_are_clipped_in_the_policy_and_in_each_module_apart(tiny_bench: Bench, tmp_path: Path) -> None:
     trainer = tiny_bench.trainer(small("ppo"), Budget(1e15, steps=1), tmp_path, config=TrainConfig(clip=1e-3))
-    norms, clip = {}, trainer._norm
+    norms, clip = {}, trainer.clip
 
     def watch(parameters: list[nn.Parameter]) -> float:
         found = clip(parameters)
         norms[len(parameters)] = math.sqrt(sum(float(p.grad.norm()) ** 2 for p in parameters if p.grad is not None))
         return found
 
-    trainer._norm = watch  # type: ignore[method-assign]
+    trainer.clip = watch  # type: ignore[method-assign]
     trainer.run("ppo")
     assert len(norms) == 2
     assert all(norm <= 1.001e-3 for norm in norms.values())

@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+import isoalign
 from isoalign import stats
 from isoalign.baselines import dpo
 from isoalign.config.search_path import options
@@ -164,6 +165,15 @@ def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for name in re.findall(r"`make ([\w-]+)`", text) + re.findall(r"^make ([\w-]+)", text, flags=re.MULTILINE):
         assert name in targets, f"{page.name}: make {name}"
+
+
+def test_the_page_on_extending_names_all_that_the_lab_has_and_nothing_else(tiny_lab: isoalign.Lab) -> None:
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    table = text.split("| of `lab` |")[1].split("\n\n")[0]
+    named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)(?:\([^`]*)?`", row.split("|")[1])}
+    assert named == {name for name in dir(tiny_lab) if not name.startswith("_")}
+    assert all(hasattr(isoalign.trl, name) for name in re.findall(r"`trl\.(\w+)`", text))
+    assert set(re.findall(r"^\| `([A-Z]\w+)` \|", text, flags=re.MULTILINE)) <= set(isoalign.__all__)
 
 
 def test_methods_and_tasks_have_a_row_each() -> None:

@@ -29,7 +29,15 @@ OFTEN = TrainConfig(warmup=2, checkpoint_seconds=0, snapshots=(0.1, 0.4, 0.7))  
 
 def outcome(trainer: Trainer) -> tuple[Any, ...]:
     spent = trainer.meter.spent() | {"seconds": 0}
-    return spent, trainer.log, trainer.lab.state, trainer.skipped, trainer.lab._start, trainer.snapshots, kept(trainer.work)
+    return (
+        spent,
+        trainer.log,
+        trainer.lab.state,
+        trainer.skipped,
+        trainer.session.started_at,
+        trainer.snapshots,
+        kept(trainer.work),
+    )
 
 
 def kept(work: Path) -> dict[str, bytes]:
@@ -65,14 +73,14 @@ def test_a_run_killed_twice_ends_with_the_weights_the_bill_and_the_log_of_one_th
             bench.trainer(Mortal(algorithm, steps), FLOPS, work, config=OFTEN).run(name)
     last = bench.trainer(algorithm, FLOPS, work, config=OFTEN)
     taken: list[int] = []
-    note = last._note
-    last._note = lambda *row: (taken.append(1), note(*row))  # type: ignore[assignment, method-assign, func-returns-value]
+    note = last.note
+    last.note = lambda *row: (taken.append(1), note(*row))  # type: ignore[assignment, method-assign, func-returns-value]
     last.run(name)
     assert len(taken) < len(whole.log)  # it did go on, and not from the start
     assert same(weights(last), weights(whole))
     assert outcome(last) == outcome(whole)
-    assert {k: [c.position, c.seed] for k, c in last.lab._cursors.items()} == {
-        k: [c.position, c.seed] for k, c in whole.lab._cursors.items()
+    assert {k: [c.position, c.seed] for k, c in last.session.cursors.items()} == {
+        k: [c.position, c.seed] for k, c in whole.session.cursors.items()
     }
     assert torch.equal(last.lab.generator.get_state(), whole.lab.generator.get_state())
 

@@ -110,7 +110,7 @@ def joined(parts: Sequence[Feedback]) -> Feedback:
 
 
 @dataclass(frozen=True)
-class Thumbs:
+class UnpairedFeedback:
     """Single answers with a thumb up (``desirable``) or down, which nobody compared; ``file`` names them in messages."""
 
     prompts: list[list[int]]

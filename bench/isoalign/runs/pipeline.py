@@ -37,14 +37,14 @@ from isoalign.models.reward import Rewarder
 from isoalign.runs import notes
 from isoalign.stages import pairs
 from isoalign.stages.candidates import read_rows, write_rows
-from isoalign.stages.rounds import Rounds
+from isoalign.stages.rounds import FeedbackRounds
 from isoalign.stages.sft import lora
 from isoalign.stages.shared import Shared, Stage
 from isoalign.training import registry, trl
 from isoalign.training.guard import Guard
-from isoalign.training.lab import Lab
 from isoalign.training.meter import Meter
-from isoalign.training.process_state import kept
+from isoalign.training.process_state import preserved
+from isoalign.training.session import Session
 from isoalign.training.trainer import Trainer
 
 TRAIN_VERSION = 3
@@ -143,7 +143,7 @@ class Run:
             "budget": self.budget, "seed": self.seed,
         }  # fmt: skip
         recipe |= self._shaping if self.may("reward") else {}
-        recipe |= {"thumbs": shared.thumbs_stage.key} if shared.thumbs_stage and self.may("labels") else {}
+        recipe |= {"thumbs": shared.unpaired_stage.key} if shared.unpaired_stage and self.may("labels") else {}
         recipe |= {"revisions": shared.revisions_stage.key} if self.may("revisions") else {}
         recipe |= {"rounds": rounds} if (rounds := plain(task.rounds)) else {}
         recipe |= {"loop": trl.identity()} if hasattr(self.algorithm, "train") else {}
@@ -164,16 +164,16 @@ class Run:
         torch.manual_seed(self.seed)
         policy, reference = self._policy_to_train()
         meter = Meter(self.budget)
-        rounds = Rounds(self.shared, work / ROUNDS)
-        lab = Lab(policy, reference, rounds, meter, self.task.model.new_tokens, self.seed)
-        trainer = Trainer(self.algorithm, lab, policy, meter, self.task.training, work, self._shut)
-        with _blamed(), kept():
+        source = FeedbackRounds(self.shared, work / ROUNDS)
+        session = Session(policy, reference, source, meter, self.task.model.new_tokens, self.seed)
+        trainer = Trainer(self.algorithm, session, self.task.training, work, self._forbidden)
+        with _blamed(), preserved():
             trainer.run(self.name)
         policy.model.save_pretrained(work / "policy")
         log = [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in trainer.log]
         write_rows(work / "log.jsonl", log)
         record = {
-            "spent": meter.spent(), "steps": meter.steps, "skipped": trainer.skipped, "reward": sorted(lab._paid),
+            "spent": meter.spent(), "steps": meter.steps, "skipped": trainer.skipped, "reward": sorted(session.reward_models),
             "fraction": meter.fraction, "snapshots": trainer.snapshots, "reported": reported(log),
             "reported_error": reported_error(log),
         }  # fmt: skip
@@ -192,20 +192,21 @@ class Run:
         from isoalign.evaluation.metrics.kl import best_of_n_bound
 
         base, meter, config = self.shared.base_model(), Meter(self.budget), self.task.evaluation
-        lab = Lab(base, base, Rounds(self.shared, work / ROUNDS), meter, self.task.model.new_tokens, self.seed)
-        lab._guard = Guard(meter, tuple, self._shut, self.task.training.idle_seconds)
-        with _blamed(), kept():
-            selection.make(work, self.algorithm, lab, base, self.task.model, self._prompts, config.draws)
+        source = FeedbackRounds(self.shared, work / ROUNDS)
+        session = Session(base, base, source, meter, self.task.model.new_tokens, self.seed)
+        session.guard = Guard(meter, tuple, self._forbidden, self.task.training.idle_seconds)
+        with _blamed(), preserved():
+            selection.make(work, self.algorithm, session, base, self.task.model, self._prompts, config.draws)
         write_rows(work / "log.jsonl", [])
         record = {
-            "spent": meter.spent(), "steps": 0, "skipped": 0, "reward": sorted(lab._paid), "fraction": meter.fraction,
-            "snapshots": [], "reported": {}, "kl_bound": best_of_n_bound(self.algorithm.draws),
+            "spent": meter.spent(), "steps": 0, "skipped": 0, "reward": sorted(session.reward_models),
+            "fraction": meter.fraction, "snapshots": [], "reported": {}, "kl_bound": best_of_n_bound(self.algorithm.draws),
         }  # fmt: skip
-        record |= {"unmetered": lab._guard.models} if lab._guard.models else {}
+        record |= {"unmetered": session.guard.models} if session.guard.models else {}
         (work / "record.json").write_text(json.dumps(record, indent=1))
 
     @property
-    def _shut(self) -> tuple[Path, Path]:
+    def _forbidden(self) -> tuple[Path, Path]:
         """Folders that an algorithm's code must not read."""
         return self.shared.store.root, assets.cache_dir()
 
@@ -347,8 +348,8 @@ class Run:
             return RewardSource.shared(self.shared, by)
 
         def load() -> Rewarder:
-            rounds = Rounds(self.shared, self.shared.get(self.train) / ROUNDS)
-            rounds.number = number
+            rounds = FeedbackRounds(self.shared, self.shared.get(self.train) / ROUNDS)
+            rounds.round = number
             return rounds.reward(by)
 
         return RewardSource(by, {"train": self.train.key, "round": number}, load)
@@ -407,7 +408,7 @@ class Run:
         """Every stage behind the card."""
         shared, split = self.shared, self.task.evaluation.split
         stages = {"sft": shared.sft, "raters": shared.raters, "agreement": self.agreement}
-        stages |= {"thumbs": shared.thumbs_stage} if shared.thumbs_stage else {}
+        stages |= {"thumbs": shared.unpaired_stage} if shared.unpaired_stage else {}
         stages |= {"candidates": shared.candidates("train")} if not self.task.feedback.file else {}
         stages |= {"revisions": shared.revisions_stage} if self.may("revisions") else {}
         stages |= {"pairs": shared.pairs("annotator"), "held_out": shared.pairs("annotator", split)}
@@ -451,7 +452,7 @@ class Run:
         recipe = {"version": 1, "judge": shared.judge_identity, "held_out": held_out.key, "readings": self._base_readings.key}
 
         def make(work: Path) -> None:
-            asked, scores = shared.asked_judge(), self.shared.get(self._base_readings) / "pair_scores.json"
+            asked, scores = shared.comparing_judge(), self.shared.get(self._base_readings) / "pair_scores.json"
             assert asked is not None
             told = judge_check.check(
                 asked, Feedback.read(shared.get(held_out)), shared.base_model(), json.loads(scores.read_text())

@@ -133,7 +133,7 @@ def make(task: TaskConfig, store: Store, by: str, command: str) -> RewardCard:
     if by not in pairs.SOURCES:
         raise UserError(unknown("reward model --by", by, sorted(pairs.SOURCES)))
     shared = Shared(task, store)
-    if shared.thumbs_stage:
+    if shared.unpaired_stage:
         raise UserError(f"task.feedback.file {task.feedback.file} holds thumbs; a reward model is trained on comparisons")
     human_pairs.load()
     return _card(Behind(shared, by), command)

@@ -65,7 +65,7 @@ def execute(config: DictConfig) -> Path:
     if str(config.tracking) not in MODES:
         raise UserError(unknown("tracking", str(config.tracking), list(MODES)))
     settings = {key: value for key, value in _plain(config.algorithm).items() if key != "name"}
-    with registry.watched(name):
+    with registry.sandboxed(name):
         algorithm = registry.sound(build(registry.algorithm(name), settings, "algorithm"))
     progress.belongs_to(f"{name} seed {config.seed}", _line())
     metrics.versions()  # a metric that can't be had is told of before the training, not after it

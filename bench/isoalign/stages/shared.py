@@ -17,7 +17,7 @@ from isoalign.core.runtime import device
 from isoalign.core.store import Store, digest, plain
 from isoalign.data import prompts
 from isoalign.data.assets import ASSETS
-from isoalign.data.preferences import Feedback, Thumbs
+from isoalign.data.preferences import Feedback, UnpairedFeedback
 from isoalign.feedback import constitution, judges
 from isoalign.feedback.constitution import Constitution, PrincipledJudge
 from isoalign.feedback.judges.verdicts import Judge
@@ -121,7 +121,7 @@ class Shared:
         """Have answers judged, by annotators or the AI judge."""
         task, raters = self.task, self.get(self.raters)
         if labelled_by == "judge":
-            pairs.make_judged(work, answers, raters, task.feedback, self.asked_judge(), seed)
+            pairs.make_judged(work, answers, raters, task.feedback, self.comparing_judge(), seed)
         else:
             golden = self.get(self._golden) if task.panel.golden else None
             pairs.make(work, answers, raters, task.feedback, task.panel, seed, golden)
@@ -131,7 +131,7 @@ class Shared:
         """Answers whose better one is known, to weigh raters by: those of a split that nothing is trained on."""
         return self.candidates("validation")
 
-    def asked_judge(self) -> Judge | None:
+    def comparing_judge(self) -> Judge | None:
         """The AI judge that is asked which of two answers is better; None for the classifier, which reads each alone."""
         config = self.task.judge
         if config.kind == "classifier":
@@ -219,7 +219,7 @@ class Shared:
         return Stage("pairs", recipe, make)
 
     @property
-    def thumbs_stage(self) -> Stage | None:
+    def unpaired_stage(self) -> Stage | None:
         """Single answers that people gave a thumb, if the task's feedback is a file of such."""
         config, task = self.task.feedback, self.task
         if not config.file or not self._of_thumbs:
@@ -326,18 +326,20 @@ class Shared:
             return ClassifierReward(folder, task.model, self._classifier(), normalise)
         return HeadReward(folder, task.model, task.reward.base, device(), normalise)
 
-    def thumbs(self) -> Thumbs | None:
+    def unpaired(self) -> UnpairedFeedback | None:
         """People's thumbs, if the task's feedback is such a file."""
-        stage = self.thumbs_stage
-        thumbs: Thumbs | None = self._keep("thumbs", lambda: Thumbs.read(self.get(stage)) if stage else None)
-        return thumbs
+        stage = self.unpaired_stage
+        unpaired: UnpairedFeedback | None = self._keep(
+            "unpaired", lambda: UnpairedFeedback.read(self.get(stage)) if stage else None
+        )
+        return unpaired
 
     def revisions(self) -> Feedback:
         """Answers and their revisions."""
         kept: Feedback = self._keep("revisions", lambda: Feedback.read(self.get(self.revisions_stage)))
         return kept
 
-    def judge(self) -> ClassifierJudge:
+    def scoring_judge(self) -> ClassifierJudge:
         """The AI judge that reads single answers, loaded."""
         if self.task.judge.kind != "classifier":
             raise UserError(f"a {self.task.judge.kind} judge compares answers and scores none; set algorithm.mode=canonical")

@@ -24,7 +24,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,11 +35,10 @@ from isoalign.core.errors import UserError
 from isoalign.core.progress import Progress
 from isoalign.data.preferences import rollouts
 from isoalign.models.language import NEVER, LanguageModel, completion_lengths, prompt_lengths
-
-if TYPE_CHECKING:
-    from isoalign.training.lab import Lab
-    from isoalign.training.meter import Meter
-    from isoalign.training.trainer import Trainer
+from isoalign.training.lab import Lab, session_of
+from isoalign.training.meter import Meter
+from isoalign.training.session import Session
+from isoalign.training.trainer import Trainer
 
 # Changed whenever a figure would change. It began as a digest of this file, which published cards have in their keys.
 VERSION = "10d721953396189079e27882ab4a88d742737c826e683ff092225a762608062d"
@@ -69,33 +68,35 @@ def train(
 
     Raises BudgetSpent where the next step, or the next pass, is not covered.
     """
-    policy, reference, run = lab._policy, lab._reference, lab._trainer
+    session = session_of(lab)
+    policy, reference = session.policy, session.reference
+    run: Trainer = session.trainer
     module, _, kind = f"trl.{name}".rpartition(".")
     trainer_class = getattr(importlib.import_module(module), kind)
     config_class = getattr(importlib.import_module(module), kind.removesuffix("Trainer") + "Config")
     run.loop = f"trl {importlib.metadata.version('trl')} {kind}"
     with ExitStack() as stack:
-        stack.enter_context(run.guard.aside())
+        stack.enter_context(run.guard.harness_code())
         stack.enter_context(_random_state())
         stack.enter_context(_lent(policy, reference))
         arguments = config_class(
-            output_dir=stack.enter_context(tempfile.TemporaryDirectory()), max_steps=FOREVER, seed=lab._seed,
+            output_dir=stack.enter_context(tempfile.TemporaryDirectory()), max_steps=FOREVER, seed=session.seed,
             bf16=policy.autocast, use_cpu=policy.device.type == "cpu", max_grad_norm=run.config.clip,
             gradient_checkpointing=False, disable_dropout=True, remove_unused_columns=False, dataloader_pin_memory=False,
             save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, **settings,
         )  # fmt: skip
-        harness = _Harness(lab, run, gather, repeats)
+        harness = _Harness(run, gather, repeats)
         trainer = _held(trainer_class, harness)(
             model=policy.model, args=arguments, processing_class=policy.tokenizer,
             optimizers=(harness.optimizer, torch.optim.lr_scheduler.LambdaLR(harness.optimizer, lambda _: 1.0)),
-            **_parts(lab, trainer_class, reward),
+            **_parts(lab, session, trainer_class, reward),
         )  # fmt: skip
         _give_reference(trainer, policy, reference)
         if reward is not None and not hasattr(trainer_class, "_tokenize_prompts"):
             trainer.processing_class = _Tokens(policy.tokenizer)
-        _bill(policy, lab._meter, harness.before_gradients)
+        _bill(policy, session.meter, harness.before_gradients)
         if reference is not policy:
-            _bill(reference, lab._meter)
+            _bill(reference, session.meter)
         stack.callback(harness.bar.close)
         trainer.train()
 
@@ -120,7 +121,7 @@ def whole_answers(pairs: Pairs) -> Rows:
     return rows
 
 
-def thumbs(labels: Labels) -> Rows:
+def unpaired(labels: Labels) -> Rows:
     """Single answers for KTO, each with the answer of the row before it for the estimate of KL."""
     answers = _completions(labels.rollouts)
     columns = zip(_prompts(labels.rollouts), answers, [answers[-1], *answers], labels.desirable.tolist(), strict=False)
@@ -152,8 +153,8 @@ def _completions(answers: Rollouts) -> list[list[int]]:
 class _Harness:
     """What a loop of TRL's is held to: its batches, its purse, the shared optimizer and schedule, the log."""
 
-    def __init__(self, lab: Lab, run: Trainer, gather: Callable[[], Rows], repeats: int) -> None:
-        self.lab, self.run, self.gather, self.repeats = lab, run, gather, repeats
+    def __init__(self, run: Trainer, gather: Callable[[], Rows], repeats: int) -> None:
+        self.run, self.gather, self.repeats = run, gather, repeats
         self.optimizer = run.optimizers["policy"]
         self.bar = Progress("training")
         self.prices = [(0, 0)] * repeats  # FLOPs and tokens of the last step at each place of a cycle
@@ -163,7 +164,7 @@ class _Harness:
     def batches(self, collate: Callable[[Rows], Any]) -> Iterator[Any]:
         """The batches of the whole run; feedback is paid when a batch is gathered, not before."""
         while True:
-            self.run._next_round()
+            self.run.begin_round()
             rows = self.gather()
             for _ in range(self.repeats):
                 yield collate(rows)
@@ -171,24 +172,24 @@ class _Harness:
     def before_gradients(self) -> None:
         """The pass that trains is about to be paid: here a step begins for the schedule, as one of ours does."""
         if not self.run.meter.steps:
-            self.lab._start = self.run.meter.fraction
-        self.rate = self.run._rate()
+            self.run.session.started_at = self.run.meter.fraction
+        self.rate = self.run.learning_rate()
 
     def step(self, work: Callable[[], Tensor]) -> Tensor:
         """One step, begun only if the purse covers what the last of its kind cost; a reward model is trained but once."""
-        meter, place, bought = self.run.meter, self.run.meter.steps % self.repeats, set(self.lab._paid)
+        meter, place, bought = self.run.meter, self.run.meter.steps % self.repeats, set(self.run.session.reward_models)
         flops, tokens = self.prices[place]
         meter.require(flops, tokens, steps=1)
         before = meter.flops, meter.tokens
         loss = work()
-        if bought == self.lab._paid:
+        if bought == self.run.session.reward_models:
             self.prices[place] = meter.flops - before[0], meter.tokens - before[1]
         self.loss = float(loss)
         return loss
 
     def clip(self) -> float:
         """The harness's clipping, just before the optimizer's step, which is not taken where a number is not finite."""
-        self.norm = self.run._norm(self.run.trained)
+        self.norm = self.run.clip(self.run.trained)
         self.finite = math.isfinite(self.loss) and math.isfinite(self.norm)
         if self.finite:
             self.run.skipped_in_a_row = 0
@@ -201,9 +202,9 @@ class _Harness:
         """A step is over."""
         self.run.meter.steps += 1
         if not self.finite:
-            self.run._skip()
-        self.run._note(self.loss if self.finite else None, self.rate, self.norm if self.finite else None)
-        self.run._snapshot()
+            self.run.skip()
+        self.run.note(self.loss if self.finite else None, self.rate, self.norm if self.finite else None)
+        self.run.snapshot()
         self.bar.show(self.run.meter.fraction, self.run.log[-1])
 
 
@@ -245,7 +246,7 @@ def _held(trainer_class: Any, harness: _Harness) -> Any:
     return Held
 
 
-def _parts(lab: Lab, trainer_class: Any, reward: Callable[[Rollouts], Tensor] | None) -> dict[str, Any]:
+def _parts(lab: Lab, session: Session, trainer_class: Any, reward: Callable[[Rollouts], Tensor] | None) -> dict[str, Any]:
     """The reference or the reward, as the trainer takes them; and a dataset, which it must be given and never reads."""
     from datasets import Dataset
 
@@ -254,12 +255,12 @@ def _parts(lab: Lab, trainer_class: Any, reward: Callable[[Rollouts], Tensor] | 
             return self  # nothing is to be tokenised
 
     parts: dict[str, Any] = {"train_dataset": Untouched.from_list([{"prompt": "", "label": True}])}
-    if lab._policy.model is lab._policy.inner and "ref_model" in inspect.signature(trainer_class).parameters:
-        parts["ref_model"] = lab._reference.inner
+    if session.policy.model is session.policy.inner and "ref_model" in inspect.signature(trainer_class).parameters:
+        parts["ref_model"] = session.reference.inner
     if reward is not None:
 
         def score(prompts: list[list[int]], completion_ids: list[list[int]], **_: Any) -> list[float]:
-            rewards = reward(rollouts(prompts, completion_ids, lab._pad))
+            rewards = reward(rollouts(prompts, completion_ids, session.pad))
             lab.log(reward=rewards.mean())
             return rewards.tolist()
 

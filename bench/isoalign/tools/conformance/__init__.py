@@ -69,7 +69,7 @@ def _findings(name: str, algorithm: Any, wanted: Sequence[str]) -> Iterator[Find
 def _outcome(check: Callable[[Subject], str], subject: Subject) -> tuple[bool | None, str, bool]:
     """Whether it holds, what was seen, and whether there is no end to what it does."""
     from isoalign.tools.conformance.subject import Broken, Exempt
-    from isoalign.training.guard import Endless
+    from isoalign.training.guard import IdleTimeout
 
     try:
         with hidden():
@@ -77,7 +77,7 @@ def _outcome(check: Callable[[Subject], str], subject: Subject) -> tuple[bool | 
     except Exempt as why:
         return None, str(why), False
     except (Broken, UserError) as why:
-        return False, str(why), isinstance(why, Endless)
+        return False, str(why), isinstance(why, IdleTimeout)
     except Exception as error:  # the algorithm's own, whatever it is
         if os.environ.get("ISOALIGN_DEBUG"):
             raise

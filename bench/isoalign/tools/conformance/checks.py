@@ -27,7 +27,7 @@ from isoalign.tools.conformance.subject import Broken, Exempt, Subject, price_of
 from isoalign.tools.conformance.workbench import Bench, same, weights
 from isoalign.tools.conformance.workbench import odd as oddly
 from isoalign.training import registry
-from isoalign.training.process_state import kept
+from isoalign.training.process_state import preserved
 from isoalign.training.trainer import Trainer
 
 CONFIG = TrainConfig(warmup=2, checkpoint_seconds=1e9)
@@ -138,11 +138,11 @@ def resumes(subject: Subject) -> str:
 def isolated(subject: Subject) -> str:
     """The reference, the reward models and the caller's random state are left alone."""
     for how, bench in subject.variants().items():
-        with kept():
+        with preserved():
             trainer = subject.trainer(Budget(subject.price(bench)), bench)
         np.random.random(), random.random()  # so that who seeds them anew is not where it was
         before, python = _surroundings(bench, trainer), random.getstate()
-        with kept():
+        with preserved():
             trainer.run(subject.name)
         for what, first, second in zip(before, before.values(), _surroundings(bench, trainer).values(), strict=True):
             if not same(first, second):
@@ -170,12 +170,12 @@ def pure(subject: Subject) -> str:
     for rows in (10**6, 3, 1):
         trainer = subject.trainer(Budget(1e18), bench, config=TrainConfig(micro_batch=rows))
         _nudge(trainer)
-        step = next(trainer._iteration(), None)
+        step = next(trainer.steps(), None)
         if step is None:
             raise Broken("its first iteration yields no step")
         if len(step.batch) < 2:
             raise Exempt("its batches have a single row")
-        loss = trainer._backward(step)
+        loss = trainer.backward(step)
         found.append((loss, [p.grad for p in _everything(trainer)], trainer.meter.items))
     for loss, gradients, items in found[1:]:
         far = max(
@@ -233,7 +233,7 @@ def _differences(first: Trainer, second: Trainer) -> str:
 
 
 def _everything(trainer: Trainer) -> list[Any]:
-    return [*trainer.trained, *(p for module in trainer.lab._modules.values() for p in module.parameters())]
+    return [*trainer.trained, *(p for module in trainer.session.modules.values() for p in module.parameters())]
 
 
 def _nudge(trainer: Trainer) -> None:
@@ -245,10 +245,10 @@ def _nudge(trainer: Trainer) -> None:
 
 
 def _surroundings(bench: Bench, trainer: Trainer) -> dict[str, list[Tensor]]:
-    reference, batch = trainer.lab._reference, bench.shelf.feedback("annotator").pairs(torch.arange(4), 1).chosen
+    reference, batch = trainer.session.reference, bench.source.feedback("annotator").pairs(torch.arange(4), 1).chosen
     with torch.no_grad(), reference.adapter_off():
         said = reference(batch).logp.clone()
-    models = [model.model for model in bench.shelf.rewards.values()]
+    models = [model.model for model in bench.source.rewards.values()]
     return {
         "the reference": [said, *(p.clone() for p in reference.inner.parameters() if not p.requires_grad)],
         "a reward model": [p.clone() for model in models for p in model.parameters()],

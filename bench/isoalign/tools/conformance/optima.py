@@ -19,7 +19,7 @@ PRICE = 0.5  # of a nat there, at which the best policy is about a nat from the 
 def learns(subject: Subject) -> str:
     """On a toy whose answers can be counted, the reward that it expects rises."""
     bench = toy.toy(subject.bench, 1.0)
-    rewards, base = bench.shelf.the_judge.rewards, toy.distribution(bench.language_model())
+    rewards, base = bench.source.the_judge.rewards, toy.distribution(bench.language_model())
     before, after = (float((said.exp() * rewards).sum(-1).mean()) for said in (base, _on_toy(subject, bench)))
     if after < before + LEARNT * (float(rewards.max()) - before):
         raise Broken(f"from {before:.3f} to {after:.3f}, where {float(rewards.max()):.3f} can be had: is a sign flipped?")
@@ -54,7 +54,7 @@ def closed_form(subject: Subject) -> str:
         raise Exempt("it does not declare closed_form: its objective has another optimum, or none that is known")
     bench = toy.toy(subject.bench, 1.0)
     base = toy.distribution(bench.language_model())
-    best = toy.optimum(base, bench.shelf.the_judge.rewards, PRICE)
+    best = toy.optimum(base, bench.source.the_judge.rewards, PRICE)
     far, start = toy.kl(_on_toy(subject, bench, PRICE), best), toy.kl(base, best)
     if far > 0.15 * start:
         raise Broken(f"KL {far:.3f} nats from the best policy, of {start:.3f} at the start")
