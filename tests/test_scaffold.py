@@ -93,7 +93,7 @@ def test_a_package_that_brings_no_algorithm_is_left_as_it_is(terminal: Terminal)
 
 @pytest.fixture
 def of_the_page(new: Terminal) -> Terminal:
-    """The same, with the files of CONTRIBUTING.md in the place of the start."""
+    """The same, with the files of docs/extending.md in place of the start."""
     home = new.home / "mine" / "isoalign_dpop"
     (home / "dpop.py").write_text(page("baselines/dpop.py"))
     (home / "conf" / "algorithm" / "dpop.yaml").write_text(page("conf/algorithm/dpop.yaml"))

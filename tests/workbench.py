@@ -119,11 +119,11 @@ def loops() -> list[Any]:
     return [pytest.param(name, small(name), id=name) for name in names]
 
 
-PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 
 
 def page(file: str) -> str:
-    """The block of CONTRIBUTING.md that is said to be a file."""
+    """The block of docs/extending.md that is said to be a file."""
     return re.split(r"```\w+\n", PAGE.split(f"`{file}`", 1)[1], maxsplit=1)[1].split("```")[0]
 
 

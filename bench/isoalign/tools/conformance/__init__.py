@@ -43,7 +43,7 @@ def examine(name: str, algorithm: Any, only: Sequence[str] = ()) -> Iterator[Fin
     if not hasattr(algorithm, "iteration") and not hasattr(algorithm, "train"):
         if hasattr(algorithm, "select"):
             raise UserError(f"{name} trains nothing, it selects: the suite is of training, so there is nothing to try")
-        raise UserError(f"algorithm {name} has no method iteration(lab), so there is nothing to try; see CONTRIBUTING.md")
+        raise UserError(f"algorithm {name} has no method iteration(lab), so there is nothing to try; see docs/extending.md")
     return _findings(name, algorithm, only or list(CHECKS))
 
 

@@ -42,7 +42,7 @@ def settings(tested: AlgorithmUnderTest) -> str:
     files = [file for folder in folders() if (file := folder / "algorithm" / f"{tested.name}.yaml").exists()]
     package = plugins.distribution(type(tested.algorithm))
     if package and (empty := plugins.without_yaml(package[0])):
-        raise CheckFailed(f"{empty} has no yaml: its pyproject.toml needs package-data, see CONTRIBUTING.md")
+        raise CheckFailed(f"{empty} has no yaml: its pyproject.toml needs package-data, see docs/extending.md")
     if not files:
         raise NotApplicable("it has no yaml: its fields configure it")
     written = OmegaConf.to_container(OmegaConf.load(files[0]))
