@@ -1,4 +1,4 @@
-"""Kahneman-Tversky optimisation: thumbs up and down in the place of pairs."""
+"""Kahneman-Tversky optimisation: unpaired binary feedback instead of pairs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

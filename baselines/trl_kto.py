@@ -24,7 +24,7 @@ class TRLKTO:
     def train(self, lab: Lab) -> None:
         """On the labels of ``kto``, in the same order."""
         trl.train(
-            lab, "KTOTrainer", lambda: trl.thumbs(lab.labels(self.batch_size)), beta=self.beta, max_length=None,
+            lab, "KTOTrainer", lambda: trl.unpaired(lab.labels(self.batch_size)), beta=self.beta, max_length=None,
             desirable_weight=self.desirable_weight, undesirable_weight=self.undesirable_weight,
             per_device_train_batch_size=self.batch_size,
         )  # fmt: skip

@@ -27,7 +27,7 @@ from isoalign.evaluation import samples, scores
 from isoalign.evaluation.metrics.reward_accuracy import right
 from isoalign.models import language
 from isoalign.runs.overrides import task_named
-from isoalign.stages.shared import Shared
+from isoalign.stages.shared import SharedStages
 
 NOISE = (0.05, 0.2, 0.35)
 RULE = (
@@ -42,7 +42,7 @@ GRID: dict[str, dict[str, list[Any]]] = {
 
 def measure(task: TaskConfig, store: Store) -> dict[str, Any]:
     """Accuracy on verdicts before noise and as given, of the validation pairs; and FLOPs of the training."""
-    shared = Shared(task, store)
+    shared = SharedStages(task, store)
     model = shared.reward("annotator")
     judged = Feedback.read(shared.get(shared.pairs("annotator", "validation")))
     both = samples.sides(judged, int(language.tokenizer(task.model.name).pad_token_id))

@@ -33,7 +33,8 @@ from isoalign.runs.overrides import task_named
 from isoalign.stages import revisions
 from isoalign.stages.candidates import write_rows
 from isoalign.stages.from_file import Cutter
-from isoalign.stages.shared import Shared
+from isoalign.stages.shared import SharedStages
+from isoalign.training.lab import session_of
 from test_judges import Answer, Server, ok
 from workbench import COMMAND, Bench, Size, Terminal, complaint, small, write_model
 
@@ -386,7 +387,7 @@ def test_principles_change_the_pairs_of_a_judge_that_reads_them_and_nobody_elses
     asked = {"judge__kind": "lm", "judge__model": "nano"}
 
     def keys(by: str, **settings: Any) -> str:
-        return Shared(nano(**settings), Store(tmp_path)).pairs(by).key
+        return SharedStages(nano(**settings), Store(tmp_path)).pairs(by).key
 
     assert keys("judge") == keys("judge", constitution__file=file)  # the classifier reads none
     assert keys("annotator") == keys("annotator", constitution__file=file, **asked)
@@ -406,13 +407,17 @@ def test_the_key_of_revisions_covers_all_that_they_depend_on(tmp_path: Path) -> 
         replace(base, judge=server, constitution=replace(base.constitution, kind="server", model="other")),
         replace(base, seed=1),
     ]  # fmt: skip
-    keys = [Shared(task, Store(tmp_path)).revisions_stage.key for task in tasks]
+    keys = [SharedStages(task, Store(tmp_path)).revisions_stage.key for task in tasks]
     assert len(set(keys)) == len(tasks)
-    assert Shared(replace(base, judge=server), Store(tmp_path)).revisions_stage.key == keys[0]  # the judge doesn't revise
+    assert (
+        SharedStages(replace(base, judge=server), Store(tmp_path)).revisions_stage.key == keys[0]
+    )  # the judge doesn't revise
 
 
 def test_a_critic_on_a_server_without_an_address_is_one_line(tmp_path: Path) -> None:
-    shared = Shared(nano(constitution__file="kindness", constitution__kind="server", constitution__model="m"), Store(tmp_path))
+    shared = SharedStages(
+        nano(constitution__file="kindness", constitution__kind="server", constitution__model="m"), Store(tmp_path)
+    )
     with pytest.raises(
         UserError, match=r"^task\.constitution\.kind=server asks the server of task\.judge: task\.judge\.base_url"
     ):
@@ -423,17 +428,17 @@ def test_a_critic_on_a_server_without_an_address_is_one_line(tmp_path: Path) -> 
 
 
 def test_revisions_are_paid_once_with_their_critique(tiny_bench: Bench) -> None:
-    given = replace(tiny_bench.shelf.verdicts["revisions"], flops_each={"feedback": 10, "critic": 7},
+    given = replace(tiny_bench.source.verdicts["revisions"], flops_each={"feedback": 10, "critic": 7},
                     asked_each={"critic_passes": 2.0, "critic_tokens": 30.0})  # fmt: skip
-    shelf = replace(tiny_bench.shelf, verdicts=tiny_bench.shelf.verdicts | {"revisions": given})
-    lab = tiny_bench.but(shelf=shelf).lab()
+    source = replace(tiny_bench.source, verdicts=tiny_bench.source.verdicts | {"revisions": given})
+    lab = tiny_bench.but(source=source).lab()
     first = lab.revisions(4)
     assert first.chosen.tokens.shape[0] == first.rejected.tokens.shape[0] == 4
-    assert lab._meter.items == {("feedback", "sample"): 40, ("critic", "sample"): 28}
+    assert session_of(lab).meter.items == {("feedback", "sample"): 40, ("critic", "sample"): 28}
     seen = [*first.index.tolist(), *lab.revisions(7).index.tolist()]
     assert sorted(seen) == list(range(11))
     lab.revisions(11)
-    spent = lab._meter.spent()
+    spent = session_of(lab).meter.spent()
     assert (spent["flops"], spent["labels"]) == (11 * 17, {"ai_revisions": 11})
     assert spent["judge"] == {"critic_passes": 22, "critic_tokens": 330}
 

@@ -354,10 +354,10 @@ def test_a_sweep_makes_what_its_runs_share_once_and_a_run_that_fails_stops_no_ot
     done = terminal(terminal.run(*sweep, "seed=0,1"))
     assert done.returncode == 0, done.stderr
     count = {
-        kind: len(stages(terminal.store, kind)) for kind in ("sft", "raters", "candidates", "pairs", "train", "agreement")
+        kind: len(stages(terminal.store, kind)) for kind in ("sft", "annotators", "candidates", "pairs", "train", "agreement")
     }
     # candidates and pairs of three splits: train, validation, test
-    assert count == {"sft": 1, "raters": 1, "candidates": 3, "pairs": 3, "train": 4, "agreement": 1}
+    assert count == {"sft": 1, "annotators": 1, "candidates": 3, "pairs": 3, "train": 4, "agreement": 1}
     cards = sorted(card.name.rpartition("-")[0] for card in (terminal.home / "results" / "nano").glob("*.json"))
     assert cards == ["dpo-s0", "dpo-s1", "kto-s0", "kto-s1"]
 
@@ -371,7 +371,7 @@ def test_a_sweep_makes_what_its_runs_share_once_and_a_run_that_fails_stops_no_ot
     ]
     assert "Traceback" not in more.stderr
     new = [name.partition("-")[0] for name in set(stages(terminal.store)) - set(before)]
-    assert set(new) == {"curve", "figures", "readings", "samples", "train"}
+    assert set(new) == {"curve", "metrics", "samples", "scores", "train"}
     assert [new.count(kind) for kind in ("train", "figures", "curve")] == [1, 1, 1]
-    assert new.count("samples") == new.count("readings") > 1  # of the snapshots too
+    assert new.count("samples") == new.count("scores") > 1  # of the snapshots too
     assert len(list((terminal.home / "results" / "nano").glob("dpo-s0-*.json"))) == 2

@@ -140,9 +140,3 @@ def test_every_key_of_the_run_is_read() -> None:
 def test_an_algorithm_of_a_name_that_nobody_has_is_refused() -> None:
     with pytest.raises(UserError, match="unknown algorithm 'nobody'"):
         registry.algorithm("nobody")
-
-
-def test_the_source_of_an_algorithm_covers_what_it_builds_on() -> None:
-    ppo, rlaif, dpo = (registry.source(registry.algorithm(name)) for name in ("ppo", "rlaif", "dpo"))
-    assert len({ppo, rlaif, dpo}) == 3
-    assert registry.source(registry.algorithm("ppo")) == ppo

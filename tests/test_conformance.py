@@ -22,12 +22,12 @@ from isoalign.core.batches import Rollouts, Step
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
 from isoalign.tools.conformance import checks, examine
+from isoalign.tools.conformance.algorithm_under_test import AlgorithmUnderTest, CheckFailed, NotApplicable
 from isoalign.tools.conformance.checks import CHECKS
-from isoalign.tools.conformance.subject import Broken, Exempt, Subject
 from isoalign.training import registry, trl
-from isoalign.training.lab import Lab
+from isoalign.training.lab import Lab, session_of
 from isoalign.training.meter import BudgetSpent
-from isoalign.training.process_state import kept
+from isoalign.training.process_state import preserved
 from workbench import Bench, algorithms, loops, same, small, weights
 
 LOOPS = [each if each.id == "trl_dpo" else pytest.param(*each.values, id=each.id, marks=pytest.mark.slow) for each in loops()]
@@ -56,8 +56,8 @@ def suite() -> list[Any]:
 @pytest.mark.parametrize(("name", "algorithm", "check"), suite())
 def test_every_algorithm_conforms(tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, check: str) -> None:
     exempt = hasattr(algorithm, "train") and check in ("resumes", "pure")  # of a loop of one's own
-    with pytest.raises(Exempt) if exempt else contextlib.nullcontext():
-        CHECKS[check](Subject(name, algorithm, tiny_bench, tmp_path))
+    with pytest.raises(NotApplicable) if exempt else contextlib.nullcontext():
+        CHECKS[check](AlgorithmUnderTest(name, algorithm, tiny_bench, tmp_path))
 
 
 @pytest.mark.slow
@@ -67,8 +67,8 @@ def test_every_algorithm_does_on_the_toy_as_it_declares(
     tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, check: str
 ) -> None:
     whole = dataclasses.replace(registry.algorithm(name)(), **({"mode": algorithm.mode} if hasattr(algorithm, "mode") else {}))
-    with contextlib.suppress(Exempt):
-        CHECKS[check](Subject(name, whole, tiny_bench, tmp_path))
+    with contextlib.suppress(NotApplicable):
+        CHECKS[check](AlgorithmUnderTest(name, whole, tiny_bench, tmp_path))
 
 
 @pytest.mark.parametrize("name", ["dpo", pytest.param("rloo", marks=pytest.mark.slow)])
@@ -76,7 +76,7 @@ def test_the_closed_form_is_reached_and_the_base_where_nothing_is_better_or_kl_i
     tiny_bench: Bench, tmp_path: Path, name: str
 ) -> None:
     for check in ON_THE_TOY:
-        CHECKS[check](Subject(name, registry.algorithm(name)(), tiny_bench, tmp_path / check))
+        CHECKS[check](AlgorithmUnderTest(name, registry.algorithm(name)(), tiny_bench, tmp_path / check))
 
 
 @ALL
@@ -191,13 +191,13 @@ BROKEN = {
 @pytest.mark.parametrize("check", BROKEN)
 def test_a_check_finds_the_algorithm_that_breaks_its_demand(tiny_bench: Bench, tmp_path: Path, check: str) -> None:
     cls, words = BROKEN[check]
-    with pytest.raises(Broken, match=words):
-        CHECKS[check](Subject("broken", dataclasses.dataclass(frozen=True)(cls)(), tiny_bench, tmp_path))
+    with pytest.raises(CheckFailed, match=words):
+        CHECKS[check](AlgorithmUnderTest("broken", dataclasses.dataclass(frozen=True)(cls)(), tiny_bench, tmp_path))
 
 
 @pytest.mark.parametrize("check", [name for name in QUICK if name != "budget"])
 def test_no_check_accuses_the_honest_one(tiny_bench: Bench, tmp_path: Path, check: str) -> None:
-    CHECKS[check](Subject("honest", Honest(), tiny_bench, tmp_path))
+    CHECKS[check](AlgorithmUnderTest("honest", Honest(), tiny_bench, tmp_path))
 
 
 def test_a_price_on_kl_that_does_nothing_is_found_and_so_is_a_closed_form_that_is_missed(
@@ -209,8 +209,8 @@ def test_a_price_on_kl_that_does_nothing_is_found_and_so_is_a_closed_form_that_i
         price: float = 1.0
 
     for check in ("large_price", "closed_form"):
-        with pytest.raises(Broken, match="nats"):
-            CHECKS[check](Subject("priced", Priced(), tiny_bench, tmp_path / check))
+        with pytest.raises(CheckFailed, match="nats"):
+            CHECKS[check](AlgorithmUnderTest("priced", Priced(), tiny_bench, tmp_path / check))
 
 
 def test_what_is_left_changed_for_the_whole_process_is_found_and_put_back(tiny_bench: Bench, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_what_is_left_changed_for_the_whole_process_is_found_and_put_back(tiny_b
 
     before = np.geterr(), len(torch.nn.modules.module._global_forward_hooks)
     with pytest.raises(UserError, match="it changed the hooks of all modules, numpy's handling of errors for the whole"):
-        CHECKS["isolated"](Subject("leaves", dataclasses.dataclass(frozen=True)(Leaves)(), tiny_bench, tmp_path))
+        CHECKS["isolated"](AlgorithmUnderTest("leaves", dataclasses.dataclass(frozen=True)(Leaves)(), tiny_bench, tmp_path))
     assert (np.geterr(), len(torch.nn.modules.module._global_forward_hooks)) == before
 
 
@@ -244,7 +244,7 @@ def test_who_brings_a_loop_and_changes_weights_by_itself_is_stopped_though_its_b
 ) -> None:
     def meddle(lab: Lab) -> None:
         with torch.no_grad():
-            next(lab._policy.inner.parameters()).add_(0.01)
+            next(session_of(lab).policy.inner.parameters()).add_(0.01)
 
     tiny_bench.trainer(Loop(), Budget(1e15, steps=2), tmp_path / "honest").run("honest")
     bold = type("Bold", (Loop,), {"meddle": staticmethod(meddle)})
@@ -307,7 +307,7 @@ def test_a_module_may_be_tried_by_its_factory_and_copied_and_a_pass_broken_off_l
     assert trainer.guard.models == {}
     assert trainer.meter.items["head", "forward"] > 0
     quits = tiny_bench.trainer(dataclasses.dataclass(frozen=True)(Quits)(), Budget(1e15, steps=2), tmp_path / "quits")
-    with pytest.raises(UserError, match="its code called exit"), kept():
+    with pytest.raises(UserError, match="its code called exit"), preserved():
         quits.run("quits")
     assert not _get_current_dispatch_mode_stack()
 
@@ -321,7 +321,7 @@ def test_what_never_ends_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isoalign.tools.conformance.workbench.IDLE", 0.5)
     settings, finding = examine("loops", dataclasses.dataclass(frozen=True)(Loops)())
     assert settings.check == "settings"
-    assert finding.holds is False
+    assert finding.passed is False
     assert finding.told == "its code asked the lab for nothing that costs for 0.5 seconds"
 
 
@@ -333,8 +333,8 @@ def test_whatever_an_algorithm_raises_is_a_finding_and_an_unknown_check_is_not()
     metered, pure = examine("raises", dataclasses.dataclass(frozen=True)(Raises)(), ["metered", "pure"])
     line = next(i for i, text in enumerate(Path(__file__).read_text().splitlines(), 1) if 'KeyError("gone")' in text)
     where = f"at {Path(__file__).parent.name}/{Path(__file__).name}:{line}"
-    assert (metered.holds, metered.told) == (False, f"KeyError: 'gone' ({where}; set ISOALIGN_DEBUG=1 for the traceback)")
-    assert (pure.holds, pure.told) == (False, "as in metered")
+    assert (metered.passed, metered.told) == (False, f"KeyError: 'gone' ({where}; set ISOALIGN_DEBUG=1 for the traceback)")
+    assert (pure.passed, pure.told) == (False, "as in metered")
     with pytest.raises(UserError, match="unknown check 'mettered'; did you mean 'metered'"):
         list(examine("honest", Honest(), ["mettered"]))
 
@@ -367,13 +367,13 @@ class Faulty:
 def test_a_step_that_is_not_finite_is_paid_and_counted_but_not_taken(tiny_bench: Bench, tmp_path: Path, how: str) -> None:
     trainer = tiny_bench.trainer(Faulty({1, 3}, how), Budget(1e15, steps=4), tmp_path)
     history = [weights(trainer)]
-    note = trainer._note
+    note = trainer.note
 
     def watch(*row: Any) -> None:
         history.append(weights(trainer))
         note(*row)
 
-    trainer._note = watch  # type: ignore[method-assign]
+    trainer.note = watch  # type: ignore[method-assign]
     trainer.run("faulty")
     assert [same(a, b) for a, b in itertools.pairwise(history)] == [True, False, True, False]
     assert (trainer.skipped, trainer.meter.steps) == (2, 4)
@@ -463,7 +463,7 @@ class Counts(Honest):
     [
         (Returns, r"iteration\(lab\) gave a Step: it must yield"),
         (Tuples, r"iteration\(lab\) yielded a tuple: it must yield"),
-        (Forgets, r"must give a tensor \[B\], one value a row: got nothing"),
+        (Forgets, r"must give a tensor \[B\], one value a row: got None"),
         (Detached, "the loss has no gradient: it was detached"),
         (Hoards, r"lab.state\['seen'\]\['rows'\]\[4\] holds a tuple, which no checkpoint brings back"),
         (Hides, r"lab.state\['seen'\]\[0\] holds a Tensor, which no checkpoint brings back"),
@@ -473,7 +473,7 @@ class Counts(Honest):
 )
 def test_what_breaks_the_protocol_is_told_in_its_words(cls: type, words: str) -> None:
     (finding,) = examine("wrong", dataclasses.dataclass(frozen=True)(cls)(), ["metered"])
-    assert finding.holds is False
+    assert finding.passed is False
     assert re.search(words, finding.told)
 
 
@@ -502,18 +502,18 @@ def test_a_yaml_that_departs_from_its_class_is_found(
     (tmp_path / "algorithm").mkdir()
     (tmp_path / "algorithm" / "dpo.yaml").write_text(yaml)
     monkeypatch.setattr(checks, "folders", lambda: [tmp_path])
-    with pytest.raises(Broken, match=rf"dpo.yaml: .*{words}"):
-        CHECKS["settings"](Subject("dpo", registry.algorithm("dpo")(), tiny_bench, tmp_path))
+    with pytest.raises(CheckFailed, match=rf"dpo.yaml: .*{words}"):
+        CHECKS["settings"](AlgorithmUnderTest("dpo", registry.algorithm("dpo")(), tiny_bench, tmp_path))
 
 
 @pytest.mark.parametrize("name", registry.names())
 def test_the_yaml_of_every_algorithm_is_its_class(tiny_bench: Bench, tmp_path: Path, name: str) -> None:
-    CHECKS["settings"](Subject(name, registry.algorithm(name)(), tiny_bench, tmp_path))
+    CHECKS["settings"](AlgorithmUnderTest(name, registry.algorithm(name)(), tiny_bench, tmp_path))
 
 
 def test_a_price_on_kl_must_be_a_field(tiny_bench: Bench, tmp_path: Path) -> None:
-    with pytest.raises(Broken, match="kl_price names 'price', which is no field"):
-        CHECKS["settings"](Subject("runaway", dataclasses.dataclass(frozen=True)(Runaway)(), tiny_bench, tmp_path))
+    with pytest.raises(CheckFailed, match="kl_price names 'price', which is no field"):
+        CHECKS["settings"](AlgorithmUnderTest("runaway", dataclasses.dataclass(frozen=True)(Runaway)(), tiny_bench, tmp_path))
 
 
 def test_an_algorithm_cannot_swallow_the_end_of_its_budget(tiny_bench: Bench, tmp_path: Path) -> None:
@@ -542,21 +542,21 @@ def test_the_learning_rate_warms_up_and_then_falls_to_nothing_with_the_budget(ti
 def test_what_is_paid_before_the_first_step_does_not_shorten_the_schedule(tiny_bench: Bench, tmp_path: Path) -> None:
     trainer = tiny_bench.trainer(small("ppo", lr=0.5), FLOPS, tmp_path, config=TrainConfig(warmup=0))
     trainer.run("ppo")
-    assert trainer.lab._start > 0
+    assert trainer.session.started_at > 0
     assert trainer.log[0]["lr"] == 0.5
     assert trainer.log[-1]["lr"] < 0.25
 
 
 def test_gradients_are_clipped_in_the_policy_and_in_each_module_apart(tiny_bench: Bench, tmp_path: Path) -> None:
     trainer = tiny_bench.trainer(small("ppo"), Budget(1e15, steps=1), tmp_path, config=TrainConfig(clip=1e-3))
-    norms, clip = {}, trainer._norm
+    norms, clip = {}, trainer.clip
 
     def watch(parameters: list[nn.Parameter]) -> float:
         found = clip(parameters)
         norms[len(parameters)] = math.sqrt(sum(float(p.grad.norm()) ** 2 for p in parameters if p.grad is not None))
         return found
 
-    trainer._norm = watch  # type: ignore[method-assign]
+    trainer.clip = watch  # type: ignore[method-assign]
     trainer.run("ppo")
     assert len(norms) == 2
     assert all(norm <= 1.001e-3 for norm in norms.values())

@@ -78,7 +78,7 @@ if lab.progress > 0.3:
 """
 EDIT = """
 with torch.no_grad():
-    for weight in lab._policy.inner.parameters():
+    for weight in lab._session.policy.inner.parameters():
         weight.add_(0.01)
 """
 FOREVER = HEAD + GOOD.replace("        yield", "        try:\n            yield").replace(

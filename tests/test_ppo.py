@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, tensor
 
 from isoalign.baselines.ppo import PPO, Experience, gae, place_rewards, policy_loss, row_mean, value_loss, whiten
-from isoalign.training.lab import Lab
+from isoalign.training.lab import Lab, session_of
 from workbench import Bench
 
 MASK = tensor([[True, True, True], [True, False, False]])
@@ -125,7 +125,7 @@ def test_the_untouched_policy_has_no_drift_so_the_score_alone_is_returned(tiny_l
 def test_drift_from_the_base_is_priced_at_the_price_of_the_day(tiny_bench: Bench) -> None:
     lab = tiny_bench.but(ends=True).lab()
     with torch.no_grad():
-        for parameter in lab._policy.inner.parameters():
+        for parameter in session_of(lab).policy.inner.parameters():
             parameter.mul_(1.1)
     lab.state["kl"] = 0.7
     algorithm = PPO(kl=0.05, gae_lambda=1.0, whiten=False, reward_clip=1e9)
@@ -155,8 +155,8 @@ def test_every_epoch_visits_every_rollout_once(tiny_lab: Lab) -> None:
 
 def test_a_reward_does_not_depend_on_its_batch_or_on_padding(tiny_bench: Bench) -> None:
     """What a saturated or collapsed reward model must not be mistaken for."""
-    pairs = tiny_bench.shelf.verdicts["annotator"]
-    reward = tiny_bench.shelf.reward("annotator")
+    pairs = tiny_bench.source.verdicts["annotator"]
+    reward = tiny_bench.source.reward("annotator")
     batch = pairs.pairs(torch.arange(len(pairs)), reward.pad).chosen
     alone = torch.cat([reward(pairs.pairs(torch.tensor([i]), reward.pad).chosen) for i in range(len(pairs))])
     torch.testing.assert_close(reward(batch), alone)

@@ -358,7 +358,7 @@ def test_the_card_agrees_with_the_sft_rows_and_a_second_run_makes_nothing(furnis
     assert card["groups"]["all"]["rm_accuracy"]["estimate"] == row["metrics"]["rm_accuracy"]
     assert card["reliability"] == row["data"]["calibration"]["reliability"]
     assert card["parents"]["reward_annotator"] == row["parents"]["reward_annotator"]
-    assert card["contents"]["readings"] == row["contents"]["readings"]
+    assert card["contents"]["scores"] == row["contents"]["scores"]
     assert card["warnings"] == [flag for flag in row["flags"] if flag.startswith("reward model: ")]
     page = paths[".md"].read_text()
     assert card["warnings"], "a model of three steps is no good"

@@ -78,7 +78,7 @@ def test_ppo_pays_for_a_reward_model_in_every_round_and_is_read_by_the_last(furn
     assert sorted(file.name for file in (train / "rounds" / "1").iterdir()) == [
         "candidates", "pairs-annotator", "reward-annotator-0",
     ]  # fmt: skip
-    reading = json.loads((furnished.store / f"readings-{card['parents']['readings']}" / "recipe.json").read_text())
+    reading = json.loads((furnished.store / f"scores-{card['parents']['scores']}" / "recipe.json").read_text())
     assert reading["reward"] == {"train": card["parents"]["train"], "round": 1}
     assert card["metrics"]["proxy_reward"]["value"] is not None
     assert "rounds" not in once["training"]

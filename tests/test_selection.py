@@ -42,10 +42,10 @@ def sums(answers: Rollouts) -> Tensor:
 
 
 def choose(bench: Bench, work: Path, choice: Choice, flops: float = 1e15) -> tuple[list[dict[str, Any]], dict[Any, int]]:
-    lab = bench.lab(Budget(flops))
+    session = bench.session(Budget(flops))
     config = ModelConfig(str(bench.model), prompt_tokens=8, new_tokens=bench.new_tokens)
-    selection.make(work, choice, lab, bench.language_model(), config, PROMPTS, DRAWS)
-    return read_rows(work / selection.ANSWERS), dict(lab._meter.items)
+    selection.make(work, choice, session, bench.language_model(), config, PROMPTS, DRAWS)
+    return read_rows(work / selection.ANSWERS), dict(session.meter.items)
 
 
 def test_of_every_few_answers_the_one_with_the_highest_score_is_kept_and_all_are_paid(

@@ -12,7 +12,7 @@ def check(name: str, checks: tuple[str, ...]) -> int:
     """Test an algorithm on what every algorithm must do.
 
     ALGORITHM may be a plug-in's. It is tried on a tiny model, in about a minute. Without CHECK, all checks are run; each
-    prints a line with its name. The exit status is 1 if one is broken.
+    prints a line with its name. The exit status is 1 if one fails.
     """
     from isoalign.tools.conformance import examine  # loads torch, which the help does without
     from isoalign.training.registry import default
@@ -22,7 +22,7 @@ def check(name: str, checks: tuple[str, ...]) -> int:
     for finding in examine(name, default(name), checks):
         print(finding.line(), flush=True)
         found.append(finding)
-    broken = sum(finding.holds is False for finding in found)
-    whole = f"{name} conforms" if not checks else f"{name}: {len(found)} tried, none is broken"
-    print(f"{name}: {broken} broken" if broken else whole)
-    return 1 if broken else 0
+    failed = sum(finding.passed is False for finding in found)
+    whole = f"{name} conforms" if not checks else f"{name}: {len(found)} tried, none failed"
+    print(f"{name}: {failed} failed" if failed else whole)
+    return 1 if failed else 0

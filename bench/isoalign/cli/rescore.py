@@ -36,7 +36,7 @@ def rescore(cards: tuple[Path, ...], families: tuple[str, ...], every: bool, sto
     old = {path: cards_on_disk.read(path) for path in paths}
     opened = options.open_store(store)
     for card in old.values():  # nothing is written, or begun, unless all can be scored
-        stage_of(card, opened, "readings")
+        stage_of(card, opened, "scores")
     new = {path: rescored(old[path], opened, families or None) for path in track(paths, "rescoring")}
     boards = {  # one that can't be made is found out before anything is written
         folder: leaderboard.build([new.get(path) or cards_on_disk.read(path) for path in sorted(folder.glob("*.json"))])

@@ -129,7 +129,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Card:
-    """The record of one run; see README, "How to read a card"."""
+    """The record of one run (docs/card.md)."""
 
     key: str
     task: str

@@ -68,13 +68,13 @@ class _Resolver(ast.NodeTransformer):
     def visit_Name(self, node: ast.Name) -> ast.AST:
         if node.id not in self.imports or any(node.id in names for names in self.local):
             return node
-        return ast.Name(self.imports[node.id], node.ctx)
+        return ast.Name(self.imports[node.id], ast.Load())
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         """``math.log`` is the name that ``from math import log`` binds."""
         value = self.visit(node.value)
         if isinstance(value, ast.Name) and value is not node.value:
-            return ast.Name(f"{value.id}.{node.attr}", node.ctx)
+            return ast.Name(f"{value.id}.{node.attr}", ast.Load())
         return ast.Attribute(value, node.attr, node.ctx)
 
     def _nested(self, node: _Scope) -> ast.AST:

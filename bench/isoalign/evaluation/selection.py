@@ -19,12 +19,13 @@ from isoalign.models.language import LanguageModel
 from isoalign.stages.candidates import completions, read_rows, write_rows
 from isoalign.training.lab import Lab
 from isoalign.training.meter import BudgetSpent
+from isoalign.training.session import Session
 
 ANSWERS = "answers.jsonl"
 
 
 def make(
-    work: Path, algorithm: Any, lab: Lab, base: LanguageModel, model: ModelConfig, chosen: Sequence[Prompt], draws: int
+    work: Path, algorithm: Any, session: Session, base: LanguageModel, model: ModelConfig, chosen: Sequence[Prompt], draws: int
 ) -> None:
     """Write ``answers.jsonl``: for each evaluation prompt ``draws`` answers, each the best by ``algorithm.select`` of
     ``algorithm.draws`` of the base's. Sampling and scoring are paid.
@@ -32,6 +33,7 @@ def make(
     Raises UserError where the budget does not cover all of it.
     """
     rows: list[dict[str, Any]] = []
+    lab = Lab(session)
     each = getattr(algorithm, "draws", 0)
     if not isinstance(each, int) or each < 1:
         raise UserError("a method that selects needs a field draws: int of 1 or more: how many answers it chooses among")
@@ -40,7 +42,7 @@ def make(
             part = chosen[start : start + sample.ROWS]
             answers = lab.generate(base.encode([p.text for p in part], model.prompt_tokens), draws * each)
             ids = completions(answers)
-            scores = lab._watched(algorithm.select, lab, answers)
+            scores = session.sandboxed(algorithm.select, lab, answers)
             if not isinstance(scores, Tensor) or scores.shape != (len(answers),) or scores.isnan().any():
                 raise UserError(f"select(lab, answers) must give a score, not nan, for each of {len(answers)} answers")
             best = scores.view(-1, each).argmax(1).tolist()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from isoalign.core import plugins
-from isoalign.stages.shared import Stage
-
-if TYPE_CHECKING:
-    from isoalign.runs.pipeline import Run
+from isoalign.runs.pipeline import Run
+from isoalign.stages.stage import Stage
 
 CAVEAT = "Classifier scorers are weak on implicit hate and blind to threats; judge, annotator and scorers share Jigsaw data."
 ENOUGH = 0.9  # of the budget: what is left after that is less than a round of most methods
@@ -32,7 +30,7 @@ def of(run: Run) -> dict[str, Any]:
 
 def _brought(run: Run) -> dict[str, Any]:
     """What of it is another package's, and whose."""
-    asked = {"algorithm": run.name, "task": run.task.name} | ({"judge": run.task.judge.kind} if run.judge_check else {})
+    asked = {"algorithm": run.name, "task": run.task.name} | ({"judge": run.task.judge.kind} if run.judge_check() else {})
     found = {kind: package for kind, name in asked.items() if (package := plugins.brought(kind, name))}
     return {"packages": found} if found else {}
 
@@ -43,7 +41,7 @@ def _told(run: Run) -> dict[str, Any]:
     found: dict[str, Any] = {name: record[name] for name in ("panel", "file", "dropped") if name in record}
     if run.may("revisions"):
         found["revisions"] = _record(run, run.shared.revisions_stage)
-    if check := run.judge_check:
+    if check := run.judge_check():
         found["judge"] = json.loads((run.shared.get(check) / "judge.json").read_text())
     return found
 
@@ -51,7 +49,7 @@ def _told(run: Run) -> dict[str, Any]:
 def training(run: Run) -> list[str]:
     """Warnings of a training that did not go as a training should: a budget left over, learning that stopped, models that
     nobody metered, a KL that is no more than a bound."""
-    found, record, log = list[str](), run.record, run.training_log()
+    found, record, log = list[str](), run.read_record(), run.read_log()
     if "kl_bound" in record:
         found.append("its KL is the bound log n - (n - 1) / n of best-of-n, not exact, and its reverse KL is not known")
     elif record and record["fraction"] < ENOUGH:
@@ -68,17 +66,17 @@ def training(run: Run) -> list[str]:
 def feedback(run: Run) -> list[str]:
     """Warnings of feedback that is less than was asked for, or whose cost nobody knows."""
     found, task, shared = list[str](), run.task, run.shared
-    models = [_record(run, model)["verdicts"] for model in shared.reward_models(run.rewarded_by).values()]
+    models = [_record(run, model)["verdicts"] for model in shared.reward_models(run.rewarded_by()).values()]
     if any(verdicts and len(verdicts) < task.reward.pairs for verdicts in models):
         found.append(
             f"reward model: it learned from all {len(models[0])} verdicts that there are, fewer than "
             f"task.reward.pairs={task.reward.pairs}"
         )
     critic = run.may("revisions") and task.constitution.kind == "server"
-    if critic or (run.judge_check and task.judge.kind == "server"):
+    if critic or (run.judge_check() and task.judge.kind == "server"):
         found.append("a server's FLOPs are unknown: they are in no budget, and what it did is on no bill but in tokens")
-    if run.rewards_asked:
-        told = _record(run, shared.pairs(run.rewarded_by)).get("judge", {})
+    if run.reward_rounds():
+        told = _record(run, shared.pairs(run.rewarded_by())).get("judge", {})
         missing, asked = sum(told.get("missing", {}).values()), told.get("asked", 0)
         if missing > MANY * asked:
             found.append(f"the judge brought no verdict on {missing} of the {asked} questions that it was asked")

@@ -21,7 +21,7 @@ from isoalign.config.feedback import PanelConfig
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError, unknown
 from isoalign.core.files import save
-from isoalign.core.records import Budget, Estimate
+from isoalign.core.records import Estimate
 from isoalign.core.redaction import redact
 from isoalign.core.store import Store, content, digest
 from isoalign.data import assets, human_pairs
@@ -34,11 +34,12 @@ from isoalign.evaluation.reward_model_card import Group, Human, Members, RewardC
 from isoalign.models import language
 from isoalign.models.reward import Rewarder
 from isoalign.report.pages.reward_model import chart, markdown
-from isoalign.runs.pipeline import BASE, RewardSource, Run, packages
+from isoalign.runs.card import packages
+from isoalign.runs.pipeline import RewardSource, Run, base_run
 from isoalign.stages import pairs
-from isoalign.stages.shared import Shared, Stage
+from isoalign.stages.shared import SharedStages
+from isoalign.stages.stage import Stage
 from isoalign.stats import Values
-from isoalign.training.registry import algorithm
 
 FORMAT = "reward 1"
 VERSION = 1
@@ -56,13 +57,13 @@ TRANSFER = (
 class Behind:
     """The stages behind the card of the reward model that learned by ``by``'s verdicts."""
 
-    shared: Shared
+    shared: SharedStages
     by: str
 
     @property
     def base(self) -> Run:
         """The SFT row, whose samples the reward model reads; the budget is not its concern."""
-        return Run(BASE, algorithm(BASE)(), Budget(flops=float("inf")), 0, self.shared)
+        return base_run(self.shared)
 
     @property
     def source(self) -> RewardSource:
@@ -75,9 +76,9 @@ class Behind:
         return self.shared.pairs("annotator", self.shared.task.evaluation.split)
 
     @property
-    def readings(self) -> Stage:
+    def scores(self) -> Stage:
         """What it says of the SFT row's samples, of the held-out and of the validation pairs."""
-        return self.base.readings(self.base.samples, self.source)
+        return self.base.scores(self.base.samples, self.source)
 
     @property
     def human(self) -> Stage:
@@ -118,10 +119,10 @@ class Behind:
     def all(self) -> dict[str, Stage]:
         """Every stage, by the names that a method's card gives them."""
         shared, base = self.shared, self.base
-        stages = {"sft": shared.sft, "candidates": shared.candidates("train"), "raters": shared.raters}
+        stages = {"sft": shared.sft, "candidates": shared.candidates("train"), "annotators": shared.annotators}
         stages |= {"pairs": shared.pairs(self.by), "held_out": self.held_out}
         stages |= shared.reward_models(self.by)
-        stages |= {"samples": base.samples, "readings": self.readings, "human": self.human}
+        stages |= {"samples": base.samples, "scores": self.scores, "human": self.human}
         return stages | ({"members": self.members} if self.members else {})
 
 
@@ -132,9 +133,11 @@ def make(task: TaskConfig, store: Store, by: str, command: str) -> RewardCard:
     """
     if by not in pairs.SOURCES:
         raise UserError(unknown("reward model --by", by, sorted(pairs.SOURCES)))
-    shared = Shared(task, store)
-    if shared.thumbs_stage:
-        raise UserError(f"task.feedback.file {task.feedback.file} holds thumbs; a reward model is trained on comparisons")
+    shared = SharedStages(task, store)
+    if shared.unpaired_stage:
+        raise UserError(
+            f"task.feedback.file {task.feedback.file} holds unpaired feedback; a reward model is trained on comparisons"
+        )
     human_pairs.load()
     return _card(Behind(shared, by), command)
 
@@ -143,7 +146,7 @@ def _card(behind: Behind, command: str) -> RewardCard:
     shared, task = behind.shared, behind.shared.task
     stages = behind.all
     folders = {name: shared.get(stage) for name, stage in stages.items()}
-    evidence = scores.evidence(folders["readings"])
+    evidence = scores.evidence(folders["scores"])
     found = metric_values.measure(evidence, FAMILIES)
     judged, cut = human.read(folders["human"])
     parents = {name: stage.key for name, stage in stages.items()}

@@ -26,8 +26,9 @@ from isoalign.evaluation import card as cards
 from isoalign.evaluation import metrics, samples
 from isoalign.report import leaderboard, trackers
 from isoalign.runs import failures
+from isoalign.runs.card import make_card
 from isoalign.runs.pipeline import Run
-from isoalign.stages.shared import Shared
+from isoalign.stages.shared import SharedStages
 from isoalign.training import registry
 
 MOST = 2000  # characters of a complaint
@@ -66,18 +67,18 @@ def execute(config: DictConfig) -> Path:
     if str(config.tracking) not in trackers.MODES:
         raise UserError(unknown("tracking", str(config.tracking), list(trackers.MODES)))
     settings = {key: value for key, value in _plain(config.algorithm).items() if key != "name"}
-    with registry.watched(name):
+    with registry.sandboxed(name):
         algorithm = registry.sound(build(registry.algorithm(name), settings, "algorithm"))
     progress.belongs_to(f"{name} seed {config.seed}", _line())
     metrics.versions()  # a metric that can't be had is told of before the training, not after it
     folder = _writable(Path(str(config.results)) / task.name)
     store = Path(str(config.store)) if config.store else assets.cache_dir() / "store"
-    run = Run(name, algorithm, budget, int(config.seed), Shared(task, Store(_writable(store))), _tuning(config))
+    run = Run(name, algorithm, budget, int(config.seed), SharedStages(task, Store(_writable(store))), _tuning(config))
     return _publish(config, run, folder)
 
 
 def _publish(config: DictConfig, run: Run, folder: Path) -> Path:
-    card = run.card(_command())
+    card = make_card(run, _command())
     path = cards.write(card, folder)
     failures.clear(card.algorithm, card.seed, _command(), folder)
     if str(config.tracking) != "off":
@@ -94,7 +95,7 @@ def _track(run: Run, card: Card, path: Path, mode: str) -> None:
         return
     board = leaderboard.build(cards.read_all(path.parent))
     drawn = samples.read_samples(run.shared.get(run.samples))
-    trackers.track(card, run.training_log(), drawn, board, path.parent / "wandb", mode)
+    trackers.track(card, run.read_log(), drawn, board, path.parent / "wandb", mode)
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.touch()
 

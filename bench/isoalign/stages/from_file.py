@@ -1,4 +1,4 @@
-"""Verdicts by people, from a file in any format of data/formats/: pairs, or single answers with a thumb up or down."""
+"""Verdicts by people, from a file in any format of data/formats/: pairs, or single answers called good or bad."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from isoalign.core.store import digest
 from isoalign.core.text import fingerprint
 from isoalign.data import formats, prompts
 from isoalign.data.assets import file_digest
-from isoalign.data.formats import Comparison, Thumb, Turns
+from isoalign.data.formats import Comparison, Turns, UnpairedLabel
 from isoalign.data.formats.files import rows as rows_of
 from isoalign.models.language import clip
 from isoalign.stages.candidates import write_rows
@@ -24,12 +24,14 @@ VERSION = 2
 SOURCE = "human"
 
 
-def holds_thumbs(source: str, format: str) -> bool:
-    """Whether a file holds single answers with a thumb, not pairs. Raises UserError for one that holds neither."""
+def holds_unpaired(source: str, format: str) -> bool:
+    """Whether a file holds single labelled answers, not pairs. Raises UserError for one that holds neither."""
     kind = formats.reading(source, format or None).format
     if kind == "demonstrations":
-        raise UserError(f"task.feedback.file {source} holds demonstrations; feedback is pairs, rankings, scores or thumbs")
-    return kind == "thumbs"
+        raise UserError(
+            f"task.feedback.file {source} holds demonstrations; feedback is pairs, rankings, scores or unpaired labels"
+        )
+    return kind == "unpaired"
 
 
 def identity(source: str) -> str:
@@ -55,7 +57,7 @@ def make_pairs(work: Path, source: str, format: str, tokenizer: Any, model: Mode
     for each in data.comparisons:
         items[each.item].append(each)
     cut = Cutter(tokenizer, model)
-    raters = {name: number for number, name in enumerate(sorted({each.rater for each in data.comparisons}))}
+    annotators = {name: number for number, name in enumerate(sorted({each.rater for each in data.comparisons}))}
     rows, dropped = [], Counter[str]()
     for item, judged in items.items():
         text = cut.text(judged[0].prompt)
@@ -65,14 +67,14 @@ def make_pairs(work: Path, source: str, format: str, tokenizer: Any, model: Mode
         if isinstance(row, str):
             dropped[row] += 1
         else:
-            rows.append({"pair_id": item} | row | {"raters": [raters[each.rater] for each in judged]})
-    _write(work / "pairs.jsonl", rows, source, split, dropped, {"raters": len(raters), "ties": data.ties})
+            rows.append({"pair_id": item} | row | {"annotators": [annotators[each.rater] for each in judged]})
+    _write(work / "pairs.jsonl", rows, source, split, dropped, {"annotators": len(annotators), "ties": data.ties})
 
 
 def _pair(text: str, winner: Comparison | None, cut: Cutter) -> dict[str, Any] | str:
     """A pair's row, or in a word why there is none."""
     if winner is None:
-        return "on which raters are tied"
+        return "on which annotators are tied"
     chosen, rejected = cut.answer(winner.chosen), cut.answer(winner.rejected)
     if chosen == rejected:
         return "whose answers are alike once cut"
@@ -83,22 +85,22 @@ def _pair(text: str, winner: Comparison | None, cut: Cutter) -> dict[str, Any] |
     }  # fmt: skip
 
 
-def make_thumbs(work: Path, source: str, format: str, tokenizer: Any, model: ModelConfig) -> None:
-    """Write ``thumbs.jsonl``: the answers to the prompts of the training split with their thumbs, in the task's tokens."""
+def make_unpaired(work: Path, source: str, format: str, tokenizer: Any, model: ModelConfig) -> None:
+    """Write ``unpaired.jsonl``: the answers to the prompts of the training split with their labels, in the task's tokens."""
     cut = Cutter(tokenizer, model)
-    rows = [_thumb(thumb, cut) for thumb in formats.read(source, format or None).thumbs]
+    rows = [_labelled(label, cut) for label in formats.read(source, format or None).unpaired]
     rows = [row for row in rows if prompts.split(row["prompt"]) == "train"]
-    _write(work / "thumbs.jsonl", rows, source, "train", Counter(), {})
+    _write(work / "unpaired.jsonl", rows, source, "train", Counter(), {})
 
 
-def _thumb(thumb: Thumb, cut: Cutter) -> dict[str, Any]:
-    text = cut.text(thumb.prompt)
-    answer = cut.answer(thumb.completion)
-    return {"prompt": text, "prompt_ids": cut.prompt(text), "answer_ids": answer, "desirable": thumb.desirable}
+def _labelled(label: UnpairedLabel, cut: Cutter) -> dict[str, Any]:
+    text = cut.text(label.prompt)
+    answer = cut.answer(label.completion)
+    return {"prompt": text, "prompt_ids": cut.prompt(text), "answer_ids": answer, "desirable": label.desirable}
 
 
 def _majority(judged: Sequence[Comparison]) -> Comparison | None:
-    """One of the comparisons that agree with most raters; None where they are tied."""
+    """One of the comparisons that agree with most annotators; None where they are tied."""
     ahead = sum(1 if each.verdict else -1 for each in judged)
     return next((each for each in judged if each.verdict == int(ahead > 0)), None) if ahead else None
 

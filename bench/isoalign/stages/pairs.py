@@ -28,7 +28,7 @@ VERSION = 1
 SOURCES = {"annotator": "simulated", "judge": "ai"}
 
 RATED = "rated"  # what a panel must know of a pair; it is not written
-FAVOURED = "toxic"  # the stratum that raters with a topic bias seek out, or shun
+FAVOURED = "toxic"  # the stratum that annotators with a topic bias seek out, or shun
 
 Rows = list[dict[str, Any]]
 
@@ -47,33 +47,35 @@ class Rated:
 
 
 def make(
-    work: Path, candidates: Path, raters: Path, config: FeedbackConfig, panel: PanelConfig, seed: int, golden: Path | None
+    work: Path, candidates: Path, annotators: Path, config: FeedbackConfig, panel: PanelConfig, seed: int, golden: Path | None
 ) -> None:
     """Write ``pairs.jsonl`` by the simulated annotator: of two answers the one with the lower score is chosen, save where
     noise flips the verdict; or where a panel's consensus says otherwise.
 
-    ``golden``: candidates of another split, on whose answers a panel's raters are weighted. A pair's share of the sampling
+    ``golden``: candidates of another split, on whose answers a panel's annotators are weighted. A pair's share of the sampling
     is recorded for the bill.
     """
-    rows, _ = _clear(candidates, rater_of(raters, "annotator"), config.margin)
+    rows, _ = _clear(candidates, classifier_of(annotators, "annotator"), config.margin)
     if not rows:
         raise NoVerdict(f"the annotator found no two answers that differ by {config.margin}; lower task.feedback.margin")
     asked: dict[str, Any] = {}
     if panel == PanelConfig():
         flip(rows, config.noise, seed)
     else:
-        known = _clear(golden, rater_of(raters, "annotator"), config.margin)[0] if golden else []
+        known = _clear(golden, classifier_of(annotators, "annotator"), config.margin)[0] if golden else []
         rows, asked = by_panel(rows, known, config, panel, seed)
     record = {"noise": config.noise, "margin": config.margin} | asked
     _write(work, rows, candidates, "annotator", record)
 
 
-def make_judged(work: Path, candidates: Path, raters: Path, config: FeedbackConfig, judge: Judge | None, seed: int) -> None:
+def make_judged(
+    work: Path, candidates: Path, annotators: Path, config: FeedbackConfig, judge: Judge | None, seed: int
+) -> None:
     """Write ``pairs.jsonl`` by the AI judge: the embedded classifier, or one that is asked about every two answers."""
     if judge is None:
-        rater = rater_of(raters, "judge")
-        rows, texts = _clear(candidates, rater, config.judge_margin)
-        flops, asked = rater.flops(texts), dict[str, Any]()
+        annotator = classifier_of(annotators, "judge")
+        rows, texts = _clear(candidates, annotator, config.judge_margin)
+        flops, asked = annotator.flops(texts), dict[str, Any]()
     else:
         rows, asked = by_judge(read_rows(candidates / "answers.jsonl"), judge, config, seed)
         told, each = asked["judge"], max(1, len(rows))
@@ -100,19 +102,19 @@ def _write(work: Path, rows: Rows, candidates: Path, by: str, record: dict[str, 
     (work / "record.json").write_text(json.dumps(record, indent=1))
 
 
-def rater_of(raters: Path, name: str) -> Any:
+def classifier_of(annotators: Path, name: str) -> Any:
     """The fitted annotator or judge."""
-    return (CharClassifier if name == "judge" else WordClassifier).load(raters / name)
+    return (CharClassifier if name == "judge" else WordClassifier).load(annotators / name)
 
 
-# -- one rater ---------------------------------------------------------------------------------------------------------
+# -- one annotator ---------------------------------------------------------------------------------------------------------
 
 
-def _clear(candidates: Path, rater: Any, margin: float) -> tuple[Rows, list[str]]:
+def _clear(candidates: Path, annotator: Any, margin: float) -> tuple[Rows, list[str]]:
     """The pairs whose scores differ by over the margin, and the texts that were read for it."""
     prompts = read_rows(candidates / "answers.jsonl")
     texts = [text for row in prompts for text in row["answers"]]
-    scores = iter(rater(texts).tolist())
+    scores = iter(annotator(texts).tolist())
     return [pair for row in prompts for pair in verdicts(row, [next(scores) for _ in row["answers"]], margin)], texts
 
 
@@ -158,26 +160,26 @@ def turn(row: dict[str, Any]) -> None:
 def by_panel(rows: Rows, known: Rows, config: FeedbackConfig, panel: PanelConfig, seed: int) -> tuple[Rows, dict[str, Any]]:
     """The pairs on which the panel comes to a verdict, turned round where it is the wrong one; and what to tell of it.
 
-    ``known``: pairs of another split; the first of a seeded shuffle are the golden set, by which raters are weighted.
+    ``known``: pairs of another split; the first of a seeded shuffle are the golden set, by which annotators are weighted.
     """
     said = _rate(rows, config, panel, seed)
     golden = random.Random(seed).sample(known, panel.golden) if panel.golden <= len(known) else None
     if golden is None:
         raise UserError(f"task.panel.golden asks for {panel.golden} items, the validation split holds {len(known)}")
     tested = _rate(golden, config, panel, seed) if golden else None
-    calibration = consensus.calibrate(tested, np.ones(len(golden), bool), panel.raters) if tested else None
-    weight = calibration.weight if calibration else np.ones(panel.raters)
+    calibration = consensus.calibrate(tested, np.ones(len(golden), bool), panel.annotators) if tested else None
+    weight = calibration.weight if calibration else np.ones(panel.annotators)
     found = consensus.RULES[panel.consensus](said, _items(rows), weight, seed)
-    raters = _raters_of(said, len(rows))
+    annotators = _annotators_of(said, len(rows))
     kept = []
     for item, right, margin in zip(found.item.tolist(), found.first_wins.tolist(), found.margin.tolist(), strict=True):
-        kept.append(rows[item] | {"raters": raters[item], "margin": round(margin, 4)})
+        kept.append(rows[item] | {"annotators": annotators[item], "margin": round(margin, 4)})
         if not right:
             turn(kept[-1])
     if not kept:
-        raise NoVerdict("the panel came to no verdict; more raters, less noise or another task.panel.consensus may help")
-    agreed = agreement.agreement(table(said, len(rows), panel.raters))
-    told = {"raters": panel.raters, "ties": found.ties, "unrated": found.unrated, "weight": weight.round(4).tolist(),
+        raise NoVerdict("the panel came to no verdict; more annotators, less noise or another task.panel.consensus may help")
+    agreed = agreement.agreement(table(said, len(rows), panel.annotators))
+    told = {"annotators": panel.annotators, "ties": found.ties, "unrated": found.unrated, "weight": weight.round(4).tolist(),
             "agreement": {name: asdict(figure) for name, figure in agreed.items()},
             "accuracy": [asdict(each) for each in calibration.accuracy] if calibration else [],
             "right": sum(row["clean"] for row in kept) / len(kept)}  # fmt: skip
@@ -199,10 +201,10 @@ def _items(rows: Rows) -> consensus.Items:
     return consensus.Items(prompt, first, second)
 
 
-def _raters_of(said: annotators.Verdicts, items: int) -> list[list[int]]:
+def _annotators_of(said: annotators.Verdicts, items: int) -> list[list[int]]:
     found: list[list[int]] = [[] for _ in range(items)]
-    for item, rater in zip(said.item.tolist(), said.rater.tolist(), strict=True):
-        found[item].append(rater)
+    for item, annotator in zip(said.item.tolist(), said.annotator.tolist(), strict=True):
+        found[item].append(annotator)
     return found
 
 

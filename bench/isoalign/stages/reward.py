@@ -68,13 +68,13 @@ def make(
     whiten(work, lambda: HeadReward(work, model, config.base, device()), pairs.chosen, pairs.rejected)
 
 
-def make_classifier(work: Path, feedback: Feedback, model: ModelConfig, config: RewardConfig, rater: Any) -> None:
+def make_classifier(work: Path, feedback: Feedback, model: ModelConfig, config: RewardConfig, annotator: Any) -> None:
     """Whiten a classifier's "not toxic" logit on the answers of the first verdicts; the verdicts themselves are not read."""
     count = min(WHITENED, len(feedback))
     pairs = feedback.pairs(torch.arange(count), int(language.tokenizer(model.name).pad_token_id))
     record: dict[str, Any] = {"verdicts": [], "golden": [], "source": feedback.source, "seconds": 0.0}
     (work / "record.json").write_text(json.dumps(record | {"flops": {"forward": 0, "backward": 0}}))
-    reward = whiten(work, lambda: ClassifierReward(work, model, rater), pairs.chosen, pairs.rejected)
+    reward = whiten(work, lambda: ClassifierReward(work, model, annotator), pairs.chosen, pairs.rejected)
     price = reward.flops(pairs.chosen) + reward.flops(pairs.rejected)
     record = json.loads((work / "record.json").read_text()) | {"flops": {"forward": price, "backward": 0}}
     (work / "record.json").write_text(json.dumps(record, indent=1))

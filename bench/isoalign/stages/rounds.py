@@ -19,7 +19,7 @@ import torch
 
 from isoalign.core.batches import Prompts
 from isoalign.core.store import plain
-from isoalign.data.preferences import Feedback, Thumbs, joined
+from isoalign.data.preferences import Feedback, UnpairedFeedback, joined
 from isoalign.feedback.judges.verdicts import Judge
 from isoalign.models.language import LanguageModel
 from isoalign.models.reward import Rewarder, Shaped
@@ -27,26 +27,26 @@ from isoalign.stages import candidates
 from isoalign.stages.pairs import NoVerdict
 
 if TYPE_CHECKING:
-    from isoalign.stages.shared import ClassifierJudge, Shared
+    from isoalign.stages.shared import ClassifierJudge, SharedStages
 
 
-class Rounds:
-    """What ``Shared`` hands a lab, with later rounds' feedback beside it. ``folder`` keeps what the rounds made: it belongs
-    to one training run, and what is there is not made twice."""
+class FeedbackRounds:
+    """What ``SharedStages`` hands a lab, with later rounds' feedback beside it. ``folder`` keeps what the rounds made: it
+    belongs to one training run, and what is there is not made twice."""
 
-    def __init__(self, shared: Shared, folder: Path) -> None:
+    def __init__(self, shared: SharedStages, folder: Path) -> None:
         self.shared, self.folder, self.config = shared, folder, shared.task.rounds
-        self.number = 0
+        self.round = 0
         self._rewards: dict[tuple[str, int], Rewarder] = {}
         self._verdicts: dict[tuple[str, int], Feedback] = {}
 
-    def due(self, fraction: float) -> bool:
+    def round_due(self, fraction: float) -> bool:
         """Whether enough of the budget is spent, of 1, for the next round."""
-        return self.number + 1 < self.config.count and fraction >= (self.number + 1) / self.config.count
+        return self.round + 1 < self.config.count and fraction >= (self.round + 1) / self.config.count
 
-    def begin(self, policy: LanguageModel) -> None:
+    def begin_round(self, policy: LanguageModel) -> None:
         """Let the policy answer the training prompts, and go on with its answers."""
-        task, number = self.shared.task, self.number + 1
+        task, number = self.shared.task, self.round + 1
 
         def make(work: Path) -> None:
             asked = replace(task.prompts, train=self.config.prompts) if self.config.prompts else task.prompts
@@ -54,7 +54,7 @@ class Rounds:
             candidates.make(work, policy, task.model, asked, "train", task.feedback.draws, seed)
 
         self._made(number, "candidates", make)
-        self.number = number
+        self.round = number
 
     # -- what the lab asks for ------------------------------------------------------------------------------------
 
@@ -62,36 +62,36 @@ class Rounds:
         """The training prompts, the same in every round."""
         return self.shared.prompts()
 
-    def thumbs(self) -> Thumbs | None:
-        """People's thumbs, if the task's feedback is such a file."""
-        return self.shared.thumbs()
+    def unpaired(self) -> UnpairedFeedback | None:
+        """People's binary feedback on single answers, if the task has a file of it."""
+        return self.shared.unpaired()
 
     def revisions(self) -> Feedback:
         """The base's answers and their revisions, the same in every round."""
         return self.shared.revisions()
 
-    def asked_judge(self) -> Judge | None:
+    def comparing_judge(self) -> Judge | None:
         """The AI judge that compares answers, if the task has one."""
-        return self.shared.asked_judge()
+        return self.shared.comparing_judge()
 
-    def judge(self) -> ClassifierJudge:
+    def scoring_judge(self) -> ClassifierJudge:
         """The AI judge, the same in every round."""
-        return self.shared.judge()
+        return self.shared.scoring_judge()
 
     def feedback(self, labelled_by: str) -> Feedback:
         """The verdicts of all rounds so far, the earliest first."""
-        place = (labelled_by, self.number)
+        place = (labelled_by, self.round)
         if place not in self._verdicts:
-            later = [self._pairs(labelled_by, number) for number in range(1, self.number + 1)]
+            later = [self._pairs(labelled_by, number) for number in range(1, self.round + 1)]
             told = [Feedback.read(folder) for folder in later if (folder / "pairs.jsonl").exists()]
             self._verdicts = {place: joined([self.shared.feedback(labelled_by), *told])}
         return self._verdicts[place]
 
     def reward(self, labelled_by: str) -> Rewarder:
         """The reward model of this round."""
-        if not self.number:
+        if not self.round:
             return self.shared.reward(labelled_by)
-        place = (labelled_by, self.number)
+        place = (labelled_by, self.round)
         if place not in self._rewards:
             self._rewards = {place: self._reward(labelled_by)}  # those of earlier rounds are not asked again
         return self._rewards[place]
@@ -101,7 +101,7 @@ class Rounds:
             return lambda work: self.shared.train_reward(work, self.feedback(labelled_by), member)
 
         count = self.shared.task.shaping.members
-        folders = [self._made(self.number, f"reward-{labelled_by}-{member}", train(member)) for member in range(count)]
+        folders = [self._made(self.round, f"reward-{labelled_by}-{member}", train(member)) for member in range(count)]
         members = [self.shared.load_reward(folder) for folder in folders]
         return Shaped(members, self.shared.task.shaping) if plain(self.shared.task.shaping) else members[0]
 

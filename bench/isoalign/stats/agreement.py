@@ -1,13 +1,15 @@
-"""How far raters agree: the share of equal labels, Cohen's and Fleiss' kappa, and Krippendorff's alpha.
+"""How far annotators agree: the share of equal labels, Cohen's and Fleiss' kappa, and Krippendorff's alpha.
 
-A table has a row an item and a column a rater; labels are nominal, and what wasn't rated is None or NaN. Intervals are over
-items, by deleting groups of them (`stats.jackknife`); raters are taken as they are, so nothing is said of other raters.
+A table has a row an item and a column an annotator; labels are nominal, and what wasn't rated is None or NaN. Intervals are
+over items, by deleting groups of them (`stats.jackknife`); annotators are taken as they are, so nothing is said of other
+annotators.
 
-What can't be said is None: of one rater, of raters who share no item, and of chance-corrected figures where all labels are the
-same, which is 0 / 0. An interval is None too where the figure hangs on so few items that without a group it can't be said.
+What can't be said is None: of one annotator, of annotators who share no item, and of chance-corrected figures where all
+labels are the same, which is 0 / 0. An interval is None too where the figure hangs on so few items that without a group it
+can't be said.
 
-With two labels at equal rates, and raters who each turn the true one round at rate e, the three corrected figures are
-(1 - 2 e)^2. Raters may agree and be wrong together: agreement is no accuracy, for which see `consensus.calibrate`.
+With two labels at equal rates, and annotators who each turn the true one round at rate e, the three corrected figures are
+(1 - 2 e)^2. Annotators may agree and be wrong together: agreement is no accuracy, for which see `consensus.calibrate`.
 """
 
 from __future__ import annotations
@@ -28,18 +30,18 @@ Ints = NDArray[np.intp]
 
 
 def agreement(labels: Sequence[Sequence[float | None]] | Floats) -> dict[str, Estimate]:
-    """Four figures of a table [items, raters]; n counts the items that a figure rests on, missing the others.
+    """Four figures of a table [items, annotators]; n counts the items that a figure rests on, missing the others.
 
-    ``agreement``: share of equal ones among all pairs of labels of the same item. ``cohen_kappa``: mean over pairs of raters
-    (Light 1971) of Cohen's kappa (1960); pairs that have none are left out. ``fleiss_kappa`` (1971), by statsmodels: asks for
-    items with equally many labels, so it is of those with the commonest number (of two equally common ones, the larger).
-    ``krippendorff_alpha``, by krippendorff: nominal (Hayes and Krippendorff 2007), of all items with two labels or more.
-    Raises UserError where it is no table.
+    ``agreement``: share of equal ones among all pairs of labels of the same item. ``cohen_kappa``: mean over pairs of
+    annotators (Light 1971) of Cohen's kappa (1960); pairs that have none are left out. ``fleiss_kappa`` (1971), by
+    statsmodels: asks for items with equally many labels, so it is of those with the commonest number (of two equally common
+    ones, the larger). ``krippendorff_alpha``, by krippendorff: nominal (Hayes and Krippendorff 2007), of all items with two
+    labels or more. Raises UserError where it is no table.
     """
     cells = np.array(labels, dtype=float)
     if cells.ndim != 2:
-        raise UserError(f"agreement needs a table of items and raters, not {cells.ndim} dimension(s)")
-    given = cells[:, :, None] == np.unique(cells[np.isfinite(cells)])  # [items, raters, labels]
+        raise UserError(f"agreement needs a table of items and annotators, not {cells.ndim} dimension(s)")
+    given = cells[:, :, None] == np.unique(cells[np.isfinite(cells)])  # [items, annotators, labels]
     given = given[given.sum((1, 2)) >= 2]
     counts = given.sum(1)  # [items, labels]
     rated = counts.sum(1)
@@ -65,13 +67,13 @@ def _equal(counts: Ints) -> float:
 
 
 def _cohen(given: Bools) -> float:
-    """Mean over pairs of raters of (observed - expected) / (1 - expected); ``given`` [items, raters, labels].
+    """Mean over pairs of annotators of (observed - expected) / (1 - expected); ``given`` [items, annotators, labels].
 
-    All tables come from one product of matrices: 25 raters have 300 pairs, for each of which scikit-learn takes 1 ms.
+    All tables come from one product of matrices: 25 annotators have 300 pairs, for each of which scikit-learn takes 1 ms.
     """
-    items, raters, labels = given.shape
-    flat = given.reshape(items, raters * labels).astype(float)
-    tables = (flat.T @ flat).reshape(raters, labels, raters, labels).swapaxes(1, 2)[np.triu_indices(raters, 1)]
+    items, annotators, labels = given.shape
+    flat = given.reshape(items, annotators * labels).astype(float)
+    tables = (flat.T @ flat).reshape(annotators, labels, annotators, labels).swapaxes(1, 2)[np.triu_indices(annotators, 1)]
     shared = tables.sum((1, 2))
     tables = tables[shared > 0] / shared[shared > 0, None, None]
     observed = np.trace(tables, axis1=1, axis2=2)

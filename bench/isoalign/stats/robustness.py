@@ -1,4 +1,4 @@
-"""How methods' scores and ranks move along an axis, such as the raters' noise: does the order of methods outlive it?
+"""How methods' scores and ranks move along an axis, such as the annotators' noise: does the order of methods outlive it?
 
 Lower scores are better. All figures are of the prompts that every method has at every axis value. Intervals allow for the
 prompts, resampled for all methods and axis values together, since all answered the same, and for the seeds, which were

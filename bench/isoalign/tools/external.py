@@ -13,23 +13,23 @@ from typing import Any, NoReturn
 
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
-from isoalign.core.records import Budget, Card, Sample
+from isoalign.core.records import Card, Sample
 from isoalign.core.store import Store, content
 from isoalign.core.text import normalise
 from isoalign.data import prompts
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.data.prompts import Prompt
-from isoalign.evaluation import metric_values
+from isoalign.evaluation import metric_values, scores
 from isoalign.evaluation import samples as sample
-from isoalign.evaluation import scores as readings
 from isoalign.evaluation.card import key_of
 from isoalign.evaluation.scoring import scored
 from isoalign.models.language import LanguageModel
 from isoalign.runs import notes
-from isoalign.runs.pipeline import BASE, Run, packages
+from isoalign.runs.card import packages
+from isoalign.runs.pipeline import Run, base_run
 from isoalign.stages.candidates import write_rows
-from isoalign.stages.shared import Shared, Stage
-from isoalign.training.registry import algorithm
+from isoalign.stages.shared import SharedStages
+from isoalign.stages.stage import Stage
 
 VERSION = 1
 FIELDS = {"prompt_id", "prompt", "draw", "completion", "id", "kl", "finished", "scores"}
@@ -47,13 +47,13 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     rows = read(file, text, chosen, task)
     draws = len(rows) // len(chosen)
     task = replace(task, evaluation=replace(task.evaluation, draws=draws, curve_draws=min(task.evaluation.curve_draws, draws)))
-    shared = Shared(task, store)
-    base = Run(BASE, algorithm(BASE)(), Budget(flops=float("inf")), 0, shared)
+    shared = SharedStages(task, store)
+    base = base_run(shared)
     samples = _samples(text, rows, base)
-    own, theirs = base.readings(samples), base.readings(base.samples)
-    evidence = readings.evidence(shared.get(own), shared.get(theirs))
+    own, theirs = base.scores(samples), base.own_scores()
+    evidence = scores.evidence(shared.get(own), shared.get(theirs))
     parents = {"sft": shared.sft, "held_out": shared.pairs("annotator", task.evaluation.split), "samples": samples}
-    parents |= {"readings": own, "base_samples": base.samples, "base_readings": theirs, "agreement": base.agreement}
+    parents |= {"scores": own, "base_samples": base.samples, "base_scores": theirs, "agreement": base.agreement}
     longest = task.model.new_tokens
     longer = [s for s in evidence.samples if len(s.token_ids) > longest]
     warnings = [f"{len(longer)} of {len(rows)} completions are longer than the task's {longest} tokens "
@@ -65,7 +65,7 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
         contents={name: content(shared.get(stage)) for name, stage in parents.items()},
     )  # fmt: skip
     return scored(
-        replace(card, key=key_of(card)), metric_values.measure(evidence), metric_values.read(shared.get(base.figures)), []
+        replace(card, key=key_of(card)), metric_values.measure(evidence), metric_values.read(shared.get(base.metrics())), []
     )
 
 

@@ -35,8 +35,8 @@ def rescored(card: Card, store: Store, wanted: Collection[str] | None = None) ->
 
 def again(card: Card, store: Store, wanted: Collection[str] | None = None) -> Card:
     """The same, whatever versions the other families are of: for looking, not for keeping."""
-    base = stage_of(card, store, "base_readings") if "base_readings" in card.parents else None
-    own = metric_values.measure(scores.evidence(stage_of(card, store, "readings"), base), wanted)
+    base = stage_of(card, store, "base_scores") if "base_scores" in card.parents else None
+    own = metric_values.measure(scores.evidence(stage_of(card, store, "scores"), base), wanted)
     return scored(card, own, _base_figures(base) if base else None, points(card, store, own))
 
 
@@ -65,11 +65,11 @@ def points(card: Card, store: Store, own: metric_values.Figures) -> list[Point]:
     if not card.curve or not measured & set(curve.KEPT):
         return card.curve
     record = json.loads((stage_of(card, store, "train") / "record.json").read_text())
-    folders = [stage_of(card, store, f"readings@{place['steps']}") for place in record["snapshots"]]
+    folders = [stage_of(card, store, f"scores@{place['steps']}") for place in record["snapshots"]]
     prompts = list(next(iter(card.curve[0].values.values())))
     draws = int(card.config["task"]["evaluation"]["curve_draws"])
-    base = stage_of(card, store, "base_readings")
-    folders.append(stage_of(card, store, "readings"))
+    base = stage_of(card, store, "base_scores")
+    folders.append(stage_of(card, store, "scores"))
     fresh = curve.measure(curve.places(record), folders, base, prompts, draws, list(own.families))
     stale = {figure for family in own.families for figure in card.families.get(family, [])}
     return [

@@ -148,7 +148,7 @@ def _into_package(name: str, folder: Path) -> dict[Path, str]:
     home = folder / package
     if table not in text or not package or not home.is_dir():
         lack = f"{table.strip()} with an algorithm of a package beside it"
-        raise UserError(f"{project} has no {lack}; see CONTRIBUTING.md, A package of your own")
+        raise UserError(f"{project} has no {lack}; see docs/extending.md, A package of your own")
     if name in points["isoalign.algorithms"]:
         raise UserError(f"{project} brings an algorithm {name} already; choose another name")
     conf = folder.joinpath(*next(iter(points.get("isoalign.conf", {}).values()), "").split("."))

@@ -34,9 +34,9 @@ CLAIMS = (
     ("samples", "split", "config.task.evaluation.split"), ("samples", "split", "notes.split"),
     ("samples", "seed", "config.task.evaluation.seed"), ("samples", "draws", "config.task.evaluation.draws"),
     ("samples", "draws", "notes.draws"), ("samples", "prompts.count", "notes.prompts"),
-    ("readings", "scorers.0", "config.task.evaluation.scorer"), ("readings", "scorers.0", "notes.scorer"),
-    ("readings", "scorers.1", "config.task.evaluation.second_scorer"), ("readings", "scorers.1", "notes.second_scorer"),
-    ("readings", "shaping", "config.task.shaping"), ("train", "rounds", "config.task.rounds"),
+    ("scores", "scorers.0", "config.task.evaluation.scorer"), ("scores", "scorers.0", "notes.scorer"),
+    ("scores", "scorers.1", "config.task.evaluation.second_scorer"), ("scores", "scorers.1", "notes.second_scorer"),
+    ("scores", "shaping", "config.task.shaping"), ("train", "rounds", "config.task.rounds"),
 )  # fmt: skip
 """Stages behind a card (how their names begin), an entry of their recipes, and where the card says the same."""
 ABSENT: dict[str, Any] = {"shaping": {}, "rounds": {}, "panel": asdict(PanelConfig()) | {"temperature": [0.0]}}
@@ -220,7 +220,7 @@ def _changed(folder: Path, name: str, known: dict[str, Any]) -> list[str]:
 
 
 def _check_record(card: Card, store: Store, report: Report) -> None:
-    """Bill and training against what training left on record, the raters' agreement against its own."""
+    """Bill and training against what training left on record, the annotators' agreement against its own."""
     wrong: list[str] = []
     try:
         if "agreement" in card.parents:
@@ -265,7 +265,7 @@ def _check_figures(card: Card, store: Store, report: Report) -> None:
         if name == "data" and not mine:
             continue  # of a card that was written before there was such a field
         wrong += _differences(mine, theirs, name)
-    report.add(wrong, f"{len(found.metrics)} figures, computed again from the readings, are the card's")
+    report.add(wrong, f"{len(found.metrics)} figures, computed again from the scores, are the card's")
 
 
 def _differences(told: Any, found: Any, where: str, source: str = "computed again") -> list[str]:

@@ -10,7 +10,7 @@ from isoalign.core.records import Budget
 
 
 class BudgetSpent(Exception):
-    """The purse can't cover what was about to begin. Only this ends a run."""
+    """The budget does not cover what was about to begin. Only this ends a run."""
 
 
 class Meter:

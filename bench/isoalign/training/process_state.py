@@ -35,14 +35,14 @@ class Setting:
     put: Callable[[Any], Any]
 
 
-def _put_hooks(kept: list[dict[Any, Any]]) -> None:
-    for table, entries in zip(HOOKS, kept, strict=True):
+def _put_hooks(saved: list[dict[Any, Any]]) -> None:
+    for table, entries in zip(HOOKS, saved, strict=True):
         table.clear()
         table.update(entries)
 
 
-def _put_streams(kept: tuple[Any, Any]) -> None:
-    sys.stdout, sys.stderr = kept
+def _put_streams(saved: tuple[Any, Any]) -> None:
+    sys.stdout, sys.stderr = saved
 
 
 SETTINGS = (
@@ -53,13 +53,13 @@ SETTINGS = (
     Setting("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
     Setting("torch's deterministic mode", torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
     Setting("the hooks of all modules", lambda: [dict(table) for table in HOOKS], _put_hooks),
-    Setting("numpy's handling of errors", np.geterr, lambda kept: np.seterr(**kept)),
+    Setting("numpy's handling of errors", np.geterr, lambda saved: np.seterr(**saved)),
     Setting("sys.stdout and sys.stderr", lambda: (sys.stdout, sys.stderr), _put_streams),
 )
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def preserved() -> Iterator[None]:
     """Inside, an algorithm trains; after, all is as it was. Raises UserError naming what it left otherwise."""
     before, threads = [setting.read() for setting in SETTINGS], set(threading.enumerate())
     modes = len(_get_current_dispatch_mode_stack())

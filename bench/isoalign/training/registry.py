@@ -47,7 +47,7 @@ def algorithm(name: str) -> type:
     if name in brought and name in plugins.baselines():
         raise UserError(f"{brought[name].module} brings an algorithm {name!r}, and there is one; rename its entry point")
     if name in brought:
-        with watched(name):
+        with sandboxed(name):
             module = plugins.load("algorithms", name)
     else:
         module = importlib.import_module(f"isoalign.baselines.{name}")
@@ -62,7 +62,7 @@ def algorithm(name: str) -> type:
 def default(name: str) -> Any:
     """An algorithm with its own settings. Raises UserError where it can't be had."""
     cls = algorithm(name)
-    with watched(name):
+    with sandboxed(name):
         return sound(cls())
 
 
@@ -81,12 +81,12 @@ def sound(algorithm: Any) -> Any:
 
 
 @contextmanager
-def watched(name: str) -> Iterator[None]:
+def sandboxed(name: str) -> Iterator[None]:
     """Inside, an algorithm's code runs before there is a lab. Raises UserError, whatever it raises or tries."""
     try:
-        with guard.outside([assets.cache_dir()]):
+        with guard.without_lab([assets.cache_dir()]):
             yield
-    except guard.Misdeed as error:
+    except guard.Violation as error:
         raise UserError(f"algorithm {name}: {error}") from error
     except UserError:
         raise

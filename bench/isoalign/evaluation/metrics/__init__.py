@@ -59,7 +59,7 @@ def versions() -> dict[str, int]:
             found[name] = version
         elif name in _brought():
             raise UserError(
-                f"metric {name!r}: {file} lacks {'VERSION = 1' if measures else 'measure(evidence)'}; see CONTRIBUTING.md"
+                f"metric {name!r}: {file} lacks {'VERSION = 1' if measures else 'measure(evidence)'}; see docs/extending.md"
             )
     return found
 

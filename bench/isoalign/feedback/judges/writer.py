@@ -17,7 +17,8 @@ from isoalign.config.feedback import JudgeConfig
 from isoalign.core import progress
 from isoalign.core.batches import Prompts
 from isoalign.core.errors import UserError
-from isoalign.feedback.judges.client import Client, Failed, Message, Rejected, Stop
+from isoalign.feedback.judges.client import Client, Failed, Message, Rejected
+from isoalign.feedback.judges.limits import Stop
 from isoalign.models.language import LanguageModel
 
 Ids = list[int]
@@ -107,13 +108,13 @@ class ServerWriter:
 
     def __call__(self, talks: Sequence[Talk]) -> list[Written]:
         """The answer to each talk, several at a time. Raises UserError where nothing more can be asked of the server."""
-        self.client.brake.release()
+        self.client.stop_signal.release()
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             asked = [pool.submit(self._write, talk) for talk in talks]
             try:
                 return [future.result() for future in progress.track(asked, "critic")]
             except BaseException as error:  # those that wait end at once; those on their way are paid for, and awaited
-                self.client.brake.pulled.set()
+                self.client.stop_signal.stopped.set()
                 if isinstance(error, Stop):
                     kept = f"what was written is kept in {self.client.folder}, and the same command goes on from there"
                     raise UserError(f"{error}; {kept}") from error

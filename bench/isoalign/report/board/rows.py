@@ -19,7 +19,7 @@ REFERENCE, CONTROL, METHOD, UNMETERED = "reference", "control", "method", "unmet
 _PARTS = {"sft": REFERENCE, "sft_chosen": CONTROL}
 ROLES = ("policy", "reference", "value", "reward", "judge", "feedback")
 # Of Card.notes, but for the last: figures are compared only where these agree. The key of the held-out pairs covers the
-# base, the evaluation prompts, the raters and the feedback.
+# base, the evaluation prompts, the annotators and the feedback.
 PROTOCOL = {
     "prompts": "Prompts",
     "split": "Split",

@@ -51,7 +51,7 @@ def markdown(report: Along) -> str:
     parts += [f"## Order of methods, beside that at {axis[0]}", grid(_ORDERS, _orders(report, escape), (0, 4))]
     if accuracies := _accuracies(report, _full):
         rows = [[escape(name), *cells] for name, *cells in accuracies]
-        notes = f"{ACCURACY_NOTES} {_CEILING}" if _one_rater(report) else ACCURACY_NOTES
+        notes = f"{ACCURACY_NOTES} {_CEILING}" if _one_annotator(report) else ACCURACY_NOTES
         parts += ["## Reward models", grid(["Method", "Verdicts", *axis], rows, (0, 1)), notes]
     return "\n\n".join([*parts, commands_of(report.sweep.cards), "## How to read it", NOTES]) + "\n"
 
@@ -124,7 +124,7 @@ def _orders(report: Along, text: Callable[[str], str]) -> list[list[str]]:
 
 def _accuracies(report: Along, shown: Callable[[Estimate], str]) -> list[list[str]]:
     """Method, verdicts and accuracies of the reward models that methods were trained on, and above them what is to be had;
-    along the raters' noise only."""
+    along the annotators' noise only."""
     if report.sweep.key != NOISE:
         return []
     lines = []
@@ -136,7 +136,7 @@ def _accuracies(report: Along, shown: Callable[[Estimate], str]) -> list[list[st
                 found = [_accuracy(at.get(name), metric, shown) for at in report.sweep.rows.values()]
                 lines.append([name + taught, verdicts, *found])
     ceiling = ["at most, 1 − e", "as told", *(f"{1 - value:.3f}" for value in report.values)]
-    return [ceiling, *lines] if lines and _one_rater(report) else lines
+    return [ceiling, *lines] if lines and _one_annotator(report) else lines
 
 
 def _accuracy(row: Row | None, metric: str, shown: Callable[[Estimate], str]) -> str:
@@ -145,8 +145,8 @@ def _accuracy(row: Row | None, metric: str, shown: Callable[[Estimate], str]) ->
     return "outdated" if row.old(metric) else shown(row.estimate(metric))
 
 
-def _one_rater(report: Along) -> bool:
-    """Whether verdicts are those of one simulated rater without leanings, so that noise alone bounds the accuracy."""
+def _one_annotator(report: Along) -> bool:
+    """Whether verdicts are those of one simulated annotator without leanings, so that noise alone bounds the accuracy."""
     from isoalign.config.feedback import PanelConfig
 
     usual = flatten({"task": {"panel": json.loads(json.dumps(dataclasses.asdict(PanelConfig()))), "feedback": {"file": ""}}})

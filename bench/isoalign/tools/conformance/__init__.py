@@ -15,22 +15,22 @@ from isoalign.core.errors import UserError, unforeseen, unknown
 from isoalign.core.progress import hidden, track
 
 if TYPE_CHECKING:
-    from isoalign.tools.conformance.subject import Subject
+    from isoalign.tools.conformance.algorithm_under_test import AlgorithmUnderTest
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check's outcome. ``holds``: None where the demand is none of the algorithm's; ``told``: what was seen."""
+    """One check's outcome. ``passed``: None where the check does not apply to the algorithm; ``told``: what was seen."""
 
     check: str
     demand: str
-    holds: bool | None
+    passed: bool | None
     told: str
 
     def line(self) -> str:
         """The finding as a line of the report."""
-        mark = {True: "holds", False: "BROKEN", None: "exempt"}[self.holds]
-        return f"{mark:<7} {self.check}: {self.demand} ({self.told})"
+        mark = {True: "passed", False: "FAILED", None: "n/a"}[self.passed]
+        return f"{mark:<6} {self.check}: {self.demand} ({self.told})"
 
 
 def examine(name: str, algorithm: Any, only: Sequence[str] = ()) -> Iterator[Finding]:
@@ -43,41 +43,41 @@ def examine(name: str, algorithm: Any, only: Sequence[str] = ()) -> Iterator[Fin
     if not hasattr(algorithm, "iteration") and not hasattr(algorithm, "train"):
         if hasattr(algorithm, "select"):
             raise UserError(f"{name} trains nothing, it selects: the suite is of training, so there is nothing to try")
-        raise UserError(f"algorithm {name} has no method iteration(lab), so there is nothing to try; see CONTRIBUTING.md")
+        raise UserError(f"algorithm {name} has no method iteration(lab), so there is nothing to try; see docs/extending.md")
     return _findings(name, algorithm, only or list(CHECKS))
 
 
 def _findings(name: str, algorithm: Any, wanted: Sequence[str]) -> Iterator[Finding]:
+    from isoalign.tools.conformance.algorithm_under_test import AlgorithmUnderTest
     from isoalign.tools.conformance.checks import CHECKS
-    from isoalign.tools.conformance.subject import Subject
     from isoalign.tools.conformance.workbench import tiny
 
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         bench = tiny(Path(folder) / "bench")
         raised: dict[str, str] = {}
         for check in track(wanted, f"checking {name}"):
-            subject = Subject(name, algorithm, bench, Path(folder) / check)
+            tested = AlgorithmUnderTest(name, algorithm, bench, Path(folder) / check)
             demand = str(CHECKS[check].__doc__).strip().rstrip(".")
-            holds, told, endless = _outcome(CHECKS[check], subject)
-            if holds is False and raised.setdefault(told, check) != check:
+            passed, told, endless = _outcome(CHECKS[check], tested)
+            if passed is False and raised.setdefault(told, check) != check:
                 told = f"as in {raised[told]}"
-            yield Finding(check, demand, holds, told)
+            yield Finding(check, demand, passed, told)
             if endless:
                 return  # it would be so at every check
 
 
-def _outcome(check: Callable[[Subject], str], subject: Subject) -> tuple[bool | None, str, bool]:
+def _outcome(check: Callable[[AlgorithmUnderTest], str], tested: AlgorithmUnderTest) -> tuple[bool | None, str, bool]:
     """Whether it holds, what was seen, and whether there is no end to what it does."""
-    from isoalign.tools.conformance.subject import Broken, Exempt
-    from isoalign.training.guard import Endless
+    from isoalign.tools.conformance.algorithm_under_test import CheckFailed, NotApplicable
+    from isoalign.training.guard import IdleTimeout
 
     try:
         with hidden():
-            return True, check(subject), False
-    except Exempt as why:
+            return True, check(tested), False
+    except NotApplicable as why:
         return None, str(why), False
-    except (Broken, UserError) as why:
-        return False, str(why), isinstance(why, Endless)
+    except (CheckFailed, UserError) as why:
+        return False, str(why), isinstance(why, IdleTimeout)
     except Exception as error:  # the algorithm's own, whatever it is
         if os.environ.get("ISOALIGN_DEBUG"):
             raise

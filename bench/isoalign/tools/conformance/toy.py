@@ -17,7 +17,7 @@ from isoalign.core.records import Budget
 from isoalign.data.preferences import Feedback
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.models.language import LanguageModel
-from isoalign.tools.conformance.workbench import SOURCES, Bench, Shelf
+from isoalign.tools.conformance.workbench import SOURCES, Bench, FixedSource
 from isoalign.training.trainer import Trainer
 
 WORDS = (40, 41, 42, 43)  # single characters, so that answers and their texts are one to one
@@ -63,9 +63,9 @@ def toy(bench: Bench, scale: float) -> Bench:
     rewards = scale * (torch.tensor(PLACE, dtype=torch.float32) / 7.5 - 1)
     model = bench.language_model()
     table = Table(rewards, tuple(model.decode(everything(1))))
-    shelf = Shelf(_prompts(), {by: _verdicts(rewards, source) for by, source in SOURCES.items()}, {}, table)
-    shelf = replace(shelf, rewards={"annotator": table, "judge": table})
-    return bench.but(shelf=shelf, new_tokens=2, words=WORDS)
+    source = FixedSource(_prompts(), {by: _verdicts(rewards, source) for by, source in SOURCES.items()}, {}, table)
+    source = replace(source, rewards={"annotator": table, "judge": table})
+    return bench.but(source=source, new_tokens=2, words=WORDS)
 
 
 def trained(bench: Bench, algorithm: Any, steps: int, folder: Path) -> Tensor:
@@ -73,7 +73,7 @@ def trained(bench: Bench, algorithm: Any, steps: int, folder: Path) -> Tensor:
     folder.mkdir(parents=True)
     trainer: Trainer = bench.trainer(algorithm, Budget(1e18, steps=steps), folder, config=TrainConfig(warmup=5))
     trainer.run(type(algorithm).__name__)
-    return distribution(trainer.lab._policy)
+    return distribution(trainer.policy)
 
 
 @torch.no_grad()

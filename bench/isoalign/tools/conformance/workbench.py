@@ -23,6 +23,7 @@ from isoalign.stages.sft import lora
 from isoalign.stages.shared import ClassifierJudge
 from isoalign.training.lab import Lab
 from isoalign.training.meter import Meter
+from isoalign.training.session import Session
 from isoalign.training.trainer import Trainer
 
 END, PAD = "<|endoftext|>", "<|pad|>"
@@ -101,26 +102,29 @@ def make_feedback(source: str, prompt_lengths: list[int], answer_lengths: list[i
 
 
 @dataclass
-class Shelf:
-    """What `isoalign.stages.shared.Shared` hands a lab, made by hand."""
+class FixedSource:
+    """A feedback source whose feedback is made by hand."""
 
     prompt_rows: Prompts
     verdicts: dict[str, Feedback]
     rewards: dict[str, Any]
     the_judge: Any
-    number: int = 0
+    round: int = 0
 
-    def asked_judge(self) -> None:
+    def comparing_judge(self) -> None:
         """No judge that is asked."""
         return None
 
-    def thumbs(self) -> None:
-        """No thumbs."""
+    def unpaired(self) -> None:
+        """No unpaired feedback."""
         return None
 
-    def due(self, fraction: float) -> bool:
+    def round_due(self, fraction: float) -> bool:
         """No later round."""
         return False
+
+    def begin_round(self, policy: LanguageModel) -> None:
+        """Never due."""
 
     def prompts(self) -> Prompts:
         """The prompts."""
@@ -138,7 +142,7 @@ class Shelf:
         """The reward model."""
         return self.rewards[labelled_by]
 
-    def judge(self) -> Any:
+    def scoring_judge(self) -> Any:
         """The judge that reads single answers."""
         return self.the_judge
 
@@ -151,7 +155,7 @@ class Bench:
     """A workbench: tiny folders on disk, from which labs are made afresh."""
 
     model: Path
-    shelf: Shelf
+    source: FixedSource
     ends: bool = False
     lora: int = 0
     new_tokens: int = 5
@@ -169,7 +173,11 @@ class Bench:
         return model
 
     def lab(self, budget: Budget | None = None, seed: int = 0) -> Lab:
-        """A new lab with a new meter; without a budget there is no limit."""
+        """The view of a new session."""
+        return Lab(self.session(budget, seed))
+
+    def session(self, budget: Budget | None = None, seed: int = 0) -> Session:
+        """A new session with a new meter; without a budget there is no limit."""
         reference = self.language_model()
         if self.lora:
             from peft import get_peft_model
@@ -180,13 +188,12 @@ class Bench:
             policy = reference = self._limited(LanguageModel(adapted, reference.tokenizer, self.ends))
         else:
             policy = self.language_model(trained=True)
-        return Lab(policy, reference, self.shelf, Meter(budget or Budget(1e18)), self.new_tokens, seed)  # type: ignore[arg-type]
+        return Session(policy, reference, self.source, Meter(budget or Budget(1e18)), self.new_tokens, seed)
 
     def trainer(self, algorithm: Any, budget: Budget, work: Path, seed: int = 0, config: TrainConfig | None = None) -> Trainer:
         """The real trainer on a new lab."""
-        lab = self.lab(budget, seed)
         config = replace(config or TrainConfig(warmup=2, checkpoint_seconds=1e9), idle_seconds=IDLE)
-        return Trainer(algorithm, lab, lab._policy, lab._meter, config, work)
+        return Trainer(algorithm, self.session(budget, seed), config, work)
 
     def but(self, **changes: Any) -> Bench:
         """The same with something else."""
@@ -195,7 +202,7 @@ class Bench:
 
 def weights(trainer: Trainer) -> list[torch.Tensor]:
     """Everything that was trained, modules included."""
-    modules = [p for module in trainer.lab._modules.values() for p in module.parameters()]
+    modules = [p for module in trainer.session.modules.values() for p in module.parameters()]
     return [p.detach().clone() for p in [*trainer.trained, *modules]]
 
 
@@ -213,9 +220,11 @@ def make_bench(folder: Path, size: Size, prompt_lengths: list[int], answer_lengt
         for seed, by in enumerate(("annotator", "judge"), start=1)
     }
     comments = [Comment(f"{text} {n}", text in RUDE) for n in range(3) for text in KIND + RUDE]
-    CharClassifier.fit(comments).save(folder / "raters" / "judge")
-    shelf = Shelf(*lengths(prompt_lengths, answer_lengths, size.vocabulary), rewards, ClassifierJudge(folder / "raters"))
-    return Bench(model, shelf, new_tokens=new_tokens)
+    CharClassifier.fit(comments).save(folder / "annotators" / "judge")
+    source = FixedSource(
+        *lengths(prompt_lengths, answer_lengths, size.vocabulary), rewards, ClassifierJudge(folder / "annotators")
+    )
+    return Bench(model, source, new_tokens=new_tokens)
 
 
 SOURCES = {"annotator": "simulated", "judge": "ai", "revisions": "ai_revisions"}
@@ -239,7 +248,7 @@ def tiny(folder: Path) -> Bench:
 def odd(bench: Bench) -> Bench:
     """The bench with prompts of a single token beside long ones, and answers of a single token against whole ones."""
     prompts, verdicts = lengths([1, 1, 12, 1, 2, 12, 1], [1, 1, 1, 5, 1, 5, 5])
-    return bench.but(shelf=replace(bench.shelf, prompt_rows=prompts, verdicts=verdicts))
+    return bench.but(source=replace(bench.source, prompt_rows=prompts, verdicts=verdicts))
 
 
 SMALL = {"batch_size": 4, "rollouts": 6, "prompts": 6, "draws": 2, "minibatch": 4, "num_generations": 4}

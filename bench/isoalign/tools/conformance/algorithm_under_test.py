@@ -1,4 +1,4 @@
-"""An algorithm under examination, and the two ways not to hold a check."""
+"""An algorithm under test, and the two ways not to pass a check."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ STEPS_EACH = 4  # optimizer steps, which a run of the other checks lasts
 LEAST, MOST = 60_000_000, 10**10  # FLOPs of such a run: later stages of a method have their turn, and it has an end
 
 
-class Broken(Exception):
-    """The algorithm does otherwise; the text says how."""
+class CheckFailed(Exception):
+    """The algorithm does not do what the check demands; the text says how."""
 
 
-class Exempt(Exception):
-    """The demand is none of this algorithm's; the text says why."""
+class NotApplicable(Exception):
+    """The check does not apply to this algorithm; the text says why."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """An algorithm under examination, on a bench, with a folder for what its runs leave. ``small``: its batches cut down."""
+class AlgorithmUnderTest:
+    """An algorithm under test, on a bench, with a folder for what its runs leave. ``small``: its batches cut down."""
 
     name: str
     algorithm: Any

@@ -1,0 +1,27 @@
+"""How far annotator and judge rank texts as the evaluation scorers do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from scipy.stats import spearmanr
+
+from isoalign.evaluation import samples
+from isoalign.stages import pairs
+
+VERSION = 3
+
+
+def make(work: Path, drawn: Path, scores: Path, annotators: Path) -> None:
+    """Write ``correlation.json``: Spearman's correlation of each with each scorer, and of judge and annotator, over some
+    samples; the folders are those of their stages."""
+    by_scorer = json.loads((scores / "scores.json").read_text())
+    texts = [row.completion for row in samples.read_samples(drawn)]
+    columns = by_scorer | {by: pairs.classifier_of(annotators, by)(texts).tolist() for by in pairs.SOURCES}
+    couples = [*((by, name) for by in pairs.SOURCES for name in by_scorer), ("judge", "annotator")]
+    rows = {
+        f"{by} with {other}": round(float(spearmanr(columns[by], columns[other], nan_policy="omit")[0]), 3)
+        for by, other in couples
+    }
+    (work / "correlation.json").write_text(json.dumps(rows))
