@@ -43,6 +43,8 @@ def test_what_a_test_puts_in_the_library_is_what_is_seen(slow: LazyModule, monke
     assert slow.Thing
     monkeypatch.setattr("slowly.Thing", 5)
     assert slow.Thing == 5
+    slow.Thing = 6
+    assert importlib.import_module("slowly").Thing == 6
 
 
 def test_threads_wait_until_it_is_whole_and_import_it_once(slow: LazyModule) -> None:

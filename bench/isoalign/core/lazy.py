@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import datasets
     import h5py
-    import httpx2
+    import huggingface_hub.constants
     import krippendorff
     import matplotlib.backends.backend_agg
     import matplotlib.figure
     import matplotlib.lines
     import matplotlib.patheffects
     import matplotlib.style
-    import openai
     import peft.tuners.tuners_utils
     import pyarrow.parquet
     import rich.box
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     import wandb
 
 __all__ = [
-    "datasets", "h5py", "httpx2", "krippendorff", "matplotlib", "openai", "peft", "pyarrow", "rich", "scipy", "sklearn",
+    "datasets", "h5py", "huggingface_hub", "krippendorff", "matplotlib", "peft", "pyarrow", "rich", "scipy", "sklearn",
     "statsmodels", "torch", "transformers", "trl", "wandb",
 ]  # fmt: skip
 
@@ -68,6 +67,9 @@ class LazyModule(ModuleType):
             if importlib.util.find_spec(submodule) is None:
                 raise
             return importlib.import_module(submodule)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(importlib.import_module(self.__name__), name, value)
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         """Pickled, it is the library."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from scipy.stats import spearmanr
-
+from isoalign.core.lazy import scipy
 from isoalign.evaluation import samples
 from isoalign.stages import pairs
 
@@ -21,7 +20,7 @@ def make(work: Path, drawn: Path, scores: Path, annotators: Path) -> None:
     columns = by_scorer | {by: pairs.classifier_of(annotators, by)(texts).tolist() for by in pairs.SOURCES}
     couples = [*((by, name) for by in pairs.SOURCES for name in by_scorer), ("judge", "annotator")]
     rows = {
-        f"{by} with {other}": round(float(spearmanr(columns[by], columns[other], nan_policy="omit")[0]), 3)
+        f"{by} with {other}": round(float(scipy.stats.spearmanr(columns[by], columns[other], nan_policy="omit")[0]), 3)
         for by, other in couples
     }
     (work / "correlation.json").write_text(json.dumps(rows))

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import scipy
 from isoalign.core.records import Estimate
 from isoalign.feedback.annotators import Bools, Floats, Ints, Verdicts
 
@@ -167,8 +168,6 @@ def calibrate(verdicts: Verdicts, first_better: Bools, annotators: int) -> Calib
     longer has one maximum. Annotators with a common bias aren't independent, and no weight cures that. Raises UserError where
     no annotator is better than chance.
     """
-    from scipy.stats import binomtest  # half a second to import
-
     rated = np.bincount(verdicts.annotator, minlength=annotators)
     right = np.bincount(verdicts.annotator, verdicts.first_wins == first_better[verdicts.item], annotators)
     common = (right.sum() + 1) / (rated.sum() + 2)
@@ -180,7 +179,7 @@ def calibrate(verdicts: Verdicts, first_better: Bools, annotators: int) -> Calib
         )
     accuracy = []
     for hits, n in zip(right.astype(int).tolist(), rated.tolist(), strict=True):
-        bounds = binomtest(hits, n).proportion_ci(method="wilson") if n else None
+        bounds = scipy.stats.binomtest(hits, n).proportion_ci(method="wilson") if n else None
         low, high = (float(bounds.low), float(bounds.high)) if bounds else (None, None)
         accuracy.append(Estimate(hits / n if n else None, low, high, n, len(first_better) - n))
     return Calibration(accuracy, weight)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from isoalign.config.task import ModelConfig, ShapingConfig
 from isoalign.core.batches import Rollouts
+from isoalign.core.lazy import transformers
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.models import language
 from isoalign.models.flops import Shape, shape_of
@@ -56,10 +57,8 @@ class Annotator(Protocol):
 
 def load(name: str, weights: Path | str) -> tuple[Any, Any]:
     """A scalar-head model on the weights of a stage (or a base's own), with the tokenizer of the model ``name``."""
-    from transformers import AutoModelForSequenceClassification
-
     tokenizer = language.tokenizer(name)
-    model = AutoModelForSequenceClassification.from_pretrained(
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
         str(weights), num_labels=1, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
     model.config.pad_token_id = tokenizer.pad_token_id

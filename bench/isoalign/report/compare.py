@@ -9,6 +9,7 @@ from pathlib import Path
 from isoalign import stats
 from isoalign.core.display import clean, scientific
 from isoalign.core.errors import UserError, unknown
+from isoalign.core.lazy import rich
 from isoalign.core.records import Card
 from isoalign.evaluation.card import FAMILY, read, read_all
 from isoalign.report.board.columns import COLUMNS
@@ -169,18 +170,16 @@ def _p(p: float | None) -> str:
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for place, title in enumerate(titles):
         table.add_column(
-            Text(title), justify="left" if place in (0, len(titles) - 1) else "right", no_wrap=place != 0, overflow="fold"
+            rich.text.Text(title),
+            justify="left" if place in (0, len(titles) - 1) else "right",
+            no_wrap=place != 0,
+            overflow="fold",
         )
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(rich.text.Text, row))
     text = io.StringIO()
-    Console(file=text, width=130, color_system=None).print(table)
+    rich.console.Console(file=text, width=130, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n\n"

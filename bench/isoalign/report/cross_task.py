@@ -11,6 +11,7 @@ import numpy as np
 from isoalign import stats
 from isoalign.core.display import clean, escape, grid, printable, scientific
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import rich
 from isoalign.core.records import Card, Estimate
 from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import Column
@@ -65,10 +66,8 @@ class Across:
 
     def terminal(self, width: int = 110) -> str:
         """For a terminal, as plain text."""
-        from rich.console import Console
-
         text = io.StringIO()
-        console = Console(file=text, width=width, color_system=None, highlight=False)
+        console = rich.console.Console(file=text, width=width, color_system=None, highlight=False)
         rows = [[clean(e.name), *self._scores(e), cell(e.iqm, SCORE)] for e in self.entrants]
         title = "share of the base's toxicity that is gone (runs)"
         console.print(printable(title, ["method", *map(clean, self.setting), "IQM"], rows, 1))

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
+from isoalign.core.lazy import rich
 from isoalign.core.records import Card
 from isoalign.evaluation.card import redacted
 from isoalign.report.board.ranking import pooled
@@ -91,10 +92,8 @@ def write(board: Board, folder: Path) -> Path:
 
 def show(board: Board, stream: TextIO | None = None) -> None:
     """Print the board to a terminal or file, as wide as it allows and with no character that it can't take."""
-    from rich.console import Console
-
     stream = stream or sys.stdout
-    console = Console(file=stream)
+    console = rich.console.Console(file=stream)
     width = min(max(console.width, 100), 120) if console.is_terminal else 110
     text = board.terminal(width, colour=console.color_system is not None)
     encoding = getattr(stream, "encoding", None) or "utf-8"

@@ -6,15 +6,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import wandb
 from isoalign.core.records import Card, Sample
 from isoalign.evaluation.card import redacted
 from isoalign.report.leaderboard import Board
-
-if TYPE_CHECKING:
-    import wandb
 
 MODES = ("auto", "online", "offline", "off")
 MOST_ROWS = 10_000  # what W&B shows of a table
@@ -98,8 +96,6 @@ def _mirror(
 def _start(card: Card, folder: Path, mode: Literal["online", "offline"]) -> "wandb.Run":
     """A W&B run that says nothing, asks nothing and gives up soon. Its id is the card's key."""
     os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is first imported
-    import wandb
-
     if mode == "online" and not os.environ.get("WANDB_API_KEY") and not wandb.login(prompt=False, verify=False):
         raise UserError("no API key; set WANDB_API_KEY")
     settings = wandb.Settings(
@@ -155,8 +151,6 @@ def _samples_table(samples: Sequence[Sample]) -> "wandb.Table":
 
 
 def _table(columns: list[str], rows: list[list[Any]]) -> "wandb.Table":
-    import wandb
-
     # Mixed types, because a column may hold nothing but what is missing.
     return wandb.Table(columns=list(columns), data=[list(map(_cell, row)) for row in rows], allow_mixed_types=True)
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model
 
 from isoalign.config.task import TaskConfig
 from isoalign.config.training import TrainConfig
 from isoalign.core.errors import TrainingFailed, UserError, unforeseen
+from isoalign.core.lazy import peft
 from isoalign.core.records import Budget
 from isoalign.core.runtime import device
 from isoalign.core.store import plain
@@ -168,7 +168,7 @@ class Training:
         """Policy and frozen reference; with LoRA they are one model, adapter on and off."""
         config, base = self.task.model, self.shared.base_model(autocast=self.task.model.bf16)
         if self._rank:
-            model = get_peft_model(base.inner, lora(self._rank, "CAUSAL_LM"))
+            model = peft.get_peft_model(base.inner, lora(self._rank, "CAUSAL_LM"))
             policy = LanguageModel(model.to(device()), base.tokenizer, base.ends, base.autocast)
             return policy, policy
         policy = self.shared.base_model(autocast=config.bf16)
@@ -192,7 +192,7 @@ class Training:
             return base, base
         folder = self.shared.get(self.train) / weights
         if self._rank:
-            adapted = PeftModel.from_pretrained(self.shared.base_model().inner, str(folder))
+            adapted = peft.PeftModel.from_pretrained(self.shared.base_model().inner, str(folder))
             model: Any = adapted.merge_and_unload()  # decoding needs no adapter of its own
         else:
             model, _ = language.load(self.task.model.name, folder)

@@ -14,6 +14,7 @@ from torch import Tensor
 from isoalign.config.task import ModelConfig, RewardConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import datasets, transformers, trl
 from isoalign.core.runtime import device
 from isoalign.data.preferences import Feedback
 from isoalign.models import language
@@ -137,13 +138,8 @@ def _bare(lengths: list[int]) -> tuple[list[int], list[int]]:
 def _trainer(
     work: Path, model: Any, tokenizer: Any, rows: Rows, golden: Rows, base: ModelConfig, config: RewardConfig, seed: int
 ) -> Any:
-    from datasets import Dataset
-    from transformers import EarlyStoppingCallback, TrainerCallback
-    from trl import RewardConfig as Arguments
-    from trl import RewardTrainer
-
     arguments = trainer_arguments(work, config.lr, config.batch_size, base.bf16, seed, "reward")
-    callbacks: list[TrainerCallback] = []
+    callbacks: list[transformers.TrainerCallback] = []
     if golden:
         steps = max(1, config.epochs * -(-len(rows) // config.batch_size) // LOOKS)
         arguments |= {
@@ -151,12 +147,12 @@ def _trainer(
             "load_best_model_at_end": True, "metric_for_best_model": "eval_accuracy", "greater_is_better": True,
             "save_total_limit": 1, "per_device_eval_batch_size": config.batch_size,
         }  # fmt: skip
-        callbacks = [EarlyStoppingCallback(config.patience)]
-    return RewardTrainer(
+        callbacks = [transformers.EarlyStoppingCallback(config.patience)]
+    return trl.RewardTrainer(
         model,
-        args=Arguments(**arguments, num_train_epochs=config.epochs, max_length=None),
-        train_dataset=Dataset.from_list(rows),
-        eval_dataset=Dataset.from_list(golden) if golden else None,
+        args=trl.RewardConfig(**arguments, num_train_epochs=config.epochs, max_length=None),
+        train_dataset=datasets.Dataset.from_list(rows),
+        eval_dataset=datasets.Dataset.from_list(golden) if golden else None,
         processing_class=tokenizer,
         peft_config=lora(base.lora, "SEQ_CLS") if base.lora else None,
         callbacks=callbacks,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from isoalign.core.lazy import scipy
 from isoalign.core.records import Estimate
 from isoalign.stats.intervals import RESAMPLES, SEED, TAIL, Array
 
@@ -21,11 +22,9 @@ def iqm(scores: Runs) -> Array:
     last axis of each task's scores. Where tasks differ in their number, runs are repeated until none does: a task with more
     runs would have more weight.
     """
-    from scipy.stats import trim_mean  # half a second to import
-
     common = math.lcm(*(task.shape[-1] for task in scores))
     alike = [np.repeat(task, common // task.shape[-1], axis=-1) for task in scores]
-    return trim_mean(np.concatenate(alike, axis=-1), 0.25, axis=-1)
+    return scipy.stats.trim_mean(np.concatenate(alike, axis=-1), 0.25, axis=-1)
 
 
 def improvement(first: Runs, second: Runs) -> Array:

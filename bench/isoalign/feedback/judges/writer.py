@@ -17,6 +17,7 @@ from isoalign.config.feedback import JudgeConfig
 from isoalign.core import progress
 from isoalign.core.batches import Prompts
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import transformers
 from isoalign.feedback.judges.client import Client, Failed, Message, Rejected
 from isoalign.feedback.judges.limits import Stop
 from isoalign.models.language import LanguageModel
@@ -141,13 +142,11 @@ def messages(talk: Talk) -> list[Message]:
 @torch.inference_mode()
 def greedy(model: LanguageModel, contexts: list[Ids], tokens: int) -> list[Ids]:
     """Greedy continuations of up to ``tokens`` tokens, their end included where the model ended them."""
-    from transformers import GenerationConfig
-
     tokenizer = model.tokenizer
     ends = model.inner.generation_config.eos_token_id
     ends = sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
     prompts = padded(model, contexts)
-    config = GenerationConfig(
+    config = transformers.GenerationConfig(
         do_sample=False, num_beams=1, repetition_penalty=1.0, max_new_tokens=tokens, eos_token_id=ends,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip

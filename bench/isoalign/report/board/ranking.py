@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from isoalign import stats
+from isoalign.core.lazy import scipy
 from isoalign.core.records import Card, Estimate
 from isoalign.stats import Comparison, Seeds
 
@@ -139,11 +140,9 @@ def _seed_variance(values: list[float]) -> float:
     """Squared half-width of the 95% t interval of a mean over seeds; 0 for one seed, which can't tell."""
     if len(values) < 2:
         return 0.0
-    from scipy.special import stdtrit
-
     mean = math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return float(stdtrit(len(values) - 1, 0.975)) ** 2 * variance / len(values)
+    return float(scipy.special.stdtrit(len(values) - 1, 0.975)) ** 2 * variance / len(values)
 
 
 def frontier(points: Mapping[str, tuple[float, float]]) -> set[str]:

@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from isoalign.core.display import clean, scientific
+from isoalign.core.lazy import matplotlib
 from isoalign.core.records import Card, Estimate
 from isoalign.report.board.rows import CONTROL, METHOD, REFERENCE, UNMETERED, Row, Section
 from isoalign.report.charts.labels import FAINT, Box, Label, along, place_labels
@@ -73,18 +76,13 @@ def setting(task: str, section: Section) -> str:
 
 def picture(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes:
     """An SVG of what ``draw`` puts on a figure of a size in inches; the same bytes for the same drawing."""
-    import matplotlib
-    import matplotlib.style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rc: dict[Any, Any] = {"svg.hashsalt": "isoalign", "font.size": 10, "axes.spines.top": False}
     rc |= {"axes.spines.right": False, "axes.edgecolor": FAINT, "text.color": _INK, "axes.labelcolor": _INK}
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a name with letters that the font lacks
         matplotlib.style.use(["default", rc])
-        figure = Figure(figsize=size, dpi=100, layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = matplotlib.figure.Figure(figsize=size, dpi=100, layout="constrained")
+        matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
         draw(figure)
         file = io.BytesIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": "isoalign"})
@@ -138,8 +136,6 @@ def even_steps(farthest: float, most: int) -> list[float]:
 
 def _square_root(axes: Any, farthest: float) -> None:
     """A scale of d = sqrt(KL) across, told in nats of KL; a margin may lie below 0."""
-    import numpy as np
-
     axes.set_xscale("function", functions=(lambda kl: np.sign(kl) * np.sqrt(np.abs(kl)), lambda d: np.sign(d) * d * d))
     ticks = [d**2 for d in even_steps(math.sqrt(farthest), most=7)]
     axes.set_xticks(ticks, [f"{kl:.4g}" for kl in ticks])
@@ -147,10 +143,8 @@ def _square_root(axes: Any, farthest: float) -> None:
 
 def _key(figure: Any, rows: Sequence[tuple[str, Row, Look]]) -> None:
     """Beside the panel, the name and mark of each number in it."""
-    from matplotlib.lines import Line2D
-
     marks = [
-        Line2D(
+        matplotlib.lines.Line2D(
             [], [], color=look.colour, marker=look.marker, markerfacecolor=look.colour if row.sound else "white", linestyle=""
         )
         for _, row, look in rows

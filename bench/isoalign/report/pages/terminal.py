@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from isoalign.core.display import clean, share
+from isoalign.core.lazy import rich
 from isoalign.evaluation.card import BY_HAND
 from isoalign.report.board.rows import CONTROL, METHOD, REFERENCE, UNMETERED, Row, Section
 from isoalign.report.pages.words import brief, budget, standing
@@ -24,12 +25,8 @@ _BRIEF = {
 
 def _terminal_table(task: str, section: Section, width: int) -> tuple[Any, int]:
     """A row's main figures, and under them what is flagged; the width that the table takes at least, set close if need be."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     base = clean(section.base)[:8]
-    title = Text(f"{clean(task)}: {budget(section)} from base {base or '–'}", style="bold")
+    title = rich.text.Text(f"{clean(task)}: {budget(section)} from base {base or '–'}", style="bold")
     for warning in section.warnings:
         title.append(f"\nNot to be compared: {clean(warning)}", style="bold red")
     titles, rows = ["rank", "method", "seeds", *_BRIEF.values(), "spent"], [_terminal_row(row) for row in section.rows]
@@ -37,8 +34,12 @@ def _terminal_table(task: str, section: Section, width: int) -> tuple[Any, int]:
     widths[1] = min(widths[1], 13)  # longer names are folded
     least = sum(widths) + len(widths) + 1
     wide = least + len(widths) - 1 <= width
-    table = Table(
-        title=title, caption=Text(_caption(section)), box=box.SIMPLE_HEAD, padding=(0, int(wide), 0, 0), pad_edge=False
+    table = rich.table.Table(
+        title=title,
+        caption=rich.text.Text(_caption(section)),
+        box=rich.box.SIMPLE_HEAD,
+        padding=(0, int(wide), 0, 0),
+        pad_edge=False,
     )
     table.title_justify = table.caption_justify = "left"
     for place, (name, needed) in enumerate(zip(titles, widths, strict=True)):
@@ -46,7 +47,7 @@ def _terminal_table(task: str, section: Section, width: int) -> tuple[Any, int]:
     for row, cells in zip(section.rows, rows, strict=True):
         best = row.rank is not None and row.rank[0] == 1
         style = "green" if best else "cyan" if row.part != METHOD else "dim" if not row.contends else ""
-        table.add_row(*map(Text, cells), style=style)
+        table.add_row(*map(rich.text.Text, cells), style=style)
     return table, least
 
 
@@ -73,11 +74,9 @@ def _caption(section: Section) -> str:
 def terminal(task: str, sections: Sequence[Section], width: int, colour: bool) -> str:
     """The board for a terminal of 100 columns or more; without colour it is plain text. A table that is too wide goes past
     the width: no figure is cut off."""
-    from rich.console import Console
-
     text = io.StringIO()
     system: Any = "standard" if colour else None
-    console = Console(file=text, width=width, color_system=system, force_terminal=colour, highlight=False)
+    console = rich.console.Console(file=text, width=width, color_system=system, force_terminal=colour, highlight=False)
     for section in sections:
         table, least = _terminal_table(task, section, width)
         console.width = max(width, least)

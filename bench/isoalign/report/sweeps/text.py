@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 
 from isoalign.core.display import clean, escape, grid, plain, printable, scientific
+from isoalign.core.lazy import rich
 from isoalign.core.records import Estimate
 from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import COLUMNS
@@ -58,16 +59,13 @@ def markdown(report: Along) -> str:
 
 def terminal(report: Along, width: int = 110) -> str:
     """The report for a terminal, as plain text; of many axis values without their intervals."""
-    from rich.console import Console
-    from rich.text import Text
-
     text = io.StringIO()
-    console = Console(file=text, width=width, color_system=None, highlight=False)
+    console = rich.console.Console(file=text, width=width, color_system=None, highlight=False)
     key, axis = clean(report.sweep.key), [plain(value) for value in report.values]
     shown = _full if len(axis) <= _ROOM else _brief
     means = [[clean(name), *_means(report, name, shown), _slope(report, name)[1]] for name in report.rows]
     ranks = [[clean(name), *_ranks(report, name, shown)] for name in report.methods]
-    console.print(Text(clean(report.verdict)))
+    console.print(rich.text.Text(clean(report.verdict)))
     console.print(printable(f"\nmean toxicity along {key}", ["method", *axis, ""], means))
     console.print(printable("rank", ["method", *_ranked(report)], ranks))
     console.print(printable(f"order of methods beside that at {axis[0]}", [*map(str.lower, _ORDERS)], _orders(report, clean)))
@@ -75,7 +73,7 @@ def terminal(report: Along, width: int = 110) -> str:
         rows = [[clean(name), *cells] for name, *cells in accuracies]
         console.print(printable("accuracy of reward models on held-out verdicts", ["method", "verdicts", *axis], rows, 2))
     for title, line in _told(report):
-        console.print(Text(clean(f"{title}: {line}")))
+        console.print(rich.text.Text(clean(f"{title}: {line}")))
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from isoalign.config.task import ModelConfig
 from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Prompts
+from isoalign.core.lazy import peft, transformers
 from isoalign.core.records import Budget
 from isoalign.data.comments import Comment
 from isoalign.data.preferences import Feedback
@@ -44,8 +45,6 @@ class Size:
 
 def write_model(folder: Path, size: Size = Size()) -> Path:
     """A random Llama and its byte-level BPE tokenizer, built as scripts/pretrain_nano.py does, saved as a folder."""
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -57,17 +56,17 @@ def write_model(folder: Path, size: Size = Size()) -> Path:
     )
     tokenizer.train_from_iterator((KIND + RUDE) * 4, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(f"{END} $A", special_tokens=[(END, 0)])
-    PreTrainedTokenizerFast(
+    transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=PAD, padding_side="left", model_max_length=512
     ).save_pretrained(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(size.seed)
-        config = LlamaConfig(
+        config = transformers.LlamaConfig(
             vocab_size=size.vocabulary, hidden_size=size.width, num_hidden_layers=size.layers, num_attention_heads=2,
             intermediate_size=size.feed_forward, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=0,
             eos_token_id=0, pad_token_id=1, initializer_range=0.2,
         )  # fmt: skip
-        LlamaForCausalLM(config).save_pretrained(folder)
+        transformers.LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 
@@ -180,11 +179,9 @@ class Bench:
         """A new session with a new meter; without a budget there is no limit."""
         reference = self.language_model()
         if self.lora:
-            from peft import get_peft_model
-
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                adapted = get_peft_model(reference.inner, lora(self.lora, "CAUSAL_LM"))
+                adapted = peft.get_peft_model(reference.inner, lora(self.lora, "CAUSAL_LM"))
             policy = reference = self._limited(LanguageModel(adapted, reference.tokenizer, self.ends))
         else:
             policy = self.language_model(trained=True)

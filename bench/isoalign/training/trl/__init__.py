@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from isoalign.core.batches import Rollouts
+from isoalign.core.lazy import datasets
 from isoalign.data.preferences import rollouts
 from isoalign.models.language import LanguageModel
 from isoalign.training.lab import Lab, session_of
@@ -98,9 +99,8 @@ def train(
 
 def _parts(lab: Lab, session: Session, trainer_class: Any, reward: Callable[[Rollouts], Tensor] | None) -> dict[str, Any]:
     """The reference or the reward, as the trainer takes them; and a dataset, which it must be given and never reads."""
-    from datasets import Dataset
 
-    class Untouched(Dataset):
+    class Untouched(datasets.Dataset):
         def map(self, *_: Any, **__: Any) -> Any:
             return self  # nothing is to be tokenised
 

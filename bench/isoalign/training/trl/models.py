@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import peft
 from isoalign.models.language import NEVER, LanguageModel
 from isoalign.training.meter import Meter
 
 
 def pay_passes(model: LanguageModel, meter: Meter, before_gradients: Callable[[], None] = lambda: None) -> None:
     """Make every pass of a model pay before it runs. ``before_gradients`` is called before a pass that trains."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     run, shape = model.inner.forward, model.shape
-    adapters = [module for module in model.inner.modules() if isinstance(module, BaseTunerLayer)]
+    adapters = [module for module in model.inner.modules() if isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer)]
     trained = any(parameter.requires_grad for parameter in model.inner.parameters())
     ends = torch.tensor([model.tokenizer.eos_token_id, model.tokenizer.pad_token_id], device=model.device)
 
