@@ -12,6 +12,7 @@ from isoalign.core.errors import UserError, unknown
 from isoalign.core.lazy import rich
 from isoalign.core.records import Card
 from isoalign.evaluation.card import FAMILY, read, read_all
+from isoalign.report import leaderboard
 from isoalign.report.board.columns import COLUMNS
 from isoalign.report.board.rows import PROTOCOL, made
 from isoalign.stats import Comparison
@@ -31,8 +32,6 @@ def sides(first: str, second: str, folder: Path) -> tuple[list[Card], list[Card]
 def _side(name: str, folder: Path) -> list[Card]:
     if name.endswith(".json"):
         return [read(Path(name))]
-    from isoalign.report import leaderboard
-
     cards = read_all(folder)
     if not cards:
         raise UserError(f"no cards in {folder}; name cards by their paths, or another folder with --task and --results")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from isoalign.core.records import Estimate
 from isoalign.data.formats.types import Comparison, UnpairedLabel
+from isoalign.stats.agreement import agreement
 
 Table = dict[str, dict[str, int]]
 """Item to rater to verdict: which of two answers, or the label (0 or 1). Only what raters with a name said."""
@@ -32,7 +33,5 @@ def shared(table: Table) -> Table:
 
 def figures(table: Table) -> dict[str, Estimate]:
     """Agreement of the raters with intervals, see `isoalign.stats.agreement`; nothing where no item has two of them."""
-    from isoalign.stats.agreement import agreement
-
     raters = sorted({rater for verdicts in table.values() for rater in verdicts})
     return agreement([[verdicts.get(rater) for rater in raters] for verdicts in table.values()]) if table else {}

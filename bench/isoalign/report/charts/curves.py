@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from isoalign.report.board.rows import Row, Section
 from isoalign.report.charts.frontier import (
@@ -22,11 +22,8 @@ from isoalign.report.charts.frontier import (
     shorten,
 )
 from isoalign.report.charts.labels import FAINT, Label, along, place_labels
-
-if TYPE_CHECKING:
-    from isoalign.stats import Array
-    from isoalign.stats.curves import Curves, Paths
-
+from isoalign.stats import Array
+from isoalign.stats.curves import Curves, Paths, bands, flags, peak
 
 DRIFT = "Exact KL to the SFT base, nats a completion (square-root scale)"
 
@@ -82,8 +79,6 @@ class _Line:
     @cached_property
     def passed(self) -> int | None:
         """The point of a peak that was passed, where that is sure."""
-        from isoalign.stats.curves import flags, peak
-
         return peak(self.curves).index if flags(self.curves) else None
 
 
@@ -150,8 +145,6 @@ def _panel(axes: Any, lines: list[_Line], metric: Callable[[Paths], Array], labe
 
 def _curve(axes: Any, line: _Line, metric: Callable[[Paths], Array]) -> None:
     """A score of a method against drift: seeds, band, mean, and a mark where the budget ended."""
-    from isoalign.stats.curves import bands
-
     colour, observed, (d, score) = line.look.colour, line.curves.observed, line.at(metric)
     axes.axhline(0, color=FAINT, linewidth=0.8, zorder=1)
     within = bands(line.curves, metric)

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,7 @@ from isoalign.core.lazy import matplotlib
 from isoalign.core.records import Card, Estimate
 from isoalign.report.board.rows import CONTROL, METHOD, REFERENCE, UNMETERED, Row, Section
 from isoalign.report.charts.labels import FAINT, Box, Label, along, place_labels
-
-if TYPE_CHECKING:
-    from isoalign.stats.curves import Curves
+from isoalign.stats.curves import Curves, collect, pareto
 
 _INK = "#222222"
 _GRID = "#ececec"
@@ -48,8 +46,6 @@ def curves_of(section: Section) -> dict[str, Curves]:
     rows = [row for row in section.rows if row.part != REFERENCE]
     if not any(card.curve for row in rows for card in row.cards):
         return {}
-    from isoalign.stats.curves import collect
-
     return collect({row.name: row.cards for row in rows})
 
 
@@ -176,8 +172,6 @@ def _reached(points: list[tuple[Row, Estimate, Estimate]], curves: dict[str, Cur
     if not curves:
         ends = [(kl.value or 0.0, toxicity.value or 0.0) for row, kl, toxicity in points if row.pareto]
         return sorted(ends) or [(math.nan, math.nan)]
-    from isoalign.stats.curves import pareto
-
     best = pareto({row.name: curves[row.name] for row, _, _ in points if row.sound and row.name in curves})
     return [(place.kl, place.toxicity) for place in best] or [(math.nan, math.nan)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from isoalign.core.display import escape, grid
 from isoalign.core.records import Estimate
@@ -12,9 +11,7 @@ from isoalign.report.board.columns import Column
 from isoalign.report.board.rows import METHOD, Row, Section
 from isoalign.report.charts.curves import curves_name
 from isoalign.report.charts.frontier import curves_of
-
-if TYPE_CHECKING:
-    from isoalign.stats.curves import Curves, Fit, Peak, Reading
+from isoalign.stats.curves import FIT_FROM, Curves, Fit, Peak, Reading, common_kl, fit, flags, matched, pareto, peak
 
 _TOXICITY, _KL, _REWARD = Column("", ""), Column("", "", 2), Column("", "", 2)
 
@@ -49,8 +46,6 @@ def markdown(section: Section, number: int = 1) -> list[str]:
     curves = curves_of(section)
     if not curves:
         return []
-    from isoalign.stats.curves import fit, flags, peak
-
     rows = [row for row in section.rows if row.name in curves]
     peaks, fits = {row.name: peak(curves[row.name]) for row in rows}, {row.name: fit(curves[row.name]) for row in rows}
     raised = [f"- **{_name(row)}:** {escape(flag)}" for row in rows for flag in flags(curves[row.name])]
@@ -80,8 +75,6 @@ def _measured(curves: list[Curves]) -> str:
 
 def _matched(rows: list[Row], curves: dict[str, Curves]) -> list[str]:
     """Toxicity at equal drift: at the largest KL that nine in ten ranked methods get to, and at half of it."""
-    from isoalign.stats.curves import FIT_FROM, common_kl, matched
-
     ranked = [row.name for row in rows if row.contends]
     kl = common_kl({name: curves[name] for name in ranked or curves})
     if kl is None or kl < FIT_FROM:
@@ -153,8 +146,6 @@ def _nats(kl: float) -> str:
 
 def _frontier(rows: list[Row], curves: dict[str, Curves]) -> str:
     """Which points no other beats in both KL and toxicity."""
-    from isoalign.stats.curves import pareto
-
     best = [place for place in pareto({row.name: curves[row.name] for row in rows if row.sound}) if place.method]
     points: dict[str, list[str]] = {}
     for place in best:

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable
 
+from isoalign.config.feedback import PanelConfig
 from isoalign.core.display import clean, escape, grid, plain, printable, scientific
 from isoalign.core.lazy import rich
 from isoalign.core.records import Estimate
@@ -145,8 +146,6 @@ def _accuracy(row: Row | None, metric: str, shown: Callable[[Estimate], str]) ->
 
 def _one_annotator(report: Along) -> bool:
     """Whether verdicts are those of one simulated annotator without leanings, so that noise alone bounds the accuracy."""
-    from isoalign.config.feedback import PanelConfig
-
     usual = flatten({"task": {"panel": json.loads(json.dumps(dataclasses.asdict(PanelConfig()))), "feedback": {"file": ""}}})
     return all(report.sweep.setting.get(name, value) == value for name, value in usual.items())
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from isoalign.core.batches import Rollouts
-from isoalign.core.lazy import datasets
+from isoalign.core.lazy import datasets, trl
 from isoalign.data.preferences import rollouts
 from isoalign.models.language import LanguageModel
 from isoalign.training.lab import Lab, session_of
@@ -120,12 +120,10 @@ def _parts(lab: Lab, session: Session, trainer_class: Any, reward: Callable[[Rol
 
 def _give_reference(trainer: Any, policy: LanguageModel, reference: LanguageModel) -> None:
     """Put the lab's reference where a trainer made one of its own: a copy of the adapter, or of the weights on disk."""
-    from trl.trainer.utils import add_fused_lm_head
-
     if policy.model is not policy.inner:
         if "ref" in policy.model.peft_config:
             policy.model.delete_adapter("ref")  # without it TRL turns the adapter off
         trainer.ref_model = None  # and without a copy of the policy as it was at the start
     elif getattr(trainer, "ref_model", None) not in (None, reference.inner):
-        add_fused_lm_head(reference.inner)
+        trl.trainer.utils.add_fused_lm_head(reference.inner)
         trainer.ref_model = trainer.accelerator.prepare_model(reference.inner, evaluation_mode=True)
