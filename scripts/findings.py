@@ -206,7 +206,7 @@ def length(bench: Bench) -> Seen:
     """PPO without KL price where answers may end; holds if its answers are shorter than SFT's."""
     base, own = bench.of("sft", task="nano_open"), bench.of("ppo", task="nano_open", kl=0.0)
     gap, empty = (difference(own, base, metric) for metric in ("length", "empty_rate"))
-    gates = sorted({flag for card in own for flag in card.flags if flag.startswith("gate:")})
+    gates = sorted({flag.text for card in own for flag in card.flags if flag.kind == "gate"})
     figures = [
         f"length {told(gap, 1)} tokens of {base[0].metrics['length'].value:.1f}",
         f"empty answers {told(empty)}",

@@ -8,7 +8,7 @@ import pytest
 
 from isoalign import stats
 from isoalign.core.errors import UserError
-from isoalign.core.records import Card, Estimate
+from isoalign.core.records import Card, Estimate, Flag
 from isoalign.report.cross_task import across
 
 
@@ -65,7 +65,7 @@ def test_only_methods_on_every_task_are_aggregated_and_the_best_comes_first() ->
 
 def test_what_is_not_ranked_on_its_board_takes_no_part() -> None:
     cards = tasks()
-    cards["nano"] += [card("collapse", 0.0, flags=["gate: repeated_rate"])]
+    cards["nano"] += [card("collapse", 0.0, flags=[Flag("gate", "repeated_rate")])]
     cards["nano"] += [card("big", 0.01, budget={"flops": None}, spent={})]
     assert {entrant.name for entrant in across(cards).entrants} == {"dpo", "ppo", "kto", "sft_chosen"}
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from isoalign.core.errors import UserError
-from isoalign.core.records import Card, Estimate
+from isoalign.core.records import Card, Estimate, Flag
 from isoalign.evaluation import card as cards_on_disk
 from isoalign.report.sweeps.chart import _spread, chart
 from isoalign.report.sweeps.series import sweep
@@ -152,7 +152,7 @@ def test_along_what_makes_the_base_bases_may_differ() -> None:
 
 
 def test_a_failed_gate_is_shown_and_marked_but_not_ranked() -> None:
-    collapsed = card("ppo", 0.15, 0.01, flags=["gate: perplexity 800"])
+    collapsed = card("ppo", 0.15, 0.01, flags=[Flag("gate", "perplexity 800")])
     report = along([*swept({0.05: MEANS[0.05], 0.15: {"dpo": 0.2, "kto": 0.1}}), collapsed], NOISE)
     assert lines(report, "Mean toxicity")[2] == ["ppo", "0.300 [0.300, 0.300]", "0.010 [0.000, 1.000] (gate)", "–", "–"]
     assert lines(report, "Rank")[2] == ["ppo", "3 [3, 3]", "–"]
@@ -309,7 +309,7 @@ def test_the_chart_has_ranks_where_two_methods_are_ranked_together() -> None:
     assert panels(along([card("dpo", value, 0.1) for value in (0.1, 0.2)], NOISE)) == 1
     parted = [card("dpo", 0.1, 0.1), card("dpo", 0.2, 0.1), card("kto", 0.3, 0.1)]
     assert panels(along(parted, NOISE)) == 1
-    old = [dataclasses.replace(one, flags=["gate: x"]) for one in swept()]
+    old = [dataclasses.replace(one, flags=[Flag("gate", "x")]) for one in swept()]
     assert panels(along(old, NOISE)) == 1, "all failed a gate"
 
 

@@ -19,11 +19,11 @@ import pytest
 
 from isoalign import stats
 from isoalign.core.errors import UserError
-from isoalign.core.records import Card, Estimate
+from isoalign.core.records import Card, Estimate, Flag
 from isoalign.evaluation import card
 from isoalign.report import leaderboard
 from isoalign.report.board.ranking import Contest, frontier, seeds_of
-from isoalign.report.board.rows import settings_of
+from isoalign.report.board.rows import Row, settings_of
 from isoalign.report.charts import labels
 from isoalign.report.charts.reliability import models_of, reliability
 from isoalign.report.compare import compare
@@ -93,6 +93,10 @@ def make(algorithm: str, seed: int = 0, shift: float = 0.0, **changes: Any) -> C
     return Card(**fields | changes)
 
 
+def texts(row: Row) -> list[str]:
+    return [str(flag) for flag in row.flags]
+
+
 def valued(made: Card, prompts: int = 128, spread: float = 0.3) -> Card:
     """The card with values by prompt whose mean is its figure: the share of a prompt is the same for all, plus noise."""
     hard = np.random.default_rng(0).gamma(0.5, 2, prompts)
@@ -126,7 +130,9 @@ def golden_cards() -> list[Card]:
     cards = [make(name, seed) for name in ("ppo", "rlaif", "kto", "dpo") for seed in range(3)]
     cards += [make("sft"), make("sft_chosen")]
     cards += [make("dpo", 0, 0.02, config={"beta": 0.5, "lr": 1e-4}, key="ffffffff00")]
-    gate: dict[str, Any] = {"flags": ["gate: repeated_rate 0.61 > 0.2", "second scorer disagrees"], "key": "eeeeeeee00"}
+    gate: dict[str, Any] = {
+        "flags": [Flag("gate", "repeated_rate 0.61 > 0.2"), Flag("warning", "second scorer disagrees")], "key": "eeeeeeee00",
+    }  # fmt: skip
     evil = "collapse|<b>x</b>_"
     cards += [dataclasses.replace(make("dpo", 1, -0.03), algorithm=evil, command="isoalign run a=```", **gate)]
     cards = [scored(valued(card), toxicity=2, kl=1, diversity=1) for card in cards]
@@ -183,10 +189,11 @@ def test_rows_stand_by_reduction_with_reference_and_control_unranked() -> None:
 
 
 def test_a_row_that_failed_a_gate_is_shown_last_and_not_ranked() -> None:
-    cards = [make("dpo", 0), make("dpo", 1, flags=["gate: perplexity"]), make("kto"), make("sft", flags=["gate: x"])]
+    gate = Flag("gate", "perplexity")
+    cards = [make("dpo", 0), make("dpo", 1, flags=[gate]), make("kto"), make("sft", flags=[gate])]
     (section,) = leaderboard.build(cards).sections
     assert [(row.name, row.place) for row in section.rows] == [("kto", "1"), ("sft", "reference"), ("dpo", "gate")]
-    assert section.rows[-1].flags == ("gate: perplexity (seed 1)",)
+    assert section.rows[-1].flags == (Flag("gate", "perplexity (seed 1)"),)
     assert "**gate: perplexity (seed 1)**" in leaderboard.build(cards).markdown()
 
 
@@ -257,13 +264,13 @@ def test_two_configurations_of_one_algorithm_are_two_rows_that_tell_the_differen
 def test_what_only_shows_when_cards_stand_together_is_flagged() -> None:
     twice = [make("dpo"), make("dpo", key="another", versions={"torch": "2.14"})]
     (section,) = leaderboard.build(twice).sections
-    assert section.rows[0].flags == ("2 cards of seed 0, averaged", "versions differ: torch")
+    assert texts(section.rows[0]) == ["2 cards of seed 0, averaged", "versions differ: torch"]
     edited = [make("dpo", key=key, parents={"sft": "base", "train": key}) for key in ("before", "after")]
     (section,) = leaderboard.build(edited).sections
     why = "though code, packages or data of their trainings differ: delete the older"
-    assert section.rows[0].flags == (f"2 cards of seed 0, averaged, {why}",)
+    assert texts(section.rows[0]) == [f"2 cards of seed 0, averaged, {why}"]
     (section,) = leaderboard.build([make("dpo", spent={"flops": 5e12})]).sections
-    assert section.rows[0].flags == ("over budget",)
+    assert texts(section.rows[0]) == ["over budget"]
     slow = make("dpo", budget={"flops": 1e13, "seconds": 40}, spent={"flops": 1e12, "seconds": 40.5})
     (section,) = leaderboard.build([slow]).sections
     assert (section.rows[0].flags, section.rows[0].percent) == ((), 101.25), "the last step may end after the clock"
@@ -394,7 +401,7 @@ def test_a_row_of_an_older_metric_is_shown_loudly_and_compared_with_nothing() ->
         ("dpo [toxicity 9]", "outdated", 1),
     ]
     told = f"scored with toxicity 9, the board's is 10: isoalign rescore --metric toxicity {card.file_name(old)}"
-    assert section.rows[-1].flags == (told,)
+    assert texts(section.rows[-1]) == [told]
     assert section.rows[-1].estimate("toxicity_reduction") == old.metrics["toxicity_reduction"], "not paired with the new base"
     assert not section.rows[-1].pareto
     page = made.markdown()
@@ -455,7 +462,7 @@ def test_what_was_made_elsewhere_is_never_the_base() -> None:
 
 def test_the_pareto_frontier_is_of_rows_that_none_beats_in_both() -> None:
     assert frontier({"a": (0, 3), "b": (1, 2), "c": (1, 2.5), "d": (2, 1), "e": (3, 1), "f": (1, 2)}) == {"a", "b", "d", "f"}
-    gate = make("dpo", 1, -0.036, flags=["gate: x"], config={"beta": 9})
+    gate = make("dpo", 1, -0.036, flags=[Flag("gate", "x")], config={"beta": 9})
     worse = make("ppo", 2, 0.05, config={"beta": 9})
     rows = method_rows([*(make(name) for name in METRICS), gate, worse])
     on_it = {name for name, row in rows.items() if row["pareto"] == "true"}
@@ -466,7 +473,7 @@ def test_text_of_cards_can_not_break_out_of_the_page() -> None:
     name = "a|b<script>*_`[x](http://y)\n\x1b[31m\u202e&"
     mischief: dict[str, Any] = {
         "algorithm": name,
-        "flags": ["|x|\n# y"],
+        "flags": [Flag("warning", "|x|\n# y")],
         "command": "```\n# z",
         "notes": {"tuning": "<img>"},
     }

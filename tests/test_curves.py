@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from isoalign import stats
-from isoalign.core.records import Card, Estimate, Point
+from isoalign.core.records import Card, Estimate, Flag, Point
 from isoalign.report import leaderboard
 from isoalign.report.board.rows import Section
 from isoalign.report.charts import curves as curve_chart
@@ -438,7 +438,7 @@ def test_the_page_tells_all_tables_flags_and_sources() -> None:
 
 def test_a_gated_row_neither_sets_the_kl_nor_is_the_best() -> None:
     cards = [c for c in realistic(seeds=1) if c.algorithm in ("dpo", "kto", "sft")]
-    gated = [dataclasses.replace(c, flags=["gate: empty"]) if c.algorithm == "kto" else c for c in cards]
+    gated = [dataclasses.replace(c, flags=[Flag("gate", "empty")]) if c.algorithm == "kto" else c for c in cards]
     titles = [
         next(block for block in curve_text.markdown(section_of(which)) if block.startswith("| Method")).splitlines()
         for which in (cards, gated)

@@ -22,7 +22,7 @@ from isoalign.data import human_pairs
 from isoalign.data.human_pairs import HumanPair
 from isoalign.evaluation import human
 from isoalign.evaluation.human import Cut, JudgedPair
-from isoalign.evaluation.metrics.evidence import Evidence
+from isoalign.evaluation.metrics import ScoredSamples
 from isoalign.evaluation.reward_model_card import Group, Human, RewardCard
 from isoalign.models import language
 from isoalign.report.pages import reward_model
@@ -225,13 +225,13 @@ def pair_of(number: int, prompt: str, clean: bool) -> ScoredPair:
 
 def test_accuracy_by_stratum_and_source_is_that_of_the_prompts_pairs() -> None:
     """p: right, and wrong on a flipped verdict; q: wrong; r: right. r has a prompt that no sample answers."""
-    evidence = Evidence(
+    scored = ScoredSamples(
         samples=[sample_of("p", "one", "toxic"), sample_of("q", "two", "toxic"), sample_of("s", "three", "clean")],
         main_scorer="scorer", scores={"scorer": [0.5, 0.5, 0.5]},
         pairs=[pair_of(0, "p", True), pair_of(1, "p", False), pair_of(2, "q", True), pair_of(3, "r", True)],
         rewards=Rewards("annotator", False, [0.0, 0.0, 0.0], [(1, 0), (0, 1), (0, 1), (1, 0)]),
     )  # fmt: skip
-    found = reward_card.groups(evidence)
+    found = reward_card.groups(scored)
     values = {name: tuple(each.estimate.value for each in part.values()) for name, part in found.items()}
     assert values == {
         "all": (0.5, 0.75), "stratum toxic": (pytest.approx(1 / 3), pytest.approx(2 / 3)),
@@ -359,7 +359,7 @@ def test_the_card_agrees_with_the_sft_rows_and_a_second_run_makes_nothing(furnis
     assert card["reliability"] == row["data"]["calibration"]["reliability"]
     assert card["parents"]["reward_annotator"] == row["parents"]["reward_annotator"]
     assert card["contents"]["readings"] == row["contents"]["readings"]
-    assert card["warnings"] == [flag for flag in row["flags"] if flag.startswith("reward model: ")]
+    assert card["warnings"] == [flag["text"] for flag in row["flags"] if flag["text"].startswith("reward model: ")]
     page = paths[".md"].read_text()
     assert card["warnings"], "a model of three steps is no good"
     assert all(line.partition(" is ")[0] in page for line in card["warnings"])

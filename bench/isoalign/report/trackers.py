@@ -89,7 +89,7 @@ def _mirror(
             tables["leaderboard"] = _table(*board.table())
         run.log({**tables, "flops_spent": card.spent["flops"]})
         run.summary.update({f"metrics/{name}": e.value for name, e in card.metrics.items() if e.value is not None})
-        run.summary.update({"flags": list(card.flags), "samples_total": len(samples)})
+        run.summary.update({"flags": list(map(str, card.flags)), "samples_total": len(samples)})
         failed = 0
     finally:
         run.finish(exit_code=failed)

@@ -363,7 +363,7 @@ class Run:
         }  # fmt: skip
 
         def make(work: Path) -> None:
-            metric_values.make(work, readings.evidence(self.shared.get(own), self.shared.get(base) if base else None))
+            metric_values.make(work, readings.scored_samples(self.shared.get(own), self.shared.get(base) if base else None))
 
         return Stage("figures", recipe, make)
 

@@ -37,7 +37,7 @@ from isoalign.stages.shared import Shared, Stage
 from isoalign.training.registry import algorithm
 
 if TYPE_CHECKING:
-    from isoalign.evaluation.metrics.evidence import Evidence
+    from isoalign.evaluation.metrics import ScoredSamples
     from isoalign.stats import Values
 
 FORMAT = "reward 1"
@@ -145,8 +145,8 @@ def _card(behind: Behind, command: str) -> RewardCard:
     shared, task = behind.shared, behind.shared.task
     stages = behind.all
     folders = {name: shared.get(stage) for name, stage in stages.items()}
-    evidence = scores.evidence(folders["readings"])
-    found = metric_values.measure(evidence, FAMILIES)
+    scored = scores.scored_samples(folders["readings"])
+    found = metric_values.measure(scored, FAMILIES)
     judged, cut = human.read(folders["human"])
     parents = {name: stage.key for name, stage in stages.items()}
     versions = {f"metric {name}": str(version) for name, version in found.versions.items()}
@@ -158,9 +158,9 @@ def _card(behind: Behind, command: str) -> RewardCard:
         bill=bill(shared.reward(behind.by), shared.feedback(behind.by)),
         warnings=reward_health.warnings(found.metrics),
         ceiling=1 - task.feedback.noise if known and task.panel == PanelConfig() else None,
-        unflipped=_unflipped(evidence) if known else None,
+        unflipped=_unflipped(scored) if known else None,
         metrics={name: each for name, each in sorted(found.metrics.items()) if name.startswith(OF_THE_MODEL)},
-        groups=groups(evidence),
+        groups=groups(scored),
         reliability=found.data.get("calibration", {}).get("reliability", []),
         members=_members(folders["members"]) if "members" in folders else None,
         human=judgement(judged, cut),
@@ -207,21 +207,21 @@ def group(grid: Values) -> Group:
     return Group(replace(stats.mean(grid), n=sum(map(len, grid.values()))), len(grid))
 
 
-def _unflipped(evidence: Evidence) -> Estimate | None:
-    from isoalign.evaluation.metrics.evidence import by_prompt
+def _unflipped(scored: ScoredSamples) -> Estimate | None:
+    from isoalign.evaluation.metrics.scored_samples import by_prompt
 
-    pairs = evidence.pairs
+    pairs = scored.pairs
     return group(by_prompt([float(p.clean) for p in pairs], [p.prompt_id for p in pairs])).estimate if pairs else None
 
 
-def groups(evidence: Evidence) -> dict[str, dict[str, Group]]:
+def groups(scored: ScoredSamples) -> dict[str, dict[str, Group]]:
     """Accuracy on noisy and clean verdicts: of all held-out pairs, and by stratum and source of their prompts."""
     from isoalign.evaluation.metrics import reward_accuracy
 
-    found = reward_accuracy.values(evidence)
+    found = reward_accuracy.values(scored)
     grids = {name: found[name] for name in ("rm_accuracy", "rm_accuracy_clean") if name in found}
-    members: dict[str, set[str]] = {"all": {pair.prompt_id for pair in evidence.pairs}}
-    for drawn in sorted(evidence.samples, key=lambda s: (s.stratum, s.source)):
+    members: dict[str, set[str]] = {"all": {pair.prompt_id for pair in scored.pairs}}
+    for drawn in sorted(scored.samples, key=lambda s: (s.stratum, s.source)):
         for name in filter(None, (drawn.stratum and f"stratum {drawn.stratum}", drawn.source and f"source {drawn.source}")):
             members.setdefault(name, set()).add(drawn.prompt_id)
     order = sorted(members, key=lambda name: (name != "all", not name.startswith("stratum"), name))
@@ -235,8 +235,8 @@ def _only(grid: Values, prompts: set[str]) -> Values:
 
 def judgement(judged: Sequence[JudgedPair], cut: human.Cut) -> Human:
     """Accuracy on human pairs: over all, with each objective counting once, and by category of harm."""
-    from isoalign.evaluation.metrics.evidence import by_prompt
     from isoalign.evaluation.metrics.reward_accuracy import right
+    from isoalign.evaluation.metrics.scored_samples import by_prompt
 
     def grid(some: Sequence[JudgedPair]) -> Values:
         return by_prompt([right(pair.chosen - pair.rejected) for pair in some], [pair.objective for pair in some])
@@ -255,8 +255,8 @@ def _members(folder: Path) -> Members:
 
 def disagreement(margins: stats.Array, prompts: Sequence[str]) -> Members:
     """How far members differ; ``margins`` [members, pairs] in favour of the verdict."""
-    from isoalign.evaluation.metrics.evidence import by_prompt
     from isoalign.evaluation.metrics.reward_accuracy import right
+    from isoalign.evaluation.metrics.scored_samples import by_prompt
 
     def mean(column: Any) -> Estimate:
         return group(by_prompt(list(map(float, column)), prompts)).estimate

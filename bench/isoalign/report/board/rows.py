@@ -10,7 +10,7 @@ from typing import Any
 
 from isoalign import stats
 from isoalign.config.fill import whole
-from isoalign.core.records import Card, Estimate
+from isoalign.core.records import Card, Estimate, Flag
 from isoalign.evaluation.card import FAMILY, file_name
 from isoalign.report.board.columns import COLUMNS
 from isoalign.report.board.ranking import UNBOUNDED, Contest, contest, cut, estimate, frontier, seeds_of
@@ -47,7 +47,7 @@ class Row:
     part: str
     cards: tuple[Card, ...]
     metrics: dict[str, Estimate]
-    flags: tuple[str, ...]
+    flags: tuple[Flag, ...]
     outdated: dict[str, tuple[str, str]] = field(default_factory=dict)
     rank: tuple[int, int] | None = None
     pareto: bool = False
@@ -55,7 +55,7 @@ class Row:
     @property
     def gated(self) -> bool:
         """Whether a seed failed a quality gate."""
-        return any(flag.startswith("gate:") for card in self.cards for flag in card.flags)
+        return any(flag.kind == "gate" for card in self.cards for flag in card.flags)
 
     @property
     def place(self) -> str:
@@ -298,28 +298,35 @@ def _row(name: str, cards: list[Card], outdated: dict[str, tuple[str, str]]) -> 
         metric: estimate(cards, metric, COLUMNS[metric].bounds if metric in COLUMNS else UNBOUNDED)
         for metric in sorted({metric for card in cards for metric in card.metrics})
     }
-    return Row(name, part_of(cards[0]), tuple(cards), metrics, (*_stale(cards, outdated), *_flags(seeds)), outdated)
+    return Row(
+        name,
+        part_of(cards[0]),
+        tuple(cards),
+        metrics,
+        (*(Flag("warning", line) for line in _stale(cards, outdated)), *_flags(seeds)),
+        outdated,
+    )
 
 
-def _flags(seeds: dict[int, list[Card]]) -> list[str]:
+def _flags(seeds: dict[int, list[Card]]) -> list[Flag]:
     """What the cards flag, with the seeds where not all do, and what only shows when they stand together."""
     cards = [card for seed in seeds.values() for card in seed]
-    raised: dict[str, set[int]] = defaultdict(set)
+    raised: dict[Flag, set[int]] = defaultdict(set)
     for card in cards:
-        for flag in [*card.flags, *(["over budget"] if _over(card) else [])]:
+        for flag in [*card.flags, *([Flag("warning", "over budget")] if _over(card) else [])]:
             raised[flag].add(card.seed)
     flags = [
-        flag if len(found) == len(seeds) else f"{flag} (seed {', '.join(map(str, sorted(found)))})"
-        for flag, found in sorted(raised.items(), key=lambda item: (not item[0].startswith("gate:"), item[0]))
+        flag if len(found) == len(seeds) else Flag(flag.kind, f"{flag.text} (seed {', '.join(map(str, sorted(found)))})")
+        for flag, found in sorted(raised.items(), key=lambda item: (item[0].kind, item[0].text))
     ]
     for seed, found in sorted(seeds.items()):
         if len(found) > 1:
             unlike = len({card.parents.get("train") for card in found}) > 1
             why = ", though code, packages or data of their trainings differ: delete the older" if unlike else ""
-            flags.append(f"{len(found)} cards of seed {seed}, averaged{why}")
+            flags.append(Flag("warning", f"{len(found)} cards of seed {seed}, averaged{why}"))
     packages = sorted({name for card in cards for name in card.versions})
     mixed = [name for name in packages if len({card.versions.get(name) for card in cards}) > 1]
-    return flags + ([f"versions differ: {', '.join(mixed)}"] if mixed else [])
+    return flags + ([Flag("warning", f"versions differ: {', '.join(mixed)}")] if mixed else [])
 
 
 def _brought(card: Card) -> dict[str, str]:

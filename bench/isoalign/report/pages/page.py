@@ -224,7 +224,7 @@ def _cells(row: Row, columns: Iterable[Column]) -> list[str]:
 
 
 def _flags(row: Row) -> str:
-    return "; ".join(f"**{escape(flag)}**" if flag.startswith("gate:") else escape(flag) for flag in row.flags)
+    return "; ".join(f"**{escape(str(flag))}**" if flag.kind == "gate" else escape(str(flag)) for flag in row.flags)
 
 
 def _name(row: Row) -> str:

@@ -44,4 +44,4 @@ def _plain_row(number: int, section: Section, row: Row, metrics: list[str], role
     cells += [row.seeds, row.estimate("toxicity_mean").n, clean(row.tuning), clean(row.packages)]
     cells += [figure for e in estimates for figure in (e.value, e.low, e.high)]
     cells += [row.percent, *(row.spent(name) for name in ("flops", "labels", "tokens", "steps", "seconds"))]
-    return [*cells, *(bill.get(role) for role in roles), clean("; ".join(row.flags))]
+    return [*cells, *(bill.get(role) for role in roles), clean("; ".join(map(str, row.flags)))]

@@ -66,7 +66,7 @@ def _caption(section: Section) -> str:
     by_hand = [clean(row.name) for row in ranked if row.tuning in ("", BY_HAND)]
     lines += [f"not tuned: {', '.join(by_hand)}"] if 0 < len(by_hand) < len(ranked) else []
     lines += [f"{clean(row.name)}: {clean(row.packages)}" for row in section.rows if row.packages]
-    lines += [f"{clean(row.name)}: {clean('; '.join(row.flags))}" for row in section.rows if row.flags]
+    lines += [f"{clean(row.name)}: {clean('; '.join(map(str, row.flags)))}" for row in section.rows if row.flags]
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from isoalign.config.fill import whole
 from isoalign.core.display import clean, plain
 from isoalign.core.errors import UserError
-from isoalign.core.records import Card
+from isoalign.core.records import Card, Flag
 from isoalign.core.store import digest
 from isoalign.evaluation.card import file_name
 from isoalign.report.board.ranking import estimate, seeds_of
@@ -267,11 +267,11 @@ def _row(name: str, cards: Sequence[Card], newest: Mapping[str, str]) -> Row:
     return Row(name, part_of(cards[0]), tuple(cards), metrics, _gates(cards), outdated)
 
 
-def _gates(cards: Sequence[Card]) -> tuple[str, ...]:
+def _gates(cards: Sequence[Card]) -> tuple[Flag, ...]:
     """Which quality gates were failed, and under which seeds where not under all."""
     seeds: defaultdict[str, list[int]] = defaultdict(list)
     for card in cards:
         for flag in card.flags:
-            if flag.startswith("gate:"):
-                seeds[flag].append(card.seed)
-    return tuple(f"{flag.removeprefix('gate:').strip()} (seed {', '.join(map(str, own))})" for flag, own in seeds.items())
+            if flag.kind == "gate":
+                seeds[flag.text].append(card.seed)
+    return tuple(Flag("gate", f"{text} (seed {', '.join(map(str, own))})") for text, own in seeds.items())

@@ -164,7 +164,11 @@ def _told(report: Along) -> list[tuple[str, str]]:
     lines += [(title, plain(note)) for title, note in notes.items() if note is not None]
     lines += [("Missing", missing)] if (missing := _missing(report)) else []
     for value, rows in report.sweep.rows.items():
-        lines += [("Gate", f"{row.name} at {plain(value)}: {'; '.join(row.flags)}") for row in rows.values() if row.gated]
+        lines += [
+            ("Gate", f"{row.name} at {plain(value)}: {'; '.join(flag.text for flag in row.flags)}")
+            for row in rows.values()
+            if row.gated
+        ]
     return lines + [(f"Left out, {why}", " ".join(files)) for why, files in report.sweep.left_out.items()]
 
 
