@@ -155,7 +155,9 @@ SAID = {
 }
 METRIC = """
 from isoalign import stats
+from isoalign.evaluation.metrics import Metric
 VERSION = 3
+METRICS = (Metric("shouting", "Shouting", higher_is_better=False, section="Style", description="Share in capitals."),)
 def values(scored):
     return {"shouting": scored.grid([float(s.completion.isupper()) for s in scored.samples])}
 def measure(scored):
@@ -212,6 +214,10 @@ def test_what_another_package_brings_is_found_configured_and_used(elsewhere: Ter
     assert card["versions"]["metric shouting"] == "3"
     assert card["versions"]["elsewhere"] == "0.1"
     assert card["notes"]["packages"] == {"algorithm": "elsewhere 0.1", "task": "elsewhere 0.1"}
+    board = elsewhere([COMMAND, "board", "theirs", "--results", str(elsewhere.home / "results")])
+    assert board.returncode == 0, board.stderr
+    table = Path(board.stdout.splitlines()[-1]).read_text().split("### Style\n\n")[1]
+    assert table.startswith("| Method | Shouting ↓ |")
     assert "batch_siz" in complaint(elsewhere(elsewhere.run("algorithm=good", "algorithm.batch_siz=5")))
 
     judged = elsewhere(elsewhere.run("algorithm=rlaif", "task.judge.kind=oracle", "algorithm.rollouts=8", "budget.steps=1"))

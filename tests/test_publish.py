@@ -52,7 +52,7 @@ def test_what_is_no_card_is_refused_and_nothing_copied(tmp_path: Path) -> None:
             publish([good, path], tmp_path)
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)
-    with pytest.raises(UserError, match="name the cards"):
+    with pytest.raises(UserError, match="no cards named"):
         publish([], tmp_path)
     assert not (tmp_path / "published").exists()
 

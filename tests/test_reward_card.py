@@ -287,7 +287,7 @@ def test_nothing_that_comes_from_data_or_settings_is_markup_on_the_page_or_a_con
         bill={"flops": 3, "training": 2, "verdicts": {NASTY: 4}, "seconds": 1.0,
               "items": [{"role": NASTY, "kind": NASTY, "flops": 1}]},
     )  # fmt: skip
-    page, lines = reward_model.markdown(card, "chart.svg"), reward_model.terminal(card)
+    page, lines = reward_model.reward_page(card, "chart.svg"), reward_model.reward_text(card)
     code = [line for line in page.splitlines() if line.startswith("    ")]  # a block of code is shown as it is
     assert len(code) == 1
     rest = [line for line in page.splitlines() if line not in code]
@@ -304,21 +304,23 @@ def test_nothing_that_comes_from_data_or_settings_is_markup_on_the_page_or_a_con
 def test_warnings_stand_on_the_page_and_on_the_terminal() -> None:
     line = "reward model: accuracy 0.51 is under 0.65: it is undertrained, or its verdicts are noisy"
     card = a_card(warnings=[line])
-    assert f"- **{line}**" in reward_model.markdown(card, "")
-    assert f"warning: {line}" in reward_model.terminal(card)
-    assert "None of the rules of thumb was broken." in reward_model.markdown(a_card(), "")
+    assert f"- **{line}**" in reward_model.reward_page(card, "")
+    assert f"warning: {line}" in reward_model.reward_text(card)
+    assert "None by the rules of thumb." in reward_model.reward_page(a_card(), "")
 
 
 def test_a_ceiling_that_nobody_knows_is_not_told() -> None:
-    assert "ceiling on noisy verdicts is 1 − noise = 0.950" in reward_model.cap(a_card())
-    assert "0.600 [0.500, 0.700] of these verdicts: that is the ceiling" in reward_model.cap(a_card(ceiling=None))
-    assert "isn't known" in reward_model.cap(a_card(ceiling=None, unflipped=None))
+    assert "ceiling on noisy verdicts is 1 − noise = 0.950" in reward_model.accuracy_ceiling(a_card())
+    assert "share of these verdicts that noise left unchanged: 0.600 [0.500, 0.700]" in reward_model.accuracy_ceiling(
+        a_card(ceiling=None)
+    )
+    assert "is unknown" in reward_model.accuracy_ceiling(a_card(ceiling=None, unflipped=None))
 
 
 def test_without_a_calibration_there_is_no_chart_and_the_page_says_why(tmp_path: Path) -> None:
     paths = reward_card.write(a_card(), tmp_path)
     assert [path.name for path in paths] == ["annotator-01234567.json", "annotator-01234567.md"]
-    assert "temperature is fitted on validation pairs, which are the ones judged here" in paths[1].read_text()
+    assert "temperature is fitted on validation pairs, which are the evaluation pairs here" in paths[1].read_text()
 
 
 def test_a_task_whose_name_is_no_folders_writes_nothing(tmp_path: Path) -> None:

@@ -88,9 +88,9 @@ def board(options: argparse.Namespace) -> int:
 
 def _across(cards_by_task: dict[str, Any], folder: Path) -> int:
     from isoalign.core.files import save
-    from isoalign.report.cross_task import across
+    from isoalign.report.cross_task import cross_task
 
-    found = across(cards_by_task)
+    found = cross_task(cards_by_task)
     save(folder / "across.md", found.markdown())
     print(f"{found.terminal()}\n{folder / 'across.md'}")
     return 0
@@ -98,14 +98,14 @@ def _across(cards_by_task: dict[str, Any], folder: Path) -> int:
 
 def _along(cards: list[Any], key: str, folder: Path) -> int:
     from isoalign.report.sweeps.files import write
-    from isoalign.report.sweeps.sweep_report import along
-    from isoalign.report.sweeps.text import terminal
+    from isoalign.report.sweeps.sweep_report import sweep_report
+    from isoalign.report.sweeps.text import sweep_text
 
     if len(cards) > 1:
         raise UserError(f"a report along a setting is of one task: isoalign board TASK --along {key}")
-    report = along(cards[0], key)
+    report = sweep_report(cards[0], key)
     path = write(report, folder)
-    print(f"{terminal(report)}\n{path}")
+    print(f"{sweep_text(report)}\n{path}")
     return 0
 
 
@@ -213,7 +213,7 @@ def reward(options: argparse.Namespace) -> int:
     """The card of a reward model."""
     import shlex
 
-    from isoalign.report.pages.reward_model import terminal
+    from isoalign.report.pages.reward_model import reward_text
     from isoalign.runs import reward_card
     from isoalign.runs.overrides import task_named
 
@@ -221,7 +221,7 @@ def reward(options: argparse.Namespace) -> int:
     command = shlex.join(["isoalign", "reward", options.task, "--by", options.by, *options.settings])
     card = reward_card.make(task, _store(options.store), options.by, command)
     paths = reward_card.write(card, options.results)
-    print("\n".join([terminal(card), *map(str, paths)]))
+    print("\n".join([reward_text(card), *map(str, paths)]))
     return 0
 
 

@@ -11,7 +11,7 @@ from isoalign.evaluation import metrics
 from isoalign.evaluation.card import FAMILY, sealed
 from isoalign.evaluation.metric_values import MetricValues
 from isoalign.evaluation.metrics.kl import reported_gap
-from isoalign.stats import curves
+from isoalign.stats import curves, overoptimization
 
 
 def scored(card: Card, own: MetricValues, base: MetricValues | None, points: Sequence[Point]) -> Card:
@@ -41,7 +41,9 @@ def flags(card: Card, base: MetricValues | None) -> list[Flag]:
     exact = card.metrics.get("kl")
     reports, errors = card.training.get("reported", {}), card.training.get("reported_error", {})
     gaps = [reported_gap(exact, value, errors.get(name)) for name, value in reports.items()] if exact else []
-    peaks = [line for curve in curves.collect({card.algorithm: [card]}).values() for line in curves.flags(curve)]
+    peaks = [
+        line for curve in curves.collect({card.algorithm: [card]}).values() for line in overoptimization.peak_warnings(curve)
+    ]
     return [
         *metrics.flags_all(card.metrics, base.metrics if base else None),
         *(Flag("warning", text) for text in (*filter(None, gaps), *peaks)),

@@ -270,13 +270,13 @@ def write(card: RewardCard, results: Path) -> list[Path]:
 
     Boards read the cards of ``<results>/<task>/`` only. Raises UserError where a file can't be written.
     """
-    from isoalign.report.pages.reward_model import chart, markdown
+    from isoalign.report.pages.reward_model import reward_chart, reward_page
 
     if Path(card.task).name != card.task or card.task.startswith("."):
         raise UserError(f"task {card.task!r} can't be the name of a folder; change task.name")
     place = results / card.task / "reward" / f"{card.by}-{card.key[:8]}"
     made: Mapping[str, str | bytes | None] = {
-        ".svg": chart(card), ".md": markdown(card, f"{place.name}.svg"),
+        ".svg": reward_chart(card), ".md": reward_page(card, f"{place.name}.svg"),
         ".json": json.dumps({"format": FORMAT, **asdict(card)}, indent=1, allow_nan=False) + "\n",
     }  # fmt: skip
     paths = {place.with_name(place.name + end): made_of for end, made_of in made.items() if made_of is not None}

@@ -17,7 +17,7 @@ from typing import Any
 from isoalign import stats
 from isoalign.core.errors import UserError
 from isoalign.core.records import Estimate, Flag
-from isoalign.evaluation.metrics.metric import Metric
+from isoalign.evaluation.metrics.metric import UNBOUNDED, Metric
 from isoalign.evaluation.metrics.scored_samples import ScoredSamples, by_prompt, check_column
 from isoalign.stats import Values
 
@@ -37,7 +37,7 @@ METRICS = (
     Metric("kl_per_token", "KL per token", unit="nats", bounds=(0.0, inf), description="Exact KL per token."),
     Metric("kl_reverse", "Reverse KL", unit="nats", digits=2, bounds=(0.0, inf),
            description="Exact KL of the SFT base from the policy, per completion of the base."),
-    Metric("kl_k1", "k1", unit="nats", digits=2, bounds=(-inf, inf),
+    Metric("kl_k1", "k1", unit="nats", digits=2, bounds=UNBOUNDED,
            description="Estimate of the KL per completion by the mean log-ratio."),
     Metric("kl_k2", "k2", unit="nats", digits=2, bounds=(0.0, inf),
            description="Estimate of the KL per completion by half the mean square of the log-ratio."),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
 from isoalign.core.records import Estimate
+
+UNBOUNDED = (-inf, inf)
 
 
 @dataclass(frozen=True)

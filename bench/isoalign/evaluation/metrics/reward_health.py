@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from isoalign import stats
 from isoalign.core.records import Estimate, Flag
-from isoalign.evaluation.metrics.metric import Metric, value_of
+from isoalign.evaluation.metrics.metric import UNBOUNDED, Metric, value_of
 from isoalign.evaluation.metrics.scored_samples import ScoredSamples, by_prompt, check_column
 from isoalign.stats import Values
 
@@ -37,7 +37,7 @@ LOST = 0.6
 """On-policy accuracy below which the reward model no longer orders the policy's samples; chance is .5."""
 
 METRICS = (
-    Metric("proxy_reward", "Proxy reward", bounds=(-inf, inf),
+    Metric("proxy_reward", "Proxy reward", bounds=UNBOUNDED,
            description="Mean reward of the policy's own samples; comparable between methods with one reward model only."),
     Metric("reward_spread", "Reward spread", bounds=(0.0, inf),
            description="Standard deviation of the rewards of the policy's own samples."),
