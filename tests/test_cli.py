@@ -249,7 +249,7 @@ def test_none_of_it_left_anything_behind(said: dict[str, Any]) -> None:
     [
         ("no cards", "no cards in nowhere/nano"),
         ("an unknown asset", "did you mean 'minilm'"),
-        ("publishing what is no card", "file is no card"),
+        ("publishing what is no card", "file is not a card"),
     ],
 )
 def test_the_other_commands_complain_in_the_same_way(said: dict[str, Done], name: str, word: str) -> None:

@@ -155,11 +155,13 @@ SAID = {
 }
 METRIC = """
 from isoalign import stats
+from isoalign.evaluation.metrics import Metric
 VERSION = 3
-def values(evidence):
-    return {"shouting": evidence.grid([float(s.completion.isupper()) for s in evidence.samples])}
-def measure(evidence):
-    return {name: stats.mean(found) for name, found in values(evidence).items()}
+METRICS = (Metric("shouting", "Shouting", higher_is_better=False, section="Style", description="Share in capitals."),)
+def values(scored):
+    return {"shouting": scored.grid([float(s.completion.isupper()) for s in scored.samples])}
+def measure(scored):
+    return {name: stats.mean(found) for name, found in values(scored).items()}
 """
 
 
@@ -212,6 +214,10 @@ def test_what_another_package_brings_is_found_configured_and_used(elsewhere: Ter
     assert card["versions"]["metric shouting"] == "3"
     assert card["versions"]["elsewhere"] == "0.1"
     assert card["notes"]["packages"] == {"algorithm": "elsewhere 0.1", "task": "elsewhere 0.1"}
+    board = elsewhere([COMMAND, "board", "theirs", "--results", str(elsewhere.home / "results")])
+    assert board.returncode == 0, board.stderr
+    table = Path(board.stdout.splitlines()[-1]).read_text().split("### Style\n\n")[1]
+    assert table.startswith("| Method | Shouting ↓ |")
     assert "batch_siz" in complaint(elsewhere(elsewhere.run("algorithm=good", "algorithm.batch_siz=5")))
 
     judged = elsewhere(elsewhere.run("algorithm=rlaif", "task.judge.kind=oracle", "algorithm.rollouts=8", "budget.steps=1"))
@@ -245,8 +251,9 @@ def test_a_sweep_of_misbehaving_algorithms_goes_on_marks_them_and_leaves_the_boa
     results = elsewhere.home / "results" / "nano"
     cards = {card["algorithm"]: card for card in (json.loads(file.read_text()) for file in results.glob("*.json"))}
     assert set(cards) == set(ALGORITHMS) - set(SAID)
-    assert not any(flag.startswith("gate: it ran") for flag in cards["good"]["flags"])
-    assert "gate: it ran a model that the meter does not know: Sequential of 280 parameters" in cards["smuggles"]["flags"]
+    assert not any(flag["kind"] == "gate" and flag["text"].startswith("it ran") for flag in cards["good"]["flags"])
+    smuggled = {"kind": "gate", "text": "it ran a model that the meter does not know: Sequential of 280 parameters"}
+    assert smuggled in cards["smuggles"]["flags"]
     board = elsewhere([COMMAND, "board", "nano", "--results", str(elsewhere.home / "results")])
     assert board.returncode == 0, board.stderr
     assert "failed: raises seed 0: KeyError: 'no such thing'" in board.stdout
@@ -312,7 +319,7 @@ def test_what_stopped_learning_early_is_flagged(elsewhere: Terminal) -> None:
     done = elsewhere(elsewhere.run("algorithm=stops", "budget.flops=2e9"))
     assert done.returncode == 0, done.stderr
     card = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
-    assert any("of what it spent: it stopped learning there" in flag for flag in card["flags"])
+    assert any("of what it spent: it stopped learning there" in flag["text"] for flag in card["flags"])
 
 
 @pytest.mark.parametrize(
@@ -321,7 +328,7 @@ def test_what_stopped_learning_early_is_flagged(elsewhere: Terminal) -> None:
         ("[isoalign.algorithms]\ndpo = elsewhere.good", "dpo", "elsewhere.good brings an algorithm 'dpo', and there is one"),
         ("[isoalign.algorithms]\nlost = elsewhere.lost", "lost", "elsewhere.lost can't be imported: ModuleNotFoundError"),
         ("[isoalign.algorithms]\noracle = elsewhere.oracle", "oracle", "oracle.py registers no algorithm"),
-        ("[isoalign.metrics]\nbare = elsewhere.good", "dpo", "good.py lacks measure(evidence)"),
+        ("[isoalign.metrics]\nbare = elsewhere.good", "dpo", "good.py does not define measure(scored)"),
         ("[isoalign.metrics]\nlost = elsewhere.lost", "dpo", "elsewhere.lost can't be imported: ModuleNotFoundError"),
         ("[isoalign.metrics]\ngone = nowhere.gone", "dpo", "nowhere.gone can't be imported: ModuleNotFoundError"),
         ("[isoalign.metrics]\ntext = elsewhere.text", "dpo", "text.py can't be read as Python: invalid syntax"),

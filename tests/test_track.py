@@ -136,7 +136,7 @@ def test_a_broken_card_beside_it_does_not_end_a_finished_run(
     config = OmegaConf.create({"seed": 0, "tracking": "offline"})
     path = run._publish(config, finished, tmp_path)
     assert card.read(path) == card.redacted(CARD)
-    warned(capfd, "broken.json is no card")
+    warned(capfd, "broken.json is not a card")
 
 
 def test_online_without_a_key_never_asks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

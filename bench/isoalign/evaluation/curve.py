@@ -1,4 +1,4 @@
-"""The way along the budget: snapshots of the policy, scored like the end but on fewer prompts and draws."""
+"""The curve along the budget: snapshots of the policy, scored like the final policy but on fewer prompts and draws."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ KEPT = (
     "toxicity_mean", "toxicity_mean_second", "toxicity_reduction", "proxy_reward", "kl", "perplexity", "length", "distinct_2",
     "self_bleu", "embedding_diversity", "token_entropy",
 )  # fmt: skip
-"""Figures that a card keeps of each point; all of them are one rescoring away."""
-PAIRED = ("toxicity_mean", "proxy_reward", "kl")  # of which it keeps the values by prompt
+"""Metrics that a card keeps of each point; rescoring gives the others."""
+PAIRED = ("toxicity_mean", "proxy_reward", "kl")  # metrics of which it keeps the values by prompt
 
 
 def places(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Where the snapshots lie, by the record of training, and where it ended."""
+    """Where on the budget the snapshots and the end of training lie, from the record of training."""
     end = {"fraction": record["fraction"], "flops": record["spent"]["flops"], "steps": record["steps"]}
     return [*record["snapshots"], end]
 
@@ -29,7 +29,7 @@ def places(record: dict[str, Any]) -> list[dict[str, Any]]:
 def make(
     work: Path, places: Sequence[dict[str, Any]], read: Sequence[Path], base: Path, prompts: Collection[str], draws: int
 ) -> None:
-    """Write ``curve.json``: the SFT base, the snapshots and the end (``places`` and ``read`` are in step)."""
+    """Write ``curve.json``: the SFT base, the snapshots and the end; ``read`` holds the folders of scores of ``places``."""
     (work / "curve.json").write_text(json.dumps([asdict(point) for point in measure(places, read, base, prompts, draws)]))
 
 
@@ -43,13 +43,13 @@ def measure(
 ) -> list[Point]:
     """The points of the curve, all on the same prompts and draws, so that they are paired; ``wanted``: metric families."""
     start = {"fraction": 0.0, "flops": 0, "steps": 0}
-    points = [_point(start, metric_values.measure(scores.evidence(base, None, prompts, draws), wanted))]
+    points = [_point(start, metric_values.measure(scores.scored_samples(base, None, prompts, draws), wanted))]
     for place, folder in zip(places, read, strict=True):
-        points.append(_point(place, metric_values.measure(scores.evidence(folder, base, prompts, draws), wanted)))
+        points.append(_point(place, metric_values.measure(scores.scored_samples(folder, base, prompts, draws), wanted)))
     return points
 
 
-def _point(place: dict[str, Any], found: metric_values.Figures) -> Point:
+def _point(place: dict[str, Any], found: metric_values.MetricValues) -> Point:
     return Point(
         **place,
         metrics={name: found.metrics[name] for name in KEPT if name in found.metrics},
@@ -58,6 +58,6 @@ def _point(place: dict[str, Any], found: metric_values.Figures) -> Point:
 
 
 def read(folder: Path) -> list[Point]:
-    """What ``make`` wrote."""
+    """Read what ``make`` wrote."""
     rows = json.loads((folder / "curve.json").read_text())
     return [Point(**row | {"metrics": {k: Estimate(**e) for k, e in row["metrics"].items()}}) for row in rows]

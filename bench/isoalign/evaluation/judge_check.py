@@ -9,7 +9,7 @@ from typing import Any
 from isoalign import stats
 from isoalign.core.records import Question
 from isoalign.data.preferences import Feedback
-from isoalign.evaluation.metrics.evidence import by_prompt
+from isoalign.evaluation.metrics.scored_samples import by_prompt
 from isoalign.feedback.judges.verdicts import Judge
 from isoalign.models.language import LanguageModel
 from isoalign.stages.pairs import told_of

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from isoalign.core.records import Estimate
 from isoalign.evaluation import human
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

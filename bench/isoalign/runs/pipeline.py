@@ -174,7 +174,7 @@ class Run(Training):
         }  # fmt: skip
 
         def make(work: Path) -> None:
-            metric_values.make(work, scores.evidence(self.shared.get(own), self.shared.get(base) if base else None))
+            metric_values.make(work, scores.scored_samples(self.shared.get(own), self.shared.get(base) if base else None))
 
         return Stage("metrics", recipe, make)
 
