@@ -158,8 +158,8 @@ def test_a_copy_of_a_module_has_weights_of_its_own_and_pays_and_a_pass_that_brea
 
 
 @pytest.mark.parametrize(("name", "kind", "words"), [
-    ("policy", nn.Linear, "can't be called 'policy'"), ("critic", nn.Linear, "can't be called 'critic'"),
-    ("memory", nn.LSTM, "a pass of LSTM can't be counted"),
+    ("policy", nn.Linear, "cannot take the name 'policy'"), ("critic", nn.Linear, "cannot take the name 'critic'"),
+    ("memory", nn.LSTM, "the FLOPs of LSTM cannot be counted"),
 ])  # fmt: skip
 def test_a_module_that_would_hide_on_the_bill_is_refused(even_bench: Bench, name: str, kind: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):

@@ -247,10 +247,12 @@ def tune(options: argparse.Namespace) -> int:
     from isoalign.config.search_path import options as known
     from isoalign.runs.overrides import check
     from isoalign.tools import tune
-    from isoalign.training.registry import names
+    from isoalign.training.registry import algorithm_names
 
     settings = [word for word in [*options.algorithms, *options.settings] if "=" in word]
-    wanted = [word for word in options.algorithms if "=" not in word] or [name for name in known("sweep") if name in names()]
+    wanted = [word for word in options.algorithms if "=" not in word] or [
+        name for name in known("sweep") if name in algorithm_names()
+    ]
     check([f"task={options.task}", f"algorithm={','.join(wanted)}", *settings], sweep=True)
     if odd := [word for word in settings if not word.startswith(("task.", "budget"))]:
         raise UserError(
@@ -296,11 +298,11 @@ def new(options: argparse.Namespace) -> int:
 def check(options: argparse.Namespace) -> int:
     """The conformance suite."""
     from isoalign.tools.conformance import examine
-    from isoalign.training.registry import default
+    from isoalign.training.registry import default_algorithm
 
     progress.belongs_to(options.name, 0)
     found = []
-    for finding in examine(options.name, default(options.name), options.checks):
+    for finding in examine(options.name, default_algorithm(options.name), options.checks):
         print(finding.line(), flush=True)
         found.append(finding)
     failed = sum(finding.passed is False for finding in found)

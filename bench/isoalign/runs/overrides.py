@@ -164,5 +164,5 @@ def configure(name: str) -> None:
 
     Raises UserError where it can't be had."""
     if name in plugins.entry_points("algorithms") and not any((f / "algorithm" / f"{name}.yaml").exists() for f in folders()):
-        node = {"name": name, **registry.hyperparameters(registry.default(name))}
+        node = {"name": name, **registry.hyperparameters(registry.default_algorithm(name))}
         ConfigStore.instance().store(group="algorithm", name=name, node=node, provider="isoalign-plugin")

@@ -82,14 +82,14 @@ class Training:
             "training": plain(replace(task.training, idle_seconds=IDLE)) | {"checkpoint_seconds": None},
             "pairs": [shared.pairs(by).key for by in pairs.SOURCES],
             "reward": [m.key for by in pairs.SOURCES for m in shared.reward_models(by).values() if self.may("reward")],
-            "algorithm": self.name, "settings": self.settings, "source": registry.source(type(self.algorithm)),
+            "algorithm": self.name, "settings": self.settings, "source": registry.source_digest(type(self.algorithm)),
             "budget": self.budget, "seed": self.seed,
         }  # fmt: skip
         recipe |= self.shaping_recipe if self.may("reward") else {}
         recipe |= {"unpaired": shared.unpaired_stage.key} if shared.unpaired_stage and self.may("labels") else {}
         recipe |= {"revisions": shared.revisions_stage.key} if self.may("revisions") else {}
         recipe |= {"rounds": rounds} if (rounds := plain(task.rounds)) else {}
-        recipe |= {"loop": trl.identity()} if hasattr(self.algorithm, "train") else {}
+        recipe |= {"loop": trl.loop_versions()} if hasattr(self.algorithm, "train") else {}
         recipe |= {"answers": self.prompt_recipe | {"draws": self.task.evaluation.draws}} if self.selects else {}
         return Stage("train", recipe, self._select if self.selects else self._train)
 
@@ -101,7 +101,7 @@ class Training:
 
     def may(self, use: str) -> bool:
         """Whether the algorithm's source names a service of the lab: what it never names, its result can't depend on."""
-        return registry.names_in(type(self.algorithm), use)
+        return registry.uses_attribute(type(self.algorithm), use)
 
     def _train(self, work: Path) -> None:
         torch.manual_seed(self.seed)

@@ -106,7 +106,7 @@ def write(name: str, package: Path | None) -> list[Path]:
         raise UserError(f"{name!r} can't be the name of an algorithm: it is a word of Python's own")
     if not name.isidentifier() or name != name.lower():
         raise UserError(f"{name!r} can't be the name of an algorithm: small letters, digits and underscores, as in my_method")
-    if name in registry.names():
+    if name in registry.algorithm_names():
         raise UserError(f"there is an algorithm {name} already; choose another name")
     if package and (package / "pyproject.toml").exists():
         files = _into_package(name, package)
