@@ -182,7 +182,7 @@ def test_the_training_of_a_reward_model_is_billed_within_one_percent(even_bench:
     config = RewardConfig(pairs=8, lr=1e-3, batch_size=4, epochs=2, golden=golden, patience=99)
     known = make_feedback("golden", [8] * 6, [8] * 6, 512) if golden else None
     with counting() as counted:
-        reward.make(tmp_path, even_bench.model, feedback, known, ModelConfig(str(even_bench.model)), config, 0)
+        reward.make_reward_model(tmp_path, even_bench.model, feedback, known, ModelConfig(str(even_bench.model)), config, 0)
     record = json.loads((tmp_path / "record.json").read_text())
     assert sum(record["flops"].values()) == pytest.approx(counted(), rel=0.01)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from isoalign.config.task import ModelConfig
+from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.text import fingerprint
 from isoalign.data.human_pairs import HumanPair
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.evaluation.scores import rewards_of
 from isoalign.models.language import clip
-from isoalign.stages.candidates import read_rows, write_rows
 
 VERSION = 1
 

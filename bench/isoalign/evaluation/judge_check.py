@@ -12,7 +12,7 @@ from isoalign.data.preferences import Feedback
 from isoalign.evaluation.metrics.evidence import by_prompt
 from isoalign.feedback.judges.verdicts import Judge
 from isoalign.models.language import LanguageModel
-from isoalign.stages.pairs import told_of
+from isoalign.stages.pairs import judge_summary
 
 MOST = 200  # pairs; a judge may cost money
 
@@ -33,7 +33,7 @@ def check(judge: Judge, held_out: Feedback, base: LanguageModel, scores: PairSco
     }  # fmt: skip
     truths |= {name: [_lower(pairs[i]) for i in places] for name, pairs in scores.items()}
     agreement = {name: _agreement(prefers, truth, [row["prompt_id"] for row in rows]) for name, truth in truths.items()}
-    return told_of(judge, questions, said) | {"agreement": agreement}
+    return judge_summary(judge, questions, said) | {"agreement": agreement}
 
 
 def _lower(pair: Sequence[float | None]) -> float | None:

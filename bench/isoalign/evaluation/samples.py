@@ -13,6 +13,7 @@ from torch import Tensor
 
 from isoalign.config.task import ModelConfig
 from isoalign.core.batches import Rollouts
+from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.progress import track
 from isoalign.core.records import ReverseKL, Sample, ScoredPair
 from isoalign.data.preferences import Feedback
@@ -20,7 +21,7 @@ from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.data.prompts import Prompt
 from isoalign.models.kl import exact_kl
 from isoalign.models.language import LanguageModel, completion_lengths
-from isoalign.stages.candidates import completions, read_rows, write_rows
+from isoalign.stages.completions import completion_ids
 
 VERSION = 2
 ROWS = 16  # prompts decoded together; also bounds the logits of a scoring pass
@@ -71,7 +72,7 @@ def _uniforms(prompt: str, draw: int, seed: int, steps: int) -> Tensor:
 def rows(part: Sequence[Prompt], drawn: Rollouts, policy: LanguageModel, base: LanguageModel, draws: int) -> list[Sample]:
     """Samples of completions [B x draws] of some prompts."""
     logp, base_logp, kl, entropy = score(drawn, policy, base)
-    texts, ids = policy.decode(drawn), completions(drawn)
+    texts, ids = policy.decode(drawn), completion_ids(drawn)
     end = policy.tokenizer.eos_token_id
     return [
         Sample(

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from isoalign.config.task import ModelConfig
 from isoalign.core.errors import UserError
+from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.progress import track
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.data.prompts import Prompt
 from isoalign.evaluation import samples as sample
 from isoalign.models.language import LanguageModel
-from isoalign.stages.candidates import completions, read_rows, write_rows
+from isoalign.stages.completions import completion_ids
 from isoalign.training.lab import Lab
 from isoalign.training.meter import BudgetSpent
 from isoalign.training.session import Session
@@ -41,7 +42,7 @@ def make(
         for start in track(range(0, len(chosen), sample.ROWS), "choosing"):
             part = chosen[start : start + sample.ROWS]
             answers = lab.generate(base.encode([p.text for p in part], model.prompt_tokens), draws * each)
-            ids = completions(answers)
+            ids = completion_ids(answers)
             scores = session.sandboxed(algorithm.select, lab, answers)
             if not isinstance(scores, Tensor) or scores.shape != (len(answers),) or scores.isnan().any():
                 raise UserError(f"select(lab, answers) must give a score, not nan, for each of {len(answers)} answers")

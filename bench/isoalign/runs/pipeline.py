@@ -235,7 +235,7 @@ class Run(Training):
         shared = self.shared
         stages = {"sft": shared.sft, "annotators": shared.annotators, "agreement": self.agreement}
         stages |= {"unpaired": shared.unpaired_stage} if shared.unpaired_stage else {}
-        stages |= {"candidates": shared.candidates("train")} if not self.task.feedback.file else {}
+        stages |= {"completions": shared.completions("train")} if not self.task.feedback.file else {}
         stages |= {"revisions": shared.revisions_stage} if self.may("revisions") else {}
         stages |= {"pairs": shared.pairs("annotator"), "held_out": self.held_out}
         stages |= shared.reward_models(self.rewarded_by())

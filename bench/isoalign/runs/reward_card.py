@@ -119,7 +119,7 @@ class Behind:
     def all(self) -> dict[str, Stage]:
         """Every stage, by the names that a method's card gives them."""
         shared, base = self.shared, self.base
-        stages = {"sft": shared.sft, "candidates": shared.candidates("train"), "annotators": shared.annotators}
+        stages = {"sft": shared.sft, "completions": shared.completions("train"), "annotators": shared.annotators}
         stages |= {"pairs": shared.pairs(self.by), "held_out": self.held_out}
         stages |= shared.reward_models(self.by)
         stages |= {"samples": base.samples, "scores": self.scores, "human": self.human}

@@ -18,6 +18,7 @@ from peft import PeftModel, get_peft_model
 from isoalign.config.task import TaskConfig
 from isoalign.config.training import TrainConfig
 from isoalign.core.errors import TrainingFailed, UserError, unforeseen
+from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.records import Budget
 from isoalign.core.runtime import device
 from isoalign.core.store import plain
@@ -27,9 +28,8 @@ from isoalign.evaluation.metrics.kl import best_of_n_bound
 from isoalign.models import language
 from isoalign.models.language import LanguageModel
 from isoalign.stages import pairs
-from isoalign.stages.candidates import read_rows, write_rows
 from isoalign.stages.rounds import FeedbackRounds
-from isoalign.stages.sft import lora
+from isoalign.stages.sft import lora_config
 from isoalign.stages.shared import SharedStages
 from isoalign.stages.stage import Stage
 from isoalign.training import registry, trl
@@ -168,7 +168,7 @@ class Training:
         """Policy and frozen reference; with LoRA they are one model, adapter on and off."""
         config, base = self.task.model, self.shared.base_model(autocast=self.task.model.bf16)
         if self._rank:
-            model = get_peft_model(base.inner, lora(self._rank, "CAUSAL_LM"))
+            model = get_peft_model(base.inner, lora_config(self._rank, "CAUSAL_LM"))
             policy = LanguageModel(model.to(device()), base.tokenizer, base.ends, base.autocast)
             return policy, policy
         policy = self.shared.base_model(autocast=config.bf16)

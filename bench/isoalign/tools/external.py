@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
+from isoalign.core.jsonl import write_rows
 from isoalign.core.records import Card, Sample
 from isoalign.core.store import Store, content
 from isoalign.core.text import normalise
@@ -27,7 +28,6 @@ from isoalign.models.language import LanguageModel
 from isoalign.runs import notes
 from isoalign.runs.card import packages
 from isoalign.runs.pipeline import Run, base_run
-from isoalign.stages.candidates import write_rows
 from isoalign.stages.shared import SharedStages
 from isoalign.stages.stage import Stage
 
