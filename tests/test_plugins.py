@@ -246,7 +246,7 @@ def test_a_sweep_of_misbehaving_algorithms_goes_on_marks_them_and_leaves_the_boa
     cards = {card["algorithm"]: card for card in (json.loads(file.read_text()) for file in results.glob("*.json"))}
     assert set(cards) == set(ALGORITHMS) - set(SAID)
     assert not any(flag.startswith("gate: it ran") for flag in cards["good"]["flags"])
-    assert "gate: it ran a model that the meter does not know: Sequential of 280 parameters" in cards["smuggles"]["flags"]
+    assert "gate: it ran a model that the meter does not count: Sequential of 280 parameters" in cards["smuggles"]["flags"]
     board = elsewhere([COMMAND, "board", "nano", "--results", str(elsewhere.home / "results")])
     assert board.returncode == 0, board.stderr
     assert "failed: raises seed 0: KeyError: 'no such thing'" in board.stdout
@@ -312,7 +312,7 @@ def test_what_stopped_learning_early_is_flagged(elsewhere: Terminal) -> None:
     done = elsewhere(elsewhere.run("algorithm=stops", "budget.flops=2e9"))
     assert done.returncode == 0, done.stderr
     card = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
-    assert any("of what it spent: it stopped learning there" in flag for flag in card["flags"])
+    assert any("of the FLOPs that it spent: it stopped learning there" in flag for flag in card["flags"])
 
 
 @pytest.mark.parametrize(

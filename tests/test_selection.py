@@ -45,7 +45,7 @@ def sums(answers: Rollouts) -> Tensor:
 def choose(bench: Bench, work: Path, choice: Choice, flops: float = 1e15) -> tuple[list[dict[str, Any]], dict[Any, int]]:
     session = bench.session(Budget(flops))
     config = ModelConfig(str(bench.model), prompt_tokens=8, new_tokens=bench.new_tokens)
-    selection.make(work, choice, session, bench.language_model(), config, PROMPTS, DRAWS)
+    selection.make_selection(work, choice, session, bench.language_model(), config, PROMPTS, DRAWS)
     return read_rows(work / selection.ANSWERS), dict(session.meter.items)
 
 
