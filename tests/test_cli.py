@@ -354,10 +354,10 @@ def test_a_sweep_makes_what_its_runs_share_once_and_a_run_that_fails_stops_no_ot
     done = terminal(terminal.run(*sweep, "seed=0,1"))
     assert done.returncode == 0, done.stderr
     count = {
-        kind: len(stages(terminal.store, kind)) for kind in ("sft", "annotators", "candidates", "pairs", "train", "agreement")
+        kind: len(stages(terminal.store, kind)) for kind in ("sft", "annotators", "completions", "pairs", "train", "agreement")
     }
-    # candidates and pairs of three splits: train, validation, test
-    assert count == {"sft": 1, "annotators": 1, "candidates": 3, "pairs": 3, "train": 4, "agreement": 1}
+    # completions and pairs of three splits: train, validation, test
+    assert count == {"sft": 1, "annotators": 1, "completions": 3, "pairs": 3, "train": 4, "agreement": 1}
     cards = sorted(card.name.rpartition("-")[0] for card in (terminal.home / "results" / "nano").glob("*.json"))
     assert cards == ["dpo-s0", "dpo-s1", "kto-s0", "kto-s1"]
 

@@ -158,8 +158,8 @@ def test_a_copy_of_a_module_has_weights_of_its_own_and_pays_and_a_pass_that_brea
 
 
 @pytest.mark.parametrize(("name", "kind", "words"), [
-    ("policy", nn.Linear, "can't be called 'policy'"), ("critic", nn.Linear, "can't be called 'critic'"),
-    ("memory", nn.LSTM, "a pass of LSTM can't be counted"),
+    ("policy", nn.Linear, "cannot take the name 'policy'"), ("critic", nn.Linear, "cannot take the name 'critic'"),
+    ("memory", nn.LSTM, "the FLOPs of LSTM cannot be counted"),
 ])  # fmt: skip
 def test_a_module_that_would_hide_on_the_bill_is_refused(even_bench: Bench, name: str, kind: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
@@ -182,7 +182,7 @@ def test_the_training_of_a_reward_model_is_billed_within_one_percent(even_bench:
     config = RewardConfig(pairs=8, lr=1e-3, batch_size=4, epochs=2, golden=golden, patience=99)
     known = make_feedback("golden", [8] * 6, [8] * 6, 512) if golden else None
     with counting() as counted:
-        reward.make(tmp_path, even_bench.model, feedback, known, ModelConfig(str(even_bench.model)), config, 0)
+        reward.make_reward_model(tmp_path, even_bench.model, feedback, known, ModelConfig(str(even_bench.model)), config, 0)
     record = json.loads((tmp_path / "record.json").read_text())
     assert sum(record["flops"].values()) == pytest.approx(counted(), rel=0.01)
 

@@ -123,33 +123,33 @@ ALGORITHMS = {
     "opens": variant(OPEN),
 }
 SAID = {
-    "nans": "nans seed 0: 5 steps in a row had no finite loss or gradient",
+    "nans": "nans seed 0: the loss or the gradient was not finite for 5 steps in a row",
     "raises": "KeyError: 'no such thing'",
     "exits": "its code called exit",
-    "loops": "its code asked the lab for nothing that costs for 2 seconds",
-    "clings": "its code asked the lab for nothing that costs for 2 seconds",
-    "clutches": "its code asked the lab for nothing that costs for 2 seconds",
-    "sleeps": "its code asked the lab for nothing that costs for 2 seconds",
-    "idle": "an iteration spent nothing, so the budget would never end it",
-    "free": "the loss of a step asks the lab for nothing that costs",
-    "clings_to_its_end": "its code asked the lab for nothing that costs for 2 seconds",
-    "makes": "its code asked the lab for nothing that costs for 2 seconds",
+    "loops": "its code made no paid call to the lab for 2 seconds",
+    "clings": "its code made no paid call to the lab for 2 seconds",
+    "clutches": "its code made no paid call to the lab for 2 seconds",
+    "sleeps": "its code made no paid call to the lab for 2 seconds",
+    "idle": "an iteration spent none of the budget, so the run would never end",
+    "free": "the loss of a step makes no paid call to the lab",
+    "clings_to_its_end": "its code made no paid call to the lab for 2 seconds",
+    "makes": "its code made no paid call to the lab for 2 seconds",
     "cancels": "CancelledError: enough",
-    "ends": "it ended its run by itself; only the meter ends a run",
+    "ends": "it ended its run itself; only the meter ends a run",
     "edits": "it changed weights of the policy or the reference",
-    "gathers": "its own code called backward",
+    "gathers": "its own code called backward()",
     "tuples": "iteration(lab) yielded a Step of a tuple",
-    "samples": "raise budget.flops, unless its iteration never comes to yield one",
+    "samples": "raise budget.flops, or check that iteration() yields a step",
     "lists": "it tried to read the prompts",
     "bytes": "it tried to read",
-    "shells": "it tried to read what another program says",
+    "shells": "it tried to read the output of another program",
     "moves": "it changed the working directory for the whole process",
     "hooks": "it changed the hooks of all modules for the whole process",
     "doubles": "doubles seed 0: ",
     "threads": "it left a thread running",
     "shouts": "xxx... (at elsewhere/shouts.py",
     "mumbles": "ValueError: caf?",
-    "logs": "lab.log can't take loss",
+    "logs": "lab.log cannot take loss",
     "peeks": "it tried to read the prompts",
     "opens": "it tried to read",
 }
@@ -252,7 +252,7 @@ def test_a_sweep_of_misbehaving_algorithms_goes_on_marks_them_and_leaves_the_boa
     cards = {card["algorithm"]: card for card in (json.loads(file.read_text()) for file in results.glob("*.json"))}
     assert set(cards) == set(ALGORITHMS) - set(SAID)
     assert not any(flag["kind"] == "gate" and flag["text"].startswith("it ran") for flag in cards["good"]["flags"])
-    smuggled = {"kind": "gate", "text": "it ran a model that the meter does not know: Sequential of 280 parameters"}
+    smuggled = {"kind": "gate", "text": "it ran a model that the meter does not count: Sequential of 280 parameters"}
     assert smuggled in cards["smuggles"]["flags"]
     board = elsewhere([COMMAND, "board", "nano", "--results", str(elsewhere.home / "results")])
     assert board.returncode == 0, board.stderr
@@ -277,7 +277,7 @@ UNFIT = {  # what is wrong before there is a run
     "reads": ("from isoalign.data import prompts\nprompts.toxic()" + HEAD + GOOD, "it tried to read the prompts"),
     "computes": (
         "import torch\ntorch.nn.Linear(2, 2)(torch.ones(1, 2))" + HEAD + GOOD,
-        "it runs Linear where there is no lab",
+        "it runs Linear outside a training run",
     ),
 }
 
@@ -319,13 +319,17 @@ def test_what_stopped_learning_early_is_flagged(elsewhere: Terminal) -> None:
     done = elsewhere(elsewhere.run("algorithm=stops", "budget.flops=2e9"))
     assert done.returncode == 0, done.stderr
     card = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
-    assert any("of what it spent: it stopped learning there" in flag["text"] for flag in card["flags"])
+    assert any("of the FLOPs that it spent: it stopped learning there" in flag["text"] for flag in card["flags"])
 
 
 @pytest.mark.parametrize(
     ("points", "algorithm", "words"),
     [
-        ("[isoalign.algorithms]\ndpo = elsewhere.good", "dpo", "elsewhere.good brings an algorithm 'dpo', and there is one"),
+        (
+            "[isoalign.algorithms]\ndpo = elsewhere.good",
+            "dpo",
+            "elsewhere.good provides an algorithm 'dpo', which is the name of a baseline",
+        ),
         ("[isoalign.algorithms]\nlost = elsewhere.lost", "lost", "elsewhere.lost can't be imported: ModuleNotFoundError"),
         ("[isoalign.algorithms]\noracle = elsewhere.oracle", "oracle", "oracle.py registers no algorithm"),
         ("[isoalign.metrics]\nbare = elsewhere.good", "dpo", "good.py does not define measure(scored)"),

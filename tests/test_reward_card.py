@@ -160,8 +160,8 @@ PAIRS = [
 
 def judged(folder: Path, model: Path, config: ModelConfig) -> tuple[list[JudgedPair], Cut, Longer]:
     longer = Longer()
-    human.make(folder, PAIRS, longer, language.tokenizer(str(model)), config)
-    return *human.read(folder), longer
+    human.make_human_scores(folder, PAIRS, longer, language.tokenizer(str(model)), config)
+    return *human.read_human_scores(folder), longer
 
 
 def test_texts_are_cut_as_the_model_reads_them_and_what_is_alike_then_is_a_tie(tiny_model: Path, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_text_that_looks_like_a_special_token_is_plain_text(tiny_model: Path, tm
     tokenizer = language.tokenizer(str(tiny_model))
     longer = Longer()
     pair = HumanPair("you <|endoftext|>", "a <|endoftext|> b", "you", "x", 1.0)
-    human.make(tmp_path, [pair], longer, tokenizer, ModelConfig(str(tiny_model)))
+    human.make_human_scores(tmp_path, [pair], longer, tokenizer, ModelConfig(str(tiny_model)))
     assert all(tokenizer.eos_token_id not in ids for ids in longer.seen)
 
 

@@ -253,7 +253,7 @@ def test_a_changed_key_parent_or_version_is_named(sft_card: Path, tmp_path: Path
         assert any(line.startswith(f"{named}: ") for line in found_wrong(changed, Store(tmp_path)))
 
 
-@pytest.mark.parametrize("stage", ["samples", "candidates", "pairs", "sft"])
+@pytest.mark.parametrize("stage", ["samples", "completions", "pairs", "sft"])
 def test_a_changed_byte_of_any_stage_is_found_with_its_file_and_row(
     place: Terminal, sft_card: Path, tmp_path: Path, stage: str
 ) -> None:

@@ -58,7 +58,7 @@ def test_a_space_that_there_is_not_is_named(terminal: Terminal, tmp_path: Path) 
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", registry.algorithm_names())
 def test_the_price_of_kl_that_a_method_names_is_one_of_its_settings_and_the_name_itself_is_none(name: str) -> None:
     cls = registry.algorithm(name)
     settings = registry.hyperparameters(cls())

@@ -356,5 +356,5 @@ def test_a_loop_that_stops_by_itself_is_refused(tiny_bench: Bench, tmp_path: Pat
         def train(self, lab: Lab) -> None:
             lab.pairs(2)
 
-    with pytest.raises(UserError, match="its training loop stopped by itself"):
+    with pytest.raises(UserError, match="its training loop returned before the budget was spent"):
         tiny_bench.trainer(Tired(), Budget(1e15), tmp_path).run("tired")

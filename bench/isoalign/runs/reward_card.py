@@ -90,7 +90,9 @@ class Behind:
         }  # fmt: skip
 
         def make(work: Path) -> None:
-            human.make(work, human_pairs.load(), shared.reward(self.by), language.tokenizer(task.model.name), task.model)
+            human.make_human_scores(
+                work, human_pairs.load(), shared.reward(self.by), language.tokenizer(task.model.name), task.model
+            )
 
         return Stage("human", recipe, make)
 
@@ -106,7 +108,7 @@ class Behind:
 
         def make(work: Path) -> None:
             judged, pad = Feedback.read(shared.get(self.held_out)), language.tokenizer(shared.task.model.name).pad_token_id
-            both = samples.sides(judged, int(pad))
+            both = samples.chosen_and_rejected(judged, int(pad))
             models = [shared.load_reward(shared.get(stage)) for stage in each]
             said = [[scores.rewards_of(model, side) for side in both.values()] for model in models]
             margins = [[round(a - b, 5) for a, b in zip(*sides, strict=True)] for sides in said]
@@ -119,7 +121,7 @@ class Behind:
     def all(self) -> dict[str, Stage]:
         """Every stage, by the names that a method's card gives them."""
         shared, base = self.shared, self.base
-        stages = {"sft": shared.sft, "candidates": shared.candidates("train"), "annotators": shared.annotators}
+        stages = {"sft": shared.sft, "completions": shared.completions("train"), "annotators": shared.annotators}
         stages |= {"pairs": shared.pairs(self.by), "held_out": self.held_out}
         stages |= shared.reward_models(self.by)
         stages |= {"samples": base.samples, "scores": self.scores, "human": self.human}
@@ -146,9 +148,9 @@ def _card(behind: Behind, command: str) -> RewardCard:
     shared, task = behind.shared, behind.shared.task
     stages = behind.all
     folders = {name: shared.get(stage) for name, stage in stages.items()}
-    scored = scores.scored_samples(folders["scores"])
+    scored = scores.read_scored_samples(folders["scores"])
     found = metric_values.measure(scored, FAMILIES)
-    judged, cut = human.read(folders["human"])
+    judged, cut = human.read_human_scores(folders["human"])
     parents = {name: stage.key for name, stage in stages.items()}
     versions = {f"metric {name}": str(version) for name, version in found.versions.items()}
     versions |= {"card": str(VERSION), "statistics": str(stats.VERSION)}

@@ -24,8 +24,8 @@ TOLERANCE = 1e-9  # of a figure computed again; another processor may round its 
 
 CLAIMS = (
     ("sft", "config", "config.task.sft"), ("sft", "words", "config.task.prompts.words"), ("sft", "seed", "config.task.seed"),
-    ("candidates", "draws", "config.task.feedback.draws"), ("candidates", "prompts.count", "config.task.prompts.train"),
-    ("candidates", "prompts.clean", "config.task.prompts.clean"),
+    ("completions", "draws", "config.task.feedback.draws"), ("completions", "prompts.count", "config.task.prompts.train"),
+    ("completions", "prompts.clean", "config.task.prompts.clean"),
     ("pairs", "config", "config.task.feedback"), ("pairs", "config.noise", "notes.noise"),
     ("pairs", "panel", "config.task.panel"),
     ("held_out", "config", "config.task.feedback"), ("reward_", "config", "config.task.reward"),

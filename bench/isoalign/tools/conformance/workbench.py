@@ -20,7 +20,7 @@ from isoalign.data.preferences import Feedback
 from isoalign.models import language, reward
 from isoalign.models.classifiers import CharClassifier
 from isoalign.models.language import LanguageModel
-from isoalign.stages.sft import lora
+from isoalign.stages.sft import lora_config
 from isoalign.stages.shared import ClassifierJudge
 from isoalign.training.lab import Lab
 from isoalign.training.meter import Meter
@@ -181,7 +181,7 @@ class Bench:
         if self.lora:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                adapted = peft.get_peft_model(reference.inner, lora(self.lora, "CAUSAL_LM"))
+                adapted = peft.get_peft_model(reference.inner, lora_config(self.lora, "CAUSAL_LM"))
             policy = reference = self._limited(LanguageModel(adapted, reference.tokenizer, self.ends))
         else:
             policy = self.language_model(trained=True)

@@ -1,4 +1,4 @@
-"""Batches as rows of token ids, in the columns that TRL's collators want."""
+"""Batches as rows of token ids, in the columns that TRL's collators expect."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from isoalign.core.batches import Labels, Pairs, Prompts, Rollouts
 from isoalign.models.language import completion_lengths, prompt_lengths
 
-NO_LOSS = -100  # a label that PyTorch's losses leave out
+NO_LOSS = -100  # the label that PyTorch's losses ignore
 Rows = list[dict[str, Any]]
 
 
@@ -18,7 +18,7 @@ def preferences(pairs: Pairs) -> Rows:
 
 
 def whole_answers(pairs: Pairs) -> Rows:
-    """Preference pairs for TRL's experimental trainers: each answer behind its prompt, where no loss falls."""
+    """Preference pairs for TRL's experimental trainers: prompt and answer in one sequence, with no loss on the prompt."""
     rows: Rows = [{} for _ in range(len(pairs))]
     for side, answers in (("chosen", pairs.chosen), ("rejected", pairs.rejected)):
         for row, prompt, answer in zip(rows, _prompts(answers), _completions(answers), strict=True):
@@ -29,7 +29,7 @@ def whole_answers(pairs: Pairs) -> Rows:
 
 
 def unpaired(labels: Labels) -> Rows:
-    """Single answers for KTO, each with the answer of the row before it for the estimate of KL."""
+    """Single answers for KTO, each with the answer of the previous row for the estimate of KL."""
     answers = _completions(labels.rollouts)
     columns = zip(_prompts(labels.rollouts), answers, [answers[-1], *answers], labels.desirable.tolist(), strict=False)
     return [
@@ -39,7 +39,7 @@ def unpaired(labels: Labels) -> Rows:
 
 
 def contexts(prompts: Prompts, draws: int) -> Rows:
-    """Prompts for an online trainer, each ``draws`` times in a row."""
+    """Prompts for an online trainer, each repeated ``draws`` times in a row."""
     ids = [tokens[mask].tolist() for tokens, mask in zip(prompts.tokens, prompts.mask, strict=True)]
     return [{"prompt": each} for each in ids for _ in range(draws)]
 
