@@ -431,7 +431,7 @@ def test_revisions_are_paid_once_with_their_critique(tiny_bench: Bench) -> None:
     given = replace(tiny_bench.source.verdicts["revisions"], flops_each={"feedback": 10, "critic": 7},
                     asked_each={"critic_passes": 2.0, "critic_tokens": 30.0})  # fmt: skip
     source = replace(tiny_bench.source, verdicts=tiny_bench.source.verdicts | {"revisions": given})
-    lab = tiny_bench.but(source=source).lab()
+    lab = tiny_bench.replace(source=source).lab()
     first = lab.revisions(4)
     assert first.chosen.tokens.shape[0] == first.rejected.tokens.shape[0] == 4
     assert session_of(lab).meter.items == {("feedback", "sample"): 40, ("critic", "sample"): 28}

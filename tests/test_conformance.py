@@ -34,7 +34,7 @@ LOOPS = [each if each.id == "trl_dpo" else pytest.param(*each.values, id=each.id
 ALL = pytest.mark.parametrize(("name", "algorithm"), algorithms() + LOOPS)
 FLOPS = Budget(6e7)  # a few steps of the tiny model
 QUICK = ("budget", "deterministic", "finite", "resumes", "isolated", "metered", "pure")
-ON_THE_TOY = ("learns", "zero_reward", "large_price", "closed_form")
+ON_THE_TOY = ("learns", "zero_reward", "large_kl_coefficient", "closed_form")
 
 
 def enough(algorithm: Any) -> Budget:
@@ -208,7 +208,7 @@ def test_a_price_on_kl_that_does_nothing_is_found_and_so_is_a_closed_form_that_i
         batch_size: int = 32
         price: float = 1.0
 
-    for check in ("large_price", "closed_form"):
+    for check in ("large_kl_coefficient", "closed_form"):
         with pytest.raises(CheckFailed, match="nats"):
             CHECKS[check](AlgorithmUnderTest("priced", Priced(), tiny_bench, tmp_path / check))
 
@@ -322,7 +322,7 @@ def test_what_never_ends_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     settings, finding = examine("loops", dataclasses.dataclass(frozen=True)(Loops)())
     assert settings.check == "settings"
     assert finding.passed is False
-    assert finding.told == "its code made no paid call to the lab for 0.5 seconds"
+    assert finding.detail == "its code made no paid call to the lab for 0.5 seconds"
 
 
 def test_whatever_an_algorithm_raises_is_a_finding_and_an_unknown_check_is_not() -> None:
@@ -333,8 +333,8 @@ def test_whatever_an_algorithm_raises_is_a_finding_and_an_unknown_check_is_not()
     metered, pure = examine("raises", dataclasses.dataclass(frozen=True)(Raises)(), ["metered", "pure"])
     line = next(i for i, text in enumerate(Path(__file__).read_text().splitlines(), 1) if 'KeyError("gone")' in text)
     where = f"at {Path(__file__).parent.name}/{Path(__file__).name}:{line}"
-    assert (metered.passed, metered.told) == (False, f"KeyError: 'gone' ({where}; set ISOALIGN_DEBUG=1 for the traceback)")
-    assert (pure.passed, pure.told) == (False, "as in metered")
+    assert (metered.passed, metered.detail) == (False, f"KeyError: 'gone' ({where}; set ISOALIGN_DEBUG=1 for the traceback)")
+    assert (pure.passed, pure.detail) == (False, "as in metered")
     with pytest.raises(UserError, match="unknown check 'mettered'; did you mean 'metered'"):
         list(examine("honest", Honest(), ["mettered"]))
 
@@ -474,7 +474,7 @@ class Counts(Honest):
 def test_what_breaks_the_protocol_is_told_in_its_words(cls: type, words: str) -> None:
     (finding,) = examine("wrong", dataclasses.dataclass(frozen=True)(cls)(), ["metered"])
     assert finding.passed is False
-    assert re.search(words, finding.told)
+    assert re.search(words, finding.detail)
 
 
 def test_a_setting_without_a_type_and_a_method_without_a_learning_rate_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -490,9 +490,9 @@ def test_a_setting_without_a_type_and_a_method_without_a_learning_rate_are_refus
 @pytest.mark.parametrize(
     ("yaml", "words"),
     [
-        ("name: dpo\nbeta: 0.1\nbatch_size: 16\nlr: 0.0001\n", "batch_size is 16 there and 32 in the class"),
+        ("name: dpo\nbeta: 0.1\nbatch_size: 16\nlr: 0.0001\n", "batch_size is 16 in the file and 32 in the class"),
         ("name: dpo\nbeta: 0.1\nlr: 0.0001\n", "batch_size is missing"),
-        ("name: dpo\nbeta: 0.1\nbatch_size: 32\nlr: 0.0001\ngamma: 1\n", "'gamma' is no field"),
+        ("name: dpo\nbeta: 0.1\nbatch_size: 32\nlr: 0.0001\ngamma: 1\n", "'gamma' is not a field"),
         ("name: other\nbeta: 0.1\nbatch_size: 32\nlr: 0.0001\n", "name must be dpo"),
     ],
 )
@@ -512,7 +512,7 @@ def test_the_yaml_of_every_algorithm_is_its_class(tiny_bench: Bench, tmp_path: P
 
 
 def test_a_price_on_kl_must_be_a_field(tiny_bench: Bench, tmp_path: Path) -> None:
-    with pytest.raises(CheckFailed, match="kl_price names 'price', which is no field"):
+    with pytest.raises(CheckFailed, match="kl_price names 'price', which is not a field"):
         CHECKS["settings"](AlgorithmUnderTest("runaway", dataclasses.dataclass(frozen=True)(Runaway)(), tiny_bench, tmp_path))
 
 

@@ -95,7 +95,7 @@ def test_loss_and_gradient_are_trls_on_the_same_rollouts(tiny_bench: Bench, tmp_
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    lab = open_vocabulary(nudge(tiny_bench.but(ends=True).lab()))
+    lab = open_vocabulary(nudge(tiny_bench.replace(ends=True).lab()))
     scaled = kind == "grpo"
     algorithm = GRPO(rollouts=8, draws=4, kl=0.3, clip=0.1, scale_std=scaled, scale_length=scaled)
     batch = algorithm.compare(lab, lab.generate(lab.prompts(2), 4))

@@ -67,7 +67,7 @@ def executed(meter: Meter, bench: Bench) -> int:
 def test_the_bill_of_a_run_is_within_one_percent_of_what_was_counted(
     even_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int
 ) -> None:
-    bench = even_bench.but(lora=lora)
+    bench = even_bench.replace(lora=lora)
     trainer = bench.trainer(algorithm, Budget(1e15, steps=4), tmp_path)
     with counting() as counted:
         trainer.run(name)
@@ -77,7 +77,7 @@ def test_the_bill_of_a_run_is_within_one_percent_of_what_was_counted(
 
 def test_every_pass_is_within_one_percent_of_what_was_counted(even_bench: Bench) -> None:
     for lora in (0, 8):
-        lab = even_bench.but(lora=lora).lab()
+        lab = even_bench.replace(lora=lora).lab()
         rollouts = lab.pairs(6).chosen
         passes: dict[str, Callable[[], Any]] = {
             "sample": lambda lab=lab: lab.generate(lab.prompts(4), draws=3),
@@ -226,7 +226,7 @@ def test_a_shape_is_read_off_a_model_without_embeddings_and_with_the_head_apart(
     model = tiny_bench.language_model()
     body = 2 * (4 * 32 * 32 + 3 * 32 * 64)
     assert model.shape == Shape(body, attention=2 * 32, head=320 * 32)
-    adapted = tiny_bench.but(lora=4).session().policy.shape
+    adapted = tiny_bench.replace(lora=4).session().policy.shape
     assert (adapted.body, adapted.head, adapted.attention) == (body, 320 * 32, 64)
     assert adapted.adapter == 2 * 4 * (4 * (32 + 32) + 3 * (32 + 64))
     assert adapted.first == 3 * (32 * 32 + 4 * 32)  # queries, keys and values of the first layer
@@ -315,7 +315,7 @@ def test_a_quote_adds_up_and_pays_nothing() -> None:
 @pytest.mark.parametrize("lora", [0, 4])
 @pytest.mark.parametrize(("name", "algorithm"), algorithms())
 def test_the_quote_of_a_step_is_what_it_then_costs(tiny_bench: Bench, name: str, algorithm: Any, lora: int) -> None:
-    lab = tiny_bench.but(lora=lora).lab()
+    lab = tiny_bench.replace(lora=lora).lab()
     steps = list(algorithm.iteration(lab))
     for step in steps:
         with session_of(lab).meter.quote() as price:
@@ -430,7 +430,7 @@ def test_finding_a_shared_stage_made_costs_what_making_it_does(tiny_bench: Bench
 
     bills = []
     for source in (tiny_bench.source, SlowSource(tiny_bench.source)):
-        trainer = tiny_bench.but(source=source).trainer(RLAIF(rollouts=4, minibatch=4), Budget(1e15, steps=8), tmp_path)
+        trainer = tiny_bench.replace(source=source).trainer(RLAIF(rollouts=4, minibatch=4), Budget(1e15, steps=8), tmp_path)
         trainer.run("rlaif")
         bills.append(trainer.meter.spent())
     miss, hit = bills[1], bills[0]

@@ -123,7 +123,7 @@ def test_the_untouched_policy_has_no_drift_so_the_score_alone_is_returned(tiny_l
 
 
 def test_drift_from_the_base_is_priced_at_the_price_of_the_day(tiny_bench: Bench) -> None:
-    lab = tiny_bench.but(ends=True).lab()
+    lab = tiny_bench.replace(ends=True).lab()
     with torch.no_grad():
         for parameter in session_of(lab).policy.inner.parameters():
             parameter.mul_(1.1)

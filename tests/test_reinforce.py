@@ -118,7 +118,7 @@ def test_the_gradient_is_trls_rloo_on_the_same_rollouts(tiny_bench: Bench, tmp_p
     from datasets import Dataset
     from trl import RLOOConfig, RLOOTrainer
 
-    lab = open_vocabulary(nudge(tiny_bench.but(ends=True).lab()))
+    lab = open_vocabulary(nudge(tiny_bench.replace(ends=True).lab()))
     answers = lab.generate(lab.prompts(4), draws=2)
     advantages = leave_one_out(priced_reward(lab, answers, 0.3), 2)
     reinforce_loss(lab, Weighed(answers, advantages)).mean().backward()
