@@ -104,7 +104,7 @@ class Tower(nn.Module):
         return self.last(mixed.transpose(1, 2)).squeeze(1)
 
 
-def test_a_module_of_the_algorithms_own_pays_for_all_that_it_computes_and_so_does_each_of_its_parts(even_bench: Bench) -> None:
+def test_every_pass_of_an_algorithms_module_and_of_its_parts_is_charged(even_bench: Bench) -> None:
     lab = even_bench.lab()
     hidden = torch.randn(3, 5, 128, requires_grad=True)
     for part in (lambda: lab.module("tower", Tower), lambda: lab.module("tower", Tower).wide):
@@ -139,7 +139,7 @@ def test_attention_that_is_only_read_pays_too_and_so_does_a_product_with_a_vecto
         assert session_of(lab).meter.flops - before == 2 * 5 * 128
 
 
-def test_a_copy_of_a_module_has_weights_of_its_own_and_pays_and_a_pass_that_breaks_leaves_the_next_its_price(
+def test_a_copy_of_a_module_has_its_own_weights_and_is_charged_and_a_failed_pass_does_not_change_the_next_charge(
     even_bench: Bench,
 ) -> None:
     lab = even_bench.lab()
@@ -279,7 +279,7 @@ def test_the_fraction_follows_the_limit_that_is_nearest_to_its_end(limit: dict[s
     assert meter.fraction == 0.25
 
 
-def test_the_clock_stands_still_while_shared_stages_are_made_and_goes_on_after_a_resume(
+def test_the_clock_stops_while_shared_stages_are_made_and_continues_after_a_resume(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [100.0]
@@ -302,7 +302,7 @@ def test_the_clock_stands_still_while_shared_stages_are_made_and_goes_on_after_a
         resumed.require()
 
 
-def test_a_quote_adds_up_and_pays_nothing() -> None:
+def test_a_quote_sums_charges_without_charging() -> None:
     meter = Meter(Budget(10))
     with meter.quote() as price:
         meter.charge("policy", "forward", 99)
@@ -439,7 +439,7 @@ def test_finding_a_shared_stage_made_costs_what_making_it_does(tiny_bench: Bench
 
 
 @pytest.mark.parametrize("gather", ["prompts", "pairs", "labels", "reward", "judge_score", "generate"])
-def test_a_loss_that_gathers_for_itself_is_refused_because_its_price_could_not_be_quoted(
+def test_a_loss_that_reads_data_is_refused_because_its_cost_cannot_be_quoted(
     tiny_bench: Bench, tmp_path: Path, gather: str
 ) -> None:
     class Sneaky:
@@ -460,7 +460,7 @@ def test_a_loss_that_gathers_for_itself_is_refused_because_its_price_could_not_b
         trainer.run("sneaky")
 
 
-def test_a_meter_that_is_saved_and_restored_goes_on_counting() -> None:
+def test_a_restored_meter_continues_counting() -> None:
     meter = Meter(Budget(100, labels=10))
     meter.charge("policy", "forward", 30, tokens=2)
     meter.label("ai", [4, 5])

@@ -45,7 +45,7 @@ def test_every_nat_of_a_completions_log_ratio_is_taken_off_its_reward(tiny_lab: 
 
 
 @pytest.mark.parametrize("baseline", [0.0, 3.0])
-def test_the_expected_gradient_is_that_of_reward_less_priced_kl_whatever_the_baseline(tiny_lab: Lab, baseline: float) -> None:
+def test_the_expected_gradient_is_that_of_the_penalised_reward_with_any_baseline(tiny_lab: Lab, baseline: float) -> None:
     """Over all completions of one token there are, so without sampling error."""
     lab, price = open_vocabulary(nudge(tiny_lab)), 0.7
     every = rollouts([[0, 7]] * 320, [[token] for token in range(320)], pad=1)

@@ -231,7 +231,9 @@ def test_the_first_loss_and_gradient_are_the_papers(tiny_bench: Bench, tmp_path:
     assert not any(role == "reference" for role, _ in trainer.meter.items)
 
 
-def test_without_a_price_on_kl_the_reference_is_not_asked_and_samples_may_be_reused(tiny_bench: Bench, tmp_path: Path) -> None:
+def test_without_a_kl_coefficient_the_reference_is_not_used_and_samples_may_be_reused(
+    tiny_bench: Bench, tmp_path: Path
+) -> None:
     algorithm = small("trl_grpo", beta=0.0, num_iterations=3, steps_per_generation=1, batch_size=10)
     trainer = rewarded(tiny_bench, algorithm, tmp_path, Budget(1e15, steps=6))
     assert len(trainer.lab.seen) == 2  # type: ignore[attr-defined]
@@ -272,7 +274,7 @@ def test_snapshots_hold_a_model_and_nothing_of_the_trainers(
     assert set(load_file(folder / "model.safetensors")) == set(load_file(tiny_bench.model / "model.safetensors"))
 
 
-def test_a_step_that_is_not_finite_is_paid_and_counted_but_not_taken(tiny_bench: Bench, tmp_path: Path) -> None:
+def test_a_step_that_is_not_finite_is_charged_and_counted_but_skipped(tiny_bench: Bench, tmp_path: Path) -> None:
     broken = small("trl_dpo", beta=float("inf"))  # times a log-ratio of 0
     trainer = tiny_bench.trainer(broken, Budget(1e15, steps=3), tmp_path)
     before = weights(trainer)
@@ -349,7 +351,7 @@ def test_a_card_names_the_loop_that_trained_it_and_bears_its_bill(furnished: Ter
     assert card["curve"]
 
 
-def test_a_loop_that_stops_by_itself_is_refused(tiny_bench: Bench, tmp_path: Path) -> None:
+def test_a_loop_that_returns_early_is_refused(tiny_bench: Bench, tmp_path: Path) -> None:
     class Tired:
         lr = 1.0
 
