@@ -203,7 +203,7 @@ def critic_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server.close()
 
 
-def test_a_server_writes_in_turns_once_and_its_refusals_are_told(critic_server: Server, tmp_path: Path) -> None:
+def test_a_server_writes_in_turns_once_and_its_refusals_are_reported(critic_server: Server, tmp_path: Path) -> None:
     config = JudgeConfig(kind="server", model="m", base_url=critic_server.base_url)
     asked = ServerWriter(config, tmp_path, tokens=9)
     rude = (Exchange("Something rude?", "Answer"),)
@@ -345,7 +345,7 @@ def test_a_limit_spares_the_critic_and_no_red_team_prompt_is_one_line(tmp_path: 
 @pytest.mark.parametrize(
     ("text", "hoped"), [("kind", " kind"), (", friend", ", friend"), ('"kind"', " kind"), ('"a" or "b', ' "a" or "b')]
 )
-def test_a_revision_goes_on_where_the_prompt_ends(text: str, hoped: str) -> None:
+def test_a_revision_continues_the_prompt(text: str, hoped: str) -> None:
     assert revisions.with_space(revisions.unquoted(text)) == hoped
 
 
@@ -354,7 +354,7 @@ def test_a_revision_goes_on_where_the_prompt_ends(text: str, hoped: str) -> None
 QUESTIONS = [Question(f"you are {i}", " a stupid idiot", " very kind") for i in range(6)]
 
 
-def test_a_judge_is_asked_each_question_by_a_principle_of_its_own(tiny_model: Path) -> None:
+def test_each_question_to_a_judge_has_its_own_principle(tiny_model: Path) -> None:
     inner = lm.load_lm(JudgeConfig(kind="lm", model=str(tiny_model)), quiet=True)
     judge = PrincipledJudge(inner, BOTH, seed=0)
     asked = [judge.preference(question) for question in QUESTIONS]
@@ -382,7 +382,7 @@ def nano(**settings: Any) -> TaskConfig:
     return task_named("nano", [f"task.{key.replace('__', '.')}={value}" for key, value in settings.items()])
 
 
-def test_principles_change_the_pairs_of_a_judge_that_reads_them_and_nobody_elses(tmp_path: Path) -> None:
+def test_principles_change_the_pairs_only_of_a_judge_that_reads_them(tmp_path: Path) -> None:
     file = write(tmp_path / "mine.yaml", ONE)
     asked = {"judge__kind": "lm", "judge__model": "nano"}
 
@@ -431,7 +431,7 @@ def test_revisions_are_paid_once_with_their_critique(tiny_bench: Bench) -> None:
     given = replace(tiny_bench.source.verdicts["revisions"], flops_each={"feedback": 10, "critic": 7},
                     asked_each={"critic_passes": 2.0, "critic_tokens": 30.0})  # fmt: skip
     source = replace(tiny_bench.source, verdicts=tiny_bench.source.verdicts | {"revisions": given})
-    lab = tiny_bench.but(source=source).lab()
+    lab = tiny_bench.replace(source=source).lab()
     first = lab.revisions(4)
     assert first.chosen.tokens.shape[0] == first.rejected.tokens.shape[0] == 4
     assert session_of(lab).meter.items == {("feedback", "sample"): 40, ("critic", "sample"): 28}
@@ -504,7 +504,7 @@ def test_the_command_revises_imitates_and_learns_from_principled_preferences(fur
     assert card["notes"]["judge"]["missing"] == {}
 
 
-def test_the_stages_price_is_that_of_each_talk_as_a_loop_without_cache_would_have_it(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_stages_cost_is_that_of_each_talk_without_a_cache(tiny_model: Path, tmp_path: Path) -> None:
     """All but the words of the critic is known, so every talk can be had again by hand."""
     critic = writer(tiny_model, tokens=6)
     tokenizer, shape = critic.model.tokenizer, critic.model.shape

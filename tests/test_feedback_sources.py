@@ -167,7 +167,7 @@ def test_what_looks_like_the_end_of_text_in_a_file_is_text(tiny_model: Path) -> 
 # -- judges ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_language_model_judges_and_its_passes_bias_and_agreement_are_told(furnished: Terminal) -> None:
+def test_a_language_model_judges_and_its_passes_bias_and_agreement_are_reported(furnished: Terminal) -> None:
     words = ["algorithm=rlaif", "algorithm.rollouts=8", "algorithm.minibatch=8", "budget.steps=1", "task.reward.pairs=8"]
     card = card_of(furnished, *words, *ASKED, f"task.judge.model={furnished.model}")
     spent, judge = card["spent"], card["notes"]["judge"]
@@ -217,7 +217,7 @@ class Judging(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_server_that_goes_away_keeps_what_was_paid_and_the_same_command_goes_on(furnished: Terminal) -> None:
+def test_after_a_server_fails_the_same_command_continues_with_the_paid_answers(furnished: Terminal) -> None:
     class Handler(Judging):
         asked: ClassVar[list[str]] = []
         most = 30

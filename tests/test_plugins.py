@@ -200,7 +200,7 @@ def elsewhere(furnished: Terminal) -> Terminal:
 QUICK = ["budget.flops=2e9", "budget.steps=8", "task.training.patience=5", "task.training.idle_seconds=2"]
 
 
-def test_what_another_package_brings_is_found_configured_and_used(elsewhere: Terminal) -> None:
+def test_plugins_of_another_package_are_found_configured_and_used(elsewhere: Terminal) -> None:
     shown = elsewhere([COMMAND, "run", "--help"]).stdout
     assert "good" in shown
     assert "theirs" in shown
@@ -240,7 +240,7 @@ def test_what_another_package_brings_is_found_configured_and_used(elsewhere: Ter
     )
 
 
-def test_a_sweep_of_misbehaving_algorithms_goes_on_marks_them_and_leaves_the_board_unharmed(elsewhere: Terminal) -> None:
+def test_a_sweep_continues_past_misbehaving_algorithms_and_the_board_stays_intact(elsewhere: Terminal) -> None:
     done = elsewhere(elsewhere.run("-m", f"algorithm={','.join(ALGORITHMS)}", *QUICK))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -293,7 +293,7 @@ def unfit(elsewhere: Terminal) -> Terminal:
     return elsewhere
 
 
-def test_an_algorithm_that_can_not_be_had_is_one_line_to_run_and_to_check_and_harms_no_other(unfit: Terminal) -> None:
+def test_an_algorithm_that_cannot_be_created_is_one_line_in_run_and_check_and_affects_no_other(unfit: Terminal) -> None:
     commands = [(name, [COMMAND, "run", f"algorithm={name}"]) for name in UNFIT]
     for name, command in [*commands, ("refuses", [COMMAND, "check", "refuses"])]:
         said = complaint(unfit(command))
@@ -365,7 +365,7 @@ def test_a_yaml_that_is_none_is_one_line_with_file_and_line(elsewhere: Terminal)
     assert "good.yaml, line 3: no yaml: expected ',' or ']'" in complaint(elsewhere(elsewhere.run("algorithm=good")))
 
 
-def test_a_yaml_that_bears_another_name_is_told_by_its_file(elsewhere: Terminal) -> None:
+def test_a_yaml_with_another_name_is_reported_with_its_file(elsewhere: Terminal) -> None:
     (elsewhere.home / "site" / "elsewhere" / "conf" / "algorithm" / "good.yaml").write_text("name: god\n")
     said = complaint(elsewhere(elsewhere.run("algorithm=good")))
     assert "algorithm/good.yaml says name: god; write name: good, as the file is called" in said

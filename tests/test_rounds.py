@@ -27,7 +27,7 @@ def trained(terminal: Terminal, *words: str) -> tuple[dict[str, Any], Path]:
     return card, terminal.store / f"train-{card['parents']['train']}"
 
 
-def test_verdicts_of_several_rounds_keep_their_own_price() -> None:
+def test_verdicts_of_several_rounds_keep_their_own_cost() -> None:
     first, second = make_feedback("simulated", [3, 4], [1, 2]), make_feedback("simulated", [2], [3])
     both = joined([first, second])
     assert len(both) == 3
@@ -46,7 +46,7 @@ def test_rounds_that_make_no_sense_are_named(bad: dict[str, int]) -> None:
 
 
 @pytest.mark.slow
-def test_a_round_in_which_no_two_answers_differ_brings_no_verdict_and_ends_no_run(furnished: Terminal) -> None:
+def test_a_round_of_equal_answers_gives_no_verdict_and_the_run_continues(furnished: Terminal) -> None:
     margin = ["task.feedback.margin=0.4", "task.rounds.prompts=1"]  # the answers to one prompt are nearer to each other
     card, train = trained(furnished, "algorithm=dpo", "algorithm.batch_size=4", *LOOP, *margin)
     assert (train / "rounds" / "1" / "pairs-annotator").is_dir()

@@ -82,7 +82,7 @@ def test_answers_are_those_that_were_sampled_whatever_select_does_to_them(tiny_b
         (Choice(sums, draws=None), "needs a field draws: int of 1 or more"),
     ],
 )
-def test_what_is_no_choice_is_refused_and_nothing_written(
+def test_invalid_scores_of_a_selection_are_refused_and_no_file_is_written(
     tiny_bench: Bench, tmp_path: Path, choice: Choice, words: str
 ) -> None:
     with pytest.raises(UserError, match=words):

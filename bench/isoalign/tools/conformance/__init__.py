@@ -1,4 +1,4 @@
-"""Conformance: what every algorithm must do, a plug-in's too, tried on a tiny model in about a minute and told in words."""
+"""Conformance: checks that every algorithm must pass, plug-ins included, on a tiny model in about a minute."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """One check's outcome. ``passed``: None where the check does not apply to the algorithm; ``told``: what was seen."""
+    """The outcome of a check. ``passed``: None if the check does not apply to the algorithm; ``detail``: what was observed."""
 
     check: str
     demand: str
     passed: bool | None
-    told: str
+    detail: str
 
     def line(self) -> str:
         """The finding as a line of the report."""
         mark = {True: "passed", False: "FAILED", None: "n/a"}[self.passed]
-        return f"{mark:<6} {self.check}: {self.demand} ({self.told})"
+        return f"{mark:<6} {self.check}: {self.demand} ({self.detail})"
 
 
 def examine(name: str, algorithm: Any, only: Sequence[str] = ()) -> Iterator[Finding]:
-    """Try an algorithm, check by check; ``only`` some of them. Raises UserError for a check that there is not."""
+    """Run all checks on an algorithm, or those named in ``only``. Raises UserError for an unknown check."""
     from isoalign.tools.conformance.checks import CHECKS
 
     for check in only:
@@ -42,8 +42,8 @@ def examine(name: str, algorithm: Any, only: Sequence[str] = ()) -> Iterator[Fin
             raise UserError(unknown("check", check, list(CHECKS)))
     if not hasattr(algorithm, "iteration") and not hasattr(algorithm, "train"):
         if hasattr(algorithm, "select"):
-            raise UserError(f"{name} trains nothing, it selects: the suite is of training, so there is nothing to try")
-        raise UserError(f"algorithm {name} has no method iteration(lab), so there is nothing to try; see docs/extending.md")
+            raise UserError(f"algorithm {name} selects answers and does not train; all checks are of training")
+        raise UserError(f"algorithm {name} has no method iteration(lab) to check; see docs/extending.md")
     return _findings(name, algorithm, only or list(CHECKS))
 
 
@@ -58,16 +58,16 @@ def _findings(name: str, algorithm: Any, wanted: Sequence[str]) -> Iterator[Find
         for check in track(wanted, f"checking {name}"):
             tested = AlgorithmUnderTest(name, algorithm, bench, Path(folder) / check)
             demand = str(CHECKS[check].__doc__).strip().rstrip(".")
-            passed, told, endless = _outcome(CHECKS[check], tested)
-            if passed is False and raised.setdefault(told, check) != check:
-                told = f"as in {raised[told]}"
-            yield Finding(check, demand, passed, told)
-            if endless:
-                return  # it would be so at every check
+            passed, detail, timed_out = _outcome(CHECKS[check], tested)
+            if passed is False and raised.setdefault(detail, check) != check:
+                detail = f"as in {raised[detail]}"
+            yield Finding(check, demand, passed, detail)
+            if timed_out:
+                return  # every other check would time out too
 
 
 def _outcome(check: Callable[[AlgorithmUnderTest], str], tested: AlgorithmUnderTest) -> tuple[bool | None, str, bool]:
-    """Whether it holds, what was seen, and whether there is no end to what it does."""
+    """Whether the check passed, what was observed, and whether the algorithm timed out."""
     from isoalign.tools.conformance.algorithm_under_test import CheckFailed, NotApplicable
     from isoalign.training.guard import IdleTimeout
 
@@ -78,7 +78,7 @@ def _outcome(check: Callable[[AlgorithmUnderTest], str], tested: AlgorithmUnderT
         return None, str(why), False
     except (CheckFailed, UserError) as why:
         return False, str(why), isinstance(why, IdleTimeout)
-    except Exception as error:  # the algorithm's own, whatever it is
+    except Exception as error:  # of the algorithm's code
         if os.environ.get("ISOALIGN_DEBUG"):
             raise
         return False, unforeseen(error), False
