@@ -7,15 +7,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from isoalign.core.errors import UserError, unforeseen, unknown
 from isoalign.core.progress import hidden, track
-
-if TYPE_CHECKING:
-    from isoalign.tools.conformance.algorithm_under_test import AlgorithmUnderTest
+from isoalign.tools.conformance.algorithm_under_test import AlgorithmUnderTest, CheckFailed, NotApplicable
+from isoalign.tools.conformance.checks import CHECKS
+from isoalign.tools.conformance.workbench import tiny
+from isoalign.training.guard import IdleTimeout
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,6 @@ class Finding:
 
 def examine(name: str, algorithm: Any, only: Sequence[str] = ()) -> Iterator[Finding]:
     """Run all checks on an algorithm, or those named in ``only``. Raises UserError for an unknown check."""
-    from isoalign.tools.conformance.checks import CHECKS
-
     for check in only:
         if check not in CHECKS:
             raise UserError(unknown("check", check, list(CHECKS)))
@@ -48,10 +47,6 @@ def examine(name: str, algorithm: Any, only: Sequence[str] = ()) -> Iterator[Fin
 
 
 def _findings(name: str, algorithm: Any, wanted: Sequence[str]) -> Iterator[Finding]:
-    from isoalign.tools.conformance.algorithm_under_test import AlgorithmUnderTest
-    from isoalign.tools.conformance.checks import CHECKS
-    from isoalign.tools.conformance.workbench import tiny
-
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         bench = tiny(Path(folder) / "bench")
         raised: dict[str, str] = {}
@@ -68,9 +63,6 @@ def _findings(name: str, algorithm: Any, wanted: Sequence[str]) -> Iterator[Find
 
 def _outcome(check: Callable[[AlgorithmUnderTest], str], tested: AlgorithmUnderTest) -> tuple[bool | None, str, bool]:
     """Whether the check passed, what was observed, and whether the algorithm timed out."""
-    from isoalign.tools.conformance.algorithm_under_test import CheckFailed, NotApplicable
-    from isoalign.training.guard import IdleTimeout
-
     try:
         with hidden():
             return True, check(tested), False
