@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from isoalign.evaluation.metrics.diversity import LexicalDiversity
-from isoalign.evaluation.metrics.quality import Quality
-from isoalign.evaluation.metrics.toxicity import Toxicity, ToxicityReduction
+from isoalign.evaluation.evaluate_modules import load
 
 # Two completions of each of three prompts: token ids, and the toxicity that some classifier gave them (None: it failed).
 prompts = ["a", "a", "b", "b", "c", "c"]
@@ -14,10 +12,10 @@ scores = [0.02, 0.91, 0.01, 0.01, None, 0.0]
 before = [0.40, 0.95, 0.30, 0.01, 0.75, 0.2]
 
 figures: list[tuple[str, Any, dict[str, Any]]] = [
-    ("toxicity", Toxicity(), {"data": scores, "prompt_ids": prompts}),
-    ("reduction", ToxicityReduction(), {"predictions": scores, "references": before, "prompt_ids": prompts}),
-    ("diversity", LexicalDiversity(), {"data": tokens, "prompt_ids": prompts, "vocabulary": 10}),
-    ("quality", Quality(), {"data": texts, "token_ids": tokens}),
+    ("toxicity", load("toxicity"), {"data": scores, "prompt_ids": prompts}),
+    ("reduction", load("toxicity_reduction"), {"predictions": scores, "references": before, "prompt_ids": prompts}),
+    ("diversity", load("lexical_diversity"), {"data": tokens, "prompt_ids": prompts, "vocabulary": 10}),
+    ("quality", load("quality"), {"data": texts, "token_ids": tokens}),
 ]
 for name, module, arguments in figures:
     print(name)
@@ -25,4 +23,4 @@ for name, module, arguments in figures:
         if isinstance(value, float):
             print(f"  {figure:<32} {value:.3f}")
 
-print(Toxicity().inputs_description)
+print(load("toxicity").inputs_description)

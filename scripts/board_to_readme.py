@@ -12,7 +12,8 @@ from pathlib import Path
 from isoalign.core.display import grid, scientific
 from isoalign.core.records import Estimate
 from isoalign.evaluation.card import read_all
-from isoalign.report.board.rows import METHOD, Row, Section
+from isoalign.report.board.rows import METHOD, Row
+from isoalign.report.board.sections import Section
 from isoalign.report.leaderboard import build
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +48,7 @@ def table(section: Section) -> str:
     cells = [
         [row.place] * ranked
         + [row.name if row.part == METHOD else f"*{row.name}*", reduction(row.estimate("toxicity_reduction"))]
-        + [plain(row.drift, 2), plain(row.estimate("distinct_2"), 3), plain(row.estimate("perplexity"), 1)]
+        + [plain(row.kl, 2), plain(row.estimate("distinct_2"), 3), plain(row.estimate("perplexity"), 1)]
         for row in rows
     ]
     return grid(titles, cells, left=range(1 + ranked))

@@ -24,7 +24,7 @@ from hydra import compose, initialize_config_module
 from isoalign import stats
 from isoalign.core.records import Card, Estimate
 from isoalign.evaluation import card as cards
-from isoalign.stats import curves
+from isoalign.stats import curves, equal_kl, overoptimization
 
 FOLDER = Path("results/findings")
 SEEDS = (0, 1, 2)
@@ -138,7 +138,7 @@ def diversity(bench: Bench) -> Seen:
 def overoptimisation(bench: Bench) -> Seen:
     """PPO without KL price for three budgets; holds if gold falls from its peak (clear of 0) while proxy rises."""
     (curve,) = curves.collect({"ppo": bench.of("ppo", flops=1.35e13, kl=0.0)}).values()
-    peak = curves.peak(curve)
+    peak = overoptimization.find_peak(curve)
     where = f"gold peaks at {peak.fraction:.0%} of the budget, KL {peak.kl:.1f}: {told(peak.gold)}"
     after = f"lost from there to the end {told(peak.loss)}, proxy {told(peak.rise, 2)}"
     return Seen(True if sign(peak.loss) > 0 and sign(peak.rise) > 0 else None, f"{where}; {after}")
@@ -147,13 +147,13 @@ def overoptimisation(bench: Bench) -> Seen:
 def kl_price(bench: Bench) -> Seen:
     """PPO with three KL prices, read off at the same KL; holds if all are within .03 of the best, fails if one is behind."""
     found = curves.collect({f"kl={price}": bench.of("ppo", kl=price) for price in PRICES})
-    at = curves.common_kl(found)
-    readings = curves.matched(found, at or 0.0)
-    behind = [r.behind for r in readings.values() if r.behind.value is not None]
+    at = equal_kl.common_kl(found)
+    matched = equal_kl.matched(found, at or 0.0)
+    behind = [r.behind for r in matched.values() if r.behind.value is not None]
     near = all(e.high is not None and e.high < EPSILON for e in behind)
     figures = [
         f"{name}: reduction {told(r.reduction)}, behind the best {told(r.behind)}, ends at KL {r.end:.1f}"
-        for name, r in readings.items()
+        for name, r in matched.items()
     ]
     return Seen(False if any(map(sign, behind)) else True if near else None, f"at KL {at:.2f}: {'; '.join(figures)}")
 
@@ -193,7 +193,7 @@ def offline(bench: Bench) -> Seen:
     """DPO with a small beta; holds if gold falls from its peak, and the peak lies before all pairs were read once."""
     own = bench.of("dpo", flops=9e12, beta=0.02)
     (curve,) = curves.collect({"dpo": own}).values()
-    peak = curves.peak(curve)
+    peak = overoptimization.find_peak(curve)
     epoch = own[0].spent["labels"]["simulated"] / own[0].config["algorithm"]["batch_size"]  # steps that read every pair once
     at, end = own[0].curve[peak.index].steps / epoch, own[0].training["steps"] / epoch
     where = f"gold peaks at KL {peak.kl:.1f}, after {at:.2f} epochs: {told(peak.gold)}"
@@ -206,7 +206,7 @@ def length(bench: Bench) -> Seen:
     """PPO without KL price where answers may end; holds if its answers are shorter than SFT's."""
     base, own = bench.of("sft", task="nano_open"), bench.of("ppo", task="nano_open", kl=0.0)
     gap, empty = (difference(own, base, metric) for metric in ("length", "empty_rate"))
-    gates = sorted({flag for card in own for flag in card.flags if flag.startswith("gate:")})
+    gates = sorted({flag.text for card in own for flag in card.flags if flag.kind == "gate"})
     figures = [
         f"length {told(gap, 1)} tokens of {base[0].metrics['length'].value:.1f}",
         f"empty answers {told(empty)}",

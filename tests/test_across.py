@@ -8,8 +8,8 @@ import pytest
 
 from isoalign import stats
 from isoalign.core.errors import UserError
-from isoalign.core.records import Card, Estimate
-from isoalign.report.cross_task import across
+from isoalign.core.records import Card, Estimate, Flag
+from isoalign.report.cross_task import cross_task
 
 
 def card(name: str, toxicity: float, seed: int = 0, task: str = "nano", prompts: int = 40, **changes: Any) -> Card:
@@ -37,8 +37,8 @@ def tasks() -> dict[str, list[Card]]:
 
 
 def test_a_run_scores_the_share_of_the_base_that_is_gone() -> None:
-    found = across(tasks())
-    by_name = {entrant.name: entrant for entrant in found.entrants}
+    found = cross_task(tasks())
+    by_name = {method.name: method for method in found.methods}
     assert by_name["dpo"].runs["nano"] == pytest.approx((0.8, 0.78, 0.76))  # 1 - .10 / .5, 1 - .11 / .5, 1 - .12 / .5
     assert by_name["dpo"].runs["smol"] == pytest.approx((0.25,))  # 1 - .3 / .4
     # three runs of nano, the one of smol three times: without the ends .25 .25 .76 .78
@@ -51,8 +51,8 @@ def test_a_run_scores_the_share_of_the_base_that_is_gone() -> None:
 
 
 def test_only_methods_on_every_task_are_aggregated_and_the_best_comes_first() -> None:
-    found = across(tasks())
-    assert [(entrant.name, entrant.iqm is None) for entrant in found.entrants] == [
+    found = cross_task(tasks())
+    assert [(method.name, method.iqm is None) for method in found.methods] == [
         ("ppo", False),
         ("dpo", False),
         ("kto", True),
@@ -65,24 +65,24 @@ def test_only_methods_on_every_task_are_aggregated_and_the_best_comes_first() ->
 
 def test_what_is_not_ranked_on_its_board_takes_no_part() -> None:
     cards = tasks()
-    cards["nano"] += [card("collapse", 0.0, flags=["gate: repeated_rate"])]
+    cards["nano"] += [card("collapse", 0.0, flags=[Flag("gate", "repeated_rate")])]
     cards["nano"] += [card("big", 0.01, budget={"flops": None}, spent={})]
-    assert {entrant.name for entrant in across(cards).entrants} == {"dpo", "ppo", "kto", "sft_chosen"}
+    assert {method.name for method in cross_task(cards).methods} == {"dpo", "ppo", "kto", "sft_chosen"}
 
 
 def test_prompts_that_all_answered_widen_the_intervals_together() -> None:
-    found = across(tasks())
-    runs = next(entrant.runs for entrant in found.entrants if entrant.name == "dpo")
+    found = cross_task(tasks())
+    runs = next(method.runs for method in found.methods if method.name == "dpo")
     bare = stats.stratified(stats.iqm, [np.array(runs["nano"]), np.array(runs["smol"])])
-    iqm = next(entrant.iqm for entrant in found.entrants if entrant.name == "dpo")
+    iqm = next(method.iqm for method in found.methods if method.name == "dpo")
     assert iqm is not None
     assert (iqm.high or 0) - (iqm.low or 0) > (bare.high or 0) - (bare.low or 0)
 
 
 def test_cards_without_values_have_scores_but_no_interval() -> None:
     cards = {task: [dataclasses.replace(one, values={}) for one in some] for task, some in tasks().items()}
-    found = across(cards)
-    dpo = next(entrant for entrant in found.entrants if entrant.name == "dpo")
+    found = cross_task(cards)
+    dpo = next(method for method in found.methods if method.name == "dpo")
     assert dpo.runs["nano"] == pytest.approx((0.8, 0.78, 0.76))
     assert dpo.iqm is not None
     assert dpo.iqm.value is not None
@@ -92,31 +92,31 @@ def test_cards_without_values_have_scores_but_no_interval() -> None:
 def test_of_several_sections_the_one_with_most_methods_counts_and_is_named() -> None:
     cards = tasks()
     cards["nano"] += [card("dpo", 0.05, seed=7, budget={"flops": 9e12}, spent={"flops": 9e12})]
-    found = across(cards)
+    found = cross_task(cards)
     assert found.setting["nano"] == "1.00e12 FLOP, base base (the largest of 2 sections of its board)"
     assert found.setting["smol"] == "1.00e12 FLOP, base base"
-    assert len(next(entrant for entrant in found.entrants if entrant.name == "dpo").runs["nano"]) == 3
+    assert len(next(method for method in found.methods if method.name == "dpo").runs["nano"]) == 3
 
 
 def test_the_order_of_cards_changes_no_byte_of_it() -> None:
     cards = tasks()
     turned = {task: some[::-1] for task, some in reversed(cards.items())}
-    assert across(turned).markdown() == across(cards).markdown()
-    assert across(turned).terminal() == across(cards).terminal()
+    assert cross_task(turned).markdown() == cross_task(cards).markdown()
+    assert cross_task(turned).terminal() == cross_task(cards).terminal()
 
 
 def test_it_is_shown_in_words_within_the_width() -> None:
-    shown = across(tasks()).terminal(100)
+    shown = cross_task(tasks()).terminal(100)
     assert max(map(len, shown.splitlines())) <= 100
     for word in ("IQM", "P(A > B)", "0.780 (3)", "0.250 (1)"):
         assert word in shown
-    page = across(tasks()).markdown()
+    page = cross_task(tasks()).markdown()
     assert page.startswith("# Across tasks: nano, smol\n")
     assert "Agarwal et al. 2021" in page
 
 
 def test_one_task_is_no_across() -> None:
-    with pytest.raises(UserError, match="two or more, not 1: nano"):
-        across({"nano": tasks()["nano"]})
+    with pytest.raises(UserError, match="two tasks or more, not of 1: nano"):
+        cross_task({"nano": tasks()["nano"]})
     with pytest.raises(UserError, match="no cards"):
-        across({})
+        cross_task({})

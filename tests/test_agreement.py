@@ -200,5 +200,5 @@ def test_what_cannot_be_said_is_none_without_a_warning(cells, expected):
 
 
 def test_what_is_no_table_is_refused():
-    with pytest.raises(UserError, match="a table of items and annotators, not 1 dimension"):
+    with pytest.raises(UserError, match="a table of items and annotators, not an array of 1 dimension"):
         agreement([1.0, 0.0])

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from isoalign.core.errors import UserError
-from isoalign.core.records import Card, Estimate
+from isoalign.core.records import Card, Estimate, Flag
 from isoalign.evaluation import card as cards_on_disk
-from isoalign.report.sweeps.chart import _spread, chart
-from isoalign.report.sweeps.series import sweep
-from isoalign.report.sweeps.sweep_report import Along, along
-from isoalign.report.sweeps.text import markdown, terminal
+from isoalign.report.sweeps.chart import _spread, sweep_chart
+from isoalign.report.sweeps.rows import collect_sweep
+from isoalign.report.sweeps.sweep_report import SweepReport, sweep_report
+from isoalign.report.sweeps.text import sweep_page, sweep_text
 from isoalign.runs.overrides import task_named
 from workbench import COMMAND, complaint
 
@@ -51,15 +51,15 @@ def drawn(means: dict[float, dict[str, float]], prompts: int, spread: float, see
     ]
 
 
-def lines(report: Along, heading: str) -> list[list[str]]:
+def lines(report: SweepReport, heading: str) -> list[list[str]]:
     """The cells of the table under a heading of the page, below its titles."""
-    part = markdown(report).split(f"\n## {heading}", 1)[1].split("\n## ")[0]
+    part = sweep_page(report).split(f"\n## {heading}", 1)[1].split("\n## ")[0]
     found = [line for line in part.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in found[2:]]
 
 
 def test_means_ranks_slopes_and_correlations_by_hand() -> None:
-    report = along(swept(), NOISE)
+    report = sweep_report(swept(), NOISE)
     # (.2 - .1) / .1, (.1 - .2) / .1, (.5 - .3) / .1
     assert lines(report, "Mean toxicity") == [
         ["dpo", "0.100 [0.100, 0.100]", "0.200 [0.200, 0.200]", "1 [1, 1]", "rises"],
@@ -74,32 +74,36 @@ def test_means_ranks_slopes_and_correlations_by_hand() -> None:
 
 
 def test_it_says_in_words_whether_the_ranking_is_stable() -> None:
-    said = along(swept(), NOISE).verdict
-    assert said.startswith(f"The ranking changes along {NOISE}: the order at 0.15 is not that at 0.05")
+    said = sweep_report(swept(), NOISE).verdict
+    assert said.startswith(f"The ranking changes along {NOISE}: the order at 0.15 differs from that at 0.05")
     assert said.endswith(f"As {NOISE} grows, toxicity rises for dpo, ppo; falls for kto.")
     same = {value: {name: mean + value for name, mean in MEANS[0.05].items()} for value in (0.1, 0.2, 0.3)}
-    assert along(swept(same), NOISE).verdict.startswith(f"The ranking is stable along {NOISE}")
+    assert sweep_report(swept(same), NOISE).verdict.startswith(f"The ranking is stable along {NOISE}")
     near = {value: {name: 0.2 + i / 1000 for i, name in enumerate("abcd")} for value in (0.1, 0.2)}
-    unsure = along(drawn(near, 30, 0.1), NOISE).verdict
+    unsure = sweep_report(drawn(near, 30, 0.1), NOISE).verdict
     assert unsure.startswith(f"Whether the ranking is stable along {NOISE} is not resolved: Spearman's correlation over 4")
-    assert "Where toxicity goes is not resolved for" in unsure
+    assert "Whether toxicity rises or falls is not resolved for" in unsure
     alone = {0.1: {"dpo": 0.1, "kto": 0.2}, 0.2: {"dpo": 0.3}}
-    assert "can't be said: no two methods are ranked at 0.1 and elsewhere." in along(swept(alone), NOISE).verdict
+    assert "is unknown: no two methods are ranked at 0.1 and at another value." in sweep_report(swept(alone), NOISE).verdict
     equal = {0.1: {"dpo": 0.1, "kto": 0.1}, 0.2: {"dpo": 0.1, "kto": 0.2}}
-    assert "can't be said: methods are equal, or prompts too few." in along(swept(equal), NOISE).verdict
+    assert "is unknown: methods are equal, or prompts too few." in sweep_report(swept(equal), NOISE).verdict
 
 
 def test_the_order_is_held_to_that_at_the_lowest_value_whatever_the_order_of_cards() -> None:
-    report, turned = along(swept(), NOISE), along(reversed(swept()), NOISE)
+    report, turned = sweep_report(swept(), NOISE), sweep_report(reversed(swept()), NOISE)
     assert report.values == turned.values == [0.05, 0.15]
-    assert (markdown(report), terminal(report), chart(report)) == (markdown(turned), terminal(turned), chart(turned))
+    assert (sweep_page(report), sweep_text(report), sweep_chart(report)) == (
+        sweep_page(turned),
+        sweep_text(turned),
+        sweep_chart(turned),
+    )
 
 
 def test_a_method_that_the_axis_does_not_touch_stays_the_same() -> None:
     column = list(np.random.default_rng(1).random(50))
     cards = [card("rlaif", value, column) for value in (0.05, 0.2, 0.35)]
-    report = along(cards, NOISE)
-    assert report.found.slopes["rlaif"].value == 0, "and not a rest of rounding, which would rise or fall for sure"
+    report = sweep_report(cards, NOISE)
+    assert report.robustness.slopes["rlaif"].value == 0, "and not a rest of rounding, which would rise or fall for sure"
     assert report.trend("rlaif") == "stays the same"
 
 
@@ -108,7 +112,7 @@ def test_settings_other_than_the_axis_are_variants_with_names_of_their_own() -> 
         return card("ppo", 0.05, toxicity, config={"algorithm": {"kl": kl, "lr": lr}, "task": {}}, key=f"{kl}{lr}")
 
     cards = [at(0.1, 1.0, 0.1), at(0.2, 1.0, 0.2), at(0.1, 3.0, 0.3), card("dpo", 0.05, 0.4), card("sft", 0.05, 0.5)]
-    report = along([dataclasses.replace(c, config=c.config | {"task": {}}) for c in cards], "algorithm.kl")
+    report = sweep_report([dataclasses.replace(c, config=c.config | {"task": {}}) for c in cards], "algorithm.kl")
     rows = lines(report, "Mean toxicity")
     assert [row[0] for row in rows] == ["ppo (lr=1.0)", "ppo (lr=3.0)", "*sft*"], "kl, the axis, is in no name"
     assert rows[2][1] == rows[2][2] == "0.500 [0.000, 1.000]", "the base stands beside every value"
@@ -121,7 +125,7 @@ def test_cards_of_other_settings_are_left_out_and_named_with_what_they_differ_in
     many.config["task"]["feedback"]["draws"] = 8
     other_base = card("ppo", 0.45, 0.1, parents={"sft": "another"})
     few = card("ppo", 0.05, [0.1, 0.2], 9)
-    report = along([*swept(), dear, many, other_base, few], NOISE)
+    report = sweep_report([*swept(), dear, many, other_base, few], NOISE)
     assert report.values == [0.05, 0.15]
     assert report.sweep.left_out == {
         "budget.flops=9e+12, not 4e+12": [cards_on_disk.file_name(dear)],
@@ -130,13 +134,13 @@ def test_cards_of_other_settings_are_left_out_and_named_with_what_they_differ_in
         "the prompts differ": [cards_on_disk.file_name(few)],
     }
     for why, files in report.sweep.left_out.items():
-        assert f"- **Left out, {why}:** {files[0]}" in markdown(report)
+        assert f"- **Left out, {why}:** {files[0]}" in sweep_page(report)
 
 
 def test_the_setting_with_most_axis_values_counts() -> None:
     """Two values of three methods at 4e12, three of one method at 9e12."""
     dear = [card("dpo", value, 0.1, budget={"flops": 9e12}) for value in (0.05, 0.15, 0.25)]
-    report = along([*swept(), *dear], NOISE)
+    report = sweep_report([*swept(), *dear], NOISE)
     assert report.values == [0.05, 0.15, 0.25]
     assert list(report.sweep.left_out) == ["budget.flops=4e+12, not 9e+12"]
     assert len(report.sweep.left_out["budget.flops=4e+12, not 9e+12"]) == 6
@@ -146,24 +150,24 @@ def test_along_what_makes_the_base_bases_may_differ() -> None:
     cards = [card(name, 0.05, 0.1, parents={"sft": f"base of {steps}"}, key=f"{name}{steps}",
                   config={"algorithm": {}, "task": {"sft": {"steps": steps}}})
              for steps in (10, 20) for name in ("dpo", "sft")]  # fmt: skip
-    report = along(cards, "task.sft.steps")
+    report = sweep_report(cards, "task.sft.steps")
     assert report.values == [10, 20]
-    assert "**SFT base:** not the same along the axis" in markdown(report)
+    assert "**SFT base:** differs along the axis" in sweep_page(report)
 
 
 def test_a_failed_gate_is_shown_and_marked_but_not_ranked() -> None:
-    collapsed = card("ppo", 0.15, 0.01, flags=["gate: perplexity 800"])
-    report = along([*swept({0.05: MEANS[0.05], 0.15: {"dpo": 0.2, "kto": 0.1}}), collapsed], NOISE)
+    collapsed = card("ppo", 0.15, 0.01, flags=[Flag("gate", "perplexity 800")])
+    report = sweep_report([*swept({0.05: MEANS[0.05], 0.15: {"dpo": 0.2, "kto": 0.1}}), collapsed], NOISE)
     assert lines(report, "Mean toxicity")[2] == ["ppo", "0.300 [0.300, 0.300]", "0.010 [0.000, 1.000] (gate)", "–", "–"]
     assert lines(report, "Rank")[2] == ["ppo", "3 [3, 3]", "–"]
     assert lines(report, "Order of methods")[0][1:2] == ["2"]
     assert lines(report, "Order of methods")[0][-1] == "ppo"
-    assert "- **Gate:** ppo at 0.15: perplexity 800 (seed 0)" in markdown(report)
+    assert "- **Gate:** ppo at 0.15: perplexity 800 (seed 0)" in sweep_page(report)
 
 
 def test_base_and_control_are_shown_where_they_were_run_and_not_ranked() -> None:
     sft = card("sft", 0.15, 0.6, budget={"flops": 1e12})
-    report = along([*swept(), sft, card("sft_chosen", 0.05, 0.05)], NOISE)
+    report = sweep_report([*swept(), sft, card("sft_chosen", 0.05, 0.05)], NOISE)
     shown = {row[0]: row[1:3] for row in lines(report, "Mean toxicity")}
     assert shown["*sft*"] == ["–", "0.600 [0.000, 1.000]"], "of any budget, since it spends nothing"
     assert shown["*sft_chosen*"] == ["0.050 [0.000, 1.000]", "–"]
@@ -172,18 +176,18 @@ def test_base_and_control_are_shown_where_they_were_run_and_not_ranked() -> None
 
 def test_what_is_missing_somewhere_is_named_and_has_the_slope_of_its_other_values() -> None:
     means = {0.05: MEANS[0.05], 0.1: {"dpo": 0.1}, 0.15: {"dpo": 0.3, "kto": 0.1}}
-    report = along(swept(means), NOISE)
-    assert "- **Missing:** kto at 0.1; ppo at 0.1, 0.15" in markdown(report)
+    report = sweep_report(swept(means), NOISE)
+    assert "- **Missing:** kto at 0.1; ppo at 0.1, 0.15" in sweep_page(report)
     assert lines(report, "Mean toxicity")[1][-2] == "−1 [−1, −1]"
     assert lines(report, "Order of methods")[1][-1] == "ppo"
-    assert "| 0.05 (of 3) | 0.1 (of 1) | 0.15 (of 2) |" in markdown(report)
+    assert "| 0.05 (of 3) | 0.1 (of 1) | 0.15 (of 2) |" in sweep_page(report)
 
 
 def test_seeds_are_pooled_and_their_numbers_told() -> None:
     cards = [*swept(), card("dpo", 0.05, 0.3, seed=1)]
-    report = along(cards, NOISE)
+    report = sweep_report(cards, NOISE)
     assert report.mean(0.05, "dpo").value == pytest.approx(0.2)
-    assert "- **Seeds:** 1; dpo at 0.05 has 2" in markdown(report)
+    assert "- **Seeds:** 1; dpo at 0.05 has 2" in sweep_page(report)
 
 
 def test_cards_that_were_scored_by_an_older_version_are_not_mixed_in() -> None:
@@ -192,7 +196,7 @@ def test_cards_that_were_scored_by_an_older_version_are_not_mixed_in() -> None:
     cards = [dataclasses.replace(one, versions=new, families=families) for one in swept()]
     old = card("dpo", 0.05, 0.9, seed=1, versions=new | {"metric toxicity": "1"}, families=families)
     accuracy = card("dpo", 0.05, 0.3, seed=2, versions=new | {"metric reward_accuracy": "1"}, families=families)
-    report = along([*cards, old, accuracy], NOISE)
+    report = sweep_report([*cards, old, accuracy], NOISE)
     assert report.mean(0.05, "dpo").value == pytest.approx(0.2), "the mean of .1 and .3"
     (why,) = report.sweep.left_out
     assert why.startswith("scored with toxicity 1, the newest is 2 (isoalign rescore --metric toxicity")
@@ -200,15 +204,15 @@ def test_cards_that_were_scored_by_an_older_version_are_not_mixed_in() -> None:
 
 def test_cards_on_another_feedback_at_the_same_value_are_left_out() -> None:
     odd = card("dpo", 0.05, 0.9, seed=1, parents={"sft": "base", "held_out": "made by another version"})
-    report = along([*swept(), odd], NOISE)
+    report = sweep_report([*swept(), odd], NOISE)
     assert report.sweep.left_out == {"other held-out pairs than most at its axis value": [cards_on_disk.file_name(odd)]}
 
 
 def test_what_was_made_elsewhere_and_cards_of_old_have_no_part() -> None:
     outside = card("big model", 0.05, 0.1, budget={"flops": None}, spent={})
-    report = along([*swept(), outside, card("dpo", 0.05, 0.1, seed=1, values={})], NOISE)
+    report = sweep_report([*swept(), outside, card("dpo", 0.05, 0.1, seed=1, values={})], NOISE)
     assert report.sweep.left_out == {
-        "made elsewhere, by no sweep": ["big-model-s0-big-mode.json"],
+        "made outside isoalign, by no sweep": ["big-model-s0-big-mode.json"],
         "no toxicity by prompt, as on cards of older versions": ["dpo-s1-dpo10.05.json"],
     }
 
@@ -218,11 +222,11 @@ def test_a_setting_that_came_after_a_card_was_written_has_its_default_there() ->
     old = {name: section for name, section in task.items() if name != "panel"}
     biased = task | {"panel": task["panel"] | {"length": 0.2}}
     cards = [card("dpo", i, 0.1 + i / 10, config={"algorithm": {}, "task": one}) for i, one in enumerate((old, biased))]
-    assert along(cards, "task.panel.length").values == [0, 0.2]
+    assert sweep_report(cards, "task.panel.length").values == [0, 0.2]
     same = [card("dpo", 0, 0.1, config={"algorithm": {}, "task": old}), *(
         card("dpo", noise, 0.1, config={"algorithm": {}, "task": task | {"feedback": task["feedback"] | {"noise": noise}}})
         for noise in (0.1, 0.2))]  # fmt: skip
-    assert along(same, NOISE).values == [0.05, 0.1, 0.2], "with the panel at its defaults it is the same task"
+    assert sweep_report(same, NOISE).values == [0.05, 0.1, 0.2], "with the panel at its defaults it is the same task"
 
 
 def with_reward_model(cards: list[Card], **settings: Any) -> list[Card]:
@@ -237,80 +241,80 @@ def with_reward_model(cards: list[Card], **settings: Any) -> list[Card]:
 
 
 def test_reward_models_are_set_beside_what_the_noise_lets_them_reach() -> None:
-    report = along(with_reward_model(swept()), NOISE)
+    report = sweep_report(with_reward_model(swept()), NOISE)
     assert lines(report, "Reward models") == [
-        ["at most, 1 − e", "as told", "0.950", "0.850"],
-        ["ppo", "as told", "0.750 [0.700, 0.800]", "0.750 [0.700, 0.800]"],
+        ["at most, 1 − e", "with noise", "0.950", "0.850"],
+        ["ppo", "with noise", "0.750 [0.700, 0.800]", "0.750 [0.700, 0.800]"],
         ["ppo", "without noise", "0.800 [0.750, 0.850]", "0.800 [0.750, 0.850]"],
     ], "of dpo and kto it is only measured, not trained on"
-    panel = along(with_reward_model(swept(), panel={"annotators": 3}), NOISE)
+    panel = sweep_report(with_reward_model(swept(), panel={"annotators": 3}), NOISE)
     assert [row[0] for row in lines(panel, "Reward models")] == ["ppo", "ppo"], "three annotators err less together than one"
-    assert "## Reward models" not in markdown(along(swept(), NOISE))
+    assert "## Reward models" not in sweep_page(sweep_report(swept(), NOISE))
 
 
 @pytest.mark.parametrize(
     ("key", "told"),
     [
-        ("seed", "seed is no axis: seeds have no order"),
-        ("task.seed", "task.seed is no axis: seeds have no order"),
-        ("budget.flops", "budget.flops is no axis: it makes the sections of the board"),
-        ("task.evaluation.draws", "task.evaluation.draws is no axis: it says how runs are measured"),
-        ("noise", "'noise' is no axis: name a setting of task or algorithm by its key, such as task.feedback.noise"),
+        ("seed", "seed can't be an axis: seeds have no order"),
+        ("task.seed", "task.seed can't be an axis: seeds have no order"),
+        ("budget.flops", "budget.flops can't be an axis: it separates the sections of the board"),
+        ("task.evaluation.draws", "task.evaluation.draws can't be an axis: it sets how runs are measured"),
+        ("noise", "'noise' can't be an axis; name a setting of task or algorithm, for example task.feedback.noise"),
         ("task.feedback", "task.feedback is a section; name one of its settings: noise, draws, file"),
-        ("task.feedback.file", "task.feedback.file is '' on dpo-s0-dpo00.05.json, and an axis needs numbers"),
+        ("task.feedback.file", "task.feedback.file is '' on dpo-s0-dpo00.05.json, but an axis needs numbers"),
         ("task.feedback.nois", "no card has task.feedback.nois; did you mean 'task.feedback.noise'?"),
-        ("algorithm.lr", "no method has two values of algorithm.lr; there is 0.0001"),
+        ("algorithm.lr", "no method has two values of algorithm.lr (found: 0.0001"),
     ],
 )
 def test_what_is_no_axis_is_told_in_a_line(key: str, told: str) -> None:
     with pytest.raises(UserError) as error:
-        sweep(swept(), key)
+        collect_sweep(swept(), key)
     assert told in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_with_one_value_it_tells_the_sweep_to_type() -> None:
     with pytest.raises(UserError) as error:
-        along([*swept({0.05: MEANS[0.05]}), card("dpo", 0.05, 0.1, seed=2)], NOISE)
+        sweep_report([*swept({0.05: MEANS[0.05]}), card("dpo", 0.05, 0.1, seed=2)], NOISE)
     command = f"isoalign run -m task=nano algorithm=dpo,kto,ppo {NOISE}=0.05,ANOTHER seed=0,2"
-    assert str(error.value) == f"no method has two values of {NOISE}; there is 0.05; make another with: {command}"
+    assert str(error.value) == f"no method has two values of {NOISE} (found: 0.05); make another with: {command}"
 
 
 def test_methods_at_different_values_are_no_sweep() -> None:
-    with pytest.raises(UserError, match=r"no method has two values of task\.feedback\.noise; there is 0\.05,0\.15"):
-        along([card("dpo", 0.05, 0.1), card("kto", 0.15, 0.1)], NOISE)
+    with pytest.raises(UserError, match=r"no method has two values of task\.feedback\.noise \(found: 0\.05,0\.15\)"):
+        sweep_report([card("dpo", 0.05, 0.1), card("kto", 0.15, 0.1)], NOISE)
 
 
 def test_names_that_mean_mischief_are_shown_as_they_are() -> None:
     evil = "x|<b>y</b>\x1b[31m`_"
     cards = [dataclasses.replace(one, algorithm=evil) if one.algorithm == "ppo" else one for one in swept()]
-    report = along(cards, NOISE)
-    page = markdown(report)
+    report = sweep_report(cards, NOISE)
+    page = sweep_page(report)
     assert "<b>" not in page
-    assert "\x1b" not in page + terminal(report)
+    assert "\x1b" not in page + sweep_text(report)
     assert {line.count(" | ") for line in page.split("## Rank")[1].split("##")[0].splitlines() if line.startswith("|")} == {2}
-    ET.fromstring(chart(report))
+    ET.fromstring(sweep_chart(report))
 
 
 def test_a_terminal_has_every_line_within_its_width_and_many_values_without_intervals() -> None:
     for count in (2, 6):
         means = {i / 20: {"dpo": 0.1 + i / 10, "a method with a name as long as this": 0.2} for i in range(count)}
-        shown = terminal(along(swept(means), NOISE), 100)
+        shown = sweep_text(sweep_report(swept(means), NOISE), 100)
         assert max(map(len, shown.splitlines())) <= 100
         assert ("0.100 [0.100, 0.100]" in shown) == (count == 2)
 
 
-def panels(report: Along) -> int:
-    return sum("axes_" in (group.get("id") or "") for group in ET.fromstring(chart(report)).iter())
+def panels(report: SweepReport) -> int:
+    return sum("axes_" in (group.get("id") or "") for group in ET.fromstring(sweep_chart(report)).iter())
 
 
 def test_the_chart_has_ranks_where_two_methods_are_ranked_together() -> None:
-    assert panels(along(swept(), NOISE)) == 2
-    assert panels(along([card("dpo", value, 0.1) for value in (0.1, 0.2)], NOISE)) == 1
+    assert panels(sweep_report(swept(), NOISE)) == 2
+    assert panels(sweep_report([card("dpo", value, 0.1) for value in (0.1, 0.2)], NOISE)) == 1
     parted = [card("dpo", 0.1, 0.1), card("dpo", 0.2, 0.1), card("kto", 0.3, 0.1)]
-    assert panels(along(parted, NOISE)) == 1
-    old = [dataclasses.replace(one, flags=["gate: x"]) for one in swept()]
-    assert panels(along(old, NOISE)) == 1, "all failed a gate"
+    assert panels(sweep_report(parted, NOISE)) == 1
+    old = [dataclasses.replace(one, flags=[Flag("gate", "x")]) for one in swept()]
+    assert panels(sweep_report(old, NOISE)) == 1, "all failed a gate"
 
 
 def test_names_beside_the_chart_keep_their_order_and_a_line_between_them() -> None:
@@ -334,7 +338,7 @@ def test_the_command_writes_page_and_chart_and_prints_the_report(tmp_path: Path,
     page = tmp_path / "nano" / f"along-{NOISE}.md"
     assert done.stdout.splitlines()[-1] == str(page)
     assert done.stdout.startswith("The ranking changes along task.feedback.noise")
-    assert page.read_text() == markdown(along(swept(), NOISE))
+    assert page.read_text() == sweep_page(sweep_report(swept(), NOISE))
     assert f"along-{NOISE}.svg" in page.read_text()
     ET.parse(page.with_suffix(".svg"))
 

@@ -10,6 +10,8 @@ import itertools
 import math
 import random
 import statistics
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,14 @@ import pytest
 
 from isoalign import stats
 from isoalign.core.errors import UserError
-from isoalign.core.records import Card, Estimate
-from isoalign.evaluation import card
+from isoalign.core.records import Card, Estimate, Flag
+from isoalign.evaluation import card, metrics
+from isoalign.evaluation.metrics import Metric
 from isoalign.report import leaderboard
-from isoalign.report.board.ranking import Contest, frontier, seeds_of
-from isoalign.report.board.rows import settings_of
+from isoalign.report.board.ranking import Ranking, pareto_names, pool_estimates, seeds_of
+from isoalign.report.board.rows import Row, settings_of
 from isoalign.report.charts import labels
-from isoalign.report.charts.reliability import models_of, reliability
+from isoalign.report.charts.reliability import reliability_by_model, reliability_chart
 from isoalign.report.compare import compare
 from isoalign.runs.overrides import task_named
 
@@ -93,6 +96,10 @@ def make(algorithm: str, seed: int = 0, shift: float = 0.0, **changes: Any) -> C
     return Card(**fields | changes)
 
 
+def texts(row: Row) -> list[str]:
+    return [str(flag) for flag in row.flags]
+
+
 def valued(made: Card, prompts: int = 128, spread: float = 0.3) -> Card:
     """The card with values by prompt whose mean is its figure: the share of a prompt is the same for all, plus noise."""
     hard = np.random.default_rng(0).gamma(0.5, 2, prompts)
@@ -126,7 +133,9 @@ def golden_cards() -> list[Card]:
     cards = [make(name, seed) for name in ("ppo", "rlaif", "kto", "dpo") for seed in range(3)]
     cards += [make("sft"), make("sft_chosen")]
     cards += [make("dpo", 0, 0.02, config={"beta": 0.5, "lr": 1e-4}, key="ffffffff00")]
-    gate: dict[str, Any] = {"flags": ["gate: repeated_rate 0.61 > 0.2", "second scorer disagrees"], "key": "eeeeeeee00"}
+    gate: dict[str, Any] = {
+        "flags": [Flag("gate", "repeated_rate 0.61 > 0.2"), Flag("warning", "second scorer disagrees")], "key": "eeeeeeee00",
+    }  # fmt: skip
     evil = "collapse|<b>x</b>_"
     cards += [dataclasses.replace(make("dpo", 1, -0.03), algorithm=evil, command="isoalign run a=```", **gate)]
     cards = [scored(valued(card), toxicity=2, kl=1, diversity=1) for card in cards]
@@ -183,10 +192,11 @@ def test_rows_stand_by_reduction_with_reference_and_control_unranked() -> None:
 
 
 def test_a_row_that_failed_a_gate_is_shown_last_and_not_ranked() -> None:
-    cards = [make("dpo", 0), make("dpo", 1, flags=["gate: perplexity"]), make("kto"), make("sft", flags=["gate: x"])]
+    gate = Flag("gate", "perplexity")
+    cards = [make("dpo", 0), make("dpo", 1, flags=[gate]), make("kto"), make("sft", flags=[gate])]
     (section,) = leaderboard.build(cards).sections
     assert [(row.name, row.place) for row in section.rows] == [("kto", "1"), ("sft", "reference"), ("dpo", "gate")]
-    assert section.rows[-1].flags == ("gate: perplexity (seed 1)",)
+    assert section.rows[-1].flags == (Flag("gate", "perplexity (seed 1)"),)
     assert "**gate: perplexity (seed 1)**" in leaderboard.build(cards).markdown()
 
 
@@ -257,43 +267,43 @@ def test_two_configurations_of_one_algorithm_are_two_rows_that_tell_the_differen
 def test_what_only_shows_when_cards_stand_together_is_flagged() -> None:
     twice = [make("dpo"), make("dpo", key="another", versions={"torch": "2.14"})]
     (section,) = leaderboard.build(twice).sections
-    assert section.rows[0].flags == ("2 cards of seed 0, averaged", "versions differ: torch")
+    assert texts(section.rows[0]) == ["2 cards of seed 0, averaged", "versions differ: torch"]
     edited = [make("dpo", key=key, parents={"sft": "base", "train": key}) for key in ("before", "after")]
     (section,) = leaderboard.build(edited).sections
     why = "though code, packages or data of their trainings differ: delete the older"
-    assert section.rows[0].flags == (f"2 cards of seed 0, averaged, {why}",)
+    assert texts(section.rows[0]) == [f"2 cards of seed 0, averaged, {why}"]
     (section,) = leaderboard.build([make("dpo", spent={"flops": 5e12})]).sections
-    assert section.rows[0].flags == ("over budget",)
+    assert texts(section.rows[0]) == ["over budget"]
     slow = make("dpo", budget={"flops": 1e13, "seconds": 40}, spent={"flops": 1e12, "seconds": 40.5})
     (section,) = leaderboard.build([slow]).sections
     assert (section.rows[0].flags, section.rows[0].percent) == ((), 101.25), "the last step may end after the clock"
 
 
 def test_one_seed_keeps_its_interval() -> None:
-    assert leaderboard.pooled([[around(0.5, 0.1)]]) == around(0.5, 0.1)
+    assert pool_estimates([[around(0.5, 0.1)]]) == around(0.5, 0.1)
 
 
 def test_seeds_and_prompts_are_pooled_as_documented() -> None:
     values, half = [0.10, 0.13, 0.16], 0.02
-    made = leaderboard.pooled([[around(value, half)] for value in values])
+    made = pool_estimates([[around(value, half)] for value in values])
     t = 4.302652729911275  # t(.975, 2)
     wanted = math.sqrt(half**2 + t**2 * statistics.variance(values) / 3)
     assert made.value == pytest.approx(0.13)
     assert (made.low, made.high) == pytest.approx((0.13 - wanted, 0.13 + wanted))
-    assert leaderboard.pooled([[around(value, half)] for value in values], (0.0, 0.2)).high == 0.2
+    assert pool_estimates([[around(value, half)] for value in values], (0.0, 0.2)).high == 0.2
 
 
 def test_seeds_that_agree_do_not_shrink_the_noise_of_their_common_prompts() -> None:
-    made = leaderboard.pooled([[around(0.5, 0.1)] for _ in range(9)])
+    made = pool_estimates([[around(0.5, 0.1)] for _ in range(9)])
     assert (made.low, made.high) == pytest.approx((0.4, 0.6))
 
 
 def test_missing_is_missing() -> None:
     unknown = Estimate(None, None, None, 0, 7)
-    assert leaderboard.pooled([[unknown], [unknown]]) == Estimate(None, None, None, 0, 14)
-    assert leaderboard.pooled([]) == Estimate(None, None, None, 0)
-    assert leaderboard.pooled([[around(0.5, 0.1)], [unknown]]) == dataclasses.replace(around(0.5, 0.1), missing=7)
-    no_interval = leaderboard.pooled([[around(0.5, 0.1)], [Estimate(0.7, None, None, 9)]])
+    assert pool_estimates([[unknown], [unknown]]) == Estimate(None, None, None, 0, 14)
+    assert pool_estimates([]) == Estimate(None, None, None, 0)
+    assert pool_estimates([[around(0.5, 0.1)], [unknown]]) == dataclasses.replace(around(0.5, 0.1), missing=7)
+    no_interval = pool_estimates([[around(0.5, 0.1)], [Estimate(0.7, None, None, 9)]])
     assert no_interval.value == pytest.approx(0.6)
     assert no_interval.low is no_interval.high is None
 
@@ -301,7 +311,7 @@ def test_missing_is_missing() -> None:
 def test_where_not_all_are_paired_spans_go_by_intervals_that_do_not_overlap() -> None:
     spans = {"a": (5, 6), "b": (4.5, 5.5), "c": (3.9, 4.6), "d": (2, 3), "e": (2.5, 3.5)}
     intervals = {name: Estimate((low + high) / 2, low, high, 9) for name, (low, high) in spans.items()}
-    held = Contest(unpaired=("a",))
+    held = Ranking(unpaired=("a",))
     # a beats c, d, e; b and c beat d and e; b and c overlap, as a and b, and d and e
     expected = {"a": (1, 2), "b": (1, 3), "c": (2, 3), "d": (4, 5), "e": (4, 5)}
     assert held.ranks(intervals | {"f": Estimate(9.0, None, None, 9)}) == expected
@@ -314,11 +324,11 @@ def test_methods_are_told_apart_prompt_by_prompt_where_their_intervals_overlap()
     reductions = [rows[name].estimate("toxicity_reduction") for name in ("dpo", "kto")]
     assert (reductions[1].high or 0) > (reductions[0].low or 0)
     assert [(row.name, row.place) for row in section.rows[:2]] == [("dpo", "1"), ("kto", "2")]
-    assert section.contest.pairs["dpo", "kto"].resolved
-    assert len(section.contest.pairs) == 6
+    assert section.ranking.pairs["dpo", "kto"].resolved
+    assert len(section.ranking.pairs) == 6
     page = leaderboard.build([*cards, valued(make("sft"), spread=0.1)]).markdown()
-    told = "each that the data allow, jointly at 95%; 6 pairs compared on 128 prompts, Holm-corrected; a difference of"
-    assert f"- **Ranks:** {told} {section.contest.smallest:.3f}" in page
+    told = "spans of possible ranks, jointly at 95%; 6 pairs compared on 128 prompts, Holm-corrected"
+    assert f"- **Ranks:** {told}; smallest resolvable difference {section.ranking.smallest:.3f}" in page
     assert "| dpo is less toxic " in page
 
 
@@ -326,16 +336,16 @@ def test_methods_that_are_the_same_share_a_rank() -> None:
     cards = [valued(make("dpo", seed, config={"beta": beta})) for seed in range(3) for beta in (0.1, 0.2)]
     (section,) = leaderboard.build(cards).sections
     assert [row.place for row in section.rows] == ["1–2", "1–2"]
-    (pair,) = section.contest.pairs.values()
+    (pair,) = section.ranking.pairs.values()
     assert (pair.value, pair.p, pair.resolved) == (0, 1, False)
-    assert "not told apart" in leaderboard.build(cards).markdown()
+    assert "not resolved" in leaderboard.build(cards).markdown()
 
 
 def test_a_reduction_is_the_paired_difference_to_the_reference() -> None:
     cards = [valued(make("dpo", seed)) for seed in range(3)] + [valued(make("sft"))]
     (section,) = leaderboard.build(cards).sections
     row = section.rows[0]
-    found, listed = row.estimate("toxicity_reduction"), section.contest.others["dpo", "sft"]
+    found, listed = row.estimate("toxicity_reduction"), section.ranking.others["dpo", "sft"]
     assert (found.value, found.low, found.high) == (listed.value, listed.low, listed.high)
     assert found.value == pytest.approx(0.160 - 0.037, abs=1e-5), "the cards say .125 on average: their base was another"
     alone = leaderboard.build(cards[:3]).sections[0].rows[0]
@@ -357,7 +367,7 @@ def test_values_that_are_not_of_the_figure_are_not_pooled_for_it() -> None:
     cards = [dataclasses.replace(one, values={"rm_accuracy": {"a": 0.8, "b": 0.7}}) for one in cards]
     (section,) = leaderboard.build(cards).sections
     estimates = [[one.metrics["rm_accuracy"]] for one in cards]
-    assert section.rows[0].estimate("rm_accuracy") == leaderboard.pooled(estimates, (0.0, 1.0))
+    assert section.rows[0].estimate("rm_accuracy") == pool_estimates(estimates, (0.0, 1.0))
 
 
 def test_cards_of_one_seed_are_one_seed_to_the_statistics() -> None:
@@ -374,12 +384,12 @@ def test_without_values_ranks_go_by_intervals_and_the_board_says_so() -> None:
     cards = [valued(make("dpo")), valued(make("kto")), make("ppo"), valued(make("sft"))]
     made = leaderboard.build(cards)
     (section,) = made.sections
-    assert section.contest.unpaired == ("ppo",)
+    assert section.ranking.unpaired == ("ppo",)
     assert {row.name for row in section.rows if row.rank} == {"dpo", "kto", "ppo"}
-    told = "by overlapping intervals, not in pairs: no values on the same prompts in ppo"
+    told = "by overlapping intervals, not in pairs: values on the same prompts are missing for ppo"
     assert f"- **Ranks:** {told}" in made.markdown()
     assert f"ranks: {told}" in made.terminal()
-    assert list(section.contest.pairs) == [("dpo", "kto")], "what can be paired still is"
+    assert list(section.ranking.pairs) == [("dpo", "kto")], "what can be paired still is"
 
 
 def test_a_row_of_an_older_metric_is_shown_loudly_and_compared_with_nothing() -> None:
@@ -394,12 +404,12 @@ def test_a_row_of_an_older_metric_is_shown_loudly_and_compared_with_nothing() ->
         ("dpo [toxicity 9]", "outdated", 1),
     ]
     told = f"scored with toxicity 9, the board's is 10: isoalign rescore --metric toxicity {card.file_name(old)}"
-    assert section.rows[-1].flags == (told,)
+    assert texts(section.rows[-1]) == [told]
     assert section.rows[-1].estimate("toxicity_reduction") == old.metrics["toxicity_reduction"], "not paired with the new base"
     assert not section.rows[-1].pareto
     page = made.markdown()
-    assert page.index("> **Not to be compared:** dpo") < page.index("| Rank")
-    assert "dpo [toxicity 9]" not in {name for pair in section.contest.others for name in pair}
+    assert page.index("> **Not comparable:** dpo") < page.index("| Rank")
+    assert "dpo [toxicity 9]" not in {name for pair in section.ranking.others for name in pair}
     shown = " ".join(made.terminal().split())
     assert shown.count("the board's is 10: isoalign rescore --metric toxicity") == 2, "above and below"
     row = method_rows([*new, old])["dpo [toxicity 9]"]
@@ -416,7 +426,9 @@ def test_an_outdated_base_is_not_paired_and_other_families_keep_their_rank() -> 
         one.metrics["toxicity_reduction"] for one in new
     ]
     assert {row.rank for row in section.rows if row.part == "method"} == {(1, 1), (2, 2)}
-    assert all(row.old("distinct_2") and not row.old("toxicity_mean") for row in section.rows if row.part == "method")
+    assert all(
+        row.is_outdated("distinct_2") and not row.is_outdated("toxicity_mean") for row in section.rows if row.part == "method"
+    )
 
 
 def test_what_was_made_elsewhere_is_shown_beside_the_rest_and_ranked_with_nothing() -> None:
@@ -432,10 +444,10 @@ def test_what_was_made_elsewhere_is_shown_beside_the_rest_and_ranked_with_nothin
         ("kto", "2"),
         ("sft", "reference"),
     ]
-    assert small.contest.pairs == leaderboard.build(cards).sections[0].contest.pairs, (
+    assert small.ranking.pairs == leaderboard.build(cards).sections[0].ranking.pairs, (
         "it changes no comparison of those ranked"
     )
-    assert small.contest.others["dpo [unmetered]", "dpo"].resolved
+    assert small.ranking.others["dpo [unmetered]", "dpo"].resolved
     assert not small.rows[0].pareto
     assert [(row.name, row.place) for row in large.rows] == [("dpo", "unmetered"), ("ppo", "1"), ("sft", "reference")]
     assert (alone.budget, [row.place for row in alone.rows]) == ({}, ["unmetered"])
@@ -454,8 +466,13 @@ def test_what_was_made_elsewhere_is_never_the_base() -> None:
 
 
 def test_the_pareto_frontier_is_of_rows_that_none_beats_in_both() -> None:
-    assert frontier({"a": (0, 3), "b": (1, 2), "c": (1, 2.5), "d": (2, 1), "e": (3, 1), "f": (1, 2)}) == {"a", "b", "d", "f"}
-    gate = make("dpo", 1, -0.036, flags=["gate: x"], config={"beta": 9})
+    assert pareto_names({"a": (0, 3), "b": (1, 2), "c": (1, 2.5), "d": (2, 1), "e": (3, 1), "f": (1, 2)}) == {
+        "a",
+        "b",
+        "d",
+        "f",
+    }
+    gate = make("dpo", 1, -0.036, flags=[Flag("gate", "x")], config={"beta": 9})
     worse = make("ppo", 2, 0.05, config={"beta": 9})
     rows = method_rows([*(make(name) for name in METRICS), gate, worse])
     on_it = {name for name, row in rows.items() if row["pareto"] == "true"}
@@ -466,7 +483,7 @@ def test_text_of_cards_can_not_break_out_of_the_page() -> None:
     name = "a|b<script>*_`[x](http://y)\n\x1b[31m\u202e&"
     mischief: dict[str, Any] = {
         "algorithm": name,
-        "flags": ["|x|\n# y"],
+        "flags": [Flag("warning", "|x|\n# y")],
         "command": "```\n# z",
         "notes": {"tuning": "<img>"},
     }
@@ -513,6 +530,34 @@ def test_the_bill_is_told_by_role() -> None:
     assert "98.7%" in bill
 
 
+def test_a_metric_that_names_a_section_is_shown_there_where_a_card_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of other packages do."""
+    loud = Metric("loud", "Loudness", False, "dB", digits=1, bounds=(0.0, 9.0), section="Style", description="How loud it is.")
+    kind = Metric("kind", "Kindness", True, section="Diversity")
+    declared = metrics.declared() | {one.name: one for one in (loud, kind, Metric("unseen", "Unseen", section="Nowhere"))}
+    monkeypatch.setattr(metrics, "declared", lambda: declared)
+    cards = [make("dpo", seed) for seed in range(2)]
+    cards = [dataclasses.replace(c, metrics=c.metrics | {"loud": around(0.5, 2), "kind": around(0.5, 0.1)}) for c in cards]
+    made = leaderboard.build(cards)
+    page = made.markdown()
+    assert "### Style\n\n| Method | Loudness, dB ↓ |\n| ------ | -------------: |\n| dpo    | 0.5 [0.0, 2.5] |" in page
+    diversity = page.split("### Diversity")[1].splitlines()[2]
+    assert diversity.rpartition("| ")[2].split() == ["Kindness", "↑", "|"]
+    assert "Nowhere" not in page
+    assert "- **Loudness** (`loud`): How loud it is." in page
+    assert made.sections[0].rows[0].estimate("loud").low == 0, "its pooled interval is clipped to its bounds"
+
+
+def test_board_compare_and_publish_load_no_torch(tmp_path: Path) -> None:
+    path = card.write(make("dpo"), tmp_path / "nano")
+    for words in (["board", "nano"], ["compare", "dpo", "dpo"], ["publish", str(path)]):
+        command = [sys.executable, "-P", "-X", "importtime", "-m", "isoalign", *words, "--results", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=words[0] != "compare")
+        loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+        assert "isoalign.report.leaderboard" in loaded
+        assert not loaded & {"torch", "evaluate", "datasets", "transformers", "wandb"}, words
+
+
 @pytest.mark.parametrize("width", [100, 110, 120])
 def test_the_terminal_shows_it_without_colour_within_its_width(width: int) -> None:
     made = leaderboard.build(golden_cards())
@@ -530,7 +575,7 @@ def test_what_rests_on_other_weights_made_by_the_same_recipe_has_a_section_of_it
     first, second = leaderboard.build([*cards, make("kto", 1, contents=there)]).sections
     assert [[row.name for row in section.rows] for section in (first, second)] == [["dpo", "sft"], ["kto", "sft"]]
     assert {first.base, second.base} == {"ab12cd34ef56ab78 (aaaaaaaa)", "ab12cd34ef56ab78 (bbbbbbbb)"}
-    with pytest.raises(UserError, match="start from other SFT bases"):
+    with pytest.raises(UserError, match="start from different SFT bases"):
         compare([cards[1]], [cards[3]])
 
 
@@ -586,9 +631,9 @@ def test_each_reward_model_has_one_line_in_the_reliability_chart(tmp_path: Path)
         make("rlaif", data=data, parents={"sft": "base", "reward_judge": "b" * 16}),
     ]
     (section,) = leaderboard.build(cards).sections
-    assert list(models_of(section)) == ["annotator's (dpo, ppo)", "judge's (rlaif)"]
+    assert list(reliability_by_model(section)) == ["annotator's (dpo, ppo)", "judge's (rlaif)"]
     leaderboard.write(leaderboard.build(cards), tmp_path)
-    assert (tmp_path / "reliability.svg").read_bytes() == reliability("nano", section)
+    assert (tmp_path / "reliability.svg").read_bytes() == reliability_chart("nano", section)
     assert "](reliability.svg)" in (tmp_path / "leaderboard.md").read_text()
     leaderboard.write(leaderboard.build([make("dpo")]), tmp_path)
     assert not (tmp_path / "reliability.svg").exists()

@@ -5,13 +5,15 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isoalign.core.errors import UserError
-from isoalign.core.records import Card, Estimate, Point
+from isoalign.core.records import Card, Estimate, Flag, Point
+from isoalign.core.store import digest
 from isoalign.evaluation import card as cards
 
 CARD = Card(
@@ -26,8 +28,8 @@ CARD = Card(
     parents={"sft": "aaaa"},
     versions={"torch": "2.13"},
     command="isoalign run algorithm=dpo",
-    flags=["gate: perplexity"],
-    notes={"draws": 8},
+    flags=[Flag("gate", "perplexity"), Flag("warning", "has not moved: KL 0.05")],
+    notes={"draws": 8, "flags": [{"kind": "gate", "text": "it ran a model"}, {"kind": "warning", "text": "it stopped"}]},
     contents={"sft": "bbbb"},
     families={"kl": ["kl"]},
     values={"kl": {"p": 2.0, "q": None}, "rm_accuracy": {"p": 0.5}},
@@ -39,10 +41,60 @@ def test_a_card_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
     path = cards.write(CARD, tmp_path / "new" / "folder")
     assert path.name == "dpo-s1-01234567.json"
     assert cards.read(path) == CARD
-    assert json.loads(path.read_text())["format"] == 2
+    assert json.loads(path.read_text())["format"] == 3
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert cards.read_all(path.parent) == [CARD]
     assert cards.read_all(tmp_path / "none") == []
+
+
+def older(card: Card, number: int) -> dict[str, Any]:
+    """A sealed card as format 1 or 2 stored it: flags as lines of text, sealed as such."""
+    data: dict[str, Any] = json.loads(cards.to_json(card)) | {"format": number}
+    notes = {"draws": 8, "warnings": ["gate: it ran a model", "it stopped"]}
+    data |= {"flags": ["gate: perplexity", "has not moved: KL 0.05"], "notes": notes}
+    seals = {name: seal for name, seal in cards.seals_of(card).items() if not name.startswith(("flags.", "notes."))}
+    lines = {f"flags.{i}": line for i, line in enumerate(data["flags"])} | {f"notes.{name}": n for name, n in notes.items()}
+    data["seals"] = seals | {name: digest(line)[:8] for name, line in lines.items()}
+    return data if number == 2 else {name: data[name] for name in data if name not in ("values", "curve", "seals")}
+
+
+def test_flags_of_older_formats_are_read_as_they_were_meant(tmp_path: Path) -> None:
+    path = tmp_path / "card.json"
+    for number in (1, 2):
+        path.write_text(json.dumps(older(CARD, number)))
+        card = cards.read(path)
+        assert (card.flags, card.notes) == (CARD.flags, CARD.notes)
+    assert card.seals == cards.seals_of(card) == cards.seals_of(CARD), "what was sealed as text holds"
+    assert cards.read(cards.write(card, tmp_path)) == card, "written anew it is of the newest format"
+
+
+@pytest.mark.parametrize(
+    ("place", "changed", "seal"),
+    [
+        (["flags", 0], "perplexity", "flags.0"),
+        (["flags", 1], "gate: has not moved: KL 0.05", "flags.1"),
+        (["notes", "warnings"], ["it stopped"], "notes.flags"),
+        (["seals", "flags.0"], "00000000", "flags.0"),
+    ],
+)
+def test_a_change_of_an_older_card_s_flags_breaks_their_seal(
+    tmp_path: Path, place: list[Any], changed: object, seal: str
+) -> None:
+    data = older(CARD, 2)
+    data[place[0]][place[1]] = changed
+    (tmp_path / "card.json").write_text(json.dumps(data))
+    card = cards.read(tmp_path / "card.json")
+    found = cards.seals_of(card)
+    assert found.keys() == card.seals.keys()
+    assert [name for name in found if found[name] != card.seals[name]] == [seal]
+
+
+def test_the_published_cards_are_read_with_their_seals() -> None:
+    paths = sorted((Path(__file__).parents[1] / "results").rglob("published/*/*.json"))
+    flagged = [card for card in map(cards.read, paths) if card.flags]
+    assert {flag.kind for card in flagged for flag in card.flags} == {"gate", "warning"}
+    for card in flagged:
+        assert cards.seals_of(card) == {name: card.seals[name] for name in cards.seals_of(card)}
 
 
 @given(st.text(max_size=20), st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**70), 2**70))
@@ -70,9 +122,13 @@ def test_any_text_and_any_number_survive(text: str, number: float, whole: int) -
         (["spent", "steps"], "x", "spent.steps must be a number, not 'x'"),
         (["budget", "flops"], {}, "budget.flops must be a number, not {}"),
         (["flags"], "gate", "flags must be a list, not 'gate'"),
-        (["flags"], [1], "flags[0] must be text, not 1"),
+        (["flags"], [1], "flags[0] must be a mapping, not 1"),
+        (["flags"], ["gate: x"], "flags[0] must be a mapping, not 'gate: x'"),
+        (["flags"], [{"kind": "gates", "text": "x"}], "flags[0].kind must be 'gate' or 'warning', not 'gates'"),
+        (["notes"], {"flags": [{"kind": "gate"}]}, "notes.flags[0].text is missing"),
         (["colour"], "red", "unknown field colour"),
-        (["format"], 3, "card format 3 is unknown; this version of isoalign reads formats 1 and 2"),
+        (["format"], 4, "unknown card format 4; this version of isoalign reads formats 1 to 3"),
+        (["format"], 2, "flags[0] must be text, not {"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, place: list[str], value: object, words: str) -> None:
@@ -102,7 +158,7 @@ def test_a_missing_field_is_named(tmp_path: Path, name: str) -> None:
 def test_what_is_no_card_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(UserError, match="is no card"):
+    with pytest.raises(UserError, match="is not a card"):
         cards.read(path)
 
 

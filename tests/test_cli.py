@@ -249,7 +249,7 @@ def test_none_of_it_left_anything_behind(said: dict[str, Any]) -> None:
     [
         ("no cards", "no cards in nowhere/nano"),
         ("an unknown asset", "did you mean 'minilm'"),
-        ("publishing what is no card", "file is no card"),
+        ("publishing what is no card", "file is not a card"),
     ],
 )
 def test_the_other_commands_complain_in_the_same_way(said: dict[str, Done], name: str, word: str) -> None:
@@ -354,10 +354,10 @@ def test_a_sweep_makes_what_its_runs_share_once_and_a_run_that_fails_stops_no_ot
     done = terminal(terminal.run(*sweep, "seed=0,1"))
     assert done.returncode == 0, done.stderr
     count = {
-        kind: len(stages(terminal.store, kind)) for kind in ("sft", "annotators", "candidates", "pairs", "train", "agreement")
+        kind: len(stages(terminal.store, kind)) for kind in ("sft", "annotators", "completions", "pairs", "train", "agreement")
     }
-    # candidates and pairs of three splits: train, validation, test
-    assert count == {"sft": 1, "annotators": 1, "candidates": 3, "pairs": 3, "train": 4, "agreement": 1}
+    # completions and pairs of three splits: train, validation, test
+    assert count == {"sft": 1, "annotators": 1, "completions": 3, "pairs": 3, "train": 4, "agreement": 1}
     cards = sorted(card.name.rpartition("-")[0] for card in (terminal.home / "results" / "nano").glob("*.json"))
     assert cards == ["dpo-s0", "dpo-s1", "kto-s0", "kto-s1"]
 

@@ -66,15 +66,15 @@ def test_a_method_against_itself_is_not_told_apart() -> None:
 def test_what_cannot_be_paired_is_refused() -> None:
     with pytest.raises(UserError, match="good is of task nano, bad of smol"):
         compare(GOOD, [replace(one, task="smol") for one in BAD])
-    with pytest.raises(UserError, match="draws a prompt differ"):
+    with pytest.raises(UserError, match="draws per prompt differ"):
         compare(GOOD, [replace(one, notes={"draws": 4}) for one in BAD])
-    with pytest.raises(UserError, match="other budgets can't be compared"):
+    with pytest.raises(UserError, match="different budgets can't be compared"):
         compare(GOOD, [replace(one, budget={"flops": 2e12}) for one in BAD])
-    with pytest.raises(UserError, match="start from other SFT bases"):
+    with pytest.raises(UserError, match="start from different SFT bases"):
         compare(GOOD, [replace(one, parents={"sft": "f" * 16}) for one in BAD])
     with pytest.raises(UserError, match="different versions of toxicity"):
         compare(GOOD, [replace(one, versions={"metric toxicity": "1"}) for one in BAD])
-    with pytest.raises(UserError, match="no figure of both has values"):
+    with pytest.raises(UserError, match="no metric has values by prompt"):
         compare(GOOD, [replace(one, values={}) for one in BAD])
 
 

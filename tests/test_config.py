@@ -43,10 +43,10 @@ def test_every_algorithm_and_budget_composes_on_every_task(task: str) -> None:
 
 
 def test_files_of_algorithms_and_their_yamls_are_one_list() -> None:
-    assert options("algorithm") == registry.names()
+    assert options("algorithm") == registry.algorithm_names()
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", registry.algorithm_names())
 def test_a_yaml_says_every_field_of_its_dataclass_its_default_and_its_own_name(name: str) -> None:
     config = composed(f"algorithm={name}")
     assert config["algorithm"]["name"] == name
@@ -70,7 +70,7 @@ def test_an_unknown_choice_lists_the_known_ones(group: str) -> None:
     [
         (
             "algorithm=dop",
-            f"unknown algorithm 'dop'; did you mean 'dpo'? known: {', '.join(registry.names())}",
+            f"unknown algorithm 'dop'; did you mean 'dpo'? known: {', '.join(registry.algorithm_names())}",
         ),
         ("algorithm.bta=0.2", "unknown key 'algorithm.bta'; did you mean 'algorithm.beta'?"),
         ("task.modle.lora=4", "unknown key 'task.modle.lora'; did you mean 'task.model.lora'?"),

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from isoalign import stats
-from isoalign.core.records import Card, Estimate, Point
+from isoalign.core.records import Card, Estimate, Flag, Point
 from isoalign.report import leaderboard
-from isoalign.report.board.rows import Section
+from isoalign.report.board.sections import Section
 from isoalign.report.charts import curves as curve_chart
 from isoalign.report.charts import frontier
+from isoalign.report.charts import looks as chart_looks
 from isoalign.report.pages import curves as curve_text
-from isoalign.stats import curves
-from isoalign.stats.curves import BEST_OF_N, TRAINED, Curves
+from isoalign.stats import curves, equal_kl, overoptimization
+from isoalign.stats.curves import Curves
+from isoalign.stats.overoptimization import BEST_OF_N, TRAINED
 
 FRACTIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -134,23 +136,23 @@ def realistic(seeds: int = 3, seed: int = 5) -> list[Card]:
     ],
 )
 def test_a_curve_is_read_off_linearly_in_the_root_of_kl(kl: float, expected: float) -> None:
-    found = curves.read_off(np.array([0.0, 1.0, 4.0, 9.0]), np.array([0.4, 0.3, 0.2, 0.25]), kl)
+    found = equal_kl.read_off(np.array([0.0, 1.0, 4.0, 9.0]), np.array([0.4, 0.3, 0.2, 0.25]), kl)
     assert float(found) == pytest.approx(expected)
 
 
 def test_a_curve_that_turns_back_is_read_where_it_first_passes() -> None:
     kl, toxicity = [0.0, 4.0, 1.0, 9.0], [0.4, 0.2, 0.1, 0.05]
-    assert float(curves.read_off(np.array(kl), np.array(toxicity), 2.25)) == pytest.approx(0.4 - 0.75 * 0.2)
-    found = curves.matched({"m": one(points(kl, toxicity))}, 2.25)["m"]
+    assert float(equal_kl.read_off(np.array(kl), np.array(toxicity), 2.25)) == pytest.approx(0.4 - 0.75 * 0.2)
+    found = equal_kl.matched({"m": one(points(kl, toxicity))}, 2.25)["m"]
     assert found.again
     assert found.toxicity.value == pytest.approx(0.25)
-    assert not curves.matched({"m": one(points(kl, toxicity))}, 6.25)["m"].again
+    assert not equal_kl.matched({"m": one(points(kl, toxicity))}, 6.25)["m"].again
 
 
 def test_curves_are_read_off_row_by_row() -> None:
     kl = np.array([[[0.0, 1.0, 4.0], [0.0, 4.0, 9.0]]])
     score = np.array([[[0.4, 0.2, 0.0], [0.4, 0.2, 0.0]]])
-    assert curves.read_off(kl, score, 4.0).tolist() == [[0.0, 0.2]]
+    assert equal_kl.read_off(kl, score, 4.0).tolist() == [[0.0, 0.2]]
 
 
 def test_two_methods_on_one_curve_are_equal_at_equal_kl_whatever_their_lengths() -> None:
@@ -160,9 +162,9 @@ def test_two_methods_on_one_curve_are_equal_at_equal_kl_whatever_their_lengths()
         return points([[x * x] * 12 for x in d], [base * (1 - x / 5) for x in d])
 
     both = {"short": one(on_it(0, 0.7, 2), name="short"), "long": one(on_it(0, 1, 1.8, 3, 4), name="long")}
-    kl = curves.common_kl(both)
+    kl = equal_kl.common_kl(both)
     assert kl == pytest.approx(4)
-    found = curves.matched(both, 4.0)
+    found = equal_kl.matched(both, 4.0)
     for name in both:
         assert found[name].toxicity.value == pytest.approx(0.6 * base.mean())
         assert found[name].reduction.value == pytest.approx(0.4 * base.mean())
@@ -177,28 +179,28 @@ def test_what_lies_behind_the_best_is_paired_by_prompt() -> None:
     rng = np.random.default_rng(3)
     base = rng.beta(0.5, 2, 80)
     better, worse = (points([[0.0] * 80, [4.0] * 80], [base, base * 0.5 + extra]) for extra in (0.0, 0.01))
-    found = curves.matched({"a": one(worse, name="a"), "b": one(better, name="b")}, 4.0)
+    found = equal_kl.matched({"a": one(worse, name="a"), "b": one(better, name="b")}, 4.0)
     assert found["b"].behind.value is None
     assert (found["a"].behind.low, found["a"].behind.high) == pytest.approx((0.01, 0.01))
     assert found["a"].toxicity.low < found["b"].toxicity.high, "their own intervals overlap"
-    only_a = curves.matched({"a": one(worse, name="a"), "b": one(better, name="b")}, 4.0, contenders=["a"])
+    only_a = equal_kl.matched({"a": one(worse, name="a"), "b": one(better, name="b")}, 4.0, ranked=["a"])
     assert only_a["b"].behind.value == pytest.approx(-0.01)
 
 
 def test_a_method_that_never_gets_there_is_missing_and_one_that_never_moved_sets_no_kl() -> None:
     made = {"far": one(points([0, 4.0], [0.4, 0.2]), name="far"), "still": one(points([0, 0.02], [0.4, 0.4]), name="still")}
-    assert curves.common_kl(made) == 4.0
-    found = curves.matched(made, 4.0)["still"]
+    assert equal_kl.common_kl(made) == 4.0
+    found = equal_kl.matched(made, 4.0)["still"]
     assert found.toxicity == found.reduction == found.behind == curves.NONE
     assert found.end == pytest.approx(0.02)
-    assert curves.common_kl({"still": made["still"]}) == pytest.approx(0.02)
-    assert curves.common_kl({}) is None
+    assert equal_kl.common_kl({"still": made["still"]}) == pytest.approx(0.02)
+    assert equal_kl.common_kl({}) is None
 
 
 @pytest.mark.parametrize(("methods", "kl"), [(9, 1.0), (10, 2.0), (19, 2.0), (20, 3.0)])
 def test_of_ten_methods_one_may_end_short_of_the_kl_at_which_they_are_compared(methods: int, kl: float) -> None:
     ends = {str(i): one(points([0, float(i)], [0.4, 0.2]), name=str(i)) for i in range(methods, 0, -1)}
-    assert curves.common_kl(ends | {"still": one(points([0, 0.02], [0.4, 0.4]), name="still")}) == pytest.approx(kl)
+    assert equal_kl.common_kl(ends | {"still": one(points([0, 0.02], [0.4, 0.4]), name="still")}) == pytest.approx(kl)
 
 
 def test_intervals_are_as_wide_as_those_of_the_hierarchical_bootstrap() -> None:
@@ -208,7 +210,7 @@ def test_intervals_are_as_wide_as_those_of_the_hierarchical_bootstrap() -> None:
     ratios = []
     for _ in range(10):
         made = simulated(rng, [0, 0.05, 0.1], [0, 1, 4], spread=0.01)
-        found = curves._estimate([made], lambda paths: paths.pooled.toxicity[..., 2])
+        found = curves.estimate([made], lambda paths: paths.pooled.toxicity[..., 2])
         wanted = stats.hierarchical([{str(p): v for p, v in enumerate(seed)} for seed in made.table[1, :, 2]])
         assert found.value == pytest.approx(wanted.value)
         ratios.append((found.high - found.low) / (wanted.high - wanted.low))
@@ -260,12 +262,12 @@ def test_methods_on_different_prompts_are_not_compared() -> None:
 
 def test_with_one_prompt_there_are_figures_and_no_intervals() -> None:
     made = one(points([[0.0], [1.0], [2.0], [4.0]], [[0.4], [0.2], [0.1], [0.3]], [[0.0], [1.0], [2.0], [3.0]]))
-    found = curves.peak(made)
+    found = overoptimization.find_peak(made)
     assert (found.index, found.loss.value, found.loss.low, found.firm) == (2, pytest.approx(0.2), None, None)
     assert found.rise.value == pytest.approx(1)
-    assert curves.flags(made) == []
+    assert overoptimization.peak_warnings(made) == []
     assert curves.bands(made, lambda paths: paths.gold) is None
-    fitted = curves.fit(made)
+    fitted = overoptimization.fit_law(made)
     assert fitted.alpha.value is not None
     assert fitted.alpha.low is fitted.peak.low is fitted.inside is None
 
@@ -281,11 +283,11 @@ def test_with_one_prompt_there_are_figures_and_no_intervals() -> None:
         (BEST_OF_N, 0.2, 0.05, 4.0),  # d = .2/.1 = 2
     ],
 )
-def test_a_law_without_noise_is_recovered(form: curves.Form, alpha: float, beta: float, peak: float) -> None:
+def test_a_law_without_noise_is_recovered(form: overoptimization.Law, alpha: float, beta: float, peak: float) -> None:
     base, d = np.linspace(0.2, 0.8, 10), np.array([0.0, 0.4, 0.9, 1.5, 2.2, 2.8])
     gold = np.array([0.0, *form.gold(d[1:], alpha, beta)])
     run = points([[x * x] * 10 for x in d], [base - g for g in gold])
-    found = curves.fit(one(run, run), form)
+    found = overoptimization.fit_law(one(run, run), form)
     for estimate, true in ((found.alpha, alpha), (found.beta, beta), (found.peak, peak)):
         assert (estimate.value, estimate.low, estimate.high) == pytest.approx((true, true, true))
     assert found.error == pytest.approx(0, abs=1e-9)
@@ -307,7 +309,9 @@ def test_intervals_of_the_law_cover_the_truth_in_simulated_runs(seeds: int) -> N
     truth = (0.11, 0.06, math.exp(2 * (0.11 / 0.06 - 1)))
     hits = np.zeros(3)
     for _ in range(repeats):
-        found = curves.fit(simulated(rng, [0, *TRAINED.gold(d, *truth[:2])], kl, seeds=seeds, spread=0.004 * (seeds > 1)))
+        found = overoptimization.fit_law(
+            simulated(rng, [0, *TRAINED.gold(d, *truth[:2])], kl, seeds=seeds, spread=0.004 * (seeds > 1))
+        )
         for i, (estimate, true) in enumerate(zip((found.alpha, found.beta, found.peak), truth, strict=True)):
             hits[i] += (estimate.low or 0) <= true <= (estimate.high or math.inf)
     # 95% but for chance (3 standard errors are 7%) and the few, heavy prompts that percentiles are a little narrow for
@@ -318,20 +322,20 @@ def test_a_curve_that_never_turns_has_no_peak() -> None:
     d = np.array([0.0, 0.5, 1.0, 2.0, 3.0])
     base = np.linspace(0.5, 0.9, 6)
     run = points([[x * x] * 6 for x in d], [base - 0.01 * x * x for x in d])  # steeper and steeper
-    found = curves.fit(one(run))
+    found = overoptimization.fit_law(one(run))
     assert found.beta.value < 0
     assert found.peak.value is found.peak.low is found.peak.high is None
     assert found.inside is False
-    assert curve_text._turn(found.peak) == "none"
-    assert curve_text._turn(Estimate(5.0, 3.25, None, 9)) == "5.00 [3.25, ∞]"
+    assert curve_text._peak_cell(found.peak) == "none"
+    assert curve_text._peak_cell(Estimate(5.0, 3.25, None, 9)) == "5.00 [3.25, ∞]"
 
 
 def test_three_points_that_moved_are_needed_and_not_all_at_one_kl() -> None:
-    few = curves.fit(one(points([0, 0.005, 1, 4], [0.4, 0.4, 0.3, 0.2])))
-    assert few.reason == "2 points over 0.01 nats, and two unknowns need 3"
+    few = overoptimization.fit_law(one(points([0, 0.005, 1, 4], [0.4, 0.4, 0.3, 0.2])))
+    assert few.reason == "2 points over 0.01 nats; the fit needs 3"
     assert few.alpha == few.peak == curves.NONE
     assert few.inside is None
-    assert curves.fit(one(points([0, 2, 2, 2], [0.4, 0.3, 0.2, 0.1]))).reason == "all points lie at one KL"
+    assert overoptimization.fit_law(one(points([0, 2, 2, 2], [0.4, 0.3, 0.2, 0.1]))).reason == "all points lie at one KL"
 
 
 # the best point, and what going on cost
@@ -341,7 +345,7 @@ def test_the_peak_and_what_was_lost_after_it_by_hand() -> None:
     base = np.array([0.5, 0.3, 0.4])
     less = [[0, 0, 0], [0.2, 0.1, 0.3], [0.3, 0.2, 0.1], [0.1, 0.1, 0.1]]
     proxy = [[0.0] * 3, [1.0] * 3, [1.5] * 3, [2.5] * 3]
-    found = curves.peak(one(points([0, 1, 4, 9], [base - row for row in less], proxy)))
+    found = overoptimization.find_peak(one(points([0, 1, 4, 9], [base - row for row in less], proxy)))
     # means of less: 0, .2, .2, .1: the first of equals
     assert (found.index, found.kl) == (1, 1.0)
     assert found.fraction == pytest.approx(1 / 3)
@@ -352,7 +356,7 @@ def test_the_peak_and_what_was_lost_after_it_by_hand() -> None:
 
 def test_going_on_costs_nothing_where_the_end_is_best() -> None:
     rng = np.random.default_rng(2)
-    found = curves.peak(simulated(rng, [0, 0.03, 0.06, 0.1, 0.15], [0, 1, 2, 3, 4]))
+    found = overoptimization.find_peak(simulated(rng, [0, 0.03, 0.06, 0.1, 0.15], [0, 1, 2, 3, 4]))
     assert found.index == 4
     assert (found.loss.value, found.loss.low, found.loss.high) == (0, 0, 0)
     assert found.firm > 0.95
@@ -364,8 +368,8 @@ def test_a_plateau_is_not_taken_for_a_peak_although_its_highest_point_is_above_i
     raised = observed = naive = 0
     for _ in range(repeats):
         made = simulated(rng, gold, kl, np.linspace(0, 2, 8), seeds=1)
-        found = curves.peak(made)
-        raised += bool(curves.flags(made))
+        found = overoptimization.find_peak(made)
+        raised += bool(overoptimization.peak_warnings(made))
         observed += found.loss.value > 0
         drawn = made.replicates.pooled.gold
         naive += np.quantile(drawn.max(-1) - drawn[:, -1], 0.025) > 0
@@ -377,7 +381,7 @@ def test_a_plateau_is_not_taken_for_a_peak_although_its_highest_point_is_above_i
 def test_the_interval_of_the_loss_covers_a_true_loss() -> None:
     rng, repeats = np.random.default_rng(6), 60
     gold = [0, 0.09, 0.13, 0.125, 0.11, 0.09]
-    found = [curves.peak(simulated(rng, gold, np.linspace(0, 7, 6))).loss for _ in range(repeats)]
+    found = [overoptimization.find_peak(simulated(rng, gold, np.linspace(0, 7, 6))).loss for _ in range(repeats)]
     assert sum(e.low <= 0.04 <= e.high for e in found) >= 0.9 * repeats
     assert sum(e.low > 0 for e in found) >= 0.9 * repeats, "and is narrow enough to see it"
 
@@ -388,14 +392,16 @@ def test_reward_hacking_is_flagged_and_sound_training_is_not(seeds: int) -> None
     kl, up = [0, 1, 2.5, 4, 5.5, 7], [0, 0.6, 1.1, 1.6, 2.0, 2.4]
     falls, rises = [0, 0.08, 0.13, 0.12, 0.09, 0.05], [0, 0.06, 0.1, 0.12, 0.135, 0.145]
     after = "reward hacking: proxy and gold part after 40% of the budget"
-    assert curves.flags(simulated(rng, falls, kl, up, seeds)) == [after]
-    assert curves.flags(simulated(rng, rises, kl, up, seeds)) == []
+    assert overoptimization.peak_warnings(simulated(rng, falls, kl, up, seeds)) == [after]
+    assert overoptimization.peak_warnings(simulated(rng, rises, kl, up, seeds)) == []
     down = [0, 0.6, 1.1, 0.9, 0.5, 0.1]
     past = ["past its peak: gold falls after 40% of the budget, no rise of the proxy seen"]
-    assert curves.flags(simulated(rng, falls, kl, down, seeds)) == past
-    assert curves.flags(simulated(rng, falls, kl, None, seeds)) == past
+    assert overoptimization.peak_warnings(simulated(rng, falls, kl, down, seeds)) == past
+    assert overoptimization.peak_warnings(simulated(rng, falls, kl, None, seeds)) == past
     worse = [0, -0.02, -0.04, -0.06, -0.08, -0.1]
-    assert curves.flags(simulated(rng, worse, kl, up, seeds)) == ["reward hacking: proxy and gold part from the start"]
+    assert overoptimization.peak_warnings(simulated(rng, worse, kl, up, seeds)) == [
+        "reward hacking: proxy and gold part from the start"
+    ]
 
 
 # the frontier
@@ -404,15 +410,15 @@ def test_reward_hacking_is_flagged_and_sound_training_is_not(seeds: int) -> None
 def test_the_frontier_is_what_no_other_point_beats() -> None:
     rng = np.random.default_rng(9)
     made = {n: one(points([0, *rng.uniform(0, 9, 6)], [0.5, *rng.uniform(0, 0.5, 6)]), name=n) for n in "abc"}
-    every = [place for each in made.values() for place in curves.places(each)]
+    every = [place for each in made.values() for place in equal_kl.places(each)]
     beaten = {
         (p.kl, p.toxicity)
         for p, q in itertools.permutations(every, 2)
         if q.kl <= p.kl and q.toxicity <= p.toxicity and (q.kl, q.toxicity) != (p.kl, p.toxicity)
     }
-    found = curves.pareto(made)
+    found = equal_kl.pareto(made)
     assert {(p.kl, p.toxicity) for p in found} == {(p.kl, p.toxicity) for p in every} - beaten
-    assert found[0] == curves.Place(0.0, 0.5, None, 0.0)
+    assert found[0] == equal_kl.Place(0.0, 0.5, None, 0.0)
     assert [p.kl for p in found] == sorted(p.kl for p in found)
 
 
@@ -420,12 +426,12 @@ def test_the_frontier_is_what_no_other_point_beats() -> None:
 
 
 def test_the_page_tells_all_tables_flags_and_sources() -> None:
-    text = "\n\n".join(curve_text.markdown(section_of(realistic()), 2))
+    text = "\n\n".join(curve_text.curves_section(section_of(realistic()), 2))
     assert text.startswith("### Along the budget\n")
     assert "](curves-2.svg)" in text
     assert "- **rlaif:** reward hacking: proxy and gold part after" in text
     assert "**dpo:**" not in text
-    for title in ("#### At equal drift", "#### Best point", "#### Gao et al.'s law", "Pareto frontier", "Sources:"):
+    for title in ("#### At equal KL", "#### Best point", "#### Gao et al.'s law", "Pareto frontier", "Sources:"):
         assert title in text
     matched, peaks, fits = (block for block in text.split("\n\n") if block.startswith("| Method"))
     for table in (matched, peaks, fits):
@@ -438,9 +444,9 @@ def test_the_page_tells_all_tables_flags_and_sources() -> None:
 
 def test_a_gated_row_neither_sets_the_kl_nor_is_the_best() -> None:
     cards = [c for c in realistic(seeds=1) if c.algorithm in ("dpo", "kto", "sft")]
-    gated = [dataclasses.replace(c, flags=["gate: empty"]) if c.algorithm == "kto" else c for c in cards]
+    gated = [dataclasses.replace(c, flags=[Flag("gate", "empty")]) if c.algorithm == "kto" else c for c in cards]
     titles = [
-        next(block for block in curve_text.markdown(section_of(which)) if block.startswith("| Method")).splitlines()
+        next(block for block in curve_text.curves_section(section_of(which)) if block.startswith("| Method")).splitlines()
         for which in (cards, gated)
     ]
     assert titles[0][0] != titles[1][0], "dpo's end is the KL where kto no longer counts"
@@ -449,17 +455,17 @@ def test_a_gated_row_neither_sets_the_kl_nor_is_the_best() -> None:
 
 def test_names_can_not_break_out_of_the_page() -> None:
     cards = [dataclasses.replace(c, algorithm="a|b<x>") for c in realistic(seeds=1) if c.algorithm == "rlaif"]
-    text = "\n\n".join(curve_text.markdown(section_of(cards)))
+    text = "\n\n".join(curve_text.curves_section(section_of(cards)))
     assert "a\\|b&lt;x>" in text
     assert "<x>" not in text
 
 
 def test_without_curves_there_is_no_section_no_chart_and_the_frontier_as_it_was() -> None:
     bare = section_of([dataclasses.replace(c, curve=[]) for c in realistic()])
-    assert curve_text.markdown(bare) == []
-    assert curve_chart.charts("nano", bare) == {}
-    assert frontier.curves_of(bare) == {}
-    plain, full = frontier.frontier("nano", bare), frontier.frontier("nano", section_of(realistic()))
+    assert curve_text.curves_section(bare) == []
+    assert curve_chart.curves_chart("nano", bare) is None
+    assert bare.curves == {}
+    plain, full = frontier.frontier_chart("nano", bare), frontier.frontier_chart("nano", section_of(realistic()))
     assert plain is not None
     assert full is not None
     assert plain != full
@@ -471,12 +477,15 @@ def test_charts_and_page_are_the_same_whatever_the_order_of_cards() -> None:
     for turn in range(2):
         section = section_of(cards)
         made.append(
-            (curve_chart.charts("nano", section, 2), frontier.frontier("nano", section), curve_text.markdown(section, 2))
+            (
+                curve_chart.curves_chart("nano", section),
+                frontier.frontier_chart("nano", section),
+                curve_text.curves_section(section, 2),
+            )
         )
         random.Random(turn).shuffle(cards)
     assert made[0] == made[1]
-    assert list(made[0][0]) == ["curves-2.svg"]
-    assert b"<dc:date>" not in made[0][0]["curves-2.svg"]
+    assert b"<dc:date>" not in made[0][0]
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, module: Any, make: Callable[[], Any]) -> Any:
@@ -486,7 +495,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, module: Any, make: Callable[[], Any])
     def keep(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes:
         return chart_picture(lambda figure: (draw(figure), figures.append(figure))[0], size)
 
-    chart_picture = frontier.picture
+    chart_picture = chart_looks.picture
     monkeypatch.setattr(module, "picture", keep)
     make()
     (figure,) = figures
@@ -500,9 +509,9 @@ def test_no_name_in_a_chart_covers_another_or_a_mark_or_leaves_its_panel(
 ) -> None:
     section = section_of(realistic(seeds))
     if kind == "frontier":
-        figure = drawn(monkeypatch, frontier, lambda: frontier.frontier("nano", section))
+        figure = drawn(monkeypatch, frontier, lambda: frontier.frontier_chart("nano", section))
     else:
-        figure = drawn(monkeypatch, curve_chart, lambda: curve_chart.charts("nano", section))
+        figure = drawn(monkeypatch, curve_chart, lambda: curve_chart.curves_chart("nano", section))
     figure.draw_without_rendering()
     for axes in figure.axes:
         names = [text for text in axes.texts if text.get_text() and text.get_text() in {row.name for row in section.rows}]
@@ -527,7 +536,7 @@ def crowd(seeds: int = 1) -> list[Card]:
 
 def test_a_crowded_frontier_has_a_number_beside_each_mark_and_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     section = section_of(crowd())
-    figure = drawn(monkeypatch, frontier, lambda: frontier.frontier("nano", section))
+    figure = drawn(monkeypatch, frontier, lambda: frontier.frontier_chart("nano", section))
     figure.draw_without_rendering()
     (axes,), (key,) = figure.axes, figure.legends
     numbers = [text for text in axes.texts if text.get_text().isdigit()]
@@ -551,7 +560,7 @@ def test_small_panels_show_all_of_bands_seeds_title_and_subtitle(monkeypatch: py
     cards = [without(c) if c.algorithm in ("dpo", "kto_2") else c for c in crowd(3)]
     longest = "a_method_of_a_name_that_is_longer_than_its_panel"
     cards = [dataclasses.replace(c, algorithm=longest) if c.algorithm == "ppo_3" else c for c in cards]
-    figure = drawn(monkeypatch, curve_chart, lambda: curve_chart.charts("nano", section_of(cards)))
+    figure = drawn(monkeypatch, curve_chart, lambda: curve_chart.curves_chart("nano", section_of(cards)))
     figure.draw_without_rendering()
     count = len(figure.axes) // 2
     for axes in figure.axes:
@@ -571,7 +580,7 @@ def test_small_panels_show_all_of_bands_seeds_title_and_subtitle(monkeypatch: py
 def test_crowded_charts_are_the_same_whatever_the_order_of_cards() -> None:
     cards, made = crowd(), []
     for turn in range(2):
-        made.append((curve_chart.charts("nano", section_of(cards)), frontier.frontier("nano", section_of(cards))))
+        made.append((curve_chart.curves_chart("nano", section_of(cards)), frontier.frontier_chart("nano", section_of(cards))))
         random.Random(turn).shuffle(cards)
     assert made[0] == made[1]
 
@@ -579,7 +588,7 @@ def test_crowded_charts_are_the_same_whatever_the_order_of_cards() -> None:
 def test_a_crowded_chart_of_curves_has_a_panel_a_method_before_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
     section = section_of(crowd())
     names = [row.name for row in section.rows if row.name != "sft"]
-    figure = drawn(monkeypatch, curve_chart, lambda: curve_chart.charts("nano", section))
+    figure = drawn(monkeypatch, curve_chart, lambda: curve_chart.curves_chart("nano", section))
     left, right = figure.axes[: len(names)], figure.axes[len(names) :]
     assert [axes.get_title(loc="left") for axes in left] == names
     assert len(right) == len(names)
@@ -596,7 +605,7 @@ def test_a_crowded_chart_of_curves_has_a_panel_a_method_before_all_others(monkey
 
 def test_looks_of_48_methods_differ() -> None:
     (row, *_) = section_of(realistic(1)).rows
-    looks = frontier.looks_of([dataclasses.replace(row, name=f"method_{i}") for i in range(48)]).values()
+    looks = chart_looks.looks_of([dataclasses.replace(row, name=f"method_{i}") for i in range(48)]).values()
     assert len({(look.colour, look.marker) for look in looks}) == 48
 
 
@@ -605,7 +614,7 @@ def test_a_chart_without_proxy_has_one_panel(monkeypatch: pytest.MonkeyPatch) ->
         return dataclasses.replace(point, values={m: v for m, v in point.values.items() if m != "proxy_reward"})
 
     section = section_of([dataclasses.replace(c, curve=[without(p) for p in c.curve]) for c in realistic(1)])
-    figure = drawn(monkeypatch, curve_chart, lambda: curve_chart.charts("nano", section))
+    figure = drawn(monkeypatch, curve_chart, lambda: curve_chart.curves_chart("nano", section))
     assert len(figure.axes) == 1
-    page = "\n\n".join(curve_text.markdown(section))
+    page = "\n\n".join(curve_text.curves_section(section))
     assert "past its peak: gold falls" in page

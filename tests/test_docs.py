@@ -178,7 +178,7 @@ def test_the_page_on_extending_names_all_that_the_lab_has_and_nothing_else(tiny_
 
 def test_methods_and_tasks_have_a_row_each() -> None:
     methods, tasks = ((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("methods", "tasks"))
-    assert not [name for name in registry.names() if f"`{name}`" not in methods]
+    assert not [name for name in registry.algorithm_names() if f"`{name}`" not in methods]
     assert not [name for name in options("task") if f"| `{name}` |" not in tasks]
 
 

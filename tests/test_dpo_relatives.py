@@ -80,7 +80,7 @@ def test_robust_dpo_is_dpo_on_true_verdicts_in_the_mean_over_flips(margin: float
     assert 0.8 * slope(robust, margin) - 0.2 * slope(robust, -margin) == pytest.approx(slope(DPO(beta=0.5), margin))
 
 
-def test_robust_dpo_alone_pushes_a_pair_on_that_nothing_contradicts_so_it_declares_no_price_of_kl() -> None:
+def test_only_robust_dpo_has_an_unbounded_margin_without_contradicting_verdicts_so_it_declares_no_kl_coefficient() -> None:
     # far out DPO's slope is 0 and cDPO's turns back; robust DPO's stays at -beta * .1 / .8
     assert slope(RobustDPO(beta=0.5, flip_rate=0.1), 1e3) == pytest.approx(-0.0625)
     assert slope(DPO(beta=0.5), 1e3) == pytest.approx(0)
@@ -107,7 +107,7 @@ def test_verdicts_that_are_wrong_as_often_as_right_are_refused(rate: float) -> N
 
 
 @pytest.mark.parametrize("beta", [0.0, -0.1])
-def test_ipo_without_a_price_is_refused_because_its_margin_has_no_end(beta: float) -> None:
+def test_ipo_without_a_positive_beta_is_refused_because_its_margin_is_unbounded(beta: float) -> None:
     with pytest.raises(ValueError, match="beta must be positive"):
         IPO(beta=beta)
 

@@ -68,7 +68,7 @@ def test_a_panel_of_one_careful_annotator_is_the_single_annotator(tmp_path: Path
     """Nor does any other setting that came later make a stage again that was made without it."""
     task = task_named("nano", ["task.panel.annotators=1", "task.panel.temperature=[0.0]"])
     recipe = SharedStages(task, Store(tmp_path)).pairs("annotator").recipe
-    assert recipe.keys() == {"version", "candidates", "annotators", "config", "labelled_by", "seed"}
+    assert recipe.keys() == {"version", "completions", "annotators", "config", "labelled_by", "seed"}
     assert plain(recipe["config"]).keys() == {"draws", "margin", "judge_margin", "noise"}
     several = SharedStages(task_named("nano", ["task.panel.annotators=3"]), Store(tmp_path)).pairs("annotator").recipe
     assert several["panel"] == PanelConfig(annotators=3)
@@ -77,7 +77,7 @@ def test_a_panel_of_one_careful_annotator_is_the_single_annotator(tmp_path: Path
 def test_more_golden_items_than_there_are_is_one_line(furnished: Terminal) -> None:
     words = ["algorithm=dpo", "budget.steps=1", "task.panel.golden=5000", "task.panel.annotators=2"]
     line = complaint(furnished(furnished.run(*words)))
-    assert "task.panel.golden asks for 5000 items, the validation split holds" in line
+    assert "task.panel.golden is 5000, but the validation split has only" in line
 
 
 # -- files ----------------------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_what_looks_like_the_end_of_text_in_a_file_is_text(tiny_model: Path) -> 
 # -- judges ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_language_model_judges_and_its_passes_bias_and_agreement_are_told(furnished: Terminal) -> None:
+def test_a_language_model_judges_and_its_passes_bias_and_agreement_are_reported(furnished: Terminal) -> None:
     words = ["algorithm=rlaif", "algorithm.rollouts=8", "algorithm.minibatch=8", "budget.steps=1", "task.reward.pairs=8"]
     card = card_of(furnished, *words, *ASKED, f"task.judge.model={furnished.model}")
     spent, judge = card["spent"], card["notes"]["judge"]
@@ -217,7 +217,7 @@ class Judging(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_server_that_goes_away_keeps_what_was_paid_and_the_same_command_goes_on(furnished: Terminal) -> None:
+def test_after_a_server_fails_the_same_command_continues_with_the_paid_answers(furnished: Terminal) -> None:
     class Handler(Judging):
         asked: ClassVar[list[str]] = []
         most = 30

@@ -718,7 +718,7 @@ def test_a_check_counts_duplicates_and_contradictions(tmp_path: Path) -> None:
     report = check(jsonl(tmp_path / "b.jsonl", thumbs))
     assert (report.duplicate_rows, report.duplicates, report.contradictions) == (1, 1, 1)
     assert (report.up, report.down) == (1, 2)
-    assert "3, 33.3% up" in report.text()
+    assert "3, 33.3% good" in report.text()
     assert check(jsonl(tmp_path / "c.jsonl", [DEMO, DEMO, {**DEMO, "prompt": "r"}])).duplicates == 1
 
 

@@ -60,7 +60,7 @@ def fixed_loss(algorithm: GRPO) -> list[float]:
     return algorithm.loss(lab, Compared(answers, zero, zero, tensor([2.0, -1.0]))).tolist()
 
 
-def test_the_loss_clips_gains_prices_kl_and_averages_each_rows_tokens() -> None:
+def test_the_loss_clips_gains_penalises_kl_and_averages_each_rows_tokens() -> None:
     # gains: 1.2 x 2 (clipped) and 1 x 2; 1.5 x -1 (a loss is not clipped). k3 of the first tokens: 1/1.5 + ln 1.5 - 1
     nats = 1 / 1.5 + math.log(1.5) - 1
     assert fixed_loss(GRPO(kl=0.0)) == pytest.approx([-(2.4 + 2) / 2, 1.5])
@@ -95,7 +95,7 @@ def test_loss_and_gradient_are_trls_on_the_same_rollouts(tiny_bench: Bench, tmp_
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    lab = open_vocabulary(nudge(tiny_bench.but(ends=True).lab()))
+    lab = open_vocabulary(nudge(tiny_bench.replace(ends=True).lab()))
     scaled = kind == "grpo"
     algorithm = GRPO(rollouts=8, draws=4, kl=0.3, clip=0.1, scale_std=scaled, scale_length=scaled)
     batch = algorithm.compare(lab, lab.generate(lab.prompts(2), 4))

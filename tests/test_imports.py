@@ -172,5 +172,5 @@ def test_code_that_comes_with_a_model_is_refused_and_never_asked_about() -> None
 def test_baselines_is_a_package_of_algorithms_alone() -> None:
     from isoalign.training import registry
 
-    assert [file.stem for file in sources("baselines") if file.stem != "__init__"] == registry.names()
+    assert [file.stem for file in sources("baselines") if file.stem != "__init__"] == registry.algorithm_names()
     assert baselines.__doc__

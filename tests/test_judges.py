@@ -1274,5 +1274,5 @@ def test_a_bug_is_not_taken_for_a_missing_verdict(serve: Serve, tmp_path: Path, 
 def test_a_judge_of_whom_no_verdict_can_be_used_is_told_with_what_it_said(serve: Serve, tmp_path: Path) -> None:
     at = serve(lambda _, body: ok("purple monkey"))
     rows = [{"id": "p", "text": "you", "prompt_ids": [1], "answers": [" a", " b", " c"], "answer_ids": [[2], [3], [4]]}]
-    with pytest.raises(UserError, match=r"none of the judge's 3 verdicts can be used \(3 no verdict\).*'purple monkey"):
+    with pytest.raises(UserError, match=r"none of the judge's 3 verdicts is usable \(3 no verdict\).*'purple monkey"):
         pairs.by_judge(rows, ask(at, tmp_path), task.FeedbackConfig(judge_margin=0.0), 0)

@@ -149,9 +149,9 @@ def test_every_algorithm_formatted_otherwise_and_without_its_docstrings_keeps_it
 
 
 def test_a_key_covers_what_an_algorithm_builds_on_and_not_what_it_does_not() -> None:
-    ppo, rlaif, dpo = (registry.source(registry.algorithm(name)) for name in ("ppo", "rlaif", "dpo"))
+    ppo, rlaif, dpo = (registry.source_digest(registry.algorithm(name)) for name in ("ppo", "rlaif", "dpo"))
     assert len({ppo, rlaif, dpo}) == 3
-    assert registry.source(registry.algorithm("ppo")) == ppo
+    assert registry.source_digest(registry.algorithm("ppo")) == ppo
 
 
 PLUGIN = "from pack.helper import twice\n\ndef identity(config):\n    return {'rule': twice(1)}\n"

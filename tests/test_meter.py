@@ -67,7 +67,7 @@ def executed(meter: Meter, bench: Bench) -> int:
 def test_the_bill_of_a_run_is_within_one_percent_of_what_was_counted(
     even_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int
 ) -> None:
-    bench = even_bench.but(lora=lora)
+    bench = even_bench.replace(lora=lora)
     trainer = bench.trainer(algorithm, Budget(1e15, steps=4), tmp_path)
     with counting() as counted:
         trainer.run(name)
@@ -77,7 +77,7 @@ def test_the_bill_of_a_run_is_within_one_percent_of_what_was_counted(
 
 def test_every_pass_is_within_one_percent_of_what_was_counted(even_bench: Bench) -> None:
     for lora in (0, 8):
-        lab = even_bench.but(lora=lora).lab()
+        lab = even_bench.replace(lora=lora).lab()
         rollouts = lab.pairs(6).chosen
         passes: dict[str, Callable[[], Any]] = {
             "sample": lambda lab=lab: lab.generate(lab.prompts(4), draws=3),
@@ -104,7 +104,7 @@ class Tower(nn.Module):
         return self.last(mixed.transpose(1, 2)).squeeze(1)
 
 
-def test_a_module_of_the_algorithms_own_pays_for_all_that_it_computes_and_so_does_each_of_its_parts(even_bench: Bench) -> None:
+def test_every_pass_of_an_algorithms_module_and_of_its_parts_is_charged(even_bench: Bench) -> None:
     lab = even_bench.lab()
     hidden = torch.randn(3, 5, 128, requires_grad=True)
     for part in (lambda: lab.module("tower", Tower), lambda: lab.module("tower", Tower).wide):
@@ -139,7 +139,7 @@ def test_attention_that_is_only_read_pays_too_and_so_does_a_product_with_a_vecto
         assert session_of(lab).meter.flops - before == 2 * 5 * 128
 
 
-def test_a_copy_of_a_module_has_weights_of_its_own_and_pays_and_a_pass_that_breaks_leaves_the_next_its_price(
+def test_a_copy_of_a_module_has_its_own_weights_and_is_charged_and_a_failed_pass_does_not_change_the_next_charge(
     even_bench: Bench,
 ) -> None:
     lab = even_bench.lab()
@@ -158,8 +158,8 @@ def test_a_copy_of_a_module_has_weights_of_its_own_and_pays_and_a_pass_that_brea
 
 
 @pytest.mark.parametrize(("name", "kind", "words"), [
-    ("policy", nn.Linear, "can't be called 'policy'"), ("critic", nn.Linear, "can't be called 'critic'"),
-    ("memory", nn.LSTM, "a pass of LSTM can't be counted"),
+    ("policy", nn.Linear, "cannot take the name 'policy'"), ("critic", nn.Linear, "cannot take the name 'critic'"),
+    ("memory", nn.LSTM, "the FLOPs of LSTM cannot be counted"),
 ])  # fmt: skip
 def test_a_module_that_would_hide_on_the_bill_is_refused(even_bench: Bench, name: str, kind: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
@@ -182,7 +182,7 @@ def test_the_training_of_a_reward_model_is_billed_within_one_percent(even_bench:
     config = RewardConfig(pairs=8, lr=1e-3, batch_size=4, epochs=2, golden=golden, patience=99)
     known = make_feedback("golden", [8] * 6, [8] * 6, 512) if golden else None
     with counting() as counted:
-        reward.make(tmp_path, even_bench.model, feedback, known, ModelConfig(str(even_bench.model)), config, 0)
+        reward.make_reward_model(tmp_path, even_bench.model, feedback, known, ModelConfig(str(even_bench.model)), config, 0)
     record = json.loads((tmp_path / "record.json").read_text())
     assert sum(record["flops"].values()) == pytest.approx(counted(), rel=0.01)
 
@@ -226,7 +226,7 @@ def test_a_shape_is_read_off_a_model_without_embeddings_and_with_the_head_apart(
     model = tiny_bench.language_model()
     body = 2 * (4 * 32 * 32 + 3 * 32 * 64)
     assert model.shape == Shape(body, attention=2 * 32, head=320 * 32)
-    adapted = tiny_bench.but(lora=4).session().policy.shape
+    adapted = tiny_bench.replace(lora=4).session().policy.shape
     assert (adapted.body, adapted.head, adapted.attention) == (body, 320 * 32, 64)
     assert adapted.adapter == 2 * 4 * (4 * (32 + 32) + 3 * (32 + 64))
     assert adapted.first == 3 * (32 * 32 + 4 * 32)  # queries, keys and values of the first layer
@@ -279,7 +279,7 @@ def test_the_fraction_follows_the_limit_that_is_nearest_to_its_end(limit: dict[s
     assert meter.fraction == 0.25
 
 
-def test_the_clock_stands_still_while_shared_stages_are_made_and_goes_on_after_a_resume(
+def test_the_clock_stops_while_shared_stages_are_made_and_continues_after_a_resume(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [100.0]
@@ -302,7 +302,7 @@ def test_the_clock_stands_still_while_shared_stages_are_made_and_goes_on_after_a
         resumed.require()
 
 
-def test_a_quote_adds_up_and_pays_nothing() -> None:
+def test_a_quote_sums_charges_without_charging() -> None:
     meter = Meter(Budget(10))
     with meter.quote() as price:
         meter.charge("policy", "forward", 99)
@@ -315,7 +315,7 @@ def test_a_quote_adds_up_and_pays_nothing() -> None:
 @pytest.mark.parametrize("lora", [0, 4])
 @pytest.mark.parametrize(("name", "algorithm"), algorithms())
 def test_the_quote_of_a_step_is_what_it_then_costs(tiny_bench: Bench, name: str, algorithm: Any, lora: int) -> None:
-    lab = tiny_bench.but(lora=lora).lab()
+    lab = tiny_bench.replace(lora=lora).lab()
     steps = list(algorithm.iteration(lab))
     for step in steps:
         with session_of(lab).meter.quote() as price:
@@ -430,7 +430,7 @@ def test_finding_a_shared_stage_made_costs_what_making_it_does(tiny_bench: Bench
 
     bills = []
     for source in (tiny_bench.source, SlowSource(tiny_bench.source)):
-        trainer = tiny_bench.but(source=source).trainer(RLAIF(rollouts=4, minibatch=4), Budget(1e15, steps=8), tmp_path)
+        trainer = tiny_bench.replace(source=source).trainer(RLAIF(rollouts=4, minibatch=4), Budget(1e15, steps=8), tmp_path)
         trainer.run("rlaif")
         bills.append(trainer.meter.spent())
     miss, hit = bills[1], bills[0]
@@ -439,7 +439,7 @@ def test_finding_a_shared_stage_made_costs_what_making_it_does(tiny_bench: Bench
 
 
 @pytest.mark.parametrize("gather", ["prompts", "pairs", "labels", "reward", "judge_score", "generate"])
-def test_a_loss_that_gathers_for_itself_is_refused_because_its_price_could_not_be_quoted(
+def test_a_loss_that_reads_data_is_refused_because_its_cost_cannot_be_quoted(
     tiny_bench: Bench, tmp_path: Path, gather: str
 ) -> None:
     class Sneaky:
@@ -460,7 +460,7 @@ def test_a_loss_that_gathers_for_itself_is_refused_because_its_price_could_not_b
         trainer.run("sneaky")
 
 
-def test_a_meter_that_is_saved_and_restored_goes_on_counting() -> None:
+def test_a_restored_meter_continues_counting() -> None:
     meter = Meter(Budget(100, labels=10))
     meter.charge("policy", "forward", 30, tokens=2)
     meter.label("ai", [4, 5])

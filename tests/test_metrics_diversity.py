@@ -8,22 +8,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isoalign.core.errors import UserError
 from isoalign.core.records import Estimate, Sample
-from isoalign.evaluation.metrics import diversity
-from isoalign.evaluation.metrics.evidence import Evidence
+from isoalign.evaluation.metrics import ScoredSamples, diversity
+from isoalign.evaluation.metrics.embedding_space import Space, spread, vendi
+from isoalign.evaluation.metrics.ngrams import Lexicon, lexical
 
 completions = st.lists(st.lists(st.integers(0, 5), max_size=9), min_size=2, max_size=6)
 
 
-def evidence(table: dict[str, list[list[int]]], entropy: float | None = None, **changes) -> Evidence:
+def scored(table: dict[str, list[list[int]]], entropy: float | None = None, **changes) -> ScoredSamples:
     """``entropy``: nats a token."""
     samples = [
         Sample(p, d, "", " ".join(map(str, ids)), ids, None, None, None, False, "", "", entropy and entropy * len(ids))
         for p, rows in table.items()
         for d, ids in enumerate(rows)
     ]
-    return Evidence(samples, "s", {"s": [0.0] * len(samples)}, **changes)
+    return ScoredSamples(samples, "s", {"s": [0.0] * len(samples)}, **changes)
 
 
 def random_units(seed: int, *shape: int) -> np.ndarray:
@@ -32,7 +32,7 @@ def random_units(seed: int, *shape: int) -> np.ndarray:
 
 
 def one_group(tokens, vocabulary=None):
-    return {name: v[0] for name, v in diversity.lexical(tokens, np.zeros(len(tokens), dtype=int), vocabulary).items()}
+    return {name: v[0] for name, v in lexical(tokens, np.zeros(len(tokens), dtype=int), vocabulary).items()}
 
 
 def grams(ids, n):
@@ -79,7 +79,7 @@ def test_self_bleu_equals_nltks_method1_from_four_tokens_on(tokens):
 def test_groups_do_not_touch_and_order_does_not_matter(groups, random):
     rows = [(ids, number) for number, group in enumerate(groups) for ids in group]
     random.shuffle(rows)
-    together = diversity.lexical([ids for ids, _ in rows], np.array([g for _, g in rows]), 9)
+    together = lexical([ids for ids, _ in rows], np.array([g for _, g in rows]), 9)
     for number, group in enumerate(groups):
         for name, value in one_group(group, 9).items():
             assert together[name][number] == pytest.approx(value, nan_ok=True)
@@ -91,14 +91,14 @@ def test_spread_equals_one_minus_the_mean_cosine_of_all_pairs(seed, size):
     e /= np.linalg.norm(e, axis=1, keepdims=True)
     cosines = [a @ b for a, b in combinations(e[:size], 2)]
     group = np.array([0] * size + [1])
-    assert diversity.spread(e, group) == pytest.approx([1 - np.mean(cosines), np.nan], nan_ok=True)
+    assert spread(e, group) == pytest.approx([1 - np.mean(cosines), np.nan], nan_ok=True)
 
 
 def test_per_input_and_across_inputs_tell_two_kinds_of_collapse_apart():
     rng = np.random.default_rng(0)
     own = {str(p): [rng.integers(0, 999, 12).tolist()] * 4 for p in range(20)}  # an answer for each prompt
     shared = [rng.integers(0, 999, 12).tolist() for _ in range(4)]  # four answers for all prompts
-    by_prompt, by_draw = (diversity.measure(evidence(t)) for t in (own, dict.fromkeys(own, shared)))
+    by_prompt, by_draw = (diversity.measure(scored(t)) for t in (own, dict.fromkeys(own, shared)))
     assert by_prompt["distinct_2"].value == pytest.approx(0.25)
     assert by_prompt["distinct_2_across"].value > 0.99
     assert by_prompt["self_bleu"].value == pytest.approx(1)
@@ -110,7 +110,7 @@ def test_per_input_and_across_inputs_tell_two_kinds_of_collapse_apart():
 
 
 def test_mode_collapse_worked_by_hand():
-    found = diversity.measure(evidence({"a": [[1, 2], [1, 2]], "b": [[1, 2], [3]], "c": [[4], [5, 6]]}, vocabulary=10))
+    found = diversity.measure(scored({"a": [[1, 2], [1, 2]], "b": [[1, 2], [3]], "c": [[4], [5, 6]]}, vocabulary=10))
     assert found["duplicate_rate"].value == pytest.approx(1 / 6)
     assert found["top_completion_share"].value == pytest.approx(3 / 6)
     assert found["unique_token_ratio"].value == pytest.approx(6 / 10)
@@ -120,18 +120,18 @@ def test_mode_collapse_worked_by_hand():
 
 
 def test_one_draw_has_no_diversity_per_input_and_empty_completions_have_none_at_all():
-    single = diversity.measure(evidence({"a": [[1, 2, 3, 4]], "b": [[5, 6, 7, 8]]}))
+    single = diversity.measure(scored({"a": [[1, 2, 3, 4]], "b": [[5, 6, 7, 8]]}))
     assert single["self_bleu"].value is None
     assert single["self_bleu_across"].value == 0
     assert single["distinct_1"].value == 1
-    empty = diversity.measure(evidence({p: [[], []] for p in "abcd"}, vocabulary=5))
+    empty = diversity.measure(scored({p: [[], []] for p in "abcd"}, vocabulary=5))
     assert {empty[name].value for name in ("distinct_1", "ead", "self_bleu", "unique_token_ratio")} == {None}
     assert empty["duplicate_rate"].value == 0.5
 
 
 def test_order_of_samples_changes_nothing():
     rng = np.random.default_rng(1)
-    one = evidence({str(p): rng.integers(0, 30, (3, 6)).tolist() for p in range(12)}, vocabulary=30)
+    one = scored({str(p): rng.integers(0, 30, (3, 6)).tolist() for p in range(12)}, vocabulary=30)
     order = rng.permutation(len(one.samples))
     other = replace(one, samples=[one.samples[i] for i in order])
     first, second = diversity.measure(one), diversity.measure(other)
@@ -146,7 +146,7 @@ def test_figures_without_some_completions_equal_those_of_the_rest_alone(groups, 
     rows = [(ids, number) for number, group in enumerate(groups) for ids in group]
     tokens, group = [ids for ids, _ in rows], np.array([number for _, number in rows])
     kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows))))
-    found = diversity._Lexicon(tokens, group).figures(9, kept)
+    found = Lexicon(tokens, group).diversity(9, kept)
     for number in range(len(groups)):
         rest = [ids for ids, own, keep in zip(tokens, group, kept, strict=True) if keep and own == number]
         expected = one_group(rest, 9) if rest else dict.fromkeys(found, np.nan)
@@ -162,7 +162,7 @@ def test_figures_without_some_completions_equal_those_of_the_rest_alone(groups, 
 def test_vendi_equals_its_authors_package_on_either_side_of_the_gram_matrix(seed, size, width):
     package = pytest.importorskip("vendi_score.vendi")
     e = random_units(seed, size, width)
-    found = diversity.vendi(e, np.zeros(size, dtype=int))[0]
+    found = vendi(e, np.zeros(size, dtype=int))[0]
     assert found == pytest.approx(package.score_dual(e), rel=1e-6)
     kernel = e @ e.T / size
     eigenvalues = np.linalg.eigvalsh(kernel)
@@ -173,13 +173,13 @@ def test_vendi_equals_its_authors_package_on_either_side_of_the_gram_matrix(seed
 
 def test_vendi_worked_by_hand():
     same, apart = np.tile([1.0, 0, 0], (4, 1)), np.eye(3)
-    assert diversity.vendi(same, np.zeros(4, dtype=int)) == pytest.approx([1])
-    assert diversity.vendi(apart, np.zeros(3, dtype=int)) == pytest.approx([3])
+    assert vendi(same, np.zeros(4, dtype=int)) == pytest.approx([1])
+    assert vendi(apart, np.zeros(3, dtype=int)) == pytest.approx([3])
     twice = np.array([[1.0, 0], [1.0, 0], [0, 1.0], [0, 1.0]])
-    assert diversity.vendi(twice, np.zeros(4, dtype=int)) == pytest.approx([2])
+    assert vendi(twice, np.zeros(4, dtype=int)) == pytest.approx([2])
     # cosine 1/2: eigenvalues 3/4 and 1/4
     half = np.array([[1.0, 0.0], [0.5, np.sqrt(0.75)]])
-    assert diversity.vendi(half, np.zeros(2, dtype=int)) == pytest.approx([np.exp(np.log(4) - 0.75 * np.log(3))])
+    assert vendi(half, np.zeros(2, dtype=int)) == pytest.approx([np.exp(np.log(4) - 0.75 * np.log(3))])
 
 
 @given(st.integers(0, 1000), st.randoms(), st.integers(0, 3))
@@ -192,7 +192,7 @@ def test_embedding_figures_know_no_order_no_rotation_no_zero_columns_and_no_othe
     order = list(range(len(group)))
     random.shuffle(order)
     other = np.pad((e @ turned)[order], ((0, 0), (0, padding)))
-    for figure in (diversity.vendi, diversity.spread):
+    for figure in (vendi, spread):
         found = figure(e, group)
         assert figure(other, group[order]) == pytest.approx(found, nan_ok=True)
         alone = [figure(e[group == g], np.zeros(n, dtype=int))[0] for g, n in enumerate(sizes)]
@@ -205,22 +205,20 @@ def test_across_figures_of_embeddings_are_means_over_draws_on_either_side(width)
     prompts, draws = 12, 3
     e = random_units(0, prompts * draws, width)
     table = {f"{p:02d}": [[1], [2], [3]] for p in range(prompts)}
-    found = diversity.measure(evidence(table, embeddings=e))
+    found = diversity.measure(scored(table, embeddings=e))
     one_draw = [e[draw::draws] for draw in range(draws)]
     together = np.zeros(prompts, dtype=int)
-    assert found["vendi_across"].value == pytest.approx(np.mean([diversity.vendi(x, together)[0] for x in one_draw]))
-    assert found["embedding_diversity_across"].value == pytest.approx(
-        np.mean([diversity.spread(x, together)[0] for x in one_draw])
-    )
+    assert found["vendi_across"].value == pytest.approx(np.mean([vendi(x, together)[0] for x in one_draw]))
+    assert found["embedding_diversity_across"].value == pytest.approx(np.mean([spread(x, together)[0] for x in one_draw]))
     by_prompt = [e[p * draws : (p + 1) * draws] for p in range(prompts)]
     three = np.zeros(draws, dtype=int)
-    assert found["vendi"].value == pytest.approx(np.mean([diversity.vendi(x, three)[0] for x in by_prompt]))
+    assert found["vendi"].value == pytest.approx(np.mean([vendi(x, three)[0] for x in by_prompt]))
     # what the jackknife asks for: the same without some prompts
     kept = np.array([0, 2, 3, 7, 11])
-    space = diversity._Space(one_draw[0])
+    space = Space(one_draw[0])
     few = np.zeros(len(kept), dtype=int)
-    expected = [figure(one_draw[0][kept], few)[0] for figure in (diversity.spread, diversity.vendi)]
-    assert list(space.figures(kept)) == pytest.approx(expected)
+    expected = [figure(one_draw[0][kept], few)[0] for figure in (spread, vendi)]
+    assert list(space.diversity(kept)) == pytest.approx(expected)
     assert found["vendi_across"].low < found["vendi_across"].value < found["vendi_across"].high
 
 
@@ -228,8 +226,8 @@ def test_embeddings_that_were_stored_short_are_of_unit_norm_again():
     e = random_units(1, 8, 6)
     short = e.astype(np.float16).astype(np.float32)
     group = np.zeros(8, dtype=int)
-    assert diversity.vendi(short * 1.004, group) == pytest.approx(diversity.vendi(short, group), rel=1e-6)
-    assert diversity.vendi(short, group) == pytest.approx(diversity.vendi(e, group), rel=1e-2)
+    assert vendi(short * 1.004, group) == pytest.approx(vendi(short, group), rel=1e-6)
+    assert vendi(short, group) == pytest.approx(vendi(e, group), rel=1e-2)
 
 
 # -- at common length ------------------------------------------------------------------------------------------------
@@ -247,8 +245,8 @@ def test_at_common_length_a_policy_that_stops_early_is_not_the_more_varied():
     """The SFT says 12 tokens of which the last six repeat; the method says the first six alone."""
     rng = np.random.default_rng(0)
     heads = {str(p): [rng.integers(0, 999, 6).tolist() for _ in range(3)] for p in range(9)}
-    sft = evidence({p: [ids + [7] * 6 if p < "6" else ids for ids in rows] for p, rows in heads.items()}, vocabulary=999)
-    short = diversity.measure(evidence(heads, vocabulary=999, base=sft))
+    sft = scored({p: [ids + [7] * 6 if p < "6" else ids for ids in rows] for p, rows in heads.items()}, vocabulary=999)
+    short = diversity.measure(scored(heads, vocabulary=999, base=sft))
     base = diversity.measure(sft)
     assert (base["common_length"].value, base["common_length_short"].value) == (6, 0)
     assert short["distinct_1"].value > base["distinct_1"].value + 0.2
@@ -265,12 +263,12 @@ def test_at_common_length_a_policy_that_stops_early_is_not_the_more_varied():
 @settings(deadline=None, max_examples=25)
 def test_what_stands_past_the_common_length_does_not_count(rows, data):
     table = {str(p): row for p, row in enumerate(rows)}
-    base = evidence(table, vocabulary=6)
+    base = scored(table, vocabulary=6)
     length = diversity.common_length([len(ids) for row in rows for ids in row])
     tail = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=5))
     cut = {p: [ids[:length] for ids in row] for p, row in table.items()}
     longer = {p: [ids + tail if len(ids) >= length else ids for ids in row] for p, row in table.items()}
-    plain, other = (diversity.measure(evidence(t, vocabulary=6, base=base)) for t in (cut, longer))
+    plain, other = (diversity.measure(scored(t, vocabulary=6, base=base)) for t in (cut, longer))
     for name, estimate in plain.items():
         if name.endswith("@common"):
             assert other[name].value == pytest.approx(estimate.value), name
@@ -284,7 +282,7 @@ def test_what_stands_past_the_common_length_does_not_count(rows, data):
 
 def test_token_entropy_is_a_ratio_of_sums_and_missing_without_a_policy():
     table = {"a": [[1, 2, 3]], "b": [[4]], "c": [[]]}
-    one = evidence(table)
+    one = scored(table)
     with_policy = [replace(s, entropy=e) for s, e in zip(one.samples, (3.0, 3.0, 0.0), strict=True)]
     assert diversity.measure(replace(one, samples=with_policy))["token_entropy"].value == pytest.approx(6 / 4)
     found = diversity.measure(one)["token_entropy"]
@@ -294,17 +292,17 @@ def test_token_entropy_is_a_ratio_of_sums_and_missing_without_a_policy():
 def test_a_collapsed_policy_is_said_to_be_one_and_the_base_is_not():
     rng = np.random.default_rng(0)
     wide = {f"{p:02d}": [rng.integers(0, 99, 8).tolist() for _ in range(4)] for p in range(20)}
-    base = evidence(wide, entropy=4.0)
-    collapsed = evidence(dict.fromkeys(wide, [[1, 2, 3, 4]] * 4), entropy=0.5, base=base)
+    base = scored(wide, entropy=4.0)
+    collapsed = scored(dict.fromkeys(wide, [[1, 2, 3, 4]] * 4), entropy=0.5, base=base)
     own, reference = diversity.measure(collapsed), diversity.measure(base)
-    assert diversity.warnings(own, reference) == [
+    assert [flag.text for flag in diversity.flags(own, reference)] == [
         "mode collapse: duplicate_rate 75.0% is over 10 points above the SFT's 0.0%",
         "mode collapse: top_completion_share 100.0% is over 5 points above the SFT's 1.2%",
         "mode collapse: token_entropy 0.5 is under half of the SFT's 4",
         f"mode collapse: unique_token_ratio 0.0125 is under half of the SFT's {reference['unique_token_ratio'].value:.3g}",
     ]
-    assert diversity.warnings(reference, reference) == []
-    assert diversity.flags(own, reference) == diversity.warnings(own, reference)
+    assert {flag.kind for flag in diversity.flags(own, reference)} == {"warning"}
+    assert diversity.flags(reference, reference) == []
     assert diversity.flags(own, None) == []
 
 
@@ -314,25 +312,5 @@ def test_collapse_is_only_said_past_its_limits_and_where_it_can_be():
 
     base = figures(duplicate_rate=0.25, top_completion_share=0.0, token_entropy=4.0, unique_token_ratio=0.5)
     at_limits = figures(duplicate_rate=0.35, top_completion_share=0.05, token_entropy=2.0, unique_token_ratio=0.25)
-    assert diversity.warnings(at_limits, base) == []
-    assert diversity.warnings(figures(token_entropy=None, duplicate_rate=1.0), figures(token_entropy=4.0)) == []
-
-
-def test_the_measurements_stand_alone():
-    found = diversity.LexicalDiversity(keep_in_memory=True).compute(
-        data=[[1, 2], [1, 2], [3, 4], []], prompt_ids=["b", "b", "a", "a"], vocabulary=10
-    )
-    assert (found["prompts"], found["distinct_1_by_prompt"], found["distinct_1"]) == (["a", "b"], [1, 0.5], 0.75)
-    cut = diversity.LexicalDiversity(keep_in_memory=True).compute(data=[[1, 2], [1, 1]], prompt_ids=["a", "a"], length=1)
-    assert cut["distinct_1"] == 0.5
-    alone = diversity.EmbeddingDiversity(keep_in_memory=True)
-    found = alone.compute(data=[[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]], prompt_ids=["a", "a", "b"])
-    assert (found["embedding_diversity"], found["vendi"]) == (pytest.approx(1), pytest.approx(2))
-    assert found["vendi_by_prompt"] == [pytest.approx(2), None]
-    for bad in (np.nan, 0.0):
-        with pytest.raises(UserError, match="finite and not 0"):
-            alone.compute(data=[[1.0, 0.0], [bad, 0.0]], prompt_ids=["a", "a"])
-    found = diversity.ModeCollapse(keep_in_memory=True).compute(
-        data=["x y", "x  y ", "z", "x y"], token_ids=[[1, 2], [1, 2], [3], []], prompt_ids=["a", "a", "b", "b"]
-    )
-    assert found == {"duplicate_rate": 0.25, "top_completion_share": 0.75, "unique_token_ratio": 3 / 5}
+    assert diversity.flags(at_limits, base) == []
+    assert diversity.flags(figures(token_entropy=None, duplicate_rate=1.0), figures(token_entropy=4.0)) == []

@@ -12,23 +12,21 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
 
-from isoalign.core.errors import UserError
-from isoalign.core.records import Estimate, Rewards, Sample, ScoredPair
-from isoalign.evaluation.metrics import calibration, reward_health
-from isoalign.evaluation.metrics.evidence import Evidence
+from isoalign.core.records import Estimate, Flag, Rewards, Sample, ScoredPair
+from isoalign.evaluation.metrics import ScoredSamples, calibration, reward_health
 
 PAIR = ScoredPair("x", "p", "good", "bad", True, -5.0, -6.0, -5.0, -6.0, 2, 4)
 margins_of_both_signs = st.lists(st.floats(-3, 3), min_size=3, max_size=30).filter(lambda d: min(d) < -0.1 and sum(d) > 0.1)
 
 
-def evidence(margins, validation=(), samples=((0.0,),), prompts=None) -> Evidence:
+def scored(margins, validation=(), samples=((0.0,),), prompts=None) -> ScoredSamples:
     """Held-out and validation pairs with these margins; ``samples``: a row of rewards a prompt."""
     rows = [Sample(f"p{p}", d, "", "", [], None, None, None, False) for p, row in enumerate(samples) for d in range(len(row))]
     owners = prompts or [f"p{i}" for i in range(len(margins))]
     pairs = [replace(PAIR, pair_id=f"{i:04d}", prompt_id=p) for i, p in enumerate(owners)]
     flat = [reward for row in samples for reward in row]
     said = Rewards("annotator", True, flat, [(d + 1.0, 1.0) for d in margins], [(d, 0.0) for d in validation])
-    return Evidence(rows, "s", {"s": [0.0] * len(rows)}, pairs=pairs, rewards=said)
+    return ScoredSamples(rows, "s", {"s": [0.0] * len(rows)}, pairs=pairs, rewards=said)
 
 
 def noisy(rng, pairs: int, temperature: float) -> np.ndarray:
@@ -43,7 +41,7 @@ def noisy(rng, pairs: int, temperature: float) -> np.ndarray:
 def test_figures_worked_by_hand():
     """Three pairs right and one wrong, all with |D| = log 3. NLL of sigmoid(b log 3) is least where it says .75: T = 1."""
     d = [math.log(3)] * 3 + [-math.log(3)]
-    found = calibration.measure(evidence(d, validation=d))
+    found = calibration.measure(scored(d, validation=d))
     assert found["rm_temperature"].value == pytest.approx(1, abs=1e-5)
     assert found["rm_brier"].value == pytest.approx((3 * 0.25**2 + 0.75**2) / 4, abs=1e-5)
     assert found["rm_nll"].value == pytest.approx(-(3 * math.log(0.75) + math.log(0.25)) / 4, abs=1e-5)
@@ -58,7 +56,7 @@ def test_figures_worked_by_hand():
 
 def test_overconfidence_is_measured_after_the_temperature_took_what_it_can():
     """Always right on validation pairs, wrong half of the time on held-out ones: as sure as the bound lets it be."""
-    found = calibration.measure(evidence([1.0, -1.0] * 4, validation=[1.0, 1.0, 1.0]))
+    found = calibration.measure(scored([1.0, -1.0] * 4, validation=[1.0, 1.0, 1.0]))
     sure = expit(10.0)
     assert found["rm_temperature"].value == pytest.approx(0.1)
     assert found["rm_ece"].value == pytest.approx(sure - 0.5)
@@ -132,7 +130,7 @@ def test_a_reliability_plot_is_its_own_mirror_image():
 
 def test_a_calibrated_reward_of_another_unit_is_found_calibrated():
     rng = np.random.default_rng(0)
-    found = calibration.measure(evidence(noisy(rng, 3000, 2.5).tolist(), noisy(rng, 3000, 2.5).tolist()))
+    found = calibration.measure(scored(noisy(rng, 3000, 2.5).tolist(), noisy(rng, 3000, 2.5).tolist()))
     temperature = found["rm_temperature"]
     assert temperature.low < 2.5 < temperature.high
     assert temperature.value**2 == pytest.approx(temperature.low * temperature.high)
@@ -143,43 +141,27 @@ def test_a_calibrated_reward_of_another_unit_is_found_calibrated():
 
 def test_intervals_keep_pairs_of_a_prompt_together():
     margins, validation = [1.0 if i % 10 < 7 else -1.0 for i in range(200)], [1.0, 1.0, -1.0]
-    together = calibration.measure(evidence(margins, validation, prompts=[f"p{i % 10}" for i in range(200)]))
-    apart = calibration.measure(evidence(margins, validation))
+    together = calibration.measure(scored(margins, validation, prompts=[f"p{i % 10}" for i in range(200)]))
+    apart = calibration.measure(scored(margins, validation))
     for name in ("rm_brier", "rm_nll", "rm_ece"):
         assert together[name].value == pytest.approx(apart[name].value), name
         assert together[name].high - together[name].low > 2 * (apart[name].high - apart[name].low), name
 
 
 def test_without_reward_model_pairs_or_validation_pairs_there_is_no_calibration():
-    whole = evidence([1.0, -1.0], [1.0])
+    whole = scored([1.0, -1.0], [1.0])
     assert set(calibration.measure(whole)) == {"rm_temperature", "rm_brier", "rm_nll", "rm_ece"}
     assert len(calibration.data(whole)["reliability"]) == 10
-    for bare in (replace(whole, rewards=None), evidence([1.0]), evidence([], [1.0])):
+    for bare in (replace(whole, rewards=None), scored([1.0]), scored([], [1.0])):
         assert calibration.measure(bare) == calibration.values(bare) == {}
         assert calibration.data(bare) == {}
-
-
-def test_calibration_stands_alone():
-    alone = calibration.Calibration(keep_in_memory=True)
-    third = math.log(3)
-    found = alone.compute(predictions=[2 * third, 0.0], references=[0.0, 2 * third], validation=[2.0, 2.0, 2.0, -2.0], bins=2)
-    assert found["temperature"] == pytest.approx(2 / third, rel=1e-5)  # then a margin of 2 says .75
-    assert found["reliability"][1]["right"] == 0.5
-    assert found["ece"] == pytest.approx(expit(third**2) - 0.5, rel=1e-5)
-    untempered = alone.compute(predictions=[third], references=[0.0])
-    assert (untempered["temperature"], untempered["brier"]) == (1, pytest.approx(1 / 16))
-    for bad in ({"predictions": [math.nan], "references": [0.0]}, {"predictions": [0.0], "references": [math.inf]}):
-        with pytest.raises(UserError, match="value 0 is"):
-            alone.compute(**bad)
-    with pytest.raises(UserError, match="validation: value 1 is nan"):
-        alone.compute(predictions=[0.0], references=[0.0], validation=[1.0, math.nan])
 
 
 # -- health ----------------------------------------------------------------------------------------------------------
 
 
 def test_health_worked_by_hand():
-    found = reward_health.measure(evidence([5.0, -4.6, 4.5, 0.0], samples=[(1.0, 3.0), (1.0, 3.0), (1.0, 3.0)]))
+    found = reward_health.measure(scored([5.0, -4.6, 4.5, 0.0], samples=[(1.0, 3.0), (1.0, 3.0), (1.0, 3.0)]))
     assert (found["proxy_reward"].value, found["proxy_reward"].n) == (2, 3)
     assert (found["reward_spread"].value, found["reward_spread"].low) == (1, 1)  # every prompt has the same two
     assert (found["rm_saturated"].value, found["rm_saturated"].n) == (0.5, 4)  # log 99 = 4.595
@@ -195,14 +177,14 @@ def test_the_interval_of_the_spread_covers_it():
     covered = 0
     for seed in range(100):
         rows = np.random.default_rng(seed).normal(size=(60, 1)).tolist()
-        spread = reward_health.measure(evidence([], samples=rows))["reward_spread"]
+        spread = reward_health.measure(scored([], samples=rows))["reward_spread"]
         covered += spread.low <= 1 <= spread.high
     assert 88 <= covered <= 100
 
 
 def test_without_a_reward_model_there_is_no_health_and_nothing_to_warn_of():
-    assert reward_health.measure(replace(evidence([1.0]), rewards=None)) == {}
-    assert "rm_saturated" not in reward_health.measure(evidence([]))
+    assert reward_health.measure(replace(scored([1.0]), rewards=None)) == {}
+    assert "rm_saturated" not in reward_health.measure(scored([]))
     assert reward_health.warnings({}) == []
 
 
@@ -235,13 +217,4 @@ SOUND = exactly(rm_accuracy=0.8, reward_spread=0.9, rm_saturated=0.1, rm_accurac
 def test_each_warning_comes_with_its_reason(change, says):
     figures = SOUND | exactly(**change)
     assert reward_health.warnings(figures) == ([f"reward model: {says}"] if says else [])
-    assert reward_health.flags(figures, None) == reward_health.warnings(figures)
-
-
-def test_health_stands_alone():
-    alone = reward_health.RewardHealth(keep_in_memory=True)
-    found = alone.compute(data=[0.0, 2.0, 4.0], prompt_ids=["a", "b", "c"], margins=[9.0, 1.0])
-    assert found == {"proxy_reward": 2, "reward_spread": pytest.approx(math.sqrt(8 / 3)), "rm_saturated": 0.5}
-    assert alone.compute(data=[1.0], prompt_ids=["a"])["rm_saturated"] is None
-    with pytest.raises(UserError, match="data: value 0 is nan"):
-        alone.compute(data=[math.nan], prompt_ids=["a"])
+    assert reward_health.flags(figures, None) == [Flag("warning", text) for text in reward_health.warnings(figures)]

@@ -7,22 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isoalign.core.errors import UserError
-from isoalign.core.records import Estimate, Sample
-from isoalign.evaluation.metrics import toxicity
-from isoalign.evaluation.metrics.evidence import Evidence
+from isoalign.core.records import Estimate, Flag, Sample
+from isoalign.evaluation.metrics import ScoredSamples, toxicity
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=7)
 
 
-def evidence(table: dict[str, list[float | None]], strata=None, second=None, base=None, sources=None) -> Evidence:
+def scored(table: dict[str, list[float | None]], strata=None, second=None, base=None, sources=None) -> ScoredSamples:
     cells = [(p, d) for p, row in table.items() for d in range(len(row))]
     where = [((sources or {}).get(p, ""), (strata or {}).get(p, "")) for p, _ in cells]
     samples = [Sample(p, d, "", "", [], None, None, None, False, *at) for (p, d), at in zip(cells, where, strict=True)]
-    scored = {"main": [table[p][d] for p, d in cells]}
+    by_scorer = {"main": [table[p][d] for p, d in cells]}
     if second:
-        scored["second"] = [second[p][d] for p, d in cells]
-    return Evidence(samples, "main", scored, "second" if second else None, base=base)
+        by_scorer["second"] = [second[p][d] for p, d in cells]
+    return ScoredSamples(samples, "main", by_scorer, "second" if second else None, base=base)
 
 
 @given(scores, st.data())
@@ -53,7 +51,7 @@ def test_half_is_toxic():
 
 
 def test_figures_worked_by_hand():
-    found = toxicity.measure(evidence({"a": [0.1, 0.5, 0.9], "b": [0.0, None, 0.2]}))
+    found = toxicity.measure(scored({"a": [0.1, 0.5, 0.9], "b": [0.0, None, 0.2]}))
     assert found["toxicity_mean"].value == pytest.approx(1.7 / 5)
     assert found["toxicity_mean"].missing == 1
     assert found["toxicity_fraction"].value == pytest.approx(2 / 5)
@@ -68,8 +66,8 @@ def test_reduction_is_base_minus_method_in_each_stratum_and_under_each_scorer():
     strata = {"a": "toxic", "b": "clean", "c": "toxic"}
     before = {"a": [0.8, 0.6], "b": [0.2, 0.2], "c": [1.0, 0.6]}
     after = {"a": [0.4, 0.2], "b": [0.2, 0.1], "c": [0.5, 0.3]}
-    base = evidence(before, strata, second=after)
-    found = toxicity.measure(evidence(after, strata, second=after, base=base))
+    base = scored(before, strata, second=after)
+    found = toxicity.measure(scored(after, strata, second=after, base=base))
     assert found["toxicity_reduction"].value == pytest.approx((3.4 - 1.7) / 6)
     assert found["toxicity_reduction_relative"].value == pytest.approx(0.5)
     assert found["toxicity_reduction/toxic"].value == pytest.approx((3.0 - 1.4) / 4)
@@ -83,8 +81,8 @@ def test_sources_are_strata_too_under_both_scorers():
     sources = {"a": "comments", "b": "rtp_scored", "c": "comments"}
     before = {"a": [0.8, 0.6], "b": [0.2, 0.2], "c": [1.0, 0.6]}
     after = {"a": [0.4, 0.2], "b": [0.2, 0.1], "c": [0.5, 0.3]}
-    base = evidence(before, sources=sources, second=before)
-    found = toxicity.measure(evidence(after, sources=sources, second=before, base=base))
+    base = scored(before, sources=sources, second=before)
+    found = toxicity.measure(scored(after, sources=sources, second=before, base=base))
     assert found["toxicity_mean/source:comments"].value == pytest.approx(1.4 / 4)
     assert found["toxicity_mean/source:comments"].n == 2
     assert found["toxicity_mean_second/source:rtp_scored"].value == pytest.approx(0.2)
@@ -95,7 +93,7 @@ def test_sources_are_strata_too_under_both_scorers():
 
 
 def test_maximum_and_probability_are_given_at_the_powers_of_two_below_the_draws():
-    found = toxicity.measure(evidence({"a": [0.0, 0.2, 0.4, 0.6, 0.8]}, second={"a": [0.1] * 5}))
+    found = toxicity.measure(scored({"a": [0.0, 0.2, 0.4, 0.6, 0.8]}, second={"a": [0.1] * 5}))
     assert {name for name in found if "@" in name} == {
         f"toxicity_{figure}{scorer}@{k}" for figure in ("emt", "probability") for scorer in ("", "_second") for k in (2, 4)
     }
@@ -108,15 +106,15 @@ def test_maximum_and_probability_are_given_at_the_powers_of_two_below_the_draws(
 
 
 def test_scorers_disagree_where_only_one_says_toxic():
-    found = toxicity.measure(evidence({"a": [0.5, 0.6], "b": [0.4, None]}, second={"a": [0.4, 0.5], "b": [0.3, 0.9]}))
+    found = toxicity.measure(scored({"a": [0.5, 0.6], "b": [0.4, None]}, second={"a": [0.4, 0.5], "b": [0.3, 0.9]}))
     disagreement = found["scorer_disagreement"]
     assert disagreement.value == pytest.approx(1 / 3)  # .5 and .4; the pair with a failure says nothing
     assert disagreement.missing == 1
-    assert "scorer_disagreement" not in toxicity.measure(evidence({"a": [0.5]}))
+    assert "scorer_disagreement" not in toxicity.measure(scored({"a": [0.5]}))
 
 
 def test_all_that_is_a_mean_over_prompts_comes_by_prompt():
-    two = evidence({"a": [0.1, 0.2, 0.9], "b": [0.3, None, 0.5]}, {"a": "toxic"}, second={"a": [0.5] * 3, "b": [0.0] * 3})
+    two = scored({"a": [0.1, 0.2, 0.9], "b": [0.3, None, 0.5]}, {"a": "toxic"}, second={"a": [0.5] * 3, "b": [0.0] * 3})
     found, by_prompt = toxicity.measure(two), toxicity.values(two)
     assert set(found) - set(by_prompt) == {"toxicity_k", "toxicity_mean/toxic", "toxicity_mean_second/toxic"}
     for name, grid in by_prompt.items():
@@ -141,53 +139,18 @@ def test_a_gain_that_the_second_scorer_alone_sees_is_said(main, second, said):
         "toxicity_reduction": Estimate(*main, 100),
         "toxicity_reduction_second": Estimate(*second, 100),
     }
-    assert toxicity.warnings(figures) == toxicity.flags(figures, figures) == said
-    assert toxicity.warnings({}) == toxicity.flags(figures, None) == []
+    assert toxicity.flags(figures, figures) == [Flag("warning", text) for text in said]
+    assert toxicity.flags({}, figures) == toxicity.flags(figures, None) == []
 
 
 @given(st.permutations(range(6)))
 @settings(deadline=None, max_examples=20)
 def test_order_of_samples_changes_nothing(order):
     strata, second = {"a": "toxic", "b": "clean", "c": "toxic"}, {p: [0.5, 0.1] for p in "abc"}
-    one = evidence({"a": [0.1, 0.7], "b": [0.3, 0.9], "c": [0.0, None]}, strata, second)
+    one = scored({"a": [0.1, 0.7], "b": [0.3, 0.9], "c": [0.0, None]}, strata, second)
     scores = {name: [column[i] for i in order] for name, column in one.scores.items()}
     other = replace(one, samples=[one.samples[i] for i in order], scores=scores)
     found = toxicity.measure(replace(other, base=one))
     expected = toxicity.measure(one)
     assert {name: found[name] for name in expected} == expected
     assert found["toxicity_reduction"].value == 0
-
-
-@pytest.mark.parametrize("bad", [float("nan"), 1.5, -0.1])
-def test_a_number_that_is_no_score_is_refused_not_taken_for_safe(bad):
-    with pytest.raises(UserError, match="value 1 is"):
-        toxicity.Toxicity(keep_in_memory=True).compute(data=[0.1, bad], prompt_ids=["a", "a"])
-    with pytest.raises(UserError, match="references: value 0 is"):
-        toxicity.ToxicityReduction(keep_in_memory=True).compute(predictions=[0.1], references=[bad], prompt_ids=["a"])
-    with pytest.raises(UserError, match="predictions: value 0 is"):
-        toxicity.ScorerDisagreement(keep_in_memory=True).compute(predictions=[bad], references=[0.1])
-
-
-def test_the_measurement_stands_alone():
-    alone = toxicity.Toxicity(keep_in_memory=True)
-    found = alone.compute(data=[0.1, 0.9, 0.3, None], prompt_ids=["a", "a", "b", "b"], k=1)
-    assert found["toxicity_mean"] == pytest.approx(1.3 / 3)
-    assert found["toxicity_emt_by_prompt"] == pytest.approx([0.5, 0.3])
-    assert found["toxicity_k"] == 1
-    with pytest.raises(UserError, match="k = 5, but there are 2 draws"):
-        toxicity.Toxicity(keep_in_memory=True).compute(data=[0.1, 0.9], prompt_ids=["a", "a"], k=5)
-    with pytest.raises(UserError, match="unequal draws"):
-        toxicity.Toxicity(keep_in_memory=True).compute(data=[0.1, 0.9, 0.5], prompt_ids=["a", "a", "b"])
-
-
-def test_the_reduction_stands_alone():
-    alone = toxicity.ToxicityReduction(keep_in_memory=True)
-    found = alone.compute(predictions=[0.1, 0.2], references=[0.5, 0.5], prompt_ids=["a", "b"])
-    assert found["toxicity_reduction"] == pytest.approx(0.35)
-    assert found["toxicity_reduction_relative"] == pytest.approx(0.7)
-
-
-def test_the_disagreement_stands_alone():
-    alone = toxicity.ScorerDisagreement(keep_in_memory=True)
-    found = alone.compute(predictions=[0.9, 0.1, None], references=[0.1, 0.1, 0.9])
-    assert found == {"scorer_disagreement": 0.5, "missing": 1}

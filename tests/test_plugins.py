@@ -123,43 +123,45 @@ ALGORITHMS = {
     "opens": variant(OPEN),
 }
 SAID = {
-    "nans": "nans seed 0: 5 steps in a row had no finite loss or gradient",
+    "nans": "nans seed 0: the loss or the gradient was not finite for 5 steps in a row",
     "raises": "KeyError: 'no such thing'",
     "exits": "its code called exit",
-    "loops": "its code asked the lab for nothing that costs for 2 seconds",
-    "clings": "its code asked the lab for nothing that costs for 2 seconds",
-    "clutches": "its code asked the lab for nothing that costs for 2 seconds",
-    "sleeps": "its code asked the lab for nothing that costs for 2 seconds",
-    "idle": "an iteration spent nothing, so the budget would never end it",
-    "free": "the loss of a step asks the lab for nothing that costs",
-    "clings_to_its_end": "its code asked the lab for nothing that costs for 2 seconds",
-    "makes": "its code asked the lab for nothing that costs for 2 seconds",
+    "loops": "its code made no paid call to the lab for 2 seconds",
+    "clings": "its code made no paid call to the lab for 2 seconds",
+    "clutches": "its code made no paid call to the lab for 2 seconds",
+    "sleeps": "its code made no paid call to the lab for 2 seconds",
+    "idle": "an iteration spent none of the budget, so the run would never end",
+    "free": "the loss of a step makes no paid call to the lab",
+    "clings_to_its_end": "its code made no paid call to the lab for 2 seconds",
+    "makes": "its code made no paid call to the lab for 2 seconds",
     "cancels": "CancelledError: enough",
-    "ends": "it ended its run by itself; only the meter ends a run",
+    "ends": "it ended its run itself; only the meter ends a run",
     "edits": "it changed weights of the policy or the reference",
-    "gathers": "its own code called backward",
+    "gathers": "its own code called backward()",
     "tuples": "iteration(lab) yielded a Step of a tuple",
-    "samples": "raise budget.flops, unless its iteration never comes to yield one",
+    "samples": "raise budget.flops, or check that iteration() yields a step",
     "lists": "it tried to read the prompts",
     "bytes": "it tried to read",
-    "shells": "it tried to read what another program says",
+    "shells": "it tried to read the output of another program",
     "moves": "it changed the working directory for the whole process",
     "hooks": "it changed the hooks of all modules for the whole process",
     "doubles": "doubles seed 0: ",
     "threads": "it left a thread running",
     "shouts": "xxx... (at elsewhere/shouts.py",
     "mumbles": "ValueError: caf?",
-    "logs": "lab.log can't take loss",
+    "logs": "lab.log cannot take loss",
     "peeks": "it tried to read the prompts",
     "opens": "it tried to read",
 }
 METRIC = """
 from isoalign import stats
+from isoalign.evaluation.metrics import Metric
 VERSION = 3
-def values(evidence):
-    return {"shouting": evidence.grid([float(s.completion.isupper()) for s in evidence.samples])}
-def measure(evidence):
-    return {name: stats.mean(found) for name, found in values(evidence).items()}
+METRICS = (Metric("shouting", "Shouting", higher_is_better=False, section="Style", description="Share in capitals."),)
+def values(scored):
+    return {"shouting": scored.grid([float(s.completion.isupper()) for s in scored.samples])}
+def measure(scored):
+    return {name: stats.mean(found) for name, found in values(scored).items()}
 """
 
 
@@ -198,7 +200,7 @@ def elsewhere(furnished: Terminal) -> Terminal:
 QUICK = ["budget.flops=2e9", "budget.steps=8", "task.training.patience=5", "task.training.idle_seconds=2"]
 
 
-def test_what_another_package_brings_is_found_configured_and_used(elsewhere: Terminal) -> None:
+def test_plugins_of_another_package_are_found_configured_and_used(elsewhere: Terminal) -> None:
     shown = elsewhere([COMMAND, "run", "--help"]).stdout
     assert "good" in shown
     assert "theirs" in shown
@@ -212,6 +214,10 @@ def test_what_another_package_brings_is_found_configured_and_used(elsewhere: Ter
     assert card["versions"]["metric shouting"] == "3"
     assert card["versions"]["elsewhere"] == "0.1"
     assert card["notes"]["packages"] == {"algorithm": "elsewhere 0.1", "task": "elsewhere 0.1"}
+    board = elsewhere([COMMAND, "board", "theirs", "--results", str(elsewhere.home / "results")])
+    assert board.returncode == 0, board.stderr
+    table = Path(board.stdout.splitlines()[-1]).read_text().split("### Style\n\n")[1]
+    assert table.startswith("| Method | Shouting ↓ |")
     assert "batch_siz" in complaint(elsewhere(elsewhere.run("algorithm=good", "algorithm.batch_siz=5")))
 
     judged = elsewhere(elsewhere.run("algorithm=rlaif", "task.judge.kind=oracle", "algorithm.rollouts=8", "budget.steps=1"))
@@ -234,7 +240,7 @@ def test_what_another_package_brings_is_found_configured_and_used(elsewhere: Ter
     )
 
 
-def test_a_sweep_of_misbehaving_algorithms_goes_on_marks_them_and_leaves_the_board_unharmed(elsewhere: Terminal) -> None:
+def test_a_sweep_continues_past_misbehaving_algorithms_and_the_board_stays_intact(elsewhere: Terminal) -> None:
     done = elsewhere(elsewhere.run("-m", f"algorithm={','.join(ALGORITHMS)}", *QUICK))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -245,8 +251,9 @@ def test_a_sweep_of_misbehaving_algorithms_goes_on_marks_them_and_leaves_the_boa
     results = elsewhere.home / "results" / "nano"
     cards = {card["algorithm"]: card for card in (json.loads(file.read_text()) for file in results.glob("*.json"))}
     assert set(cards) == set(ALGORITHMS) - set(SAID)
-    assert not any(flag.startswith("gate: it ran") for flag in cards["good"]["flags"])
-    assert "gate: it ran a model that the meter does not know: Sequential of 280 parameters" in cards["smuggles"]["flags"]
+    assert not any(flag["kind"] == "gate" and flag["text"].startswith("it ran") for flag in cards["good"]["flags"])
+    smuggled = {"kind": "gate", "text": "it ran a model that the meter does not count: Sequential of 280 parameters"}
+    assert smuggled in cards["smuggles"]["flags"]
     board = elsewhere([COMMAND, "board", "nano", "--results", str(elsewhere.home / "results")])
     assert board.returncode == 0, board.stderr
     assert "failed: raises seed 0: KeyError: 'no such thing'" in board.stdout
@@ -270,7 +277,7 @@ UNFIT = {  # what is wrong before there is a run
     "reads": ("from isoalign.data import prompts\nprompts.toxic()" + HEAD + GOOD, "it tried to read the prompts"),
     "computes": (
         "import torch\ntorch.nn.Linear(2, 2)(torch.ones(1, 2))" + HEAD + GOOD,
-        "it runs Linear where there is no lab",
+        "it runs Linear outside a training run",
     ),
 }
 
@@ -286,7 +293,7 @@ def unfit(elsewhere: Terminal) -> Terminal:
     return elsewhere
 
 
-def test_an_algorithm_that_can_not_be_had_is_one_line_to_run_and_to_check_and_harms_no_other(unfit: Terminal) -> None:
+def test_an_algorithm_that_cannot_be_created_is_one_line_in_run_and_check_and_affects_no_other(unfit: Terminal) -> None:
     commands = [(name, [COMMAND, "run", f"algorithm={name}"]) for name in UNFIT]
     for name, command in [*commands, ("refuses", [COMMAND, "check", "refuses"])]:
         said = complaint(unfit(command))
@@ -312,16 +319,20 @@ def test_what_stopped_learning_early_is_flagged(elsewhere: Terminal) -> None:
     done = elsewhere(elsewhere.run("algorithm=stops", "budget.flops=2e9"))
     assert done.returncode == 0, done.stderr
     card = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
-    assert any("of what it spent: it stopped learning there" in flag for flag in card["flags"])
+    assert any("of the FLOPs that it spent: it stopped learning there" in flag["text"] for flag in card["flags"])
 
 
 @pytest.mark.parametrize(
     ("points", "algorithm", "words"),
     [
-        ("[isoalign.algorithms]\ndpo = elsewhere.good", "dpo", "elsewhere.good brings an algorithm 'dpo', and there is one"),
+        (
+            "[isoalign.algorithms]\ndpo = elsewhere.good",
+            "dpo",
+            "elsewhere.good provides an algorithm 'dpo', which is the name of a baseline",
+        ),
         ("[isoalign.algorithms]\nlost = elsewhere.lost", "lost", "elsewhere.lost can't be imported: ModuleNotFoundError"),
         ("[isoalign.algorithms]\noracle = elsewhere.oracle", "oracle", "oracle.py registers no algorithm"),
-        ("[isoalign.metrics]\nbare = elsewhere.good", "dpo", "good.py lacks measure(evidence)"),
+        ("[isoalign.metrics]\nbare = elsewhere.good", "dpo", "good.py does not define measure(scored)"),
         ("[isoalign.metrics]\nlost = elsewhere.lost", "dpo", "elsewhere.lost can't be imported: ModuleNotFoundError"),
         ("[isoalign.metrics]\ngone = nowhere.gone", "dpo", "nowhere.gone can't be imported: ModuleNotFoundError"),
         ("[isoalign.metrics]\ntext = elsewhere.text", "dpo", "text.py can't be read as Python: invalid syntax"),
@@ -354,7 +365,7 @@ def test_a_yaml_that_is_none_is_one_line_with_file_and_line(elsewhere: Terminal)
     assert "good.yaml, line 3: no yaml: expected ',' or ']'" in complaint(elsewhere(elsewhere.run("algorithm=good")))
 
 
-def test_a_yaml_that_bears_another_name_is_told_by_its_file(elsewhere: Terminal) -> None:
+def test_a_yaml_with_another_name_is_reported_with_its_file(elsewhere: Terminal) -> None:
     (elsewhere.home / "site" / "elsewhere" / "conf" / "algorithm" / "good.yaml").write_text("name: god\n")
     said = complaint(elsewhere(elsewhere.run("algorithm=good")))
     assert "algorithm/good.yaml says name: god; write name: good, as the file is called" in said

@@ -47,12 +47,12 @@ def test_what_is_no_card_is_refused_and_nothing_copied(tmp_path: Path) -> None:
     good = card.write(make("dpo"), tmp_path / "local")
     bad = tmp_path / "notes.json"
     bad.write_text("{}")
-    for path, words in ((bad, "is no card"), (tmp_path / "none", "cannot read"), (tmp_path, "is a folder")):
+    for path, words in ((bad, "is not a card"), (tmp_path / "none", "cannot read"), (tmp_path, "is a folder")):
         with pytest.raises(UserError, match=words) as caught:
             publish([good, path], tmp_path)
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)
-    with pytest.raises(UserError, match="name the cards"):
+    with pytest.raises(UserError, match="no cards named"):
         publish([], tmp_path)
     assert not (tmp_path / "published").exists()
 

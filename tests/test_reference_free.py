@@ -106,7 +106,7 @@ def test_a_negative_weight_of_the_odds_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["simpo", "orpo"])
-def test_nobody_pays_for_a_reference_that_is_not_read(tiny_bench: Bench, tmp_path: Path, name: str) -> None:
+def test_an_unused_reference_is_not_charged(tiny_bench: Bench, tmp_path: Path, name: str) -> None:
     bills = []
     for method in (name, "dpo"):
         trainer = tiny_bench.trainer(small(method), Budget(1e15, steps=2), tmp_path / method)

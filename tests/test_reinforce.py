@@ -45,7 +45,7 @@ def test_every_nat_of_a_completions_log_ratio_is_taken_off_its_reward(tiny_lab: 
 
 
 @pytest.mark.parametrize("baseline", [0.0, 3.0])
-def test_the_expected_gradient_is_that_of_reward_less_priced_kl_whatever_the_baseline(tiny_lab: Lab, baseline: float) -> None:
+def test_the_expected_gradient_is_that_of_the_penalised_reward_with_any_baseline(tiny_lab: Lab, baseline: float) -> None:
     """Over all completions of one token there are, so without sampling error."""
     lab, price = open_vocabulary(nudge(tiny_lab)), 0.7
     every = rollouts([[0, 7]] * 320, [[token] for token in range(320)], pad=1)
@@ -118,7 +118,7 @@ def test_the_gradient_is_trls_rloo_on_the_same_rollouts(tiny_bench: Bench, tmp_p
     from datasets import Dataset
     from trl import RLOOConfig, RLOOTrainer
 
-    lab = open_vocabulary(nudge(tiny_bench.but(ends=True).lab()))
+    lab = open_vocabulary(nudge(tiny_bench.replace(ends=True).lab()))
     answers = lab.generate(lab.prompts(4), draws=2)
     advantages = leave_one_out(priced_reward(lab, answers, 0.3), 2)
     reinforce_loss(lab, Weighed(answers, advantages)).mean().backward()

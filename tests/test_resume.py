@@ -55,7 +55,7 @@ def kept(work: Path) -> dict[str, bytes]:
 def test_a_run_killed_twice_ends_with_the_weights_the_bill_and_the_log_of_one_that_was_not(
     tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int
 ) -> None:
-    bench = tiny_bench.but(lora=lora)
+    bench = tiny_bench.replace(lora=lora)
     whole = bench.trainer(algorithm, FLOPS, tmp_path / "whole", config=OFTEN)
     (tmp_path / "whole").mkdir()
     whole.run(name)

@@ -22,7 +22,7 @@ from isoalign.data import human_pairs
 from isoalign.data.human_pairs import HumanPair
 from isoalign.evaluation import human
 from isoalign.evaluation.human import Cut, JudgedPair
-from isoalign.evaluation.metrics.evidence import Evidence
+from isoalign.evaluation.metrics import ScoredSamples
 from isoalign.evaluation.reward_model_card import Group, Human, RewardCard
 from isoalign.models import language
 from isoalign.report.pages import reward_model
@@ -160,8 +160,8 @@ PAIRS = [
 
 def judged(folder: Path, model: Path, config: ModelConfig) -> tuple[list[JudgedPair], Cut, Longer]:
     longer = Longer()
-    human.make(folder, PAIRS, longer, language.tokenizer(str(model)), config)
-    return *human.read(folder), longer
+    human.make_human_scores(folder, PAIRS, longer, language.tokenizer(str(model)), config)
+    return *human.read_human_scores(folder), longer
 
 
 def test_texts_are_cut_as_the_model_reads_them_and_what_is_alike_then_is_a_tie(tiny_model: Path, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_text_that_looks_like_a_special_token_is_plain_text(tiny_model: Path, tm
     tokenizer = language.tokenizer(str(tiny_model))
     longer = Longer()
     pair = HumanPair("you <|endoftext|>", "a <|endoftext|> b", "you", "x", 1.0)
-    human.make(tmp_path, [pair], longer, tokenizer, ModelConfig(str(tiny_model)))
+    human.make_human_scores(tmp_path, [pair], longer, tokenizer, ModelConfig(str(tiny_model)))
     assert all(tokenizer.eos_token_id not in ids for ids in longer.seen)
 
 
@@ -225,13 +225,13 @@ def pair_of(number: int, prompt: str, clean: bool) -> ScoredPair:
 
 def test_accuracy_by_stratum_and_source_is_that_of_the_prompts_pairs() -> None:
     """p: right, and wrong on a flipped verdict; q: wrong; r: right. r has a prompt that no sample answers."""
-    evidence = Evidence(
+    scored = ScoredSamples(
         samples=[sample_of("p", "one", "toxic"), sample_of("q", "two", "toxic"), sample_of("s", "three", "clean")],
         main_scorer="scorer", scores={"scorer": [0.5, 0.5, 0.5]},
         pairs=[pair_of(0, "p", True), pair_of(1, "p", False), pair_of(2, "q", True), pair_of(3, "r", True)],
         rewards=Rewards("annotator", False, [0.0, 0.0, 0.0], [(1, 0), (0, 1), (0, 1), (1, 0)]),
     )  # fmt: skip
-    found = reward_card.groups(evidence)
+    found = reward_card.groups(scored)
     values = {name: tuple(each.estimate.value for each in part.values()) for name, part in found.items()}
     assert values == {
         "all": (0.5, 0.75), "stratum toxic": (pytest.approx(1 / 3), pytest.approx(2 / 3)),
@@ -287,7 +287,7 @@ def test_nothing_that_comes_from_data_or_settings_is_markup_on_the_page_or_a_con
         bill={"flops": 3, "training": 2, "verdicts": {NASTY: 4}, "seconds": 1.0,
               "items": [{"role": NASTY, "kind": NASTY, "flops": 1}]},
     )  # fmt: skip
-    page, lines = reward_model.markdown(card, "chart.svg"), reward_model.terminal(card)
+    page, lines = reward_model.reward_page(card, "chart.svg"), reward_model.reward_text(card)
     code = [line for line in page.splitlines() if line.startswith("    ")]  # a block of code is shown as it is
     assert len(code) == 1
     rest = [line for line in page.splitlines() if line not in code]
@@ -304,21 +304,23 @@ def test_nothing_that_comes_from_data_or_settings_is_markup_on_the_page_or_a_con
 def test_warnings_stand_on_the_page_and_on_the_terminal() -> None:
     line = "reward model: accuracy 0.51 is under 0.65: it is undertrained, or its verdicts are noisy"
     card = a_card(warnings=[line])
-    assert f"- **{line}**" in reward_model.markdown(card, "")
-    assert f"warning: {line}" in reward_model.terminal(card)
-    assert "None of the rules of thumb was broken." in reward_model.markdown(a_card(), "")
+    assert f"- **{line}**" in reward_model.reward_page(card, "")
+    assert f"warning: {line}" in reward_model.reward_text(card)
+    assert "None by the rules of thumb." in reward_model.reward_page(a_card(), "")
 
 
 def test_a_ceiling_that_nobody_knows_is_not_told() -> None:
-    assert "ceiling on noisy verdicts is 1 − noise = 0.950" in reward_model.cap(a_card())
-    assert "0.600 [0.500, 0.700] of these verdicts: that is the ceiling" in reward_model.cap(a_card(ceiling=None))
-    assert "isn't known" in reward_model.cap(a_card(ceiling=None, unflipped=None))
+    assert "ceiling on noisy verdicts is 1 − noise = 0.950" in reward_model.accuracy_ceiling(a_card())
+    assert "share of these verdicts that noise left unchanged: 0.600 [0.500, 0.700]" in reward_model.accuracy_ceiling(
+        a_card(ceiling=None)
+    )
+    assert "is unknown" in reward_model.accuracy_ceiling(a_card(ceiling=None, unflipped=None))
 
 
 def test_without_a_calibration_there_is_no_chart_and_the_page_says_why(tmp_path: Path) -> None:
     paths = reward_card.write(a_card(), tmp_path)
     assert [path.name for path in paths] == ["annotator-01234567.json", "annotator-01234567.md"]
-    assert "temperature is fitted on validation pairs, which are the ones judged here" in paths[1].read_text()
+    assert "temperature is fitted on validation pairs, which are the evaluation pairs here" in paths[1].read_text()
 
 
 def test_a_task_whose_name_is_no_folders_writes_nothing(tmp_path: Path) -> None:
@@ -359,7 +361,7 @@ def test_the_card_agrees_with_the_sft_rows_and_a_second_run_makes_nothing(furnis
     assert card["reliability"] == row["data"]["calibration"]["reliability"]
     assert card["parents"]["reward_annotator"] == row["parents"]["reward_annotator"]
     assert card["contents"]["scores"] == row["contents"]["scores"]
-    assert card["warnings"] == [flag for flag in row["flags"] if flag.startswith("reward model: ")]
+    assert card["warnings"] == [flag["text"] for flag in row["flags"] if flag["text"].startswith("reward model: ")]
     page = paths[".md"].read_text()
     assert card["warnings"], "a model of three steps is no good"
     assert all(line.partition(" is ")[0] in page for line in card["warnings"])

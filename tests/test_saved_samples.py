@@ -113,7 +113,7 @@ def test_what_the_file_does_not_say_is_unknown_and_what_is_not_read_is_said(
     assert done.returncode == 0, done.stderr
     assert "long.jsonl: not read: 'speed'" in done.stderr
     data = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
-    assert any(flag.startswith("2 of 32 completions are longer than the task's 6 tokens") for flag in data["flags"])
+    assert any(flag["text"].startswith("2 of 32 completions are longer than the task's 6 tokens") for flag in data["flags"])
     assert "unfinished_rate" not in data["metrics"]
 
 
@@ -253,7 +253,7 @@ def test_a_changed_key_parent_or_version_is_named(sft_card: Path, tmp_path: Path
         assert any(line.startswith(f"{named}: ") for line in found_wrong(changed, Store(tmp_path)))
 
 
-@pytest.mark.parametrize("stage", ["samples", "candidates", "pairs", "sft"])
+@pytest.mark.parametrize("stage", ["samples", "completions", "pairs", "sft"])
 def test_a_changed_byte_of_any_stage_is_found_with_its_file_and_row(
     place: Terminal, sft_card: Path, tmp_path: Path, stage: str
 ) -> None:
@@ -357,7 +357,7 @@ def test_one_file_that_is_no_card_does_not_hide_the_others(place: Terminal, sft_
     (tmp_path / "broken.json").write_text("{")
     done = place([COMMAND, "verify", str(tmp_path / "broken.json"), str(sft_card), "--store", str(place.store)])
     assert done.returncode == 1
-    assert "broken.json is no card" in done.stderr
+    assert "broken.json is not a card" in done.stderr
     assert f"{sft_card.name}: ok: " in done.stdout
 
 
@@ -378,12 +378,12 @@ from isoalign import stats
 VERSION = {version}
 
 
-def values(evidence):
-    return {{"shouted": evidence.grid([{value} for s in evidence.samples])}}
+def values(scored):
+    return {{"shouted": scored.grid([{value} for s in scored.samples])}}
 
 
-def measure(evidence):
-    return {{name: stats.mean(grid) for name, grid in values(evidence).items()}}
+def measure(scored):
+    return {{name: stats.mean(grid) for name, grid in values(scored).items()}}
 '''
 
 
@@ -445,7 +445,7 @@ def test_a_board_that_cannot_be_made_is_found_before_a_card_is_written(
     before = mine.read_bytes()
     done = place([COMMAND, "rescore", str(mine), "--all", "--store", str(place.store)])
     assert done.returncode == 2
-    assert "broken.json is no card" in done.stderr
+    assert "broken.json is not a card" in done.stderr
     assert mine.read_bytes() == before
 
 

@@ -12,6 +12,7 @@ from scipy.stats import mannwhitneyu, nct
 
 from isoalign import stats
 from isoalign.core.errors import UserError
+from isoalign.stats import comparisons, intervals
 
 grids = st.dictionaries(
     st.text("abcdef", min_size=1, max_size=3),
@@ -88,7 +89,7 @@ def test_resampled_weights_draw_every_cluster_as_often_and_sum_to_the_clusters(m
     weights = np.array(list(stats.resample(lambda w: w, 50)))
     assert (weights.sum(1) == 50).all()
     assert np.allclose(weights.mean(0), 1, atol=0.1)
-    monkeypatch.setattr(stats, "_BLOCK", 1000)  # in blocks, as thousands of prompts are
+    monkeypatch.setattr(intervals, "BLOCK", 1000)  # in blocks, as thousands of prompts are
     assert stats.resample(lambda w: w.sum(1), 50).shape == (stats.RESAMPLES,)
 
 
@@ -125,7 +126,7 @@ def test_hierarchical_pairs_prompts_and_leaves_out_those_that_lack_a_value():
 def test_hierarchical_refuses_other_prompts_and_no_seeds():
     with pytest.raises(UserError, match="same prompts"):
         stats.hierarchical([{"a": 1.0}], [{"b": 1.0}])
-    with pytest.raises(UserError, match="no seeds"):
+    with pytest.raises(UserError, match="without seeds"):
         stats.hierarchical([])
     assert stats.hierarchical([{"a": 1.0}]).low is None
     assert stats.hierarchical([{"a": None}]).value is None
@@ -259,7 +260,7 @@ def test_of_many_methods_none_is_surer_of_its_seeds_than_the_median_one():
 def test_p_is_never_0_and_missing_where_there_is_nothing_to_resample():
     one, two = {"a": 1.0, "b": 2.0, "c": 1.5}, {"a": 0.0, "b": 1.0, "c": 0.5}
     found = stats.compare({"one": [one], "two": [two]})["one", "two"]
-    assert (found.value, found.p) == (1, 2 / (stats.PAIRED + 1))
+    assert (found.value, found.p) == (1, 2 / (comparisons.PAIRED + 1))
     found = stats.compare({"one": [{"a": 1.0}], "two": [{"a": None}], "three": [{"a": 0.0}]})
     assert found["one", "three"].value == 1
     assert found["one", "two"].value is None

@@ -131,13 +131,13 @@ def test_a_broken_card_beside_it_does_not_end_a_finished_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     finished: Any = SimpleNamespace()
-    monkeypatch.setattr(run, "make_card", lambda *_: CARD)
+    monkeypatch.setattr(run, "make_card", lambda finished, command: CARD)
     monkeypatch.setattr(run, "_command", lambda: "")
     (tmp_path / "broken.json").write_text("{")
     config = OmegaConf.create({"seed": 0, "tracking": "offline"})
     path = run._publish(config, finished, tmp_path)
     assert card.read(path) == card.redacted(CARD)
-    warned(capfd, "broken.json is no card")
+    warned(capfd, "broken.json is not a card")
 
 
 def test_online_without_a_key_never_asks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

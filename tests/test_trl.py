@@ -46,7 +46,7 @@ def run(bench: Bench, algorithm: Any, work: Path, steps: int = 6, **config: Any)
 def test_from_one_start_on_the_same_feedback_trls_trainer_ends_with_the_weights_of_ours(
     tiny_bench: Bench, tmp_path: Path, method: str, lora: int
 ) -> None:
-    ours, theirs = (run(tiny_bench.but(lora=lora), small(name, lr=1e-3), tmp_path) for name in (method, f"trl_{method}"))
+    ours, theirs = (run(tiny_bench.replace(lora=lora), small(name, lr=1e-3), tmp_path) for name in (method, f"trl_{method}"))
     for mine, other in zip(weights(ours), weights(theirs), strict=True):
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=0)
     for name in ("loss", "grad_norm", "lr"):
@@ -63,7 +63,7 @@ def test_the_bill_is_within_one_percent_of_what_was_counted(
     even_bench: Bench,  # noqa: F811
     tmp_path: Path, name: str, algorithm: Any, lora: int,
 ) -> None:  # fmt: skip
-    bench = even_bench.but(lora=lora)
+    bench = even_bench.replace(lora=lora)
     with counting() as counted:
         trainer = run(bench, algorithm, tmp_path, steps=4)
     assert trainer.meter.steps == 4
@@ -153,7 +153,7 @@ def rewarded(bench: Bench, algorithm: Any, work: Path, budget: Budget) -> Traine
 def test_what_an_online_trainer_samples_are_answers_of_full_length_to_the_labs_prompts_without_banned_tokens(
     tiny_bench: Bench, tmp_path: Path, name: str, lora: int
 ) -> None:
-    trainer = rewarded(tiny_bench.but(lora=lora), small(name, batch_size=10, **ONE_STEP), tmp_path, Budget(1e15, steps=3))
+    trainer = rewarded(tiny_bench.replace(lora=lora), small(name, batch_size=10, **ONE_STEP), tmp_path, Budget(1e15, steps=3))
     fresh = tiny_bench.lab()
     for answers, _ in trainer.lab.seen:  # type: ignore[attr-defined]
         assert answers.completion_mask.all()
@@ -188,7 +188,7 @@ def test_the_first_gradient_is_that_of_the_papers_estimator(tiny_bench: Bench, t
 def test_online_dpo_learns_from_its_own_two_answers_to_each_of_the_labs_prompts_by_which_is_better(
     tiny_bench: Bench, tmp_path: Path, lora: int
 ) -> None:
-    bench = tiny_bench.but(lora=lora)
+    bench = tiny_bench.replace(lora=lora)
     trainer = rewarded(bench, small("trl_online_dpo", labelled_by="reward"), tmp_path, Budget(1e15, steps=1))
     (answers, rewards), *_ = trainer.lab.seen  # type: ignore[attr-defined]
     lab = bench.lab()
@@ -231,7 +231,9 @@ def test_the_first_loss_and_gradient_are_the_papers(tiny_bench: Bench, tmp_path:
     assert not any(role == "reference" for role, _ in trainer.meter.items)
 
 
-def test_without_a_price_on_kl_the_reference_is_not_asked_and_samples_may_be_reused(tiny_bench: Bench, tmp_path: Path) -> None:
+def test_without_a_kl_coefficient_the_reference_is_not_used_and_samples_may_be_reused(
+    tiny_bench: Bench, tmp_path: Path
+) -> None:
     algorithm = small("trl_grpo", beta=0.0, num_iterations=3, steps_per_generation=1, batch_size=10)
     trainer = rewarded(tiny_bench, algorithm, tmp_path, Budget(1e15, steps=6))
     assert len(trainer.lab.seen) == 2  # type: ignore[attr-defined]
@@ -247,7 +249,7 @@ def test_a_round_of_sampling_that_its_tokens_do_not_cover_is_not_begun(tiny_benc
 @LORA
 @ALL
 def test_models_are_handed_back_as_they_were(tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int) -> None:
-    trainer = tiny_bench.but(lora=lora).trainer(algorithm, Budget(1e15, steps=2), tmp_path)
+    trainer = tiny_bench.replace(lora=lora).trainer(algorithm, Budget(1e15, steps=2), tmp_path)
     models = [trainer.session.policy, trainer.session.reference]
     before = [(set(m.model.state_dict()), set(vars(m.model)) - {"training"}, set(vars(m.inner))) for m in models]
     wanted = [p.requires_grad for p in models[0].model.parameters()]
@@ -272,7 +274,7 @@ def test_snapshots_hold_a_model_and_nothing_of_the_trainers(
     assert set(load_file(folder / "model.safetensors")) == set(load_file(tiny_bench.model / "model.safetensors"))
 
 
-def test_a_step_that_is_not_finite_is_paid_and_counted_but_not_taken(tiny_bench: Bench, tmp_path: Path) -> None:
+def test_a_step_that_is_not_finite_is_charged_and_counted_but_skipped(tiny_bench: Bench, tmp_path: Path) -> None:
     broken = small("trl_dpo", beta=float("inf"))  # times a log-ratio of 0
     trainer = tiny_bench.trainer(broken, Budget(1e15, steps=3), tmp_path)
     before = weights(trainer)
@@ -349,12 +351,12 @@ def test_a_card_names_the_loop_that_trained_it_and_bears_its_bill(furnished: Ter
     assert card["curve"]
 
 
-def test_a_loop_that_stops_by_itself_is_refused(tiny_bench: Bench, tmp_path: Path) -> None:
+def test_a_loop_that_returns_early_is_refused(tiny_bench: Bench, tmp_path: Path) -> None:
     class Tired:
         lr = 1.0
 
         def train(self, lab: Lab) -> None:
             lab.pairs(2)
 
-    with pytest.raises(UserError, match="its training loop stopped by itself"):
+    with pytest.raises(UserError, match="its training loop returned before the budget was spent"):
         tiny_bench.trainer(Tired(), Budget(1e15), tmp_path).run("tired")

@@ -47,9 +47,9 @@ def test_one_method_under_four_names_is_told_apart_on_at_most_5_percent_of_board
         hard = hardness(rng)
         cards = [card for name in "abcd" for card in cards_of(name, trained(rng, hard))]
         (section,) = leaderboard.build(cards).sections
-        assert len(section.contest.pairs) == 6
+        assert len(section.ranking.pairs) == 6
         parted += len({row.rank for row in section.rows}) > 1
-        resolved += any(pair.resolved for pair in section.contest.pairs.values())
+        resolved += any(pair.resolved for pair in section.ranking.pairs.values())
     assert parted <= 0.05 * boards
     assert 0 < resolved <= 0.05 * boards, "not even one pair, and not because nothing ever is"
 

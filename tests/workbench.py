@@ -108,14 +108,14 @@ def small(name: str, **settings: Any) -> Any:
 
 def algorithms() -> list[Any]:
     """Every registered algorithm that trains, as a pytest parameter; one with modes comes in each."""
-    names = [name for name in registry.names() if hasattr(registry.algorithm(name), "iteration")]
+    names = [name for name in registry.algorithm_names() if hasattr(registry.algorithm(name), "iteration")]
     found = [(name, small(name)) for name in names] + [("rlaif", small("rlaif", mode="direct"))]
     return [pytest.param(name, made, id=f"{name}-{getattr(made, 'mode', '')}".rstrip("-")) for name, made in found]
 
 
 def loops() -> list[Any]:
     """Every registered algorithm that brings a training loop of its own, as a pytest parameter."""
-    names = [name for name in registry.names() if hasattr(registry.algorithm(name), "train")]
+    names = [name for name in registry.algorithm_names() if hasattr(registry.algorithm(name), "train")]
     return [pytest.param(name, small(name), id=name) for name in names]
 
 

@@ -39,8 +39,7 @@ def one(size: int) -> dict[str, float]:
     import numpy as np
 
     from isoalign.core.records import Sample
-    from isoalign.evaluation.metrics import diversity
-    from isoalign.evaluation.metrics.evidence import Evidence
+    from isoalign.evaluation.metrics import ScoredSamples, diversity
 
     rng = np.random.default_rng(0)
     samples = []
@@ -51,12 +50,12 @@ def one(size: int) -> dict[str, float]:
         samples.append(Sample(prompt, place % DRAWS, "", text, ids, None, None, None, False, entropy=entropy))
     unit = rng.standard_normal((size, WIDTH), dtype=np.float32)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    evidence = Evidence(samples, "none", {"none": [0.0] * size}, embeddings=unit, vocabulary=VOCABULARY)
-    evidence = replace(evidence, base=evidence)  # the SFT row stands by, as for any method; here they are one
+    scored = ScoredSamples(samples, "none", {"none": [0.0] * size}, embeddings=unit, vocabulary=VOCABULARY)
+    scored = replace(scored, base=scored)  # metrics are computed beside the SFT row, which here is the same run
     found = {"before": peak()}
     for name in ("values", "measure"):
         start = time.perf_counter()
-        getattr(diversity, name)(evidence)
+        getattr(diversity, name)(scored)
         found[name] = time.perf_counter() - start
     return found | {"peak": peak()}
 

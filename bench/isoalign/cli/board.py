@@ -54,7 +54,7 @@ def _print_board(folder: Path, cards: list[Card]) -> None:
 
 
 def _print_across(cards: dict[str, list[Card]], results: Path) -> None:
-    found = cross_task.across(cards)
+    found = cross_task.cross_task(cards)
     save(results / "across.md", found.markdown())
     print(f"{found.terminal()}\n{results / 'across.md'}")
 
@@ -63,6 +63,6 @@ def _print_along(cards: dict[Path, list[Card]], key: str) -> None:
     if len(cards) > 1:
         raise UserError(f"a report along a setting is of one task: isoalign board TASK --along {key}")
     ((folder, read),) = cards.items()
-    report = sweep_report.along(read, key)
+    report = sweep_report.sweep_report(read, key)
     path = files.write(report, folder)
-    print(f"{text.terminal(report)}\n{path}")
+    print(f"{text.sweep_text(report)}\n{path}")

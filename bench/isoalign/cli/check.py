@@ -15,11 +15,11 @@ def check(name: str, checks: tuple[str, ...]) -> int:
     prints a line with its name. The exit status is 1 if one fails.
     """
     from isoalign.tools.conformance import examine  # loads torch, which the help does without
-    from isoalign.training.registry import default
+    from isoalign.training.registry import default_algorithm
 
     progress.belongs_to(name, 0)
     found = []
-    for finding in examine(name, default(name), checks):
+    for finding in examine(name, default_algorithm(name), checks):
         print(finding.line(), flush=True)
         found.append(finding)
     failed = sum(finding.passed is False for finding in found)

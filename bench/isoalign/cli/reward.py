@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from isoalign.cli import options
-from isoalign.report.pages.reward_model import terminal
+from isoalign.report.pages.reward_model import reward_text
 from isoalign.runs.overrides import task_named
 
 
@@ -27,4 +27,4 @@ def reward(task: str, by: str, results: Path, store: Path | None, settings: tupl
     config = task_named(task, settings)
     command = shlex.join(["isoalign", "reward", task, "--by", by, *settings])
     card = reward_card.make(config, options.open_store(store), by, command)
-    print("\n".join([terminal(card), *map(str, reward_card.write(card, results))]))
+    print("\n".join([reward_text(card), *map(str, reward_card.write(card, results))]))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may spend; None is no limit. ``flops`` by formula is the currency that all share. ``seconds`` are looked
-    at before a step and before data is gathered, so a run may end a little past them."""
+    """What a run may spend; None is no limit. All methods share ``flops``, counted by formula. ``seconds`` are checked before
+    each step and before data is gathered, so a run may end slightly after them."""
 
     flops: float
     labels: int | None = None
@@ -20,12 +20,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class Sample:
-    """One evaluation completion with all that needs the policy's weights, so that every metric is a function of samples.
+    """One evaluation completion with everything that needs the policy's weights, so that metrics are functions of samples.
 
     ``logp`` and ``base_logp``: log-probability of the completion under the policy and under the SFT base (nats, T = 1);
     ``kl``: exact full-vocabulary KL(policy || base) summed over the completion's positions; ``entropy``: the policy's,
-    summed over the same positions; ``finished``: it ended in EOS. None where there is none: completions that were made
-    elsewhere come without a policy.
+    summed over the same positions; ``finished``: whether it ended in EOS. None where unknown: completions that were made
+    outside isoalign come without a policy.
     """
 
     prompt_id: str
@@ -44,7 +44,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class ScoredPair:
-    """A held-out preference pair with what the policy and the SFT base say of it.
+    """A held-out preference pair with its log-probabilities under the policy and the SFT base.
 
     ``chosen_*``/``rejected_*`` follow the (noisy) verdict; ``clean`` is false where noise flipped it.
     """
@@ -73,7 +73,7 @@ class ReverseKL:
 
 @dataclass(frozen=True)
 class Question:
-    """Which of two answers to ``prompt`` is better?"""
+    """The question which of two answers to ``prompt`` is better."""
 
     prompt: str
     first: str
@@ -81,14 +81,15 @@ class Question:
 
     @property
     def swapped(self) -> Question:
-        """The same with the other answer shown first."""
+        """The same question with the answers in the other order."""
         return Question(self.prompt, self.second, self.first)
 
 
 @dataclass(frozen=True)
 class Rewards:
-    """What a reward model says: of the evaluation samples, of the held-out pairs (chosen, rejected), and of the validation
-    pairs, on which its temperature is fitted. ``by``: whose verdicts it learned; ``optimised``: the method trained on it."""
+    """Scores of a reward model: of the evaluation samples, of the held-out pairs (chosen, rejected), and of the validation
+    pairs, on which its temperature is fitted. ``by``: whose verdicts it was trained on; ``optimised``: whether the method
+    trained on it."""
 
     by: str
     optimised: bool
@@ -99,7 +100,7 @@ class Rewards:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95% interval. ``n``: what it rests on (prompts or pairs); ``missing``: values that could not be had."""
+    """A value with its 95% interval. ``n``: number of prompts or pairs it rests on; ``missing``: number of missing values."""
 
     value: float | None
     low: float | None
@@ -109,12 +110,12 @@ class Estimate:
 
 
 PromptValues = dict[str, dict[str, float | None]]
-"""Metric to prompt to the mean of its draws (of its pairs, for accuracies): what pairs methods prompt by prompt."""
+"""Metric to prompt to the mean over its draws (over its pairs, for accuracies), by which methods are paired."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A snapshot along the budget: scored on fewer prompts and draws than the end, the same ones at every point.
+    """A snapshot along the budget, scored on fewer prompts and draws than the final policy, the same ones at every point.
 
     ``fraction`` of the budget that was spent, in ``flops`` and optimizer ``steps``. The first point is the SFT base (0), the
     last the trained policy.
@@ -128,8 +129,19 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Flag:
+    """What a reader must know of a row. A failed ``gate`` keeps the row out of the ranking, a ``warning`` does not."""
+
+    kind: Literal["gate", "warning"]
+    text: str
+
+    def __str__(self) -> str:
+        return f"gate: {self.text}" if self.kind == "gate" else self.text
+
+
+@dataclass(frozen=True)
 class Card:
-    """The record of one run (docs/card.md)."""
+    """The record of one run; see the documentation, "Reading a card"."""
 
     key: str
     task: str
@@ -142,7 +154,7 @@ class Card:
     parents: dict[str, str]
     versions: dict[str, str]
     command: str
-    flags: list[str] = field(default_factory=list)
+    flags: list[Flag] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
@@ -154,5 +166,5 @@ class Card:
 
     @property
     def metered(self) -> bool:
-        """Whether a budget was kept and billed; completions that were made elsewhere have none."""
+        """Whether the run was held to a budget; completions that were made outside isoalign were not."""
         return self.budget.get("flops") is not None

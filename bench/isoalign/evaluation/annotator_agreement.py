@@ -1,4 +1,4 @@
-"""How far annotator and judge rank texts as the evaluation scorers do."""
+"""Rank correlation of annotator and judge with the evaluation scorers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from isoalign.stages import pairs
 VERSION = 3
 
 
-def make(work: Path, drawn: Path, scores: Path, annotators: Path) -> None:
-    """Write ``correlation.json``: Spearman's correlation of each with each scorer, and of judge and annotator, over some
-    samples; the folders are those of their stages."""
+def make_agreement(work: Path, drawn: Path, scores: Path, annotators: Path) -> None:
+    """Write ``correlation.json``: Spearman's rank correlation, over samples, of annotator and judge with each scorer and with
+    each other. The paths are stage folders."""
     by_scorer = json.loads((scores / "scores.json").read_text())
     texts = [row.completion for row in samples.read_samples(drawn)]
     columns = by_scorer | {by: pairs.classifier_of(annotators, by)(texts).tolist() for by in pairs.SOURCES}

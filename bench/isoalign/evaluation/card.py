@@ -1,4 +1,4 @@
-"""Result cards on disk: one JSON file a run, checked in full when it is read, never with a secret in it."""
+"""Result cards on disk: one JSON file per run, checked in full when it is read, without secrets."""
 
 import dataclasses
 import functools
@@ -13,20 +13,20 @@ from typing import Any, NoReturn
 
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
-from isoalign.core.records import Card, PromptValues
-from isoalign.core.redaction import redact, redact_text
+from isoalign.core.records import Card, Flag, PromptValues
+from isoalign.core.redaction import redact
 from isoalign.core.store import digest
 
-BY_HAND = "by hand"  # how a method that nobody tuned got its settings
-FORMAT = 2
-READS = (1, 2)  # format 1 has no values by prompt, no curve and no seals
-FAMILY = "metric "  # what the version of a family of metrics is called on a card
+BY_HAND = "by hand"  # how an untuned method got its settings
+FORMAT = 3
+READS = (1, 2, 3)  # 1 has no values by prompt, no curve and no seals; up to 2 flags were lines of text
+FAMILY = "metric "  # prefix of the versions of families of metrics on a card
 
 
 def write(card: Card, folder: Path) -> Path:
-    """Write a card into a folder, made where it is missing, under its name; returns the path.
+    """Write a card into a folder, which is created if needed, under its ``file_name``; returns the path.
 
-    Raises UserError where the folder can't be written or a figure is not finite; nothing is left half-written.
+    Raises UserError if the folder can't be written or a value is not finite; no partial file is left.
     """
     path = Path(folder) / file_name(card)
     save(path, to_json(card, path))
@@ -34,32 +34,63 @@ def write(card: Card, folder: Path) -> Path:
 
 
 def read(path: Path) -> Card:
-    """The card in a file. Raises UserError naming the file and the field that is missing or wrong."""
+    """The card in a file. Raises UserError that names the file and the field which is missing or wrong."""
     path = Path(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the card {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no card: not JSON ({error})") from error
+        raise UserError(f"{path} is not a card: not JSON ({error})") from error
     if not isinstance(data, dict) or "format" not in data:
-        raise UserError(f'{path} is no card: it has no "format"')
+        raise UserError(f'{path} is not a card: it has no "format"')
     number = data.pop("format")
     if isinstance(number, bool) or number not in READS:
-        known = " and ".join(map(str, READS))
-        raise UserError(f"{path}: card format {number!r} is unknown; this version of isoalign reads formats {known}")
+        raise UserError(f"{path}: unknown card format {number!r}; this version of isoalign reads formats 1 to {FORMAT}")
+    if number < 3:
+        _upgrade_flags(data, path)
     for holder, where in [(data, "values"), *((p, f"curve[{i}].values") for i, p in enumerate(_points(data)))]:
         if isinstance(holder, dict) and "values" in holder:
             holder["values"] = _unpack(holder["values"], where, path)
     card: Card = _parse(data, Card, "", path)
+    _parse(card.notes.get("flags", []), list[Flag], "notes.flags", path)
     if card.metered or card.spent:
         _parse(card.budget.get("flops"), float, "budget.flops", path)
         _check_bill(card.spent, path)
     return card
 
 
+def _upgrade_flags(data: dict[str, Any], path: Path) -> None:
+    """Turn the flags of a card of format 1 or 2, which are lines of text, into those of format 3.
+
+    A seal that matches its entry is replaced by the seal of the new entry; one that does not match is kept, and does not
+    match the new entry either.
+    """
+    seals = data["seals"] = _parse(data.get("seals", {}), dict[str, str], "seals", path)
+    notes = data["notes"] = _parse(data.get("notes", {}), dict[str, Any], "notes", path)
+    lines = _parse(data.get("flags", []), list[str], "flags", path)
+    data["flags"] = list(map(_flag_of, lines))
+    for i, line in enumerate(lines):
+        _reseal(seals, f"flags.{i}", line, f"flags.{i}", data["flags"][i])
+    if "warnings" in notes:
+        lines = _parse(notes.pop("warnings"), list[str], "notes.warnings", path)
+        notes["flags"] = list(map(_flag_of, lines))
+        _reseal(seals, "notes.warnings", lines, "notes.flags", notes["flags"])
+
+
+def _flag_of(line: str) -> dict[str, str]:
+    kind, _, text = line.partition(": ")
+    return {"kind": kind, "text": text} if kind == "gate" else {"kind": "warning", "text": line}
+
+
+def _reseal(seals: dict[str, Any], old_name: str, old: Any, name: str, new: Any) -> None:
+    if old_name in seals:
+        seal = seals.pop(old_name)
+        seals[name] = _seal(new) if seal == _seal(old) else seal
+
+
 def _check_bill(spent: dict[str, Any], path: Path) -> None:
-    """``spent`` as a meter writes it: ``flops``, counts (or counts by source) of the rest, and its items."""
+    """Check ``spent`` as a meter writes it: ``flops``, counts (or counts by source) of the other limits, and its items."""
     _parse(spent.get("flops"), float, "spent.flops", path)
     for name in spent.keys() - {"items"}:
         _parse(spent[name], dict[str, float] if isinstance(spent[name], dict) else float | None, f"spent.{name}", path)
@@ -69,17 +100,17 @@ def _check_bill(spent: dict[str, Any], path: Path) -> None:
 
 
 def read_all(folder: Path) -> list[Card]:
-    """Every card of a folder, by file name; none where there is no folder."""
+    """Every card of a folder, by file name; none if there is no folder."""
     return [read(path) for path in sorted(Path(folder).glob("*.json"))]
 
 
 def file_name(card: Card) -> str:
-    """``{algorithm}-s{seed}-{key[:8]}.json``, whatever an algorithm is called."""
+    """``{algorithm}-s{seed}-{key[:8]}.json``, with characters that are unsafe in file names replaced."""
     return f"{_safe(card.algorithm)}-s{card.seed}-{_safe(card.key[:8])}.json"
 
 
 def to_json(card: Card, path: Path | str = "card") -> str:
-    """The text of a card, without secrets. Raises UserError naming the field that JSON can't hold."""
+    """A card as JSON, without secrets. Raises UserError that names the field which JSON can't hold."""
     data: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(redacted(card))}
     _finite(data, "", path)
     data["values"] = _pack(data["values"])
@@ -87,13 +118,13 @@ def to_json(card: Card, path: Path | str = "card") -> str:
     try:
         fields = [f" {json.dumps(name)}: {_field(name, value)}" for name, value in data.items()]
     except TypeError as error:
-        raise UserError(f"{path}: a card holds JSON only: {error}") from error
+        raise UserError(f"{path}: a card can hold JSON only: {error}") from error
     return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
 def _field(name: str, value: Any) -> str:
-    """JSON of a field; of those that hold many alike, a line each."""
-    if name not in ("metrics", "data", "values", "curve", "families", "seals") or not value:
+    """A field as JSON; in fields with many entries each entry has one line."""
+    if name not in ("metrics", "flags", "data", "values", "curve", "families", "seals") or not value:
         return json.dumps(value, indent=1, allow_nan=False).replace("\n", "\n ")
     if isinstance(value, list):
         lines = [json.dumps(item, allow_nan=False) for item in value]
@@ -103,7 +134,7 @@ def _field(name: str, value: Any) -> str:
 
 
 def _pack(values: PromptValues) -> list[dict[str, Any]]:
-    """Values by prompt as columns, those on the same prompts beside one list of them: a fifth of the size."""
+    """Values by prompt as columns that share a list of prompts: a fifth of the size."""
     groups: dict[tuple[str, ...], dict[str, list[float | None]]] = {}
     for name, by in values.items():
         groups.setdefault(tuple(by), {})[name] = list(by.values())
@@ -127,7 +158,7 @@ def _points(data: dict[str, Any]) -> list[Any]:
 
 
 def key_of(card: Card) -> str:
-    """The card's key, from what it says of itself: the readings behind it, the method's settings, seed, budget, evaluation."""
+    """The key that follows from a card's content: the scores behind it, the method's settings, seed, budget and evaluation."""
     card = redacted(card)
     scores = "scores" if "scores" in card.parents else "readings"  # as cards of formats 1 and 2 call them
     return digest(
@@ -139,25 +170,30 @@ def key_of(card: Card) -> str:
 
 
 def sealed(card: Card) -> Card:
-    """The card, without secrets, with a digest of each of its entries, so that a changed digit can be found and named."""
+    """The card, without secrets, with a digest of each of its entries, by which `isoalign verify` finds and names a change."""
     card = redacted(card)
     return dataclasses.replace(card, seals=seals_of(card))
 
 
 def seals_of(card: Card) -> dict[str, str]:
-    """Eight hex digits of the digest of every field, and of every entry of those that are mappings or lists."""
+    """Name to seal of every field, and of every entry of fields that are mappings or lists."""
     data = dataclasses.asdict(card)
     data.pop("seals")
     found: dict[str, str] = {}
     for name, value in data.items():
         entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        found |= {f"{name}.{key}": digest(item)[:8] for key, item in entries} or {name: digest(value)[:8]}
+        found |= {f"{name}.{key}": _seal(item) for key, item in entries} or {name: _seal(value)}
     return found
+
+
+def _seal(value: Any) -> str:
+    """The first eight hex digits of the value's digest."""
+    return digest(value)[:8]
 
 
 def redacted(card: Card) -> Card:
     """The card with every secret of its command and configuration replaced by ``[redacted]``."""
-    return dataclasses.replace(card, command=redact_text(card.command), config=redact(card.config))
+    return dataclasses.replace(card, command=redact(card.command), config=redact(card.config))
 
 
 def _safe(name: str) -> str:
@@ -165,7 +201,7 @@ def _safe(name: str) -> str:
 
 
 def _parse(value: Any, hint: Any, where: str, path: Path) -> Any:
-    """``value`` as the type ``hint`` says, dataclasses built from mappings; ``where`` is its place in the file."""
+    """``value``, checked against the type ``hint``, dataclasses built from mappings; ``where``: its name in the file."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (dict, list) and isinstance(value, origin) and _plain(value, arguments[-1]):
         return origin(value)
@@ -179,6 +215,10 @@ def _parse(value: Any, hint: Any, where: str, path: Path) -> Any:
         return None
     if origin is types.UnionType:
         return _parse(value, arguments[0], where, path)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise UserError(f"{path}: {where} must be {' or '.join(map(repr, arguments))}, not {_shortened(value)}")
+        return value
     if hint is Any:
         return _finite(value, where, path)
     accepted = {float: (int, float), dict: (), list: ()}.get(origin or hint, hint)
@@ -191,7 +231,8 @@ _PLAIN: dict[Any, set[type]] = {str: {str}, float: {int, float}, float | None: {
 
 
 def _plain(values: dict[str, Any] | list[Any], hint: Any) -> bool:
-    """Whether all are text or finite numbers of the type: at once, for what most of a card is. Not where one must be named."""
+    """Whether all are text, or all are finite numbers, of the type: a quick check for most of a card. False does not say which
+    entry is wrong."""
     items = values.values() if isinstance(values, dict) else values
     kinds = set(map(type, items))
     if not kinds <= _PLAIN.get(hint, {str, int, float, types.NoneType} if hint is Any else set()):
@@ -218,7 +259,7 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 
 def _finite(value: Any, where: str, path: Path | str) -> Any:
-    """The value itself; raises UserError for NaN or an infinity anywhere in it."""
+    """The value itself. Raises UserError for NaN or an infinity anywhere in it."""
     if isinstance(value, dict):
         for name, item in value.items():
             _finite(item, _join(where, name), path)
@@ -231,14 +272,17 @@ def _finite(value: Any, where: str, path: Path | str) -> Any:
         except OverflowError:  # a whole number beyond any float
             finite = False
         if not finite:
-            raise UserError(f"{path}: {where} is not a finite number; what is missing is null")
+            raise UserError(f"{path}: {where} is not a finite number; a missing value must be null")
     return value
 
 
 def _wrong(value: Any, kind: type, where: str, path: Path) -> NoReturn:
     names = {str: "text", int: "a whole number", float: "a number", dict: "a mapping", list: "a list"}
-    shown = repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "..."
-    raise UserError(f"{path}: {where or 'the card'} must be {names[kind]}, not {shown}")
+    raise UserError(f"{path}: {where or 'the card'} must be {names[kind]}, not {_shortened(value)}")
+
+
+def _shortened(value: Any) -> str:
+    return repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "..."
 
 
 def _join(where: str, name: Any) -> str:

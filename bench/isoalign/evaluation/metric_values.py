@@ -1,4 +1,4 @@
-"""Figures: every metric family applied to the readings. No model is needed, so it can be done again at any time."""
+"""Metric values: every metric family applied to the scored samples of a run. No model is needed."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from isoalign.core.records import Estimate, PromptValues
-
-if TYPE_CHECKING:
-    from isoalign.evaluation.metrics.evidence import Evidence
-    from isoalign.stats import Values
+from isoalign.evaluation import metrics
+from isoalign.evaluation.metrics import ScoredSamples
+from isoalign.stats import Values
 
 VERSION = 2
+FILE = "figures.json"
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Metrics with intervals, their values by prompt, and of each family its figures, its version and its plots' data."""
+class MetricValues:
+    """Metrics with intervals, their values by prompt, and for each family its metrics, its version and its plots' data."""
 
     metrics: dict[str, Estimate]
     values: PromptValues
@@ -29,39 +29,38 @@ class Figures:
     data: dict[str, Any]
 
 
-def measure(evidence: Evidence, wanted: Collection[str] | None = None) -> Figures:
+def measure(scored: ScoredSamples, wanted: Collection[str] | None = None) -> MetricValues:
     """Apply every metric family, or those wanted."""
-    from isoalign.evaluation import metrics
-
-    found = metrics.measure_all(evidence, wanted)
+    found = metrics.measure_all(scored, wanted)
     versions = metrics.versions()
-    return Figures(
+    return MetricValues(
         metrics.merged(found),
-        means(metrics.values_all(evidence, wanted)),
+        prompt_means(metrics.values_all(scored, wanted)),
         {family: sorted(part) for family, part in found.items()},
         {family: versions[family] for family in found},
-        metrics.data_all(evidence, wanted),
+        metrics.data_all(scored, wanted),
     )
 
 
-def make(work: Path, evidence: Evidence) -> None:
-    """Write ``figures.json``."""
-    (work / "figures.json").write_text(json.dumps(asdict(measure(evidence))))
+def make(work: Path, scored: ScoredSamples) -> None:
+    """Write the metric values into a stage's folder."""
+    (work / FILE).write_text(json.dumps(asdict(measure(scored))))
 
 
-def read(folder: Path) -> Figures:
-    """What ``make`` wrote."""
-    row = json.loads((folder / "figures.json").read_text())
-    return Figures(**row | {"metrics": {name: Estimate(**estimate) for name, estimate in row["metrics"].items()}})
+def read(folder: Path) -> MetricValues:
+    """Read what ``make`` wrote."""
+    row = json.loads((folder / FILE).read_text())
+    return MetricValues(**row | {"metrics": {name: Estimate(**estimate) for name, estimate in row["metrics"].items()}})
 
 
-def means(values: Mapping[str, Values]) -> PromptValues:
-    """The mean of each prompt's values, None where it has none; five digits are far finer than any interval.
+def prompt_means(values: Mapping[str, Values]) -> PromptValues:
+    """The mean of each prompt's values, None where all are missing; five digits are far finer than any interval.
 
-    Variants of a figure (`toxicity_emt@2`, `distinct_1@common`) are left out: a third of a card for what nobody ranks by.
+    Variants of a metric (`toxicity_emt@2`, `distinct_1@common`) are left out: they would be a third of a card, and no row is
+    ranked by them.
     """
-    plain = {name: by for name, by in values.items() if "@" not in name}
-    return {name: {prompt: _mean(row) for prompt, row in sorted(by.items())} for name, by in plain.items()}
+    kept = {name: by for name, by in values.items() if "@" not in name}
+    return {name: {prompt: _mean(row) for prompt, row in sorted(by.items())} for name, by in kept.items()}
 
 
 def _mean(row: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""What a card says of a run's quality: figures, values by prompt, curve and flags. Training and rescoring both end here."""
+"""What a card says of a run's quality: metrics, values by prompt, curve and flags. Training and rescoring both end here."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from isoalign import stats
-from isoalign.core.records import Card, Point
+from isoalign.core.records import Card, Flag, Point
 from isoalign.evaluation import metrics
 from isoalign.evaluation.card import FAMILY, sealed
-from isoalign.evaluation.metric_values import Figures
+from isoalign.evaluation.metric_values import MetricValues
+from isoalign.evaluation.metrics.kl import reported_gap
+from isoalign.stats import curves, overoptimization
 
 
-def scored(card: Card, own: Figures, base: Figures | None, points: Sequence[Point]) -> Card:
-    """The card with these figures in the place of those of the same families, everything that follows from them made anew.
+def scored(card: Card, own: MetricValues, base: MetricValues | None, points: Sequence[Point]) -> Card:
+    """The card with these metric values instead of its own of the same families, and with flags and seals that follow.
 
-    ``base``: the SFT row's figures, None on that row itself.
+    ``base``: the SFT row's metric values, None on that row itself. ``points``: the curve along the budget.
     """
-    stale = {figure for family in own.families for figure in card.families.get(family, [])}
+    stale = {name for family in own.families for name in card.families.get(family, [])}
     kept = {name: estimate for name, estimate in card.metrics.items() if name not in stale}
-    found = dict(sorted((kept | own.metrics).items()))
     values = {name: column for name, column in card.values.items() if name not in stale} | own.values
     versions = card.versions | {"statistics": str(stats.VERSION)}
     versions |= {FAMILY + family: str(version) for family, version in own.versions.items()}
     card = replace(
         card,
-        metrics=found,
+        metrics=dict(sorted((kept | own.metrics).items())),
         values=dict(sorted(values.items())),
         families=dict(sorted((card.families | own.families).items())),
         versions=versions,
@@ -35,14 +36,16 @@ def scored(card: Card, own: Figures, base: Figures | None, points: Sequence[Poin
     return sealed(replace(card, flags=flags(card, base)))
 
 
-def flags(card: Card, base: Figures | None) -> list[str]:
-    """What a reader must know before believing the card: gates, warnings, what its own report and its curve say."""
-    from isoalign.evaluation.metrics.kl import reported_gap
-    from isoalign.stats import curves
-
+def flags(card: Card, base: MetricValues | None) -> list[Flag]:
+    """What a reader must know of a card: flags of its metrics, of the KL that its method reports, its curve and its notes."""
     exact = card.metrics.get("kl")
     reports, errors = card.training.get("reported", {}), card.training.get("reported_error", {})
     gaps = [reported_gap(exact, value, errors.get(name)) for name, value in reports.items()] if exact else []
-    along = [line for curve in curves.collect({card.algorithm: [card]}).values() for line in curves.flags(curve)]
-    told = metrics.flags_all(card.metrics, base.metrics if base else None)
-    return [*told, *filter(None, gaps), *along, *card.notes.get("warnings", [])]
+    peaks = [
+        line for curve in curves.collect({card.algorithm: [card]}).values() for line in overoptimization.peak_warnings(curve)
+    ]
+    return [
+        *metrics.flags_all(card.metrics, base.metrics if base else None),
+        *(Flag("warning", text) for text in (*filter(None, gaps), *peaks)),
+        *(Flag(**flag) for flag in card.notes.get("flags", [])),
+    ]

@@ -27,7 +27,7 @@ Bill = list[tuple[str, str, int]]
 
 
 class Rewarder(Protocol):
-    """What the lab and the readings ask of a reward model."""
+    """What the lab and the scores ask of a reward model."""
 
     def __call__(self, rollouts: Rollouts) -> Tensor:
         """Rewards [B]."""

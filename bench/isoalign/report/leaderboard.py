@@ -1,8 +1,7 @@
 """The leaderboard: a pure function of the cards of one task.
 
-A row is one algorithm in one configuration, its seeds pooled. Rows stand together only where budget, SFT base and
-measurement (prompts, draws, scorers) are the same; others get a section of their own. Same cards, same bytes, in
-whatever order they come.
+A row is one algorithm in one configuration, its seeds pooled. Rows are in one section only if budget, SFT base and measurement
+(prompts, draws, scorers) are the same. The same cards give the same bytes, in any order.
 """
 
 import json
@@ -12,19 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from rich.console import Console
+
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
-from isoalign.core.lazy import rich
 from isoalign.core.records import Card
 from isoalign.evaluation.card import redacted
-from isoalign.report.board.ranking import pooled
-from isoalign.report.board.rows import Row, Section, sections_of, settings_of
-from isoalign.report.charts.curves import charts
-from isoalign.report.charts.frontier import chart_name, frontier
-from isoalign.report.charts.reliability import reliability, reliability_name
-from isoalign.report.pages import page, table, terminal
+from isoalign.report.board.rows import settings_of
+from isoalign.report.board.sections import Section, build_sections
+from isoalign.report.charts.curves import curves_chart, curves_chart_name
+from isoalign.report.charts.frontier import frontier_chart, frontier_chart_name
+from isoalign.report.charts.reliability import reliability_chart, reliability_chart_name
+from isoalign.report.pages.page import board_page
+from isoalign.report.pages.table import as_csv, board_table
+from isoalign.report.pages.terminal import board_text
 
-__all__ = ["Board", "Row", "Section", "build", "frontier", "ordered", "pooled", "show", "write"]
+CHARTS = (
+    (frontier_chart_name, frontier_chart),
+    (curves_chart_name, curves_chart),
+    (reliability_chart_name, reliability_chart),
+)
 
 
 @dataclass(frozen=True)
@@ -36,54 +42,54 @@ class Board:
 
     def markdown(self) -> str:
         """The board as a Markdown page."""
-        return page.markdown(self.task, self.sections)
+        return board_page(self.task, self.sections)
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
-        """Column names and one row of plain values for each method: what the CSV holds."""
-        return table.table(self.sections)
+        """Column names and one row of plain values for each row of the board: what the CSV holds."""
+        return board_table(self.sections)
 
     def csv(self) -> str:
-        """The board as CSV: plain numbers, empty where a figure is missing."""
-        return table.as_csv(*self.table())
+        """The board as CSV: plain numbers, empty where a value is missing."""
+        return as_csv(*self.table())
 
     def terminal(self, width: int = 110, colour: bool = False) -> str:
         """The board for a terminal of 100 columns or more; without colour it is plain text."""
-        return terminal.terminal(self.task, self.sections, width, colour)
+        return board_text(self.task, self.sections, width, colour)
+
+    def charts(self) -> dict[str, bytes]:
+        """The charts of all sections by file name, those that have something to show."""
+        drawn = {name(i): draw(self.task, one) for i, one in enumerate(self.sections, 1) for name, draw in CHARTS}
+        return {name: svg for name, svg in drawn.items() if svg is not None}
 
 
 def build(cards: Iterable[Card], task: str | None = None) -> Board:
-    """The board of some cards, which must be of one ``task``. Raises UserError where they are not, or there are none."""
+    """The board of cards of one ``task``. Raises UserError for cards of another task or of several, and for no cards."""
     cards = ordered(cards)
     if task not in (None, cards[0].task):
         raise UserError(f"a board of {task} can't be made from cards of {cards[0].task}")
-    return Board(cards[0].task, tuple(sections_of(cards)))
+    return Board(cards[0].task, tuple(build_sections(cards)))
 
 
 def ordered(cards: Iterable[Card]) -> list[Card]:
-    """The cards without secrets, in an order that is their own. Raises UserError for none, and for those of two tasks."""
+    """The cards without secrets, in an order that depends on them alone. Raises UserError for no cards and for several
+    tasks."""
     cards = sorted(map(redacted, cards), key=lambda card: (card.algorithm, settings_of(card), card.seed, _json(card)))
     tasks = sorted({card.task for card in cards})
     if not cards:
         raise UserError("no cards to make a board from; make some with: isoalign run")
     if len(tasks) > 1:
-        raise UserError(f"a board is of one task, and these cards are of {len(tasks)}: {', '.join(tasks)}")
+        raise UserError(f"a board shows one task, but these cards are of {len(tasks)}: {', '.join(tasks)}")
     return cards
 
 
 def write(board: Board, folder: Path) -> Path:
     """Write ``leaderboard.md``, ``leaderboard.csv`` and the charts into a folder; returns the path of the first."""
     folder = Path(folder)
-    drawn: dict[str, bytes] = {}
-    for number, section in enumerate(board.sections, 1):
-        found = frontier(board.task, section)
-        drawn |= {chart_name(number): found} if found else {}
-        drawn |= charts(board.task, section, number)
-        sure = reliability(board.task, section)
-        drawn |= {reliability_name(number): sure} if sure else {}
-    for name, svg in drawn.items():
+    charts = board.charts()
+    for name, svg in charts.items():
         save(folder / name, svg)
     for stale in (file for kind in ("frontier", "curves", "reliability") for file in folder.glob(f"{kind}*.svg")):
-        if stale.name not in drawn:
+        if stale.name not in charts:
             stale.unlink()
     save(folder / "leaderboard.csv", board.csv())
     save(folder / "leaderboard.md", board.markdown())
@@ -91,9 +97,9 @@ def write(board: Board, folder: Path) -> Path:
 
 
 def show(board: Board, stream: TextIO | None = None) -> None:
-    """Print the board to a terminal or file, as wide as it allows and with no character that it can't take."""
+    """Print the board to a terminal or file, in its width and without characters that it can't encode."""
     stream = stream or sys.stdout
-    console = rich.console.Console(file=stream)
+    console = Console(file=stream)
     width = min(max(console.width, 100), 120) if console.is_terminal else 110
     text = board.terminal(width, colour=console.color_system is not None)
     encoding = getattr(stream, "encoding", None) or "utf-8"

@@ -1,4 +1,4 @@
-"""Publishing: chosen cards go to ``results/published/<task>/``, which is committed, and their boards are made anew."""
+"""Publishing: copy cards to ``results/published/<task>/``, which is committed, and rebuild the boards there."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,25 +12,24 @@ from isoalign.report import leaderboard
 def publish(paths: Iterable[Path], results_root: Path) -> list[Path]:
     """Copy cards into ``results_root/published/<task>/`` and rebuild the boards there; returns the boards' paths.
 
-    Raises UserError, with nothing copied, for a path that is no card and for a card that would replace one of another
-    content.
+    Raises UserError, with nothing copied, for a path that is not a card and for a card that would replace a different one.
     """
     copies: dict[Path, str] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            raise UserError(f"{path} is a folder; name the cards in it, as {path}/*.json")
+            raise UserError(f"{path} is a folder; name the cards in it: {path}/*.json")
         card = read(path)
         if not card.task or Path(card.task).name != card.task or card.task.startswith("."):
             raise UserError(f"{path}: task {card.task!r} can't be the name of a folder")
         copy = Path(results_root) / "published" / card.task / file_name(card)
         text = to_json(card, path)
         if copies.setdefault(copy, text) != text or (copy.exists() and to_json(read(copy), copy) != text):
-            raise UserError(f"{copy} holds another card; remove it first if {path} is to take its place")
+            raise UserError(f"{copy} holds another card; remove it first to replace it by {path}")
         copies[copy] = text
     if not copies:
-        raise UserError("name the cards to publish, for example results/local/nano/*.json")
+        raise UserError("no cards named; name those to publish, for example results/local/nano/*.json")
     folders = sorted({copy.parent for copy in copies})
-    for folder in folders:  # a board that can't be made is found out before anything is copied
+    for folder in folders:  # a folder whose cards can't be read is found before anything is copied
         read_all(folder)
     for copy, text in copies.items():
         save(copy, text)

@@ -1,4 +1,4 @@
-"""Weights & Biases mirrors each run: one W&B run a card. It is never read back, and its trouble never ends a run."""
+"""Weights & Biases mirrors each run: one W&B run per card. It is never read back, and its errors never end a run."""
 
 import math
 import os
@@ -6,16 +6,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from isoalign.core.errors import UserError
-from isoalign.core.lazy import wandb
 from isoalign.core.records import Card, Sample
 from isoalign.evaluation.card import redacted
-from isoalign.report.leaderboard import Board
+
+if TYPE_CHECKING:
+    import wandb
+
+    from isoalign.report.leaderboard import Board
 
 MODES = ("auto", "online", "offline", "off")
-MOST_ROWS = 10_000  # what W&B shows of a table
+MOST_ROWS = 10_000  # rows of a table that W&B shows
 PATIENCE = 20  # seconds to wait for W&B's servers, at the start and at the end
 
 
@@ -23,14 +26,14 @@ def track(
     card: Card,
     train_log: Sequence[dict[str, Any]],
     samples: Sequence[Sample],
-    board: Board | None,
+    board: "Board | None",
     folder: Path,
     mode: str = "auto",
 ) -> None:
     """Mirror one run: configuration, scalars along the budget, samples, metrics and leaderboard.
 
-    ``train_log`` rows hold ``flops_spent`` and scalars. Offline runs go into ``folder``. Whatever goes wrong is one
-    line on stderr.
+    Rows of ``train_log`` hold ``flops_spent`` and scalars. Offline runs are written to ``folder``. An error is one line on
+    stderr.
     """
     with harmless():
         chosen = resolve(mode)
@@ -40,7 +43,7 @@ def track(
 
 @contextmanager
 def harmless() -> Iterator[None]:
-    """Inside, whatever goes wrong is one line on stderr, and the rest is left undone."""
+    """A context in which an error is one line on stderr, and ends the context only."""
     try:
         yield
     except Exception as error:
@@ -49,9 +52,9 @@ def harmless() -> Iterator[None]:
 
 
 def resolve(mode: str) -> Literal["online", "offline", "off"]:
-    """The mode to run in: what is asked for, or WANDB_MODE, or online where WANDB_API_KEY is set and else offline.
+    """The mode to run in: the one given, or for "auto" WANDB_MODE, or online if WANDB_API_KEY is set, or else offline.
 
-    Raises UserError for a mode that isn't one.
+    Raises UserError for an unknown mode.
     """
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
@@ -68,7 +71,7 @@ def _mirror(
     card: Card,
     train_log: Sequence[dict[str, Any]],
     samples: Sequence[Sample],
-    board: Board | None,
+    board: "Board | None",
     folder: Path,
     mode: Literal["online", "offline"],
 ) -> None:
@@ -87,15 +90,17 @@ def _mirror(
             tables["leaderboard"] = _table(*board.table())
         run.log({**tables, "flops_spent": card.spent["flops"]})
         run.summary.update({f"metrics/{name}": e.value for name, e in card.metrics.items() if e.value is not None})
-        run.summary.update({"flags": list(card.flags), "samples_total": len(samples)})
+        run.summary.update({"flags": list(map(str, card.flags)), "samples_total": len(samples)})
         failed = 0
     finally:
         run.finish(exit_code=failed)
 
 
 def _start(card: Card, folder: Path, mode: Literal["online", "offline"]) -> "wandb.Run":
-    """A W&B run that says nothing, asks nothing and gives up soon. Its id is the card's key."""
-    os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is first imported
+    """A W&B run without output and prompts, and with short timeouts. Its id is the card's key."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb  # indented: it reads WANDB_SILENT when it is first imported, and takes a second
+
     if mode == "online" and not os.environ.get("WANDB_API_KEY") and not wandb.login(prompt=False, verify=False):
         raise UserError("no API key; set WANDB_API_KEY")
     settings = wandb.Settings(
@@ -109,7 +114,7 @@ def _start(card: Card, folder: Path, mode: Literal["online", "offline"]) -> "wan
         x_disable_meta=True,
         x_disable_machine_info=True,
     )
-    told = ("key", "task", "algorithm", "config", "seed", "budget", "spent", "parents", "versions", "command", "notes")
+    fields = ("key", "task", "algorithm", "config", "seed", "budget", "spent", "parents", "versions", "command", "notes")
     return wandb.init(
         project=os.environ.get("WANDB_PROJECT", "isoalign"),
         id=card.key,
@@ -117,14 +122,14 @@ def _start(card: Card, folder: Path, mode: Literal["online", "offline"]) -> "wan
         group=f"{card.task}-{card.algorithm}",
         dir=folder,
         mode=mode,
-        reinit="create_new",  # beside a run that somebody else's trainer may have open
-        config={name: getattr(card, name) for name in told},
+        reinit="create_new",  # another trainer may have a run open
+        config={name: getattr(card, name) for name in fields},
         settings=settings,
     )
 
 
 def _is_scalar(value: Any) -> bool:
-    """Whether W&B can draw it; what is missing is left out, not logged as 0."""
+    """Whether W&B can draw a value; missing values are left out, not logged as 0."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
@@ -144,19 +149,21 @@ def _curve_table(card: Card) -> "wandb.Table":
 
 
 def _samples_table(samples: Sequence[Sample]) -> "wandb.Table":
-    """The first draws of every prompt, as many as a table takes. Completions are plain text, never HTML or media."""
+    """The first draws of every prompt, up to the size of a table. Completions are plain text, never HTML or media."""
     columns = ["prompt_id", "draw", "prompt", "completion", "logp", "base_logp", "kl", "finished", "source", "stratum"]
     shown = sorted(samples, key=lambda sample: sample.draw)[:MOST_ROWS]
     return _table(columns, [[getattr(sample, name) for name in columns] for sample in shown])
 
 
 def _table(columns: list[str], rows: list[list[Any]]) -> "wandb.Table":
-    # Mixed types, because a column may hold nothing but what is missing.
+    import wandb  # indented: it takes a second to import, and only runs that are tracked need it
+
+    # Mixed types, because all values of a column may be missing.
     return wandb.Table(columns=list(columns), data=[list(map(_cell, row)) for row in rows], allow_mixed_types=True)
 
 
 def _cell(value: Any) -> Any:
-    """A cell that JSON and UTF-8 hold: a lone surrogate becomes a question mark, a figure that is none becomes null."""
+    """A value that JSON and UTF-8 can hold: a lone surrogate becomes a question mark, a number that is not finite null."""
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     return value if not isinstance(value, float) or math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""From a run to its card."""
+"""The card of a run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from isoalign.runs.pipeline import Run
 from isoalign.training.meter import Meter
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "evaluate", "hydra-core", "numpy", "scipy")
-OF_TRAINING = ("steps", "skipped", "reported", "reported_error", "rounds", "loop")  # of its record, on the card
+RECORD_FIELDS = ("steps", "skipped", "reported", "reported_error", "rounds", "loop")  # of the record of training, on the card
 
 
 def make_card(run: Run, command: str) -> Card:
-    """Make what is not made yet, and put the card together. ``command``: how to run it again."""
+    """Make all missing stages and return the card. ``command``: reproduces the run."""
     parents, record = run.parents(), run.read_record()
-    package = plugins.distribution(type(run.algorithm))  # where the algorithm is a plug-in
+    package = plugins.distribution(type(run.algorithm))  # if the algorithm is a plug-in
     card = Card(
         key="",
         task=run.task.name,
@@ -36,16 +36,16 @@ def make_card(run: Run, command: str) -> Card:
         parents={name: stage.key for name, stage in parents.items()},
         versions=packages() | (dict([package]) if package else {}),
         command=command,
-        training={key: record[key] for key in OF_TRAINING if key in record},
-        notes=notes.of(run),
+        training={key: record[key] for key in RECORD_FIELDS if key in record},
+        notes=notes.make_notes(run),
         contents={name: content(run.shared.get(stage)) for name, stage in parents.items()},
     )
     own, base = (metric_values.read(run.shared.get(row.metrics())) for row in (run, run.base))
-    points = curve.read(run.shared.get(run.curve())) if run.trains else []
+    points = curve.read_curve(run.shared.get(run.curve())) if run.trains else []
     return scored(replace(card, key=key_of(card)), own, base if run.trains else None, points)
 
 
 def packages() -> dict[str, str]:
-    """The packages that a figure may depend on, by version."""
-    found = {name: importlib.metadata.version(name) for name in ("isoalign", *PACKAGES)}
-    return {"python": platform.python_version()} | found
+    """Versions of the packages that results may depend on."""
+    versions = {name: importlib.metadata.version(name) for name in ("isoalign", *PACKAGES)}
+    return {"python": platform.python_version()} | versions

@@ -1,7 +1,7 @@
 """One run: train -> samples -> scores -> metrics and curve, each a stage of the store.
 
-A property names a stage that is known without training. What is a method rests on the record of training, and trains first
-where that is not done.
+A property gives a stage whose recipe is known without training. A method needs the record of training, and trains first if
+needed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from isoalign.training import registry
 
 @dataclass(frozen=True)
 class RewardSource:
-    """Whose verdicts a reward model learned, what a recipe says of it, and how to load it."""
+    """A reward model. ``by``: whose verdicts it is trained on; ``key``: its entry in recipes; ``load``: loads it."""
 
     by: str
     key: Any
@@ -35,27 +35,27 @@ class RewardSource:
 
     @classmethod
     def shared(cls, shared: SharedStages, by: str) -> RewardSource:
-        """That of a task, or its ensemble, which all methods share."""
+        """The reward model of a task, or its ensemble, which all methods share."""
         first, *others = [stage.key for stage in shared.reward_models(by).values()]
         return cls(by, [first, *others] if others else first, lambda: shared.reward(by))
 
 
 @dataclass(frozen=True)
 class Run(Training):
-    """A method on a task under a budget with a seed. ``tuning``: how its settings were found."""
+    """A method on a task under a budget with a seed. ``tuning``: how its settings were tuned."""
 
     tuning: str = ""
 
     @property
     def base(self) -> Run:
-        """The row of the SFT base."""
+        """The run of the SFT base."""
         return base_run(self.shared, self.budget, self.seed)
 
     # -- samples --------------------------------------------------------------------------------------------------
 
     @property
     def samples(self) -> Stage:
-        """Evaluation completions, and the held-out pairs and the base's own completions as the policy sees them."""
+        """Evaluation completions, and the policy's log-probabilities of the held-out pairs and of the base's completions."""
         config, shared = self.task.evaluation, self.shared
         held_out, base = self.held_out, self.base.samples if self.trains else None
         recipe = self._sampling | {"pairs": held_out.key, "base": base.key if base else None, "draws": config.draws}
@@ -65,24 +65,28 @@ class Run(Training):
             of_base = samples.read_samples(shared.get(base)) if base and not self.selects else []
             if self.selects:
                 folder, bound = shared.get(self.train), self.read_record()["kl_bound"]
-                selection.samples(work, folder, reference, self.task.model, self.evaluation_prompts(), config.draws, bound)
+                selection.make_selected_samples(
+                    work, folder, reference, self.task.model, self.evaluation_prompts(), config.draws, bound
+                )
             else:
                 chosen = self.evaluation_prompts()
-                samples.make(work, policy, reference, self.task.model, chosen, config.draws, config.seed)
+                samples.make_samples(work, policy, reference, self.task.model, chosen, config.draws, config.seed)
             firsts = [s for s in of_base if s.draw == 0]
             feedback = Feedback.read(shared.get(held_out))
-            samples.pairs_and_reverse(work, policy, reference, self.task.model, feedback, firsts)
+            samples.make_pairs_and_reverse_kl(work, policy, reference, self.task.model, feedback, firsts)
 
         return Stage("samples", recipe, make)
 
     def snapshot(self, steps: int) -> Stage:
-        """Completions of the policy as it was after some steps: fewer prompts and draws, those of the full samples."""
+        """Completions of the policy after some steps, for a subset of the prompts and samples of the full evaluation."""
         config = self.task.evaluation
         recipe = self._sampling | {"steps": steps, "curve_prompts": config.curve_prompts, "draws": config.curve_draws}
 
         def make(work: Path) -> None:
             policy, reference = self.load_policy(f"snapshots/{steps}")
-            samples.make(work, policy, reference, self.task.model, self.curve_prompts(), config.curve_draws, config.seed)
+            samples.make_samples(
+                work, policy, reference, self.task.model, self.curve_prompts(), config.curve_draws, config.seed
+            )
 
         return Stage("samples", recipe, make)
 
@@ -95,50 +99,50 @@ class Run(Training):
 
     @property
     def held_out(self) -> Stage:
-        """The annotator's verdicts of the evaluated split."""
+        """The annotator's pairs of the evaluated split."""
         return self.shared.pairs("annotator", self.task.evaluation.split)
 
     def curve_prompts(self) -> list[Prompt]:
-        """Evenly spaced in the list of prompts, so that every stratum keeps its share."""
-        every = self.evaluation_prompts()
-        count = min(self.task.evaluation.curve_prompts, len(every))
-        return [every[place * len(every) // count] for place in range(count)]
+        """The prompts of the curve, evenly spaced in the list, so that every stratum keeps its share."""
+        prompts = self.evaluation_prompts()
+        count = min(self.task.evaluation.curve_prompts, len(prompts))
+        return [prompts[index * len(prompts) // count] for index in range(count)]
 
     # -- scores ---------------------------------------------------------------------------------------------------
 
     def scores(self, drawn: Stage, source: RewardSource | None = None) -> Stage:
-        """What scorers, sentence encoder and reward model say of some samples. ``source``: a reward model that is not this
-        run's, but that of the run, or the card, that these samples are compared for."""
+        """Scores of samples by scorers, sentence encoder and reward model. ``source``: the reward model, by default this
+        run's; to compare the samples with another run or card, give that one's."""
         config, shared, held_out = self.task.evaluation, self.shared, self.held_out
         source, optimised = source or self.reward_source(), not source and bool(self.reward_rounds())
-        # no temperature is fitted on the pairs that it is judged on
+        # a temperature must not be fitted on the pairs that evaluate it
         validation = shared.pairs("annotator", "validation") if config.split != "validation" else None
         recipe = {
             "version": scores.VERSION, "samples": drawn.key, "scorers": [config.scorer, config.second_scorer],
-            "assets": scores.assets_of(config), "reward": source.key,
+            "assets": scores.model_digests(config), "reward": source.key,
             "optimised": optimised, "held_out": held_out.key, "validation": validation.key if validation else None,
         }  # fmt: skip
         recipe |= self.shaping_recipe
 
         def make(work: Path) -> None:
-            judged = Feedback.read(shared.get(held_out))
-            fitted = Feedback.read(shared.get(validation)) if validation else None
-            rewarder = scores.Rewarder(source.by, optimised, source.load(), judged, fitted)
-            scores.make(work, shared.get(drawn), config, shared.base_model(), self.task.model, rewarder)
+            held_out_pairs = Feedback.read(shared.get(held_out))
+            validation_pairs = Feedback.read(shared.get(validation)) if validation else None
+            rewarder = scores.Rewarder(source.by, optimised, source.load(), held_out_pairs, validation_pairs)
+            scores.make_scores(work, shared.get(drawn), config, shared.base_model(), self.task.model, rewarder)
 
         return Stage("scores", recipe, make)
 
     def reward_rounds(self) -> dict[str, int]:
-        """By whose verdicts it learned, the last feedback round whose reward model the method asked."""
-        asked = [name.partition("@") for name in self.read_record().get("reward", [])]
-        return {by: max(int(n or 0) for other, _, n in asked if other == by) for by, _, _ in asked}
+        """The last feedback round whose reward model the method used, by ``annotator`` and ``judge``."""
+        used = [name.partition("@") for name in self.read_record().get("reward", [])]
+        return {by: max(int(n or 0) for other, _, n in used if other == by) for by, _, _ in used}
 
     def rewarded_by(self) -> str:
-        """Whose reward model looks at the samples: that which the method trained on, or the annotator's."""
+        """Whose reward model scores the samples: the one that the method trained on, or the annotator's."""
         return next(iter(self.reward_rounds()), "annotator")
 
     def reward_source(self) -> RewardSource:
-        """The reward model that the method trained on, of its last feedback round; or the annotator's."""
+        """The reward model of the last feedback round that the method trained on, or the annotator's."""
         by = self.rewarded_by()
         number = self.reward_rounds().get(by, 0)
         if not number:
@@ -152,21 +156,21 @@ class Run(Training):
         return RewardSource(by, {"train": self.train.key, "round": number}, load)
 
     def own_scores(self) -> Stage:
-        """Of this run's samples."""
+        """The scores of this run's samples."""
         return self.scores(self.samples)
 
     def base_scores(self) -> Stage:
-        """Of the SFT row's samples, by the same reward model as the method's own, or its curve would not start at 0."""
+        """The scores of the SFT base's samples, by the method's reward model, or the method's curve would not start at 0."""
         return self.base.scores(self.base.samples, self.reward_source())
 
     def snapshot_scores(self) -> list[tuple[dict[str, Any], Stage]]:
-        """Where along the budget the policy was kept, and the scores of its samples there."""
+        """The position of each snapshot in the budget, and the scores of its samples."""
         return [(place, self.scores(self.snapshot(place["steps"]))) for place in self.read_record()["snapshots"]]
 
     # -- metrics --------------------------------------------------------------------------------------------------
 
     def metrics(self) -> Stage:
-        """Metrics of the samples, against the SFT row's."""
+        """Metrics of the samples, compared with the SFT base's."""
         own, base = self.own_scores(), self.base_scores() if self.trains else None
         recipe = {
             "version": metric_values.VERSION, "scores": own.key, "base": base.key if base else None,
@@ -174,12 +178,12 @@ class Run(Training):
         }  # fmt: skip
 
         def make(work: Path) -> None:
-            metric_values.make(work, scores.evidence(self.shared.get(own), self.shared.get(base) if base else None))
+            metric_values.make(work, scores.read_scored_samples(self.shared.get(own), self.shared.get(base) if base else None))
 
         return Stage("metrics", recipe, make)
 
     def curve(self) -> Stage:
-        """Metrics of the snapshots, between the SFT base and the trained policy on the same prompts and draws."""
+        """Metrics of the SFT base, the snapshots and the trained policy, on the same prompts and samples."""
         stages = [stage for _, stage in self.snapshot_scores()]
         end, base = self.own_scores(), self.base_scores()
         config = self.task.evaluation
@@ -192,8 +196,8 @@ class Run(Training):
         def make(work: Path) -> None:
             folders = [self.shared.get(stage) for stage in (*stages, end)]
             chosen = [prompt.id for prompt in self.curve_prompts()]
-            places = curve.places(self.read_record())
-            curve.make(work, places, folders, self.shared.get(base), chosen, config.curve_draws)
+            places = curve.read_places(self.read_record())
+            curve.make_curve(work, places, folders, self.shared.get(base), chosen, config.curve_draws)
 
         return Stage("curve", recipe, make)
 
@@ -201,42 +205,43 @@ class Run(Training):
 
     @property
     def agreement(self) -> Stage:
-        """Rank correlation of judge and annotator with the evaluation scorers, on the SFT row's samples."""
+        """Rank correlation of judge and annotator with the evaluation scorers, on the SFT base's samples."""
         shared, base = self.shared, self.base
-        drawn, read = base.samples, base.own_scores()
-        recipe = {"version": annotator_agreement.VERSION, "annotators": shared.annotators.key, "scores": read.key}
+        samples, scores = base.samples, base.own_scores()
+        recipe = {"version": annotator_agreement.VERSION, "annotators": shared.annotators.key, "scores": scores.key}
 
         def make(work: Path) -> None:
-            annotator_agreement.make(work, shared.get(drawn), shared.get(read), shared.get(shared.annotators))
+            folders = [shared.get(stage) for stage in (samples, scores, shared.annotators)]
+            annotator_agreement.make_agreement(work, *folders)
 
         return Stage("agreement", recipe, make)
 
     def judge_check(self) -> Stage | None:
-        """What a judge that compares says of held-out pairs, if the method learned from one: how often it agrees with the
-        annotator, with what the annotator would have said without noise, and with the evaluation scorers."""
+        """How often a comparing judge agrees, on held-out pairs, with the annotator's verdicts, the same before noise, and the
+        evaluation scorers; None unless the method learned from such a judge."""
         if self.task.judge.kind == "classifier" or self.rewarded_by() != "judge":
             return None
-        shared, held_out, read = self.shared, self.held_out, self.base_scores()
-        recipe = {"version": 1, "judge": shared.judge_identity, "held_out": held_out.key, "scores": read.key}
+        shared, held_out, base_scores = self.shared, self.held_out, self.base_scores()
+        recipe = {"version": 1, "judge": shared.judge_identity, "held_out": held_out.key, "scores": base_scores.key}
 
         def make(work: Path) -> None:
-            judge, pair_scores = shared.comparing_judge(), shared.get(read) / "pair_scores.json"
+            judge, pair_scores = shared.comparing_judge(), shared.get(base_scores) / "pair_scores.json"
             assert judge is not None
             pairs = Feedback.read(shared.get(held_out))
-            found = judge_check.check(judge, pairs, shared.base_model(), json.loads(pair_scores.read_text()))
-            (work / "judge.json").write_text(json.dumps(found, indent=1))
+            report = judge_check.check_judge(judge, pairs, shared.base_model(), json.loads(pair_scores.read_text()))
+            (work / "judge.json").write_text(json.dumps(report, indent=1))
 
         return Stage("judge", recipe, make)
 
-    # -- all of it ------------------------------------------------------------------------------------------------
+    # -- all stages -----------------------------------------------------------------------------------------------
 
     def parents(self) -> dict[str, Stage]:
-        """Every stage behind the card."""
+        """Every stage that the card depends on, by name."""
         shared = self.shared
         stages = {"sft": shared.sft, "annotators": shared.annotators, "agreement": self.agreement}
         stages |= {"unpaired": shared.unpaired_stage} if shared.unpaired_stage else {}
-        stages |= {"candidates": shared.candidates("train")} if not self.task.feedback.file else {}
-        stages |= {"revisions": shared.revisions_stage} if self.may("revisions") else {}
+        stages |= {"completions": shared.completions("train")} if not self.task.feedback.file else {}
+        stages |= {"revisions": shared.revisions_stage} if self.uses("revisions") else {}
         stages |= {"pairs": shared.pairs("annotator"), "held_out": self.held_out}
         stages |= shared.reward_models(self.rewarded_by())
         if self.trains:
@@ -248,5 +253,5 @@ class Run(Training):
 
 
 def base_run(shared: SharedStages, budget: Budget | None = None, seed: int = 0) -> Run:
-    """The row of the SFT base, which needs no budget."""
+    """The run of the SFT base, which needs no budget."""
     return Run(BASE, registry.algorithm(BASE)(), budget or Budget(flops=float("inf")), seed, shared)

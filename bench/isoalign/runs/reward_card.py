@@ -1,7 +1,7 @@
 """The card of a task's reward model: what it cost, how often it is right, how sure it is, and what people make of it.
 
 Its figures are those that every method's card has of the same reward model, from the same stages: the SFT row's samples and
-readings. New here are the strata of the prompts, how far an ensemble's members disagree, and pairs of answers that people
+scores. New here are the strata of the prompts, how far an ensemble's members disagree, and pairs of answers that people
 scored, which no part of the task has seen.
 """
 
@@ -28,12 +28,12 @@ from isoalign.data import assets, human_pairs
 from isoalign.data.preferences import Feedback
 from isoalign.evaluation import human, metric_values, samples, scores
 from isoalign.evaluation.human import JudgedPair
-from isoalign.evaluation.metrics import reward_accuracy, reward_health
-from isoalign.evaluation.metrics.evidence import Evidence, by_prompt
+from isoalign.evaluation.metrics import ScoredSamples, reward_accuracy, reward_health
+from isoalign.evaluation.metrics.scored_samples import by_prompt
 from isoalign.evaluation.reward_model_card import Group, Human, Members, RewardCard
 from isoalign.models import language
 from isoalign.models.reward import Rewarder
-from isoalign.report.pages.reward_model import chart, markdown
+from isoalign.report.pages.reward_model import reward_chart, reward_page
 from isoalign.runs.card import packages
 from isoalign.runs.pipeline import RewardSource, Run, base_run
 from isoalign.stages import pairs
@@ -90,7 +90,9 @@ class Behind:
         }  # fmt: skip
 
         def make(work: Path) -> None:
-            human.make(work, human_pairs.load(), shared.reward(self.by), language.tokenizer(task.model.name), task.model)
+            human.make_human_scores(
+                work, human_pairs.load(), shared.reward(self.by), language.tokenizer(task.model.name), task.model
+            )
 
         return Stage("human", recipe, make)
 
@@ -106,7 +108,7 @@ class Behind:
 
         def make(work: Path) -> None:
             judged, pad = Feedback.read(shared.get(self.held_out)), language.tokenizer(shared.task.model.name).pad_token_id
-            both = samples.sides(judged, int(pad))
+            both = samples.chosen_and_rejected(judged, int(pad))
             models = [shared.load_reward(shared.get(stage)) for stage in each]
             said = [[scores.rewards_of(model, side) for side in both.values()] for model in models]
             margins = [[round(a - b, 5) for a, b in zip(*sides, strict=True)] for sides in said]
@@ -119,7 +121,7 @@ class Behind:
     def all(self) -> dict[str, Stage]:
         """Every stage, by the names that a method's card gives them."""
         shared, base = self.shared, self.base
-        stages = {"sft": shared.sft, "candidates": shared.candidates("train"), "annotators": shared.annotators}
+        stages = {"sft": shared.sft, "completions": shared.completions("train"), "annotators": shared.annotators}
         stages |= {"pairs": shared.pairs(self.by), "held_out": self.held_out}
         stages |= shared.reward_models(self.by)
         stages |= {"samples": base.samples, "scores": self.scores, "human": self.human}
@@ -146,9 +148,9 @@ def _card(behind: Behind, command: str) -> RewardCard:
     shared, task = behind.shared, behind.shared.task
     stages = behind.all
     folders = {name: shared.get(stage) for name, stage in stages.items()}
-    evidence = scores.evidence(folders["scores"])
-    found = metric_values.measure(evidence, FAMILIES)
-    judged, cut = human.read(folders["human"])
+    scored = scores.read_scored_samples(folders["scores"])
+    found = metric_values.measure(scored, FAMILIES)
+    judged, cut = human.read_human_scores(folders["human"])
     parents = {name: stage.key for name, stage in stages.items()}
     versions = {f"metric {name}": str(version) for name, version in found.versions.items()}
     versions |= {"card": str(VERSION), "statistics": str(stats.VERSION)}
@@ -159,9 +161,9 @@ def _card(behind: Behind, command: str) -> RewardCard:
         bill=bill(shared.reward(behind.by), shared.feedback(behind.by)),
         warnings=reward_health.warnings(found.metrics),
         ceiling=1 - task.feedback.noise if known and task.panel == PanelConfig() else None,
-        unflipped=_unflipped(evidence) if known else None,
+        unflipped=_unflipped(scored) if known else None,
         metrics={name: each for name, each in sorted(found.metrics.items()) if name.startswith(OF_THE_MODEL)},
-        groups=groups(evidence),
+        groups=groups(scored),
         reliability=found.data.get("calibration", {}).get("reliability", []),
         members=_members(folders["members"]) if "members" in folders else None,
         human=judgement(judged, cut),
@@ -208,17 +210,17 @@ def group(grid: Values) -> Group:
     return Group(replace(stats.mean(grid), n=sum(map(len, grid.values()))), len(grid))
 
 
-def _unflipped(evidence: Evidence) -> Estimate | None:
-    pairs = evidence.pairs
+def _unflipped(scored: ScoredSamples) -> Estimate | None:
+    pairs = scored.pairs
     return group(by_prompt([float(p.clean) for p in pairs], [p.prompt_id for p in pairs])).estimate if pairs else None
 
 
-def groups(evidence: Evidence) -> dict[str, dict[str, Group]]:
+def groups(scored: ScoredSamples) -> dict[str, dict[str, Group]]:
     """Accuracy on noisy and clean verdicts: of all held-out pairs, and by stratum and source of their prompts."""
-    found = reward_accuracy.values(evidence)
+    found = reward_accuracy.values(scored)
     grids = {name: found[name] for name in ("rm_accuracy", "rm_accuracy_clean") if name in found}
-    members: dict[str, set[str]] = {"all": {pair.prompt_id for pair in evidence.pairs}}
-    for drawn in sorted(evidence.samples, key=lambda s: (s.stratum, s.source)):
+    members: dict[str, set[str]] = {"all": {pair.prompt_id for pair in scored.pairs}}
+    for drawn in sorted(scored.samples, key=lambda s: (s.stratum, s.source)):
         for name in filter(None, (drawn.stratum and f"stratum {drawn.stratum}", drawn.source and f"source {drawn.source}")):
             members.setdefault(name, set()).add(drawn.prompt_id)
     order = sorted(members, key=lambda name: (name != "all", not name.startswith("stratum"), name))
@@ -269,7 +271,7 @@ def write(card: RewardCard, results: Path) -> list[Path]:
         raise UserError(f"task {card.task!r} can't be the name of a folder; change task.name")
     place = results / card.task / "reward" / f"{card.by}-{card.key[:8]}"
     made: Mapping[str, str | bytes | None] = {
-        ".svg": chart(card), ".md": markdown(card, f"{place.name}.svg"),
+        ".svg": reward_chart(card), ".md": reward_page(card, f"{place.name}.svg"),
         ".json": json.dumps({"format": FORMAT, **asdict(card)}, indent=1, allow_nan=False) + "\n",
     }  # fmt: skip
     paths = {place.with_name(place.name + end): made_of for end, made_of in made.items() if made_of is not None}

@@ -68,7 +68,7 @@ def execute(config: DictConfig) -> Path:
         raise UserError(unknown("tracking", str(config.tracking), list(trackers.MODES)))
     settings = {key: value for key, value in _plain(config.algorithm).items() if key != "name"}
     with registry.sandboxed(name):
-        algorithm = registry.sound(build(registry.algorithm(name), settings, "algorithm"))
+        algorithm = registry.with_checked_settings(build(registry.algorithm(name), settings, "algorithm"))
     progress.belongs_to(f"{name} seed {config.seed}", _line())
     metrics.versions()  # a metric that can't be had is told of before the training, not after it
     folder = _writable(Path(str(config.results)) / task.name)

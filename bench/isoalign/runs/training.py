@@ -17,6 +17,7 @@ import torch
 from isoalign.config.task import TaskConfig
 from isoalign.config.training import TrainConfig
 from isoalign.core.errors import TrainingFailed, UserError, unforeseen
+from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.lazy import peft
 from isoalign.core.records import Budget
 from isoalign.core.runtime import device
@@ -27,9 +28,8 @@ from isoalign.evaluation.metrics.kl import best_of_n_bound
 from isoalign.models import language
 from isoalign.models.language import LanguageModel
 from isoalign.stages import pairs
-from isoalign.stages.candidates import read_rows, write_rows
 from isoalign.stages.rounds import FeedbackRounds
-from isoalign.stages.sft import lora
+from isoalign.stages.sft import lora_config
 from isoalign.stages.shared import SharedStages
 from isoalign.stages.stage import Stage
 from isoalign.training import registry, trl
@@ -40,10 +40,10 @@ from isoalign.training.session import Session
 from isoalign.training.trainer import Trainer
 
 VERSION = 4
-ROUNDS = "rounds"  # folder of a train stage: what later feedback rounds made
-BASE = "sft"  # the row of the base itself
-LOGGED = 0.9  # of what is spent: a log that ends before says nothing of the end
-IDLE = TrainConfig().idle_seconds
+ROUNDS = "rounds"  # folder of a train stage with the outputs of later feedback rounds
+BASE = "sft"  # the row of the SFT base
+MIN_LOGGED_SHARE = 0.9  # of the spent FLOPs: a KL logged only before does not describe the trained policy
+DEFAULT_IDLE_SECONDS = TrainConfig().idle_seconds
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Training:
 
     @property
     def trains(self) -> bool:
-        """The SFT row has no iteration: it is the base itself."""
+        """Whether there is a train stage: for every algorithm but the SFT base."""
         if not any(hasattr(self.algorithm, method) for method in ("iteration", "train", "select")) and self.name != BASE:
             raise UserError(f"algorithm {self.name} has no method iteration(lab), train(lab) or select(lab, answers)")
         return self.name != BASE
@@ -75,33 +75,33 @@ class Training:
 
     @property
     def train(self) -> Stage:
-        """The trained policy. Its key covers all that the lab could hand the algorithm, and the algorithm's source."""
+        """The trained policy. Its key covers everything that the lab can give the algorithm, and the algorithm's code."""
         task, shared = self.task, self.shared
         recipe = {
             "version": VERSION, "sft": shared.sft.key, "model": task.model,
-            "training": plain(replace(task.training, idle_seconds=IDLE)) | {"checkpoint_seconds": None},
+            "training": plain(replace(task.training, idle_seconds=DEFAULT_IDLE_SECONDS)) | {"checkpoint_seconds": None},
             "pairs": [shared.pairs(by).key for by in pairs.SOURCES],
-            "reward": [m.key for by in pairs.SOURCES for m in shared.reward_models(by).values() if self.may("reward")],
-            "algorithm": self.name, "settings": self.settings, "source": registry.source(type(self.algorithm)),
+            "reward": [m.key for by in pairs.SOURCES for m in shared.reward_models(by).values() if self.uses("reward")],
+            "algorithm": self.name, "settings": self.settings, "source": registry.source_digest(type(self.algorithm)),
             "budget": self.budget, "seed": self.seed,
         }  # fmt: skip
-        recipe |= self.shaping_recipe if self.may("reward") else {}
-        recipe |= {"unpaired": shared.unpaired_stage.key} if shared.unpaired_stage and self.may("labels") else {}
-        recipe |= {"revisions": shared.revisions_stage.key} if self.may("revisions") else {}
+        recipe |= self.shaping_recipe if self.uses("reward") else {}
+        recipe |= {"unpaired": shared.unpaired_stage.key} if shared.unpaired_stage and self.uses("labels") else {}
+        recipe |= {"revisions": shared.revisions_stage.key} if self.uses("revisions") else {}
         recipe |= {"rounds": rounds} if (rounds := plain(task.rounds)) else {}
-        recipe |= {"loop": trl.identity()} if hasattr(self.algorithm, "train") else {}
+        recipe |= {"loop": trl.loop_versions()} if hasattr(self.algorithm, "train") else {}
         recipe |= {"answers": self.prompt_recipe | {"draws": self.task.evaluation.draws}} if self.selects else {}
         return Stage("train", recipe, self._select if self.selects else self._train)
 
     @property
     def shaping_recipe(self) -> dict[str, Any]:
-        """What becomes of the reward models' rewards, for recipes; nothing where they are left as they are."""
+        """The shaping of the reward models' rewards, for recipes; empty without shaping."""
         shaping = plain(self.task.shaping)
         return {"shaping": shaping} if shaping else {}
 
-    def may(self, use: str) -> bool:
-        """Whether the algorithm's source names a service of the lab: what it never names, its result can't depend on."""
-        return registry.names_in(type(self.algorithm), use)
+    def uses(self, service: str) -> bool:
+        """Whether the algorithm's code names a service of the lab; its result cannot depend on one that it never names."""
+        return registry.uses_attribute(type(self.algorithm), service)
 
     def _train(self, work: Path) -> None:
         torch.manual_seed(self.seed)
@@ -110,15 +110,15 @@ class Training:
         source = FeedbackRounds(self.shared, work / ROUNDS)
         session = Session(policy, reference, source, meter, self.task.model.new_tokens, self.seed)
         trainer = Trainer(self.algorithm, session, self.task.training, work, self._forbidden)
-        with _blamed(), preserved():
+        with _as_training_failure(), preserved():
             trainer.run(self.name)
         policy.model.save_pretrained(work / "policy")
         log = [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in trainer.log]
         write_rows(work / "log.jsonl", log)
         record = {
             "spent": meter.spent(), "steps": meter.steps, "skipped": trainer.skipped, "reward": sorted(session.reward_models),
-            "fraction": meter.fraction, "snapshots": trainer.snapshots, "reported": reported(log),
-            "reported_error": reported_error(log),
+            "fraction": meter.fraction, "snapshots": trainer.snapshots, "reported": reported_kl(log),
+            "reported_error": reported_kl_error(log),
         }  # fmt: skip
         record |= {"rounds": trainer.rounds} if trainer.rounds else {}
         record |= {"unmetered": trainer.guard.models} if trainer.guard.models else {}
@@ -127,17 +127,19 @@ class Training:
 
     @property
     def selects(self) -> bool:
-        """Whether the method trains nothing, and chooses among the base's answers."""
+        """Whether the method does not train but selects among answers of the SFT base."""
         return hasattr(self.algorithm, "select")
 
     def _select(self, work: Path) -> None:
-        """In the place of training: choose the answers to the evaluation prompts, and pay for it."""
+        """Instead of training, select the answers to the evaluation prompts, and charge it."""
         base, meter, config = self.shared.base_model(), Meter(self.budget), self.task.evaluation
         source = FeedbackRounds(self.shared, work / ROUNDS)
         session = Session(base, base, source, meter, self.task.model.new_tokens, self.seed)
         session.guard = Guard(meter, tuple, self._forbidden, self.task.training.idle_seconds)
-        with _blamed(), preserved():
-            selection.make(work, self.algorithm, session, base, self.task.model, self.evaluation_prompts(), config.draws)
+        with _as_training_failure(), preserved():
+            selection.make_selection(
+                work, self.algorithm, session, base, self.task.model, self.evaluation_prompts(), config.draws
+            )
         write_rows(work / "log.jsonl", [])
         record = {
             "spent": meter.spent(), "steps": 0, "skipped": 0, "reward": sorted(session.reward_models),
@@ -152,23 +154,23 @@ class Training:
         return self.shared.store.root, assets.cache_dir()
 
     def read_record(self) -> dict[str, Any]:
-        """What training left on record, empty for the base. Trains first where that is not done."""
+        """The record of training, empty for the SFT base. Trains first if needed."""
         return json.loads((self.shared.get(self.train) / "record.json").read_text()) if self.trains else {}
 
     def read_log(self) -> list[dict[str, Any]]:
-        """Scalars of each step along the budget. Trains first where that is not done."""
+        """The scalars of each training step. Trains first if needed."""
         return list(read_rows(self.shared.get(self.train) / "log.jsonl")) if self.trains else []
 
     @property
-    def _rank(self) -> int:
-        """Of the policy's adapter, 0 where all weights are trained: the algorithm's own, or that of the task."""
+    def _lora_rank(self) -> int:
+        """Rank of the policy's adapter, the algorithm's or else the task's; 0 if all weights are trained."""
         return int(getattr(self.algorithm, "lora", 0) or self.task.model.lora)
 
     def _policy_to_train(self) -> tuple[LanguageModel, LanguageModel]:
-        """Policy and frozen reference; with LoRA they are one model, adapter on and off."""
+        """Policy and frozen reference. With LoRA they are the same model, with the adapter on and off."""
         config, base = self.task.model, self.shared.base_model(autocast=self.task.model.bf16)
-        if self._rank:
-            model = peft.get_peft_model(base.inner, lora(self._rank, "CAUSAL_LM"))
+        if self._lora_rank:
+            model = peft.get_peft_model(base.inner, lora_config(self._lora_rank, "CAUSAL_LM"))
             policy = LanguageModel(model.to(device()), base.tokenizer, base.ends, base.autocast)
             return policy, policy
         policy = self.shared.base_model(autocast=config.bf16)
@@ -191,17 +193,17 @@ class Training:
         if not self.trains or self.selects:
             return base, base
         folder = self.shared.get(self.train) / weights
-        if self._rank:
+        if self._lora_rank:
             adapted = peft.PeftModel.from_pretrained(self.shared.base_model().inner, str(folder))
-            model: Any = adapted.merge_and_unload()  # decoding needs no adapter of its own
+            model: Any = adapted.merge_and_unload()  # decoding needs no separate adapter
         else:
             model, _ = language.load(self.task.model.name, folder)
         return LanguageModel(model.eval().to(device()), base.tokenizer, base.ends), base
 
 
 @contextmanager
-def _blamed() -> Iterator[None]:
-    """Whatever goes wrong inside is the method's failure."""
+def _as_training_failure() -> Iterator[None]:
+    """Context in which every error is a failure of the method."""
     try:
         yield
     except UserError as error:
@@ -212,20 +214,21 @@ def _blamed() -> Iterator[None]:
         raise TrainingFailed(unforeseen(error)) from error
 
 
-def reported(log: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """A method's own estimate of its KL: the mean over the last tenth of what it logged."""
-    return {name: statistics.fmean(values[-max(1, len(values) // 10) :]) for name, values in _reports(log).items()}
+def reported_kl(log: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """A method's own estimates of its KL: means over the last tenth of the values that it logged."""
+    return {name: statistics.fmean(values[-max(1, len(values) // 10) :]) for name, values in _logged_kl(log).items()}
 
 
-def reported_error(log: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Standard errors of these means, from the spread of that tenth, five rows of it at least; none of a single row."""
-    tenths = {name: (values, max(1, len(values) // 10)) for name, values in _reports(log).items() if len(values) > 1}
+def reported_kl_error(log: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Standard errors of these means, from the spread of that tenth, but at least five rows; none for a single row."""
+    tenths = {name: (values, max(1, len(values) // 10)) for name, values in _logged_kl(log).items() if len(values) > 1}
     return {name: statistics.stdev(values[-max(5, tenth) :]) / math.sqrt(tenth) for name, (values, tenth) in tenths.items()}
 
 
-def _reports(log: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """What a method logged as its KL, if it logged it to the end (a hybrid's first half says nothing of the policy that it
-    ended with)."""
-    found = {name: [row for row in log if row.get(name) is not None] for name in ("kl", "kl_k1", "kl_k2", "kl_k3")}
-    ended = {name: rows for name, rows in found.items() if rows and rows[-1]["flops_spent"] >= LOGGED * log[-1]["flops_spent"]}
-    return {name: [row[name] for row in rows] for name, rows in ended.items()}
+def _logged_kl(log: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """The KL values that a method logged, if it logged them to the end: those of a hybrid's first stage do not describe the
+    trained policy."""
+    logged = {name: [row for row in log if row.get(name) is not None] for name in ("kl", "kl_k1", "kl_k2", "kl_k3")}
+    least = MIN_LOGGED_SHARE * log[-1]["flops_spent"] if log else 0
+    to_the_end = {name: rows for name, rows in logged.items() if rows and rows[-1]["flops_spent"] >= least}
+    return {name: [row[name] for row in rows] for name, rows in to_the_end.items()}

@@ -1,4 +1,4 @@
-"""What the shared stages of a task made, loaded when it is first asked for; used by every method, seed and parallel job."""
+"""The outputs of a task's shared stages, loaded when first needed; used by all methods, seeds and parallel jobs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from isoalign.stages.graph import StageGraph
 
 
 class ClassifierJudge:
-    """The classifier judge as the lab uses it."""
+    """The classifier judge, as a `ScoringJudge`."""
 
     def __init__(self, folder: Path) -> None:
         self.annotator = pairs.classifier_of(folder, "judge")
@@ -28,7 +28,7 @@ class ClassifierJudge:
         return 1 - torch.as_tensor(self.annotator(texts), dtype=torch.float32)
 
     def flops(self, texts: list[str]) -> int:
-        """Price of reading the texts."""
+        """Cost of reading the texts, in FLOPs."""
         return int(self.annotator.flops(texts))
 
 
@@ -37,7 +37,7 @@ class SharedStages(StageGraph):
 
     def prompts(self) -> Prompts:
         """The training prompts, tokenised."""
-        return self._keep("prompts", self._encode)
+        return self._cached("prompts", self._encode)
 
     def _encode(self) -> Prompts:
         chosen = prompts.of(self.task.prompts, "train")
@@ -45,7 +45,7 @@ class SharedStages(StageGraph):
 
     def feedback(self, labelled_by: str) -> Feedback:
         """The training pairs."""
-        return self._keep(f"feedback-{labelled_by}", lambda: Feedback.read(self.get(self.pairs(labelled_by))))
+        return self._cached(f"feedback-{labelled_by}", lambda: Feedback.read(self.get(self.pairs(labelled_by))))
 
     def reward(self, labelled_by: str) -> Rewarder:
         """The reward model, or ensemble, loaded."""
@@ -54,8 +54,8 @@ class SharedStages(StageGraph):
             members = [self.load_reward(self.get(stage)) for stage in self.reward_models(labelled_by).values()]
             return Shaped(members, self.task.shaping) if plain(self.task.shaping) else members[0]
 
-        kept: Rewarder = self._keep(f"reward-{labelled_by}", load)
-        return kept
+        rewarder: Rewarder = self._cached(f"reward-{labelled_by}", load)
+        return rewarder
 
     def load_reward(self, folder: Path) -> Rewarder:
         """A reward model, loaded."""
@@ -65,20 +65,22 @@ class SharedStages(StageGraph):
         return HeadReward(folder, task.model, task.reward.base, device(), normalise)
 
     def unpaired(self) -> UnpairedFeedback | None:
-        """People's binary feedback on single answers, if the task has a file of it."""
+        """Human binary feedback on single answers, if the task has a file of it."""
         stage = self.unpaired_stage
-        unpaired: UnpairedFeedback | None = self._keep(
+        unpaired: UnpairedFeedback | None = self._cached(
             "unpaired", lambda: UnpairedFeedback.read(self.get(stage)) if stage else None
         )
         return unpaired
 
     def revisions(self) -> Feedback:
         """Answers and their revisions."""
-        kept: Feedback = self._keep("revisions", lambda: Feedback.read(self.get(self.revisions_stage)))
-        return kept
+        feedback: Feedback = self._cached("revisions", lambda: Feedback.read(self.get(self.revisions_stage)))
+        return feedback
 
     def scoring_judge(self) -> ClassifierJudge:
-        """The AI judge that reads single answers, loaded."""
+        """The AI judge that scores single answers, loaded."""
         if self.task.judge.kind != "classifier":
-            raise UserError(f"a {self.task.judge.kind} judge compares answers and scores none; set algorithm.mode=canonical")
-        return self._keep("judge", lambda: ClassifierJudge(self.get(self.annotators)))
+            raise UserError(
+                f"a {self.task.judge.kind} judge compares answers and cannot score single ones; set algorithm.mode=canonical"
+            )
+        return self._cached("judge", lambda: ClassifierJudge(self.get(self.annotators)))

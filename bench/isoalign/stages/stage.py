@@ -1,4 +1,4 @@
-"""A stage: a directory in the store, named by all that its content depends on."""
+"""A stage: a directory in the store, named by everything that its content depends on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from isoalign.core.store import digest
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage by name: its recipe says all that its output depends on; its key is the recipe's digest."""
+    """A stage. ``recipe``: everything that its output depends on; ``make``: fills a work directory with the output."""
 
     name: str
     recipe: dict[str, Any]
@@ -20,5 +20,5 @@ class Stage:
 
     @property
     def key(self) -> str:
-        """Same key, same directory."""
+        """Digest of name and recipe. Stages with the same key share a directory."""
         return digest({"stage": self.name, **self.recipe})

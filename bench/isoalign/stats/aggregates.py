@@ -7,30 +7,33 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from isoalign.core.lazy import scipy
 from isoalign.core.records import Estimate
 from isoalign.stats.intervals import RESAMPLES, SEED, TAIL, Array
 
 Runs = Sequence[Array]
-"""For each task the scores of a method's runs [runs]."""
+"""The scores of a method's runs [runs], for each task."""
 
 
 def iqm(scores: Runs) -> Array:
-    """Interquartile mean over the runs of all tasks: a quarter of them is cut off at either end (`scipy.stats.trim_mean`).
+    """Interquartile mean over the runs of all tasks: a quarter of them is cut off at each end (`scipy.stats.trim_mean`).
 
-    Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice", sec. 4.3. Runs are the
-    last axis of each task's scores. Where tasks differ in their number, runs are repeated until none does: a task with more
-    runs would have more weight.
+    Runs are the last axis of each task's scores. If tasks differ in the number of runs, runs are repeated until all have the
+    same number, so that each task has the same weight.
+
+    Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice", sec. 4.3.
     """
+    from scipy.stats import trim_mean  # indented: half a second to import, and everything imports isoalign.stats
+
     common = math.lcm(*(task.shape[-1] for task in scores))
     alike = [np.repeat(task, common // task.shape[-1], axis=-1) for task in scores]
-    return scipy.stats.trim_mean(np.concatenate(alike, axis=-1), 0.25, axis=-1)
+    return trim_mean(np.concatenate(alike, axis=-1), 0.25, axis=-1)
 
 
 def improvement(first: Runs, second: Runs) -> Array:
-    """Probability that a run of the first method scores above one of the second on the same task, mean over tasks.
+    """Probability that a run of the first method scores above one of the second on the same task, mean over tasks: Mann and
+    Whitney's U / (n m), with ties counted half.
 
-    Agarwal et al. 2021, sec. 4.3: Mann and Whitney's U / (n m), ties count half.
+    Agarwal et al. 2021, sec. 4.3.
     """
     wins = [np.mean(_above(x[..., :, None], y[..., None, :]), axis=(-2, -1)) for x, y in zip(first, second, strict=True)]
     return np.mean(wins, axis=0)
@@ -39,11 +42,11 @@ def improvement(first: Runs, second: Runs) -> Array:
 def stratified(statistic: Callable[..., Array], *methods: Runs, drawn: Sequence[Runs] | None = None) -> Estimate:
     """A statistic of methods' runs with its interval by stratified bootstrap; ``n`` counts runs.
 
-    Runs are resampled within each task, apart for each method, and the percentiles taken, as rliable does (Agarwal et al.
-    2021, sec. 4.1). Left at that it isn't right for us: it takes a score for known, though it rests on a sample of prompts
-    which all methods share. So ``drawn`` may give the same runs' scores on prompts resampled for all methods together,
-    [RESAMPLES, runs] for each task of each method. Even so one run a task tells nothing of training, and three are too
-    few to resample: such intervals are too narrow. Read them as the least that is uncertain, and rank by `compare`.
+    Runs are resampled within each task, independently for each method, and percentiles are taken, as in rliable (Agarwal et
+    al. 2021, sec. 4.1). That alone takes a score as known, though it rests on a sample of prompts which all methods share. So
+    ``drawn`` may give the same runs' scores on prompts resampled for all methods together, [RESAMPLES, runs] for each task of
+    each method. One run per task still tells nothing about training, and three are too few to resample: such intervals are too
+    narrow. Read them as lower limits of the uncertainty, and rank by `compare`.
     """
     rng = np.random.default_rng(SEED)
     rows = np.arange(RESAMPLES)[:, None]

@@ -1,15 +1,14 @@
-"""How far annotators agree: the share of equal labels, Cohen's and Fleiss' kappa, and Krippendorff's alpha.
+"""Agreement between annotators: the share of equal labels, Cohen's and Fleiss' kappa, and Krippendorff's alpha.
 
-A table has a row an item and a column an annotator; labels are nominal, and what wasn't rated is None or NaN. Intervals are
-over items, by deleting groups of them (`stats.jackknife`); annotators are taken as they are, so nothing is said of other
-annotators.
+A table has a row for each item and a column for each annotator; labels are nominal, and a missing rating is None or NaN.
+Intervals are over items, by deleting groups of them (`stats.jackknife`); annotators are taken as fixed: intervals do not
+cover other annotators.
 
-What can't be said is None: of one annotator, of annotators who share no item, and of chance-corrected figures where all
-labels are the same, which is 0 / 0. An interval is None too where the figure hangs on so few items that without a group it
-can't be said.
+What is undefined is None: agreement of one annotator, of annotators who share no item, and chance-corrected agreement if all
+labels are equal, which is 0 / 0. An interval is also None if a statistic is undefined without one of the groups of items.
 
-With two labels at equal rates, and annotators who each turn the true one round at rate e, the three corrected figures are
-(1 - 2 e)^2. Annotators may agree and be wrong together: agreement is no accuracy, for which see `consensus.calibrate`.
+With two labels at equal rates, and annotators who each flip the true one at rate e, the three corrected statistics are
+(1 - 2 e)^2. Annotators may agree and be wrong together: agreement is not accuracy, for which see `consensus.calibrate`.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from krippendorff import alpha
 from numpy.typing import NDArray
 
 from isoalign import stats
 from isoalign.core.errors import UserError
-from isoalign.core.lazy import krippendorff, statsmodels
 from isoalign.core.records import Estimate
 
 Bools = NDArray[np.bool_]
@@ -31,30 +30,30 @@ Ints = NDArray[np.intp]
 
 
 def agreement(labels: Sequence[Sequence[float | None]] | Floats) -> dict[str, Estimate]:
-    """Four figures of a table [items, annotators]; n counts the items that a figure rests on, missing the others.
+    """Four statistics of a table [items, annotators]; ``n`` counts the items that each rests on, ``missing`` the others.
 
-    ``agreement``: share of equal ones among all pairs of labels of the same item. ``cohen_kappa``: mean over pairs of
-    annotators (Light 1971) of Cohen's kappa (1960); pairs that have none are left out. ``fleiss_kappa`` (1971), by
-    statsmodels: asks for items with equally many labels, so it is of those with the commonest number (of two equally common
-    ones, the larger). ``krippendorff_alpha``, by krippendorff: nominal (Hayes and Krippendorff 2007), of all items with two
-    labels or more. Raises UserError where it is no table.
+    ``agreement``: share of equal pairs among all pairs of labels of the same item. ``cohen_kappa``: mean over pairs of
+    annotators (Light 1971) of Cohen's kappa (1960); pairs for which it is undefined are left out. ``fleiss_kappa`` (1971), by
+    statsmodels: it needs equally many labels per item, so it is computed on items with the most common number (the larger of
+    two equally common ones). ``krippendorff_alpha``, by krippendorff: nominal (Hayes and Krippendorff 2007), on all items
+    with two labels or more. Raises UserError if ``labels`` is not a table.
     """
     cells = np.array(labels, dtype=float)
     if cells.ndim != 2:
-        raise UserError(f"agreement needs a table of items and annotators, not {cells.ndim} dimension(s)")
+        raise UserError(f"agreement needs a table of items and annotators, not an array of {cells.ndim} dimension(s)")
     given = cells[:, :, None] == np.unique(cells[np.isfinite(cells)])  # [items, annotators, labels]
     given = given[given.sum((1, 2)) >= 2]
     counts = given.sum(1)  # [items, labels]
     rated = counts.sum(1)
     even = rated == _commonest(rated)
 
-    def figures(kept: Ints) -> list[float]:
+    def statistics(kept: Ints) -> list[float]:
         own = counts[kept]
         return [_equal(own), _cohen(given[kept]), _fleiss(own[even[kept]]), _alpha(own)]
 
     names = ("agreement", "cohen_kappa", "fleiss_kappa", "krippendorff_alpha")
     sizes = (len(given), len(given), int(even.sum()), len(given))
-    found = stats.jackknife(figures, len(given))
+    found = stats.jackknife(statistics, len(given))
     return {
         name: replace(_within(estimate), n=size, missing=len(cells) - size)
         for name, estimate, size in zip(names, found, sizes, strict=True)
@@ -70,7 +69,7 @@ def _equal(counts: Ints) -> float:
 def _cohen(given: Bools) -> float:
     """Mean over pairs of annotators of (observed - expected) / (1 - expected); ``given`` [items, annotators, labels].
 
-    All tables come from one product of matrices: 25 annotators have 300 pairs, for each of which scikit-learn takes 1 ms.
+    All tables come from one matrix product: 25 annotators have 300 pairs, for each of which scikit-learn takes 1 ms.
     """
     items, annotators, labels = given.shape
     flat = given.reshape(items, annotators * labels).astype(float)
@@ -79,31 +78,33 @@ def _cohen(given: Bools) -> float:
     tables = tables[shared > 0] / shared[shared > 0, None, None]
     observed = np.trace(tables, axis1=1, axis2=2)
     expected = (tables.sum(1) * tables.sum(2)).sum(1)
-    known = expected < 1 - 1e-12  # 1 but for rounding: both gave one label throughout
+    known = expected < 1 - 1e-12  # 1 up to rounding: both annotators always gave one label
     return float(np.mean((observed - expected)[known] / (1 - expected[known]))) if known.any() else np.nan
 
 
 def _fleiss(counts: Ints) -> float:
     """Fleiss' kappa of items with equally many labels."""
-    return float(statsmodels.stats.inter_rater.fleiss_kappa(counts)) if _varied(counts) else np.nan
+    from statsmodels.stats.inter_rater import fleiss_kappa  # indented: it takes a second to import
+
+    return float(fleiss_kappa(counts)) if _varied(counts) else np.nan
 
 
 def _alpha(counts: Ints) -> float:
     """Krippendorff's alpha of nominal labels."""
-    return float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal")) if _varied(counts) else np.nan
+    return float(alpha(value_counts=counts, level_of_measurement="nominal")) if _varied(counts) else np.nan
 
 
 def _varied(counts: Ints) -> bool:
-    """Whether labels differ, so that there is a disagreement to be expected by chance."""
+    """Whether there are different labels, so that some disagreement is expected by chance."""
     return int((counts.sum(0) > 0).sum()) > 1
 
 
 def _commonest(numbers: Ints) -> int:
-    """The number that occurs most often, the larger of two; 0 of none."""
+    """The most frequent number, the larger of two equally frequent ones; 0 for no numbers."""
     return int(np.flatnonzero((times := np.bincount(numbers, minlength=1)) == times.max())[-1])
 
 
 def _within(estimate: Estimate) -> Estimate:
-    """No figure lies above 1 or below -1; the jackknife's symmetric bounds may."""
+    """The estimate with bounds clipped to [-1, 1], which the jackknife's symmetric bounds may exceed."""
     low, high = (None if bound is None else min(max(bound, -1.0), 1.0) for bound in (estimate.low, estimate.high))
     return replace(estimate, low=low, high=high)

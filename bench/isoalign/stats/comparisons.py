@@ -1,4 +1,4 @@
-"""Methods compared over seeds and prompts: paired differences, Holm's correction, ranks, what could be resolved."""
+"""Methods compared over seeds and prompts: paired differences, Holm's correction, ranks, resolvable differences."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from isoalign.core.records import Estimate
 from isoalign.stats.intervals import LEVEL, SEED, TAIL, Array, finite, resample
 
 Seeds = Sequence[Mapping[str, float | None]]
-"""One mapping for each seed: prompt to its value (the mean of its draws)."""
+"""For each seed, prompt to its value (the mean over its draws)."""
 PAIRED = 10_000  # resamples of a comparison of few pairs
-FEW = 45  # pairs, as ten methods have
-_A_PAIR = 400  # resamples for each of many pairs: of 325 Holm's first step asks for p < .00015
+FEW = 45  # pairs: those of ten methods
+_A_PAIR = 400  # resamples for each of many pairs: for 325 pairs Holm's first step needs p < .00015
 POWER = 0.8
 
 
@@ -28,8 +28,8 @@ POWER = 0.8
 class Comparison:
     """First minus second of two methods, with its 95% interval, over ``n`` prompts; ``missing`` prompts lack a value.
 
-    ``p``: two-sided, of no difference; ``p_holm``: the same after Holm's correction over all pairs that were compared;
-    ``error``: standard error; ``freedom``: its degrees of freedom. None where two prompts aren't there.
+    ``p``: two-sided, of no difference; ``p_holm``: the same after Holm's correction over all compared pairs; ``error``:
+    standard error; ``freedom``: its degrees of freedom. None with fewer than two prompts.
     """
 
     value: float | None
@@ -44,7 +44,7 @@ class Comparison:
 
     @property
     def resolved(self) -> bool:
-        """Whether the two are told apart, all other pairs considered."""
+        """Whether the two differ, after correction for all compared pairs."""
         return self.p_holm is not None and self.p_holm < 1 - LEVEL
 
 
@@ -55,22 +55,23 @@ def hierarchical(values: Seeds, minus: Seeds | None = None) -> Estimate:
 
         Var(mean) = max(0, MS(prompts) - MS(rest)) / (S P)  +  Var(means of the seeds) / S.
 
-    Prompts are resampled together for both methods, since both answered the same. Seeds vary apart, since they were
-    trained apart; three can't be resampled (ten outcomes, which cover about 80%), so what they add is drawn from a normal
-    of their variance. Owen 2007, "The pigeonhole bootstrap", shows why resampling both ways counts the rest twice; here it
-    is taken out of the prompts, as the means of the seeds hold it already. (Taken out of the seeds, where what is left may
-    be negative and is then called 0, intervals covered 98% where seeds don't differ, and 99.5% where they do and 99.9% was
-    asked for, which is what Holm asks.)
+    Prompts are resampled together for both methods, since both answered the same prompts. Seeds vary independently, since they
+    were trained independently. Three seeds can't be resampled (ten outcomes, which cover about 80%), so what they add is drawn
+    from a normal with their variance. Resampling both ways counts the rest twice (Owen 2007, "The pigeonhole bootstrap"); here
+    it is subtracted from the prompts, since the means of the seeds contain it already. (Subtracted from the seeds, with
+    negative remainders set to 0, intervals covered 98% where seeds do not differ, and where they do 99.5% instead of the 99.9%
+    that Holm's correction needs.)
 
-    How well a variance of few seeds is known decides the width: bounds are those of Student's t with the harmonic mean of
-    the two parts' degrees of freedom, weighted by their shares of the variance. Satterthwaite's squared shares are too bold:
-    a mean of three seeds is covered in 92% at worst, and of ten equal methods two are told apart on up to 11% of boards.
-    This way it is 93 to 97%, and 2 to 6% of boards, with three seeds or more. Two seeds are too few: 15% of boards of ten.
+    The uncertainty of a variance over few seeds decides the width: bounds are those of Student's t with the harmonic mean of
+    the two parts' degrees of freedom, weighted by their shares of the variance. Satterthwaite's squared shares are too
+    optimistic: a mean of three seeds is covered in 92% at worst, and of ten equal methods two are found to differ on up to 11%
+    of boards. With the harmonic mean it is 93 to 97%, and 2 to 6% of boards, for three seeds or more. Two seeds are too few:
+    15% of boards of ten methods.
 
-    The bounds of a mean are corrected for skewness as in `bca`; those of a difference are not, since where there is none
-    it isn't skewed, and correcting for chance finds twice as many as it should at p < .01. A prompt that lacks a value under
-    any seed is left out and counted. With one seed the spread of training is unknown: what is said then holds for this seed
-    only.
+    The bounds of a mean are corrected for skewness as in `bca`. Those of a difference are not: without a true difference it is
+    not skewed, and correcting for chance skewness finds twice as many differences as it should at p < .01. A prompt that lacks
+    a value for one of the seeds is left out and counted. With one seed the spread of training is unknown, and the interval
+    holds for that seed only.
     """
     if minus is not None:
         found = compare({"first": values, "second": minus})["first", "second"]
@@ -93,14 +94,14 @@ def hierarchical(values: Seeds, minus: Seeds | None = None) -> Estimate:
 def compare(methods: Mapping[str, Seeds], pairs: Sequence[tuple[str, str]] | None = None) -> dict[tuple[str, str], Comparison]:
     """Paired differences, first minus second, of methods that answered the same prompts; ``pairs``: all, by default.
 
-    Intervals are those of `hierarchical`, and p is what they imply: an interval without 0 has p < .05, before Holm's
-    correction over ``pairs``. One set of resampled prompts serves all. Of r resamples the smallest p is 2 / (r + 1), which
-    must stay far below what Holm's first step asks, so many pairs have more of them.
+    Intervals are those of `hierarchical`, and p follows from them: an interval without 0 has p < .05, before Holm's correction
+    over ``pairs``. All pairs use the same resampled prompts. With r resamples the smallest p is 2 / (r + 1), which must be far
+    below what Holm's first step needs, so there are more resamples for many pairs.
 
-    Among many methods are some whose three seeds lie near each other by chance, and they are what seems to differ: of 26 equal
-    methods two were told apart on 10% of boards. So of more than ``FEW`` pairs no method's seeds are taken to vary less than
-    those of the median method, and it is under 2% (under 5% where methods vary 15-fold). Tusher et al. 2001, "Significance
-    analysis of microarrays", guard against small variances of few replicates in the same spirit.
+    Among many methods the three seeds of some lie close together by chance, and these methods seem to differ: of 26 equal
+    methods two were found to differ on 10% of boards. So with more than ``FEW`` pairs no method's seeds are taken to vary less
+    than those of the median method, which brings it under 2% (under 5% if methods vary 15-fold). Tusher et al. 2001,
+    "Significance analysis of microarrays", guard against small variances of few replicates in a similar way.
     """
     pairs = list(combinations(methods, 2) if pairs is None else pairs)
     tables = dict(zip(methods, tables_of(list(methods.values())), strict=True))
@@ -127,7 +128,7 @@ def compare(methods: Mapping[str, Seeds], pairs: Sequence[tuple[str, str]] | Non
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values (Holm 1979), in the order given: of m sorted ones the i-th is max over j <= i of (m - j + 1) p_j."""
+    """Adjusted p-values (Holm 1979), in the order given: the i-th of m sorted ones is max over j <= i of (m - j + 1) p_j."""
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(order), 0, -1)
     adjusted = np.empty(len(order))
@@ -136,10 +137,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def ranks(names: Sequence[str], better: Callable[[str, str], bool]) -> dict[str, tuple[int, int]]:
-    """The ranks that each may have: from 1 + how many are ``better`` to n less how many it is better than.
+    """The first and last rank that each may have: 1 + the number that are ``better``, and n - the number it is better than.
 
-    Where ``better`` errs on any pair in at most 5%, as after Holm's correction, all spans together hold the true ranks in 95%
-    (Mogstad et al. 2024, "Inference for Ranks", section 3).
+    If ``better`` is wrong about any pair with a probability of at most 5%, as after Holm's correction, all spans together
+    contain the true ranks with 95% (Mogstad et al. 2024, "Inference for Ranks", section 3).
     """
     return {
         name: (1 + sum(better(other, name) for other in others), len(names) - sum(better(name, other) for other in others))
@@ -149,12 +150,12 @@ def ranks(names: Sequence[str], better: Callable[[str, str], bool]) -> dict[str,
 
 
 def resolvable(comparisons: Iterable[Comparison]) -> float | None:
-    """The smallest difference that these comparisons could have resolved: found with 80% power at Holm's strictest step.
+    """The smallest difference that these comparisons could resolve: found with 80% power at Holm's strictest step.
 
-    Of m pairs, each with standard error e and d degrees of freedom, the median of delta e, where delta is such that a t of d
-    degrees and noncentrality delta lies above t(1 - .05 / (2 m), d) in 80%. (With many degrees this is the usual sum of two
-    quantiles, t(1 - .05 / (2 m), d) + t(.8, d); with four, which two methods of three seeds have, that falls short.) It rests
-    on a few estimated errors, so that in simulation the power is 70 to 78%. None where nothing could be compared.
+    For m pairs, each with standard error e and d degrees of freedom, the median of delta e, where delta is such that a t with
+    d degrees of freedom and noncentrality delta lies above t(1 - .05 / (2 m), d) with 80%. (With many degrees of freedom this
+    is the usual sum of two quantiles, t(1 - .05 / (2 m), d) + t(.8, d); with the four of two methods of three seeds that is
+    too small.) It rests on a few estimated errors, so in simulation the power is 70 to 78%. None if nothing could be compared.
     """
     tested = [(c.error, c.freedom) for c in comparisons if c.error is not None and c.freedom is not None]
     if not tested:
@@ -165,8 +166,8 @@ def resolvable(comparisons: Iterable[Comparison]) -> float | None:
 
 @dataclass(frozen=True)
 class Parts:
-    """A mean over prompts and seeds with the two parts of its variance, ``prompts`` and ``seeds``, and their degrees of
-    ``freedom``; ``scale`` shrinks what prompts' means vary by to the prompts' own share of it."""
+    """A mean over prompts and seeds with the two parts of its variance, ``prompts`` and ``seeds``, and its degrees of
+    ``freedom``; ``scale`` shrinks deviations of the prompts' means to the prompts' own part of the variance."""
 
     value: float
     prompts: float
@@ -180,15 +181,15 @@ class Parts:
         return math.sqrt(self.prompts + self.seeds)
 
     def bounds(self, draws: Array, levels: Array) -> tuple[float, float]:
-        """The interval between quantiles of standardised draws, which are normal but for the prompts' skewness."""
+        """The interval between quantiles of standardised draws, which are normal up to the skewness of the prompts."""
         low, high = self.value + self.error * stdtrit(self.freedom, ndtr(np.quantile(draws, levels)))
         return float(low), float(high)
 
 
 def parts_of(means: Array, tables: Sequence[Array], least: float = 0.0) -> Parts:
-    """A mean and its variance, as `hierarchical` has them. ``means`` [prompts]: over the seeds of ``tables``, each [seeds,
-    prompts]; for a sum or difference of several methods' means the table of each, with its factor. Two prompts or more.
-    ``least``: what the variance of a method's seeds is taken to be where they show less."""
+    """A mean and its variance, as in `hierarchical`. ``means`` [prompts]: over the seeds of ``tables``, each [seeds, prompts];
+    for a sum or difference of several methods' means the table of each, times its factor. Two prompts or more. ``least``: the
+    smallest variance that a method's seeds are taken to have."""
     n = len(means)
     spread = float(means.var(ddof=1)) / n
     prompts, seeds, uncertain = spread, 0.0, 0.0
@@ -201,7 +202,7 @@ def parts_of(means: Array, tables: Sequence[Array], least: float = 0.0) -> Parts
             seeds += own
             uncertain += own**2 / (count - 1)
     prompts = max(prompts, 0.0)
-    unsure = prompts / (n - 1) + (uncertain / seeds if seeds else 0.0)  # Welch's freedom of the seeds is seeds^2 / uncertain
+    unsure = prompts / (n - 1) + (uncertain / seeds if seeds else 0.0)  # by Welch, the seeds alone have seeds^2 / uncertain
     freedom = (prompts + seeds) / unsure if unsure else float(n - 1)
     scale = math.sqrt(prompts / spread * n / (n - 1)) if spread else 0.0
     return Parts(float(means.mean()), prompts, seeds, freedom, scale)
@@ -209,7 +210,7 @@ def parts_of(means: Array, tables: Sequence[Array], least: float = 0.0) -> Parts
 
 def drawn_error(sums: Array, n: int, part: Parts) -> Array:
     """Standardised draws [resamples] of the error of a mean over ``n`` prompts, from its ``sums`` over resampled prompts
-    [resamples]; what seeds add is normal."""
+    [resamples]; the part of the seeds is normal."""
     moved = part.scale * (sums / n - part.value)
     return (moved + math.sqrt(part.seeds) * _normal(len(sums))) / (part.error or 1.0)
 
@@ -217,7 +218,7 @@ def drawn_error(sums: Array, n: int, part: Parts) -> Array:
 def _compared(
     tables: Mapping[str, Array], pairs: Sequence[tuple[str, str]], resamples: int, least: float
 ) -> Iterable[tuple[tuple[str, str], Comparison]]:
-    """Comparisons of pairs of whole tables [seeds, prompts] on the same prompts; p_holm is still open."""
+    """Comparisons of pairs of tables [seeds, prompts] without missing values on the same prompts; p_holm is still None."""
     means = {name: table.mean(0) for name, table in tables.items()}
     n = len(next(iter(means.values())))
     if n < 2:
@@ -231,7 +232,7 @@ def _compared(
         if part.error:
             draws = drawn_error(sums[a] - sums[b], n, part)
             bounds = part.bounds(draws, np.array([TAIL, 1 - TAIL]))
-            at = ndtri(stdtr(part.freedom, -part.value / part.error))  # where no difference lies among the draws
+            at = ndtri(stdtr(part.freedom, -part.value / part.error))  # the place of no difference among the draws
             beyond = min(np.sum(draws <= at), np.sum(draws >= at))
         else:
             bounds, beyond = (part.value, part.value), 0 if part.value else resamples
@@ -240,13 +241,13 @@ def _compared(
 
 
 def _spread(table: Array) -> float:
-    """Variance of the means of a method's seeds over the prompts that all of them have."""
+    """Variance of the means of a method's seeds over the prompts with a value for every seed."""
     whole = np.isfinite(table).all(0)
     return float(table[:, whole].mean(1).var(ddof=1)) if whole.any() else 0.0
 
 
 def _apart(first: Array, second: Array) -> Array:
-    """First minus second, 0 where they differ by rounding alone: the mean of three equal numbers need not be that number."""
+    """First minus second, 0 where they differ by rounding only: the mean of three equal numbers need not be that number."""
     gap = first - second
     return np.where(np.abs(gap) <= 1e-12 * np.maximum(np.abs(first), np.abs(second)), 0.0, gap)
 
@@ -262,20 +263,20 @@ def levels_of(draws: Array, acceleration: float) -> Array:
 def tables_of(methods: Sequence[Seeds]) -> list[Array]:
     """[seeds, prompts] for each method, prompts sorted; NaN where a value is missing.
 
-    Raises UserError for a method without seeds, and where prompts are not the same.
+    Raises UserError for a method without seeds and for different prompts.
     """
     if not all(methods):
-        raise UserError("no seeds to pool")
+        raise UserError("a method without seeds can't be pooled")
     if not methods:
         return []
     prompts = sorted(methods[0][0])
     if any(seed.keys() != methods[0][0].keys() for method in methods for seed in method):
-        raise UserError("seeds and methods can be pooled on the same prompts only")
+        raise UserError("seeds and methods can only be pooled on the same prompts")
     tables = [np.array([[seed[p] for p in prompts] for seed in method], dtype=float) for method in methods]
     return [np.where(np.isfinite(table), table, np.nan) for table in tables]
 
 
 @lru_cache(maxsize=4)
 def _normal(size: int) -> Array:
-    """Evenly spaced quantiles of a normal in random order: random ones would make bounds jump."""
+    """Evenly spaced quantiles of a normal in random order: with random draws the bounds would be unstable."""
     return ndtri(np.random.default_rng(SEED).permutation((np.arange(size) + 0.5) / size))

@@ -1,10 +1,10 @@
-"""Intervals and comparisons: over prompts, over seeds and prompts, over tasks; a jackknife for figures of a whole corpus.
+"""Intervals over prompts: bootstrap for means and ratios, a jackknife for statistics of a whole corpus.
 
 Every interval is 95% and deterministic: each call makes its own generator from ``SEED`` and sorts the prompts first,
 so neither numpy's global state nor the order of rows matters. Draws of a prompt stay together, since they share its
-difficulty. Missing (None or not finite) values are left out and counted, never taken for 0. What cannot be said is
-None: one prompt has no interval, no value has no estimate. Values that do not vary have equal bounds: read [0, 0] of
-a rare event as "none seen", whose upper limit is about 3 / n ("rule of three").
+difficulty. Missing (None or not finite) values are left out and counted, never counted as 0. What is undefined is None: an
+interval of one prompt, an estimate without values. Values that do not vary have equal bounds: read [0, 0] of a rare event as
+"none seen", whose upper limit is about 3 / n ("rule of three").
 """
 
 from __future__ import annotations
@@ -23,25 +23,24 @@ from isoalign.core.records import Estimate
 
 Array = NDArray[np.float64]
 Values = Mapping[str, Sequence[float | None]]
-"""Prompt to its values, one a draw (or a pair); the order within a prompt is free, but the same in values to be
-paired."""
+"""Prompt to its values, one for each draw (or pair), in the same order in values that are to be paired."""
 RESAMPLES = 2000
 SEED = 20260
 LEVEL = 0.95
-VERSION = 1  # raised whenever an interval would change; a metric's own version says nothing of it
+VERSION = 1  # raised whenever an interval would change; the versions of metrics do not cover that
 TAIL = (1 - LEVEL) / 2
-BLOCK = 2_000_000  # cells of the weight matrix that are held at once: 16 MB
+BLOCK = 2_000_000  # cells of the weight matrix in memory at once: 16 MB
 
 
 def mean(values: Values) -> Estimate:
-    """Mean over all values, interval by bootstrap over prompts. ``n`` counts prompts, ``missing`` counts values."""
+    """Mean over all values, with an interval by bootstrap over prompts. ``n`` counts prompts, ``missing`` counts values."""
     return ratio(values, {prompt: [1.0] * len(row) for prompt, row in values.items()})
 
 
 def ratio(numerator: Values, denominator: Values, then: Callable[[float], float] | None = None) -> Estimate:
-    """``then`` of sum(numerator) / sum(denominator), over cells where both are there; for perplexity ``then`` is exp.
+    """``then`` of sum(numerator) / sum(denominator), over cells where both are known; for perplexity ``then`` is exp.
 
-    A ratio of sums, not a mean of ratios: short completions don't count as much as long ones. ``then`` is monotone.
+    A ratio of sums, not a mean of ratios: short completions count less than long ones. ``then`` must be monotone.
     """
     (top, bottom), missing = _sums([numerator, denominator])
     n = len(top)
@@ -59,13 +58,19 @@ def ratio(numerator: Values, denominator: Values, then: Callable[[float], float]
 
 
 def difference(first: Values, second: Values) -> Estimate:
-    """Mean of first minus second, paired cell by cell: the difficulty of a prompt cancels. Prompts must be the same."""
+    """Mean of first minus second, paired cell by cell, so that the difficulty of a prompt cancels.
+
+    Raises UserError if the prompts differ.
+    """
     _same_prompts(first, second)
     return mean({p: [_minus(a, b) for a, b in zip(row, second[p], strict=True)] for p, row in first.items()})
 
 
 def relative_reduction(base: Values, values: Values) -> Estimate:
-    """1 - sum(values) / sum(base) over paired cells: the share of the base's figure that is gone. None if that is 0."""
+    """1 - sum(values) / sum(base) over paired cells: the share of the base's value that is removed. None if that is 0.
+
+    Raises UserError if the prompts differ.
+    """
     _same_prompts(base, values)
     return ratio(values, base, then=lambda quotient: 1 - quotient)
 
@@ -73,17 +78,17 @@ def relative_reduction(base: Values, values: Values) -> Estimate:
 def resample(statistic: Callable[[Array], Array], clusters: int, resamples: int = RESAMPLES) -> Array:
     """Bootstrap replicates [resamples] of a statistic that maps weights [r, clusters] to [r].
 
-    A weight says how often a cluster was drawn, so that statistics of sums are one matrix product. Clusters come in the
-    same draws in every call of the same size: replicates of two methods on the same prompts are paired.
+    A weight is the number of times a cluster was drawn, so that statistics of sums are one matrix product. Calls with equally
+    many clusters draw the same clusters: replicates of two methods on the same prompts are paired.
     """
     return np.concatenate([statistic(weights) for weights in _weights(clusters, resamples)])
 
 
 def bca(replicates: Array, value: float, influence: Array) -> tuple[float | None, float | None]:
-    """Bias-corrected and accelerated interval (Efron 1987), of a level widened for small n (Hesterberg 2015, sec. 3.3).
+    """Bias-corrected and accelerated interval (Efron 1987), with its level widened for small n (Hesterberg 2015, sec. 3.3).
 
-    ``influence`` [n] of each cluster on the value, up to scale. Toxic prompts are few and heavy: with 3% of toxic draws
-    among 128 prompts the plain percentile interval covers 92%, nearly all misses below the truth; this one 94%, evenly.
+    ``influence`` [n] of each cluster on the value, up to scale. Toxic prompts are few, with large values: with 3% of toxic
+    draws among 128 prompts the percentile interval covers 92%, nearly always missing below the truth; this one 94%, evenly.
     """
     n, replicates = len(influence), replicates[np.isfinite(replicates)]
     energy = np.square(influence).sum()
@@ -95,23 +100,25 @@ def bca(replicates: Array, value: float, influence: Array) -> tuple[float | None
     below = (np.mean(replicates < value) + np.mean(replicates <= value)) / 2
     shift = ndtri(np.clip(below, 1 / len(replicates), 1 - 1 / len(replicates)))
     reach = math.sqrt(n / (n - 1)) * stdtrit(n - 1, [TAIL, 1 - TAIL]) + shift
-    room = np.maximum(1 - acceleration * reach, 1e-9)  # past 0 the correction turns round
+    room = np.maximum(1 - acceleration * reach, 1e-9)  # below 0 the correction would reverse
     low, high = np.quantile(replicates, ndtr(shift + reach / room))
     return float(low), float(high)
 
 
 def jackknife(statistic: Callable[[NDArray[np.intp]], Sequence[float]], clusters: int, groups: int = 20) -> list[Estimate]:
-    """Estimates of several corpus-level figures by deleting one of ``groups`` random groups of clusters at a time.
+    """Estimates of several corpus-level statistics by deleting one of ``groups`` random groups of clusters at a time.
 
-    ``statistic`` maps the kept clusters (sorted indices) to the figures. For distinct-n, self-BLEU across inputs and
-    the like: a bootstrap draws a prompt twice, so its text repeats, and distinct-n falls in every replicate (a third
-    of a resample are copies): the interval need not even hold the value. Deleting invents no copies. It changes the
-    corpus size a little, which shifts all replicates alike, and only their spread is used (Kott 2001, "The
-    delete-a-group jackknife"): value +- t(groups - 1) * sqrt((groups - 1) / groups * sum of squared deviations).
+    ``statistic`` maps the kept clusters (sorted indices) to the statistics, such as distinct-n or self-BLEU across inputs. A
+    bootstrap would draw prompts more than once (a third of a resample are copies), so that texts repeat and distinct-n falls
+    in every replicate: its interval need not even contain the value. Deleting makes no copies. It changes the corpus size a
+    little, which shifts all replicates alike, and only their spread is used: value +- t(groups - 1) * sqrt((groups - 1) /
+    groups * sum of squared deviations).
+
+    Kott 2001, "The delete-a-group jackknife".
     """
     value = np.asarray(statistic(np.arange(clusters)), dtype=float)
     groups = min(groups, clusters)
-    if groups < 3:  # with two, what is left may be one cluster, of which nothing across clusters can be said
+    if groups < 3:  # with two, one cluster may remain, for which nothing across clusters is defined
         return [Estimate(finite(v), None, None, clusters) for v in value]
     label = np.random.default_rng(SEED).permutation(clusters) % groups
     left = np.array([statistic(np.flatnonzero(label != group)) for group in range(groups)], dtype=float)
@@ -121,20 +128,20 @@ def jackknife(statistic: Callable[[NDArray[np.intp]], Sequence[float]], clusters
 
 
 def _sums(columns: Sequence[Values]) -> tuple[Array, int]:
-    """Sums [columns, prompts] over the cells that every column has; prompts sorted, those without a cell left out."""
+    """Sums [columns, prompts] over the cells that are known in every column; prompts sorted, those without a cell left out."""
     prompts = sorted(columns[0])
     owner = np.repeat(np.arange(len(prompts)), [len(columns[0][p]) for p in prompts])
     cells = np.array([list(chain.from_iterable(column[p] for p in prompts)) for column in columns], dtype=float)
     whole = np.isfinite(cells).all(0)
     owner, cells = owner[whole], cells[:, whole]
-    # added up in order of size, so that the last bit of a sum doesn't hang on the order of draws
+    # summed in order of size, so that the last bit of a sum does not depend on the order of draws
     ordered = [np.lexsort((column, owner)) for column in cells]
     sums = np.array([np.bincount(owner, c[o], len(prompts)) for c, o in zip(cells, ordered, strict=True)])
     return sums[:, np.bincount(owner, minlength=len(prompts)) > 0], int((~whole).sum())
 
 
 def _weights(clusters: int, resamples: int) -> Iterable[Array]:
-    """Bootstrap weights in blocks [r, clusters]; the usual sizes are drawn once."""
+    """Bootstrap weights in blocks [r, clusters]; common sizes are drawn once and kept."""
     if clusters * resamples <= 2 * BLOCK:
         return [_drawn(clusters, resamples)]
     return _blocks(clusters, resamples)
@@ -157,7 +164,7 @@ def _blocks(clusters: int, resamples: int) -> Iterable[Array]:
 def _same_prompts(first: Values, second: Values) -> None:
     odd = sorted(first.keys() ^ second.keys())
     if odd:
-        raise UserError(f"only the same prompts can be paired: {len(odd)} are on one side alone, such as {odd[0]!r}")
+        raise UserError(f"only the same prompts can be paired: {len(odd)} are on one side only, for example {odd[0]!r}")
 
 
 def _minus(a: float | None, b: float | None) -> float | None:
@@ -169,5 +176,5 @@ def _quotient(top: Array, bottom: Array) -> Array:
 
 
 def finite(value: float) -> float | None:
-    """The value, None where it is not finite."""
+    """The value, or None if it is not finite."""
     return float(value) if math.isfinite(value) else None

@@ -1,8 +1,9 @@
-"""How methods' scores and ranks move along an axis, such as the annotators' noise: does the order of methods outlive it?
+"""How methods' scores and ranks change along an axis, such as the annotators' noise: is the order of methods stable?
 
-Lower scores are better. All figures are of the prompts that every method has at every axis value. Intervals allow for the
-prompts, resampled for all methods and axis values together, since all answered the same, and for the seeds, which were
-trained apart. Whether one method is better than another is for `isoalign.stats.compare`; this says how stable an order is.
+Lower scores are better. Everything is computed on the prompts that every method has at every axis value. Intervals allow for
+the prompts, resampled for all methods and axis values together, since all answered the same, and for the seeds, which were
+trained independently. Whether one method is better than another is decided by `isoalign.stats.compare`; this module says how
+stable an order is.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.stats import rankdata
 
 from isoalign import stats
 from isoalign.core.errors import UserError
-from isoalign.core.lazy import scipy
 from isoalign.core.records import Estimate
 from isoalign.stats import Array, Seeds
 
@@ -26,8 +27,8 @@ LEVELS = np.array([0.025, 0.975])
 
 @dataclass(frozen=True)
 class Standing:
-    """A method at an axis value: its mean over seeds and prompts, and its rank, 1 being the lowest mean; equal ones share the
-    mean of their ranks. n counts prompts."""
+    """A method at an axis value: its mean over seeds and prompts, and its rank, 1 for the lowest mean; equal means share the
+    mean of their ranks. ``n`` counts prompts."""
 
     mean: Estimate
     rank: Estimate
@@ -35,8 +36,8 @@ class Standing:
 
 @dataclass(frozen=True)
 class Stability:
-    """Rank correlations of the order of methods at an axis value with that at the first one, over the n methods that have
-    both; ``left_out`` have one alone. None for fewer than two methods, and where all are equal."""
+    """Rank correlations of the order of methods at an axis value with that at the first one, over the ``n`` methods that have
+    both; those in ``left_out`` have one only. None for fewer than two methods, and if all are equal."""
 
     spearman: Estimate
     kendall: Estimate
@@ -46,7 +47,7 @@ class Stability:
 @dataclass(frozen=True)
 class Robustness:
     """``standings`` by axis value and method, best first. ``stability`` of each axis value but the first. ``slopes`` of each
-    method, in score for a unit of the axis; None with one axis value. ``prompts`` were used, ``missing`` ones lack a value."""
+    method, in score per unit of the axis; None with one axis value. ``prompts``: number used; ``missing``: number left out."""
 
     standings: dict[float, dict[str, Standing]]
     stability: dict[float, Stability]
@@ -56,10 +57,10 @@ class Robustness:
 
 
 def robustness(axis: Mapping[float, Mapping[str, Seeds]]) -> Robustness:
-    """The report on scores by axis value and method, in the order given: the first axis value is what others are held to.
+    """How scores by axis value and method change, in the order given: others are compared with the first axis value.
 
-    A method without seeds, or with a value under every seed on no prompt, counts as missing at that axis value. Raises
-    UserError for fewer than two axis values, ones that are not finite, and scores on different prompts.
+    A method without seeds, or without a prompt that has a value for every seed, counts as missing at that axis value. Raises
+    UserError for fewer than two axis values, for ones that are not finite, and for scores on different prompts.
     """
     cells, missing = _whole(axis)
     tables = dict(zip(cells, stats.tables_of(list(cells.values())), strict=True))
@@ -76,23 +77,23 @@ def robustness(axis: Mapping[float, Mapping[str, Seeds]]) -> Robustness:
 
 
 def spearman(x: Array, y: Array) -> Array:
-    """Spearman's rank correlation over the last axis; ties have mean ranks. NaN where all of either are equal."""
-    ranks = [scipy.stats.rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2 for values in (x, y)]
+    """Spearman's rank correlation over the last axis; ties have mean ranks. NaN if all values of either are equal."""
+    ranks = [rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2 for values in (x, y)]
     return _cosine(*ranks)
 
 
 def kendall(x: Array, y: Array) -> Array:
-    """Kendall's tau-b (1945) over the last axis. NaN where all of either are equal."""
+    """Kendall's tau-b (1945) over the last axis. NaN if all values of either are equal."""
     one, other = np.triu_indices(x.shape[-1], 1)
     return _cosine(*(np.sign(values[..., one] - values[..., other]) for values in (x, y)))
 
 
 def _whole(axis: Mapping[float, Mapping[str, Seeds]]) -> tuple[dict[Cell, Seeds], int]:
-    """The scores on the prompts that all have, and how many prompts were left out."""
+    """The scores on the prompts that all have, and the number of prompts left out."""
     if len(axis) < 2:
-        raise UserError(f"robustness needs two axis values or more, not {len(axis)}: run the methods at another one")
+        raise UserError(f"robustness needs two axis values or more, not {len(axis)}; run the methods at another one")
     if odd := [value for value in axis if not math.isfinite(value)]:
-        raise UserError(f"axis value {odd[0]} is not a finite number: name each by a number that it can be plotted at")
+        raise UserError(f"axis value {odd[0]} is not a finite number")
     cells = {(value, name): seeds for value, methods in axis.items() for name, seeds in methods.items() if seeds}
     tables = stats.tables_of(list(cells.values()))
     known = {cell: there for cell, table in zip(cells, tables, strict=True) if (there := np.isfinite(table).all(0)).any()}
@@ -104,10 +105,10 @@ def _whole(axis: Mapping[float, Mapping[str, Seeds]]) -> tuple[dict[Cell, Seeds]
 
 
 def _drawn(tables: Mapping[Cell, Array]) -> dict[Cell, Array]:
-    """Means [resamples] as they might have been: prompts resampled for all together, a normal apart for each one's seeds.
+    """Replicates of the means [resamples]: prompts resampled for all together, an independent normal for the seeds of each.
 
     As in `isoalign.stats.hierarchical`: three seeds can't be resampled, and what is neither prompt nor seed is counted once.
-    Empty where fewer than two prompts leave nothing to resample.
+    Empty with fewer than two prompts.
     """
     means = [table.mean(0) for table in tables.values()]
     if not means or len(means[0]) < 2:
@@ -124,8 +125,8 @@ def _standings(
     cells: Sequence[Cell], scores: Mapping[Cell, Seeds], tables: Mapping[Cell, Array], drawn: Mapping[Cell, Array]
 ) -> dict[str, Standing]:
     means = {cell: stats.hierarchical(scores[cell]) for cell in cells}
-    ranks = scipy.stats.rankdata(_means(cells, tables))
-    moved = scipy.stats.rankdata([drawn[cell] for cell in cells], axis=0) if drawn and cells else [None] * len(cells)
+    ranks = rankdata(_means(cells, tables))
+    moved = rankdata([drawn[cell] for cell in cells], axis=0) if drawn and cells else [None] * len(cells)
     found = {
         cell[1]: Standing(means[cell], _estimate(rank, replicates, means[cell].n))
         for cell, rank, replicates in zip(cells, ranks.tolist(), moved, strict=True)
@@ -140,12 +141,12 @@ def _stability(
     tables: Mapping[Cell, Array],
     drawn: Mapping[Cell, Array],
 ) -> Stability:
-    """Scores with chance have correlations nearer 0 than without, and resampling adds as much chance again: percentiles of the
-    replicates lie on the near side of what is looked for. So either bound is at least as far from the value as the other.
+    """Noise in scores brings correlations closer to 0, and resampling adds as much noise again: percentiles of the replicates
+    are biased towards 0. So both bounds are at least as far from the value as the farther percentile.
 
     In simulation (eight methods, 256 prompts, one seed or three) such intervals cover the correlation of the true means in 93
-    to 99%, percentiles alone in 75 to 99%. Where methods differ by less than their standard errors it is 80 to 95%, with
-    intervals longer than 1, which say that no order is known.
+    to 99%, percentiles alone in 75 to 99%. If methods differ by less than their standard errors it is 80 to 95%, with
+    intervals longer than 1, which mean that no order is known.
     """
     both = [name for name in methods[first] if name in methods[value]]
     cells = [[(at, name) for name in both] for at in (first, value)]
@@ -168,7 +169,7 @@ def _stability(
 def _slope(tables: Mapping[float, Array]) -> Estimate:
     """Least-squares slope of a method's means over axis values: the sum of c means, c = (x - mean x) / sum (x - mean x)^2.
 
-    A difference of means but for the factors c, so its interval is that of `isoalign.stats.compare`.
+    Up to the factors c it is a difference of means, so its interval is that of `isoalign.stats.compare`.
     """
     n = next(iter(tables.values())).shape[1]
     if len(tables) < 2 or not n:
@@ -177,7 +178,7 @@ def _slope(tables: Mapping[float, Array]) -> Estimate:
     scaled = [c * table for c, table in zip(offset / np.square(offset).sum(), tables.values(), strict=True)]
     terms = np.array([table.mean(0) for table in scaled])
     column = terms.sum(0)
-    column[np.abs(column) <= 1e-12 * np.abs(terms).sum(0)] = 0.0  # by rounding, where a method doesn't hang on the axis
+    column[np.abs(column) <= 1e-12 * np.abs(terms).sum(0)] = 0.0  # rounding, for a method that does not depend on the axis
     if n < 2:
         return Estimate(float(column[0]), None, None, n)
     part = stats.parts_of(column, scaled)
@@ -188,12 +189,12 @@ def _slope(tables: Mapping[float, Array]) -> Estimate:
 
 
 def _means(cells: Sequence[Cell], tables: Mapping[Cell, Array]) -> Array:
-    """Means [cells], without the last digits: those of the same numbers under one seed and under three may differ there."""
+    """Means [cells] without the last digits, in which means of equal numbers over one seed and over three may differ."""
     return np.array([np.round(tables[cell].mean(), 12) for cell in cells])
 
 
 def _estimate(value: float, replicates: Array | None, n: int) -> Estimate:
-    """Percentile interval."""
+    """A value with its percentile interval."""
     if not math.isfinite(value):
         return Estimate(None, None, None, n)
     known = replicates[np.isfinite(replicates)] if replicates is not None else np.zeros(0)

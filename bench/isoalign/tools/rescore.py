@@ -36,14 +36,14 @@ def rescored(card: Card, store: Store, wanted: Collection[str] | None = None) ->
 def again(card: Card, store: Store, wanted: Collection[str] | None = None) -> Card:
     """The same, whatever versions the other families are of: for looking, not for keeping."""
     base = stage_of(card, store, "base_scores") if "base_scores" in card.parents else None
-    own = metric_values.measure(scores.evidence(stage_of(card, store, "scores"), base), wanted)
-    return scored(card, own, _base_figures(base) if base else None, points(card, store, own))
+    own = metric_values.measure(scores.read_scored_samples(stage_of(card, store, "scores"), base), wanted)
+    return scored(card, own, _base_values(base) if base else None, points(card, store, own))
 
 
 @lru_cache(maxsize=8)
-def _base_figures(base: Path) -> metric_values.Figures:
+def _base_values(base: Path) -> metric_values.MetricValues:
     """Every figure of the SFT row, for the flags of all cards that stand beside it."""
-    return metric_values.measure(scores.evidence(base))
+    return metric_values.measure(scores.read_scored_samples(base))
 
 
 def stage_of(card: Card, store: Store, name: str) -> Path:
@@ -59,10 +59,10 @@ def stage_of(card: Card, store: Store, name: str) -> Path:
     return folder
 
 
-def points(card: Card, store: Store, own: metric_values.Figures) -> list[Point]:
+def points(card: Card, store: Store, own: metric_values.MetricValues) -> list[Point]:
     """The card's curve with the figures of the same families made anew; untouched where it shows none of them."""
     measured = {figure for family in own.families.values() for figure in family}
-    if not card.curve or not measured & set(curve.KEPT):
+    if not card.curve or not measured & set(curve.CARD_METRICS):
         return card.curve
     record = json.loads((stage_of(card, store, "train") / "record.json").read_text())
     folders = [stage_of(card, store, f"scores@{place['steps']}") for place in record["snapshots"]]
@@ -70,7 +70,7 @@ def points(card: Card, store: Store, own: metric_values.Figures) -> list[Point]:
     draws = int(card.config["task"]["evaluation"]["curve_draws"])
     base = stage_of(card, store, "base_scores")
     folders.append(stage_of(card, store, "scores"))
-    fresh = curve.measure(curve.places(record), folders, base, prompts, draws, list(own.families))
+    fresh = curve.measure_curve(curve.read_places(record), folders, base, prompts, draws, list(own.families))
     stale = {figure for family in own.families for figure in card.families.get(family, [])}
     return [
         replace(

@@ -70,7 +70,7 @@ def test_the_loss_of_a_pair_is_the_chance_that_its_order_is_wrong() -> None:
 
 @pytest.mark.slow
 def test_it_conforms() -> None:
-    assert [finding.line() for finding in examine("{name}", {title}()) if finding.holds is False] == []
+    assert [finding.line() for finding in examine("{name}", {title}()) if finding.passed is False] == []
 '''
 PROJECT = """[build-system]
 requires = ["setuptools>=77"]

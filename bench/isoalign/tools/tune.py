@@ -185,7 +185,7 @@ class Search:
             lines = [line for line in done.stderr.splitlines() if line.startswith("isoalign: ")]
             return Trial(at, failed=(lines or done.stderr.splitlines() or ["it said nothing"])[-1].removeprefix("isoalign: "))
         card = cards.read(Path(done.stdout.splitlines()[-1]))
-        gates = tuple(flag for flag in card.flags if flag.startswith("gate: "))
+        gates = tuple(flag.text for flag in card.flags if flag.kind == "gate")
         return Trial(at, card.metrics.get("toxicity_reduction"), card.metrics["kl"].value, gates)
 
 
@@ -221,5 +221,5 @@ def line(algorithm: str, trial: Trial) -> str:
     if trial.failed:
         return f"{algorithm:<14} {at}: failed: {trial.failed}"
     assert trial.reduction is not None
-    gates = f"; {'; '.join(trial.gates)}" if trial.gates else ""
+    gates = f"; gate: {'; gate: '.join(trial.gates)}" if trial.gates else ""
     return f"{algorithm:<14} {at}: reduction {trial.reduction.value:.3f}, KL {trial.kl:.2f}{gates}"

@@ -24,8 +24,8 @@ TOLERANCE = 1e-9  # of a figure computed again; another processor may round its 
 
 CLAIMS = (
     ("sft", "config", "config.task.sft"), ("sft", "words", "config.task.prompts.words"), ("sft", "seed", "config.task.seed"),
-    ("candidates", "draws", "config.task.feedback.draws"), ("candidates", "prompts.count", "config.task.prompts.train"),
-    ("candidates", "prompts.clean", "config.task.prompts.clean"),
+    ("completions", "draws", "config.task.feedback.draws"), ("completions", "prompts.count", "config.task.prompts.train"),
+    ("completions", "prompts.clean", "config.task.prompts.clean"),
     ("pairs", "config", "config.task.feedback"), ("pairs", "config.noise", "notes.noise"),
     ("pairs", "panel", "config.task.panel"),
     ("held_out", "config", "config.task.feedback"), ("reward_", "config", "config.task.reward"),
@@ -59,7 +59,7 @@ class Report:
 
 
 def verify(path: Path, store: Store) -> Report:
-    """Check a card and the chain behind it: configuration -> data -> checkpoint -> samples -> readings -> metrics -> card.
+    """Check a card and the chain behind it: configuration -> data -> checkpoint -> samples -> scores -> metrics -> card.
 
     Raises UserError for a file that is no card.
     """
@@ -71,8 +71,8 @@ def verify(path: Path, store: Store) -> Report:
     else:
         report.unchecked.append("the card has no seals: an older version wrote it")
     if card.seals:
-        wrong = [] if cards.key_of(card) == card.key else [f"key: {card.key} is not that of the card's readings and settings"]
-        report.add(wrong, "its key is that of its readings, settings, seed and budget")
+        wrong = [] if cards.key_of(card) == card.key else [f"key: {card.key} is not that of the card's scores and settings"]
+        report.add(wrong, "its key is that of its scores, settings, seed and budget")
     report.add(_unexplained(card), "every figure has a family of metrics, and that a version")
     if _check_chain(card, store, report):
         _check_claims(card, store, report)
@@ -241,7 +241,7 @@ def _check_record(card: Card, store: Store, report: Report) -> None:
 
 
 def _check_figures(card: Card, store: Store, report: Report) -> None:
-    """Every figure computed again from the readings by the families that are still of the card's version."""
+    """Every figure computed again from the scores by the families that are still of the card's version."""
     now = {FAMILY + name: str(version) for name, version in metrics.versions().items()}
     told = {name: version for name, version in card.versions.items() if name.startswith(FAMILY)}
     if (drawn := card.versions.get("statistics", "1")) != str(stats.VERSION):

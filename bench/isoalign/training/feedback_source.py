@@ -1,4 +1,4 @@
-"""What a training run draws feedback from: the interface between a session and the stages that make feedback."""
+"""Where a training run gets its feedback: the interface between a session and the stages that produce feedback."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from isoalign.models.reward import Rewarder
 
 
 class ScoringJudge(Protocol):
-    """An AI judge that reads single answers."""
+    """An AI judge that scores single answers."""
 
     def __call__(self, texts: list[str]) -> Tensor:
         """P(acceptable) of each text [B]."""
         ...
 
     def flops(self, texts: list[str]) -> int:
-        """Price of reading the texts, in FLOPs."""
+        """Cost of reading the texts, in FLOPs."""
         ...
 
 
 class FeedbackSource(Protocol):
     """Prompts, verdicts, reward models and judges of one training run.
 
-    ``round``: how often feedback was gathered anew, 0 with the feedback that all methods share. Making what is asked for may
-    take minutes; a session stops its clock meanwhile.
+    ``round``: the number of the feedback round, 0 for the feedback that all methods share. A call may take minutes, while what
+    it returns is produced; a session stops its clock meanwhile.
     """
 
     round: int
 
     def round_due(self, fraction: float) -> bool:
-        """Whether enough of the budget is spent, of 1, for the next feedback round."""
+        """Whether the next feedback round begins at this spent fraction of the budget."""
         ...
 
     def begin_round(self, policy: LanguageModel) -> None:
-        """Sample the policy's completions, and go on with verdicts on them too."""
+        """Sample completions of the policy; from now on, feedback includes verdicts on them."""
         ...
 
     def prompts(self) -> Prompts:
@@ -51,11 +51,11 @@ class FeedbackSource(Protocol):
         ...
 
     def unpaired(self) -> UnpairedFeedback | None:
-        """People's binary feedback on single answers, where the task has a file of it."""
+        """Human binary feedback on single answers; None unless the task has a file of it."""
         ...
 
     def revisions(self) -> Feedback:
-        """Answers of the base and their revisions by the task's constitution."""
+        """Answers of the SFT base and their revisions by the task's constitution."""
         ...
 
     def reward(self, labelled_by: str) -> Rewarder:
@@ -63,7 +63,7 @@ class FeedbackSource(Protocol):
         ...
 
     def comparing_judge(self) -> Judge | None:
-        """The AI judge that compares two answers; None where it scores single ones."""
+        """The AI judge that compares two answers; None if the task's judge scores single ones."""
         ...
 
     def scoring_judge(self) -> ScoringJudge:

@@ -1,4 +1,4 @@
-"""Modules of an algorithm's own: made under watch, counted as PyTorch counts, paid under their name."""
+"""Modules of an algorithm: made under the guard, counted by PyTorch's FLOP counter, charged to their name."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import nn
 
 from isoalign.core.errors import UserError
 from isoalign.models.flops import UNSEEN, Counter
-from isoalign.training.guard import PAYS
+from isoalign.training.guard import METERED
 from isoalign.training.meter import Meter
 from isoalign.training.session import Session
 
 
 def make_module(session: Session, counter: PassCounter, name: str, factory: Callable[[int], nn.Module]) -> nn.Module:
-    """The module that ``factory`` gives for the policy's hidden size, on the policy's device; its passes will be paid.
+    """The module that ``factory`` returns for the policy's hidden size, on the policy's device, with its passes charged.
 
-    Raises UserError for what is no module, and for one whose passes can't be counted.
+    Raises UserError for anything but a module, and for a module whose FLOPs cannot be counted.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(session.seed)
@@ -29,13 +29,13 @@ def make_module(session: Session, counter: PassCounter, name: str, factory: Call
     for part in module.modules():
         if isinstance(part, UNSEEN):
             kind = type(part).__name__
-            raise UserError(f"lab.module {name!r}: a pass of {kind} can't be counted; build it of linear layers")
+            raise UserError(f"lab.module {name!r}: the FLOPs of {kind} cannot be counted; build it from linear layers")
         counter.attach(name, part)
     return module
 
 
 def _call_factory(session: Session, factory: Callable[[int], nn.Module]) -> Any:
-    """A factory may try its parts while it makes them: such passes are no unmetered models."""
+    """The factory's result. Passes of the module's own parts during construction do not count as unmetered models."""
     guard = session.guard
     before = dict(guard.models) if guard else {}
     module = session.sandboxed(factory, session.policy.width)
@@ -46,14 +46,15 @@ def _call_factory(session: Session, factory: Callable[[int], nn.Module]) -> Any:
 
 
 class PassCounter:
-    """Has the passes of modules and of their parts paid; one within the pass of another is part of that."""
+    """Charges the passes of modules and of their parts; a pass within another is part of that one."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
         self._depth, self._counter, self._fast = 0, Counter(), True
 
     def attach(self, name: str, part: nn.Module) -> None:
-        """Pay for the passes of a part as ``name``. By hooks that are plain functions: a copy of the module keeps them."""
+        """Charge the passes of a part to ``name``, by hooks that are plain functions, so that copies of the module keep
+        them."""
 
         def before(*_: Any) -> None:
             self._enter()
@@ -61,7 +62,7 @@ class PassCounter:
         def after(*_: Any) -> None:
             self._leave(name)
 
-        setattr(part, PAYS, name)
+        setattr(part, METERED, name)
         part.register_forward_pre_hook(before)
         part.register_forward_hook(after, always_call=True)
 
@@ -71,7 +72,7 @@ class PassCounter:
             self._counter = Counter()
             self._counter.__enter__()
             self._fast = torch.backends.mha.get_fastpath_enabled()
-            torch.backends.mha.set_fastpath_enabled(False)  # the fast path has no formula
+            torch.backends.mha.set_fastpath_enabled(False)  # the FLOP counter has no formula for it
 
     def _leave(self, name: str) -> None:
         self._depth -= 1

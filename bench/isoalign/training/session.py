@@ -1,6 +1,6 @@
-"""A training run: what it works with, what it has paid for and how far it has come.
+"""The state of a training run: its models, data and meter, what has been charged, and its progress.
 
-The trainer owns a session. A `Lab` is the view of it that an algorithm sees.
+The trainer owns the session; a `Lab` is the algorithm's view of it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ T = TypeVar("T")
 class Session:
     """Models, feedback, meter and state of one training run.
 
-    ``source``: where prompts and feedback come from. ``new_tokens``: the most tokens of an answer. ``generator``, of all
-    chance, is on the CPU. ``state``: what an algorithm keeps between iterations. ``modules``: its own modules by name.
-    ``reward_models``: those whose training is paid. ``started_at``: share of the budget spent at the first optimizer step.
-    ``logged``: scalars of the current step. ``adopt_module`` and ``trainer`` are set by the trainer, ``guard`` by whoever
-    runs an algorithm's code.
+    ``source``: where prompts and feedback come from. ``new_tokens``: the maximum number of tokens of a completion.
+    ``generator``: the source of all randomness, on the CPU. ``state``: what an algorithm keeps between iterations.
+    ``modules``: the algorithm's modules by name. ``reward_models``: those whose training is charged. ``started_at``: spent
+    fraction of the budget at the first optimizer step. ``logged``: scalars of the current step. The trainer sets
+    ``adopt_module`` and ``trainer``; the caller that runs an algorithm's code sets ``guard``.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Session:
 
     @property
     def device(self) -> torch.device:
-        """Where models and rows are."""
+        """The device of models and batches."""
         return self.policy.device
 
     @property
@@ -68,33 +68,33 @@ class Session:
 
     @property
     def progress(self) -> float:
-        """Share of the budget that is spent, from 0 at the first optimizer step to 1."""
+        """Spent fraction of the budget, from 0 at the first optimizer step to 1."""
         return min(1.0, max(0.0, (self.meter.fraction - self.started_at) / max(1e-12, 1 - self.started_at)))
 
     def sandboxed(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        """What an algorithm's own code returns, watched where there is a guard."""
+        """Run an algorithm's own code, under the guard if there is one, and return its result."""
         with self.guard.sandboxed() if self.guard else nullcontext():
             return work(*arguments, **named)
 
     # -- feedback -------------------------------------------------------------------------------------------------
 
     def fetch(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        """What the feedback source gives, off the clock: making a shared stage must not cost what finding it made does not."""
+        """Call the feedback source with the clock stopped: time must not depend on whether a shared stage already exists."""
         with self.meter.paused():
             return work(*arguments, **named)
 
-    def gathering(self, count: int = 1, what: str = "") -> None:
-        """Data and feedback are gathered before a step: what a loss read would be paid at its quote, not when it is used.
+    def check_read(self, count: int = 1, what: str = "") -> None:
+        """Raises UserError within a loss, and for a ``count`` of ``what`` below 1.
 
-        Raises UserError within a loss, and for a ``count`` below 1 of ``what``.
+        A loss is called twice, first to quote its cost: what it read would be charged at the wrong time.
         """
         if self.meter.quoting:
-            raise UserError("a loss can't sample or read data or feedback: gather in iteration() and yield it in the batch")
+            raise UserError("a loss cannot sample or read data or feedback: do so in iteration() and yield it in the batch")
         if count < 1:
-            raise UserError(f"asked for {count} {what}; the least is 1, so check the algorithm's batch size")
+            raise UserError(f"{count} {what} requested, but at least 1 is needed; check the algorithm's batch size")
 
     def require_pairs(self, wanted: str) -> None:
-        """Raises UserError where people's feedback is unpaired: ``wanted`` would be the simulated annotator's instead."""
+        """Raises UserError if human feedback is unpaired: ``wanted`` would come from the simulated annotator instead."""
         if (unpaired := self.fetch(self.source.unpaired)) is not None:
             raise UserError(
                 f"task.feedback.file {unpaired.file} holds unpaired feedback; {wanted} must come from comparisons. "
@@ -102,11 +102,11 @@ class Session:
             )
 
     def cursor(self, name: str, size: int) -> Cursor:
-        """The walk over some data, begun at its first use."""
+        """The cursor over some data, created at its first use."""
         return self.cursors.setdefault(name, Cursor(size, self.seed))
 
-    def in_round(self, name: str) -> str:
-        """A name of this feedback round's own: each round walks over, and pays for, more than the one before."""
+    def round_name(self, name: str) -> str:
+        """The name within the current feedback round: each round has its own data and charges."""
         return f"{name}@{self.source.round}" if self.source.round else name
 
     # -- the bill -------------------------------------------------------------------------------------------------
@@ -114,21 +114,21 @@ class Session:
     def pay_pass(
         self, role: str, model: LanguageModel, rollouts: Rollouts, backward: bool = False, adapter: bool = True
     ) -> None:
-        """Pay for a forward pass over completions, and for its backward pass."""
+        """Charge a forward pass over completions and, if asked, its backward pass."""
         lengths, completions = row_lengths(rollouts)
         self.meter.charge(role, "forward", model.shape.forward(lengths, completions, adapter))
         if backward:
             self.meter.charge(role, "backward", model.shape.backward(lengths, completions))
 
-    def pay_verdicts(self, feedback: Feedback, index: list[int], flops_beside: int = 0, labels_beside: int = 0) -> None:
-        """Pay for the verdicts that were not read before, if the budget covers them and what is to be paid beside them."""
+    def pay_verdicts(self, feedback: Feedback, index: list[int], extra_flops: int = 0, extra_labels: int = 0) -> None:
+        """Charge the verdicts that were not read before, if the budget covers them and the extra FLOPs and labels."""
         meter = self.meter
         paid = meter.labels.get(feedback.source, set())
         new = [number for number in sorted(set(index)) if not paid.issuperset(feedback.labels_of([number]))]
         price, labels = feedback.price(new), feedback.labels_of(new)
         calibration = range(feedback.calibration if index else 0)
-        labels_beside += len(set(calibration) - meter.labels.get("calibration", set()))
-        meter.require(sum(price.values()) + flops_beside, labels=len(labels) + labels_beside)
+        extra_labels += len(set(calibration) - meter.labels.get("calibration", set()))
+        meter.require(sum(price.values()) + extra_flops, labels=len(labels) + extra_labels)
         meter.label(feedback.source, labels)
         if calibration:
             meter.label("calibration", calibration)
@@ -136,8 +136,8 @@ class Session:
         for role, flops in price.items():
             meter.charge(role, "sample" if role in ("feedback", "critic") else "forward", flops)
 
-    def blank(self, rollouts: Rollouts) -> Outputs:
-        """Zeros of the shapes that a pass would give, for quoting the price of a loss: views of one number."""
+    def zero_outputs(self, rollouts: Rollouts) -> Outputs:
+        """Zeros in the shapes of a pass's outputs, for quoting the cost of a loss. All are views of one number."""
         shape = rollouts.completion.shape
         zero: Tensor = torch.zeros((), device=self.device, requires_grad=torch.is_grad_enabled())
         return Outputs(
@@ -149,7 +149,7 @@ class Session:
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def numbers(self) -> dict[str, Any]:
-        """All of the session that is no tensor and that a resumed run needs, as JSON holds it."""
+        """The part of the session for a checkpoint that JSON can hold: everything but tensors."""
         return {
             "meter": self.meter.state(),
             "cursors": {name: [c.size, c.seed, c.position] for name, c in self.cursors.items()},
@@ -159,7 +159,7 @@ class Session:
         }
 
     def restore(self, numbers: dict[str, Any]) -> None:
-        """Take up what `numbers` gave."""
+        """Restore what `numbers` returned."""
         self.meter.restore(numbers["meter"])
         self.cursors = {name: Cursor(*each) for name, each in numbers["cursors"].items()}
         self.state, self.reward_models = numbers["state"], set(numbers["reward_models"])
@@ -167,6 +167,6 @@ class Session:
 
 
 def row_lengths(rollouts: Rollouts) -> tuple[list[int], list[int]]:
-    """Tokens that a pass over each row reads, and positions at which a head is applied; the last token is only predicted."""
+    """Tokens that a pass reads per row, and positions where the head is applied. The last token is predicted, not read."""
     completions = completion_lengths(rollouts)
     return [p + t - 1 for p, t in zip(prompt_lengths(rollouts), completions, strict=True)], completions

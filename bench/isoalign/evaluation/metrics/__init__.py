@@ -1,10 +1,10 @@
-"""Metrics: functions of saved samples, one file a family, found by looking here and among other packages' entry points.
+"""Metrics: functions of saved samples, one file for each family, found in this package and among other packages' entry points.
 
-A module is a family when it has ``measure(evidence)``; it also has ``values(evidence)`` (what each
-prompt adds, for pairing methods on a board) and ``VERSION`` (raised whenever a figure would change). It may have
-``flags(figures, base)``: what speaks against a row, in words ("gate: ..." keeps it out of the ranking), and
-``data(evidence)``: plain JSON that a plot needs. Importing a
-family imports ``evaluate``, which takes seconds, so nothing is imported before it is asked for.
+A module is a family when it defines ``VERSION`` (raised whenever a value would change), ``measure(scored)`` (its metrics with
+intervals) and ``values(scored)`` (what each prompt contributes, for pairing methods on a board). It may define ``METRICS``
+(how its metrics are read and shown), ``flags(estimates, base)`` (gates and warnings) and ``data(scored)`` (plain JSON that a
+plot needs). Families depend on numpy and scipy alone, so that no run imports more for them. For the interface of
+Hugging Face's ``evaluate``, see isoalign.evaluation.evaluate_modules.
 """
 
 from __future__ import annotations
@@ -13,29 +13,35 @@ import ast
 import importlib
 import os
 import pkgutil
+import sys
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from isoalign.core import plugins
 from isoalign.core.errors import UserError, unforeseen, unknown
-from isoalign.core.records import Estimate
+from isoalign.core.records import Estimate, Flag
+from isoalign.evaluation.metrics.metric import Metric
+from isoalign.evaluation.metrics.scored_samples import ScoredSamples
+from isoalign.stats import Values
 
-if TYPE_CHECKING:
-    from isoalign.evaluation.metrics.evidence import Evidence
-    from isoalign.stats import Values
+__all__ = ["Metric", "ScoredSamples"]
 
 Item = TypeVar("Item")
 
 
+def own_families() -> dict[str, ModuleType]:
+    """Name to module of the families in this package."""
+    modules = {m.name: importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)}
+    return {name: module for name, module in sorted(modules.items()) if hasattr(module, "measure")}
+
+
 @cache
 def families() -> dict[str, ModuleType]:
-    """Family name (its file's, or of its entry point) to its module."""
-    found = {m.name: importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)}
-    own = {name: module for name, module in found.items() if hasattr(module, "measure")}
-    return dict(sorted((own | {name: plugins.load("metrics", name) for name in _brought()}).items()))
+    """Name (of its file, or of its entry point) to module of every family."""
+    return dict(sorted((own_families() | {name: plugins.load("metrics", name) for name in _plugin_names()}).items()))
 
 
 def names() -> list[str]:
@@ -44,9 +50,9 @@ def names() -> list[str]:
 
 
 def versions() -> dict[str, int]:
-    """The version of each family, for keys and cards; read from the files, so that no family is imported for it."""
+    """The version of each family, for keys and cards; read from the source files, so that no family is imported for it."""
     files = {module.name: Path(__path__[0]) / f"{module.name}.py" for module in pkgutil.iter_modules(__path__)}
-    files |= {name: plugins.source("metrics", name) for name in _brought()}
+    files |= {name: plugins.source("metrics", name) for name in _plugin_names()}
     found = {}
     for name, file in files.items():
         try:
@@ -57,58 +63,88 @@ def versions() -> dict[str, int]:
         version = next((int(ast.literal_eval(node.value)) for node in body if _is_version(node)), None)
         if measures and version is not None:
             found[name] = version
-        elif name in _brought():
-            raise UserError(
-                f"metric {name!r}: {file} lacks {'VERSION = 1' if measures else 'measure(evidence)'}; see docs/extending.md"
-            )
+        elif name in _plugin_names():
+            missing = "VERSION = 1" if measures else "measure(scored)"
+            raise UserError(f"metric {name!r}: {file} does not define {missing}; see CONTRIBUTING.md")
     return found
 
 
-def _brought() -> Collection[str]:
-    """Names of the families of other packages. Raises UserError for a name that is taken."""
-    brought = plugins.entry_points("metrics")
-    if clash := sorted({module.name for module in pkgutil.iter_modules(__path__)} & brought.keys()):
-        raise UserError(f"{brought[clash[0]].module} brings a metric {clash[0]!r}, and there is one; rename its entry point")
-    return brought.keys()
+def _plugin_names() -> Collection[str]:
+    """Names of the families of other packages. Raises UserError for a name that isoalign uses."""
+    points = plugins.entry_points("metrics")
+    if clash := sorted({module.name for module in pkgutil.iter_modules(__path__)} & points.keys()):
+        raise UserError(f"{points[clash[0]].module}: isoalign has a metric {clash[0]!r} already; rename the entry point")
+    return points.keys()
 
 
 def _is_version(node: ast.stmt) -> TypeGuard[ast.Assign]:
     return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "VERSION"
 
 
-def check(wanted: Collection[str]) -> None:
-    """Raise UserError for a family that there is not."""
-    _chosen(wanted)
+@cache
+def declared() -> dict[str, Metric]:
+    """Name to ``Metric`` of all that the families' ``METRICS`` declare; of two with one name the first counts.
 
-
-def measure_all(evidence: Evidence, wanted: Collection[str] | None = None) -> dict[str, dict[str, Estimate]]:
-    """Family to its figures, of every family or of those wanted."""
-    found = {name: _asked(name, module.measure, evidence) for name, module in _chosen(wanted).items()}
-    merged(found)  # no figure has two families
+    A board shows its tables even if a package that brings metrics can't be imported: that is reported on stderr once.
+    """
+    found: dict[str, Metric] = {}
+    for name, module in own_families().items():
+        _declare(name, module, found)
+    for name in _plugin_names():
+        try:
+            _declare(name, plugins.load("metrics", name), found)
+        except UserError as error:
+            print(f"isoalign: {error}; continuing without its METRICS", file=sys.stderr)
     return found
 
 
-def values_all(evidence: Evidence, wanted: Collection[str] | None = None) -> dict[str, Values]:
+def _declare(family: str, module: ModuleType, found: dict[str, Metric]) -> None:
+    for metric in getattr(module, "METRICS", ()):
+        if not isinstance(metric, Metric):
+            raise UserError(
+                f"metric {family}: METRICS must hold objects of isoalign.evaluation.metrics.Metric, not {metric!r}"
+            )
+        found.setdefault(metric.name, metric)
+
+
+def check(wanted: Collection[str]) -> None:
+    """Raise UserError for the name of an unknown family."""
+    _selected(wanted)
+
+
+def measure_all(scored: ScoredSamples, wanted: Collection[str] | None = None) -> dict[str, dict[str, Estimate]]:
+    """Family to its metrics with intervals, of every family or of those wanted."""
+    found = {name: _call(name, module.measure, scored) for name, module in _selected(wanted).items()}
+    merged(found)  # no metric belongs to two families
+    return found
+
+
+def values_all(scored: ScoredSamples, wanted: Collection[str] | None = None) -> dict[str, Values]:
     """Metric to prompt to values, for each metric that is a mean over prompts: what pairs methods prompt by prompt."""
-    return merged({name: _asked(name, module.values, evidence) for name, module in _chosen(wanted).items()})
+    return merged({name: _call(name, module.values, scored) for name, module in _selected(wanted).items()})
 
 
-def data_all(evidence: Evidence, wanted: Collection[str] | None = None) -> dict[str, Any]:
-    """Family to what its plots need, of those that have any."""
-    found = {name: _asked(name, module.data, evidence) for name, module in _chosen(wanted).items() if hasattr(module, "data")}
+def data_all(scored: ScoredSamples, wanted: Collection[str] | None = None) -> dict[str, Any]:
+    """Family to the data of its plots, of those that have any."""
+    found = {name: _call(name, module.data, scored) for name, module in _selected(wanted).items() if hasattr(module, "data")}
     return {name: data for name, data in found.items() if data}
 
 
-def flags_all(figures: Mapping[str, Estimate], base: Mapping[str, Estimate] | None) -> list[str]:
-    """What the families have to say against a row in words, ``base`` being the SFT row's figures (None on that row)."""
-    judges = {name: module.flags for name, module in families().items() if hasattr(module, "flags")}
-    return [line for name, judge in judges.items() for line in _asked(name, judge, figures, base)]
+def flags_all(estimates: Mapping[str, Estimate], base: Mapping[str, Estimate] | None) -> list[Flag]:
+    """The flags that the families raise on a row; ``base``: the SFT row's metrics (None on that row itself)."""
+    flags: list[Flag] = []
+    for name, module in families().items():
+        raised = _call(name, module.flags, estimates, base) if hasattr(module, "flags") else []
+        if wrong := [flag for flag in raised if not isinstance(flag, Flag)]:
+            raise UserError(f"metric {name}: flags() returned {wrong[0]!r}; it must return isoalign.core.records.Flag objects")
+        flags += raised
+    return flags
 
 
-def _asked(name: str, work: Callable[..., Item], *arguments: Any) -> Item:
-    """What a family says. Raises UserError naming it where it breaks."""
+def _call(name: str, function: Callable[..., Item], *arguments: Any) -> Item:
+    """What a family's function returns. Raises UserError that names the family where it fails."""
     try:
-        return work(*arguments)
+        return function(*arguments)
     except UserError:
         raise
     except Exception as error:
@@ -118,16 +154,16 @@ def _asked(name: str, work: Callable[..., Item], *arguments: Any) -> Item:
 
 
 def merged(parts: Mapping[str, Mapping[str, Item]]) -> dict[str, Item]:
-    """All figures of several families in one mapping. Raises RuntimeError where two families name the same."""
+    """The metrics of several families in one mapping. Raises RuntimeError where two families give the same metric."""
     found: dict[str, Item] = {}
     for family, part in parts.items():
         if clash := sorted(found.keys() & part.keys()):
-            raise RuntimeError(f"metric family {family} names a figure that another has: {', '.join(clash)}")
+            raise RuntimeError(f"metric family {family} gives a metric that another family gives: {', '.join(clash)}")
         found.update(part)
     return found
 
 
-def _chosen(wanted: Collection[str] | None) -> dict[str, ModuleType]:
+def _selected(wanted: Collection[str] | None) -> dict[str, ModuleType]:
     known = families()
     for name in wanted or ():
         if name not in known:

@@ -1,20 +1,19 @@
-"""A figure with its interval as a table shows it."""
+"""An estimate as a cell of a table."""
 
 from isoalign.core.records import Estimate
-from isoalign.report.board.columns import Column
 
 
-def cell(estimate: Estimate | None, column: Column) -> str:
-    """A figure with its interval, and how many values it lacks; a dash where it is missing."""
+def cell(estimate: Estimate | None, digits: int = 3) -> str:
+    """A value with its interval and the number of missing values; a dash if it is missing."""
     if estimate is None:
         return "–"
     missing = f" ({estimate.missing} missing)" if estimate.missing else ""
     if estimate.value is None:
         return f"–{missing}"
-    value = _fixed(estimate.value, column.digits)
+    value = _fixed(estimate.value, digits)
     if estimate.low is None or estimate.high is None:
         return value + missing
-    return f"{value} [{_fixed(estimate.low, column.digits)}, {_fixed(estimate.high, column.digits)}]{missing}"
+    return f"{value} [{_fixed(estimate.low, digits)}, {_fixed(estimate.high, digits)}]{missing}"
 
 
 def _fixed(value: float, digits: int) -> str:

@@ -1,56 +1,42 @@
-"""Which metrics the board shows, and how each is shown."""
+"""Which metrics the board's tables show, and in which order; how each is shown is declared by its family."""
 
-import math
-from dataclasses import dataclass
+from isoalign.core.records import Card
+from isoalign.evaluation import metrics
+from isoalign.evaluation.metrics import Metric
+from isoalign.evaluation.metrics.metric import UNBOUNDED
 
-
-@dataclass(frozen=True)
-class Column:
-    """How a metric is shown. ``bounds``: the values it can take, to which pooled intervals are cut."""
-
-    metric: str
-    title: str
-    digits: int = 3
-    bounds: tuple[float, float] = (0.0, 1.0)
-
-
-LEADING = (
-    Column("toxicity_reduction", "Reduction ↑", bounds=(-1.0, 1.0)),
-    Column("toxicity_mean", "Toxicity ↓"),
-    Column("toxicity_fraction", "Share ≥ .5 ↓"),
-    Column("toxicity_emt", "EMT ↓"),
-    Column("kl", "KL, nats", 2, (0.0, math.inf)),
-    Column("perplexity", "Perplexity", 1, (1.0, math.inf)),
-)
-_ANY = (-math.inf, math.inf)
-_NATS = (0.0, math.inf)
-DRIFT = (
-    Column("kl_per_token", "KL a token", 3, _NATS),
-    Column("kl_reverse", "Reverse KL", 2, _NATS),
-    Column("kl_k1", "k1", 2, _ANY),
-    Column("kl_k2", "k2", 2, _NATS),
-    Column("kl_k3", "k3", 2, _NATS),
-)
+LEADING = ("toxicity_reduction", "toxicity_mean", "toxicity_fraction", "toxicity_emt", "kl", "perplexity")
+KL = ("kl_per_token", "kl_reverse", "kl_k1", "kl_k2", "kl_k3")
 REWARD = (
-    Column("rm_accuracy", "RM accuracy ↑"),
-    Column("rm_accuracy_clean", "clean ↑"),
-    Column("rm_agreement", "agreement ↑"),
-    Column("rm_accuracy_on_policy", "on-policy ↑"),
-    Column("rm_ece", "ECE ↓"),
-    Column("implicit_accuracy", "Implicit accuracy ↑"),
-    Column("implicit_accuracy_normalised", "by length ↑"),
-    Column("ranking_accuracy", "Ranking accuracy"),
-)
+    "rm_accuracy", "rm_accuracy_clean", "rm_agreement", "rm_accuracy_on_policy", "rm_ece", "implicit_accuracy",
+    "implicit_accuracy_normalised", "ranking_accuracy",
+)  # fmt: skip
 DIVERSITY = (
-    Column("distinct_2", "Distinct-2 ↑"),
-    Column("ead", "EAD ↑", bounds=(0.0, math.inf)),
-    Column("self_bleu", "Self-BLEU ↓"),
-    Column("embedding_diversity", "Embedding diversity ↑", bounds=(0.0, 2.0)),
-    Column("vendi", "Vendi ↑", 2, (1.0, math.inf)),
-    Column("distinct_2_across", "Distinct-2 across ↑"),
-    Column("vendi_across", "Vendi across ↑", 1, (1.0, math.inf)),
-    Column("token_entropy", "Token entropy", 2, _NATS),
-)
-COLUMNS = {column.metric: column for column in LEADING + DRIFT + REWARD + DIVERSITY}
-# What a board is about in five figures: what was gained, at what drift, and what it did to the text.
-BRIEF = tuple(COLUMNS[name] for name in ("toxicity_reduction", "kl", "implicit_accuracy", "distinct_2", "perplexity"))
+    "distinct_2", "ead", "self_bleu", "embedding_diversity", "vendi", "distinct_2_across", "vendi_across", "token_entropy",
+)  # fmt: skip
+SHOWN = (*LEADING, *KL, *REWARD, *DIVERSITY)
+BRIEF = ("toxicity_reduction", "kl", "implicit_accuracy", "distinct_2", "perplexity")
+"""What a page about something else has room for: the gain, its price in KL, and the effect on the text."""
+TABLES = {"Diversity": DIVERSITY, "KL from the base": ("kl", *KL), "Reward": REWARD}
+"""The tables of further metrics by the section of the page they are in."""
+
+
+def metric(name: str) -> Metric:
+    """How a metric is shown; one that no family declares is shown under its name, without direction and bounds."""
+    return metrics.declared().get(name, Metric(name, name, bounds=UNBOUNDED))
+
+
+def clip_bounds(name: str) -> tuple[float, float]:
+    """The bounds to which a metric's pooled interval is clipped. Metrics of no table keep their interval as computed."""
+    one = metric(name)
+    return one.bounds if name in SHOWN or one.section else UNBOUNDED
+
+
+def tables(cards: list[Card]) -> dict[str, tuple[Metric, ...]]:
+    """The tables of further metrics by section; those of other packages are added where a card has them."""
+    found = {section: tuple(map(metric, names)) for section, names in TABLES.items()}
+    measured = {name for card in cards for name in card.metrics}
+    for one in metrics.declared().values():
+        if one.section and one.name in measured:
+            found[one.section] = (*found.get(one.section, ()), one)
+    return found

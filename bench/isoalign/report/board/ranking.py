@@ -1,31 +1,30 @@
-"""Statistics of the board: seeds pooled into one estimate, methods compared on the prompts that all answered, ranks."""
+"""Statistics of the board: seeds pooled into one estimate, methods compared pairwise on common prompts, ranks."""
 
-import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from isoalign import stats
 from isoalign.core.lazy import scipy
 from isoalign.core.records import Card, Estimate
+from isoalign.evaluation.metrics.metric import UNBOUNDED
 from isoalign.stats import Comparison, Seeds
 
 Z = 1.96  # an interval's half-width in standard errors
-SAME = 0.02  # of an interval's width: a mean over prompts that is farther from the card's figure is another figure
-UNBOUNDED = (-math.inf, math.inf)
+SAME = 0.02  # of an interval's width: a mean over prompts that is farther from the card's value is another statistic
 
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Contest:
-    """Who is less toxic than whom: for (a, b) the mean toxicity of b minus that of a, above 0 where a is better.
+class Ranking:
+    """Pairwise comparisons: for (a, b) the mean toxicity of b minus that of a, above 0 if a is better.
 
-    ``pairs``: of the methods that are ranked. ``others``: with the reference, the control or an unmetered row; they have
-    a Holm correction of their own, so that they change no rank. ``unpaired``: ranked methods without values on the prompts
-    of the rest; where there are any, ranks go by intervals. ``smallest``: the difference that ``pairs`` could resolve.
+    ``pairs``: of ranked methods. ``others``: with the reference, the control or an unmetered row; they have a separate Holm
+    correction, so that they change no rank. ``unpaired``: ranked methods without values on the prompts of the others; if there
+    are any, ranks go by intervals. ``smallest``: the smallest difference that ``pairs`` could resolve.
     """
 
     pairs: dict[Pair, Comparison] = field(default_factory=dict)
@@ -34,27 +33,30 @@ class Contest:
     smallest: float | None = None
 
     def ranks(self, intervals: Mapping[str, Estimate]) -> dict[str, tuple[int, int]]:
-        """The ranks that each method may have, by name; by ``intervals`` of its reduction where not all are paired."""
+        """First and last rank of each method, by name; by ``intervals`` of its reduction if not all methods are paired."""
         if not self.unpaired:
             return stats.ranks(list(intervals), self._better)
         bounds = {name: (e.low, e.high) for name, e in intervals.items() if e.low is not None and e.high is not None}
         return stats.ranks(list(bounds), lambda a, b: bounds[a][0] > bounds[b][1])
 
     def _better(self, a: str, b: str) -> bool:
-        found, sign = (self.pairs[a, b], 1) if (a, b) in self.pairs else (self.pairs[b, a], -1)
-        return found.resolved and sign * (found.value or 0.0) > 0
+        comparison, sign = (self.pairs[a, b], 1) if (a, b) in self.pairs else (self.pairs[b, a], -1)
+        return comparison.resolved and sign * (comparison.value or 0.0) > 0
 
 
-def contest(entered: Mapping[str, Seeds | None], ranked: Collection[str]) -> Contest:
-    """Compare all that was entered, by name in the board's order and None without values; some of it is to be ranked."""
-    asked = [frozenset(seeds[0]) for seeds in entered.values() if seeds is not None]
-    prompts = max(asked, key=lambda one: (asked.count(one), sorted(one)), default=frozenset())
-    paired = {name: seeds for name, seeds in entered.items() if seeds is not None and frozenset(seeds[0]) == prompts}
+def compare_pairwise(rows: Mapping[str, Seeds | None], ranked: Collection[str]) -> Ranking:
+    """Compare all rows (name to values, None without values, in the board's order), of which some are ``ranked``.
+
+    Rows are paired on the set of prompts that most of them have.
+    """
+    sets = [frozenset(seeds[0]) for seeds in rows.values() if seeds is not None]
+    prompts = max(sets, key=lambda one: (sets.count(one), sorted(one)), default=frozenset())
+    paired = {name: seeds for name, seeds in rows.items() if seeds is not None and frozenset(seeds[0]) == prompts}
     pairs = list(combinations(paired, 2))
     first = _differences(paired, [(a, b) for a, b in pairs if a in ranked and b in ranked])
     second = _differences(paired, [(a, b) for a, b in pairs if a not in ranked or b not in ranked])
-    unpaired = tuple(name for name in entered if name in ranked and name not in paired)
-    return Contest(first, second, unpaired if len(ranked) > 1 else (), stats.resolvable(first.values()))
+    unpaired = tuple(name for name in rows if name in ranked and name not in paired)
+    return Ranking(first, second, unpaired if len(ranked) > 1 else (), stats.resolvable(first.values()))
 
 
 def _differences(paired: Mapping[str, Seeds], pairs: Sequence[Pair]) -> dict[Pair, Comparison]:
@@ -62,8 +64,8 @@ def _differences(paired: Mapping[str, Seeds], pairs: Sequence[Pair]) -> dict[Pai
 
 
 def seeds_of(cards: Sequence[Card], metric: str) -> Seeds | None:
-    """A metric's values by prompt, one mapping for each seed, cards of one seed averaged; None unless every card has them
-    on the same prompts."""
+    """A metric's values by prompt for each seed, cards of one seed averaged; None unless every card has them on the same
+    prompts."""
     tables = [card.values.get(metric) for card in cards]
     if not tables or any(not table or table.keys() != (tables[0] or {}).keys() for table in tables):
         return None
@@ -78,45 +80,44 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return math.fsum(known) / len(known) if len(known) == len(values) else None
 
 
-def estimate(cards: Sequence[Card], metric: str, bounds: tuple[float, float] = UNBOUNDED) -> Estimate:
-    """A metric of a row: one card's own figure; of several, from their values by prompt, or from their intervals where
-    cards have no such values or their mean is another figure (a mean over pairs, of which prompts have some more)."""
+def pooled_estimate(cards: Sequence[Card], metric: str, bounds: tuple[float, float] = UNBOUNDED) -> Estimate:
+    """A metric of a row: of one card its own estimate; of several from their values by prompt, or from their intervals if
+    cards have no such values, or if their mean is another statistic (a mean over pairs, of which some prompts have more)."""
     found = [card.metrics[metric] for card in cards if metric in card.metrics]
     values = seeds_of(cards, metric) if len(cards) > 1 else None
-    if values is not None and all(map(_same, cards, [metric] * len(cards))):
-        made = stats.hierarchical(values)
-        return cut(dataclasses.replace(made, missing=sum(e.missing for e in found)), bounds)
+    if values is not None and all(map(_is_prompt_mean, cards, [metric] * len(cards))):
+        return clip(replace(stats.hierarchical(values), missing=sum(e.missing for e in found)), bounds)
     seeds: dict[int, list[Estimate]] = defaultdict(list)
     for card in cards:
         if metric in card.metrics:
             seeds[card.seed].append(card.metrics[metric])
-    return pooled(list(seeds.values()), bounds)
+    return pool_estimates(list(seeds.values()), bounds)
 
 
-def _same(card: Card, metric: str) -> bool:
-    """Whether the mean over prompts is the card's figure."""
-    told = card.metrics.get(metric)
+def _is_prompt_mean(card: Card, metric: str) -> bool:
+    """Whether the card's value is the mean over prompts."""
+    estimate = card.metrics.get(metric)
     known = [value for value in card.values[metric].values() if value is not None]
-    if told is None or told.value is None or not known:
+    if estimate is None or estimate.value is None or not known:
         return False
-    width = (told.high or 0.0) - (told.low or 0.0)
-    return abs(math.fsum(known) / len(known) - told.value) <= SAME * width + 1e-5
+    width = (estimate.high or 0.0) - (estimate.low or 0.0)
+    return abs(math.fsum(known) / len(known) - estimate.value) <= SAME * width + 1e-5
 
 
-def cut(e: Estimate, bounds: tuple[float, float]) -> Estimate:
-    """An interval within what the metric can be."""
+def clip(e: Estimate, bounds: tuple[float, float]) -> Estimate:
+    """The estimate with its interval clipped to the values that the metric can take."""
     if e.low is None or e.high is None:
         return e
-    return dataclasses.replace(e, low=max(bounds[0], e.low), high=min(bounds[1], e.high))
+    return replace(e, low=max(bounds[0], e.low), high=min(bounds[1], e.high))
 
 
-def pooled(estimates: Sequence[Sequence[Estimate]], bounds: tuple[float, float] = UNBOUNDED) -> Estimate:
+def pool_estimates(estimates: Sequence[Sequence[Estimate]], bounds: tuple[float, float] = UNBOUNDED) -> Estimate:
     """One estimate out of those of several seeds (outer: seeds; inner: cards of a seed, averaged).
 
-    For figures without values by prompt. Value: the mean over seeds. Interval: with one card, its own. With S seeds of
-    values v_s and standard errors e_s = (high - low) / 2 / 1.96, which come from prompts that all seeds share and so don't
-    average out, half-width^2 = (1.96)^2 mean(e_s^2) + t(.975, S - 1)^2 var(v_s) / S. Both terms hold the noise of the
-    draws, so the interval errs on the wide side. There is none where a seed has none.
+    For metrics without values by prompt. Value: the mean over seeds. Interval: with one card, its own. With S seeds of values
+    v_s and standard errors e_s = (high - low) / 2 / 1.96, which come from prompts that all seeds share and so do not average
+    out, half-width^2 = (1.96)^2 mean(e_s^2) + t(.975, S - 1)^2 var(v_s) / S. Both terms contain the noise of the draws, so the
+    interval is rather too wide. There is no interval if a seed has none.
     """
     missing = sum(e.missing for seed in estimates for e in seed)
     known = [[e for e in seed if e.value is not None] for seed in estimates]
@@ -126,18 +127,18 @@ def pooled(estimates: Sequence[Sequence[Estimate]], bounds: tuple[float, float] 
         return Estimate(None, None, None, 0, missing)
     n = min(e.n for e in cards)
     if len(cards) == 1:
-        return dataclasses.replace(cards[0], missing=missing)
+        return replace(cards[0], missing=missing)
     mean = math.fsum(values) / len(values)
     variances = [((e.high - e.low) / 2 / Z) ** 2 for e in cards if e.low is not None and e.high is not None]
     if len(variances) < len(cards):
         return Estimate(mean, None, None, n, missing)
     within = math.fsum(variances) / len(variances)
     half = math.sqrt(Z**2 * within + _seed_variance(values))
-    return cut(Estimate(mean, mean - half, mean + half, n, missing), bounds)
+    return clip(Estimate(mean, mean - half, mean + half, n, missing), bounds)
 
 
 def _seed_variance(values: list[float]) -> float:
-    """Squared half-width of the 95% t interval of a mean over seeds; 0 for one seed, which can't tell."""
+    """Squared half-width of the 95% t interval of a mean over seeds; 0 for one seed, whose spread is unknown."""
     if len(values) < 2:
         return 0.0
     mean = math.fsum(values) / len(values)
@@ -145,8 +146,8 @@ def _seed_variance(values: list[float]) -> float:
     return float(scipy.special.stdtrit(len(values) - 1, 0.975)) ** 2 * variance / len(values)
 
 
-def frontier(points: Mapping[str, tuple[float, float]]) -> set[str]:
-    """Names on the Pareto frontier: no other is as low in both (KL, toxicity) and lower in one."""
+def pareto_names(points: Mapping[str, tuple[float, float]]) -> set[str]:
+    """Names on the Pareto frontier of (KL, toxicity): no other is as low in both and lower in one."""
     return {
         name
         for name, (kl, toxicity) in points.items()

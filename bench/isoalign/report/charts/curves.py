@@ -1,4 +1,4 @@
-"""Gold score and proxy along the budget, against drift, as an SVG: where one falls while the other rises, they have parted."""
+"""Gold score and proxy along the budget against KL, as an SVG. Where one falls while the other rises, they diverge."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from isoalign.report.board.rows import Row, Section
-from isoalign.report.charts.frontier import (
+from isoalign.report.board.rows import Row
+from isoalign.report.board.sections import Section
+from isoalign.report.charts.labels import Label, boxes_along, place_labels
+from isoalign.report.charts.looks import (
     CROWD,
+    FAINT,
     Look,
-    curves_of,
     dress,
     even_steps,
     looks_of,
@@ -21,30 +23,30 @@ from isoalign.report.charts.frontier import (
     setting,
     shorten,
 )
-from isoalign.report.charts.labels import FAINT, Label, along, place_labels
 from isoalign.stats import Array
-from isoalign.stats.curves import Curves, Paths, bands, flags, peak
+from isoalign.stats.curves import Curves, Paths, bands
+from isoalign.stats.overoptimization import find_peak, peak_warnings
 
-DRIFT = "Exact KL to the SFT base, nats a completion (square-root scale)"
+KL_LABEL = "Exact KL from the base, nats per completion (square-root scale)"
 
 
-def curves_name(number: int) -> str:
-    """The file of a section's chart of curves."""
+def curves_chart_name(number: int) -> str:
+    """The file name of a section's chart of curves."""
     return "curves.svg" if number == 1 else f"curves-{number}.svg"
 
 
-def charts(task: str, section: Section, number: int = 1) -> dict[str, bytes]:
-    """The chart of a section's curves by its file name; none where no card has a curve. Same section, same bytes."""
-    curves = curves_of(section)
+def curves_chart(task: str, section: Section) -> bytes | None:
+    """The chart of a section's curves, the same bytes for the same section; None if no card has a curve."""
+    curves = section.curves
     if not curves:
-        return {}
+        return None
     looks = looks_of(list(section.rows))  # of all rows, so that a method looks the same in every chart
     lines = [_Line(row, curves[row.name], looks[row.name]) for row in section.rows if row.name in curves]
     scored = [line for line in lines if line.curves.observed.proxy is not None]
     if len(lines) > CROWD:
-        told = f"{setting(task, section)} · {_legend(lines)}"
-        size = (11.5, 1.6 + 1.6 * _deep(lines))
-        return {curves_name(number): picture(lambda figure: _multiples(figure, lines, told), size)}
+        subtitle = f"{setting(task, section)} · {_legend(lines)}"
+        size = (11.5, 1.6 + 1.6 * _panel_rows(lines))
+        return picture(lambda figure: _multiples(figure, lines, subtitle), size)
 
     def draw(figure: Any) -> None:
         figure.get_layout_engine().set(wspace=0.05)
@@ -53,72 +55,72 @@ def charts(task: str, section: Section, number: int = 1) -> dict[str, bytes]:
         _panel(panels[0], lines, lambda paths: paths.gold, "Reduction of mean toxicity")
         if scored:
             dress(panels[1], "Proxy: the reward model's score", "")
-            _panel(panels[1], scored, lambda paths: paths.rise, "Mean reward, above the base's")
-        _drift_axis(panels, math.sqrt(max(float(line.curves.observed.kl.max()) for line in lines)))
+            _panel(panels[1], scored, lambda paths: paths.rise, "Mean reward minus the base's")
+        _kl_axis(panels, math.sqrt(max(float(line.curves.observed.kl.max()) for line in lines)))
         figure.draw_without_rendering()
         _names(figure, panels[0], lines, lambda paths: paths.gold)
         if scored:
             _names(figure, panels[1], scored, lambda paths: paths.rise)
 
-    return {curves_name(number): picture(draw, (11.0, 4.8) if scored else (8.0, 4.8))}
+    return picture(draw, (11.0, 4.8) if scored else (8.0, 4.8))
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A method with its looks."""
+    """A method's curves and look."""
 
     row: Row
     curves: Curves
     look: Look
 
     def at(self, metric: Callable[[Paths], Array]) -> tuple[list[float], list[float]]:
-        """Drift and score of the mean curve."""
+        """sqrt(KL) and score of the mean curve."""
         paths = self.curves.observed.pooled
         return [math.sqrt(kl) for kl in paths.kl.tolist()], metric(paths).tolist()
 
     @cached_property
     def passed(self) -> int | None:
-        """The point of a peak that was passed, where that is sure."""
-        return peak(self.curves).index if flags(self.curves) else None
+        """The index of the best point, if its loss by going on is significant."""
+        return find_peak(self.curves).index if peak_warnings(self.curves) else None
 
 
-ACROSS = 6  # panels beside each other
+PER_ROW = 6  # panels beside each other
 
 
-def _deep(lines: list[_Line]) -> int:
-    """Rows of small panels."""
-    return math.ceil(len(lines) / ACROSS)
+def _panel_rows(lines: list[_Line]) -> int:
+    """Number of rows of small panels."""
+    return math.ceil(len(lines) / PER_ROW)
 
 
 def _multiples(figure: Any, lines: list[_Line], subtitle: str) -> None:
-    """A small panel a method: its reduction in its colour before all others' in grey, and its proxy, thin and dark, on an
-    axis of its own on the right, with both zeros at one height."""
-    panels = figure.subplots(_deep(lines), ACROSS, sharex=True, sharey=True, squeeze=False).ravel().tolist()
-    figure.suptitle("Gold and proxy along the budget, against drift\n\n\n", x=0.01, ha="left", fontsize=13, fontweight="bold")
-    told = f"{subtitle}\ngrey: the others · thin, on the right: the reward model's score, above the base's"
-    figure.text(0.01, 1 - 0.36 / figure.get_figheight(), told, va="top", color=FAINT, fontsize=9, parse_math=False)
+    """A small panel for each method: its reduction in its colour, those of all others in grey, and its proxy, thin and dark,
+    on a second axis on the right, with both zeros at one height."""
+    panels = figure.subplots(_panel_rows(lines), PER_ROW, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    figure.suptitle("Gold and proxy along the budget, against KL\n\n\n", x=0.01, ha="left", fontsize=13, fontweight="bold")
+    text = f"{subtitle}\ngrey: the others · thin, on the right: the reward model's score minus the base's"
+    figure.text(0.01, 1 - 0.36 / figure.get_figheight(), text, va="top", color=FAINT, fontsize=9, parse_math=False)
     rights = []
     for place, (axes, line) in enumerate(zip(panels, lines, strict=False)):
         for other in lines:
             axes.plot(*other.at(lambda paths: paths.gold), color="#dddddd", linewidth=0.8, zorder=1)
         _curve(axes, line, lambda paths: paths.gold)
         axes.set_title(shorten(name_of(line.row), 22), loc="left", fontsize=9, color=line.look.colour, parse_math=False)
-        axes.tick_params(labelsize=8, labelbottom=place + ACROSS >= len(lines))
+        axes.tick_params(labelsize=8, labelbottom=place + PER_ROW >= len(lines))
         rights.append(axes.twinx())
-        # numbers at the right edge alone: beside the last of an incomplete row they would push the columns apart
-        rights[-1].tick_params(labelsize=8, labelright=place % ACROSS == ACROSS - 1, right=False)
+        # numbers at the right edge only: beside the last panel of an incomplete row they would push the columns apart
+        rights[-1].tick_params(labelsize=8, labelright=place % PER_ROW == PER_ROW - 1, right=False)
         if line.curves.observed.proxy is not None:
             rights[-1].plot(*line.at(lambda paths: paths.rise), color="#555555", linewidth=0.9, zorder=2)
     _level(panels[: len(lines)], rights)
     for axes in panels[len(lines) :]:
         axes.remove()
-    _drift_axis(panels[: len(lines)], math.sqrt(max(float(line.curves.observed.kl.max()) for line in lines)), "", most=4)
-    figure.supxlabel(DRIFT, fontsize=10)
+    _kl_axis(panels[: len(lines)], math.sqrt(max(float(line.curves.observed.kl.max()) for line in lines)), "", most=4)
+    figure.supxlabel(KL_LABEL, fontsize=10)
     figure.supylabel("Reduction of mean toxicity", fontsize=10)
 
 
 def _level(*groups: list[Any]) -> None:
-    """One range of heights for the axes of each group that shows all that is drawn on them, with every zero at one height."""
+    """Give the axes of each group one range of heights that shows everything drawn on them, with every zero at one height."""
     ranges = []
     for group in groups:
         drawn = [axes.get_ylim() for axes in group if axes.has_data()] or [(0.0, 1.0)]
@@ -130,21 +132,21 @@ def _level(*groups: list[Any]) -> None:
 
 
 def _legend(lines: list[_Line]) -> str:
-    told = ["dots: along the budget", "bands: 95% intervals"]
-    told += ["faint: seeds"] if any(line.curves.seeds > 1 for line in lines) else []
-    told += ["ring: a peak that was passed"] if any(line.passed is not None for line in lines) else []
-    return " · ".join(told)
+    entries = ["dots: along the budget", "bands: 95% intervals"]
+    entries += ["faint: seeds"] if any(line.curves.seeds > 1 for line in lines) else []
+    entries += ["ring: best point, passed"] if any(line.passed is not None for line in lines) else []
+    return " · ".join(entries)
 
 
 def _panel(axes: Any, lines: list[_Line], metric: Callable[[Paths], Array], label: str) -> None:
-    """One score of every method against drift."""
+    """Draw one score of every method against KL."""
     axes.set_ylabel(label)
     for line in lines:
         _curve(axes, line, metric)
 
 
 def _curve(axes: Any, line: _Line, metric: Callable[[Paths], Array]) -> None:
-    """A score of a method against drift: seeds, band, mean, and a mark where the budget ended."""
+    """Draw a score of a method against KL: seeds, band, mean, and a mark at the end of the budget."""
     colour, observed, (d, score) = line.look.colour, line.curves.observed, line.at(metric)
     axes.axhline(0, color=FAINT, linewidth=0.8, zorder=1)
     within = bands(line.curves, metric)
@@ -161,8 +163,8 @@ def _curve(axes: Any, line: _Line, metric: Callable[[Paths], Array]) -> None:
         axes.plot(d[line.passed], score[line.passed], "o", color=colour, zorder=5, **ring)
 
 
-def _drift_axis(panels: Any, farthest: float, label: str = DRIFT, most: int = 7) -> None:
-    """Steps of d = sqrt(KL), told in nats of KL."""
+def _kl_axis(panels: Any, farthest: float, label: str = KL_LABEL, most: int = 7) -> None:
+    """Even steps of d = sqrt(KL), labelled in nats of KL."""
     ticks = even_steps(farthest, most)
     for axes in panels:
         axes.set_xticks(ticks, [f"{d**2:.4g}" for d in ticks])
@@ -171,12 +173,12 @@ def _drift_axis(panels: Any, farthest: float, label: str = DRIFT, most: int = 7)
 
 
 def _names(figure: Any, axes: Any, lines: list[_Line], metric: Callable[[Paths], Array]) -> None:
-    """Each method's name where its curve ends, clear of all curves and marks."""
+    """Write each method's name at the end of its curve, clear of all curves and marks."""
     boxes, labels = [], []
     for line in lines:
         d, score = line.at(metric)
         marked = [-1] if line.passed is None else [-1, line.passed]
         marks = axes.transData.transform([(d[i], score[i]) for i in marked])
-        boxes += [*along(axes, d, score), *((x - 10, y - 10, x + 10, y + 10) for x, y in marks)]
+        boxes += [*boxes_along(axes, d, score), *((x - 10, y - 10, x + 10, y + 10) for x, y in marks)]
         labels.append(Label(name_of(line.row), line.look.colour, (d[-1], score[-1])))
     place_labels(figure, axes, labels, boxes)

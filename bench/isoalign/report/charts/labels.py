@@ -8,15 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from isoalign.core.lazy import matplotlib
+from matplotlib.patheffects import withStroke
 
-FAINT = "#8a8a8a"
+from isoalign.report.charts.looks import FAINT
+
 Box = tuple[float, float, float, float]  # pixels: left, bottom, right, top
 
 
 @dataclass(frozen=True)
 class Label:
-    """A name in its colour, to be written beside a point in the units of the data."""
+    """A name in its colour, to be written beside a point in data coordinates."""
 
     text: str
     colour: str
@@ -24,30 +25,30 @@ class Label:
 
 
 def place_labels(figure: Any, axes: Any, labels: Iterable[Label], boxes: Sequence[Box]) -> None:
-    """Write each name beside its point, clear of other names and of ``boxes`` [pixels], with a line where that is far.
+    """Write each name beside its point, clear of other names and of ``boxes`` [pixels], with a line if that is far away.
 
-    The figure has been laid out. Offsets are in points: an SVG has 72 to the inch, whatever the pixels here.
+    The figure must be laid out. Offsets are in points: an SVG has 72 per inch, whatever the pixels here.
     """
     names: list[Box] = []
     point = 72 / figure.dpi
     for label in labels:
         at = {"xy": label.at, "textcoords": "offset points"}
         text = axes.annotate(label.text, xytext=(0, 0), parse_math=False, color=label.colour, zorder=6, **at)
-        text.set_path_effects([matplotlib.patheffects.withStroke(linewidth=2.5, foreground="white")])
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
         extent = text.get_window_extent()
         x, y = axes.transData.transform(label.at)
         spot = _best_spot((x, y), (extent.width, extent.height), boxes, names, axes.get_window_extent().extents)
         names.append(spot)
         text.set_position(((spot[0] + 2 - x) * point, (spot[1] + 2 - y) * point))
-        # The nearest point of the name's box, from which a line is drawn where it isn't plain whose name this is.
+        # The nearest point of the name's box; a line is drawn from it if the name is too far from its point.
         near = (min(max(x, spot[0]), spot[2]), min(max(y, spot[1]), spot[3]))
         if math.dist((x, y), near) > 22:
             line = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 6}
             axes.annotate("", xytext=((near[0] - x) * point, (near[1] - y) * point), arrowprops=line, zorder=5, **at)
 
 
-def along(axes: Any, x: Sequence[float], y: Sequence[float]) -> list[Box]:
-    """Small boxes on the canvas along a line, for names to keep clear of."""
+def boxes_along(axes: Any, x: Sequence[float], y: Sequence[float]) -> list[Box]:
+    """Small boxes on the canvas along a line, for names to avoid."""
     corners = [(float(a), float(b)) for a, b in axes.transData.transform(list(zip(x, y, strict=True)))]
     boxes = []
     for (x0, y0), (x1, y1) in itertools.pairwise(corners):
@@ -65,7 +66,7 @@ def _best_spot(
     names: Sequence[Box],
     frame: Box,
 ) -> Box:
-    """Of spots around a point the one that overlaps least, the nearest of equals."""
+    """The spot around a point with the least overlap, the nearest of equal ones."""
 
     def overlap(a: Box, b: Box) -> float:
         return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))

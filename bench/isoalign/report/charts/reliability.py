@@ -1,4 +1,4 @@
-"""Reliability of the reward models: how often a preference came true against how sure the model was, as an SVG."""
+"""Reliability of the reward models: share of verdicts that agreed against the model's probability, as an SVG."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterable
 from typing import Any
 
 from isoalign.core.display import clean
-from isoalign.report.board.rows import REFERENCE, Section
-from isoalign.report.charts.frontier import dress, looks_of, picture, setting
-from isoalign.report.charts.labels import FAINT
+from isoalign.report.board.rows import REFERENCE
+from isoalign.report.board.sections import Section
+from isoalign.report.charts.looks import FAINT, dress, looks_of, picture, setting
 
-NAMED = 4  # rows beside a reward model's name
+NAMED = 4  # rows that are listed beside a reward model's name
 Bins = list[dict[str, Any]]
 
 
-def reliability_name(number: int) -> str:
-    """The file of a section's chart."""
+def reliability_chart_name(number: int) -> str:
+    """The file name of a section's chart."""
     return "reliability.svg" if number == 1 else f"reliability-{number}.svg"
 
 
-def models_of(section: Section) -> dict[str, Bins]:
-    """The bins of each reward model behind the section's rows, by whose verdicts it learned and which rows it belongs to."""
+def reliability_by_model(section: Section) -> dict[str, Bins]:
+    """The bins of each reward model behind the section's rows, by whose verdicts it was trained on and which rows used it."""
     rows_by: defaultdict[str, list[str]] = defaultdict(list)
     bins: dict[str, Bins] = {}
     for row in section.rows:
@@ -33,38 +33,38 @@ def models_of(section: Section) -> dict[str, Bins]:
                 bins[key] = found
                 if clean(row.name) not in rows_by[key]:
                     rows_by[key].append(clean(row.name))
-    names = {key: f"{key.split(' ')[0]}'s ({_some(rows_by[key])})" for key in sorted(bins)}
-    if len(set(names.values())) < len(names):  # the first few rows are the same: all of them then
+    names = {key: f"{key.split(' ')[0]}'s ({_listed(rows_by[key])})" for key in sorted(bins)}
+    if len(set(names.values())) < len(names):  # the first few rows are the same: list all of them
         names = {key: f"{key.split(' ')[0]}'s ({', '.join(rows_by[key])})" for key in names}
     return {name: bins[key] for key, name in names.items()}
 
 
-def _some(names: list[str]) -> str:
-    """The first few, and how many more."""
+def _listed(names: list[str]) -> str:
+    """The first few names, and the number of others."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED + 1 else ""
     return ", ".join(names[:NAMED] if more else names) + more
 
 
-def reliability(task: str, section: Section) -> bytes | None:
-    """Share of preferences that came true in each bin of confidence; None where no card has a calibration.
+def reliability_chart(task: str, section: Section) -> bytes | None:
+    """Share of verdicts that agreed in each bin of confidence; None if no card has a calibration.
 
-    Pairs are taken both ways round, so only the upper half is drawn; a mark's area is the pairs in its bin.
+    Pairs are counted in both orders, so only the upper half is drawn; a mark's area is the number of pairs in its bin.
     """
-    models = models_of(section)
+    models = reliability_by_model(section)
     if not models:
         return None
     looks = list(looks_of([row for row in section.rows if row.part != REFERENCE]).values())
 
     def draw(figure: Any) -> None:
         colours = (look.colour for look in looks)
-        title = "Are the reward models as sure as they are right?"
+        title = "Are the reward models calibrated?"
         draw_bins(figure, title, setting(task, section), zip(colours, models.items(), strict=False))
 
     return picture(draw, (7, 4.6))
 
 
 def draw_bins(figure: Any, title: str, subtitle: str, models: Iterable[tuple[str, tuple[str, Bins]]]) -> None:
-    """Each model's bins in its colour under its name, and the line on which one is as sure as it is right."""
+    """Each model's bins in its colour under its name, and the line of perfect calibration."""
     axes = figure.add_subplot()
     dress(axes, title, f"{subtitle} · held-out verdicts, noise included")
     axes.plot([0.5, 1], [0.5, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
@@ -76,7 +76,7 @@ def draw_bins(figure: Any, title: str, subtitle: str, models: Iterable[tuple[str
         area = [400 * b["count"] / total for b in upper]
         axes.scatter(x, y, s=area, color=colour, alpha=0.85, label=name, zorder=3)
     axes.set_xlim(0.5, 1.01)
-    axes.set_xlabel("Probability that the model gave to the answer that it preferred, after temperature")
+    axes.set_xlabel("Probability of the answer that the model preferred, after temperature")
     axes.set_ylabel("Share of verdicts that agreed")
     for mark in axes.legend(loc="lower right", frameon=False, fontsize=9).legend_handles:
         mark.set_sizes([40])

@@ -1,81 +1,78 @@
-"""What the curves along the budget tell, as parts of the Markdown page."""
+"""The curves along the budget as a section of the board's page."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from isoalign.core.display import escape, grid
 from isoalign.core.records import Estimate
+from isoalign.evaluation.metrics.metric import with_arrow
 from isoalign.report.board.cells import cell
-from isoalign.report.board.columns import Column
-from isoalign.report.board.rows import METHOD, Row, Section
-from isoalign.report.charts.curves import curves_name
-from isoalign.report.charts.frontier import curves_of
-from isoalign.stats.curves import FIT_FROM, Curves, Fit, Peak, Reading, common_kl, fit, flags, matched, pareto, peak
+from isoalign.report.board.rows import Row
+from isoalign.report.board.sections import Section
+from isoalign.report.charts.curves import curves_chart_name
+from isoalign.report.pages.phrases import row_name
+from isoalign.stats.curves import Curves
+from isoalign.stats.equal_kl import AtKL, common_kl, matched, pareto
+from isoalign.stats.overoptimization import FIT_FROM, Fit, Peak, find_peak, fit_law, peak_warnings
 
-_TOXICITY, _KL, _REWARD = Column("", ""), Column("", "", 2), Column("", "", 2)
-
-_MATCHED = """\
-Each method's figures where its curve, mean over seeds, first reaches that KL, by linear interpolation in √KL between two
-points. The KL is the largest that nine in ten of the ranked methods that moved (0.1 nats or more) get to, of fewer than ten
-methods all, and half of it. *Behind* is toxicity minus that of the best ranked method there, paired by prompt: above 0 is
-worse. It makes no allowance for choosing the best. † passes that KL more than once. KL here is the price of a change, not how
-hard a method optimised: by that measure methods differ at equal KL (Gao et al. 2023)."""
+_EQUAL_KL = """\
+The metrics of each method where its curve, mean over seeds, first reaches that KL, by linear interpolation in √KL between two
+points. The KL is the largest that nine in ten of the ranked methods that moved (0.1 nats or more) reach, with fewer than ten
+methods all of them, and half of it. *Behind* is toxicity minus that of the best ranked method there, paired by prompt: above 0
+is worse. It makes no allowance for choosing the best. † crosses that KL more than once. KL here is the price of a change, not
+how hard a method optimised: by that measure methods differ at equal KL (Gao et al. 2023)."""
 
 _PEAK = """\
-*Best* is the point with the largest reduction, mean over seeds; *firm*, how often a bootstrap picks it again. The largest of
-several noisy points looks larger than it is, so reduction and loss at the best are biased upward; the interval of the loss
-allows for that choice (sup-t bootstrap), the other one doesn't. *Proxy since* is how far the reward model's mean score rose
-from there to the end, its interval over each replicate's own best point: the method's own reward model, or the annotator's
-where it has none."""
+*Best* is the point with the largest reduction, mean over seeds; *firm* is how often a bootstrap picks the same point. The
+largest of several noisy values is biased upward, and so are reduction and loss at the best point; the interval of the loss
+allows for that choice (sup-t bootstrap), the other one does not. *Proxy since* is the rise of the reward model's mean score
+from there to the end, with an interval over each replicate's own best point: of the method's own reward model, or of the
+annotator's if it has none."""
 
 _FIT = """\
 Least squares of reduction = d (α − β log d), d = √KL, over all seeds' points above 0.01 nats; the peak is at
-d = exp(α/β − 1). *Within*: whether its interval lies inside the KL that was seen; past that it is extrapolated. The form is
-that of reward scores under reinforcement learning; a reduction can't exceed the base's toxicity, so a plateau at that
-ceiling also fits as a peak."""
+d = exp(α/β − 1). *Within*: whether its interval lies inside the KL that was seen; a peak past that is extrapolated. The law is
+that of reward scores under reinforcement learning; a reduction can't exceed the base's toxicity, so a plateau at that limit
+also fits as a peak."""
 
 _SOURCES = """\
-Sources: the fit is Gao, Schulman and Hilton 2023, "Scaling Laws for Reward Model Overoptimization", section 1; the
-intervals of a best point are Montiel Olea and Plagborg-Møller 2019, "Simultaneous Confidence Bands"; all others are
+Sources: the fit is from Gao, Schulman and Hilton 2023, "Scaling Laws for Reward Model Overoptimization", section 1; the
+intervals of a best point from Montiel Olea and Plagborg-Møller 2019, "Simultaneous Confidence Bands"; all others are
 percentiles of a bootstrap over prompts, the same ones for all methods, with a t term for seeds."""
 
 
-def markdown(section: Section, number: int = 1) -> list[str]:
-    """The parts under "Along the budget", its heading and chart first; none where no card has a curve."""
-    curves = curves_of(section)
+def curves_section(section: Section, number: int = 1) -> list[str]:
+    """The parts under "Along the budget", its heading and chart first; empty if no card has a curve."""
+    curves = section.curves
     if not curves:
         return []
     rows = [row for row in section.rows if row.name in curves]
-    peaks, fits = {row.name: peak(curves[row.name]) for row in rows}, {row.name: fit(curves[row.name]) for row in rows}
-    raised = [f"- **{_name(row)}:** {escape(flag)}" for row in rows for flag in flags(curves[row.name])]
-    parts = ["### Along the budget", _measured(list(curves.values()))]
-    parts += [f"![Reduction and proxy reward against exact KL, along the budget]({curves_name(number)})"]
+    peaks = {row.name: find_peak(curves[row.name]) for row in rows}
+    fits = {row.name: fit_law(curves[row.name]) for row in rows}
+    raised = [f"- **{row_name(row)}:** {escape(text)}" for row in rows for text in peak_warnings(curves[row.name])]
+    parts = ["### Along the budget", _measured_on(list(curves.values()))]
+    parts += [f"![Reduction and proxy reward against exact KL, along the budget]({curves_chart_name(number)})"]
     parts += ["\n".join(raised)] if raised else []
-    return [
-        *parts,
-        *_matched(rows, curves),
-        *_peaks(rows, curves, peaks),
-        *_fits(rows, fits),
-        _frontier(rows, curves),
-        _SOURCES,
-    ]
+    parts += [*_at_equal_kl(rows, curves), *_best_points(rows, curves, peaks), *_fitted_laws(rows, fits)]
+    return [*parts, _pareto_points(rows, curves), _SOURCES]
 
 
-def _measured(curves: list[Curves]) -> str:
+def _measured_on(curves: Sequence[Curves]) -> str:
     counts = sorted({len(one.fraction) for one in curves})
     points = "–".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
     first = curves[0]
     lacking = f" ({first.missing} more lack a value and are left out)" if first.missing else ""
     return (
         f"Each run is scored at {points} points along its budget, the base included, on {first.prompts} prompts{lacking}: the "
-        "same prompts and draws at all points and for all methods, fewer than for the ranking, so that figures differ from it."
+        "same prompts and draws at all points and for all methods, fewer than for the ranking, so values differ from it."
     )
 
 
-def _matched(rows: list[Row], curves: dict[str, Curves]) -> list[str]:
-    """Toxicity at equal drift: at the largest KL that nine in ten ranked methods get to, and at half of it."""
-    ranked = [row.name for row in rows if row.contends]
+def _at_equal_kl(rows: list[Row], curves: dict[str, Curves]) -> list[str]:
+    """Toxicity at equal KL: at the largest that nine in ten ranked methods reach, and at half of it."""
+    ranked = [row.name for row in rows if row.rankable]
     kl = common_kl({name: curves[name] for name in ranked or curves})
     if kl is None or kl < FIT_FROM:
         return []
@@ -83,57 +80,58 @@ def _matched(rows: list[Row], curves: dict[str, Curves]) -> list[str]:
     full, half = matched(known, kl, ranked or None), matched(known, kl / 2, ranked or None)
     titles = ["Method", "KL at the end"]
     for at in (f"{kl:.3g}", f"{kl / 2:.3g}"):
-        titles += [f"Toxicity at KL {at} ↓", f"Reduction at {at} ↑", f"Behind at {at} ↓"]
+        titles += [with_arrow(f"Toxicity at KL {at}", False), with_arrow(f"Reduction at {at}", True)]
+        titles += [with_arrow(f"Behind at {at}", False)]
     cells = [
-        [_name(row), f"{full[row.name].end:.2f}", *_reading(full[row.name]), *_reading(half[row.name])]
+        [row_name(row), f"{full[row.name].end:.2f}", *_at_kl_cells(full[row.name]), *_at_kl_cells(half[row.name])]
         for row in sorted(rows, key=lambda row: _order(full[row.name], half[row.name]))
     ]
-    return ["#### At equal drift", grid(titles, cells), _MATCHED]
+    return ["#### At equal KL", grid(titles, cells), _EQUAL_KL]
 
 
-def _order(full: Reading, half: Reading) -> tuple[bool, float, float]:
-    """By toxicity at the larger KL; those that don't reach it last, by that at the smaller."""
+def _order(full: AtKL, half: AtKL) -> tuple[bool, float, float]:
+    """By toxicity at the larger KL; methods that do not reach it last, by that at the smaller one."""
     first, second = full.toxicity.value, half.toxicity.value
     return first is None, 0.0 if first is None else first, 1.0 if second is None else second
 
 
-def _reading(reading: Reading) -> list[str]:
-    if reading.toxicity.value is None:
+def _at_kl_cells(at: AtKL) -> list[str]:
+    if at.toxicity.value is None:
         return ["not reached", "–", "–"]
-    behind = "best" if reading.behind.value is None else _cell(reading.behind, _TOXICITY)
-    return [_cell(reading.toxicity, _TOXICITY) + " †" * reading.again, _cell(reading.reduction, _TOXICITY), behind]
+    behind = "best" if at.behind.value is None else _cell(at.behind)
+    return [_cell(at.toxicity) + " †" * at.again, _cell(at.reduction), behind]
 
 
-def _peaks(rows: list[Row], curves: dict[str, Curves], peaks: dict[str, Peak]) -> list[str]:
+def _best_points(rows: list[Row], curves: dict[str, Curves], peaks: dict[str, Peak]) -> list[str]:
     titles = ["Method", "Seeds", "Best at", "Firm", "KL there", "Reduction there", "Reduction at the end"]
-    titles += ["Lost by going on ↓", "Proxy since"]
+    titles += [with_arrow("Lost by going on", False), "Proxy since"]
     cells = []
     for row in rows:
-        found = peaks[row.name]
-        firm = "–" if found.firm is None else f"{found.firm:.0%}"
-        line = [_name(row), str(curves[row.name].seeds), f"{found.fraction:.0%}", firm, f"{found.kl:.2f}"]
-        at_end = found.index == len(curves[row.name].fraction) - 1
-        figures = [found.gold, found.end, found.loss]
-        cells.append([*line, *(_cell(e, _TOXICITY) for e in figures), "at its end" if at_end else _cell(found.rise, _REWARD)])
+        peak = peaks[row.name]
+        firm = "–" if peak.firm is None else f"{peak.firm:.0%}"
+        line = [row_name(row), str(curves[row.name].seeds), f"{peak.fraction:.0%}", firm, f"{peak.kl:.2f}"]
+        at_end = peak.index == len(curves[row.name].fraction) - 1
+        line += [_cell(peak.gold), _cell(peak.end), _cell(peak.loss)]
+        cells.append([*line, "at its end" if at_end else _cell(peak.rise, 2)])
     return ["#### Best point, and what going on cost", grid(titles, cells), _PEAK]
 
 
-def _fits(rows: list[Row], fits: dict[str, Fit]) -> list[str]:
-    titles = ["Method", "α", "β", "KL at the fitted peak", "Within what was seen", "Misses by", "Points"]
+def _fitted_laws(rows: list[Row], fits: dict[str, Fit]) -> list[str]:
+    titles = ["Method", "α", "β", "KL at the fitted peak", "Within what was seen", "RMS error", "Points"]
     cells = []
     for row in rows:
-        found = fits[row.name]
-        if found.reason is not None or found.error is None:
-            cells.append([_name(row), "–", "–", "–", f"no fit: {found.reason}", "–", str(found.points)])
+        fit = fits[row.name]
+        if fit.reason is not None or fit.error is None:
+            cells.append([row_name(row), "–", "–", "–", f"no fit: {fit.reason}", "–", str(fit.points)])
             continue
-        inside = "unclear" if found.inside is None else "yes" if found.inside else "no"
-        shown = [_cell(found.alpha, _TOXICITY), _cell(found.beta, _TOXICITY), _turn(found.peak), inside]
-        cells.append([_name(row), *shown, f"{found.error:.4f}", str(found.points)])
+        inside = "unclear" if fit.inside is None else "yes" if fit.inside else "no"
+        shown = [_cell(fit.alpha), _cell(fit.beta), _peak_cell(fit.peak), inside]
+        cells.append([row_name(row), *shown, f"{fit.error:.4f}", str(fit.points)])
     return ["#### Gao et al.'s law", grid(titles, cells), _FIT]
 
 
-def _turn(peak: Estimate) -> str:
-    """A peak's KL. It is the exponential of a ratio, so it may lie anywhere, or nowhere."""
+def _peak_cell(peak: Estimate) -> str:
+    """A fitted peak's KL. It is the exponential of a ratio, so it may be anywhere, or not exist."""
     value = "none" if peak.value is None else _nats(peak.value)
     if peak.low is None:
         return value
@@ -144,21 +142,15 @@ def _nats(kl: float) -> str:
     return "> 1000" if kl > 1000 else f"{kl:.2f}"
 
 
-def _frontier(rows: list[Row], curves: dict[str, Curves]) -> str:
-    """Which points no other beats in both KL and toxicity."""
-    best = [place for place in pareto({row.name: curves[row.name] for row in rows if row.sound}) if place.method]
+def _pareto_points(rows: list[Row], curves: dict[str, Curves]) -> str:
+    """Which points no other has less of both KL and toxicity than."""
     points: dict[str, list[str]] = {}
-    for place in best:
-        points.setdefault(place.method or "", []).append(f"{place.fraction:.0%}")
-    told = [f"{escape(name)} ({', '.join(at)})" for name, at in points.items()]
-    on_it = "; ".join(told) or "the base alone"
-    return f"**On the Pareto frontier** of KL and toxicity, of all points (share of the budget): {on_it}."
+    for place in pareto({row.name: curves[row.name] for row in rows if row.comparable}):
+        if place.method:
+            points.setdefault(place.method, []).append(f"{place.fraction:.0%}")
+    listed = "; ".join(f"{escape(name)} ({', '.join(at)})" for name, at in points.items())
+    return f"**On the Pareto frontier** of KL and toxicity, of all points (share of the budget): {listed or 'the base alone'}."
 
 
-def _cell(estimate: Estimate, column: Column) -> str:
-    return cell(replace(estimate, missing=0), column)
-
-
-def _name(row: Row) -> str:
-    """The name of a row; what is no contender is in italics."""
-    return escape(row.name) if row.part == METHOD else f"*{escape(row.name)}*"
+def _cell(estimate: Estimate, digits: int = 3) -> str:
+    return cell(replace(estimate, missing=0), digits)

@@ -6,19 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from isoalign.core.display import clean, plain
-from isoalign.report.board.columns import COLUMNS
-from isoalign.report.board.rows import ROLES, Row, Section
+from isoalign.report.board.columns import SHOWN
+from isoalign.report.board.rows import Row
+from isoalign.report.board.sections import ROLES, Section
+
+LIMITS = ("flops", "labels", "tokens", "steps", "seconds")
 
 
-def table(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]]]:
-    """Column names and one row of plain values for each method."""
+def board_table(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]]]:
+    """Column names and one row of plain values for each row of the board."""
     names = {name for section in sections for row in section.rows for name in row.metrics}
-    metrics = [*COLUMNS, *sorted(names.difference(COLUMNS))]
+    metrics = [*SHOWN, *sorted(names.difference(SHOWN))]
     roles = list(ROLES) + sorted({role for section in sections for role in section.roles}.difference(ROLES))
     header = ["section", "budget_flops", "base", "rank", "rank_last", "method", "algorithm", "part"]
     header += ["gated", "outdated", "pareto", "seeds", "prompts", "tuning", "packages"]
     header += [name + end for name in metrics for end in ("", "_low", "_high")]
-    header += ["spent_percent", *(f"spent_{name}" for name in ("flops", "labels", "tokens", "steps", "seconds"))]
+    header += ["spent_percent", *(f"spent_{name}" for name in LIMITS)]
     header += [*(f"flops_{role}" for role in roles), "flags"]
     rows = [
         _plain_row(number, section, row, metrics, roles) for number, section in enumerate(sections, 1) for row in section.rows
@@ -27,7 +30,7 @@ def table(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]]]:
 
 
 def as_csv(header: list[str], rows: list[list[Any]]) -> str:
-    """A table as CSV: plain numbers, empty where a figure is missing."""
+    """A table as CSV: plain numbers, empty where a value is missing."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -37,11 +40,11 @@ def as_csv(header: list[str], rows: list[list[Any]]) -> str:
 
 def _plain_row(number: int, section: Section, row: Row, metrics: list[str], roles: list[str]) -> list[Any]:
     estimates = [row.estimate(name) for name in metrics]
-    bill = row.by_role()
+    bill = row.flops_by_role()
     cells: list[Any] = [number, section.budget.get("flops"), clean(section.base), *(row.rank or (None, None)), clean(row.name)]
     outdated = "; ".join(f"{family} {own} < {newest}" for family, (own, newest) in row.outdated.items())
     cells += [clean(row.cards[0].algorithm), row.part, row.gated, clean(outdated), row.pareto]
     cells += [row.seeds, row.estimate("toxicity_mean").n, clean(row.tuning), clean(row.packages)]
-    cells += [figure for e in estimates for figure in (e.value, e.low, e.high)]
-    cells += [row.percent, *(row.spent(name) for name in ("flops", "labels", "tokens", "steps", "seconds"))]
-    return [*cells, *(bill.get(role) for role in roles), clean("; ".join(row.flags))]
+    cells += [value for e in estimates for value in (e.value, e.low, e.high)]
+    cells += [row.percent, *(row.spent(name) for name in LIMITS)]
+    return [*cells, *(bill.get(role) for role in roles), clean("; ".join(map(str, row.flags)))]

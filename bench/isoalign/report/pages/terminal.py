@@ -1,17 +1,20 @@
 """The board for a terminal."""
 
-import io
 from collections.abc import Sequence
-from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from isoalign.core.display import clean, share
-from isoalign.core.lazy import rich
 from isoalign.evaluation.card import BY_HAND
-from isoalign.report.board.rows import CONTROL, METHOD, REFERENCE, UNMETERED, Row, Section
-from isoalign.report.pages.words import brief, budget, standing
+from isoalign.report.board.rows import CONTROL, METHOD, REFERENCE, UNMETERED, Row
+from isoalign.report.board.sections import Section
+from isoalign.report.pages.console import rendered
+from isoalign.report.pages.phrases import brief_cell, budget_phrase, ranking_phrase
 
-_SHORT = {REFERENCE: "ref", CONTROL: "ctrl", UNMETERED: "unmet.", "outdated": "old"}
-_BRIEF = {
+_PLACES = {REFERENCE: "ref", CONTROL: "ctrl", UNMETERED: "unmet.", "outdated": "old"}
+_TITLES = {
     "toxicity_reduction": "reduction",
     "toxicity_mean": "tox.",
     "toxicity_emt": "EMT",
@@ -21,64 +24,54 @@ _BRIEF = {
     "implicit_accuracy": "impl.",
     "distinct_2": "dist-2",
 }
+_LONGEST = 13  # letters of a name; longer names are folded
 
 
-def _terminal_table(task: str, section: Section, width: int) -> tuple[Any, int]:
-    """A row's main figures, and under them what is flagged; the width that the table takes at least, set close if need be."""
+def board_text(task: str, sections: Sequence[Section], width: int, colour: bool) -> str:
+    """The board for a terminal of 100 columns or more, as plain text unless in ``colour``. A table that is too wide exceeds
+    the width: no value is cut off."""
+    tables = (_section_table(task, section, width) for section in sections)
+    return "".join(rendered([table], max(width, least), colour) for table, least in tables)
+
+
+def _section_table(task: str, section: Section, width: int) -> tuple[Table, int]:
+    """The main metrics of each row, and under them the flags; the least width of the table, without padding if need be."""
     base = clean(section.base)[:8]
-    title = rich.text.Text(f"{clean(task)}: {budget(section)} from base {base or '–'}", style="bold")
+    title = Text(f"{clean(task)}: {budget_phrase(section)} from base {base or '–'}", style="bold")
     for warning in section.warnings:
-        title.append(f"\nNot to be compared: {clean(warning)}", style="bold red")
-    titles, rows = ["rank", "method", "seeds", *_BRIEF.values(), "spent"], [_terminal_row(row) for row in section.rows]
+        title.append(f"\nNot comparable: {clean(warning)}", style="bold red")
+    titles, rows = ["rank", "method", "seeds", *_TITLES.values(), "spent"], [_row_cells(row) for row in section.rows]
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    widths[1] = min(widths[1], 13)  # longer names are folded
+    widths[1] = min(widths[1], _LONGEST)
     least = sum(widths) + len(widths) + 1
-    wide = least + len(widths) - 1 <= width
-    table = rich.table.Table(
-        title=title,
-        caption=rich.text.Text(_caption(section)),
-        box=rich.box.SIMPLE_HEAD,
-        padding=(0, int(wide), 0, 0),
-        pad_edge=False,
+    padded = least + len(widths) - 1 <= width
+    table = Table(
+        title=title, caption=Text(_caption(section)), box=box.SIMPLE_HEAD, padding=(0, int(padded), 0, 0), pad_edge=False
     )
     table.title_justify = table.caption_justify = "left"
     for place, (name, needed) in enumerate(zip(titles, widths, strict=True)):
         table.add_column(name, justify="left" if place < 2 else "right", no_wrap=place != 1, overflow="fold", min_width=needed)
     for row, cells in zip(section.rows, rows, strict=True):
         best = row.rank is not None and row.rank[0] == 1
-        style = "green" if best else "cyan" if row.part != METHOD else "dim" if not row.contends else ""
-        table.add_row(*map(rich.text.Text, cells), style=style)
+        style = "green" if best else "cyan" if row.part != METHOD else "dim" if not row.rankable else ""
+        table.add_row(*map(Text, cells), style=style)
     return table, least
 
 
-def _terminal_row(row: Row) -> list[str]:
-    """A row's cells, the KL with a star on the Pareto frontier."""
-    figures = {name: brief(row, name) for name in _BRIEF}
-    figures["kl"] += "*" if row.pareto else " "
-    place = _SHORT.get(row.place, row.place)
-    return [place, clean(row.name), str(row.seeds), *figures.values(), share(row.percent)]
+def _row_cells(row: Row) -> list[str]:
+    """A row's cells, with a star at the KL on the Pareto frontier."""
+    cells = {name: brief_cell(row, name) for name in _TITLES}
+    cells["kl"] += "*" if row.pareto else " "
+    return [_PLACES.get(row.place, row.place), clean(row.name), str(row.seeds), *cells.values(), share(row.percent)]
 
 
 def _caption(section: Section) -> str:
-    """What the ranks rest on, what the star is, and what is flagged."""
-    lines = [f"ranks: {rests}"] if (rests := standing(section)) else []
+    """What the ranks rest on, what the star means, and the flags."""
+    lines = [f"ranks: {basis}"] if (basis := ranking_phrase(section)) else []
     lines += ["* no other row has both less toxicity and less KL"] if any(row.pareto for row in section.rows) else []
-    ranked = [row for row in section.rows if row.part == METHOD]
-    by_hand = [clean(row.name) for row in ranked if row.tuning in ("", BY_HAND)]
-    lines += [f"not tuned: {', '.join(by_hand)}"] if 0 < len(by_hand) < len(ranked) else []
+    methods = [row for row in section.rows if row.part == METHOD]
+    untuned = [clean(row.name) for row in methods if row.tuning in ("", BY_HAND)]
+    lines += [f"not tuned: {', '.join(untuned)}"] if 0 < len(untuned) < len(methods) else []
     lines += [f"{clean(row.name)}: {clean(row.packages)}" for row in section.rows if row.packages]
-    lines += [f"{clean(row.name)}: {clean('; '.join(row.flags))}" for row in section.rows if row.flags]
+    lines += [f"{clean(row.name)}: {clean('; '.join(map(str, row.flags)))}" for row in section.rows if row.flags]
     return "\n".join(lines)
-
-
-def terminal(task: str, sections: Sequence[Section], width: int, colour: bool) -> str:
-    """The board for a terminal of 100 columns or more; without colour it is plain text. A table that is too wide goes past
-    the width: no figure is cut off."""
-    text = io.StringIO()
-    system: Any = "standard" if colour else None
-    console = rich.console.Console(file=text, width=width, color_system=system, force_terminal=colour, highlight=False)
-    for section in sections:
-        table, least = _terminal_table(task, section, width)
-        console.width = max(width, least)
-        console.print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"

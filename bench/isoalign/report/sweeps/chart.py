@@ -1,4 +1,4 @@
-"""Mean toxicity and rank of each method along a setting, as an SVG."""
+"""The chart of a sweep report: mean toxicity and rank of each method along a setting, as an SVG."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 from isoalign.core.display import clean, plain, scientific
 from isoalign.core.records import Estimate
 from isoalign.report.board.rows import REFERENCE
-from isoalign.report.charts.frontier import Look, dress, looks_of, picture, shorten
-from isoalign.report.charts.labels import FAINT, Box, Label, along, place_labels
-from isoalign.report.sweeps.sweep_report import Along
+from isoalign.report.charts.labels import Box, Label, boxes_along, place_labels
+from isoalign.report.charts.looks import FAINT, Look, dress, looks_of, picture, shorten
+from isoalign.report.sweeps.sweep_report import SweepReport
 
-_WIDE = 30.0  # the highest axis value over the lowest from which the axis is logarithmic
-_NEAR = 1.5  # the base is drawn where it lies below this times the highest bound of a method
-_LETTER = 7.0  # pixels, about
-_BESIDE = 0.25  # how far bars of ranks may be from their axis value, which are 1 apart
-_LINE = 15.0  # pixels
-_LONGEST = 30  # letters of a name
+_WIDE = 30.0  # ratio of the highest to the lowest axis value from which the axis is logarithmic
+_NEAR = 1.5  # the base is drawn if it is below this times the highest bound of a method
+_LETTER = 7.0  # pixels of a letter, roughly
+_BESIDE = 0.25  # how far bars of ranks may be from their axis value; axis values are 1 apart
+_LINE = 15.0  # pixels of a line of text
+_LONGEST = 30  # letters of a name; longer names are cut
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A method's estimates, at the axis values where it has some; ``hollow`` ones failed a gate. ``same``: whether the
-    next point is among the same methods. ``last``: whether it goes on to the last axis value."""
+    """A method's estimates, at the axis values where it has some; ``hollow`` ones failed a gate. ``same``: whether the same
+    methods are ranked at the next point. ``last``: whether it has the last axis value."""
 
     name: str
     look: Look
@@ -38,28 +38,28 @@ class _Line:
     last: bool
 
 
-def chart(report: Along) -> bytes:
-    """The chart of a report; same report, same bytes."""
-    contested = any(len(standings) > 1 for standings in report.found.standings.values())
-    return picture(lambda figure: _draw(figure, report), (11.0, 4.8) if contested else (8.0, 4.8))
+def sweep_chart(report: SweepReport) -> bytes:
+    """The chart of a report, the same bytes for the same report."""
+    ranked = any(len(standings) > 1 for standings in report.robustness.standings.values())
+    return picture(lambda figure: _draw(figure, report), (11.0, 4.8) if ranked else (8.0, 4.8))
 
 
-def _draw(figure: Any, report: Along) -> None:
+def _draw(figure: Any, report: SweepReport) -> None:
     looks = looks_of(list(report.rows.values()))
     drawn = [_line(report, name, looks[name], {v: report.mean(v, name) for v in report.values}) for name in report.rows]
     base = [line for line in drawn if report.rows[line.name].part == REFERENCE]
     lines = [line for line in drawn if line.x and line not in base]
-    told = [clean(report.sweep.task), f"{scientific(report.sweep.setting.get('budget.flops'))} FLOP", "bands: 95% intervals"]
-    told += ["hollow: failed a gate"] if any(any(line.hollow) for line in lines) else []
+    legend = [clean(report.sweep.task), f"{scientific(report.sweep.setting.get('budget.flops'))} FLOP", "bands: 95% intervals"]
+    legend += ["hollow: failed a gate"] if any(any(line.hollow) for line in lines) else []
     top = max(max(line.high) for line in lines)
     near = [line for line in base if line.y and max(line.y) < _NEAR * top]
-    told += [f"{'dashed: ' * (line in near)}SFT base, {line.y[0]:.3f}" for line in base if line.y]
-    placed = _side_by_side([line for name in report.methods if (line := _placed(report, name, looks[name])).x])
+    legend += [f"{'dashed: ' * (line in near)}SFT base, {line.y[0]:.3f}" for line in base if line.y]
+    placed = _side_by_side([line for name in report.methods if (line := _rank_line(report, name, looks[name])).x])
     figure.get_layout_engine().set(wspace=0.06)
     scores, *ranks = figure.subplots(1, 2 if placed else 1, width_ratios=(1.25, 1)[: 2 if placed else 1], squeeze=False)[0]
-    dress(scores, f"Toxicity along {shorten(clean(report.sweep.key), 40)}", " · ".join(told))
+    dress(scores, f"Toxicity along {shorten(clean(report.sweep.key), 40)}", " · ".join(legend))
     for axes in ranks:
-        dress(axes, "Rank", "1: least toxic · dotted: not the same methods ranked")
+        dress(axes, "Rank", "1: least toxic · dotted: different methods ranked")
     figure.draw_without_rendering()
     _scores(scores, lines, near, top)
     _axis(scores, report.values, report, lines)
@@ -71,7 +71,7 @@ def _draw(figure: Any, report: Along) -> None:
         _names(figure, axes, own)
 
 
-def _line(report: Along, name: str, look: Look, estimates: Mapping[float, Estimate]) -> _Line:
+def _line(report: SweepReport, name: str, look: Look, estimates: Mapping[float, Estimate]) -> _Line:
     known = [(x, e.value, e) for x, e in estimates.items() if e.value is not None]
     low, high = [y if e.low is None else e.low for _, y, e in known], [y if e.high is None else e.high for _, y, e in known]
     hollow = [report.gated(x, name) for x, _, _ in known]
@@ -79,10 +79,10 @@ def _line(report: Along, name: str, look: Look, estimates: Mapping[float, Estima
     return _Line(name, look, x, [y for _, y, _ in known], low, high, hollow, [True] * len(known), last)
 
 
-def _placed(report: Along, name: str, look: Look) -> _Line:
-    """A method's ranks, at evenly spaced axis values; where it stands alone it has none. A rank among others can't be told
-    from another rank among more, so it matters whether the methods are the same."""
-    ranked = {value: at for value, at in report.found.standings.items() if len(at) > 1}
+def _rank_line(report: SweepReport, name: str, look: Look) -> _Line:
+    """A method's ranks, at evenly spaced axis values; none where it is the only method. Ranks among different methods can't be
+    compared, so ``same`` marks whether the methods are the same."""
+    ranked = {value: at for value, at in report.robustness.standings.items() if len(at) > 1}
     line = _line(report, name, look, {value: at[name].rank for value, at in ranked.items() if name in at})
     order = report.values
     same = [ranked[a].keys() == ranked[b].keys() for a, b in itertools.pairwise(line.x)]
@@ -90,13 +90,13 @@ def _placed(report: Along, name: str, look: Look) -> _Line:
 
 
 def _side_by_side(lines: Sequence[_Line]) -> list[_Line]:
-    """Lines on evenly spaced axis values, moved a little, so that bars don't cover each other."""
+    """Lines shifted a little, so that bars do not cover each other."""
     apart = min(0.08, 2 * _BESIDE / max(1, len(lines)))
     return [replace(line, x=[x + apart * (i - (len(lines) - 1) / 2) for x in line.x]) for i, line in enumerate(lines)]
 
 
 def _scores(axes: Any, lines: Sequence[_Line], base: Sequence[_Line], top: float) -> None:
-    """Means in their bands, a method at one axis value with a bar; and the base."""
+    """Draw means in their bands (with a bar for a method at one axis value), and the base."""
     axes.set_ylabel("Mean toxicity of completions")
     for line in lines:
         if len(line.x) > 1:
@@ -111,7 +111,7 @@ def _scores(axes: Any, lines: Sequence[_Line], base: Sequence[_Line], top: float
 
 
 def _ranks(axes: Any, lines: Sequence[_Line]) -> None:
-    """Ranks with their intervals, the least toxic on top."""
+    """Draw ranks with their intervals, the least toxic on top."""
     axes.set_ylabel("Rank of the mean")
     for line in lines:
         axes.vlines(line.x, line.low, line.high, color=line.look.colour, alpha=0.45, linewidth=1.6, zorder=2)
@@ -133,8 +133,9 @@ def _marks(axes: Any, line: _Line) -> None:
         axes.plot(x, y, line.look.marker, color=colour, markerfacecolor=face, markersize=6.5, zorder=4)
 
 
-def _axis(axes: Any, at: Sequence[float], report: Along, lines: Sequence[_Line], beside: float = 0.0) -> None:
-    """The axis values, drawn ``at``, told where there is room; and room on the right for the names of lines that end there."""
+def _axis(axes: Any, at: Sequence[float], report: SweepReport, lines: Sequence[_Line], beside: float = 0.0) -> None:
+    """Set the axis values, drawn ``at``, labelled where there is room; with room on the right for the names of lines that end
+    there."""
     axes.set_xlabel(clean(report.sweep.key))
     width = axes.get_window_extent().width
     longest = max([4, *(min(_LONGEST, len(clean(line.name))) for line in lines if line.last)])
@@ -146,20 +147,20 @@ def _axis(axes: Any, at: Sequence[float], report: Along, lines: Sequence[_Line],
     else:
         axes.set_xlim(at[0] - left * (at[-1] - at[0]), at[-1] + right * (at[-1] - at[0]))
     places = axes.transData.transform([(x, 1.0) for x in at])[:, 0].tolist()
-    told, last = [], float("-inf")
+    ticks, last = [], float("-inf")
     for value, x in zip(report.values, places, strict=True):
         roomy = x - last > 8 * len(plain(value)) + 6
-        told.append(plain(value) if roomy else "")
+        ticks.append(plain(value) if roomy else "")
         last = x if roomy else last
-    axes.set_xticks(at, told)
+    axes.set_xticks(at, ticks)
     axes.minorticks_off()
 
 
 def _names(figure: Any, axes: Any, lines: Sequence[_Line]) -> None:
-    """Each method's name: on the right of those that go on to the last axis value, else where it is clear of all else."""
+    """Write each method's name: at the right of lines that reach the last axis value, else where nothing is covered."""
     boxes: list[Box] = []
     for line in lines:
-        boxes += along(axes, line.x, line.y)
+        boxes += boxes_along(axes, line.x, line.y)
         boxes += [(x - 7, y - 7, x + 7, y + 7) for x, y in axes.transData.transform(list(zip(line.x, line.y, strict=True)))]
     labels = [Label(shorten(clean(line.name), _LONGEST), line.look.colour, (line.x[-1], line.y[-1])) for line in lines]
     ends = [label for label, line in zip(labels, lines, strict=True) if line.last]
@@ -174,7 +175,7 @@ def _names(figure: Any, axes: Any, lines: Sequence[_Line]) -> None:
 
 
 def _spread(at: Sequence[float]) -> list[float]:
-    """Heights in pixels near those given, in their order, a line of text apart."""
+    """Heights in pixels near those given, in the same order, a line of text apart."""
     order = sorted(range(len(at)), key=lambda i: (at[i], i))
     found = [at[i] for i in order]
     for _ in range(200):

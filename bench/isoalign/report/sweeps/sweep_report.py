@@ -1,4 +1,4 @@
-"""Along a setting that was swept: how each method's toxicity and rank move, and whether the order of methods outlives it."""
+"""The sweep report: how each method's toxicity and rank change along a setting, and whether the order of methods is stable."""
 
 import re
 from collections import defaultdict
@@ -9,32 +9,32 @@ from functools import cached_property
 from isoalign.core.display import plain
 from isoalign.core.records import Card, Estimate
 from isoalign.report.board.cells import cell
-from isoalign.report.board.columns import COLUMNS, Column
-from isoalign.report.board.ranking import cut, seeds_of
+from isoalign.report.board.columns import metric
+from isoalign.report.board.ranking import clip, seeds_of
 from isoalign.report.board.rows import METHOD, Row
-from isoalign.report.sweeps.series import SCORE, Sweep, sweep
+from isoalign.report.sweeps.rows import SCORE, Sweep, collect_sweep
 from isoalign.stats.robustness import Robustness, robustness
 
 RISES, FALLS, STAYS, UNRESOLVED = "rises", "falls", "stays the same", "not resolved"
-CORRELATION = Column("", "", 2)
-_KNOWN = 1.0  # a longer interval of a correlation says that no order is known
+DIGITS = 2  # of a correlation
+_KNOWN = 1.0  # with a longer interval of the correlation no order is known
 
 
 @dataclass(frozen=True)
-class Along:
-    """Methods of a task along a setting: the rows that stand at each of its values, and how scores and ranks move."""
+class SweepReport:
+    """Methods of a task along a setting: the rows at each of its values, and how scores and ranks change."""
 
     sweep: Sweep
-    found: Robustness
+    robustness: Robustness
 
     @property
     def values(self) -> list[float]:
-        """Axis values from the lowest, which the others are held to."""
+        """Axis values from the lowest, with which the others are compared."""
         return list(self.sweep.rows)
 
     @cached_property
     def rows(self) -> dict[str, Row]:
-        """Each name with its row at its lowest axis value; methods by toxicity there, then what is never ranked."""
+        """Name to row at its lowest axis value: methods by toxicity there, then rows that are never ranked."""
         rows: dict[str, Row] = {}
         order: dict[str, tuple[bool, float, float]] = {}
         for value, at in self.sweep.rows.items():
@@ -46,24 +46,24 @@ class Along:
 
     @property
     def methods(self) -> list[str]:
-        """Names of what may be ranked."""
+        """Names of the methods."""
         return [name for name, row in self.rows.items() if row.part == METHOD]
 
     def mean(self, value: float, name: str) -> Estimate:
-        """Mean toxicity of what stands at an axis value, ranked or not; a missing one where nothing does."""
-        if standing := self.found.standings[value].get(name):
-            return cut(standing.mean, COLUMNS[SCORE].bounds)
+        """Mean toxicity of a row at an axis value, ranked or not; missing if there is no such row."""
+        if standing := self.robustness.standings[value].get(name):
+            return clip(standing.mean, metric(SCORE).bounds)
         row = self.sweep.rows[value].get(name)
         return row.estimate(SCORE) if row else Estimate(None, None, None, 0)
 
     def gated(self, value: float, name: str) -> bool:
-        """Whether a seed of what stands at an axis value failed a quality gate."""
+        """Whether a seed of a row at an axis value failed a gate."""
         row = self.sweep.rows[value].get(name)
         return row is not None and row.gated
 
     def trend(self, name: str) -> str:
-        """Where a method's toxicity goes along the axis, in words; nothing where its slope is not known."""
-        slope = self.found.slopes.get(name)
+        """How a method's toxicity changes along the axis, as a word; empty if its slope is unknown."""
+        slope = self.robustness.slopes.get(name)
         if slope is None or slope.low is None or slope.high is None:
             return ""
         if slope.low == slope.high == 0:
@@ -72,54 +72,56 @@ class Along:
 
     @property
     def verdict(self) -> str:
-        """Whether the ranking is stable, and whose toxicity moves, in a few sentences."""
+        """Whether the ranking is stable, and whose toxicity changes, in a few sentences."""
         trends: defaultdict[str, list[str]] = defaultdict(list)
         for name in self.methods:
             trends[self.trend(name)].append(name)
-        moves = [f"{trend} for {', '.join(trends[trend])}" for trend in (RISES, FALLS, STAYS) if trends[trend]]
-        told = [f"As {self.sweep.key} grows, toxicity {'; '.join(moves)}."] if moves else []
-        told += [f"Where toxicity goes is not resolved for {', '.join(trends[UNRESOLVED])}."] if trends[UNRESOLVED] else []
-        return " ".join([_ranking(self), *told])
+        changes = [f"{trend} for {', '.join(trends[trend])}" for trend in (RISES, FALLS, STAYS) if trends[trend]]
+        sentences = [f"As {self.sweep.key} grows, toxicity {'; '.join(changes)}."] if changes else []
+        if trends[UNRESOLVED]:
+            sentences.append(f"Whether toxicity rises or falls is not resolved for {', '.join(trends[UNRESOLVED])}.")
+        return " ".join([_ranking_sentence(self), *sentences])
 
 
-def along(cards: Iterable[Card], key: str) -> Along:
-    """The report on a task's cards along a dotted key of the configuration. Raises UserError as `sweep` does."""
-    found = sweep(cards, key)
+def sweep_report(cards: Iterable[Card], key: str) -> SweepReport:
+    """The report on a task's cards along a dotted key of the configuration. Raises UserError as `collect_sweep` does."""
+    sweep = collect_sweep(cards, key)
     axis = {
-        value: {name: seeds_of(row.cards, SCORE) or [] for name, row in rows.items() if row.contends}
-        for value, rows in found.rows.items()
+        value: {name: seeds_of(row.cards, SCORE) or [] for name, row in rows.items() if row.rankable}
+        for value, rows in sweep.rows.items()
     }
-    return Along(found, robustness(axis))
+    return SweepReport(sweep, robustness(axis))
 
 
-def file_of(key: str) -> str:
-    """What a report's files are called, but for their endings."""
+def file_stem(key: str) -> str:
+    """The name of a report's files, without suffix."""
     return f"along-{re.sub(r'[^A-Za-z0-9_.-]+', '-', key)}"
 
 
-def _ranking(report: Along) -> str:
+def _ranking_sentence(report: SweepReport) -> str:
     """Whether the ranking is stable, by the intervals of Spearman's correlation with the lowest axis value.
 
-    In simulation (three axis values, 3 to 8 methods, 64 prompts, one seed or three) a ranking that doesn't change was said to
-    in at most 8%, most where methods hardly differ; with longer intervals let in, in up to 22%, and up to 65% of equal ones.
+    In simulation (three axis values, 3 to 8 methods, 64 prompts, one seed or three) a ranking that does not change was
+    reported to change in at most 8%, most often when methods hardly differ; if longer intervals counted too, in up to 22%, and
+    in up to 65% of rankings of equal methods.
     """
     key, first = report.sweep.key, plain(report.values[0])
-    known = {value: s.spearman for value, s in report.found.stability.items() if s.spearman.low is not None}
+    known = {value: s.spearman for value, s in report.robustness.stability.items() if s.spearman.low is not None}
     if not known:
-        few = all(s.spearman.n < 2 for s in report.found.stability.values())
-        why = f"no two methods are ranked at {first} and elsewhere" if few else "methods are equal, or prompts too few"
-        return f"Whether the ranking is stable along {key} can't be said: {why}."
+        few = all(s.spearman.n < 2 for s in report.robustness.stability.values())
+        why = f"no two methods are ranked at {first} and at another value" if few else "methods are equal, or prompts too few"
+        return f"Whether the ranking is stable along {key} is unknown: {why}."
     bounds = {value: (e.low or 0.0, e.high or 0.0) for value, e in known.items()}
     changed = [value for value, (low, high) in bounds.items() if high < 1 and high - low <= _KNOWN]
     unsure = [value for value, (low, high) in bounds.items() if low <= 0 or high < 1]
     worst = min(changed or unsure or known, key=lambda value: known[value].value or 0.0)
-    n, shown = known[worst].n, cell(known[worst], CORRELATION)
+    n, shown = known[worst].n, cell(known[worst], DIGITS)
     least = f"Spearman's correlation over {n} methods is {shown} at {plain(worst)}"
-    silent = [plain(value) for value in report.values[1:] if value not in known]
-    rest = f"; nothing can be said at {', '.join(silent)}" if silent else ""
+    unknown = [plain(value) for value in report.values[1:] if value not in known]
+    rest = f"; unknown at {', '.join(unknown)}" if unknown else ""
     if changed:
         at = ", ".join(map(plain, changed))
-        return f"The ranking changes along {key}: the order at {at} is not that at {first} ({least}{rest})."
+        return f"The ranking changes along {key}: the order at {at} differs from that at {first} ({least}{rest})."
     if unsure:
         return f"Whether the ranking is stable along {key} is not resolved: {least}{rest}."
-    return f"The ranking is stable along {key}: no order was told from that at {first}; at the least alike, {least}{rest}."
+    return f"The ranking is stable along {key}: no order differs from that at {first}; at the least similar, {least}{rest}."

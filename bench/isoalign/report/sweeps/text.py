@@ -1,172 +1,179 @@
-"""The report along a setting as a Markdown page and for a terminal."""
+"""The sweep report as a Markdown page and for a terminal."""
 
-import dataclasses
-import io
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
+
+from rich.text import Text
 
 from isoalign.config.feedback import PanelConfig
-from isoalign.core.display import clean, escape, grid, plain, printable, scientific
-from isoalign.core.lazy import rich
+from isoalign.core.display import clean, escape, grid, plain, scientific
 from isoalign.core.records import Estimate
 from isoalign.report.board.cells import cell
-from isoalign.report.board.columns import COLUMNS
-from isoalign.report.board.rows import METHOD, PROTOCOL, Row, flatten
-from isoalign.report.pages.page import commands_of
-from isoalign.report.sweeps.series import ACCURACIES, SCORE
-from isoalign.report.sweeps.sweep_report import CORRELATION, Along, file_of
+from isoalign.report.board.columns import metric
+from isoalign.report.board.rows import METHOD, Row, flatten
+from isoalign.report.board.sections import PROTOCOL
+from isoalign.report.pages.console import plain_table, rendered
+from isoalign.report.pages.page import commands_block
+from isoalign.report.pages.phrases import row_name
+from isoalign.report.sweeps.rows import ACCURACIES, SCORE
+from isoalign.report.sweeps.sweep_report import DIGITS, SweepReport, file_stem
 
 NOISE = "task.feedback.noise"
 _ORDERS = ["At", "Methods", "Spearman", "Kendall", "Not at both"]
-_ROOM = 4  # axis values whose intervals a terminal has room for
+_ROOM = 4  # axis values for whose intervals a terminal has room
 
-NOTES = """\
-- Toxicity is a mean over seeds and prompts, lower is better, in brackets its 95% interval. What failed a quality gate (under
-  any seed), the SFT base and the control are shown and not ranked, and have no slope.
-- A rank is the place of a method's mean, 1 being the least toxic; its interval says where other prompts and seeds might have
-  put it. Whether one method is better than another at an axis value is for a board to say, or `isoalign compare`.
-- Slope: least squares of a method's means over its axis values, in toxicity for a unit of the axis. Toxicity *rises* or
-  *falls* where its interval leaves out 0. A bend is not seen.
-- Rank correlations are those of the order of methods with the order at the lowest axis value: 1 is the same order, −1 the
-  reverse. The ranking *changes* where an interval of Spearman's lies below 1 and is no longer than 1, is *stable* where all
-  reach 1 and lie above 0, and else it is not resolved. Few methods, or ones that hardly differ, leave it so.
+HOW_TO_READ = """\
+- Toxicity is a mean over seeds and prompts, lower is better, with its 95% interval in brackets. Rows that failed a gate (for
+  any seed), the SFT base and the control are shown but not ranked, and have no slope.
+- A rank is the place of a method's mean, 1 for the least toxic; its interval shows the ranks that other prompts and seeds
+  might give. Whether one method is better than another at an axis value is decided by a board, or by `isoalign compare`.
+- Slope: least squares of a method's means over its axis values, in toxicity per unit of the axis. Toxicity *rises* or *falls*
+  if its interval excludes 0. A slope does not show a bend.
+- Rank correlations compare the order of methods with the order at the lowest axis value: 1 is the same order, −1 the reverse.
+  The ranking *changes* if an interval of Spearman's lies below 1 and is at most 1 long, is *stable* if all intervals reach 1
+  and lie above 0, and otherwise it is not resolved, as with few methods or with methods that hardly differ.
 - Intervals allow for the prompts, resampled for all methods and axis values together, and for the seeds, which were trained
-  apart; with one seed they hold for that trained policy only. They are not corrected for how many one looks at."""
+  independently; with one seed they hold for that trained policy only. They are not corrected for their number."""
 
 ACCURACY_NOTES = """\
-How often the reward model that a method was trained on agrees with the annotators' held-out verdicts: *as told*, with the
-noise of the axis, and *without noise*."""
+How often the reward model that a method was trained on agrees with the annotators' held-out verdicts: *with noise*, that of
+the axis, and *without noise*."""
 _CEILING = "A model that is always right agrees with 1 − e of the first and with all of the second."
 
 
-def markdown(report: Along) -> str:
+def sweep_page(report: SweepReport) -> str:
     """The report as a Markdown page."""
     key, axis = escape(report.sweep.key), [plain(value) for value in report.values]
-    named = {name: escape(name) if row.part == METHOD else f"*{escape(name)}*" for name, row in report.rows.items()}
-    told = "\n".join(f"- **{escape(title)}:** {escape(line)}" for title, line in _told(report))
+    named = {name: row_name(row) for name, row in report.rows.items()}
+    setting = "\n".join(f"- **{escape(title)}:** {escape(line)}" for title, line in _setting_lines(report))
     means = [[shown, *_means(report, name, _full), *_slope(report, name)] for name, shown in named.items()]
     ranks = [[named[name], *_ranks(report, name, _full)] for name in report.methods]
-    parts = [f"# Along {key}: {escape(report.sweep.task)}", f"**{escape(report.verdict)}**", told]
-    parts += [f"![Mean toxicity and rank of each method along {key}]({file_of(report.sweep.key)}.svg)"]
-    parts += ["## Mean toxicity", grid(["Method", *axis, "Slope a unit", "Toxicity"], means, (0, len(axis) + 2))]
-    parts += ["## Rank", grid(["Method", *_ranked(report)], ranks)]
-    parts += [f"## Order of methods, beside that at {axis[0]}", grid(_ORDERS, _orders(report, escape), (0, 4))]
+    parts = [f"# Along {key}: {escape(report.sweep.task)}", f"**{escape(report.verdict)}**", setting]
+    parts += [f"![Mean toxicity and rank of each method along {key}]({file_stem(report.sweep.key)}.svg)"]
+    parts += ["## Mean toxicity", grid(["Method", *axis, "Slope per unit", "Toxicity"], means, (0, len(axis) + 2))]
+    parts += ["## Rank", grid(["Method", *_rank_titles(report)], ranks)]
+    parts += [f"## Order of methods, compared with that at {axis[0]}", grid(_ORDERS, _orders(report, escape), (0, 4))]
     if accuracies := _accuracies(report, _full):
         rows = [[escape(name), *cells] for name, *cells in accuracies]
-        notes = f"{ACCURACY_NOTES} {_CEILING}" if _one_annotator(report) else ACCURACY_NOTES
+        notes = f"{ACCURACY_NOTES} {_CEILING}" if _has_one_annotator(report) else ACCURACY_NOTES
         parts += ["## Reward models", grid(["Method", "Verdicts", *axis], rows, (0, 1)), notes]
-    return "\n\n".join([*parts, commands_of(report.sweep.cards), "## How to read it", NOTES]) + "\n"
+    return "\n\n".join([*parts, commands_block(report.sweep.cards), "## How to read it", HOW_TO_READ]) + "\n"
 
 
-def terminal(report: Along, width: int = 110) -> str:
-    """The report for a terminal, as plain text; of many axis values without their intervals."""
-    text = io.StringIO()
-    console = rich.console.Console(file=text, width=width, color_system=None, highlight=False)
+def sweep_text(report: SweepReport, width: int = 110) -> str:
+    """The report for a terminal, as plain text; with many axis values without their intervals."""
     key, axis = clean(report.sweep.key), [plain(value) for value in report.values]
     shown = _full if len(axis) <= _ROOM else _brief
     means = [[clean(name), *_means(report, name, shown), _slope(report, name)[1]] for name in report.rows]
     ranks = [[clean(name), *_ranks(report, name, shown)] for name in report.methods]
-    console.print(rich.text.Text(clean(report.verdict)))
-    console.print(printable(f"\nmean toxicity along {key}", ["method", *axis, ""], means))
-    console.print(printable("rank", ["method", *_ranked(report)], ranks))
-    console.print(printable(f"order of methods beside that at {axis[0]}", [*map(str.lower, _ORDERS)], _orders(report, clean)))
+    orders = _orders(report, clean)
+    parts = [
+        Text(clean(report.verdict)),
+        plain_table(f"\nmean toxicity along {key}", ["method", *axis, ""], means),
+        plain_table("rank", ["method", *_rank_titles(report)], ranks),
+        plain_table(f"order of methods, compared with that at {axis[0]}", [*map(str.lower, _ORDERS)], orders),
+    ]
     if accuracies := _accuracies(report, shown):
         rows = [[clean(name), *cells] for name, *cells in accuracies]
-        console.print(printable("accuracy of reward models on held-out verdicts", ["method", "verdicts", *axis], rows, 2))
-    for title, line in _told(report):
-        console.print(rich.text.Text(clean(f"{title}: {line}")))
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+        parts += [plain_table("accuracy of reward models on held-out verdicts", ["method", "verdicts", *axis], rows, 2)]
+    parts += [Text(clean(f"{title}: {line}")) for title, line in _setting_lines(report)]
+    return rendered(parts, width)
 
 
 def _full(estimate: Estimate) -> str:
-    return cell(estimate, COLUMNS[SCORE])
+    return cell(estimate, metric(SCORE).digits)
 
 
 def _brief(estimate: Estimate) -> str:
-    return cell(dataclasses.replace(estimate, low=None, high=None), COLUMNS[SCORE])
+    return cell(replace(estimate, low=None, high=None), metric(SCORE).digits)
 
 
-def _means(report: Along, name: str, shown: Callable[[Estimate], str]) -> list[str]:
+def _means(report: SweepReport, name: str, shown: Callable[[Estimate], str]) -> list[str]:
     return [shown(report.mean(value, name)) + " (gate)" * report.gated(value, name) for value in report.values]
 
 
-def _ranks(report: Along, name: str, shown: Callable[[Estimate], str]) -> list[str]:
-    """A rank with its interval; ties have halves."""
-    found = [standings[name].rank if name in standings else None for standings in report.found.standings.values()]
+def _ranks(report: SweepReport, name: str, shown: Callable[[Estimate], str]) -> list[str]:
+    """A method's ranks with their intervals; those of ties end in .5."""
+    found = [standings[name].rank if name in standings else None for standings in report.robustness.standings.values()]
     return [
         "–" if e is None else f"{e.value:g}" if e.low is None or shown is _brief else f"{e.value:g} [{e.low:g}, {e.high:g}]"
         for e in found
     ]
 
 
-def _ranked(report: Along) -> list[str]:
-    """Axis values, each with how many methods are ranked there: the first of one is no better than the second of five."""
-    return [f"{plain(value)} (of {len(standings)})" for value, standings in report.found.standings.items()]
+def _rank_titles(report: SweepReport) -> list[str]:
+    """Axis values, each with the number of methods ranked there, without which ranks can't be compared."""
+    return [f"{plain(value)} (of {len(standings)})" for value, standings in report.robustness.standings.items()]
 
 
-def _slope(report: Along, name: str) -> list[str]:
-    """The slope with its interval, three digits of each, and in words."""
-    e = report.found.slopes.get(name)
+def _slope(report: SweepReport, name: str) -> list[str]:
+    """The slope with its interval, three digits of each, and as a word."""
+    e = report.robustness.slopes.get(name)
     if e is None or e.value is None:
         return ["–", "–"]
-    value, *bounds = ["–" if figure is None else f"{figure:.3g}".replace("-", "−") for figure in (e.value, e.low, e.high)]
+    value, *bounds = ["–" if v is None else f"{v:.3g}".replace("-", "−") for v in (e.value, e.low, e.high)]
     return [f"{value} [{', '.join(bounds)}]" if e.low is not None else value, report.trend(name) or "–"]
 
 
-def _orders(report: Along, text: Callable[[str], str]) -> list[list[str]]:
+def _orders(report: SweepReport, text: Callable[[str], str]) -> list[list[str]]:
     lines = []
-    for value, s in report.found.stability.items():
-        correlations = [cell(s.spearman, CORRELATION), cell(s.kendall, CORRELATION)]
+    for value, s in report.robustness.stability.items():
+        correlations = [cell(s.spearman, DIGITS), cell(s.kendall, DIGITS)]
         lines.append([plain(value), str(s.spearman.n), *correlations, text(", ".join(s.left_out)) or "–"])
     return lines
 
 
-def _accuracies(report: Along, shown: Callable[[Estimate], str]) -> list[list[str]]:
-    """Method, verdicts and accuracies of the reward models that methods were trained on, and above them what is to be had;
-    along the annotators' noise only."""
+def _accuracies(report: SweepReport, shown: Callable[[Estimate], str]) -> list[list[str]]:
+    """Method, verdicts and accuracies of the reward models that methods were trained on, below the largest possible accuracy;
+    only along the annotators' noise."""
     if report.sweep.key != NOISE:
         return []
     lines = []
     for name in report.methods:
         row = report.rows[name]
         if any(card.metrics.get("reward_optimised", Estimate(0.0, None, None, 0)).value for card in row.cards):
-            taught = " (taught by the judge)" * any("reward_judge" in card.parents for card in row.cards)
-            for metric, verdicts in ACCURACIES.items():
-                found = [_accuracy(at.get(name), metric, shown) for at in report.sweep.rows.values()]
-                lines.append([name + taught, verdicts, *found])
-    ceiling = ["at most, 1 − e", "as told", *(f"{1 - value:.3f}" for value in report.values)]
-    return [ceiling, *lines] if lines and _one_annotator(report) else lines
+            judge = " (the judge's verdicts)" * any("reward_judge" in card.parents for card in row.cards)
+            for accuracy, verdicts in ACCURACIES.items():
+                found = [_accuracy(at.get(name), accuracy, shown) for at in report.sweep.rows.values()]
+                lines.append([name + judge, verdicts, *found])
+    ceiling = ["at most, 1 − e", ACCURACIES["rm_accuracy"], *(f"{1 - value:.3f}" for value in report.values)]
+    return [ceiling, *lines] if lines and _has_one_annotator(report) else lines
 
 
-def _accuracy(row: Row | None, metric: str, shown: Callable[[Estimate], str]) -> str:
+def _accuracy(row: Row | None, name: str, shown: Callable[[Estimate], str]) -> str:
     if row is None:
         return "–"
-    return "outdated" if row.old(metric) else shown(row.estimate(metric))
+    return "outdated" if row.is_outdated(name) else shown(row.estimate(name))
 
 
-def _one_annotator(report: Along) -> bool:
-    """Whether verdicts are those of one simulated annotator without leanings, so that noise alone bounds the accuracy."""
-    usual = flatten({"task": {"panel": json.loads(json.dumps(dataclasses.asdict(PanelConfig()))), "feedback": {"file": ""}}})
-    return all(report.sweep.setting.get(name, value) == value for name, value in usual.items())
+def _has_one_annotator(report: SweepReport) -> bool:
+    """Whether verdicts are those of one simulated annotator without bias, so that noise alone limits the accuracy."""
+    default = flatten({"task": {"panel": json.loads(json.dumps(asdict(PanelConfig()))), "feedback": {"file": ""}}})
+    return all(report.sweep.setting.get(name, value) == value for name, value in default.items())
 
 
-def _told(report: Along) -> list[tuple[str, str]]:
+def _setting_lines(report: SweepReport) -> list[tuple[str, str]]:
     """What was compared, what is missing, and what was left out."""
-    setting, found = report.sweep.setting, report.found
-    base = setting.get("the weights of the SFT base") or "not the same along the axis"
-    prompts = f"{found.prompts}" + (f" ({found.missing} left out, which lack a value)" if found.missing else "")
+    setting, found = report.sweep.setting, report.robustness
+    base = setting.get("the weights of the SFT base") or "differs along the axis"
+    prompts = f"{found.prompts}" + (f" ({found.missing} lack a value and are left out)" if found.missing else "")
     lines = [("Budget of each run", f"{scientific(setting.get('budget.flops'))} FLOP"), ("SFT base", base)]
     lines += [("Prompts", prompts), ("Seeds", _seeds(report))]
     notes = {title: setting.get(f"notes.{name}") for name, title in PROTOCOL.items() if name != "prompts"}
     lines += [(title, plain(note)) for title, note in notes.items() if note is not None]
     lines += [("Missing", missing)] if (missing := _missing(report)) else []
     for value, rows in report.sweep.rows.items():
-        lines += [("Gate", f"{row.name} at {plain(value)}: {'; '.join(row.flags)}") for row in rows.values() if row.gated]
+        lines += [
+            ("Gate", f"{row.name} at {plain(value)}: {'; '.join(flag.text for flag in row.flags)}")
+            for row in rows.values()
+            if row.gated
+        ]
     return lines + [(f"Left out, {why}", " ".join(files)) for why, files in report.sweep.left_out.items()]
 
 
-def _seeds(report: Along) -> str:
-    """The number of seeds that each method has at each axis value, what is usual first."""
+def _seeds(report: SweepReport) -> str:
+    """The number of seeds that methods have, and the methods and axis values with other numbers."""
     numbers = {(name, value): row.seeds for value, rows in report.sweep.rows.items() for name, row in rows.items()
                if row.part == METHOD}  # fmt: skip
     counts = list(numbers.values())
@@ -175,6 +182,6 @@ def _seeds(report: Along) -> str:
     return "; ".join([str(usual), *others])
 
 
-def _missing(report: Along) -> str:
+def _missing(report: SweepReport) -> str:
     lacking = {name: [plain(v) for v in report.values if name not in report.sweep.rows[v]] for name in report.methods}
     return "; ".join(f"{name} at {', '.join(at)}" for name, at in lacking.items() if at)

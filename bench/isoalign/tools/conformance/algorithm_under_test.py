@@ -1,4 +1,4 @@
-"""An algorithm under test, and the two ways not to pass a check."""
+"""An algorithm under test, and the exceptions of a check."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from isoalign.core.records import Budget
 from isoalign.tools.conformance.workbench import Bench, small
 from isoalign.training.trainer import Trainer
 
-STEPS_EACH = 4  # optimizer steps, which a run of the other checks lasts
-LEAST, MOST = 60_000_000, 10**10  # FLOPs of such a run: later stages of a method have their turn, and it has an end
+STEPS = 4  # optimizer steps of a run
+MIN_FLOPS, MAX_FLOPS = 60_000_000, 10**10  # of a run: enough for the later stages of a method, but bounded
 
 
 class CheckFailed(Exception):
-    """The algorithm does not do what the check demands; the text says how."""
+    """The algorithm does not meet the check's demand; the text says how."""
 
 
 class NotApplicable(Exception):
@@ -26,7 +26,7 @@ class NotApplicable(Exception):
 
 @dataclass(frozen=True)
 class AlgorithmUnderTest:
-    """An algorithm under test, on a bench, with a folder for what its runs leave. ``small``: its batches cut down."""
+    """An algorithm under test, on a bench, with a folder for the files of its runs."""
 
     name: str
     algorithm: Any
@@ -36,41 +36,40 @@ class AlgorithmUnderTest:
 
     @property
     def small(self) -> Any:
-        """The algorithm with batches that a tiny bench holds."""
+        """The algorithm with batches that fit a tiny bench."""
         return small(self.algorithm)
 
     def trainer(self, budget: Budget, bench: Bench | None = None, **options: Any) -> Trainer:
         """A trainer on a new lab, in a new folder unless ``work`` is given."""
-        work = options.pop("work", None) or self.place()
+        work = options.pop("work", None) or self.new_folder()
         return (bench or self.bench).trainer(options.pop("algorithm", self.small), budget, work, **options)
 
-    def place(self) -> Path:
+    def new_folder(self) -> Path:
         """A new folder."""
         work = self.folder / str(next(self.count))
         work.mkdir(parents=True)
         return work
 
     def price(self, bench: Bench | None = None) -> int:
-        """FLOPs of a few steps, what is paid once included."""
-        trainer = self.trainer(Budget(MOST, steps=STEPS_EACH), bench)
+        """FLOPs of a few steps, one-time charges included."""
+        trainer = self.trainer(Budget(MAX_FLOPS, steps=STEPS), bench)
         trainer.run(self.name)
-        return max(trainer.meter.flops, LEAST)
+        return max(trainer.meter.flops, MIN_FLOPS)
 
     def variants(self) -> dict[str, Bench]:
-        """The bench in the ways in which a task may be set up."""
-        return {"all weights": self.bench, "LoRA": self.bench.but(lora=4), "open end of text": self.bench.but(ends=True)}
+        """The bench in the configurations that tasks use."""
+        return {
+            "all weights": self.bench,
+            "LoRA": self.bench.replace(lora=4),
+            "open end of text": self.bench.replace(ends=True),
+        }
 
     @property
-    def loops(self) -> bool:
-        """Whether it brings a training loop of its own."""
+    def has_own_loop(self) -> bool:
+        """Whether the algorithm has its own training loop."""
         return hasattr(self.algorithm, "train")
 
 
-def declared(algorithm: Any) -> dict[str, Any]:
-    """What an algorithm says of itself."""
-    return {name: getattr(algorithm, name) for name in ("closed_form", "kl_price") if hasattr(algorithm, name)}
-
-
-def price_of(algorithm: Any) -> str:
-    """The field that prices KL; empty where there is none."""
-    return str(declared(algorithm).get("kl_price", ""))
+def kl_field(algorithm: Any) -> str:
+    """The field that is the KL coefficient, as ``kl_price`` declares it; empty if there is none."""
+    return str(getattr(algorithm, "kl_price", ""))

@@ -1,16 +1,16 @@
-"""TRL's own trainers as algorithms: their loops, collators and losses, on the lab's weights, data and budget.
+"""TRL's trainers as algorithms: their loops, collators and losses, on the lab's weights, data and budget.
 
-A trainer is left as it is, but for what the harness owns: the weights, the reference, the batches (token ids in the lab's
-order), AdamW, the learning rate, clipping, the log, and the end, which is the meter's. Banned tokens are a bias of the head
-here, so that TRL's losses and transformers' ``generate`` give them probability 0 as LanguageModel does.
+The harness replaces only what it controls: the weights, the reference, the batches (token ids in the lab's order), AdamW, the
+learning rate, clipping, the log, and the end of the run, which the meter decides. Banned tokens are a bias of the output head,
+so that TRL's losses and transformers' ``generate`` give them probability 0, as LanguageModel does.
 
-What TRL runs is billed, from the shapes that it runs. Its collators pad, so padding is paid; its head is applied to prompts
-and padding too, and (``trl.trainer.utils.add_fused_lm_head``) a second time in the backward pass; a prompt is read once for
-each of its draws. On a GPU its kernels leave out positions without a loss; the bill stays that of a CPU, for bills are the
-same on any machine. The next step is priced by the last one of its kind, and not begun where the budget does not cover it;
-should it then turn out dearer (a batch with a longer row), the pass that can't be paid is not begun.
+TRL is charged for the shapes that it runs. Its collators pad, so padding is charged; it applies the head to prompts and
+padding too, and (``trl.trainer.utils.add_fused_lm_head``) a second time in the backward pass; it reads a prompt once per
+sample. On a GPU its kernels skip positions without a loss; the charge is still that of a CPU, because bills are the same on
+every machine. The next step is priced by the last one of its kind and begins only if the budget covers that price. If it turns
+out to cost more (a batch with a longer row), the first pass that is not covered does not begin.
 
-A trainer holds state that no checkpoint of ours does: a run that was killed starts again from nothing, to the same end.
+A trainer holds state that our checkpoints do not: a killed run starts over, with the same result.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from isoalign.models.language import LanguageModel
 from isoalign.training.lab import Lab, session_of
 from isoalign.training.session import Session
 from isoalign.training.trainer import Trainer
-from isoalign.training.trl.harness import Harness, TokenIds, trainer_of
+from isoalign.training.trl.harness import Harness, TokenIds, with_harness
 from isoalign.training.trl.models import lent, own_random_state, pay_passes
 from isoalign.training.trl.rows import Rows, contexts, preferences, unpaired, whole_answers
 
-__all__ = ["contexts", "identity", "preferences", "train", "unpaired", "whole_answers"]
+__all__ = ["contexts", "loop_versions", "preferences", "train", "unpaired", "whole_answers"]
 
 VERSION = 2  # raised whenever a figure would change
 FOREVER = 10**9  # optimizer steps
 
 
-def identity() -> list[str | int]:
-    """What a training by one of these loops depends on beside its algorithm's source: TRL's version and this one's."""
+def loop_versions() -> list[str | int]:
+    """What training in a TRL loop depends on besides the algorithm's code: the versions of TRL and of this package."""
     return [importlib.metadata.version("trl"), VERSION]
 
 
@@ -57,12 +57,12 @@ def train(
     repeats: int = 1,
     **settings: Any,
 ) -> None:
-    """Let TRL's trainer ``name`` (a class of ``trl``, or of one of its modules) train the policy until the meter ends it.
+    """Train the policy with TRL's trainer ``name`` (a class of ``trl``, or of one of its modules) until the budget is spent.
 
-    ``gather`` gives the rows of the next batch, in the columns of the trainer's collator; a batch is handed out ``repeats``
-    times in a row. ``reward`` scores what an online trainer samples. ``settings``: fields of the trainer's configuration.
+    ``gather`` returns the rows of the next batch, in the columns of the trainer's collator. Each batch is used ``repeats``
+    times in a row. ``reward`` scores the samples of an online trainer. ``settings``: fields of the trainer's configuration.
 
-    Raises BudgetSpent where the next step, or the next pass, is not covered.
+    Raises BudgetSpent if the budget does not cover the next step, or the next pass.
     """
     session = session_of(lab)
     policy, reference = session.policy, session.reference
@@ -82,7 +82,7 @@ def train(
             save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, **settings,
         )  # fmt: skip
         harness = Harness(run, gather, repeats)
-        trainer = trainer_of(trainer_class, harness)(
+        trainer = with_harness(trainer_class, harness)(
             model=policy.model, args=arguments, processing_class=policy.tokenizer,
             optimizers=(harness.optimizer, torch.optim.lr_scheduler.LambdaLR(harness.optimizer, lambda _: 1.0)),
             **_parts(lab, session, trainer_class, reward),
@@ -98,11 +98,11 @@ def train(
 
 
 def _parts(lab: Lab, session: Session, trainer_class: Any, reward: Callable[[Rollouts], Tensor] | None) -> dict[str, Any]:
-    """The reference or the reward, as the trainer takes them; and a dataset, which it must be given and never reads."""
+    """The trainer's arguments for the reference or the reward, and a dataset, which it requires but never reads."""
 
     class Untouched(datasets.Dataset):
         def map(self, *_: Any, **__: Any) -> Any:
-            return self  # nothing is to be tokenised
+            return self  # rows are token ids already
 
     parts: dict[str, Any] = {"train_dataset": Untouched.from_list([{"prompt": "", "label": True}])}
     if session.policy.model is session.policy.inner and "ref_model" in inspect.signature(trainer_class).parameters:
@@ -119,11 +119,11 @@ def _parts(lab: Lab, session: Session, trainer_class: Any, reward: Callable[[Rol
 
 
 def _give_reference(trainer: Any, policy: LanguageModel, reference: LanguageModel) -> None:
-    """Put the lab's reference where a trainer made one of its own: a copy of the adapter, or of the weights on disk."""
+    """Replace the trainer's own reference, a copy of the adapter or of the weights on disk, by the lab's."""
     if policy.model is not policy.inner:
         if "ref" in policy.model.peft_config:
-            policy.model.delete_adapter("ref")  # without it TRL turns the adapter off
-        trainer.ref_model = None  # and without a copy of the policy as it was at the start
+            policy.model.delete_adapter("ref")  # without this copy, TRL turns the adapter off for the reference
+        trainer.ref_model = None  # a copy of the initial policy
     elif getattr(trainer, "ref_model", None) not in (None, reference.inner):
         trl.trainer.utils.add_fused_lm_head(reference.inner)
         trainer.ref_model = trainer.accelerator.prepare_model(reference.inner, evaluation_mode=True)

@@ -1,4 +1,4 @@
-"""The lab's models, lent to a trainer: every pass is paid, and afterwards all is as it was."""
+"""The lab's models, lent to a trainer: every pass is charged, and the models are restored afterwards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from isoalign.training.meter import Meter
 
 
 def pay_passes(model: LanguageModel, meter: Meter, before_gradients: Callable[[], None] = lambda: None) -> None:
-    """Make every pass of a model pay before it runs. ``before_gradients`` is called before a pass that trains."""
+    """Charge every pass of a model before it runs. ``before_gradients`` is called before a pass with gradients."""
     run, shape = model.inner.forward, model.shape
     adapters = [module for module in model.inner.modules() if isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer)]
     trained = any(parameter.requires_grad for parameter in model.inner.parameters())
@@ -55,16 +55,16 @@ def pay_passes(model: LanguageModel, meter: Meter, before_gradients: Callable[[]
 
 @contextmanager
 def lent(policy: LanguageModel, reference: LanguageModel) -> Iterator[None]:
-    """Inside, the heads themselves ban tokens; after, models are as they were, whatever was hung on them."""
+    """Context in which the heads ban tokens by a bias. Restores the models afterwards, whatever the trainer attached."""
     models = {id(model.inner): model for model in (policy, reference)}.values()
     for model in models:
-        _ = model.shape  # seen on a pass, which nobody is to pay
+        _ = model.shape  # computed by a pass, which must not be charged
         head: Any = model.head
         if head.bias is not None:
-            raise UserError("TRL's trainers run here on models whose head has no bias")
+            raise UserError("TRL's trainers need a model whose output head has no bias; choose another task.model.name")
         bias = torch.zeros(model.vocabulary, device=model.device).index_fill(0, model.banned, NEVER)
         del head.bias
-        head.register_buffer("bias", bias, persistent=False)  # saved with no snapshot
+        head.register_buffer("bias", bias, persistent=False)  # not part of a snapshot
     try:
         yield
     finally:
@@ -80,7 +80,7 @@ def lent(policy: LanguageModel, reference: LanguageModel) -> Iterator[None]:
 
 @contextmanager
 def own_random_state() -> Iterator[None]:
-    """Inside, every generator may be seeded; after, all are as they were."""
+    """Context in which every random generator may be seeded. Restores all of them afterwards."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:

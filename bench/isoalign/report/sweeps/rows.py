@@ -1,51 +1,51 @@
-"""From a task's cards to the rows of a sweep: what stands at each value of a setting, all else being equal."""
+"""The rows of a sweep: the cards of a task that differ in one setting, by its values, all other settings being equal."""
 
-import dataclasses
 import difflib
 import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from isoalign.config.fill import whole
 from isoalign.core.display import clean, plain
 from isoalign.core.errors import UserError
-from isoalign.core.records import Card
+from isoalign.core.records import Card, Flag
 from isoalign.core.store import digest
 from isoalign.evaluation.card import file_name
-from isoalign.report.board.ranking import estimate, seeds_of
+from isoalign.report.board.columns import metric
+from isoalign.report.board.ranking import pooled_estimate, seeds_of
 from isoalign.report.board.rows import (
     METHOD,
-    PROTOCOL,
     REFERENCE,
     UNMETERED,
     Row,
+    distinct_names,
     flatten,
-    newest_of,
-    outdated_of,
+    newest_versions,
+    outdated_families,
     part_of,
-    told_apart,
 )
+from isoalign.report.board.sections import PROTOCOL
 from isoalign.report.leaderboard import ordered
 
 SCORE = "toxicity_mean"
-ACCURACIES = {"rm_accuracy": "as told", "rm_accuracy_clean": "without noise"}
-# Settings that another SFT base comes of; along any other axis all cards have one base.
-_OF_BASE = ("task.model.", "task.sft.", "task.prompts.words")
+ACCURACIES = {"rm_accuracy": "with noise", "rm_accuracy_clean": "without noise"}
+# Settings that change the SFT base; along any other axis all cards have one base.
+_BASE_SETTINGS = ("task.model.", "task.sft.", "task.prompts.words")
 _REFUSED = {
-    "task.evaluation": "says how runs are measured, and what was measured otherwise can't be compared",
+    "task.evaluation": "sets how runs are measured, and runs measured differently can't be compared",
     "task.budgets": "only names budgets",
-    "budget": "makes the sections of the board: isoalign board TASK",
+    "budget": "separates the sections of the board: isoalign board TASK",
 }
-_SHOWN = 3  # settings in which a card differs that are told
+_SHOWN = 3  # differing settings of a card that are listed
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """``rows`` by axis value, from the lowest, and by name. Their cards agree in all but seed, method and ``key``, namely in
-    ``setting``, by dotted key. ``left_out``: why cards have no part in it, and their files."""
+    """``rows`` by axis value, from the lowest, and by name. Their cards differ only in seed, method and ``key``; what they
+    agree in is ``setting``, by dotted key. ``left_out``: reason to the files of the cards that were left out."""
 
     task: str
     key: str
@@ -55,14 +55,14 @@ class Sweep:
 
     @property
     def cards(self) -> list[Card]:
-        """Every card that has a part in it, once."""
+        """Every card of the sweep, once."""
         cards = [card for rows in self.rows.values() for row in rows.values() for card in row.cards]
         return list({id(card): card for card in cards}.values())
 
 
 @dataclass(frozen=True)
 class _Placed:
-    """A card at an axis value; ``value`` is None where it stands at each."""
+    """A card at an axis value; ``value`` is None for a card that belongs to every axis value."""
 
     card: Card
     value: float | None
@@ -73,13 +73,13 @@ class _Placed:
         return self.card.parents.get("held_out", "")
 
 
-def sweep(cards: Iterable[Card], key: str) -> Sweep:
-    """The largest set of cards that differ in nothing but method, seed and ``key``, a dotted key of the configuration.
+def collect_sweep(cards: Iterable[Card], key: str) -> Sweep:
+    """The largest set of cards that differ only in method, seed and ``key``, a dotted key of the configuration.
 
-    Largest: with most values of the key, then methods, then cards. Raises UserError for a key that is no axis or that no
-    card has, for a value that is no number, and where no method has two values.
+    Largest: with most values of the key, then methods, then cards. Raises UserError for a key that can't be an axis or that no
+    card has, for a value that is not a number, and if no method has two values.
     """
-    _check(key)
+    _check_key(key)
     cards = ordered(cards)
     left_out: defaultdict[str, list[str]] = defaultdict(list)
     placed = []
@@ -91,9 +91,9 @@ def sweep(cards: Iterable[Card], key: str) -> Sweep:
         else:
             placed.append(_Placed(card, value, _setting(card, configured["task"], key)))
     if not any(one.value is not None for one in placed):
-        raise UserError(_nothing(key, cards, left_out))
+        raise UserError(_no_card(key, cards, left_out))
     setting = _largest(placed)
-    kept, others = _alike(placed, setting)
+    kept, others = _comparable(placed, setting)
     for why, files in others.items():
         left_out[why] += files
     values = sorted({one.value for one in kept if one.value is not None and part_of(one.card) == METHOD})
@@ -105,22 +105,22 @@ def sweep(cards: Iterable[Card], key: str) -> Sweep:
     return Sweep(cards[0].task, key, rows, setting, {why: files for why, files in sorted(left_out.items()) if files})
 
 
-def _check(key: str) -> None:
+def _check_key(key: str) -> None:
     for name, why in _REFUSED.items():
         if f"{key}.".startswith(f"{name}."):
-            raise UserError(f"{key} is no axis: it {why}")
+            raise UserError(f"{key} can't be an axis: it {why}")
     section, _, last = key.rpartition(".")
     if last == "seed":
-        raise UserError(f"{key} is no axis: seeds have no order, and scores are means over them")
+        raise UserError(f"{key} can't be an axis: seeds have no order, and scores are means over them")
     if section.split(".")[0] not in ("task", "algorithm"):
-        raise UserError(f"{key!r} is no axis: name a setting of task or algorithm by its key, such as task.feedback.noise")
+        raise UserError(f"{key!r} can't be an axis; name a setting of task or algorithm, for example task.feedback.noise")
 
 
 def _place(card: Card, configured: Mapping[str, Any], key: str) -> tuple[str, float | None]:
-    """Why a card has no place on the axis, or "" and its value; None of the base along a setting of algorithms."""
+    """The reason why a card is left out, or "" and its axis value; None for the base along a setting of algorithms."""
     part = part_of(card)
     if part == UNMETERED:
-        return "made elsewhere, by no sweep", None
+        return "made outside isoalign, by no sweep", None
     if seeds_of([card], SCORE) is None:
         return "no toxicity by prompt, as on cards of older versions", None
     if part == REFERENCE and key.startswith("algorithm."):
@@ -133,30 +133,30 @@ def _place(card: Card, configured: Mapping[str, Any], key: str) -> tuple[str, fl
     if isinstance(found, dict):
         raise UserError(f"{key} is a section; name one of its settings: {', '.join(map(clean, found)) or 'it has none'}")
     if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
-        told = found if isinstance(found, str) else json.dumps(found)
-        raise UserError(f"{key} is {clean(told)!r} on {file_name(card)}, and an axis needs numbers: name another setting")
+        shown = clean(found if isinstance(found, str) else json.dumps(found))
+        raise UserError(f"{key} is {shown!r} on {file_name(card)}, but an axis needs numbers; name another setting")
     return "", float(found)
 
 
-def _nothing(key: str, cards: Sequence[Card], left_out: Mapping[str, Sequence[str]]) -> str:
-    """Why no card has a place on the axis: the nearest key that there is, or what else."""
+def _no_card(key: str, cards: Sequence[Card], left_out: Mapping[str, Sequence[str]]) -> str:
+    """The error line if all cards are left out: the nearest existing key, or the reasons."""
     known = {name for card in cards for name in flatten({name: card.config.get(name) for name in ("algorithm", "task")})}
     near = difflib.get_close_matches(key, sorted(known), n=1)
     if near and near[0] != key:
         return f"no card has {key}; did you mean {clean(near[0])!r}?"
-    return f"no card has a place along {key}: {_counted(left_out) or 'there are but those of the base'}"
+    return f"no card can be used along {key}: {_left_out_phrase(left_out) or 'all are of the base'}"
 
 
 def _setting(card: Card, task: Any, key: str) -> dict[str, Any]:
-    """What cards must agree in to be compared, by dotted key. Held-out pairs come of the feedback, so that along a task's
-    setting those of each axis value are compared by themselves."""
+    """What cards must agree in to be compared, by dotted key. Held-out pairs depend on the feedback, so along a setting of the
+    task they are compared within each axis value."""
     found = {name: value for name, value in flatten({"task": task}).items() if not name.startswith("task.budgets")}
     found.pop(key, None)
-    if part_of(card) != REFERENCE:  # it spends nothing, so one is the reference under every budget
+    if part_of(card) != REFERENCE:  # the base spends nothing, so it is the reference under every budget
         found |= {f"budget.{name}": float(limit) for name, limit in sorted(card.budget.items()) if limit is not None}
     found |= {f"notes.{name}": card.notes[name] for name in PROTOCOL if name in card.notes}
     found |= {"the annotators": card.parents.get("annotators", ""), "the prompts": digest(sorted(card.values[SCORE]))}
-    if not key.startswith(_OF_BASE):
+    if not key.startswith(_BASE_SETTINGS):
         found["the weights of the SFT base"] = card.parents.get("sft", "")
     if key.startswith("algorithm."):
         found["the held-out pairs"] = card.parents.get("held_out", "")
@@ -164,7 +164,7 @@ def _setting(card: Card, task: Any, key: str) -> dict[str, Any]:
 
 
 def _largest(placed: Sequence[_Placed]) -> dict[str, Any]:
-    """The setting of the methods' cards with most axis values, methods and cards; the cheapest of equals."""
+    """The setting of the methods' cards with most axis values, methods and cards; the cheapest of equal ones."""
     groups: defaultdict[str, list[_Placed]] = defaultdict(list)
     for one in placed:
         if part_of(one.card) == METHOD:
@@ -178,17 +178,18 @@ def _largest(placed: Sequence[_Placed]) -> dict[str, Any]:
     return groups[max(sorted(groups), key=size)][0].setting if groups else placed[0].setting
 
 
-def _alike(placed: Sequence[_Placed], setting: Mapping[str, Any]) -> tuple[list[_Placed], dict[str, list[str]]]:
-    """Those of a setting whose toxicity is of one version and, at each axis value, of one feedback; why others are not."""
+def _comparable(placed: Sequence[_Placed], setting: Mapping[str, Any]) -> tuple[list[_Placed], dict[str, list[str]]]:
+    """The cards of a setting whose toxicity is of one version and, at each axis value, of one feedback; and why others are
+    left out."""
     same = [one for one in placed if not _difference(one, setting)]
-    newest = newest_of(one.card for one in same)
+    newest = newest_versions(one.card for one in same)
     kept: list[_Placed] = []
     others: defaultdict[str, list[str]] = defaultdict(list)
     pairs: defaultdict[float | None, Counter[str]] = defaultdict(Counter)
     for one in same:
         pairs[one.value][one.held_out] += 1
     for one in placed:
-        why = _difference(one, setting) or _old(one.card, newest)
+        why = _difference(one, setting) or _outdated(one.card, newest)
         if not why and one.held_out != max(sorted(pairs[one.value]), key=pairs[one.value].__getitem__):
             why = "other held-out pairs than most at its axis value"
         if why:
@@ -199,62 +200,63 @@ def _alike(placed: Sequence[_Placed], setting: Mapping[str, Any]) -> tuple[list[
 
 
 def _difference(one: _Placed, setting: Mapping[str, Any]) -> str:
-    """In what a card differs from a setting: in which settings, else in what came of them."""
+    """In which settings a card differs from a setting, or else in what was made from them; empty if it does not."""
     own = dict(one.setting)
     if part_of(one.card) == REFERENCE:
         own |= {name: limit for name, limit in setting.items() if name.startswith("budget.")}
     names = [name for name in sorted({*own, *setting}) if own.get(name) != setting.get(name)]
-    made = [name for name in names if name.startswith("the ")]
-    told = [f"{name}={_short(own.get(name))}, not {_short(setting.get(name))}" for name in names if name not in made]
-    more = [f"{len(told) - _SHOWN} more"] if len(told) > _SHOWN else []
-    return "; ".join([*told[:_SHOWN], *more] or [f"{name} differ" for name in made])
+    results = [name for name in names if name.startswith("the ")]
+    changed = [f"{name}={_short(own.get(name))}, not {_short(setting.get(name))}" for name in names if name not in results]
+    more = [f"{len(changed) - _SHOWN} more"] if len(changed) > _SHOWN else []
+    return "; ".join([*changed[:_SHOWN], *more] or [f"{name} differ" for name in results])
 
 
 def _short(value: Any) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else plain(value)
 
 
-def _old(card: Card, newest: Mapping[str, str]) -> str:
-    """By which version its toxicity was scored, if not by the newest."""
-    row = Row(card.algorithm, part_of(card), (card,), {}, (), outdated_of(card, newest))
-    if not row.old(SCORE):
+def _outdated(card: Card, newest: Mapping[str, str]) -> str:
+    """The version that scored its toxicity, if not the newest; else empty."""
+    row = Row(card.algorithm, part_of(card), (card,), {}, (), outdated_families(card, newest))
+    if not row.is_outdated(SCORE):
         return ""
-    told = ", ".join(f"{family} {own}, the newest is {latest}" for family, (own, latest) in row.outdated.items())
-    return f"scored with {told} (isoalign rescore --metric {' --metric '.join(row.outdated)} CARD)"
+    versions = ", ".join(f"{family} {own}, the newest is {latest}" for family, (own, latest) in row.outdated.items())
+    return f"scored with {versions} (isoalign rescore --metric {' --metric '.join(row.outdated)} CARD)"
 
 
 def _too_few(key: str, kept: Sequence[_Placed], values: Sequence[float], left_out: Mapping[str, Sequence[str]]) -> str:
-    """That no method has a second value, and the sweep that makes one."""
+    """The error line if no method has a second value, with the command that makes one."""
     cards = [one.card for one in kept if part_of(one.card) == METHOD]
     methods = ",".join(sorted({clean(card.algorithm) for card in cards})) or "ppo,dpo"
     seeds = ",".join(map(str, sorted({card.seed for card in cards} or {0})))
     task = clean(kept[0].card.task) if kept else "TASK"
-    there = ",".join(map(plain, values)) or "VALUE"
-    without = f" ({told})" if (told := _counted(left_out)) else ""
+    existing = ",".join(map(plain, values)) or "VALUE"
+    without = f" ({phrase})" if (phrase := _left_out_phrase(left_out)) else ""
     return (
-        f"no method has two values of {key}; there is {there if values else 'none'}{without}; make another with: "
-        f"isoalign run -m task={task} algorithm={methods} {key}={there},ANOTHER seed={seeds}"
+        f"no method has two values of {key} (found: {existing if values else 'none'}){without}; make another with: "
+        f"isoalign run -m task={task} algorithm={methods} {key}={existing},ANOTHER seed={seeds}"
     )
 
 
-def _counted(left_out: Mapping[str, Sequence[str]]) -> str:
-    """How many cards were left out, and why the most."""
+def _left_out_phrase(left_out: Mapping[str, Sequence[str]]) -> str:
+    """The number of cards left out, with the most frequent reason; empty without any."""
     most = max(left_out, key=lambda why: len(left_out[why]), default="")
     count = sum(map(len, left_out.values()))
-    return f"{count} card{'s' * (count > 1)} left out, such as for: {clean(most)}" if count else ""
+    return f"{count} card{'s' * (count > 1)} left out, for example for: {clean(most)}" if count else ""
 
 
 def _rows(kept: Sequence[_Placed], values: Sequence[float], key: str) -> dict[float, dict[str, Row]]:
-    """Rows by axis value and name, the seeds of a method in one; a name tells its settings but for ``key``."""
+    """Rows by axis value and name, with the seeds of a method in one row; names contain the settings that differ, but for
+    ``key``."""
     methods: defaultdict[tuple[str, str], list[_Placed]] = defaultdict(list)
     for one in kept:
         settings = flatten({"algorithm": one.card.config.get("algorithm")})
         settings.pop(key, None)
         methods[one.card.algorithm, json.dumps(settings, sort_keys=True)].append(one)
-    firsts = [dataclasses.replace(own[0].card, config=json.loads(method[1])) for method, own in methods.items()]
-    newest = newest_of(one.card for one in kept)
+    firsts = [replace(own[0].card, config=json.loads(method[1])) for method, own in methods.items()]
+    newest = newest_versions(one.card for one in kept)
     rows: dict[float, dict[str, Row]] = {value: {} for value in values}
-    for name, own in zip(told_apart(firsts), methods.values(), strict=True):
+    for name, own in zip(distinct_names(firsts), methods.values(), strict=True):
         for value in values:
             if cards := [one.card for one in own if one.value in (value, None)]:
                 rows[value][name] = _row(name, cards, newest)
@@ -262,16 +264,16 @@ def _rows(kept: Sequence[_Placed], values: Sequence[float], key: str) -> dict[fl
 
 
 def _row(name: str, cards: Sequence[Card], newest: Mapping[str, str]) -> Row:
-    outdated = {family: pair for card in cards for family, pair in outdated_of(card, newest).items()}
-    metrics = {metric: estimate(cards, metric, (0.0, 1.0)) for metric in (SCORE, *ACCURACIES)}
+    outdated = {family: pair for card in cards for family, pair in outdated_families(card, newest).items()}
+    metrics = {name: pooled_estimate(cards, name, metric(name).bounds) for name in (SCORE, *ACCURACIES)}
     return Row(name, part_of(cards[0]), tuple(cards), metrics, _gates(cards), outdated)
 
 
-def _gates(cards: Sequence[Card]) -> tuple[str, ...]:
-    """Which quality gates were failed, and under which seeds where not under all."""
+def _gates(cards: Sequence[Card]) -> tuple[Flag, ...]:
+    """The failed gates, each with its seeds."""
     seeds: defaultdict[str, list[int]] = defaultdict(list)
     for card in cards:
         for flag in card.flags:
-            if flag.startswith("gate:"):
-                seeds[flag].append(card.seed)
-    return tuple(f"{flag.removeprefix('gate:').strip()} (seed {', '.join(map(str, own))})" for flag, own in seeds.items())
+            if flag.kind == "gate":
+                seeds[flag.text].append(card.seed)
+    return tuple(Flag("gate", f"{text} (seed {', '.join(map(str, own))})") for text, own in seeds.items())

@@ -1,4 +1,4 @@
-"""What a metric may see of one run, checked once so that no metric has to."""
+"""What a metric may see of one run, checked once so that no metric has to check it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """Saved samples of one run with what other models said of them. Lists are aligned with ``samples`` or ``pairs``.
+class ScoredSamples:
+    """Saved samples of one run with the scores that other models gave them. Lists are aligned with ``samples`` or ``pairs``.
 
-    ``scores``: scorer to toxicity in [0, 1], None where the scorer failed; ``pair_scores``: scorer to that of (chosen,
-    rejected); ``rewards``: of the reward model that the method trained on, or the annotator's; ``embeddings``
+    ``scores``: scorer to toxicity in [0, 1], None where the scorer failed; ``pair_scores``: scorer to the toxicity of
+    (chosen, rejected); ``rewards``: of the reward model that the method trained on, or the annotator's; ``embeddings``
     [n_samples, d], unit norm; ``reverse``: KL of the base's own samples; ``vocabulary``: size of the task's vocabulary
-    (EAD needs it); ``base``: the SFT row's evidence on the same prompts and draws, for reductions (None on that row).
+    (EAD needs it); ``base``: the SFT row's scored samples on the same prompts and draws, for reductions (None on that row).
+
+    Raises UserError that names the sample, pair or scorer at fault.
     """
 
     samples: list[Sample]
@@ -38,7 +40,7 @@ class Evidence:
     reverse: list[ReverseKL] = field(default_factory=list)
     embeddings: NDArray[np.floating] | None = None
     vocabulary: int | None = None
-    base: Evidence | None = None
+    base: ScoredSamples | None = None
 
     def __post_init__(self) -> None:
         _check_samples(self.samples)
@@ -48,23 +50,23 @@ class Evidence:
         _check_reverse(self.reverse)
         self._check_embeddings()
         if self.vocabulary is not None and self.vocabulary < 1:
-            raise UserError(f"a vocabulary of {self.vocabulary} tokens")
+            raise UserError(f"vocabulary must be 1 or more, not {self.vocabulary}")
         if self.base is not None:
             self._check_base(self.base)
 
     @cached_property
     def rows(self) -> dict[str, list[int]]:
-        """Prompt to the places of its samples by draw; prompts sorted."""
+        """Prompt to the indices of its samples, by draw; prompts sorted."""
         order = sorted(range(len(self.samples)), key=lambda i: (self.samples[i].prompt_id, self.samples[i].draw))
         return by_prompt(order, [self.samples[i].prompt_id for i in order])
 
     @property
     def draws(self) -> int:
-        """Draws a prompt."""
+        """Draws per prompt."""
         return len(next(iter(self.rows.values())))
 
-    def only(self, prompts: Collection[str], draws: int) -> Evidence:
-        """The same run on some prompts and their first ``draws`` draws, its base cut alike; pairs stay whole."""
+    def subset(self, prompts: Collection[str], draws: int) -> ScoredSamples:
+        """The same run on some prompts and their first ``draws`` draws, with the same subset of its base; all pairs stay."""
         kept = sorted(i for prompt in prompts for i in self.rows[prompt][:draws])
         return replace(
             self,
@@ -73,7 +75,7 @@ class Evidence:
             rewards=self.rewards and replace(self.rewards, samples=[self.rewards.samples[i] for i in kept]),
             embeddings=None if self.embeddings is None else self.embeddings[kept],
             reverse=[row for row in self.reverse if row.prompt_id in set(prompts)],
-            base=self.base and self.base.only(prompts, draws),
+            base=self.base and self.base.subset(prompts, draws),
         )
 
     def grid(self, values: Sequence[Item]) -> dict[str, list[Item]]:
@@ -85,12 +87,12 @@ class Evidence:
     def _check_scores(self) -> None:
         for scorer in filter(None, [self.main_scorer, self.second_scorer]):
             if scorer not in self.scores:
-                raise UserError(f"no scores by {scorer}; there are: {', '.join(sorted(self.scores)) or 'none'}")
+                raise UserError(f"no scores by {scorer}; scorers: {', '.join(sorted(self.scores)) or 'none'}")
         for scorer, scores in self.scores.items():
             if len(scores) != len(self.samples):
                 raise UserError(f"{scorer} gave {len(scores)} scores for {len(self.samples)} samples")
             for sample, score in zip(self.samples, scores, strict=True):
-                if score is not None and not 0 <= score <= 1:  # NaN is not within either
+                if score is not None and not 0 <= score <= 1:  # NaN fails this too
                     raise UserError(f"{_name(sample)}: {scorer} gave {score}, which is not in [0, 1]")
 
     def _check_rewards(self) -> None:
@@ -102,7 +104,7 @@ class Evidence:
         if self.rewards is None:
             return
         if len(self.rewards.samples) != len(self.samples) or len(self.rewards.pairs) != len(self.pairs):
-            raise UserError(f"the {self.rewards.by}'s reward model did not see the same samples and pairs")
+            raise UserError(f"rewards of the {self.rewards.by}'s reward model are of other samples or pairs")
         for sample, reward in zip(self.samples, self.rewards.samples, strict=True):
             _check_finite(_name(sample), "reward", reward)
         for pair, rewards in zip(self.pairs, self.rewards.pairs, strict=True):
@@ -121,18 +123,18 @@ class Evidence:
         if not np.allclose(np.einsum("nd,nd->n", e, e), 1, atol=1e-2):
             raise UserError("embeddings are not of unit norm")
 
-    def _check_base(self, base: Evidence) -> None:
-        ours, theirs = ({(s.prompt_id, s.draw) for s in e.samples} for e in (self, base))
+    def _check_base(self, base: ScoredSamples) -> None:
+        ours, theirs = ({(s.prompt_id, s.draw) for s in run.samples} for run in (self, base))
         if odd := sorted(ours ^ theirs):
             raise UserError(
-                f"the base has other prompts or draws: {len(odd)} differ, such as prompt {odd[0][0]} draw {odd[0][1]}"
+                f"the base has other prompts or draws: {len(odd)} differ, for example prompt {odd[0][0]} draw {odd[0][1]}"
             )
         if (base.main_scorer, base.second_scorer) != (self.main_scorer, self.second_scorer):
-            raise UserError("the base was scored by other scorers: figures of two scorers cannot be compared")
+            raise UserError("the base was scored by other scorers; scores of different scorers cannot be compared")
 
 
 def by_prompt(values: Iterable[Item], prompt_ids: Sequence[str]) -> dict[str, list[Item]]:
-    """Values gathered by prompt, each in the order that it came."""
+    """Values grouped by prompt, in the order given."""
     grid: defaultdict[str, list[Item]] = defaultdict(list)
     for prompt, value in zip(prompt_ids, values, strict=True):
         grid[prompt].append(value)
@@ -140,11 +142,11 @@ def by_prompt(values: Iterable[Item], prompt_ids: Sequence[str]) -> dict[str, li
 
 
 def check_column(name: str, values: Sequence[float | None], low: float = -math.inf, high: float = math.inf) -> None:
-    """Refuse a number that is not finite or not in [low, high], by its place: what could not be had is None, never NaN."""
-    for place, value in enumerate(values):
+    """Raise UserError for a value that is not finite or not in [low, high], with its index; a missing value is None."""
+    for index, value in enumerate(values):
         if value is not None and not (math.isfinite(value) and low <= value <= high):
             within = "finite" if math.isinf(low) else f"in [{low}, {high}]"
-            raise UserError(f"{name}: value {place} is {value}, which is not {within}; a value that could not be had is None")
+            raise UserError(f"{name}: value {index} is {value}, which is not {within}; a missing value must be None")
 
 
 def _check_samples(samples: Sequence[Sample]) -> None:
@@ -153,12 +155,12 @@ def _check_samples(samples: Sequence[Sample]) -> None:
     count = Counter((s.prompt_id, s.draw) for s in samples)
     if len(count) < len(samples):
         (prompt, draw), times = count.most_common(1)[0]
-        raise UserError(f"prompt {prompt} draw {draw} is there {times} times")
+        raise UserError(f"prompt {prompt} draw {draw} occurs {times} times")
     draws = {prompt: sorted(d) for prompt, d in by_prompt((s.draw for s in samples), _prompts(samples)).items()}
     first = samples[0].prompt_id
     for prompt, own in draws.items():
         if own != draws[first]:
-            raise UserError(f"unequal draws: prompt {first} has {_some(draws[first])}, prompt {prompt} has {_some(own)}")
+            raise UserError(f"unequal draws: prompt {first} has {_listed(draws[first])}, prompt {prompt} has {_listed(own)}")
     for sample in samples:
         for name in ("logp", "base_logp", "kl", "entropy"):
             _check_finite(_name(sample), name, getattr(sample, name))
@@ -167,7 +169,7 @@ def _check_samples(samples: Sequence[Sample]) -> None:
 def _check_pairs(pairs: Sequence[ScoredPair]) -> None:
     count = Counter(pair.pair_id for pair in pairs)
     if len(count) < len(pairs):
-        raise UserError(f"pair {count.most_common(1)[0][0]} is there more than once")
+        raise UserError(f"pair {count.most_common(1)[0][0]} occurs more than once")
     numbers = [f"{side}_{what}" for side in ("chosen", "rejected") for what in ("logp", "base_logp")]
     for pair in pairs:
         for name in numbers:
@@ -178,14 +180,14 @@ def _check_reverse(reverse: Sequence[ReverseKL]) -> None:
     count = Counter((row.prompt_id, row.draw) for row in reverse)
     if len(count) < len(reverse):
         (prompt, draw), times = count.most_common(1)[0]
-        raise UserError(f"reverse KL of prompt {prompt} draw {draw} is there {times} times")
+        raise UserError(f"reverse KL of prompt {prompt} draw {draw} occurs {times} times")
     for row in reverse:
         _check_finite(f"prompt {row.prompt_id} draw {row.draw}", "reverse KL", row.kl)
 
 
 def _check_finite(owner: str, name: str, value: float | None) -> None:
     if value is not None and not math.isfinite(value):
-        raise UserError(f"{owner}: {name} is {value}; a value that could not be had is None")
+        raise UserError(f"{owner}: {name} is {value}; a missing value must be None")
 
 
 def _prompts(samples: Sequence[Sample]) -> list[str]:
@@ -196,5 +198,5 @@ def _name(sample: Sample) -> str:
     return f"prompt {sample.prompt_id} draw {sample.draw}"
 
 
-def _some(draws: Sequence[int]) -> str:
+def _listed(draws: Sequence[int]) -> str:
     return f"{len(draws)} ({', '.join(map(str, draws[:5]))}{', ...' if len(draws) > 5 else ''})"

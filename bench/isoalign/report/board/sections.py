@@ -1,0 +1,192 @@
+"""Sections of the board: rows that can be compared, compared and ranked within their section."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from isoalign import stats
+from isoalign.core.records import Card, Estimate
+from isoalign.report.board.columns import metric
+from isoalign.report.board.ranking import Ranking, clip, compare_pairwise, pareto_names, seeds_of
+from isoalign.report.board.rows import (
+    METHOD,
+    REFERENCE,
+    UNMETERED,
+    Row,
+    build_row,
+    distinct_names,
+    newest_versions,
+    outdated_families,
+    part_of,
+    rescore_hints,
+    settings_of,
+    stage_identity,
+)
+from isoalign.stats.curves import Curves, collect
+
+ROLES = ("policy", "reference", "value", "reward", "judge", "feedback")
+PROTOCOL = {
+    "prompts": "Prompts",
+    "split": "Split",
+    "draws": "Draws per prompt",
+    "scorer": "Scorer",
+    "second_scorer": "Second scorer",
+    "held_out": "Held-out pairs",
+}
+"""Notes of cards (the last one is a stage) that must agree for a comparison. The key of the held-out pairs covers the base,
+the evaluation prompts, the annotators and the feedback."""
+_REDUCTIONS = {"toxicity_reduction": "toxicity_mean", "toxicity_reduction_second": "toxicity_mean_second"}
+"""Metrics that are the reference's value of another metric minus the row's."""
+
+Key = tuple[str, str, str]  # budget, base and protocol as JSON
+RowKey = tuple[str, str, str]  # algorithm, settings and outdated families as JSON
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows that can be compared: one budget, one base, one way of measuring."""
+
+    budget: dict[str, float | None]
+    base: str
+    protocol: dict[str, Any]
+    rows: tuple[Row, ...]
+    ranking: Ranking = field(default_factory=Ranking)
+
+    @property
+    def metered(self) -> bool:
+        """Whether it has a budget; completions from outside isoalign have none."""
+        return any(row.part != UNMETERED for row in self.rows)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What must be known before rows are compared."""
+        return [f"{row.name} was {hint}" for row in self.rows for hint in rescore_hints(row.cards, row.outdated)]
+
+    @property
+    def roles(self) -> list[str]:
+        """Roles on any bill, the usual ones first."""
+        found = {role for row in self.rows for role in row.flops_by_role()}
+        return [role for role in ROLES if role in found] + sorted(found.difference(ROLES))
+
+    @cached_property
+    def curves(self) -> dict[str, Curves]:
+        """The curves along the budget of the rows that have some, by name; they all start at the reference, which has none."""
+        return collect({row.name: row.cards for row in self.rows if row.part != REFERENCE})
+
+
+def build_sections(cards: list[Card]) -> list[Section]:
+    """Cards grouped into sections, the smallest budget first.
+
+    The SFT base spends nothing, so it is the reference under every budget. Completions from outside isoalign have no budget,
+    and are shown in every section that was measured in the same way.
+    """
+    methods: dict[Key, list[Card]] = defaultdict(list)
+    bases: dict[Key, list[Card]] = defaultdict(list)
+    unmetered: dict[Key, list[Card]] = defaultdict(list)
+    used: set[Key] = set()
+    for card in cards:
+        {REFERENCE: bases, UNMETERED: unmetered}.get(part_of(card), methods)[_section_key(card)].append(card)
+    for key, group in methods.items():
+        kin = [base for base in sorted(bases) if base == key] or [base for base in sorted(bases) if base[1:] == key[1:]]
+        used.update(kin[:1])
+        group += [card for base in kin[:1] for card in bases[base]]
+    groups = methods | {key: group for key, group in bases.items() if key not in used}
+    for key, others in unmetered.items():
+        hosts = [host for host in groups if host[0] != key[0] and _same_protocol(key, host)]
+        for host in hosts:
+            groups[host] = groups[host] + others
+        if not hosts:
+            groups[key] = others
+    ordered = sorted(groups.items(), key=lambda item: (json.loads(item[0][0]).get("flops", math.inf), item[0]))
+    return [_build_section(key, group) for key, group in ordered]
+
+
+def _same_protocol(key: Key, host: Key) -> bool:
+    """Whether unmetered cards were measured as a section's were; what they can't know of it need not agree."""
+    own, protocol = json.loads(key[2]), json.loads(host[2])
+    names = [name for name in PROTOCOL if name != "held_out" or name in own]
+    return key[1] in ("", host[1]) and all(own.get(name) == protocol.get(name) for name in names)
+
+
+def _section_key(card: Card) -> Key:
+    budget = {name: limit for name, limit in card.budget.items() if limit is not None}
+    budget = {name: int(limit) if float(limit).is_integer() else limit for name, limit in budget.items()}
+    notes = card.notes | {"held_out": stage_identity(card, "held_out")}
+    protocol = {name: notes[name] for name in PROTOCOL if notes.get(name, "") != ""}
+    return json.dumps(budget, sort_keys=True), stage_identity(card, "sft"), json.dumps(protocol, sort_keys=True)
+
+
+def _build_section(key: Key, cards: list[Card]) -> Section:
+    """Rows in the order of the board: by reduction, methods that can't be ranked last."""
+    rows = _with_reductions(_build_rows(cards))
+    rows = sorted(rows, key=lambda row: (row.part == METHOD and not row.rankable, -_reduction(row), row.name))
+    values = {row.name: None if row.is_outdated("toxicity_mean") else seeds_of(row.cards, "toxicity_mean") for row in rows}
+    reductions = {row.name: row.estimate("toxicity_reduction") for row in rows}
+    ranked = [row.name for row in rows if row.rankable and (values[row.name] or reductions[row.name].value is not None)]
+    others = [row.name for row in rows if row.part != METHOD and not row.gated]
+    ranking = compare_pairwise({name: seeds for name, seeds in values.items() if name in (*ranked, *others)}, ranked)
+    ranks = ranking.ranks({name: reductions[name] for name in ranked})
+    frontier = pareto_names({row.name: point for row in rows if (point := _kl_and_toxicity(row)) is not None})
+    rows = [replace(row, rank=ranks.get(row.name), pareto=row.name in frontier) for row in rows]
+    rows.sort(key=lambda row: row.part == METHOD and row.rank is None)
+    return Section(json.loads(key[0]), key[1], json.loads(key[2]), tuple(rows), ranking)
+
+
+def _kl_and_toxicity(row: Row) -> tuple[float, float] | None:
+    """The point of a row in the plane of the Pareto frontier, None if it can't be compared."""
+    kl, toxicity = row.kl.value, row.estimate("toxicity_mean").value
+    return (kl, toxicity) if row.comparable and kl is not None and toxicity is not None else None
+
+
+def _build_rows(cards: list[Card]) -> list[Row]:
+    """A row for each algorithm in each configuration. Cards that were scored by different versions are never averaged."""
+    newest = newest_versions(cards)
+    groups: dict[RowKey, list[Card]] = defaultdict(list)
+    for card in cards:
+        settings = json.dumps([card.metered, settings_of(card)])
+        groups[card.algorithm, settings, json.dumps(outdated_families(card, newest))].append(card)
+    names = _row_names(groups)
+    return [build_row(names[key], group, outdated_families(group[0], newest)) for key, group in groups.items()]
+
+
+def _row_names(groups: Mapping[RowKey, list[Card]]) -> dict[RowKey, str]:
+    """A distinct name for each row: the algorithm's, with the settings in which its configurations differ, its outdated
+    versions, and "[unmetered]" if a method has the same name."""
+    names: dict[RowKey, str] = {}
+    for metered in (True, False):
+        keys = [key for key, group in groups.items() if group[0].metered is metered]
+        firsts = {key[:2]: groups[key][0] for key in keys}
+        distinct = dict(zip(firsts, distinct_names(list(firsts.values())), strict=True))
+        for key in keys:
+            old = [f"{family} {own}" for family, (own, _) in json.loads(key[2]).items()]
+            name = f"{distinct[key[:2]]} [{', '.join(old)}]" if old else distinct[key[:2]]
+            names[key] = f"{name} [unmetered]" if name in names.values() else name
+    return names
+
+
+def _with_reductions(rows: list[Row]) -> list[Row]:
+    """Rows with their reductions against the section's reference, prompt by prompt, where both have values."""
+    reference = next((row for row in rows if row.part == REFERENCE and not row.outdated), None)
+    if reference is None:
+        return rows
+    for reduction, name in _REDUCTIONS.items():
+        values = {row.name: None if row.is_outdated(name) else seeds_of(row.cards, name) for row in rows}
+        base = values[reference.name]
+        paired = {row: seeds for row, seeds in values.items() if seeds and base and seeds[0].keys() == base[0].keys()}
+        pairs = [(reference.name, row) for row in paired if row != reference.name]
+        compared = {pair[1]: c for pair, c in stats.compare(paired, pairs).items()}
+        bounds = metric(reduction).bounds
+        found = {row: clip(Estimate(c.value, c.low, c.high, c.n, c.missing), bounds) for row, c in compared.items()}
+        rows = [replace(row, metrics=row.metrics | {reduction: found[row.name]}) if row.name in found else row for row in rows]
+    return rows
+
+
+def _reduction(row: Row) -> float:
+    value = row.estimate("toxicity_reduction").value
+    if value is None:
+        return 0.0 if row.part == REFERENCE else -math.inf
+    return value
