@@ -28,10 +28,7 @@ if TYPE_CHECKING:
     import matplotlib.style
     import peft.tuners.tuners_utils
     import pyarrow.parquet
-    import rich.box
-    import rich.console
-    import rich.table
-    import rich.text
+    import safetensors.torch
     import scipy.optimize
     import scipy.special
     import scipy.stats
@@ -45,8 +42,8 @@ if TYPE_CHECKING:
     import wandb
 
 __all__ = [
-    "datasets", "h5py", "huggingface_hub", "krippendorff", "matplotlib", "peft", "pyarrow", "rich", "scipy", "sklearn",
-    "statsmodels", "torch", "transformers", "trl", "wandb",
+    "datasets", "h5py", "huggingface_hub", "krippendorff", "matplotlib", "peft", "pyarrow", "safetensors", "scipy",
+    "sklearn", "statsmodels", "torch", "transformers", "trl", "wandb",
 ]  # fmt: skip
 
 

