@@ -6,6 +6,8 @@ from typing import Any
 
 from isoalign.config.feedback import KINDS, JudgeConfig
 from isoalign.core import plugins, source
+from isoalign.feedback.judges.templates import load_template
+from isoalign.models import language
 
 VERSION = 1  # raised whenever a judge's verdicts would change
 
@@ -22,11 +24,7 @@ def identity(config: JudgeConfig) -> dict[str, Any]:
     if config.kind not in KINDS:
         module = plugins.load("judges", config.kind)
         return common | dict(module.identity(config)) | {"source": source.digest([module.__name__])}
-    from isoalign.feedback.judges.templates import load_template
-
     asked = {"thought": config.thought, "template": load_template(config.template).digest}
     if config.kind == "server":
         return common | asked | {"model": config.model, "base_url": config.base_url.rstrip("/"), "temperature": 0}
-    from isoalign.models import language
-
     return common | asked | {"weights": language.identity(config.model)}
