@@ -1,4 +1,4 @@
-"""Best-of-n: train nothing, answer several times, keep the best."""
+"""Best-of-n: no training; sample several answers and keep the best."""
 
 from torch import Tensor
 
@@ -8,8 +8,8 @@ from isoalign import Lab, Rollouts, register
 @register
 class BestOfN:
     """Stiennon et al. 2020, "Learning to summarize from human feedback"; Nakano et al. 2021, "WebGPT": of ``draws`` answers of
-    the SFT base the one that the reward model likes best. What others spend on training it spends on every answer: sampling
-    and scoring all of them, for all evaluation prompts, is on its bill.
+    the SFT base, the one with the highest reward. Its budget pays for inference instead of training: sampling and scoring all
+    answers, for all evaluation prompts.
     """
 
     draws: int = 3
@@ -19,5 +19,5 @@ class BestOfN:
             raise ValueError("draws must be 1 or more")
 
     def select(self, lab: Lab, answers: Rollouts) -> Tensor:
-        """The score by which the harness keeps one of every ``draws`` answers [B]."""
+        """Scores [B], by which the harness keeps the best of every ``draws`` answers."""
         return lab.reward(answers)

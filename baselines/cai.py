@@ -1,4 +1,4 @@
-"""Constitutional AI: imitate revisions made by principles, then learn from an AI's preferences by the same principles."""
+"""Constitutional AI: supervised learning on revisions by a constitution, then PPO on an AI's preferences by the same one."""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -12,17 +12,18 @@ from isoalign.baselines.sft_chosen import mean_logp
 
 @register
 class CAI(RLAIF):
-    """Bai et al. 2022, "Constitutional AI: Harmlessness from AI Feedback": supervised on its own revised answers (section
-    3.1), then PPO on a reward model of the judge's preferences (section 4.1), all without people's labels.
+    """Bai et al. 2022, "Constitutional AI: Harmlessness from AI Feedback": supervised learning on revisions of the base's
+    answers (section 3.1), then PPO on a reward model of the judge's preferences (section 4.1), without human labels.
 
-    The principles are ``task.constitution.file``. The judge compares by them if it is asked, ``task.judge.kind`` lm or
-    server; the classifier can't read them. Unlike the paper's, revisions are made once, without examples and without helpful
-    answers beside them; and the price on KL is on the distance from the SFT base, not from what was imitated.
+    The principles are in ``task.constitution.file``. Judges that compare answers (``task.judge.kind`` lm or server) use them;
+    the classifier cannot. Unlike the paper's, revisions are made once, without few-shot examples and without helpful answers
+    among the data; and the KL penalty is from the SFT base, not from the supervised model.
 
-    ``revision_share``: of the budget, spent on imitation; ``batch_size``: revisions a step of it; the rest as in PPO.
+    ``revision_share``: fraction of the budget for supervised learning; ``batch_size``: revisions per step of it. The other
+    settings are those of PPO.
     """
 
-    closed_form: ClassVar[bool] = False  # the revisions pull too
+    closed_form: ClassVar[bool] = False  # the revisions change the optimum
 
     revision_share: float = 0.25
     batch_size: int = 32
@@ -33,7 +34,7 @@ class CAI(RLAIF):
             raise ValueError("revision_share must lie in [0, 1] and batch_size be 1 or more")
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
-        """One batch of revisions, one step; past their share of the budget, a round of PPO."""
+        """One batch of revisions, one step; after their share of the budget, an iteration of PPO."""
         if self.revision_share == 1 or lab.progress < self.revision_share:
             yield Step(lab.revisions(self.batch_size).chosen, self.imitation)
         else:

@@ -1,4 +1,4 @@
-"""Conservative DPO: verdicts are believed, but not quite."""
+"""Conservative DPO: DPO with label smoothing."""
 
 from typing import ClassVar
 
@@ -12,14 +12,14 @@ from isoalign.baselines.dpo import DPO, margin
 @register
 class CDPO(DPO):
     """Mitchell 2023, "A note on DPO with noisy preferences & relationship to IPO": DPO, where the chosen answer is the better
-    one with probability 1 - ``label_smoothing``. So the margin stops at logit(1 - label_smoothing) / beta nats.
+    one with probability 1 - ``label_smoothing``. The optimal margin is logit(1 - label_smoothing) / beta nats.
 
-    The rest as in DPO.
+    The other settings are those of DPO.
     """
 
     label_smoothing: float = 0.05
 
-    closed_form: ClassVar[bool] = False  # smoothed labels draw every margin nearer to 0 than the reward's
+    closed_form: ClassVar[bool] = False  # smoothed labels bring every margin closer to 0 than the reward's
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 0.5:

@@ -13,7 +13,7 @@ from isoalign import Lab, Pairs, Step, register
 class DPO:
     """Rafailov et al. 2023, "Direct Preference Optimization", eq. 7: the policy is its own reward model.
 
-    ``beta``: strength of the pull to the base. ``batch_size``: pairs a step.
+    ``beta``: KL coefficient. ``batch_size``: pairs per step.
     """
 
     beta: float = 0.1
@@ -33,7 +33,7 @@ class DPO:
 
 
 def margin(lab: Lab, pairs: Pairs) -> Tensor:
-    """Log-ratio of the chosen - log-ratio of the rejected, in nats [B]; times beta, the gap between implicit rewards."""
+    """Log-ratio of the chosen minus log-ratio of the rejected answer, in nats [B]; times beta, the implicit reward margin."""
     chosen, rejected = lab.log_ratio(pairs.chosen), lab.log_ratio(pairs.rejected)
     lab.log(chosen_log_ratio=chosen.mean(), rejected_log_ratio=rejected.mean())
     return chosen - rejected

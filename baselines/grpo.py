@@ -1,4 +1,4 @@
-"""Group relative policy optimisation: PPO's clipping, with the other completions of a prompt in the place of a value head."""
+"""Group relative policy optimisation: PPO's clipping, with the other completions of a prompt instead of a value head."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from isoalign.baselines.ppo import minibatches, policy_loss, row_mean
 
 @dataclass(frozen=True)
 class Compared(Batch):
-    """Rollouts with the log-probabilities that policy and base gave their tokens then [B, T], and an advantage each [B]."""
+    """Rollouts with the tokens' log-probabilities under the sampling policy and the base [B, T], and advantages [B]."""
 
     rollouts: Rollouts
     logp: Tensor
@@ -25,9 +25,9 @@ class Compared(Batch):
 class GRPO:
     """Shao et al. 2024, "DeepSeekMath", eq. 3, with the KL of eq. 4 in the loss and the advantage of section 4.1.2.
 
-    ``rollouts``: completions an iteration; ``draws``: of each prompt, a group; ``kl``: price of a nat a token. Without
-    ``scale_std``, the division by a group's deviation, and ``scale_length``, that by a row's own length, it is Dr. GRPO
-    (Liu et al. 2025, "Understanding R1-Zero-Like Training"): both weigh some completions more for no merit of theirs.
+    ``rollouts``: completions per iteration; ``draws``: samples per prompt, a group; ``kl``: KL coefficient, per token.
+    Without ``scale_std``, the division by a group's standard deviation, and ``scale_length``, the division by a completion's
+    length, it is Dr. GRPO (Liu et al. 2025, "Understanding R1-Zero-Like Training"), which removes both as biases.
     """
 
     kl_price: ClassVar[str] = "kl"
@@ -47,19 +47,19 @@ class GRPO:
             raise ValueError("epochs and minibatch must be 1 or more, draws 2 or more and rollouts at least draws")
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
-        """Sample groups, compare within them; then epochs of minibatches over all."""
+        """Sample groups and compute advantages within them; then epochs of minibatches over all."""
         rollouts = lab.generate(lab.prompts(self.rollouts // self.draws), self.draws)
         yield from minibatches(lab, self.compare(lab, rollouts), self.loss, self.epochs, self.minibatch)
 
     @torch.no_grad()
     def compare(self, lab: Lab, rollouts: Rollouts) -> Compared:
-        """Fresh rollouts with their advantages, and what the loss must know of the models that it doesn't ask again."""
+        """Rollouts with their advantages, and the log-probabilities that the loss needs."""
         score, logp, base = lab.reward(rollouts), lab.policy(rollouts).logp, lab.reference(rollouts).logp
         lab.log(reward=score.mean(), kl_k1=(logp - base).sum(1).mean())
         return Compared(rollouts, logp, base, group_advantages(score, self.draws, self.scale_std))
 
     def loss(self, lab: Lab, batch: Compared) -> Tensor:
-        """Clipped policy loss and priced KL, averaged over each row's tokens (or over all that it might have had) [B]."""
+        """Clipped policy loss and KL penalty [B], averaged over each row's tokens (or divided by the maximum length)."""
         logp, mask = lab.policy(batch.rollouts).logp, batch.rollouts.completion_mask
         loss = policy_loss(logp - batch.logp, batch.advantages.unsqueeze(1), self.clip)
         loss = loss + self.kl * k3(logp, batch.base_logp)
@@ -67,7 +67,7 @@ class GRPO:
 
 
 def group_advantages(score: Tensor, draws: int, scale: bool) -> Tensor:
-    """Each score less the mean of its prompt's [B x draws], over their deviation if ``scale``; 0 where all are alike."""
+    """Scores minus their group's mean [B x draws], over its standard deviation if ``scale``; 0 if all scores are equal."""
     groups = score.view(-1, draws)
     advantages = groups - groups.mean(1, keepdim=True)
     if scale:
@@ -76,7 +76,7 @@ def group_advantages(score: Tensor, draws: int, scale: bool) -> Tensor:
 
 
 def k3(logp: Tensor, base_logp: Tensor) -> Tensor:
-    """Schulman's third estimator of KL(pi || base), token by token: b / p - log(b / p) - 1, never negative. Its mean is that
-    KL, but its gradient is that of KL(base || pi), so that base * exp(reward / price) is not where it comes to rest."""
+    """Schulman's third estimator of KL(pi || base), per token: b / p - log(b / p) - 1, never negative. Its mean is that KL,
+    but its gradient is that of KL(base || pi), so that base * exp(reward / kl) is not the optimum."""
     log_ratio = base_logp - logp
     return log_ratio.exp() - log_ratio - 1

@@ -12,18 +12,18 @@ from isoalign.baselines.dpo import margin
 @register
 class IPO:
     """Azar et al. 2024, "A General Theoretical Paradigm to Understand Learning from Human Preferences", eq. 17: regression
-    of the margin, so that pairs on which all agree do not push it without end, as they do in DPO.
+    of the margin, so that it stays bounded on pairs with unanimous verdicts, unlike in DPO.
 
-    ``beta``: their tau; the margin is drawn to 1 / (2 beta) nats and no further. ``batch_size``: pairs a step.
+    ``beta``: their tau; the target margin is 1 / (2 beta) nats. ``batch_size``: pairs per step.
     As in the paper, log-ratios are summed over an answer's tokens. TRL divides each by its answer's length, so that its
-    margin is in nats a token and its beta about ours times the length.
+    margin is in nats per token and its beta about ours times the length.
     """
 
     beta: float = 0.1
     batch_size: int = 32
     lr: float = 1e-4
 
-    kl_price: ClassVar[str] = "beta"  # of what is bought: the probability of winning, not a reward
+    kl_price: ClassVar[str] = "beta"  # against the probability of winning, not a reward
 
     def __post_init__(self) -> None:
         if self.beta <= 0:

@@ -1,4 +1,4 @@
-"""Iterative DPO: pairs from the policy itself, the best of its answers against the worst."""
+"""Iterative DPO: pairs of the policy's own answers, the best against the worst."""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -15,14 +15,14 @@ from isoalign.baselines.rft import best
 @register
 class IterativeDPO(DPO):
     """Dong et al. 2024, "RLHF Workflow", after Xiong et al. 2023, "Iterative Preference Learning from Human Feedback": a
-    reward model picks the best and the worst answer to each prompt, and the reference stays the SFT base throughout.
-    Unlike theirs, an iteration learns from its own pairs alone.
+    reward model picks the best and the worst answer to each prompt, and the reference is always the SFT base.
+    Unlike theirs, an iteration trains only on its own pairs.
 
-    ``prompts``: an iteration; ``draws``: answers to each; ``epochs`` over the pairs, ``batch_size`` of them a step;
-    ``beta``: as in DPO.
+    ``prompts``: prompts per iteration; ``draws``: answers per prompt; ``epochs``: over the pairs; ``batch_size``: pairs per
+    step; ``beta``: as in DPO.
     """
 
-    kl_price: ClassVar[str] = ""  # a verdict without chance has no margin that would suffice, at any beta
+    kl_price: ClassVar[str] = ""  # with deterministic verdicts the optimal margin is infinite, at any beta
     closed_form: ClassVar[bool] = False
 
     prompts: int = 128
@@ -43,7 +43,7 @@ class IterativeDPO(DPO):
 
 
 def best_against_worst(answers: Rollouts, score: Tensor, draws: int) -> Pairs:
-    """A pair of each prompt's ``draws`` answers [B], by their scores [B x draws]; where all are alike it is an answer
-    against itself, of which DPO learns nothing."""
+    """The best and the worst of each prompt's ``draws`` answers [B], by their scores [B x draws]. With equal scores, an answer
+    is paired with itself, which gives DPO no gradient."""
     chosen, rejected = best(score, draws), best(-score, draws)
     return Pairs(answers[chosen], answers[rejected], torch.arange(len(chosen), device=score.device))

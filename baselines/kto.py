@@ -1,4 +1,4 @@
-"""Kahneman-Tversky optimisation: thumbs up and down in the place of pairs."""
+"""Kahneman-Tversky optimisation: unpaired binary feedback instead of pairs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from isoalign import Batch, Lab, Labels, Rollouts, Step, register
 
 @dataclass(frozen=True)
 class Judged(Batch):
-    """Labelled completions with the batch's reference point beside each row [B]."""
+    """Labelled completions with the batch's reference point for each row [B]."""
 
     labels: Labels
     reference_point: Tensor
@@ -21,8 +21,8 @@ class Judged(Batch):
 class KTO:
     """Ethayarajh et al. 2024, "KTO: Model Alignment as Prospect Theoretic Optimization", eq. 8.
 
-    ``beta``: risk aversion. ``desirable_weight``, ``undesirable_weight``: lambda_D and lambda_U. No field prices KL: gains and
-    losses saturate, so that nothing pulls back a policy that is far from the base.
+    ``beta``: risk aversion. ``desirable_weight``, ``undesirable_weight``: lambda_D and lambda_U. No field is a KL coefficient:
+    gains and losses saturate, so that nothing pulls a distant policy back to the base.
     """
 
     beta: float = 0.1
@@ -36,7 +36,7 @@ class KTO:
             raise ValueError("batch_size must be 2 or more: the reference point needs mismatched answers")
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
-        """One batch of labels, one step. The reference point couples the rows, so it is taken here, over all of them."""
+        """One batch of labels, one step. The reference point depends on all rows, so it is computed here."""
         labels = lab.labels(self.batch_size)
         point = self.reference_point(lab, labels.rollouts)
         lab.log(reference_point=point)
@@ -44,7 +44,7 @@ class KTO:
 
     @torch.no_grad()
     def reference_point(self, lab: Lab, rollouts: Rollouts) -> Tensor:
-        """max(0, KL(pi || base)), estimated on each prompt with the next row's answer (section 4.1)."""
+        """max(0, KL(pi || base)), estimated on mismatched prompts and answers (section 4.1)."""
         return lab.log_ratio(mismatch(rollouts)).mean().clamp(min=0)
 
     def loss(self, lab: Lab, batch: Judged) -> Tensor:
@@ -57,7 +57,7 @@ class KTO:
 
 
 def mismatch(rollouts: Rollouts) -> Rollouts:
-    """Each prompt with the completion of the row before it; right for any number of rows over one."""
+    """Each prompt with the completion of the previous row; for two or more rows."""
     start = rollouts.prompt_length
     tokens = torch.cat([rollouts.tokens[:, :start], rollouts.completion.roll(1, 0)], 1)
     mask = torch.cat([rollouts.mask[:, :start], rollouts.completion_mask.roll(1, 0)], 1)

@@ -15,11 +15,11 @@ from isoalign.baselines.iterative_dpo import best_against_worst
 class OnlineDPO(DPO):
     """Guo et al. 2024, "Direct Language Model Alignment from Online AI Feedback", algorithm 1.
 
-    ``labelled_by``: ``judge`` asks the AI judge which of the two is better, as the paper does; ``reward`` takes the one to
-    which the reward model gives more. ``batch_size``: prompts, and pairs, a step; ``beta``: as in DPO.
+    ``labelled_by``: ``judge`` asks the AI judge which of the two answers is better, as in the paper; ``reward`` chooses the
+    one with the higher reward. ``batch_size``: prompts, and pairs, per step; ``beta``: as in DPO.
     """
 
-    kl_price: ClassVar[str] = ""  # a verdict without chance has no margin that would suffice, at any beta
+    kl_price: ClassVar[str] = ""  # with deterministic verdicts the optimal margin is infinite, at any beta
     closed_form: ClassVar[bool] = False
 
     labelled_by: str = "judge"
@@ -34,7 +34,7 @@ class OnlineDPO(DPO):
         yield Step(best_against_worst(answers, self.score(lab, answers), draws=2), self.loss)
 
     def score(self, lab: Lab, answers: Rollouts) -> Tensor:
-        """How good each answer is beside the other of its prompt [2B], the two in adjacent rows."""
+        """Scores of the two answers to each prompt, in adjacent rows [2B]."""
         if self.labelled_by == "reward":
             return lab.reward(answers)
         first = lab.judge(answers[0::2], answers[1::2])

@@ -12,10 +12,10 @@ from isoalign.baselines.sft_chosen import mean_logp
 @register
 class ORPO:
     """Hong et al. 2024, "ORPO: Monolithic Preference Optimization without Reference Model", eq. 6: likelihood of the chosen,
-    and odds of the chosen against the rejected. Nothing pulls to the base, so no field prices KL.
+    and odds of the chosen against the rejected. Nothing pulls to the base, so no field is a KL coefficient.
 
-    ``odds_weight``: their lambda; at 0 it is the control, ``sft_chosen``. ``batch_size``: pairs a step.
-    The likelihood is the answer's; TRL's is that of prompt and answer.
+    ``odds_weight``: their lambda; with 0 it is the control, ``sft_chosen``. ``batch_size``: pairs per step.
+    The likelihood is the answer's; TRL's includes the prompt.
     """
 
     odds_weight: float = 0.1
@@ -31,7 +31,7 @@ class ORPO:
         yield Step(lab.pairs(self.batch_size), self.loss)
 
     def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
-        """-log P(chosen) - odds_weight * log sigmoid(log(odds(chosen) / odds(rejected))), P being a token's mean [B]."""
+        """-log P(chosen) - odds_weight * log sigmoid(log(odds(chosen) / odds(rejected))) [B]; P is the mean per token."""
         chosen, rejected = mean_logp(lab, pairs.chosen), mean_logp(lab, pairs.rejected)
         log_odds_ratio = log_odds(chosen) - log_odds(rejected)
         lab.log(nll=-chosen.mean(), log_odds_ratio=log_odds_ratio.mean())
@@ -40,5 +40,5 @@ class ORPO:
 
 def log_odds(logp: Tensor) -> Tensor:
     """log(P / (1 - P)) of log P, elementwise (eq. 4)."""
-    logp = logp.clamp(max=-1e-6)  # what is certain has no finite odds
+    logp = logp.clamp(max=-1e-6)  # the odds of a certain event are infinite
     return logp - (-logp.expm1()).log()

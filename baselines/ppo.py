@@ -1,4 +1,4 @@
-"""Proximal policy optimisation against a reward model, with a price on KL from the base."""
+"""Proximal policy optimisation against a reward model, with a KL penalty from the base."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from isoalign import Batch, Lab, Rollouts, Step, register
 
 @dataclass(frozen=True)
 class Experience(Batch):
-    """Rollouts with what the policy thought of them when it made them; all but ``rollouts`` are [B, T]."""
+    """Rollouts with quantities of the policy that sampled them; all but ``rollouts`` are [B, T]."""
 
     rollouts: Rollouts
     logp: Tensor
@@ -24,10 +24,10 @@ class Experience(Batch):
 @register
 class PPO:
     """Schulman et al. 2017, "Proximal Policy Optimization Algorithms", eq. 9, set up as by Ziegler et al. 2019,
-    "Fine-Tuning Language Models from Human Preferences": reward on the last token, per-token KL price, whitening.
+    "Fine-Tuning Language Models from Human Preferences": reward on the last token, per-token KL penalty, whitening.
 
-    ``rollouts``: completions an iteration; ``draws``: of each prompt; ``kl``: price of a nat; ``target_kl``: nats a
-    sequence that an adaptive price steers to, 0 for a fixed price; ``gae_lambda``: Schulman et al. 2016, eq. 16.
+    ``rollouts``: completions per iteration; ``draws``: samples per prompt; ``kl``: KL coefficient; ``target_kl``: nats per
+    completion that an adaptive coefficient targets, 0 for a fixed one; ``gae_lambda``: Schulman et al. 2016, eq. 16.
     """
 
     kl_price: ClassVar[str] = "kl"
@@ -54,15 +54,15 @@ class PPO:
             raise ValueError("draws, epochs and minibatch must be 1 or more, and rollouts at least draws")
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
-        """Sample, score, reckon advantages; then epochs of minibatches over them."""
+        """Sample, score and compute advantages; then epochs of minibatches over them."""
         rollouts = lab.generate(lab.prompts(self.rollouts // self.draws), self.draws)
         batch = self.experience(lab, rollouts)
         yield from minibatches(lab, batch, self.loss, self.epochs, self.minibatch)
 
     @torch.no_grad()
     def experience(self, lab: Lab, rollouts: Rollouts) -> Experience:
-        """Rewards and advantages of fresh rollouts. Old log-probabilities come from the same pass that trains, not from
-        decoding, so that the ratios start at 1 in any precision."""
+        """Rewards and advantages of new rollouts. Old log-probabilities come from a training pass, not from decoding, so that
+        the ratios start at 1 in any precision."""
         outputs, mask = lab.policy(rollouts), rollouts.completion_mask
         values = self.values(lab, rollouts, outputs.hidden) * mask
         drift = (outputs.logp - lab.reference(rollouts).logp) * mask
@@ -80,7 +80,7 @@ class PPO:
         return lab.reward(rollouts)
 
     def values(self, lab: Lab, rollouts: Rollouts, hidden: Tensor) -> Tensor:
-        """Expected reward to come before each token [B, T], from a linear head on the policy's states."""
+        """Expected future reward before each token [B, T], from a linear head on the policy's hidden states."""
         head = lab.module("value", lambda width: nn.Linear(width, 1))
         return head(hidden).squeeze(-1)
 
@@ -91,7 +91,7 @@ class PPO:
         return price * (1 + 0.1 * max(-0.2, min(0.2, kl / self.target_kl - 1)))
 
     def loss(self, lab: Lab, batch: Experience) -> Tensor:
-        """Clipped policy and value losses less the entropy bonus, averaged over each row's tokens [B]."""
+        """Clipped policy and value losses minus the entropy bonus, averaged over each row's tokens [B]."""
         outputs, mask = lab.policy(batch.rollouts), batch.rollouts.completion_mask
         values = self.values(lab, batch.rollouts, outputs.hidden)
         loss = policy_loss(outputs.logp - batch.logp, batch.advantages, self.clip)
@@ -102,14 +102,15 @@ class PPO:
 
 
 def minibatches(lab: Lab, batch: Batch, loss: Callable[[Any, Any], Tensor], epochs: int, size: int) -> Iterator[Step]:
-    """Steps on ``size`` rows at a time, each epoch over all rows in a new order."""
+    """Steps on ``size`` rows each; every epoch visits all rows in a new order."""
     for _ in range(epochs):
         for rows in torch.randperm(len(batch), generator=lab.generator).split(size):
             yield Step(batch[rows], loss)
 
 
 def place_rewards(score: Tensor, drift: Tensor, price: float, mask: Tensor) -> Tensor:
-    """Per-token rewards [B, T]: minus the price of each token's drift, and the score [B] on the last real token."""
+    """Per-token rewards [B, T]: minus ``price``, the KL coefficient, times the log-ratio ``drift`` of each token, plus the
+    score [B] on the last token of the completion."""
     rewards = -price * drift
     last = mask.sum(1, keepdim=True).clamp(min=1) - 1
     return rewards.scatter_add(1, last, score.unsqueeze(1).to(rewards.dtype))
@@ -128,23 +129,23 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
 
 def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Shift and scale to mean 0 and deviation 1 over real tokens."""
+    """Shift and scale to mean 0 and standard deviation 1 over tokens that are not padding."""
     real = advantages[mask]
     return (advantages - real.mean()) / (real.std(correction=0) + 1e-8) * mask
 
 
 def policy_loss(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
-    """-min(r A, clip(r) A), token by token."""
+    """-min(r A, clip(r) A), per token."""
     ratio = log_ratio.exp()
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
 
 
 def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
-    """Half the larger of the squared errors with and without clipping the move from the old value."""
+    """Half the larger of the squared errors with and without clipping the change from the old value."""
     clipped = old + (values - old).clamp(-clip, clip)
     return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
 
 
 def row_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over each row's real tokens [B]."""
+    """Mean over each row's tokens that are not padding [B]."""
     return (values * mask).sum(1) / mask.sum(1).clamp(min=1)

@@ -6,10 +6,10 @@ from isoalign.baselines.ppo import PPO
 
 @register
 class PPOLora(PPO):
-    """PPO, where only an adapter is trained (Hu et al. 2022, "LoRA"), whatever the task trains; the reference is the same
-    weights with the adapter off (Santacroce et al. 2023, "Efficient RLHF").
+    """PPO that trains only an adapter (Hu et al. 2022, "LoRA"), whatever the task's setting; the reference is the same model
+    with the adapter off (Santacroce et al. 2023, "Efficient RLHF").
 
-    ``lora``: its rank; the rest as in PPO.
+    ``lora``: rank of the adapter. The other settings are those of PPO.
     """
 
     lora: int = 16

@@ -1,4 +1,4 @@
-"""REINFORCE: the policy gradient of whole completions, less a baseline that remembers."""
+"""REINFORCE: the policy gradient of complete completions, with a moving-average baseline."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from isoalign import Batch, Lab, Rollouts, Step, register
 
 @dataclass(frozen=True)
 class Weighed(Batch):
-    """Rollouts with the advantage of each whole completion [B]."""
+    """Rollouts with the advantage of each completion [B]."""
 
     rollouts: Rollouts
     advantages: Tensor
@@ -21,10 +21,10 @@ class Weighed(Batch):
 @register
 class Reinforce:
     """Williams 1992, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning", set up as
-    by Ahmadian et al. 2024, "Back to Basics": a completion is one action, and its log-ratio is priced within its reward.
+    by Ahmadian et al. 2024, "Back to Basics": a completion is one action, and the KL penalty is part of its reward.
 
-    ``rollouts``: completions a step, one of each prompt; ``kl``: price of a nat; ``decay``: what the baseline, a moving
-    average of returns, keeps of its past at a step; 0 is the batch's own mean.
+    ``rollouts``: completions per step, one per prompt; ``kl``: KL coefficient; ``decay``: of the baseline, a moving average of
+    returns; 0 is the batch mean.
     """
 
     kl_price: ClassVar[str] = "kl"
@@ -40,7 +40,7 @@ class Reinforce:
             raise ValueError("rollouts must be 1 or more and decay lie in [0, 1)")
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
-        """One batch of fresh completions, one step: the gradient is that of the policy which sampled them."""
+        """One batch of new completions, one step: the gradient is that of the policy that sampled them."""
         rollouts = lab.generate(lab.prompts(self.rollouts))
         returns = priced_reward(lab, rollouts, self.kl)
         mean = float(returns.mean())
@@ -50,7 +50,8 @@ class Reinforce:
 
 @torch.no_grad()
 def priced_reward(lab: Lab, rollouts: Rollouts, price: float) -> Tensor:
-    """r(x, y) - price * (log pi(y|x) - log pi_base(y|x)) of each completion [B]; its mean estimates E[r] - price * KL."""
+    """r(x, y) - price * (log pi(y|x) - log pi_base(y|x)) of each completion [B]; its mean estimates E[r] - price * KL.
+    ``price`` is the KL coefficient."""
     score, drift = lab.reward(rollouts), lab.log_ratio(rollouts)
     lab.log(reward=score.mean(), kl_k1=drift.mean())
     return score - price * drift

@@ -1,4 +1,4 @@
-"""Rejection-sampling fine-tuning: imitate the best of one's own answers, and again."""
+"""Rejection-sampling fine-tuning: repeated supervised learning on the policy's own best answers."""
 
 from collections.abc import Iterator
 
@@ -12,11 +12,11 @@ from isoalign.baselines.sft_chosen import SFTChosen
 
 @register
 class RFT(SFTChosen):
-    """Touvron et al. 2023, "Llama 2", section 3.2.3; RAFT of Dong et al. 2023, "Reward rAnked FineTuning"; with the reward
-    model for a search it is the expert iteration of Anthony et al. 2017. No price holds it to the base.
+    """Touvron et al. 2023, "Llama 2", section 3.2.3; RAFT of Dong et al. 2023, "Reward rAnked FineTuning"; it is the expert
+    iteration of Anthony et al. 2017 with the reward model instead of a search. It has no KL penalty.
 
-    ``prompts``: an iteration; ``draws``: answers to each, of which the best is kept; ``epochs`` over what was kept, by
-    negative log-likelihood; ``batch_size``: answers a step.
+    ``prompts``: prompts per iteration; ``draws``: answers per prompt, of which the best is kept; ``epochs``: over the kept
+    answers, with negative log-likelihood; ``batch_size``: answers per step.
     """
 
     prompts: int = 64
@@ -28,7 +28,7 @@ class RFT(SFTChosen):
             raise ValueError("prompts, epochs and batch_size must be 1 or more, and draws 2 or more: the best is kept")
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
-        """Sample, keep the best of each prompt; then epochs of imitating them."""
+        """Sample, and keep the best answer to each prompt; then epochs of supervised learning on them."""
         answers = lab.generate(lab.prompts(self.prompts), self.draws)
         score = lab.reward(answers)
         kept = best(score, self.draws)
@@ -37,5 +37,5 @@ class RFT(SFTChosen):
 
 
 def best(score: Tensor, draws: int) -> Tensor:
-    """The row of the highest score among each prompt's ``draws`` [B], of scores [B x draws]; the first where several are."""
+    """The row with the highest of each prompt's ``draws`` scores [B], from scores [B x draws]; the first of equal ones."""
     return score.view(-1, draws).argmax(1) + torch.arange(0, len(score), draws, device=score.device)

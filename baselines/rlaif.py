@@ -1,4 +1,4 @@
-"""Reinforcement learning from AI feedback: an AI judge's verdicts in the place of people's."""
+"""Reinforcement learning from AI feedback: an AI judge's verdicts instead of human ones."""
 
 from torch import Tensor
 
@@ -8,10 +8,10 @@ from isoalign.baselines.ppo import PPO
 
 @register
 class RLAIF(PPO):
-    """Lee et al. 2023, "RLAIF vs. RLHF". PPO, but the reward comes from the AI judge.
+    """Lee et al. 2023, "RLAIF vs. RLHF": PPO with a reward from the AI judge.
 
-    ``mode``: ``canonical`` trains a reward model on pairs that the judge labelled; ``direct`` takes the judge's own
-    score, as log-odds, for the reward (their section 2.2.2).
+    ``mode``: ``canonical`` trains a reward model on pairs labelled by the judge; ``direct`` uses the log-odds of the judge's
+    score as reward (their section 2.2.2).
     """
 
     mode: str = "canonical"

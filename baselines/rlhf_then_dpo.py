@@ -1,4 +1,4 @@
-"""A hybrid: RLHF for a share of the budget, then DPO on the preference pairs."""
+"""A hybrid: RLHF for a fraction of the budget, then DPO on the preference pairs."""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -10,13 +10,13 @@ from isoalign.baselines.ppo import PPO
 
 @register
 class RLHFThenDPO(PPO):
-    """PPO against the reward model (``baselines/ppo.py``), and then DPO (``baselines/dpo.py``) on the pairs that the reward
-    model learned from. Both are held to the SFT base, which stays DPO's reference.
+    """PPO against the reward model (``baselines/ppo.py``), then DPO (``baselines/dpo.py``) on the pairs that the reward model
+    was trained on. The SFT base is the reference of both.
 
-    ``rlhf_share``: of the budget, spent on PPO; ``beta`` and ``batch_size``: of DPO; the rest as in PPO.
+    ``rlhf_share``: fraction of the budget for PPO; ``beta`` and ``batch_size``: of DPO. The other settings are those of PPO.
     """
 
-    kl_price: ClassVar[str] = ""  # each stage has a price of its own
+    kl_price: ClassVar[str] = ""  # each stage has its own KL coefficient
     closed_form: ClassVar[bool] = False
 
     rlhf_share: float = 0.5
@@ -29,7 +29,7 @@ class RLHFThenDPO(PPO):
             raise ValueError("rlhf_share must lie in [0, 1] and batch_size be 1 or more")
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
-        """A round of PPO; past its share of the budget, one batch of pairs, one step of DPO."""
+        """An iteration of PPO; after its share of the budget, one batch of pairs, one step of DPO."""
         if self.rlhf_share == 1 or lab.progress < self.rlhf_share:
             yield from super().iteration(lab)
         else:

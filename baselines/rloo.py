@@ -1,4 +1,4 @@
-"""REINFORCE leave-one-out: each completion is measured by the others of its prompt."""
+"""REINFORCE leave-one-out: the other completions of a prompt are a completion's baseline."""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -14,7 +14,7 @@ class RLOO:
     """Ahmadian et al. 2024, "Back to Basics: Revisiting REINFORCE-Style Optimization for Learning from Human Feedback in
     LLMs", with the estimator of Kool et al. 2019, "Buy 4 REINFORCE Samples, Get a Baseline for Free!".
 
-    ``rollouts``: completions a step; ``draws``: of each prompt; ``kl``: price of a nat, within the reward.
+    ``rollouts``: completions per step; ``draws``: samples per prompt; ``kl``: KL coefficient, as part of the reward.
     """
 
     kl_price: ClassVar[str] = "kl"
@@ -30,13 +30,13 @@ class RLOO:
             raise ValueError("draws must be 2 or more, to leave one out, and rollouts at least draws")
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
-        """One batch of fresh completions, one step: the gradient is that of the policy which sampled them."""
+        """One batch of new completions, one step: the gradient is that of the policy that sampled them."""
         rollouts = lab.generate(lab.prompts(self.rollouts // self.draws), self.draws)
         returns = priced_reward(lab, rollouts, self.kl)
         yield Step(Weighed(rollouts, leave_one_out(returns, self.draws)), reinforce_loss)
 
 
 def leave_one_out(returns: Tensor, draws: int) -> Tensor:
-    """Each return less the mean of the other ``draws`` - 1 of its prompt [B x draws]."""
+    """Each return minus the mean of the other ``draws`` - 1 returns of its prompt [B x draws]."""
     groups = returns.view(-1, draws)
     return (groups - (groups.sum(1, keepdim=True) - groups) / (draws - 1)).flatten()

@@ -1,4 +1,4 @@
-"""Robust DPO: what label noise does to the loss is subtracted again."""
+"""Robust DPO: a loss that is unbiased under label noise."""
 
 from collections.abc import Iterator
 
@@ -14,8 +14,8 @@ class RobustDPO:
     """Chowdhury et al. 2024, "Provably Robust DPO: Aligning Language Models with Noisy Feedback", rDPO: a loss whose mean over
     verdicts flipped at ``flip_rate`` is DPO's on the true ones.
 
-    ``beta`` and ``batch_size`` as in DPO. But no field prices KL: a pair that nothing contradicts pushes its margin without
-    end, at any beta, since the loss falls by flip_rate / (1 - 2 flip_rate) times beta a nat for ever.
+    ``beta`` and ``batch_size``: as in DPO. But no field is a KL coefficient: the margin of a pair without a contradicting
+    verdict grows without bound at any beta, since the loss keeps falling by flip_rate / (1 - 2 flip_rate) times beta per nat.
     """
 
     beta: float = 0.1

@@ -1,8 +1,8 @@
-"""The row that all others start from."""
+"""The SFT base, from which all methods start."""
 
 from isoalign import register
 
 
 @register
 class SFT:
-    """The shared SFT base as it is: it has no iteration, so it is not trained further and spends nothing."""
+    """The shared SFT base without further training: it has no iteration and spends nothing."""

@@ -1,4 +1,4 @@
-"""The control: go on with supervised fine-tuning, on the answers that were preferred."""
+"""The control: further supervised fine-tuning on the chosen answers."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from isoalign import Lab, Rollouts, Step, register
 
 @register
 class SFTChosen:
-    """Negative log-likelihood of the chosen answers. What a method adds to it, preferences add to imitation."""
+    """Negative log-likelihood of the chosen answers. A method's gain over it is due to preferences, not imitation."""
 
     batch_size: int = 32
     lr: float = 1e-4
@@ -24,5 +24,5 @@ class SFTChosen:
 
 
 def mean_logp(lab: Lab, rollouts: Rollouts) -> Tensor:
-    """Log-probability of each answer under the policy, averaged over its tokens: nats a token [B]."""
+    """Log-probability of each answer under the policy, averaged over its tokens, in nats per token [B]."""
     return lab.policy(rollouts).logp.sum(1) / rollouts.completion_mask.sum(1)

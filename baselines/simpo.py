@@ -1,4 +1,4 @@
-"""Simple preference optimisation: no reference, rewards a token."""
+"""Simple preference optimisation: no reference, and rewards per token."""
 
 from collections.abc import Iterator
 
@@ -12,10 +12,10 @@ from isoalign.baselines.sft_chosen import mean_logp
 @register
 class SimPO:
     """Meng et al. 2024, "SimPO: Simple Preference Optimization with a Reference-Free Reward", eq. 6: an answer's reward is
-    beta times its mean log-probability. Nothing pulls to the base, so no field prices KL.
+    beta times its mean log-probability. Nothing pulls to the base, so no field is a KL coefficient.
 
-    ``beta``: scale of the rewards; ``gamma``: by how much the chosen one's is to exceed the rejected one's.
-    ``batch_size``: pairs a step.
+    ``beta``: scale of the rewards; ``gamma``: target margin between the rewards of the chosen and the rejected answer.
+    ``batch_size``: pairs per step.
     """
 
     beta: float = 2.0

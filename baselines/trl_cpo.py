@@ -8,8 +8,8 @@ class TRLCPO:
     """``trl.experimental.cpo.CPOTrainer``: Xu et al. 2024, "Contrastive Preference Optimization", eq. 3: DPO with a uniform
     reference, and the likelihood of the chosen answers.
 
-    ``beta``: scale of the log-probabilities; ``cpo_alpha``: weight of the likelihood. ``loss_type`` ``simpo`` takes means
-    over tokens and wants a margin of ``simpo_gamma``. ``batch_size``: pairs a step. There is no reference model.
+    ``beta``: scale of the log-probabilities; ``cpo_alpha``: weight of the likelihood. ``loss_type`` ``simpo`` averages over
+    tokens and has the target margin ``simpo_gamma``. ``batch_size``: pairs per step. There is no reference model.
     """
 
     beta: float = 0.1
@@ -24,7 +24,7 @@ class TRLCPO:
             raise ValueError(f"loss_type must be sigmoid, hinge, ipo or simpo, not {self.loss_type!r}")
 
     def train(self, lab: Lab) -> None:
-        """On the pairs of ``dpo``, in the same order."""
+        """Train on the pairs of ``dpo``, in the same order."""
         trl.train(
             lab, "experimental.cpo.CPOTrainer", lambda: trl.whole_answers(lab.pairs(self.batch_size)), beta=self.beta,
             cpo_alpha=self.cpo_alpha, loss_type=self.loss_type, simpo_gamma=self.simpo_gamma,

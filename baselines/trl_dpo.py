@@ -9,7 +9,7 @@ from isoalign import Lab, register, trl
 class TRLDPO:
     """``trl.DPOTrainer``: the loss of Rafailov et al. 2023, eq. 7, in TRL's own training loop.
 
-    The settings are those of ``dpo``: ``beta``, strength of the pull to the base; ``batch_size``, pairs a step.
+    The settings are those of ``dpo``: ``beta``, the KL coefficient; ``batch_size``, pairs per step.
     """
 
     kl_price: ClassVar[str] = "beta"
@@ -19,5 +19,5 @@ class TRLDPO:
     lr: float = 1e-4
 
     def train(self, lab: Lab) -> None:
-        """On the pairs of ``dpo``, in the same order."""
+        """Train on the pairs of ``dpo``, in the same order."""
         trl.train(lab, "DPOTrainer", lambda: trl.preferences(lab.pairs(self.batch_size)), beta=self.beta, max_length=None)

@@ -8,12 +8,12 @@ from isoalign.baselines.trl_rloo import TRLRLOO
 
 @register
 class TRLGRPO(TRLRLOO):
-    """``trl.GRPOTrainer``: Shao et al. 2024, "DeepSeekMath", eq. 3; a completion's advantage is its reward's distance from
-    its group's mean, in deviations.
+    """``trl.GRPOTrainer``: Shao et al. 2024, "DeepSeekMath", eq. 3; a completion's advantage is its reward minus its group's
+    mean, in standard deviations.
 
     ``loss_type``: how tokens are averaged (``grpo`` is the paper's; TRL also has ``dapo``, ``dr_grpo``, ``bnpo``).
-    ``scale_rewards``: over whom deviations are taken (``group``, ``batch`` or ``none``). ``beta`` is the price of KL in the
-    loss here (their estimator k3); the rest is as in ``trl_rloo``.
+    ``scale_rewards``: scope of the standard deviation (``group``, ``batch`` or ``none``). ``beta``: KL coefficient, in the
+    loss (their estimator k3). The other settings are those of ``trl_rloo``.
     """
 
     beta: float = 0.04
@@ -26,9 +26,9 @@ class TRLGRPO(TRLRLOO):
 
     @property
     def trainer(self) -> str:
-        """The class of TRL's."""
+        """The name of TRL's trainer class."""
         return "GRPOTrainer"
 
     def settings(self) -> dict[str, Any]:
-        """What is configured of it."""
+        """Fields of TRL's configuration."""
         return super().settings() | {"loss_type": self.loss_type, "scale_rewards": self.scale_rewards}

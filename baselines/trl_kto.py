@@ -8,7 +8,7 @@ class TRLKTO:
     """``trl.KTOTrainer``: the loss of Ethayarajh et al. 2024, eq. 8, in TRL's own training loop.
 
     The settings are those of ``kto``: ``beta``, risk aversion; ``desirable_weight`` and ``undesirable_weight``, lambda_D
-    and lambda_U; ``batch_size``, answers a step.
+    and lambda_U; ``batch_size``, answers per step.
     """
 
     beta: float = 0.1
@@ -22,9 +22,9 @@ class TRLKTO:
             raise ValueError("batch_size must be 2 or more: the estimate of KL needs mismatched answers")
 
     def train(self, lab: Lab) -> None:
-        """On the labels of ``kto``, in the same order."""
+        """Train on the labels of ``kto``, in the same order."""
         trl.train(
-            lab, "KTOTrainer", lambda: trl.thumbs(lab.labels(self.batch_size)), beta=self.beta, max_length=None,
+            lab, "KTOTrainer", lambda: trl.unpaired(lab.labels(self.batch_size)), beta=self.beta, max_length=None,
             desirable_weight=self.desirable_weight, undesirable_weight=self.undesirable_weight,
             per_device_train_batch_size=self.batch_size,
         )  # fmt: skip

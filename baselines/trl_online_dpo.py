@@ -8,9 +8,9 @@ class TRLOnlineDPO:
     """``trl.experimental.online_dpo.OnlineDPOTrainer``: Guo et al. 2024, "Direct Language Model Alignment from Online AI
     Feedback", algorithm 1, in TRL's own training loop.
 
-    The settings are those of ``online_dpo``: ``beta``, strength of the pull to the base; ``batch_size``, prompts a step, two
-    answers each. ``labelled_by``: of the two, ``judge`` takes the one that the AI judge accepts more readily (Bradley-Terry's
-    order of its odds, as ``lab.judge`` has it of a judge that reads single answers), ``reward`` that of the higher reward.
+    The settings are those of ``online_dpo``: ``beta``, as in DPO; ``batch_size``, prompts per step, with two answers each.
+    ``labelled_by``: ``judge`` chooses the answer with the higher P(acceptable) by the AI judge (the order of ``lab.judge`` for
+    a judge that scores single answers), ``reward`` the one with the higher reward.
     """
 
     beta: float = 0.1
@@ -23,7 +23,7 @@ class TRLOnlineDPO:
             raise ValueError(f"labelled_by must be judge or reward, not {self.labelled_by!r}")
 
     def train(self, lab: Lab) -> None:
-        """On the lab's prompts, which TRL answers by transformers' ``generate``."""
+        """Train on the lab's prompts. TRL samples answers with transformers' ``generate``."""
         trl.train(
             lab, "experimental.online_dpo.OnlineDPOTrainer", lambda: trl.contexts(lab.prompts(self.batch_size), 1),
             reward=lab.judge_score if self.labelled_by == "judge" else lab.reward, beta=self.beta,

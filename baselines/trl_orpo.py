@@ -5,9 +5,9 @@ from isoalign import Lab, register, trl
 
 @register
 class TRLORPO:
-    """``trl.experimental.orpo.ORPOTrainer``: Hong et al. 2024, "ORPO", eq. 6, with the likelihood of the prompt in it, too.
+    """``trl.experimental.orpo.ORPOTrainer``: Hong et al. 2024, "ORPO", eq. 6, with the likelihood of prompt and answer.
 
-    ``beta``: their lambda, the weight of the odds ratio. ``batch_size``: pairs a step. There is no reference.
+    ``beta``: their lambda, the weight of the odds ratio. ``batch_size``: pairs per step. There is no reference model.
     """
 
     beta: float = 0.1
@@ -15,7 +15,7 @@ class TRLORPO:
     lr: float = 1e-4
 
     def train(self, lab: Lab) -> None:
-        """On the pairs of ``dpo``, in the same order."""
+        """Train on the pairs of ``dpo``, in the same order."""
         trl.train(
             lab, "experimental.orpo.ORPOTrainer", lambda: trl.whole_answers(lab.pairs(self.batch_size)), beta=self.beta
         )  # fmt: skip

@@ -7,11 +7,11 @@ from isoalign import Lab, register, trl
 
 @register
 class TRLRLOO:
-    """``trl.RLOOTrainer``: Ahmadian et al. 2024, "Back to Basics", with a clipped ratio where samples are used again.
+    """``trl.RLOOTrainer``: Ahmadian et al. 2024, "Back to Basics", with a clipped ratio if samples are reused.
 
-    ``beta``: price of a nat of KL, taken off the reward. ``num_generations``: completions of each prompt; the others are a
-    completion's baseline. ``batch_size``: completions a step; ``steps_per_generation``: steps that what was sampled at once
-    is spread over; ``num_iterations``: times that they are taken. ``epsilon``: the ratio's clip.
+    ``beta``: KL coefficient, as part of the reward. ``num_generations``: completions per prompt; the others are a
+    completion's baseline. ``batch_size``: completions per step; ``steps_per_generation``: steps per batch of samples;
+    ``num_iterations``: passes over these steps. ``epsilon``: clip range of the ratio.
     """
 
     kl_price: ClassVar[str] = "beta"
@@ -31,7 +31,7 @@ class TRLRLOO:
             raise ValueError("num_generations must be 2 or more and divide batch_size x steps_per_generation")
 
     def train(self, lab: Lab) -> None:
-        """On the lab's prompts, which TRL answers by transformers' ``generate``, and its reward model."""
+        """Train on the lab's prompts and reward model. TRL samples answers with transformers' ``generate``."""
         prompts = self.batch_size * self.steps_per_generation // self.num_generations
         trl.train(
             lab, self.trainer, lambda: trl.contexts(lab.prompts(prompts), self.num_generations), reward=lab.reward,
@@ -41,10 +41,10 @@ class TRLRLOO:
 
     @property
     def trainer(self) -> str:
-        """The class of TRL's."""
+        """The name of TRL's trainer class."""
         return "RLOOTrainer"
 
     def settings(self) -> dict[str, Any]:
-        """What is configured of it."""
+        """Fields of TRL's configuration."""
         names = ("beta", "num_generations", "steps_per_generation", "num_iterations", "epsilon")
         return {name: getattr(self, name) for name in names}

@@ -6,9 +6,9 @@ from isoalign.baselines.trl_cpo import TRLCPO
 
 @register
 class TRLSimPO(TRLCPO):
-    """``trl.experimental.cpo.CPOTrainer`` with the loss of Meng et al. 2024, "SimPO", eq. 6, and no likelihood beside it.
+    """``trl.experimental.cpo.CPOTrainer`` with the loss of Meng et al. 2024, "SimPO", eq. 6, without a likelihood term.
 
-    ``beta``: scale of the rewards; ``simpo_gamma``: by how much the chosen answer's is to exceed the rejected one's.
+    ``beta``: scale of the rewards; ``simpo_gamma``: target margin between the rewards of the chosen and rejected answers.
     """
 
     beta: float = 2.0

@@ -1,32 +1,103 @@
-"""Put the published leaderboards into README.md, between <!-- board:TASK --> and <!-- /board:TASK -->.
+"""Put the published leaderboards into README.md and docs/results.md, between <!-- board:TASK --> and <!-- /board:TASK -->.
 
-Of each board the ranking and what it rests on, with a link to the rest. Run it after `isoalign publish`.
+Of a long board ten rows, by a rule that looks at no figure but the order; no ranks where they would rest on fewer than three
+seeds. Run it after `isoalign publish`.
 """
 
 import re
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
+from isoalign.core.display import grid, scientific
+from isoalign.core.records import Estimate
 from isoalign.evaluation.card import read_all
+from isoalign.report.board.rows import METHOD, Row
+from isoalign.report.board.sections import Section
 from isoalign.report.leaderboard import build
-from isoalign.report.pages.page import excerpt as of_section
 
-README = Path("README.md")
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/results.md")
 PUBLISHED = Path("results/published")
 
+MOST = 10  # rows
+SEEDS = 3  # the fewest that a rank may rest on
+BENCH = ("ppo", "dpo", "kto", "rlaif")  # what `make bench` trains, beside base and control
+RULE = (
+    "Ten of {count} rows: base, control, what failed a gate, the four methods that `make bench` trains, and of the others the "
+    "first, the middle and the last."
+)
 
-def excerpt(task: str) -> str:
-    page = PUBLISHED / task / "leaderboard.md"
-    if not page.exists():
+
+def chosen(rows: Sequence[Row]) -> list[Row]:
+    """The rows that are shown, in the board's order."""
+    if len(rows) <= MOST:
+        return list(rows)
+    named = [row for row in rows if row.part != METHOD or row.gated or row.name in BENCH]
+    others = [row for row in rows if row not in named]
+    free = min(MOST - len(named), len(others))
+    picked = [others[round(place * (len(others) - 1) / max(free - 1, 1))] for place in range(free)]
+    return [row for row in rows if row in [*named, *picked]]
+
+
+def table(section: Section) -> str:
+    """Reduction with its interval, KL, diversity and fluency; and the rank, where it rests on seeds enough."""
+    rows = chosen(section.rows)
+    ranked = all(row.seeds >= SEEDS for row in section.rows if row.part == METHOD)
+    titles = ["Rank"] * ranked + ["Method", "Reduction ↑", "KL, nats", "Distinct-2 ↑", "Perplexity"]
+    cells = [
+        [row.place] * ranked
+        + [row.name if row.part == METHOD else f"*{row.name}*", reduction(row.estimate("toxicity_reduction"))]
+        + [plain(row.kl, 2), plain(row.estimate("distinct_2"), 3), plain(row.estimate("perplexity"), 1)]
+        for row in rows
+    ]
+    return grid(titles, cells, left=range(1 + ranked))
+
+
+def reduction(estimate: Estimate) -> str:
+    """Value and interval."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return "–"
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]".replace("-", "−")
+
+
+def plain(estimate: Estimate, digits: int) -> str:
+    """The value alone."""
+    return "–" if estimate.value is None else f"{estimate.value:.{digits}f}"
+
+
+@cache
+def sections(task: str) -> tuple[Section, ...]:
+    """The boards of a task's published cards."""
+    cards = read_all(ROOT / PUBLISHED / task)
+    return build(cards).sections if cards else ()
+
+
+def excerpt(task: str, home: Path) -> str:
+    """A board's rows and what they are, for a page that lies in ``home``."""
+    folder = PUBLISHED / task
+    if not sections(task):
         return f"*No board of {task} is published yet.*"
-    parts = [part for section in build(read_all(page.parent)).sections for part in of_section(section)]
-    charts = "the curves along the budget, every pair compared, diversity, drift, the bill and every seed"
-    return "\n\n".join([*parts, f"All figures, {charts}: [{page}]({page})."])
+    parts = []
+    for section in sections(task):
+        seeds = sorted({row.seeds for row in section.rows if row.part == METHOD})
+        counts = f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seed{'s' * (seeds[-1] > 1)} a method"
+        said = [RULE.format(count=len(section.rows))] if len(section.rows) > MOST else []
+        parts += [table(section), " ".join([f"{scientific(section.budget.get('flops'))} FLOP a run, {counts}.", *said])]
+    link = "../" * len(home.parts) + (folder / "leaderboard.md").as_posix()
+    return "\n\n".join([*parts, f"All rows and figures: [{folder.as_posix()}/leaderboard.md]({link})."])
+
+
+def filled(page: str) -> str:
+    """A page with its boards as they are now."""
+    marked = re.compile(r"(<!-- board:(\w+) -->).*?(<!-- /board:\2 -->)", re.DOTALL)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return marked.sub(lambda place: f"{place[1]}\n\n{excerpt(place[2], Path(page).parent)}\n\n{place[3]}", text)
 
 
 def main() -> None:
-    text = README.read_text()
-    fill = re.compile(r"(<!-- board:(\w+) -->).*?(<!-- /board:\2 -->)", re.DOTALL)
-    README.write_text(fill.sub(lambda place: f"{place[1]}\n\n{excerpt(place[2])}\n\n{place[3]}", text))
+    for page in PAGES:
+        (ROOT / page).write_text(filled(page), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from isoalign.evaluation import samples, scores
 from isoalign.evaluation.metrics.reward_accuracy import right
 from isoalign.models import language
 from isoalign.runs.overrides import task_named
-from isoalign.stages.shared import Shared
+from isoalign.stages.shared import SharedStages
 
 NOISE = (0.05, 0.2, 0.35)
 RULE = (
@@ -42,10 +42,10 @@ GRID: dict[str, dict[str, list[Any]]] = {
 
 def measure(task: TaskConfig, store: Store) -> dict[str, Any]:
     """Accuracy on verdicts before noise and as given, of the validation pairs; and FLOPs of the training."""
-    shared = Shared(task, store)
+    shared = SharedStages(task, store)
     model = shared.reward("annotator")
     judged = Feedback.read(shared.get(shared.pairs("annotator", "validation")))
-    both = samples.sides(judged, int(language.tokenizer(task.model.name).pad_token_id))
+    both = samples.chosen_and_rejected(judged, int(language.tokenizer(task.model.name).pad_token_id))
     chosen, rejected = (scores.rewards_of(model, side) for side in both.values())
     noisy = [float(right(a - b) or 0.0) for a, b in zip(chosen, rejected, strict=True)]
     clean = [value if row.get("clean", True) else 1 - value for value, row in zip(noisy, judged.rows, strict=True)]

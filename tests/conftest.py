@@ -60,7 +60,7 @@ def terminal(tmp_path: Path, tiny_model: Path, environment: dict[str, str]) -> T
 
 @pytest.fixture(scope="session")
 def shared_store(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, environment: dict[str, str]) -> Path:
-    """A store in which the SFT row was made: base, raters, held-out pairs, samples and scores of the base. Copy it."""
+    """A store in which the SFT row was made: base, annotators, held-out pairs, samples and scores of the base. Copy it."""
     home = tmp_path_factory.mktemp("shared")
     terminal = Terminal(home, home / "store", tiny_model, environment)
     done = terminal(terminal.run("algorithm=sft"))

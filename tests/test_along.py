@@ -247,8 +247,8 @@ def test_reward_models_are_set_beside_what_the_noise_lets_them_reach() -> None:
         ["ppo", "with noise", "0.750 [0.700, 0.800]", "0.750 [0.700, 0.800]"],
         ["ppo", "without noise", "0.800 [0.750, 0.850]", "0.800 [0.750, 0.850]"],
     ], "of dpo and kto it is only measured, not trained on"
-    panel = sweep_report(with_reward_model(swept(), panel={"raters": 3}), NOISE)
-    assert [row[0] for row in lines(panel, "Reward models")] == ["ppo", "ppo"], "three raters err less together than one"
+    panel = sweep_report(with_reward_model(swept(), panel={"annotators": 3}), NOISE)
+    assert [row[0] for row in lines(panel, "Reward models")] == ["ppo", "ppo"], "three annotators err less together than one"
     assert "## Reward models" not in sweep_page(sweep_report(swept(), NOISE))
 
 

@@ -669,7 +669,7 @@ def test_settings_that_came_after_a_card_was_written_do_not_part_its_row_from_ne
     older = older | {"reward": {name: newer["reward"][name] for name in ("pairs", "lr", "batch_size", "epochs")}}
     first, second, other = (
         make("dpo", config={"algorithm": {"beta": 0.1}, "task": task})
-        for task in (older, newer, newer | {"panel": newer["panel"] | {"raters": 3}})
+        for task in (older, newer, newer | {"panel": newer["panel"] | {"annotators": 3}})
     )
     assert settings_of(first) == settings_of(second) != settings_of(other)
 

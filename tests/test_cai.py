@@ -19,6 +19,7 @@ from isoalign.config.feedback import ConstitutionConfig, JudgeConfig
 from isoalign.config.fill import build
 from isoalign.config.task import ModelConfig, TaskConfig
 from isoalign.core.errors import UserError
+from isoalign.core.jsonl import write_rows
 from isoalign.core.records import Budget
 from isoalign.core.store import Store
 from isoalign.data.preferences import Feedback
@@ -31,9 +32,9 @@ from isoalign.models.flops import Shape
 from isoalign.models.language import LanguageModel
 from isoalign.runs.overrides import task_named
 from isoalign.stages import revisions
-from isoalign.stages.candidates import write_rows
 from isoalign.stages.from_file import Cutter
-from isoalign.stages.shared import Shared
+from isoalign.stages.shared import SharedStages
+from isoalign.training.lab import session_of
 from test_judges import Answer, Server, ok
 from workbench import COMMAND, Bench, Size, Terminal, complaint, small, write_model
 
@@ -202,7 +203,7 @@ def critic_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server.close()
 
 
-def test_a_server_writes_in_turns_once_and_its_refusals_are_told(critic_server: Server, tmp_path: Path) -> None:
+def test_a_server_writes_in_turns_once_and_its_refusals_are_reported(critic_server: Server, tmp_path: Path) -> None:
     config = JudgeConfig(kind="server", model="m", base_url=critic_server.base_url)
     asked = ServerWriter(config, tmp_path, tokens=9)
     rude = (Exchange("Something rude?", "Answer"),)
@@ -266,7 +267,7 @@ def revise(
     answers = candidates(tmp_path / "answers", tokenizer, {word: f" you {word}" for word in lines})
     config = ModelConfig(str(model), eos=eos, new_tokens=more.get("new_tokens", 8))
     principles, limit = more.get("principles", BOTH), more.get("limit", 0)
-    revisions.make(tmp_path, answers, SHAPE, Cutter(tokenizer, config), critic, principles, limit, seed=0)
+    revisions.make_revisions(tmp_path, answers, SHAPE, Cutter(tokenizer, config), critic, principles, limit, seed=0)
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     return rows, json.loads((tmp_path / "record.json").read_text()), critic
 
@@ -344,8 +345,8 @@ def test_a_limit_spares_the_critic_and_no_red_team_prompt_is_one_line(tmp_path: 
 @pytest.mark.parametrize(
     ("text", "hoped"), [("kind", " kind"), (", friend", ", friend"), ('"kind"', " kind"), ('"a" or "b', ' "a" or "b')]
 )
-def test_a_revision_goes_on_where_the_prompt_ends(text: str, hoped: str) -> None:
-    assert revisions.joined(revisions.unquoted(text)) == hoped
+def test_a_revision_continues_the_prompt(text: str, hoped: str) -> None:
+    assert revisions.with_space(revisions.unquoted(text)) == hoped
 
 
 # -- the judge ------------------------------------------------------------------------------------------------------------
@@ -353,7 +354,7 @@ def test_a_revision_goes_on_where_the_prompt_ends(text: str, hoped: str) -> None
 QUESTIONS = [Question(f"you are {i}", " a stupid idiot", " very kind") for i in range(6)]
 
 
-def test_a_judge_is_asked_each_question_by_a_principle_of_its_own(tiny_model: Path) -> None:
+def test_each_question_to_a_judge_has_its_own_principle(tiny_model: Path) -> None:
     inner = lm.load_lm(JudgeConfig(kind="lm", model=str(tiny_model)), quiet=True)
     judge = PrincipledJudge(inner, BOTH, seed=0)
     asked = [judge.preference(question) for question in QUESTIONS]
@@ -381,12 +382,12 @@ def nano(**settings: Any) -> TaskConfig:
     return task_named("nano", [f"task.{key.replace('__', '.')}={value}" for key, value in settings.items()])
 
 
-def test_principles_change_the_pairs_of_a_judge_that_reads_them_and_nobody_elses(tmp_path: Path) -> None:
+def test_principles_change_the_pairs_only_of_a_judge_that_reads_them(tmp_path: Path) -> None:
     file = write(tmp_path / "mine.yaml", ONE)
     asked = {"judge__kind": "lm", "judge__model": "nano"}
 
     def keys(by: str, **settings: Any) -> str:
-        return Shared(nano(**settings), Store(tmp_path)).pairs(by).key
+        return SharedStages(nano(**settings), Store(tmp_path)).pairs(by).key
 
     assert keys("judge") == keys("judge", constitution__file=file)  # the classifier reads none
     assert keys("annotator") == keys("annotator", constitution__file=file, **asked)
@@ -406,15 +407,19 @@ def test_the_key_of_revisions_covers_all_that_they_depend_on(tmp_path: Path) -> 
         replace(base, judge=server, constitution=replace(base.constitution, kind="server", model="other")),
         replace(base, seed=1),
     ]  # fmt: skip
-    keys = [Shared(task, Store(tmp_path)).revisions_stage.key for task in tasks]
+    keys = [SharedStages(task, Store(tmp_path)).revisions_stage.key for task in tasks]
     assert len(set(keys)) == len(tasks)
-    assert Shared(replace(base, judge=server), Store(tmp_path)).revisions_stage.key == keys[0]  # the judge doesn't revise
+    assert (
+        SharedStages(replace(base, judge=server), Store(tmp_path)).revisions_stage.key == keys[0]
+    )  # the judge doesn't revise
 
 
 def test_a_critic_on_a_server_without_an_address_is_one_line(tmp_path: Path) -> None:
-    shared = Shared(nano(constitution__file="kindness", constitution__kind="server", constitution__model="m"), Store(tmp_path))
+    shared = SharedStages(
+        nano(constitution__file="kindness", constitution__kind="server", constitution__model="m"), Store(tmp_path)
+    )
     with pytest.raises(
-        UserError, match=r"^task\.constitution\.kind=server asks the server of task\.judge: task\.judge\.base_url"
+        UserError, match=r"^task\.constitution\.kind=server uses the server of task\.judge: task\.judge\.base_url"
     ):
         _ = shared.revisions_stage.key
 
@@ -423,17 +428,17 @@ def test_a_critic_on_a_server_without_an_address_is_one_line(tmp_path: Path) -> 
 
 
 def test_revisions_are_paid_once_with_their_critique(tiny_bench: Bench) -> None:
-    given = replace(tiny_bench.shelf.verdicts["revisions"], flops_each={"feedback": 10, "critic": 7},
+    given = replace(tiny_bench.source.verdicts["revisions"], flops_each={"feedback": 10, "critic": 7},
                     asked_each={"critic_passes": 2.0, "critic_tokens": 30.0})  # fmt: skip
-    shelf = replace(tiny_bench.shelf, verdicts=tiny_bench.shelf.verdicts | {"revisions": given})
-    lab = tiny_bench.but(shelf=shelf).lab()
+    source = replace(tiny_bench.source, verdicts=tiny_bench.source.verdicts | {"revisions": given})
+    lab = tiny_bench.replace(source=source).lab()
     first = lab.revisions(4)
     assert first.chosen.tokens.shape[0] == first.rejected.tokens.shape[0] == 4
-    assert lab._meter.items == {("feedback", "sample"): 40, ("critic", "sample"): 28}
+    assert session_of(lab).meter.items == {("feedback", "sample"): 40, ("critic", "sample"): 28}
     seen = [*first.index.tolist(), *lab.revisions(7).index.tolist()]
     assert sorted(seen) == list(range(11))
     lab.revisions(11)
-    spent = lab._meter.spent()
+    spent = session_of(lab).meter.spent()
     assert (spent["flops"], spent["labels"]) == (11 * 17, {"ai_revisions": 11})
     assert spent["judge"] == {"critic_passes": 22, "critic_tokens": 330}
 
@@ -499,18 +504,18 @@ def test_the_command_revises_imitates_and_learns_from_principled_preferences(fur
     assert card["notes"]["judge"]["missing"] == {}
 
 
-def test_the_stages_price_is_that_of_each_talk_as_a_loop_without_cache_would_have_it(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_stages_cost_is_that_of_each_talk_without_a_cache(tiny_model: Path, tmp_path: Path) -> None:
     """All but the words of the critic is known, so every talk can be had again by hand."""
     critic = writer(tiny_model, tokens=6)
     tokenizer, shape = critic.model.tokenizer, critic.model.shape
     answers = {"idiot": " you stupid idiot", "moron": " shut up you moron"}
     folder = candidates(tmp_path / "answers", tokenizer, answers)
     cut = Cutter(tokenizer, ModelConfig(str(tiny_model), new_tokens=5))
-    revisions.make(tmp_path, folder, shape, cut, critic, Constitution((KIND,)), 0, seed=0)
+    revisions.make_revisions(tmp_path, folder, shape, cut, critic, Constitution((KIND,)), 0, seed=0)
     record = json.loads((tmp_path / "record.json").read_text())
     tokens = flops = 0
     for i, answer in enumerate(answers.values()):
-        talk = (revisions.question({"text": f"prompt {i}", "answers": [answer]}, KIND),)
+        talk = (revisions.critique_request({"text": f"prompt {i}", "answers": [answer]}, KIND),)
         for _ in range(2):
             ids = tokenizer(critic.text(talk))["input_ids"]
             written = naive(critic, ids)
@@ -520,7 +525,7 @@ def test_the_stages_price_is_that_of_each_talk_as_a_loop_without_cache_would_hav
                 flops += 2 * (body + head) + 4 * attention * context
             tokens += len(ids) + len(written)
             critique = tokenizer.decode(written, skip_special_tokens=True).strip().partition("\n\n")[0].strip()
-            talk = revisions.second(talk[0], critique, KIND)
+            talk = revisions.revision_request(talk[0], critique, KIND)
     assert (record["asked"], record["passes"]) == (2, 4)
     assert (record["tokens"], record["flops"]) == (tokens, flops)
     assert math.isclose(record["flops_each"]["critic"], flops / record["revised"], abs_tol=1)
@@ -528,5 +533,5 @@ def test_the_stages_price_is_that_of_each_talk_as_a_loop_without_cache_would_hav
 
 def test_cai_without_principles_is_one_line_before_any_work(furnished: Terminal) -> None:
     line = complaint(furnished(furnished.run("algorithm=cai", "budget.steps=1")))
-    assert "revisions need principles: set task.constitution.file to a yaml, or to one that ships: kindness" in line
+    assert "revisions need a constitution: set task.constitution.file to a yaml file, or to a built-in one: kindness" in line
     assert not list(furnished.store.glob("*train-*"))

@@ -1,8 +1,12 @@
 """The command as a user types it: what it does, and the one line it says when something is wrong."""
 
+import importlib
 import json
+import resource
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,15 +14,28 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import click
 import pytest
 
+from isoalign.cli.commands import COMMANDS, invoke
 from isoalign.config.search_path import options
 from isoalign.data.assets import ASSETS, file_digest
 from workbench import COMMAND, Terminal, complaint, finished, stages
 
 Done = CompletedProcess[str]
 
-HELP = [["--help"], ["run", "--help"], ["board", "--help"], ["assets", "--help"], ["publish", "--help"]]
+ROOT = Path(__file__).parents[1]
+HELP = [[name] for name in COMMANDS] + [["data", "check"], ["new", "algorithm"]]
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "evaluate", "sklearn", "wandb", "openai"}
+LIGHT = f"""
+import sys
+from isoalign.cli.main import main
+try:
+    main()
+finally:
+    if loaded := {HEAVY} & sys.modules.keys():
+        sys.exit(f"loaded: {{loaded}}")
+"""
 
 BETAS = "task.training.betas=[0.9,0.95]"  # the default
 
@@ -41,19 +58,22 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
+def light(words: list[str], environment: dict[str, str]) -> Done:
+    """A command in a process of its own, which fails where a heavy library was loaded."""
+    return subprocess.run([sys.executable, "-c", LIGHT, *words], capture_output=True, text=True, env=environment)
+
+
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, environment: dict[str, str]) -> dict[str, Any]:
     """What came of every command above, two at a time."""
     home = tmp_path_factory.mktemp("said")
     (home / "file").touch()
     terminal = Terminal(home, home / "store", tiny_model, environment)
-    commands = {" ".join(words): [COMMAND, *words] for words in HELP}
-    commands |= {name: [*terminal.run(), *words] for name, (words, _) in WRONG.items()}
+    commands = {name: [*terminal.run(), *words] for name, (words, _) in WRONG.items()}
     commands |= {
         "no cards": [COMMAND, "board", "nano", "--results", "nowhere"],
         "an unknown asset": [COMMAND, "assets", "minilmm"],
         "publishing what is no card": [COMMAND, "publish", "file"],
-        "an unknown command": [COMMAND, "bord"],
     }
     with ThreadPoolExecutor(2) as pool:
         found: dict[str, Any] = dict(zip(commands, pool.map(terminal, commands.values()), strict=True))
@@ -61,17 +81,155 @@ def said(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, environment
 
 
 @pytest.mark.parametrize("words", HELP, ids=" ".join)
-def test_each_help_says_it_all_in_a_screen(said: dict[str, Done], words: list[str]) -> None:
-    done = said[" ".join(words)]
+def test_each_help_fits_on_a_screen_and_loads_no_heavy_library(words: list[str], environment: dict[str, str]) -> None:
+    done = light([*words, "--help"], environment)
     assert done.returncode == 0
-    assert done.stderr == ""
-    assert 0 < len(done.stdout.splitlines()) <= 30
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(" ".join(["Usage: isoalign", *words]))
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 100
 
 
-def test_the_help_of_run_names_every_algorithm_task_and_budget(said: dict[str, Done]) -> None:
-    text = said["run --help"].stdout
+def test_the_overview_imports_no_command_and_takes_no_time(environment: dict[str, str]) -> None:
+    commands = {f"isoalign.cli.{entry.module}" for entry in COMMANDS.values()}
+    code = f"""
+import sys
+from isoalign.cli.commands import invoke
+invoke(["--help"])
+sys.exit(bool({commands} & sys.modules.keys()))
+"""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 0, done.stderr
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 0.5
+    assert all(f"  {name} " in done.stdout and entry.help in done.stdout for name, entry in COMMANDS.items())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_overview_says_of_a_command_what_its_own_help_says(name: str) -> None:
+    command = getattr(importlib.import_module(f"isoalign.cli.{COMMANDS[name].module}"), name)
+    assert isinstance(command, click.Command)
+    assert (command.name, str(command.help).splitlines()[0]) == (name, COMMANDS[name].help)
+
+
+def test_boards_comparisons_and_publishing_load_no_torch(environment: dict[str, str], tmp_path: Path) -> None:
+    cards = [next((ROOT / "results" / "published" / "nano").glob(f"{name}-s0-*.json")) for name in ("sft", "dpo")]
+    done = light(["publish", *map(str, cards), "--results", str(tmp_path)], environment)
+    assert done.returncode == 0, done.stderr
+    for words in (["board", "nano"], ["compare", "sft", "dpo"]):
+        done = light([*words, "--results", str(tmp_path / "published")], environment)
+        assert done.returncode == 0, done.stderr
+        assert "dpo" in done.stdout
+
+
+def test_the_help_of_run_names_every_algorithm_task_and_budget(capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["run", "--help"]) == 0
+    text = capsys.readouterr().out
     for group in ("algorithm", "task", "budget"):
         assert all(name in text for name in options(group))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("bord", "unknown command 'bord'; did you mean 'board'? known: run, board, "),
+        ("--verbose", "no such option '--verbose'; see `isoalign --help`"),
+        (
+            "board --reslts x",
+            "no such option '--reslts'; did you mean one of: '--across', '--results'? see `isoalign board --help`",
+        ),
+        ("board nano smol", "got unexpected extra argument (smol); see `isoalign board --help`"),
+        ("board nano --along", "option '--along' requires an argument; see `isoalign board --help`"),
+        ("board --across --along seed", "--across and --along cannot be combined; see `isoalign board --help`"),
+        ("compare dpo", "missing argument 'B'; see `isoalign compare --help`"),
+        ("verify", "missing argument 'CARD...'; see `isoalign verify --help`"),
+        ("tune nano --trials many", "invalid value for '--trials': 'many' is not a valid integer; see `isoalign tune --help`"),
+        ("score --task nano", "missing option '--samples'; see `isoalign score --help`"),
+        ("rescore --all --metric kl", "give either --metric NAME or --all; see `isoalign rescore --help`"),
+        ("data chek", "no such command 'chek'; did you mean 'check'? see `isoalign data --help`"),
+        ("prompts nano seed=1", "seed=1: only a setting of the task, task.KEY=VALUE, can be given here"),
+    ],
+)
+def test_what_is_typed_wrong_is_one_line_with_the_help_to_read(
+    words: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(words.split()) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"isoalign: {line}")
+    assert said.err.count("\n") == 1
+
+
+def test_settings_of_the_task_may_stand_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ("task.evaluation.draws=3 nano", "nano task.evaluation.draws=3"):
+        if words.startswith("task"):
+            words = f"score {words.split()[0]} --samples nowhere.jsonl --task nano task.prompts.test=16"
+            assert invoke(words.split()) == 2
+            assert "cannot read nowhere.jsonl" in capsys.readouterr().err
+        else:
+            assert invoke(["prompts", *words.split()]) == 0
+            assert json.loads(capsys.readouterr().out.splitlines()[0])["draws"] == 3
+
+
+def test_an_exception_that_nobody_foresaw_is_one_line_and_on_request_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("nothing")
+
+    monkeypatch.setattr("isoalign.report.compare.sides", fail)
+    assert invoke(["compare", "a", "b"]) == 2
+    assert capsys.readouterr().err == (
+        f"isoalign: KeyError: 'nothing' (at tests/{Path(__file__).name}:{fail.__code__.co_firstlineno + 1}; "
+        "set ISOALIGN_DEBUG=1 for the traceback)\n"
+    )
+    monkeypatch.setenv("ISOALIGN_DEBUG", "1")
+    with pytest.raises(KeyError):
+        invoke(["compare", "a", "b"])
+
+
+INTERRUPT = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+sys.argv = ["isoalign", "run", "algorithm=dpo"]
+from isoalign.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["click", "hydra", "numpy.dtypes", "torch.nn"])
+def test_an_interrupt_while_modules_load_is_one_line(name: str, environment: dict[str, str]) -> None:
+    """Most of them catch what is raised inside their imports, and fail later in ways of their own."""
+    done = subprocess.run([sys.executable, "-c", INTERRUPT.format(name=name)], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "isoalign: stopped; the same command goes on from what is finished\n"
+
+
+def test_what_fails_because_of_an_interrupt_is_the_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise AttributeError("half of it is gone")
+
+    monkeypatch.setattr("isoalign.report.compare.sides", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        invoke(["compare", "a", "b"])
+
+
+def test_a_pipe_that_closes_is_no_error(environment: dict[str, str]) -> None:
+    done = subprocess.run(f"{COMMAND} --help | true", shell=True, capture_output=True, text=True, env=environment)
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -96,12 +254,6 @@ def test_none_of_it_left_anything_behind(said: dict[str, Any]) -> None:
 )
 def test_the_other_commands_complain_in_the_same_way(said: dict[str, Done], name: str, word: str) -> None:
     assert word in complaint(said[name])
-
-
-def test_an_unknown_command_lists_the_known_ones(said: dict[str, Done]) -> None:
-    done = said["an unknown command"]
-    assert done.returncode == 2
-    assert all(word in done.stderr for word in ("bord", "run", "board", "assets", "publish"))
 
 
 # -- assets and data that are not what they should be --------------------------------------------------------------------
@@ -202,10 +354,10 @@ def test_a_sweep_makes_what_its_runs_share_once_and_a_run_that_fails_stops_no_ot
     done = terminal(terminal.run(*sweep, "seed=0,1"))
     assert done.returncode == 0, done.stderr
     count = {
-        kind: len(stages(terminal.store, kind)) for kind in ("sft", "raters", "candidates", "pairs", "train", "agreement")
+        kind: len(stages(terminal.store, kind)) for kind in ("sft", "annotators", "completions", "pairs", "train", "agreement")
     }
-    # candidates and pairs of three splits: train, validation, test
-    assert count == {"sft": 1, "raters": 1, "candidates": 3, "pairs": 3, "train": 4, "agreement": 1}
+    # completions and pairs of three splits: train, validation, test
+    assert count == {"sft": 1, "annotators": 1, "completions": 3, "pairs": 3, "train": 4, "agreement": 1}
     cards = sorted(card.name.rpartition("-")[0] for card in (terminal.home / "results" / "nano").glob("*.json"))
     assert cards == ["dpo-s0", "dpo-s1", "kto-s0", "kto-s1"]
 
@@ -219,7 +371,7 @@ def test_a_sweep_makes_what_its_runs_share_once_and_a_run_that_fails_stops_no_ot
     ]
     assert "Traceback" not in more.stderr
     new = [name.partition("-")[0] for name in set(stages(terminal.store)) - set(before)]
-    assert set(new) == {"curve", "figures", "readings", "samples", "train"}
+    assert set(new) == {"curve", "metrics", "samples", "scores", "train"}
     assert [new.count(kind) for kind in ("train", "figures", "curve")] == [1, 1, 1]
-    assert new.count("samples") == new.count("readings") > 1  # of the snapshots too
+    assert new.count("samples") == new.count("scores") > 1  # of the snapshots too
     assert len(list((terminal.home / "results" / "nano").glob("dpo-s0-*.json"))) == 2

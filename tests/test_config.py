@@ -2,23 +2,20 @@
 
 import dataclasses
 import itertools
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from isoalign import conf
 from isoalign.config.fill import build
 from isoalign.config.search_path import options
 from isoalign.config.task import FeedbackConfig, ModelConfig, TaskConfig
 from isoalign.core.errors import UserError
+from isoalign.core.places import PACKAGE
 from isoalign.core.records import Budget
 from isoalign.runs.overrides import check
 from isoalign.training import registry
-
-FOLDER = Path(next(iter(conf.__path__)))
 
 
 def composed(*overrides: str) -> dict[str, Any]:
@@ -46,10 +43,10 @@ def test_every_algorithm_and_budget_composes_on_every_task(task: str) -> None:
 
 
 def test_files_of_algorithms_and_their_yamls_are_one_list() -> None:
-    assert options("algorithm") == registry.names()
+    assert options("algorithm") == registry.algorithm_names()
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", registry.algorithm_names())
 def test_a_yaml_says_every_field_of_its_dataclass_its_default_and_its_own_name(name: str) -> None:
     config = composed(f"algorithm={name}")
     assert config["algorithm"]["name"] == name
@@ -73,7 +70,7 @@ def test_an_unknown_choice_lists_the_known_ones(group: str) -> None:
     [
         (
             "algorithm=dop",
-            f"unknown algorithm 'dop'; did you mean 'dpo'? known: {', '.join(registry.names())}",
+            f"unknown algorithm 'dop'; did you mean 'dpo'? known: {', '.join(registry.algorithm_names())}",
         ),
         ("algorithm.bta=0.2", "unknown key 'algorithm.bta'; did you mean 'algorithm.beta'?"),
         ("task.modle.lora=4", "unknown key 'task.modle.lora'; did you mean 'task.model.lora'?"),
@@ -136,16 +133,10 @@ def test_a_value_that_cannot_be_is_named(schema: type, settings: dict[str, Any],
 def test_every_key_of_the_run_is_read() -> None:
     """The top level is small enough to list."""
     keys = set(composed()) - {"task", "algorithm", "budget", "hydra"}
-    source = (FOLDER.parent / "bench" / "isoalign" / "runs" / "run.py").read_text()
+    source = (PACKAGE / "runs" / "run.py").read_text()
     assert all(f"config.{key}" in source for key in keys)
 
 
 def test_an_algorithm_of_a_name_that_nobody_has_is_refused() -> None:
     with pytest.raises(UserError, match="unknown algorithm 'nobody'"):
         registry.algorithm("nobody")
-
-
-def test_the_source_of_an_algorithm_covers_what_it_builds_on() -> None:
-    ppo, rlaif, dpo = (registry.source(registry.algorithm(name)) for name in ("ppo", "rlaif", "dpo"))
-    assert len({ppo, rlaif, dpo}) == 3
-    assert registry.source(registry.algorithm("ppo")) == ppo

@@ -18,9 +18,9 @@ from isoalign.feedback.consensus import RULES, Items, bradley_terry, calibrate, 
 
 
 def verdicts(*rows):
-    """(item, rater, first wins)."""
-    item, rater, first = (np.array(column) for column in zip(*rows, strict=True)) if rows else [np.zeros(0, int)] * 3
-    return Verdicts(item.astype(int), rater.astype(int), first.astype(bool), np.ones(len(item), dtype=bool))
+    """(item, annotator, first wins)."""
+    item, annotator, first = (np.array(column) for column in zip(*rows, strict=True)) if rows else [np.zeros(0, int)] * 3
+    return Verdicts(item.astype(int), annotator.astype(int), first.astype(bool), np.ones(len(item), dtype=bool))
 
 
 def round_robins(prompts, answers):
@@ -28,14 +28,14 @@ def round_robins(prompts, answers):
     return Items(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def random_verdicts(rng, items, raters, coverage=0.7):
-    rows = [(i, r, rng.random() < 0.5) for i in range(len(items)) for r in range(raters) if rng.random() < coverage]
+def random_verdicts(rng, items, annotators, coverage=0.7):
+    rows = [(i, r, rng.random() < 0.5) for i in range(len(items)) for r in range(annotators) if rng.random() < coverage]
     return verdicts(*rows)
 
 
 def shuffled(table, rng):
     order = rng.permutation(len(table))
-    return Verdicts(table.item[order], table.rater[order], table.first_wins[order], table.shown_first[order])
+    return Verdicts(table.item[order], table.annotator[order], table.first_wins[order], table.shown_first[order])
 
 
 def test_a_vote_by_hand():
@@ -50,7 +50,7 @@ def test_a_vote_by_hand():
     found = vote(table, items, np.array([1.0, 2, 4]))
     assert (found.item.tolist(), found.first_wins.tolist()) == ([0, 1, 3], [False, False, False])
     assert found.margin == pytest.approx([1 / 7, 1 / 3, 1])
-    # the only one who rated item 3 beside rater 0 has no weight, and of item 1 neither has
+    # the only one who rated item 3 beside annotator 0 has no weight, and of item 1 neither has
     found = vote(table, items, np.array([0.0, 0, 1]))
     assert (found.item.tolist(), found.first_wins.tolist(), found.unrated) == ([0, 3], [False, False], 2)
 
@@ -62,7 +62,7 @@ def test_a_tie_of_weights_is_a_tie_though_their_sums_differ_in_the_last_digit():
 
 
 @pytest.mark.parametrize("rule", RULES.values())
-def test_one_careful_rater_is_taken_at_its_word(rule):
+def test_one_careful_annotator_is_taken_at_its_word(rule):
     utilities = np.random.default_rng(0).normal(size=(30, 4))
     items = round_robins(30, 4)
     pairs = np.stack([utilities[items.prompt, items.first], utilities[items.prompt, items.second]], axis=1)
@@ -82,7 +82,7 @@ def test_the_order_of_verdicts_does_not_matter_nor_which_answer_is_called_first(
     found, again = rule(table, items, weight, 0), rule(shuffled(table, rng), items, weight, 0)
     assert found.item.tolist() == again.item.tolist()
     assert found.margin == pytest.approx(again.margin)
-    turned = Verdicts(table.item, table.rater, ~table.first_wins, table.shown_first)
+    turned = Verdicts(table.item, table.annotator, ~table.first_wins, table.shown_first)
     back = rule(turned, Items(items.prompt, items.second, items.first), weight, 0)
     assert (back.first_wins == ~found.first_wins).all()
     assert back.margin == pytest.approx(found.margin)
@@ -94,7 +94,7 @@ def test_a_prompts_verdicts_do_not_depend_on_other_prompts(rule):
     items = round_robins(6, 3)
     table = random_verdicts(rng, items, 5)
     alone = table.item < 6  # the first two prompts
-    part = Verdicts(*(column[alone] for column in (table.item, table.rater, table.first_wins, table.shown_first)))
+    part = Verdicts(*(column[alone] for column in (table.item, table.annotator, table.first_wins, table.shown_first)))
     whole = rule(table, items, np.ones(5), 0)
     few = rule(part, Items(items.prompt[:6], items.first[:6], items.second[:6]), np.ones(5), 0)
     assert few.item.tolist() == whole.item[whole.item < 6].tolist()
@@ -117,7 +117,7 @@ def test_strengths_are_those_that_a_general_optimiser_finds():
         s = flat.reshape(4, 5)
         gap = s[items.prompt, items.first] - s[items.prompt, items.second]
         said = np.where(table.first_wins, 1, -1) * gap[table.item]
-        return -(weight[table.rater] * log_expit(said)).sum() + np.square(s).sum() / (2 * consensus.PRIOR_SPREAD**2)
+        return -(weight[table.annotator] * log_expit(said)).sum() + np.square(s).sum() / (2 * consensus.PRIOR_SPREAD**2)
 
     best = minimize(loss, np.zeros(20), method="BFGS", options={"gtol": 1e-7})
     assert found.ravel() == pytest.approx(best.x, abs=1e-4)
@@ -162,7 +162,7 @@ def test_strengths_are_found_where_whole_newton_steps_run_away():
     wins = {(0, 4): 594.2, (1, 0): 3840.8, (2, 0): 0.5, (2, 3): 18.8, (2, 5): 11.3, (3, 2): 474.2, (3, 4): 546.1, (5, 1): 9.0}
     items = round_robins(1, 6)
     place = {(i, j): item for item, (i, j) in enumerate(zip(items.first, items.second, strict=True))}
-    rows = [(place[min(pair), max(pair)], rater, pair[0] < pair[1]) for rater, pair in enumerate(wins)]
+    rows = [(place[min(pair), max(pair)], annotator, pair[0] < pair[1]) for annotator, pair in enumerate(wins)]
     (found,) = strengths(verdicts(*rows), items, np.array(list(wins.values())))
     chance = expit(found[:, None] - found)
     slope = -found / consensus.PRIOR_SPREAD**2
@@ -173,7 +173,7 @@ def test_strengths_are_found_where_whole_newton_steps_run_away():
 
 
 def test_bradley_terry_outvotes_a_pairs_own_verdict_and_a_vote_does_not():
-    # 0 over 1 by five raters, 1 over 2 by five, and 2 over 0 by one: the long way round is stronger
+    # 0 over 1 by five annotators, 1 over 2 by five, and 2 over 0 by one: the long way round is stronger
     rows = [(0, r, True) for r in range(5)] + [(2, r, True) for r in range(5)] + [(1, 0, False)]
     items, table = round_robins(1, 3), verdicts(*rows)
     assert vote(table, items, np.ones(5)).first_wins.tolist() == [True, False, True]
@@ -188,11 +188,11 @@ def test_a_pair_that_nobody_rated_gets_no_verdict_though_its_answers_have_streng
     assert (found.item.tolist(), found.ties, found.unrated) == ([0, 2], 0, 1)
 
 
-def test_strengths_find_more_of_the_true_order_than_votes_where_raters_are_few_and_noisy():
+def test_strengths_find_more_of_the_true_order_than_votes_where_annotators_are_few_and_noisy():
     utilities = np.random.default_rng(4).normal(0, 2, (300, 4))
     items = round_robins(300, 4)
     pairs = np.stack([utilities[items.prompt, items.first], utilities[items.prompt, items.second]], axis=1)
-    names, config = list(map(str, range(len(items)))), PanelConfig(raters=3, temperature=(2.0,))
+    names, config = list(map(str, range(len(items)))), PanelConfig(annotators=3, temperature=(2.0,))
     said = judge(pairs, np.zeros(pairs.shape), np.zeros(len(items), bool), names, config, 0)
 
     def right(rule):
@@ -247,7 +247,7 @@ def test_one_win_each_is_a_tie(rule, seed):
 
 
 def test_calibration_by_hand():
-    # rater 0: 8 of 10; rater 1: 3 of 5; rater 2 rated nothing. Common: (11 + 1) / (15 + 2) = .70588
+    # annotator 0: 8 of 10; annotator 1: 3 of 5; annotator 2 rated nothing. Common: (11 + 1) / (15 + 2) = .70588
     rows = [(i, 0, i < 8) for i in range(10)] + [(i, 1, i < 3) for i in range(5)]
     found = calibrate(verdicts(*rows), np.ones(10, dtype=bool), 3)
     common = 12 / 17
@@ -264,19 +264,21 @@ def test_without_golden_items_all_weigh_alike():
     assert calibrate(verdicts(), np.zeros(0, dtype=bool), 4).weight.tolist() == [1, 1, 1, 1]
 
 
-def test_a_rater_below_chance_is_left_out_and_not_turned_round():
+def test_a_annotator_below_chance_is_left_out_and_not_turned_round():
     rows = [(i, 0, True) for i in range(100)] + [(i, 1, i < 5) for i in range(100)]
     found = calibrate(verdicts(*rows), np.ones(100, dtype=bool), 2)
     assert found.weight[0] > 2
     assert found.weight[1] == 0
     assert found.accuracy[1].high < 0.5, "the reader sees it"
-    with pytest.raises(UserError, match=r"no rater is right on more than half of the 100 golden items.*task\.feedback\.noise"):
+    with pytest.raises(
+        UserError, match=r"no annotator is right on more than half of the 100 golden items.*task\.feedback\.noise"
+    ):
         calibrate(verdicts(*rows[100:]), np.ones(100, dtype=bool), 2)
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=8))
 def test_weights_rise_with_what_was_right_and_are_never_negative(right):
-    rows = [(i, rater, i < hits) for rater, hits in enumerate([*right, 20]) for i in range(20)]
+    rows = [(i, annotator, i < hits) for annotator, hits in enumerate([*right, 20]) for i in range(20)]
     weight = calibrate(verdicts(*rows), np.ones(20, dtype=bool), len(right) + 1).weight
     assert (weight >= 0).all()
     assert (np.diff(weight[:-1][np.argsort(right)]) >= -1e-12).all()
@@ -285,9 +287,9 @@ def test_weights_rise_with_what_was_right_and_are_never_negative(right):
 def panel_of(accuracies, items, rng):
     right = rng.random((items, len(accuracies))) < accuracies
     truth = rng.random(items) < 0.5
-    item, rater = (axis.ravel() for axis in np.indices(right.shape))
+    item, annotator = (axis.ravel() for axis in np.indices(right.shape))
     first = right == truth[:, None]
-    return Verdicts(item, rater, first.ravel(), np.ones(item.size, dtype=bool)), truth
+    return Verdicts(item, annotator, first.ravel(), np.ones(item.size, dtype=bool)), truth
 
 
 def share_right(found, truth):
@@ -303,7 +305,7 @@ def test_weights_of_known_accuracies_beat_a_majority_by_as_much_as_they_should()
     assert share_right(vote(said, items, logit([0.9, 0.6, 0.6])), truth) == pytest.approx(0.9, abs=0.008)
 
 
-def test_calibrated_weights_beat_a_majority_where_raters_differ_and_lose_little_where_they_do_not():
+def test_calibrated_weights_beat_a_majority_where_annotators_differ_and_lose_little_where_they_do_not():
     rng = np.random.default_rng(6)
     items = Items(np.arange(4000), np.zeros(4000, int), np.ones(4000, int))
 
@@ -323,6 +325,6 @@ def test_calibrated_weights_beat_a_majority_where_raters_differ_and_lose_little_
 @pytest.mark.parametrize("rule", RULES.values())
 def test_weights_that_are_none_are_refused(rule):
     table, items = verdicts((0, 1, True)), Items(*np.array([[0], [0], [1]]))
-    for weight, told in (([1.0, -0.1], "0 or more"), ([1.0, math.nan], "0 or more"), ([1.0], "1 weights for 2 raters")):
+    for weight, told in (([1.0, -0.1], "0 or more"), ([1.0, math.nan], "0 or more"), ([1.0], "1 weights for 2 annotators")):
         with pytest.raises(UserError, match=told):
             rule(table, items, np.array(weight), 0)

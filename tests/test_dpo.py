@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from isoalign.baselines.dpo import DPO
-from isoalign.training.lab import Lab
+from isoalign.training.lab import Lab, session_of
 from workbench import Bench, assert_same_gradients, loss_of_ratios, nudge, open_vocabulary, trl_trainer
 
 
@@ -27,7 +27,7 @@ def test_an_absurd_margin_gives_no_infinity() -> None:
 def test_the_log_ratio_is_the_difference_of_both_models_sums_over_the_answer(tiny_lab: Lab) -> None:
     nudge(tiny_lab)
     batch = tiny_lab.pairs(4).chosen
-    ours, base = tiny_lab._policy(batch).logp, tiny_lab._reference(batch).logp
+    ours, base = session_of(tiny_lab).policy(batch).logp, session_of(tiny_lab).reference(batch).logp
     torch.testing.assert_close(tiny_lab.log_ratio(batch), (ours - base).sum(1))
     assert (ours - base).abs().max() > 1e-3
 
@@ -36,8 +36,8 @@ def test_loss_and_gradient_are_trls_on_the_same_batch(tiny_bench: Bench, tmp_pat
     from trl import DPOConfig, DPOTrainer
 
     lab = open_vocabulary(nudge(tiny_bench.lab()))
-    feedback = tiny_bench.shelf.feedback("annotator")
-    pairs = feedback.pairs(torch.arange(7), lab._pad)
+    feedback = tiny_bench.source.feedback("annotator")
+    pairs = feedback.pairs(torch.arange(7), session_of(lab).pad)
     ours = DPO(beta=0.3).loss(lab, pairs).mean()
     ours.backward()
 
@@ -51,4 +51,4 @@ def test_loss_and_gradient_are_trls_on_the_same_batch(tiny_bench: Bench, tmp_pat
 
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
     assert abs(ours.item() - math.log(2)) > 0.01
-    assert_same_gradients(lab._policy.inner, trainer.model)
+    assert_same_gradients(session_of(lab).policy.inner, trainer.model)

@@ -12,6 +12,7 @@ from isoalign.baselines.dpo import DPO
 from isoalign.baselines.ipo import IPO
 from isoalign.baselines.robust_dpo import RobustDPO
 from isoalign.data.preferences import Feedback
+from isoalign.training.lab import session_of
 from workbench import (
     Bench,
     assert_same_gradients,
@@ -79,7 +80,7 @@ def test_robust_dpo_is_dpo_on_true_verdicts_in_the_mean_over_flips(margin: float
     assert 0.8 * slope(robust, margin) - 0.2 * slope(robust, -margin) == pytest.approx(slope(DPO(beta=0.5), margin))
 
 
-def test_robust_dpo_alone_pushes_a_pair_on_that_nothing_contradicts_so_it_declares_no_price_of_kl() -> None:
+def test_only_robust_dpo_has_an_unbounded_margin_without_contradicting_verdicts_so_it_declares_no_kl_coefficient() -> None:
     # far out DPO's slope is 0 and cDPO's turns back; robust DPO's stays at -beta * .1 / .8
     assert slope(RobustDPO(beta=0.5, flip_rate=0.1), 1e3) == pytest.approx(-0.0625)
     assert slope(DPO(beta=0.5), 1e3) == pytest.approx(0)
@@ -106,7 +107,7 @@ def test_verdicts_that_are_wrong_as_often_as_right_are_refused(rate: float) -> N
 
 
 @pytest.mark.parametrize("beta", [0.0, -0.1])
-def test_ipo_without_a_price_is_refused_because_its_margin_has_no_end(beta: float) -> None:
+def test_ipo_without_a_positive_beta_is_refused_because_its_margin_is_unbounded(beta: float) -> None:
     with pytest.raises(ValueError, match="beta must be positive"):
         IPO(beta=beta)
 
@@ -132,7 +133,7 @@ def test_ipo_is_trls_for_answers_of_one_token_and_for_longer_ones_differs_by_the
 
     lab = open_vocabulary(nudge(tiny_bench.lab()))
     feedback = make_feedback("simulated", [2, 7, 4, 3, 5], [length] * 5)
-    ours = IPO(beta=0.3).loss(lab, feedback.pairs(torch.arange(5), lab._pad)).mean()
+    ours = IPO(beta=0.3).loss(lab, feedback.pairs(torch.arange(5), session_of(lab).pad)).mean()
     ours.backward()
 
     trainer = trl_trainer(DPOTrainer, DPOConfig, lab, tmp_path, loss_type="ipo", beta=0.3 * length, max_length=None)
@@ -140,15 +141,15 @@ def test_ipo_is_trls_for_answers_of_one_token_and_for_longer_ones_differs_by_the
     theirs.backward()
 
     assert ours.item() == pytest.approx(length**2 * theirs.item(), rel=1e-5)
-    assert_same_gradients(lab._policy.inner, trainer.model, times=length**2)
+    assert_same_gradients(session_of(lab).policy.inner, trainer.model, times=length**2)
 
 
 def test_loss_and_gradient_of_robust_dpo_are_trls(tiny_bench: Bench, tmp_path: Path) -> None:
     from trl import DPOConfig, DPOTrainer
 
     lab = open_vocabulary(nudge(tiny_bench.lab()))
-    feedback = tiny_bench.shelf.feedback("annotator")
-    ours = RobustDPO(beta=0.3, flip_rate=0.15).loss(lab, feedback.pairs(torch.arange(11), lab._pad)).mean()
+    feedback = tiny_bench.source.feedback("annotator")
+    ours = RobustDPO(beta=0.3, flip_rate=0.15).loss(lab, feedback.pairs(torch.arange(11), session_of(lab).pad)).mean()
     ours.backward()
 
     settings: dict[str, Any] = {"loss_type": "robust", "label_smoothing": 0.15, "beta": 0.3, "max_length": None}
@@ -157,7 +158,7 @@ def test_loss_and_gradient_of_robust_dpo_are_trls(tiny_bench: Bench, tmp_path: P
     theirs.backward()
 
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
-    assert_same_gradients(lab._policy.inner, trainer.model)
+    assert_same_gradients(session_of(lab).policy.inner, trainer.model)
 
 
 def test_loss_and_gradient_of_cdpo_are_trls_dpo_on_both_orders_of_each_pair_in_the_share_of_their_probability(
@@ -167,8 +168,8 @@ def test_loss_and_gradient_of_cdpo_are_trls_dpo_on_both_orders_of_each_pair_in_t
     from trl import DPOConfig, DPOTrainer
 
     lab = open_vocabulary(nudge(tiny_bench.lab()))
-    feedback = tiny_bench.shelf.feedback("annotator")
-    ours = CDPO(beta=0.3, label_smoothing=0.15).loss(lab, feedback.pairs(torch.arange(11), lab._pad)).mean()
+    feedback = tiny_bench.source.feedback("annotator")
+    ours = CDPO(beta=0.3, label_smoothing=0.15).loss(lab, feedback.pairs(torch.arange(11), session_of(lab).pad)).mean()
     ours.backward()
 
     trainer = trl_trainer(DPOTrainer, DPOConfig, lab, tmp_path, beta=0.3, max_length=None)
@@ -179,4 +180,4 @@ def test_loss_and_gradient_of_cdpo_are_trls_dpo_on_both_orders_of_each_pair_in_t
 
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
     assert abs(ours.item() - told.item()) > 1e-3, "the smoothing must matter"
-    assert_same_gradients(lab._policy.inner, trainer.model)
+    assert_same_gradients(session_of(lab).policy.inner, trainer.model)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from isoalign.core.batches import Prompts
 from isoalign.core.errors import UserError
 from isoalign.data.preferences import Cursor, Feedback, rollouts, select
-from isoalign.training.lab import Lab
+from isoalign.training.lab import Lab, session_of
 from workbench import Bench
 
 ROW = {"pair_id": "a-01", "prompt_ids": [0, 5], "chosen_ids": [6], "rejected_ids": [7, 8]}
@@ -59,7 +59,7 @@ def test_pairs_hold_both_answers_behind_the_same_prompt(tmp_path: Path) -> None:
     assert pairs.rejected.prompt_length == pairs.chosen.prompt_length == 3
 
 
-def test_every_verdict_gives_a_thumb_up_for_its_chosen_and_one_down_for_its_rejected_answer(tmp_path: Path) -> None:
+def test_every_verdict_calls_its_chosen_answer_good_and_its_rejected_one_bad(tmp_path: Path) -> None:
     feedback = Feedback.read(write(tmp_path, [ROW, ROW | {"chosen_ids": [9]}]))
     labels = feedback.labels(torch.tensor([0, 1, 2, 3]), PAD)
     assert labels.desirable.tolist() == [True, False, True, False]
@@ -103,7 +103,7 @@ def test_rollouts_pad_prompts_on_the_left_and_answers_on_the_right() -> None:
 
 
 def test_a_batch_cut_by_rows_keeps_its_columns_together(tiny_bench: Bench) -> None:
-    pairs = tiny_bench.shelf.feedback("annotator").pairs(torch.arange(6), PAD)
+    pairs = tiny_bench.source.feedback("annotator").pairs(torch.arange(6), PAD)
     part = pairs[torch.tensor([4, 1])]
     assert len(part) == 2
     assert part.index.tolist() == [4, 1]
@@ -121,6 +121,6 @@ def test_selected_prompts_lose_the_padding_that_none_of_them_needs() -> None:
 
 
 def test_all_verdicts_of_an_epoch_are_read_before_one_is_read_again(tiny_lab: Lab) -> None:
-    size = len(tiny_lab._shelf.feedback("annotator"))
+    size = len(session_of(tiny_lab).source.feedback("annotator"))
     seen = torch.cat([tiny_lab.pairs(size - 4).index, tiny_lab.pairs(4).index])
     assert sorted(seen.tolist()) == list(range(size))

@@ -20,7 +20,7 @@ from isoalign.data.formats import Turn
 from isoalign.models import language
 from isoalign.runs.overrides import task_named
 from isoalign.stages.from_file import Cutter
-from isoalign.stages.shared import Shared
+from isoalign.stages.shared import SharedStages
 from workbench import COMMAND, Terminal, complaint
 
 ASKED = ["task.judge.kind=lm", "task.feedback.judge_margin=0", "task.feedback.judge_questions=40"]
@@ -48,15 +48,15 @@ def rows_of(
 # -- panels ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_panel_gives_every_verdict_with_its_raters_and_is_on_bill_and_card(furnished: Terminal) -> None:
-    words = ["algorithm=dpo", "algorithm.batch_size=8", "budget.steps=2", "task.feedback.noise=0.3", "task.panel.raters=5",
+def test_a_panel_gives_every_verdict_with_its_annotators_and_is_on_bill_and_card(furnished: Terminal) -> None:
+    words = ["algorithm=dpo", "algorithm.batch_size=8", "budget.steps=2", "task.feedback.noise=0.3", "task.panel.annotators=5",
              "task.panel.golden=10", "task.panel.coverage=0.8"]  # fmt: skip
     card = card_of(furnished, *words)
     rows, panel = rows_of(furnished, card), card["notes"]["panel"]
-    assert all(1 <= len(row["raters"]) <= 5 for row in rows)
+    assert all(1 <= len(row["annotators"]) <= 5 for row in rows)
     assert sum(row["clean"] for row in rows) / len(rows) == pytest.approx(panel["right"])
-    assert panel["right"] > 0.7  # one rater is right on .7 of them
-    assert panel["raters"] == 5
+    assert panel["right"] > 0.7  # one annotator is right on .7 of them
+    assert panel["annotators"] == 5
     assert len(panel["accuracy"]) == 5
     assert 0 < panel["agreement"]["agreement"]["value"] < 1
     labels = card["spent"]["labels"]
@@ -64,20 +64,20 @@ def test_a_panel_gives_every_verdict_with_its_raters_and_is_on_bill_and_card(fur
     assert 24 < labels["simulated"] <= 24 * 5  # three batches were read, the last for a step that the budget forbade
 
 
-def test_a_panel_of_one_careful_rater_is_the_single_annotator(tmp_path: Path) -> None:
+def test_a_panel_of_one_careful_annotator_is_the_single_annotator(tmp_path: Path) -> None:
     """Nor does any other setting that came later make a stage again that was made without it."""
-    task = task_named("nano", ["task.panel.raters=1", "task.panel.temperature=[0.0]"])
-    recipe = Shared(task, Store(tmp_path)).pairs("annotator").recipe
-    assert recipe.keys() == {"version", "candidates", "raters", "config", "labelled_by", "seed"}
+    task = task_named("nano", ["task.panel.annotators=1", "task.panel.temperature=[0.0]"])
+    recipe = SharedStages(task, Store(tmp_path)).pairs("annotator").recipe
+    assert recipe.keys() == {"version", "completions", "annotators", "config", "labelled_by", "seed"}
     assert plain(recipe["config"]).keys() == {"draws", "margin", "judge_margin", "noise"}
-    several = Shared(task_named("nano", ["task.panel.raters=3"]), Store(tmp_path)).pairs("annotator").recipe
-    assert several["panel"] == PanelConfig(raters=3)
+    several = SharedStages(task_named("nano", ["task.panel.annotators=3"]), Store(tmp_path)).pairs("annotator").recipe
+    assert several["panel"] == PanelConfig(annotators=3)
 
 
 def test_more_golden_items_than_there_are_is_one_line(furnished: Terminal) -> None:
-    words = ["algorithm=dpo", "budget.steps=1", "task.panel.golden=5000", "task.panel.raters=2"]
+    words = ["algorithm=dpo", "budget.steps=1", "task.panel.golden=5000", "task.panel.annotators=2"]
     line = complaint(furnished(furnished.run(*words)))
-    assert "task.panel.golden asks for 5000 items, the validation split holds" in line
+    assert "task.panel.golden is 5000, but the validation split has only" in line
 
 
 # -- files ----------------------------------------------------------------------------------------------------------------
@@ -89,12 +89,12 @@ def write(file: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def test_people_teach_in_the_place_of_the_simulated_annotator(furnished: Terminal, tmp_path: Path) -> None:
-    """Two of three raters prefer the kind answer; where one stands alone there is no pair."""
+    """Two of three annotators prefer the kind answer; where one stands alone there is no pair."""
     rows = [{"prompt": f"opening number {i} of a talk", "chosen": " thank you kindly", "rejected": " you stupid idiot",
-             "rater": rater} for i in range(60) for rater in ("ann", "bob")]  # fmt: skip
-    rows += [row | {"chosen": row["rejected"], "rejected": row["chosen"], "rater": "cat"} for row in rows[::2]]
+             "annotator": annotator} for i in range(60) for annotator in ("ann", "bob")]  # fmt: skip
+    rows += [row | {"chosen": row["rejected"], "rejected": row["chosen"], "annotator": "cat"} for row in rows[::2]]
     tied = {"prompt": "opening that splits them", "chosen": " a", "rejected": " b"}
-    rows += [tied | {"rater": "ann"}, {**tied, "chosen": " b", "rejected": " a", "rater": "bob"}]
+    rows += [tied | {"annotator": "ann"}, {**tied, "chosen": " b", "rejected": " a", "annotator": "bob"}]
     file = write(tmp_path / "mine.jsonl", rows)
     words = ["algorithm=ppo", "algorithm.rollouts=8", "algorithm.minibatch=8", "budget.steps=1", "task.reward.pairs=8"]
     card = card_of(furnished, *words, f"task.feedback.file={file}")
@@ -109,18 +109,18 @@ def test_people_teach_in_the_place_of_the_simulated_annotator(furnished: Termina
     assert card["metrics"]["rm_accuracy"]["n"] == len(held_out)
 
 
-def test_kto_learns_of_thumbs_and_others_say_that_they_can_not(furnished: Terminal, tmp_path: Path) -> None:
+def test_kto_learns_from_unpaired_feedback_and_others_say_that_they_can_not(furnished: Terminal, tmp_path: Path) -> None:
     rows = [{"prompt": f"opening number {i}", "completion": " fine words" if i % 3 else " vile words", "label": bool(i % 3)}
             for i in range(60)]  # fmt: skip
     file = write(tmp_path / "thumbs.jsonl", rows)
     card = card_of(furnished, "algorithm=kto", "algorithm.batch_size=8", "budget.steps=2", f"task.feedback.file={file}")
     assert card["spent"]["labels"] == {"human": 24}
-    thumbs = rows_of(furnished, card, "thumbs", "thumbs.jsonl")
-    assert {row["desirable"] for row in thumbs} == {True, False}
+    rows = rows_of(furnished, card, "unpaired", "unpaired.jsonl")
+    assert {row["desirable"] for row in rows} == {True, False}
     for method in ("dpo", "ppo"):
         line = complaint(furnished(furnished.run(f"algorithm={method}", "budget.steps=1", f"task.feedback.file={file}")))
-        assert "thumbs.jsonl holds thumbs" in line
-        assert "KTO learns of thumbs" in line
+        assert "thumbs.jsonl holds unpaired feedback" in line
+        assert "KTO learns from unpaired feedback" in line
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_file_that_can_not_teach_is_one_line(
     ("words", "told"),
     [
         (["task.feedback.file=x", "task.rounds.count=2"], "people behind task.feedback.file can't be asked"),
-        (["task.feedback.file=x", "task.panel.raters=3"], "with task.feedback.file people judge"),
+        (["task.feedback.file=x", "task.panel.annotators=3"], "with task.feedback.file people judge"),
         (["task.reward.golden=5", "task.evaluation.split=validation"], "nothing is left to judge by"),
         (["task.panel.golden=5", "task.evaluation.split=validation"], "nothing is left to judge by"),
         (["task.rounds.count=2", "task.rounds.prompts=900"], "task.rounds.prompts is 900"),
@@ -167,7 +167,7 @@ def test_what_looks_like_the_end_of_text_in_a_file_is_text(tiny_model: Path) -> 
 # -- judges ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_language_model_judges_and_its_passes_bias_and_agreement_are_told(furnished: Terminal) -> None:
+def test_a_language_model_judges_and_its_passes_bias_and_agreement_are_reported(furnished: Terminal) -> None:
     words = ["algorithm=rlaif", "algorithm.rollouts=8", "algorithm.minibatch=8", "budget.steps=1", "task.reward.pairs=8"]
     card = card_of(furnished, *words, *ASKED, f"task.judge.model={furnished.model}")
     spent, judge = card["spent"], card["notes"]["judge"]
@@ -217,7 +217,7 @@ class Judging(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_server_that_goes_away_keeps_what_was_paid_and_the_same_command_goes_on(furnished: Terminal) -> None:
+def test_after_a_server_fails_the_same_command_continues_with_the_paid_answers(furnished: Terminal) -> None:
     class Handler(Judging):
         asked: ClassVar[list[str]] = []
         most = 30

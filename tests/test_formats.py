@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from isoalign.core.errors import UserError
 from isoalign.core.text import normalise
 from isoalign.data import formats
-from isoalign.data.formats import Comparison, Demonstration, Thumb, Turn, Turns, agreement
+from isoalign.data.formats import Comparison, Demonstration, Turn, Turns, UnpairedLabel, agreement
 from isoalign.data.formats.check import check
 from isoalign.data.formats.leakage import LEAST, Leakage, words
 
@@ -311,20 +311,20 @@ def test_a_list_of_scored_completions_as_ultrafeedback_has_it_becomes_pairs(tmp_
 
 @pytest.mark.parametrize("file", CONTAINERS)
 @pytest.mark.parametrize(("up", "down"), [(True, False), (1, 0), ("1", "0"), (1.0, 0.0), ("True", "FALSE"), ("up", "down")])
-def test_thumbs_are_known_however_they_are_spelt(tmp_path: Path, file: str, up: Any, down: Any) -> None:
+def test_unpaired_labels_are_known_however_they_are_spelt(tmp_path: Path, file: str, up: Any, down: Any) -> None:
     rows = [{"prompt": "q", "completion": "a", "label": up}, {"prompt": "q", "completion": "b", "label": down}]
     data = formats.read(CONTAINERS[file](tmp_path / file, rows))
-    assert data.thumbs == (Thumb(plain("q"), plain("a"), True, 1), Thumb(plain("q"), plain("b"), False, 2))
+    assert data.unpaired == (UnpairedLabel(plain("q"), plain("a"), True, 1), UnpairedLabel(plain("q"), plain("b"), False, 2))
 
 
 @pytest.mark.parametrize("file", CONTAINERS)
-def test_thumbs_may_be_on_conversations(tmp_path: Path, file: str) -> None:
+def test_unpaired_labels_may_be_on_conversations(tmp_path: Path, file: str) -> None:
     rows = [
         {"prompt": BLUE[:1], "completion": BLUE[1:], "label": True},
         {"prompt": GREEN[:1], "completion": GREEN[1:], "label": False},
     ]
     data = formats.read(CONTAINERS[file](tmp_path / file, rows))
-    assert [thumb.completion for thumb in data.thumbs] == [said("Blue."), said("Green.")]
+    assert [thumb.completion for thumb in data.unpaired] == [said("Blue."), said("Green.")]
 
 
 def test_the_page_on_formats_has_each_with_examples_that_are_read_as_it(tmp_path: Path) -> None:
@@ -602,10 +602,10 @@ def test_a_file_that_fits_no_format_is_refused_with_the_nearest(tmp_path: Path, 
 
 def test_a_format_set_by_name_is_taken_or_refused_with_what_the_file_lacks(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "a.jsonl", [{**RATING, "label": 1}, {**RATING, "label": 0}])
-    assert formats.read(file).format == "thumbs"
+    assert formats.read(file).format == "unpaired"
     assert len(formats.read(file, "demonstrations").demonstrations) == 2
     assert "row 1: candidates needs input_text" in refusal(lambda: formats.read(file, "candidates"))
-    assert "unknown format 'thums'; did you mean 'thumbs'?" in refusal(lambda: formats.read(file, "thums"))
+    assert "unknown format 'unpared'; did you mean 'unpaired'?" in refusal(lambda: formats.read(file, "unpared"))
 
 
 @pytest.mark.parametrize(
@@ -689,9 +689,9 @@ def test_equal_answers_are_left_out_and_counted_and_a_prompt_from_elsewhere_is_w
 
 
 @pytest.mark.parametrize(("label", "word"), [(True, "up"), (False, "down")])
-def test_one_sided_thumbs_are_refused_for_training_and_reported_by_a_check(tmp_path: Path, label: bool, word: str) -> None:
+def test_one_sided_labels_are_refused_for_training_and_reported_by_a_check(tmp_path: Path, label: bool, word: str) -> None:
     file = jsonl(tmp_path / "a.jsonl", [{**RATING, "completion": text, "label": label} for text in "abc"])
-    told = f"all 3 thumbs are {word}; training needs both"
+    told = f"all 3 labels are {word}; training needs both"
     assert refusal(lambda: formats.read(file)) == f"{file}: {told}"
     report = check(file)
     assert report.problems == (told,)
@@ -718,7 +718,7 @@ def test_a_check_counts_duplicates_and_contradictions(tmp_path: Path) -> None:
     report = check(jsonl(tmp_path / "b.jsonl", thumbs))
     assert (report.duplicate_rows, report.duplicates, report.contradictions) == (1, 1, 1)
     assert (report.up, report.down) == (1, 2)
-    assert "3, 33.3% up" in report.text()
+    assert "3, 33.3% good" in report.text()
     assert check(jsonl(tmp_path / "c.jsonl", [DEMO, DEMO, {**DEMO, "prompt": "r"}])).duplicates == 1
 
 

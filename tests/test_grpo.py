@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, tensor
 
 from isoalign.baselines.grpo import GRPO, Compared, group_advantages, k3
-from isoalign.training.lab import Lab
+from isoalign.training.lab import Lab, session_of
 from workbench import Bench, nudge, open_vocabulary, trl_arguments
 
 MASK = tensor([[True, True, False], [True, False, False]])
@@ -60,7 +60,7 @@ def fixed_loss(algorithm: GRPO) -> list[float]:
     return algorithm.loss(lab, Compared(answers, zero, zero, tensor([2.0, -1.0]))).tolist()
 
 
-def test_the_loss_clips_gains_prices_kl_and_averages_each_rows_tokens() -> None:
+def test_the_loss_clips_gains_penalises_kl_and_averages_each_rows_tokens() -> None:
     # gains: 1.2 x 2 (clipped) and 1 x 2; 1.5 x -1 (a loss is not clipped). k3 of the first tokens: 1/1.5 + ln 1.5 - 1
     nats = 1 / 1.5 + math.log(1.5) - 1
     assert fixed_loss(GRPO(kl=0.0)) == pytest.approx([-(2.4 + 2) / 2, 1.5])
@@ -95,7 +95,7 @@ def test_loss_and_gradient_are_trls_on_the_same_rollouts(tiny_bench: Bench, tmp_
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    lab = open_vocabulary(nudge(tiny_bench.but(ends=True).lab()))
+    lab = open_vocabulary(nudge(tiny_bench.replace(ends=True).lab()))
     scaled = kind == "grpo"
     algorithm = GRPO(rollouts=8, draws=4, kl=0.3, clip=0.1, scale_std=scaled, scale_length=scaled)
     batch = algorithm.compare(lab, lab.generate(lab.prompts(2), 4))
@@ -103,7 +103,7 @@ def test_loss_and_gradient_are_trls_on_the_same_rollouts(tiny_bench: Bench, tmp_
     ours = algorithm.loss(lab, batch).mean()
     ours.backward()
 
-    model = copy.deepcopy(lab._policy.inner)
+    model = copy.deepcopy(session_of(lab).policy.inner)
     model.zero_grad()
     arguments = GRPOConfig(  # TRL weighs k3 by the ratio, as a later paper does, unless it is told not to
         **trl_arguments(tmp_path), num_generations=2, beta=0.3, epsilon=0.1, loss_type=kind, max_completion_length=5,
@@ -111,7 +111,7 @@ def test_loss_and_gradient_are_trls_on_the_same_rollouts(tiny_bench: Bench, tmp_
     )  # fmt: skip
     trainer = GRPOTrainer(
         model, lambda **_: [0.0], args=arguments, train_dataset=Dataset.from_list([{"prompt": "you"}]),
-        processing_class=lab._policy.tokenizer,
+        processing_class=session_of(lab).policy.tokenizer,
     )  # fmt: skip
     answers, start = batch.rollouts, batch.rollouts.prompt_length
     columns: dict[str, Tensor] = {
@@ -124,7 +124,7 @@ def test_loss_and_gradient_are_trls_on_the_same_rollouts(tiny_bench: Bench, tmp_
     theirs.backward()
 
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
-    ratios = (lab._policy(answers).logp - batch.logp).exp()[answers.completion_mask]
+    ratios = (session_of(lab).policy(answers).logp - batch.logp).exp()[answers.completion_mask]
     assert ratios.min() < 0.9 < 1.1 < ratios.max(), "the batch has ratios that are clipped on either side"
-    for mine, other in zip(lab._policy.inner.parameters(), trainer.model.parameters(), strict=True):
+    for mine, other in zip(session_of(lab).policy.inner.parameters(), trainer.model.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad, atol=1e-5, rtol=1e-4)

@@ -103,7 +103,7 @@ def test_importing_every_algorithm_loads_nothing_from_beyond_the_wall() -> None:
     assert not [name for name in loaded if name.startswith(BEYOND)]
 
 
-def test_the_lab_has_no_public_door_to_the_meter_the_shelf_or_the_models(tiny_lab: isoalign.Lab) -> None:
+def test_the_lab_has_no_public_door_to_the_meter_the_source_or_the_models(tiny_lab: isoalign.Lab) -> None:
     public = {name for name in dir(tiny_lab) if not name.startswith("_")}
     assert public == {
         "policy", "reference", "log_ratio", "generate", "critic", "module", "prompts", "pairs", "labels", "revisions",
@@ -172,5 +172,5 @@ def test_code_that_comes_with_a_model_is_refused_and_never_asked_about() -> None
 def test_baselines_is_a_package_of_algorithms_alone() -> None:
     from isoalign.training import registry
 
-    assert [file.stem for file in sources("baselines") if file.stem != "__init__"] == registry.names()
+    assert [file.stem for file in sources("baselines") if file.stem != "__init__"] == registry.algorithm_names()
     assert baselines.__doc__

@@ -31,6 +31,7 @@ from isoalign.core.errors import UserError
 from isoalign.data.comments import Comment
 from isoalign.feedback import judges
 from isoalign.feedback.judges import Question, classifier, client, lm, server, templates
+from isoalign.feedback.judges.limits import RateLimiter
 from isoalign.feedback.judges.verdicts import Showing, Verdict, combine, summary
 from isoalign.models import language
 from isoalign.models.classifiers import CharClassifier
@@ -174,22 +175,22 @@ def test_an_identity_changes_with_what_verdicts_depend_on_and_nothing_else(
 
 
 @pytest.fixture(scope="module")
-def raters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("raters")
+def annotators(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("annotators")
     comments = [Comment(f"{text} {n}", text in RUDE) for n in range(3) for text in KIND + RUDE]
     CharClassifier.fit(comments).save(folder / "judge")
     return folder
 
 
-def test_the_classifier_compares_odds_and_sees_no_order(raters: Path, tmp_path: Path) -> None:
-    judge = judges.load(JudgeConfig(), tmp_path, raters)
-    rater = CharClassifier.load(raters / "judge")
+def test_the_classifier_compares_odds_and_sees_no_order(annotators: Path, tmp_path: Path) -> None:
+    judge = judges.load(JudgeConfig(), tmp_path, annotators)
+    annotator = CharClassifier.load(annotators / "judge")
     for question, verdict in zip(QUESTIONS, judge(QUESTIONS), strict=True):
-        rude, other = (float(p) for p in rater([question.first, question.second]))
+        rude, other = (float(p) for p in annotator([question.first, question.second]))
         kind = (1 - rude) / rude  # odds of being acceptable; Bradley-Terry: p = odds / (odds + odds)
         assert verdict.p == pytest.approx(kind / (kind + (1 - other) / other))
         assert verdict.orders == (verdict.p, verdict.p)
-        assert verdict.flops == rater.flops([question.first]) + rater.flops([question.second])
+        assert verdict.flops == annotator.flops([question.first]) + annotator.flops([question.second])
         assert verdict.tokens == 0
         (turned,) = judge([question.swapped])
         assert turned.p == pytest.approx(1 - (verdict.p or 0))
@@ -209,9 +210,9 @@ def test_the_classifiers_certainty_is_bounded() -> None:
     assert verdict.p == pytest.approx(1 / (1 + 999**-2), rel=1e-9)
 
 
-def test_the_classifier_says_that_it_cannot_read_a_principle(raters: Path, tmp_path: Path) -> None:
+def test_the_classifier_says_that_it_cannot_read_a_principle(annotators: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"set task.judge.kind to lm or server"):
-        judges.load(JudgeConfig(), tmp_path, raters)(QUESTIONS, "Be kind.")
+        judges.load(JudgeConfig(), tmp_path, annotators)(QUESTIONS, "Be kind.")
 
 
 # -- language models ---------------------------------------------------------------------------------------------------
@@ -1043,7 +1044,7 @@ def test_an_interrupted_run_asks_no_more_and_keeps_what_was_on_its_way(serve: Se
     def script(number: int, body: dict[str, Any]) -> Answer:
         if number == 3:
             os.kill(os.getpid(), signal.SIGINT)
-            judge.client.brake.pulled.wait(10)
+            judge.client.stop_signal.stopped.wait(10)
         return by_letter(number, body)
 
     at = serve(script)
@@ -1072,7 +1073,7 @@ def test_a_second_run_sends_nothing_and_is_billed_alike(
     judge = ask(at, tmp_path, token_limit=asked * 31)  # what it cost is known: nothing is estimated
     assert judge(QUESTIONS) == first
     assert len(at.seen) == asked
-    assert judge.client.purse.spent == asked * 31
+    assert judge.client.token_budget.spent == asked * 31
 
 
 def test_a_server_that_rejects_log_probabilities_is_not_needed_for_a_second_run(serve: Serve, tmp_path: Path) -> None:
@@ -1171,15 +1172,15 @@ def test_any_text_can_be_asked_about_and_answered_with(serve: Serve, tmp_path: P
 
 def test_requests_are_spread_evenly_over_a_minute() -> None:
     sleeper = Sleeper()
-    pace = client.Pace(30, lambda: sleeper.now, sleeper)
+    limiter = RateLimiter(30, lambda: sleeper.now, sleeper)
     starts = []
     for _ in range(4):
-        pace.wait()
+        limiter.wait()
         starts.append(sleeper.now)
     assert starts == [0, 2, 4, 6]
     sleeper.now = 100
-    pace.wait()  # time that was not used is not saved up
-    pace.wait()
+    limiter.wait()  # time that was not used is not saved up
+    limiter.wait()
     assert sleeper.now == 102
 
 
@@ -1273,5 +1274,5 @@ def test_a_bug_is_not_taken_for_a_missing_verdict(serve: Serve, tmp_path: Path, 
 def test_a_judge_of_whom_no_verdict_can_be_used_is_told_with_what_it_said(serve: Serve, tmp_path: Path) -> None:
     at = serve(lambda _, body: ok("purple monkey"))
     rows = [{"id": "p", "text": "you", "prompt_ids": [1], "answers": [" a", " b", " c"], "answer_ids": [[2], [3], [4]]}]
-    with pytest.raises(UserError, match=r"none of the judge's 3 verdicts can be used \(3 no verdict\).*'purple monkey"):
+    with pytest.raises(UserError, match=r"none of the judge's 3 verdicts is usable \(3 no verdict\).*'purple monkey"):
         pairs.by_judge(rows, ask(at, tmp_path), task.FeedbackConfig(judge_margin=0.0), 0)

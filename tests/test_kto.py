@@ -11,7 +11,7 @@ import torch
 from isoalign.baselines.kto import KTO, Judged, mismatch
 from isoalign.core.batches import Labels
 from isoalign.data.preferences import rollouts
-from isoalign.training.lab import Lab
+from isoalign.training.lab import Lab, session_of
 from workbench import Bench, nudge, open_vocabulary, trl_arguments
 
 SIGMOID = {x: 1 / (1 + math.exp(-x)) for x in (-0.75, -0.25, 0.25, 0.5, 1.0)}
@@ -89,9 +89,9 @@ def test_loss_and_gradient_are_trls_on_the_same_batch(tiny_bench: Bench, tmp_pat
     from trl import KTOConfig, KTOTrainer
 
     lab = open_vocabulary(nudge(tiny_bench.lab(), seed))
-    feedback = tiny_bench.shelf.feedback("annotator")
+    feedback = tiny_bench.source.feedback("annotator")
     index = torch.tensor([0, 3, 4, 7, 9, 12, 15])  # verdicts 0 up, 1 down, 2 up, 3 down, 4 down, 6 up, 7 down
-    labels = feedback.labels(index, lab._pad)
+    labels = feedback.labels(index, session_of(lab).pad)
     algorithm = KTO(beta=0.3, desirable_weight=1.5, undesirable_weight=0.5)
     point = algorithm.reference_point(lab, labels.rollouts)
     ours = algorithm.loss(lab, Judged(labels, point.expand(7))).mean()
@@ -101,9 +101,11 @@ def test_loss_and_gradient_are_trls_on_the_same_batch(tiny_bench: Bench, tmp_pat
     arguments = KTOConfig(
         **trl_arguments(tmp_path), beta=0.3, max_length=None, desirable_weight=1.5, undesirable_weight=0.5
     )  # fmt: skip
-    model, reference = copy.deepcopy(lab._policy.inner), copy.deepcopy(lab._reference.inner)
+    model, reference = copy.deepcopy(session_of(lab).policy.inner), copy.deepcopy(session_of(lab).reference.inner)
     model.zero_grad()
-    trainer = KTOTrainer(model, reference, args=arguments, train_dataset=words, processing_class=lab._policy.tokenizer)
+    trainer = KTOTrainer(
+        model, reference, args=arguments, train_dataset=words, processing_class=session_of(lab).policy.tokenizer
+    )
     answers = [(feedback.chosen if i % 2 == 0 else feedback.rejected)[i // 2] for i in index.tolist()]
     rows = [
         {
@@ -118,7 +120,7 @@ def test_loss_and_gradient_are_trls_on_the_same_batch(tiny_bench: Bench, tmp_pat
     theirs.backward()
 
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
-    for mine, other in zip(lab._policy.inner.parameters(), trainer.model.parameters(), strict=True):
+    for mine, other in zip(session_of(lab).policy.inner.parameters(), trainer.model.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad, atol=1e-5, rtol=1e-4)
 
 
@@ -127,6 +129,6 @@ def test_the_parity_batches_have_a_reference_point_on_either_side_of_zero(tiny_b
     points = []
     for seed in (1, 8):
         lab = open_vocabulary(nudge(tiny_bench.lab(), seed))
-        batch = tiny_bench.shelf.feedback("annotator").labels(torch.tensor([0, 3, 4, 7, 9, 12, 15]), lab._pad)
+        batch = tiny_bench.source.feedback("annotator").labels(torch.tensor([0, 3, 4, 7, 9, 12, 15]), session_of(lab).pad)
         points.append(KTO().reference_point(lab, batch.rollouts).item())
     assert min(points) == 0 < max(points)

@@ -23,7 +23,7 @@ def model(tiny_bench: Bench) -> LanguageModel:
 @pytest.fixture(scope="module")
 def open_model(tiny_bench: Bench) -> LanguageModel:
     """A model that may end its answer, and does so often."""
-    model = tiny_bench.but(ends=True).language_model()
+    model = tiny_bench.replace(ends=True).language_model()
     with torch.no_grad():
         model.head.weight[model.tokenizer.eos_token_id] *= 3  # type: ignore[operator,index]
     return model

@@ -32,7 +32,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
 from isoalign.models.flops import MISSING, Shape, shape_of
 from isoalign.stages import reward
-from isoalign.training.lab import Lab
+from isoalign.training.lab import Lab, session_of
 from isoalign.training.meter import BudgetSpent, Meter
 from workbench import Bench, Size, algorithms, make_bench, make_feedback
 
@@ -56,7 +56,7 @@ def executed(meter: Meter, bench: Bench) -> int:
     reward model, nor the judge's n-grams, which are no products of matrices."""
     total = sum(flops for (role, _), flops in meter.items.items() if role not in ("feedback", "judge"))
     paid_training = ("reward", "backward") in meter.items
-    return total - sum(bench.shelf.rewards["annotator"].record["flops"].values()) * paid_training
+    return total - sum(bench.source.rewards["annotator"].record["flops"].values()) * paid_training
 
 
 # -- against the oracle ------------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def executed(meter: Meter, bench: Bench) -> int:
 def test_the_bill_of_a_run_is_within_one_percent_of_what_was_counted(
     even_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int
 ) -> None:
-    bench = even_bench.but(lora=lora)
+    bench = even_bench.replace(lora=lora)
     trainer = bench.trainer(algorithm, Budget(1e15, steps=4), tmp_path)
     with counting() as counted:
         trainer.run(name)
@@ -77,7 +77,7 @@ def test_the_bill_of_a_run_is_within_one_percent_of_what_was_counted(
 
 def test_every_pass_is_within_one_percent_of_what_was_counted(even_bench: Bench) -> None:
     for lora in (0, 8):
-        lab = even_bench.but(lora=lora).lab()
+        lab = even_bench.replace(lora=lora).lab()
         rollouts = lab.pairs(6).chosen
         passes: dict[str, Callable[[], Any]] = {
             "sample": lambda lab=lab: lab.generate(lab.prompts(4), draws=3),
@@ -85,10 +85,10 @@ def test_every_pass_is_within_one_percent_of_what_was_counted(even_bench: Bench)
             "policy": lambda lab=lab, rollouts=rollouts: lab.policy(rollouts).logp.sum().backward(),
         }
         for name, work in passes.items():
-            before = lab._meter.flops
+            before = session_of(lab).meter.flops
             with counting() as counted:
                 work()
-            assert lab._meter.flops - before == pytest.approx(counted(), rel=0.01), (name, lora)
+            assert session_of(lab).meter.flops - before == pytest.approx(counted(), rel=0.01), (name, lora)
 
 
 class Tower(nn.Module):
@@ -104,17 +104,17 @@ class Tower(nn.Module):
         return self.last(mixed.transpose(1, 2)).squeeze(1)
 
 
-def test_a_module_of_the_algorithms_own_pays_for_all_that_it_computes_and_so_does_each_of_its_parts(even_bench: Bench) -> None:
+def test_every_pass_of_an_algorithms_module_and_of_its_parts_is_charged(even_bench: Bench) -> None:
     lab = even_bench.lab()
     hidden = torch.randn(3, 5, 128, requires_grad=True)
     for part in (lambda: lab.module("tower", Tower), lambda: lab.module("tower", Tower).wide):
         part()
-        before = lab._meter.flops
+        before = session_of(lab).meter.flops
         with counting() as counted:
             part()(hidden).sum().backward()
-        assert lab._meter.flops - before == counted()
+        assert session_of(lab).meter.flops - before == counted()
         assert counted() >= 6 * 128 * 128 * 15
-    assert {role for role, _ in lab._meter.items} == {"tower"}
+    assert {role for role, _ in session_of(lab).meter.items} == {"tower"}
 
 
 class Product(nn.Module):
@@ -133,13 +133,13 @@ def test_attention_that_is_only_read_pays_too_and_so_does_a_product_with_a_vecto
     with torch.no_grad():
         lab.module("tower", Tower).eval()(hidden)
         trained.module("tower", Tower)(hidden)
-        assert lab._meter.flops == trained._meter.flops > 0
-        before = lab._meter.flops
+        assert session_of(lab).meter.flops == session_of(trained).meter.flops > 0
+        before = session_of(lab).meter.flops
         lab.module("vector", Product)(hidden[0])
-        assert lab._meter.flops - before == 2 * 5 * 128
+        assert session_of(lab).meter.flops - before == 2 * 5 * 128
 
 
-def test_a_copy_of_a_module_has_weights_of_its_own_and_pays_and_a_pass_that_breaks_leaves_the_next_its_price(
+def test_a_copy_of_a_module_has_its_own_weights_and_is_charged_and_a_failed_pass_does_not_change_the_next_charge(
     even_bench: Bench,
 ) -> None:
     lab = even_bench.lab()
@@ -149,17 +149,17 @@ def test_a_copy_of_a_module_has_weights_of_its_own_and_pays_and_a_pass_that_brea
         head.weight.zero_()
         target.weight.fill_(1.0)
         assert target(torch.ones(1, 128)) - target.bias == 128
-    assert sum(lab._meter.items.values()) == 2 * 128
+    assert sum(session_of(lab).meter.items.values()) == 2 * 128
     with pytest.raises(RuntimeError):
         head(torch.ones(1, 2))
     with torch.no_grad():
         head(torch.ones(1, 128))
-    assert sum(lab._meter.items.values()) == 4 * 128
+    assert sum(session_of(lab).meter.items.values()) == 4 * 128
 
 
 @pytest.mark.parametrize(("name", "kind", "words"), [
-    ("policy", nn.Linear, "can't be called 'policy'"), ("critic", nn.Linear, "can't be called 'critic'"),
-    ("memory", nn.LSTM, "a pass of LSTM can't be counted"),
+    ("policy", nn.Linear, "cannot take the name 'policy'"), ("critic", nn.Linear, "cannot take the name 'critic'"),
+    ("memory", nn.LSTM, "the FLOPs of LSTM cannot be counted"),
 ])  # fmt: skip
 def test_a_module_that_would_hide_on_the_bill_is_refused(even_bench: Bench, name: str, kind: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
@@ -182,7 +182,7 @@ def test_the_training_of_a_reward_model_is_billed_within_one_percent(even_bench:
     config = RewardConfig(pairs=8, lr=1e-3, batch_size=4, epochs=2, golden=golden, patience=99)
     known = make_feedback("golden", [8] * 6, [8] * 6, 512) if golden else None
     with counting() as counted:
-        reward.make(tmp_path, even_bench.model, feedback, known, ModelConfig(str(even_bench.model)), config, 0)
+        reward.make_reward_model(tmp_path, even_bench.model, feedback, known, ModelConfig(str(even_bench.model)), config, 0)
     record = json.loads((tmp_path / "record.json").read_text())
     assert sum(record["flops"].values()) == pytest.approx(counted(), rel=0.01)
 
@@ -226,7 +226,7 @@ def test_a_shape_is_read_off_a_model_without_embeddings_and_with_the_head_apart(
     model = tiny_bench.language_model()
     body = 2 * (4 * 32 * 32 + 3 * 32 * 64)
     assert model.shape == Shape(body, attention=2 * 32, head=320 * 32)
-    adapted = tiny_bench.but(lora=4).lab()._policy.shape
+    adapted = tiny_bench.replace(lora=4).session().policy.shape
     assert (adapted.body, adapted.head, adapted.attention) == (body, 320 * 32, 64)
     assert adapted.adapter == 2 * 4 * (4 * (32 + 32) + 3 * (32 + 64))
     assert adapted.first == 3 * (32 * 32 + 4 * 32)  # queries, keys and values of the first layer
@@ -279,7 +279,7 @@ def test_the_fraction_follows_the_limit_that_is_nearest_to_its_end(limit: dict[s
     assert meter.fraction == 0.25
 
 
-def test_the_clock_stands_still_while_shared_stages_are_made_and_goes_on_after_a_resume(
+def test_the_clock_stops_while_shared_stages_are_made_and_continues_after_a_resume(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [100.0]
@@ -302,7 +302,7 @@ def test_the_clock_stands_still_while_shared_stages_are_made_and_goes_on_after_a
         resumed.require()
 
 
-def test_a_quote_adds_up_and_pays_nothing() -> None:
+def test_a_quote_sums_charges_without_charging() -> None:
     meter = Meter(Budget(10))
     with meter.quote() as price:
         meter.charge("policy", "forward", 99)
@@ -315,15 +315,15 @@ def test_a_quote_adds_up_and_pays_nothing() -> None:
 @pytest.mark.parametrize("lora", [0, 4])
 @pytest.mark.parametrize(("name", "algorithm"), algorithms())
 def test_the_quote_of_a_step_is_what_it_then_costs(tiny_bench: Bench, name: str, algorithm: Any, lora: int) -> None:
-    lab = tiny_bench.but(lora=lora).lab()
+    lab = tiny_bench.replace(lora=lora).lab()
     steps = list(algorithm.iteration(lab))
     for step in steps:
-        with lab._meter.quote() as price:
+        with session_of(lab).meter.quote() as price:
             step.loss(lab, step.batch)
-        before = lab._meter.items.copy()
+        before = session_of(lab).meter.items.copy()
         for start in range(0, len(step.batch), 3):
             step.loss(lab, step.batch[slice(start, start + 3)])
-        assert lab._meter.items - before == price
+        assert session_of(lab).meter.items - before == price
 
 
 def test_a_step_that_the_purse_does_not_cover_is_not_begun(tiny_bench: Bench, tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_the_clock_ends_a_run_between_steps_and_never_within_one(
 
     class Slow(DPO):
         def loss(self, lab: Lab, pairs: Any) -> torch.Tensor:
-            now[0] += 0 if lab._meter.quoting else 4
+            now[0] += 0 if session_of(lab).meter.quoting else 4
             return super().loss(lab, pairs)
 
     trainer = tiny_bench.trainer(Slow(batch_size=4), Budget(1e15, seconds=10), tmp_path)
@@ -381,7 +381,7 @@ def test_the_clock_ends_a_run_between_steps_and_never_within_one(
 def test_every_verdict_of_the_feedback_is_paid_with_its_share_once_in_many_epochs(tiny_bench: Bench, tmp_path: Path) -> None:
     trainer = tiny_bench.trainer(DPO(batch_size=4), Budget(1e15, steps=9), tmp_path)
     trainer.run("dpo")
-    size = len(tiny_bench.shelf.feedback("annotator"))
+    size = len(tiny_bench.source.feedback("annotator"))
     assert trainer.meter.spent()["labels"] == {"simulated": size}
     assert trainer.meter.items["feedback", "sample"] == 10 * size
 
@@ -390,15 +390,15 @@ def test_a_reward_model_is_paid_with_all_its_verdicts_at_its_first_use_and_never
     lab = tiny_bench.lab()
     rollouts = lab.generate(lab.prompts(3))
     lab.reward(rollouts)
-    first = dict(lab._meter.items)
-    each = tiny_bench.shelf.rewards["annotator"].flops(rollouts)
+    first = dict(session_of(lab).meter.items)
+    each = tiny_bench.source.rewards["annotator"].flops(rollouts)
     assert first["reward", "forward"] == 1000 + each
     assert first["reward", "backward"] == 2000
     assert first["feedback", "sample"] == 3 * 10
-    assert lab._meter.spent()["labels"] == {"simulated": 3}
+    assert session_of(lab).meter.spent()["labels"] == {"simulated": 3}
     lab.reward(rollouts)
-    assert lab._meter.items["reward", "forward"] == 1000 + 2 * each
-    assert lab._meter.items["reward", "backward"] == 2000
+    assert session_of(lab).meter.items["reward", "forward"] == 1000 + 2 * each
+    assert session_of(lab).meter.items["reward", "backward"] == 2000
 
 
 def test_people_and_ai_are_counted_apart(tiny_bench: Bench) -> None:
@@ -408,24 +408,29 @@ def test_people_and_ai_are_counted_apart(tiny_bench: Bench) -> None:
     lab.judge_score(rollouts)
     lab.pairs(2)
     lab.pairs(2, labelled_by="judge")
-    assert lab._meter.spent()["labels"] == {"ai": 2, "ai_scores": 6, "simulated": 2}
-    assert lab._meter.items["judge", "forward"] > 0
+    assert session_of(lab).meter.spent()["labels"] == {"ai": 2, "ai_scores": 6, "simulated": 2}
+    assert session_of(lab).meter.items["judge", "forward"] > 0
 
 
 def test_finding_a_shared_stage_made_costs_what_making_it_does(tiny_bench: Bench, tmp_path: Path) -> None:
-    """The slow shelf takes its time; no figure on the bill may show it."""
+    """The slow source takes its time; no figure on the bill may show it."""
 
     @dataclass
-    class SlowShelf:
-        shelf: Any
+    class SlowSource:
+        source: Any
 
         def __getattr__(self, name: str) -> Any:
-            time.sleep(0.05)
-            return getattr(self.shelf, name)
+            found = getattr(self.source, name)
+
+            def slowly(*arguments: Any) -> Any:
+                time.sleep(0.05)
+                return found(*arguments)
+
+            return slowly if callable(found) else found
 
     bills = []
-    for shelf in (tiny_bench.shelf, SlowShelf(tiny_bench.shelf)):
-        trainer = tiny_bench.but(shelf=shelf).trainer(RLAIF(rollouts=4, minibatch=4), Budget(1e15, steps=8), tmp_path)
+    for source in (tiny_bench.source, SlowSource(tiny_bench.source)):
+        trainer = tiny_bench.replace(source=source).trainer(RLAIF(rollouts=4, minibatch=4), Budget(1e15, steps=8), tmp_path)
         trainer.run("rlaif")
         bills.append(trainer.meter.spent())
     miss, hit = bills[1], bills[0]
@@ -434,7 +439,7 @@ def test_finding_a_shared_stage_made_costs_what_making_it_does(tiny_bench: Bench
 
 
 @pytest.mark.parametrize("gather", ["prompts", "pairs", "labels", "reward", "judge_score", "generate"])
-def test_a_loss_that_gathers_for_itself_is_refused_because_its_price_could_not_be_quoted(
+def test_a_loss_that_reads_data_is_refused_because_its_cost_cannot_be_quoted(
     tiny_bench: Bench, tmp_path: Path, gather: str
 ) -> None:
     class Sneaky:
@@ -445,7 +450,7 @@ def test_a_loss_that_gathers_for_itself_is_refused_because_its_price_could_not_b
 
         def loss(self, lab: Lab, rollouts: Any) -> torch.Tensor:
             if gather == "generate":
-                lab.generate(tiny_bench.shelf.prompts())
+                lab.generate(tiny_bench.source.prompts())
             else:
                 getattr(lab, gather)(rollouts if gather in ("reward", "judge_score") else 2)
             return -lab.policy(rollouts).logp.sum(1)
@@ -455,7 +460,7 @@ def test_a_loss_that_gathers_for_itself_is_refused_because_its_price_could_not_b
         trainer.run("sneaky")
 
 
-def test_a_meter_that_is_saved_and_restored_goes_on_counting() -> None:
+def test_a_restored_meter_continues_counting() -> None:
     meter = Meter(Budget(100, labels=10))
     meter.charge("policy", "forward", 30, tokens=2)
     meter.label("ai", [4, 5])

@@ -13,7 +13,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.records import Estimate, Flag, ReverseKL, Rewards, Sample, ScoredPair
 from isoalign.evaluation.metrics import ScoredSamples, kl, reward_accuracy
 from isoalign.models.kl import exact_kl
-from isoalign.runs.pipeline import reported, reported_error
+from isoalign.runs.training import reported_kl, reported_kl_error
 
 SAMPLE = Sample("p", 0, "", "", [1, 2], -3.0, -4.0, 0.7, False)
 PAIR = ScoredPair("x", "p", "good", "bad", True, -5.0, -6.0, -5.0, -6.0, 2, 4)
@@ -292,9 +292,9 @@ def test_what_stands_in_the_padding_does_not_touch_a_masked_kl(seed, padding):
 def test_a_kl_that_was_logged_in_the_first_half_only_is_no_report_of_the_policy_that_came_out():
     ppo = [{"flops_spent": float(step), "kl_k1": step / 10} for step in range(1, 21)]
     dpo = [{"flops_spent": float(step), "margin": 1.0} for step in range(21, 41)]
-    assert reported(ppo) == {"kl_k1": pytest.approx((1.9 + 2.0) / 2)}  # the last two of twenty
+    assert reported_kl(ppo) == {"kl_k1": pytest.approx((1.9 + 2.0) / 2)}  # the last two of twenty
     # of rows 1.6 to 2.0 the deviation is sqrt(.1 / 4), and the mean is of two
-    assert reported_error(ppo) == {"kl_k1": pytest.approx(math.sqrt(0.1 / 4 / 2))}
-    assert reported_error(ppo[:1]) == {}
-    assert reported(ppo + dpo) == reported_error(ppo + dpo) == {}
-    assert reported([]) == {}
+    assert reported_kl_error(ppo) == {"kl_k1": pytest.approx(math.sqrt(0.1 / 4 / 2))}
+    assert reported_kl_error(ppo[:1]) == {}
+    assert reported_kl(ppo + dpo) == reported_kl_error(ppo + dpo) == {}
+    assert reported_kl([]) == {}

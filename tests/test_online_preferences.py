@@ -16,7 +16,7 @@ from isoalign.baselines.rlhf_then_dpo import RLHFThenDPO
 from isoalign.core.batches import Rollouts
 from isoalign.core.records import Budget
 from isoalign.data.preferences import rollouts
-from isoalign.training.lab import Lab
+from isoalign.training.lab import Lab, session_of
 from workbench import Bench, nudge, small
 
 ANSWERS = rollouts([[0, 5]] * 3 + [[0, 6]] * 3, [[10], [11], [12], [20], [21], [22]], pad=1)
@@ -68,7 +68,7 @@ def test_answers_that_nothing_tells_apart_teach_nothing(tiny_lab: Lab) -> None:
     losses = DPO(beta=3.0).loss(tiny_lab, pairs)
     losses.sum().backward()
     torch.testing.assert_close(losses.detach(), torch.full((2,), math.log(2)))
-    assert all((p.grad == 0).all() for p in tiny_lab._policy.inner.parameters() if p.grad is not None)
+    assert all((p.grad == 0).all() for p in session_of(tiny_lab).policy.inner.parameters() if p.grad is not None)
 
 
 def test_rejection_sampling_imitates_the_best_answer_to_each_prompt_once_an_epoch(
@@ -83,7 +83,7 @@ def test_rejection_sampling_imitates_the_best_answer_to_each_prompt_once_an_epoc
     for epoch in (steps[:2], steps[2:]):
         assert sorted(row for step in epoch for row in rows(step.batch)) == hoped
     losses = steps[0].loss(tiny_lab, steps[0].batch)
-    logp = tiny_lab._policy(steps[0].batch).logp
+    logp = session_of(tiny_lab).policy(steps[0].batch).logp
     torch.testing.assert_close(losses, -logp.sum(1) / 5)  # answers of five tokens, each for as much
 
 
@@ -108,8 +108,8 @@ def test_the_judge_is_asked_which_of_two_fresh_answers_is_better(tiny_lab: Lab, 
     """And both are charged as labels by AI; the reward model is not asked, and not paid for."""
     nudge(tiny_lab, by=0.2)
     (step,) = OnlineDPO(batch_size=8).iteration(tiny_lab)
-    assert {source: len(read) for source, read in tiny_lab._meter.labels.items()} == {"ai_scores": 16}
-    assert not any(role == "reward" for role, _ in tiny_lab._meter.items)
+    assert {source: len(read) for source, read in session_of(tiny_lab).meter.labels.items()} == {"ai_scores": 16}
+    assert not any(role == "reward" for role, _ in session_of(tiny_lab).meter.items)
     pairs = step.batch
     assert (tiny_lab.judge(pairs.chosen, pairs.rejected) >= 0.5).all()
     assert (tiny_lab.judge(pairs.chosen, pairs.rejected) > 0.5).any()
@@ -134,9 +134,9 @@ def test_labelled_by_the_reward_model_it_is_iterative_dpo_of_two_draws_and_one_s
     (other,) = IterativeDPO(batch_size=6, prompts=6, draws=2, epochs=1).iteration(iterative)
     pairs, same = [sorted(zip(rows(s.batch.chosen), rows(s.batch.rejected), strict=True)) for s in (step, other)]
     assert pairs == same
-    assert online._meter.items == iterative._meter.items
+    assert session_of(online).meter.items == session_of(iterative).meter.items
     assert (online.reward(step.batch.chosen) >= online.reward(step.batch.rejected)).all()
-    assert "ai_scores" not in online._meter.labels
+    assert "ai_scores" not in session_of(online).meter.labels
 
 
 # -- PPO, then DPO -----------------------------------------------------------------------------------------------------

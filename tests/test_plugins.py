@@ -78,7 +78,7 @@ if lab.progress > 0.3:
 """
 EDIT = """
 with torch.no_grad():
-    for weight in lab._policy.inner.parameters():
+    for weight in lab._session.policy.inner.parameters():
         weight.add_(0.01)
 """
 FOREVER = HEAD + GOOD.replace("        yield", "        try:\n            yield").replace(
@@ -123,33 +123,33 @@ ALGORITHMS = {
     "opens": variant(OPEN),
 }
 SAID = {
-    "nans": "nans seed 0: 5 steps in a row had no finite loss or gradient",
+    "nans": "nans seed 0: the loss or the gradient was not finite for 5 steps in a row",
     "raises": "KeyError: 'no such thing'",
     "exits": "its code called exit",
-    "loops": "its code asked the lab for nothing that costs for 2 seconds",
-    "clings": "its code asked the lab for nothing that costs for 2 seconds",
-    "clutches": "its code asked the lab for nothing that costs for 2 seconds",
-    "sleeps": "its code asked the lab for nothing that costs for 2 seconds",
-    "idle": "an iteration spent nothing, so the budget would never end it",
-    "free": "the loss of a step asks the lab for nothing that costs",
-    "clings_to_its_end": "its code asked the lab for nothing that costs for 2 seconds",
-    "makes": "its code asked the lab for nothing that costs for 2 seconds",
+    "loops": "its code made no paid call to the lab for 2 seconds",
+    "clings": "its code made no paid call to the lab for 2 seconds",
+    "clutches": "its code made no paid call to the lab for 2 seconds",
+    "sleeps": "its code made no paid call to the lab for 2 seconds",
+    "idle": "an iteration spent none of the budget, so the run would never end",
+    "free": "the loss of a step makes no paid call to the lab",
+    "clings_to_its_end": "its code made no paid call to the lab for 2 seconds",
+    "makes": "its code made no paid call to the lab for 2 seconds",
     "cancels": "CancelledError: enough",
-    "ends": "it ended its run by itself; only the meter ends a run",
+    "ends": "it ended its run itself; only the meter ends a run",
     "edits": "it changed weights of the policy or the reference",
-    "gathers": "its own code called backward",
+    "gathers": "its own code called backward()",
     "tuples": "iteration(lab) yielded a Step of a tuple",
-    "samples": "raise budget.flops, unless its iteration never comes to yield one",
+    "samples": "raise budget.flops, or check that iteration() yields a step",
     "lists": "it tried to read the prompts",
     "bytes": "it tried to read",
-    "shells": "it tried to read what another program says",
+    "shells": "it tried to read the output of another program",
     "moves": "it changed the working directory for the whole process",
     "hooks": "it changed the hooks of all modules for the whole process",
     "doubles": "doubles seed 0: ",
     "threads": "it left a thread running",
     "shouts": "xxx... (at elsewhere/shouts.py",
     "mumbles": "ValueError: caf?",
-    "logs": "lab.log can't take loss",
+    "logs": "lab.log cannot take loss",
     "peeks": "it tried to read the prompts",
     "opens": "it tried to read",
 }
@@ -191,7 +191,7 @@ def elsewhere(furnished: Terminal) -> Terminal:
 QUICK = ["budget.flops=2e9", "budget.steps=8", "task.training.patience=5", "task.training.idle_seconds=2"]
 
 
-def test_what_another_package_brings_is_found_configured_and_used(elsewhere: Terminal) -> None:
+def test_plugins_of_another_package_are_found_configured_and_used(elsewhere: Terminal) -> None:
     shown = elsewhere([COMMAND, "run", "--help"]).stdout
     assert "good" in shown
     assert "theirs" in shown
@@ -231,7 +231,7 @@ def test_what_another_package_brings_is_found_configured_and_used(elsewhere: Ter
     )
 
 
-def test_a_sweep_of_misbehaving_algorithms_goes_on_marks_them_and_leaves_the_board_unharmed(elsewhere: Terminal) -> None:
+def test_a_sweep_continues_past_misbehaving_algorithms_and_the_board_stays_intact(elsewhere: Terminal) -> None:
     done = elsewhere(elsewhere.run("-m", f"algorithm={','.join(ALGORITHMS)}", *QUICK))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -243,7 +243,7 @@ def test_a_sweep_of_misbehaving_algorithms_goes_on_marks_them_and_leaves_the_boa
     cards = {card["algorithm"]: card for card in (json.loads(file.read_text()) for file in results.glob("*.json"))}
     assert set(cards) == set(ALGORITHMS) - set(SAID)
     assert not any(flag["kind"] == "gate" and flag["text"].startswith("it ran") for flag in cards["good"]["flags"])
-    smuggled = {"kind": "gate", "text": "it ran a model that the meter does not know: Sequential of 280 parameters"}
+    smuggled = {"kind": "gate", "text": "it ran a model that the meter does not count: Sequential of 280 parameters"}
     assert smuggled in cards["smuggles"]["flags"]
     board = elsewhere([COMMAND, "board", "nano", "--results", str(elsewhere.home / "results")])
     assert board.returncode == 0, board.stderr
@@ -268,7 +268,7 @@ UNFIT = {  # what is wrong before there is a run
     "reads": ("from isoalign.data import prompts\nprompts.toxic()" + HEAD + GOOD, "it tried to read the prompts"),
     "computes": (
         "import torch\ntorch.nn.Linear(2, 2)(torch.ones(1, 2))" + HEAD + GOOD,
-        "it runs Linear where there is no lab",
+        "it runs Linear outside a training run",
     ),
 }
 
@@ -284,7 +284,7 @@ def unfit(elsewhere: Terminal) -> Terminal:
     return elsewhere
 
 
-def test_an_algorithm_that_can_not_be_had_is_one_line_to_run_and_to_check_and_harms_no_other(unfit: Terminal) -> None:
+def test_an_algorithm_that_cannot_be_created_is_one_line_in_run_and_check_and_affects_no_other(unfit: Terminal) -> None:
     commands = [(name, [COMMAND, "run", f"algorithm={name}"]) for name in UNFIT]
     for name, command in [*commands, ("refuses", [COMMAND, "check", "refuses"])]:
         said = complaint(unfit(command))
@@ -310,13 +310,17 @@ def test_what_stopped_learning_early_is_flagged(elsewhere: Terminal) -> None:
     done = elsewhere(elsewhere.run("algorithm=stops", "budget.flops=2e9"))
     assert done.returncode == 0, done.stderr
     card = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
-    assert any("of what it spent: it stopped learning there" in flag["text"] for flag in card["flags"])
+    assert any("of the FLOPs that it spent: it stopped learning there" in flag["text"] for flag in card["flags"])
 
 
 @pytest.mark.parametrize(
     ("points", "algorithm", "words"),
     [
-        ("[isoalign.algorithms]\ndpo = elsewhere.good", "dpo", "elsewhere.good brings an algorithm 'dpo', and there is one"),
+        (
+            "[isoalign.algorithms]\ndpo = elsewhere.good",
+            "dpo",
+            "elsewhere.good provides an algorithm 'dpo', which is the name of a baseline",
+        ),
         ("[isoalign.algorithms]\nlost = elsewhere.lost", "lost", "elsewhere.lost can't be imported: ModuleNotFoundError"),
         ("[isoalign.algorithms]\noracle = elsewhere.oracle", "oracle", "oracle.py registers no algorithm"),
         ("[isoalign.metrics]\nbare = elsewhere.good", "dpo", "good.py does not define measure(scored)"),
@@ -352,7 +356,7 @@ def test_a_yaml_that_is_none_is_one_line_with_file_and_line(elsewhere: Terminal)
     assert "good.yaml, line 3: no yaml: expected ',' or ']'" in complaint(elsewhere(elsewhere.run("algorithm=good")))
 
 
-def test_a_yaml_that_bears_another_name_is_told_by_its_file(elsewhere: Terminal) -> None:
+def test_a_yaml_with_another_name_is_reported_with_its_file(elsewhere: Terminal) -> None:
     (elsewhere.home / "site" / "elsewhere" / "conf" / "algorithm" / "good.yaml").write_text("name: god\n")
     said = complaint(elsewhere(elsewhere.run("algorithm=good")))
     assert "algorithm/good.yaml says name: god; write name: good, as the file is called" in said

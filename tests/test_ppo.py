@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, tensor
 
 from isoalign.baselines.ppo import PPO, Experience, gae, place_rewards, policy_loss, row_mean, value_loss, whiten
-from isoalign.training.lab import Lab
+from isoalign.training.lab import Lab, session_of
 from workbench import Bench
 
 MASK = tensor([[True, True, True], [True, False, False]])
@@ -17,7 +17,7 @@ def close(found: Tensor, hoped: list[float] | list[list[float]]) -> None:
     torch.testing.assert_close(found, tensor(hoped), atol=1e-6, rtol=0)
 
 
-def test_the_score_falls_on_each_rows_last_real_token_and_every_nat_of_drift_is_priced() -> None:
+def test_the_score_is_on_each_rows_last_token_and_every_nat_of_kl_is_penalised() -> None:
     drift = tensor([[0.1, -0.2, 0.3], [0.5, 0.0, 0.0]])
     close(place_rewards(tensor([2.0, -1.0]), drift, 0.5, MASK), [[-0.05, 0.1, 2 - 0.15], [-1 - 0.25, 0.0, 0.0]])
 
@@ -90,11 +90,11 @@ def test_a_row_is_averaged_over_its_own_tokens() -> None:
     ("kl", "price"),
     [(6.0, 0.1), (6.6, 0.1 * 1.01), (60.0, 0.1 * 1.02), (0.0, 0.1 * 0.98), (-3.0, 0.1 * 0.98), (5.4, 0.1 * 0.99)],
 )
-def test_an_adaptive_price_moves_towards_its_target_by_two_percent_at_most(kl: float, price: float) -> None:
+def test_an_adaptive_kl_coefficient_changes_by_two_percent_at_most(kl: float, price: float) -> None:
     assert PPO(kl=0.1, target_kl=6.0).next_price(0.1, kl) == pytest.approx(price)
 
 
-def test_a_fixed_price_stays() -> None:
+def test_a_fixed_kl_coefficient_does_not_change() -> None:
     assert PPO(kl=0.1).next_price(0.1, 1e6) == 0.1
 
 
@@ -113,7 +113,7 @@ def test_ratios_are_one_and_values_unmoved_before_the_first_step(tiny_lab: Lab) 
     torch.testing.assert_close(algorithm.loss(tiny_lab, batch).detach(), hoped)
 
 
-def test_the_untouched_policy_has_no_drift_so_the_score_alone_is_returned(tiny_lab: Lab) -> None:
+def test_the_initial_policy_has_no_kl_so_its_return_is_the_score(tiny_lab: Lab) -> None:
     algorithm = PPO(kl=10.0, gae_lambda=1.0, reward_clip=0.5, whiten=False)
     batch = experience_of(tiny_lab, algorithm)
     scores = tiny_lab.reward(batch.rollouts).clamp(-0.5, 0.5)
@@ -122,10 +122,10 @@ def test_the_untouched_policy_has_no_drift_so_the_score_alone_is_returned(tiny_l
     torch.testing.assert_close(batch.returns, hoped, atol=1e-5, rtol=0)
 
 
-def test_drift_from_the_base_is_priced_at_the_price_of_the_day(tiny_bench: Bench) -> None:
-    lab = tiny_bench.but(ends=True).lab()
+def test_kl_from_the_base_is_penalised_with_the_current_coefficient(tiny_bench: Bench) -> None:
+    lab = tiny_bench.replace(ends=True).lab()
     with torch.no_grad():
-        for parameter in lab._policy.inner.parameters():
+        for parameter in session_of(lab).policy.inner.parameters():
             parameter.mul_(1.1)
     lab.state["kl"] = 0.7
     algorithm = PPO(kl=0.05, gae_lambda=1.0, whiten=False, reward_clip=1e9)
@@ -155,8 +155,8 @@ def test_every_epoch_visits_every_rollout_once(tiny_lab: Lab) -> None:
 
 def test_a_reward_does_not_depend_on_its_batch_or_on_padding(tiny_bench: Bench) -> None:
     """What a saturated or collapsed reward model must not be mistaken for."""
-    pairs = tiny_bench.shelf.verdicts["annotator"]
-    reward = tiny_bench.shelf.reward("annotator")
+    pairs = tiny_bench.source.verdicts["annotator"]
+    reward = tiny_bench.source.reward("annotator")
     batch = pairs.pairs(torch.arange(len(pairs)), reward.pad).chosen
     alone = torch.cat([reward(pairs.pairs(torch.tensor([i]), reward.pad).chosen) for i in range(len(pairs))])
     torch.testing.assert_close(reward(batch), alone)

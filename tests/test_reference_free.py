@@ -14,6 +14,7 @@ from isoalign.baselines.simpo import SimPO
 from isoalign.core.batches import Pairs
 from isoalign.core.records import Budget
 from isoalign.data.preferences import Feedback, rollouts
+from isoalign.training.lab import session_of
 from workbench import (
     Bench,
     assert_same_gradients,
@@ -105,7 +106,7 @@ def test_a_negative_weight_of_the_odds_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["simpo", "orpo"])
-def test_nobody_pays_for_a_reference_that_is_not_read(tiny_bench: Bench, tmp_path: Path, name: str) -> None:
+def test_an_unused_reference_is_not_charged(tiny_bench: Bench, tmp_path: Path, name: str) -> None:
     bills = []
     for method in (name, "dpo"):
         trainer = tiny_bench.trainer(small(method), Budget(1e15, steps=2), tmp_path / method)
@@ -135,8 +136,8 @@ def test_loss_and_gradient_of_simpo_are_trls(tiny_bench: Bench, tmp_path: Path) 
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
     lab = open_vocabulary(nudge(tiny_bench.lab()))
-    feedback = tiny_bench.shelf.feedback("annotator")
-    ours = SimPO(beta=1.5, gamma=0.7).loss(lab, feedback.pairs(torch.arange(11), lab._pad)).mean()
+    feedback = tiny_bench.source.feedback("annotator")
+    ours = SimPO(beta=1.5, gamma=0.7).loss(lab, feedback.pairs(torch.arange(11), session_of(lab).pad)).mean()
     ours.backward()
 
     settings: dict[str, Any] = {"loss_type": "simpo", "cpo_alpha": 0.0, "beta": 1.5, "simpo_gamma": 0.7}
@@ -145,7 +146,7 @@ def test_loss_and_gradient_of_simpo_are_trls(tiny_bench: Bench, tmp_path: Path) 
     theirs.backward()
 
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
-    assert_same_gradients(lab._policy.inner, trainer.model)
+    assert_same_gradients(session_of(lab).policy.inner, trainer.model)
 
 
 def test_loss_and_gradient_of_orpo_are_trls_where_the_prompt_is_empty(tiny_bench: Bench, tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_loss_and_gradient_of_orpo_are_trls_where_the_prompt_is_empty(tiny_bench
 
     lab = open_vocabulary(nudge(tiny_bench.lab()))
     feedback = make_feedback("simulated", [1] * 7, [4] * 7)
-    ours = ORPO(odds_weight=0.6).loss(lab, feedback.pairs(torch.arange(7), lab._pad)).mean()
+    ours = ORPO(odds_weight=0.6).loss(lab, feedback.pairs(torch.arange(7), session_of(lab).pad)).mean()
     ours.backward()
 
     trainer = trl_trainer(ORPOTrainer, ORPOConfig, lab, tmp_path, beta=0.6)
@@ -163,7 +164,7 @@ def test_loss_and_gradient_of_orpo_are_trls_where_the_prompt_is_empty(tiny_bench
     theirs.backward()
 
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
-    assert_same_gradients(lab._policy.inner, trainer.model)
+    assert_same_gradients(session_of(lab).policy.inner, trainer.model)
 
 
 def test_the_odds_ratio_of_orpo_and_its_gradient_are_trls_for_prompts_and_answers_of_any_length(
@@ -172,8 +173,8 @@ def test_the_odds_ratio_of_orpo_and_its_gradient_are_trls_for_prompts_and_answer
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
     lab = open_vocabulary(nudge(tiny_bench.lab()))
-    feedback = tiny_bench.shelf.feedback("annotator")
-    pairs = feedback.pairs(torch.arange(11), lab._pad)
+    feedback = tiny_bench.source.feedback("annotator")
+    pairs = feedback.pairs(torch.arange(11), session_of(lab).pad)
     ours = (ORPO(odds_weight=0.6).loss(lab, pairs) - ORPO(odds_weight=0.0).loss(lab, pairs)).mean()
     ours.backward()
 
@@ -183,4 +184,4 @@ def test_the_odds_ratio_of_orpo_and_its_gradient_are_trls_for_prompts_and_answer
     theirs.backward()
 
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
-    assert_same_gradients(lab._policy.inner, trainer.model)
+    assert_same_gradients(session_of(lab).policy.inner, trainer.model)

@@ -12,12 +12,12 @@ from isoalign.baselines.reinforce import Reinforce, Weighed, priced_reward, rein
 from isoalign.baselines.rloo import RLOO, leave_one_out
 from isoalign.core.batches import Rollouts
 from isoalign.data.preferences import rollouts
-from isoalign.training.lab import Lab
+from isoalign.training.lab import Lab, session_of
 from workbench import Bench, nudge, open_vocabulary, trl_arguments
 
 
 def gradient(lab: Lab) -> list[Tensor]:
-    return [p.grad.clone() for p in lab._policy.inner.parameters() if p.grad is not None]
+    return [p.grad.clone() for p in session_of(lab).policy.inner.parameters() if p.grad is not None]
 
 
 @pytest.mark.parametrize(("decay", "second"), [(0.5, [1.0, 3.0]), (0.9, [2.6, 4.6]), (0.0, [-1.0, 1.0])])
@@ -38,25 +38,25 @@ def test_every_nat_of_a_completions_log_ratio_is_taken_off_its_reward(tiny_lab: 
     nudge(tiny_lab)
     answers = tiny_lab.pairs(5).chosen
     found = priced_reward(tiny_lab, answers, 0.7)
-    ratio = (tiny_lab._policy(answers).logp - tiny_lab._reference(answers).logp).sum(1).detach()
+    ratio = (session_of(tiny_lab).policy(answers).logp - session_of(tiny_lab).reference(answers).logp).sum(1).detach()
     assert ratio.abs().max() > 0.01
     torch.testing.assert_close(found, tiny_lab.reward(answers) - 0.7 * ratio)
     assert not found.requires_grad
 
 
 @pytest.mark.parametrize("baseline", [0.0, 3.0])
-def test_the_expected_gradient_is_that_of_reward_less_priced_kl_whatever_the_baseline(tiny_lab: Lab, baseline: float) -> None:
+def test_the_expected_gradient_is_that_of_the_penalised_reward_with_any_baseline(tiny_lab: Lab, baseline: float) -> None:
     """Over all completions of one token there are, so without sampling error."""
     lab, price = open_vocabulary(nudge(tiny_lab)), 0.7
     every = rollouts([[0, 7]] * 320, [[token] for token in range(320)], pad=1)
     reward = torch.randn(320, generator=torch.Generator().manual_seed(2))
 
-    logp, base = lab._policy(every).logp.sum(1), lab._reference(every).logp.sum(1).detach()
+    logp, base = session_of(lab).policy(every).logp.sum(1), session_of(lab).reference(every).logp.sum(1).detach()
     assert logp.exp().sum().item() == pytest.approx(1, abs=1e-5)
     objective = (logp.exp() * reward).sum() - price * (logp.exp() * (logp - base)).sum()
     (-objective).backward()
     exact = gradient(lab)
-    lab._policy.inner.zero_grad()
+    session_of(lab).policy.inner.zero_grad()
 
     returns = reward - price * (logp - base).detach()
     losses = reinforce_loss(lab, Weighed(every, returns - baseline))
@@ -118,21 +118,21 @@ def test_the_gradient_is_trls_rloo_on_the_same_rollouts(tiny_bench: Bench, tmp_p
     from datasets import Dataset
     from trl import RLOOConfig, RLOOTrainer
 
-    lab = open_vocabulary(nudge(tiny_bench.but(ends=True).lab()))
+    lab = open_vocabulary(nudge(tiny_bench.replace(ends=True).lab()))
     answers = lab.generate(lab.prompts(4), draws=2)
     advantages = leave_one_out(priced_reward(lab, answers, 0.3), 2)
     reinforce_loss(lab, Weighed(answers, advantages)).mean().backward()
 
-    model = copy.deepcopy(lab._policy.inner)
+    model = copy.deepcopy(session_of(lab).policy.inner)
     model.zero_grad()
     trainer = RLOOTrainer(
         model, lambda **_: [0.0], args=RLOOConfig(**trl_arguments(tmp_path), num_generations=2),
-        train_dataset=Dataset.from_list([{"prompt": "you"}]), processing_class=lab._policy.tokenizer,
+        train_dataset=Dataset.from_list([{"prompt": "you"}]), processing_class=session_of(lab).policy.tokenizer,
     )  # fmt: skip
     with torch.no_grad():
-        old = lab._policy(answers).logp.sum(1)
+        old = session_of(lab).policy(answers).logp.sum(1)
     # at the policy that sampled, TRL's clipped ratio is 1 and its gradient that of the log-probability
     trainer._compute_loss(trainer.model, as_trl(answers) | {"advantages": advantages, "old_logps": old}).backward()
     assert any(p.grad.abs().max() > 1e-3 for p in trainer.model.parameters())
-    for mine, other in zip(lab._policy.inner.parameters(), trainer.model.parameters(), strict=True):
+    for mine, other in zip(session_of(lab).policy.inner.parameters(), trainer.model.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad, atol=1e-5, rtol=1e-4)

@@ -17,7 +17,7 @@ from torch import nn
 from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Rollouts, Step
 from isoalign.core.records import Budget
-from isoalign.tools.conformance.checks import Killed, Mortal
+from isoalign.tools.conformance.checks import DiesAtStep, Killed
 from isoalign.training import registry
 from isoalign.training.lab import Lab
 from isoalign.training.trainer import Trainer
@@ -29,7 +29,15 @@ OFTEN = TrainConfig(warmup=2, checkpoint_seconds=0, snapshots=(0.1, 0.4, 0.7))  
 
 def outcome(trainer: Trainer) -> tuple[Any, ...]:
     spent = trainer.meter.spent() | {"seconds": 0}
-    return spent, trainer.log, trainer.lab.state, trainer.skipped, trainer.lab._start, trainer.snapshots, kept(trainer.work)
+    return (
+        spent,
+        trainer.log,
+        trainer.lab.state,
+        trainer.skipped,
+        trainer.session.started_at,
+        trainer.snapshots,
+        kept(trainer.work),
+    )
 
 
 def kept(work: Path) -> dict[str, bytes]:
@@ -47,7 +55,7 @@ def kept(work: Path) -> dict[str, bytes]:
 def test_a_run_killed_twice_ends_with_the_weights_the_bill_and_the_log_of_one_that_was_not(
     tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int
 ) -> None:
-    bench = tiny_bench.but(lora=lora)
+    bench = tiny_bench.replace(lora=lora)
     whole = bench.trainer(algorithm, FLOPS, tmp_path / "whole", config=OFTEN)
     (tmp_path / "whole").mkdir()
     whole.run(name)
@@ -62,17 +70,17 @@ def test_a_run_killed_twice_ends_with_the_weights_the_bill_and_the_log_of_one_th
     work.mkdir()
     for steps in (6, 4):
         with pytest.raises(Killed):
-            bench.trainer(Mortal(algorithm, steps), FLOPS, work, config=OFTEN).run(name)
+            bench.trainer(DiesAtStep(algorithm, steps), FLOPS, work, config=OFTEN).run(name)
     last = bench.trainer(algorithm, FLOPS, work, config=OFTEN)
     taken: list[int] = []
-    note = last._note
-    last._note = lambda *row: (taken.append(1), note(*row))  # type: ignore[assignment, method-assign, func-returns-value]
+    note = last.note
+    last.note = lambda *row: (taken.append(1), note(*row))  # type: ignore[assignment, method-assign, func-returns-value]
     last.run(name)
     assert len(taken) < len(whole.log)  # it did go on, and not from the start
     assert same(weights(last), weights(whole))
     assert outcome(last) == outcome(whole)
-    assert {k: [c.position, c.seed] for k, c in last.lab._cursors.items()} == {
-        k: [c.position, c.seed] for k, c in whole.lab._cursors.items()
+    assert {k: [c.position, c.seed] for k, c in last.session.cursors.items()} == {
+        k: [c.position, c.seed] for k, c in whole.session.cursors.items()
     }
     assert torch.equal(last.lab.generator.get_state(), whole.lab.generator.get_state())
 
@@ -100,7 +108,7 @@ def test_a_module_that_sleeps_through_a_resume_wakes_up_with_what_it_had_learnt(
         work.mkdir()
         for steps in kills:
             with pytest.raises(Killed):
-                tiny_bench.trainer(Mortal(Seldom(), steps), budget, work, config=OFTEN).run("seldom")
+                tiny_bench.trainer(DiesAtStep(Seldom(), steps), budget, work, config=OFTEN).run("seldom")
         trainer = tiny_bench.trainer(Seldom(), budget, work, config=OFTEN)
         trainer.run("seldom")
         runs.append(trainer)

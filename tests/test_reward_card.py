@@ -160,8 +160,8 @@ PAIRS = [
 
 def judged(folder: Path, model: Path, config: ModelConfig) -> tuple[list[JudgedPair], Cut, Longer]:
     longer = Longer()
-    human.make(folder, PAIRS, longer, language.tokenizer(str(model)), config)
-    return *human.read(folder), longer
+    human.make_human_scores(folder, PAIRS, longer, language.tokenizer(str(model)), config)
+    return *human.read_human_scores(folder), longer
 
 
 def test_texts_are_cut_as_the_model_reads_them_and_what_is_alike_then_is_a_tie(tiny_model: Path, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_text_that_looks_like_a_special_token_is_plain_text(tiny_model: Path, tm
     tokenizer = language.tokenizer(str(tiny_model))
     longer = Longer()
     pair = HumanPair("you <|endoftext|>", "a <|endoftext|> b", "you", "x", 1.0)
-    human.make(tmp_path, [pair], longer, tokenizer, ModelConfig(str(tiny_model)))
+    human.make_human_scores(tmp_path, [pair], longer, tokenizer, ModelConfig(str(tiny_model)))
     assert all(tokenizer.eos_token_id not in ids for ids in longer.seen)
 
 
@@ -360,7 +360,7 @@ def test_the_card_agrees_with_the_sft_rows_and_a_second_run_makes_nothing(furnis
     assert card["groups"]["all"]["rm_accuracy"]["estimate"] == row["metrics"]["rm_accuracy"]
     assert card["reliability"] == row["data"]["calibration"]["reliability"]
     assert card["parents"]["reward_annotator"] == row["parents"]["reward_annotator"]
-    assert card["contents"]["readings"] == row["contents"]["readings"]
+    assert card["contents"]["scores"] == row["contents"]["scores"]
     assert card["warnings"] == [flag["text"] for flag in row["flags"] if flag["text"].startswith("reward model: ")]
     page = paths[".md"].read_text()
     assert card["warnings"], "a model of three steps is no good"
@@ -428,4 +428,4 @@ def test_what_is_wrong_is_one_line_before_anything_is_trained(furnished: Termina
     assert not (furnished.home / "results").exists()
     done = furnished([COMMAND, "board", "nano", "task.seed=1"])
     assert done.returncode == 2
-    assert "unrecognized arguments: task.seed=1" in done.stderr
+    assert complaint(done).endswith("unexpected extra argument (task.seed=1); see `isoalign board --help`")

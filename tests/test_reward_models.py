@@ -125,7 +125,7 @@ def test_without_scores_the_nearest_are_those_that_share_most_tokens() -> None:
 def test_of_too_few_verdicts_all_are_read_and_of_golden_ones_there_must_be_enough() -> None:
     feedback = with_gaps([0.5] * 3)
     assert sorted(reward.chosen_verdicts(feedback, RewardConfig(pairs=4, lr=1.0), 0)) == [0, 1, 2]
-    with pytest.raises(UserError, match=r"task\.reward\.golden asks for 4 pairs, the validation split holds 3"):
+    with pytest.raises(UserError, match=r"task\.reward\.golden is 4, but the validation split has only 3 pairs"):
         reward.golden_verdicts(feedback, 4, 0)
 
 
@@ -133,13 +133,13 @@ def test_of_too_few_verdicts_all_are_read_and_of_golden_ones_there_must_be_enoug
 
 
 def test_members_read_the_same_verdicts_and_learn_other_heads(tiny_bench: Bench, tmp_path: Path) -> None:
-    feedback, config = tiny_bench.shelf.verdicts["annotator"], RewardConfig(pairs=6, lr=1e-3, batch_size=3)
+    feedback, config = tiny_bench.source.verdicts["annotator"], RewardConfig(pairs=6, lr=1e-3, batch_size=3)
     model = ModelConfig(str(tiny_bench.model))
     records, heads = [], []
     for member in (0, 1):
         folder = tmp_path / str(member)
         folder.mkdir()
-        reward.make(folder, tiny_bench.model, feedback, None, model, config, 0, member)
+        reward.make_reward_model(folder, tiny_bench.model, feedback, None, model, config, 0, member)
         records.append(json.loads((folder / "record.json").read_text()))
         heads.append(HeadReward(folder, model).model.score.weight)
     assert records[0]["verdicts"] == records[1]["verdicts"]
@@ -149,9 +149,9 @@ def test_members_read_the_same_verdicts_and_learn_other_heads(tiny_bench: Bench,
 
 def test_the_best_look_at_the_golden_set_is_kept_and_patience_ends_the_training(tiny_bench: Bench, tmp_path: Path) -> None:
     """A learning rate that wrecks the model: accuracy moves, so the end need not be the best."""
-    feedback = tiny_bench.shelf.verdicts["annotator"]
+    feedback = tiny_bench.source.verdicts["annotator"]
     config = RewardConfig(pairs=8, lr=0.2, batch_size=1, epochs=20, golden=5, patience=2)
-    reward.make(tmp_path, tiny_bench.model, feedback, feedback, ModelConfig(str(tiny_bench.model)), config, 1)
+    reward.make_reward_model(tmp_path, tiny_bench.model, feedback, feedback, ModelConfig(str(tiny_bench.model)), config, 1)
     record = json.loads((tmp_path / "record.json").read_text())
     best = max(record["looks"])
     last_gain = max(i for i, look in enumerate(record["looks"]) if look > max(record["looks"][:i], default=-1))
@@ -163,20 +163,20 @@ def test_the_best_look_at_the_golden_set_is_kept_and_patience_ends_the_training(
 
 
 def test_a_golden_verdict_is_read_as_it_was_before_noise_flipped_it(tiny_bench: Bench) -> None:
-    feedback = replace(tiny_bench.shelf.verdicts["annotator"])
+    feedback = replace(tiny_bench.source.verdicts["annotator"])
     flipped = replace(feedback, rows=[row | {"clean": i != 0} for i, row in enumerate(feedback.rows)])
-    rows = reward._rows(flipped, [0, 1], None, clean=True)
+    rows = reward.token_rows(flipped, [0, 1], None, clean=True)
     assert rows[0]["chosen_ids"] == feedback.prompts[0] + feedback.rejected[0]
     assert rows[1]["chosen_ids"] == feedback.prompts[1] + feedback.chosen[1]
-    assert reward._rows(flipped, [0], None)[0]["chosen_ids"] == feedback.prompts[0] + feedback.chosen[0]
+    assert reward.token_rows(flipped, [0], None)[0]["chosen_ids"] == feedback.prompts[0] + feedback.chosen[0]
 
 
 def test_a_head_on_another_base_reads_the_same_texts_with_its_own_tokenizer(tiny_bench: Bench, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other", Size(width=48, vocabulary=300, seed=3))
-    feedback, config = tiny_bench.shelf.verdicts["annotator"], RewardConfig(pairs=4, lr=1e-3, batch_size=2, base=str(other))
+    feedback, config = tiny_bench.source.verdicts["annotator"], RewardConfig(pairs=4, lr=1e-3, batch_size=2, base=str(other))
     (tmp_path / "work").mkdir()
     model = ModelConfig(str(tiny_bench.model))
-    reward.make(tmp_path / "work", tiny_bench.model, feedback, None, model, config, 0)
+    reward.make_reward_model(tmp_path / "work", tiny_bench.model, feedback, None, model, config, 0)
     rewarder = HeadReward(tmp_path / "work", model, str(other))
     pairs = feedback.pairs(torch.tensor(json.loads((tmp_path / "work" / "record.json").read_text())["verdicts"]), 1)
     said = torch.cat([rewarder(pairs.chosen), rewarder(pairs.rejected)])
@@ -195,24 +195,24 @@ def test_a_classifiers_reward_is_its_logit_of_not_toxic_whitened(tiny_bench: Ben
     from isoalign.data.comments import Comment
     from isoalign.tools.conformance.workbench import KIND, RUDE
 
-    rater = WordClassifier.fit([Comment(f"{text} {n}", text in RUDE) for n in range(4) for text in KIND + RUDE])
+    annotator = WordClassifier.fit([Comment(f"{text} {n}", text in RUDE) for n in range(4) for text in KIND + RUDE])
     own = language.tokenizer(str(tiny_bench.model))
     ids = [own(text, add_special_tokens=False)["input_ids"] for text in KIND + RUDE]
     feedback = replace(
         make_feedback("simulated", [3] * 4, [2] * 4), chosen=ids[:4], rejected=ids[4:], prompts=[[0, 5]] * 4
     )  # fmt: skip
     model, config = ModelConfig(str(tiny_bench.model)), RewardConfig(pairs=4, lr=1.0, classifier="annotator")
-    reward.make_classifier(tmp_path, feedback, model, config, rater)
+    reward.make_classifier_reward(tmp_path, feedback, model, config, annotator)
     batch = rollouts([[0, 5]] * 8, ids, int(own.pad_token_id))
-    logits = [-math.log(p / (1 - p)) for p in rater(KIND + RUDE)]
+    logits = [-math.log(p / (1 - p)) for p in annotator(KIND + RUDE)]
     mean = sum(logits) / 8
     deviation = math.sqrt(sum((x - mean) ** 2 for x in logits) / 7)
-    rewarder = ClassifierReward(tmp_path, model, rater)
+    rewarder = ClassifierReward(tmp_path, model, annotator)
     assert rewarder(batch).tolist() == pytest.approx([(x - mean) / deviation for x in logits], rel=1e-4)
-    raw = ClassifierReward(tmp_path, model, rater, normalise=False)
+    raw = ClassifierReward(tmp_path, model, annotator, normalise=False)
     assert raw(batch).tolist() == pytest.approx(logits, rel=1e-4)
-    assert rewarder.flops(batch) == rater.flops(KIND + RUDE)
-    assert rewarder.training_bill() == [("reward", "forward", rater.flops(KIND + RUDE)), ("reward", "backward", 0)]
+    assert rewarder.flops(batch) == annotator.flops(KIND + RUDE)
+    assert rewarder.training_bill() == [("reward", "forward", annotator.flops(KIND + RUDE)), ("reward", "backward", 0)]
     assert rewarder.verdicts() == {}
 
 

@@ -27,7 +27,7 @@ def trained(terminal: Terminal, *words: str) -> tuple[dict[str, Any], Path]:
     return card, terminal.store / f"train-{card['parents']['train']}"
 
 
-def test_verdicts_of_several_rounds_keep_their_own_price() -> None:
+def test_verdicts_of_several_rounds_keep_their_own_cost() -> None:
     first, second = make_feedback("simulated", [3, 4], [1, 2]), make_feedback("simulated", [2], [3])
     both = joined([first, second])
     assert len(both) == 3
@@ -46,7 +46,7 @@ def test_rounds_that_make_no_sense_are_named(bad: dict[str, int]) -> None:
 
 
 @pytest.mark.slow
-def test_a_round_in_which_no_two_answers_differ_brings_no_verdict_and_ends_no_run(furnished: Terminal) -> None:
+def test_a_round_of_equal_answers_gives_no_verdict_and_the_run_continues(furnished: Terminal) -> None:
     margin = ["task.feedback.margin=0.4", "task.rounds.prompts=1"]  # the answers to one prompt are nearer to each other
     card, train = trained(furnished, "algorithm=dpo", "algorithm.batch_size=4", *LOOP, *margin)
     assert (train / "rounds" / "1" / "pairs-annotator").is_dir()
@@ -59,8 +59,8 @@ def test_a_second_round_asks_the_policy_and_dpo_learns_of_both(furnished: Termin
     (place,) = card["training"]["rounds"]
     assert place["steps"] == 2
     assert place["labels"] == {"simulated": 16}
-    answers = [json.loads(row) for row in (train / "rounds" / "1" / "candidates" / "answers.jsonl").read_text().splitlines()]
-    firsts = (furnished.store / f"candidates-{card['parents']['candidates']}" / "answers.jsonl").read_text().splitlines()
+    answers = [json.loads(row) for row in (train / "rounds" / "1" / "completions" / "answers.jsonl").read_text().splitlines()]
+    firsts = (furnished.store / f"completions-{card['parents']['completions']}" / "answers.jsonl").read_text().splitlines()
     base = {row["id"]: row["answers"] for row in map(json.loads, firsts)}
     assert len(answers) == 8
     assert all(row["answers"] != base[row["id"]] for row in answers)
@@ -76,9 +76,9 @@ def test_ppo_pays_for_a_reward_model_in_every_round_and_is_read_by_the_last(furn
                 if (item["role"], item["kind"]) == ("reward", "backward")]  # fmt: skip
     assert 1.5 * backward[1] < backward[0] < 2.5 * backward[1]
     assert sorted(file.name for file in (train / "rounds" / "1").iterdir()) == [
-        "candidates", "pairs-annotator", "reward-annotator-0",
+        "completions", "pairs-annotator", "reward-annotator-0",
     ]  # fmt: skip
-    reading = json.loads((furnished.store / f"readings-{card['parents']['readings']}" / "recipe.json").read_text())
+    reading = json.loads((furnished.store / f"scores-{card['parents']['scores']}" / "recipe.json").read_text())
     assert reading["reward"] == {"train": card["parents"]["train"], "round": 1}
     assert card["metrics"]["proxy_reward"]["value"] is not None
     assert "rounds" not in once["training"]
@@ -88,7 +88,7 @@ def test_ppo_pays_for_a_reward_model_in_every_round_and_is_read_by_the_last(furn
 def test_a_run_killed_in_its_second_round_ends_as_one_that_was_not(furnished: Terminal, tmp_path: Path) -> None:
     command = furnished.run("algorithm=dpo", "algorithm.batch_size=8", *LOOP)
     process = furnished.start(command)
-    while process.poll() is None and not list(furnished.store.glob(".work-train-*/rounds/1/candidates")):
+    while process.poll() is None and not list(furnished.store.glob(".work-train-*/rounds/1/completions")):
         pass
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -202,7 +202,7 @@ def test_an_untouched_card_verifies(place: Terminal, sft_card: Path, card: Path)
         done = verify(place, path)
         assert done.returncode == 0, done.stdout
         assert "CHANGED" not in done.stdout
-        assert "figures, computed again from the readings, are the card's" in done.stdout
+        assert "figures, computed again from the scores, are the card's" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_changed_key_parent_or_version_is_named(sft_card: Path, tmp_path: Path
     data = json.loads(text)
     for old, new, named in [
         (data["key"], "0" * 16, "key"),
-        (data["parents"]["raters"], "f" * 16, "parents.raters"),
+        (data["parents"]["annotators"], "f" * 16, "parents.annotators"),
         (f'"metric kl": "{data["versions"]["metric kl"]}"', '"metric kl": "9"', "versions.metric kl"),
     ]:
         changed = tmp_path / "changed.json"
@@ -253,7 +253,7 @@ def test_a_changed_key_parent_or_version_is_named(sft_card: Path, tmp_path: Path
         assert any(line.startswith(f"{named}: ") for line in found_wrong(changed, Store(tmp_path)))
 
 
-@pytest.mark.parametrize("stage", ["samples", "candidates", "pairs", "sft"])
+@pytest.mark.parametrize("stage", ["samples", "completions", "pairs", "sft"])
 def test_a_changed_byte_of_any_stage_is_found_with_its_file_and_row(
     place: Terminal, sft_card: Path, tmp_path: Path, stage: str
 ) -> None:
@@ -275,11 +275,11 @@ def test_a_changed_byte_of_any_stage_is_found_with_its_file_and_row(
 def test_a_manifest_that_went_is_found_and_one_that_never_was_is_said(place: Terminal, sft_card: Path, tmp_path: Path) -> None:
     shutil.copytree(place.store, tmp_path / "store")
     card = cards.read(sft_card)
-    folder = tmp_path / "store" / f"raters-{card.parents['raters']}"
+    folder = tmp_path / "store" / f"annotators-{card.parents['annotators']}"
     (folder / "manifest.json").unlink()
     report = verify_card(sft_card, Store(tmp_path / "store"))
     assert f"{folder.name}/manifest.json: not the one that the card was made from" in report.wrong
-    old = cards.write(cards.sealed(replace(card, contents=card.contents | {"raters": ""})), tmp_path)
+    old = cards.write(cards.sealed(replace(card, contents=card.contents | {"annotators": ""})), tmp_path)
     report = verify_card(old, Store(tmp_path / "store"))
     assert any(line.startswith(f"{folder.name}: has no manifest.json") for line in report.unchecked)
 
@@ -323,9 +323,9 @@ def changed(card: Card, place_in_card: str, value: Any) -> Card:
         ("config.task.prompts.words", 13, "config.task.prompts.words: 13 on the card, 12 in the recipe of sft"),
         ("config.task.evaluation.draws", 9, "config.task.evaluation.draws: 9 on the card, 2 in the recipe of samples"),
         ("config.task.reward.lr", 1.0, "config.task.reward.lr: 1.0 on the card, 0.0015 in the recipe of reward_annotator"),
-        ("config.task.panel.raters", 5, "config.task.panel.raters: 5 on the card, 1 in the recipe of pairs"),
-        ("config.task.shaping.clip", 2.0, "config.task.shaping.clip: 2.0 on the card, None in the recipe of readings"),
-        ("notes.scorer", "other", "notes.scorer: other on the card, tox_block in the recipe of readings"),
+        ("config.task.panel.annotators", 5, "config.task.panel.annotators: 5 on the card, 1 in the recipe of pairs"),
+        ("config.task.shaping.clip", 2.0, "config.task.shaping.clip: 2.0 on the card, None in the recipe of scores"),
+        ("notes.scorer", "other", "notes.scorer: other on the card, tox_block in the recipe of scores"),
         ("notes.correlation.judge with annotator", 1.0, "notes.correlation.judge with annotator: 1.0 on the card"),
         ("algorithm", "kto", "algorithm: kto on the card, dpo in the recipe of train"),
         ("task", "smol", "task: smol on the card, nano in its configuration"),
@@ -426,7 +426,7 @@ def test_rescoring_refuses_what_it_does_not_know_and_changes_nothing(place: Term
     command = [COMMAND, "rescore", str(sft_card), "--store"]
     assert "unknown metric 'nothing'" in complaint(place([*command, str(place.store), "--metric", "nothing"]))
     line = complaint(place([*command, str(tmp_path), "--all"]))
-    assert "does not hold its readings" in line
+    assert "does not hold its scores" in line
     assert "run it again: isoalign run" in line
     old = tmp_path / "old.json"
     old.write_text(sft_card.read_text().replace('"format": 3', '"format": 4', 1))

@@ -14,10 +14,11 @@ from torch import Tensor
 from isoalign.config.task import ModelConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
+from isoalign.core.jsonl import read_rows
 from isoalign.core.records import Budget
 from isoalign.data.prompts import Prompt
 from isoalign.evaluation import selection
-from isoalign.stages.candidates import completions, read_rows
+from isoalign.stages.completions import completion_ids
 from workbench import Bench
 
 PROMPTS = [Prompt(str(n), text, "here", "clean") for n, text in enumerate(["you are", "they say", "it is"])]
@@ -33,7 +34,7 @@ class Choice:
     seen: tuple[list[int], ...] = ()
 
     def select(self, lab: Any, answers: Rollouts) -> Any:
-        self.seen = tuple(completions(answers))
+        self.seen = tuple(completion_ids(answers))
         return self.score(answers)
 
 
@@ -42,10 +43,10 @@ def sums(answers: Rollouts) -> Tensor:
 
 
 def choose(bench: Bench, work: Path, choice: Choice, flops: float = 1e15) -> tuple[list[dict[str, Any]], dict[Any, int]]:
-    lab = bench.lab(Budget(flops))
+    session = bench.session(Budget(flops))
     config = ModelConfig(str(bench.model), prompt_tokens=8, new_tokens=bench.new_tokens)
-    selection.make(work, choice, lab, bench.language_model(), config, PROMPTS, DRAWS)
-    return read_rows(work / selection.ANSWERS), dict(lab._meter.items)
+    selection.make_selection(work, choice, session, bench.language_model(), config, PROMPTS, DRAWS)
+    return read_rows(work / selection.ANSWERS), dict(session.meter.items)
 
 
 def test_of_every_few_answers_the_one_with_the_highest_score_is_kept_and_all_are_paid(
@@ -81,7 +82,7 @@ def test_answers_are_those_that_were_sampled_whatever_select_does_to_them(tiny_b
         (Choice(sums, draws=None), "needs a field draws: int of 1 or more"),
     ],
 )
-def test_what_is_no_choice_is_refused_and_nothing_written(
+def test_invalid_scores_of_a_selection_are_refused_and_no_file_is_written(
     tiny_bench: Bench, tmp_path: Path, choice: Choice, words: str
 ) -> None:
     with pytest.raises(UserError, match=words):

@@ -58,8 +58,8 @@ def test_a_space_that_there_is_not_is_named(terminal: Terminal, tmp_path: Path) 
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("name", registry.names())
-def test_the_price_of_kl_that_a_method_names_is_one_of_its_settings_and_the_name_itself_is_none(name: str) -> None:
+@pytest.mark.parametrize("name", registry.algorithm_names())
+def test_kl_price_names_a_setting_and_is_not_a_setting_itself(name: str) -> None:
     cls = registry.algorithm(name)
     settings = registry.hyperparameters(cls())
     price = getattr(cls, "kl_price", "")

@@ -18,8 +18,9 @@ from isoalign.core.records import Budget
 from isoalign.data.preferences import rollouts
 from isoalign.models.language import NEVER
 from isoalign.training import registry, trl
-from isoalign.training.lab import Lab
+from isoalign.training.lab import Lab, session_of
 from isoalign.training.trainer import Trainer
+from isoalign.training.trl.models import lent
 from test_meter import counting, even_bench, executed  # noqa: F401
 from workbench import Bench, Terminal, loops, same, weights
 from workbench import small as cut
@@ -45,13 +46,13 @@ def run(bench: Bench, algorithm: Any, work: Path, steps: int = 6, **config: Any)
 def test_from_one_start_on_the_same_feedback_trls_trainer_ends_with_the_weights_of_ours(
     tiny_bench: Bench, tmp_path: Path, method: str, lora: int
 ) -> None:
-    ours, theirs = (run(tiny_bench.but(lora=lora), small(name, lr=1e-3), tmp_path) for name in (method, f"trl_{method}"))
+    ours, theirs = (run(tiny_bench.replace(lora=lora), small(name, lr=1e-3), tmp_path) for name in (method, f"trl_{method}"))
     for mine, other in zip(weights(ours), weights(theirs), strict=True):
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=0)
     for name in ("loss", "grad_norm", "lr"):
         assert [row[name] for row in theirs.log] == pytest.approx([row[name] for row in ours.log], rel=1e-4), name
     assert abs(ours.log[-1]["loss"] - ours.log[0]["loss"]) > 5e-4  # both went somewhere
-    pairs = tiny_bench.shelf.feedback("annotator").pairs(torch.arange(8), 1)
+    pairs = tiny_bench.source.feedback("annotator").pairs(torch.arange(8), 1)
     mine, other = (trainer.lab.log_ratio(pairs.chosen).detach() for trainer in (ours, theirs))
     torch.testing.assert_close(mine, other, atol=1e-3, rtol=0)
 
@@ -62,7 +63,7 @@ def test_the_bill_is_within_one_percent_of_what_was_counted(
     even_bench: Bench,  # noqa: F811
     tmp_path: Path, name: str, algorithm: Any, lora: int,
 ) -> None:  # fmt: skip
-    bench = even_bench.but(lora=lora)
+    bench = even_bench.replace(lora=lora)
     with counting() as counted:
         trainer = run(bench, algorithm, tmp_path, steps=4)
     assert trainer.meter.steps == 4
@@ -71,7 +72,7 @@ def test_the_bill_is_within_one_percent_of_what_was_counted(
 
 def test_padding_and_prompts_are_on_the_bill_because_trl_computes_on_them(tiny_bench: Bench, tmp_path: Path) -> None:
     trainer = run(tiny_bench, small("trl_dpo", batch_size=1), tmp_path, steps=1)
-    feedback, place = tiny_bench.shelf.feedback("annotator"), int(tiny_bench.lab().pairs(1).index)
+    feedback, place = tiny_bench.source.feedback("annotator"), int(tiny_bench.lab().pairs(1).index)
     # both answers behind the prompt, padded to the longer one; the head at every token but the first
     columns = len(feedback.prompts[place]) + max(len(feedback.chosen[place]), len(feedback.rejected[place]))
     shape = trainer.policy.shape
@@ -82,7 +83,7 @@ def test_padding_and_prompts_are_on_the_bill_because_trl_computes_on_them(tiny_b
 
 
 def test_the_rows_are_the_labs_tokens_without_padding(tiny_lab: Lab) -> None:
-    feedback = tiny_lab._given("feedback", "annotator")
+    feedback = session_of(tiny_lab).source.feedback("annotator")
     pairs = tiny_lab.pairs(7)
     for row, place in zip(trl.preferences(pairs), pairs.index.tolist(), strict=True):
         assert row["prompt_ids"] == feedback.prompts[place]
@@ -91,11 +92,11 @@ def test_the_rows_are_the_labs_tokens_without_padding(tiny_lab: Lab) -> None:
 
 
 def test_rows_for_kto_carry_the_answer_of_the_row_before_for_the_estimate_of_kl(tiny_lab: Lab) -> None:
-    feedback = tiny_lab._given("feedback", "annotator")
+    feedback = session_of(tiny_lab).source.feedback("annotator")
     labels = tiny_lab.labels(7)
     ups, places = labels.desirable.tolist(), labels.index.tolist()
     answers = [(feedback.chosen if up else feedback.rejected)[place] for up, place in zip(ups, places, strict=True)]
-    rows = trl.thumbs(labels)
+    rows = trl.unpaired(labels)
     assert [row["prompt_ids"] for row in rows] == [feedback.prompts[place] for place in places]
     assert [row["completion_ids"] for row in rows] == answers
     assert [row["KL_completion_ids"] for row in rows] == [answers[place - 1] for place in range(7)]
@@ -152,7 +153,7 @@ def rewarded(bench: Bench, algorithm: Any, work: Path, budget: Budget) -> Traine
 def test_what_an_online_trainer_samples_are_answers_of_full_length_to_the_labs_prompts_without_banned_tokens(
     tiny_bench: Bench, tmp_path: Path, name: str, lora: int
 ) -> None:
-    trainer = rewarded(tiny_bench.but(lora=lora), small(name, batch_size=10, **ONE_STEP), tmp_path, Budget(1e15, steps=3))
+    trainer = rewarded(tiny_bench.replace(lora=lora), small(name, batch_size=10, **ONE_STEP), tmp_path, Budget(1e15, steps=3))
     fresh = tiny_bench.lab()
     for answers, _ in trainer.lab.seen:  # type: ignore[attr-defined]
         assert answers.completion_mask.all()
@@ -178,7 +179,7 @@ def test_the_first_gradient_is_that_of_the_papers_estimator(tiny_bench: Bench, t
         scaled = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)
         loss = -(scaled.flatten() * lab.policy(answers).logp.mean(1)).mean()
     loss.backward()
-    norm = torch.nn.utils.get_total_norm([p.grad for p in lab._policy.inner.parameters() if p.grad is not None])
+    norm = torch.nn.utils.get_total_norm([p.grad for p in session_of(lab).policy.inner.parameters() if p.grad is not None])
     assert trainer.log[0]["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
     assert trainer.log[0]["reward"] == pytest.approx(float(rewards.mean()))
 
@@ -187,7 +188,7 @@ def test_the_first_gradient_is_that_of_the_papers_estimator(tiny_bench: Bench, t
 def test_online_dpo_learns_from_its_own_two_answers_to_each_of_the_labs_prompts_by_which_is_better(
     tiny_bench: Bench, tmp_path: Path, lora: int
 ) -> None:
-    bench = tiny_bench.but(lora=lora)
+    bench = tiny_bench.replace(lora=lora)
     trainer = rewarded(bench, small("trl_online_dpo", labelled_by="reward"), tmp_path, Budget(1e15, steps=1))
     (answers, rewards), *_ = trainer.lab.seen  # type: ignore[attr-defined]
     lab = bench.lab()
@@ -202,7 +203,7 @@ def test_online_dpo_learns_from_its_own_two_answers_to_each_of_the_labs_prompts_
     margin = torch.where(first_wins, ratios[:5] - ratios[5:], ratios[5:] - ratios[:5])
     loss = -logsigmoid(0.1 * margin).mean()
     loss.backward()
-    norm = torch.nn.utils.get_total_norm([p.grad for p in lab._policy.inner.parameters() if p.grad is not None])
+    norm = torch.nn.utils.get_total_norm([p.grad for p in session_of(lab).policy.inner.parameters() if p.grad is not None])
     assert trainer.log[0]["loss"] == pytest.approx(float(loss.detach()), rel=1e-4)
     assert trainer.log[0]["grad_norm"] == pytest.approx(float(norm), rel=1e-3)
 
@@ -220,17 +221,19 @@ def test_the_first_loss_and_gradient_are_the_papers(tiny_bench: Bench, tmp_path:
         loss = -logsigmoid(0.7 * (sums[0] - sums[1])).mean() - sums[0].sum() / pairs.chosen.completion_mask.sum()
     else:  # the likelihood is that of all tokens but the first, those of the prompt included
         rows = [row["prompt_ids"] + row["chosen_ids"] for row in trl.preferences(pairs)]
-        whole = rollouts([ids[:1] for ids in rows], [ids[1:] for ids in rows], lab._pad)
+        whole = rollouts([ids[:1] for ids in rows], [ids[1:] for ids in rows], session_of(lab).pad)
         odds = [mean - torch.log1p(-mean.exp()) for mean in means]
         loss = -lab.policy(whole).logp.sum() / whole.completion_mask.sum() - 0.7 * logsigmoid(odds[0] - odds[1]).mean()
     loss.backward()
-    norm = torch.nn.utils.get_total_norm([p.grad for p in lab._policy.inner.parameters() if p.grad is not None])
+    norm = torch.nn.utils.get_total_norm([p.grad for p in session_of(lab).policy.inner.parameters() if p.grad is not None])
     assert trainer.log[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert trainer.log[0]["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
     assert not any(role == "reference" for role, _ in trainer.meter.items)
 
 
-def test_without_a_price_on_kl_the_reference_is_not_asked_and_samples_may_be_reused(tiny_bench: Bench, tmp_path: Path) -> None:
+def test_without_a_kl_coefficient_the_reference_is_not_used_and_samples_may_be_reused(
+    tiny_bench: Bench, tmp_path: Path
+) -> None:
     algorithm = small("trl_grpo", beta=0.0, num_iterations=3, steps_per_generation=1, batch_size=10)
     trainer = rewarded(tiny_bench, algorithm, tmp_path, Budget(1e15, steps=6))
     assert len(trainer.lab.seen) == 2  # type: ignore[attr-defined]
@@ -246,8 +249,8 @@ def test_a_round_of_sampling_that_its_tokens_do_not_cover_is_not_begun(tiny_benc
 @LORA
 @ALL
 def test_models_are_handed_back_as_they_were(tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int) -> None:
-    trainer = tiny_bench.but(lora=lora).trainer(algorithm, Budget(1e15, steps=2), tmp_path)
-    models = [trainer.lab._policy, trainer.lab._reference]
+    trainer = tiny_bench.replace(lora=lora).trainer(algorithm, Budget(1e15, steps=2), tmp_path)
+    models = [trainer.session.policy, trainer.session.reference]
     before = [(set(m.model.state_dict()), set(vars(m.model)) - {"training"}, set(vars(m.inner))) for m in models]
     wanted = [p.requires_grad for p in models[0].model.parameters()]
     trainer.run(name)
@@ -271,7 +274,7 @@ def test_snapshots_hold_a_model_and_nothing_of_the_trainers(
     assert set(load_file(folder / "model.safetensors")) == set(load_file(tiny_bench.model / "model.safetensors"))
 
 
-def test_a_step_that_is_not_finite_is_paid_and_counted_but_not_taken(tiny_bench: Bench, tmp_path: Path) -> None:
+def test_a_step_that_is_not_finite_is_charged_and_counted_but_skipped(tiny_bench: Bench, tmp_path: Path) -> None:
     broken = small("trl_dpo", beta=float("inf"))  # times a log-ratio of 0
     trainer = tiny_bench.trainer(broken, Budget(1e15, steps=3), tmp_path)
     before = weights(trainer)
@@ -283,10 +286,10 @@ def test_a_step_that_is_not_finite_is_paid_and_counted_but_not_taken(tiny_bench:
 
 def test_banned_tokens_have_probability_zero_in_trls_losses(tiny_bench: Bench, tmp_path: Path) -> None:
     lab = tiny_bench.lab()
-    with trl._lent(lab._policy, lab._reference):
-        logits = lab._policy.inner(input_ids=torch.tensor([[0, 5, 9]])).logits
-    assert logits.softmax(-1)[..., lab._policy.banned].abs().max() == 0
-    assert lab._policy.banned.tolist() == [0, 1]
+    with lent(session_of(lab).policy, session_of(lab).reference):
+        logits = session_of(lab).policy.inner(input_ids=torch.tensor([[0, 5, 9]])).logits
+    assert logits.softmax(-1)[..., session_of(lab).policy.banned].abs().max() == 0
+    assert session_of(lab).policy.banned.tolist() == [0, 1]
     assert (logits[..., 2:] > NEVER / 2).all()
 
 
@@ -348,12 +351,12 @@ def test_a_card_names_the_loop_that_trained_it_and_bears_its_bill(furnished: Ter
     assert card["curve"]
 
 
-def test_a_loop_that_stops_by_itself_is_refused(tiny_bench: Bench, tmp_path: Path) -> None:
+def test_a_loop_that_returns_early_is_refused(tiny_bench: Bench, tmp_path: Path) -> None:
     class Tired:
         lr = 1.0
 
         def train(self, lab: Lab) -> None:
             lab.pairs(2)
 
-    with pytest.raises(UserError, match="its training loop stopped by itself"):
+    with pytest.raises(UserError, match="its training loop returned before the budget was spent"):
         tiny_bench.trainer(Tired(), Budget(1e15), tmp_path).run("tired")

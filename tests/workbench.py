@@ -16,7 +16,7 @@ import torch
 from isoalign.core.batches import Pairs
 from isoalign.tools.conformance.workbench import (
     Bench,
-    Shelf,
+    FixedSource,
     Size,
     make_bench,
     make_feedback,
@@ -27,10 +27,10 @@ from isoalign.tools.conformance.workbench import (
 )
 from isoalign.tools.conformance.workbench import small as cut
 from isoalign.training import registry
-from isoalign.training.lab import Lab
+from isoalign.training.lab import Lab, session_of
 
 __all__ = [
-    "Bench", "Shelf", "Size", "make_bench", "make_feedback", "same", "weights", "write_model", "write_reward",
+    "Bench", "FixedSource", "Size", "make_bench", "make_feedback", "same", "weights", "write_model", "write_reward",
 ]  # fmt: skip
 
 
@@ -38,14 +38,14 @@ def nudge(lab: Lab, seed: int = 1, by: float = 0.05) -> Lab:
     """Move the policy away from its base, so that log-ratios are not all 0."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in lab._policy.inner.parameters():
+        for parameter in session_of(lab).policy.inner.parameters():
             parameter.add_(by * torch.randn(parameter.shape, generator=generator))
     return lab
 
 
 def open_vocabulary(lab: Lab) -> Lab:
     """Let both models give every token, as trainers that know no banned tokens do."""
-    for model in (lab._policy, lab._reference):
+    for model in (session_of(lab).policy, session_of(lab).reference):
         model.banned = model.banned[:0]
     return lab
 
@@ -63,11 +63,15 @@ def trl_trainer(kind: Any, config: Any, lab: Lab, folder: Path, **settings: Any)
     from datasets import Dataset
 
     words = Dataset.from_list([{"prompt": "you", "chosen": " are kind", "rejected": " idiot"}])
-    models = [lab._policy.inner, lab._reference.inner] if kind.__name__ == "DPOTrainer" else [lab._policy.inner]
+    models = (
+        [session_of(lab).policy.inner, session_of(lab).reference.inner]
+        if kind.__name__ == "DPOTrainer"
+        else [session_of(lab).policy.inner]
+    )
     policy, *reference = [copy.deepcopy(model) for model in models]
     policy.zero_grad()
     arguments = config(**trl_arguments(folder), **settings)
-    return kind(policy, *reference, args=arguments, train_dataset=words, processing_class=lab._policy.tokenizer)
+    return kind(policy, *reference, args=arguments, train_dataset=words, processing_class=session_of(lab).policy.tokenizer)
 
 
 def assert_same_gradients(ours: Any, theirs: Any, times: float = 1.0) -> None:
@@ -104,22 +108,22 @@ def small(name: str, **settings: Any) -> Any:
 
 def algorithms() -> list[Any]:
     """Every registered algorithm that trains, as a pytest parameter; one with modes comes in each."""
-    names = [name for name in registry.names() if hasattr(registry.algorithm(name), "iteration")]
+    names = [name for name in registry.algorithm_names() if hasattr(registry.algorithm(name), "iteration")]
     found = [(name, small(name)) for name in names] + [("rlaif", small("rlaif", mode="direct"))]
     return [pytest.param(name, made, id=f"{name}-{getattr(made, 'mode', '')}".rstrip("-")) for name, made in found]
 
 
 def loops() -> list[Any]:
     """Every registered algorithm that brings a training loop of its own, as a pytest parameter."""
-    names = [name for name in registry.names() if hasattr(registry.algorithm(name), "train")]
+    names = [name for name in registry.algorithm_names() if hasattr(registry.algorithm(name), "train")]
     return [pytest.param(name, small(name), id=name) for name in names]
 
 
-PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 
 
 def page(file: str) -> str:
-    """The block of CONTRIBUTING.md that is said to be a file."""
+    """The block of docs/extending.md that is said to be a file."""
     return re.split(r"```\w+\n", PAGE.split(f"`{file}`", 1)[1], maxsplit=1)[1].split("```")[0]
 
 

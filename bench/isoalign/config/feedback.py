@@ -15,23 +15,24 @@ CONSENSUS = ("vote", "bradley_terry", "elo")  # from several verdicts to one, se
 
 @dataclass(frozen=True)
 class PanelConfig:
-    """Who rates, and how well; the defaults are one careful rater, who always finds the better answer.
+    """Who rates, and how well; the defaults are one careful annotator, who always finds the better answer.
 
-    ``raters``: their number. ``temperature``: of each rater, in logits, handed out in turn. Biases in logits at temperature 1,
-    negative for the opposite leaning: ``length`` for each word by which an answer is longer; ``position`` for the answer that
-    is shown first, a coin for each rater and item; ``expectation`` for the answer that the raters were led to expect to be
-    better, one coin an item, so that no vote cures it. ``coverage``: share of the items that each rater rates; ``topic``: a
-    rater picks them with weight exp(``topic``) on items of the favoured topic and 1 on others. ``consensus``: vote,
-    bradley_terry or elo. ``golden``: items of known verdict by which raters are weighted; 0 is equal weights.
+    ``annotators``: their number. ``temperature``: of each annotator, in logits, handed out in turn. Biases in logits at
+    temperature 1, negative for the opposite leaning: ``length`` for each word by which an answer is longer; ``position`` for
+    the answer that is shown first, a coin for each annotator and item; ``expectation`` for the answer that the annotators
+    were led to expect to be better, one coin an item, so that no vote cures it. ``coverage``: share of the items that each
+    annotator rates; ``topic``: a annotator picks them with weight exp(``topic``) on items of the favoured topic and 1 on
+    others. ``consensus``: vote, bradley_terry or elo. ``golden``: items of known verdict by which annotators are weighted; 0
+    is equal weights.
 
     A word, not a deviation of the lengths at hand, is the unit of ``length``: else a verdict hung on which other items there
     are. Sizes that were seen in the field: non-blinded assessors shift odds ratios by a factor of 0.64, ``expectation`` =
-    0.45 (Hrobjartsson et al. 2012, on Rosenthal's expectancy effect, 1976); AlpacaFarm's simulated raters turn one verdict
+    0.45 (Hrobjartsson et al. 2012, on Rosenthal's expectancy effect, 1976); AlpacaFarm's simulated annotators turn one verdict
     in four (Dubois et al. 2023); leanings to length and to the first place are those of Dubois et al. 2024, "Length-
     controlled AlpacaEval", and Wang et al. 2023, "Large language models are not fair evaluators".
     """
 
-    raters: int = 1
+    annotators: int = 1
     temperature: tuple[float, ...] = (0.0,)
     length: float = 0.0
     position: float = 0.0
@@ -43,8 +44,8 @@ class PanelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "temperature", tuple(self.temperature))  # from yaml it is a list, which equals no tuple
-        if self.raters < 1:
-            raise ValueError(f"task.panel.raters must be 1 or more, not {self.raters}")
+        if self.annotators < 1:
+            raise ValueError(f"task.panel.annotators must be 1 or more, not {self.annotators}")
         if not self.temperature or not all(0 <= t < math.inf for t in self.temperature):
             raise ValueError(f"task.panel.temperature must be one or more numbers of 0 or more, not {list(self.temperature)}")
         for name in ("length", "position", "expectation", "topic"):
@@ -53,7 +54,9 @@ class PanelConfig:
         if not 0 < self.coverage <= 1:
             raise ValueError(f"task.panel.coverage must lie in (0, 1], not {self.coverage}")
         if self.topic and self.coverage == 1:
-            raise ValueError("task.panel.topic has no effect on raters who rate everything; set task.panel.coverage below 1")
+            raise ValueError(
+                "task.panel.topic has no effect on annotators who rate everything; set task.panel.coverage below 1"
+            )
         if self.consensus not in CONSENSUS:
             raise ValueError(f"task.panel.consensus must be one of {', '.join(CONSENSUS)}, not {self.consensus!r}")
         if self.golden < 0:

@@ -1,9 +1,12 @@
 """Configuration dataclasses filled from yaml, Hydra nodes or the JSON of cards."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from functools import cache
-from typing import Any
+from typing import Any, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
@@ -14,12 +17,9 @@ def build(schema: type, settings: Any, where: str) -> Any:
 
     Raises UserError naming ``where`` and the key that is unknown, ill-typed or out of range.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     try:
         node = OmegaConf.structured(schema)
-        _thaw(node)
+        _thaw(node, schema)
         return OmegaConf.to_object(OmegaConf.merge(node, settings))
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         key = getattr(error, "full_key", None)
@@ -38,16 +38,13 @@ def whole(task: str) -> Any:
         return told
 
 
-def _thaw(node: Any) -> None:
+def _thaw(node: Any, schema: type) -> None:
     """A frozen dataclass makes its node read-only, and those inside it; values from yaml could not be merged in."""
-    from dataclasses import is_dataclass
-
-    from omegaconf import OmegaConf
-
     OmegaConf.set_readonly(node, False)
-    for name in list(node):
-        kind = node._get_node(name)._metadata.ref_type
-        if is_dataclass(kind):
-            if OmegaConf.is_missing(node, name):
-                node[name] = OmegaConf.structured(kind)
-            _thaw(node._get_node(name))
+    kinds = get_type_hints(schema)
+    for field in fields(schema):
+        kind = kinds[field.name]
+        if isinstance(kind, type) and is_dataclass(kind):
+            if OmegaConf.is_missing(node, field.name):
+                node[field.name] = OmegaConf.structured(kind)
+            _thaw(node[field.name], kind)

@@ -47,9 +47,10 @@ class SFTConfig:
 
 @dataclass(frozen=True)
 class FeedbackConfig:
-    """Preference pairs: ``draws`` answers a prompt, a verdict on every two whose scores differ by over ``margin``, flipped
-    at rate ``noise`` (by each rater of a panel). ``judge_margin`` is the same for the AI judge, who is not noised; of a judge
-    that compares answers, how far P must be from 1/2, doubled. ``judge_questions``: at most so many are asked, 0 is all.
+    """Preference pairs: ``draws`` answers a prompt, a verdict on every two whose scores differ by over ``margin``, flipped at
+    rate ``noise`` (by each annotator of a panel). ``judge_margin`` is the same for the AI judge, who is not noised; of a
+    judge that compares answers, how far P must be from 1/2, doubled. ``judge_questions``: at most so many are asked, 0 is
+    all.
 
     ``file``: people's own verdicts in the place of the simulated ones, a file or hf:NAME, in a ``format`` that
     `isoalign data` knows, or that it finds out."""

@@ -83,7 +83,7 @@ class Pairs(Batch):
 
 @dataclass(frozen=True)
 class Labels(Batch):
-    """Single completions with a thumb up or down. ``desirable`` [B] bool; ``index`` [B] names the verdict."""
+    """Single completions called good or bad. ``desirable`` [B] bool; ``index`` [B] names the verdict."""
 
     rollouts: Rollouts
     desirable: Tensor

@@ -29,6 +29,13 @@ def unforeseen(error: BaseException) -> str:
     return f"{type(error).__name__}: {reason} ({place}set ISOALIGN_DEBUG=1 for the traceback)"
 
 
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether an exception came of an interrupt: what cleans up after one may raise another."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
 def _text(error: BaseException) -> str:
     """The first line of what an exception says, not all of it where it says much, in characters that can be written."""
     line = str(error).strip().partition("\n")[0].encode("utf-8", "replace").decode()

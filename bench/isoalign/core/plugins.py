@@ -19,13 +19,14 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import pkgutil
 import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 from isoalign.core.errors import UserError
-from isoalign.core.places import CONF
+from isoalign.core.places import BASELINES, CONF
 
 
 @cache
@@ -37,6 +38,16 @@ def entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
         if other.value != point.value:
             raise UserError(f"{_package(other)} and {_package(point)} both bring {kind} {point.name!r}; uninstall one of them")
     return dict(sorted(found.items()))
+
+
+def baselines() -> set[str]:
+    """Names of isoalign's own algorithms: the files of baselines/."""
+    return {module.name for module in pkgutil.iter_modules([str(BASELINES)])}
+
+
+def algorithms() -> list[str]:
+    """Every algorithm there is, without importing any."""
+    return sorted(baselines() | entry_points("algorithms").keys())
 
 
 def load(kind: str, name: str) -> ModuleType:

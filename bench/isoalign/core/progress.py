@@ -10,6 +10,8 @@ from weakref import WeakSet
 
 from tqdm import tqdm
 
+from isoalign.core.lazy import transformers
+
 Item = TypeVar("Item")
 
 
@@ -84,9 +86,8 @@ class Progress:
 
 def trainer_callback(label: str) -> Any:
     """The same bar for a transformers Trainer, in the place of its own printing."""
-    from transformers import TrainerCallback
 
-    class Bar(TrainerCallback):
+    class Bar(transformers.TrainerCallback):
         bar: Any = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -38,15 +38,17 @@ def redact(value: Any) -> Any:
         }
     if isinstance(value, list | tuple):
         return [redact(item) for item in value]
-    return _redact_text(value) if isinstance(value, str) else value
+    return redact_text(value) if isinstance(value, str) else value
 
 
-def _redact_text(text: str) -> str:
+def redact_text(text: str) -> str:
+    """A text with every secret in it replaced by ``[redacted]``."""
+
     def hide(match: re.Match[str]) -> str:
         name, between, value = match.group("name", "between", "value")
         # "--token abc" gives a value; "the token abc" does not.
         given = name.startswith("-") or between.strip()
-        return f"{name}{between}{REDACTED if given and _secret(name, value) else _redact_text(value)}"
+        return f"{name}{between}{REDACTED if given and _secret(name, value) else redact_text(value)}"
 
     found = _KNOWN.sub(REDACTED, _ASSIGNMENT.sub(hide, text))
-    return found if found == text else _redact_text(found)  # seals hold for what is redacted again
+    return found if found == text else redact_text(found)  # seals hold for what is redacted again

@@ -5,6 +5,8 @@ import os
 import sys
 import warnings
 
+from isoalign.core.lazy import torch
+
 
 def quiet() -> None:
     """Environment of a run, set before torch is imported: no telemetry, no spinning threads, no network unless asked."""
@@ -39,14 +41,10 @@ def _keep_memory() -> None:
 
 def threads(count: int) -> None:
     """Set torch's threads; 0 leaves its default."""
-    import torch
-
     if count:
         torch.set_num_threads(count)
 
 
 def device() -> str:
     """The accelerator if there is one."""
-    import torch
-
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -18,13 +18,13 @@ _IGNORED = {"ctx", "kind", "type_comment", "type_params"}  # of a node's fields:
 
 def digest(modules: Iterable[str]) -> str:
     """16 hex digits of what some modules, and what they import of their own packages, mean."""
-    meanings = [meaning(text, name) for name, text in sorted(_sources(modules).items())]
+    meanings = [meaning(text, name) for name, text in sorted(_sources(tuple(modules)).items())]
     return hashlib.sha256("\0".join(meanings).encode()).hexdigest()[:16]
 
 
 def names_attribute(modules: Iterable[str], attribute: str) -> bool:
     """Whether the code of some modules, and of what they import of their own packages, names an attribute anywhere."""
-    return any(attribute in _attributes(text) for text in _sources(modules).values())
+    return any(attribute in _attributes(text) for text in _sources(tuple(modules)).values())
 
 
 @cache
@@ -68,14 +68,14 @@ class _Resolver(ast.NodeTransformer):
     def visit_Name(self, node: ast.Name) -> ast.AST:
         if node.id not in self.imports or any(node.id in names for names in self.local):
             return node
-        return ast.Name(self.imports[node.id])
+        return ast.Name(self.imports[node.id], ast.Load())
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         """``math.log`` is the name that ``from math import log`` binds."""
         value = self.visit(node.value)
         if isinstance(value, ast.Name) and value is not node.value:
-            return ast.Name(f"{value.id}.{node.attr}")
-        return ast.Attribute(value, node.attr)
+            return ast.Name(f"{value.id}.{node.attr}", ast.Load())
+        return ast.Attribute(value, node.attr, node.ctx)
 
     def _nested(self, node: _Scope) -> ast.AST:
         for argument in ast.walk(node.args):
@@ -160,8 +160,9 @@ def _bindings(tree: ast.AST, module: str) -> Iterator[tuple[str, str]]:
             yield from ((alias.asname or alias.name, f"{base}.{alias.name}") for alias in node.names if alias.name != "*")
 
 
-def _sources(modules: Iterable[str]) -> dict[str, str]:
-    """The source of modules, and of what they import of their own packages, by name."""
+@cache
+def _sources(modules: tuple[str, ...]) -> dict[str, str]:
+    """The source of modules, and of what they import of their own packages, by name; that of one that is imported is fixed."""
     waiting = list(modules)
     packages = {BASELINES, *(name.partition(".")[0] for name in waiting if not name.startswith("isoalign."))}
     found: dict[str, str] = {}

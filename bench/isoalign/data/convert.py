@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import h5py, transformers
 
 
 def smollm2(folder: Path) -> None:
@@ -26,16 +27,16 @@ def smollm2(folder: Path) -> None:
     moves by 3e-6 nats of KL a token on 60 comments (bfloat16: 8e-5). The configuration says float32, so that loading
     widens them again: training in float16 on a CPU is slow and overflows.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
     raw = next(folder.glob("*.gguf"))
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=raw.name, padding_side="left", trust_remote_code=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        folder, gguf_file=raw.name, padding_side="left", trust_remote_code=False
+    )
     tokenizer.pad_token = "<|endoftext|>"  # id 0; the file says pad == eos, which would hide every end of text
     tokenizer.save_pretrained(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
         gguf_file=raw.name,
-        quantization_config=GgufConfig(dequantize=True),
+        quantization_config=transformers.GgufConfig(dequantize=True),
         dtype=torch.float32,
         trust_remote_code=False,
     )
@@ -75,8 +76,6 @@ def toxic_comment_classifier(folder: Path) -> None:
 
 def _convert_bilstm(raw: Path, root: str, keys: dict[str, str], names: tuple[str, str, str], gate: str) -> None:
     """Write what ``bilstm.BiLSTM.load`` reads. ``names``: how the file calls kernel, recurrent kernel and bias."""
-    import h5py
-
     kernel, recurrent, bias = names
     with h5py.File(raw) as file:
 

@@ -6,6 +6,7 @@ import os
 from functools import cache
 from pathlib import Path
 
+from isoalign.core.lazy import transformers
 from isoalign.core.store import digest
 from isoalign.data.assets import file_digest
 
@@ -21,10 +22,8 @@ def identity(source: str) -> str:
     folder = Path(source)
     if folder.is_dir():
         return digest({file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.is_file()})
-    from transformers.utils.hub import cached_file, extract_commit_hash
-
     try:
-        file = cached_file(source, "config.json", local_files_only=offline())
+        file = transformers.utils.hub.cached_file(source, "config.json", local_files_only=offline())
     except (OSError, ValueError):  # loading it will say what is wrong
         return source
-    return str(extract_commit_hash(file, None) or source)
+    return str(transformers.utils.hub.extract_commit_hash(file, None) or source)

@@ -20,7 +20,7 @@ from isoalign.core.text import normalise, squeeze
 from isoalign.data import assets
 
 GAP = 0.25
-"""Mean scores have to be this far apart: a step of the scale that the raters used."""
+"""Mean scores have to be this far apart: a step of the scale that the annotators used."""
 _SCORE = re.compile(r"human_score(_\d+)?")
 
 
@@ -38,7 +38,7 @@ class HumanPair:
 
 @dataclass(frozen=True)
 class Scored:
-    """A row: one answer and what each rater gave it, in [0, 1]."""
+    """A row: one answer and what each annotator gave it, in [0, 1]."""
 
     objective: str
     answer: str
@@ -54,9 +54,9 @@ def load() -> list[HumanPair]:
 def pairs(files: Iterable[Path]) -> list[HumanPair]:
     """Every two answers to an objective whose mean scores are ``GAP`` apart, each pair once over all files.
 
-    Only answers of one file are paired: another file's raters are other people, and one rater's score is not on the scale
-    of three raters' mean. An answer that a file holds twice has the scores of both rows; two answers that two files hold
-    count in the first. Raises UserError naming file and row where one is malformed.
+    Only answers of one file are paired: another file's annotators are other people, and one annotator's score is not on the
+    scale of three annotators' mean. An answer that a file holds twice has the scores of both rows; two answers that two files
+    hold count in the first. Raises UserError naming file and row where one is malformed.
     """
     found: dict[tuple[str, frozenset[str]], HumanPair] = {}
     for file in files:

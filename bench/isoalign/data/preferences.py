@@ -13,14 +13,14 @@ from torch import Tensor
 from isoalign.core.batches import Labels, Pairs, Prompts, Rollouts
 from isoalign.core.errors import UserError
 
-MOST_RATERS = 10_000  # of one verdict, so that every label has a number of its own
+MOST_ANNOTATORS = 10_000  # of one verdict, so that every label has a number of its own
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """The preference pairs of one split and rater. ``flops_each``: sampling (and judging) that one pair cost, for the bill.
-    ``calibration``: labels that it took to weigh a panel's raters. ``asked_each``: passes and tokens of an AI judge that was
-    asked, a pair's share."""
+    """The preference pairs of one split and annotator. ``flops_each``: sampling (and judging) that one pair cost, for the
+    bill. ``calibration``: labels that it took to weigh a panel's annotators. ``asked_each``: passes and tokens of an AI judge
+    that was asked, a pair's share."""
 
     prompts: list[list[int]]
     chosen: list[list[int]]
@@ -49,8 +49,12 @@ class Feedback:
         return dict(total)
 
     def labels_of(self, verdicts: Iterable[int]) -> list[int]:
-        """The labels that some verdicts are made of, by number: one each, or one for every rater who was asked."""
-        return [number * MOST_RATERS + rater for number in verdicts for rater in self.rows[number].get("raters", (0,))]
+        """The labels that some verdicts are made of, by number: one each, or one for every annotator who was asked."""
+        return [
+            number * MOST_ANNOTATORS + annotator
+            for number in verdicts
+            for annotator in self.rows[number].get("annotators", (0,))
+        ]
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -87,7 +91,7 @@ class Feedback:
         return Pairs(chosen, rejected, index)
 
     def labels(self, index: Tensor, pad: int) -> Labels:
-        """Single answers with a thumb: item 2i is verdict i's chosen answer (up), 2i + 1 its rejected one (down)."""
+        """Single answers: item 2i is verdict i's chosen answer (good), 2i + 1 its rejected one (bad)."""
         places, desirable = (index // 2).tolist(), index % 2 == 0
         answers = [(self.chosen if up else self.rejected)[i] for i, up in zip(places, desirable.tolist(), strict=True)]
         return Labels(rollouts([self.prompts[i] for i in places], answers, pad), desirable, index // 2)
@@ -110,8 +114,8 @@ def joined(parts: Sequence[Feedback]) -> Feedback:
 
 
 @dataclass(frozen=True)
-class Thumbs:
-    """Single answers with a thumb up (``desirable``) or down, which nobody compared; ``file`` names them in messages."""
+class UnpairedFeedback:
+    """Single answers that people called good (``desirable``) or bad; ``file`` names them in messages."""
 
     prompts: list[list[int]]
     answers: list[list[int]]
@@ -125,7 +129,7 @@ class Thumbs:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read what ``stages/filed.py`` wrote."""
-        rows = [json.loads(line) for line in (folder / "thumbs.jsonl").read_text(encoding="utf-8").split("\n") if line]
+        rows = [json.loads(line) for line in (folder / "unpaired.jsonl").read_text(encoding="utf-8").split("\n") if line]
         record = json.loads((folder / "record.json").read_text())
         prompts, answers = ([row[name] for row in rows] for name in ("prompt_ids", "answer_ids"))
         return cls(prompts, answers, [row["desirable"] for row in rows], record["source"], record["file"])

@@ -160,9 +160,10 @@ def _points(data: dict[str, Any]) -> list[Any]:
 def key_of(card: Card) -> str:
     """The key that follows from a card's content: the scores behind it, the method's settings, seed, budget and evaluation."""
     card = redacted(card)
+    scores = "scores" if "scores" in card.parents else "readings"  # as cards of formats 1 and 2 call them
     return digest(
         {
-            "readings": card.parents.get("readings", ""), "algorithm": card.config.get("algorithm"), "seed": card.seed,
+            scores: card.parents.get(scores, ""), "algorithm": card.config.get("algorithm"), "seed": card.seed,
             "budget": card.budget, "evaluation": (card.config.get("task") or {}).get("evaluation"),
         } | ({} if card.metered else {"name": card.algorithm})
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The curve along the budget: snapshots of the policy, scored like the final policy but on fewer prompts and draws."""
+"""The training curve: snapshots of the policy along the budget, scored like the final one on fewer prompts and samples."""
 
 from __future__ import annotations
 
@@ -12,52 +12,54 @@ from isoalign.core.records import Estimate, Point
 from isoalign.evaluation import metric_values, scores
 
 VERSION = 2
-KEPT = (
+CARD_METRICS = (
     "toxicity_mean", "toxicity_mean_second", "toxicity_reduction", "proxy_reward", "kl", "perplexity", "length", "distinct_2",
     "self_bleu", "embedding_diversity", "token_entropy",
 )  # fmt: skip
-"""Metrics that a card keeps of each point; rescoring gives the others."""
-PAIRED = ("toxicity_mean", "proxy_reward", "kl")  # metrics of which it keeps the values by prompt
+"""Metrics of each point on a card; rescoring gives all others."""
+CARD_VALUES = ("toxicity_mean", "proxy_reward", "kl")  # metrics with their values per prompt on a card
 
 
-def places(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Where on the budget the snapshots and the end of training lie, from the record of training."""
+def read_places(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Budget fraction, FLOPs and steps of each snapshot and of the end, from the record of training."""
     end = {"fraction": record["fraction"], "flops": record["spent"]["flops"], "steps": record["steps"]}
     return [*record["snapshots"], end]
 
 
-def make(
-    work: Path, places: Sequence[dict[str, Any]], read: Sequence[Path], base: Path, prompts: Collection[str], draws: int
+def make_curve(
+    work: Path, places: Sequence[dict[str, Any]], folders: Sequence[Path], base: Path, prompts: Collection[str], draws: int
 ) -> None:
-    """Write ``curve.json``: the SFT base, the snapshots and the end; ``read`` holds the folders of scores of ``places``."""
-    (work / "curve.json").write_text(json.dumps([asdict(point) for point in measure(places, read, base, prompts, draws)]))
+    """Write ``curve.json``: the SFT base, the snapshots and the end."""
+    points = measure_curve(places, folders, base, prompts, draws)
+    (work / "curve.json").write_text(json.dumps([asdict(point) for point in points]))
 
 
-def measure(
+def measure_curve(
     places: Sequence[dict[str, Any]],
-    read: Sequence[Path],
+    folders: Sequence[Path],
     base: Path,
     prompts: Collection[str],
     draws: int,
     wanted: Collection[str] | None = None,
 ) -> list[Point]:
-    """The points of the curve, all on the same prompts and draws, so that they are paired; ``wanted``: metric families."""
+    """The points of the curve, paired: all are on the same prompts and samples. ``folders``: the scores of each place;
+    ``base``: those of the SFT base; ``wanted``: metric families."""
     start = {"fraction": 0.0, "flops": 0, "steps": 0}
-    points = [_point(start, metric_values.measure(scores.scored_samples(base, None, prompts, draws), wanted))]
-    for place, folder in zip(places, read, strict=True):
-        points.append(_point(place, metric_values.measure(scores.scored_samples(folder, base, prompts, draws), wanted)))
+    points = [_point(start, metric_values.measure(scores.read_scored_samples(base, None, prompts, draws), wanted))]
+    for place, folder in zip(places, folders, strict=True):
+        points.append(_point(place, metric_values.measure(scores.read_scored_samples(folder, base, prompts, draws), wanted)))
     return points
 
 
-def _point(place: dict[str, Any], found: metric_values.MetricValues) -> Point:
+def _point(place: dict[str, Any], figures: metric_values.MetricValues) -> Point:
     return Point(
         **place,
-        metrics={name: found.metrics[name] for name in KEPT if name in found.metrics},
-        values={name: found.values[name] for name in PAIRED if name in found.values},
+        metrics={name: figures.metrics[name] for name in CARD_METRICS if name in figures.metrics},
+        values={name: figures.values[name] for name in CARD_VALUES if name in figures.values},
     )
 
 
-def read(folder: Path) -> list[Point]:
-    """Read what ``make`` wrote."""
+def read_curve(folder: Path) -> list[Point]:
+    """What ``make_curve`` wrote."""
     rows = json.loads((folder / "curve.json").read_text())
     return [Point(**row | {"metrics": {k: Estimate(**e) for k, e in row["metrics"].items()}}) for row in rows]

@@ -1,4 +1,4 @@
-"""What a reward model says of answers that people scored: each answer is read once, as the policy would have written it."""
+"""Rewards of answers that people scored. A reward model reads each answer once, tokenized as the policy would write it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from isoalign.config.task import ModelConfig
+from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.text import fingerprint
 from isoalign.data.human_pairs import HumanPair
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.evaluation.scores import rewards_of
 from isoalign.models.language import clip
-from isoalign.stages.candidates import read_rows, write_rows
 
 VERSION = 1
 
@@ -24,8 +24,8 @@ Text = tuple[Ids, Ids]  # prompt and answer
 
 @dataclass(frozen=True)
 class JudgedPair:
-    """A human pair as a reward model saw it. ``objective``: fingerprint of the text; ``chosen`` and ``rejected``: rewards;
-    ``alike``: the two answers are one where they are cut, so nothing could tell them apart."""
+    """A human pair with its rewards. ``objective``: fingerprint of the text; ``chosen`` and ``rejected``: rewards; ``alike``:
+    the two answers are equal after truncation, so that no model can distinguish them."""
 
     objective: str
     category: str
@@ -37,7 +37,7 @@ class JudgedPair:
 
 @dataclass(frozen=True)
 class Cut:
-    """How much of the texts a reward model could not see."""
+    """How many answers and objectives were truncated."""
 
     answers: int
     answers_cut: int
@@ -45,40 +45,40 @@ class Cut:
     objectives_cut: int
 
 
-def make(work: Path, pairs: Sequence[HumanPair], reward: Any, tokenizer: Any, model: ModelConfig) -> None:
-    """Write ``pairs.jsonl`` and ``cut.json``. Prompts are cut to ``prompt_tokens`` and answers to ``new_tokens``."""
+def make_human_scores(work: Path, pairs: Sequence[HumanPair], reward: Any, tokenizer: Any, model: ModelConfig) -> None:
+    """Write ``pairs.jsonl`` and ``cut.json``. Prompts are truncated to ``prompt_tokens``, answers to ``new_tokens``."""
     texts = list(dict.fromkeys((pair.objective, answer) for pair in pairs for answer in (pair.chosen, pair.rejected)))
     full = {objective: tuple(tokenizer(objective, split_special_tokens=True)["input_ids"]) for objective, _ in texts}
     prompts = {text: tuple(clip(list(ids), model.prompt_tokens, tokenizer.bos_token_id)) for text, ids in full.items()}
-    whole = {text: _answer(tokenizer, text[1]) for text in texts}
+    answers = {text: _answer_ids(tokenizer, text[1]) for text in texts}
     end = (tokenizer.eos_token_id,) if model.eos == "open" else ()
-    read = {text: (prompts[text[0]], (*whole[text], *end)[: model.new_tokens]) for text in texts}
-    rewards = _rewards(reward, read.values(), int(tokenizer.pad_token_id))
-    write_rows(work / "pairs.jsonl", (asdict(_judged(pair, read, rewards)) for pair in pairs))
-    longer = sum(len(ids) > model.new_tokens for ids in whole.values())
+    truncated = {text: (prompts[text[0]], (*answers[text], *end)[: model.new_tokens]) for text in texts}
+    rewards = _rewards_by_text(reward, truncated.values(), int(tokenizer.pad_token_id))
+    write_rows(work / "pairs.jsonl", (asdict(_judged_pair(pair, truncated, rewards)) for pair in pairs))
+    longer = sum(len(ids) > model.new_tokens for ids in answers.values())
     cut = Cut(len(texts), longer, len(full), sum(full[text] != prompts[text] for text in full))
     (work / "cut.json").write_text(json.dumps(asdict(cut)))
 
 
-def _answer(tokenizer: Any, answer: str) -> Ids:
-    """An answer's tokens, a blank before it: it goes on from the prompt. What looks like a special token is plain text."""
+def _answer_ids(tokenizer: Any, answer: str) -> Ids:
+    """An answer's tokens, after a space, as it continues the prompt. Special tokens in the text are plain text."""
     return tuple(tokenizer(f" {answer}", add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
-def _rewards(reward: Any, texts: Iterable[Text], pad: int) -> dict[Text, float]:
-    """The reward of each prompt and answer; equal ones are read once, so a tie is a tie."""
+def _rewards_by_text(reward: Any, texts: Iterable[Text], pad: int) -> dict[Text, float]:
+    """The reward of each prompt and answer. Equal texts are read once, so that ties are exact."""
     rows = sorted(set(texts))
     batch = as_rollouts([list(prompt) for prompt, _ in rows], [list(answer) for _, answer in rows], pad)
     return dict(zip(rows, rewards_of(reward, batch), strict=True))
 
 
-def _judged(pair: HumanPair, read: dict[tuple[str, str], Text], rewards: dict[Text, float]) -> JudgedPair:
-    chosen, rejected = read[pair.objective, pair.chosen], read[pair.objective, pair.rejected]
-    said = rewards[chosen], rewards[rejected]
-    return JudgedPair(fingerprint(pair.objective), pair.category, pair.gap, *said, chosen == rejected)
+def _judged_pair(pair: HumanPair, texts: dict[tuple[str, str], Text], rewards: dict[Text, float]) -> JudgedPair:
+    chosen, rejected = texts[pair.objective, pair.chosen], texts[pair.objective, pair.rejected]
+    objective = fingerprint(pair.objective)
+    return JudgedPair(objective, pair.category, pair.gap, rewards[chosen], rewards[rejected], chosen == rejected)
 
 
-def read(folder: Path) -> tuple[list[JudgedPair], Cut]:
-    """What ``make`` wrote."""
+def read_human_scores(folder: Path) -> tuple[list[JudgedPair], Cut]:
+    """What ``make_human_scores`` wrote."""
     cut = Cut(**json.loads((folder / "cut.json").read_text()))
     return [JudgedPair(**row) for row in read_rows(folder / "pairs.jsonl")], cut

@@ -1,4 +1,4 @@
-"""How far an AI judge can be believed: what it says of held-out pairs, beside what others say of them."""
+"""How reliable an AI judge is: its agreement with annotator and scorers on held-out pairs."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from isoalign.data.preferences import Feedback
 from isoalign.evaluation.metrics.scored_samples import by_prompt
 from isoalign.feedback.judges.verdicts import Judge
 from isoalign.models.language import LanguageModel
-from isoalign.stages.pairs import told_of
+from isoalign.stages.pairs import judge_summary
 
-MOST = 200  # pairs; a judge may cost money
+MAX_PAIRS = 200  # a judge may cost money
 
 PairScores = Mapping[str, Sequence[Sequence[float | None]]]
 
 
-def check(judge: Judge, held_out: Feedback, base: LanguageModel, scores: PairScores) -> dict[str, Any]:
-    """Agreement with ``annotator``, with ``clean`` verdicts (those before noise) and with each scorer, of P != 1/2, as
-    estimates over prompts; and what is told of any judge's work. ``scores``: P(toxic) of both answers, by scorer."""
-    places = range(0, len(held_out), max(1, -(-len(held_out) // MOST)))
-    rows = [held_out.rows[i] for i in places]
-    prompts = [str(base.tokenizer.decode(held_out.prompts[i], skip_special_tokens=True)) for i in places]
+def check_judge(judge: Judge, held_out: Feedback, base: LanguageModel, scores: PairScores) -> dict[str, Any]:
+    """Agreement with ``annotator``, with ``clean`` verdicts (those before noise) and with each scorer, as estimates over
+    prompts, without verdicts of P = 1/2; and a summary of the judge's work. ``scores``: by scorer, P(toxic) of both
+    answers."""
+    indices = range(0, len(held_out), max(1, -(-len(held_out) // MAX_PAIRS)))
+    rows = [held_out.rows[i] for i in indices]
+    prompts = [str(base.tokenizer.decode(held_out.prompts[i], skip_special_tokens=True)) for i in indices]
     questions = [Question(text, row["chosen"], row["rejected"]) for text, row in zip(prompts, rows, strict=True)]
-    said = judge(questions)
-    prefers = [None if verdict.p in (None, 0.5) else float(verdict.p > 0.5) for verdict in said]
+    verdicts = judge(questions)
+    preferences = [None if verdict.p in (None, 0.5) else float(verdict.p > 0.5) for verdict in verdicts]
     truths: dict[str, list[float | None]] = {
         "annotator": [1.0] * len(rows), "clean": [float(row.get("clean", True)) for row in rows],
     }  # fmt: skip
-    truths |= {name: [_lower(pairs[i]) for i in places] for name, pairs in scores.items()}
-    agreement = {name: _agreement(prefers, truth, [row["prompt_id"] for row in rows]) for name, truth in truths.items()}
-    return told_of(judge, questions, said) | {"agreement": agreement}
+    truths |= {name: [_is_chosen_lower(pairs[i]) for i in indices] for name, pairs in scores.items()}
+    agreement = {name: _agreement(preferences, truth, [row["prompt_id"] for row in rows]) for name, truth in truths.items()}
+    return judge_summary(judge, questions, verdicts) | {"agreement": agreement}
 
 
-def _lower(pair: Sequence[float | None]) -> float | None:
-    """1 where the chosen answer is the less toxic, 0 where it is the more; None where a score is missing or both are equal."""
+def _is_chosen_lower(pair: Sequence[float | None]) -> float | None:
+    """1 if the chosen answer is less toxic, 0 if it is more toxic; None if a score is missing or both are equal."""
     chosen, rejected = pair
     return None if chosen is None or rejected is None or chosen == rejected else float(chosen < rejected)
 
 
-def _agreement(said: Sequence[float | None], truth: Sequence[float | None], prompts: Sequence[str]) -> dict[str, Any]:
-    alike = [None if a is None or b is None else float(a == b) for a, b in zip(said, truth, strict=True)]
-    return asdict(stats.mean(by_prompt(alike, list(prompts))))
+def _agreement(preferences: Sequence[float | None], truth: Sequence[float | None], prompts: Sequence[str]) -> dict[str, Any]:
+    agrees = [None if a is None or b is None else float(a == b) for a, b in zip(preferences, truth, strict=True)]
+    return asdict(stats.mean(by_prompt(agrees, list(prompts))))

@@ -1,4 +1,4 @@
-"""What the card of a task's reward model holds; runs/reward_card.py makes it."""
+"""The contents of a reward model's card, which runs/reward_card.py makes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from isoalign.evaluation import human
 
 @dataclass(frozen=True)
 class Group:
-    """A figure over some pairs, whose number is ``estimate.n``, and how many prompts or objectives they belong to: the
-    interval keeps the pairs of one together."""
+    """An estimate over ``estimate.n`` pairs, and the number of prompts or objectives that they belong to, by which the
+    interval is clustered."""
 
     estimate: Estimate
     clusters: int
@@ -20,8 +20,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Human:
-    """Accuracy on pairs that people scored; ties count half. ``alike``: pairs whose answers are the same where they are cut;
-    ``by_objective``: the mean in which each objective counts once, however many pairs it has."""
+    """Accuracy on pairs that people scored; ties count half. ``alike``: pairs whose answers are equal after truncation.
+    ``by_objective``: the mean over objectives, each with equal weight."""
 
     overall: Group
     by_objective: Estimate
@@ -32,8 +32,8 @@ class Human:
 
 @dataclass(frozen=True)
 class Members:
-    """An ensemble's members on the held-out pairs. ``accuracy`` of each; ``disagreement``: standard deviation (over n) of
-    their margins, mean over pairs; ``unanimous``: share of pairs on which all prefer the same answer."""
+    """The members of an ensemble on the held-out pairs. ``accuracy``: of each. ``disagreement``: standard deviation (over n)
+    of their margins, averaged over pairs. ``unanimous``: share of pairs on which all members prefer the same answer."""
 
     accuracy: list[Estimate]
     disagreement: Estimate
@@ -44,9 +44,9 @@ class Members:
 class RewardCard:
     """The record of one reward model.
 
-    ``ceiling``: 1 - noise, None where the verdicts' noise is not one known rate; ``unflipped``: share of the held-out
-    verdicts that noise left as they were, None where nobody knows. ``groups``: of all pairs and of those of each stratum and
-    source of prompts, accuracy on the noisy and the clean verdicts. ``bill``: what a method pays at its first call.
+    ``ceiling``: 1 - noise, None unless the verdicts have a single known noise rate. ``unflipped``: share of the held-out
+    verdicts that noise did not flip, None if unknown. ``groups``: accuracy on noisy and on clean verdicts, over all pairs and
+    over those of each stratum and source of prompts. ``bill``: what a method pays at its first call.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""Evaluation completions, with every quantity that needs the policy's weights; from here on no metric sees the policy."""
+"""Evaluation completions, and every quantity that needs the policy's weights. Metrics do not use the policy itself."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from isoalign.config.task import ModelConfig
 from isoalign.core.batches import Rollouts
+from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.progress import track
 from isoalign.core.records import ReverseKL, Sample, ScoredPair
 from isoalign.data.preferences import Feedback
@@ -20,58 +21,65 @@ from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.data.prompts import Prompt
 from isoalign.models.kl import exact_kl
 from isoalign.models.language import LanguageModel, completion_lengths
-from isoalign.stages.candidates import completions, read_rows, write_rows
+from isoalign.stages.completions import completion_ids
 
 VERSION = 2
 ROWS = 16  # prompts decoded together; also bounds the logits of a scoring pass
 
 
-def make(
+def make_samples(
     work: Path, policy: LanguageModel, base: LanguageModel, model: ModelConfig, chosen: Sequence[Prompt], draws: int, seed: int
 ) -> None:
-    """Write ``samples.jsonl``: ``draws`` completions of each prompt, with what policy and SFT base say of them."""
+    """Write ``samples.jsonl``: ``draws`` completions per prompt, with their log-probabilities, KL and entropy."""
     samples: list[Sample] = []
     for start in track(range(0, len(chosen), ROWS), "samples"):
         part = chosen[start : start + ROWS]
         encoded = policy.encode([p.text for p in part], model.prompt_tokens)
         uniforms = [_uniforms(p.id, d, seed, model.new_tokens) for p in part for d in range(draws)]
         drawn = policy.generate(encoded, torch.stack(uniforms))
-        samples += rows(part, drawn, policy, base, draws)
+        samples += sample_rows(part, drawn, policy, base, draws)
     write_rows(work / "samples.jsonl", map(asdict, samples))
 
 
-def pairs_and_reverse(
-    work: Path, policy: LanguageModel, base: LanguageModel, model: ModelConfig, feedback: Feedback, theirs: Sequence[Sample]
+def make_pairs_and_reverse_kl(
+    work: Path,
+    policy: LanguageModel,
+    base: LanguageModel,
+    model: ModelConfig,
+    feedback: Feedback,
+    base_samples: Sequence[Sample],
 ) -> None:
-    """Write ``pairs.jsonl`` (held-out verdicts as both models see them) and ``reverse.jsonl``: KL(base || policy) of
-    ``theirs``, the base's own first completion of each prompt, fixed for all methods."""
+    """Write ``pairs.jsonl``, the held-out pairs with their log-probabilities under both models, and ``reverse.jsonl``,
+    KL(base || policy) of ``base_samples``: the base's first completion of each prompt, the same for all methods."""
     write_rows(work / "pairs.jsonl", map(asdict, _scored_pairs(feedback, policy, base)))
     rows: list[ReverseKL] = []
-    for start in track(range(0, len(theirs), 2 * ROWS), "reverse KL"):
-        part = theirs[start : start + 2 * ROWS]
+    for start in track(range(0, len(base_samples), 2 * ROWS), "reverse KL"):
+        part = base_samples[start : start + 2 * ROWS]
         batch = as_rollouts(prompt_ids(policy, part, model), [s.token_ids for s in part], int(policy.tokenizer.pad_token_id))
-        _, _, kl, _ = score(batch, base, policy)
+        _, _, kl, _ = score_rollouts(batch, base, policy)
         rows += [ReverseKL(s.prompt_id, s.draw, value) for s, value in zip(part, kl, strict=True)]
     write_rows(work / "reverse.jsonl", map(asdict, rows))
 
 
 def prompt_ids(model: LanguageModel, samples: Sequence[Sample], config: ModelConfig) -> list[list[int]]:
-    """The prompts of some samples as the model read them."""
+    """The prompts of samples, as token ids that the model reads."""
     encoded = model.encode([s.prompt for s in samples], config.prompt_tokens)
     return [tokens[mask].tolist() for tokens, mask in zip(encoded.tokens, encoded.mask, strict=True)]
 
 
 def _uniforms(prompt: str, draw: int, seed: int, steps: int) -> Tensor:
-    """The numbers that fix one completion: of the prompt, the draw and the task alone, so all methods share them."""
+    """The random numbers of one completion. They depend on prompt, draw and seed only, so that all methods share them."""
     digest = hashlib.sha256(f"{seed}/{prompt}/{draw}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.rand(steps, generator=generator)
 
 
-def rows(part: Sequence[Prompt], drawn: Rollouts, policy: LanguageModel, base: LanguageModel, draws: int) -> list[Sample]:
-    """Samples of completions [B x draws] of some prompts."""
-    logp, base_logp, kl, entropy = score(drawn, policy, base)
-    texts, ids = policy.decode(drawn), completions(drawn)
+def sample_rows(
+    part: Sequence[Prompt], drawn: Rollouts, policy: LanguageModel, base: LanguageModel, draws: int
+) -> list[Sample]:
+    """The samples of completions [B x draws] of ``part``, B prompts."""
+    logp, base_logp, kl, entropy = score_rollouts(drawn, policy, base)
+    texts, ids = policy.decode(drawn), completion_ids(drawn)
     end = policy.tokenizer.eos_token_id
     return [
         Sample(
@@ -85,26 +93,26 @@ def rows(part: Sequence[Prompt], drawn: Rollouts, policy: LanguageModel, base: L
 
 
 @torch.no_grad()
-def score(drawn: Rollouts, policy: LanguageModel, base: LanguageModel) -> tuple[list[float], ...]:
+def score_rollouts(drawn: Rollouts, policy: LanguageModel, base: LanguageModel) -> tuple[list[float], ...]:
     """Log-probabilities under policy and base, exact KL(policy || base) and the policy's entropy, each summed over the
     completion; four lists [B]."""
     columns: tuple[list[float], ...] = ([], [], [], [])
     for start in range(0, len(drawn), 32):
         part = drawn[slice(start, start + 32)].to(policy.device)
-        ours = policy(part)
+        outputs = policy(part)
         with base.adapter_off():
-            theirs = base(part)
+            base_outputs = base(part)
         mask = part.completion_mask
-        kl, entropy = exact_kl(ours.logits, theirs.logits) * mask, ours.entropy * mask
-        for column, values in zip(columns, (ours.logp, theirs.logp, kl, entropy), strict=True):
+        kl, entropy = exact_kl(outputs.logits, base_outputs.logits) * mask, outputs.entropy * mask
+        for column, values in zip(columns, (outputs.logp, base_outputs.logp, kl, entropy), strict=True):
             column += [round(value, 5) for value in values.sum(1).tolist()]
     return columns
 
 
 def _scored_pairs(feedback: Feedback, policy: LanguageModel, base: LanguageModel) -> list[ScoredPair]:
     columns: dict[str, list[float]] = {}
-    for side, batch in sides(feedback, int(policy.tokenizer.pad_token_id)).items():
-        columns[f"{side}_logp"], columns[f"{side}_base_logp"], *_ = score(batch, policy, base)
+    for side, batch in chosen_and_rejected(feedback, int(policy.tokenizer.pad_token_id)).items():
+        columns[f"{side}_logp"], columns[f"{side}_base_logp"], *_ = score_rollouts(batch, policy, base)
         columns[f"{side}_length"] = completion_lengths(batch)  # type: ignore[assignment]
     return [
         ScoredPair(
@@ -115,8 +123,8 @@ def _scored_pairs(feedback: Feedback, policy: LanguageModel, base: LanguageModel
     ]  # fmt: skip
 
 
-def sides(feedback: Feedback, pad: int) -> dict[str, Rollouts]:
-    """All chosen and all rejected answers."""
+def chosen_and_rejected(feedback: Feedback, pad: int) -> dict[str, Rollouts]:
+    """All chosen and all rejected answers, as ``chosen`` and ``rejected``."""
     return {
         "chosen": as_rollouts(feedback.prompts, feedback.chosen, pad),
         "rejected": as_rollouts(feedback.prompts, feedback.rejected, pad),
@@ -124,19 +132,19 @@ def sides(feedback: Feedback, pad: int) -> dict[str, Rollouts]:
 
 
 def read_samples(folder: Path) -> list[Sample]:
-    """The completions."""
+    """The evaluation completions of a folder."""
     return [Sample(**row) for row in read_rows(folder / "samples.jsonl")]
 
 
 def read_pairs(folder: Path) -> list[ScoredPair]:
-    """The held-out pairs; none where the folder holds completions alone."""
-    return [ScoredPair(**row) for row in _rows_of(folder / "pairs.jsonl")]
+    """The held-out pairs of a folder; empty if it has none."""
+    return [ScoredPair(**row) for row in _read_existing(folder / "pairs.jsonl")]
 
 
 def read_reverse(folder: Path) -> list[ReverseKL]:
-    """KL(base || policy) of the base's completions; none where the folder holds the policy's alone."""
-    return [ReverseKL(**row) for row in _rows_of(folder / "reverse.jsonl")]
+    """KL(base || policy) of the base's completions; empty if the folder has none."""
+    return [ReverseKL(**row) for row in _read_existing(folder / "reverse.jsonl")]
 
 
-def _rows_of(file: Path) -> list[dict[str, Any]]:
+def _read_existing(file: Path) -> list[dict[str, Any]]:
     return read_rows(file) if file.exists() else []

@@ -1,4 +1,4 @@
-"""Scores of the samples by other models: evaluation scorers, sentence encoder, reward model. The rest is arithmetic."""
+"""Scores of the samples by other models: evaluation scorers, sentence encoder, reward model. Metrics need no model after."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ VERSION = 1
 ROWS = 64  # in one pass of the reward model
 
 
-def assets_of(config: EvaluationConfig) -> list[str]:
-    """Digests of the models that score; for a hub model, its commit."""
+def model_digests(config: EvaluationConfig) -> list[str]:
+    """Digests of scorers and sentence encoder; for a hub model, its commit."""
     names = (config.scorer, config.second_scorer, "minilm")
     return [ASSETS[name].sha256 if name in ASSETS else scorers.identity(name) for name in names]
 
@@ -49,22 +49,22 @@ class Rewarder:
     validation: Feedback | None
 
 
-def make(
+def make_scores(
     work: Path, samples: Path, config: EvaluationConfig, base: LanguageModel, model: ModelConfig, rewarder: Rewarder | None
 ) -> None:
-    """Write ``scores.json`` (of samples and pairs, by scorer), ``embeddings.npy`` and ``rewards.json``."""
+    """Write ``scores.json`` and ``pair_scores.json`` (by scorer), ``embeddings.npy`` and ``rewards.json``."""
     drawn, pairs = sample.read_samples(samples), sample.read_pairs(samples)
     texts = [row.completion for row in drawn]
-    (work / "scores.json").write_text(json.dumps(_given(samples) or _scores(texts, config)))
+    (work / "scores.json").write_text(json.dumps(_external_scores(samples) or _scorer_outputs(texts, config)))
     (work / "pair_scores.json").write_text(json.dumps(_pair_scores(pairs, config)))
     np.save(work / "embeddings.npy", embed(texts, device=device()).cpu().numpy().astype(np.float16))
     if rewarder:
-        (work / "rewards.json").write_text(json.dumps(asdict(_rewards(rewarder, drawn, bool(pairs), base, model))))
+        (work / "rewards.json").write_text(json.dumps(asdict(_make_rewards(rewarder, drawn, bool(pairs), base, model))))
     source = {"samples": samples.name, "scorer": config.scorer, "second_scorer": config.second_scorer}
     (work / "source.json").write_text(json.dumps(source | {"vocabulary": base.vocabulary}))
 
 
-def _scores(texts: list[str], config: EvaluationConfig) -> dict[str, list[float | None]]:
+def _scorer_outputs(texts: list[str], config: EvaluationConfig) -> dict[str, list[float | None]]:
     return {name: load_scorer(name, device())(texts) for name in (config.scorer, config.second_scorer)}
 
 
@@ -72,52 +72,54 @@ def _pair_scores(pairs: Sequence[ScoredPair], config: EvaluationConfig) -> dict[
     count = len(pairs)
     if not count:
         return {}
-    found = _scores([p.chosen for p in pairs] + [p.rejected for p in pairs], config)
-    return {name: [list(both) for both in zip(s[:count], s[count:], strict=True)] for name, s in found.items()}
+    outputs = _scorer_outputs([p.chosen for p in pairs] + [p.rejected for p in pairs], config)
+    return {name: [list(both) for both in zip(s[:count], s[count:], strict=True)] for name, s in outputs.items()}
 
 
-def _given(samples: Path) -> dict[str, list[float | None]] | None:
-    """Scores that came with completions from outside isoalign."""
+def _external_scores(samples: Path) -> dict[str, list[float | None]] | None:
+    """The scores that external samples came with, if any."""
     file = samples / "scores.json"
     return json.loads(file.read_text()) if file.exists() else None
 
 
-def _rewards(rewarder: Rewarder, drawn: Sequence[Sample], paired: bool, base: LanguageModel, model: ModelConfig) -> Rewards:
+def _make_rewards(
+    rewarder: Rewarder, drawn: Sequence[Sample], paired: bool, base: LanguageModel, model: ModelConfig
+) -> Rewards:
     pad = int(base.tokenizer.pad_token_id)
-    kept = [s.token_ids or [int(base.tokenizer.eos_token_id)] for s in drawn]  # an empty answer is EOS alone
-    own = as_rollouts(sample.prompt_ids(base, drawn, model), kept, pad)
+    answers = [s.token_ids or [int(base.tokenizer.eos_token_id)] for s in drawn]  # an empty answer is its end-of-text token
+    rollouts = as_rollouts(sample.prompt_ids(base, drawn, model), answers, pad)
 
     def both(feedback: Feedback | None) -> list[tuple[float, float]]:
         if feedback is None or not paired:
             return []
-        chosen, rejected = (rewards_of(rewarder.model, batch) for batch in sample.sides(feedback, pad).values())
+        chosen, rejected = (rewards_of(rewarder.model, batch) for batch in sample.chosen_and_rejected(feedback, pad).values())
         return list(zip(chosen, rejected, strict=True))
 
     return Rewards(
         by=rewarder.by,
         optimised=rewarder.optimised,
-        samples=rewards_of(rewarder.model, own),
+        samples=rewards_of(rewarder.model, rollouts),
         pairs=both(rewarder.held_out),
         validation=both(rewarder.validation),
     )
 
 
 def rewards_of(model: Any, batch: Rollouts) -> list[float]:
-    """A reward for each row, to five digits."""
+    """The reward of each row, rounded to five decimals."""
     parts = [model(batch[slice(start, start + ROWS)]) for start in range(0, len(batch), ROWS)]
     return [round(value, 5) for value in torch.cat(parts).tolist()]
 
 
-def scored_samples(
+def read_scored_samples(
     folder: Path, base: Path | None = None, prompts: Collection[str] | None = None, draws: int | None = None
 ) -> ScoredSamples:
-    """What the metrics may see of a run: its samples with their scores, and those of the SFT row, from the store.
+    """The input of the metrics: samples and scores of a run, and those of the SFT base, from stages in the same store.
 
-    ``prompts`` and ``draws`` restrict the run and its base to those of a curve's points.
+    ``prompts`` and ``draws``: restrict both to the prompts and samples of a curve's points.
     """
 
-    def cut(whole: ScoredSamples) -> ScoredSamples:
-        return whole if prompts is None or draws is None else whole.subset(prompts, draws)
+    def restrict(scored: ScoredSamples) -> ScoredSamples:
+        return scored if prompts is None or draws is None else scored.subset(prompts, draws)
 
     source = json.loads((folder / "source.json").read_text())
     samples = folder.parent / source["samples"]
@@ -134,7 +136,7 @@ def scored_samples(
         second_scorer=source["second_scorer"],
         vocabulary=source["vocabulary"],
     )
-    return replace(cut(own), base=cut(scored_samples(base)) if base else None)
+    return replace(restrict(own), base=restrict(read_scored_samples(base)) if base else None)
 
 
 def _read_rewards(row: dict[str, Any]) -> Rewards:

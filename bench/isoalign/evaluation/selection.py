@@ -1,4 +1,4 @@
-"""Methods that train nothing and choose among several answers: the choosing, and its bill."""
+"""Methods that do not train but select among several answers: the selection, and its bill."""
 
 from __future__ import annotations
 
@@ -11,38 +11,41 @@ from torch import Tensor
 
 from isoalign.config.task import ModelConfig
 from isoalign.core.errors import UserError
+from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.progress import track
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.data.prompts import Prompt
 from isoalign.evaluation import samples as sample
 from isoalign.models.language import LanguageModel
-from isoalign.stages.candidates import completions, read_rows, write_rows
+from isoalign.stages.completions import completion_ids
 from isoalign.training.lab import Lab
 from isoalign.training.meter import BudgetSpent
+from isoalign.training.session import Session
 
 ANSWERS = "answers.jsonl"
 
 
-def make(
-    work: Path, algorithm: Any, lab: Lab, base: LanguageModel, model: ModelConfig, chosen: Sequence[Prompt], draws: int
+def make_selection(
+    work: Path, algorithm: Any, session: Session, base: LanguageModel, model: ModelConfig, chosen: Sequence[Prompt], draws: int
 ) -> None:
-    """Write ``answers.jsonl``: for each evaluation prompt ``draws`` answers, each the best by ``algorithm.select`` of
-    ``algorithm.draws`` of the base's. Sampling and scoring are paid.
+    """Write ``answers.jsonl``: ``draws`` answers to each evaluation prompt. Each is the best, by ``algorithm.select``, of
+    ``algorithm.draws`` answers of the SFT base. Sampling and scoring are charged.
 
-    Raises UserError where the budget does not cover all of it.
+    Raises UserError if the budget does not cover all of it.
     """
     rows: list[dict[str, Any]] = []
+    lab = Lab(session)
     each = getattr(algorithm, "draws", 0)
     if not isinstance(each, int) or each < 1:
-        raise UserError("a method that selects needs a field draws: int of 1 or more: how many answers it chooses among")
+        raise UserError("a method with select() needs a field draws: int of 1 or more, the number of answers to select from")
     try:
-        for start in track(range(0, len(chosen), sample.ROWS), "choosing"):
+        for start in track(range(0, len(chosen), sample.ROWS), "selecting"):
             part = chosen[start : start + sample.ROWS]
             answers = lab.generate(base.encode([p.text for p in part], model.prompt_tokens), draws * each)
-            ids = completions(answers)
-            scores = lab._watched(algorithm.select, lab, answers)
+            ids = completion_ids(answers)
+            scores = session.sandboxed(algorithm.select, lab, answers)
             if not isinstance(scores, Tensor) or scores.shape != (len(answers),) or scores.isnan().any():
-                raise UserError(f"select(lab, answers) must give a score, not nan, for each of {len(answers)} answers")
+                raise UserError(f"select(lab, answers) must return a score, not nan, for each of {len(answers)} answers")
             best = scores.view(-1, each).argmax(1).tolist()
             rows += [
                 {"prompt_id": prompt.id, "draw": draw, "ids": ids[row * each + best[row]]}
@@ -58,10 +61,10 @@ def make(
     write_rows(work / ANSWERS, rows)
 
 
-def samples(
+def make_selected_samples(
     work: Path, folder: Path, base: LanguageModel, model: ModelConfig, chosen: Sequence[Prompt], draws: int, bound: float
 ) -> None:
-    """Write ``samples.jsonl`` of the chosen answers. Nobody knows the probability of a choice: their KL is its ``bound``."""
+    """Write ``samples.jsonl`` of the selected answers. Their probability is unknown, so their KL is the ``bound``."""
     ids = [row["ids"] for row in read_rows(folder / ANSWERS)]
     rows = []
     for start in range(0, len(chosen), sample.ROWS):
@@ -70,6 +73,6 @@ def samples(
         prompts = [tokens[mask].tolist() for tokens, mask in zip(encoded.tokens, encoded.mask, strict=True)]
         answers = ids[start * draws : (start + len(part)) * draws]
         drawn = as_rollouts([prompt for prompt in prompts for _ in range(draws)], answers, int(base.tokenizer.pad_token_id))
-        found = sample.rows(part, drawn.to(base.device), base, base, draws)
-        rows += [asdict(replace(each, logp=None, kl=bound, entropy=None)) for each in found]
+        samples = sample.sample_rows(part, drawn.to(base.device), base, base, draws)
+        rows += [asdict(replace(each, logp=None, kl=bound, entropy=None)) for each in samples]
     write_rows(work / "samples.jsonl", rows)

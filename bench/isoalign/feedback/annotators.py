@@ -1,14 +1,15 @@
-"""A panel of simulated raters: what each of them says of pairs of answers, with chance and with known biases.
+"""A panel of simulated annotators: what each of them says of pairs of answers, with chance and with known biases.
 
-A rater sees the utilities u of two answers to a prompt, in logits of P(acceptable), and adds to the difference what biases it:
+An annotator sees the utilities u of two answers to a prompt, in logits of P(acceptable), and adds to the difference what
+biases it:
 
     D = u1 - u2 + length (words1 - words2) + position s + expectation e,     P(first is called better) = sigmoid(D / T),
 
 with s and e +1 or -1, and the verdict turned round at rate ``noise`` after that. This is Bradley and Terry's model (1952) of
 utilities with errors of scale T; T = 0 takes the sign of D, and a D of 0 is then a coin. As each bias stands beside u in D, it
-is the log-odds that a rater of temperature 1 adds, and a logistic regression on verdicts gives every one of them back.
+is the log-odds that an annotator of temperature 1 adds, and a logistic regression on verdicts gives every one of them back.
 
-Every chance is a hash of (seed, rater, item): another rater, another item or another order changes no other verdict.
+Every chance is a hash of (seed, annotator, item): another annotator, another item or another order changes no other verdict.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ Ints = NDArray[np.intp]
 Bools = NDArray[np.bool_]
 
 SUREST = 1e-9  # scores nearer to 0 or 1 count as this near, so that a saturated classifier's logit is finite: 20.7
-_EVERY_RATER = "all"  # in place of a rater's number in what all raters share
+_EVERY_ANNOTATOR = "all"  # in place of an annotator's number in what all annotators share
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """A row a verdict, N in all, by rater and then by item: ``item`` and ``rater`` [N] as numbers from 0; ``first_wins`` [N]:
-    the first answer was called better; ``shown_first`` [N]: it was the one shown first."""
+    """A row a verdict, N in all, by annotator and then by item: ``item`` and ``annotator`` [N] as numbers from 0;
+    ``first_wins`` [N]: the first answer was called better; ``shown_first`` [N]: it was the one shown first."""
 
     item: Ints
-    rater: Ints
+    annotator: Ints
     first_wins: Bools
     shown_first: Bools
 
@@ -57,29 +58,32 @@ def judge(
 ) -> Verdicts:
     """The panel's verdicts on I items.
 
-    ``utilities`` [I, 2] in logits and ``words`` [I, 2] of both answers; ``favoured`` [I]: the item is of the topic that raters
-    favour; ``ids`` [I]: names that stay with the items, since chance hangs on them; ``noise``: rate at which each rater turns
-    a verdict round. A rater rates max(1, round(coverage I)) items. Raises UserError for ids that are not unique or utilities
-    that are not finite.
+    ``utilities`` [I, 2] in logits and ``words`` [I, 2] of both answers; ``favoured`` [I]: the item is of the topic that
+    annotators favour; ``ids`` [I]: names that stay with the items, since chance hangs on them; ``noise``: rate at which each
+    annotator turns a verdict round. An annotator rates max(1, round(coverage I)) items. Raises UserError for ids that are not
+    unique or utilities that are not finite.
     """
     _check(utilities, ids)
     fixed = utilities[:, 0] - utilities[:, 1] + config.length * (words[:, 0] - words[:, 1])
-    fixed = fixed + config.expectation * _sign(_chances(seed, _EVERY_RATER, ids)[:, 0] < 0.5)
-    tables = [_rate(fixed, favoured, _chances(seed, str(rater), ids), rater, config, noise) for rater in range(config.raters)]
+    fixed = fixed + config.expectation * _sign(_chances(seed, _EVERY_ANNOTATOR, ids)[:, 0] < 0.5)
+    tables = [
+        _rate(fixed, favoured, _chances(seed, str(annotator), ids), annotator, config, noise)
+        for annotator in range(config.annotators)
+    ]
     return Verdicts(*(np.concatenate(columns) for columns in zip(*tables, strict=True)))
 
 
 def _rate(
-    fixed: Floats, favoured: Bools, chances: Floats, rater: int, config: PanelConfig, noise: float
+    fixed: Floats, favoured: Bools, chances: Floats, annotator: int, config: PanelConfig, noise: float
 ) -> tuple[Ints, Ints, Bools, Bools]:
-    """The columns of one rater's verdicts. ``fixed`` [I]: D without position; ``chances`` [I, 4]."""
+    """The columns of one annotator's verdicts. ``fixed`` [I]: D without position; ``chances`` [I, 4]."""
     item = _chosen(np.where(favoured, config.topic, 0.0), chances[:, 0], config.coverage)
     _, shown, choice, slip = chances[item].T
     shown_first = shown < 0.5
     difference = fixed[item] + config.position * _sign(shown_first)
-    temperature = config.temperature[rater % len(config.temperature)]
+    temperature = config.temperature[annotator % len(config.temperature)]
     likely = expit(difference / temperature) if temperature else np.heaviside(difference, 0.5)
-    return item, np.full(len(item), rater, np.intp), (choice < likely) ^ (slip < noise), shown_first
+    return item, np.full(len(item), annotator, np.intp), (choice < likely) ^ (slip < noise), shown_first
 
 
 def _chosen(log_weight: Floats, chance: Floats, coverage: float) -> Ints:
@@ -93,12 +97,12 @@ def _chosen(log_weight: Floats, chance: Floats, coverage: float) -> Ints:
     return np.sort(np.argsort(-keys, kind="stable")[:count])
 
 
-def _chances(seed: int, rater: str, ids: Sequence[str]) -> Floats:
-    """Four numbers in (0, 1) for each item [I, 4], hashed from (seed, rater, item).
+def _chances(seed: int, annotator: str, ids: Sequence[str]) -> Floats:
+    """Four numbers in (0, 1) for each item [I, 4], hashed from (seed, annotator, item).
 
     A hash is a generator whose counter is the item (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
     """
-    bits = b"".join(blake2b(f"{seed}/{rater}/{name}".encode(), digest_size=32).digest() for name in ids)
+    bits = b"".join(blake2b(f"{seed}/{annotator}/{name}".encode(), digest_size=32).digest() for name in ids)
     whole = np.frombuffer(bits, dtype="<u8").reshape(-1, 4) >> np.uint64(12)
     return np.asarray((whole + 0.5) * 2.0**-52, dtype=np.float64)  # exact, so never 0 nor 1
 
@@ -110,18 +114,18 @@ def _sign(first: Bools) -> Floats:
 def _check(utilities: Floats, ids: Sequence[str]) -> None:
     if len(set(ids)) < len(ids):
         ((twice, _),) = Counter(ids).most_common(1)
-        raise UserError(f"two items to rate are called {twice!r}: raters' chance hangs on the name, so give each its own")
+        raise UserError(f"two items to rate are called {twice!r}: annotators' chance hangs on the name, so give each its own")
     odd = np.flatnonzero(~np.isfinite(utilities).all(1))
     if len(odd):
         raise UserError(f"item {ids[odd[0]]!r} to rate has a utility that is not finite: score its answers anew")
 
 
-def table(verdicts: Verdicts, items: int, raters: int) -> Floats:
-    """Verdicts as [items, raters] of which answer won, 1 or 0; NaN where nobody said.
+def table(verdicts: Verdicts, items: int, annotators: int) -> Floats:
+    """Verdicts as [items, annotators] of which answer won, 1 or 0; NaN where nobody said.
 
     1 is the first answer of items 0, 2, 4, ... and the second of the others. Were it always the first, and that the better one
-    as it may be on golden items, raters would agree on a name by chance, and kappa and alpha of the best ones would be 0.
+    as it may be on golden items, annotators would agree on a name by chance, and kappa and alpha of the best ones would be 0.
     """
-    cells = np.full((items, raters), np.nan)
-    cells[verdicts.item, verdicts.rater] = verdicts.first_wins ^ (verdicts.item % 2 == 1)
+    cells = np.full((items, annotators), np.nan)
+    cells[verdicts.item, verdicts.annotator] = verdicts.first_wins ^ (verdicts.item % 2 == 1)
     return cells

@@ -1,11 +1,11 @@
-"""From the verdicts of several raters on pairs of answers to one verdict a pair: by vote, by Bradley and Terry, or by Elo.
+"""From the verdicts of several annotators on pairs of answers to one verdict a pair: by vote, by Bradley and Terry, or by Elo.
 
 A vote looks at each pair alone. The other two give every answer of a prompt a strength from all comparisons of that prompt, so
 that A over B and B over C speak for A over C; where they disagree with a pair's own votes, they outvote them. Each rule gives
 its verdict on the same pairs, those that somebody rated, and the same measure of how sure it is: P(chosen beats rejected),
 less P(the reverse), in (0, 1].
 
-Raters may be weighted by what they are worth on golden items, whose verdict is known; see `calibrate`.
+Annotators may be weighted by what they are worth on golden items, whose verdict is known; see `calibrate`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import scipy
 from isoalign.core.records import Estimate
 from isoalign.feedback.annotators import Bools, Floats, Ints, Verdicts
 
@@ -26,7 +27,7 @@ answer that won every comparison stays finite."""
 K, SCALE, SHUFFLES = 16.0, 400.0, 100
 """Elo's step and scale (1978): 400 points more are odds of ten to one. Of shuffles Boubdir et al. found 100 enough."""
 POOLED = 16.0
-"""Golden items that the panel's common accuracy counts for beside a rater's own."""
+"""Golden items that the panel's common accuracy counts for beside an annotator's own."""
 _TIE = 1e-9  # margins below this are rounding: sums of weights and Newton's last step are exact to about 1e-12
 
 
@@ -60,14 +61,14 @@ class Consensus:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of each rater: ``accuracy`` on the golden items, whose n counts items, and the ``weight`` [R], 0 or more."""
+    """Of each annotator: ``accuracy`` on the golden items, whose n counts items, and the ``weight`` [R], 0 or more."""
 
     accuracy: list[Estimate]
     weight: Floats
 
 
 def vote(verdicts: Verdicts, items: Items, weight: Floats, seed: int = 0) -> Consensus:
-    """Weighted majority. ``weight`` [R] of each rater, 0 or more; the margin is the difference of the shares of weight."""
+    """Weighted majority. ``weight`` [R] of each annotator, 0 or more; the margin is the difference of the shares of weight."""
     cast = _cast(verdicts, weight)
     total = np.bincount(verdicts.item, cast, len(items))
     ahead = np.bincount(verdicts.item, np.where(verdicts.first_wins, cast, -cast), len(items))
@@ -129,9 +130,9 @@ def ratings(verdicts: Verdicts, items: Items, weight: Floats, seed: int) -> Floa
     """Elo ratings [prompts, answers, shuffles] around 0, from the verdicts in ``SHUFFLES`` seeded orders (Elo 1978).
 
     After each verdict the winner takes K w (1 - E) from the loser, E = 1 / (1 + 10^(-difference / 400)) being the expected
-    score and w the rater's weight over the mean weight of all verdicts. A rating moves for ever and hangs on the order, though
-    answers don't change between comparisons (Boubdir et al. 2023, "Elo uncovered"), hence the shuffles. A prompt's ratings
-    don't depend on other prompts, save by way of the mean weight.
+    score and w the annotator's weight over the mean weight of all verdicts. A rating moves for ever and hangs on the order,
+    though answers don't change between comparisons (Boubdir et al. 2023, "Elo uncovered"), hence the shuffles. A prompt's
+    ratings don't depend on other prompts, save by way of the mean weight.
     """
     slots = _slots(verdicts, items)
     shape = (_count(items.prompt), _count(items.first, items.second), SHUFFLES)
@@ -151,36 +152,34 @@ def ratings(verdicts: Verdicts, items: Items, weight: Floats, seed: int) -> Floa
     return rating
 
 
-def calibrate(verdicts: Verdicts, first_better: Bools, raters: int) -> Calibration:
-    """What each of ``raters`` is worth, from verdicts on golden items whose truth ``first_better`` [I] is known.
+def calibrate(verdicts: Verdicts, first_better: Bools, annotators: int) -> Calibration:
+    """What each of ``annotators`` is worth, from verdicts on golden items whose truth ``first_better`` [I] is known.
 
-    Intervals are Wilson's. Weights are log(p / (1 - p)) of the shrunk accuracy p, the best for independent raters of known
+    Intervals are Wilson's. Weights are log(p / (1 - p)) of the shrunk accuracy p, the best for independent annotators of known
     accuracy (Nitzan and Paroush 1982):
 
         p = (right + 16 m) / (rated + 16),    m = (all right + 1) / (all rated + 2),
 
-    a Beta prior that counts as 16 items of the panel's common accuracy m. So raters of whom little is known weigh alike, and
-    with no golden item all do.
+    a Beta prior that counts as 16 items of the panel's common accuracy m. So annotators of whom little is known weigh alike,
+    and with no golden item all do.
 
-    No weight is below 0, though turning a rater round who is worse than chance would be best if that were known: on few items
-    it mostly is chance, a sum of weights would no longer be a count of votes, and Bradley and Terry's likelihood no longer has
-    one maximum. Raters with a common bias aren't independent, and no weight cures that. Raises UserError where no rater is
-    better than chance.
+    No weight is below 0, though turning an annotator round who is worse than chance would be best if that were known: on few
+    items it mostly is chance, a sum of weights would no longer be a count of votes, and Bradley and Terry's likelihood no
+    longer has one maximum. Annotators with a common bias aren't independent, and no weight cures that. Raises UserError where
+    no annotator is better than chance.
     """
-    from scipy.stats import binomtest  # half a second to import
-
-    rated = np.bincount(verdicts.rater, minlength=raters)
-    right = np.bincount(verdicts.rater, verdicts.first_wins == first_better[verdicts.item], raters)
+    rated = np.bincount(verdicts.annotator, minlength=annotators)
+    right = np.bincount(verdicts.annotator, verdicts.first_wins == first_better[verdicts.item], annotators)
     common = (right.sum() + 1) / (rated.sum() + 2)
-    weight = np.maximum(logit((right + POOLED * common) / (rated + POOLED)), 0.0) if rated.sum() else np.ones(raters)
+    weight = np.maximum(logit((right + POOLED * common) / (rated + POOLED)), 0.0) if rated.sum() else np.ones(annotators)
     if not weight.any():
         raise UserError(
-            f"no rater is right on more than half of the {len(first_better)} golden items: "
+            f"no annotator is right on more than half of the {len(first_better)} golden items: "
             "lower task.feedback.noise, or the temperature and biases of task.panel"
         )
     accuracy = []
     for hits, n in zip(right.astype(int).tolist(), rated.tolist(), strict=True):
-        bounds = binomtest(hits, n).proportion_ci(method="wilson") if n else None
+        bounds = scipy.stats.binomtest(hits, n).proportion_ci(method="wilson") if n else None
         low, high = (float(bounds.low), float(bounds.high)) if bounds else (None, None)
         accuracy.append(Estimate(hits / n if n else None, low, high, n, len(first_better) - n))
     return Calibration(accuracy, weight)
@@ -197,10 +196,10 @@ def _decide(lead: Floats, verdicts: Verdicts, items: Items, weight: Floats) -> C
 def _cast(verdicts: Verdicts, weight: Floats) -> Floats:
     """Weight of each verdict [N]."""
     if not (np.isfinite(weight).all() and (weight >= 0).all()):
-        raise UserError(f"raters' weights must be numbers of 0 or more, not {weight.tolist()}: calibrate them anew")
-    if len(verdicts) and verdicts.rater.max() >= len(weight):
-        raise UserError(f"{len(weight)} weights for {verdicts.rater.max() + 1} raters: give one for each")
-    return weight[verdicts.rater]
+        raise UserError(f"annotators' weights must be numbers of 0 or more, not {weight.tolist()}: calibrate them anew")
+    if len(verdicts) and verdicts.annotator.max() >= len(weight):
+        raise UserError(f"{len(weight)} weights for {verdicts.annotator.max() + 1} annotators: give one for each")
+    return weight[verdicts.annotator]
 
 
 def _wins(verdicts: Verdicts, items: Items, weight: Floats) -> Floats:
@@ -214,8 +213,9 @@ def _wins(verdicts: Verdicts, items: Items, weight: Floats) -> Floats:
 
 
 def _slots(verdicts: Verdicts, items: Items) -> Ints:
-    """Rows of the verdicts on each prompt [prompts, most verdicts on one], by item and rater; -1 where there are no more."""
-    order = np.lexsort((verdicts.rater, verdicts.item))
+    """Rows of the verdicts on each prompt [prompts, most verdicts on one], by item and annotator; -1 where there are no
+    more."""
+    order = np.lexsort((verdicts.annotator, verdicts.item))
     prompt = items.prompt[verdicts.item[order]]
     order = order[np.argsort(prompt, kind="stable")]
     counts = np.bincount(prompt, minlength=_count(items.prompt))

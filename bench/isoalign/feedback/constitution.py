@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from isoalign.core import store
 from isoalign.core.errors import UserError
 from isoalign.core.places import CONF
@@ -74,8 +76,6 @@ def shipped() -> dict[str, Path]:
 
 def load(name: str) -> Constitution:
     """A constitution by the name of one that ships, or by path. Raises UserError naming the file and the principle."""
-    import yaml
-
     file = shipped().get(name, Path(name))
     try:
         rows = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import scipy, sklearn
 from isoalign.data.comments import Comment
 
 
@@ -65,20 +66,17 @@ class TextClassifier:
 
         Raises UserError where they don't hold both labels or share no feature.
         """
-        from sklearn.feature_extraction.text import TfidfTransformer
-        from sklearn.linear_model import LogisticRegression
-
         rows = cls.rows(comments)
         labels = np.array([row.offensive for row in rows])
         if len(set(labels)) < 2:
             raise UserError(f"{cls.__name__}: {len(rows)} usable comments without both labels; more are needed")
         counter = cls.counter([])
-        tfidf = TfidfTransformer(sublinear_tf=True)
+        tfidf = sklearn.feature_extraction.text.TfidfTransformer(sublinear_tf=True)
         try:
             features = tfidf.fit_transform(counter.fit_transform([row.text for row in rows]))
         except ValueError as error:
             raise UserError(f"{cls.__name__}: {len(rows)} comments are too few to learn words from") from error
-        model = LogisticRegression(C=cls.C, solver="liblinear", random_state=0).fit(features, labels)
+        model = sklearn.linear_model.LogisticRegression(C=cls.C, solver="liblinear", random_state=0).fit(features, labels)
         vocabulary = counter.get_feature_names_out().tolist() if hasattr(counter, "vocabulary_") else []
         idf, weight = tfidf.idf_.astype(np.float32), model.coef_[0].astype(np.float32)
         return cls(vocabulary, idf, weight, float(model.intercept_[0]))
@@ -87,9 +85,7 @@ class TextClassifier:
         """P(offensive) [len(texts)] of each text alone; the empty text gets the bias's."""
         if not len(texts):
             return np.zeros(0)
-        from scipy.special import expit
-
-        return np.asarray(expit(self._features(texts) @ self.weight.astype(np.float64) + self.bias))
+        return np.asarray(scipy.special.expit(self._features(texts) @ self.weight.astype(np.float64) + self.bias))
 
     def flops(self, texts: Sequence[str]) -> int:
         """Operations that scoring the texts costs: a multiplication and an addition for each feature present."""
@@ -120,9 +116,7 @@ class TextClassifier:
 
     @cached_property
     def _tfidf(self) -> Any:
-        from sklearn.feature_extraction.text import TfidfTransformer
-
-        transformer = TfidfTransformer(sublinear_tf=True)
+        transformer = sklearn.feature_extraction.text.TfidfTransformer(sublinear_tf=True)
         transformer.idf_ = self.idf.astype(np.float64)
         return transformer
 
@@ -139,10 +133,10 @@ class WordClassifier(TextClassifier):
     @classmethod
     def counter(cls, vocabulary: list[str]) -> Any:
         """Counts lower-cased words; apostrophes belong to them."""
-        from sklearn.feature_extraction.text import CountVectorizer
-
         rarest = 1 if vocabulary else 3
-        return CountVectorizer(vocabulary=vocabulary or None, min_df=rarest, token_pattern=r"\b\w[\w']*\b")
+        return sklearn.feature_extraction.text.CountVectorizer(
+            vocabulary=vocabulary or None, min_df=rarest, token_pattern=r"\b\w[\w']*\b"
+        )
 
 
 class CharClassifier(TextClassifier):
@@ -154,9 +148,9 @@ class CharClassifier(TextClassifier):
     @classmethod
     def counter(cls, vocabulary: list[str]) -> Any:
         """Counts n-grams in 2**18 places."""
-        from sklearn.feature_extraction.text import HashingVectorizer
-
-        return HashingVectorizer(analyzer="char_wb", ngram_range=(2, 5), n_features=2**18, norm=None, alternate_sign=False)
+        return sklearn.feature_extraction.text.HashingVectorizer(
+            analyzer="char_wb", ngram_range=(2, 5), n_features=2**18, norm=None, alternate_sign=False
+        )
 
     @classmethod
     def rows(cls, comments: Sequence[Comment]) -> list[Comment]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isoalign.core.lazy import transformers
 from isoalign.data import assets
 
 WIDTH = 384
@@ -15,11 +16,11 @@ LONGEST = 256  # tokens; what the model was trained with
 
 @cache
 def _load(device: str) -> tuple[Any, Any]:
-    from transformers import AutoTokenizer, BertModel
-
     folder = assets.path("minilm")
-    model: Any = BertModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
-    return model.eval().to(device), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model: Any = transformers.BertModel.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
+    return model.eval().to(device), transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def embed(texts: Sequence[str], batch_size: int = 64, device: str = "cpu") -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import transformers
 from isoalign.data import assets, hub
 from isoalign.data.assets import ASSETS
 from isoalign.models.flops import Shape, shape_of
@@ -44,11 +45,9 @@ def load(name: str, weights: Path | None = None) -> tuple[Any, Any]:
 
     ``weights`` is the folder of a stage that trained it further. Raises UserError when it can't be had.
     """
-    from transformers import AutoModelForCausalLM
-
     reader = tokenizer(name)
     with _loading(name):
-        model = AutoModelForCausalLM.from_pretrained(
+        model = transformers.AutoModelForCausalLM.from_pretrained(
             str(weights or source(name)), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
     model.config.pad_token_id = reader.pad_token_id
@@ -68,10 +67,8 @@ def identity(name: str) -> str:
 
 def tokenizer(name: str) -> Any:
     """The tokenizer of a model, padding on the left."""
-    from transformers import AutoTokenizer
-
     with _loading(name):
-        found = AutoTokenizer.from_pretrained(source(name), padding_side="left", trust_remote_code=False)
+        found = transformers.AutoTokenizer.from_pretrained(source(name), padding_side="left", trust_remote_code=False)
     if found.pad_token_id is None:
         found.pad_token = found.eos_token
     return found
@@ -190,11 +187,9 @@ class LanguageModel:
             return self._decode(prompts, uniforms)
 
     def _decode(self, prompts: Prompts, uniforms: Tensor) -> Rollouts:
-        from transformers import DynamicCache
-
         prompts, uniforms = prompts.to(self.device), uniforms.to(self.device)
         draws, (rows, steps) = len(uniforms) // len(prompts), uniforms.shape
-        cache = DynamicCache(config=self.inner.config)
+        cache = transformers.DynamicCache(config=self.inner.config)
         states = self._body(prompts.tokens, prompts.mask, cache).last_hidden_state[:, -1:]
         logits = self.head(states[:, -1]).repeat_interleave(draws, 0)
         cache.batch_repeat_interleave(draws)

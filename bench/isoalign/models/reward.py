@@ -17,6 +17,7 @@ from torch import Tensor
 
 from isoalign.config.task import ModelConfig, ShapingConfig
 from isoalign.core.batches import Rollouts
+from isoalign.core.lazy import transformers
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.models import language
 from isoalign.models.flops import Shape, shape_of
@@ -26,7 +27,7 @@ Bill = list[tuple[str, str, int]]
 
 
 class Rewarder(Protocol):
-    """What the lab and the readings ask of a reward model."""
+    """What the lab and the scores ask of a reward model."""
 
     def __call__(self, rollouts: Rollouts) -> Tensor:
         """Rewards [B]."""
@@ -44,7 +45,7 @@ class Rewarder(Protocol):
         """By source, the verdicts that it learned from."""
 
 
-class Rater(Protocol):
+class Annotator(Protocol):
     """A text classifier: P(toxic) of each text, None where it has no score, and the price of a pass."""
 
     def __call__(self, texts: Sequence[str]) -> Any:
@@ -56,10 +57,8 @@ class Rater(Protocol):
 
 def load(name: str, weights: Path | str) -> tuple[Any, Any]:
     """A scalar-head model on the weights of a stage (or a base's own), with the tokenizer of the model ``name``."""
-    from transformers import AutoModelForSequenceClassification
-
     tokenizer = language.tokenizer(name)
-    model = AutoModelForSequenceClassification.from_pretrained(
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
         str(weights), num_labels=1, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -142,8 +141,8 @@ class ClassifierReward:
     Perez et al. 2022 (arXiv:2202.03286) and the usual detoxification recipes train on such a reward.
     """
 
-    def __init__(self, folder: Path, config: ModelConfig, rater: Rater, normalise: bool = True) -> None:
-        self.tokenizer, self.rater, self.normalise = language.tokenizer(config.name), rater, normalise
+    def __init__(self, folder: Path, config: ModelConfig, annotator: Annotator, normalise: bool = True) -> None:
+        self.tokenizer, self.annotator, self.normalise = language.tokenizer(config.name), annotator, normalise
         self.record = json.loads((folder / "record.json").read_text())
 
     def __call__(self, rollouts: Rollouts) -> Tensor:
@@ -153,7 +152,7 @@ class ClassifierReward:
 
     def logits(self, texts: Sequence[str]) -> Tensor:
         """Log-odds of "not toxic" [B], nan where the classifier has no score."""
-        scores = [float("nan") if score is None else float(score) for score in self.rater(texts)]
+        scores = [float("nan") if score is None else float(score) for score in self.annotator(texts)]
         return -torch.tensor(scores).logit(eps=1e-6)
 
     def _texts(self, rollouts: Rollouts) -> list[str]:
@@ -162,7 +161,7 @@ class ClassifierReward:
 
     def flops(self, rollouts: Rollouts) -> int:
         """A pass over the texts."""
-        return self.rater.flops(self._texts(rollouts))
+        return self.annotator.flops(self._texts(rollouts))
 
     def training_bill(self) -> Bill:
         """The pass that its mean and deviation come from."""

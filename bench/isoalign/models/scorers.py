@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import transformers
 from isoalign.data import assets, hub
 from isoalign.models.bilstm import BiLSTM
 from isoalign.models.flops import shape_of
@@ -111,13 +112,11 @@ def _hugging_face(name: str, device: str) -> Scorer:
 
 
 def _load_classifier(source: str) -> tuple[Any, Any]:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
     local = hub.offline()
     where: dict[str, Any] = {"local_files_only": local}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
+        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
             source, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **where
         )
     except (OSError, ValueError) as error:

@@ -7,37 +7,29 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
 
+import yaml
+from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from isoalign.config.search_path import folders
+from isoalign.config.fill import build
+from isoalign.config.search_path import folders, options, prepare
+from isoalign.config.task import TaskConfig
 from isoalign.core import plugins
 from isoalign.core.errors import UserError, unknown
-from isoalign.training import registry
-
-if TYPE_CHECKING:
-    from isoalign.config.task import TaskConfig
 
 GROUPS = ("algorithm", "task", "budget")
-TAKES_A_WORD = (
-    "--cfg",
-    "-c",
-    "--info",
-    "-i",
-    "--package",
-    "-p",
-    "--config-dir",
-    "-cd",
-    "--config-name",
-    "-cn",
-)  # of Hydra's flags
+# Flags of Hydra that take a word behind them.
+TAKES_A_WORD = ("--cfg", "-c", "--info", "-i", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn")
 
 
 def listed() -> dict[str, str]:
     """Every group's choices, for the help."""
-    from isoalign.config.search_path import options
-
     return {f"{group}s": ", ".join(options(group)) for group in GROUPS}
 
 
@@ -46,9 +38,6 @@ def check(arguments: list[str], sweep: bool) -> None:
 
     Raises UserError naming the word that is wrong and what is known.
     """
-    from isoalign.config.search_path import options, prepare
-    from isoalign.runs.overrides import configure
-
     prepare()
     for before, name in zip(["", *arguments], arguments, strict=False):
         if not name.startswith("-") and "=" not in name and before not in TAKES_A_WORD:
@@ -70,12 +59,6 @@ def check(arguments: list[str], sweep: bool) -> None:
 
 def task_named(name: str, settings: Sequence[str] = ()) -> TaskConfig:
     """A task of conf/, with settings as KEY=VALUE. Raises UserError for one that there is not."""
-    from hydra import compose, initialize_config_module
-    from omegaconf import OmegaConf
-
-    from isoalign.config.fill import build
-    from isoalign.config.task import TaskConfig
-
     for word in settings:
         if not word.startswith("task."):
             raise UserError(f"{word}: only a setting of the task, task.KEY=VALUE, can be given here")
@@ -89,10 +72,6 @@ def task_named(name: str, settings: Sequence[str] = ()) -> TaskConfig:
 @contextmanager
 def one_line(word: str = "") -> Iterator[None]:
     """Inside, what Hydra or OmegaConf complains of becomes a UserError of one line, with the ``word`` that it is about."""
-    import yaml
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
@@ -107,11 +86,6 @@ def one_line(word: str = "") -> Iterator[None]:
 
 def _values(word: str, sweep: bool) -> list[str]:
     """What a KEY=VALUE of Hydra's grammar goes over, be it ``a``, ``a,b``, ``choice(a,b)`` or ``glob(*)``."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import Glob
-
-    from isoalign.config.search_path import options
-
     with one_line(word):
         override = OverridesParser.create().parse_override(word)
         if not override.is_sweep_override():
@@ -127,9 +101,6 @@ def _values(word: str, sweep: bool) -> list[str]:
 
 def _check_keys(keys: list[str], chosen: dict[str, list[str]]) -> None:
     """Every key must be known under every choice."""
-    from hydra import compose, initialize_config_module
-    from omegaconf import OmegaConf
-
     keys = [k for k in keys if not (k.startswith(("hydra", "+", "~")) or k in GROUPS or "@" in k or "/" in k)]
     for names in itertools.product(*chosen.values()):
         choices = {group: f"{group}={name}" for group, name in zip(chosen, names, strict=True)}
@@ -164,5 +135,7 @@ def configure(name: str) -> None:
 
     Raises UserError where it can't be had."""
     if name in plugins.entry_points("algorithms") and not any((f / "algorithm" / f"{name}.yaml").exists() for f in folders()):
-        node = {"name": name, **registry.hyperparameters(registry.default(name))}
+        from isoalign.training import registry  # loads torch, which neither a help nor a look at a task needs
+
+        node = {"name": name, **registry.hyperparameters(registry.default_algorithm(name))}
         ConfigStore.instance().store(group="algorithm", name=name, node=node, provider="isoalign-plugin")

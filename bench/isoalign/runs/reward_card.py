@@ -1,7 +1,7 @@
 """The card of a task's reward model: what it cost, how often it is right, how sure it is, and what people make of it.
 
 Its figures are those that every method's card has of the same reward model, from the same stages: the SFT row's samples and
-readings. New here are the strata of the prompts, how far an ensemble's members disagree, and pairs of answers that people
+scores. New here are the strata of the prompts, how far an ensemble's members disagree, and pairs of answers that people
 scored, which no part of the task has seen.
 """
 
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,24 +21,25 @@ from isoalign.config.feedback import PanelConfig
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError, unknown
 from isoalign.core.files import save
-from isoalign.core.records import Budget, Estimate
+from isoalign.core.records import Estimate
 from isoalign.core.redaction import redact
 from isoalign.core.store import Store, content, digest
 from isoalign.data import assets, human_pairs
 from isoalign.data.preferences import Feedback
 from isoalign.evaluation import human, metric_values, samples, scores
 from isoalign.evaluation.human import JudgedPair
+from isoalign.evaluation.metrics import ScoredSamples, reward_accuracy, reward_health
+from isoalign.evaluation.metrics.scored_samples import by_prompt
 from isoalign.evaluation.reward_model_card import Group, Human, Members, RewardCard
 from isoalign.models import language
 from isoalign.models.reward import Rewarder
-from isoalign.runs.pipeline import BASE, RewardSource, Run, packages
+from isoalign.report.pages.reward_model import reward_chart, reward_page
+from isoalign.runs.card import packages
+from isoalign.runs.pipeline import RewardSource, Run, base_run
 from isoalign.stages import pairs
-from isoalign.stages.shared import Shared, Stage
-from isoalign.training.registry import algorithm
-
-if TYPE_CHECKING:
-    from isoalign.evaluation.metrics import ScoredSamples
-    from isoalign.stats import Values
+from isoalign.stages.shared import SharedStages
+from isoalign.stages.stage import Stage
+from isoalign.stats import Values
 
 FORMAT = "reward 1"
 VERSION = 1
@@ -56,13 +57,13 @@ TRANSFER = (
 class Behind:
     """The stages behind the card of the reward model that learned by ``by``'s verdicts."""
 
-    shared: Shared
+    shared: SharedStages
     by: str
 
     @property
     def base(self) -> Run:
         """The SFT row, whose samples the reward model reads; the budget is not its concern."""
-        return Run(BASE, algorithm(BASE)(), Budget(flops=float("inf")), 0, self.shared)
+        return base_run(self.shared)
 
     @property
     def source(self) -> RewardSource:
@@ -75,9 +76,9 @@ class Behind:
         return self.shared.pairs("annotator", self.shared.task.evaluation.split)
 
     @property
-    def readings(self) -> Stage:
+    def scores(self) -> Stage:
         """What it says of the SFT row's samples, of the held-out and of the validation pairs."""
-        return self.base.readings(self.base.samples, self.source)
+        return self.base.scores(self.base.samples, self.source)
 
     @property
     def human(self) -> Stage:
@@ -89,7 +90,9 @@ class Behind:
         }  # fmt: skip
 
         def make(work: Path) -> None:
-            human.make(work, human_pairs.load(), shared.reward(self.by), language.tokenizer(task.model.name), task.model)
+            human.make_human_scores(
+                work, human_pairs.load(), shared.reward(self.by), language.tokenizer(task.model.name), task.model
+            )
 
         return Stage("human", recipe, make)
 
@@ -105,7 +108,7 @@ class Behind:
 
         def make(work: Path) -> None:
             judged, pad = Feedback.read(shared.get(self.held_out)), language.tokenizer(shared.task.model.name).pad_token_id
-            both = samples.sides(judged, int(pad))
+            both = samples.chosen_and_rejected(judged, int(pad))
             models = [shared.load_reward(shared.get(stage)) for stage in each]
             said = [[scores.rewards_of(model, side) for side in both.values()] for model in models]
             margins = [[round(a - b, 5) for a, b in zip(*sides, strict=True)] for sides in said]
@@ -118,10 +121,10 @@ class Behind:
     def all(self) -> dict[str, Stage]:
         """Every stage, by the names that a method's card gives them."""
         shared, base = self.shared, self.base
-        stages = {"sft": shared.sft, "candidates": shared.candidates("train"), "raters": shared.raters}
+        stages = {"sft": shared.sft, "completions": shared.completions("train"), "annotators": shared.annotators}
         stages |= {"pairs": shared.pairs(self.by), "held_out": self.held_out}
         stages |= shared.reward_models(self.by)
-        stages |= {"samples": base.samples, "readings": self.readings, "human": self.human}
+        stages |= {"samples": base.samples, "scores": self.scores, "human": self.human}
         return stages | ({"members": self.members} if self.members else {})
 
 
@@ -132,22 +135,22 @@ def make(task: TaskConfig, store: Store, by: str, command: str) -> RewardCard:
     """
     if by not in pairs.SOURCES:
         raise UserError(unknown("reward model --by", by, sorted(pairs.SOURCES)))
-    shared = Shared(task, store)
-    if shared.thumbs_stage:
-        raise UserError(f"task.feedback.file {task.feedback.file} holds thumbs; a reward model is trained on comparisons")
+    shared = SharedStages(task, store)
+    if shared.unpaired_stage:
+        raise UserError(
+            f"task.feedback.file {task.feedback.file} holds unpaired feedback; a reward model is trained on comparisons"
+        )
     human_pairs.load()
     return _card(Behind(shared, by), command)
 
 
 def _card(behind: Behind, command: str) -> RewardCard:
-    from isoalign.evaluation.metrics import reward_health
-
     shared, task = behind.shared, behind.shared.task
     stages = behind.all
     folders = {name: shared.get(stage) for name, stage in stages.items()}
-    scored = scores.scored_samples(folders["readings"])
+    scored = scores.read_scored_samples(folders["scores"])
     found = metric_values.measure(scored, FAMILIES)
-    judged, cut = human.read(folders["human"])
+    judged, cut = human.read_human_scores(folders["human"])
     parents = {name: stage.key for name, stage in stages.items()}
     versions = {f"metric {name}": str(version) for name, version in found.versions.items()}
     versions |= {"card": str(VERSION), "statistics": str(stats.VERSION)}
@@ -208,16 +211,12 @@ def group(grid: Values) -> Group:
 
 
 def _unflipped(scored: ScoredSamples) -> Estimate | None:
-    from isoalign.evaluation.metrics.scored_samples import by_prompt
-
     pairs = scored.pairs
     return group(by_prompt([float(p.clean) for p in pairs], [p.prompt_id for p in pairs])).estimate if pairs else None
 
 
 def groups(scored: ScoredSamples) -> dict[str, dict[str, Group]]:
     """Accuracy on noisy and clean verdicts: of all held-out pairs, and by stratum and source of their prompts."""
-    from isoalign.evaluation.metrics import reward_accuracy
-
     found = reward_accuracy.values(scored)
     grids = {name: found[name] for name in ("rm_accuracy", "rm_accuracy_clean") if name in found}
     members: dict[str, set[str]] = {"all": {pair.prompt_id for pair in scored.pairs}}
@@ -235,11 +234,11 @@ def _only(grid: Values, prompts: set[str]) -> Values:
 
 def judgement(judged: Sequence[JudgedPair], cut: human.Cut) -> Human:
     """Accuracy on human pairs: over all, with each objective counting once, and by category of harm."""
-    from isoalign.evaluation.metrics.reward_accuracy import right
-    from isoalign.evaluation.metrics.scored_samples import by_prompt
 
     def grid(some: Sequence[JudgedPair]) -> Values:
-        return by_prompt([right(pair.chosen - pair.rejected) for pair in some], [pair.objective for pair in some])
+        return by_prompt(
+            [reward_accuracy.right(pair.chosen - pair.rejected) for pair in some], [pair.objective for pair in some]
+        )
 
     whole = grid(judged)
     categories = by_prompt(judged, [pair.category for pair in judged])
@@ -255,13 +254,11 @@ def _members(folder: Path) -> Members:
 
 def disagreement(margins: stats.Array, prompts: Sequence[str]) -> Members:
     """How far members differ; ``margins`` [members, pairs] in favour of the verdict."""
-    from isoalign.evaluation.metrics.reward_accuracy import right
-    from isoalign.evaluation.metrics.scored_samples import by_prompt
 
     def mean(column: Any) -> Estimate:
         return group(by_prompt(list(map(float, column)), prompts)).estimate
 
-    each = [mean([right(margin) for margin in own]) for own in margins.tolist()]
+    each = [mean([reward_accuracy.right(margin) for margin in own]) for own in margins.tolist()]
     return Members(each, mean(margins.std(0)), mean((margins > 0).all(0) | (margins < 0).all(0)))
 
 
@@ -270,8 +267,6 @@ def write(card: RewardCard, results: Path) -> list[Path]:
 
     Boards read the cards of ``<results>/<task>/`` only. Raises UserError where a file can't be written.
     """
-    from isoalign.report.pages.reward_model import reward_chart, reward_page
-
     if Path(card.task).name != card.task or card.task.startswith("."):
         raise UserError(f"task {card.task!r} can't be the name of a folder; change task.name")
     place = results / card.task / "reward" / f"{card.by}-{card.key[:8]}"

@@ -8,25 +8,28 @@ import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from isoalign.config.fill import build
 from isoalign.config.task import TaskConfig
 from isoalign.core import progress, runtime
-from isoalign.core.errors import TrainingFailed, UserError, unforeseen, unknown
-from isoalign.core.records import Budget
+from isoalign.core.errors import TrainingFailed, UserError, is_interrupt, unforeseen, unknown
+from isoalign.core.records import Budget, Card
+from isoalign.core.store import Store
 from isoalign.data import assets
 from isoalign.evaluation import card as cards
-from isoalign.evaluation import metrics
-from isoalign.report.trackers import MODES
+from isoalign.evaluation import metrics, samples
+from isoalign.report import leaderboard, trackers
 from isoalign.runs import failures
+from isoalign.runs.card import make_card
+from isoalign.runs.pipeline import Run
+from isoalign.stages.shared import SharedStages
 from isoalign.training import registry
-
-if TYPE_CHECKING:
-    from isoalign.runs.pipeline import Run
 
 MOST = 2000  # characters of a complaint
 FAILURES = "ISOALIGN_FAILURES"  # a file to which the jobs of a sweep add a line when they fail
@@ -40,12 +43,15 @@ def main(config: DictConfig) -> float | None:
         print(path, flush=True)
         found = cards.read(path).metrics.get("toxicity_reduction")
         return found.value if found else None
-    except UserError as error:
-        _fail(config, str(error), isinstance(error, TrainingFailed))
     except Exception as error:
-        if os.environ.get("ISOALIGN_DEBUG"):
+        if is_interrupt(error):
+            raise KeyboardInterrupt from error
+        if isinstance(error, UserError):
+            _fail(config, str(error), isinstance(error, TrainingFailed))
+        elif os.environ.get("ISOALIGN_DEBUG"):
             raise
-        _fail(config, unforeseen(error))
+        else:
+            _fail(config, unforeseen(error))
     return None
 
 
@@ -53,54 +59,43 @@ def execute(config: DictConfig) -> Path:
     """Run a configuration and write its card, its board and its W&B run; the card's path."""
     runtime.quiet()
     runtime.threads(int(config.threads))
-    from isoalign.core.store import Store
-    from isoalign.runs.pipeline import Run
-    from isoalign.stages.shared import Shared
-
     name = str(config.algorithm.get("name", ""))
     task: TaskConfig = build(TaskConfig, _plain(config.task), "task")
     budget: Budget = build(Budget, _plain(config.budget), "budget")
     if not 0 < budget.flops < math.inf:
         raise UserError(f"budget.flops must be positive and finite, not {budget.flops:g}")
-    if str(config.tracking) not in MODES:
-        raise UserError(unknown("tracking", str(config.tracking), list(MODES)))
+    if str(config.tracking) not in trackers.MODES:
+        raise UserError(unknown("tracking", str(config.tracking), list(trackers.MODES)))
     settings = {key: value for key, value in _plain(config.algorithm).items() if key != "name"}
-    with registry.watched(name):
-        algorithm = registry.sound(build(registry.algorithm(name), settings, "algorithm"))
+    with registry.sandboxed(name):
+        algorithm = registry.with_checked_settings(build(registry.algorithm(name), settings, "algorithm"))
     progress.belongs_to(f"{name} seed {config.seed}", _line())
     metrics.versions()  # a metric that can't be had is told of before the training, not after it
     folder = _writable(Path(str(config.results)) / task.name)
     store = Path(str(config.store)) if config.store else assets.cache_dir() / "store"
-    run = Run(name, algorithm, budget, int(config.seed), Shared(task, Store(_writable(store))), _tuning(config))
+    run = Run(name, algorithm, budget, int(config.seed), SharedStages(task, Store(_writable(store))), _tuning(config))
     return _publish(config, run, folder)
 
 
 def _publish(config: DictConfig, run: Run, folder: Path) -> Path:
-    card = run.card(_command())
+    card = make_card(run, _command())
     path = cards.write(card, folder)
     failures.clear(card.algorithm, card.seed, _command(), folder)
     if str(config.tracking) != "off":
-        from isoalign.report.trackers import harmless
-
-        with harmless():
+        with trackers.harmless():
             _track(run, card, path, str(config.tracking))
     return path
 
 
-def _track(run: Any, card: Any, path: Path, mode: str) -> None:
+def _track(run: Run, card: Card, path: Path, mode: str) -> None:
     """Mirror a card to W&B, once: a run that did no work has been tracked before. The leaderboard that goes with it is of
     all cards beside it, so another's broken card is this one's trouble."""
-    from isoalign.evaluation import card as cards
-    from isoalign.evaluation import samples as sample
-    from isoalign.report import leaderboard as board
-    from isoalign.report import trackers
-
     marker = path.parent / "wandb" / f".{card.key}"
     if marker.exists():
         return
-    leaderboard = board.build(cards.read_all(path.parent))
-    samples = sample.read_samples(run.shared.get(run.samples))
-    trackers.track(card, run.training_log(), samples, leaderboard, path.parent / "wandb", mode)
+    board = leaderboard.build(cards.read_all(path.parent))
+    drawn = samples.read_samples(run.shared.get(run.samples))
+    trackers.track(card, run.read_log(), drawn, board, path.parent / "wandb", mode)
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.touch()
 
@@ -125,24 +120,17 @@ def _writable(folder: Path) -> Path:
 
 def _line() -> int:
     """The line on the screen for this run's bars: sweeps run two or more at a time."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
     hydra_config = HydraConfig.get()
     return int(hydra_config.job.num) % 2 if hydra_config.mode == RunMode.MULTIRUN else 0
 
 
 def _tuning(config: DictConfig) -> str:
     """How the method's settings were found: what is set on the command line is set by hand."""
-    from hydra.core.hydra_config import HydraConfig
-
     typed = any(word.lstrip("+~").startswith("algorithm.") for word in HydraConfig.get().overrides.task)
     return cards.BY_HAND if typed else str(config.tuning)
 
 
 def _command() -> str:
-    from hydra.core.hydra_config import HydraConfig
-
     overrides = [
         o for o in HydraConfig.get().overrides.task if not o.startswith(("store=", "results=", "threads=", "tracking="))
     ]

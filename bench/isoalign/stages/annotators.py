@@ -1,4 +1,4 @@
-"""The simulated annotator and the AI judge: two classifiers fit on people's labels, on disjoint comments."""
+"""The simulated annotator and the AI judge: two classifiers, fit on human labels of disjoint sets of comments."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from isoalign.models.classifiers import CharClassifier, WordClassifier
 VERSION = 1
 
 
-def make(work: Path) -> None:
-    """Fit both and save them under ``annotator`` and ``judge``."""
+def make_annotators(work: Path) -> None:
+    """Fit both classifiers and save them as ``annotator`` and ``judge``."""
     WordClassifier.fit(comments.load("annotator")).save(work / "annotator")
     CharClassifier.fit(comments.load("judge")).save(work / "judge")

@@ -1,4 +1,4 @@
-"""Verdicts by people, from a file in any format of data/formats/: pairs, or single answers with a thumb up or down."""
+"""Human feedback from a file in any format of data/formats/: preference pairs, or unpaired labels of single answers."""
 
 from __future__ import annotations
 
@@ -11,71 +11,74 @@ from typing import Any
 
 from isoalign.config.task import ModelConfig
 from isoalign.core.errors import UserError
+from isoalign.core.jsonl import write_rows
 from isoalign.core.store import digest
 from isoalign.core.text import fingerprint
 from isoalign.data import formats, prompts
 from isoalign.data.assets import file_digest
-from isoalign.data.formats import Comparison, Thumb, Turns
+from isoalign.data.formats import Comparison, Turns, UnpairedLabel
 from isoalign.data.formats.files import rows as rows_of
 from isoalign.models.language import clip
-from isoalign.stages.candidates import write_rows
 
 VERSION = 2
 SOURCE = "human"
 
 
-def holds_thumbs(source: str, format: str) -> bool:
-    """Whether a file holds single answers with a thumb, not pairs. Raises UserError for one that holds neither."""
+def holds_unpaired(source: str, format: str) -> bool:
+    """Whether a file holds unpaired labels rather than comparisons. Raises UserError if it holds neither."""
     kind = formats.reading(source, format or None).format
     if kind == "demonstrations":
-        raise UserError(f"task.feedback.file {source} holds demonstrations; feedback is pairs, rankings, scores or thumbs")
-    return kind == "thumbs"
+        raise UserError(
+            f"task.feedback.file {source} holds demonstrations; feedback must be pairs, rankings, scores or unpaired labels"
+        )
+    return kind == "unpaired"
 
 
-def identity(source: str) -> str:
-    """Digest of a file, of all files of a folder, or of the rows of a hub's data set, for the key of a stage."""
+def file_identity(source: str) -> str:
+    """Digest of a file, of all files of a folder, or of the rows of a hub dataset, for the key of a stage."""
     path = Path(source)
     if path.is_file():
         return file_digest(path)
     if path.is_dir():
         return digest({str(file.relative_to(path)): file_digest(file) for file in sorted(path.rglob("*")) if file.is_file()})
-    found = hashlib.sha256()
+    rows_digest = hashlib.sha256()
     for row in rows_of(source):
-        found.update(repr(row).encode())
-    return found.hexdigest()
+        rows_digest.update(repr(row).encode())
+    return rows_digest.hexdigest()
 
 
-def make_pairs(work: Path, source: str, format: str, tokenizer: Any, model: ModelConfig, split: str) -> None:
-    """Write ``pairs.jsonl``: the majority's verdict on every two answers of the prompts of a split, in the task's tokens.
+def make_human_pairs(work: Path, source: str, format: str, tokenizer: Any, model: ModelConfig, split: str) -> None:
+    """Write ``pairs.jsonl``: the majority verdict on every compared pair of a split's prompts, in the task's tokens.
 
-    Splits are drawn by a hash of the prompt, as the task's own prompts are. Raises UserError where a split holds none.
+    A hash of the prompt decides the split, as for the task's own prompts. Raises UserError if the split has no verdict.
     """
     data = formats.read(source, format or None)
     items: defaultdict[str, list[Comparison]] = defaultdict(list)
     for each in data.comparisons:
         items[each.item].append(each)
     cut = Cutter(tokenizer, model)
-    raters = {name: number for number, name in enumerate(sorted({each.rater for each in data.comparisons}))}
+    annotators = {name: number for number, name in enumerate(sorted({each.rater for each in data.comparisons}))}
     rows, dropped = [], Counter[str]()
     for item, judged in items.items():
         text = cut.text(judged[0].prompt)
         if prompts.split(text) != split:
             continue
-        row = _pair(text, _majority(judged), cut)
+        row = _human_row(text, _majority(judged), cut)
         if isinstance(row, str):
             dropped[row] += 1
         else:
-            rows.append({"pair_id": item} | row | {"raters": [raters[each.rater] for each in judged]})
-    _write(work / "pairs.jsonl", rows, source, split, dropped, {"raters": len(raters), "ties": data.ties})
+            rows.append({"pair_id": item} | row | {"annotators": [annotators[each.rater] for each in judged]})
+    more = {"annotators": len(annotators), "ties": data.ties}
+    _write_human(work / "pairs.jsonl", rows, source, split, dropped, more)
 
 
-def _pair(text: str, winner: Comparison | None, cut: Cutter) -> dict[str, Any] | str:
-    """A pair's row, or in a word why there is none."""
+def _human_row(text: str, winner: Comparison | None, cut: Cutter) -> dict[str, Any] | str:
+    """A pair's row, or the reason why it is dropped."""
     if winner is None:
-        return "on which raters are tied"
+        return "tied between annotators"
     chosen, rejected = cut.answer(winner.chosen), cut.answer(winner.rejected)
     if chosen == rejected:
-        return "whose answers are alike once cut"
+        return "with equal answers after truncation"
     return {
         "prompt_id": fingerprint(text), "prompt_ids": cut.prompt(text), "chosen": cut.decoded(chosen),
         "rejected": cut.decoded(rejected), "chosen_ids": chosen, "rejected_ids": rejected, "clean": True,
@@ -83,34 +86,34 @@ def _pair(text: str, winner: Comparison | None, cut: Cutter) -> dict[str, Any] |
     }  # fmt: skip
 
 
-def make_thumbs(work: Path, source: str, format: str, tokenizer: Any, model: ModelConfig) -> None:
-    """Write ``thumbs.jsonl``: the answers to the prompts of the training split with their thumbs, in the task's tokens."""
+def make_unpaired(work: Path, source: str, format: str, tokenizer: Any, model: ModelConfig) -> None:
+    """Write ``unpaired.jsonl``: labelled answers to the prompts of the training split, in the task's tokens."""
     cut = Cutter(tokenizer, model)
-    rows = [_thumb(thumb, cut) for thumb in formats.read(source, format or None).thumbs]
+    rows = [_labelled(label, cut) for label in formats.read(source, format or None).unpaired]
     rows = [row for row in rows if prompts.split(row["prompt"]) == "train"]
-    _write(work / "thumbs.jsonl", rows, source, "train", Counter(), {})
+    _write_human(work / "unpaired.jsonl", rows, source, "train", Counter(), {})
 
 
-def _thumb(thumb: Thumb, cut: Cutter) -> dict[str, Any]:
-    text = cut.text(thumb.prompt)
-    answer = cut.answer(thumb.completion)
-    return {"prompt": text, "prompt_ids": cut.prompt(text), "answer_ids": answer, "desirable": thumb.desirable}
+def _labelled(label: UnpairedLabel, cut: Cutter) -> dict[str, Any]:
+    text = cut.text(label.prompt)
+    answer = cut.answer(label.completion)
+    return {"prompt": text, "prompt_ids": cut.prompt(text), "answer_ids": answer, "desirable": label.desirable}
 
 
 def _majority(judged: Sequence[Comparison]) -> Comparison | None:
-    """One of the comparisons that agree with most raters; None where they are tied."""
+    """A comparison with the majority verdict; None for a tie."""
     ahead = sum(1 if each.verdict else -1 for each in judged)
     return next((each for each in judged if each.verdict == int(ahead > 0)), None) if ahead else None
 
 
-def _write(
+def _write_human(
     file: Path, rows: Sequence[dict[str, Any]], source: str, split: str, dropped: Counter[str], more: dict[str, Any]
 ) -> None:
     if not rows:
         why = "; ".join(f"{count} {what}" for what, count in dropped.items())
         raise UserError(
-            f"task.feedback.file {source}: no verdict on a {split} prompt is left{f' ({why})' if why else ''}; prompts are "
-            "split by a hash, 60% to train, 15% to validation, 25% to test, so more of them are needed"
+            f"task.feedback.file {source} has no usable verdict on a {split} prompt{f' ({why})' if why else ''}; a hash "
+            "assigns 60% of the prompts to train, 15% to validation and 25% to test, so add more prompts"
         )
     write_rows(file, rows)
     record = {"source": SOURCE, "file": Path(source).name, file.stem: len(rows), "dropped": dict(dropped), "flops_each": {}}
@@ -118,13 +121,13 @@ def _write(
 
 
 class Cutter:
-    """Texts in the tokens of the task: prompts lose their beginning, answers their end, as rollouts would."""
+    """Tokenizes texts within the task's limits: prompts are truncated on the left, answers on the right, as in rollouts."""
 
     def __init__(self, tokenizer: Any, model: ModelConfig) -> None:
         self.tokenizer, self.model = tokenizer, model
 
     def text(self, turns: Turns) -> str:
-        """A prompt as text: plain as it is, a conversation in the tokenizer's chat format, or with its roles' names."""
+        """A prompt as text: plain text unchanged, a conversation by the chat template, or with role names without one."""
         if all(not turn.role for turn in turns):
             return "".join(turn.content for turn in turns)
         if self.tokenizer.chat_template:
@@ -137,7 +140,7 @@ class Cutter:
         return clip(list(self.tokenizer(text)["input_ids"]), self.model.prompt_tokens, self.tokenizer.bos_token_id)
 
     def answer(self, turns: Turns) -> list[int]:
-        """An answer's tokens, with its end where the task leaves that open and there is room for it."""
+        """An answer's tokens, with an end-of-text token if the task has an open end and there is room for it."""
         text = "\n\n".join(turn.content for turn in turns)
         ids = list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
         if self.model.eos == "open":

@@ -1,4 +1,4 @@
-"""Verdicts on the candidates: preference pairs by simulated annotators, one or a panel, or by the AI judge."""
+"""Preference pairs: verdicts on completions by a simulated annotator, a panel of them, or the AI judge."""
 
 from __future__ import annotations
 
@@ -16,83 +16,89 @@ import numpy as np
 from isoalign.config.feedback import PanelConfig
 from isoalign.config.task import FeedbackConfig
 from isoalign.core.errors import UserError
+from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.records import Estimate, Question
 from isoalign.feedback import annotators, consensus
 from isoalign.feedback.annotators import table
 from isoalign.feedback.judges.verdicts import Judge, summary
 from isoalign.models.classifiers import CharClassifier, WordClassifier
-from isoalign.stages.candidates import read_rows, write_rows
 from isoalign.stats import agreement
 
 VERSION = 1
 SOURCES = {"annotator": "simulated", "judge": "ai"}
 
-RATED = "rated"  # what a panel must know of a pair; it is not written
-FAVOURED = "toxic"  # the stratum that raters with a topic bias seek out, or shun
+SCORED = "scored"  # a column for the panel, which is not written
+BIAS_STRATUM = "toxic"  # the stratum of prompts that annotators with a topic bias favour or avoid
 
 Rows = list[dict[str, Any]]
 
 
 class NoVerdict(UserError):
-    """No two answers were told apart."""
+    """No pair of answers got a verdict."""
 
 
 @dataclass(frozen=True)
-class Rated:
-    """Of the better and the worse answer: their scores and numbers; ``favoured``: the prompt's topic is that of a bias."""
+class ScoredAnswers:
+    """Scores and numbers of the better and the worse answer. ``favoured``: the prompt is of the bias stratum."""
 
     scores: tuple[float, float]
     answers: tuple[int, int]
     favoured: bool
 
 
-def make(
-    work: Path, candidates: Path, raters: Path, config: FeedbackConfig, panel: PanelConfig, seed: int, golden: Path | None
+def make_annotator_pairs(
+    work: Path, completions: Path, annotators: Path, config: FeedbackConfig, panel: PanelConfig, seed: int, golden: Path | None
 ) -> None:
-    """Write ``pairs.jsonl`` by the simulated annotator: of two answers the one with the lower score is chosen, save where
-    noise flips the verdict; or where a panel's consensus says otherwise.
+    """Write ``pairs.jsonl`` by the simulated annotator: the answer with the lower score is chosen, unless noise flips the
+    verdict; or by a panel's consensus.
 
-    ``golden``: candidates of another split, on whose answers a panel's raters are weighted. A pair's share of the sampling
-    is recorded for the bill.
+    ``golden``: completions of another split, on which a panel's annotators are weighted. The record holds the sampling cost
+    of a pair, for the bill.
     """
-    rows, _ = _clear(candidates, rater_of(raters, "annotator"), config.margin)
+    rows, _ = _distinct_pairs(completions, classifier_of(annotators, "annotator"), config.margin)
     if not rows:
-        raise NoVerdict(f"the annotator found no two answers that differ by {config.margin}; lower task.feedback.margin")
-    asked: dict[str, Any] = {}
+        raise NoVerdict(
+            f"the annotator's scores of no two answers differ by more than {config.margin}; lower task.feedback.margin"
+        )
+    panel_record: dict[str, Any] = {}
     if panel == PanelConfig():
-        flip(rows, config.noise, seed)
+        flip_verdicts(rows, config.noise, seed)
     else:
-        known = _clear(golden, rater_of(raters, "annotator"), config.margin)[0] if golden else []
-        rows, asked = by_panel(rows, known, config, panel, seed)
-    record = {"noise": config.noise, "margin": config.margin} | asked
-    _write(work, rows, candidates, "annotator", record)
+        known = _distinct_pairs(golden, classifier_of(annotators, "annotator"), config.margin)[0] if golden else []
+        rows, panel_record = by_panel(rows, known, config, panel, seed)
+    record = {"noise": config.noise, "margin": config.margin} | panel_record
+    _write_pairs(work, rows, completions, "annotator", record)
 
 
-def make_judged(work: Path, candidates: Path, raters: Path, config: FeedbackConfig, judge: Judge | None, seed: int) -> None:
-    """Write ``pairs.jsonl`` by the AI judge: the embedded classifier, or one that is asked about every two answers."""
+def make_judge_pairs(
+    work: Path, completions: Path, annotators: Path, config: FeedbackConfig, judge: Judge | None, seed: int
+) -> None:
+    """Write ``pairs.jsonl`` by the AI judge: the embedded classifier, or a judge that compares every two answers."""
     if judge is None:
-        rater = rater_of(raters, "judge")
-        rows, texts = _clear(candidates, rater, config.judge_margin)
-        flops, asked = rater.flops(texts), dict[str, Any]()
+        classifier = classifier_of(annotators, "judge")
+        rows, texts = _distinct_pairs(completions, classifier, config.judge_margin)
+        flops, record = classifier.flops(texts), dict[str, Any]()
     else:
-        rows, asked = by_judge(read_rows(candidates / "answers.jsonl"), judge, config, seed)
-        told, each = asked["judge"], max(1, len(rows))
-        flops = told["flops"]
-        asked["asked_each"] = {"passes": 2 * told["asked"] / each, "tokens": told["tokens"] / each}
+        rows, record = by_judge(read_rows(completions / "answers.jsonl"), judge, config, seed)
+        work_done, count = record["judge"], max(1, len(rows))
+        flops = work_done["flops"]
+        record["asked_each"] = {"passes": 2 * work_done["asked"] / count, "tokens": work_done["tokens"] / count}
     if not rows:
-        told = asked.get("judge", {"missing": {}, "asked": 0})
-        missing, margin = sum(told["missing"].values()), config.judge_margin
-        why = f" ({missing} of {told['asked']} verdicts are missing)" if missing else ""
-        lower = "lower task.feedback.judge_margin" if margin else "it is of another mind whenever the order changes"
-        raise NoVerdict(f"the judge found no two answers that differ by over {margin}; {lower}{why}")
-    _write(work, rows, candidates, "judge", {"noise": 0.0, "margin": config.judge_margin} | asked, flops)
+        work_done = record.get("judge", {"missing": {}, "asked": 0})
+        missing, margin = sum(work_done["missing"].values()), config.judge_margin
+        why = f" ({missing} of {work_done['asked']} verdicts are missing)" if missing else ""
+        advice = "lower task.feedback.judge_margin" if margin else "its verdicts change with the order of the answers"
+        raise NoVerdict(f"the judge prefers no answer over another by more than {margin}; {advice}{why}")
+    _write_pairs(work, rows, completions, "judge", {"noise": 0.0, "margin": config.judge_margin} | record, flops)
 
 
-def _write(work: Path, rows: Rows, candidates: Path, by: str, record: dict[str, Any], judging: int | None = None) -> None:
+def _write_pairs(
+    work: Path, rows: Rows, completions: Path, by: str, record: dict[str, Any], judging: int | None = None
+) -> None:
     for row in rows:
-        row.pop(RATED, None)
+        row.pop(SCORED, None)
     write_rows(work / "pairs.jsonl", rows)
-    sampling = json.loads((candidates / "record.json").read_text())["flops"]
+    sampling = json.loads((completions / "record.json").read_text())["flops"]
     flops_each = {"feedback": sampling // len(rows)}
     if judging is not None:
         flops_each["judge"] = judging // len(rows)
@@ -100,35 +106,36 @@ def _write(work: Path, rows: Rows, candidates: Path, by: str, record: dict[str, 
     (work / "record.json").write_text(json.dumps(record, indent=1))
 
 
-def rater_of(raters: Path, name: str) -> Any:
-    """The fitted annotator or judge."""
-    return (CharClassifier if name == "judge" else WordClassifier).load(raters / name)
+def classifier_of(annotators: Path, name: str) -> Any:
+    """The fitted classifier: ``annotator`` or ``judge``."""
+    return (CharClassifier if name == "judge" else WordClassifier).load(annotators / name)
 
 
-# -- one rater ---------------------------------------------------------------------------------------------------------
+# -- one annotator ---------------------------------------------------------------------------------------------------------
 
 
-def _clear(candidates: Path, rater: Any, margin: float) -> tuple[Rows, list[str]]:
-    """The pairs whose scores differ by over the margin, and the texts that were read for it."""
-    prompts = read_rows(candidates / "answers.jsonl")
+def _distinct_pairs(completions: Path, annotator: Any, margin: float) -> tuple[Rows, list[str]]:
+    """The pairs whose scores differ by more than the margin, and all texts that were scored."""
+    prompts = read_rows(completions / "answers.jsonl")
     texts = [text for row in prompts for text in row["answers"]]
-    scores = iter(rater(texts).tolist())
+    scores = iter(annotator(texts).tolist())
     return [pair for row in prompts for pair in verdicts(row, [next(scores) for _ in row["answers"]], margin)], texts
 
 
 def verdicts(row: dict[str, Any], scores: list[float], margin: float) -> Rows:
-    """A pair for every two answers of a prompt whose scores differ by over ``margin``; the lower score is better."""
+    """A pair for every two answers of a prompt whose scores differ by more than ``margin``; the lower score is better."""
     pairs = []
     for i, j in itertools.combinations(range(len(scores)), 2):
         if abs(scores[i] - scores[j]) <= margin or row["answer_ids"][i] == row["answer_ids"][j]:
             continue
         better, worse = (i, j) if scores[i] < scores[j] else (j, i)
-        pairs.append(_pair(row, better, worse) | {"gap": round(abs(scores[i] - scores[j]), 4), "clean": True})
-        pairs[-1][RATED] = Rated((scores[better], scores[worse]), (better, worse), row.get("stratum") == FAVOURED)
+        pairs.append(_pair_row(row, better, worse) | {"gap": round(abs(scores[i] - scores[j]), 4), "clean": True})
+        favoured = row.get("stratum") == BIAS_STRATUM
+        pairs[-1][SCORED] = ScoredAnswers((scores[better], scores[worse]), (better, worse), favoured)
     return pairs
 
 
-def _pair(row: dict[str, Any], better: int, worse: int) -> dict[str, Any]:
+def _pair_row(row: dict[str, Any], better: int, worse: int) -> dict[str, Any]:
     i, j = sorted((better, worse))
     return {
         "pair_id": f"{row['id']}-{i}{j}", "prompt_id": row["id"], "prompt_ids": row["prompt_ids"],
@@ -137,16 +144,16 @@ def _pair(row: dict[str, Any], better: int, worse: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def flip(rows: Rows, noise: float, seed: int) -> None:
-    """Turn each verdict round with probability ``noise``, in place."""
+def flip_verdicts(rows: Rows, noise: float, seed: int) -> None:
+    """Flip each verdict with probability ``noise``, in place."""
     generator = random.Random(seed)
     for row in rows:
         if generator.random() < noise:
-            turn(row)
+            swap_answers(row)
 
 
-def turn(row: dict[str, Any]) -> None:
-    """Choose the other answer, in place."""
+def swap_answers(row: dict[str, Any]) -> None:
+    """Swap the chosen and the rejected answer, in place."""
     row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
     row["chosen_ids"], row["rejected_ids"] = row["rejected_ids"], row["chosen_ids"]
     row["clean"] = not row["clean"]
@@ -156,87 +163,91 @@ def turn(row: dict[str, Any]) -> None:
 
 
 def by_panel(rows: Rows, known: Rows, config: FeedbackConfig, panel: PanelConfig, seed: int) -> tuple[Rows, dict[str, Any]]:
-    """The pairs on which the panel comes to a verdict, turned round where it is the wrong one; and what to tell of it.
+    """The pairs on which the panel reaches a verdict, with the answers swapped if it is wrong, and the panel's record.
 
-    ``known``: pairs of another split; the first of a seeded shuffle are the golden set, by which raters are weighted.
+    ``known``: pairs of another split. A seeded sample of them is the golden set, by which annotators are weighted.
     """
-    said = _rate(rows, config, panel, seed)
-    golden = random.Random(seed).sample(known, panel.golden) if panel.golden <= len(known) else None
-    if golden is None:
-        raise UserError(f"task.panel.golden asks for {panel.golden} items, the validation split holds {len(known)}")
-    tested = _rate(golden, config, panel, seed) if golden else None
-    calibration = consensus.calibrate(tested, np.ones(len(golden), bool), panel.raters) if tested else None
-    weight = calibration.weight if calibration else np.ones(panel.raters)
-    found = consensus.RULES[panel.consensus](said, _items(rows), weight, seed)
-    raters = _raters_of(said, len(rows))
-    kept = []
-    for item, right, margin in zip(found.item.tolist(), found.first_wins.tolist(), found.margin.tolist(), strict=True):
-        kept.append(rows[item] | {"raters": raters[item], "margin": round(margin, 4)})
+    verdicts = _panel_verdicts(rows, config, panel, seed)
+    if panel.golden > len(known):
+        raise UserError(f"task.panel.golden is {panel.golden}, but the validation split has only {len(known)} items")
+    golden = random.Random(seed).sample(known, panel.golden)
+    golden_verdicts = _panel_verdicts(golden, config, panel, seed) if golden else None
+    calibration = (
+        consensus.calibrate(golden_verdicts, np.ones(len(golden), bool), panel.annotators) if golden_verdicts else None
+    )
+    weight = calibration.weight if calibration else np.ones(panel.annotators)
+    decided = consensus.RULES[panel.consensus](verdicts, _items(rows), weight, seed)
+    annotators = _annotators_by_item(verdicts, len(rows))
+    pairs = []
+    for item, right, margin in zip(decided.item.tolist(), decided.first_wins.tolist(), decided.margin.tolist(), strict=True):
+        pairs.append(rows[item] | {"annotators": annotators[item], "margin": round(margin, 4)})
         if not right:
-            turn(kept[-1])
-    if not kept:
-        raise NoVerdict("the panel came to no verdict; more raters, less noise or another task.panel.consensus may help")
-    agreed = agreement.agreement(table(said, len(rows), panel.raters))
-    told = {"raters": panel.raters, "ties": found.ties, "unrated": found.unrated, "weight": weight.round(4).tolist(),
-            "agreement": {name: asdict(figure) for name, figure in agreed.items()},
-            "accuracy": [asdict(each) for each in calibration.accuracy] if calibration else [],
-            "right": sum(row["clean"] for row in kept) / len(kept)}  # fmt: skip
-    return kept, {"panel": told, "calibration": len(tested) if tested else 0}
+            swap_answers(pairs[-1])
+    if not pairs:
+        raise NoVerdict("the panel reached no verdict; try more annotators, less noise or another task.panel.consensus")
+    agreed = agreement.agreement(table(verdicts, len(rows), panel.annotators))
+    record = {
+        "annotators": panel.annotators, "ties": decided.ties, "unrated": decided.unrated, "weight": weight.round(4).tolist(),
+        "agreement": {name: asdict(figure) for name, figure in agreed.items()},
+        "accuracy": [asdict(each) for each in calibration.accuracy] if calibration else [],
+        "right": sum(row["clean"] for row in pairs) / len(pairs),
+    }  # fmt: skip
+    return pairs, {"panel": record, "calibration": len(golden_verdicts) if golden_verdicts else 0}
 
 
-def _rate(rows: Rows, config: FeedbackConfig, panel: PanelConfig, seed: int) -> annotators.Verdicts:
+def _panel_verdicts(rows: Rows, config: FeedbackConfig, panel: PanelConfig, seed: int) -> annotators.Verdicts:
     """The panel's verdicts; the first answer of an item is the better one."""
-    rated = [row[RATED] for row in rows]
+    answers = [row[SCORED] for row in rows]
     words = np.array([[len(row[side].split()) for side in ("chosen", "rejected")] for row in rows], dtype=float)
-    utilities = annotators.utility(np.array([each.scores for each in rated]))
-    favoured = np.array([each.favoured for each in rated])
+    utilities = annotators.utility(np.array([each.scores for each in answers]))
+    favoured = np.array([each.favoured for each in answers])
     return annotators.judge(utilities, words, favoured, [row["pair_id"] for row in rows], panel, seed, config.noise)
 
 
 def _items(rows: Rows) -> consensus.Items:
     _, prompt = np.unique([row["prompt_id"] for row in rows], return_inverse=True)
-    first, second = np.array([row[RATED].answers for row in rows]).T
+    first, second = np.array([row[SCORED].answers for row in rows]).T
     return consensus.Items(prompt, first, second)
 
 
-def _raters_of(said: annotators.Verdicts, items: int) -> list[list[int]]:
-    found: list[list[int]] = [[] for _ in range(items)]
-    for item, rater in zip(said.item.tolist(), said.rater.tolist(), strict=True):
-        found[item].append(rater)
-    return found
+def _annotators_by_item(verdicts: annotators.Verdicts, items: int) -> list[list[int]]:
+    by_item: list[list[int]] = [[] for _ in range(items)]
+    for item, annotator in zip(verdicts.item.tolist(), verdicts.annotator.tolist(), strict=True):
+        by_item[item].append(annotator)
+    return by_item
 
 
 # -- an AI judge -------------------------------------------------------------------------------------------------------
 
 
 def by_judge(prompts: Rows, judge: Judge, config: FeedbackConfig, seed: int) -> tuple[Rows, dict[str, Any]]:
-    """A pair for every two answers of a prompt of which the judge is surer than the margin, |2 P - 1|; and what to tell."""
-    asked = [
+    """A pair for every two answers of a prompt with |2 P - 1| above the margin, and a summary of the judge's work."""
+    compared = [
         (row, i, j) for row in prompts for i, j in itertools.combinations(range(len(row["answers"])), 2)
         if row["answer_ids"][i] != row["answer_ids"][j]
     ]  # fmt: skip
-    if config.judge_questions and config.judge_questions < len(asked):
-        places = sorted(random.Random(seed).sample(range(len(asked)), config.judge_questions))
-        asked = [asked[place] for place in places]
-    questions = [Question(row["text"], row["answers"][i], row["answers"][j]) for row, i, j in asked]
-    said = judge(questions)
-    if said and all(verdict.p is None for verdict in said):
-        causes = Counter(verdict.missing for verdict in said)
+    if config.judge_questions and config.judge_questions < len(compared):
+        sampled = sorted(random.Random(seed).sample(range(len(compared)), config.judge_questions))
+        compared = [compared[index] for index in sampled]
+    questions = [Question(row["text"], row["answers"][i], row["answers"][j]) for row, i, j in compared]
+    verdicts = judge(questions)
+    if verdicts and all(verdict.p is None for verdict in verdicts):
+        causes = Counter(verdict.missing for verdict in verdicts)
         why = ", ".join(f"{count} {cause}" for cause, count in causes.items())
         raise NoVerdict(
-            f"none of the judge's {len(said)} verdicts can be used ({why}); it said for example: {said[0].reason[:80]!r}"
+            f"none of the judge's {len(verdicts)} verdicts is usable ({why}); "
+            f"for example, it answered: {verdicts[0].reason[:80]!r}"
         )
     rows = []
-    for (row, i, j), verdict in zip(asked, said, strict=True):
+    for (row, i, j), verdict in zip(compared, verdicts, strict=True):
         lead = 2 * verdict.p - 1 if verdict.p is not None else 0.0
         if abs(lead) > config.judge_margin:
-            rows.append(_pair(row, *((i, j) if lead > 0 else (j, i))) | {"gap": round(abs(lead), 4), "clean": True})
-    return rows, {"judge": told_of(judge, questions, said)}
+            rows.append(_pair_row(row, *((i, j) if lead > 0 else (j, i))) | {"gap": round(abs(lead), 4), "clean": True})
+    return rows, {"judge": judge_summary(judge, questions, verdicts)}
 
 
-def told_of(judge: Judge, questions: Sequence[Question], said: Sequence[Any]) -> dict[str, Any]:
-    """What a card tells of a judge's work, as plain JSON."""
-    found = summary(questions, said)
+def judge_summary(judge: Judge, questions: Sequence[Question], verdicts: Sequence[Any]) -> dict[str, Any]:
+    """The judge's name and the summary of its work, as JSON for a card."""
     return {"name": judge.name} | {
-        name: asdict(value) if isinstance(value, Estimate) else value for name, value in found.items()
+        name: asdict(value) if isinstance(value, Estimate) else value for name, value in summary(questions, verdicts).items()
     }

@@ -1,9 +1,9 @@
-"""The outer loop of RLHF: along the budget the policy answers again, its answers are judged, and what follows learns of both.
+"""Feedback rounds, the outer loop of RLHF: during training, completions of the current policy are sampled and judged.
 
-Round 0 is the feedback that all methods share. Where a further share of the budget is spent, the next round begins: the
-policy as it is then answers the training prompts, annotator and judge say what they prefer, and reward models are trained
-anew on the verdicts of all rounds. Verdicts are paid when they are first read and reward models when they are first asked,
-as in round 0. (Stiennon et al. 2020, arXiv:2009.01325, section 3.2; Bai et al. 2022, arXiv:2204.05862, section 4.5.)
+Round 0 is the feedback that all methods share. Whenever a further share of the budget is spent, the next round begins: the
+current policy answers the training prompts, annotator and judge compare its answers, and reward models are trained again, on
+the verdicts of all rounds. Verdicts are charged when first read and reward models when first used, as in round 0. (Stiennon et
+al. 2020, arXiv:2009.01325, section 3.2; Bai et al. 2022, arXiv:2204.05862, section 4.5.)
 """
 
 from __future__ import annotations
@@ -19,89 +19,89 @@ import torch
 
 from isoalign.core.batches import Prompts
 from isoalign.core.store import plain
-from isoalign.data.preferences import Feedback, Thumbs, joined
+from isoalign.data.preferences import Feedback, UnpairedFeedback, joined
 from isoalign.feedback.judges.verdicts import Judge
 from isoalign.models.language import LanguageModel
 from isoalign.models.reward import Rewarder, Shaped
-from isoalign.stages import candidates
+from isoalign.stages import completions
 from isoalign.stages.pairs import NoVerdict
 
 if TYPE_CHECKING:
-    from isoalign.stages.shared import ClassifierJudge, Shared
+    from isoalign.stages.shared import ClassifierJudge, SharedStages
 
 
-class Rounds:
-    """What ``Shared`` hands a lab, with later rounds' feedback beside it. ``folder`` keeps what the rounds made: it belongs
-    to one training run, and what is there is not made twice."""
+class FeedbackRounds:
+    """The feedback source of one training run: ``SharedStages``, and the feedback of later rounds. ``folder`` holds the
+    outputs of the rounds; what exists there is not made again."""
 
-    def __init__(self, shared: Shared, folder: Path) -> None:
+    def __init__(self, shared: SharedStages, folder: Path) -> None:
         self.shared, self.folder, self.config = shared, folder, shared.task.rounds
-        self.number = 0
+        self.round = 0
         self._rewards: dict[tuple[str, int], Rewarder] = {}
         self._verdicts: dict[tuple[str, int], Feedback] = {}
 
-    def due(self, fraction: float) -> bool:
-        """Whether enough of the budget is spent, of 1, for the next round."""
-        return self.number + 1 < self.config.count and fraction >= (self.number + 1) / self.config.count
+    def round_due(self, fraction: float) -> bool:
+        """Whether the next round begins at this spent fraction of the budget."""
+        return self.round + 1 < self.config.count and fraction >= (self.round + 1) / self.config.count
 
-    def begin(self, policy: LanguageModel) -> None:
-        """Let the policy answer the training prompts, and go on with its answers."""
-        task, number = self.shared.task, self.number + 1
+    def begin_round(self, policy: LanguageModel) -> None:
+        """Sample the policy's answers to the training prompts; from now on, feedback includes verdicts on them."""
+        task, number = self.shared.task, self.round + 1
 
         def make(work: Path) -> None:
-            asked = replace(task.prompts, train=self.config.prompts) if self.config.prompts else task.prompts
+            prompts = replace(task.prompts, train=self.config.prompts) if self.config.prompts else task.prompts
             seed = task.seed + number
-            candidates.make(work, policy, task.model, asked, "train", task.feedback.draws, seed)
+            completions.make_completions(work, policy, task.model, prompts, "train", task.feedback.draws, seed)
 
-        self._made(number, "candidates", make)
-        self.number = number
+        self._get(number, "completions", make)
+        self.round = number
 
-    # -- what the lab asks for ------------------------------------------------------------------------------------
+    # -- the feedback source --------------------------------------------------------------------------------------
 
     def prompts(self) -> Prompts:
         """The training prompts, the same in every round."""
         return self.shared.prompts()
 
-    def thumbs(self) -> Thumbs | None:
-        """People's thumbs, if the task's feedback is such a file."""
-        return self.shared.thumbs()
+    def unpaired(self) -> UnpairedFeedback | None:
+        """Human binary feedback on single answers, if the task has a file of it."""
+        return self.shared.unpaired()
 
     def revisions(self) -> Feedback:
-        """The base's answers and their revisions, the same in every round."""
+        """The SFT base's answers and their revisions, the same in every round."""
         return self.shared.revisions()
 
-    def asked_judge(self) -> Judge | None:
+    def comparing_judge(self) -> Judge | None:
         """The AI judge that compares answers, if the task has one."""
-        return self.shared.asked_judge()
+        return self.shared.comparing_judge()
 
-    def judge(self) -> ClassifierJudge:
-        """The AI judge, the same in every round."""
-        return self.shared.judge()
+    def scoring_judge(self) -> ClassifierJudge:
+        """The AI judge that scores single answers, the same in every round."""
+        return self.shared.scoring_judge()
 
     def feedback(self, labelled_by: str) -> Feedback:
         """The verdicts of all rounds so far, the earliest first."""
-        place = (labelled_by, self.number)
-        if place not in self._verdicts:
-            later = [self._pairs(labelled_by, number) for number in range(1, self.number + 1)]
-            told = [Feedback.read(folder) for folder in later if (folder / "pairs.jsonl").exists()]
-            self._verdicts = {place: joined([self.shared.feedback(labelled_by), *told])}
-        return self._verdicts[place]
+        key = (labelled_by, self.round)
+        if key not in self._verdicts:
+            folders = [self._pairs(labelled_by, number) for number in range(1, self.round + 1)]
+            later_rounds = [Feedback.read(folder) for folder in folders if (folder / "pairs.jsonl").exists()]
+            self._verdicts = {key: joined([self.shared.feedback(labelled_by), *later_rounds])}
+        return self._verdicts[key]
 
     def reward(self, labelled_by: str) -> Rewarder:
         """The reward model of this round."""
-        if not self.number:
+        if not self.round:
             return self.shared.reward(labelled_by)
-        place = (labelled_by, self.number)
-        if place not in self._rewards:
-            self._rewards = {place: self._reward(labelled_by)}  # those of earlier rounds are not asked again
-        return self._rewards[place]
+        key = (labelled_by, self.round)
+        if key not in self._rewards:
+            self._rewards = {key: self._reward(labelled_by)}  # those of earlier rounds are not used again
+        return self._rewards[key]
 
     def _reward(self, labelled_by: str) -> Rewarder:
         def train(member: int) -> Callable[[Path], None]:
             return lambda work: self.shared.train_reward(work, self.feedback(labelled_by), member)
 
         count = self.shared.task.shaping.members
-        folders = [self._made(self.number, f"reward-{labelled_by}-{member}", train(member)) for member in range(count)]
+        folders = [self._get(self.round, f"reward-{labelled_by}-{member}", train(member)) for member in range(count)]
         members = [self.shared.load_reward(folder) for folder in folders]
         return Shaped(members, self.shared.task.shaping) if plain(self.shared.task.shaping) else members[0]
 
@@ -109,18 +109,18 @@ class Rounds:
         task = self.shared.task
 
         def make(work: Path) -> None:
-            answers = self.folder / str(number) / "candidates"
-            with suppress(NoVerdict):  # of a policy whose answers are all alike: the verdicts so far must do
+            answers = self.folder / str(number) / "completions"
+            with suppress(NoVerdict):  # the policy's answers may all be the same: use the verdicts so far
                 self.shared.judge_pairs(work, answers, labelled_by, task.seed + number)
 
-        return self._made(number, f"pairs-{labelled_by}", make)
+        return self._get(number, f"pairs-{labelled_by}", make)
 
-    def _made(self, number: int, name: str, make: Callable[[Path], None]) -> Path:
-        """A folder of a round, made in one rename under a random state of its own."""
+    def _get(self, number: int, name: str, make: Callable[[Path], None]) -> Path:
+        """A folder of a round, made atomically if missing. The run's random state does not change."""
         final = self.folder / str(number) / name
         if not final.is_dir():
             work = final.with_name(f".work-{name}")
-            shutil.rmtree(work, ignore_errors=True)  # what a kill left behind; the training's own lock keeps others out
+            shutil.rmtree(work, ignore_errors=True)  # left by a killed run; the lock of the train stage keeps others out
             work.mkdir(parents=True)
             try:
                 with torch.enable_grad(), torch.random.fork_rng(devices=[]):

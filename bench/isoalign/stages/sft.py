@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the base that every method starts from."""
+"""Supervised fine-tuning (SFT): the base from which every method starts."""
 
 import json
 import random
@@ -6,9 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from isoalign.config.task import ModelConfig, SFTConfig
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import datasets, peft, transformers, trl
 from isoalign.core.progress import trainer_callback
+from isoalign.core.runtime import device
 from isoalign.core.text import opening
 from isoalign.data import comments
 from isoalign.models import language
@@ -16,32 +20,27 @@ from isoalign.models import language
 VERSION = 2
 
 
-def make(work: Path, model_config: ModelConfig, config: SFTConfig, words: int, seed: int) -> None:
-    """Train on openings and continuations with TRL's SFTTrainer; leaves a plain model (adapters merged) in ``work``."""
-    import torch
-    from datasets import Dataset
-    from trl import SFTConfig as Arguments
-    from trl import SFTTrainer
-
+def make_sft(work: Path, model_config: ModelConfig, config: SFTConfig, words: int, seed: int) -> None:
+    """Train on openings and continuations with TRL's SFTTrainer. Saves the model, with adapters merged, in ``work``."""
     torch.manual_seed(seed)
     model, tokenizer = language.load(model_config.name)
     model.requires_grad_(True)
     rows = examples(tokenizer, model_config, config.steps * config.batch_size, words, seed)
-    arguments = Arguments(
+    arguments = trl.SFTConfig(
         **trainer_arguments(work, config.lr, config.batch_size, model_config.bf16, seed, "sft"),
         max_steps=config.steps, max_length=None, completion_only_loss=True, packing=False,
     )  # fmt: skip
-    adapter = lora(model_config.lora, "CAUSAL_LM") if model_config.lora else None
-    trainer = SFTTrainer(
-        model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=adapter
+    adapter = lora_config(model_config.lora, "CAUSAL_LM") if model_config.lora else None
+    trainer = trl.SFTTrainer(
+        model, args=arguments, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer, peft_config=adapter
     )
-    train(trainer, "SFT")
-    finish(trainer, work, {"examples": len(rows), "steps": config.steps, "seed": seed})
+    run_trainer(trainer, "SFT")
+    save_trained(trainer, work, {"examples": len(rows), "steps": config.steps, "seed": seed})
 
 
 def examples(tokenizer: Any, model: ModelConfig, count: int, words: int, seed: int) -> list[dict[str, list[int]]]:
-    """``count`` comments as an opening and ``new_tokens`` of what follows (with EOS where the task leaves it open and the
-    comment ends there); the loss falls on what follows."""
+    """``count`` comments, each as an opening and a continuation of up to ``new_tokens`` tokens (with EOS if the task has an
+    open end and the comment ends there). The loss is on the continuation only."""
     pool = [comment.text for comment in comments.load("sft")]
     random.Random(seed).shuffle(pool)
     rows: list[dict[str, list[int]]] = []
@@ -57,23 +56,21 @@ def examples(tokenizer: Any, model: ModelConfig, count: int, words: int, seed: i
             continue
         answer = answer[: model.new_tokens]
         rows.append({"input_ids": prompt + answer, "completion_mask": [0] * len(prompt) + [1] * len(answer)})
-    raise UserError(f"task.sft asks for {count} examples, the comments hold {len(rows)}; lower steps or batch_size")
+    raise UserError(
+        f"task.sft needs {count} examples, but the comments hold {len(rows)}; lower task.sft.steps or task.sft.batch_size"
+    )
 
 
-def lora(rank: int, kind: str) -> Any:
+def lora_config(rank: int, kind: str) -> Any:
     """A LoRA configuration on all linear layers (Hu et al. 2021), alpha = 2 x rank, no dropout."""
-    from peft import LoraConfig
-
     keep = ["score"] if kind == "SEQ_CLS" else None
-    return LoraConfig(
+    return peft.LoraConfig(
         task_type=kind, r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", modules_to_save=keep
     )
 
 
 def trainer_arguments(work: Path, lr: float, batch_size: int, bf16: bool, seed: int, name: str) -> dict[str, Any]:
-    """Arguments that TRL's trainers share here: AdamW (.9, .95), warm-up 10%, linear decay, clip 1, nothing reported."""
-    from isoalign.core.runtime import device
-
+    """The arguments of every TRL trainer here: AdamW (.9, .95), warm-up 10%, linear decay, clipping at 1, no reports."""
     return {
         "output_dir": str(work / f"trainer-{name}"), "learning_rate": lr, "per_device_train_batch_size": batch_size,
         "adam_beta2": 0.95, "warmup_steps": 0.1, "max_grad_norm": 1.0, "lr_scheduler_type": "linear", "seed": seed,
@@ -82,18 +79,16 @@ def trainer_arguments(work: Path, lr: float, batch_size: int, bf16: bool, seed: 
     }  # fmt: skip
 
 
-def train(trainer: Any, label: str) -> None:
-    """Train with our progress bar in the place of the trainer's printing."""
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback
-
-    for callback in (PrinterCallback, ProgressCallback):
+def run_trainer(trainer: Any, label: str) -> None:
+    """Train with our progress bar instead of the trainer's output."""
+    for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(trainer_callback(label))
     trainer.train()
 
 
-def finish(trainer: Any, work: Path, record: dict[str, Any]) -> None:
-    """Merge adapters, save the model, and leave a record with the loss curve."""
+def save_trained(trainer: Any, work: Path, record: dict[str, Any]) -> None:
+    """Merge adapters, and save the model and a record with the loss curve."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()

@@ -1,305 +1,43 @@
-"""The shared stages: made once for a task, whoever asks first, and used by every method, seed and parallel job."""
+"""The outputs of a task's shared stages, loaded when first needed; used by all methods, seeds and parallel jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from isoalign.config.feedback import JudgeConfig, PanelConfig
-from isoalign.config.task import TaskConfig
 from isoalign.core.batches import Prompts
 from isoalign.core.errors import UserError
 from isoalign.core.runtime import device
-from isoalign.core.store import Store, digest, plain
+from isoalign.core.store import plain
 from isoalign.data import prompts
-from isoalign.data.assets import ASSETS
-from isoalign.data.preferences import Feedback, Thumbs
-from isoalign.feedback import constitution, judges
-from isoalign.feedback.constitution import Constitution, PrincipledJudge
-from isoalign.feedback.judges.verdicts import Judge
-from isoalign.feedback.judges.writer import LMWriter, ServerWriter, Writer
-from isoalign.models import language, scorers
-from isoalign.models.language import LanguageModel
+from isoalign.data.preferences import Feedback, UnpairedFeedback
 from isoalign.models.reward import ClassifierReward, HeadReward, Rewarder, Shaped
-from isoalign.stages import annotators as raters
-from isoalign.stages import candidates, from_file, pairs, revisions, reward, sft
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage by name: its recipe says all that its output depends on; its key is the recipe's digest."""
-
-    name: str
-    recipe: dict[str, Any]
-    make: Callable[[Path], None]
-
-    @property
-    def key(self) -> str:
-        """Same key, same directory."""
-        return digest({"stage": self.name, **self.recipe})
+from isoalign.stages import pairs
+from isoalign.stages.graph import StageGraph
 
 
 class ClassifierJudge:
-    """The classifier judge as the lab uses it."""
+    """The classifier judge, as a `ScoringJudge`."""
 
     def __init__(self, folder: Path) -> None:
-        self.rater = pairs.rater_of(folder, "judge")
+        self.annotator = pairs.classifier_of(folder, "judge")
 
     def __call__(self, texts: list[str]) -> torch.Tensor:
         """P(acceptable) [B]."""
-        return 1 - torch.as_tensor(self.rater(texts), dtype=torch.float32)
+        return 1 - torch.as_tensor(self.annotator(texts), dtype=torch.float32)
 
     def flops(self, texts: list[str]) -> int:
-        """Price of reading the texts."""
-        return int(self.rater.flops(texts))
+        """Cost of reading the texts, in FLOPs."""
+        return int(self.annotator.flops(texts))
 
 
-class Shared:
-    """The stages that every method and seed of a task shares. Each is made when it is first asked for."""
-
-    def __init__(self, task: TaskConfig, store: Store) -> None:
-        self.task, self.store = task, store
-        self._kept: dict[str, Any] = {}
-
-    def get(self, stage: Stage) -> Path:
-        """The directory of a stage. It may be made in the midst of a training run, under its no_grad and beside its random
-        state; neither may touch the other."""
-        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            return self.store.get(stage.name, stage.key, stage.recipe, stage.make)
-
-    # -- the stages -----------------------------------------------------------------------------------------------
-
-    @property
-    def sft(self) -> Stage:
-        """The base of all methods."""
-        task = self.task
-        recipe = {
-            "version": sft.VERSION, "data": ASSETS["comments"].sha256, "model": self._model_identity, "config": task.sft,
-            "words": task.prompts.words, "seed": task.seed,
-        }  # fmt: skip
-        return Stage("sft", recipe, lambda work: sft.make(work, task.model, task.sft, task.prompts.words, task.seed))
-
-    def candidates(self, split: str) -> Stage:
-        """Answers of the SFT model, to be judged."""
-        task = self.task
-        draws = task.feedback.draws
-        recipe = {
-            "version": candidates.VERSION, "sft": self.sft.key, "prompts": self.prompt_recipe(split), "split": split,
-            "draws": draws, "seed": task.seed,
-        }  # fmt: skip
-
-        def make(work: Path) -> None:
-            candidates.make(work, self.base_model(), task.model, task.prompts, split, draws, task.seed)
-
-        return Stage("candidates", recipe, make)
-
-    @property
-    def raters(self) -> Stage:
-        """Annotator and judge."""
-        return Stage("raters", {"version": raters.VERSION, "data": ASSETS["comments"].sha256}, raters.make)
-
-    def pairs(self, labelled_by: str, split: str = "train") -> Stage:
-        """Preference pairs by one of them. Those of the other splits are held out: they measure, nothing learns from them."""
-        task, answers = self.task, self.candidates(split)
-        if labelled_by == "annotator" and task.feedback.file and not self._of_thumbs:
-            return self._filed(split)
-        recipe = {
-            "version": pairs.VERSION, "candidates": answers.key, "raters": self.raters.key, "config": task.feedback,
-            "labelled_by": labelled_by, "seed": task.seed,
-        }  # fmt: skip
-        if labelled_by == "judge" and task.judge.kind != "classifier":
-            recipe |= {"judge": self.judge_identity}
-        if labelled_by == "annotator" and task.panel != PanelConfig():
-            recipe |= {"panel": task.panel} | ({"golden": self._golden.key} if task.panel.golden else {})
-        return Stage("pairs", recipe, lambda work: self.judge_pairs(work, self.get(answers), labelled_by, task.seed))
-
-    def judge_pairs(self, work: Path, answers: Path, labelled_by: str, seed: int) -> None:
-        """Have answers judged, by annotators or the AI judge."""
-        task, raters = self.task, self.get(self.raters)
-        if labelled_by == "judge":
-            pairs.make_judged(work, answers, raters, task.feedback, self.asked_judge(), seed)
-        else:
-            golden = self.get(self._golden) if task.panel.golden else None
-            pairs.make(work, answers, raters, task.feedback, task.panel, seed, golden)
-
-    @property
-    def _golden(self) -> Stage:
-        """Answers whose better one is known, to weigh raters by: those of a split that nothing is trained on."""
-        return self.candidates("validation")
-
-    def asked_judge(self) -> Judge | None:
-        """The AI judge that is asked which of two answers is better; None for the classifier, which reads each alone."""
-        config = self.task.judge
-        if config.kind == "classifier":
-            return None
-
-        def load() -> Judge:
-            judge = judges.load(config, self._asked)
-            return PrincipledJudge(judge, self.constitution, self.task.seed) if self.constitution else judge
-
-        judge: Judge = self._keep("asked-judge", load)
-        return judge
-
-    @property
-    def judge_identity(self) -> dict[str, Any]:
-        """All that the verdicts of the AI judge that is asked depend on."""
-        principles = {"constitution": self.constitution.digest} if self.constitution else {}
-        return judges.identity(self.task.judge) | principles
-
-    @property
-    def _asked(self) -> Path:
-        """Where the answers of servers are kept."""
-        return self.store.root / ".judge"
-
-    @property
-    def constitution(self) -> Constitution | None:
-        """The principles, if the task has any."""
-        file = self.task.constitution.file
-        found: Constitution | None = self._keep("constitution", lambda: constitution.load(file) if file else None)
-        return found
-
-    @property
-    def revisions_stage(self) -> Stage:
-        """Answers revised by the constitution. Raises UserError where the task has none."""
-        task, config, principles, answers = self.task, self.task.constitution, self.constitution, self.candidates("train")
-        if principles is None:
-            known = ", ".join(constitution.shipped())
-            raise UserError(f"revisions need principles: set task.constitution.file to a yaml, or to one that ships: {known}")
-        recipe = {
-            "version": revisions.VERSION, "candidates": answers.key, "constitution": principles.digest,
-            "critic": self._critic_identity, "tokens": config.tokens, "prompts": config.prompts, "seed": task.seed,
-        }  # fmt: skip
-
-        def make(work: Path) -> None:
-            base = self.base_model()
-            cut, critic = from_file.Cutter(base.tokenizer, task.model), self._critic(base)
-            revisions.make(work, self.get(answers), base.shape, cut, critic, principles, config.prompts, task.seed)
-
-        return Stage("revisions", recipe, make)
-
-    @property
-    def _critic_identity(self) -> dict[str, Any]:
-        """Which model revises; the SFT base's weights are those behind the answers, whose key stands beside this."""
-        config = self.task.constitution
-        if config.kind == "server":
-            server = self._critic_server
-            return {"kind": "server", "model": server.model, "base_url": server.base_url.rstrip("/")}
-        return {"kind": "lm", "weights": language.identity(config.model) if config.model else "sft"}
-
-    @property
-    def _critic_server(self) -> JudgeConfig:
-        judge, config = self.task.judge, self.task.constitution
-        try:
-            return replace(judge, kind="server", model=config.model or judge.model)
-        except ValueError as error:
-            raise UserError(f"task.constitution.kind=server asks the server of task.judge: {error}") from error
-
-    def _critic(self, base: LanguageModel) -> Writer:
-        """The model that criticises and revises: by default the base itself."""
-        config = self.task.constitution
-        if config.kind == "server":
-            return ServerWriter(self._critic_server, self._asked, config.tokens)
-        if not config.model:
-            return LMWriter("the SFT base", base, config.tokens)
-        model, tokenizer = language.load(config.model)
-        return LMWriter(f"lm:{config.model}", LanguageModel(model.to(device()), tokenizer, ends=True), config.tokens)
-
-    def _filed(self, split: str) -> Stage:
-        """Pairs that people judged."""
-        config, task = self.task.feedback, self.task
-        recipe = self._file_recipe | {"split": split, "pairs": True}
-
-        def make(work: Path) -> None:
-            from_file.make_pairs(work, config.file, config.format, language.tokenizer(task.model.name), task.model, split)
-
-        return Stage("pairs", recipe, make)
-
-    @property
-    def thumbs_stage(self) -> Stage | None:
-        """Single answers that people gave a thumb, if the task's feedback is a file of such."""
-        config, task = self.task.feedback, self.task
-        if not config.file or not self._of_thumbs:
-            return None
-
-        def make(work: Path) -> None:
-            from_file.make_thumbs(work, config.file, config.format, language.tokenizer(task.model.name), task.model)
-
-        return Stage("thumbs", self._file_recipe, make)
-
-    @property
-    def _of_thumbs(self) -> bool:
-        config = self.task.feedback
-        return bool(self._keep("of-thumbs", lambda: from_file.holds_thumbs(config.file, config.format)))
-
-    @property
-    def _file_recipe(self) -> dict[str, Any]:
-        config, model = self.task.feedback, self.task.model
-        data = self._keep("file-digest", lambda: from_file.identity(config.file))
-        return {
-            "version": from_file.VERSION, "file": data, "format": config.format, "tokenizer": language.identity(model.name),
-            "prompt_tokens": model.prompt_tokens, "new_tokens": model.new_tokens, "eos": model.eos,
-        }  # fmt: skip
-
-    def reward_models(self, labelled_by: str) -> dict[str, Stage]:
-        """The reward models trained on those pairs, by their names on cards: one, or the members of an ensemble."""
-        members = range(self.task.shaping.members)
-        return {f"reward_{labelled_by}" + f"_{n + 1}" * (n > 0): self._reward_model(labelled_by, n) for n in members}
-
-    def _reward_model(self, labelled_by: str, member: int) -> Stage:
-        task, config, verdicts = self.task, self.task.reward, self.pairs(labelled_by)
-        golden = self.pairs("annotator", "validation") if config.golden else None
-        recipe: dict[str, Any] = {
-            "version": reward.VERSION, "sft": self.sft.key, "pairs": verdicts.key, "config": config,
-            "model": task.model, "seed": task.seed,
-        }  # fmt: skip
-        recipe |= {"member": member} if member else {}
-        recipe |= {"golden": golden.key} if golden else {}
-        recipe |= {"base": language.identity(config.base)} if config.base else {}
-        recipe |= {"classifier": self._classifier_identity()} if config.classifier else {}
-
-        return Stage("reward", recipe, lambda work: self.train_reward(work, Feedback.read(self.get(verdicts)), member))
-
-    def train_reward(self, work: Path, read: Feedback, member: int) -> None:
-        """Train a reward model, or one of an ensemble, on verdicts."""
-        task, config = self.task, self.task.reward
-        if config.classifier:
-            reward.make_classifier(work, read, task.model, config, self._classifier())
-            return
-        golden = Feedback.read(self.get(self.pairs("annotator", "validation"))) if config.golden else None
-        reward.make(work, self.get(self.sft), read, golden, task.model, config, task.seed, member)
-
-    def _classifier_identity(self) -> str:
-        """Raises UserError where the reward would be an evaluation scorer: what is trained on can't measure."""
-        name, evaluation = self.task.reward.classifier, self.task.evaluation
-        measuring = {scorers.identity(each) for each in (evaluation.scorer, evaluation.second_scorer)}
-        if name != "annotator" and scorers.identity(name) in measuring:
-            raise UserError(f"task.reward.classifier {name} is an evaluation scorer; take another for one of them")
-        return self.raters.key if name == "annotator" else scorers.identity(name)
-
-    def _classifier(self) -> Any:
-        name = self.task.reward.classifier
-        return pairs.rater_of(self.get(self.raters), name) if name == "annotator" else scorers.load_scorer(name, device())
-
-    @property
-    def _model_identity(self) -> dict[str, Any]:
-        """The model's configuration, and which weights it means."""
-        return plain(self.task.model) | {"weights": language.identity(self.task.model.name)}
-
-    def prompt_recipe(self, split: str) -> dict[str, Any]:
-        """All that a split's prompts depend on."""
-        config = self.task.prompts
-        data = [ASSETS[name].sha256 for name in ("rtp_scored", "rtp_categories", "comments")]
-        return {"data": data, "count": getattr(config, split), "clean": config.clean, "words": config.words}
-
-    # -- what the lab asks for ------------------------------------------------------------------------------------
+class SharedStages(StageGraph):
+    """Prompts, feedback, reward models and judges of a task."""
 
     def prompts(self) -> Prompts:
         """The training prompts, tokenised."""
-        return self._keep("prompts", self._encode)
+        return self._cached("prompts", self._encode)
 
     def _encode(self) -> Prompts:
         chosen = prompts.of(self.task.prompts, "train")
@@ -307,7 +45,7 @@ class Shared:
 
     def feedback(self, labelled_by: str) -> Feedback:
         """The training pairs."""
-        return self._keep(f"feedback-{labelled_by}", lambda: Feedback.read(self.get(self.pairs(labelled_by))))
+        return self._cached(f"feedback-{labelled_by}", lambda: Feedback.read(self.get(self.pairs(labelled_by))))
 
     def reward(self, labelled_by: str) -> Rewarder:
         """The reward model, or ensemble, loaded."""
@@ -316,8 +54,8 @@ class Shared:
             members = [self.load_reward(self.get(stage)) for stage in self.reward_models(labelled_by).values()]
             return Shaped(members, self.task.shaping) if plain(self.task.shaping) else members[0]
 
-        kept: Rewarder = self._keep(f"reward-{labelled_by}", load)
-        return kept
+        rewarder: Rewarder = self._cached(f"reward-{labelled_by}", load)
+        return rewarder
 
     def load_reward(self, folder: Path) -> Rewarder:
         """A reward model, loaded."""
@@ -326,31 +64,23 @@ class Shared:
             return ClassifierReward(folder, task.model, self._classifier(), normalise)
         return HeadReward(folder, task.model, task.reward.base, device(), normalise)
 
-    def thumbs(self) -> Thumbs | None:
-        """People's thumbs, if the task's feedback is such a file."""
-        stage = self.thumbs_stage
-        thumbs: Thumbs | None = self._keep("thumbs", lambda: Thumbs.read(self.get(stage)) if stage else None)
-        return thumbs
+    def unpaired(self) -> UnpairedFeedback | None:
+        """Human binary feedback on single answers, if the task has a file of it."""
+        stage = self.unpaired_stage
+        unpaired: UnpairedFeedback | None = self._cached(
+            "unpaired", lambda: UnpairedFeedback.read(self.get(stage)) if stage else None
+        )
+        return unpaired
 
     def revisions(self) -> Feedback:
         """Answers and their revisions."""
-        kept: Feedback = self._keep("revisions", lambda: Feedback.read(self.get(self.revisions_stage)))
-        return kept
+        feedback: Feedback = self._cached("revisions", lambda: Feedback.read(self.get(self.revisions_stage)))
+        return feedback
 
-    def judge(self) -> ClassifierJudge:
-        """The AI judge that reads single answers, loaded."""
+    def scoring_judge(self) -> ClassifierJudge:
+        """The AI judge that scores single answers, loaded."""
         if self.task.judge.kind != "classifier":
-            raise UserError(f"a {self.task.judge.kind} judge compares answers and scores none; set algorithm.mode=canonical")
-        return self._keep("judge", lambda: ClassifierJudge(self.get(self.raters)))
-
-    def _keep(self, name: str, make: Callable[[], Any]) -> Any:
-        if name not in self._kept:
-            self._kept[name] = make()
-        return self._kept[name]
-
-    # -- models ---------------------------------------------------------------------------------------------------
-
-    def base_model(self, autocast: bool = False) -> LanguageModel:
-        """The SFT base, frozen."""
-        model, tokenizer = language.load(self.task.model.name, self.get(self.sft))
-        return LanguageModel(model.to(device()), tokenizer, self.task.model.eos == "open", autocast)
+            raise UserError(
+                f"a {self.task.judge.kind} judge compares answers and cannot score single ones; set algorithm.mode=canonical"
+            )
+        return self._cached("judge", lambda: ClassifierJudge(self.get(self.annotators)))

@@ -1,13 +1,14 @@
-"""Agreement between raters: the share of equal labels, Cohen's and Fleiss' kappa, and Krippendorff's alpha.
+"""Agreement between annotators: the share of equal labels, Cohen's and Fleiss' kappa, and Krippendorff's alpha.
 
-A table has a row for each item and a column for each rater; labels are nominal, and a missing rating is None or NaN. Intervals
-are over items, by deleting groups of them (`stats.jackknife`); raters are taken as fixed: intervals do not cover other raters.
+A table has a row for each item and a column for each annotator; labels are nominal, and a missing rating is None or NaN.
+Intervals are over items, by deleting groups of them (`stats.jackknife`); annotators are taken as fixed: intervals do not
+cover other annotators.
 
-What is undefined is None: agreement of one rater, of raters who share no item, and chance-corrected agreement if all labels
-are equal, which is 0 / 0. An interval is also None if a statistic is undefined without one of the groups of items.
+What is undefined is None: agreement of one annotator, of annotators who share no item, and chance-corrected agreement if all
+labels are equal, which is 0 / 0. An interval is also None if a statistic is undefined without one of the groups of items.
 
-With two labels at equal rates, and raters who each flip the true one at rate e, the three corrected statistics are
-(1 - 2 e)^2. Raters may agree and be wrong together: agreement is not accuracy, for which see `consensus.calibrate`.
+With two labels at equal rates, and annotators who each flip the true one at rate e, the three corrected statistics are
+(1 - 2 e)^2. Annotators may agree and be wrong together: agreement is not accuracy, for which see `consensus.calibrate`.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ Ints = NDArray[np.intp]
 
 
 def agreement(labels: Sequence[Sequence[float | None]] | Floats) -> dict[str, Estimate]:
-    """Four statistics of a table [items, raters]; ``n`` counts the items that each rests on, ``missing`` the others.
+    """Four statistics of a table [items, annotators]; ``n`` counts the items that each rests on, ``missing`` the others.
 
-    ``agreement``: share of equal pairs among all pairs of labels of the same item. ``cohen_kappa``: mean over pairs of raters
-    (Light 1971) of Cohen's kappa (1960); pairs for which it is undefined are left out. ``fleiss_kappa`` (1971), by
+    ``agreement``: share of equal pairs among all pairs of labels of the same item. ``cohen_kappa``: mean over pairs of
+    annotators (Light 1971) of Cohen's kappa (1960); pairs for which it is undefined are left out. ``fleiss_kappa`` (1971), by
     statsmodels: it needs equally many labels per item, so it is computed on items with the most common number (the larger of
-    two equally common ones). ``krippendorff_alpha``, by krippendorff: nominal (Hayes and Krippendorff 2007), on all items with
-    two labels or more. Raises UserError if ``labels`` is not a table.
+    two equally common ones). ``krippendorff_alpha``, by krippendorff: nominal (Hayes and Krippendorff 2007), on all items
+    with two labels or more. Raises UserError if ``labels`` is not a table.
     """
     cells = np.array(labels, dtype=float)
     if cells.ndim != 2:
-        raise UserError(f"agreement needs a table of items and raters, not an array of {cells.ndim} dimension(s)")
-    given = cells[:, :, None] == np.unique(cells[np.isfinite(cells)])  # [items, raters, labels]
+        raise UserError(f"agreement needs a table of items and annotators, not an array of {cells.ndim} dimension(s)")
+    given = cells[:, :, None] == np.unique(cells[np.isfinite(cells)])  # [items, annotators, labels]
     given = given[given.sum((1, 2)) >= 2]
     counts = given.sum(1)  # [items, labels]
     rated = counts.sum(1)
@@ -66,18 +67,18 @@ def _equal(counts: Ints) -> float:
 
 
 def _cohen(given: Bools) -> float:
-    """Mean over pairs of raters of (observed - expected) / (1 - expected); ``given`` [items, raters, labels].
+    """Mean over pairs of annotators of (observed - expected) / (1 - expected); ``given`` [items, annotators, labels].
 
-    All tables come from one matrix product: 25 raters have 300 pairs, for each of which scikit-learn takes 1 ms.
+    All tables come from one matrix product: 25 annotators have 300 pairs, for each of which scikit-learn takes 1 ms.
     """
-    items, raters, labels = given.shape
-    flat = given.reshape(items, raters * labels).astype(float)
-    tables = (flat.T @ flat).reshape(raters, labels, raters, labels).swapaxes(1, 2)[np.triu_indices(raters, 1)]
+    items, annotators, labels = given.shape
+    flat = given.reshape(items, annotators * labels).astype(float)
+    tables = (flat.T @ flat).reshape(annotators, labels, annotators, labels).swapaxes(1, 2)[np.triu_indices(annotators, 1)]
     shared = tables.sum((1, 2))
     tables = tables[shared > 0] / shared[shared > 0, None, None]
     observed = np.trace(tables, axis1=1, axis2=2)
     expected = (tables.sum(1) * tables.sum(2)).sum(1)
-    known = expected < 1 - 1e-12  # 1 up to rounding: both raters always gave one label
+    known = expected < 1 - 1e-12  # 1 up to rounding: both annotators always gave one label
     return float(np.mean((observed - expected)[known] / (1 - expected[known]))) if known.any() else np.nan
 
 

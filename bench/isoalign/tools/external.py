@@ -13,23 +13,23 @@ from typing import Any, NoReturn
 
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
-from isoalign.core.records import Budget, Card, Flag, Sample
+from isoalign.core.jsonl import write_rows
+from isoalign.core.records import Card, Flag, Sample
 from isoalign.core.store import Store, content
 from isoalign.core.text import normalise
 from isoalign.data import prompts
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.data.prompts import Prompt
-from isoalign.evaluation import metric_values
+from isoalign.evaluation import metric_values, scores
 from isoalign.evaluation import samples as sample
-from isoalign.evaluation import scores as readings
 from isoalign.evaluation.card import key_of
 from isoalign.evaluation.scoring import scored
 from isoalign.models.language import LanguageModel
 from isoalign.runs import notes
-from isoalign.runs.pipeline import BASE, Run, packages
-from isoalign.stages.candidates import write_rows
-from isoalign.stages.shared import Shared, Stage
-from isoalign.training.registry import algorithm
+from isoalign.runs.card import packages
+from isoalign.runs.pipeline import Run, base_run
+from isoalign.stages.shared import SharedStages
+from isoalign.stages.stage import Stage
 
 VERSION = 1
 FIELDS = {"prompt_id", "prompt", "draw", "completion", "id", "kl", "finished", "scores"}
@@ -47,13 +47,13 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     rows = read(file, text, chosen, task)
     draws = len(rows) // len(chosen)
     task = replace(task, evaluation=replace(task.evaluation, draws=draws, curve_draws=min(task.evaluation.curve_draws, draws)))
-    shared = Shared(task, store)
-    base = Run(BASE, algorithm(BASE)(), Budget(flops=float("inf")), 0, shared)
+    shared = SharedStages(task, store)
+    base = base_run(shared)
     samples = _samples(text, rows, base)
-    own, theirs = base.readings(samples), base.readings(base.samples)
-    own_samples = readings.scored_samples(shared.get(own), shared.get(theirs))
+    own, theirs = base.scores(samples), base.own_scores()
+    own_samples = scores.read_scored_samples(shared.get(own), shared.get(theirs))
     parents = {"sft": shared.sft, "held_out": shared.pairs("annotator", task.evaluation.split), "samples": samples}
-    parents |= {"readings": own, "base_samples": base.samples, "base_readings": theirs, "agreement": base.agreement}
+    parents |= {"scores": own, "base_samples": base.samples, "base_scores": theirs, "agreement": base.agreement}
     longest = task.model.new_tokens
     longer = [s for s in own_samples.samples if len(s.token_ids) > longest]
     flags = [Flag("warning", f"{len(longer)} of {len(rows)} completions are longer than the task's {longest} tokens "
@@ -61,11 +61,12 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     card = Card(
         key="", task=task.name, algorithm=name, config={"algorithm": {"samples": file.name}, "task": asdict(task)}, seed=0,
         budget={"flops": None}, spent={}, metrics={}, parents={name: stage.key for name, stage in parents.items()},
-        versions=packages(), command=command, notes=notes.of(base) | {"curve": None, "flags": list(map(asdict, flags))},
+        versions=packages(), command=command,
+        notes=notes.make_notes(base) | {"curve": None, "flags": list(map(asdict, flags))},
         contents={name: content(shared.get(stage)) for name, stage in parents.items()},
     )  # fmt: skip
     return scored(
-        replace(card, key=key_of(card)), metric_values.measure(own_samples), metric_values.read(shared.get(base.figures)), []
+        replace(card, key=key_of(card)), metric_values.measure(own_samples), metric_values.read(shared.get(base.metrics())), []
     )
 
 
@@ -219,7 +220,7 @@ def _with_base(drawn: Sequence[Sample], model: LanguageModel, base: Run) -> list
         if spoken:
             pad = int(model.tokenizer.pad_token_id)
             batch = as_rollouts([contexts[i] for i in spoken], [tokens[i] for i in spoken], pad)
-            logp = dict(zip(spoken, sample.score(batch, model, model)[1], strict=True))
+            logp = dict(zip(spoken, sample.score_rollouts(batch, model, model)[1], strict=True))
         found += [replace(drawn[i], token_ids=tokens[i], base_logp=logp.get(i, 0.0)) for i in part]
     return found
 

@@ -35,15 +35,15 @@ def rescored(card: Card, store: Store, wanted: Collection[str] | None = None) ->
 
 def again(card: Card, store: Store, wanted: Collection[str] | None = None) -> Card:
     """The same, whatever versions the other families are of: for looking, not for keeping."""
-    base = stage_of(card, store, "base_readings") if "base_readings" in card.parents else None
-    own = metric_values.measure(scores.scored_samples(stage_of(card, store, "readings"), base), wanted)
+    base = stage_of(card, store, "base_scores") if "base_scores" in card.parents else None
+    own = metric_values.measure(scores.read_scored_samples(stage_of(card, store, "scores"), base), wanted)
     return scored(card, own, _base_values(base) if base else None, points(card, store, own))
 
 
 @lru_cache(maxsize=8)
 def _base_values(base: Path) -> metric_values.MetricValues:
     """Every figure of the SFT row, for the flags of all cards that stand beside it."""
-    return metric_values.measure(scores.scored_samples(base))
+    return metric_values.measure(scores.read_scored_samples(base))
 
 
 def stage_of(card: Card, store: Store, name: str) -> Path:
@@ -62,15 +62,15 @@ def stage_of(card: Card, store: Store, name: str) -> Path:
 def points(card: Card, store: Store, own: metric_values.MetricValues) -> list[Point]:
     """The card's curve with the figures of the same families made anew; untouched where it shows none of them."""
     measured = {figure for family in own.families.values() for figure in family}
-    if not card.curve or not measured & set(curve.KEPT):
+    if not card.curve or not measured & set(curve.CARD_METRICS):
         return card.curve
     record = json.loads((stage_of(card, store, "train") / "record.json").read_text())
-    folders = [stage_of(card, store, f"readings@{place['steps']}") for place in record["snapshots"]]
+    folders = [stage_of(card, store, f"scores@{place['steps']}") for place in record["snapshots"]]
     prompts = list(next(iter(card.curve[0].values.values())))
     draws = int(card.config["task"]["evaluation"]["curve_draws"])
-    base = stage_of(card, store, "base_readings")
-    folders.append(stage_of(card, store, "readings"))
-    fresh = curve.measure(curve.places(record), folders, base, prompts, draws, list(own.families))
+    base = stage_of(card, store, "base_scores")
+    folders.append(stage_of(card, store, "scores"))
+    fresh = curve.measure_curve(curve.read_places(record), folders, base, prompts, draws, list(own.families))
     stale = {figure for family in own.families for figure in card.families.get(family, [])}
     return [
         replace(

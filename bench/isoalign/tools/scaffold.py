@@ -6,9 +6,9 @@ import keyword
 import tomllib
 from pathlib import Path
 
+from isoalign.core import plugins
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
-from isoalign.training import registry
 
 SOURCE = '''"""{title}: say here in a line what it is."""
 
@@ -70,7 +70,7 @@ def test_the_loss_of_a_pair_is_the_chance_that_its_order_is_wrong() -> None:
 
 @pytest.mark.slow
 def test_it_conforms() -> None:
-    assert [finding.line() for finding in examine("{name}", {title}()) if finding.holds is False] == []
+    assert [finding.line() for finding in examine("{name}", {title}()) if finding.passed is False] == []
 '''
 PROJECT = """[build-system]
 requires = ["setuptools>=77"]
@@ -106,7 +106,7 @@ def write(name: str, package: Path | None) -> list[Path]:
         raise UserError(f"{name!r} can't be the name of an algorithm: it is a word of Python's own")
     if not name.isidentifier() or name != name.lower():
         raise UserError(f"{name!r} can't be the name of an algorithm: small letters, digits and underscores, as in my_method")
-    if name in registry.names():
+    if name in plugins.algorithms():
         raise UserError(f"there is an algorithm {name} already; choose another name")
     if package and (package / "pyproject.toml").exists():
         files = _into_package(name, package)
@@ -124,7 +124,7 @@ def _in_checkout(name: str) -> dict[Path, str]:
         raise UserError(
             "this is no checkout of isoalign; for a package of your own: isoalign new algorithm NAME --package FOLDER"
         )
-    return _common(name, Path("baselines"), Path("conf"), Path("tests"), "baselines")
+    return _common(name, Path("baselines"), Path("conf"), Path("tests"), "isoalign.baselines")
 
 
 def _in_package(name: str, folder: Path) -> dict[Path, str]:
@@ -148,7 +148,7 @@ def _into_package(name: str, folder: Path) -> dict[Path, str]:
     home = folder / package
     if table not in text or not package or not home.is_dir():
         lack = f"{table.strip()} with an algorithm of a package beside it"
-        raise UserError(f"{project} has no {lack}; see CONTRIBUTING.md, A package of your own")
+        raise UserError(f"{project} has no {lack}; see docs/extending.md, A package of your own")
     if name in points["isoalign.algorithms"]:
         raise UserError(f"{project} brings an algorithm {name} already; choose another name")
     conf = folder.joinpath(*next(iter(points.get("isoalign.conf", {}).values()), "").split("."))

@@ -20,8 +20,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from isoalign.config.search_path import folders, options
 from isoalign.core.errors import UserError, unknown
 from isoalign.core.files import save
+from isoalign.core.lazy import scipy
 from isoalign.core.records import Estimate
 from isoalign.evaluation import card as cards
 
@@ -86,11 +91,6 @@ def _error(trial: Trial) -> float:
 
 def space(algorithm: str) -> dict[str, list[str]]:
     """Key to the values it may take, as they are typed. Raises UserError where none is declared, or not as choices."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import OmegaConf
-
-    from isoalign.config.search_path import folders, options
-
     file = next((f for folder in folders() if (f := folder / "sweep" / f"{algorithm}.yaml").exists()), None)
     if file is None:
         raise UserError(
@@ -115,11 +115,9 @@ def _leaves(node: Any, prefix: str = "") -> dict[str, str]:
 
 def points(space: Mapping[str, Sequence[str]], count: int, seed: int = SEED) -> list[Settings]:
     """The first ``count`` distinct points of a scrambled Halton sequence over the choices; all of a smaller space."""
-    from scipy.stats import qmc
-
     whole = math.prod(map(len, space.values()))
     found: dict[tuple[str, ...], None] = {}
-    sequence = qmc.Halton(len(space), seed=seed)
+    sequence = scipy.stats.qmc.Halton(len(space), seed=seed)
     while len(found) < min(count, whole):
         (place,) = sequence.random(1)
         found[tuple(values[int(share * len(values))] for share, values in zip(place, space.values(), strict=True))] = None

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from isoalign import stats
 from isoalign.config.feedback import PanelConfig
 from isoalign.config.fill import build
 from isoalign.config.task import TaskConfig
@@ -14,6 +15,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.records import Card
 from isoalign.core.store import MANIFEST, RECIPE, Store, content, digest, fingerprint, plain
 from isoalign.evaluation import card as cards
+from isoalign.evaluation import metrics
 from isoalign.evaluation.card import FAMILY
 from isoalign.tools.rescore import again, stage_of
 
@@ -22,8 +24,8 @@ TOLERANCE = 1e-9  # of a figure computed again; another processor may round its 
 
 CLAIMS = (
     ("sft", "config", "config.task.sft"), ("sft", "words", "config.task.prompts.words"), ("sft", "seed", "config.task.seed"),
-    ("candidates", "draws", "config.task.feedback.draws"), ("candidates", "prompts.count", "config.task.prompts.train"),
-    ("candidates", "prompts.clean", "config.task.prompts.clean"),
+    ("completions", "draws", "config.task.feedback.draws"), ("completions", "prompts.count", "config.task.prompts.train"),
+    ("completions", "prompts.clean", "config.task.prompts.clean"),
     ("pairs", "config", "config.task.feedback"), ("pairs", "config.noise", "notes.noise"),
     ("pairs", "panel", "config.task.panel"),
     ("held_out", "config", "config.task.feedback"), ("reward_", "config", "config.task.reward"),
@@ -32,9 +34,9 @@ CLAIMS = (
     ("samples", "split", "config.task.evaluation.split"), ("samples", "split", "notes.split"),
     ("samples", "seed", "config.task.evaluation.seed"), ("samples", "draws", "config.task.evaluation.draws"),
     ("samples", "draws", "notes.draws"), ("samples", "prompts.count", "notes.prompts"),
-    ("readings", "scorers.0", "config.task.evaluation.scorer"), ("readings", "scorers.0", "notes.scorer"),
-    ("readings", "scorers.1", "config.task.evaluation.second_scorer"), ("readings", "scorers.1", "notes.second_scorer"),
-    ("readings", "shaping", "config.task.shaping"), ("train", "rounds", "config.task.rounds"),
+    ("scores", "scorers.0", "config.task.evaluation.scorer"), ("scores", "scorers.0", "notes.scorer"),
+    ("scores", "scorers.1", "config.task.evaluation.second_scorer"), ("scores", "scorers.1", "notes.second_scorer"),
+    ("scores", "shaping", "config.task.shaping"), ("train", "rounds", "config.task.rounds"),
 )  # fmt: skip
 """Stages behind a card (how their names begin), an entry of their recipes, and where the card says the same."""
 ABSENT: dict[str, Any] = {"shaping": {}, "rounds": {}, "panel": asdict(PanelConfig()) | {"temperature": [0.0]}}
@@ -57,7 +59,7 @@ class Report:
 
 
 def verify(path: Path, store: Store) -> Report:
-    """Check a card and the chain behind it: configuration -> data -> checkpoint -> samples -> readings -> metrics -> card.
+    """Check a card and the chain behind it: configuration -> data -> checkpoint -> samples -> scores -> metrics -> card.
 
     Raises UserError for a file that is no card.
     """
@@ -69,8 +71,8 @@ def verify(path: Path, store: Store) -> Report:
     else:
         report.unchecked.append("the card has no seals: an older version wrote it")
     if card.seals:
-        wrong = [] if cards.key_of(card) == card.key else [f"key: {card.key} is not that of the card's readings and settings"]
-        report.add(wrong, "its key is that of its readings, settings, seed and budget")
+        wrong = [] if cards.key_of(card) == card.key else [f"key: {card.key} is not that of the card's scores and settings"]
+        report.add(wrong, "its key is that of its scores, settings, seed and budget")
     report.add(_unexplained(card), "every figure has a family of metrics, and that a version")
     if _check_chain(card, store, report):
         _check_claims(card, store, report)
@@ -218,7 +220,7 @@ def _changed(folder: Path, name: str, known: dict[str, Any]) -> list[str]:
 
 
 def _check_record(card: Card, store: Store, report: Report) -> None:
-    """Bill and training against what training left on record, the raters' agreement against its own."""
+    """Bill and training against what training left on record, the annotators' agreement against its own."""
     wrong: list[str] = []
     try:
         if "agreement" in card.parents:
@@ -239,10 +241,7 @@ def _check_record(card: Card, store: Store, report: Report) -> None:
 
 
 def _check_figures(card: Card, store: Store, report: Report) -> None:
-    """Every figure computed again from the readings by the families that are still of the card's version."""
-    from isoalign import stats
-    from isoalign.evaluation import metrics
-
+    """Every figure computed again from the scores by the families that are still of the card's version."""
     now = {FAMILY + name: str(version) for name, version in metrics.versions().items()}
     told = {name: version for name, version in card.versions.items() if name.startswith(FAMILY)}
     if (drawn := card.versions.get("statistics", "1")) != str(stats.VERSION):
@@ -266,7 +265,7 @@ def _check_figures(card: Card, store: Store, report: Report) -> None:
         if name == "data" and not mine:
             continue  # of a card that was written before there was such a field
         wrong += _differences(mine, theirs, name)
-    report.add(wrong, f"{len(found.metrics)} figures, computed again from the readings, are the card's")
+    report.add(wrong, f"{len(found.metrics)} figures, computed again from the scores, are the card's")
 
 
 def _differences(told: Any, found: Any, where: str, source: str = "computed again") -> list[str]:

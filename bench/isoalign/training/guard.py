@@ -1,7 +1,7 @@
-"""Keeps an algorithm to the lab. While its own code runs, models that the meter does not know are noticed, evaluation data is
-shut, and silence has an end. Inside the lab's services the harness is at work, and nothing is watched.
+"""Keeps an algorithm to the lab. While the algorithm's own code runs, the guard records models that the meter does not count,
+forbids evaluation data and ends idle code. Within the lab's services harness code runs, which is not watched.
 
-This is against mistakes and temptation, not against malice: code in the same process can get round any of it.
+This prevents mistakes and shortcuts, not attacks: code in the same process can circumvent all of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -29,186 +29,178 @@ from isoalign.core.places import is_harness
 from isoalign.core.records import Budget
 from isoalign.training.meter import Meter
 
-Service = TypeVar("Service", bound=Callable[..., Any])
-
-PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn")  # events of Python's own audit
-PAYS = "pays_by_itself"  # the attribute of a module whose passes the lab has put on the bill
-PATIENCE = 120.0  # seconds for an import
-AGAIN = 1e-4  # seconds between interruptions of an algorithm that won't be interrupted
+PROGRAM_EVENTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn")  # of Python's audit hooks
+METERED = "metered_by_lab"  # attribute of a module whose passes the lab charges
+IMPORT_SECONDS = 120.0  # idle timeout of an import
+INTERRUPT_SECONDS = 1e-4  # between interruptions of an algorithm that ignores them
 
 
-class Misdeed(UserError):
-    """An algorithm's code did what none may do. The text says "its code" or "it"."""
+class Violation(UserError):
+    """An algorithm's code broke a rule. The text calls it "its code" or "it"."""
 
 
-class Trespass(Misdeed):
-    """An algorithm reached for what it must not see."""
+class ForbiddenAccess(Violation):
+    """An algorithm tried to read what it must not see."""
 
 
-class Endless(Misdeed):
-    """It asked for nothing for too long."""
+class IdleTimeout(Violation):
+    """An algorithm made no paid call for too long."""
 
 
-class Stuck(BaseException):
-    """Raised in the midst of an algorithm that asks for nothing, until it has left all ``except`` clauses of its own."""
+class Interruption(BaseException):
+    """Raised within an idle algorithm, repeatedly, until it has left all of its ``except`` clauses."""
 
 
 class Guard:
-    """Watches one algorithm. ``models``: by class, the parameters of those it ran that are not the lab's.
+    """Watches one algorithm. ``models``: the models that it ran and that are not the lab's, parameter counts by class name.
 
-    ``shut``: folders that it must not read; ``weights`` that only the harness may change. ``idle``: seconds that may pass on
-    the meter's clock without its paying for anything; 0 is no limit, and only a main thread has one.
+    ``lab_modules``: the modules that the lab made for it. ``forbidden``: folders that it must not read. ``weights``: tensors
+    that only the harness may change. ``idle``: seconds on the meter's clock that may pass without a payment; 0 means no limit.
+    The limit holds in the main thread only.
     """
 
     def __init__(
-        self, meter: Meter, own: Callable[[], Iterable[nn.Module]], shut: Iterable[Path] = (), idle: float = 0.0,
+        self,
+        meter: Meter,
+        lab_modules: Callable[[], Iterable[nn.Module]],
+        forbidden: Iterable[Path] = (),
+        idle: float = 0.0,
         weights: Iterable[Tensor] = (),
-    ):  # fmt: skip
+    ) -> None:
         self.models: dict[str, int] = {}
-        self._meter, self._own, self._idle, self._weights = meter, own, idle, tuple(weights)
-        self._shut = tuple(os.path.realpath(folder) + os.sep for folder in shut)
-        self._marks: list[int] = []
-        self._trespass = ""
+        self._meter, self._lab_modules, self._idle, self._weights = meter, lab_modules, idle, tuple(weights)
+        self._forbidden = tuple(os.path.realpath(folder) + os.sep for folder in forbidden)
+        self._versions: list[int] = []
+        self._violation = ""
         self._hook: Any = None
-        self._since = 0.0
-        self._paid: tuple[int, ...] = ()
-        _install()
+        self._since, self._paid = 0.0, tuple[int, ...]()
+        _install_audit_hook()
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Inside, the algorithm's own code runs. Raises Misdeed for what no such code may do."""
-        before = _exchange(self)
+    def sandboxed(self) -> Iterator[None]:
+        """Context in which the algorithm's own code runs. Raises Violation if it breaks a rule."""
+        before = _activate(self)
         try:
-            self._open()
+            self._start()
             yield
         except SystemExit as error:
-            raise Misdeed("its code called exit") from error
-        except Stuck as error:
-            raise Endless(f"its code asked the lab for nothing that costs for {self._idle:g} seconds") from error
+            raise Violation("its code called exit") from error
+        except Interruption as error:
+            raise IdleTimeout(f"its code made no paid call to the lab for {self._idle:g} seconds") from error
         except (Exception, KeyboardInterrupt):
             raise
-        except BaseException as error:  # GeneratorExit, asyncio's CancelledError: what would end the sweep
-            raise Misdeed(unforeseen(error)) from error
+        except BaseException as error:  # GeneratorExit, asyncio.CancelledError: they would end the sweep
+            raise Violation(unforeseen(error)) from error
         finally:
-            self._close()
-            _exchange(before)
-        self.settle()
-
-    def settle(self) -> None:
-        """Raise Trespass if it trespassed, even if it hid that from itself, or the end of its budget came in between."""
-        if self._trespass:
-            raise Trespass(self._trespass)
+            self._stop()
+            _activate(before)
+        self.raise_if_violated()
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Inside, the harness is at work on the algorithm's behalf."""
-        before = _exchange(None)
+    def harness_code(self) -> Iterator[None]:
+        """Context in which the harness works on the algorithm's behalf, unwatched."""
+        before = _activate(None)
         if before is self:
-            self._close()
+            self._stop()
         try:
             yield
         finally:
-            _exchange(before)
+            _activate(before)
             if before is self:
-                self._open()
+                self._start()
 
-    def _open(self) -> None:
-        self._marks = [weight._version for weight in self._weights]
-        self._hook = register_module_forward_pre_hook(self._seen)
+    def raise_if_violated(self) -> None:
+        """Raise ForbiddenAccess if one occurred, even if the algorithm caught it or its budget ended in between."""
+        if self._violation:
+            raise ForbiddenAccess(self._violation)
+
+    def deny(self, what: str) -> None:
+        """Refuse access and record the attempt."""
+        self._violation = f"it tried to read {what}: algorithms may use only what the lab provides"
+        raise ForbiddenAccess(self._violation)
+
+    def forbids(self, path: str) -> bool:
+        """Whether a file lies in a forbidden folder."""
+        return os.path.realpath(path).startswith(self._forbidden)
+
+    def _start(self) -> None:
+        self._versions = [weight._version for weight in self._weights]
+        self._hook = register_module_forward_pre_hook(self._record_pass)
         if (paid := self._meter.paid) != self._paid:
             self._since, self._paid = self._meter.seconds, paid
         if self._timed():
             left = self._since + self._idle - self._meter.seconds
-            signal.signal(signal.SIGALRM, _stuck)
-            soon = AGAIN * (time.monotonic_ns() % 1000 + 1) / 1000  # at another place each time, or a short loop is never hit
-            signal.setitimer(signal.ITIMER_REAL, max(left, soon), AGAIN)
+            signal.signal(signal.SIGALRM, _interrupt)
+            # at a random point within the interval, or a short loop is never hit
+            delay = INTERRUPT_SECONDS * (time.monotonic_ns() % 1000 + 1) / 1000
+            signal.setitimer(signal.ITIMER_REAL, max(left, delay), INTERRUPT_SECONDS)
 
-    def _close(self) -> None:
+    def _stop(self) -> None:
         self._hook.remove()
-        if self._marks != [weight._version for weight in self._weights]:
-            self._trespass = "it changed weights of the policy or the reference: only the harness's optimizer steps"
+        if self._versions != [weight._version for weight in self._weights]:
+            self._violation = "it changed weights of the policy or the reference: only the harness's optimizer may do so"
         if self._timed():
             signal.setitimer(signal.ITIMER_REAL, 0.0)
 
     def _timed(self) -> bool:
         return self._idle > 0 and threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGALRM")
 
-    def _seen(self, module: nn.Module, _: Any) -> None:
-        """A forward pass outside of the lab's services: free for the lab's own modules, and copies of them, who pay by
-        themselves."""
-        if not hasattr(module, PAYS) and not any(module is part for own in self._own() for part in own.modules()):
-            count = sum(parameter.numel() for parameter in module.parameters() if not is_lazy(parameter))
-            if count:
-                name = type(module).__name__
-                self.models[name] = max(count, self.models.get(name, 0))
-
-    def trespass(self, what: str) -> None:
-        """Refuse, and remember it."""
-        self._trespass = f"it tried to read {what}: what algorithms may see comes from the lab"
-        raise Trespass(self._trespass)
-
-    def shuts(self, path: str) -> bool:
-        """Whether a file lies where nothing may be read."""
-        return os.path.realpath(path).startswith(self._shut)
+    def _record_pass(self, module: nn.Module, _: Any) -> None:
+        """Record a forward pass outside of the lab's services, unless it is of a lab module or a copy of one: hooks charge
+        those."""
+        if hasattr(module, METERED) or any(module is part for own in self._lab_modules() for part in own.modules()):
+            return
+        if count := sum(parameter.numel() for parameter in module.parameters() if not is_lazy(parameter)):
+            name = type(module).__name__
+            self.models[name] = max(count, self.models.get(name, 0))
 
 
 @contextmanager
-def outside(shut: Iterable[Path], idle: float = PATIENCE) -> Iterator[None]:
-    """Inside, an algorithm's code runs where there is no lab: its file is imported, or its settings are checked.
+def without_lab(forbidden: Iterable[Path], idle: float = IMPORT_SECONDS) -> Iterator[None]:
+    """Context in which an algorithm's code runs before there is a lab: its file is imported, or its settings are checked.
 
-    Raises Misdeed where it does what it may not do in a lab either."""
-    guard = Guard(Meter(Budget(1.0)), tuple, shut, idle)
-    with guard.watching():
+    Raises Violation if it breaks a rule.
+    """
+    guard = Guard(Meter(Budget(1.0)), tuple, forbidden, idle)
+    with guard.sandboxed():
         yield
     if guard.models:
-        raise Misdeed(f"it runs {', '.join(guard.models)} where there is no lab to pay for it")
+        raise Violation(f"it runs {', '.join(guard.models)} outside a training run, where no meter counts it")
 
 
-_watch: dict[str, Guard | None] = {"now": None}
+_active: dict[str, Guard | None] = {"guard": None}
 
 
-def _exchange(guard: Guard | None) -> Guard | None:
-    before, _watch["now"] = _watch["now"], guard
-    access.restrict(guard.trespass if guard else None)
+def _activate(guard: Guard | None) -> Guard | None:
+    """Make a guard the active one, and return the one before it."""
+    before, _active["guard"] = _active["guard"], guard
+    access.restrict(guard.deny if guard else None)
     return before
 
 
-def _stuck(_: int, frame: FrameType | None) -> None:
-    """Interrupt the algorithm, but not the harness on the way into its code and out of it. Who swallows one interruption is
-    sent the next, which sooner or later comes where no clause of its own catches it."""
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """Interrupt the algorithm, but not the harness while it enters or leaves the algorithm's code. Code that catches one
+    interruption gets another, until one falls where nothing catches it."""
     called = ""
     while frame is not None and not is_harness(frame.f_code.co_filename):
         called, frame = frame.f_code.co_filename, frame.f_back
     leaving = frame is not None and frame.f_code.co_filename == __file__
     if called and called != contextlib.__file__ and not leaving:
-        raise Stuck
+        raise Interruption
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    guard = _watch["now"]
+    guard = _active["guard"]
     if guard is None:
         return
     if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
-        if guard.shuts(path := os.fsdecode(arguments[0])):
-            guard.trespass(path)
-    elif event in PROGRAMS:
-        guard.trespass(f"what another program says ({event}: {arguments[0]!s:.60})")
+        if guard.forbids(path := os.fsdecode(arguments[0])):
+            guard.deny(path)
+    elif event in PROGRAM_EVENTS:
+        guard.deny(f"the output of another program ({event}: {arguments[0]!s:.60})")
 
 
 @functools.cache
-def _install() -> None:
-    """Look at every file that this process opens, once and for all: Python lets no audit hook go."""
+def _install_audit_hook() -> None:
+    """Watch every file that this process opens. Installed once, as Python cannot remove an audit hook."""
     sys.addaudithook(_audit)
-
-
-def service(method: Service) -> Service:
-    """A method of the lab, in which the harness works and not the algorithm."""
-
-    @functools.wraps(method)
-    def inside(lab: Any, *arguments: Any, **named: Any) -> Any:
-        if lab._guard is None:
-            return method(lab, *arguments, **named)
-        with lab._guard.aside():
-            return method(lab, *arguments, **named)
-
-    return inside  # type: ignore[return-value]

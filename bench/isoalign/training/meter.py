@@ -1,4 +1,4 @@
-"""The meter: every method pays here, before the work, out of one budget."""
+"""The meter: it charges every method for its work, before the work begins, against one budget."""
 
 import time
 from collections import Counter
@@ -10,7 +10,7 @@ from isoalign.core.records import Budget
 
 
 class BudgetSpent(Exception):
-    """The purse can't cover what was about to begin. Only this ends a run."""
+    """The budget does not cover the work that was about to begin. Nothing else ends a run."""
 
 
 class Meter:
@@ -27,7 +27,7 @@ class Meter:
         self._seconds = 0.0
         self._since = time.monotonic()
         self._quote: Counter[tuple[str, str]] | None = None
-        self.refused: set[str] = set()  # what it did not cover: only this ends a run
+        self.refused: set[str] = set()  # reasons of every BudgetSpent
 
     @property
     def flops(self) -> int:
@@ -41,26 +41,26 @@ class Meter:
 
     @property
     def label_count(self) -> int:
-        """Distinct verdicts read, of every kind."""
+        """Distinct verdicts read, of all sources."""
         return sum(map(len, self.labels.values()))
 
     @property
     def paid(self) -> tuple[int, ...]:
-        """What changes with every payment of any kind, a server's judgement included."""
+        """Totals, at least one of which changes with every payment, a server's verdicts included."""
         return self.flops, self.label_count, self.tokens, self.steps, round(self.asked.total())
 
     @property
     def fraction(self) -> float:
-        """Share of the budget that is spent, of the limit nearest to its end."""
+        """Spent fraction of the budget, by the limit that is closest to exhausted."""
         spent: dict[str, float] = {"flops": self.flops, "labels": self.label_count, "tokens": self.tokens}
         spent |= {"steps": self.steps, "seconds": self.seconds}
         limits = {name: getattr(self.budget, name) for name in spent}
         return max((spent[name] / limit for name, limit in limits.items() if limit), default=0.0)
 
     def charge(self, role: str, kind: str, flops: int, tokens: int = 0) -> None:
-        """Pay for work that is about to begin. The clock is not looked at: this may be the middle of a step.
+        """Charge work that is about to begin. Does not check the time, as a step may be under way.
 
-        Raises BudgetSpent, with nothing paid, where the budget does not cover it.
+        Raises BudgetSpent, and charges nothing, if the budget does not cover it.
         """
         if self._quote is not None:
             self._quote[role, kind] += flops
@@ -70,7 +70,7 @@ class Meter:
         self.tokens += tokens
 
     def require(self, flops: int = 0, tokens: int = 0, labels: int = 0, steps: int = 0) -> None:
-        """Raise BudgetSpent unless the budget covers this much more and there is time left."""
+        """Raise BudgetSpent unless the budget covers these amounts and time is left."""
         self._cover(flops=flops, tokens=tokens, labels=labels, steps=steps)
         if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
             self._refuse(f"seconds: {self.budget.seconds} are over")
@@ -87,7 +87,7 @@ class Meter:
         raise BudgetSpent(reason)
 
     def label(self, source: str, verdicts: Iterable[int]) -> int:
-        """Pay for reading verdicts of one source; each is paid once. Returns how many were new."""
+        """Charge reading verdicts of one source, each of them once. Returns how many were new."""
         known = self.labels.setdefault(source, set())
         new = set(verdicts) - known
         self.require(labels=len(new))
@@ -95,13 +95,13 @@ class Meter:
         return len(new)
 
     def ask(self, asked: dict[str, float]) -> None:
-        """Note ``passes`` and ``tokens`` of an AI judge. They bound nothing: its FLOPs are charged where they are known, and
-        a server's tokens have a limit of their own."""
+        """Count ``passes`` and ``tokens`` of an AI judge. The budget does not limit them: FLOPs are charged where they are
+        known, and a server's tokens have a separate limit."""
         self.asked.update(asked)  # type: ignore[arg-type]
 
     @contextmanager
     def quote(self) -> Iterator[Counter[tuple[str, str]]]:
-        """Inside, charges are only added up: the price of something that has not begun."""
+        """Context in which charges are only summed, for the cost of work that has not begun."""
         self._quote = Counter()
         try:
             yield self._quote
@@ -110,7 +110,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Inside, the clock stands still: making a shared stage must not cost what finding it made does not."""
+        """Context in which the clock stops: time must not depend on whether a shared stage already exists."""
         started = time.monotonic()
         try:
             yield
@@ -118,16 +118,16 @@ class Meter:
             self._since += time.monotonic() - started
 
     def add_seconds(self, seconds: float) -> None:
-        """Put the time of work that was done elsewhere on the clock."""
+        """Add the time of work that was done elsewhere."""
         self._seconds += seconds
 
     @property
     def quoting(self) -> bool:
-        """Whether charges are being quoted, not paid."""
+        """Whether charges are only summed, as within ``quote()``."""
         return self._quote is not None
 
     def spent(self) -> dict[str, Any]:
-        """The itemised bill, as it stands on the card."""
+        """The itemised bill, in the form of the card."""
         rows = sorted(self.items.items())
         return {
             "flops": self.flops,
@@ -139,7 +139,7 @@ class Meter:
         } | ({"judge": {name: round(count) for name, count in sorted(self.asked.items())}} if self.asked else {})
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs to go on counting."""
+        """All counts, for a checkpoint."""
         return {
             "items": [[*key, flops] for key, flops in self.items.items()],
             "labels": {source: sorted(seen) for source, seen in self.labels.items()},
@@ -150,7 +150,7 @@ class Meter:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up the counts of ``state()``."""
+        """Restore the counts of ``state()``."""
         self.items = Counter({(role, kind): flops for role, kind, flops in state["items"]})
         self.labels = {source: set(seen) for source, seen in state["labels"].items()}
         self.tokens, self.steps, self.asked = state["tokens"], state["steps"], Counter(state["asked"])

@@ -5,7 +5,6 @@ import importlib
 import importlib.util
 import inspect
 import math
-import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, dataclass_transform
@@ -13,7 +12,6 @@ from typing import Any, dataclass_transform
 from isoalign.core import plugins
 from isoalign.core import source as code
 from isoalign.core.errors import UserError, unforeseen, unknown
-from isoalign.core.places import BASELINES
 from isoalign.data import assets
 from isoalign.training import guard
 
@@ -22,38 +20,39 @@ _registered: dict[str, type] = {}
 
 @dataclass_transform(frozen_default=True)
 def register(cls: type) -> type:
-    """Make a class a frozen dataclass of hyperparameters and enter it as the algorithm of its file."""
+    """Class decorator: make the class a frozen dataclass of hyperparameters and register it as its file's algorithm."""
     typed = inspect.get_annotations(cls)
     for name, value in vars(cls).items():
         if isinstance(value, bool | int | float | str) and name not in typed and not name.startswith("_"):
             typed_as = f"{name}: {type(value).__name__} = {value!r}"
-            raise UserError(f"{cls.__module__}: {name} = {value!r} has no type, so it is no setting; write {typed_as}")
+            raise UserError(
+                f"{cls.__module__}: {name} = {value!r} has no type annotation, so it is not a setting; write {typed_as}"
+            )
     cls = dataclasses.dataclass(frozen=True)(cls)
     _registered[cls.__module__] = cls
     return cls
 
 
-def names() -> list[str]:
-    """Every algorithm there is, without importing any."""
-    return sorted(_own() | plugins.entry_points("algorithms").keys())
-
-
-def _own() -> set[str]:
-    return {module.name for module in pkgutil.iter_modules([str(BASELINES)])}
+def algorithm_names() -> list[str]:
+    """The names of all algorithms, without importing any."""
+    return plugins.algorithms()
 
 
 def algorithm(name: str) -> type:
     """The class registered under a name.
 
-    Raises UserError listing the known ones, where a plug-in takes the name of a baseline, and for one that is not whole.
+    Raises UserError for an unknown name, for a plug-in with the name of a baseline, and for an incomplete algorithm.
     """
-    if name not in names():
-        raise UserError(unknown("algorithm", name, names()))
-    brought = plugins.entry_points("algorithms")
-    if name in brought and name in _own():
-        raise UserError(f"{brought[name].module} brings an algorithm {name!r}, and there is one; rename its entry point")
-    if name in brought:
-        with watched(name):
+    if name not in algorithm_names():
+        raise UserError(unknown("algorithm", name, algorithm_names()))
+    entry_points = plugins.entry_points("algorithms")
+    if name in entry_points and name in plugins.baselines():
+        raise UserError(
+            f"{entry_points[name].module} provides an algorithm {name!r}, which is the name of a baseline; "
+            "rename its entry point"
+        )
+    if name in entry_points:
+        with sandboxed(name):
             module = plugins.load("algorithms", name)
     else:
         module = importlib.import_module(f"isoalign.baselines.{name}")
@@ -65,19 +64,20 @@ def algorithm(name: str) -> type:
     return cls
 
 
-def default(name: str) -> Any:
-    """An algorithm with its own settings. Raises UserError where it can't be had."""
+def default_algorithm(name: str) -> Any:
+    """An algorithm with its default settings. Raises UserError if it cannot be created."""
     cls = algorithm(name)
-    with watched(name):
-        return sound(cls())
+    with sandboxed(name):
+        return with_checked_settings(cls())
 
 
-def sound(algorithm: Any) -> Any:
-    """An algorithm whose settings a yaml can hold, its numbers finite. Raises UserError naming the one that is not so."""
+def with_checked_settings(algorithm: Any) -> Any:
+    """The algorithm itself. Raises UserError for a setting that yaml cannot hold, or that is not finite or negative where it
+    must not be."""
     for name, value in hyperparameters(algorithm).items():
         if not isinstance(value, bool | int | float | str | tuple | list | None):
             raise UserError(
-                f"algorithm.{name} is a {type(value).__name__}: a setting is a number, a text, true, false or a list"
+                f"algorithm.{name} is a {type(value).__name__}; a setting must be a number, a string, true, false or a list"
             )
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"algorithm.{name} must be a finite number, not {value}")
@@ -87,12 +87,12 @@ def sound(algorithm: Any) -> Any:
 
 
 @contextmanager
-def watched(name: str) -> Iterator[None]:
-    """Inside, an algorithm's code runs before there is a lab. Raises UserError, whatever it raises or tries."""
+def sandboxed(name: str) -> Iterator[None]:
+    """Context in which an algorithm's code runs before there is a lab. Turns all it raises into a UserError."""
     try:
-        with guard.outside([assets.cache_dir()]):
+        with guard.without_lab([assets.cache_dir()]):
             yield
-    except guard.Misdeed as error:
+    except guard.Violation as error:
         raise UserError(f"algorithm {name}: {error}") from error
     except UserError:
         raise
@@ -100,21 +100,21 @@ def watched(name: str) -> Iterator[None]:
         raise UserError(f"algorithm {name}: {unforeseen(error)}") from error
 
 
-def _modules(cls: type) -> list[str]:
-    """The modules that an algorithm and its parents are defined in."""
+def _source_modules(cls: type) -> list[str]:
+    """The modules that define an algorithm and its base classes."""
     return [base.__module__ for base in cls.__mro__ if base is not object]
 
 
-def source(cls: type) -> str:
-    """A digest of what the code of an algorithm means."""
-    return code.digest(_modules(cls))
+def source_digest(cls: type) -> str:
+    """A digest of the syntax tree of an algorithm's code, without comments and docstrings."""
+    return code.digest(_source_modules(cls))
 
 
-def names_in(cls: type, attribute: str) -> bool:
-    """Whether the code of an algorithm names an attribute anywhere."""
-    return code.names_attribute(_modules(cls), attribute)
+def uses_attribute(cls: type, attribute: str) -> bool:
+    """Whether an attribute of this name occurs anywhere in an algorithm's code."""
+    return code.names_attribute(_source_modules(cls), attribute)
 
 
 def hyperparameters(algorithm: Any) -> dict[str, Any]:
-    """An algorithm's settings as a plain mapping."""
+    """An algorithm's settings as a dict."""
     return dataclasses.asdict(algorithm)

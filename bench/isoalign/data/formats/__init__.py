@@ -20,10 +20,21 @@ from types import ModuleType
 from isoalign.core.errors import UserError, unknown
 from isoalign.data.formats.files import rows
 from isoalign.data.formats.rows import RATERS, SOURCES, Fault, Row, shown
-from isoalign.data.formats.types import Comparison, Data, Demonstration, Record, Remark, Score, Thumb, Turn, Turns
+from isoalign.data.formats.types import Comparison, Data, Demonstration, Record, Remark, Score, Turn, Turns, UnpairedLabel
 
 __all__ = [
-    "Comparison", "Data", "Demonstration", "Found", "Reading", "Remark", "Score", "Thumb", "Turn", "Turns", "formats", "read",
+    "Comparison",
+    "Data",
+    "Demonstration",
+    "Found",
+    "Reading",
+    "Remark",
+    "Score",
+    "Turn",
+    "Turns",
+    "UnpairedLabel",
+    "formats",
+    "read",
     "reading",
 ]  # fmt: skip
 
@@ -81,7 +92,7 @@ def read(source: str | Path, format: str | None = None) -> Data:
     """The feedback in a file, a folder or ``hf:NAME[:CONFIG][:SPLIT]``, all in memory.
 
     ``format``: one of `formats`, or None to know it by its columns. Raises UserError that names file and row where a row is
-    malformed, and where nothing could be learnt: nothing is left once ties are out, or all thumbs are alike.
+    malformed, and where nothing could be learnt: nothing is left once ties are out, or all labels are alike.
     """
     opened = reading(source, format)
     records: list[Record] = []
@@ -93,24 +104,24 @@ def read(source: str | Path, format: str | None = None) -> Data:
         opened.format,
         count,
         tuple(record for record in records if isinstance(record, Comparison)),
-        tuple(record for record in records if isinstance(record, Thumb)),
+        tuple(record for record in records if isinstance(record, UnpairedLabel)),
         tuple(record for record in records if isinstance(record, Demonstration)),
         Counter(record.what for record in records if isinstance(record, Remark)),
     )
-    up = sum(thumb.desirable for thumb in data.thumbs)
+    up = sum(label.desirable for label in data.unpaired)
     answers = len(data.comparisons) + len(data.demonstrations)
-    if trouble := useless(answers, up, len(data.thumbs) - up, data.remarks):
+    if trouble := useless(answers, up, len(data.unpaired) - up, data.remarks):
         raise UserError(f"{opened.name}: {trouble}")
     return data
 
 
 def useless(answers: int, up: int, down: int, remarks: Mapping[str, int]) -> str:
-    """Why nothing can be learnt from so many pairs or demonstrations, and thumbs up and down; empty where something can."""
+    """Why nothing can be learnt from so many pairs or demonstrations, and labels up and down; empty where something can."""
     if not answers + up + down:
         left_out = ", ".join(f"{what}: {count:,}" for what, count in remarks.items())
         return f"nothing is left to learn from ({left_out or 'no rater scored two answers to one prompt'})"
     if not answers and not (up and down):
-        return f"all {up + down:,} thumbs are {'up' if up else 'down'}; training needs both"
+        return f"all {up + down:,} labels are {'up' if up else 'down'}; training needs both"
     return ""
 
 

@@ -9,7 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from isoalign.core.display import count, share
-from isoalign.data.formats import Comparison, Demonstration, Found, Reading, Remark, Score, Thumb, Turns, reading, useless
+from isoalign.data.formats import (
+    Comparison,
+    Demonstration,
+    Found,
+    Reading,
+    Remark,
+    Score,
+    Turns,
+    UnpairedLabel,
+    reading,
+    useless,
+)
 from isoalign.data.formats.agreement import Table, enter, figures, shared
 from isoalign.data.formats.leakage import Leakage
 from isoalign.data.formats.report import FIRST_ROWS, Leaks, LengthBias, Lengths, Report
@@ -106,12 +117,12 @@ class _Tally:
             self.placed += 1
             self.first += pair.place == 0
 
-    def _judge(self, record: Comparison | Thumb | Demonstration) -> None:
+    def _judge(self, record: Comparison | UnpairedLabel | Demonstration) -> None:
         """Whether the same was said before, or the contrary: a bit for each of the two things that can be said of an item."""
         if isinstance(record, Comparison):
             item = hash((record.prompt, frozenset((record.chosen, record.rejected)), record.rater))
             bit = 1 if hash(record.chosen) < hash(record.rejected) else 2
-        elif isinstance(record, Thumb):
+        elif isinstance(record, UnpairedLabel):
             item, bit = hash((record.prompt, record.completion, record.rater)), 1 + record.desirable
             self.up += record.desirable
         else:
@@ -126,7 +137,7 @@ class _Tally:
     def report(self, opened: Reading) -> Report:
         """What came of it."""
         pairs, demonstrations = self.kinds[Comparison], self.kinds[Demonstration]
-        down = self.kinds[Thumb] - self.up
+        down = self.kinds[UnpairedLabel] - self.up
         contradictions = sum(bits == 3 for bits in self.verdicts.values())
         several, leaks = shared(self.table), self._leaks()
         trouble = useless(pairs + demonstrations, self.up, down, self.remarks)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import pyarrow
 from isoalign.data.formats import hub
 from isoalign.data.formats.rows import Fault, Row, decoded, shown
 
@@ -151,9 +152,6 @@ def _lines(stream: IO[bytes]) -> Iterator[str]:
 
 
 def _parquet(path: Path) -> Iterator[Row | Fault]:
-    import pyarrow
-    import pyarrow.parquet
-
     number = 0
     try:
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1024):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import datasets, huggingface_hub
 from isoalign.data.formats.rows import Row
 from isoalign.data.hub import offline
 
@@ -47,9 +48,6 @@ def _rows(source: str, name: str, config: str, split: str) -> Iterator[Row]:
 
 def _loaded(name: str, config: str, split: str) -> tuple[Any, str]:
     """Every split by name, and which is asked for (empty: any)."""
-    import datasets
-    import huggingface_hub.constants
-
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it has to say is in the exception too
     if offline():

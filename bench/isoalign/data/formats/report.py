@@ -113,10 +113,10 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def _facts(self) -> list[tuple[str, str]]:
-        thumbs = self.up + self.down
+        labels = self.up + self.down
         found = [("rows", count(self.rows)), ("different prompts", count(self.prompts))]
         found += [("pairs", count(self.pairs))] if self.pairs else []
-        found += [("thumbs", f"{count(thumbs)}, {share(100 * self.up / thumbs)} up")] if thumbs else []
+        found += [("unpaired", f"{count(labels)}, {share(100 * self.up / labels)} good")] if labels else []
         found += [("demonstrations", count(self.demonstrations))] if self.demonstrations else []
         left_out = [f"{what}: {count(number)}" for what, number in self.remarks.items() if what != ELSEWHERE]
         found += [("left out", ", ".join(left_out))] if left_out else []

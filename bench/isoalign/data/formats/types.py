@@ -51,8 +51,8 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Thumb:
-    """One answer with a thumb up (``desirable``) or down."""
+class UnpairedLabel:
+    """One answer that somebody called good (``desirable``) or bad."""
 
     prompt: Turns
     completion: Turns
@@ -68,7 +68,7 @@ class Thumb:
 
     @property
     def verdict(self) -> int:
-        """1 for a thumb up, 0 for one down."""
+        """1 for a good answer, 0 for a bad one."""
         return int(self.desirable)
 
 
@@ -101,7 +101,7 @@ class Remark:
     what: str
 
 
-Record = Comparison | Thumb | Demonstration | Score | Remark
+Record = Comparison | UnpairedLabel | Demonstration | Score | Remark
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Data:
     format: str
     rows: int
     comparisons: tuple[Comparison, ...] = ()
-    thumbs: tuple[Thumb, ...] = ()
+    unpaired: tuple[UnpairedLabel, ...] = ()
     demonstrations: tuple[Demonstration, ...] = ()
     remarks: Mapping[str, int] = field(default_factory=dict)
 

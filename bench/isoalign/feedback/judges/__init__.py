@@ -18,8 +18,8 @@ from isoalign.feedback.judges.verdicts import Judge, Verdict
 __all__ = ["Judge", "JudgeConfig", "Question", "Verdict", "identity", "load"]
 
 
-def load(config: JudgeConfig, cache: Path, raters: Path | None = None, quiet: bool = False) -> Judge:
-    """The judge, ready to be asked. ``cache``: folder for a server's answers; ``raters``: that of the fitted classifier;
+def load(config: JudgeConfig, cache: Path, annotators: Path | None = None, quiet: bool = False) -> Judge:
+    """The judge, ready to be asked. ``cache``: folder for a server's answers; ``annotators``: that of the fitted classifier;
     ``quiet``: without a progress bar. Raises UserError where it can't be had."""
     if config.kind == "server":
         from isoalign.feedback.judges.server import ServerJudge
@@ -34,5 +34,5 @@ def load(config: JudgeConfig, cache: Path, raters: Path | None = None, quiet: bo
         return judge
     from isoalign.feedback.judges.classifier import load_classifier
 
-    assert raters is not None, "a stage fits the classifier; load it from there"
-    return load_classifier(config, raters)
+    assert annotators is not None, "a stage fits the classifier; load it from there"
+    return load_classifier(config, annotators)

@@ -25,16 +25,16 @@ class ClassifierJudge:
 
     name = "classifier"
 
-    def __init__(self, rater: CharClassifier, identity: dict[str, Any]) -> None:
-        self.rater, self.identity = rater, identity
+    def __init__(self, annotator: CharClassifier, identity: dict[str, Any]) -> None:
+        self.annotator, self.identity = annotator, identity
 
     def __call__(self, questions: Sequence[Question], principle: str | None = None) -> list[Verdict]:
         """A verdict on each question; no text is without one. Raises UserError for a principle, which it can't read."""
         if principle is not None:
             raise UserError("the classifier judge can't read a principle; set task.judge.kind to lm or server")
         texts = list(dict.fromkeys(text for question in questions for text in (question.first, question.second)))
-        strength = dict(zip(texts, -logit(np.clip(self.rater(texts), EPS, 1 - EPS)), strict=True))
-        price = {text: self.rater.flops([text]) for text in texts}
+        strength = dict(zip(texts, -logit(np.clip(self.annotator(texts), EPS, 1 - EPS)), strict=True))
+        price = {text: self.annotator.flops([text]) for text in texts}
         return [
             Verdict(p, (p, p), tokens=0, flops=price[question.first] + price[question.second])
             for question in questions
@@ -42,6 +42,6 @@ class ClassifierJudge:
         ]
 
 
-def load_classifier(config: JudgeConfig, raters: Path) -> ClassifierJudge:
-    """The classifier that the raters' stage fitted as judge. Raises UserError where there is none."""
-    return ClassifierJudge(CharClassifier.load(raters / "judge"), identity(config))
+def load_classifier(config: JudgeConfig, annotators: Path) -> ClassifierJudge:
+    """The classifier that the annotators' stage fitted as judge. Raises UserError where there is none."""
+    return ClassifierJudge(CharClassifier.load(annotators / "judge"), identity(config))

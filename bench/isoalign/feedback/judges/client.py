@@ -14,8 +14,6 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -26,10 +24,9 @@ from isoalign.core.errors import UserError
 from isoalign.core.files import save
 from isoalign.core.redaction import REDACTED
 from isoalign.core.store import digest
+from isoalign.feedback.judges.limits import Clock, RateLimiter, Sleep, StopSignal, TokenBudget
 from isoalign.feedback.judges.templates import clean
 
-Sleep = Callable[[float], Any]
-Clock = Callable[[], float]
 Message = dict[str, str]
 
 IN_A_ROW = 5  # requests that failed, with all their retries: then the server is taken to be gone
@@ -40,10 +37,6 @@ LARGEST = 32 * 2**20  # bytes of an answer; anything longer is no verdict
 LOWEST = -9999.0  # log-probability of what is impossible, as servers write it
 AGAIN = (408, 409, 425, 429)  # and 5xx: worth another try
 UNFIT = (400, 413, 422)  # this request, not the server or the key
-
-
-class Stop(Exception):
-    """Nothing more can be asked; the text says why and what to do."""
 
 
 class Failed(Exception):
@@ -71,91 +64,6 @@ class Reply:
     estimated: bool
 
 
-class Brake:
-    """Stops every thread of a judge with one message: the first one's."""
-
-    def __init__(self) -> None:
-        self.pulled = threading.Event()
-        self._lock = threading.Lock()
-        self._message = ""
-
-    def pull(self, message: str) -> NoReturn:
-        """Stop everybody, this thread at once."""
-        with self._lock:
-            self._message = self._message or message
-        self.pulled.set()
-        raise Stop(self._message)
-
-    def check(self) -> None:
-        """Raises Stop where somebody has pulled it."""
-        if self.pulled.is_set():
-            raise Stop(self._message)
-
-    def release(self) -> None:
-        """Ready for the next questions."""
-        self._message = ""
-        self.pulled.clear()
-
-
-class Pace:
-    """At most ``per_minute`` requests a minute, evenly spread (a token bucket that holds one); 0 is no limit."""
-
-    def __init__(self, per_minute: int, clock: Clock, sleep: Sleep) -> None:
-        self.gap = 60 / per_minute if per_minute else 0.0
-        self.clock, self.sleep = clock, sleep
-        self._lock = threading.Lock()
-        self._next = -math.inf
-
-    def wait(self) -> None:
-        """Return when it is this request's turn."""
-        if not self.gap:
-            return
-        with self._lock:
-            now = self.clock()
-            start = max(now, self._next)
-            self._next = start + self.gap
-        if start > now:
-            self.sleep(start - now)
-
-
-class Purse:
-    """Tokens that may be spent, 0 for any number. A request is begun only if it fits beside all that are on their way."""
-
-    def __init__(self, limit: int, brake: Brake) -> None:
-        self.limit, self.brake = limit, brake
-        self.spent = 0
-        self._reserved = 0
-        self._change = threading.Condition()
-
-    @contextmanager
-    def hold(self, estimate: int) -> Iterator[Callable[[int], None]]:
-        """Keep ``estimate`` tokens free inside; what is yielded takes the true number.
-
-        Raises Stop where they don't fit. While others are on their way it waits for what they truly cost, or it would
-        depend on chance where a run stops.
-        """
-        with self._change:
-            while self.limit and self.spent + self._reserved + estimate > self.limit:
-                self.brake.check()
-                if not self._reserved:
-                    self.brake.pull(
-                        f"the next request could pass task.judge.token_limit={self.limit}, of which {self.spent} tokens are "
-                        "spent; raise it to go on"
-                    )
-                self._change.wait()
-            self._reserved += estimate
-        try:
-            yield self._charge
-        finally:
-            with self._change:
-                self._reserved -= estimate
-                self._change.notify_all()
-
-    def _charge(self, tokens: int) -> None:
-        with self._change:
-            self.spent += tokens
-
-
 class Client:
     """Asks a server; threads may share it. ``folder`` keeps the answers, one file each; ``sleep`` and ``clock`` in seconds.
 
@@ -165,10 +73,10 @@ class Client:
     def __init__(self, config: JudgeConfig, folder: Path, sleep: Sleep | None = None, clock: Clock = time.monotonic) -> None:
         self.config, self.folder, self.clock = config, folder, clock
         self.base_url = config.base_url.rstrip("/")
-        self.brake = Brake()
-        self.sleep = sleep or self.brake.pulled.wait  # a thread that waits wakes when the run stops
-        self.purse = Purse(config.token_limit, self.brake)
-        self.pace = Pace(config.requests_per_minute, clock, self.sleep)
+        self.stop_signal = StopSignal()
+        self.sleep = sleep or self.stop_signal.stopped.wait  # a thread that waits wakes when the run stops
+        self.token_budget = TokenBudget(config.token_limit, self.stop_signal)
+        self.rate_limiter = RateLimiter(config.requests_per_minute, clock, self.sleep)
         self._key = _key(config.key_env)
         self._failures = self._rejections = 0
         self._answered = False
@@ -192,9 +100,9 @@ class Client:
 
         Raises Failed or Rejected where this request brought none, Stop where none would.
         """
-        self.brake.check()
+        self.stop_signal.raise_if_stopped()
         reply = self.kept(request)
-        with self.purse.hold(reply.tokens if reply else _estimate(request)) as charge:
+        with self.token_budget.reserve(reply.tokens if reply else _estimate(request)) as charge:
             if reply is None:
                 reply = self._answer(request)
                 about = {"request": request, "reply": asdict(reply)}
@@ -216,9 +124,9 @@ class Client:
                 self._failures = self._failures + 1 if failed else 0
                 self._rejections += not failed
             if self._failures >= IN_A_ROW:
-                self.brake.pull(f"{self.base_url} failed {IN_A_ROW} requests in a row, the last with: {error}")
+                self.stop_signal.stop(f"{self.base_url} failed {IN_A_ROW} requests in a row, the last with: {error}")
             if self._rejections >= REJECTIONS and not self._answered:
-                self.brake.pull(f"{self.base_url} rejected {REJECTIONS} requests and took none, the last with: {error}")
+                self.stop_signal.stop(f"{self.base_url} rejected {REJECTIONS} requests and took none, the last with: {error}")
             raise
         self._failures = 0
         return reply
@@ -226,8 +134,8 @@ class Client:
     def _persist(self, request: dict[str, Any]) -> Reply:
         """Exponential backoff with jitter, which the request and the try decide, or as long as the server asks for."""
         for attempt in range(self.config.retries + 1):
-            self.pace.wait()
-            self.brake.check()
+            self.rate_limiter.wait()
+            self.stop_signal.raise_if_stopped()
             try:
                 return self._send(request)
             except Failed as error:
@@ -235,12 +143,12 @@ class Client:
                     raise
                 wait = error.after
                 if wait is not None and wait > PATIENCE:
-                    self.brake.pull(f"{self.base_url} asks to be left alone for {wait:.0f} s: {error}")
+                    self.stop_signal.stop(f"{self.base_url} asks to be left alone for {wait:.0f} s: {error}")
                 if wait is None:
                     jitter = random.Random(f"{digest(request)}-{attempt}").uniform(0.5, 1)
                     wait = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * jitter
             self.sleep(wait)
-            self.brake.check()
+            self.stop_signal.raise_if_stopped()
         raise AssertionError("the last try returns or raises")
 
     def _send(self, request: dict[str, Any]) -> Reply:
@@ -281,7 +189,7 @@ class Client:
             403: f"may the key in {self.config.key_env} use {self.config.model}?",
             404: "are task.judge.model and task.judge.base_url right?",
         }.get(status, "see task.judge")
-        self.brake.pull(f"{self.base_url} refuses every request with {told}; {advice}")
+        self.stop_signal.stop(f"{self.base_url} refuses every request with {told}; {advice}")
 
     def _parse(self, body: bytes, request: dict[str, Any]) -> Reply:
         """The parts that count of a chat completion; raises Failed for anything else."""

@@ -20,8 +20,9 @@ from isoalign.core import progress
 from isoalign.core.errors import UserError
 from isoalign.core.records import Question
 from isoalign.feedback.judges import templates
-from isoalign.feedback.judges.client import Client, Clock, Failed, Rejected, Reply, Sleep, Stop
+from isoalign.feedback.judges.client import Client, Failed, Rejected, Reply
 from isoalign.feedback.judges.identity import identity
+from isoalign.feedback.judges.limits import Clock, Sleep, Stop
 from isoalign.feedback.judges.verdicts import Showing, Verdict, in_both_orders
 
 CANDIDATES = 20  # candidates for the letter that are asked for: the most that servers list
@@ -54,7 +55,7 @@ class ServerJudge:
 
     def _read(self, shown: list[Question], principle: str | None) -> list[Showing]:
         """Each showing, several at a time. The first is alone: it finds out whether the server tells log-probabilities."""
-        self.client.brake.release()
+        self.client.stop_signal.release()
         asked: list[Future[Showing]] = []
         try:
             found = self._gather(shown, principle, asked)
@@ -72,7 +73,7 @@ class ServerJudge:
                     asked[0].exception()
                 return [future.result() for future in (asked if self.quiet else progress.track(asked, "judge"))]
             except BaseException:  # those that wait end at once; those on their way are awaited, as they are paid for
-                self.client.brake.pulled.set()
+                self.client.stop_signal.stopped.set()
                 raise
 
     def _kept(self, shown: list[Question], asked: list[Future[Showing]]) -> str:
@@ -94,9 +95,9 @@ class ServerJudge:
         except Rejected as error:
             return Showing(None, reason=str(error), missing="rejected")
         except UserError as error:
-            self.client.brake.pull(str(error))
+            self.client.stop_signal.stop(str(error))
         except Exception:
-            self.client.brake.pulled.set()
+            self.client.stop_signal.stopped.set()
             raise
 
     def _showing(self, question: Question, principle: str | None, first: bool) -> Showing:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from isoalign import stats
 from isoalign.core.records import Estimate, Question
 
 
@@ -110,6 +111,4 @@ def summary(questions: Sequence[Question], verdicts: Sequence[Verdict]) -> dict[
 
 
 def _mean(values: dict[str, list[float | None]]) -> Estimate:
-    from isoalign import stats
-
     return stats.mean(values) if values else Estimate(None, None, None, 0)

@@ -17,7 +17,9 @@ from isoalign.config.feedback import JudgeConfig
 from isoalign.core import progress
 from isoalign.core.batches import Prompts
 from isoalign.core.errors import UserError
-from isoalign.feedback.judges.client import Client, Failed, Message, Rejected, Stop
+from isoalign.core.lazy import transformers
+from isoalign.feedback.judges.client import Client, Failed, Message, Rejected
+from isoalign.feedback.judges.limits import Stop
 from isoalign.models.language import LanguageModel
 
 Ids = list[int]
@@ -107,13 +109,13 @@ class ServerWriter:
 
     def __call__(self, talks: Sequence[Talk]) -> list[Written]:
         """The answer to each talk, several at a time. Raises UserError where nothing more can be asked of the server."""
-        self.client.brake.release()
+        self.client.stop_signal.release()
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             asked = [pool.submit(self._write, talk) for talk in talks]
             try:
                 return [future.result() for future in progress.track(asked, "critic")]
             except BaseException as error:  # those that wait end at once; those on their way are paid for, and awaited
-                self.client.brake.pulled.set()
+                self.client.stop_signal.stopped.set()
                 if isinstance(error, Stop):
                     kept = f"what was written is kept in {self.client.folder}, and the same command goes on from there"
                     raise UserError(f"{error}; {kept}") from error
@@ -140,13 +142,11 @@ def messages(talk: Talk) -> list[Message]:
 @torch.inference_mode()
 def greedy(model: LanguageModel, contexts: list[Ids], tokens: int) -> list[Ids]:
     """Greedy continuations of up to ``tokens`` tokens, their end included where the model ended them."""
-    from transformers import GenerationConfig
-
     tokenizer = model.tokenizer
     ends = model.inner.generation_config.eos_token_id
     ends = sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
     prompts = padded(model, contexts)
-    config = GenerationConfig(
+    config = transformers.GenerationConfig(
         do_sample=False, num_beams=1, repetition_penalty=1.0, max_new_tokens=tokens, eos_token_id=ends,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip

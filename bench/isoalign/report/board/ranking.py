@@ -6,9 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
-from scipy.special import stdtrit
-
 from isoalign import stats
+from isoalign.core.lazy import scipy
 from isoalign.core.records import Card, Estimate
 from isoalign.evaluation.metrics.metric import UNBOUNDED
 from isoalign.stats import Comparison, Seeds
@@ -144,7 +143,7 @@ def _seed_variance(values: list[float]) -> float:
         return 0.0
     mean = math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return float(stdtrit(len(values) - 1, 0.975)) ** 2 * variance / len(values)
+    return float(scipy.special.stdtrit(len(values) - 1, 0.975)) ** 2 * variance / len(values)
 
 
 def pareto_names(points: Mapping[str, tuple[float, float]]) -> set[str]:

@@ -155,7 +155,7 @@ def _setting(card: Card, task: Any, key: str) -> dict[str, Any]:
     if part_of(card) != REFERENCE:  # the base spends nothing, so it is the reference under every budget
         found |= {f"budget.{name}": float(limit) for name, limit in sorted(card.budget.items()) if limit is not None}
     found |= {f"notes.{name}": card.notes[name] for name in PROTOCOL if name in card.notes}
-    found |= {"the annotators": card.parents.get("raters", ""), "the prompts": digest(sorted(card.values[SCORE]))}
+    found |= {"the annotators": card.parents.get("annotators", ""), "the prompts": digest(sorted(card.values[SCORE]))}
     if not key.startswith(_BASE_SETTINGS):
         found["the weights of the SFT base"] = card.parents.get("sft", "")
     if key.startswith("algorithm."):

@@ -1,4 +1,4 @@
-"""Conformance: what every algorithm must do, a plug-in's too, tried on a tiny model in about a minute and told in words."""
+"""Conformance: checks that every algorithm must pass, plug-ins included, on a tiny model in about a minute."""
 
 from __future__ import annotations
 
@@ -7,78 +7,70 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from isoalign.core.errors import UserError, unforeseen, unknown
 from isoalign.core.progress import hidden, track
-
-if TYPE_CHECKING:
-    from isoalign.tools.conformance.subject import Subject
+from isoalign.tools.conformance.algorithm_under_test import AlgorithmUnderTest, CheckFailed, NotApplicable
+from isoalign.tools.conformance.checks import CHECKS
+from isoalign.tools.conformance.workbench import tiny
+from isoalign.training.guard import IdleTimeout
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check's outcome. ``holds``: None where the demand is none of the algorithm's; ``told``: what was seen."""
+    """The outcome of a check. ``passed``: None if the check does not apply to the algorithm; ``detail``: what was observed."""
 
     check: str
     demand: str
-    holds: bool | None
-    told: str
+    passed: bool | None
+    detail: str
 
     def line(self) -> str:
         """The finding as a line of the report."""
-        mark = {True: "holds", False: "BROKEN", None: "exempt"}[self.holds]
-        return f"{mark:<7} {self.check}: {self.demand} ({self.told})"
+        mark = {True: "passed", False: "FAILED", None: "n/a"}[self.passed]
+        return f"{mark:<6} {self.check}: {self.demand} ({self.detail})"
 
 
 def examine(name: str, algorithm: Any, only: Sequence[str] = ()) -> Iterator[Finding]:
-    """Try an algorithm, check by check; ``only`` some of them. Raises UserError for a check that there is not."""
-    from isoalign.tools.conformance.checks import CHECKS
-
+    """Run all checks on an algorithm, or those named in ``only``. Raises UserError for an unknown check."""
     for check in only:
         if check not in CHECKS:
             raise UserError(unknown("check", check, list(CHECKS)))
     if not hasattr(algorithm, "iteration") and not hasattr(algorithm, "train"):
         if hasattr(algorithm, "select"):
-            raise UserError(f"{name} trains nothing, it selects: the suite is of training, so there is nothing to try")
-        raise UserError(f"algorithm {name} has no method iteration(lab), so there is nothing to try; see CONTRIBUTING.md")
+            raise UserError(f"algorithm {name} selects answers and does not train; all checks are of training")
+        raise UserError(f"algorithm {name} has no method iteration(lab) to check; see docs/extending.md")
     return _findings(name, algorithm, only or list(CHECKS))
 
 
 def _findings(name: str, algorithm: Any, wanted: Sequence[str]) -> Iterator[Finding]:
-    from isoalign.tools.conformance.checks import CHECKS
-    from isoalign.tools.conformance.subject import Subject
-    from isoalign.tools.conformance.workbench import tiny
-
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         bench = tiny(Path(folder) / "bench")
         raised: dict[str, str] = {}
         for check in track(wanted, f"checking {name}"):
-            subject = Subject(name, algorithm, bench, Path(folder) / check)
+            tested = AlgorithmUnderTest(name, algorithm, bench, Path(folder) / check)
             demand = str(CHECKS[check].__doc__).strip().rstrip(".")
-            holds, told, endless = _outcome(CHECKS[check], subject)
-            if holds is False and raised.setdefault(told, check) != check:
-                told = f"as in {raised[told]}"
-            yield Finding(check, demand, holds, told)
-            if endless:
-                return  # it would be so at every check
+            passed, detail, timed_out = _outcome(CHECKS[check], tested)
+            if passed is False and raised.setdefault(detail, check) != check:
+                detail = f"as in {raised[detail]}"
+            yield Finding(check, demand, passed, detail)
+            if timed_out:
+                return  # every other check would time out too
 
 
-def _outcome(check: Callable[[Subject], str], subject: Subject) -> tuple[bool | None, str, bool]:
-    """Whether it holds, what was seen, and whether there is no end to what it does."""
-    from isoalign.tools.conformance.subject import Broken, Exempt
-    from isoalign.training.guard import Endless
-
+def _outcome(check: Callable[[AlgorithmUnderTest], str], tested: AlgorithmUnderTest) -> tuple[bool | None, str, bool]:
+    """Whether the check passed, what was observed, and whether the algorithm timed out."""
     try:
         with hidden():
-            return True, check(subject), False
-    except Exempt as why:
+            return True, check(tested), False
+    except NotApplicable as why:
         return None, str(why), False
-    except (Broken, UserError) as why:
-        return False, str(why), isinstance(why, Endless)
-    except Exception as error:  # the algorithm's own, whatever it is
+    except (CheckFailed, UserError) as why:
+        return False, str(why), isinstance(why, IdleTimeout)
+    except Exception as error:  # of the algorithm's code
         if os.environ.get("ISOALIGN_DEBUG"):
             raise
         return False, unforeseen(error), False

@@ -1,6 +1,7 @@
-"""What every algorithm must do, each tried on a tiny model and reported in words.
+"""The checks that every algorithm must pass, on a tiny model.
 
-A check returns what it saw. It raises `Broken` where the algorithm does otherwise, `Exempt` where the demand is none of its.
+A check's docstring is its demand. It returns what it observed, and raises `CheckFailed` if the algorithm does not meet the
+demand, `NotApplicable` if the check does not apply.
 """
 
 from __future__ import annotations
@@ -23,196 +24,195 @@ from isoalign.core import plugins
 from isoalign.core.batches import Step
 from isoalign.core.records import Budget
 from isoalign.tools.conformance import optima
-from isoalign.tools.conformance.subject import Broken, Exempt, Subject, price_of
-from isoalign.tools.conformance.workbench import Bench, same, weights
-from isoalign.tools.conformance.workbench import odd as oddly
+from isoalign.tools.conformance.algorithm_under_test import AlgorithmUnderTest, CheckFailed, NotApplicable, kl_field
+from isoalign.tools.conformance.workbench import Bench, same, weights, with_odd_shapes
 from isoalign.training import registry
-from isoalign.training.process_state import kept
+from isoalign.training.process_state import preserved
 from isoalign.training.trainer import Trainer
 
 CONFIG = TrainConfig(warmup=2, checkpoint_seconds=1e9)
 
 
-def settings(subject: Subject) -> str:
+def settings(tested: AlgorithmUnderTest) -> str:
     """Its yaml has every field with its default and nothing else."""
-    declared = registry.hyperparameters(type(subject.algorithm)())
-    if price_of(subject.algorithm) and price_of(subject.algorithm) not in declared:
-        raise Broken(f"kl_price names {price_of(subject.algorithm)!r}, which is no field")
-    files = [file for folder in folders() if (file := folder / "algorithm" / f"{subject.name}.yaml").exists()]
-    package = plugins.distribution(type(subject.algorithm))
+    defaults = registry.hyperparameters(type(tested.algorithm)())
+    if kl_field(tested.algorithm) and kl_field(tested.algorithm) not in defaults:
+        raise CheckFailed(f"kl_price names {kl_field(tested.algorithm)!r}, which is not a field")
+    files = [file for folder in folders() if (file := folder / "algorithm" / f"{tested.name}.yaml").exists()]
+    package = plugins.distribution(type(tested.algorithm))
     if package and (empty := plugins.without_yaml(package[0])):
-        raise Broken(f"{empty} has no yaml: its pyproject.toml needs package-data, see CONTRIBUTING.md")
+        raise CheckFailed(f"{empty} has no yaml: its pyproject.toml needs package-data, see docs/extending.md")
     if not files:
-        raise Exempt("it has no yaml: its fields configure it")
-    written = OmegaConf.to_container(OmegaConf.load(files[0]))
-    if not isinstance(written, dict):
-        raise Broken(f"{files[0]} is no mapping of fields to values")
-    if written.pop("name", None) != subject.name:
-        raise Broken(f"{files[0]}: name must be {subject.name}, as the file's is")
-    unlike = [f"{key!r} is no field" for key in written if key not in declared]
-    unlike += [f"{key} is missing" for key in declared if key not in written]
-    unlike += [
-        f"{key} is {written[key]!r} there and {value!r} in the class"
-        for key, value in declared.items()
-        if key in written and written[key] != (list(value) if isinstance(value, tuple) else value)
+        raise NotApplicable("it has no yaml: its fields configure it")
+    values = OmegaConf.to_container(OmegaConf.load(files[0]))
+    if not isinstance(values, dict):
+        raise CheckFailed(f"{files[0]} is not a mapping of fields to values")
+    if values.pop("name", None) != tested.name:
+        raise CheckFailed(f"{files[0]}: name must be {tested.name}, the name of the file")
+    differences = [f"{key!r} is not a field" for key in values if key not in defaults]
+    differences += [f"{key} is missing" for key in defaults if key not in values]
+    differences += [
+        f"{key} is {values[key]!r} in the file and {default!r} in the class"
+        for key, default in defaults.items()
+        if key in values and values[key] != (list(default) if isinstance(default, tuple) else default)
     ]
-    if unlike:
-        raise Broken(f"{files[0]}: {', '.join(unlike)}")
-    return f"{len(declared)} fields{f' of {package[0]}' if package else ''}"
+    if differences:
+        raise CheckFailed(f"{files[0]}: {', '.join(differences)}")
+    return f"{len(defaults)} fields{f' of {package[0]}' if package else ''}"
 
 
-def budget(subject: Subject) -> str:
+def budget(tested: AlgorithmUnderTest) -> str:
     """It spends its budget and no more."""
-    told = []
-    for how, bench in subject.variants().items():
-        limit = Budget(subject.price(bench))
-        trainer = subject.trainer(limit, bench)
+    details = []
+    for variant, bench in tested.variants().items():
+        limit = Budget(tested.price(bench))
+        trainer = tested.trainer(limit, bench)
         before = weights(trainer)
-        trainer.run(subject.name)
+        trainer.run(tested.name)
         meter = trainer.meter
         if meter.steps and trainer.skipped == meter.steps:
-            raise Broken(f"{how}: none of its {meter.steps} steps had a finite loss and gradient")
+            raise CheckFailed(f"{variant}: none of its {meter.steps} steps had a finite loss and gradient")
         if meter.flops > limit.flops:
-            raise Broken(f"{how}: {meter.flops:,} FLOPs spent of {limit.flops:,}")
+            raise CheckFailed(f"{variant}: {meter.flops:,} FLOPs spent of {limit.flops:,}")
         if meter.fraction < 0.5 or not meter.steps:
-            raise Broken(f"{how}: it ended with {meter.fraction:.0%} of its budget spent, after {meter.steps} steps")
+            raise CheckFailed(f"{variant}: it ended with {meter.fraction:.0%} of its budget spent, after {meter.steps} steps")
         if same(before, weights(trainer)[: len(before)]):
-            raise Broken(f"{how}: the policy is what it was")
-        told.append(f"{how} {meter.fraction:.0%} in {meter.steps} steps")
-    return ", ".join(told)
+            raise CheckFailed(f"{variant}: the policy did not change")
+        details.append(f"{variant} {meter.fraction:.0%} in {meter.steps} steps")
+    return ", ".join(details)
 
 
-def deterministic(subject: Subject) -> str:
+def deterministic(tested: AlgorithmUnderTest) -> str:
     """The same seed gives the same weights, bill and log, and another seed another policy."""
-    limit = Budget(subject.price())
-    first, second, other = (subject.trainer(limit, seed=seed) for seed in (3, 3, 4))
-    for place, trainer in enumerate((first, second, other)):
-        torch.manual_seed(place)  # what the caller did with the global state must not matter
-        trainer.run(subject.name)
-    if unlike := _differences(first, second):
-        raise Broken(
-            f"two runs with one seed differ in their {unlike}: chance must come from lab.generator, and nothing may be kept "
-            "between calls but in lab.state and lab.module"
+    limit = Budget(tested.price())
+    first, second, other = (tested.trainer(limit, seed=seed) for seed in (3, 3, 4))
+    for global_seed, trainer in enumerate((first, second, other)):
+        torch.manual_seed(global_seed)  # the global random state must not matter
+        trainer.run(tested.name)
+    if differences := _differences_between(first, second):
+        raise CheckFailed(
+            f"two runs with one seed differ in their {differences}: use lab.generator for all randomness, and keep state "
+            "between calls only in lab.state and lab.module"
         )
     if same(weights(first), weights(other)):
-        raise Broken("another seed gives the very same policy")
-    return "two runs with one seed are alike to the bit, another seed differs"
+        raise CheckFailed("another seed gives the same policy")
+    return "two runs with one seed are bitwise equal, another seed differs"
 
 
-def finite(subject: Subject) -> str:
-    """Batches of odd shapes leave everything finite."""
-    bench = oddly(subject.bench).but(ends=True)
-    trainer = subject.trainer(Budget(subject.price(bench)), bench, config=replace(CONFIG, micro_batch=1))
-    trainer.run(subject.name)
+def finite(tested: AlgorithmUnderTest) -> str:
+    """Everything stays finite on batches of unusual shapes."""
+    bench = with_odd_shapes(tested.bench).replace(ends=True)
+    trainer = tested.trainer(Budget(tested.price(bench)), bench, config=replace(CONFIG, micro_batch=1))
+    trainer.run(tested.name)
     if trainer.skipped:
-        raise Broken(f"{trainer.skipped} of {trainer.meter.steps} steps had no finite loss and gradient")
-    odd = sorted({name for row in trainer.log for name, value in row.items() if not math.isfinite(value)})
-    if odd:
-        raise Broken(f"it logs {', '.join(odd[:3])} that are not finite")
+        raise CheckFailed(f"{trainer.skipped} of {trainer.meter.steps} steps had no finite loss and gradient")
+    names = sorted({name for row in trainer.log for name, value in row.items() if not math.isfinite(value)})
+    if names:
+        raise CheckFailed(f"it logs values of {', '.join(names[:3])} that are not finite")
     if not all(torch.isfinite(weight).all() for weight in weights(trainer)):
-        raise Broken("some weights are not finite")
+        raise CheckFailed("some weights are not finite")
     return "answers of one token, prompts of one token, single rows: all finite"
 
 
-def resumes(subject: Subject) -> str:
-    """A run that was killed goes on as if nothing had happened."""
-    if subject.loops:
-        raise Exempt("it brings a loop of its own: a killed run starts again")
-    limit, often = Budget(subject.price()), replace(CONFIG, checkpoint_seconds=0)
-    whole = subject.trainer(limit, config=often)
-    whole.run(subject.name)
-    work = subject.place()
-    dying = subject.trainer(limit, work=work, config=often, algorithm=Mortal(subject.small, whole.meter.steps // 2))
+def resumes(tested: AlgorithmUnderTest) -> str:
+    """A killed run resumes with the same result."""
+    if tested.has_own_loop:
+        raise NotApplicable("it has its own training loop: a killed run starts over")
+    limit, every_step = Budget(tested.price()), replace(CONFIG, checkpoint_seconds=0)
+    complete = tested.trainer(limit, config=every_step)
+    complete.run(tested.name)
+    work, half = tested.new_folder(), complete.meter.steps // 2
+    killed = tested.trainer(limit, work=work, config=every_step, algorithm=DiesAtStep(tested.small, half))
     with suppress(Killed):
-        dying.run(subject.name)
-    again = subject.trainer(limit, work=work, config=often)
-    again.run(subject.name)
-    if unlike := _differences(whole, again):
-        raise Broken(
-            f"a resumed run ends with other {unlike}: what must survive belongs into lab.state or lab.module, and is to be "
-            "read from there each time"
+        killed.run(tested.name)
+    resumed = tested.trainer(limit, work=work, config=every_step)
+    resumed.run(tested.name)
+    if differences := _differences_between(complete, resumed):
+        raise CheckFailed(
+            f"a resumed run differs in its {differences}: keep what must survive in lab.state or lab.module, and read it "
+            "from there each time"
         )
-    return f"killed after {whole.meter.steps // 2} of {whole.meter.steps} steps: weights, bill, log and state are the same"
+    return f"killed after {half} of {complete.meter.steps} steps: weights, bill, log and state are the same"
 
 
-def isolated(subject: Subject) -> str:
-    """The reference, the reward models and the caller's random state are left alone."""
-    for how, bench in subject.variants().items():
-        with kept():
-            trainer = subject.trainer(Budget(subject.price(bench)), bench)
-        np.random.random(), random.random()  # so that who seeds them anew is not where it was
-        before, python = _surroundings(bench, trainer), random.getstate()
-        with kept():
-            trainer.run(subject.name)
-        for what, first, second in zip(before, before.values(), _surroundings(bench, trainer).values(), strict=True):
+def isolated(tested: AlgorithmUnderTest) -> str:
+    """The reference, the reward models and the caller's random state do not change."""
+    for variant, bench in tested.variants().items():
+        with preserved():
+            trainer = tested.trainer(Budget(tested.price(bench)), bench)
+        np.random.random(), random.random()  # so that seeding them again changes their state
+        before, python = _process_state(bench, trainer), random.getstate()
+        with preserved():
+            trainer.run(tested.name)
+        for what, first, second in zip(before, before.values(), _process_state(bench, trainer).values(), strict=True):
             if not same(first, second):
-                raise Broken(f"{how}: it changes {what}")
+                raise CheckFailed(f"{variant}: it changes {what}")
         if random.getstate() != python:
-            raise Broken(f"{how}: it uses Python's random numbers; chance comes from lab.generator")
-    return "reference, reward models, random states of torch, numpy and Python are as they were"
+            raise CheckFailed(f"{variant}: it uses Python's random module; use lab.generator")
+    return "reference, reward models and the random states of torch, numpy and Python are unchanged"
 
 
-def metered(subject: Subject) -> str:
-    """No model runs that the meter does not know."""
-    trainer = subject.trainer(Budget(subject.price()))
-    trainer.run(subject.name)
+def metered(tested: AlgorithmUnderTest) -> str:
+    """It runs no model that the meter does not count."""
+    trainer = tested.trainer(Budget(tested.price()))
+    trainer.run(tested.name)
     if trainer.guard.models:
-        found = ", ".join(f"{name} ({count:,} parameters)" for name, count in trainer.guard.models.items())
-        raise Broken(f"it ran {found} beside the lab; use lab.module for modules of your own")
-    return "none was seen"
+        models = ", ".join(f"{name} ({count:,} parameters)" for name, count in trainer.guard.models.items())
+        raise CheckFailed(f"it ran {models} outside the lab; create its own modules with lab.module")
+    return "no such model was run"
 
 
-def pure(subject: Subject) -> str:
-    """Its loss is a function of the rows: micro-batches change nothing."""
-    if subject.loops:
-        raise Exempt("it brings a loop of its own")
-    bench, found = subject.bench.but(ends=True), []
+def pure(tested: AlgorithmUnderTest) -> str:
+    """Its loss is a function of each row: micro-batches do not change it."""
+    if tested.has_own_loop:
+        raise NotApplicable("it has its own training loop")
+    bench, results = tested.bench.replace(ends=True), []
     for rows in (10**6, 3, 1):
-        trainer = subject.trainer(Budget(1e18), bench, config=TrainConfig(micro_batch=rows))
+        trainer = tested.trainer(Budget(1e18), bench, config=TrainConfig(micro_batch=rows))
         _nudge(trainer)
-        step = next(trainer._iteration(), None)
+        step = next(trainer.steps(), None)
         if step is None:
-            raise Broken("its first iteration yields no step")
+            raise CheckFailed("its first iteration yields no step")
         if len(step.batch) < 2:
-            raise Exempt("its batches have a single row")
-        loss = trainer._backward(step)
-        found.append((loss, [p.grad for p in _everything(trainer)], trainer.meter.items))
-    for loss, gradients, items in found[1:]:
-        far = max(
-            (float((a - b).abs().max()) for a, b in zip(gradients, found[0][1], strict=True) if a is not None), default=0
-        )
-        if abs(loss - found[0][0]) > 1e-5 * max(1.0, abs(loss)) or far > 1e-3:
-            raise Broken(
-                f"cut into micro-batches its loss is {loss:.6g} instead of {found[0][0]:.6g}, gradients differ by up to "
-                f"{far:.2g}: what couples rows belongs into iteration(), as a column of the batch, and nothing is kept "
-                "between calls"
+            raise NotApplicable("its batches have a single row")
+        loss = trainer.backward(step)
+        results.append((loss, [p.grad for p in _all_parameters(trainer)], trainer.meter.items))
+    expected_loss, expected_gradients, expected_items = results[0]
+    for loss, gradients, items in results[1:]:
+        pairs = zip(gradients, expected_gradients, strict=True)
+        difference = max((float((a - b).abs().max()) for a, b in pairs if a is not None), default=0)
+        if abs(loss - expected_loss) > 1e-5 * max(1.0, abs(loss)) or difference > 1e-3:
+            raise CheckFailed(
+                f"in micro-batches its loss is {loss:.6g} instead of {expected_loss:.6g}, and gradients differ by up to "
+                f"{difference:.2g}: compute what depends on several rows in iteration(), as a column of the batch, and keep "
+                "nothing between calls of the loss"
             )
-        if items != found[0][2]:
-            raise Broken("cut into micro-batches it costs another sum")
-    return "loss, gradients and bill are the same in one piece, by threes and by single rows"
+        if items != expected_items:
+            raise CheckFailed("in micro-batches its cost is different")
+    return "loss, gradients and bill are the same in one batch, in micro-batches of three and in single rows"
 
 
-CHECKS: dict[str, Callable[[Subject], str]] = {
+CHECKS: dict[str, Callable[[AlgorithmUnderTest], str]] = {
     check.__name__: check
     for check in (
         settings, budget, deterministic, finite, resumes, isolated, metered, pure,
-        optima.learns, optima.zero_reward, optima.large_price, optima.closed_form,
+        optima.learns, optima.zero_reward, optima.large_kl_coefficient, optima.closed_form,
     )
 }  # fmt: skip
 
 
 class Killed(Exception):
-    """Stands for a signal."""
+    """Simulates a signal that kills the run."""
 
 
-class Mortal:
-    """An algorithm that dies at its n-th step, in the midst of an iteration where that has several."""
+class DiesAtStep:
+    """An algorithm that dies at its n-th step, within an iteration if that has several steps."""
 
     def __init__(self, algorithm: Any, steps: int) -> None:
         self.algorithm, self.left, self.lr = algorithm, steps, algorithm.lr
 
     def iteration(self, lab: Any) -> Iterator[Step]:
-        """One iteration, or what there is of it."""
+        """One iteration, up to the step at which it dies."""
         for step in self.algorithm.iteration(lab):
             if not self.left:
                 raise Killed
@@ -220,37 +220,37 @@ class Mortal:
             yield step
 
 
-def _differences(first: Trainer, second: Trainer) -> str:
-    """In what two runs differ, in words."""
+def _differences_between(first: Trainer, second: Trainer) -> str:
+    """The names of what differs between two runs."""
 
-    def plain(trainer: Trainer) -> dict[str, Any]:
+    def records(trainer: Trainer) -> dict[str, Any]:
         bill = trainer.meter.spent() | {"seconds": 0}
         return {"bill": bill, "log": trainer.log, "state": trainer.lab.state}
 
-    unlike = [] if same(weights(first), weights(second)) else ["weights"]
-    unlike += [name for name, value in plain(first).items() if value != plain(second)[name]]
-    return " and ".join(unlike)
+    different = [] if same(weights(first), weights(second)) else ["weights"]
+    different += [name for name, value in records(first).items() if value != records(second)[name]]
+    return " and ".join(different)
 
 
-def _everything(trainer: Trainer) -> list[Any]:
-    return [*trainer.trained, *(p for module in trainer.lab._modules.values() for p in module.parameters())]
+def _all_parameters(trainer: Trainer) -> list[Any]:
+    return [*trainer.trained, *(p for module in trainer.session.modules.values() for p in module.parameters())]
 
 
 def _nudge(trainer: Trainer) -> None:
-    """Move the policy away from its base, where ratios and reference points are not trivial."""
+    """Move the policy away from its base, so that ratios and reference points are not trivial."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in trainer.trained:
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
-def _surroundings(bench: Bench, trainer: Trainer) -> dict[str, list[Tensor]]:
-    reference, batch = trainer.lab._reference, bench.shelf.feedback("annotator").pairs(torch.arange(4), 1).chosen
+def _process_state(bench: Bench, trainer: Trainer) -> dict[str, list[Tensor]]:
+    reference, batch = trainer.session.reference, bench.source.feedback("annotator").pairs(torch.arange(4), 1).chosen
     with torch.no_grad(), reference.adapter_off():
-        said = reference(batch).logp.clone()
-    models = [model.model for model in bench.shelf.rewards.values()]
+        logp = reference(batch).logp.clone()
+    models = [model.model for model in bench.source.rewards.values()]
     return {
-        "the reference": [said, *(p.clone() for p in reference.inner.parameters() if not p.requires_grad)],
+        "the reference": [logp, *(p.clone() for p in reference.inner.parameters() if not p.requires_grad)],
         "a reward model": [p.clone() for model in models for p in model.parameters()],
         "torch's random state": [torch.get_rng_state()],
         "numpy's random state": [torch.tensor(np.random.get_state()[1].astype(np.int64))],  # type: ignore[union-attr, index]

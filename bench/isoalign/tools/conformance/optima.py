@@ -1,4 +1,4 @@
-"""Where an algorithm comes to, tried on the toy whose every answer, and so every optimum, is known."""
+"""Checks of the policy that an algorithm converges to, on a toy problem with a known optimum."""
 
 from __future__ import annotations
 
@@ -8,69 +8,71 @@ from typing import Any
 from torch import Tensor
 
 from isoalign.tools.conformance import toy
-from isoalign.tools.conformance.subject import Broken, Exempt, Subject, declared, price_of
+from isoalign.tools.conformance.algorithm_under_test import AlgorithmUnderTest, CheckFailed, NotApplicable, kl_field
 from isoalign.tools.conformance.workbench import Bench
 
-STEPS, RATE = 250, 3e-3  # of the toy's trainings
-LEARNT = 0.02  # of the reward that can be had: what pulls hard to its base gains little there, a flipped sign loses
-PRICE = 0.5  # of a nat there, at which the best policy is about a nat from the base
+STEPS, RATE = 250, 3e-3  # of training on the toy problem
+MIN_GAIN = 0.02  # of the possible gain in reward: a strong pull to the base leaves little, a flipped sign loses reward
+COEFFICIENT = 0.5  # KL coefficient, at which the best policy is about a nat from the base
 
 
-def learns(subject: Subject) -> str:
-    """On a toy whose answers can be counted, the reward that it expects rises."""
-    bench = toy.toy(subject.bench, 1.0)
-    rewards, base = bench.shelf.the_judge.rewards, toy.distribution(bench.language_model())
-    before, after = (float((said.exp() * rewards).sum(-1).mean()) for said in (base, _on_toy(subject, bench)))
-    if after < before + LEARNT * (float(rewards.max()) - before):
-        raise Broken(f"from {before:.3f} to {after:.3f}, where {float(rewards.max()):.3f} can be had: is a sign flipped?")
-    return f"from {before:.3f} to {after:.3f} of at most {float(rewards.max()):.3f}"
+def learns(tested: AlgorithmUnderTest) -> str:
+    """Its expected reward rises on a toy problem with countable answers."""
+    bench = toy.toy_bench(tested.bench, 1.0)
+    rewards, base = bench.source.the_judge.rewards, toy.answer_logp(bench.language_model())
+    before, after = (float((logp.exp() * rewards).sum(-1).mean()) for logp in (base, _train_on_toy(tested, bench)))
+    best = float(rewards.max())
+    if after < before + MIN_GAIN * (best - before):
+        raise CheckFailed(f"from {before:.3f} to {after:.3f}, where {best:.3f} is possible: is a sign flipped?")
+    return f"from {before:.3f} to {after:.3f} of at most {best:.3f}"
 
 
-def zero_reward(subject: Subject) -> str:
-    """Where all answers are as good as each other, it stays near its base."""
-    free, paid = _toy(subject, 0.0, PRICE), _toy(subject, 1.0, PRICE)
-    if "closed_form" in declared(subject.algorithm) or price_of(subject.algorithm):
-        if free > 0.25 * max(paid, 0.1):
-            raise Broken(f"KL {free:.3f} nats from the base where no answer is better, {paid:.3f} where some are")
-        return f"KL {free:.3f} nats, and {paid:.3f} where some answers are better"
-    raise Exempt(
-        f"it declares no price on KL (kl_price); it went {free:.3f} nats, and {paid:.3f} where some answers are better"
+def zero_reward(tested: AlgorithmUnderTest) -> str:
+    """It stays near its base if all answers are equally good."""
+    equal, unequal = _kl_on_toy(tested, 0.0, COEFFICIENT), _kl_on_toy(tested, 1.0, COEFFICIENT)
+    if hasattr(tested.algorithm, "closed_form") or kl_field(tested.algorithm):
+        if equal > 0.25 * max(unequal, 0.1):
+            raise CheckFailed(f"KL {equal:.3f} nats from the base for equal rewards, {unequal:.3f} for unequal ones")
+        return f"KL {equal:.3f} nats, and {unequal:.3f} for unequal rewards"
+    raise NotApplicable(
+        f"it declares no KL coefficient (kl_price); KL {equal:.3f} nats for equal rewards, {unequal:.3f} for unequal ones"
     )
 
 
-def large_price(subject: Subject) -> str:
-    """At a large price on KL, the SFT policy comes back."""
-    if not price_of(subject.algorithm):
-        raise Exempt("it declares no price on KL (kl_price)")
-    cheap, dear = _toy(subject, 1.0, PRICE), _toy(subject, 1.0, 100 * PRICE)
-    if dear > 0.25 * cheap:
-        raise Broken(f"KL {dear:.3f} nats at {price_of(subject.algorithm)}={100 * PRICE:g}, {cheap:.3f} at {PRICE:g}")
-    return f"KL {dear:.4f} nats at {price_of(subject.algorithm)}={100 * PRICE:g}, {cheap:.3f} at {PRICE:g}"
+def large_kl_coefficient(tested: AlgorithmUnderTest) -> str:
+    """It stays at the SFT policy with a large KL coefficient."""
+    field = kl_field(tested.algorithm)
+    if not field:
+        raise NotApplicable("it declares no KL coefficient (kl_price)")
+    small, large = _kl_on_toy(tested, 1.0, COEFFICIENT), _kl_on_toy(tested, 1.0, 100 * COEFFICIENT)
+    if large > 0.25 * small:
+        raise CheckFailed(f"KL {large:.3f} nats at {field}={100 * COEFFICIENT:g}, {small:.3f} at {COEFFICIENT:g}")
+    return f"KL {large:.4f} nats at {field}={100 * COEFFICIENT:g}, {small:.3f} at {COEFFICIENT:g}"
 
 
-def closed_form(subject: Subject) -> str:
-    """It comes to base x exp(reward / price), the best policy, on a toy whose answers can be counted."""
-    if not declared(subject.algorithm).get("closed_form") or not price_of(subject.algorithm):
-        raise Exempt("it does not declare closed_form: its objective has another optimum, or none that is known")
-    bench = toy.toy(subject.bench, 1.0)
-    base = toy.distribution(bench.language_model())
-    best = toy.optimum(base, bench.shelf.the_judge.rewards, PRICE)
-    far, start = toy.kl(_on_toy(subject, bench, PRICE), best), toy.kl(base, best)
-    if far > 0.15 * start:
-        raise Broken(f"KL {far:.3f} nats from the best policy, of {start:.3f} at the start")
-    return f"KL {far:.3f} nats from the best policy, of {start:.3f} at the start"
+def closed_form(tested: AlgorithmUnderTest) -> str:
+    """It converges to the best policy, base x exp(reward / KL coefficient), on a toy problem with countable answers."""
+    if not getattr(tested.algorithm, "closed_form", False) or not kl_field(tested.algorithm):
+        raise NotApplicable("it does not declare closed_form: its objective has another optimum, or an unknown one")
+    bench = toy.toy_bench(tested.bench, 1.0)
+    base = toy.answer_logp(bench.language_model())
+    best = toy.optimum(base, bench.source.the_judge.rewards, COEFFICIENT)
+    end, start = toy.mean_kl(_train_on_toy(tested, bench, COEFFICIENT), best), toy.mean_kl(base, best)
+    if end > 0.15 * start:
+        raise CheckFailed(f"KL {end:.3f} nats from the best policy, of {start:.3f} at the start")
+    return f"KL {end:.3f} nats from the best policy, of {start:.3f} at the start"
 
 
-def _toy(subject: Subject, scale: float, price: float) -> float:
-    """KL from the base after training on the toy."""
-    bench = toy.toy(subject.bench, scale)
-    return toy.kl(_on_toy(subject, bench, price), toy.distribution(bench.language_model()))
+def _kl_on_toy(tested: AlgorithmUnderTest, scale: float, coefficient: float) -> float:
+    """KL from the base after training on the toy problem."""
+    bench = toy.toy_bench(tested.bench, scale)
+    return toy.mean_kl(_train_on_toy(tested, bench, coefficient), toy.answer_logp(bench.language_model()))
 
 
-def _on_toy(subject: Subject, bench: Bench, price: float | None = None) -> Tensor:
-    """log pi after training on the toy at a ``price`` on KL, by default the algorithm's own."""
-    priced = {price_of(subject.algorithm): price} if price is not None and price_of(subject.algorithm) else {}
-    changes: dict[str, Any] = {"lr": RATE} | priced
-    return toy.trained(
-        bench, dataclasses.replace(subject.algorithm, **changes), STEPS, subject.folder / f"toy-{next(subject.count)}"
+def _train_on_toy(tested: AlgorithmUnderTest, bench: Bench, coefficient: float | None = None) -> Tensor:
+    """log pi after training on the toy problem with a KL coefficient, by default the algorithm's."""
+    field = kl_field(tested.algorithm)
+    changes: dict[str, Any] = {"lr": RATE} | ({field: coefficient} if coefficient is not None and field else {})
+    return toy.train_policy(
+        bench, dataclasses.replace(tested.algorithm, **changes), STEPS, tested.folder / f"toy-{next(tested.count)}"
     )

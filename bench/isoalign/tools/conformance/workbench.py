@@ -1,4 +1,4 @@
-"""A tiny model with a tokenizer of its own, and labs whose every part is the real thing, only small."""
+"""A tiny model with its own tokenizer, and labs of real components at a small size."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from isoalign.config.task import ModelConfig
 from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Prompts
+from isoalign.core.lazy import peft, transformers
 from isoalign.core.records import Budget
 from isoalign.data.comments import Comment
 from isoalign.data.preferences import Feedback
 from isoalign.models import language, reward
 from isoalign.models.classifiers import CharClassifier
 from isoalign.models.language import LanguageModel
-from isoalign.stages.sft import lora
+from isoalign.stages.sft import lora_config
 from isoalign.stages.shared import ClassifierJudge
 from isoalign.training.lab import Lab
 from isoalign.training.meter import Meter
+from isoalign.training.session import Session
 from isoalign.training.trainer import Trainer
 
 END, PAD = "<|endoftext|>", "<|pad|>"
@@ -32,7 +34,7 @@ RUDE = ["you are a stupid idiot", "shut up you moron", "what a dumb stupid page"
 
 @dataclass(frozen=True)
 class Size:
-    """The shape of a model that a test makes."""
+    """The shape of a tiny model."""
 
     width: int = 32
     layers: int = 2
@@ -43,8 +45,6 @@ class Size:
 
 def write_model(folder: Path, size: Size = Size()) -> Path:
     """A random Llama and its byte-level BPE tokenizer, built as scripts/pretrain_nano.py does, saved as a folder."""
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -56,22 +56,22 @@ def write_model(folder: Path, size: Size = Size()) -> Path:
     )
     tokenizer.train_from_iterator((KIND + RUDE) * 4, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(f"{END} $A", special_tokens=[(END, 0)])
-    PreTrainedTokenizerFast(
+    transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=PAD, padding_side="left", model_max_length=512
     ).save_pretrained(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(size.seed)
-        config = LlamaConfig(
+        config = transformers.LlamaConfig(
             vocab_size=size.vocabulary, hidden_size=size.width, num_hidden_layers=size.layers, num_attention_heads=2,
             intermediate_size=size.feed_forward, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=0,
             eos_token_id=0, pad_token_id=1, initializer_range=0.2,
         )  # fmt: skip
-        LlamaForCausalLM(config).save_pretrained(folder)
+        transformers.LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 
 def write_reward(folder: Path, model: Path, seed: int, flops: dict[str, int] | None = None) -> Path:
-    """A random reward model on a tiny model's weights, with the record that its stage would leave."""
+    """A random reward model on a tiny model's weights, with the record of a reward stage."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head, _ = reward.load(str(model), model)
@@ -86,7 +86,7 @@ def write_reward(folder: Path, model: Path, seed: int, flops: dict[str, int] | N
 
 
 def make_feedback(source: str, prompt_lengths: list[int], answer_lengths: list[int], vocabulary: int = 320) -> Feedback:
-    """Verdicts on random answers of the given lengths; no special token occurs but the opening one."""
+    """Verdicts on random answers of the given lengths, without special tokens except the first."""
     generator = torch.Generator().manual_seed(len(source))
 
     def ids(count: int) -> list[int]:
@@ -101,26 +101,29 @@ def make_feedback(source: str, prompt_lengths: list[int], answer_lengths: list[i
 
 
 @dataclass
-class Shelf:
-    """What `isoalign.stages.shared.Shared` hands a lab, made by hand."""
+class FixedSource:
+    """A feedback source with fixed feedback."""
 
     prompt_rows: Prompts
     verdicts: dict[str, Feedback]
     rewards: dict[str, Any]
     the_judge: Any
-    number: int = 0
+    round: int = 0
 
-    def asked_judge(self) -> None:
-        """No judge that is asked."""
+    def comparing_judge(self) -> None:
+        """None."""
         return None
 
-    def thumbs(self) -> None:
-        """No thumbs."""
+    def unpaired(self) -> None:
+        """None."""
         return None
 
-    def due(self, fraction: float) -> bool:
-        """No later round."""
+    def round_due(self, fraction: float) -> bool:
+        """Never."""
         return False
+
+    def begin_round(self, policy: LanguageModel) -> None:
+        """Never due."""
 
     def prompts(self) -> Prompts:
         """The prompts."""
@@ -138,20 +141,20 @@ class Shelf:
         """The reward model."""
         return self.rewards[labelled_by]
 
-    def judge(self) -> Any:
-        """The judge that reads single answers."""
+    def scoring_judge(self) -> Any:
+        """The judge that scores single answers."""
         return self.the_judge
 
 
-IDLE = 20.0  # seconds without a payment, where a step takes a hundredth of one
+IDLE_SECONDS = 20.0  # a step takes a hundredth of a second
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A workbench: tiny folders on disk, from which labs are made afresh."""
+    """A workbench: a model and a feedback source, from which labs are made."""
 
     model: Path
-    shelf: Shelf
+    source: FixedSource
     ends: bool = False
     lora: int = 0
     new_tokens: int = 5
@@ -169,43 +172,44 @@ class Bench:
         return model
 
     def lab(self, budget: Budget | None = None, seed: int = 0) -> Lab:
-        """A new lab with a new meter; without a budget there is no limit."""
+        """The view of a new session."""
+        return Lab(self.session(budget, seed))
+
+    def session(self, budget: Budget | None = None, seed: int = 0) -> Session:
+        """A new session with a new meter, by default without a limit."""
         reference = self.language_model()
         if self.lora:
-            from peft import get_peft_model
-
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                adapted = get_peft_model(reference.inner, lora(self.lora, "CAUSAL_LM"))
+                adapted = peft.get_peft_model(reference.inner, lora_config(self.lora, "CAUSAL_LM"))
             policy = reference = self._limited(LanguageModel(adapted, reference.tokenizer, self.ends))
         else:
             policy = self.language_model(trained=True)
-        return Lab(policy, reference, self.shelf, Meter(budget or Budget(1e18)), self.new_tokens, seed)  # type: ignore[arg-type]
+        return Session(policy, reference, self.source, Meter(budget or Budget(1e18)), self.new_tokens, seed)
 
     def trainer(self, algorithm: Any, budget: Budget, work: Path, seed: int = 0, config: TrainConfig | None = None) -> Trainer:
         """The real trainer on a new lab."""
-        lab = self.lab(budget, seed)
-        config = replace(config or TrainConfig(warmup=2, checkpoint_seconds=1e9), idle_seconds=IDLE)
-        return Trainer(algorithm, lab, lab._policy, lab._meter, config, work)
+        config = replace(config or TrainConfig(warmup=2, checkpoint_seconds=1e9), idle_seconds=IDLE_SECONDS)
+        return Trainer(algorithm, self.session(budget, seed), config, work)
 
-    def but(self, **changes: Any) -> Bench:
-        """The same with something else."""
+    def replace(self, **changes: Any) -> Bench:
+        """A copy with other fields."""
         return replace(self, **changes)
 
 
 def weights(trainer: Trainer) -> list[torch.Tensor]:
-    """Everything that was trained, modules included."""
-    modules = [p for module in trainer.lab._modules.values() for p in module.parameters()]
+    """A copy of all trained weights, those of modules included."""
+    modules = [p for module in trainer.session.modules.values() for p in module.parameters()]
     return [p.detach().clone() for p in [*trainer.trained, *modules]]
 
 
 def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
-    """Whether two lists of tensors are equal to the bit."""
+    """Whether two lists of tensors are bitwise equal."""
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def make_bench(folder: Path, size: Size, prompt_lengths: list[int], answer_lengths: list[int], new_tokens: int) -> Bench:
-    """Model, reward models, judge, prompts and verdicts of the given lengths."""
+    """A bench with prompts and verdicts of the given lengths."""
     model = write_model(folder / "model", size)
     config = ModelConfig(str(model))
     rewards = {
@@ -213,15 +217,17 @@ def make_bench(folder: Path, size: Size, prompt_lengths: list[int], answer_lengt
         for seed, by in enumerate(("annotator", "judge"), start=1)
     }
     comments = [Comment(f"{text} {n}", text in RUDE) for n in range(3) for text in KIND + RUDE]
-    CharClassifier.fit(comments).save(folder / "raters" / "judge")
-    shelf = Shelf(*lengths(prompt_lengths, answer_lengths, size.vocabulary), rewards, ClassifierJudge(folder / "raters"))
-    return Bench(model, shelf, new_tokens=new_tokens)
+    CharClassifier.fit(comments).save(folder / "annotators" / "judge")
+    source = FixedSource(
+        *prompts_and_verdicts(prompt_lengths, answer_lengths, size.vocabulary), rewards, ClassifierJudge(folder / "annotators")
+    )
+    return Bench(model, source, new_tokens=new_tokens)
 
 
 SOURCES = {"annotator": "simulated", "judge": "ai", "revisions": "ai_revisions"}
 
 
-def lengths(prompts: list[int], answers: list[int], vocabulary: int = 320) -> tuple[Prompts, dict[str, Feedback]]:
+def prompts_and_verdicts(prompts: list[int], answers: list[int], vocabulary: int = 320) -> tuple[Prompts, dict[str, Feedback]]:
     """Prompts and verdicts of the given lengths in tokens."""
     verdicts = {by: make_feedback(source, prompts, answers, vocabulary) for by, source in SOURCES.items()}
     width = max(prompts)
@@ -236,16 +242,16 @@ def tiny(folder: Path) -> Bench:
     return make_bench(folder, Size(), [2, 7, 4, 3, 5, 6, 4, 3, 7, 2, 5], [1, 5, 2, 3, 5, 4, 2, 5, 3, 1, 4], new_tokens=5)
 
 
-def odd(bench: Bench) -> Bench:
-    """The bench with prompts of a single token beside long ones, and answers of a single token against whole ones."""
-    prompts, verdicts = lengths([1, 1, 12, 1, 2, 12, 1], [1, 1, 1, 5, 1, 5, 5])
-    return bench.but(shelf=replace(bench.shelf, prompt_rows=prompts, verdicts=verdicts))
+def with_odd_shapes(bench: Bench) -> Bench:
+    """The bench with prompts of one token among long ones, and answers of one token against full ones."""
+    prompts, verdicts = prompts_and_verdicts([1, 1, 12, 1, 2, 12, 1], [1, 1, 1, 5, 1, 5, 5])
+    return bench.replace(source=replace(bench.source, prompt_rows=prompts, verdicts=verdicts))
 
 
 SMALL = {"batch_size": 4, "rollouts": 6, "prompts": 6, "draws": 2, "minibatch": 4, "num_generations": 4}
 
 
 def small(algorithm: Any) -> Any:
-    """The algorithm, its batches cut to what a tiny bench holds, where they have the usual names."""
-    found = {field.name for field in fields(algorithm)}
-    return replace(algorithm, **{key: value for key, value in SMALL.items() if key in found})
+    """The algorithm with batches that fit a tiny bench, if its fields have the usual names."""
+    names = {field.name for field in fields(algorithm)}
+    return replace(algorithm, **{key: value for key, value in SMALL.items() if key in names})

@@ -1,4 +1,4 @@
-"""Thumbs: single answers that somebody found good or bad (TRL's unpaired preferences, for KTO)."""
+"""Unpaired feedback: single answers that somebody called good or bad (TRL's unpaired preferences, for KTO)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 from isoalign.data.formats import conversation
 from isoalign.data.formats.rows import Row, shown
-from isoalign.data.formats.types import Thumb
+from isoalign.data.formats.types import UnpairedLabel
 
 COLUMNS = (("prompt", "completion", "label"),)
 _LABELS = {"true": True, "1": True, "1.0": True, "up": True, "false": False, "0": False, "0.0": False, "down": False}
 
 
-def records(row: Row) -> Iterator[Thumb]:
-    """The row's answer with its thumb."""
+def records(row: Row) -> Iterator[UnpairedLabel]:
+    """The row's answer with its label."""
     prompt, (answer,) = conversation.answered(row, "prompt", [("completion", row.get("completion"))])
     label = row.get("label")
     desirable = _LABELS.get(str(label).strip().lower())
     if desirable is None:
         raise row.fault(f"label must be true or false, 1 or 0, up or down, not {shown(label)}")
-    yield Thumb(prompt, answer, desirable, row.number, row.rater, row.source)
+    yield UnpairedLabel(prompt, answer, desirable, row.number, row.rater, row.source)

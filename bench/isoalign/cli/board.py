@@ -1,0 +1,68 @@
+"""`isoalign board`: leaderboards, across tasks and along a setting."""
+
+from pathlib import Path
+
+import click
+
+from isoalign.cli import options
+from isoalign.core.display import clean
+from isoalign.core.errors import UserError
+from isoalign.core.files import save
+from isoalign.core.records import Card
+from isoalign.evaluation import card as cards_on_disk
+from isoalign.report import cross_task, leaderboard
+from isoalign.report.sweeps import files, sweep_report, text
+from isoalign.runs import failures
+
+
+@click.command()
+@click.argument("task", required=False)
+@options.results
+@click.option("--across", is_flag=True, help="One table over all tasks: interquartile means and P(A beats B).")
+@click.option("--along", metavar="KEY", help="How scores and ranks move along a swept setting, e.g. task.feedback.noise.")
+def board(task: str | None, results: Path, across: bool, along: str | None) -> None:
+    """Build and print the leaderboard of a task from its cards.
+
+    Without TASK, of every task that has cards. The board is written beside the cards as leaderboard.md and leaderboard.csv,
+    with its charts.
+    """
+    if across and along:
+        raise click.UsageError("--across and --along cannot be combined")
+    folders = [results / task] if task else sorted(path for path in results.glob("*") if path.is_dir())
+    cards = {folder: read for folder in folders if (read := cards_on_disk.read_all(folder))}
+    if not cards:
+        where = results / (task or "")
+        raise UserError(f"no cards in {where}; make some with `isoalign run` (or name another folder with --results)")
+    if along:
+        _print_along(cards, along)
+    elif across:
+        _print_across({folder.name: read for folder, read in cards.items()}, results)
+    else:
+        for folder, read in cards.items():
+            _print_board(folder, read)
+
+
+def _print_board(folder: Path, cards: list[Card]) -> None:
+    made = leaderboard.build(cards, folder.name)
+    leaderboard.show(made)
+    failed = failures.read(folder)
+    for one in failed:
+        print(clean(f"failed: {one.algorithm} seed {one.seed}: {one.reason}"))
+    if failed:
+        print(f"(until the same command succeeds, or its file in {folder / 'failed'} is deleted)")
+    print(leaderboard.write(made, folder))
+
+
+def _print_across(cards: dict[str, list[Card]], results: Path) -> None:
+    found = cross_task.cross_task(cards)
+    save(results / "across.md", found.markdown())
+    print(f"{found.terminal()}\n{results / 'across.md'}")
+
+
+def _print_along(cards: dict[Path, list[Card]], key: str) -> None:
+    if len(cards) > 1:
+        raise UserError(f"a report along a setting is of one task: isoalign board TASK --along {key}")
+    ((folder, read),) = cards.items()
+    report = sweep_report.sweep_report(read, key)
+    path = files.write(report, folder)
+    print(f"{text.sweep_text(report)}\n{path}")

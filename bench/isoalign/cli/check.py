@@ -1,0 +1,28 @@
+"""`isoalign check`: the conformance suite."""
+
+import click
+
+from isoalign.core import progress
+
+
+@click.command()
+@click.argument("name", metavar="ALGORITHM")
+@click.argument("checks", nargs=-1, metavar="[CHECK]...")
+def check(name: str, checks: tuple[str, ...]) -> int:
+    """Test an algorithm on what every algorithm must do.
+
+    ALGORITHM may be a plug-in's. It is tried on a tiny model, in about a minute. Without CHECK, all checks are run; each
+    prints a line with its name. The exit status is 1 if one fails.
+    """
+    from isoalign.tools.conformance import examine  # loads torch, which the help does without
+    from isoalign.training.registry import default_algorithm
+
+    progress.belongs_to(name, 0)
+    found = []
+    for finding in examine(name, default_algorithm(name), checks):
+        print(finding.line(), flush=True)
+        found.append(finding)
+    failed = sum(finding.passed is False for finding in found)
+    whole = f"{name} conforms" if not checks else f"{name}: {len(found)} tried, none failed"
+    print(f"{name}: {failed} failed" if failed else whole)
+    return 1 if failed else 0

@@ -1,0 +1,22 @@
+"""`isoalign compare`: two methods side by side."""
+
+from pathlib import Path
+
+import click
+
+from isoalign.cli import options
+from isoalign.report import compare as comparison
+
+
+@click.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--task", default="nano", show_default=True, help="Whose board holds the rows A and B.")
+@options.results
+def compare(first: str, second: str, task: str, results: Path) -> None:
+    """Compare two methods or cards, paired, on every metric.
+
+    A and B are each the path of a card or the name of a row of the board. Differences are paired prompt by prompt; the last
+    lines give the verdict in words.
+    """
+    print(comparison.compare(*comparison.sides(first, second, results / task)))

@@ -1,0 +1,21 @@
+"""Options and arguments that several commands share."""
+
+from pathlib import Path
+
+import click
+
+from isoalign.core.store import Store
+from isoalign.data import assets
+
+PATH = click.Path(path_type=Path)
+
+results = click.option(
+    "--results", type=PATH, default="results/local", show_default=True, help="Folder of the cards, one folder a task in it."
+)
+store = click.option("--store", type=PATH, help="Folder of the stages.  [default: store/ in the user cache]")
+settings = click.argument("settings", nargs=-1, metavar="[task.KEY=VALUE]...")
+
+
+def open_store(folder: Path | None) -> Store:
+    """The store in a folder, or that of the user cache."""
+    return Store(folder or assets.cache_dir() / "store")

@@ -1,0 +1,30 @@
+"""`isoalign reward`: the reward model of a task."""
+
+import shlex
+from pathlib import Path
+
+import click
+
+from isoalign.cli import options
+from isoalign.report.pages.reward_model import reward_text
+from isoalign.runs.overrides import task_named
+
+
+@click.command()
+@click.argument("task")
+@click.option("--by", default="annotator", show_default=True, help="Whose verdicts it learns from: annotator or judge.")
+@options.results
+@options.store
+@options.settings
+def reward(task: str, by: str, results: Path, store: Path | None, settings: tuple[str, ...]) -> None:
+    """Train a task's reward model if needed and write its card.
+
+    The card goes to TASK/reward/ in the folder of results. Settings task.KEY=VALUE say where the task differs from
+    conf/task/TASK.yaml.
+    """
+    from isoalign.runs import reward_card  # loads torch, which the help does without
+
+    config = task_named(task, settings)
+    command = shlex.join(["isoalign", "reward", task, "--by", by, *settings])
+    card = reward_card.make(config, options.open_store(store), by, command)
+    print("\n".join([reward_text(card), *map(str, reward_card.write(card, results))]))

@@ -1,0 +1,71 @@
+"""`isoalign tune`: equal tuning of methods."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from isoalign.cli import options
+from isoalign.config import search_path
+from isoalign.core import plugins
+from isoalign.core.errors import UserError
+from isoalign.core.progress import Progress
+from isoalign.runs import overrides
+from isoalign.tools import tune as tuning
+
+
+@click.command()
+@click.argument("task")
+@click.argument("words", nargs=-1, metavar="[ALGORITHM|KEY=VALUE]...")
+@click.option("--trials", default=8, show_default=True, help="Trials of each method.")
+@click.option("--rule", default="one_standard_error", show_default=True, help="How the best is chosen, or largest_reduction.")
+@click.option("--workers", default=2, show_default=True, help="Trials at a time.")
+@click.option("--results", type=options.PATH, default="results/tuning", show_default=True, help="Folder of the record.")
+@click.option(
+    "--conf", type=options.PATH, help="Folder that gets tuned/TASK_ALGORITHM.yaml.  [default: conf/ of this installation]"
+)
+@options.store
+def tune(
+    task: str, words: tuple[str, ...], trials: int, rule: str, workers: int, results: Path, conf: Path | None,
+    store: Path | None,
+) -> int:  # fmt: skip
+    """Give each method equally many trials and keep its best settings.
+
+    Without ALGORITHM, every one that declares a search space in conf/sweep/. Trials are scored on validation prompts. Settings
+    task.KEY=VALUE and budget=NAME hold for all. one_standard_error chooses the least KL within one standard error of the
+    largest reduction of toxicity.
+    """
+    settings = [word for word in words if "=" in word]
+    named = [word for word in words if "=" not in word]
+    wanted = named or sorted({*search_path.options("sweep")} & {*plugins.algorithms()})
+    overrides.check([f"task={task}", f"algorithm={','.join(wanted)}", *settings], sweep=True)
+    if odd := [word for word in settings if not word.startswith(("task.", "budget"))]:
+        raise UserError(
+            f"{odd[0]}: only settings of the task and the budget are the same for all, task.KEY=VALUE or budget=NAME"
+        )
+    search = tuning.Search(task, trials, rule, workers, results, store, tuple(settings))
+    bar = _Bar(sum(len(tuning.points(tuning.space(name), trials)) for name in wanted))
+    failed = 0
+    for name, tried in search.run(wanted, bar.hear):
+        try:
+            winner, file, record = tuning.write(search, name, tried, conf or search_path.folders()[0])
+        except UserError as error:  # the others' trials are not lost
+            print(f"isoalign: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        print(f"chosen: {tuning.line(name, winner)}\n  {file}  {record}", flush=True)
+    bar.close()
+    return 1 if failed else 0
+
+
+class _Bar(Progress):
+    """Prints each trial as it ends, above a bar of how many are done."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__("tuning")
+        self.count, self.heard = count, 0
+
+    def hear(self, name: str, trial: tuning.Trial) -> None:
+        self.heard += 1
+        print(tuning.line(name, trial), flush=True)
+        self.show(self.heard / self.count, {})

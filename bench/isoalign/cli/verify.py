@@ -1,0 +1,36 @@
+"""`isoalign verify`: whether cards are what they were."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from isoalign.cli import options
+from isoalign.core.display import clean
+from isoalign.core.errors import UserError
+
+
+@click.command()
+@click.argument("cards", nargs=-1, required=True, type=options.PATH, metavar="CARD...")
+@options.store
+def verify(cards: tuple[Path, ...], store: Path | None) -> int:
+    """Check that a card and all that led to it are unchanged.
+
+    Seals, key, the files of every stage in the store and every metric that can be computed again are compared. The exit
+    status is 1 if anything was changed.
+    """
+    from isoalign.tools.verify import verify as compare  # loads torch, which the help does without
+
+    wrong = 0
+    for path in cards:
+        try:
+            report = compare(path, options.open_store(store))
+        except UserError as error:  # the others are still looked at
+            print(f"isoalign: {error}", file=sys.stderr)
+            wrong += 1
+            continue
+        wrong += len(report.wrong)
+        lines = [("ok", line) for line in report.checked] + [("not checked", line) for line in report.unchecked]
+        for mark, line in [*lines, *(("CHANGED", line) for line in report.wrong)]:
+            print(clean(f"{path.name}: {mark}: {line}"))
+    return 1 if wrong else 0

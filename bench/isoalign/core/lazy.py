@@ -1,0 +1,80 @@
+"""Libraries that take long to import, under names that stand at the top of a file and load nothing until they are used.
+
+    from isoalign.core.lazy import transformers
+
+    def load(name):
+        return transformers.AutoTokenizer.from_pretrained(name)  # transformers is imported here
+
+`isoalign --help`, a board, and a run whose stages are all made already need none of these libraries. What a module needs as
+soon as it is imported, such as a base class or a decorator, it imports in the ordinary way.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import datasets
+    import h5py
+    import huggingface_hub.constants
+    import krippendorff
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure
+    import matplotlib.lines
+    import matplotlib.patheffects
+    import matplotlib.style
+    import peft.tuners.tuners_utils
+    import pyarrow.parquet
+    import rich.box
+    import rich.console
+    import rich.table
+    import rich.text
+    import scipy.optimize
+    import scipy.special
+    import scipy.stats
+    import sklearn.feature_extraction.text
+    import sklearn.linear_model
+    import statsmodels.stats.inter_rater
+    import torch
+    import transformers.trainer_callback
+    import transformers.utils.hub
+    import trl.trainer.utils
+    import wandb
+
+__all__ = [
+    "datasets", "h5py", "huggingface_hub", "krippendorff", "matplotlib", "peft", "pyarrow", "rich", "scipy", "sklearn",
+    "statsmodels", "torch", "transformers", "trl", "wandb",
+]  # fmt: skip
+
+
+class LazyModule(ModuleType):
+    """A name for a library that is not imported yet: each attribute is looked up in the library itself, which imports it.
+
+    It never enters ``sys.modules``, so other code, the library's own included, sees the real module alone, and everything
+    that it returns is the real thing: pickling, ``isinstance`` and patching in tests work as with an ordinary import.
+    Threads wait for each other as they do at an ``import`` statement. A submodule is imported when it is first named.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        library = importlib.import_module(self.__name__)
+        try:
+            return getattr(library, name)
+        except AttributeError:
+            submodule = f"{self.__name__}.{name}"
+            if importlib.util.find_spec(submodule) is None:
+                raise
+            return importlib.import_module(submodule)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(importlib.import_module(self.__name__), name, value)
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        """Pickled, it is the library."""
+        return importlib.import_module, (self.__name__,)
+
+
+if not TYPE_CHECKING:
+    globals().update({name: LazyModule(name) for name in __all__})

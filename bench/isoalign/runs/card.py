@@ -1,0 +1,51 @@
+"""The card of a run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import asdict, replace
+
+from isoalign.core import plugins
+from isoalign.core.records import Card
+from isoalign.core.store import content
+from isoalign.evaluation import curve, metric_values
+from isoalign.evaluation.card import key_of
+from isoalign.evaluation.scoring import scored
+from isoalign.runs import notes
+from isoalign.runs.pipeline import Run
+from isoalign.training.meter import Meter
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "evaluate", "hydra-core", "numpy", "scipy")
+RECORD_FIELDS = ("steps", "skipped", "reported", "reported_error", "rounds", "loop")  # of the record of training, on the card
+
+
+def make_card(run: Run, command: str) -> Card:
+    """Make all missing stages and return the card. ``command``: reproduces the run."""
+    parents, record = run.parents(), run.read_record()
+    package = plugins.distribution(type(run.algorithm))  # if the algorithm is a plug-in
+    card = Card(
+        key="",
+        task=run.task.name,
+        algorithm=run.name,
+        config={"algorithm": run.settings, "task": asdict(run.task)},
+        seed=run.seed,
+        budget=asdict(run.budget),
+        spent=record.get("spent") or Meter(run.budget).spent() | {"seconds": 0.0},
+        metrics={},
+        parents={name: stage.key for name, stage in parents.items()},
+        versions=packages() | (dict([package]) if package else {}),
+        command=command,
+        training={key: record[key] for key in RECORD_FIELDS if key in record},
+        notes=notes.make_notes(run),
+        contents={name: content(run.shared.get(stage)) for name, stage in parents.items()},
+    )
+    own, base = (metric_values.read(run.shared.get(row.metrics())) for row in (run, run.base))
+    points = curve.read_curve(run.shared.get(run.curve())) if run.trains else []
+    return scored(replace(card, key=key_of(card)), own, base if run.trains else None, points)
+
+
+def packages() -> dict[str, str]:
+    """Versions of the packages that results may depend on."""
+    versions = {name: importlib.metadata.version(name) for name in ("isoalign", *PACKAGES)}
+    return {"python": platform.python_version()} | versions

@@ -1,0 +1,234 @@
+"""The training of one run: from the shared stages to a policy, its log and its record, as a stage of the store."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isoalign.config.task import TaskConfig
+from isoalign.config.training import TrainConfig
+from isoalign.core.errors import TrainingFailed, UserError, unforeseen
+from isoalign.core.jsonl import read_rows, write_rows
+from isoalign.core.lazy import peft
+from isoalign.core.records import Budget
+from isoalign.core.runtime import device
+from isoalign.core.store import plain
+from isoalign.data import assets, prompts
+from isoalign.evaluation import selection
+from isoalign.evaluation.metrics.kl import best_of_n_bound
+from isoalign.models import language
+from isoalign.models.language import LanguageModel
+from isoalign.stages import pairs
+from isoalign.stages.rounds import FeedbackRounds
+from isoalign.stages.sft import lora_config
+from isoalign.stages.shared import SharedStages
+from isoalign.stages.stage import Stage
+from isoalign.training import registry, trl
+from isoalign.training.guard import Guard
+from isoalign.training.meter import Meter
+from isoalign.training.process_state import preserved
+from isoalign.training.session import Session
+from isoalign.training.trainer import Trainer
+
+VERSION = 4
+ROUNDS = "rounds"  # folder of a train stage with the outputs of later feedback rounds
+BASE = "sft"  # the row of the SFT base
+MIN_LOGGED_SHARE = 0.9  # of the spent FLOPs: a KL logged only before does not describe the trained policy
+DEFAULT_IDLE_SECONDS = TrainConfig().idle_seconds
+
+
+@dataclass(frozen=True)
+class Training:
+    """A method on a task under a budget with a seed, up to the trained policy."""
+
+    name: str
+    algorithm: Any
+    budget: Budget
+    seed: int
+    shared: SharedStages
+
+    @property
+    def task(self) -> TaskConfig:
+        """The task's configuration."""
+        return self.shared.task
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is a train stage: for every algorithm but the SFT base."""
+        if not any(hasattr(self.algorithm, method) for method in ("iteration", "train", "select")) and self.name != BASE:
+            raise UserError(f"algorithm {self.name} has no method iteration(lab), train(lab) or select(lab, answers)")
+        return self.name != BASE
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The algorithm's hyperparameters."""
+        return registry.hyperparameters(self.algorithm)
+
+    @property
+    def train(self) -> Stage:
+        """The trained policy. Its key covers everything that the lab can give the algorithm, and the algorithm's code."""
+        task, shared = self.task, self.shared
+        recipe = {
+            "version": VERSION, "sft": shared.sft.key, "model": task.model,
+            "training": plain(replace(task.training, idle_seconds=DEFAULT_IDLE_SECONDS)) | {"checkpoint_seconds": None},
+            "pairs": [shared.pairs(by).key for by in pairs.SOURCES],
+            "reward": [m.key for by in pairs.SOURCES for m in shared.reward_models(by).values() if self.uses("reward")],
+            "algorithm": self.name, "settings": self.settings, "source": registry.source_digest(type(self.algorithm)),
+            "budget": self.budget, "seed": self.seed,
+        }  # fmt: skip
+        recipe |= self.shaping_recipe if self.uses("reward") else {}
+        recipe |= {"unpaired": shared.unpaired_stage.key} if shared.unpaired_stage and self.uses("labels") else {}
+        recipe |= {"revisions": shared.revisions_stage.key} if self.uses("revisions") else {}
+        recipe |= {"rounds": rounds} if (rounds := plain(task.rounds)) else {}
+        recipe |= {"loop": trl.loop_versions()} if hasattr(self.algorithm, "train") else {}
+        recipe |= {"answers": self.prompt_recipe | {"draws": self.task.evaluation.draws}} if self.selects else {}
+        return Stage("train", recipe, self._select if self.selects else self._train)
+
+    @property
+    def shaping_recipe(self) -> dict[str, Any]:
+        """The shaping of the reward models' rewards, for recipes; empty without shaping."""
+        shaping = plain(self.task.shaping)
+        return {"shaping": shaping} if shaping else {}
+
+    def uses(self, service: str) -> bool:
+        """Whether the algorithm's code names a service of the lab; its result cannot depend on one that it never names."""
+        return registry.uses_attribute(type(self.algorithm), service)
+
+    def _train(self, work: Path) -> None:
+        torch.manual_seed(self.seed)
+        policy, reference = self._policy_to_train()
+        meter = Meter(self.budget)
+        source = FeedbackRounds(self.shared, work / ROUNDS)
+        session = Session(policy, reference, source, meter, self.task.model.new_tokens, self.seed)
+        trainer = Trainer(self.algorithm, session, self.task.training, work, self._forbidden)
+        with _as_training_failure(), preserved():
+            trainer.run(self.name)
+        policy.model.save_pretrained(work / "policy")
+        log = [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in trainer.log]
+        write_rows(work / "log.jsonl", log)
+        record = {
+            "spent": meter.spent(), "steps": meter.steps, "skipped": trainer.skipped, "reward": sorted(session.reward_models),
+            "fraction": meter.fraction, "snapshots": trainer.snapshots, "reported": reported_kl(log),
+            "reported_error": reported_kl_error(log),
+        }  # fmt: skip
+        record |= {"rounds": trainer.rounds} if trainer.rounds else {}
+        record |= {"unmetered": trainer.guard.models} if trainer.guard.models else {}
+        record |= {"loop": trainer.loop} if trainer.loop else {}
+        (work / "record.json").write_text(json.dumps(record, indent=1))
+
+    @property
+    def selects(self) -> bool:
+        """Whether the method does not train but selects among answers of the SFT base."""
+        return hasattr(self.algorithm, "select")
+
+    def _select(self, work: Path) -> None:
+        """Instead of training, select the answers to the evaluation prompts, and charge it."""
+        base, meter, config = self.shared.base_model(), Meter(self.budget), self.task.evaluation
+        source = FeedbackRounds(self.shared, work / ROUNDS)
+        session = Session(base, base, source, meter, self.task.model.new_tokens, self.seed)
+        session.guard = Guard(meter, tuple, self._forbidden, self.task.training.idle_seconds)
+        with _as_training_failure(), preserved():
+            selection.make_selection(
+                work, self.algorithm, session, base, self.task.model, self.evaluation_prompts(), config.draws
+            )
+        write_rows(work / "log.jsonl", [])
+        record = {
+            "spent": meter.spent(), "steps": 0, "skipped": 0, "reward": sorted(session.reward_models),
+            "fraction": meter.fraction, "snapshots": [], "reported": {}, "kl_bound": best_of_n_bound(self.algorithm.draws),
+        }  # fmt: skip
+        record |= {"unmetered": session.guard.models} if session.guard.models else {}
+        (work / "record.json").write_text(json.dumps(record, indent=1))
+
+    @property
+    def _forbidden(self) -> tuple[Path, Path]:
+        """Folders that an algorithm's code must not read."""
+        return self.shared.store.root, assets.cache_dir()
+
+    def read_record(self) -> dict[str, Any]:
+        """The record of training, empty for the SFT base. Trains first if needed."""
+        return json.loads((self.shared.get(self.train) / "record.json").read_text()) if self.trains else {}
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The scalars of each training step. Trains first if needed."""
+        return list(read_rows(self.shared.get(self.train) / "log.jsonl")) if self.trains else []
+
+    @property
+    def _lora_rank(self) -> int:
+        """Rank of the policy's adapter, the algorithm's or else the task's; 0 if all weights are trained."""
+        return int(getattr(self.algorithm, "lora", 0) or self.task.model.lora)
+
+    def _policy_to_train(self) -> tuple[LanguageModel, LanguageModel]:
+        """Policy and frozen reference. With LoRA they are the same model, with the adapter on and off."""
+        config, base = self.task.model, self.shared.base_model(autocast=self.task.model.bf16)
+        if self._lora_rank:
+            model = peft.get_peft_model(base.inner, lora_config(self._lora_rank, "CAUSAL_LM"))
+            policy = LanguageModel(model.to(device()), base.tokenizer, base.ends, base.autocast)
+            return policy, policy
+        policy = self.shared.base_model(autocast=config.bf16)
+        policy.model.requires_grad_(True)
+        return policy, base
+
+    @property
+    def prompt_recipe(self) -> dict[str, Any]:
+        """Which prompts are evaluated."""
+        split = self.task.evaluation.split
+        return {"prompts": self.shared.prompt_recipe(split), "split": split}
+
+    def evaluation_prompts(self) -> list[prompts.Prompt]:
+        """The prompts that are evaluated."""
+        return prompts.of(self.task.prompts, self.task.evaluation.split)
+
+    def load_policy(self, weights: str = "policy") -> tuple[LanguageModel, LanguageModel]:
+        """Policy and SFT base in fp32."""
+        base = self.shared.base_model()
+        if not self.trains or self.selects:
+            return base, base
+        folder = self.shared.get(self.train) / weights
+        if self._lora_rank:
+            adapted = peft.PeftModel.from_pretrained(self.shared.base_model().inner, str(folder))
+            model: Any = adapted.merge_and_unload()  # decoding needs no separate adapter
+        else:
+            model, _ = language.load(self.task.model.name, folder)
+        return LanguageModel(model.eval().to(device()), base.tokenizer, base.ends), base
+
+
+@contextmanager
+def _as_training_failure() -> Iterator[None]:
+    """Context in which every error is a failure of the method."""
+    try:
+        yield
+    except UserError as error:
+        raise TrainingFailed(str(error)) from error
+    except Exception as error:
+        if os.environ.get("ISOALIGN_DEBUG"):
+            raise
+        raise TrainingFailed(unforeseen(error)) from error
+
+
+def reported_kl(log: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """A method's own estimates of its KL: means over the last tenth of the values that it logged."""
+    return {name: statistics.fmean(values[-max(1, len(values) // 10) :]) for name, values in _logged_kl(log).items()}
+
+
+def reported_kl_error(log: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Standard errors of these means, from the spread of that tenth, but at least five rows; none for a single row."""
+    tenths = {name: (values, max(1, len(values) // 10)) for name, values in _logged_kl(log).items() if len(values) > 1}
+    return {name: statistics.stdev(values[-max(5, tenth) :]) / math.sqrt(tenth) for name, (values, tenth) in tenths.items()}
+
+
+def _logged_kl(log: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """The KL values that a method logged, if it logged them to the end: those of a hybrid's first stage do not describe the
+    trained policy."""
+    logged = {name: [row for row in log if row.get(name) is not None] for name in ("kl", "kl_k1", "kl_k2", "kl_k3")}
+    least = MIN_LOGGED_SHARE * log[-1]["flops_spent"] if log else 0
+    to_the_end = {name: rows for name, rows in logged.items() if rows and rows[-1]["flops_spent"] >= least}
+    return {name: [row[name] for row in rows] for name, rows in to_the_end.items()}

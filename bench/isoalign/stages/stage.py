@@ -1,0 +1,24 @@
+"""A stage: a directory in the store, named by everything that its content depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isoalign.core.store import digest
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage. ``recipe``: everything that its output depends on; ``make``: fills a work directory with the output."""
+
+    name: str
+    recipe: dict[str, Any]
+    make: Callable[[Path], None]
+
+    @property
+    def key(self) -> str:
+        """Digest of name and recipe. Stages with the same key share a directory."""
+        return digest({"stage": self.name, **self.recipe})

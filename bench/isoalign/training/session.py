@@ -1,0 +1,172 @@
+"""The state of a training run: its models, data and meter, what has been charged, and its progress.
+
+The trainer owns the session; a `Lab` is the algorithm's view of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from isoalign.core.batches import Rollouts
+from isoalign.core.errors import UserError
+from isoalign.data.preferences import Cursor, Feedback
+from isoalign.models.language import LanguageModel, Outputs, completion_lengths, prompt_lengths
+from isoalign.training.feedback_source import FeedbackSource
+from isoalign.training.guard import Guard
+from isoalign.training.meter import Meter
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Session:
+    """Models, feedback, meter and state of one training run.
+
+    ``source``: where prompts and feedback come from. ``new_tokens``: the maximum number of tokens of a completion.
+    ``generator``: the source of all randomness, on the CPU. ``state``: what an algorithm keeps between iterations.
+    ``modules``: the algorithm's modules by name. ``reward_models``: those whose training is charged. ``started_at``: spent
+    fraction of the budget at the first optimizer step. ``logged``: scalars of the current step. The trainer sets
+    ``adopt_module`` and ``trainer``; the caller that runs an algorithm's code sets ``guard``.
+    """
+
+    def __init__(
+        self,
+        policy: LanguageModel,
+        reference: LanguageModel,
+        source: FeedbackSource,
+        meter: Meter,
+        new_tokens: int,
+        seed: int,
+    ) -> None:
+        self.policy, self.reference, self.source, self.meter = policy, reference, source, meter
+        self.new_tokens, self.seed = new_tokens, seed
+        self.generator = torch.Generator().manual_seed(seed)
+        self.state: dict[str, Any] = {}
+        self.cursors: dict[str, Cursor] = {}
+        self.modules: dict[str, nn.Module] = {}
+        self.reward_models: set[str] = set()
+        self.started_at = 0.0
+        self.logged: dict[str, list[float]] = {}
+        self.guard: Guard | None = None
+        self.adopt_module: Callable[[str, nn.Module], None] = lambda name, module: None
+        self.trainer: Any = None
+
+    @property
+    def device(self) -> torch.device:
+        """The device of models and batches."""
+        return self.policy.device
+
+    @property
+    def pad(self) -> int:
+        """The padding token."""
+        return int(self.policy.tokenizer.pad_token_id)
+
+    @property
+    def progress(self) -> float:
+        """Spent fraction of the budget, from 0 at the first optimizer step to 1."""
+        return min(1.0, max(0.0, (self.meter.fraction - self.started_at) / max(1e-12, 1 - self.started_at)))
+
+    def sandboxed(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Run an algorithm's own code, under the guard if there is one, and return its result."""
+        with self.guard.sandboxed() if self.guard else nullcontext():
+            return work(*arguments, **named)
+
+    # -- feedback -------------------------------------------------------------------------------------------------
+
+    def fetch(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Call the feedback source with the clock stopped: time must not depend on whether a shared stage already exists."""
+        with self.meter.paused():
+            return work(*arguments, **named)
+
+    def check_read(self, count: int = 1, what: str = "") -> None:
+        """Raises UserError within a loss, and for a ``count`` of ``what`` below 1.
+
+        A loss is called twice, first to quote its cost: what it read would be charged at the wrong time.
+        """
+        if self.meter.quoting:
+            raise UserError("a loss cannot sample or read data or feedback: do so in iteration() and yield it in the batch")
+        if count < 1:
+            raise UserError(f"{count} {what} requested, but at least 1 is needed; check the algorithm's batch size")
+
+    def require_pairs(self, wanted: str) -> None:
+        """Raises UserError if human feedback is unpaired: ``wanted`` would come from the simulated annotator instead."""
+        if (unpaired := self.fetch(self.source.unpaired)) is not None:
+            raise UserError(
+                f"task.feedback.file {unpaired.file} holds unpaired feedback; {wanted} must come from comparisons. "
+                "KTO learns from unpaired feedback"
+            )
+
+    def cursor(self, name: str, size: int) -> Cursor:
+        """The cursor over some data, created at its first use."""
+        return self.cursors.setdefault(name, Cursor(size, self.seed))
+
+    def round_name(self, name: str) -> str:
+        """The name within the current feedback round: each round has its own data and charges."""
+        return f"{name}@{self.source.round}" if self.source.round else name
+
+    # -- the bill -------------------------------------------------------------------------------------------------
+
+    def pay_pass(
+        self, role: str, model: LanguageModel, rollouts: Rollouts, backward: bool = False, adapter: bool = True
+    ) -> None:
+        """Charge a forward pass over completions and, if asked, its backward pass."""
+        lengths, completions = row_lengths(rollouts)
+        self.meter.charge(role, "forward", model.shape.forward(lengths, completions, adapter))
+        if backward:
+            self.meter.charge(role, "backward", model.shape.backward(lengths, completions))
+
+    def pay_verdicts(self, feedback: Feedback, index: list[int], extra_flops: int = 0, extra_labels: int = 0) -> None:
+        """Charge the verdicts that were not read before, if the budget covers them and the extra FLOPs and labels."""
+        meter = self.meter
+        paid = meter.labels.get(feedback.source, set())
+        new = [number for number in sorted(set(index)) if not paid.issuperset(feedback.labels_of([number]))]
+        price, labels = feedback.price(new), feedback.labels_of(new)
+        calibration = range(feedback.calibration if index else 0)
+        extra_labels += len(set(calibration) - meter.labels.get("calibration", set()))
+        meter.require(sum(price.values()) + extra_flops, labels=len(labels) + extra_labels)
+        meter.label(feedback.source, labels)
+        if calibration:
+            meter.label("calibration", calibration)
+        meter.ask(feedback.asked(new))
+        for role, flops in price.items():
+            meter.charge(role, "sample" if role in ("feedback", "critic") else "forward", flops)
+
+    def zero_outputs(self, rollouts: Rollouts) -> Outputs:
+        """Zeros in the shapes of a pass's outputs, for quoting the cost of a loss. All are views of one number."""
+        shape = rollouts.completion.shape
+        zero: Tensor = torch.zeros((), device=self.device, requires_grad=torch.is_grad_enabled())
+        return Outputs(
+            zero.expand(shape),
+            zero.expand(*shape, self.policy.width),
+            zero.expand(*shape, self.policy.vocabulary),
+        )
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def numbers(self) -> dict[str, Any]:
+        """The part of the session for a checkpoint that JSON can hold: everything but tensors."""
+        return {
+            "meter": self.meter.state(),
+            "cursors": {name: [c.size, c.seed, c.position] for name, c in self.cursors.items()},
+            "state": self.state,
+            "reward_models": sorted(self.reward_models),
+            "started_at": self.started_at,
+        }
+
+    def restore(self, numbers: dict[str, Any]) -> None:
+        """Restore what `numbers` returned."""
+        self.meter.restore(numbers["meter"])
+        self.cursors = {name: Cursor(*each) for name, each in numbers["cursors"].items()}
+        self.state, self.reward_models = numbers["state"], set(numbers["reward_models"])
+        self.started_at = numbers["started_at"]
+
+
+def row_lengths(rollouts: Rollouts) -> tuple[list[int], list[int]]:
+    """Tokens that a pass reads per row, and positions where the head is applied. The last token is predicted, not read."""
+    completions = completion_lengths(rollouts)
+    return [p + t - 1 for p, t in zip(prompt_lengths(rollouts), completions, strict=True)], completions

@@ -1,0 +1,90 @@
+"""The lab's models, lent to a trainer: every pass is charged, and the models are restored afterwards."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isoalign.core.errors import UserError
+from isoalign.core.lazy import peft
+from isoalign.models.language import NEVER, LanguageModel
+from isoalign.training.meter import Meter
+
+
+def pay_passes(model: LanguageModel, meter: Meter, before_gradients: Callable[[], None] = lambda: None) -> None:
+    """Charge every pass of a model before it runs. ``before_gradients`` is called before a pass with gradients."""
+    run, shape = model.inner.forward, model.shape
+    adapters = [module for module in model.inner.modules() if isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer)]
+    trained = any(parameter.requires_grad for parameter in model.inner.parameters())
+    ends = torch.tensor([model.tokenizer.eos_token_id, model.tokenizer.pad_token_id], device=model.device)
+
+    def pay(tokens: Tensor, fused: bool, cache: Any, samples: bool) -> None:
+        rows, columns = tokens.shape
+        own = trained and not (adapters and adapters[0].disable_adapters)
+        role = "policy" if own else "reference"
+        if samples:
+            past = cache.get_seq_length() if cache is not None else 0
+            price = shape.decode([past] * rows, [2] * rows) if past else shape.prefill([columns] * rows)
+            alive = rows - int(torch.isin(tokens[:, -1], ends).sum()) if past else rows
+            meter.charge(role, "sample", price, alive)
+            return
+        lengths, heads = [columns] * rows, [columns - fused] * rows
+        forward = shape.forward(lengths, heads, adapter=own)
+        if own and torch.is_grad_enabled():
+            before_gradients()
+            backward = shape.backward(lengths, heads) + fused * 2 * shape.head * sum(heads)
+            meter.require(forward + backward)
+            meter.charge(role, "backward", backward)
+        meter.charge(role, "forward", forward)
+
+    @functools.wraps(run)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        tokens = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+        pay(tokens, kwargs.get("fused_lm_head", False), kwargs.get("past_key_values"), bool(kwargs.get("use_cache")))
+        return run(*args, **kwargs)
+
+    model.inner.forward = forward
+
+
+@contextmanager
+def lent(policy: LanguageModel, reference: LanguageModel) -> Iterator[None]:
+    """Context in which the heads ban tokens by a bias. Restores the models afterwards, whatever the trainer attached."""
+    models = {id(model.inner): model for model in (policy, reference)}.values()
+    for model in models:
+        _ = model.shape  # computed by a pass, which must not be charged
+        head: Any = model.head
+        if head.bias is not None:
+            raise UserError("TRL's trainers need a model whose output head has no bias; choose another task.model.name")
+        bias = torch.zeros(model.vocabulary, device=model.device).index_fill(0, model.banned, NEVER)
+        del head.bias
+        head.register_buffer("bias", bias, persistent=False)  # not part of a snapshot
+    try:
+        yield
+    finally:
+        for model in models:
+            head = model.head
+            del head.bias
+            head.register_parameter("bias", None)
+            for module in (model.model, model.inner):
+                for name in ("forward", "_original_forward"):
+                    module.__dict__.pop(name, None)
+            model.model.eval()
+
+
+@contextmanager
+def own_random_state() -> Iterator[None]:
+    """Context in which every random generator may be seeded. Restores all of them afterwards."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

@@ -1,0 +1,400 @@
+"""README, CONTRIBUTING and docs/: short, linked, true of the cards; commands, settings and files that they name exist."""
+
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import isoalign
+from isoalign import stats
+from isoalign.baselines import dpo
+from isoalign.config.search_path import options
+from isoalign.core.records import Card
+from isoalign.data import formats
+from isoalign.evaluation.card import read_all
+from isoalign.report.board.ranking import estimate
+from isoalign.runs.overrides import check, task_named
+from isoalign.training import registry
+from workbench import COMMAND, FixedRatios
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").glob("*.md"))
+READERS = [page for page in PAGES if page.name != "CHANGELOG.md"]  # the changelog tells of what was, too
+
+
+def script(name: str) -> Any:
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+board = script("board_to_readme")
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """A page's blocks of code in a language."""
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a page's headings are called in links, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+# -- form --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_has_1500_words_at_most() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1500
+
+
+def test_contributing_opens_with_a_contract_of_ten_lines() -> None:
+    section = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("\n## ")[1]
+    assert section.startswith("The contract")
+    assert [line.split(".")[0] for line in section.splitlines() if line[:1].isdigit()] == [str(n) for n in range(1, 11)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_relative_link_leads_to_a_file_and_every_anchor_to_a_heading(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if target.startswith(("http://", "https://", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name}: {target}"
+
+
+def test_every_page_and_example_is_on_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    for file in [*(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.py")]:
+        assert file.name == "index.md" or f"{file.name})" in index, file.name
+
+
+# -- what pages name exists --------------------------------------------------------------------------------------------
+
+OURS = ("bench/", "baselines/", "conf/", "docs/", "examples/", "scripts/", "tests/", "results/")
+TO_BE_MADE = re.compile(r"[A-Z]{4}|dpop|shouting|short\.yaml|^results/local")
+
+
+@pytest.mark.parametrize("page", READERS, ids=lambda page: page.stem)
+def test_every_file_that_a_page_names_is_there(page: Path) -> None:
+    for name in re.findall(r"`([^`\s]+)`", prose(page)):
+        if name.startswith(OURS) and not TO_BE_MADE.search(name):
+            assert list(ROOT.glob(name.rstrip("/"))), f"{page.name}: {name}"
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of every `isoalign ...` that a page has, in blocks and in the text."""
+    lines = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
+    lines += re.findall(r"`(isoalign [^`]+)`", prose(page))
+    for line in lines:
+        for part in line.partition("  #")[0].split("&&"):
+            if part.strip().startswith("isoalign ") and "..." not in part:
+                yield shlex.split(part.partition(">")[0])[1:]
+
+
+@cache
+def helped(*command: str) -> str:
+    """What the help of a command says."""
+    done = subprocess.run([COMMAND, *command, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def plain(words: list[str]) -> list[str]:
+    """Settings and names as they could be: for what stands for any name there is one that there is."""
+    stands = {"algorithm=NAME": "algorithm=dpo", "algorithm=mine": "algorithm=dpo", "algorithm=dpop": "algorithm=dpo",
+              "+sweep=dpop": "+sweep=dpo"}  # fmt: skip
+    return [stands.get(word, word) for word in words]
+
+
+@pytest.mark.parametrize("page", READERS, ids=lambda page: page.stem)
+def test_every_command_and_setting_that_a_page_names_exists(page: Path) -> None:
+    for words in map(plain, commands(page)):
+        command = words[:2] if words[0] in ("data", "new") else words[:1]
+        settings = [word for word in words if re.match(r"[\w./+]+=", word)]
+        if command == ["run"] and "hydra/sweeper=optuna" in words:  # of a package that is not installed here
+            settings = [word for word in settings if not word.startswith("hydra")]
+        if command == ["run"]:
+            check(settings, "-m" in words)
+        elif settings:
+            task_named("nano", [word for word in settings if word.startswith("task.")])
+        for flag in words:
+            if flag.startswith("--") and flag != "--help" and command != ["run"]:
+                assert flag in helped(*command), f"{page.name}: isoalign {' '.join(words)}"
+        assert command[0] in helped(), f"{page.name}: isoalign {' '.join(words)}"
+
+
+@pytest.mark.parametrize("page", READERS, ids=lambda page: page.stem)
+def test_every_setting_of_a_task_that_the_text_names_exists(page: Path) -> None:
+    known = task_named("nano")
+    for name in re.findall(r"`(task\.[a-z_.]+)(?:=[^`]*)?`", prose(page)):
+        place: Any = known
+        for step in name.split(".")[1:]:
+            assert hasattr(place, step), f"{page.name}: {name}"
+            place = getattr(place, step)
+
+
+@pytest.mark.parametrize("page", READERS, ids=lambda page: page.stem)
+def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"`make ([\w-]+)`", text) + re.findall(r"^make ([\w-]+)", text, flags=re.MULTILINE):
+        assert name in targets, f"{page.name}: make {name}"
+
+
+def test_the_page_on_extending_names_all_that_the_lab_has_and_nothing_else(tiny_lab: isoalign.Lab) -> None:
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    table = text.split("| of `lab` |")[1].split("\n\n")[0]
+    named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)(?:\([^`]*)?`", row.split("|")[1])}
+    assert named == {name for name in dir(tiny_lab) if not name.startswith("_")}
+    assert all(hasattr(isoalign.trl, name) for name in re.findall(r"`trl\.(\w+)`", text))
+    assert set(re.findall(r"^\| `([A-Z]\w+)` \|", text, flags=re.MULTILINE)) <= set(isoalign.__all__)
+
+
+def test_methods_and_tasks_have_a_row_each() -> None:
+    methods, tasks = ((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("methods", "tasks"))
+    assert not [name for name in registry.algorithm_names() if f"`{name}`" not in methods]
+    assert not [name for name in options("task") if f"| `{name}` |" not in tasks]
+
+
+def test_the_rooms_of_the_layout_are_those_of_the_import_contracts_in_their_order() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    rooms = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8").split("## Rooms")[1].split("## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", rooms, flags=re.MULTILINE) == layers
+
+
+TERMS = [
+    "annotator", "bill", "bootstrap interval", "card", "control", "gain", "gate", "gold", "Holm", "implicit accuracy", "judge",
+    "key", "KL from the reference", "nat", "Pareto", "proxy", "rank span", "reduction", "reward model", "rollout", "scorer",
+    "seal", "snapshot", "stage", "store", "stratum", "verdict",
+]  # fmt: skip
+
+
+def test_the_glossary_has_what_a_reader_needs_in_order() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    titles = re.findall(r"^\*\*(.*?):", text, flags=re.MULTILINE)
+    named = {word.strip(" *").lower() for title in titles for word in title.split(",")}
+    assert not [term for term in TERMS if not any(term.lower() in word for word in named)]
+    assert [title.lower().strip("*") for title in titles] == sorted(title.lower().strip("*") for title in titles)
+
+
+def test_every_row_on_the_page_of_formats_is_read_as_the_format_that_it_stands_under(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    seen = set()
+    for section in text.split("\n## ")[1:]:
+        name = section.partition("\n")[0]
+        for number, block in enumerate(re.findall(r"```json\n(.*?)```", section, flags=re.DOTALL)):
+            objects = re.split(r"\n(?=\{)", block.strip())
+            file = tmp_path / f"{name}-{number}.jsonl"
+            file.write_text("\n".join(json.dumps(json.loads(each)) for each in objects), encoding="utf-8")
+            assert formats.read(file).format == name
+            seen.add(name)
+    assert sorted(seen) == formats.formats()
+
+
+# -- what the README says of the boards is what the cards say --------------------------------------------------------------
+
+
+def test_the_boards_in_the_pages_are_those_of_the_published_cards() -> None:
+    for page in board.PAGES:
+        assert board.filled(page) == (ROOT / page).read_text(encoding="utf-8"), "run scripts/board_to_readme.py"
+
+
+def test_ten_rows_are_chosen_by_the_rule_that_stands_under_them() -> None:
+    (section,) = board.sections("nano")
+    shown = board.chosen(section.rows)
+    assert len(shown) == 10 < len(section.rows)
+    assert [row.name for row in section.rows if row in shown] == [row.name for row in shown]
+    names = {row.name for row in shown}
+    assert {"sft", "sft_chosen", "ppo", "dpo", "kto", "rlaif"} | {row.name for row in section.rows if row.gated} <= names
+
+
+def test_ranks_are_shown_only_where_they_rest_on_three_seeds() -> None:
+    (nano,), (smol,) = board.sections("nano"), board.sections("smol")
+    assert "Rank" in board.table(nano)
+    assert "Rank" not in board.table(smol)
+
+
+class Published:
+    """The cards of the published nano board and what it makes of them."""
+
+    def __init__(self) -> None:
+        (self.section,) = board.sections("nano")
+        self.cards: dict[str, list[Card]] = {}
+        for card in read_all(ROOT / "results" / "published" / "nano"):
+            self.cards.setdefault(card.algorithm, []).append(card)
+        self.rows = {row.name: row for row in self.section.rows}
+        self.ranked = [row.name for row in self.section.rows if row.contends]
+        self.base = self.table("sft")[0]
+
+    def table(self, name: str) -> np.ndarray[Any, Any]:
+        """Mean toxicity [seeds, prompts]."""
+        prompts = sorted(self.cards["sft"][0].values["toxicity_mean"])
+        return np.array([[card.values["toxicity_mean"][p] for p in prompts] for card in self.cards[name]], dtype=float)
+
+    def resamples(self, name: str, count: int = 400) -> np.ndarray[Any, Any]:
+        """Reductions [count] on prompts and seeds drawn with replacement, the same prompts for every method."""
+        table, n = self.table(name), len(self.base)
+        rng, own = np.random.default_rng(0), np.random.default_rng(sum(map(ord, name)))
+        drawn = [rng.integers(0, n, n) for _ in range(count)]
+        seeds = own.integers(0, len(table), (count, len(table)))
+        return np.array([self.base[p].mean() - table[s][:, p].mean() for p, s in zip(drawn, seeds, strict=True)])
+
+    def pair(self, a: str, b: str) -> stats.Comparison:
+        """Toxicity of b minus that of a, as the board has it."""
+        pairs = self.section.contest.pairs | self.section.contest.others
+        found = pairs.get((a, b))
+        return found if found is not None else pairs[b, a]
+
+    def difference(self, a: str, b: str) -> stats.Comparison:
+        """The same, looked at alone."""
+        seeds = {name: [card.values["toxicity_mean"] for card in self.cards[name]] for name in (a, b)}
+        return stats.compare(seeds)[a, b]
+
+
+@pytest.fixture(scope="module")
+def published() -> Published:
+    return Published()
+
+
+@pytest.fixture(scope="module")
+def readme() -> str:
+    return " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+
+def test_every_ranked_method_is_better_than_the_control(published: Published, readme: str) -> None:
+    assert "28 methods, three seeds each" in readme
+    assert len(published.rows) - 1 == 28
+    assert {row.seeds for row in published.section.rows if row.name != "sft"} == {3}
+    assert "Each of the 26 ranked methods removes more toxicity than the control" in readme
+    assert len(published.ranked) == 26
+    assert all(published.pair(name, "sft_chosen").resolved for name in published.ranked)
+    control = published.resamples("sft_chosen")
+    assert np.mean([published.resamples(name) > control for name in published.ranked], axis=1).min() >= 0.95
+    assert "best-of-n, removes .037 more, 95% interval .023 to .051; the base scores .154" in readme
+    nearest = min(published.ranked, key=lambda name: abs(published.pair(name, "sft_chosen").value or 0))
+    gap = published.pair("best_of_n", "sft_chosen")
+    assert (nearest, f"{gap.value:.3f} {gap.low:.3f} {gap.high:.3f}") == ("best_of_n", "0.037 0.023 0.051")
+    assert f"{published.base.mean():.3f}" == "0.154"
+
+
+def test_ppo_dpo_and_rlaif_are_not_told_apart(published: Published, readme: str) -> None:
+    assert "**PPO, DPO and RLAIF are not told apart.** They remove .129, .133 and .132." in readme
+    assert "the interval of the difference lies within ±.015" in readme
+    names = ("ppo", "dpo", "rlaif")
+    assert [f"{published.rows[name].estimate('toxicity_reduction').value:.3f}" for name in names] == [
+        "0.129",
+        "0.133",
+        "0.132",
+    ]
+    for a, b in (("ppo", "dpo"), ("ppo", "rlaif"), ("dpo", "rlaif")):
+        assert not published.pair(a, b).resolved
+        alone = published.difference(a, b)
+        assert alone.low is not None
+        assert alone.high is not None
+        assert -0.015 < alone.low < 0 < alone.high < 0.015
+
+
+def test_kto_rloo_and_online_dpo_remove_nearly_all_and_end_far_from_the_base(published: Published, readme: str) -> None:
+    assert "**KTO, RLOO and online DPO remove 96 to 99% of the toxicity" in readme
+    assert "12, 9 and 9 nats of KL, where DPO is at 2. All three are told apart from RLAIF." in readme
+    assert "Their lead over PPO and DPO, .017 to .023, does not survive the correction for all 325 comparisons" in readme
+    assert len(published.section.contest.pairs) == 325
+    first = ("kto", "rloo", "online_dpo")
+    for name in first:
+        share = estimate(published.cards[name], "toxicity_reduction_relative", (-1.0, 1.0))
+        assert share.low is not None
+        assert share.high is not None
+        assert share.low >= 0.955
+        assert share.high < 0.9965
+        assert published.pair(name, "rlaif").resolved
+        assert np.mean(published.resamples(name) > published.resamples("rlaif")) >= 0.95
+        for other in ("ppo", "dpo"):
+            assert 0.017 <= abs(published.pair(name, other).value or 0) <= 0.023
+            assert not published.pair(name, other).resolved
+    assert [f"{published.rows[name].drift.value:.0f}" for name in (*first, "dpo")] == ["12", "9", "9", "2"]
+    highest = published.rows["dpo"].drift.high
+    assert highest is not None
+    assert all((published.rows[name].drift.low or 0) > highest for name in first)
+
+
+def test_best_of_n_removes_half_at_a_small_kl(published: Published, readme: str) -> None:
+    assert "**Best-of-2 removes half of the toxicity at almost no KL.**" in readme
+    assert {card.config["algorithm"]["draws"] for card in published.cards["best_of_n"]} == {2}
+    low, high = np.quantile(published.resamples("best_of_n") / published.base.mean(), [0.025, 0.975])
+    assert 0.4 < low < 0.5 < high < 0.6
+    assert "at most .2 nats" in readme
+    assert (published.rows["best_of_n"].drift.value or 1) < 0.2
+
+
+def test_what_the_boards_do_not_say_is_counted(published: Published, readme: str) -> None:
+    assert "three seeds tell 80 of the 325 pairs apart, and 15 of the 26 methods may be the best" in readme
+    assert sum(pair.resolved for pair in published.section.contest.pairs.values()) == 80
+    assert sum(row.rank is not None and row.rank[0] == 1 for row in published.section.rows) == 15
+
+
+def test_the_bill_of_ppo_is_as_told(published: Published, readme: str) -> None:
+    assert "half of its budget is gone before the first step" in readme
+    first = [card.curve[1] for card in published.cards["ppo"]]
+    assert {point.steps for point in first} == {1}
+    assert all(0.45 < point.fraction < 0.55 for point in first)
+
+
+def test_the_method_in_the_readme_is_dpo_and_has_twelve_lines() -> None:
+    (block,) = blocks(ROOT / "README.md", "python")
+    assert len([line for line in block.splitlines() if line.strip()]) <= 12
+    space: dict[str, Any] = {"__name__": "readme"}
+    exec("from collections.abc import Iterator\nfrom torch import Tensor\nfrom torch.nn.functional import logsigmoid\n"
+         "from isoalign import Lab, Pairs, Step, register\n" + block, space)  # fmt: skip
+    lab: Any = FixedRatios([1.0, -2.0], [0.5, 1.0])
+    pairs: Any = SimpleNamespace(chosen="chosen", rejected="rejected")
+    ours, theirs = (method.loss(lab, pairs) for method in (space["DPO"](), dpo.DPO()))
+    torch.testing.assert_close(ours, theirs)
+    assert registry.hyperparameters(space["DPO"]()) == registry.hyperparameters(dpo.DPO())
+
+
+# -- what stands beside the code ------------------------------------------------------------------------------------------
+
+
+def test_the_citation_has_what_its_format_asks_for() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["message"]
+    assert (cited["title"], cited["license"]) == (project["name"], project["license"])
+    assert cited["authors"] == [{"name": "The isoalign developers"}]
+    assert cited["type"] == "software"
+
+
+def test_the_workflow_runs_what_continuous_integration_runs_on_every_python_that_is_allowed() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]
+    steps = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+    assert steps == {"quick": ["make check", "make test"], "full": [".ci/run"]}
+    assert jobs["quick"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o100

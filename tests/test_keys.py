@@ -1,0 +1,193 @@
+"""Keys digest what code means: what changes no result changes no key, and what may change one does."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isoalign.core.places import BASELINES
+from isoalign.core.source import meaning
+from isoalign.training import registry
+
+ORIGINAL = '''"""An algorithm."""
+import math
+from collections.abc import Iterator
+
+import torch
+from torch.nn.functional import logsigmoid
+
+from isoalign import Lab, Pairs, Step, register
+from isoalign.baselines.dpo import DPO
+
+SCALE = 2
+
+
+@register
+class Mine(DPO):
+    """A class."""
+
+    beta: float = 0.1
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        """A round."""
+        yield Step(lab.pairs(self.batch_size), self.loss)
+
+    def loss(self, lab: Lab, pairs: Pairs) -> torch.Tensor:
+        margin = lab.log_ratio(pairs.chosen) - lab.log_ratio(pairs.rejected)
+        return -logsigmoid(self.beta * margin) * math.log(SCALE) + torch.zeros(1)
+'''
+
+SAME = {
+    "a comment": ("SCALE = 2", "SCALE = 2  # why"),
+    "a docstring changed": ('"""A round."""', '"""One round of it,\n        over two lines."""'),
+    "a docstring gone": ('        """A round."""\n', ""),
+    "a docstring for the class gone": ('    """A class."""\n\n', ""),
+    "text below an attribute": ("beta: float = 0.1", 'beta: float = 0.1\n    """KL coefficient."""'),
+    "blank lines": ("SCALE = 2", "\n\n\nSCALE   =   2"),
+    "parentheses and line breaks": ("-logsigmoid(self.beta * margin)", "(-logsigmoid(\n  (self.beta * margin),\n ))"),
+    "a number written otherwise": ("SCALE = 2", "SCALE = 0b10"),
+    "from a module": ("import math\n", "from math import log\n"),
+    "under another name": ("import math\n", "import math as m\n"),
+    "the order of imports": ("import torch\nfrom torch.nn.functional import logsigmoid\n",
+                             "from torch.nn.functional import logsigmoid\nimport torch\n"),
+    "an import nobody uses": ("import math\n", "import math\nimport json\n"),
+    "an import in the function": ("        margin =", "        import math\n        margin ="),
+    "annotations of a function": ("def loss(self, lab: Lab, pairs: Pairs) -> torch.Tensor:", "def loss(self, lab, pairs):"),
+    "an annotated local": ("        margin =", "        margin: torch.Tensor ="),
+    "an import for types alone": (
+        "import math\n", "import math\nfrom typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    import json\n"),
+    "pass": ("        margin =", "        pass\n        margin ="),
+}  # fmt: skip
+USES = {"from a module": ("math.log(", "log("), "under another name": ("math.log(", "m.log(")}
+
+OTHER = {
+    "a constant": ("SCALE = 2", "SCALE = 3"),
+    "a whole number for a float": ("beta: float = 0.1", "beta: float = 1"),
+    "a float for a whole number": ("SCALE = 2", "SCALE = 2.0"),
+    "truth for a number": ("SCALE = 2", "SCALE = True"),
+    "an operator": ("self.beta * margin", "self.beta + margin"),
+    "a sign": ("return -logsigmoid", "return logsigmoid"),
+    "another function of the module": ("math.log(", "math.log2("),
+    "another function by the same name": (
+        "from torch.nn.functional import logsigmoid", "from torch.nn.functional import softplus as logsigmoid"),
+    "the same name from another package": ("from torch.nn.functional import logsigmoid", "from elsewhere import logsigmoid"),
+    "sides exchanged": ("lab.log_ratio(pairs.chosen) - lab.log_ratio(pairs.rejected)",
+                        "lab.log_ratio(pairs.rejected) - lab.log_ratio(pairs.chosen)"),
+    "another parent": ("from isoalign.baselines.dpo import DPO", "from isoalign.baselines.ipo import IPO as DPO"),
+    "a decorator gone": ("@register\n", ""),
+    "a field's type": ("beta: float = 0.1", "beta: int = 0.1"),
+    "a default": ("def loss(self, lab: Lab, pairs: Pairs)", "def loss(self, lab: Lab, pairs: Pairs = None)"),
+    "a name that hides an import": ("lab: Lab, pairs: Pairs)", "lab: Lab, pairs: Pairs, math=0)"),
+    "an import hidden by a variable": ("        margin =", "        math = self\n        margin ="),
+    "a module's name bound anew": ("SCALE = 2", "SCALE = 2\nmath = None"),
+    "a line gone": (" + torch.zeros(1)", ""),
+    "a condition": ("        return -", "        if lab.progress:\n            return -"),
+    "indentation": ("        margin = lab", "        if lab:\n            pass\n        margin = lab"),
+}  # fmt: skip
+
+
+def edited(edit: tuple[str, str], text: str = ORIGINAL) -> str:
+    before, after = edit
+    assert before in text
+    return text.replace(before, after, 1)
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_what_changes_no_result_changes_no_key(name: str) -> None:
+    text = edited(SAME[name])
+    text = edited(USES[name], text) if name in USES else text
+    assert meaning(text, "mine") == meaning(ORIGINAL, "mine")
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_what_may_change_a_result_changes_the_key(name: str) -> None:
+    assert meaning(edited(OTHER[name]), "mine") != meaning(ORIGINAL, "mine")
+
+
+def test_all_edits_that_may_change_a_result_differ_from_one_another() -> None:
+    found = [meaning(edited(edit), "mine") for edit in OTHER.values()]
+    assert len(set(found)) == len(found)
+
+
+def test_a_relative_import_is_the_absolute_one() -> None:
+    assert meaning("from .dpo import DPO\nx = DPO()", "pack.mine") == meaning(
+        "from pack.dpo import DPO\nx = DPO()", "pack.mine"
+    )
+    assert meaning("from .dpo import DPO\nx = DPO()", "pack.mine") != meaning("from .ipo import DPO\nx = DPO()", "pack.mine")
+
+
+def test_a_name_that_one_function_binds_is_an_import_in_another() -> None:
+    local = "import math\ndef f(math):\n    return math.log\ndef g():\n    return math.log"
+    spelt = "from math import log\nimport math\ndef f(math):\n    return math.log\ndef g():\n    return log"
+    other = "import math\ndef f(m):\n    return math.log\ndef g():\n    return math.log"
+    assert meaning(local, "mine") == meaning(spelt, "mine")
+    assert meaning(local, "mine") != meaning(other, "mine")
+
+
+@pytest.mark.parametrize("file", sorted(BASELINES.glob("*.py")), ids=lambda file: file.stem)
+def test_every_algorithm_formatted_otherwise_and_without_its_docstrings_keeps_its_key(file: Path) -> None:
+    """Python's own unparser is another formatter; every constant and operator of the files counts."""
+    text, module = file.read_text(), f"isoalign.baselines.{file.stem}"
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    assert meaning(ast.unparse(tree), module) == meaning(text, module)
+    known = {meaning(text, module)}
+    for place in [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant) and type(n.value) in (int, float)]:
+        changed = ast.parse(text)
+        for node in ast.walk(changed):
+            if isinstance(node, ast.Constant) and (node.lineno, node.col_offset) == (place.lineno, place.col_offset):
+                node.value = place.value + 1
+        found = meaning(ast.unparse(changed), module)
+        assert found not in known, f"{file.name}:{place.lineno}: {place.value}"
+        known.add(found)
+
+
+def test_a_key_covers_what_an_algorithm_builds_on_and_not_what_it_does_not() -> None:
+    ppo, rlaif, dpo = (registry.source_digest(registry.algorithm(name)) for name in ("ppo", "rlaif", "dpo"))
+    assert len({ppo, rlaif, dpo}) == 3
+    assert registry.source_digest(registry.algorithm("ppo")) == ppo
+
+
+PLUGIN = "from pack.helper import twice\n\ndef identity(config):\n    return {'rule': twice(1)}\n"
+HELPER = '"""Help."""\n\ndef twice(x):\n    return 2 * x\n'
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "same"),
+    [
+        ("helper.py", ('"""Help."""', '"""Other help."""'), True),
+        ("helper.py", ("2 * x", "( 2  *  x )  # two"), True),
+        ("judge.py", ("from pack.helper import twice", "from .helper import twice"), True),
+        ("judge.py", ("from pack.helper import twice", "import pack.helper"), False),  # and then twice is no name
+        ("helper.py", ("2 * x", "3 * x"), False),
+        ("helper.py", ("2 * x", "x * 2"), False),
+        ("judge.py", ("twice(1)", "twice(2)"), False),
+        ("judge.py", ("'rule'", "'role'"), False),
+    ],
+)
+def test_a_judge_of_a_package_and_what_it_imports_there_are_in_its_key(
+    tmp_path: Path, file: str, edit: tuple[str, str], same: bool
+) -> None:
+    package = tmp_path / "pack"
+    package.mkdir()
+    for name, text in {"__init__.py": "", "judge.py": PLUGIN, "helper.py": HELPER}.items():
+        (package / name).write_text(text)
+
+    def key() -> str:
+        code = "from isoalign.core import source; print(source.digest(['pack.judge']))"
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(tmp_path)}
+        ).stdout
+
+    before = key()
+    target = package / file
+    target.write_text(edited(edit, target.read_text()))
+    if file == "judge.py" and "import pack.helper" in target.read_text():
+        target.write_text(target.read_text().replace("twice(1)", "pack.helper.triple(1)"))
+    assert (key() == before) is same
