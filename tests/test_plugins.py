@@ -153,16 +153,7 @@ SAID = {
     "peeks": "it tried to read the prompts",
     "opens": "it tried to read",
 }
-METRIC = """
-from isoalign import stats
-from isoalign.evaluation.metrics import Metric
-VERSION = 3
-METRICS = (Metric("shouting", "Shouting", higher_is_better=False, section="Style", description="Share in capitals."),)
-def values(scored):
-    return {"shouting": scored.grid([float(s.completion.isupper()) for s in scored.samples])}
-def measure(scored):
-    return {name: stats.mean(found) for name, found in values(scored).items()}
-"""
+METRIC = page("bench/isoalign/evaluation/metrics/shouting.py")
 
 
 def package(folder: Path) -> Path:
@@ -210,14 +201,14 @@ def test_plugins_of_another_package_are_found_configured_and_used(elsewhere: Ter
     card = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
     assert (card["task"], card["algorithm"]) == ("theirs", "good")
     assert card["config"]["algorithm"] == {"batch_size": 5, "lr": 1e-3}
-    assert card["metrics"]["shouting"]["value"] is not None
-    assert card["versions"]["metric shouting"] == "3"
+    assert card["metrics"]["capitals"]["value"] is not None
+    assert card["versions"]["metric shouting"] == "1"
     assert card["versions"]["elsewhere"] == "0.1"
     assert card["notes"]["packages"] == {"algorithm": "elsewhere 0.1", "task": "elsewhere 0.1"}
     board = elsewhere([COMMAND, "board", "theirs", "--results", str(elsewhere.home / "results")])
     assert board.returncode == 0, board.stderr
     table = Path(board.stdout.splitlines()[-1]).read_text().split("### Style\n\n")[1]
-    assert table.startswith("| Method | Shouting ↓ |")
+    assert table.splitlines()[0].split() == ["|", "Method", "|", "Capitals", "↓", "|"]
     assert "batch_siz" in complaint(elsewhere(elsewhere.run("algorithm=good", "algorithm.batch_siz=5")))
 
     judged = elsewhere(elsewhere.run("algorithm=rlaif", "task.judge.kind=oracle", "algorithm.rollouts=8", "budget.steps=1"))
@@ -232,7 +223,7 @@ def test_plugins_of_another_package_are_found_configured_and_used(elsewhere: Ter
         "another judge's verdicts were taken for this one's"
     )
 
-    (elsewhere.home / "site" / "elsewhere" / "shouting.py").write_text(METRIC.replace("stats.mean(found)", "1 / 0"))
+    (elsewhere.home / "site" / "elsewhere" / "shouting.py").write_text(METRIC.replace("stats.mean(grid)", "1 / 0"))
     card_file = Path(judged.stdout.splitlines()[-1])
     words = ["rescore", "--metric", "shouting", "--store", str(elsewhere.store), str(card_file)]
     assert "metric shouting: ZeroDivisionError: division by zero (at elsewhere/shouting.py:" in complaint(
