@@ -227,7 +227,7 @@ def reward(options: argparse.Namespace) -> int:
 
 def data_check(options: argparse.Namespace) -> int:
     """Look at a file of feedback."""
-    from isoalign.data.formats.check import check
+    from isoalign.data.formats.check import check_file
 
     prompts: list[str] = []
     if options.task:
@@ -236,7 +236,7 @@ def data_check(options: argparse.Namespace) -> int:
 
         task = task_named(options.task)
         prompts = [prompt.text for split in ("validation", "test") for prompt in of(task.prompts, split)]
-    report = check(options.file, options.format, prompts, options.ngram)
+    report = check_file(options.file, options.format, prompts, options.ngram)
     print(report.text())
     return 1 if report.problems else 0
 

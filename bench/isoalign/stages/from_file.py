@@ -16,7 +16,7 @@ from isoalign.core.text import fingerprint
 from isoalign.data import formats, prompts
 from isoalign.data.assets import file_digest
 from isoalign.data.formats import Comparison, Turns, UnpairedLabel
-from isoalign.data.formats.files import rows as rows_of
+from isoalign.data.formats.files import read_rows
 from isoalign.models.language import clip
 from isoalign.stages.candidates import write_rows
 
@@ -26,7 +26,7 @@ SOURCE = "human"
 
 def holds_unpaired(source: str, format: str) -> bool:
     """Whether a file holds single labelled answers, not pairs. Raises UserError for one that holds neither."""
-    kind = formats.reading(source, format or None).format
+    kind = formats.open_file(source, format or None).format
     if kind == "demonstrations":
         raise UserError(
             f"task.feedback.file {source} holds demonstrations; feedback is pairs, rankings, scores or unpaired labels"
@@ -42,7 +42,7 @@ def identity(source: str) -> str:
     if path.is_dir():
         return digest({str(file.relative_to(path)): file_digest(file) for file in sorted(path.rglob("*")) if file.is_file()})
     found = hashlib.sha256()
-    for row in rows_of(source):
+    for row in read_rows(source):
         found.update(repr(row).encode())
     return found.hexdigest()
 
@@ -52,7 +52,7 @@ def make_pairs(work: Path, source: str, format: str, tokenizer: Any, model: Mode
 
     Splits are drawn by a hash of the prompt, as the task's own prompts are. Raises UserError where a split holds none.
     """
-    data = formats.read(source, format or None)
+    data = formats.read_file(source, format or None)
     items: defaultdict[str, list[Comparison]] = defaultdict(list)
     for each in data.comparisons:
         items[each.item].append(each)
@@ -88,7 +88,7 @@ def _pair(text: str, winner: Comparison | None, cut: Cutter) -> dict[str, Any] |
 def make_unpaired(work: Path, source: str, format: str, tokenizer: Any, model: ModelConfig) -> None:
     """Write ``unpaired.jsonl``: the answers to the prompts of the training split with their labels, in the task's tokens."""
     cut = Cutter(tokenizer, model)
-    rows = [_labelled(label, cut) for label in formats.read(source, format or None).unpaired]
+    rows = [_labelled(label, cut) for label in formats.read_file(source, format or None).unpaired]
     rows = [row for row in rows if prompts.split(row["prompt"]) == "train"]
     _write(work / "unpaired.jsonl", rows, source, "train", Counter(), {})
 
