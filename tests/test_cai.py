@@ -220,7 +220,7 @@ def test_a_server_writes_in_turns_once_and_its_refusals_are_told(critic_server: 
 
 def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     config = JudgeConfig(kind="server", model="m", base_url="http://127.0.0.1:9/v1", retries=0)
-    with pytest.raises(UserError, match=r"failed 5 requests in a row.*; what was written is kept in .* goes on from there"):
+    with pytest.raises(UserError, match=r"failed 5 requests in a row.*; answers are saved in .*; run the same command to resume"):
         ServerWriter(config, tmp_path, tokens=9)([(Exchange(f"{i}?", "Answer"),) for i in range(9)])
 
 
@@ -368,7 +368,7 @@ def test_a_judge_is_asked_each_question_by_a_principle_of_its_own(tiny_model: Pa
 
 
 def test_a_server_reads_the_principle_of_each_question(critic_server: Server, tmp_path: Path) -> None:
-    judge = judges.load(JudgeConfig(kind="server", model="m", base_url=critic_server.base_url), tmp_path, quiet=True)
+    judge = judges.load_judge(JudgeConfig(kind="server", model="m", base_url=critic_server.base_url), tmp_path, quiet=True)
     principled = PrincipledJudge(judge, BOTH, seed=0)
     principled(QUESTIONS)
     for question in QUESTIONS:

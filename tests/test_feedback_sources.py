@@ -231,7 +231,7 @@ def test_a_server_that_goes_away_keeps_what_was_paid_and_the_same_command_goes_o
     quiet = replace(furnished, env=furnished.env | {"OPENAI_API_KEY": "sk-secret-of-the-test", "NO_PROXY": "127.0.0.1"})
     try:
         line = complaint(quiet(quiet.run(*words)))
-        assert "verdicts are kept in" in line
+        assert "verdicts are saved in" in line
         assert len(Handler.asked) == 30
         Handler.most = 10**9
         card = card_of(quiet, *words)

@@ -106,7 +106,7 @@ class StageGraph:
             return None
 
         def load() -> Judge:
-            judge = judges.load(config, self._asked)
+            judge = judges.load_judge(config, self._asked)
             return PrincipledJudge(judge, self.constitution, self.task.seed) if self.constitution else judge
 
         judge: Judge = self._keep("asked-judge", load)
@@ -116,7 +116,7 @@ class StageGraph:
     def judge_identity(self) -> dict[str, Any]:
         """All that the verdicts of the AI judge that is asked depend on."""
         principles = {"constitution": self.constitution.digest} if self.constitution else {}
-        return judges.identity(self.task.judge) | principles
+        return judges.judge_identity(self.task.judge) | principles
 
     @property
     def _asked(self) -> Path:
