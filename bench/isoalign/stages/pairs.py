@@ -18,7 +18,7 @@ from isoalign.config.task import FeedbackConfig
 from isoalign.core.errors import UserError
 from isoalign.core.records import Estimate, Question
 from isoalign.feedback import annotators, consensus
-from isoalign.feedback.annotators import table
+from isoalign.feedback.annotators import verdict_matrix
 from isoalign.feedback.judges.verdicts import Judge, summary
 from isoalign.models.classifiers import CharClassifier, WordClassifier
 from isoalign.stages.candidates import read_rows, write_rows
@@ -178,7 +178,7 @@ def by_panel(rows: Rows, known: Rows, config: FeedbackConfig, panel: PanelConfig
             turn(kept[-1])
     if not kept:
         raise NoVerdict("the panel came to no verdict; more annotators, less noise or another task.panel.consensus may help")
-    agreed = agreement.agreement(table(said, len(rows), panel.annotators))
+    agreed = agreement.agreement(verdict_matrix(said, len(rows), panel.annotators))
     told = {"annotators": panel.annotators, "ties": found.ties, "unrated": found.unrated, "weight": weight.round(4).tolist(),
             "agreement": {name: asdict(figure) for name, figure in agreed.items()},
             "accuracy": [asdict(each) for each in calibration.accuracy] if calibration else [],
@@ -192,7 +192,7 @@ def _rate(rows: Rows, config: FeedbackConfig, panel: PanelConfig, seed: int) -> 
     words = np.array([[len(row[side].split()) for side in ("chosen", "rejected")] for row in rows], dtype=float)
     utilities = annotators.utility(np.array([each.scores for each in rated]))
     favoured = np.array([each.favoured for each in rated])
-    return annotators.judge(utilities, words, favoured, [row["pair_id"] for row in rows], panel, seed, config.noise)
+    return annotators.panel_verdicts(utilities, words, favoured, [row["pair_id"] for row in rows], panel, seed, config.noise)
 
 
 def _items(rows: Rows) -> consensus.Items:

@@ -47,7 +47,7 @@ def make(
     """
     rows = [row for row in read_rows(candidates / "answers.jsonl") if row["stratum"] == RED_TEAM]
     rows = rows[: limit or None]
-    chosen = [principles.of(row["id"], seed) for row in rows]
+    chosen = [principles.choose(row["id"], seed) for row in rows]
     asked = [question(row, principle) for row, principle in zip(rows, chosen, strict=True)]
     critiques = writer([(exchange,) for exchange in asked])
     critical = [place for place, critique in enumerate(critiques) if critique.text]

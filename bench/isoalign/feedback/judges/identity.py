@@ -29,4 +29,4 @@ def judge_identity(config: JudgeConfig) -> dict[str, Any]:
         return common | prompting | {"model": config.model, "base_url": config.base_url.rstrip("/"), "temperature": 0}
     from isoalign.models import language
 
-    return common | prompting | {"weights": language.identity(config.model)}
+    return common | prompting | {"weights": language.weights_identity(config.model)}

@@ -211,5 +211,5 @@ def _batches(rows: list[tuple[int, str, int]], size: int) -> list[list[tuple[int
 
 def load_lm(config: JudgeConfig, quiet: bool = False) -> LMJudge:
     """The judge in fp32, on the accelerator if there is one. Raises UserError if the model can't be loaded."""
-    model, tokenizer = language.load(config.model)
+    model, tokenizer = language.load_model(config.model)
     return LMJudge(config, LanguageModel(model.to(device()), tokenizer, ends=True), quiet=quiet)
