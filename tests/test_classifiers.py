@@ -109,7 +109,7 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         WordClassifier.fit([Comment("a fine day", False)] * 5)
     with pytest.raises(UserError, match="too few"):
         WordClassifier.fit([Comment("a fine day", False), Comment("you fool", True)])
-    with pytest.raises(UserError, match="holds no readable classifier"):
+    with pytest.raises(UserError, match="has no readable classifier"):
         WordClassifier.load(tmp_path)
     _fitted(WordClassifier).save(tmp_path)
     with pytest.raises(UserError, match="holds a WordClassifier, not a CharClassifier"):

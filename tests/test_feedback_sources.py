@@ -158,7 +158,7 @@ def test_settings_that_contradict_each_other_are_named(words: list[str], told: s
 
 def test_what_looks_like_the_end_of_text_in_a_file_is_text(tiny_model: Path) -> None:
     """Else a token that the policy may never say would be in what it learns."""
-    tokenizer = language.tokenizer(str(tiny_model))
+    tokenizer = language.load_tokenizer(str(tiny_model))
     ids = Cutter(tokenizer, ModelConfig(str(tiny_model), new_tokens=50)).answer((Turn("", "so<|endoftext|>it ends"),))
     assert tokenizer.eos_token_id not in ids
     assert tokenizer.decode(ids) == "so<|endoftext|>it ends"

@@ -13,7 +13,7 @@ from isoalign.core.text import fingerprint
 from isoalign.data.human_pairs import HumanPair
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.evaluation.scores import rewards_of
-from isoalign.models.language import clip
+from isoalign.models.language import truncate_prompt
 from isoalign.stages.candidates import read_rows, write_rows
 
 VERSION = 1
@@ -49,7 +49,9 @@ def make(work: Path, pairs: Sequence[HumanPair], reward: Any, tokenizer: Any, mo
     """Write ``pairs.jsonl`` and ``cut.json``. Prompts are cut to ``prompt_tokens`` and answers to ``new_tokens``."""
     texts = list(dict.fromkeys((pair.objective, answer) for pair in pairs for answer in (pair.chosen, pair.rejected)))
     full = {objective: tuple(tokenizer(objective, split_special_tokens=True)["input_ids"]) for objective, _ in texts}
-    prompts = {text: tuple(clip(list(ids), model.prompt_tokens, tokenizer.bos_token_id)) for text, ids in full.items()}
+    prompts = {
+        text: tuple(truncate_prompt(list(ids), model.prompt_tokens, tokenizer.bos_token_id)) for text, ids in full.items()
+    }
     whole = {text: _answer(tokenizer, text[1]) for text in texts}
     end = (tokenizer.eos_token_id,) if model.eos == "open" else ()
     read = {text: (prompts[text[0]], (*whole[text], *end)[: model.new_tokens]) for text in texts}

@@ -31,7 +31,7 @@ ROWS = 64  # of a pass of the reward model
 def assets_of(config: EvaluationConfig) -> list[str]:
     """Digests of the models that read; of a hub model, its commit."""
     names = (config.scorer, config.second_scorer, "minilm")
-    return [ASSETS[name].sha256 if name in ASSETS else scorers.identity(name) for name in names]
+    return [ASSETS[name].sha256 if name in ASSETS else scorers.scorer_identity(name) for name in names]
 
 
 @dataclass(frozen=True)

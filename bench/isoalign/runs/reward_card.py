@@ -90,7 +90,7 @@ class Behind:
         }  # fmt: skip
 
         def make(work: Path) -> None:
-            human.make(work, human_pairs.load(), shared.reward(self.by), language.tokenizer(task.model.name), task.model)
+            human.make(work, human_pairs.load(), shared.reward(self.by), language.load_tokenizer(task.model.name), task.model)
 
         return Stage("human", recipe, make)
 
@@ -105,7 +105,10 @@ class Behind:
         recipe |= {"normalise": normalise}
 
         def make(work: Path) -> None:
-            judged, pad = Feedback.read(shared.get(self.held_out)), language.tokenizer(shared.task.model.name).pad_token_id
+            judged, pad = (
+                Feedback.read(shared.get(self.held_out)),
+                language.load_tokenizer(shared.task.model.name).pad_token_id,
+            )
             both = samples.sides(judged, int(pad))
             models = [shared.load_reward(shared.get(stage)) for stage in each]
             said = [[scores.rewards_of(model, side) for side in both.values()] for model in models]

@@ -195,7 +195,7 @@ class Training:
             adapted = PeftModel.from_pretrained(self.shared.base_model().inner, str(folder))
             model: Any = adapted.merge_and_unload()  # decoding needs no adapter of its own
         else:
-            model, _ = language.load(self.task.model.name, folder)
+            model, _ = language.load_model(self.task.model.name, folder)
         return LanguageModel(model.eval().to(device()), base.tokenizer, base.ends), base
 
 

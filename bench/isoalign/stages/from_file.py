@@ -17,7 +17,7 @@ from isoalign.data import formats, prompts
 from isoalign.data.assets import file_digest
 from isoalign.data.formats import Comparison, Turns, UnpairedLabel
 from isoalign.data.formats.files import read_rows
-from isoalign.models.language import clip
+from isoalign.models.language import truncate_prompt
 from isoalign.stages.candidates import write_rows
 
 VERSION = 2
@@ -136,7 +136,7 @@ class Cutter:
 
     def prompt(self, text: str) -> list[int]:
         """A prompt's tokens."""
-        return clip(list(self.tokenizer(text)["input_ids"]), self.model.prompt_tokens, self.tokenizer.bos_token_id)
+        return truncate_prompt(list(self.tokenizer(text)["input_ids"]), self.model.prompt_tokens, self.tokenizer.bos_token_id)
 
     def answer(self, turns: Turns) -> list[int]:
         """An answer's tokens, with its end where the task leaves that open and there is room for it."""

@@ -127,7 +127,7 @@ class StageGraph:
     def constitution(self) -> Constitution | None:
         """The principles, if the task has any."""
         file = self.task.constitution.file
-        found: Constitution | None = self._keep("constitution", lambda: constitution.load(file) if file else None)
+        found: Constitution | None = self._keep("constitution", lambda: constitution.load_constitution(file) if file else None)
         return found
 
     @property
@@ -135,7 +135,7 @@ class StageGraph:
         """Answers revised by the constitution. Raises UserError where the task has none."""
         task, config, principles, answers = self.task, self.task.constitution, self.constitution, self.candidates("train")
         if principles is None:
-            known = ", ".join(constitution.shipped())
+            known = ", ".join(constitution.shipped_constitutions())
             raise UserError(f"revisions need principles: set task.constitution.file to a yaml, or to one that ships: {known}")
         recipe = {
             "version": revisions.VERSION, "candidates": answers.key, "constitution": principles.digest,
@@ -156,7 +156,7 @@ class StageGraph:
         if config.kind == "server":
             server = self._critic_server
             return {"kind": "server", "model": server.model, "base_url": server.base_url.rstrip("/")}
-        return {"kind": "lm", "weights": language.identity(config.model) if config.model else "sft"}
+        return {"kind": "lm", "weights": language.weights_identity(config.model) if config.model else "sft"}
 
     @property
     def _critic_server(self) -> JudgeConfig:
@@ -173,7 +173,7 @@ class StageGraph:
             return ServerWriter(self._critic_server, self._asked, config.tokens)
         if not config.model:
             return LMWriter("the SFT base", base, config.tokens)
-        model, tokenizer = language.load(config.model)
+        model, tokenizer = language.load_model(config.model)
         return LMWriter(f"lm:{config.model}", LanguageModel(model.to(device()), tokenizer, ends=True), config.tokens)
 
     def _filed(self, split: str) -> Stage:
@@ -182,7 +182,7 @@ class StageGraph:
         recipe = self._file_recipe | {"split": split, "pairs": True}
 
         def make(work: Path) -> None:
-            from_file.make_pairs(work, config.file, config.format, language.tokenizer(task.model.name), task.model, split)
+            from_file.make_pairs(work, config.file, config.format, language.load_tokenizer(task.model.name), task.model, split)
 
         return Stage("pairs", recipe, make)
 
@@ -194,7 +194,7 @@ class StageGraph:
             return None
 
         def make(work: Path) -> None:
-            from_file.make_unpaired(work, config.file, config.format, language.tokenizer(task.model.name), task.model)
+            from_file.make_unpaired(work, config.file, config.format, language.load_tokenizer(task.model.name), task.model)
 
         return Stage("unpaired", self._file_recipe, make)
 
@@ -208,7 +208,8 @@ class StageGraph:
         config, model = self.task.feedback, self.task.model
         data = self._keep("file-digest", lambda: from_file.identity(config.file))
         return {
-            "version": from_file.VERSION, "file": data, "format": config.format, "tokenizer": language.identity(model.name),
+            "version": from_file.VERSION, "file": data, "format": config.format,
+            "tokenizer": language.weights_identity(model.name),
             "prompt_tokens": model.prompt_tokens, "new_tokens": model.new_tokens, "eos": model.eos,
         }  # fmt: skip
 
@@ -226,7 +227,7 @@ class StageGraph:
         }  # fmt: skip
         recipe |= {"member": member} if member else {}
         recipe |= {"golden": golden.key} if golden else {}
-        recipe |= {"base": language.identity(config.base)} if config.base else {}
+        recipe |= {"base": language.weights_identity(config.base)} if config.base else {}
         recipe |= {"classifier": self._classifier_identity()} if config.classifier else {}
 
         return Stage("reward", recipe, lambda work: self.train_reward(work, Feedback.read(self.get(verdicts)), member))
@@ -243,10 +244,10 @@ class StageGraph:
     def _classifier_identity(self) -> str:
         """Raises UserError where the reward would be an evaluation scorer: what is trained on can't measure."""
         name, evaluation = self.task.reward.classifier, self.task.evaluation
-        measuring = {scorers.identity(each) for each in (evaluation.scorer, evaluation.second_scorer)}
-        if name != "annotator" and scorers.identity(name) in measuring:
+        measuring = {scorers.scorer_identity(each) for each in (evaluation.scorer, evaluation.second_scorer)}
+        if name != "annotator" and scorers.scorer_identity(name) in measuring:
             raise UserError(f"task.reward.classifier {name} is an evaluation scorer; take another for one of them")
-        return self.annotators.key if name == "annotator" else scorers.identity(name)
+        return self.annotators.key if name == "annotator" else scorers.scorer_identity(name)
 
     def _classifier(self) -> Any:
         name = self.task.reward.classifier
@@ -259,7 +260,7 @@ class StageGraph:
     @property
     def _model_identity(self) -> dict[str, Any]:
         """The model's configuration, and which weights it means."""
-        return plain(self.task.model) | {"weights": language.identity(self.task.model.name)}
+        return plain(self.task.model) | {"weights": language.weights_identity(self.task.model.name)}
 
     def prompt_recipe(self, split: str) -> dict[str, Any]:
         """All that a split's prompts depend on."""
@@ -271,7 +272,7 @@ class StageGraph:
 
     def base_model(self, autocast: bool = False) -> LanguageModel:
         """The SFT base, frozen."""
-        model, tokenizer = language.load(self.task.model.name, self.get(self.sft))
+        model, tokenizer = language.load_model(self.task.model.name, self.get(self.sft))
         return LanguageModel(model.to(device()), tokenizer, self.task.model.eos == "open", autocast)
 
     def _keep(self, name: str, make: Callable[[], Any]) -> Any:

@@ -24,7 +24,7 @@ def make(work: Path, model_config: ModelConfig, config: SFTConfig, words: int, s
     from trl import SFTTrainer
 
     torch.manual_seed(seed)
-    model, tokenizer = language.load(model_config.name)
+    model, tokenizer = language.load_model(model_config.name)
     model.requires_grad_(True)
     rows = examples(tokenizer, model_config, config.steps * config.batch_size, words, seed)
     arguments = Arguments(
@@ -49,7 +49,7 @@ def examples(tokenizer: Any, model: ModelConfig, count: int, words: int, seed: i
         if len(rows) == count:
             return rows
         head = opening(text, words)
-        prompt = language.clip(tokenizer(head)["input_ids"], model.prompt_tokens, tokenizer.bos_token_id)
+        prompt = language.truncate_prompt(tokenizer(head)["input_ids"], model.prompt_tokens, tokenizer.bos_token_id)
         answer = tokenizer(text[len(head) :], add_special_tokens=False)["input_ids"]
         if model.eos == "open":
             answer = [*answer, tokenizer.eos_token_id]
