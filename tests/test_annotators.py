@@ -10,7 +10,7 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 from isoalign.config.feedback import PanelConfig
-from isoalign.config.fill import build
+from isoalign.config.fill import build_config
 from isoalign.core.errors import UserError
 from isoalign.feedback.annotators import panel_verdicts, utility
 from isoalign.feedback.consensus import Items, vote
@@ -215,11 +215,11 @@ def test_a_topic_without_choice_is_refused_as_it_would_do_nothing():
 
 
 def test_a_panel_can_be_read_from_yaml():
-    found = build(PanelConfig, {"annotators": 3, "temperature": [0.5, 1], "consensus": "elo"}, "task.panel")
+    found = build_config(PanelConfig, {"annotators": 3, "temperature": [0.5, 1], "consensus": "elo"}, "task.panel")
     assert found == PanelConfig(annotators=3, temperature=(0.5, 1.0), consensus="elo")
-    assert build(PanelConfig, {"temperature": [0.0]}, "task.panel") == PanelConfig(), "a list is as good as a tuple"
+    assert build_config(PanelConfig, {"temperature": [0.0]}, "task.panel") == PanelConfig(), "a list is as good as a tuple"
     with pytest.raises(UserError, match=r"task\.panel.*task\.panel\.coverage must lie in \(0, 1\], not 1\.5"):
-        build(PanelConfig, {"coverage": 1.5}, "task.panel")
+        build_config(PanelConfig, {"coverage": 1.5}, "task.panel")
 
 
 def test_items_of_one_name_and_broken_utilities_are_refused_by_name():

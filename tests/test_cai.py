@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from isoalign.baselines.cai import CAI
 from isoalign.config.feedback import ConstitutionConfig, JudgeConfig
-from isoalign.config.fill import build
+from isoalign.config.fill import build_config
 from isoalign.config.task import ModelConfig, TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
@@ -113,7 +113,7 @@ def test_a_constitution_that_is_not_there_is_one_line_with_those_that_are(tmp_pa
 )
 def test_a_setting_that_makes_no_sense_is_named(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError) as caught:
-        build(ConstitutionConfig, settings, "task.constitution")
+        build_config(ConstitutionConfig, settings, "task.constitution")
     assert told in str(caught.value)
 
 

@@ -26,7 +26,7 @@ TEXTS = [
 @cache
 def _rows(role: str) -> tuple[list[Comment], list[Comment]]:
     """Rows of a role to fit on, and every fifth by hash to test."""
-    rows = comments.load(role)
+    rows = comments.load_comments(role)
     places = [unit_hash(row.text, "held out") for row in rows]
     pairs = list(zip(rows, places, strict=True))
     return [row for row, place in pairs if place >= 0.2], [row for row, place in pairs if place < 0.2]

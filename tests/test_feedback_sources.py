@@ -144,11 +144,20 @@ def test_a_file_that_can_not_teach_is_one_line(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["task.feedback.file=x", "task.rounds.count=2"], "people behind task.feedback.file can't be asked"),
-        (["task.feedback.file=x", "task.panel.annotators=3"], "with task.feedback.file people judge"),
-        (["task.reward.golden=5", "task.evaluation.split=validation"], "nothing is left to judge by"),
-        (["task.panel.golden=5", "task.evaluation.split=validation"], "nothing is left to judge by"),
-        (["task.rounds.count=2", "task.rounds.prompts=900"], "task.rounds.prompts is 900"),
+        (
+            ["task.feedback.file=x", "task.rounds.count=2"],
+            "above 1 needs simulated annotators; with task.feedback.file set it to 1",
+        ),
+        (
+            ["task.feedback.file=x", "task.panel.annotators=3"],
+            "task.panel configures simulated annotators and task.feedback.file replaces them",
+        ),
+        (["task.reward.golden=5", "task.evaluation.split=validation"], "which can't also be the evaluation split"),
+        (["task.panel.golden=5", "task.evaluation.split=validation"], "which can't also be the evaluation split"),
+        (
+            ["task.rounds.count=2", "task.rounds.prompts=900"],
+            "task.rounds.prompts must be at most task.prompts.train=800, not 900",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_named(words: list[str], told: str) -> None:

@@ -26,7 +26,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from isoalign.config import task
 from isoalign.config.feedback import JudgeConfig
-from isoalign.config.fill import build
+from isoalign.config.fill import build_config
 from isoalign.core.errors import UserError
 from isoalign.data.comments import Comment
 from isoalign.feedback import judges
@@ -102,7 +102,7 @@ def test_the_summary_counts_bias_flips_and_what_is_missing() -> None:
 )
 def test_what_a_judge_cannot_be_is_said_in_one_line_that_names_the_field(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError) as error:
-        build(JudgeConfig, settings, "task.judge")
+        build_config(JudgeConfig, settings, "task.judge")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -117,7 +117,7 @@ def test_what_a_judge_cannot_be_is_said_in_one_line_that_names_the_field(setting
 )
 def test_a_key_in_the_configuration_is_refused_and_not_repeated(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError) as error:
-        build(JudgeConfig, {"kind": "server", "model": "m"} | settings, "task.judge")
+        build_config(JudgeConfig, {"kind": "server", "model": "m"} | settings, "task.judge")
     assert KEY not in str(error.value)
     assert "environment variable" in str(error.value)
 

@@ -86,9 +86,9 @@ def test_an_answer_that_a_file_holds_twice_has_the_scores_of_both_rows(tmp_path:
 def test_white_space_within_quotes_is_squeezed_and_counts_no_row(tmp_path: Path) -> None:
     file = write(tmp_path, "a.csv", '"x","How,\n so?","a  long\n\nanswer",0,0,0,text', "x,How?,b,0,0,2,text")
     with pytest.raises(UserError, match="row 4: human_score_3"):
-        human_pairs.read(file)
+        human_pairs.read_scored(file)
     file = write(tmp_path, "a.csv", '"x","How,\n so?","a  long\n\nanswer",0,0,0,text')
-    (row,) = human_pairs.read(file)
+    (row,) = human_pairs.read_scored(file)
     assert (row.objective, row.answer) == ("How, so?", "a long answer")
 
 
@@ -118,15 +118,15 @@ def test_a_file_without_comment_columns_or_letters_is_named(tmp_path: Path) -> N
     ]:
         file.write_text(text)
         with pytest.raises(UserError, match=words):
-            human_pairs.read(file)
+            human_pairs.read_scored(file)
     file.write_bytes(b"# v\nharm_category\xff\n")
     with pytest.raises(UserError, match=r"cannot read .*bad\.csv"):
-        human_pairs.read(file)
+        human_pairs.read_scored(file)
 
 
 def test_the_pinned_files_hold_these_pairs_each_once(cache: Path) -> None:
     """Counted apart from this code, with a table of all rows."""
-    found = human_pairs.load()
+    found = human_pairs.load_human_pairs()
     assert Counter(pair.category for pair in found) == {
         "hate_speech": 1286, "violence": 866, "privacy": 92, "information_integrity": 82, "exploits": 62,
         "sexual_content": 50, "self_harm": 37,

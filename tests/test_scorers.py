@@ -71,13 +71,13 @@ MEANS = {
 
 
 def test_tox_block_prints_what_its_readme_prints() -> None:
-    found = BiLSTM.load(assets.path("tox_block"))(list(TOX_BLOCK))
+    found = BiLSTM.load(assets.asset_path("tox_block"))(list(TOX_BLOCK))
     expected = torch.tensor(list(TOX_BLOCK.values()))
     torch.testing.assert_close(((found - LOW) / (HIGH - LOW)).abs(), expected, atol=2e-7, rtol=0)
 
 
 def test_toxic_classifier_prints_what_its_readme_prints() -> None:
-    model = BiLSTM.load(assets.path("toxic_classifier"))
+    model = BiLSTM.load(assets.asset_path("toxic_classifier"))
     expected = torch.tensor(list(TOXIC_CLASSIFIER.values()))
     torch.testing.assert_close(model(list(TOXIC_CLASSIFIER)), expected, atol=2e-7, rtol=0)
     torch.testing.assert_close(model(list(MEANS)).mean(1), torch.tensor(list(MEANS.values())), atol=5.1e-5, rtol=0)
@@ -258,7 +258,7 @@ def test_plain_data_is_unpickled() -> None:
 
 @pytest.mark.parametrize("name", ["tox_block", "toxic_classifier"])
 def test_the_cache_holds_nothing_raw(name: str) -> None:
-    assert {file.name for file in assets.path(name).iterdir()} == {
+    assert {file.name for file in assets.asset_path(name).iterdir()} == {
         "manifest.json",
         "vocabulary.json",
         "weights.safetensors",

@@ -118,7 +118,7 @@ def assets(options: argparse.Namespace) -> int:
         if name not in assets.ASSETS:
             raise UserError(unknown("asset", name, sorted(assets.ASSETS)))
     for name in options.names or sorted(assets.ASSETS):
-        print(f"{name:<18} {assets.path(name)}", flush=True)
+        print(f"{name:<18} {assets.asset_path(name)}", flush=True)
     return 0
 
 
@@ -204,7 +204,7 @@ def prompts(options: argparse.Namespace) -> int:
     from isoalign.runs.overrides import task_named
 
     task = task_named(options.task, options.settings)
-    for prompt in prompts.of(task.prompts, task.evaluation.split):
+    for prompt in prompts.load_split(task.prompts, task.evaluation.split):
         print(json.dumps({"prompt_id": prompt.id, "prompt": prompt.text, "draws": task.evaluation.draws}, ensure_ascii=False))
     return 0
 
@@ -231,11 +231,11 @@ def data_check(options: argparse.Namespace) -> int:
 
     prompts: list[str] = []
     if options.task:
-        from isoalign.data.prompts import of
+        from isoalign.data.prompts import load_split
         from isoalign.runs.overrides import task_named
 
         task = task_named(options.task)
-        prompts = [prompt.text for split in ("validation", "test") for prompt in of(task.prompts, split)]
+        prompts = [prompt.text for split in ("validation", "test") for prompt in load_split(task.prompts, split)]
     report = check_file(options.file, options.format, prompts, options.ngram)
     print(report.text())
     return 1 if report.problems else 0

@@ -17,7 +17,7 @@ MAX_TOKENS = 256  # as in training
 def _load_minilm(device: str) -> tuple[Any, Any]:
     from transformers import AutoTokenizer, BertModel
 
-    folder = assets.path("minilm")
+    folder = assets.asset_path("minilm")
     model: Any = BertModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
     return model.eval().to(device), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 

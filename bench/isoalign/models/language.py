@@ -57,7 +57,7 @@ def load_model(name: str, weights: Path | None = None) -> tuple[Any, Any]:
 
 def model_path(name: str) -> str:
     """The path or name that transformers loads: the folder of an embedded model, else the name itself."""
-    embedded = {"nano": lambda: Path(__file__).parent / "nano", "smollm2": lambda: assets.path("smollm2")}
+    embedded = {"nano": lambda: Path(__file__).parent / "nano", "smollm2": lambda: assets.asset_path("smollm2")}
     return str(embedded[name]()) if name in embedded else name
 
 

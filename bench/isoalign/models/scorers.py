@@ -75,7 +75,7 @@ def load_scorer(name: str, device: str = "cpu") -> Scorer:
         return _load_hub_scorer(name, device)
     if name not in EMBEDDED:
         raise UserError(f"unknown scorer {name!r}; known: {', '.join(EMBEDDED)} and hf:NAME_OR_PATH[#label]")
-    model = BiLSTM.load(assets.path(name), device)
+    model = BiLSTM.load(assets.asset_path(name), device)
     return Scorer(name, lambda texts: model(texts)[:, 0])  # the first of LABELS is toxic
 
 

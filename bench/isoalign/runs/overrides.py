@@ -73,7 +73,7 @@ def task_named(name: str, settings: Sequence[str] = ()) -> TaskConfig:
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
-    from isoalign.config.fill import build
+    from isoalign.config.fill import build_config
     from isoalign.config.task import TaskConfig
 
     for word in settings:
@@ -82,7 +82,7 @@ def task_named(name: str, settings: Sequence[str] = ()) -> TaskConfig:
     check([f"task={name}", *settings], sweep=False)
     with one_line(f"task={name}"), initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
         config = compose("config", overrides=[f"task={name}", *settings])
-    task: TaskConfig = build(TaskConfig, OmegaConf.to_container(config.task, resolve=True), "task")
+    task: TaskConfig = build_config(TaskConfig, OmegaConf.to_container(config.task, resolve=True), "task")
     return task
 
 

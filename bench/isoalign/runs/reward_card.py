@@ -90,7 +90,13 @@ class Behind:
         }  # fmt: skip
 
         def make(work: Path) -> None:
-            human.make(work, human_pairs.load(), shared.reward(self.by), language.load_tokenizer(task.model.name), task.model)
+            human.make(
+                work,
+                human_pairs.load_human_pairs(),
+                shared.reward(self.by),
+                language.load_tokenizer(task.model.name),
+                task.model,
+            )
 
         return Stage("human", recipe, make)
 
@@ -141,7 +147,7 @@ def make(task: TaskConfig, store: Store, by: str, command: str) -> RewardCard:
         raise UserError(
             f"task.feedback.file {task.feedback.file} holds unpaired feedback; a reward model is trained on comparisons"
         )
-    human_pairs.load()
+    human_pairs.load_human_pairs()
     return _card(Behind(shared, by), command)
 
 

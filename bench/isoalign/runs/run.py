@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from isoalign.config.fill import build
+from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
 from isoalign.core import progress, runtime
 from isoalign.core.errors import TrainingFailed, UserError, unforeseen, unknown
@@ -58,15 +58,15 @@ def execute(config: DictConfig) -> Path:
     from isoalign.stages.shared import SharedStages
 
     name = str(config.algorithm.get("name", ""))
-    task: TaskConfig = build(TaskConfig, _plain(config.task), "task")
-    budget: Budget = build(Budget, _plain(config.budget), "budget")
+    task: TaskConfig = build_config(TaskConfig, _plain(config.task), "task")
+    budget: Budget = build_config(Budget, _plain(config.budget), "budget")
     if not 0 < budget.flops < math.inf:
         raise UserError(f"budget.flops must be positive and finite, not {budget.flops:g}")
     if str(config.tracking) not in MODES:
         raise UserError(unknown("tracking", str(config.tracking), list(MODES)))
     settings = {key: value for key, value in _plain(config.algorithm).items() if key != "name"}
     with registry.sandboxed(name):
-        algorithm = registry.sound(build(registry.algorithm(name), settings, "algorithm"))
+        algorithm = registry.sound(build_config(registry.algorithm(name), settings, "algorithm"))
     progress.belongs_to(f"{name} seed {config.seed}", _line())
     metrics.versions()  # a metric that can't be had is told of before the training, not after it
     folder = _writable(Path(str(config.results)) / task.name)

@@ -183,7 +183,7 @@ class Training:
 
     def evaluation_prompts(self) -> list[prompts.Prompt]:
         """The prompts that are evaluated."""
-        return prompts.of(self.task.prompts, self.task.evaluation.split)
+        return prompts.load_split(self.task.prompts, self.task.evaluation.split)
 
     def load_policy(self, weights: str = "policy") -> tuple[LanguageModel, LanguageModel]:
         """Policy and SFT base in fp32."""

@@ -10,5 +10,5 @@ VERSION = 1
 
 def make(work: Path) -> None:
     """Fit both and save them under ``annotator`` and ``judge``."""
-    WordClassifier.fit(comments.load("annotator")).save(work / "annotator")
-    CharClassifier.fit(comments.load("judge")).save(work / "judge")
+    WordClassifier.fit(comments.load_comments("annotator")).save(work / "annotator")
+    CharClassifier.fit(comments.load_comments("judge")).save(work / "judge")

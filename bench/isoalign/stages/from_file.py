@@ -61,7 +61,7 @@ def make_pairs(work: Path, source: str, format: str, tokenizer: Any, model: Mode
     rows, dropped = [], Counter[str]()
     for item, judged in items.items():
         text = cut.text(judged[0].prompt)
-        if prompts.split(text) != split:
+        if prompts.split_of(text) != split:
             continue
         row = _pair(text, _majority(judged), cut)
         if isinstance(row, str):
@@ -89,7 +89,7 @@ def make_unpaired(work: Path, source: str, format: str, tokenizer: Any, model: M
     """Write ``unpaired.jsonl``: the answers to the prompts of the training split with their labels, in the task's tokens."""
     cut = Cutter(tokenizer, model)
     rows = [_labelled(label, cut) for label in formats.read_file(source, format or None).unpaired]
-    rows = [row for row in rows if prompts.split(row["prompt"]) == "train"]
+    rows = [row for row in rows if prompts.split_of(row["prompt"]) == "train"]
     _write(work / "unpaired.jsonl", rows, source, "train", Counter(), {})
 
 

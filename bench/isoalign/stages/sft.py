@@ -42,7 +42,7 @@ def make(work: Path, model_config: ModelConfig, config: SFTConfig, words: int, s
 def examples(tokenizer: Any, model: ModelConfig, count: int, words: int, seed: int) -> list[dict[str, list[int]]]:
     """``count`` comments as an opening and ``new_tokens`` of what follows (with EOS where the task leaves it open and the
     comment ends there); the loss falls on what follows."""
-    pool = [comment.text for comment in comments.load("sft")]
+    pool = [comment.text for comment in comments.load_comments("sft")]
     random.Random(seed).shuffle(pool)
     rows: list[dict[str, list[int]]] = []
     for text in pool:

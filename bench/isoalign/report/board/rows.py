@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isoalign import stats
-from isoalign.config.fill import whole
+from isoalign.config.fill import with_defaults
 from isoalign.core.records import Card, Estimate
 from isoalign.evaluation.card import FAMILY, file_name
 from isoalign.report.board.columns import COLUMNS
@@ -372,7 +372,7 @@ def settings_of(card: Card) -> str:
     """The configuration without the seed, as a text to group by; settings that came later count as at their defaults."""
     settings = {name: value for name, value in card.config.items() if name != "seed"}
     if "task" in settings:
-        settings["task"] = whole(json.dumps(settings["task"]))
+        settings["task"] = with_defaults(json.dumps(settings["task"]))
     return json.dumps(settings, sort_keys=True)
 
 
