@@ -24,7 +24,7 @@ from isoalign.config.search_path import options
 from isoalign.core.records import Card
 from isoalign.data import formats
 from isoalign.evaluation.card import read_all
-from isoalign.report.board.ranking import estimate
+from isoalign.report.board.ranking import pooled_estimate
 from isoalign.runs.overrides import check, task_named
 from isoalign.training import registry
 from workbench import COMMAND, FixedRatios
@@ -213,9 +213,9 @@ def test_every_row_on_the_page_of_formats_is_read_as_the_format_that_it_stands_u
             objects = re.split(r"\n(?=\{)", block.strip())
             file = tmp_path / f"{name}-{number}.jsonl"
             file.write_text("\n".join(json.dumps(json.loads(each)) for each in objects), encoding="utf-8")
-            assert formats.read(file).format == name
+            assert formats.read_file(file).format == name
             seen.add(name)
-    assert sorted(seen) == formats.formats()
+    assert sorted(seen) == formats.format_names()
 
 
 # -- what the README says of the boards is what the cards say --------------------------------------------------------------
@@ -328,7 +328,7 @@ def test_kto_rloo_and_online_dpo_remove_nearly_all_and_end_far_from_the_base(pub
     assert len(published.section.contest.pairs) == 325
     first = ("kto", "rloo", "online_dpo")
     for name in first:
-        share = estimate(published.cards[name], "toxicity_reduction_relative", (-1.0, 1.0))
+        share = pooled_estimate(published.cards[name], "toxicity_reduction_relative", (-1.0, 1.0))
         assert share.low is not None
         assert share.high is not None
         assert share.low >= 0.955

@@ -155,7 +155,7 @@ def test_the_best_look_at_the_golden_set_is_kept_and_patience_ends_the_training(
     record = json.loads((tmp_path / "record.json").read_text())
     best = max(record["looks"])
     last_gain = max(i for i, look in enumerate(record["looks"]) if look > max(record["looks"][:i], default=-1))
-    assert len(record["looks"]) == min(reward.LOOKS, last_gain + 1 + 2)
+    assert len(record["looks"]) == min(reward.EVALUATIONS, last_gain + 1 + 2)
     kept = HeadReward(tmp_path, ModelConfig(str(tiny_bench.model)))
     pairs = feedback.pairs(torch.tensor(record["golden"]), kept.pad)
     assert (kept(pairs.chosen) > kept(pairs.rejected)).float().mean().item() == pytest.approx(best)
