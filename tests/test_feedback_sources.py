@@ -150,13 +150,13 @@ def test_a_file_that_can_not_teach_is_one_line(
         ),
         (
             ["task.feedback.file=x", "task.panel.annotators=3"],
-            "task.panel configures simulated annotators and task.feedback.file replaces them",
+            "annotators and task.feedback.file replaces them: set one",
         ),
         (["task.reward.golden=5", "task.evaluation.split=validation"], "which can't also be the evaluation split"),
         (["task.panel.golden=5", "task.evaluation.split=validation"], "which can't also be the evaluation split"),
         (
             ["task.rounds.count=2", "task.rounds.prompts=900"],
-            "task.rounds.prompts must be at most task.prompts.train=800, not 900",
+            "must be at most task.prompts.train=800, not 900",
         ),
     ],
 )

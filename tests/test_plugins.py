@@ -104,7 +104,7 @@ ALGORITHMS = {
     "gathers": variant("(-lab.policy(lab.pairs(2).chosen).logp.sum(1)).sum().backward()"),
     "tuples": variant("rows = lab.pairs(2)\nyield Step((rows, rows), self.loss)"),
     "samples": variant("while True:\n    lab.generate(lab.prompts(8))"),
-    "lists": variant("from isoalign.data import prompts\nprompts.toxic()"),
+    "lists": variant("from isoalign.data import prompts\nprompts.load_toxic()"),
     "bytes": variant("import glob, os\nopen(glob.glob(os.environ['STORE'] + '/samples-*/*.jsonl')[0].encode(), 'rb')"),
     "shells": variant("import subprocess\nsubprocess.run(['cat', '/dev/null'])"),
     "moves": variant("import os\nos.chdir('/')"),
@@ -265,7 +265,7 @@ UNFIT = {  # what is wrong before there is a run
     "refuses": (HEAD + GOOD + "\n    def __post_init__(self):\n        raise ValueError('never')", "ValueError: never"),
     "leaves": ("import sys\nsys.exit(0)", "its code called exit"),
     "cancelled": ("raise GeneratorExit", "GeneratorExit"),
-    "reads": ("from isoalign.data import prompts\nprompts.toxic()" + HEAD + GOOD, "it tried to read the prompts"),
+    "reads": ("from isoalign.data import prompts\nprompts.load_toxic()" + HEAD + GOOD, "it tried to read the prompts"),
     "computes": (
         "import torch\ntorch.nn.Linear(2, 2)(torch.ones(1, 2))" + HEAD + GOOD,
         "it runs Linear outside a training run",
