@@ -216,18 +216,16 @@ class Client:
         """The SDK's client, made when something is first asked of it. It tries once: retries are ours, paced and told."""
         with self._lock:
             if self._made is None:
-                config, (openai, _) = self.config, _sdk()
-                self._made = openai.OpenAI(
-                    api_key=self._key or "none", base_url=self.base_url, timeout=config.timeout, max_retries=0
-                )
+                once = {"timeout": self.config.timeout, "max_retries": 0}
+                self._made = _sdk()[0].OpenAI(api_key=self._key or "none", base_url=self.base_url, **once)
         return self._made
 
 
 def _sdk() -> tuple[Any, Any]:
     """The SDK, and the HTTP library that it is built on: errors amid a body come straight from there."""
     try:
-        import httpx2
-        import openai
+        import httpx2  # indented: only this judge needs them, and they take a second
+        import openai  # indented: as above
     except ImportError as error:
         raise UserError("the server judge needs the package openai: pip install openai") from error
     for name in ("openai", "httpx2", "httpx"):  # a line for each request would bury everything else
