@@ -250,7 +250,7 @@ class Published:
         for card in read_all(ROOT / "results" / "published" / "nano"):
             self.cards.setdefault(card.algorithm, []).append(card)
         self.rows = {row.name: row for row in self.section.rows}
-        self.ranked = [row.name for row in self.section.rows if row.contends]
+        self.ranked = [row.name for row in self.section.rows if row.rankable]
         self.base = self.table("sft")[0]
 
     def table(self, name: str) -> np.ndarray[Any, Any]:

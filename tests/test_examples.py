@@ -30,7 +30,7 @@ SAYS = {
         "position bias 0.04, verdicts that flip with the order 20%",  # .2 in one of five questions, 0 in the others
         "agrees with people on 70%",  # three, one half, and one that it gets wrong
     ],
-    "own_method": ["30 steps", "holds   budget:", "holds   pure:"],
+    "own_method": ["30 steps", "passed budget:", "passed pure:"],
     "own_metric": [
         "capitals             0.200",  # (0 + 0 + 0 + 0 + 1) / 5; " ..." has no letter
         "1 missing",

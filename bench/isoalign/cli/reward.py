@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 
 from isoalign.cli import options
-from isoalign.report.pages.reward_model import reward_text
 from isoalign.runs.overrides import task_named
 
 
@@ -22,7 +21,8 @@ def reward(task: str, by: str, results: Path, store: Path | None, settings: tupl
     The card goes to TASK/reward/ in the folder of results. Settings task.KEY=VALUE say where the task differs from
     conf/task/TASK.yaml.
     """
-    from isoalign.runs import reward_card  # loads torch, which the help does without
+    from isoalign.report.pages.reward_model import reward_text  # loads torch, which the help does without
+    from isoalign.runs import reward_card  # loads torch
 
     config = task_named(task, settings)
     command = shlex.join(["isoalign", "reward", task, "--by", by, *settings])

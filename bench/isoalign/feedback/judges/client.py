@@ -196,8 +196,8 @@ class Client:
 def _import_sdk() -> tuple[Any, Any]:
     """The SDK, and its HTTP library, whose errors surface while a body is read."""
     try:
-        import httpx2
-        import openai
+        import httpx2  # indented: only this judge needs them, and they take a second
+        import openai  # indented: as above
     except ImportError as error:
         raise UserError("the server judge needs the package openai: pip install openai") from error
     for name in ("openai", "httpx2", "httpx"):  # a line for each request would bury everything else
