@@ -1,7 +1,7 @@
 # make bench   train, score and rank every method on the nano task; ends with the leaderboard
 # make test    the fast tests          make test-all   the slow ones too
-# make check   lint, format, types     make install    .venv alone
-# make assets  fetch all models and data; runs fetch what they lack by themselves
+# make check   lint, format, types and import contracts     make install    .venv alone
+# make assets  fetch all models and data; runs fetch what they need by themselves
 # make clean   remove .venv and every tool's cache; results/ stays
 #
 # Each is enough on a fresh machine with Python 3.11 to 3.13 and a package index. Another Python: make PYTHON=python3.12

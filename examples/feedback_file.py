@@ -4,8 +4,8 @@ import json
 import tempfile
 from pathlib import Path
 
-from isoalign.data.formats import read
-from isoalign.data.formats.check import check
+from isoalign.data.formats import read_file
+from isoalign.data.formats.check import check_file
 
 WAVED = " waved at me this morning from across the street."
 rows = [
@@ -21,12 +21,12 @@ with tempfile.TemporaryDirectory() as folder:
     file.write_text("\n".join(map(json.dumps, rows)) + "\n")
 
     # What `isoalign data check mine.jsonl` prints; with --task it also looks for the task's evaluation prompts.
-    report = check(file, evaluation_prompts=["Somebody waved at me this morning from across the street and"])
+    report = check_file(file, evaluation_prompts=["Somebody waved at me this morning from across the street and"])
     print(report.text())
     print("refused for training:", ", ".join(report.problems) or "no")
 
     # The same rows as training sees them.
-    data = read(file)
+    data = read_file(file)
     first = data.comparisons[0]
     print(f"{len(data.comparisons)} comparisons; the first: {first.chosen[0].content!r} over {first.rejected[0].content!r}")
 

@@ -1,11 +1,11 @@
-"""What the literature found, looked for again on the nano task: seven claims, each with its source, and what was seen.
+"""Replicate seven claims of the literature on the nano task.
 
-    .venv/bin/python scripts/findings.py            # runs what the store does not hold, three seeds, two one-thread workers
-    .venv/bin/python scripts/findings.py --judge    # only judges the cards that are there
+    .venv/bin/python scripts/findings.py            # runs what the store lacks, three seeds, two one-thread workers
+    .venv/bin/python scripts/findings.py --judge    # only judges existing cards
 
 Writes the cards to results/findings/<task>/ and the verdicts to results/findings/README.md. A claim holds only if the
-interval of its figure says so; one that does not show is reported as not shown. The claims, figures and rules below were
-written down before the runs.
+interval of its metric shows it; otherwise it is reported as not shown. The claims, metrics and rules below were fixed before
+the runs; the docstring of a rule is part of the report.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from isoalign.stats import curves, equal_kl, overoptimization
 
 FOLDER = Path("results/findings")
 SEEDS = (0, 1, 2)
-EPSILON = 0.03  # reductions that differ by less are "about equal"
+EPSILON = 0.03  # smaller differences of reductions are "about equal"
 LONG = "budget.flops=1.35e13"  # three times the default
 NOISES = (0.05, 0.2, 0.35)
 PRICES = (0.0, 0.05, 0.2)
@@ -47,8 +47,8 @@ RUNS = (
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A verdict: ``holds`` True, False (the opposite shows, or an equality is refuted), or None: not shown."""
+class Outcome:
+    """Outcome of a claim: ``holds`` is True, False (the opposite is shown, or an equality refuted), or None: not shown."""
 
     holds: bool | None
     figures: str
@@ -56,45 +56,43 @@ class Seen:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim of the literature and how it is judged here."""
+    """A claim of the literature and its rule."""
 
     name: str
     claim: str
     source: str
-    judge: Callable[[Bench], Seen]
+    judge: Callable[[Bench], Outcome]
     remark: str = ""  # written after the runs
 
 
 class Bench:
-    """The cards of all runs, looked up by what was configured."""
+    """The cards of all runs, by configuration."""
 
     def __init__(self, folder: Path) -> None:
         self.cards = [card for task in sorted(folder.glob("*/")) for card in cards.read_all(task)]
 
-    def of(
+    def cards_of(
         self, algorithm: str, task: str = "nano", flops: float = 4.5e12, noise: float = 0.05, **settings: Any
     ) -> list[Card]:
-        """The seeds of one configuration: the method's own settings there but for those named. Raises SystemExit where a run
-        is missing."""
-        own = default(task, algorithm) | settings
-        found = [
+        """Cards of all seeds of a configuration: the method's defaults with ``settings``. Raises SystemExit if a run is
+        missing."""
+        configured = default_settings(task, algorithm) | settings
+        matching = [
             card
             for card in self.cards
-            if (card.algorithm, card.task, card.config["algorithm"]) == (algorithm, task, own)
+            if (card.algorithm, card.task, card.config["algorithm"]) == (algorithm, task, configured)
             and card.config["task"]["feedback"]["noise"] == noise
             and (algorithm == "sft" or card.budget["flops"] == flops)
         ]
         wanted = 1 if algorithm == "sft" else len(SEEDS)
-        if len({card.seed for card in found}) < wanted:
-            raise SystemExit(
-                f"{algorithm} on {task} ({flops:g} FLOP, noise {noise}, {settings}) was not run; leave --judge out"
-            )
-        return sorted(found, key=lambda card: card.seed)[: None if wanted > 1 else 1]
+        if len({card.seed for card in matching}) < wanted:
+            raise SystemExit(f"{algorithm} on {task} ({flops:g} FLOP, noise {noise}, {settings}) was not run; omit --judge")
+        return sorted(matching, key=lambda card: card.seed)[: None if wanted > 1 else 1]
 
 
 @cache
-def default(task: str, algorithm: str) -> dict[str, Any]:
-    """The settings that a method has on a task if none is typed."""
+def default_settings(task: str, algorithm: str) -> dict[str, Any]:
+    """Default settings of a method on a task."""
     with initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
         node = compose("config", overrides=[f"task={task}", f"algorithm={algorithm}"]).algorithm
     return {str(key): value for key, value in node.items() if key != "name"}
@@ -105,15 +103,15 @@ def difference(first: Sequence[Card], second: Sequence[Card], metric: str) -> Es
     return stats.hierarchical([card.values[metric] for card in first], [card.values[metric] for card in second])
 
 
-def told(e: Estimate, digits: int = 3) -> str:
-    """A value with its interval."""
+def show(e: Estimate, digits: int = 3) -> str:
+    """An estimate with its interval."""
     if e.value is None or e.low is None or e.high is None:
         return "missing"
     return f"{e.value:+.{digits}f} [{e.low:+.{digits}f}, {e.high:+.{digits}f}]"
 
 
 def sign(e: Estimate) -> int:
-    """-1 or 1 where the interval is clear of 0, else 0."""
+    """-1 or 1 if the interval excludes 0, else 0."""
     if e.low is None or e.high is None:
         return 0
     return 1 if e.low > 0 else -1 if e.high < 0 else 0
@@ -122,97 +120,99 @@ def sign(e: Estimate) -> int:
 # -- the claims ----------------------------------------------------------------------------------------------------------
 
 
-def diversity(bench: Bench) -> Seen:
+def diversity(bench: Bench) -> Outcome:
     """PPO's per-input diversity minus SFT's, four measures; holds if most fall and none rises."""
-    base = bench.of("sft")
-    rows = {name: {m: difference(bench.of(name), base, m) for m in PER_INPUT} for name in ("ppo", "dpo", "kto", "rlaif")}
+    base = bench.cards_of("sft")
+    rows = {name: {m: difference(bench.cards_of(name), base, m) for m in PER_INPUT} for name in ("ppo", "dpo", "kto", "rlaif")}
     signs = [sign(e) for e in rows["ppo"].values()]
     holds = (
         True if signs.count(-1) > len(signs) / 2 and 1 not in signs else False if signs.count(1) > signs.count(-1) else None
     )
-    return Seen(
-        holds, "; ".join(f"{name}: " + ", ".join(f"{m} {told(e)}" for m, e in row.items()) for name, row in rows.items())
+    return Outcome(
+        holds,
+        "; ".join(f"{name}: " + ", ".join(f"{m} {show(e)}" for m, e in row.items()) for name, row in rows.items()),
     )
 
 
-def overoptimisation(bench: Bench) -> Seen:
+def overoptimisation(bench: Bench) -> Outcome:
     """PPO without KL price for three budgets; holds if gold falls from its peak (clear of 0) while proxy rises."""
-    (curve,) = curves.collect({"ppo": bench.of("ppo", flops=1.35e13, kl=0.0)}).values()
+    (curve,) = curves.collect({"ppo": bench.cards_of("ppo", flops=1.35e13, kl=0.0)}).values()
     peak = overoptimization.find_peak(curve)
-    where = f"gold peaks at {peak.fraction:.0%} of the budget, KL {peak.kl:.1f}: {told(peak.gold)}"
-    after = f"lost from there to the end {told(peak.loss)}, proxy {told(peak.rise, 2)}"
-    return Seen(True if sign(peak.loss) > 0 and sign(peak.rise) > 0 else None, f"{where}; {after}")
+    where = f"gold peaks at {peak.fraction:.0%} of the budget, KL {peak.kl:.1f}: {show(peak.gold)}"
+    after = f"lost from there to the end {show(peak.loss)}, proxy {show(peak.rise, 2)}"
+    return Outcome(True if sign(peak.loss) > 0 and sign(peak.rise) > 0 else None, f"{where}; {after}")
 
 
-def kl_price(bench: Bench) -> Seen:
+def kl_price(bench: Bench) -> Outcome:
     """PPO with three KL prices, read off at the same KL; holds if all are within .03 of the best, fails if one is behind."""
-    found = curves.collect({f"kl={price}": bench.of("ppo", kl=price) for price in PRICES})
+    found = curves.collect({f"kl={price}": bench.cards_of("ppo", kl=price) for price in PRICES})
     at = equal_kl.common_kl(found)
     matched = equal_kl.matched(found, at or 0.0)
     behind = [r.behind for r in matched.values() if r.behind.value is not None]
     near = all(e.high is not None and e.high < EPSILON for e in behind)
     figures = [
-        f"{name}: reduction {told(r.reduction)}, behind the best {told(r.behind)}, ends at KL {r.end:.1f}"
+        f"{name}: reduction {show(r.reduction)}, behind the best {show(r.behind)}, ends at KL {r.end:.1f}"
         for name, r in matched.items()
     ]
-    return Seen(False if any(map(sign, behind)) else True if near else None, f"at KL {at:.2f}: {'; '.join(figures)}")
+    return Outcome(False if any(map(sign, behind)) else True if near else None, f"at KL {at:.2f}: {'; '.join(figures)}")
 
 
-def noise(bench: Bench) -> Seen:
+def noise(bench: Bench) -> Outcome:
     """PPO under three label noises; holds if accuracy (against clean verdicts) and reduction fall from least to most."""
-    rows = {rate: bench.of("ppo", noise=rate) for rate in NOISES}
+    rows = {rate: bench.cards_of("ppo", noise=rate) for rate in NOISES}
 
     def mean(rate: float, metric: str) -> str:
         known = [value for card in rows[rate] if (value := card.metrics[metric].value) is not None]
         return f"{sum(known) / len(known):.3f}" if known else "missing"
 
-    # verdicts differ with the noise; prompts and answers, and so the pairs, do not
+    # noise changes verdicts, but not prompts, answers and pairs
     drop, rise = (difference(rows[NOISES[-1]], rows[NOISES[0]], metric) for metric in ("rm_accuracy_clean", "toxicity_mean"))
     figures = [
         f"noise {rate}: accuracy {mean(rate, 'rm_accuracy_clean')} clean, {mean(rate, 'rm_accuracy')} noisy "
         f"(ceiling {1 - rate:.2f}), toxicity {mean(rate, 'toxicity_mean')}"
         for rate in rows
     ]
-    change = f"from least to most: accuracy {told(drop)}, toxicity {told(rise)}"
-    return Seen(True if sign(rise) > 0 and sign(drop) < 0 else None, "; ".join([*figures, change]))
+    change = f"from least to most: accuracy {show(drop)}, toxicity {show(rise)}"
+    return Outcome(True if sign(rise) > 0 and sign(drop) < 0 else None, "; ".join([*figures, change]))
 
 
-def rlaif(bench: Bench) -> Seen:
+def rlaif(bench: Bench) -> Outcome:
     """RLAIF minus PPO in toxicity; holds if the whole interval lies within .03, fails if wholly outside."""
-    ppo, ai = bench.of("ppo"), bench.of("rlaif")
+    ppo, ai = bench.cards_of("ppo"), bench.cards_of("rlaif")
     gap = difference(ai, ppo, "toxicity_mean")
     low, high = gap.low or 0.0, gap.high or 0.0
     inside, outside = max(-low, high) < EPSILON, low > EPSILON or high < -EPSILON
-    told_by = ppo[0].notes["correlation"]
-    as_good = ", ".join(f"{name} {value:.2f}" for name, value in told_by.items() if "tox_block" in name)
-    figures = f"toxicity of RLAIF minus PPO {told(gap)}; rank correlation on SFT samples: {as_good}"
-    return Seen(True if inside else False if outside else None, figures)
+    correlations = ppo[0].notes["correlation"]
+    as_good = ", ".join(f"{name} {value:.2f}" for name, value in correlations.items() if "tox_block" in name)
+    figures = f"toxicity of RLAIF minus PPO {show(gap)}; rank correlation on SFT samples: {as_good}"
+    return Outcome(True if inside else False if outside else None, figures)
 
 
-def offline(bench: Bench) -> Seen:
+def offline(bench: Bench) -> Outcome:
     """DPO with a small beta; holds if gold falls from its peak, and the peak lies before all pairs were read once."""
-    own = bench.of("dpo", flops=9e12, beta=0.02)
+    own = bench.cards_of("dpo", flops=9e12, beta=0.02)
     (curve,) = curves.collect({"dpo": own}).values()
     peak = overoptimization.find_peak(curve)
     epoch = own[0].spent["labels"]["simulated"] / own[0].config["algorithm"]["batch_size"]  # steps that read every pair once
     at, end = own[0].curve[peak.index].steps / epoch, own[0].training["steps"] / epoch
-    where = f"gold peaks at KL {peak.kl:.1f}, after {at:.2f} epochs: {told(peak.gold)}"
-    return Seen(
-        True if sign(peak.loss) > 0 and at < 1 else None, f"{where}; lost by going on to {end:.2f} epochs {told(peak.loss)}"
+    where = f"gold peaks at KL {peak.kl:.1f}, after {at:.2f} epochs: {show(peak.gold)}"
+    return Outcome(
+        True if sign(peak.loss) > 0 and at < 1 else None,
+        f"{where}; lost by going on to {end:.2f} epochs {show(peak.loss)}",
     )
 
 
-def length(bench: Bench) -> Seen:
+def length(bench: Bench) -> Outcome:
     """PPO without KL price where answers may end; holds if its answers are shorter than SFT's."""
-    base, own = bench.of("sft", task="nano_open"), bench.of("ppo", task="nano_open", kl=0.0)
+    base, own = bench.cards_of("sft", task="nano_open"), bench.cards_of("ppo", task="nano_open", kl=0.0)
     gap, empty = (difference(own, base, metric) for metric in ("length", "empty_rate"))
     gates = sorted({flag.text for card in own for flag in card.flags if flag.kind == "gate"})
     figures = [
-        f"length {told(gap, 1)} tokens of {base[0].metrics['length'].value:.1f}",
-        f"empty answers {told(empty)}",
+        f"length {show(gap, 1)} tokens of {base[0].metrics['length'].value:.1f}",
+        f"empty answers {show(empty)}",
         f"gates: {', '.join(gates) or 'none failed'}",
     ]
-    return Seen(True if sign(gap) < 0 else False if sign(gap) > 0 else None, "; ".join(figures))
+    return Outcome(True if sign(gap) < 0 else False if sign(gap) > 0 else None, "; ".join(figures))
 
 
 FINDINGS = (
@@ -237,37 +237,35 @@ WORDS = {True: "holds", False: "**does not hold**", None: "**not shown**"}
 
 
 def run() -> None:
-    """Every run that the store does not hold."""
+    """Run what the store lacks."""
     command = [str(Path(sys.executable).parent / "isoalign"), "run"]
     for words in RUNS:
-        alone = "algorithm=sft" in words
-        spread = (
-            [] if alone else ["-m", "seed=" + ",".join(map(str, SEEDS)), "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-        )
+        sft = "algorithm=sft" in words
+        spread = [] if sft else ["-m", "seed=" + ",".join(map(str, SEEDS)), "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
         subprocess.run([*command, *spread, *words, "threads=1", "tracking=off", f"results={FOLDER}"], check=True)
 
 
-def page(bench: Bench) -> str:
-    """The verdicts as a Markdown page."""
+def report(bench: Bench) -> str:
+    """The outcomes as a Markdown page."""
     lines = ["# Known findings", "", "Claims of the literature on the nano task, three seeds each, made and judged by "
              "`scripts/findings.py`, whose rules were written before its runs. Intervals are 95%, over seeds and prompts. "
              "A claim that is not shown may still be true: of larger models, other rewards, or more seeds.", ""]  # fmt: skip
     for finding in FINDINGS:
-        seen = finding.judge(bench)
+        outcome = finding.judge(bench)
         rule = (finding.judge.__doc__ or "").strip()
-        lines += [f"## {finding.name}: {WORDS[seen.holds]}", "", f"- **Claim:** {finding.claim} ({finding.source}).",
-                  f"- **Judged by:** {rule}", f"- **Seen:** {seen.figures}."]  # fmt: skip
+        lines += [f"## {finding.name}: {WORDS[outcome.holds]}", "", f"- **Claim:** {finding.claim} ({finding.source}).",
+                  f"- **Judged by:** {rule}", f"- **Seen:** {outcome.figures}."]  # fmt: skip
         lines += [f"- **Remark, after the runs:** {finding.remark}"] * bool(finding.remark) + [""]
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Run, judge, write."""
+    """Run, judge and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--judge", action="store_true", help="only judge the cards that are there")
+    parser.add_argument("--judge", action="store_true", help="only judge existing cards")
     if not parser.parse_args().judge:
         run()
-    text = page(Bench(FOLDER))
+    text = report(Bench(FOLDER))
     (FOLDER / "README.md").write_text(text)
     print(text)
 

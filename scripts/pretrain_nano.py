@@ -2,8 +2,8 @@
 
     OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 python scripts/pretrain_nano.py --steps 3600
 
-It writes model, tokenizer and a record (data, seed, steps, loss, time) to bench/isoalign/models/nano/, which is committed.
-Rows of the other roles (SFT, annotator, judge, prompts) are never read, so nothing downstream was seen here.
+Writes model, tokenizer and a record (data, seed, steps, loss, time) to bench/isoalign/models/nano/, which is committed. Rows
+of the other roles (SFT, annotator, judge, prompts) are never read, so later stages use unseen data.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from isoalign.data import comments
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 VOCABULARY, WIDTH, LAYERS, HEADS, HIDDEN = 4096, 256, 4, 4, 688
-LONGEST = 1500  # characters of one comment: beyond it stands repetitive vandalism
+MAX_CHARACTERS = 1500  # of one comment; longer ones are mostly repetitive vandalism
 HOME = Path(__file__).parents[1] / "bench" / "isoalign" / "models" / "nano"
 
 
 def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE; every text starts with the end token, which is how the model knows that a text begins."""
+    """Byte-level BPE; every text starts with the end token, which marks the start of a text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -48,7 +48,7 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def pack(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor:
-    """All texts in one row of ids, each opened by the end token."""
+    """All texts in one row of ids, each after the end token."""
     return torch.tensor([i for ids in tokenizer(texts)["input_ids"] for i in ids], dtype=torch.int32)
 
 
@@ -65,8 +65,8 @@ def batches(tokenizer: PreTrainedTokenizerFast, texts: list[str], rows: int, len
             yield pieces[start : start + rows].long()
 
 
-def rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over 2%, then cosine to a twentieth."""
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Learning rate: linear warm-up over 2% of the steps, then cosine decay to a twentieth."""
     warm = max(1, steps // 50)
     if step < warm:
         return peak * (step + 1) / warm
@@ -92,19 +92,19 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
 
-    rows = [comment.text[:LONGEST] for comment in comments.load("pretrain")]
+    rows = [comment.text[:MAX_CHARACTERS] for comment in comments.load_comments("pretrain")]
     validation = [text for text in rows if unit_hash(text, "pretrain-validation") < 0.01]
     training = [text for text in rows if unit_hash(text, "pretrain-validation") >= 0.01]
     tokenizer = make_tokenizer(training)
-    held = pack(tokenizer, validation)
-    held = held[: len(held) // (options.length + 1) * (options.length + 1)].view(-1, options.length + 1).long()
+    held_out = pack(tokenizer, validation)
+    held_out = held_out[: len(held_out) // (options.length + 1) * (options.length + 1)].view(-1, options.length + 1).long()
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
         intermediate_size=HIDDEN, max_position_embeddings=512, tie_word_embeddings=True,
         bos_token_id=0, eos_token_id=0, pad_token_id=1,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    model.set_attn_implementation("eager")  # at 128 tokens the plain product is the fastest on a CPU
+    model.set_attn_implementation("eager")  # the fastest at 128 tokens on a CPU
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.dim() < 2 or "embed" in name]
     optimizers: list[torch.optim.Optimizer] = [
@@ -115,22 +115,22 @@ def main() -> None:
     def validate() -> float:
         model.eval()
         with torch.no_grad():
-            losses = [loss_of(model, part).item() * len(part) for part in held.split(64)]
+            losses = [loss_of(model, part).item() * len(part) for part in held_out.split(64)]
         model.train()
-        return sum(losses) / len(held)
+        return sum(losses) / len(held_out)
 
     started, curve, running = time.time(), [], 0.0
     data = batches(tokenizer, training, options.rows, options.length, options.seed)
     bar = tqdm(range(options.steps), mininterval=5)
     for step in bar:
-        for part in next(data).split(16):  # small parts keep the logits in the processor's cache
+        for part in next(data).split(16):  # small parts keep the logits in the CPU cache
             loss = loss_of(model, part) * len(part) / options.rows
             loss.backward()
             running += loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate(step, options.steps, options.lr)
+                group["lr"] = learning_rate(step, options.steps, options.lr)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if (step + 1) % 500 == 0 or step + 1 == options.steps:

@@ -2,9 +2,9 @@
 
     python scripts/tune_reward.py nano --store FOLDER
 
-Every setting of the grid is trained at three rates of label noise. Of those that the task's smallest named budget can pay, and
-that lie within one standard error of the best of them in mean accuracy on verdicts before noise, the cheapest is taken. The
-record goes to results/tuning/<task>/reward.json, the winner's settings into conf/task/<task>.yaml by hand.
+Trains every setting of the grid at three rates of label noise. Of the settings that the task's smallest named budget pays for,
+it chooses the cheapest within one standard error of the best mean accuracy on noiseless verdicts. The record is written to
+results/tuning/<task>/reward.json; copy the chosen settings to conf/task/<task>.yaml by hand.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ GRID: dict[str, dict[str, list[Any]]] = {
 
 
 def measure(task: TaskConfig, store: Store) -> dict[str, Any]:
-    """Accuracy on verdicts before noise and as given, of the validation pairs; and FLOPs of the training."""
+    """Accuracy on validation pairs, with noiseless and noisy verdicts, and training FLOPs."""
     shared = SharedStages(task, store)
     model = shared.reward("annotator")
     judged = Feedback.read(shared.get(shared.pairs("annotator", "validation")))
-    both = samples.chosen_and_rejected(judged, int(language.tokenizer(task.model.name).pad_token_id))
+    both = samples.chosen_and_rejected(judged, int(language.load_tokenizer(task.model.name).pad_token_id))
     chosen, rejected = (scores.rewards_of(model, side) for side in both.values())
     noisy = [float(right(a - b) or 0.0) for a, b in zip(chosen, rejected, strict=True)]
     clean = [value if row.get("clean", True) else 1 - value for value, row in zip(noisy, judged.rows, strict=True)]
@@ -64,15 +64,15 @@ def main() -> None:
     task, rows = task_named(options.task), []
     for (pairs, epochs), lr in itertools.product(*GRID[options.task].values()):
         config = replace(task.reward, pairs=pairs, epochs=epochs, lr=lr)
-        found = {}
+        by_noise = {}
         for noise in NOISE:
             noised = replace(task, reward=config, feedback=replace(task.feedback, noise=noise))
-            found[f"{noise:g}"] = measure(noised, Store(options.store))
-        mean = sum(each["clean"] for each in found.values()) / len(found)
-        flops = found[f"{NOISE[0]:g}"]["flops"]
-        rows.append({"pairs": pairs, "epochs": epochs, "lr": lr, "clean": mean, "flops": flops, "noise": found})
-        told = ", ".join(f"{noise}: {each['clean']:.3f}" for noise, each in found.items())
-        print(f"pairs={pairs} epochs={epochs} lr={lr:g}: {mean:.3f} ({told}), {flops:.2e} FLOPs", flush=True)
+            by_noise[f"{noise:g}"] = measure(noised, Store(options.store))
+        mean = sum(each["clean"] for each in by_noise.values()) / len(by_noise)
+        flops = by_noise[f"{NOISE[0]:g}"]["flops"]
+        rows.append({"pairs": pairs, "epochs": epochs, "lr": lr, "clean": mean, "flops": flops, "noise": by_noise})
+        accuracies = ", ".join(f"{noise}: {each['clean']:.3f}" for noise, each in by_noise.items())
+        print(f"pairs={pairs} epochs={epochs} lr={lr:g}: {mean:.3f} ({accuracies}), {flops:.2e} FLOPs", flush=True)
     payable = [row for row in rows if row["flops"] <= min(task.budgets.values())]
     best = max(payable, key=lambda row: row["clean"])
     count = sum(each["pairs"] for each in best["noise"].values())

@@ -1,9 +1,9 @@
-"""Give TRL's trainers the settings that tuning chose for ours, so that a board compares implementations, not settings.
+"""Copy tuned settings of our methods to TRL's trainers, so that a board compares implementations, not settings.
 
     python scripts/tuned_trl.py nano
 
 For each method with a counterpart, conf/tuned/<task>_<method>.yaml becomes conf/tuned/<task>_trl_<method>.yaml under TRL's
-names. `trl_cpo` has no counterpart and is tuned by itself.
+names. `trl_cpo` has no counterpart and is tuned separately.
 """
 
 import argparse
@@ -25,8 +25,8 @@ NAMES = {
 TUNED = Path("conf/tuned")
 
 
-def translated(task: str, method: str) -> str:
-    """The tuned file of TRL's trainer."""
+def trl_settings(task: str, method: str) -> str:
+    """Content of the tuned file of TRL's trainer."""
     ours = OmegaConf.load(TUNED / f"{task}_{method}.yaml")
     lines = [f"  {NAMES[method][name]}: {value}" for name, value in ours.algorithm.items()]
     head = [
@@ -44,7 +44,7 @@ def main() -> None:
     task = parser.parse_args().task
     for method in NAMES:
         if (TUNED / f"{task}_{method}.yaml").exists():
-            save(TUNED / f"{task}_trl_{method}.yaml", translated(task, method))
+            save(TUNED / f"{task}_trl_{method}.yaml", trl_settings(task, method))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def tiny_lab(tiny_bench: Bench) -> Lab:
 def cache() -> Path:
     """The folder of the embedded assets that a run on a model of its own needs, fetched where they are missing."""
     for name in sorted(set(assets.ASSETS) - {"smollm2"}):
-        assets.path(name)
+        assets.asset_path(name)
     return assets.cache_dir()
 
 

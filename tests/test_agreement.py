@@ -12,7 +12,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from isoalign.config.feedback import PanelConfig
 from isoalign.core.errors import UserError
-from isoalign.feedback.annotators import Verdicts, judge, table
+from isoalign.feedback.annotators import Verdicts, panel_verdicts, verdict_matrix
 from isoalign.stats.agreement import agreement
 
 CORRECTED = ("cohen_kappa", "fleiss_kappa", "krippendorff_alpha")
@@ -119,11 +119,11 @@ def test_agreement_is_blind_to_what_annotators_have_in_common():
     names = list(map(str, range(2000)))
 
     def found(noise=0.0, **config):
-        said = judge(
+        said = panel_verdicts(
             utilities, np.zeros((2000, 2)), np.zeros(2000, bool), names, PanelConfig(annotators=3, **config), 0, noise
         )
         wrong = said.first_wins != (utilities[:, 0] > utilities[:, 1])[said.item]
-        return agreement(table(said, 2000, 3))["krippendorff_alpha"].value, wrong.mean()
+        return agreement(verdict_matrix(said, 2000, 3))["krippendorff_alpha"].value, wrong.mean()
 
     noise, expectation = found(noise=0.2), found(expectation=1.2)
     assert noise[0] == pytest.approx(0.36, abs=0.05)
@@ -136,15 +136,15 @@ def test_agreement_does_not_hang_on_which_answer_is_called_first():
     better_first = -np.sort(-utilities, axis=1)
     for pairs in (utilities, better_first):
         names = list(map(str, range(2000)))
-        said = judge(pairs, np.zeros((2000, 2)), np.zeros(2000, bool), names, PanelConfig(annotators=3), 0, noise=0.1)
+        said = panel_verdicts(pairs, np.zeros((2000, 2)), np.zeros(2000, bool), names, PanelConfig(annotators=3), 0, noise=0.1)
         for name in CORRECTED:
-            assert agreement(table(said, 2000, 3))[name].value == pytest.approx(0.64, abs=0.05)
+            assert agreement(verdict_matrix(said, 2000, 3))[name].value == pytest.approx(0.64, abs=0.05)
 
 
 def test_a_table_of_verdicts_has_a_row_an_item_and_a_column_a_annotator():
     """The second answer's name is 1 in items 1 and 3."""
     said = Verdicts(np.array([0, 1, 1, 3]), np.array([1, 0, 1, 0]), np.array([True, False, True, False]), np.ones(4, bool))
-    np.testing.assert_array_equal(table(said, 4, 2), [[np.nan, 1], [1, 0], [np.nan, np.nan], [1, np.nan]])
+    np.testing.assert_array_equal(verdict_matrix(said, 4, 2), [[np.nan, 1], [1, 0], [np.nan, np.nan], [1, np.nan]])
 
 
 @pytest.mark.parametrize("items", [60, 400])

@@ -10,9 +10,9 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 from isoalign.config.feedback import PanelConfig
-from isoalign.config.fill import build
+from isoalign.config.fill import build_config
 from isoalign.core.errors import UserError
-from isoalign.feedback.annotators import judge, utility
+from isoalign.feedback.annotators import panel_verdicts, utility
 from isoalign.feedback.consensus import Items, vote
 
 MANY = 20_000
@@ -26,7 +26,7 @@ def panel(utilities, words=None, favoured=None, seed=0, names=None, noise=0.0, *
     utilities = np.asarray(utilities, dtype=float)
     words = np.zeros(utilities.shape) if words is None else np.asarray(words)
     favoured = np.zeros(len(utilities), dtype=bool) if favoured is None else favoured
-    return judge(utilities, words, favoured, names or ids(len(utilities)), PanelConfig(**config), seed, noise)
+    return panel_verdicts(utilities, words, favoured, names or ids(len(utilities)), PanelConfig(**config), seed, noise)
 
 
 def equal(count=MANY):
@@ -72,15 +72,17 @@ def test_a_annotator_who_rates_a_part_says_of_it_what_it_would_say_of_all():
 
 
 def test_chance_is_uniform_and_a_annotators_four_numbers_are_independent():
-    from isoalign.feedback.annotators import _chances
+    from isoalign.feedback.annotators import hashed_uniforms
 
-    chances = np.concatenate([_chances(0, "0", ids(MANY)), _chances(0, "1", ids(MANY)), _chances(1, "0", ids(MANY))], axis=1)
-    counts = np.array([np.histogram(column, 10, (0, 1))[0] for column in chances.T])
+    uniforms = np.concatenate(
+        [hashed_uniforms(0, "0", ids(MANY)), hashed_uniforms(0, "1", ids(MANY)), hashed_uniforms(1, "0", ids(MANY))], axis=1
+    )
+    counts = np.array([np.histogram(column, 10, (0, 1))[0] for column in uniforms.T])
     chi_square = (np.square(counts - MANY / 10) / (MANY / 10)).sum(1)
     assert chi_square.max() < 27.9, "the 99.9% point of chi-square with 9 degrees of freedom"
-    off = np.corrcoef(chances.T) - np.eye(12)
+    off = np.corrcoef(uniforms.T) - np.eye(12)
     assert np.abs(off).max() < 4 / math.sqrt(MANY)
-    assert 0 < chances.min() < chances.max() < 1
+    assert 0 < uniforms.min() < uniforms.max() < 1
 
 
 def test_noise_is_the_rate_of_wrong_verdicts():
@@ -213,15 +215,15 @@ def test_a_topic_without_choice_is_refused_as_it_would_do_nothing():
 
 
 def test_a_panel_can_be_read_from_yaml():
-    found = build(PanelConfig, {"annotators": 3, "temperature": [0.5, 1], "consensus": "elo"}, "task.panel")
+    found = build_config(PanelConfig, {"annotators": 3, "temperature": [0.5, 1], "consensus": "elo"}, "task.panel")
     assert found == PanelConfig(annotators=3, temperature=(0.5, 1.0), consensus="elo")
-    assert build(PanelConfig, {"temperature": [0.0]}, "task.panel") == PanelConfig(), "a list is as good as a tuple"
+    assert build_config(PanelConfig, {"temperature": [0.0]}, "task.panel") == PanelConfig(), "a list is as good as a tuple"
     with pytest.raises(UserError, match=r"task\.panel.*task\.panel\.coverage must lie in \(0, 1\], not 1\.5"):
-        build(PanelConfig, {"coverage": 1.5}, "task.panel")
+        build_config(PanelConfig, {"coverage": 1.5}, "task.panel")
 
 
 def test_items_of_one_name_and_broken_utilities_are_refused_by_name():
-    with pytest.raises(UserError, match="two items to rate are called 'a'"):
+    with pytest.raises(UserError, match="two items to rate are named 'a'"):
         panel(equal(3), names=["a", "b", "a"])
     with pytest.raises(UserError, match=r"item 'item-1' .*not finite"):
         panel([[0.0, 1.0], [math.nan, 0.0]])

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from isoalign.baselines.cai import CAI
 from isoalign.config.feedback import ConstitutionConfig, JudgeConfig
-from isoalign.config.fill import build
+from isoalign.config.fill import build_config
 from isoalign.config.task import ModelConfig, TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.jsonl import write_rows
@@ -55,13 +55,13 @@ ONE = "- {name: a, critique: b, revision: c, preference: d}\n"
 
 def test_a_constitution_is_a_list_of_principles_and_white_space_in_them_means_nothing(tmp_path: Path) -> None:
     text = "- name: kind\n  critique: >\n    Find what\n    is rude.\n  revision: Make it  kind.\n  preference: It is kind.\n"
-    assert constitution.load(str(write(tmp_path / "mine.yaml", text))) == Constitution((KIND,))
+    assert constitution.load_constitution(str(write(tmp_path / "mine.yaml", text))) == Constitution((KIND,))
 
 
 def test_the_constitutions_that_ship_can_be_read_by_name() -> None:
-    assert "kindness" in constitution.shipped()
-    for name, file in constitution.shipped().items():
-        assert constitution.load(name) == constitution.load(str(file))
+    assert "kindness" in constitution.shipped_constitutions()
+    for name, file in constitution.shipped_constitutions().items():
+        assert constitution.load_constitution(name) == constitution.load_constitution(str(file))
 
 
 @pytest.mark.parametrize(
@@ -71,24 +71,24 @@ def test_the_constitutions_that_ship_can_be_read_by_name() -> None:
         ("kind: be kind", "must hold a list of principles"),
         ("[]", "must hold a list of principles"),
         ("- be kind", "principle 1: expected name, critique, revision, preference, not 'be kind'"),
-        (ONE + "- {name: kind, critique: b, revision: c}", "principle 2 (kind): preference must be a text, and is missing"),
+        (ONE + "- {name: kind, critique: b, revision: c}", "principle 2 (kind): preference is missing; it must be a text"),
         (
             "- {name: kind, critique: b, revision: '  ', preference: d}",
             "principle 1 (kind): revision must be a text, not '  '",
         ),
         ("- {name: kind, critique: 3, revision: c, preference: d}", "principle 1 (kind): critique must be a text, not '3'"),
-        ("- {critique: b, revision: c, preference: d}", "principle 1: name must be a text, and is missing"),
+        ("- {critique: b, revision: c, preference: d}", "principle 1: name is missing; it must be a text"),
         (ONE.replace("d}", "d, weight: 2}"), "principle 1 (a): unknown weight; known: name, critique, revision, preference"),
         (ONE * 2, "two principles are named 'a'"),
-        ("- name: [", "mine.yaml, line 1 is no yaml that can be read"),
-        ("- !!python/object/apply:os.getcwd []", "line 1 is no yaml that can be read"),
+        ("- name: [", "mine.yaml, line 1 is not valid yaml"),
+        ("- !!python/object/apply:os.getcwd []", "line 1 is not valid yaml"),
     ],
 )
 def test_a_yaml_that_is_no_constitution_is_one_line_with_the_file_and_the_principle(
     tmp_path: Path, text: str, told: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        constitution.load(str(write(tmp_path / "mine.yaml", text)))
+        constitution.load_constitution(str(write(tmp_path / "mine.yaml", text)))
     line = str(caught.value)
     assert line.startswith(f"task.constitution.file: {tmp_path / 'mine.yaml'}")
     assert told in line
@@ -98,8 +98,8 @@ def test_a_yaml_that_is_no_constitution_is_one_line_with_the_file_and_the_princi
 def test_a_constitution_that_is_not_there_is_one_line_with_those_that_are(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\xff")
     for name in ("kindess", str(tmp_path), str(tmp_path / "bytes.yaml")):
-        with pytest.raises(UserError, match=r"is neither one of kindness.* nor a yaml that can be read"):
-            constitution.load(name)
+        with pytest.raises(UserError, match=r"must be one of kindness.* or a readable yaml file"):
+            constitution.load_constitution(name)
 
 
 @pytest.mark.parametrize(
@@ -113,16 +113,16 @@ def test_a_constitution_that_is_not_there_is_one_line_with_those_that_are(tmp_pa
 )
 def test_a_setting_that_makes_no_sense_is_named(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError) as caught:
-        build(ConstitutionConfig, settings, "task.constitution")
+        build_config(ConstitutionConfig, settings, "task.constitution")
     assert told in str(caught.value)
 
 
 def test_an_items_principle_is_chance_that_depends_on_seed_and_item_alone() -> None:
     items = [f"item {i}" for i in range(400)]
-    first = [BOTH.of(item, 0) for item in items]
+    first = [BOTH.choose(item, 0) for item in items]
     assert 160 < first.count(KIND) < 240  # 200 +- 4 standard deviations of 10
-    assert [BOTH.of(item, 0) for item in reversed(items)] == first[::-1]
-    other = [BOTH.of(item, 1) for item in items]
+    assert [BOTH.choose(item, 0) for item in reversed(items)] == first[::-1]
+    other = [BOTH.choose(item, 1) for item in items]
     assert 160 < sum(a == b for a, b in zip(first, other, strict=True)) < 240
     assert len({BOTH.digest, Constitution((SHORT, KIND)).digest, Constitution((KIND,)).digest}) == 3
 
@@ -133,7 +133,7 @@ TALK = (Exchange("What is bad?", "Critique", "All of it."), Exchange("Mend it.",
 
 
 def writer(folder: Path, tokens: int = 8, batch_size: int = 16) -> LMWriter:
-    model, tokenizer = language.load(str(folder))
+    model, tokenizer = language.load_model(str(folder))
     return LMWriter("tiny", LanguageModel(model, tokenizer, ends=True), tokens, batch_size)
 
 
@@ -220,7 +220,7 @@ def test_a_server_writes_in_turns_once_and_its_refusals_are_reported(critic_serv
 
 def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     config = JudgeConfig(kind="server", model="m", base_url="http://127.0.0.1:9/v1", retries=0)
-    with pytest.raises(UserError, match=r"failed 5 requests in a row.*; what was written is kept in .* goes on from there"):
+    with pytest.raises(UserError, match=r"failed 5 requests in a row.*; answers are saved in .*; run the same command"):
         ServerWriter(config, tmp_path, tokens=9)([(Exchange(f"{i}?", "Answer"),) for i in range(9)])
 
 
@@ -263,7 +263,7 @@ def revise(
     tmp_path: Path, model: Path, lines: dict[str, tuple[Written, Written]], eos: str = "masked", **more: Any
 ) -> tuple[list[dict[str, Any]], dict[str, Any], Scripted]:
     """Rows and record of the stage, on one answer for each line."""
-    tokenizer, critic = language.tokenizer(str(model)), Scripted(lines)
+    tokenizer, critic = language.load_tokenizer(str(model)), Scripted(lines)
     answers = candidates(tmp_path / "answers", tokenizer, {word: f" you {word}" for word in lines})
     config = ModelConfig(str(model), eos=eos, new_tokens=more.get("new_tokens", 8))
     principles, limit = more.get("principles", BOTH), more.get("limit", 0)
@@ -307,7 +307,7 @@ def test_what_can_not_be_used_is_counted_by_its_reason_left_out_and_paid(tmp_pat
     assert not any("clean" in talk[0].request for talk in critic.heard)
     # 6 critiques and 4 revisions, all for the one that is left
     assert (record["passes"], record["tokens"], record["flops"]) == (10, 100, 10_000)
-    tokenizer = language.tokenizer(str(tiny_model))
+    tokenizer = language.load_tokenizer(str(tiny_model))
     words = [word for word in lines if word != "clean"]
     lengths = [len(tokenizer(f" you {word}", add_special_tokens=False)["input_ids"]) for word in words]
     assert record["flops_each"] == {"critic": 10_000, "feedback": sum(20 * 3 + 2 + 22 * (n - 1) for n in lengths)}
@@ -319,7 +319,7 @@ def test_what_can_not_be_used_is_counted_by_its_reason_left_out_and_paid(tmp_pat
 def test_a_revision_is_cut_to_the_tasks_tokens_and_ends_where_that_is_open(
     tmp_path: Path, tiny_model: Path, eos: str, ends: bool
 ) -> None:
-    tokenizer = language.tokenizer(str(tiny_model))
+    tokenizer = language.load_tokenizer(str(tiny_model))
     short, long = "kind", "what a lovely page this is, and what a lovely page that was, thank you for your kind help"
     rows, _, _ = revise(
         tmp_path, tiny_model, {"idiot": (said("x"), said(short)), "moron": (said("x"), said(long))}, eos, new_tokens=6
@@ -368,7 +368,7 @@ def test_each_question_to_a_judge_has_its_own_principle(tiny_model: Path) -> Non
 
 
 def test_a_server_reads_the_principle_of_each_question(critic_server: Server, tmp_path: Path) -> None:
-    judge = judges.load(JudgeConfig(kind="server", model="m", base_url=critic_server.base_url), tmp_path, quiet=True)
+    judge = judges.load_judge(JudgeConfig(kind="server", model="m", base_url=critic_server.base_url), tmp_path, quiet=True)
     principled = PrincipledJudge(judge, BOTH, seed=0)
     principled(QUESTIONS)
     for question in QUESTIONS:

@@ -26,7 +26,7 @@ TEXTS = [
 @cache
 def _rows(role: str) -> tuple[list[Comment], list[Comment]]:
     """Rows of a role to fit on, and every fifth by hash to test."""
-    rows = comments.load(role)
+    rows = comments.load_comments(role)
     places = [unit_hash(row.text, "held out") for row in rows]
     pairs = list(zip(rows, places, strict=True))
     return [row for row, place in pairs if place >= 0.2], [row for row, place in pairs if place < 0.2]
@@ -109,7 +109,7 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         WordClassifier.fit([Comment("a fine day", False)] * 5)
     with pytest.raises(UserError, match="too few"):
         WordClassifier.fit([Comment("a fine day", False), Comment("you fool", True)])
-    with pytest.raises(UserError, match="holds no readable classifier"):
+    with pytest.raises(UserError, match="has no readable classifier"):
         WordClassifier.load(tmp_path)
     _fitted(WordClassifier).save(tmp_path)
     with pytest.raises(UserError, match="holds a WordClassifier, not a CharClassifier"):

@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from isoalign.config.fill import build
+from isoalign.config.fill import build_config
 from isoalign.config.search_path import options
 from isoalign.config.task import FeedbackConfig, ModelConfig, TaskConfig
 from isoalign.core.errors import UserError
@@ -33,10 +33,10 @@ def test_every_algorithm_and_budget_composes_on_every_task(task: str) -> None:
         for algorithm, budget in itertools.product(options("algorithm"), options("budget")):
             node = compose("config", overrides=[f"task={task}", f"algorithm={algorithm}", f"budget={budget}"])
             config: Any = OmegaConf.to_container(node, resolve=True)
-            built = build(registry.algorithm(config["algorithm"]["name"]), settings_of(config), "algorithm")
+            built = build_config(registry.algorithm(config["algorithm"]["name"]), settings_of(config), "algorithm")
             assert dataclasses.asdict(built) == settings_of(config)
-            money = build(Budget, config["budget"], "budget")
-            found = build(TaskConfig, config["task"], "task")
+            money = build_config(Budget, config["budget"], "budget")
+            found = build_config(TaskConfig, config["task"], "task")
             assert found.name == task
             assert money.flops == found.budgets[budget]
             assert dataclasses.is_dataclass(found.training)
@@ -125,7 +125,7 @@ def test_a_sweep_over_nothing_or_over_one_unknown_name_is_refused() -> None:
 )
 def test_a_value_that_cannot_be_is_named(schema: type, settings: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        build(schema, settings, "budget" if schema is Budget else "algorithm")
+        build_config(schema, settings, "budget" if schema is Budget else "algorithm")
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
 

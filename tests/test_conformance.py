@@ -180,11 +180,11 @@ BROKEN = {
     "budget": (Lazy, "it ended with"),
     "deterministic": (Dice, "two runs with one seed differ in their weights and log"),
     "finite": (Frail, "no finite loss and gradient"),
-    "resumes": (Remembers, "a resumed run ends with other weights"),
+    "resumes": (Remembers, "a resumed run differs in its weights"),
     "isolated": (Reseeds, "it changes numpy's random state"),
     "learns": (Backwards, "is a sign flipped"),
-    "metered": (Smuggles, r"it ran Linear \(12 parameters\) beside the lab"),
-    "pure": (Couples, "cut into micro-batches its loss is"),
+    "metered": (Smuggles, r"it ran Linear \(12 parameters\) outside the lab"),
+    "pure": (Couples, "in micro-batches its loss is"),
 }
 
 
@@ -316,7 +316,7 @@ def test_what_never_ends_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
             while True:
                 lab.prompts(1)
 
-    monkeypatch.setattr("isoalign.tools.conformance.workbench.IDLE", 0.5)
+    monkeypatch.setattr("isoalign.tools.conformance.workbench.IDLE_SECONDS", 0.5)
     settings, finding = examine("loops", dataclasses.dataclass(frozen=True)(Loops)())
     assert settings.check == "settings"
     assert finding.passed is False

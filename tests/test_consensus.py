@@ -13,7 +13,7 @@ from scipy.special import expit, log_expit, logit
 from isoalign.config.feedback import PanelConfig
 from isoalign.core.errors import UserError
 from isoalign.feedback import consensus
-from isoalign.feedback.annotators import Verdicts, judge
+from isoalign.feedback.annotators import Verdicts, panel_verdicts
 from isoalign.feedback.consensus import RULES, Items, bradley_terry, calibrate, elo, ratings, strengths, vote
 
 
@@ -67,7 +67,7 @@ def test_one_careful_annotator_is_taken_at_its_word(rule):
     items = round_robins(30, 4)
     pairs = np.stack([utilities[items.prompt, items.first], utilities[items.prompt, items.second]], axis=1)
     names = list(map(str, range(len(items))))
-    said = judge(pairs, np.zeros(pairs.shape), np.zeros(len(items), bool), names, PanelConfig(), 0)
+    said = panel_verdicts(pairs, np.zeros(pairs.shape), np.zeros(len(items), bool), names, PanelConfig(), 0)
     found = rule(said, items, np.ones(1), 0)
     assert found.item.tolist() == list(range(len(items)))
     assert (found.first_wins == (pairs[:, 0] > pairs[:, 1])).all()
@@ -193,7 +193,7 @@ def test_strengths_find_more_of_the_true_order_than_votes_where_annotators_are_f
     items = round_robins(300, 4)
     pairs = np.stack([utilities[items.prompt, items.first], utilities[items.prompt, items.second]], axis=1)
     names, config = list(map(str, range(len(items)))), PanelConfig(annotators=3, temperature=(2.0,))
-    said = judge(pairs, np.zeros(pairs.shape), np.zeros(len(items), bool), names, config, 0)
+    said = panel_verdicts(pairs, np.zeros(pairs.shape), np.zeros(len(items), bool), names, config, 0)
 
     def right(rule):
         """Ties count half."""
@@ -325,6 +325,6 @@ def test_calibrated_weights_beat_a_majority_where_annotators_differ_and_lose_lit
 @pytest.mark.parametrize("rule", RULES.values())
 def test_weights_that_are_none_are_refused(rule):
     table, items = verdicts((0, 1, True)), Items(*np.array([[0], [0], [1]]))
-    for weight, told in (([1.0, -0.1], "0 or more"), ([1.0, math.nan], "0 or more"), ([1.0], "1 weights for 2 annotators")):
-        with pytest.raises(UserError, match=told):
+    for weight, message in (([1.0, -0.1], "0 or more"), ([1.0, math.nan], "0 or more"), ([1.0], "1 weights for 2 annotators")):
+        with pytest.raises(UserError, match=message):
             rule(table, items, np.array(weight), 0)

@@ -213,9 +213,9 @@ def test_every_row_on_the_page_of_formats_is_read_as_the_format_that_it_stands_u
             objects = re.split(r"\n(?=\{)", block.strip())
             file = tmp_path / f"{name}-{number}.jsonl"
             file.write_text("\n".join(json.dumps(json.loads(each)) for each in objects), encoding="utf-8")
-            assert formats.read(file).format == name
+            assert formats.read_file(file).format == name
             seen.add(name)
-    assert sorted(seen) == formats.formats()
+    assert sorted(seen) == formats.format_names()
 
 
 # -- what the README says of the boards is what the cards say --------------------------------------------------------------

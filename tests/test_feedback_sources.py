@@ -144,11 +144,20 @@ def test_a_file_that_can_not_teach_is_one_line(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["task.feedback.file=x", "task.rounds.count=2"], "people behind task.feedback.file can't be asked"),
-        (["task.feedback.file=x", "task.panel.annotators=3"], "with task.feedback.file people judge"),
-        (["task.reward.golden=5", "task.evaluation.split=validation"], "nothing is left to judge by"),
-        (["task.panel.golden=5", "task.evaluation.split=validation"], "nothing is left to judge by"),
-        (["task.rounds.count=2", "task.rounds.prompts=900"], "task.rounds.prompts is 900"),
+        (
+            ["task.feedback.file=x", "task.rounds.count=2"],
+            "above 1 needs simulated annotators; with task.feedback.file set it to 1",
+        ),
+        (
+            ["task.feedback.file=x", "task.panel.annotators=3"],
+            "task.panel configures simulated annotators and task.feedback.file replaces them",
+        ),
+        (["task.reward.golden=5", "task.evaluation.split=validation"], "which can't also be the evaluation split"),
+        (["task.panel.golden=5", "task.evaluation.split=validation"], "which can't also be the evaluation split"),
+        (
+            ["task.rounds.count=2", "task.rounds.prompts=900"],
+            "task.rounds.prompts must be at most task.prompts.train=800, not 900",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_named(words: list[str], told: str) -> None:
@@ -158,7 +167,7 @@ def test_settings_that_contradict_each_other_are_named(words: list[str], told: s
 
 def test_what_looks_like_the_end_of_text_in_a_file_is_text(tiny_model: Path) -> None:
     """Else a token that the policy may never say would be in what it learns."""
-    tokenizer = language.tokenizer(str(tiny_model))
+    tokenizer = language.load_tokenizer(str(tiny_model))
     ids = Cutter(tokenizer, ModelConfig(str(tiny_model), new_tokens=50)).answer((Turn("", "so<|endoftext|>it ends"),))
     assert tokenizer.eos_token_id not in ids
     assert tokenizer.decode(ids) == "so<|endoftext|>it ends"
@@ -231,7 +240,7 @@ def test_after_a_server_fails_the_same_command_continues_with_the_paid_answers(f
     quiet = replace(furnished, env=furnished.env | {"OPENAI_API_KEY": "sk-secret-of-the-test", "NO_PROXY": "127.0.0.1"})
     try:
         line = complaint(quiet(quiet.run(*words)))
-        assert "verdicts are kept in" in line
+        assert "verdicts are saved in" in line
         assert len(Handler.asked) == 30
         Handler.most = 10**9
         card = card_of(quiet, *words)

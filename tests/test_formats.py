@@ -21,7 +21,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.text import normalise
 from isoalign.data import formats
 from isoalign.data.formats import Comparison, Demonstration, Turn, Turns, UnpairedLabel, agreement
-from isoalign.data.formats.check import check
+from isoalign.data.formats.check import check_file
 from isoalign.data.formats.leakage import LEAST, Leakage, words
 
 DOCS = Path(__file__).parent.parent / "docs" / "formats.md"
@@ -156,7 +156,7 @@ PAIRS: dict[str, tuple[dict[str, Any], tuple[Turns, Turns, Turns]]] = {
 @pytest.mark.parametrize("case", PAIRS)
 def test_pairs_are_the_same_whatever_they_are_kept_in(tmp_path: Path, case: str, file: str) -> None:
     row, expected = PAIRS[case]
-    data = formats.read(CONTAINERS[file](tmp_path / file, [row, row]))
+    data = formats.read_file(CONTAINERS[file](tmp_path / file, [row, row]))
     assert data.format == "pairs"
     assert pairs_of(data) == [expected, expected]
     assert [pair.row for pair in data.comparisons] == [1, 2]
@@ -167,7 +167,7 @@ def test_an_implicit_prompt_of_messages_is_the_one_that_trl_extracts(tmp_path: P
 
     row = {"chosen": [*BLUE, user("Why?"), assistant("Light.")], "rejected": [*BLUE, user("Why?"), assistant("Paint.")]}
     theirs = extract_prompt(row)
-    (found,) = pairs_of(formats.read(jsonl(tmp_path / "a.jsonl", [row])))
+    (found,) = pairs_of(formats.read_file(jsonl(tmp_path / "a.jsonl", [row])))
     assert [[(t.role, t.content) for t in turns] for turns in found] == [
         [(m["role"], m["content"]) for m in theirs[name]] for name in ("prompt", "chosen", "rejected")
     ]
@@ -208,7 +208,7 @@ HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Sky?\n\nAssistant:"
 def test_transcripts_part_at_the_last_turn_of_the_assistant_that_begins_in_both(
     tmp_path: Path, file: str, chosen: str, rejected: str, expected: tuple[Turns, Turns, Turns]
 ) -> None:
-    data = formats.read(CONTAINERS[file](tmp_path / file, [{"chosen": chosen, "rejected": rejected}]))
+    data = formats.read_file(CONTAINERS[file](tmp_path / file, [{"chosen": chosen, "rejected": rejected}]))
     assert data.format == "transcripts"
     assert pairs_of(data) == [expected]
 
@@ -216,12 +216,12 @@ def test_transcripts_part_at_the_last_turn_of_the_assistant_that_begins_in_both(
 @pytest.mark.parametrize("file", CONTAINERS)
 def test_demonstrations_are_texts_or_messages(tmp_path: Path, file: str) -> None:
     texts = CONTAINERS[file](tmp_path / f"a{file}", [{"prompt": "The sky is", "completion": " blue.", "source": "web"}])
-    assert formats.read(texts).demonstrations == (Demonstration(plain("The sky is"), plain(" blue."), 1, "web"),)
+    assert formats.read_file(texts).demonstrations == (Demonstration(plain("The sky is"), plain(" blue."), 1, "web"),)
     spoken = Demonstration(asked("Sky?"), said("Blue."), 1)
     for row in ({"messages": BLUE}, {"prompt": BLUE[:1], "completion": BLUE[1:]}, {"prompt": "Sky?", "completion": BLUE}):
-        assert formats.read(CONTAINERS[file](tmp_path / file, [row])).demonstrations == (spoken,)
+        assert formats.read_file(CONTAINERS[file](tmp_path / file, [row])).demonstrations == (spoken,)
     both = jsonl(tmp_path / "both.jsonl", [{"prompt": "a", "completion": "b"}, {"messages": BLUE}])
-    assert formats.read(both).demonstrations == (Demonstration(plain("a"), plain("b"), 1), Demonstration(
+    assert formats.read_file(both).demonstrations == (Demonstration(plain("a"), plain("b"), 1), Demonstration(
         asked("Sky?"), said("Blue."), 2))  # fmt: skip
 
 
@@ -229,7 +229,7 @@ def test_demonstrations_are_texts_or_messages(tmp_path: Path, file: str) -> None
 @pytest.mark.parametrize("file", CONTAINERS)
 def test_of_two_candidates_the_chosen_one_and_its_place_are_kept(tmp_path: Path, file: str, choice: Any) -> None:
     row = {"input_text": "q", "candidate_0": "first", "candidate_1": "second", "choice": choice}
-    (pair,) = formats.read(CONTAINERS[file](tmp_path / file, [row])).comparisons
+    (pair,) = formats.read_file(CONTAINERS[file](tmp_path / file, [row])).comparisons
     place = int(choice)
     both = (plain("first"), plain("second"))
     assert (pair.chosen, pair.rejected, pair.place) == (both[place], both[1 - place], place)
@@ -238,7 +238,7 @@ def test_of_two_candidates_the_chosen_one_and_its_place_are_kept(tmp_path: Path,
 @pytest.mark.parametrize("file", CONTAINERS)
 def test_equal_ranks_are_ties_and_every_other_two_answers_a_pair(tmp_path: Path, file: str) -> None:
     row = {"prompt": "q", "answers": ["a", "b", "c", "d"], "ranking": [2, 1, 2, 4]}
-    data = formats.read(CONTAINERS[file](tmp_path / file, [row]))
+    data = formats.read_file(CONTAINERS[file](tmp_path / file, [row]))
     # b before a, c and d; a and c before d; a and c tie
     found = {(pair.chosen[0].content, pair.rejected[0].content) for pair in data.comparisons}
     assert found == {("b", "a"), ("b", "c"), ("b", "d"), ("a", "d"), ("c", "d")}
@@ -251,9 +251,9 @@ def test_n_answers_give_n_choose_2_pairs_and_ties_none_against_the_ranks(tmp_pat
     answers = [f"answer {i}" for i in range(len(ranks))]
     file = jsonl(tmp_path / "a.jsonl", [{"prompt": "q", "answers": answers, "ranking": ranks}])
     if len(set(ranks)) == 1:
-        assert "nothing is left to learn from" in refusal(lambda: formats.read(file))
+        assert "nothing is left to train on" in refusal(lambda: formats.read_file(file))
         return
-    data = formats.read(file)
+    data = formats.read_file(file)
     assert len(data.comparisons) + data.ties == len(ranks) * (len(ranks) - 1) // 2
     assert data.ties == sum(a == b for a, b in combinations(ranks, 2))
     rank = dict(zip(answers, ranks, strict=True))
@@ -263,7 +263,7 @@ def test_n_answers_give_n_choose_2_pairs_and_ties_none_against_the_ranks(tmp_pat
 @QUICK
 @given(n=st.integers(2, 12))
 def test_n_answers_in_order_give_n_choose_2_pairs(tmp_path: Path, n: int) -> None:
-    data = formats.read(jsonl(tmp_path / "a.jsonl", [{"prompt": "q", "ranked": [f"answer {i:02}" for i in range(n)]}]))
+    data = formats.read_file(jsonl(tmp_path / "a.jsonl", [{"prompt": "q", "ranked": [f"answer {i:02}" for i in range(n)]}]))
     assert len(data.comparisons) == n * (n - 1) // 2
     assert all(pair.chosen[0].content < pair.rejected[0].content for pair in data.comparisons)
 
@@ -285,16 +285,16 @@ LONG = [
 @pytest.mark.parametrize("file", CONTAINERS)
 @pytest.mark.parametrize("rows", [WIDE, LONG], ids=["wide", "long"])
 def test_scores_of_raters_are_compared_rater_by_rater(tmp_path: Path, file: str, rows: list[dict[str, Any]]) -> None:
-    data = formats.read(CONTAINERS[file](tmp_path / file, rows))
+    data = formats.read_file(CONTAINERS[file](tmp_path / file, rows))
     assert data.format == "ratings"
     found = {(p.rater, p.chosen[0].content, p.rejected[0].content, p.row) for p in data.comparisons}
     assert {pair[:3] for pair in found} == {pair[:3] for pair in RATED}
     assert data.ties == 1
     if rows is WIDE:
         assert found == RATED
-    items = agreement.table(data.comparisons)
+    items = agreement.verdict_table(data.comparisons)
     assert sorted(map(len, items.values())) == [1, 1, 2]  # ann and bob both judged a and b, and differ
-    assert agreement.figures(agreement.shared(items))["agreement"].value == 0.0
+    assert agreement.rater_agreement(agreement.judged_by_several(items))["agreement"].value == 0.0
 
 
 def test_a_list_of_scored_completions_as_ultrafeedback_has_it_becomes_pairs(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_a_list_of_scored_completions_as_ultrafeedback_has_it_becomes_pairs(tmp_
         {"source": "flan", "prompt": "r", "completions": [
             {"completion": "a", "score": 1}, {"completion": "b", "score": 1}, {"completion": "c", "score": None}]},
     ]  # fmt: skip
-    data = formats.read(jsonl(tmp_path / "a.jsonl", rows))
+    data = formats.read_file(jsonl(tmp_path / "a.jsonl", rows))
     assert data.comparisons == (Comparison(plain("q"), plain("b"), plain("a"), 1, "", "flan"),)
     assert data.ties == 1
 
@@ -313,7 +313,7 @@ def test_a_list_of_scored_completions_as_ultrafeedback_has_it_becomes_pairs(tmp_
 @pytest.mark.parametrize(("up", "down"), [(True, False), (1, 0), ("1", "0"), (1.0, 0.0), ("True", "FALSE"), ("up", "down")])
 def test_unpaired_labels_are_known_however_they_are_spelt(tmp_path: Path, file: str, up: Any, down: Any) -> None:
     rows = [{"prompt": "q", "completion": "a", "label": up}, {"prompt": "q", "completion": "b", "label": down}]
-    data = formats.read(CONTAINERS[file](tmp_path / file, rows))
+    data = formats.read_file(CONTAINERS[file](tmp_path / file, rows))
     assert data.unpaired == (UnpairedLabel(plain("q"), plain("a"), True, 1), UnpairedLabel(plain("q"), plain("b"), False, 2))
 
 
@@ -323,21 +323,21 @@ def test_unpaired_labels_may_be_on_conversations(tmp_path: Path, file: str) -> N
         {"prompt": BLUE[:1], "completion": BLUE[1:], "label": True},
         {"prompt": GREEN[:1], "completion": GREEN[1:], "label": False},
     ]
-    data = formats.read(CONTAINERS[file](tmp_path / file, rows))
-    assert [thumb.completion for thumb in data.unpaired] == [said("Blue."), said("Green.")]
+    data = formats.read_file(CONTAINERS[file](tmp_path / file, rows))
+    assert [label.completion for label in data.unpaired] == [said("Blue."), said("Green.")]
 
 
 def test_the_page_on_formats_has_each_with_examples_that_are_read_as_it(tmp_path: Path) -> None:
     page = DOCS.read_text(encoding="utf-8")
     sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## )", page, flags=re.DOTALL | re.MULTILINE))
-    assert sorted(set(sections) & set(formats.formats())) == formats.formats()
-    for name in formats.formats():
+    assert sorted(set(sections) & set(formats.format_names())) == formats.format_names()
+    for name in formats.format_names():
         blocks = re.findall(r"```json\n(.*?)```", sections[name], flags=re.DOTALL)
         assert blocks
         for block in blocks:
             rows = "[" + re.sub(r"\}\n\{", "},\n{", block) + "]"
             (tmp_path / "example.json").write_text(rows)
-            assert formats.read(tmp_path / "example.json").format == name
+            assert formats.read_file(tmp_path / "example.json").format == name
 
 
 # -- containers ----------------------------------------------------------------------------------------------------------
@@ -351,7 +351,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3
 @pytest.mark.parametrize("file", CONTAINERS)
 def test_what_is_written_is_read(tmp_path: Path, file: str, texts: list[tuple[str, str, str]]) -> None:
     rows = [dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in texts]
-    data = formats.read(CONTAINERS[file](tmp_path / file, rows), "pairs")
+    data = formats.read_file(CONTAINERS[file](tmp_path / file, rows), "pairs")
     assert pairs_of(data) == [tuple(map(plain, row)) for row in texts]
 
 
@@ -365,7 +365,7 @@ def test_an_implicit_prompt_ends_between_words_and_nothing_is_lost(
     file = jsonl(tmp_path / "a.jsonl", [row])
     if not re.search(r"\S\s", start) or chosen == rejected:  # no whole word that both begin with, or nothing to tell apart
         return
-    ((prompt, better, worse),) = pairs_of(formats.read(file, "pairs"))
+    ((prompt, better, worse),) = pairs_of(formats.read_file(file, "pairs"))
     assert prompt[0].content + better[0].content == row["chosen"]
     assert prompt[0].content + worse[0].content == row["rejected"]
     assert better[0].content[0].isspace()
@@ -381,30 +381,30 @@ def test_line_ends_of_windows_a_byte_order_mark_and_empty_lines_change_nothing(t
         "a.tsv": "prompt\tchosen\trejected\nThe sky is\t blue.\t green.\n\nThe sky is\t blue.\t green.\n",
     }.items():
         (tmp_path / file).write_bytes(b"\xef\xbb\xbf" + text.encode())
-        assert pairs_of(formats.read(tmp_path / file)) == [PAIRS["plain"][1]] * 2, file
+        assert pairs_of(formats.read_file(tmp_path / file)) == [PAIRS["plain"][1]] * 2, file
 
 
 def test_a_compressed_file_is_read_and_a_truncated_one_refused(tmp_path: Path) -> None:
     packed = gzip.compress(jsonl(tmp_path / "a.jsonl", [SKY] * 500).read_bytes(), mtime=0)
     (tmp_path / "a.jsonl.gz").write_bytes(packed)
-    assert formats.read(tmp_path / "a.jsonl.gz").rows == 500
+    assert formats.read_file(tmp_path / "a.jsonl.gz").rows == 500
     (tmp_path / "b.jsonl.gz").write_bytes(packed[: len(packed) // 2])
-    assert f"cannot read {tmp_path / 'b.jsonl.gz'}: " in refusal(lambda: formats.read(tmp_path / "b.jsonl.gz"))
+    assert f"cannot read {tmp_path / 'b.jsonl.gz'}: " in refusal(lambda: formats.read_file(tmp_path / "b.jsonl.gz"))
 
 
 def test_a_row_of_a_csv_is_counted_as_a_row_whatever_lines_it_takes(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text('prompt,completion\n"one\ntwo\nthree",a\n\nq,b\nq\n')
     # the header is line 1, row 1 begins on line 2 and has three, line 5 is empty
-    assert refusal(lambda: formats.read(file)) == f"{file}: row 3 (line 7): has 1 cells where the header has 2"
+    assert refusal(lambda: formats.read_file(file)) == f"{file}: row 3 (line 7): has 1 cells where the header has 2"
 
 
 def test_a_cell_of_a_csv_that_looks_like_a_list_is_a_text_unless_it_is_of_messages(tmp_path: Path) -> None:
     odd = ["[1, 2]", '{"a": 1}', "[INST] hi", '[{"name": "x"}]', "[{'name': 'x'}]"]
-    data = formats.read(table(tmp_path / "a.csv", [{"prompt": "q", "completion": text} for text in odd]))
+    data = formats.read_file(table(tmp_path / "a.csv", [{"prompt": "q", "completion": text} for text in odd]))
     assert [demo.completion[0].content for demo in data.demonstrations] == odd
     printed = table(tmp_path / "b.csv", [{"prompt": "q", "completion": str(BLUE[1:])}])
-    assert "row 1 (line 2): completion holds Python's print of a list" in refusal(lambda: formats.read(printed))
+    assert "row 1 (line 2): completion holds the repr of a Python list" in refusal(lambda: formats.read_file(printed))
 
 
 def test_a_map_of_parquet_holds_scores_too(tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_a_map_of_parquet_holds_scores_too(tmp_path: Path) -> None:
         "scores": pa.array([[("ann", 1.0)], [("ann", 2.0)]], pa.map_(pa.string(), pa.float64())),
     }  # fmt: skip
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-    (pair,) = formats.read(tmp_path / "a.parquet").comparisons
+    (pair,) = formats.read_file(tmp_path / "a.parquet").comparisons
     assert (pair.chosen, pair.rater) == (plain("b"), "ann")
 
 
@@ -428,13 +428,13 @@ def test_a_folder_is_read_by_its_split(tmp_path: Path) -> None:
     parquet(tmp_path / "files" / "test-00000-of-00001.parquet", rows[:1])
     before = {name: sorted(path.name for path in (tmp_path / name).rglob("*")) for name in ("saved", "splits", "files")}
     for name in ("saved", "splits", "files"):
-        assert len(formats.read(tmp_path / name).comparisons) == 2
-        assert len(formats.read(f"hf:{tmp_path / name}").comparisons) == 2
+        assert len(formats.read_file(tmp_path / name).comparisons) == 2
+        assert len(formats.read_file(f"hf:{tmp_path / name}").comparisons) == 2
     for name in ("splits", "files"):
-        assert len(formats.read(f"hf:{tmp_path / name}:test").comparisons) == 1
-        line = refusal(lambda name=name: formats.read(f"hf:{tmp_path / name}:dev"))
-        assert line.endswith("there is no split or configuration 'dev'; splits: train, test")
-    assert len(formats.read(f"hf:{tmp_path / 'files'}:default:test").comparisons) == 1
+        assert len(formats.read_file(f"hf:{tmp_path / name}:test").comparisons) == 1
+        line = refusal(lambda name=name: formats.read_file(f"hf:{tmp_path / name}:dev"))
+        assert line.endswith("unknown split or configuration 'dev'; splits: train, test")
+    assert len(formats.read_file(f"hf:{tmp_path / 'files'}:default:test").comparisons) == 1
     assert before == {name: sorted(path.name for path in (tmp_path / name).rglob("*")) for name in before}
 
 
@@ -445,16 +445,16 @@ def test_nothing_of_the_hub_is_fetched_and_no_code_of_a_folder_run(tmp_path: Pat
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # as it is where the library came first
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    line = refusal(lambda: formats.read("hf:nobody/never-heard-of-it"))
+    line = refusal(lambda: formats.read_file("hf:nobody/never-heard-of-it"))
     assert "OfflineModeIsEnabled" in line
     assert line.startswith("cannot read hf:nobody/never-heard-of-it: ")
-    assert line.endswith("set HF_HUB_OFFLINE=0 to let it be downloaded")
+    assert line.endswith("set HF_HUB_OFFLINE=0 to allow the download")
     folder = tmp_path / "scripted"
     folder.mkdir()
     (folder / "scripted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    assert f"cannot read {folder}: " in refusal(lambda: formats.read(folder))
+    assert f"cannot read {folder}: " in refusal(lambda: formats.read_file(folder))
     assert not (tmp_path / "ran").exists()
-    assert "is named hf:NAME" in refusal(lambda: formats.read("hf:"))
+    assert "name a data set of the hub as hf:NAME" in refusal(lambda: formats.read_file("hf:"))
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------------
@@ -478,12 +478,12 @@ ROWS: list[tuple[str, Any, str]] = [
     ("an unknown role", {"messages": [{"role": "robot", "content": "x"}, assistant("a")]}, "messages: unknown role 'robot'"),
     ("a list of texts", {"messages": ["hi", "ho"]}, "a message is an object with role and content, not 'hi'"),
     ("the user last", {"messages": [user("hi"), assistant("a"), user("b")]}, "messages ends with a user turn"),
-    ("no prompt", {"messages": [assistant("a")]}, "messages has no prompt before the assistant's turn"),
+    ("no prompt", {"messages": [assistant("a")]}, "messages has no prompt before the assistant turn"),
     ("a system turn alone", {"messages": [{"role": "system", "content": "s"}, assistant("a")]}, "the prompt is empty"),
     ("pairs: the user last", {"chosen": BLUE, "rejected": BLUE[:1]}, "rejected ends with a user turn"),
     ("pairs: nothing shared", {"chosen": BLUE, "rejected": [user("Sea?"), assistant("x")]}, "share no prompt"),
     ("pairs: no words shared", {"chosen": "blue sky", "rejected": "blueish"}, "share no prompt"),
-    ("pairs: another prompt", {"prompt": [user("x")], "chosen": BLUE, "rejected": GREEN}, "chosen must begin with the"),
+    ("pairs: another prompt", {"prompt": [user("x")], "chosen": BLUE, "rejected": GREEN}, "must begin with an assistant turn"),
     ("transcripts: another prompt", {"chosen": f"{HH} x", "rejected": "\n\nHuman: Yo\n\nAssistant: y"}, "share no prompt"),
     ("transcripts: the user last", {"chosen": f"{HH} x", "rejected": f"{HH} x\n\nHuman: y"}, "rejected ends with a user turn"),
     ("transcripts: an empty answer", {"chosen": f"{HH} x", "rejected": HH}, "rejected ends with an empty turn"),
@@ -491,26 +491,26 @@ ROWS: list[tuple[str, Any, str]] = [
     ("choice true", {**CHOICE, "choice": True}, "choice must be 0 or 1, not True"),
     ("choice of words", {**CHOICE, "choice": "candidate_0"}, "choice must be 0 or 1, not 'candidate_0'"),
     ("a candidate too few", {**CHOICE, "choice": 0, "candidate_1": ""}, "candidate_1 is empty"),
-    ("one answer ranked", {"prompt": "q", "answers": ["a"], "ranking": [1]}, "answers has 1; a ranking is of 2 to 1000"),
-    ("one answer in order", {"prompt": "q", "ranked": ["a"]}, "ranked has 1; a ranking is of 2 to 1000"),
+    ("one answer ranked", {"prompt": "q", "answers": ["a"], "ranking": [1]}, "has 1 answers; a ranking needs 2 to 1000"),
+    ("one answer in order", {"prompt": "q", "ranked": ["a"]}, "ranked has 1 answers; a ranking needs 2 to 1000"),
     ("ranks too few", {"prompt": "q", "answers": ["a", "b"], "ranking": [1]}, "ranking has 1 ranks for 2 answers"),
-    ("places from 0", {"prompt": "q", "answers": ["a", "b"], "ranking": [0, 1]}, "ranking holds each answer's rank, from 1"),
-    ("rank too high", {"prompt": "q", "answers": ["a", "b"], "ranking": [1, 3]}, "ranking holds each answer's rank, from 1"),
+    ("places from 0", {"prompt": "q", "answers": ["a", "b"], "ranking": [0, 1]}, "must hold the rank of each answer, from 1"),
+    ("rank too high", {"prompt": "q", "answers": ["a", "b"], "ranking": [1, 3]}, "must hold the rank of each answer, from 1"),
     ("a rank of words", {"prompt": "q", "answers": ["a", "b"], "ranking": [1, "x"]}, "ranking must be a finite number"),
     ("an empty answer ranked", {"prompt": "q", "ranked": ["a", ""]}, "ranked[1] is empty"),
     ("answers no list", {"prompt": "q", "ranked": "a"}, "ranked must be a list, not 'a'"),
     ("an infinite score", '{"prompt": "q", "completion": "a", "rater": "x", "score": 1e999}', "a finite number, not inf"),
     ("a score of words", {**RATING, "rater": "x", "score": "nan"}, "score of 'x' must be a finite number, not 'nan'"),
     ("a score of true", {**RATING, "scores": {"x": True}}, "score of 'x' must be a finite number, not True"),
-    ("no score at all", {**RATING, "scores": {"x": None}}, "scores has none"),
+    ("no score at all", {**RATING, "scores": {"x": None}}, "scores has no score"),
     ("scores no object", {**RATING, "scores": [1, 2]}, "scores must be an object, not [1, 2]"),
-    ("one scored completion", {"prompt": "q", "completions": [{"response": "a", "score": 1}]}, "it takes two to compare"),
+    ("one scored completion", {"prompt": "q", "completions": [{"response": "a", "score": 1}]}, "a comparison needs two"),
     ("a label of words", {**RATING, "label": "maybe"}, "label must be true or false, 1 or 0, up or down, not 'maybe'"),
     ("a label of 2", {**RATING, "label": 2}, "not 2"),
     ("not a number", '{"prompt": "q", "completion": "a", "x": NaN}', "NaN is not a finite number"),
     ("minus infinity", '{"prompt": "q", "completion": "a", "x": -Infinity}', "-Infinity is not a finite number"),
-    ("a list", "[1, 2]", "a row is a JSON object, not '[1, 2]'"),
-    ("a number", "7", "a row is a JSON object, not '7'"),
+    ("a list", "[1, 2]", "a row must be a JSON object, not '[1, 2]'"),
+    ("a number", "7", "a row must be a JSON object, not '7'"),
     ("broken JSON", '{"prompt": "q"', "cannot be read: Expecting ',' delimiter"),
     ("two objects", '{"prompt": "q"} {}', "more follows the object"),
     ("endless nesting", '{"prompt": ' + "[" * 100_000, "it is nested too deeply"),
@@ -534,41 +534,41 @@ def good_before(bad: Any) -> Any:
     return next((row for column, row in GOOD.items() if column in columns), DEMO)
 
 
-@pytest.mark.parametrize(("bad", "told"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
-def test_a_bad_row_is_refused_with_its_number(tmp_path: Path, bad: Any, told: str) -> None:
+@pytest.mark.parametrize(("bad", "message"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
+def test_a_bad_row_is_refused_with_its_number(tmp_path: Path, bad: Any, message: str) -> None:
     good = good_before(bad)
     file = tmp_path / "a.jsonl"
     lines = [row if isinstance(row, str) else json.dumps(row) for row in (good, good, bad, good)]
     file.write_text("\n".join(lines))
-    for act in (formats.read, check):
+    for act in (formats.read_file, check_file):
         line = refusal(lambda act=act: act(file))
         assert line.startswith(f"{file}: row 3: ")
-        assert told in line
+        assert message in line
     listed = tmp_path / "a.json"
     listed.write_text("[" + ",\n".join(lines) + "]")
-    if not told.startswith("more follows"):
-        assert refusal(lambda: formats.read(listed)).startswith(f"{listed}: row 3: ")
+    if not message.startswith("more follows"):
+        assert refusal(lambda: formats.read_file(listed)).startswith(f"{listed}: row 3: ")
 
 
-def test_how_many_rows_are_refused_is_told(tmp_path: Path) -> None:
+def test_the_number_of_rejected_rows_is_reported(tmp_path: Path) -> None:
     rows = [{**CHOICE, "choice": choice} for choice in (0, 5, 1, 5, *[5] * 6)]
-    line = refusal(lambda: formats.read(jsonl(tmp_path / "a.jsonl", rows)))
-    assert line.endswith("row 2: choice must be 0 or 1, not 5 (8 rows are refused: 2, 4, 5, 6, 7, ...)")
-    line = refusal(lambda: formats.read(jsonl(tmp_path / "a.jsonl", rows[:4])))
-    assert line.endswith("row 2: choice must be 0 or 1, not 5 (2 rows are refused: 2, 4)")
+    line = refusal(lambda: formats.read_file(jsonl(tmp_path / "a.jsonl", rows)))
+    assert line.endswith("row 2: choice must be 0 or 1, not 5 (8 rows are rejected: 2, 4, 5, 6, 7, ...)")
+    line = refusal(lambda: formats.read_file(jsonl(tmp_path / "a.jsonl", rows[:4])))
+    assert line.endswith("row 2: choice must be 0 or 1, not 5 (2 rows are rejected: 2, 4)")
 
 
-def test_rows_are_read_one_by_one_and_what_is_wrong_with_them_is_told_at_the_end(tmp_path: Path) -> None:
-    opened = formats.reading(jsonl(tmp_path / "a.jsonl", [DEMO, 7, DEMO]))
-    assert [next(opened.found).row, next(opened.found).row] == [1, 3]
-    assert "row 2: " in refusal(lambda: next(opened.found))
+def test_rows_are_read_one_by_one_and_errors_in_them_are_reported_at_the_end(tmp_path: Path) -> None:
+    opened = formats.open_file(jsonl(tmp_path / "a.jsonl", [DEMO, 7, DEMO]))
+    assert [next(opened.rows).number, next(opened.rows).number] == [1, 3]
+    assert "row 2: " in refusal(lambda: next(opened.rows))
 
 
 def test_a_column_that_is_not_read_may_hold_anything(tmp_path: Path) -> None:
     deep: Any = "bottom"
     for _ in range(200):
         deep = {"in": [deep]}
-    assert formats.read(jsonl(tmp_path / "a.jsonl", [{**DEMO, "extra": deep}])).rows == 1
+    assert formats.read_file(jsonl(tmp_path / "a.jsonl", [{**DEMO, "extra": deep}])).rows == 1
 
 
 def test_nesting_that_can_be_read_but_not_shown_is_refused_all_the_same(tmp_path: Path) -> None:
@@ -576,95 +576,95 @@ def test_nesting_that_can_be_read_but_not_shown_is_refused_all_the_same(tmp_path
     for depth in range(50, 1000, 50):
         bad = '{"prompt": "q", "completion": ' + "[" * depth + "]" * depth + "}"
         file.write_text(f"{json.dumps(DEMO)}\n{bad}\n")
-        assert refusal(lambda: formats.read(file)).startswith(f"{file}: row 2: ")
+        assert refusal(lambda: formats.read_file(file)).startswith(f"{file}: row 2: ")
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
-        ("", "holds no rows"),
-        ("\ufeff\n\n", "holds no rows"),
-        ('{"a": 1}', "row 1: no format has any of its columns ('a'); formats: candidates (input_text, candidate_0, "),
-        ("{}", "row 1: no format has any of its columns (none)"),
+        ("", "has no rows"),
+        ("\ufeff\n\n", "has no rows"),
+        ('{"a": 1}', "row 1: no format has any of the columns ('a'); formats: candidates (input_text, candidate_0, "),
+        ("{}", "row 1: no format has any of the columns (none)"),
         ('{"prompt": "q", "chosen": "a"}', "pairs needs prompt, chosen, rejected; missing: rejected; found: 'prompt',"),
         ('{"prompt": "q"}', "demonstrations needs prompt, completion; missing: completion; found: 'prompt'"),
         ('{"input_text": "q", "candidate_0": "a", "candidate_1": "b"}', "candidate_0, candidate_1, choice; missing: choice"),
         ("\u0000", "row 1: cannot be read"),
     ],
 )  # fmt: skip
-def test_a_file_that_fits_no_format_is_refused_with_the_nearest(tmp_path: Path, content: str, told: str) -> None:
+def test_a_file_that_fits_no_format_is_refused_with_the_nearest(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text(content, encoding="utf-8")
-    line = refusal(lambda: formats.read(file))
+    line = refusal(lambda: formats.read_file(file))
     assert line.startswith(str(file))
-    assert told in line
+    assert message in line
 
 
 def test_a_format_set_by_name_is_taken_or_refused_with_what_the_file_lacks(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "a.jsonl", [{**RATING, "label": 1}, {**RATING, "label": 0}])
-    assert formats.read(file).format == "unpaired"
-    assert len(formats.read(file, "demonstrations").demonstrations) == 2
-    assert "row 1: candidates needs input_text" in refusal(lambda: formats.read(file, "candidates"))
-    assert "unknown format 'unpared'; did you mean 'unpaired'?" in refusal(lambda: formats.read(file, "unpared"))
+    assert formats.read_file(file).format == "unpaired"
+    assert len(formats.read_file(file, "demonstrations").demonstrations) == 2
+    assert "row 1: candidates needs input_text" in refusal(lambda: formats.read_file(file, "candidates"))
+    assert "unknown format 'unpared'; did you mean 'unpaired'?" in refusal(lambda: formats.read_file(file, "unpared"))
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "message"),
     [
         ("a.csv", b"prompt,completion\nq,a\nq,a,b\n", "row 2 (line 3): has 3 cells where the header has 2"),
         ("a.csv", b"prompt,completion\nq,\xff\n", "row 1 (line 2): not UTF-8 (byte 0xff)"),
         ("a.csv", b'prompt,completion\nq,"a\n', "row 1 (line 2): cannot be read: unexpected end of data"),
-        ("a.csv", b"prompt,completion\n", "holds no rows"),
+        ("a.csv", b"prompt,completion\n", "has no rows"),
         ("a.csv", b"prompt,completion,prompt\nq,a,b\n", "column 'prompt' is in the header twice"),
-        ("a.csv", b"prompt;completion\nq;a\n", "no format has any of its columns ('prompt;completion')"),
+        ("a.csv", b"prompt;completion\nq;a\n", "no format has any of the columns ('prompt;completion')"),
         ("a.csv", b"prompt,ranked\nq,a\n", "row 1 (line 2): ranked must be JSON in a CSV, not 'a'"),
         ("a.jsonl", b'{"prompt": "q", "completion": "a"}\n{"prompt": "\xff"}', "row 2: not UTF-8 (byte 0xff)"),
         ("a.jsonl", '{"prompt": "q"}'.encode("utf-16"), "row 1: not UTF-8 (byte 0xff); save the file as UTF-8"),
-        ("a.json", b'[{"prompt": "\xff"}]', "row 1: this or a later one is not UTF-8 (byte 0xff)"),
-        ("a.json", b'[{"prompt": "q", "completion": "a"}', "row 1: neither a comma nor the end of the list follows it"),
+        ("a.json", b'[{"prompt": "\xff"}]', "row 1: this or a later row is not UTF-8 (byte 0xff)"),
+        ("a.json", b'[{"prompt": "q", "completion": "a"}', "row 1: a comma or the end of the list must follow"),
         ("a.json", b'[{"prompt": "q", "completion": "a"},', "row 2: cannot be read: Expecting value"),
-        ("a.json", b'[{"prompt": "q", "completion": "a"}] x', "row 2: this is after the end of the list"),
-        ("a.json", b"[]", "holds no rows"),
+        ("a.json", b'[{"prompt": "q", "completion": "a"}] x', "row 2: text follows the end of the list"),
+        ("a.json", b"[]", "has no rows"),
         ("a.parquet", b"PAR1 nothing", "cannot read"),
         ("a.parquet", b"", "cannot read"),
         ("a.jsonl.gz", b"not gzip", "cannot read"),
     ],
 )  # fmt: skip
-def test_a_broken_file_is_refused(tmp_path: Path, file: str, content: bytes, told: str) -> None:
+def test_a_broken_file_is_refused(tmp_path: Path, file: str, content: bytes, message: str) -> None:
     (tmp_path / file).write_bytes(content)
-    line = refusal(lambda: formats.read(tmp_path / file))
+    line = refusal(lambda: formats.read_file(tmp_path / file))
     assert str(tmp_path / file) in line
-    assert told in line
+    assert message in line
 
 
 def test_a_truncated_parquet_is_refused_wherever_it_was_cut(tmp_path: Path) -> None:
     whole = parquet(tmp_path / "a.parquet", [{**DEMO, "completion": f"answer {i}"} for i in range(3000)]).read_bytes()
     for length in (10, len(whole) // 2, len(whole) - 1):
         (tmp_path / "b.parquet").write_bytes(whole[:length])
-        assert f"cannot read {tmp_path / 'b.parquet'}" in refusal(lambda: formats.read(tmp_path / "b.parquet"))
+        assert f"cannot read {tmp_path / 'b.parquet'}" in refusal(lambda: formats.read_file(tmp_path / "b.parquet"))
     (tmp_path / "c.parquet").write_bytes(whole[:200] + b"\xff" * 2000 + whole[2200:])
-    assert f"cannot read {tmp_path / 'c.parquet'}" in refusal(lambda: formats.read(tmp_path / "c.parquet"))
+    assert f"cannot read {tmp_path / 'c.parquet'}" in refusal(lambda: formats.read_file(tmp_path / "c.parquet"))
 
 
 def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
-    line = refusal(lambda: formats.read(tmp_path / "none.jsonl"))
+    line = refusal(lambda: formats.read_file(tmp_path / "none.jsonl"))
     assert line == f"cannot read {tmp_path / 'none.jsonl'}: No such file or directory"
-    assert "cannot read" in refusal(lambda: formats.read(tmp_path))  # a folder without data
+    assert "cannot read" in refusal(lambda: formats.read_file(tmp_path))  # a folder without data
 
 
 def test_a_thousand_answers_of_one_rater_are_the_most(tmp_path: Path) -> None:
     rows = [{"prompt": "q", "completion": f"answer {i}", "rater": "x", "score": 1} for i in range(1001)]
-    line = refusal(lambda: formats.read(jsonl(tmp_path / "a.jsonl", rows)))
+    line = refusal(lambda: formats.read_file(jsonl(tmp_path / "a.jsonl", rows)))
     assert "row 1001: more than 1000 answers of one rater to one prompt" in line
 
 
 def test_control_characters_of_a_file_never_reach_the_terminal(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "a.jsonl", [{**SKY, "source": "\x1b[2Jx\ny", "odd\x1b\n": 1}])
-    assert not re.search(r"[\x00-\x09\x0b-\x1f]", check(file).text())
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", check_file(file).text())
     bad = jsonl(tmp_path / "b.jsonl", [{"\x1b[2J\n": 1}])
-    assert not re.search(r"[\x00-\x1f]", refusal(lambda: formats.read(bad)))
+    assert not re.search(r"[\x00-\x1f]", refusal(lambda: formats.read_file(bad)))
     bad = jsonl(tmp_path / "c.jsonl", [{**RATING, "label": "\x1b[2J\n"}])
-    assert not re.search(r"[\x00-\x1f]", refusal(lambda: formats.read(bad)))
+    assert not re.search(r"[\x00-\x1f]", refusal(lambda: formats.read_file(bad)))
 
 
 # -- what is counted -----------------------------------------------------------------------------------------------------
@@ -676,27 +676,29 @@ def test_equal_answers_are_left_out_and_counted_and_a_prompt_from_elsewhere_is_w
         {"prompt": "Sea?", "chosen": BLUE, "rejected": GREEN},
     ]  # fmt: skip
     file = jsonl(tmp_path / "a.jsonl", rows)
-    assert len(formats.read(file).comparisons) == 2
-    report = check(file)
-    assert report.remarks == {"pairs of equal answers": 1, "rows whose prompt column is no turn of their conversation": 1}
+    assert len(formats.read_file(file).comparisons) == 2
+    report = check_file(file)
+    assert report.remarks == {"pairs of equal answers": 1, "rows whose prompt column is not a turn of their conversation": 1}
     assert "pairs of equal answers: 1" in report.text()
-    assert report.warnings == ("rows whose prompt column is no turn of their conversation: 1; the conversation was believed",)
+    assert report.warnings == (
+        "rows whose prompt column is not a turn of their conversation: 1; the prompt is taken from the conversation",
+    )
     same = [{"chosen": "one text", "rejected": "one text"}, {"chosen": f"{HH} x", "rejected": f"{HH} x "}]
     for row in same:
-        line = refusal(lambda row=row: formats.read(jsonl(tmp_path / "b.jsonl", [row])))
-        assert line.endswith("nothing is left to learn from (pairs of equal answers: 1)")
-        assert check(tmp_path / "b.jsonl").problems == ("nothing is left to learn from (pairs of equal answers: 1)",)
+        line = refusal(lambda row=row: formats.read_file(jsonl(tmp_path / "b.jsonl", [row])))
+        assert line.endswith("nothing is left to train on (pairs of equal answers: 1)")
+        assert check_file(tmp_path / "b.jsonl").problems == ("nothing is left to train on (pairs of equal answers: 1)",)
 
 
 @pytest.mark.parametrize(("label", "word"), [(True, "up"), (False, "down")])
 def test_one_sided_labels_are_refused_for_training_and_reported_by_a_check(tmp_path: Path, label: bool, word: str) -> None:
     file = jsonl(tmp_path / "a.jsonl", [{**RATING, "completion": text, "label": label} for text in "abc"])
-    told = f"all 3 labels are {word}; training needs both"
-    assert refusal(lambda: formats.read(file)) == f"{file}: {told}"
-    report = check(file)
-    assert report.problems == (told,)
-    assert f"problem: {told}" in report.text()
-    assert f"**Problem**: {told}" in report.markdown()
+    problem = f"all 3 labels are {word}; training needs both"
+    assert refusal(lambda: formats.read_file(file)) == f"{file}: {problem}"
+    report = check_file(file)
+    assert report.problems == (problem,)
+    assert f"problem: {problem}" in report.text()
+    assert f"**Problem**: {problem}" in report.markdown()
 
 
 def test_a_check_counts_duplicates_and_contradictions(tmp_path: Path) -> None:
@@ -710,16 +712,16 @@ def test_a_check_counts_duplicates_and_contradictions(tmp_path: Path) -> None:
         row("a", "b", rater="x"), row("b", "a", rater="y"),  # two raters may differ
         row("a", "c"), {**row("b", "a"), "prompt": "r"},  # other answers, another prompt
     ]  # fmt: skip
-    report = check(jsonl(tmp_path / "a.jsonl", rows))
+    report = check_file(jsonl(tmp_path / "a.jsonl", rows))
     assert (report.rows, report.prompts, report.pairs) == (8, 2, 8)
     assert (report.duplicate_rows, report.duplicates, report.contradictions) == (1, 2, 1)
-    assert "items with contrary verdicts of one rater: 1" in report.text()
-    thumbs = [{**RATING, "label": label} for label in (1, 0, 0)]
-    report = check(jsonl(tmp_path / "b.jsonl", thumbs))
+    assert "items with contradictory verdicts of one rater: 1" in report.text()
+    labels = [{**RATING, "label": label} for label in (1, 0, 0)]
+    report = check_file(jsonl(tmp_path / "b.jsonl", labels))
     assert (report.duplicate_rows, report.duplicates, report.contradictions) == (1, 1, 1)
     assert (report.up, report.down) == (1, 2)
     assert "3, 33.3% good" in report.text()
-    assert check(jsonl(tmp_path / "c.jsonl", [DEMO, DEMO, {**DEMO, "prompt": "r"}])).duplicates == 1
+    assert check_file(jsonl(tmp_path / "c.jsonl", [DEMO, DEMO, {**DEMO, "prompt": "r"}])).duplicates == 1
 
 
 def test_lengths_are_of_different_texts_and_the_length_bias_of_pairs(tmp_path: Path) -> None:
@@ -729,7 +731,7 @@ def test_lengths_are_of_different_texts_and_the_length_bias_of_pairs(tmp_path: P
         {"prompt": "three", "chosen": "xy z", "rejected": "c"},  # 4 and 2 against 1 and 1
         {"prompt": "three", "chosen": "xy z", "rejected": "uv w"},  # 4 and 2 twice
     ]
-    report = check(jsonl(tmp_path / "a.jsonl", rows))
+    report = check_file(jsonl(tmp_path / "a.jsonl", rows))
     lengths = {name: (found.median, found.p95, found.longest) for name, found in report.lengths.items()}
     assert lengths == {
         "prompt characters": (6.0, 7, 7),  # 7 and 5
@@ -747,29 +749,29 @@ def test_lengths_are_of_different_texts_and_the_length_bias_of_pairs(tmp_path: P
 
 def test_the_length_that_95_percent_do_not_exceed_is_the_19th_of_20(tmp_path: Path) -> None:
     rows = [{"prompt": "x" * length, "completion": "a"} for length in range(1, 21)]
-    found = check(jsonl(tmp_path / "a.jsonl", rows)).lengths["prompt characters"]
+    found = check_file(jsonl(tmp_path / "a.jsonl", rows)).lengths["prompt characters"]
     assert (found.median, found.p95, found.longest) == (10.5, 19, 20)
 
 
-def test_how_often_the_first_candidate_wins_is_told(tmp_path: Path) -> None:
+def test_how_often_the_first_candidate_wins_is_reported(tmp_path: Path) -> None:
     rows = [{**CHOICE, "input_text": f"q{i}", "choice": choice} for i, choice in enumerate((0, 0, 0, "1"))]
-    report = check(jsonl(tmp_path / "a.jsonl", rows))
+    report = check_file(jsonl(tmp_path / "a.jsonl", rows))
     assert report.first_chosen == (3, 4)
     assert "75.0% of 4 pairs of candidates" in report.text()
-    assert check(jsonl(tmp_path / "b.jsonl", [SKY])).first_chosen is None
+    assert check_file(jsonl(tmp_path / "b.jsonl", [SKY])).first_chosen is None
 
 
 def test_agreement_is_the_share_of_pairs_of_raters_that_say_the_same(tmp_path: Path) -> None:
     def votes(prompt: str, *labels: int) -> list[dict[str, Any]]:
         return [{**RATING, "prompt": prompt, "label": label, "rater": f"rater {i}"} for i, label in enumerate(labels)]
 
-    # 1 of 3 pairs alike, then 1 of 1, then nobody to agree with
-    report = check(jsonl(tmp_path / "a.jsonl", [*votes("p", 1, 1, 0), *votes("q", 0, 0), *votes("r", 1)]))
+    # 1 of 3 pairs alike, then 1 of 1, then no other rater
+    report = check_file(jsonl(tmp_path / "a.jsonl", [*votes("p", 1, 1, 0), *votes("q", 0, 0), *votes("r", 1)]))
     assert report.agreement["agreement"].value == pytest.approx(2 / 4)
     assert set(report.agreement) == {"agreement", "cohen_kappa", "fleiss_kappa", "krippendorff_alpha"}
     assert "0.500" in report.text()
     assert (report.raters, report.judged_by_several) == (3, 2)
-    assert check(jsonl(tmp_path / "b.jsonl", votes("p", 1) + votes("q", 0))).agreement == {}
+    assert check_file(jsonl(tmp_path / "b.jsonl", votes("p", 1) + votes("q", 0))).agreement == {}
 
 
 def test_an_item_is_the_same_whichever_answer_was_chosen() -> None:
@@ -778,14 +780,14 @@ def test_an_item_is_the_same_whichever_answer_was_chosen() -> None:
     other = Comparison(plain("r"), plain("a"), plain("b"), 3, "y")
     assert one.item == two.item != other.item
     assert {one.verdict, two.verdict} == {0, 1}
-    assert agreement.table([one, two, other]) == {
+    assert agreement.verdict_table([one, two, other]) == {
         one.item: {"x": one.verdict, "y": two.verdict}, other.item: {"y": other.verdict},
     }  # fmt: skip
 
 
 def test_sources_and_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
     rows = [{**SKY, "prompt": f"q{i}", "subset": "web" if i else "books", "id": i, "note": None} for i in range(3)]
-    report = check(jsonl(tmp_path / "a.jsonl", rows))
+    report = check_file(jsonl(tmp_path / "a.jsonl", rows))
     assert report.sources == {"books": 1, "web": 2}
     assert report.unread == ("id", "note")
     assert "web 2, books 1" in report.text()
@@ -809,24 +811,24 @@ def test_evaluation_prompts_are_found_in_prompts_and_answers_whatever_their_case
         {"prompt": "q", "completion": "so good: what is -- the Capital of"},
     ]
     file = jsonl(tmp_path / "a.jsonl", rows)
-    report = check(file, evaluation_prompts=evaluation)
+    report = check_file(file, evaluation_prompts=evaluation)
     assert report.leaks is not None
-    assert (report.leaks.prompts, report.leaks.looked_for, report.leaks.short) == (2, 3, 1)
+    assert (report.leaks.prompts, report.leaks.searched, report.leaks.short) == (2, 3, 1)
     assert (report.leaks.rows, report.leaks.first) == (3, (1, 2, 4))
     assert "66.7% of the evaluation prompts are in the data: rows 1, 2, 4" in report.text()
-    assert "2 of 3, in 3 rows (1 too short to tell)" in report.text()
-    stricter = check(file, evaluation_prompts=evaluation, ngram=9)
+    assert "2 of 3, in 3 rows (1 too short to search for)" in report.text()
+    stricter = check_file(file, evaluation_prompts=evaluation, ngram=9)
     assert stricter.leaks is not None
     assert (stricter.leaks.prompts, stricter.leaks.first) == (1, (2, 4))
-    assert check(file).leaks is None
-    assert "at least 1 word, not 0" in refusal(lambda: check(file, evaluation_prompts=evaluation, ngram=0))
+    assert check_file(file).leaks is None
+    assert "need at least 1 word, not 0" in refusal(lambda: check_file(file, evaluation_prompts=evaluation, ngram=0))
 
 
 def test_a_match_is_not_made_across_turns(tmp_path: Path) -> None:
     evaluation = ["what is the capital"]
     apart = jsonl(tmp_path / "a.jsonl", [{"messages": [user("what is"), assistant("the capital")]}])
     within = jsonl(tmp_path / "b.jsonl", [{"messages": [user("hi"), assistant("what is the capital")]}])
-    found = [check(file, evaluation_prompts=evaluation).leaks for file in (apart, within)]
+    found = [check_file(file, evaluation_prompts=evaluation).leaks for file in (apart, within)]
     assert [leaks.prompts for leaks in found if leaks] == [0, 1]
 
 
@@ -849,7 +851,7 @@ def test_leaks_are_those_that_a_search_word_by_word_finds(prompts: list[str], te
         else:
             expected |= {number} if any(within(prompt[i : i + n]) for i in range(len(prompt) - n + 1)) else set()
     leakage = Leakage(prompts, n)
-    assert leakage.found(text) == expected
+    assert leakage.matches(text) == expected
     assert leakage.short == short
 
 

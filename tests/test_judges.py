@@ -26,7 +26,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from isoalign.config import task
 from isoalign.config.feedback import JudgeConfig
-from isoalign.config.fill import build
+from isoalign.config.fill import build_config
 from isoalign.core.errors import UserError
 from isoalign.data.comments import Comment
 from isoalign.feedback import judges
@@ -102,7 +102,7 @@ def test_the_summary_counts_bias_flips_and_what_is_missing() -> None:
 )
 def test_what_a_judge_cannot_be_is_said_in_one_line_that_names_the_field(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError) as error:
-        build(JudgeConfig, settings, "task.judge")
+        build_config(JudgeConfig, settings, "task.judge")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -117,7 +117,7 @@ def test_what_a_judge_cannot_be_is_said_in_one_line_that_names_the_field(setting
 )
 def test_a_key_in_the_configuration_is_refused_and_not_repeated(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError) as error:
-        build(JudgeConfig, {"kind": "server", "model": "m"} | settings, "task.judge")
+        build_config(JudgeConfig, {"kind": "server", "model": "m"} | settings, "task.judge")
     assert KEY not in str(error.value)
     assert "environment variable" in str(error.value)
 
@@ -129,7 +129,7 @@ def test_braces_of_an_answer_are_no_places_of_the_template() -> None:
 
 
 def test_lone_halves_of_characters_are_replaced_and_whole_ones_joined() -> None:
-    assert templates.clean("a\ud83d\ude00b\ud83dc") == "a\U0001f600b\N{REPLACEMENT CHARACTER}c"
+    assert templates.repair_unicode("a\ud83d\ude00b\ud83dc") == "a\U0001f600b\N{REPLACEMENT CHARACTER}c"
 
 
 def test_a_template_of_ones_own_needs_every_place(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_template_of_ones_own_needs_every_place(tmp_path: Path) -> None:
     file.write_text("{prompt} {first} {question}")
     with pytest.raises(UserError, match=r"lacks \{second\}"):
         templates.load_template(str(file))
-    with pytest.raises(UserError, match="neither one of continuation, reply"):
+    with pytest.raises(UserError, match="must be one of continuation, reply or a readable text file"):
         templates.load_template("nonesuch")
 
 
@@ -162,12 +162,12 @@ def test_an_identity_changes_with_what_verdicts_depend_on_and_nothing_else(
         base | {"model": "n"},
         base | {"base_url": "http://other/v1"},
     ]
-    told = [json.dumps(judges.identity(JudgeConfig(**each)), sort_keys=True) for each in different]
-    assert len(set(told)) == len(different)
-    assert str(tmp_path) not in "".join(told)
+    identities = [json.dumps(judges.judge_identity(JudgeConfig(**each)), sort_keys=True) for each in different]
+    assert len(set(identities)) == len(different)
+    assert str(tmp_path) not in "".join(identities)
     limits = {"concurrency": 1, "retries": 9, "timeout": 1.0, "token_limit": 5, "requests_per_minute": 7, "key_env": "MY_KEY"}
-    same = judges.identity(JudgeConfig(**base | limits))
-    assert same == judges.identity(JudgeConfig(**base | {"base_url": "http://h/v1/"})) == json.loads(told[6])
+    same = judges.judge_identity(JudgeConfig(**base | limits))
+    assert same == judges.judge_identity(JudgeConfig(**base | {"base_url": "http://h/v1/"})) == json.loads(identities[6])
     assert "KEY" not in json.dumps(same)
 
 
@@ -183,7 +183,7 @@ def annotators(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_classifier_compares_odds_and_sees_no_order(annotators: Path, tmp_path: Path) -> None:
-    judge = judges.load(JudgeConfig(), tmp_path, annotators)
+    judge = judges.load_judge(JudgeConfig(), tmp_path, annotators)
     annotator = CharClassifier.load(annotators / "judge")
     for question, verdict in zip(QUESTIONS, judge(QUESTIONS), strict=True):
         rude, other = (float(p) for p in annotator([question.first, question.second]))
@@ -212,7 +212,7 @@ def test_the_classifiers_certainty_is_bounded() -> None:
 
 def test_the_classifier_says_that_it_cannot_read_a_principle(annotators: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"set task.judge.kind to lm or server"):
-        judges.load(JudgeConfig(), tmp_path, annotators)(QUESTIONS, "Be kind.")
+        judges.load_judge(JudgeConfig(), tmp_path, annotators)(QUESTIONS, "Be kind.")
 
 
 # -- language models ---------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def llama(tiny_bench: Bench) -> lm.LMJudge:
 def gpt2(tiny_bench: Bench) -> lm.LMJudge:
     """A model whose positions are counted from the first token, so that padding could shift them."""
     torch.manual_seed(0)
-    _, tokenizer = language.load(str(tiny_bench.model))
+    _, tokenizer = language.load_model(str(tiny_bench.model))
     shape = GPT2Config(
         vocab_size=320, n_positions=600, n_embd=32, n_layer=2, n_head=2, initializer_range=0.2, bos_token_id=0, eos_token_id=0
     )
@@ -283,8 +283,8 @@ def test_log_probabilities_are_those_of_a_naive_loop(gpt2: lm.LMJudge) -> None:
     texts = [question_text(question) for question in QUESTIONS]
     found = gpt2.log_probs([gpt2.choice(text) for text in texts])
     # " A" and " B" share their first token, whose log-probability is left out of both
-    told = [[naive(gpt2, text, label) - naive(gpt2, text, " ") for label in (" A", " B")] for text in texts]
-    torch.testing.assert_close(found.double(), torch.tensor(told).double(), atol=1e-4, rtol=0)
+    expected = [[naive(gpt2, text, label) - naive(gpt2, text, " ") for label in (" A", " B")] for text in texts]
+    torch.testing.assert_close(found.double(), torch.tensor(expected).double(), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("thought", [0, 6])
@@ -334,7 +334,7 @@ def test_a_model_that_says_a_to_everything_has_half_a_point_of_bias_and_no_opini
 
 
 def test_a_label_of_several_tokens_is_as_likely_as_all_of_them_together(tmp_path: Path) -> None:
-    model, tokenizer = language.load(str(write_model(tmp_path)))
+    model, tokenizer = language.load_model(str(write_model(tmp_path)))
     tokenizer.add_tokens([AddedToken(" A", normalized=False)])  # " B" is still a space and a letter
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
@@ -414,7 +414,7 @@ def test_a_chain_of_thought_is_what_the_model_would_write_and_stands_before_the_
     judge = lm_judge(tiny_bench.model, thought=6)
     tokenizer = judge.model.tokenizer
     verdict = judge(QUESTIONS)[0]
-    told, thoughts, tokens = [], [], 0
+    probabilities, thoughts, tokens = [], [], 0
     for question in (QUESTIONS[0], QUESTIONS[0].swapped):
         body = templates.load_template("").render(question.prompt, question.first, question.second, None, templates.THINK)
         ids = tokenizer(f"{body}\n\nComparison:")["input_ids"]
@@ -424,10 +424,10 @@ def test_a_chain_of_thought_is_what_the_model_would_write_and_stands_before_the_
             written.append(int(logits.argmax()))
         thoughts.append(tokenizer.decode(written, skip_special_tokens=True).strip())
         text = f"{body}\n\nComparison: {thoughts[-1]}\n\nVerdict:"
-        told.append(odds(naive(judge, text, " A"), naive(judge, text, " B")))
+        probabilities.append(odds(naive(judge, text, " A"), naive(judge, text, " B")))
         tokens += len(ids) + len(written) + len(tokenizer(text + " A")["input_ids"]) - 1
     assert verdict.tokens == tokens
-    assert verdict.orders == (pytest.approx(told[0], abs=1e-5), pytest.approx(1 - told[1], abs=1e-5))
+    assert verdict.orders == (pytest.approx(probabilities[0], abs=1e-5), pytest.approx(1 - probabilities[1], abs=1e-5))
     assert verdict.reason == "\n---\n".join(thoughts)
 
 
@@ -465,8 +465,8 @@ def test_lone_surrogates_in_an_answer_do_not_stop_a_language_model(llama: lm.LMJ
 
 
 def test_embedded_models_have_the_identity_of_their_weights() -> None:
-    assert len(language.identity("smollm2")) == 64
-    assert language.identity("nano") == language.identity(str(Path(language.__file__).parent / "nano"))
+    assert len(language.weights_identity("smollm2")) == 64
+    assert language.weights_identity("nano") == language.weights_identity(str(Path(language.__file__).parent / "nano"))
 
 
 # -- a server that misbehaves ------------------------------------------------------------------------------------------
@@ -626,7 +626,7 @@ def ask(at: Server | str, cache: Path, sleeper: Sleeper | None = None, **setting
 TWO = [QUESTIONS[0], QUESTIONS[2]]  # rude first, kind first
 
 
-def everything_kept(folder: Path) -> str:
+def everything_saved(folder: Path) -> str:
     return "".join(file.read_text(encoding="utf-8") for file in folder.rglob("*") if file.is_file())
 
 
@@ -682,12 +682,12 @@ def test_log_probabilities_that_say_nothing_lead_to_the_line(serve: Serve, tmp_p
 
 def test_a_letter_that_is_not_listed_is_at_most_as_likely_as_the_last_that_is() -> None:
     # B is under both .2, the last listed, and .05, all that is left
-    assert server.listed([("A", math.log(0.75)), ("I", math.log(0.2))]) == pytest.approx(0.75 / 0.8)
-    assert server.listed([("A", math.log(0.9))]) == pytest.approx(0.9)
-    assert server.listed([(" B", math.log(0.6)), ("B", math.log(0.2)), ("A", math.log(0.2))]) == pytest.approx(0.2)
-    assert server.listed([("A", 0.0), ("B", -9999.0)]) == 1.0
-    assert server.listed([("An", -0.1), ("a", -3.0)]) is None
-    assert server.listed(None) is server.listed([]) is None
+    assert server.letter_probability([("A", math.log(0.75)), ("I", math.log(0.2))]) == pytest.approx(0.75 / 0.8)
+    assert server.letter_probability([("A", math.log(0.9))]) == pytest.approx(0.9)
+    assert server.letter_probability([(" B", math.log(0.6)), ("B", math.log(0.2)), ("A", math.log(0.2))]) == pytest.approx(0.2)
+    assert server.letter_probability([("A", 0.0), ("B", -9999.0)]) == 1.0
+    assert server.letter_probability([("An", -0.1), ("a", -3.0)]) is None
+    assert server.letter_probability(None) is server.letter_probability([]) is None
 
 
 @pytest.mark.parametrize(
@@ -715,7 +715,7 @@ def test_a_letter_that_is_not_listed_is_at_most_as_likely_as_the_last_that_is() 
     ],
 )
 def test_only_the_last_line_with_a_verdict_counts(text: str, found: float | None) -> None:
-    assert server.spoken(text) == found
+    assert server.line_probability(text) == found
 
 
 def test_a_chain_of_thought_is_asked_for_and_kept_as_the_reason(serve: Serve, tmp_path: Path) -> None:
@@ -794,7 +794,7 @@ def test_a_date_to_come_back_at_is_understood(serve: Serve, tmp_path: Path) -> N
 def test_a_server_that_asks_for_a_day_stops_the_run(serve: Serve, tmp_path: Path) -> None:
     at = serve(lambda number, body: by_letter(number, body) if number < 2 else error(429, "quota", Retry_After="86400"))
     sleeper = Sleeper()
-    with pytest.raises(UserError, match="left alone for 86400 s: HTTP 429: quota; 1 of 2 verdicts are kept"):
+    with pytest.raises(UserError, match="asks to wait 86400 s: HTTP 429: quota; 1 of 2 verdicts are saved"):
         ask(at, tmp_path, sleeper)(TWO)
     assert sleeper.slept == []
 
@@ -890,12 +890,12 @@ def test_an_answer_that_trickles_in_is_given_up_when_its_time_is_over(serve: Ser
 
     at = serve(lambda number, body: Answer(then=trickle))
     judge = ask(at, tmp_path, timeout=0.3, retries=0)
-    with pytest.raises(UserError, match=r"answered nothing: no whole answer within task.judge.timeout=0.3 s"):
+    with pytest.raises(UserError, match=r"answered nothing: no complete answer within task.judge.timeout=0.3 s"):
         judge(QUESTIONS[:1])
 
 
 def test_an_answer_without_end_is_given_up(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "LARGEST", 1000)
+    monkeypatch.setattr(client, "MAX_BODY", 1000)
     at = serve(lambda *_: ok("word " * 1000))
     with pytest.raises(UserError, match="answered nothing: an answer of over"):
         ask(at, tmp_path, retries=0)(QUESTIONS[:1])
@@ -907,7 +907,7 @@ def test_a_server_that_is_not_there_stops_the_run(tmp_path: Path, serve: Serve) 
     sleeper = Sleeper()
     with pytest.raises(UserError, match="failed 5 requests in a row, the last with: no connection") as stopped:
         ask(at.base_url, tmp_path, sleeper)(QUESTIONS)
-    assert "0 of 4 verdicts are kept in" in str(stopped.value)
+    assert "0 of 4 verdicts are saved in" in str(stopped.value)
     assert len(sleeper.slept) == 10
     assert "\n" not in str(stopped.value)
 
@@ -926,7 +926,7 @@ def test_a_server_that_goes_away_half_way_costs_nothing_that_was_answered(
         ask(at, tmp_path, concurrency=concurrency)(many)
     said = str(stopped.value)
     assert "failed 5 requests in a row, the last with: HTTP 500: out of memory" in said
-    assert f" of 20 verdicts are kept in {tmp_path}, and the same command goes on from there" in said
+    assert f" of 20 verdicts are saved in {tmp_path}; run the same command to resume" in said
     # twelve showings were answered; which, among those on their way at once, is up to the threads
     assert int(said.partition(" of 20 verdicts")[0].split()[-1]) in ((6,) if concurrency == 1 else (4, 5, 6))
     assert len(list(tmp_path.glob("*.json"))) == 12
@@ -961,7 +961,7 @@ def test_a_refusal_of_key_or_model_stops_at_once(serve: Serve, tmp_path: Path, s
     assert len(at.seen) == 1
 
 
-def test_a_missing_key_is_fine_for_a_server_that_wants_none_and_told_where_it_wants_one(
+def test_a_missing_key_is_fine_for_a_server_that_wants_none_and_named_where_it_wants_one(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
@@ -979,7 +979,7 @@ def test_a_missing_key_is_fine_for_a_server_that_wants_none_and_told_where_it_wa
 @pytest.mark.parametrize("value", ["sk-caf\u00e9-0123456789", "sk-two words-0123", "sk-line\nbreak-0123"])
 def test_a_key_that_can_be_none_is_not_sent_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", value)
-    with pytest.raises(UserError, match="OPENAI_API_KEY holds characters that are in no key") as stopped:
+    with pytest.raises(UserError, match="OPENAI_API_KEY holds characters that no key has") as stopped:
         ask("http://localhost/v1", tmp_path)
     assert value not in str(stopped.value)
 
@@ -1001,14 +1001,16 @@ def test_a_question_that_the_server_rejects_is_missing_and_the_run_goes_on(serve
 
 def test_a_server_that_takes_no_request_at_all_is_not_asked_for_ever(serve: Serve, tmp_path: Path) -> None:
     at = serve(lambda *_: error(400, "temperature must be 1"))
-    with pytest.raises(UserError, match="rejected 50 requests and took none, the last with: HTTP 400: temperature must be 1"):
+    with pytest.raises(
+        UserError, match="rejected 50 requests and answered none, the last with: HTTP 400: temperature must be 1"
+    ):
         ask(at, tmp_path)([Question(f"{i}", " a", " b") for i in range(100)])
     assert len(at.seen) == 50
 
 
 def test_nothing_but_failures_is_no_result_even_of_few_questions(serve: Serve, tmp_path: Path) -> None:
     at = serve(lambda *_: error(500, "broken"))
-    with pytest.raises(UserError, match="answered nothing: HTTP 500: broken; the same command asks again"):
+    with pytest.raises(UserError, match="answered nothing: HTTP 500: broken; run the same command to retry"):
         ask(at, tmp_path)(TWO)
     assert not list(tmp_path.iterdir())
 
@@ -1141,11 +1143,11 @@ def test_the_key_is_nowhere_even_if_the_server_repeats_it(serve: Serve, tmp_path
     judge = ask(at, tmp_path, retries=0, thought=50)
     verdicts = judge(QUESTIONS)
     assert [verdict.missing for verdict in verdicts] == ["", "server error", "malformed", "refused"]
-    said = repr(verdicts) + everything_kept(tmp_path) + json.dumps(judge.identity) + judge.name
+    said = repr(verdicts) + everything_saved(tmp_path) + json.dumps(judge.identity) + judge.name
     assert KEY not in said
     assert KEY[:12] not in said  # nor half of it, where a line was cut
     assert "Your key is [redacted]" in said
-    assert "[redacted]" in everything_kept(tmp_path)
+    assert "[redacted]" in everything_saved(tmp_path)
 
 
 def test_a_short_word_for_a_key_is_not_cut_out_of_answers(
@@ -1202,8 +1204,10 @@ def test_a_request_that_could_pass_the_limit_is_not_sent(serve: Serve, tmp_path:
     with pytest.raises(UserError) as stopped:
         ask(at, tmp_path, token_limit=limit)(many)
     assert len(at.seen) == 5
-    assert f"could pass task.judge.token_limit={limit}, of which 155 tokens are spent; raise it to go on" in str(stopped.value)
-    assert "2 of 10 verdicts are kept in" in str(stopped.value)
+    assert f"could exceed task.judge.token_limit={limit}, of which 155 tokens are spent; raise it to continue" in str(
+        stopped.value
+    )
+    assert "2 of 10 verdicts are saved in" in str(stopped.value)
     with pytest.raises(UserError, match="155 tokens are spent"):  # what is kept counts as if it had just been paid
         ask(at, tmp_path, token_limit=limit)(many)
     assert len(at.seen) == 5
@@ -1247,7 +1251,7 @@ def test_tokens_that_the_server_does_not_count_are_estimated_and_marked(serve: S
 def test_a_folder_that_cannot_be_written_stops_the_run_in_one_line(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     at = serve(by_letter)
-    with pytest.raises(UserError, match=r"cannot write .*; 0 of 4 verdicts are kept") as stopped:
+    with pytest.raises(UserError, match=r"cannot write .*; 0 of 4 verdicts are saved") as stopped:
         ask(at, tmp_path / "file", concurrency=4)(QUESTIONS)
     assert "\n" not in str(stopped.value)
     assert len(at.seen) == 1
@@ -1264,14 +1268,14 @@ def test_a_server_judge_without_its_package_says_what_to_install(
 def test_a_bug_is_not_taken_for_a_missing_verdict(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at = serve(by_letter)
     judge = ask(at, tmp_path)
-    monkeypatch.setattr(client, "_estimate", lambda _: 1 / 0)
+    monkeypatch.setattr(client, "max_tokens", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         judge(TWO)
     monkeypatch.undo()
     assert len(at.seen) == 0
 
 
-def test_a_judge_of_whom_no_verdict_can_be_used_is_told_with_what_it_said(serve: Serve, tmp_path: Path) -> None:
+def test_a_judge_without_a_usable_verdict_is_reported_with_its_answer(serve: Serve, tmp_path: Path) -> None:
     at = serve(lambda _, body: ok("purple monkey"))
     rows = [{"id": "p", "text": "you", "prompt_ids": [1], "answers": [" a", " b", " c"], "answer_ids": [[2], [3], [4]]}]
     with pytest.raises(UserError, match=r"none of the judge's 3 verdicts is usable \(3 no verdict\).*'purple monkey"):

@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError
-from isoalign.models.language import LanguageModel, completion_lengths, load
+from isoalign.models.language import LanguageModel, completion_lengths, load_model
 from workbench import Bench
 
 TEXTS = ["you are", "what a lovely page", "go", "thank you for your kind help"]
@@ -204,4 +204,4 @@ def test_the_state_of_each_position_is_what_the_head_predicts_its_token_from(mod
 
 def test_a_model_that_is_not_there_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot load the model"):
-        load(str(tmp_path / "nothing"))
+        load_model(str(tmp_path / "nothing"))

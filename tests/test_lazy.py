@@ -21,9 +21,11 @@ def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LazyModule:
     package.mkdir()
     text = "import time\nwith open(__file__ + '.count', 'a') as file:\n    file.write('x')\ntime.sleep(0.2)\n"
     (package / "__init__.py").write_text(text + "class Thing:\n    pass\n")
-    (package / "part.py").write_text("VALUE = 3\n")
+    (package / "part").mkdir()
+    (package / "part" / "__init__.py").touch()
+    (package / "part" / "deep.py").write_text("VALUE = 3\n")
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("slowly", "slowly.part"):
+    for name in ("slowly", "slowly.part", "slowly.part.deep"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return LazyModule("slowly")
 
@@ -34,9 +36,10 @@ def test_it_is_imported_at_first_use_and_hands_out_the_real_thing(slow: LazyModu
     real = importlib.import_module("slowly")
     assert type(thing) is real.Thing
     assert pickle.loads(pickle.dumps(slow)) is real
-    assert slow.part.VALUE == 3
-    with pytest.raises(AttributeError, match="module 'slowly' has no attribute 'nothing'"):
-        _ = slow.nothing
+    assert slow.part.deep.VALUE == 3
+    for module, name in ((slow, "slowly"), (slow.part.deep, "slowly.part.deep")):
+        with pytest.raises(AttributeError, match=f"module '{name}' has no attribute 'nothing'"):
+            _ = module.nothing
 
 
 def test_what_a_test_puts_in_the_library_is_what_is_seen(slow: LazyModule, monkeypatch: pytest.MonkeyPatch) -> None:

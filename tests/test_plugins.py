@@ -49,7 +49,7 @@ SWALLOW = """
 try:
     from isoalign.config.task import PromptsConfig
     from isoalign.data import prompts
-    prompts.of(PromptsConfig(), "test")
+    prompts.load_split(PromptsConfig(), "test")
 except Exception:
     pass
 """

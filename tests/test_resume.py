@@ -73,8 +73,8 @@ def test_a_run_killed_twice_ends_with_the_weights_the_bill_and_the_log_of_one_th
             bench.trainer(DiesAtStep(algorithm, steps), FLOPS, work, config=OFTEN).run(name)
     last = bench.trainer(algorithm, FLOPS, work, config=OFTEN)
     taken: list[int] = []
-    note = last.note
-    last.note = lambda *row: (taken.append(1), note(*row))  # type: ignore[assignment, method-assign, func-returns-value]
+    log_step = last.log_step
+    last.log_step = lambda *row: (taken.append(1), log_step(*row))  # type: ignore[assignment, method-assign, func-returns-value]
     last.run(name)
     assert len(taken) < len(whole.log)  # it did go on, and not from the start
     assert same(weights(last), weights(whole))

@@ -86,9 +86,9 @@ def test_an_answer_that_a_file_holds_twice_has_the_scores_of_both_rows(tmp_path:
 def test_white_space_within_quotes_is_squeezed_and_counts_no_row(tmp_path: Path) -> None:
     file = write(tmp_path, "a.csv", '"x","How,\n so?","a  long\n\nanswer",0,0,0,text', "x,How?,b,0,0,2,text")
     with pytest.raises(UserError, match="row 4: human_score_3"):
-        human_pairs.read(file)
+        human_pairs.read_scored(file)
     file = write(tmp_path, "a.csv", '"x","How,\n so?","a  long\n\nanswer",0,0,0,text')
-    (row,) = human_pairs.read(file)
+    (row,) = human_pairs.read_scored(file)
     assert (row.objective, row.answer) == ("How, so?", "a long answer")
 
 
@@ -118,15 +118,15 @@ def test_a_file_without_comment_columns_or_letters_is_named(tmp_path: Path) -> N
     ]:
         file.write_text(text)
         with pytest.raises(UserError, match=words):
-            human_pairs.read(file)
+            human_pairs.read_scored(file)
     file.write_bytes(b"# v\nharm_category\xff\n")
     with pytest.raises(UserError, match=r"cannot read .*bad\.csv"):
-        human_pairs.read(file)
+        human_pairs.read_scored(file)
 
 
 def test_the_pinned_files_hold_these_pairs_each_once(cache: Path) -> None:
     """Counted apart from this code, with a table of all rows."""
-    found = human_pairs.load()
+    found = human_pairs.load_human_pairs()
     assert Counter(pair.category for pair in found) == {
         "hate_speech": 1286, "violence": 866, "privacy": 92, "information_integrity": 82, "exploits": 62,
         "sexual_content": 50, "self_harm": 37,
@@ -160,12 +160,12 @@ PAIRS = [
 
 def judged(folder: Path, model: Path, config: ModelConfig) -> tuple[list[JudgedPair], Cut, Longer]:
     longer = Longer()
-    human.make_human_scores(folder, PAIRS, longer, language.tokenizer(str(model)), config)
+    human.make_human_scores(folder, PAIRS, longer, language.load_tokenizer(str(model)), config)
     return *human.read_human_scores(folder), longer
 
 
 def test_texts_are_cut_as_the_model_reads_them_and_what_is_alike_then_is_a_tie(tiny_model: Path, tmp_path: Path) -> None:
-    tokenizer = language.tokenizer(str(tiny_model))
+    tokenizer = language.load_tokenizer(str(tiny_model))
     lengths = {text: len(tokenizer(f" {text}", add_special_tokens=False)["input_ids"]) for text in ("you", "you are")}
     right = len(tokenizer(" you are right", add_special_tokens=False)["input_ids"])
     prompt = len(tokenizer("you are")["input_ids"])
@@ -183,7 +183,7 @@ def test_texts_are_cut_as_the_model_reads_them_and_what_is_alike_then_is_a_tie(t
 def test_an_answer_that_ends_before_the_cut_ends_in_eos_where_the_task_leaves_it_open(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    tokenizer = language.tokenizer(str(tiny_model))
+    tokenizer = language.load_tokenizer(str(tiny_model))
     right = tokenizer(" you are right", add_special_tokens=False)["input_ids"]
     _, _, longer = judged(tmp_path, tiny_model, ModelConfig(str(tiny_model), eos="open", new_tokens=len(right)))
     ended = [ids[-1] == tokenizer.eos_token_id for ids in longer.seen if ids != right]
@@ -192,7 +192,7 @@ def test_an_answer_that_ends_before_the_cut_ends_in_eos_where_the_task_leaves_it
 
 
 def test_text_that_looks_like_a_special_token_is_plain_text(tiny_model: Path, tmp_path: Path) -> None:
-    tokenizer = language.tokenizer(str(tiny_model))
+    tokenizer = language.load_tokenizer(str(tiny_model))
     longer = Longer()
     pair = HumanPair("you <|endoftext|>", "a <|endoftext|> b", "you", "x", 1.0)
     human.make_human_scores(tmp_path, [pair], longer, tokenizer, ModelConfig(str(tiny_model)))

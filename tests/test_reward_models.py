@@ -155,7 +155,7 @@ def test_the_best_look_at_the_golden_set_is_kept_and_patience_ends_the_training(
     record = json.loads((tmp_path / "record.json").read_text())
     best = max(record["looks"])
     last_gain = max(i for i, look in enumerate(record["looks"]) if look > max(record["looks"][:i], default=-1))
-    assert len(record["looks"]) == min(reward.LOOKS, last_gain + 1 + 2)
+    assert len(record["looks"]) == min(reward.EVALUATIONS, last_gain + 1 + 2)
     kept = HeadReward(tmp_path, ModelConfig(str(tiny_bench.model)))
     pairs = feedback.pairs(torch.tensor(record["golden"]), kept.pad)
     assert (kept(pairs.chosen) > kept(pairs.rejected)).float().mean().item() == pytest.approx(best)
@@ -182,7 +182,7 @@ def test_a_head_on_another_base_reads_the_same_texts_with_its_own_tokenizer(tiny
     said = torch.cat([rewarder(pairs.chosen), rewarder(pairs.rejected)])
     assert said.mean().item() == pytest.approx(0, abs=1e-5)
     assert said.std().item() == pytest.approx(1, abs=1e-5)
-    own, theirs = language.tokenizer(str(tiny_bench.model)), language.tokenizer(str(other))
+    own, theirs = language.load_tokenizer(str(tiny_bench.model)), language.load_tokenizer(str(other))
     translate = Retokenizer(own, theirs)
     text = "you are a lovely page"
     assert theirs.decode(translate.prompt(own(text)["input_ids"]), skip_special_tokens=True) == text
@@ -196,7 +196,7 @@ def test_a_classifiers_reward_is_its_logit_of_not_toxic_whitened(tiny_bench: Ben
     from isoalign.tools.conformance.workbench import KIND, RUDE
 
     annotator = WordClassifier.fit([Comment(f"{text} {n}", text in RUDE) for n in range(4) for text in KIND + RUDE])
-    own = language.tokenizer(str(tiny_bench.model))
+    own = language.load_tokenizer(str(tiny_bench.model))
     ids = [own(text, add_special_tokens=False)["input_ids"] for text in KIND + RUDE]
     feedback = replace(
         make_feedback("simulated", [3] * 4, [2] * 4), chosen=ids[:4], rejected=ids[4:], prompts=[[0, 5]] * 4
@@ -218,8 +218,8 @@ def test_a_classifiers_reward_is_its_logit_of_not_toxic_whitened(tiny_bench: Ben
 
 def test_rewards_that_are_not_normalised_keep_their_scale(tiny_bench: Bench, tmp_path: Path) -> None:
     folder, config = write_reward(tmp_path, tiny_bench.model, 4), ModelConfig(str(tiny_bench.model))
-    whitened, raw = HeadReward(folder, config), HeadReward(folder, config, normalise=False)
-    torch.testing.assert_close(raw(TWO), whitened(TWO) * 2.0 + 0.1)
+    whiten, raw = HeadReward(folder, config), HeadReward(folder, config, normalise=False)
+    torch.testing.assert_close(raw(TWO), whiten(TWO) * 2.0 + 0.1)
 
 
 # -- by the command ---------------------------------------------------------------------------------------------------------

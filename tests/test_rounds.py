@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from isoalign.config.task import RoundsConfig
-from isoalign.data.preferences import joined
+from isoalign.data.preferences import join_feedback
 from workbench import COMMAND, Terminal, make_feedback
 
 LOOP = ["task.rounds.count=2", "task.rounds.prompts=8", "budget.steps=4"]
@@ -29,14 +29,14 @@ def trained(terminal: Terminal, *words: str) -> tuple[dict[str, Any], Path]:
 
 def test_verdicts_of_several_rounds_keep_their_own_cost() -> None:
     first, second = make_feedback("simulated", [3, 4], [1, 2]), make_feedback("simulated", [2], [3])
-    both = joined([first, second])
+    both = join_feedback([first, second])
     assert len(both) == 3
     assert both.chosen == first.chosen + second.chosen
     assert both.price([0, 2]) == {"feedback": 20}
     second.flops_each["judge"] = 7
-    assert joined([first, second]).price([0, 2]) == {"feedback": 20, "judge": 7}
-    assert joined([first]) is first
-    assert joined([replace(first, calibration=5), replace(second, calibration=7)]).calibration == 12
+    assert join_feedback([first, second]).price([0, 2]) == {"feedback": 20, "judge": 7}
+    assert join_feedback([first]) is first
+    assert join_feedback([replace(first, calibration=5), replace(second, calibration=7)]).calibration == 12
 
 
 @pytest.mark.parametrize("bad", [{"count": 0}, {"prompts": -1}])

@@ -18,7 +18,7 @@ import pytest
 from isoalign.core.errors import UserError
 from isoalign.core.records import Card
 from isoalign.core.store import Store
-from isoalign.data.prompts import of as prompts_of
+from isoalign.data.prompts import load_split
 from isoalign.evaluation import card as cards
 from isoalign.runs.overrides import task_named
 from isoalign.tools import external
@@ -152,7 +152,7 @@ def bad(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[Any], str]]:
 
 def test_bad_completions_are_named_and_refused(place: Terminal, rows: list[Any], tmp_path: Path) -> None:
     task = task_named("nano", settings(place))
-    chosen = prompts_of(task.prompts, "test")
+    chosen = load_split(task.prompts, "test")
     for name, lines, words in bad(rows):
         file = write(tmp_path, lines, f"{name}.jsonl")
         with pytest.raises(UserError) as error:

@@ -71,13 +71,13 @@ MEANS = {
 
 
 def test_tox_block_prints_what_its_readme_prints() -> None:
-    found = BiLSTM.load(assets.path("tox_block"))(list(TOX_BLOCK))
+    found = BiLSTM.load(assets.asset_path("tox_block"))(list(TOX_BLOCK))
     expected = torch.tensor(list(TOX_BLOCK.values()))
     torch.testing.assert_close(((found - LOW) / (HIGH - LOW)).abs(), expected, atol=2e-7, rtol=0)
 
 
 def test_toxic_classifier_prints_what_its_readme_prints() -> None:
-    model = BiLSTM.load(assets.path("toxic_classifier"))
+    model = BiLSTM.load(assets.asset_path("toxic_classifier"))
     expected = torch.tensor(list(TOXIC_CLASSIFIER.values()))
     torch.testing.assert_close(model(list(TOXIC_CLASSIFIER)), expected, atol=2e-7, rtol=0)
     torch.testing.assert_close(model(list(MEANS)).mean(1), torch.tensor(list(MEANS.values())), atol=5.1e-5, rtol=0)
@@ -180,9 +180,9 @@ def test_a_scorer_of_the_same_name_with_other_weights_is_another(tmp_path: Path)
         _tiny(tmp_path / "a", ["nothate", "hate"]),
         _tiny(tmp_path / "b", ["nothate", "hate"], initializer_range=0.1),
     )
-    assert scorers.identity(first) == scorers.identity(f"{first}#hate") != scorers.identity(second)
-    assert scorers.identity("hf:nobody/nothing") == "nobody/nothing"  # not to be had: loading it says so
-    assert scorers.identity("tox_block") == "tox_block"
+    assert scorers.scorer_identity(first) == scorers.scorer_identity(f"{first}#hate") != scorers.scorer_identity(second)
+    assert scorers.scorer_identity("hf:nobody/nothing") == "nobody/nothing"  # not to be had: loading it says so
+    assert scorers.scorer_identity("tox_block") == "tox_block"
 
 
 def test_a_hub_name_stands_for_its_commit(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_hub_name_stands_for_its_commit(tmp_path: Path) -> None:
     _tiny(repo / "snapshots" / commit, ["nothate", "hate"])
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
-    code = "from isoalign.models.scorers import identity; print(identity('hf:some/scorer#hate'))"
+    code = "from isoalign.models.scorers import scorer_identity; print(scorer_identity('hf:some/scorer#hate'))"
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"HF_HOME": str(tmp_path)}, capture_output=True, text=True
     )
@@ -215,7 +215,7 @@ def test_hugging_face_mistakes_are_one_line(tmp_path: Path) -> None:
         load_scorer(name)
     with pytest.raises(UserError, match="no label spam"):
         load_scorer(f"{name}#spam")
-    with pytest.raises(UserError, match="no trained classifier"):
+    with pytest.raises(UserError, match="not a trained classifier"):
         load_scorer(_tiny(tmp_path / "b", ["toxic", "clean"], head=False))
     with pytest.raises(UserError, match="cannot load the scorer hf:nobody/nothing"):
         load_scorer("hf:nobody/nothing")
@@ -258,7 +258,7 @@ def test_plain_data_is_unpickled() -> None:
 
 @pytest.mark.parametrize("name", ["tox_block", "toxic_classifier"])
 def test_the_cache_holds_nothing_raw(name: str) -> None:
-    assert {file.name for file in assets.path(name).iterdir()} == {
+    assert {file.name for file in assets.asset_path(name).iterdir()} == {
         "manifest.json",
         "vocabulary.json",
         "weights.safetensors",

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_module
 
-from isoalign.config.fill import build
+from isoalign.config.fill import build_config
 from isoalign.config.search_path import options, prepare
 from isoalign.core.records import Estimate
 from isoalign.tools import tune
@@ -39,7 +39,7 @@ def test_every_point_of_a_space_is_a_setting_that_its_algorithm_takes(name: str)
     for point in itertools.product(*axes.values()):
         chosen = {key.removeprefix("algorithm."): yaml.safe_load(value) for key, value in zip(axes, point, strict=True)}
         hoped = defaults | {key: type(defaults[key])(value) for key, value in chosen.items()}
-        assert dataclasses.asdict(build(cls, defaults | chosen, "algorithm")) == hoped
+        assert dataclasses.asdict(build_config(cls, defaults | chosen, "algorithm")) == hoped
 
 
 def test_a_sweep_over_a_space_runs_every_point_of_it_once(terminal: Terminal) -> None:

@@ -17,4 +17,4 @@ def assets(names: tuple[str, ...]) -> None:
         if name not in embedded.ASSETS:
             raise UserError(unknown("asset", name, sorted(embedded.ASSETS)))
     for name in names or sorted(embedded.ASSETS):
-        print(f"{name:<18} {embedded.path(name)}", flush=True)
+        print(f"{name:<18} {embedded.asset_path(name)}", flush=True)

@@ -3,7 +3,7 @@
 import click
 
 from isoalign.data.formats import check as checks
-from isoalign.data.prompts import of as prompts_of
+from isoalign.data.prompts import load_split
 from isoalign.runs.overrides import task_named
 
 
@@ -26,7 +26,7 @@ def check(file: str, format: str | None, task: str | None, ngram: int) -> int:
     prompts: list[str] = []
     if task:
         config = task_named(task)
-        prompts = [prompt.text for split in ("validation", "test") for prompt in prompts_of(config.prompts, split)]
-    report = checks.check(file, format, prompts, ngram)
+        prompts = [prompt.text for split in ("validation", "test") for prompt in load_split(config.prompts, split)]
+    report = checks.check_file(file, format, prompts, ngram)
     print(report.text())
     return 1 if report.problems else 0

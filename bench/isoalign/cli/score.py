@@ -22,7 +22,7 @@ def prompts(task: str, settings: tuple[str, ...]) -> None:
     task.KEY=VALUE say where the task differs from conf/task/TASK.yaml.
     """
     config = task_named(task, settings)
-    for prompt in texts.of(config.prompts, config.evaluation.split):
+    for prompt in texts.load_split(config.prompts, config.evaluation.split):
         row = {"prompt_id": prompt.id, "prompt": prompt.text, "draws": config.evaluation.draws}
         print(json.dumps(row, ensure_ascii=False))
 

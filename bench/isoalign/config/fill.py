@@ -1,4 +1,4 @@
-"""Configuration dataclasses filled from yaml, Hydra nodes or the JSON of cards."""
+"""Fill configuration dataclasses from yaml, Hydra nodes or the JSON of cards."""
 
 import json
 from dataclasses import asdict, fields, is_dataclass
@@ -12,14 +12,14 @@ from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
 
 
-def build(schema: type, settings: Any, where: str) -> Any:
+def build_config(schema: type, settings: Any, where: str) -> Any:
     """A frozen ``schema`` object from plain settings or a Hydra node.
 
-    Raises UserError naming ``where`` and the key that is unknown, ill-typed or out of range.
+    Raises UserError naming ``where`` and the key that is unknown, of the wrong type or out of range.
     """
     try:
         node = OmegaConf.structured(schema)
-        _thaw(node, schema)
+        _make_writable(node, schema)
         return OmegaConf.to_object(OmegaConf.merge(node, settings))
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         key = getattr(error, "full_key", None)
@@ -28,18 +28,18 @@ def build(schema: type, settings: Any, where: str) -> Any:
 
 
 @cache
-def whole(task: str) -> Any:
-    """A task's settings, as JSON, with the defaults of those that came after they were written down; as they are where
-    this version does not know some of them."""
-    told = json.loads(task)
+def with_defaults(task: str) -> Any:
+    """A task's settings, given as JSON, with the defaults of settings added since; unchanged if this version doesn't know some
+    of them."""
+    settings = json.loads(task)
     try:
-        return json.loads(json.dumps(asdict(build(TaskConfig, told, "task"))))
+        return json.loads(json.dumps(asdict(build_config(TaskConfig, settings, "task"))))
     except UserError:
-        return told
+        return settings
 
 
-def _thaw(node: Any, schema: type) -> None:
-    """A frozen dataclass makes its node read-only, and those inside it; values from yaml could not be merged in."""
+def _make_writable(node: Any, schema: type) -> None:
+    """Make a node and its children writable: those of frozen dataclasses are read-only, so yaml values can't be merged."""
     OmegaConf.set_readonly(node, False)
     kinds = get_type_hints(schema)
     for field in fields(schema):
@@ -47,4 +47,4 @@ def _thaw(node: Any, schema: type) -> None:
         if isinstance(kind, type) and is_dataclass(kind):
             if OmegaConf.is_missing(node, field.name):
                 node[field.name] = OmegaConf.structured(kind)
-            _thaw(node[field.name], kind)
+            _make_writable(node[field.name], kind)

@@ -1,4 +1,4 @@
-"""Where Hydra finds configuration: conf/, what other packages bring, and the fields of algorithms that have no yaml."""
+"""Hydra's search path: conf/ and the configuration packages of plug-ins."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from isoalign.core.places import CONF
 
 
 class PluginPath(SearchPathPlugin):
-    """Adds the configuration packages of plug-ins behind conf/."""
+    """Adds the configuration packages of plug-ins after conf/."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Called by Hydra for every configuration that it composes."""
+        """Called by Hydra for every configuration it composes."""
         for package in plugins.configurations():
             search_path.append("isoalign-plugin", f"pkg://{package}")
 
 
 def folders() -> list[Path]:
-    """Every folder of yaml, the project's own first."""
+    """All configuration folders, the project's own first."""
     return [CONF, *plugins.configurations().values()]
 
 
 def options(group: str) -> list[str]:
     """The choices of a configuration group."""
-    found = {file.stem for folder in folders() for file in (folder / group).glob("*.yaml")}
-    return sorted(found | (set(plugins.entry_points("algorithms")) if group == "algorithm" else set()))
+    names = {file.stem for folder in folders() for file in (folder / group).glob("*.yaml")}
+    return sorted(names | (set(plugins.entry_points("algorithms")) if group == "algorithm" else set()))
 
 
 @cache
 def prepare() -> None:
-    """Tell Hydra of plug-ins, once and before it composes anything."""
+    """Register the plug-ins with Hydra, once, before it composes anything."""
     Plugins.instance().register(PluginPath)

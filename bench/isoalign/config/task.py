@@ -1,4 +1,4 @@
-"""What can be configured: one small frozen dataclass for each thing, filled from conf/."""
+"""Configuration of tasks: frozen dataclasses, filled from conf/."""
 
 from dataclasses import dataclass, field
 
@@ -10,8 +10,8 @@ from isoalign.core.store import later
 @dataclass(frozen=True)
 class ModelConfig:
     """The base model. ``name``: nano, smollm2, a folder or a hub name. ``lora``: rank of the adapters, 0 trains all
-    weights. ``bf16``: autocast in training passes; scoring is always fp32. ``eos``: ``masked`` fixes every answer's
-    length, ``open`` lets the model end it."""
+    weights. ``bf16``: autocast in training passes; scoring is always fp32. ``eos``: ``masked`` fixes the length of
+    answers, ``open`` lets the model end them."""
 
     name: str
     lora: int = 0
@@ -27,7 +27,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class PromptsConfig:
-    """Prompts of each split; ``clean`` of them are openings of ``words`` words of comments that nobody found offensive."""
+    """Prompts of each split; ``clean``: share that are openings of ``words`` words of inoffensive comments."""
 
     train: int = 800
     validation: int = 128
@@ -38,7 +38,7 @@ class PromptsConfig:
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """Supervised fine-tuning on comments of their own role: ``steps`` of ``batch_size`` openings and continuations."""
+    """Supervised fine-tuning on the comments of role sft: ``steps`` of ``batch_size`` openings and continuations."""
 
     steps: int
     lr: float
@@ -47,13 +47,13 @@ class SFTConfig:
 
 @dataclass(frozen=True)
 class FeedbackConfig:
-    """Preference pairs: ``draws`` answers a prompt, a verdict on every two whose scores differ by over ``margin``, flipped at
-    rate ``noise`` (by each annotator of a panel). ``judge_margin`` is the same for the AI judge, who is not noised; of a
-    judge that compares answers, how far P must be from 1/2, doubled. ``judge_questions``: at most so many are asked, 0 is
-    all.
+    """Preference pairs: ``draws`` answers per prompt, and a verdict on every two whose scores differ by more than ``margin``,
+    flipped at rate ``noise`` (by each annotator of a panel). ``judge_margin``: the same for the AI judge, without noise; for
+    a judge that compares answers, twice the required distance of P from 1/2. ``judge_questions``: maximum number of questions,
+    0 for all.
 
-    ``file``: people's own verdicts in the place of the simulated ones, a file or hf:NAME, in a ``format`` that
-    `isoalign data` knows, or that it finds out."""
+    ``file``: human verdicts instead of simulated ones, a file or hf:NAME; ``format``: one of those of `isoalign data`, empty
+    to recognise it."""
 
     draws: int = 4
     margin: float = 0.3
@@ -70,13 +70,13 @@ class FeedbackConfig:
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """The Bradley-Terry reward model: up to ``pairs`` verdicts, read ``epochs`` times.
+    """The Bradley-Terry reward model: at most ``pairs`` verdicts, for ``epochs`` epochs.
 
-    ``base``: the model under its scalar head, by name or folder; empty is the SFT base. ``classifier``: no head is trained,
+    ``base``: the model under the scalar head, by name or folder; empty for the SFT base. ``classifier``: no head is trained,
     the reward is the "not toxic" logit of ``annotator`` (the simulated one itself) or of ``hf:NAME_OR_PATH[#label]``.
-    ``hard``: share of the verdicts that are taken from those whose two answers are nearest to each other. ``golden``:
-    validation verdicts without noise on which training is looked at ten times; what was best there is kept, and
-    ``patience`` looks in a row without a gain end it.
+    ``hard``: share of verdicts taken from the pairs whose answers are closest to each other. ``golden``: noiseless
+    validation verdicts on which training is evaluated ten times; the best checkpoint is used, and ``patience`` evaluations in
+    a row without a gain stop training.
     """
 
     pairs: int
@@ -95,16 +95,16 @@ class RewardConfig:
         if self.golden < 0 or self.patience < 1:
             raise ValueError("task.reward.golden must be 0 or more and task.reward.patience 1 or more")
         if self.classifier and self.base:
-            raise ValueError("task.reward.base is of a head that is trained, task.reward.classifier has none: set one")
+            raise ValueError("task.reward.base is for a trained head, task.reward.classifier has none: set one of them")
         if self.classifier and self.classifier != "annotator" and not self.classifier.startswith("hf:"):
             raise ValueError(f"task.reward.classifier must be annotator or hf:NAME_OR_PATH[#label], not {self.classifier!r}")
 
 
 @dataclass(frozen=True)
 class ShapingConfig:
-    """From reward models to the reward: ``members`` are trained with a seed each and combined by ``mean``, ``worst`` or
-    ``uncertainty`` (mean - ``uncertainty`` x variance); ``length_penalty`` is taken off for each token; ``clip`` bounds
-    the reward (0: no bound). With ``normalise`` off a member's rewards keep their own scale."""
+    """Reward shaping: ``members`` are trained with one seed each and combined by ``mean``, ``worst`` or ``uncertainty`` (mean
+    - ``uncertainty`` x variance); ``length_penalty`` is subtracted per token; ``clip`` bounds the reward (0 for no bound).
+    Without ``normalise`` a member's rewards keep their scale."""
 
     members: int = later(1)
     combine: str = later("mean")
@@ -124,8 +124,8 @@ class ShapingConfig:
 
 @dataclass(frozen=True)
 class RoundsConfig:
-    """The outer loop of RLHF: feedback is gathered ``count`` times, the first time from the SFT base and then, at equal
-    shares of the budget, from the policy as it is, on ``prompts`` of the training prompts (0: all)."""
+    """Feedback rounds: feedback is collected ``count`` times, first on answers of the SFT base, then, at equal shares of the
+    budget, on answers of the current policy to ``prompts`` of the training prompts (0 for all)."""
 
     count: int = later(1)
     prompts: int = later(0)
@@ -137,9 +137,9 @@ class RoundsConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """``draws`` completions of each prompt of ``split``, scored by two scorers that never trained anything. Tuning looks at
-    the validation split; what is reported comes from the test split. Snapshots along the budget are scored on
-    ``curve_prompts`` of the prompts and their first ``curve_draws`` draws."""
+    """``draws`` completions of each prompt of ``split``, scored by two scorers that never train anything. Tuning uses the
+    validation split, reports the test split. Snapshots along the budget are scored on ``curve_prompts`` of the prompts and
+    their first ``curve_draws`` samples."""
 
     split: str = "test"
     draws: int = 8
@@ -160,7 +160,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """A task: everything that all methods share. ``budgets`` names FLOPs for budget=NAME. ``seed`` drives shared stages."""
+    """A task: all that methods share. ``budgets``: FLOPs by name, for budget=NAME. ``seed``: of the shared stages."""
 
     name: str
     model: ModelConfig
@@ -180,14 +180,16 @@ class TaskConfig:
 
     def __post_init__(self) -> None:
         if self.feedback.file and self.rounds.count > 1:
-            raise ValueError(
-                "task.rounds.count over 1 asks simulated annotators; people behind task.feedback.file can't be asked"
-            )
+            raise ValueError("task.rounds.count above 1 needs simulated annotators; with task.feedback.file set it to 1")
         if self.feedback.file and self.panel != PanelConfig():
-            raise ValueError("task.panel is of simulated annotators; with task.feedback.file people judge: set one")
+            raise ValueError(
+                "task.panel configures simulated annotators and task.feedback.file replaces them: set one of them"
+            )
         if self.evaluation.split == "validation" and (self.reward.golden or self.panel.golden):
-            raise ValueError("golden verdicts are of the validation split: nothing is left to judge by on it; set golden=0")
+            raise ValueError(
+                "golden verdicts use the validation split, which can't also be the evaluation split; set golden=0"
+            )
         if self.rounds.prompts > self.prompts.train:
             raise ValueError(
-                f"task.rounds.prompts is {self.rounds.prompts}, there are task.prompts.train={self.prompts.train}"
+                f"task.rounds.prompts must be at most task.prompts.train={self.prompts.train}, not {self.rounds.prompts}"
             )

@@ -1,4 +1,4 @@
-"""The optimizer and the loop that all methods share."""
+"""Configuration of the optimizer and the training loop that all methods share."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from isoalign.core.store import later
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The optimizer that all methods share: AdamW, warm-up over ``warmup`` steps, then linear to 0 with the budget.
+    """The optimizer that all methods share: AdamW, warm-up over ``warmup`` steps, then linear decay to 0 with the budget.
 
-    ``clip``: largest gradient norm, of the policy and of each module apart. ``micro_batch``: rows of one backward pass.
-    ``checkpoint_seconds``: time between checkpoints. ``patience``: non-finite steps in a row that end a run.
-    ``snapshots``: shares of the budget at which the policy is kept, to be scored: after the first step that reaches each.
-    ``idle_seconds``: that an algorithm may go without paying for anything; 0 is no limit.
+    ``clip``: maximum gradient norm, separately for the policy and each module. ``micro_batch``: rows per backward pass.
+    ``checkpoint_seconds``: time between checkpoints. ``patience``: consecutive non-finite steps that stop a run.
+    ``snapshots``: shares of the budget at which the policy is saved for scoring, after the first step that reaches each.
+    ``idle_seconds``: maximum time without FLOPs charged to an algorithm; 0 for no limit.
     """
 
     betas: tuple[float, float] = (0.9, 0.95)
@@ -31,4 +31,4 @@ class TrainConfig:
         if self.idle_seconds < 0:
             raise ValueError(f"task.training.idle_seconds must be 0 or more, not {self.idle_seconds}")
         if any(not 0 < share < 1 for share in self.snapshots) or sorted(set(self.snapshots)) != list(self.snapshots):
-            raise ValueError(f"task.training.snapshots must rise from over 0 to under 1, not {list(self.snapshots)}")
+            raise ValueError(f"task.training.snapshots must be increasing and lie in (0, 1), not {list(self.snapshots)}")

@@ -28,10 +28,7 @@ if TYPE_CHECKING:
     import matplotlib.style
     import peft.tuners.tuners_utils
     import pyarrow.parquet
-    import rich.box
-    import rich.console
-    import rich.table
-    import rich.text
+    import safetensors.torch
     import scipy.optimize
     import scipy.special
     import scipy.stats
@@ -45,34 +42,35 @@ if TYPE_CHECKING:
     import wandb
 
 __all__ = [
-    "datasets", "h5py", "huggingface_hub", "krippendorff", "matplotlib", "peft", "pyarrow", "rich", "scipy", "sklearn",
-    "statsmodels", "torch", "transformers", "trl", "wandb",
+    "datasets", "h5py", "huggingface_hub", "krippendorff", "matplotlib", "peft", "pyarrow", "safetensors", "scipy",
+    "sklearn", "statsmodels", "torch", "transformers", "trl", "wandb",
 ]  # fmt: skip
 
 
 class LazyModule(ModuleType):
-    """A name for a library that is not imported yet: each attribute is looked up in the library itself, which imports it.
+    """A name for a module that is not imported yet: each attribute is looked up in the module itself, which imports it.
 
-    It never enters ``sys.modules``, so other code, the library's own included, sees the real module alone, and everything
-    that it returns is the real thing: pickling, ``isinstance`` and patching in tests work as with an ordinary import.
-    Threads wait for each other as they do at an ``import`` statement. A submodule is imported when it is first named.
+    It never enters ``sys.modules``, so other code, the library's own included, sees the real module alone, and classes and
+    functions are the real ones: pickling, ``isinstance`` and patching in tests work as with an ordinary import. Threads wait
+    for each other as they do at an ``import`` statement. A submodule is lazy as well, and need not be imported by its package.
     """
 
     def __getattr__(self, name: str) -> Any:
-        library = importlib.import_module(self.__name__)
+        module = importlib.import_module(self.__name__)
+        submodule = f"{self.__name__}.{name}"
         try:
-            return getattr(library, name)
+            found = getattr(module, name)
         except AttributeError:
-            submodule = f"{self.__name__}.{name}"
-            if importlib.util.find_spec(submodule) is None:
+            if not hasattr(module, "__path__") or importlib.util.find_spec(submodule) is None:
                 raise
-            return importlib.import_module(submodule)
+            return LazyModule(submodule)
+        return LazyModule(found.__name__) if isinstance(found, ModuleType) else found
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(importlib.import_module(self.__name__), name, value)
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
-        """Pickled, it is the library."""
+        """Pickled, it is the real module."""
         return importlib.import_module, (self.__name__,)
 
 

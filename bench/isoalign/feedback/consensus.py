@@ -1,11 +1,10 @@
-"""From the verdicts of several annotators on pairs of answers to one verdict a pair: by vote, by Bradley and Terry, or by Elo.
+"""Consensus of several annotators on pairs of answers: by vote, by Bradley-Terry, or by Elo.
 
-A vote looks at each pair alone. The other two give every answer of a prompt a strength from all comparisons of that prompt, so
-that A over B and B over C speak for A over C; where they disagree with a pair's own votes, they outvote them. Each rule gives
-its verdict on the same pairs, those that somebody rated, and the same measure of how sure it is: P(chosen beats rejected),
-less P(the reverse), in (0, 1].
+A vote uses each pair alone. The other two estimate the strength of every answer of a prompt from all comparisons of that
+prompt, so that A over B and B over C count for A over C, and may overrule a pair's own votes. Each rule gives a verdict on
+the same pairs, all rated ones, with a margin: P(chosen beats rejected) minus P(rejected beats chosen), in (0, 1].
 
-Annotators may be weighted by what they are worth on golden items, whose verdict is known; see `calibrate`.
+Annotators may be weighted by their accuracy on golden items, whose verdict is known; see `calibrate`.
 """
 
 from __future__ import annotations
@@ -22,18 +21,19 @@ from isoalign.core.records import Estimate
 from isoalign.feedback.annotators import Bools, Floats, Ints, Verdicts
 
 PRIOR_SPREAD = 3.0
-"""Bradley-Terry strengths are drawn from a normal of this deviation, in logits: a lone verdict then says P = 0.89, and an
-answer that won every comparison stays finite."""
+"""Standard deviation of the normal prior of Bradley-Terry strengths, in logits: a single verdict then gives P = 0.89, and the
+strength of an answer that won every comparison stays finite."""
 K, SCALE, SHUFFLES = 16.0, 400.0, 100
-"""Elo's step and scale (1978): 400 points more are odds of ten to one. Of shuffles Boubdir et al. found 100 enough."""
+"""Elo's step and scale (1978): 400 points are odds of ten to one. Boubdir et al. find 100 shuffles enough."""
 POOLED = 16.0
-"""Golden items that the panel's common accuracy counts for beside an annotator's own."""
-_TIE = 1e-9  # margins below this are rounding: sums of weights and Newton's last step are exact to about 1e-12
+"""Weight of the panel's common accuracy, in golden items, against an annotator's own."""
+_TIE = 1e-9  # smaller margins are rounding errors: sums of weights and Newton's last step are exact to about 1e-12
 
 
 @dataclass(frozen=True)
 class Items:
-    """What was rated [I]: two different answers, ``first`` and ``second``, numbered within their ``prompt``, all from 0."""
+    """Rated pairs [I]: indices of two different answers, ``first`` and ``second``, within their ``prompt``, and of the
+    prompt."""
 
     prompt: Ints
     first: Ints
@@ -45,9 +45,9 @@ class Items:
 
 @dataclass(frozen=True)
 class Consensus:
-    """One verdict for each ``item`` [M] on which there is one: ``first_wins`` [M], and ``margin`` [M] in (0, 1], how much
-    likelier the chosen answer is to beat the other than to lose. ``ties``: items left out as neither won; ``unrated``: items
-    left out as nobody rated them, or nobody of any weight."""
+    """Verdicts on the items ``item`` [M]: ``first_wins`` [M], and ``margin`` [M] in (0, 1], P(chosen beats rejected) minus
+    P(rejected beats chosen). ``ties``: items left out as ties; ``unrated``: items left out as no annotator of positive weight
+    rated them."""
 
     item: Ints
     first_wins: Bools
@@ -61,15 +61,15 @@ class Consensus:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of each annotator: ``accuracy`` on the golden items, whose n counts items, and the ``weight`` [R], 0 or more."""
+    """Of each annotator: ``accuracy`` on golden items (its n counts items) and ``weight`` [R], 0 or more."""
 
     accuracy: list[Estimate]
     weight: Floats
 
 
 def vote(verdicts: Verdicts, items: Items, weight: Floats, seed: int = 0) -> Consensus:
-    """Weighted majority. ``weight`` [R] of each annotator, 0 or more; the margin is the difference of the shares of weight."""
-    cast = _cast(verdicts, weight)
+    """Weighted majority. ``weight`` [R] of each annotator, 0 or more; the margin is the difference of the weight shares."""
+    cast = _verdict_weights(verdicts, weight)
     total = np.bincount(verdicts.item, cast, len(items))
     ahead = np.bincount(verdicts.item, np.where(verdicts.first_wins, cast, -cast), len(items))
     return _decide(np.divide(ahead, total, out=np.zeros(len(items)), where=total > 0), verdicts, items, weight)
@@ -83,10 +83,10 @@ def bradley_terry(verdicts: Verdicts, items: Items, weight: Floats, seed: int = 
 
 
 def elo(verdicts: Verdicts, items: Items, weight: Floats, seed: int = 0) -> Consensus:
-    """The answer with the higher rating, mean over shuffles; the margin is 2 E - 1 of Elo's expected score E.
+    """The answer with the higher mean rating over shuffles; the margin is 2 E - 1 with Elo's expected score E.
 
-    Ratings hang on the order of comparisons. So a pair is a tie where the mean difference is less than three of its standard
-    errors over the shuffles: which of the two is ahead is then chance.
+    Ratings depend on the order of comparisons. So a pair is a tie if the mean difference is below three standard errors over
+    the shuffles: which answer is ahead is then chance.
     """
     rating = ratings(verdicts, items, weight, seed)
     gap = rating[items.prompt, items.first] - rating[items.prompt, items.second]  # [I, shuffles]
@@ -100,14 +100,14 @@ RULES: Mapping[str, Rule] = {rule.__name__: rule for rule in (vote, bradley_terr
 
 
 def strengths(verdicts: Verdicts, items: Items, weight: Floats) -> Floats:
-    """Bradley-Terry strengths [prompts, answers] in logits: the likeliest under a normal prior of deviation `PRIOR_SPREAD`.
+    """Bradley-Terry strengths [prompts, answers] in logits: maximum a posteriori with a normal prior of deviation
+    `PRIOR_SPREAD`.
 
-    Of each prompt, sum of W[i, j] log sigmoid(s_i - s_j) - sum of s_i^2 / (2 spread^2) is the largest that it can be, W[i, j]
-    being the weight of the verdicts that called i better than j (Bradley and Terry 1952). Hunter's MM steps (2004) find the
-    same point without a prior where there is one; with the prior there always is, also where an answer never lost. The sum of
-    a prompt's strengths is 0. By Newton's method for all prompts together. Along its step h the curvature grows by at most
-    exp(r t), r being the most by which a difference of strengths changes, and so a step of log(1 + r) / r never passes the
-    lowest point of its line.
+    Maximises, for each prompt, sum of W[i, j] log sigmoid(s_i - s_j) - sum of s_i^2 / (2 spread^2), where W[i, j] is the
+    weight of the verdicts for i over j (Bradley and Terry 1952). Hunter's MM algorithm (2004) finds the same point without a
+    prior if there is one; with the prior there always is, even if an answer never lost. The strengths of a prompt sum to 0.
+    Newton's method runs on all prompts together: along its step h the curvature grows by at most exp(r t), where r is the
+    largest change of a difference of strengths, so a step of log(1 + r) / r never passes the optimum on its line.
     """
     won = _wins(verdicts, items, weight)
     played = won + won.swapaxes(1, 2)
@@ -129,22 +129,22 @@ def strengths(verdicts: Verdicts, items: Items, weight: Floats) -> Floats:
 def ratings(verdicts: Verdicts, items: Items, weight: Floats, seed: int) -> Floats:
     """Elo ratings [prompts, answers, shuffles] around 0, from the verdicts in ``SHUFFLES`` seeded orders (Elo 1978).
 
-    After each verdict the winner takes K w (1 - E) from the loser, E = 1 / (1 + 10^(-difference / 400)) being the expected
-    score and w the annotator's weight over the mean weight of all verdicts. A rating moves for ever and hangs on the order,
-    though answers don't change between comparisons (Boubdir et al. 2023, "Elo uncovered"), hence the shuffles. A prompt's
-    ratings don't depend on other prompts, save by way of the mean weight.
+    After each verdict the winner takes K w (1 - E) from the loser, where E = 1 / (1 + 10^(-difference / 400)) is the expected
+    score and w the annotator's weight over the mean weight of all verdicts. A rating never converges and depends on the order,
+    though answers don't change between comparisons (Boubdir et al. 2023, "Elo uncovered"), hence the shuffles. The ratings of
+    a prompt don't depend on other prompts, except through the mean weight.
     """
     slots = _slots(verdicts, items)
     shape = (_count(items.prompt), _count(items.first, items.second), SHUFFLES)
     rating = np.zeros(shape)
-    cast = _cast(verdicts, weight)
+    cast = _verdict_weights(verdicts, weight)
     cast = cast / (cast.mean() if cast.any() else 1.0)
     first, second = items.first[verdicts.item], items.second[verdicts.item]
     winner, loser = np.where(verdicts.first_wins, first, second), np.where(verdicts.first_wins, second, first)
     prompt, shuffle = np.arange(shape[0])[:, None], np.arange(SHUFFLES)
-    # a row a slot, so that prompts with more verdicts leave the order of others' alone
+    # one row per slot, so that the order within a prompt does not depend on other prompts
     for turn in np.argsort(np.random.default_rng(seed).random((slots.shape[1], SHUFFLES)), axis=0):
-        row = slots[:, turn]  # [prompts, shuffles]: whose turn it is, -1 for nobody's
+        row = slots[:, turn]  # [prompts, shuffles]: verdict of this turn, -1 for none
         won, lost = (prompt, winner[row], shuffle), (prompt, loser[row], shuffle)
         gain = np.where(row < 0, 0.0, K * cast[row]) * (1 - _expected(rating[won] - rating[lost]))
         rating[won] += gain
@@ -153,20 +153,20 @@ def ratings(verdicts: Verdicts, items: Items, weight: Floats, seed: int) -> Floa
 
 
 def calibrate(verdicts: Verdicts, first_better: Bools, annotators: int) -> Calibration:
-    """What each of ``annotators`` is worth, from verdicts on golden items whose truth ``first_better`` [I] is known.
+    """Accuracy and weight of each annotator, from verdicts on golden items with known truth ``first_better`` [I].
 
-    Intervals are Wilson's. Weights are log(p / (1 - p)) of the shrunk accuracy p, the best for independent annotators of known
+    Intervals are Wilson's. Weights are log(p / (1 - p)) of the shrunk accuracy p, optimal for independent annotators of known
     accuracy (Nitzan and Paroush 1982):
 
         p = (right + 16 m) / (rated + 16),    m = (all right + 1) / (all rated + 2),
 
-    a Beta prior that counts as 16 items of the panel's common accuracy m. So annotators of whom little is known weigh alike,
-    and with no golden item all do.
+    a Beta prior worth 16 items of the panel's common accuracy m. So annotators with few golden items have similar weights,
+    and without golden items all weights are equal.
 
-    No weight is below 0, though turning an annotator round who is worse than chance would be best if that were known: on few
-    items it mostly is chance, a sum of weights would no longer be a count of votes, and Bradley and Terry's likelihood no
-    longer has one maximum. Annotators with a common bias aren't independent, and no weight cures that. Raises UserError where
-    no annotator is better than chance.
+    No weight is negative, though flipping an annotator known to be worse than chance would be optimal: on few items that is
+    mostly chance, a sum of weights would no longer be a count of votes, and the Bradley-Terry likelihood would no longer have
+    a unique maximum. Annotators with a common bias aren't independent, which weights can't correct. Raises UserError if no
+    annotator is better than chance.
     """
     rated = np.bincount(verdicts.annotator, minlength=annotators)
     right = np.bincount(verdicts.annotator, verdicts.first_wins == first_better[verdicts.item], annotators)
@@ -186,35 +186,34 @@ def calibrate(verdicts: Verdicts, first_better: Bools, annotators: int) -> Calib
 
 
 def _decide(lead: Floats, verdicts: Verdicts, items: Items, weight: Floats) -> Consensus:
-    """``lead`` [I] in [-1, 1]: P(first beats second) less P(the reverse)."""
-    rated = np.bincount(verdicts.item, _cast(verdicts, weight), len(items)) > 0
+    """``lead`` [I] in [-1, 1]: P(first beats second) minus P(second beats first)."""
+    rated = np.bincount(verdicts.item, _verdict_weights(verdicts, weight), len(items)) > 0
     won = np.flatnonzero(rated & (np.abs(lead) > _TIE))
     ties = int(rated.sum()) - len(won)
     return Consensus(won, lead[won] > 0, np.abs(lead[won]), ties, len(items) - int(rated.sum()))
 
 
-def _cast(verdicts: Verdicts, weight: Floats) -> Floats:
+def _verdict_weights(verdicts: Verdicts, weight: Floats) -> Floats:
     """Weight of each verdict [N]."""
     if not (np.isfinite(weight).all() and (weight >= 0).all()):
-        raise UserError(f"annotators' weights must be numbers of 0 or more, not {weight.tolist()}: calibrate them anew")
+        raise UserError(f"annotators' weights must be finite numbers of 0 or more, not {weight.tolist()}: calibrate again")
     if len(verdicts) and verdicts.annotator.max() >= len(weight):
-        raise UserError(f"{len(weight)} weights for {verdicts.annotator.max() + 1} annotators: give one for each")
+        raise UserError(f"{len(weight)} weights for {verdicts.annotator.max() + 1} annotators: give one weight per annotator")
     return weight[verdicts.annotator]
 
 
 def _wins(verdicts: Verdicts, items: Items, weight: Floats) -> Floats:
-    """[prompts, answers, answers]: weight of the verdicts that called the one better than the other."""
+    """[prompts, answers, answers]: weight of the verdicts for the first answer over the second."""
     size = _count(items.first, items.second)
     first, second = items.first[verdicts.item], items.second[verdicts.item]
     winner, loser = np.where(verdicts.first_wins, first, second), np.where(verdicts.first_wins, second, first)
     won = np.zeros((_count(items.prompt), size, size))
-    np.add.at(won, (items.prompt[verdicts.item], winner, loser), _cast(verdicts, weight))
+    np.add.at(won, (items.prompt[verdicts.item], winner, loser), _verdict_weights(verdicts, weight))
     return won
 
 
 def _slots(verdicts: Verdicts, items: Items) -> Ints:
-    """Rows of the verdicts on each prompt [prompts, most verdicts on one], by item and annotator; -1 where there are no
-    more."""
+    """Indices of the verdicts on each prompt [prompts, most verdicts per prompt], by item and annotator, padded with -1."""
     order = np.lexsort((verdicts.annotator, verdicts.item))
     prompt = items.prompt[verdicts.item[order]]
     order = order[np.argsort(prompt, kind="stable")]
@@ -225,7 +224,7 @@ def _slots(verdicts: Verdicts, items: Items) -> Ints:
 
 
 def _expected(gap: Floats) -> Floats:
-    """Elo's expected score of who is ``gap`` points ahead."""
+    """Elo's expected score of an answer that is ``gap`` points ahead."""
     return np.asarray(expit(gap * np.log(10) / SCALE))
 
 

@@ -1,11 +1,10 @@
 """The two BiLSTM toxicity scorers (tox-block 0.1.2, toxic-comment-classifier 0.3.0) in plain torch, without TensorFlow.
 
-Both are the same network trained apart on the Jigsaw comments: embedding (50) -> bidirectional LSTM (2 x 50) ->
-maximum over time -> dense (50, relu) -> dense (6, sigmoid). They differ in weights, vocabulary and the gates' squashing
-function. What the packages do and this repeats: text is lower-cased, punctuation becomes blanks, words outside the
-20,000 commonest are dropped, the last 100 words are kept and padded on the *left* with number 0, which is an embedding
-like any other (Keras' ``mask_zero=False``): the network reads the padding, and the maximum covers it. So each text
-takes 100 steps.
+Both are the same network, trained independently on the Jigsaw comments: embedding (50) -> bidirectional LSTM (2 x 50) ->
+maximum over time -> dense (50, relu) -> dense (6, sigmoid). They differ in weights, vocabulary and the activation of
+the gates. As in the packages, text is lower-cased, punctuation becomes blanks, words outside the 20,000 most frequent are
+dropped, the last 100 words are kept and padded on the *left* with index 0, an embedding like any other (Keras'
+``mask_zero=False``): the network reads the padding, and the maximum includes it. So each text takes 100 steps.
 """
 
 import json
@@ -23,7 +22,7 @@ LENGTH = 100
 
 
 def _hard_sigmoid(x: Tensor) -> Tensor:
-    """Keras 2's, of slope 1/5; torch's own has slope 1/6."""
+    """The hard sigmoid of Keras 2, with slope 1/5; that of torch has slope 1/6."""
     return (0.2 * x + 0.5).clamp_(0, 1)
 
 
@@ -31,14 +30,14 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "hard_
 
 
 class Vocabulary:
-    """Keras' word tokenizer: text -> numbers of the known words."""
+    """Keras' word tokenizer: text -> indices of the known words."""
 
     def __init__(self, words: Sequence[str], filters: str) -> None:
         self.number = {word: i for i, word in enumerate(words, start=1)}
         self.blank = str.maketrans(dict.fromkeys(filters, " "))
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Numbers of the last LENGTH known words of each text, padded left with 0: [len(texts), LENGTH] int64."""
+        """Indices of the last LENGTH known words of each text, padded left with 0: [len(texts), LENGTH] int64."""
         rows = torch.zeros(len(texts), LENGTH, dtype=torch.int64)
         for row, text in zip(rows, texts, strict=True):
             words = text.lower().translate(self.blank).split(" ")
@@ -48,7 +47,7 @@ class Vocabulary:
 
 
 class BiLSTM:
-    """A scorer of six labels. ``weights`` as isoalign.data.convert names them; ``gate`` squashes the three gates."""
+    """A scorer of six labels. ``weights``: as named by isoalign.data.convert; ``gate``: activation of the three gates."""
 
     def __init__(self, vocabulary: Vocabulary, weights: dict[str, Tensor], gate: str) -> None:
         self.vocabulary = vocabulary
@@ -57,9 +56,9 @@ class BiLSTM:
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Self:
-        """Read the ``weights.safetensors`` and ``vocabulary.json`` that isoalign.data.convert wrote."""
+        """Read ``weights.safetensors`` and ``vocabulary.json`` as written by isoalign.data.convert."""
         with safe_open(folder / "weights.safetensors", framework="pt", device=device) as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
             gate = file.metadata()["gate"]
         vocabulary = Vocabulary(**json.loads((folder / "vocabulary.json").read_text(encoding="utf-8")))
         return cls(vocabulary, weights, gate)

@@ -11,12 +11,12 @@ from isoalign.core.lazy import transformers
 from isoalign.data import assets
 
 WIDTH = 384
-LONGEST = 256  # tokens; what the model was trained with
+MAX_TOKENS = 256  # as in training
 
 
 @cache
-def _load(device: str) -> tuple[Any, Any]:
-    folder = assets.path("minilm")
+def _load_minilm(device: str) -> tuple[Any, Any]:
+    folder = assets.asset_path("minilm")
     model: Any = transformers.BertModel.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
@@ -26,7 +26,7 @@ def _load(device: str) -> tuple[Any, Any]:
 def embed(texts: Sequence[str], batch_size: int = 64, device: str = "cpu") -> Tensor:
     """Unit-norm embeddings [len(texts), WIDTH] float32 on the CPU; the dot product of two is their cosine.
 
-    Mean of the last hidden states over the real tokens, of at most LONGEST tokens. Batches hold texts of like length.
+    Mean of the last hidden states over real tokens, of at most MAX_TOKENS tokens. Batches hold texts of similar length.
     """
     result = torch.zeros(len(texts), WIDTH)
     order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), texts[i]))
@@ -38,8 +38,8 @@ def embed(texts: Sequence[str], batch_size: int = 64, device: str = "cpu") -> Te
 
 @torch.inference_mode()
 def _embed_batch(texts: list[str], device: str) -> Tensor:
-    model, tokenizer = _load(device)
-    batch = tokenizer(texts, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt").to(device)
+    model, tokenizer = _load_minilm(device)
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt").to(device)
     states = model(**batch).last_hidden_state
     mask = batch["attention_mask"].unsqueeze(-1)
     mean = (states * mask).sum(1) / mask.sum(1)

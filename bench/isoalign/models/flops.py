@@ -1,9 +1,9 @@
-"""FLOPs by formula: the currency of every budget. Exact integers, the same on any machine.
+"""FLOPs by formula, the unit of every budget: exact integers, equal on every machine.
 
-A multiply-add is two FLOPs. A forward pass costs 2 for each weight and token, 4 x width of attention for each pair of a
-token and its context (full, not causal, as kernels compute it), and the head only where it is applied. A backward pass
-costs twice the forward for trained weights; through frozen weights only the activations' half is paid (LoRA). Padding is
-free: real tokens alone are counted, so the bill does not depend on how rows were batched.
+A multiply-add is two FLOPs. A forward pass costs 2 per weight and token, 4 x width of attention per pair of a token and its
+context (full, not causal, as kernels compute it), and the head only where it is applied. A backward pass costs twice the
+forward pass for trained weights; frozen weights cost only the half for activations (LoRA). Padding is free: only real tokens
+count, so the bill does not depend on batching.
 """
 
 import math
@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 @dataclass(frozen=True)
 class Shape:
-    """What of an architecture its FLOPs depend on, all in weights: ``body`` (multiplied for each token; embeddings and
+    """The sizes of an architecture that FLOPs depend on, in weights: ``body`` (multiplied for each token; embeddings and
     head left out), ``adapter`` (LoRA), ``head``; and ``attention`` = layers x heads x head size. ``first``: weights of body
     and adapter that read frozen embeddings, so that no gradient flows back through them."""
 
@@ -30,13 +30,13 @@ class Shape:
     first: int = 0
 
     def forward(self, lengths: Iterable[int], heads: Iterable[int], adapter: bool = True) -> int:
-        """A pass over rows of ``lengths`` tokens, the head applied at ``heads`` positions of each."""
+        """A forward pass over rows of ``lengths`` tokens, with the head at ``heads`` positions of each."""
         weights = self.body + self.adapter * adapter
         body = sum(2 * weights * n + 4 * self.attention * n * n for n in lengths)
         return body + 2 * self.head * sum(heads)
 
     def backward(self, lengths: Iterable[int], heads: Iterable[int]) -> int:
-        """The backward pass that follows: all weights are trained, or only the adapter if there is one."""
+        """The backward pass: all weights are trained, or only the adapter if there is one."""
         lengths, heads = list(lengths), list(heads)
         if not self.adapter:
             return 2 * self.forward(lengths, heads)
@@ -45,12 +45,13 @@ class Shape:
         return body + 2 * self.head * sum(heads)
 
     def prefill(self, lengths: Iterable[int], adapter: bool = True) -> int:
-        """Reading prompts before decoding: the head is applied once, at the end of each."""
+        """Reading prompts before decoding; the head is applied once, at the end of each."""
         lengths = list(lengths)
         return self.forward(lengths, [1] * len(lengths), adapter)
 
     def decode(self, contexts: Iterable[int], new: Iterable[int], adapter: bool = True) -> int:
-        """Decoding ``new`` tokens with a cache after prompts of ``contexts`` tokens; the first one comes from the prefill."""
+        """Decoding ``new`` tokens with a cache after prompts of ``contexts`` tokens; the first token comes from the
+        prefill."""
         weights = 2 * (self.body + self.adapter * adapter) + 2 * self.head
         total = 0
         for context, tokens in zip(contexts, new, strict=True):
@@ -60,7 +61,7 @@ class Shape:
 
 
 def shape_of(model: Any, head: nn.Module | None) -> Shape:
-    """Read a Shape off a transformers model: every two-dimensional weight of a linear layer, LoRA's counted apart."""
+    """The Shape of a transformers model: all two-dimensional weights of linear layers, those of LoRA separate."""
     config = model.config
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -70,7 +71,7 @@ def shape_of(model: Any, head: nn.Module | None) -> Shape:
         weight = getattr(module, "weight", None)
         if module is head or isinstance(module, nn.Embedding) or weight is None or weight.dim() != 2:
             continue
-        if hasattr(module, "base_layer"):  # a LoRA wrapper shows the weight of the layer inside it
+        if hasattr(module, "base_layer"):  # a LoRA wrapper exposes the weight of its inner layer
             continue
         counted.append(module)
         if ".lora_" in name:
@@ -83,22 +84,22 @@ def shape_of(model: Any, head: nn.Module | None) -> Shape:
 
 
 def _without_input_gradient(model: Any, modules: list[nn.Module]) -> int:
-    """Weights of the modules whose input needs no gradient, seen on a pass of one token."""
-    found = 0
+    """Weights of the modules whose input needs no gradient, from a pass of one token."""
+    weights = 0
 
-    def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        nonlocal found
+    def count_weights(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        nonlocal weights
         if not inputs[0].requires_grad:
-            found += module.weight.numel()  # type: ignore[operator, union-attr]
+            weights += module.weight.numel()  # type: ignore[operator, union-attr]
 
-    hooks = [module.register_forward_pre_hook(look) for module in modules]
+    hooks = [module.register_forward_pre_hook(count_weights) for module in modules]
     try:
         with torch.enable_grad():
             model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return weights
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
@@ -113,28 +114,28 @@ def _products(first: Any, second: Any, *_: Any, out_shape: Any = None, **__: Any
     return 2 * math.prod(first)
 
 
-# Formulas, of shapes, that PyTorch's counter lacks: attention on a CPU, products with a vector, and those added up in place.
+# Formulas on shapes that PyTorch's counter lacks: attention on a CPU, products with a vector, and in-place products.
 MISSING: dict[Any, Callable[..., int]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     torch.ops.aten.mv: _products,
     torch.ops.aten.dot: _products,
-    torch.ops.aten.addmm_: counter.addmm_flop.__wrapped__,  # type: ignore[attr-defined]  # bare, as the others
+    torch.ops.aten.addmm_: counter.addmm_flop.__wrapped__,  # type: ignore[attr-defined]  # unwrapped, as the others
     torch.ops.aten.baddbmm_: counter.baddbmm_flop.__wrapped__,  # type: ignore[attr-defined]
 }
 _FORMULAS = counter.flop_registry | {operation: counter.shape_wrapper(formula) for operation, formula in MISSING.items()}
-UNSEEN = (nn.RNNBase, nn.Bilinear)  # work in operations that have no formula
+UNSEEN = (nn.RNNBase, nn.Bilinear)  # use operations without a formula
 
 
 class Counter(TorchDispatchMode):
-    """Inside, the FLOPs of what is computed are added up by PyTorch's formulas, in a hundredth of its own counter's time."""
+    """Context that counts FLOPs by PyTorch's formulas, at a hundredth of the overhead of PyTorch's counter."""
 
     def __init__(self) -> None:
         super().__init__()
         self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do it, and count it."""
+        """Run the operation and count its FLOPs."""
         out = func(*args, **(kwargs or {}))
         if (formula := _FORMULAS.get(func._overloadpacket)) is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=out)

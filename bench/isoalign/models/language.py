@@ -1,4 +1,4 @@
-"""A causal language model as the harness sees it: prompts in, completions, log-probabilities and their price out."""
+"""Causal language models: sampling, log-probabilities and FLOPs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from isoalign.data import assets, hub
 from isoalign.data.assets import ASSETS
 from isoalign.models.flops import Shape, shape_of
 
-NEVER = -1e9  # the logit of a token that is masked: exactly probability 0, and no nan where infinities would meet
+NEVER = -1e9  # logit of a masked token: probability exactly 0, without the nan of infinities
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model says of completions: ``logp`` [B, T] of the tokens (0 on padding), ``hidden`` [B, T, D] the state that
+    """Outputs of a model on completions: ``logp`` [B, T] of the tokens (0 on padding), ``hidden`` [B, T, D] the state that
     predicts each token, ``logits`` [B, T, V]."""
 
     logp: Tensor
@@ -40,52 +40,52 @@ class Outputs:
         return -(logp.exp() * logp).sum(-1)
 
 
-def load(name: str, weights: Path | None = None) -> tuple[Any, Any]:
+def load_model(name: str, weights: Path | None = None) -> tuple[Any, Any]:
     """Model and tokenizer by name: ``nano`` and ``smollm2`` are embedded, anything else is a folder or a hub name.
 
-    ``weights`` is the folder of a stage that trained it further. Raises UserError when it can't be had.
+    ``weights``: folder of a stage that trained it further. Raises UserError if it can't be loaded.
     """
-    reader = tokenizer(name)
-    with _loading(name):
+    tokenizer = load_tokenizer(name)
+    with _user_errors(name):
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            str(weights or source(name)), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            str(weights or model_path(name)), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
-    model.config.pad_token_id = reader.pad_token_id
-    return model.eval().requires_grad_(False), reader
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model.eval().requires_grad_(False), tokenizer
 
 
-def source(name: str) -> str:
-    """What transformers is to load for a model's name: the folder of an embedded one, else the name itself."""
-    embedded = {"nano": lambda: Path(__file__).parent / "nano", "smollm2": lambda: assets.path("smollm2")}
+def model_path(name: str) -> str:
+    """The path or name that transformers loads: the folder of an embedded model, else the name itself."""
+    embedded = {"nano": lambda: Path(__file__).parent / "nano", "smollm2": lambda: assets.asset_path("smollm2")}
     return str(embedded[name]()) if name in embedded else name
 
 
-def identity(name: str) -> str:
-    """Digest of the weights that a model's name stands for, or its commit on the hub."""
-    return ASSETS[name].sha256 if name in ASSETS else hub.identity(source(name))
+def weights_identity(name: str) -> str:
+    """Digest of a model's weights, or its commit on the hub."""
+    return ASSETS[name].sha256 if name in ASSETS else hub.model_identity(model_path(name))
 
 
-def tokenizer(name: str) -> Any:
+def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model, padding on the left."""
-    with _loading(name):
-        found = transformers.AutoTokenizer.from_pretrained(source(name), padding_side="left", trust_remote_code=False)
-    if found.pad_token_id is None:
-        found.pad_token = found.eos_token
-    return found
+    with _user_errors(name):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model_path(name), padding_side="left", trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 @contextmanager
-def _loading(name: str) -> Iterator[None]:
+def _user_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        hint = "; a hub name needs HF_HUB_OFFLINE=0 once" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-        raise UserError(f"cannot load the model {source(name)!r}: {reason}{hint}") from error
+        hint = "; set HF_HUB_OFFLINE=0 once to download a hub model" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+        raise UserError(f"cannot load the model {model_path(name)!r}: {reason}{hint}") from error
 
 
-def clip(ids: list[int], longest: int, opening: int | None) -> list[int]:
-    """A prompt's ids, the end of it kept where it is too long, behind its opening token if it has one."""
+def truncate_prompt(ids: list[int], longest: int, opening: int | None) -> list[int]:
+    """Token ids of a prompt, truncated from the left to ``longest``; the start token ``opening`` is kept."""
     if len(ids) <= longest:
         return ids
     start = ids[:1] if ids[0] == opening else []
@@ -93,10 +93,10 @@ def clip(ids: list[int], longest: int, opening: int | None) -> list[int]:
 
 
 class LanguageModel:
-    """A causal LM with its tokenizer. ``banned`` tokens have probability 0, in sampling and in scoring alike."""
+    """A causal LM with its tokenizer. ``banned`` tokens have probability 0 in sampling and scoring."""
 
     def __init__(self, model: Any, tokenizer: Any, ends: bool, autocast: bool = False) -> None:
-        self.model = model  # a PeftModel where the policy is an adapter
+        self.model = model  # a PeftModel if the policy is an adapter
         self.tokenizer = tokenizer
         self.inner: Any = model.get_base_model() if hasattr(model, "peft_config") else model
         self.head: nn.Module = self.inner.get_output_embeddings()
@@ -107,12 +107,12 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """Device of the weights."""
         return next(self.inner.parameters()).device
 
     @cached_property
     def shape(self) -> Shape:
-        """What its FLOPs depend on."""
+        """The sizes that FLOPs depend on."""
         return shape_of(self.inner, self.head)
 
     @property
@@ -127,7 +127,7 @@ class LanguageModel:
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
-        """Inside, an adapter is as if it weren't there: the reference is the same weights."""
+        """Context without the adapter, in which the model is the reference."""
         if self.model is self.inner:
             yield
             return
@@ -135,8 +135,8 @@ class LanguageModel:
             yield
 
     def encode(self, texts: Sequence[str], longest: int) -> Prompts:
-        """Texts as left-padded prompts; of a text over ``longest`` tokens the end is kept, behind its opening token."""
-        rows = [clip(ids, longest, self.tokenizer.bos_token_id) for ids in self.tokenizer(list(texts))["input_ids"]]
+        """Texts as left-padded prompts, truncated from the left to ``longest`` tokens; the start token is kept."""
+        rows = [truncate_prompt(ids, longest, self.tokenizer.bos_token_id) for ids in self.tokenizer(list(texts))["input_ids"]]
         width = max(map(len, rows))
         tokens = torch.full((len(rows), width), self.tokenizer.pad_token_id)
         mask = torch.zeros(len(rows), width, dtype=torch.bool)
@@ -159,7 +159,7 @@ class LanguageModel:
         return [str(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def __call__(self, rollouts: Rollouts) -> Outputs:
-        """Log-probabilities, states and logits at the completion's positions; the head is applied nowhere else."""
+        """Log-probabilities, states and logits at the completion's positions, the only ones where the head is applied."""
         rollouts = rollouts.to(self.device)
         states = self.states(rollouts)
         with self._precision():
@@ -173,31 +173,31 @@ class LanguageModel:
         """The state that predicts each token of the completions [B, T, D]."""
         rollouts = rollouts.to(self.device)
         with self._precision():
-            found: Tensor = self._body(rollouts.tokens[:, :-1], rollouts.mask[:, :-1]).last_hidden_state
-        return found[:, rollouts.prompt_length - 1 :]
+            states: Tensor = self._body(rollouts.tokens[:, :-1], rollouts.mask[:, :-1]).last_hidden_state
+        return states[:, rollouts.prompt_length - 1 :]
 
     @torch.no_grad()
     def generate(self, prompts: Prompts, uniforms: Tensor) -> Rollouts:
         """Sample completions at T = 1 by inverse CDF.
 
         ``uniforms`` [B x K, T] in [0, 1) fix every choice: K completions of each prompt, T tokens each. A prompt is read
-        once and its cache repeated for its K draws.
+        once and its cache repeated for its K samples.
         """
         with self._precision():
             return self._decode(prompts, uniforms)
 
     def _decode(self, prompts: Prompts, uniforms: Tensor) -> Rollouts:
         prompts, uniforms = prompts.to(self.device), uniforms.to(self.device)
-        draws, (rows, steps) = len(uniforms) // len(prompts), uniforms.shape
+        repeats, (rows, steps) = len(uniforms) // len(prompts), uniforms.shape
         cache = transformers.DynamicCache(config=self.inner.config)
         states = self._body(prompts.tokens, prompts.mask, cache).last_hidden_state[:, -1:]
-        logits = self.head(states[:, -1]).repeat_interleave(draws, 0)
-        cache.batch_repeat_interleave(draws)
-        mask = prompts.mask.repeat_interleave(draws, 0)
+        logits = self.head(states[:, -1]).repeat_interleave(repeats, 0)
+        cache.batch_repeat_interleave(repeats)
+        mask = prompts.mask.repeat_interleave(repeats, 0)
         alive = torch.ones(rows, dtype=torch.bool, device=self.device)
         chosen: list[Tensor] = []
         for step in range(steps):
-            token = _pick(self._ban(logits.float()), uniforms[:, step])
+            token = _sample_tokens(self._ban(logits.float()), uniforms[:, step])
             chosen.append(torch.where(alive, token, self.tokenizer.pad_token_id))
             mask = torch.cat([mask, alive.unsqueeze(1)], 1)
             if self.ends:
@@ -205,7 +205,7 @@ class LanguageModel:
             if step + 1 == steps or not alive.any():
                 break
             logits = self.head(self._body(chosen[-1].unsqueeze(1), mask, cache).last_hidden_state[:, -1])
-        tokens = torch.cat([prompts.tokens.repeat_interleave(draws, 0), torch.stack(chosen, 1)], 1)
+        tokens = torch.cat([prompts.tokens.repeat_interleave(repeats, 0), torch.stack(chosen, 1)], 1)
         return Rollouts(tokens, mask, prompts.tokens.shape[1])
 
     def _precision(self) -> AbstractContextManager[Any]:
@@ -226,14 +226,14 @@ class LanguageModel:
 
 
 class Critic(nn.Module):
-    """A value model: a copy of a language model under a scalar head, which begins at 0."""
+    """A value model: a copy of a language model with a scalar head, initialised to 0."""
 
     def __init__(self, policy: LanguageModel) -> None:
         super().__init__()
         self.body, self.head = copy.deepcopy(policy.inner), nn.Linear(policy.width, 1, device=policy.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self._model = copy.copy(policy)  # the same reading, of the copy; adapters are part of it
+        self._model = copy.copy(policy)  # reads rollouts with the copy, adapters included
         self._model.model = self._model.inner = self.body
 
     def forward(self, rollouts: Rollouts) -> Tensor:
@@ -242,7 +242,7 @@ class Critic(nn.Module):
         return values.squeeze(-1)
 
 
-def _pick(logits: Tensor, uniforms: Tensor) -> Tensor:
+def _sample_tokens(logits: Tensor, uniforms: Tensor) -> Tensor:
     """Inverse-CDF choice: logits [B, V] and uniforms [B] to tokens [B]."""
     cumulative = logits.softmax(-1).cumsum(-1)
     target = uniforms.to(cumulative.dtype).unsqueeze(-1) * cumulative[:, -1:]
@@ -251,10 +251,10 @@ def _pick(logits: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def prompt_lengths(rollouts: Rollouts) -> list[int]:
-    """Real prompt tokens of each row."""
+    """Number of prompt tokens of each row, without padding."""
     return rollouts.mask[:, : rollouts.prompt_length].sum(1).tolist()
 
 
 def completion_lengths(rollouts: Rollouts) -> list[int]:
-    """Real completion tokens of each row."""
+    """Number of completion tokens of each row, without padding."""
     return rollouts.completion_mask.sum(1).tolist()

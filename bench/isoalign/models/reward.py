@@ -1,7 +1,6 @@
-"""Reward models at work: rewards of rollouts, what a pass costs, and what having the model costs.
+"""Reward models: rewards of rollouts, FLOPs of a pass, and the bill of training.
 
-One is a scalar head on a language model, or a classifier's "not toxic" logit; several make an ensemble. All answer to
-``__call__``, ``flops``, ``training_bill``, ``seconds`` and ``verdicts``.
+A reward model is a scalar head on a language model, or a classifier's "not toxic" logit; several make an ensemble.
 """
 
 from __future__ import annotations
@@ -27,37 +26,37 @@ Bill = list[tuple[str, str, int]]
 
 
 class Rewarder(Protocol):
-    """What the lab and the scores ask of a reward model."""
+    """Interface of reward models."""
 
     def __call__(self, rollouts: Rollouts) -> Tensor:
         """Rewards [B]."""
 
     def flops(self, rollouts: Rollouts) -> int:
-        """Price of a pass over the rollouts."""
+        """FLOPs of a pass over the rollouts."""
 
     def training_bill(self) -> Bill:
-        """Role, kind and FLOPs of the training; the verdicts that it read are paid as verdicts."""
+        """Role, kind and FLOPs of the training, without the verdicts read, which are paid for as verdicts."""
 
     def seconds(self) -> float:
         """Wall time of its training."""
 
     def verdicts(self) -> dict[str, list[int]]:
-        """By source, the verdicts that it learned from."""
+        """Training verdicts by source."""
 
 
 class Annotator(Protocol):
-    """A text classifier: P(toxic) of each text, None where it has no score, and the price of a pass."""
+    """A text classifier: P(toxic) of each text, None without a score, and the FLOPs of a pass."""
 
     def __call__(self, texts: Sequence[str]) -> Any:
         """P(toxic) [B]."""
 
     def flops(self, texts: Sequence[str]) -> int:
-        """Price of reading the texts."""
+        """FLOPs of reading the texts."""
 
 
-def load(name: str, weights: Path | str) -> tuple[Any, Any]:
-    """A scalar-head model on the weights of a stage (or a base's own), with the tokenizer of the model ``name``."""
-    tokenizer = language.tokenizer(name)
+def load_reward_model(name: str, weights: Path | str) -> tuple[Any, Any]:
+    """A scalar-head model with the weights of a stage (or of a base), and the tokenizer of the model ``name``."""
+    tokenizer = language.load_tokenizer(name)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         str(weights), num_labels=1, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
@@ -66,24 +65,24 @@ def load(name: str, weights: Path | str) -> tuple[Any, Any]:
 
 
 class Retokenizer:
-    """Token ids of the policy's tokenizer as another's: a reward model need not read as the policy writes."""
+    """Converts token ids of the policy's tokenizer to another one's, for reward models with another base."""
 
     def __init__(self, own: Any, other: Any) -> None:
         self.own, self.other = own, other
 
     def prompt(self, ids: list[int]) -> list[int]:
-        """A prompt's ids, with the tokens that the other opens a text with."""
+        """Token ids of a prompt, with the other tokenizer's start tokens."""
         return list(self.other(self.own.decode(ids, skip_special_tokens=True))["input_ids"])
 
     def answer(self, ids: list[int]) -> list[int]:
-        """An answer's ids; one that is empty is its end."""
+        """Token ids of an answer; an empty one becomes the end token."""
         text = self.own.decode(ids, skip_special_tokens=True)
-        found = list(self.other(text, add_special_tokens=False)["input_ids"])
+        converted = list(self.other(text, add_special_tokens=False)["input_ids"])
         ended = bool(ids) and ids[-1] == self.own.eos_token_id
-        return found + [self.other.eos_token_id] * (ended or not found)
+        return converted + [self.other.eos_token_id] * (ended or not converted)
 
     def rollouts(self, rollouts: Rollouts) -> Rollouts:
-        """The same texts."""
+        """Rollouts of the same texts."""
         tokens, mask, split = rollouts.tokens.cpu(), rollouts.mask.cpu(), rollouts.prompt_length
         rows = list(zip(tokens, mask, strict=True))
         prompts = [self.prompt(t[:split][m[:split]].tolist()) for t, m in rows]
@@ -92,66 +91,66 @@ class Retokenizer:
 
 
 class HeadReward:
-    """A language model with a scalar head, as ``stages/reward.py`` leaves it; ``record`` has its whitening and its bill."""
+    """A language model with a scalar head, as saved by ``stages/reward.py``; ``record``: its mean, deviation and bill."""
 
     def __init__(self, folder: Path, config: ModelConfig, base: str = "", device: str = "cpu", normalise: bool = True) -> None:
-        model, tokenizer = load(base or config.name, folder)
+        model, tokenizer = load_reward_model(base or config.name, folder)
         self.model, self.pad, self.bf16, self.normalise = model.to(device), int(tokenizer.pad_token_id), config.bf16, normalise
         self.record = json.loads((folder / "record.json").read_text())
         self.shape: Shape = shape_of(model, None)
-        self.translate = Retokenizer(language.tokenizer(config.name), tokenizer) if base else None
+        self.translate = Retokenizer(language.load_tokenizer(config.name), tokenizer) if base else None
 
     @torch.no_grad()
     def __call__(self, rollouts: Rollouts) -> Tensor:
-        """Rewards [B], with mean 0 and deviation 1 on its training answers if they are normalised."""
+        """Rewards [B]; if normalised, with mean 0 and deviation 1 on the training answers."""
         device = self.model.device
-        rollouts = self._read(rollouts)
+        rollouts = self._retokenize(rollouts)
         tokens, mask = rollouts.tokens.to(device), rollouts.mask.to(device)
         positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
         tokens = tokens.masked_fill(~mask, self.pad)
         with torch.autocast(device.type, torch.bfloat16) if self.bf16 else nullcontext():
             logits = self.model(input_ids=tokens, attention_mask=mask.long(), position_ids=positions).logits
-        return whitened(logits[:, 0].float(), self.record, self.normalise)
+        return whiten(logits[:, 0].float(), self.record, self.normalise)
 
     def flops(self, rollouts: Rollouts) -> int:
-        """A pass over the real tokens."""
-        lengths = self._read(rollouts).mask.sum(1).tolist()
+        """FLOPs of a pass over the real tokens."""
+        lengths = self._retokenize(rollouts).mask.sum(1).tolist()
         return self.shape.forward(lengths, [0] * len(lengths))
 
-    def _read(self, rollouts: Rollouts) -> Rollouts:
+    def _retokenize(self, rollouts: Rollouts) -> Rollouts:
         return self.translate.rollouts(rollouts) if self.translate else rollouts
 
     def training_bill(self) -> Bill:
-        """Its training, and the answers of the golden set."""
-        return bill_of(self.record)
+        """Its training, and sampling the answers of the golden set."""
+        return _record_bill(self.record)
 
     def seconds(self) -> float:
         """Wall time of its training."""
         return float(self.record["seconds"])
 
     def verdicts(self) -> dict[str, list[int]]:
-        """By source, the verdicts that it learned from; ``golden`` ones decided when its training ended."""
-        found = {self.record["source"]: self.record["verdicts"], "golden": self.record.get("golden", [])}
-        return {source: numbers for source, numbers in found.items() if numbers}
+        """Training verdicts by source; the ``golden`` ones decided when training ended."""
+        by_source = {self.record["source"]: self.record["verdicts"], "golden": self.record.get("golden", [])}
+        return {source: numbers for source, numbers in by_source.items() if numbers}
 
 
 class ClassifierReward:
-    """The "not toxic" logit of a text classifier, log (1 - p) / p, whitened like a head; nothing was trained for it.
+    """The "not toxic" logit of a text classifier, log (1 - p) / p, normalised like a head; it needs no training.
 
     Perez et al. 2022 (arXiv:2202.03286) and the usual detoxification recipes train on such a reward.
     """
 
     def __init__(self, folder: Path, config: ModelConfig, annotator: Annotator, normalise: bool = True) -> None:
-        self.tokenizer, self.annotator, self.normalise = language.tokenizer(config.name), annotator, normalise
+        self.tokenizer, self.annotator, self.normalise = language.load_tokenizer(config.name), annotator, normalise
         self.record = json.loads((folder / "record.json").read_text())
 
     def __call__(self, rollouts: Rollouts) -> Tensor:
         """Rewards [B]; a text without a score gets the mean, 0."""
         logits = self.logits(self._texts(rollouts))
-        return whitened(logits.where(logits.isfinite(), self.record["mean"]), self.record, self.normalise)
+        return whiten(logits.where(logits.isfinite(), self.record["mean"]), self.record, self.normalise)
 
     def logits(self, texts: Sequence[str]) -> Tensor:
-        """Log-odds of "not toxic" [B], nan where the classifier has no score."""
+        """Log-odds of "not toxic" [B], nan without a score."""
         scores = [float("nan") if score is None else float(score) for score in self.annotator(texts)]
         return -torch.tensor(scores).logit(eps=1e-6)
 
@@ -160,27 +159,27 @@ class ClassifierReward:
         return [self.tokenizer.decode(tokens[mask], skip_special_tokens=True) for tokens, mask in rows]
 
     def flops(self, rollouts: Rollouts) -> int:
-        """A pass over the texts."""
+        """FLOPs of a pass over the texts."""
         return self.annotator.flops(self._texts(rollouts))
 
     def training_bill(self) -> Bill:
-        """The pass that its mean and deviation come from."""
-        return bill_of(self.record)
+        """The pass that estimates its mean and deviation."""
+        return _record_bill(self.record)
 
     def seconds(self) -> float:
-        """Nothing was trained."""
+        """0: it needs no training."""
         return 0.0
 
     def verdicts(self) -> dict[str, list[int]]:
-        """It read none."""
+        """Empty: it needs no verdicts."""
         return {}
 
 
 class Shaped:
-    """One or several reward models as one: combined, less a price on length, clipped.
+    """One or several reward models as one: combined, minus a length penalty, clipped.
 
     ``mean``; ``worst`` of the members; or ``uncertainty``: mean - weight x variance over members (Coste et al. 2024,
-    arXiv:2310.02743, eqs. 2 to 4). ``length_penalty`` a token (Singhal et al. 2024, arXiv:2310.03716).
+    arXiv:2310.02743, eqs. 2 to 4). ``length_penalty`` per token (Singhal et al. 2024, arXiv:2310.03716).
     """
 
     def __init__(self, members: Sequence[Rewarder], config: ShapingConfig) -> None:
@@ -198,29 +197,29 @@ class Shaped:
         return rewards.clamp(-config.clip, config.clip) if config.clip else rewards
 
     def flops(self, rollouts: Rollouts) -> int:
-        """A pass of every member."""
+        """FLOPs of a pass of every member."""
         return sum(member.flops(rollouts) for member in self.members)
 
     def training_bill(self) -> Bill:
-        """That of every member; the golden set is the same for all, so its answers are paid once."""
+        """The bill of every member; the answers of the golden set, which all share, are paid once."""
         first, *others = [member.training_bill() for member in self.members]
         return first + [item for bill in others for item in bill if item[0] == "reward"]
 
     def seconds(self) -> float:
-        """Of all members, one after the other."""
+        """Sum over members."""
         return sum(member.seconds() for member in self.members)
 
     def verdicts(self) -> dict[str, list[int]]:
-        """Those of any member: all read the same."""
+        """Verdicts of one member: all members share them."""
         return self.members[0].verdicts()
 
 
-def whitened(rewards: Tensor, record: dict[str, Any], normalise: bool) -> Tensor:
-    """Rewards less the record's mean, by its deviation; as they are where they are not to be normalised."""
+def whiten(rewards: Tensor, record: dict[str, Any], normalise: bool) -> Tensor:
+    """Rewards minus the record's mean, divided by its deviation; unchanged without ``normalise``."""
     return (rewards - record["mean"]) / record["deviation"] if normalise else rewards
 
 
-def bill_of(record: dict[str, Any]) -> Bill:
+def _record_bill(record: dict[str, Any]) -> Bill:
     """The bill in a reward model's record."""
     flops, golden = record["flops"], record.get("golden_flops", 0)
     bill = [("feedback", "sample", golden)] if golden else []

@@ -1,8 +1,8 @@
-"""Toxicity scorers for evaluation: text -> probability that people call it toxic, of each text alone.
+"""Toxicity scorers for evaluation: probability that people call a text toxic.
 
 ``tox_block`` is the main scorer, ``toxic_classifier`` the second; ``hf:NAME_OR_PATH`` is any Hugging Face sequence
-classifier. None of them may train a policy or label its data. All Jigsaw classifiers are weak on implicit hate and
-blind to threats that use no swear word.
+classifier. They must not train a policy or label its data. All Jigsaw classifiers are weak on implicit hate and
+miss threats without swear words.
 """
 
 import math
@@ -22,12 +22,12 @@ from isoalign.models.bilstm import BiLSTM
 from isoalign.models.flops import shape_of
 
 EMBEDDED = ("tox_block", "toxic_classifier")
-TOXIC = ("toxic", "toxicity", "hate", "hateful", "offensive")  # names of the main label, the first found is taken
+TOXIC = ("toxic", "toxicity", "hate", "hateful", "offensive")  # names of the main label; the first match is used
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores texts one by one in effect. ``probabilities``: texts of one batch [B] -> P(toxic) [B]."""
+    """Scores each text independently. ``probabilities``: texts of one batch [B] -> P(toxic) [B]."""
 
     name: str
     probabilities: Callable[[Sequence[str]], Tensor]
@@ -35,9 +35,9 @@ class Scorer:
     price: Callable[[Sequence[str]], int] | None = None
 
     def __call__(self, texts: Sequence[str]) -> list[float | None]:
-        """P(toxic) in [0, 1] of each text, in order; None where there is no score to be had, never a made-up number.
+        """P(toxic) in [0, 1] of each text, in order; None if it can't be scored, never an invented number.
 
-        Batches hold texts of like length, chosen by the texts alone, so that the order of the texts changes no score.
+        Batches hold texts of similar length, chosen by the texts only, so that the order of the texts changes no score.
         """
         scores: list[float | None] = [None] * len(texts)
         usable = [i for i, text in enumerate(texts) if isinstance(text, str)]
@@ -49,13 +49,13 @@ class Scorer:
         return scores
 
     def flops(self, texts: Sequence[str]) -> int:
-        """FLOPs of reading the texts, for a scorer that trains; evaluation is free and those of it have no price."""
+        """FLOPs of reading the texts, for a scorer used as a reward; evaluation is free, and its scorers have no FLOPs."""
         if self.price is None:
-            raise UserError(f"{self.name} measures; it has no price and can't be trained on")
+            raise UserError(f"{self.name} is an evaluation scorer without FLOPs; it can't train anything")
         return self.price(texts)
 
     def _score(self, texts: Sequence[str]) -> list[float | None]:
-        """Scores of one batch; when it fails it is halved, until the text at fault stands alone."""
+        """Scores of one batch; a failing batch is halved until the text at fault is alone."""
         try:
             values = self.probabilities(texts).tolist()
         except (RuntimeError, ValueError, TypeError, IndexError):
@@ -70,37 +70,37 @@ class Scorer:
 def load_scorer(name: str, device: str = "cpu") -> Scorer:
     """A scorer by name: ``tox_block``, ``toxic_classifier``, ``hf:NAME_OR_PATH`` or ``hf:NAME_OR_PATH#label``.
 
-    Raises UserError for an unknown name, a model that can't be had or a label that it lacks.
+    Raises UserError for an unknown name, a model that can't be loaded or a missing label.
     """
     if name.startswith("hf:"):
-        return _hugging_face(name, device)
+        return _load_hub_scorer(name, device)
     if name not in EMBEDDED:
         raise UserError(f"unknown scorer {name!r}; known: {', '.join(EMBEDDED)} and hf:NAME_OR_PATH[#label]")
-    model = BiLSTM.load(assets.path(name), device)
+    model = BiLSTM.load(assets.asset_path(name), device)
     return Scorer(name, lambda texts: model(texts)[:, 0])  # the first of LABELS is toxic
 
 
-def identity(name: str) -> str:
-    """Which weights an ``hf:`` scorer stands for (see ``hub.identity``); the name itself of what is none."""
-    return hub.identity(name.removeprefix("hf:").partition("#")[0]) if name.startswith("hf:") else name
+def scorer_identity(name: str) -> str:
+    """Identity of the weights of an ``hf:`` scorer (see ``hub.model_identity``); of other scorers the name."""
+    return hub.model_identity(name.removeprefix("hf:").partition("#")[0]) if name.startswith("hf:") else name
 
 
-def _hugging_face(name: str, device: str) -> Scorer:
-    """A sequence classifier from a folder or the hub cache; it is downloaded only where HF_HUB_OFFLINE is set to 0."""
+def _load_hub_scorer(name: str, device: str) -> Scorer:
+    """A sequence classifier from a folder or the hub cache; downloads need HF_HUB_OFFLINE=0."""
     source, _, wanted = name.removeprefix("hf:").partition("#")
     model, tokenizer = _load_classifier(source)
     model = model.eval().to(device)
     label = _toxic_label(source, model.config.id2label, wanted)
     several = model.config.num_labels > 1 and model.config.problem_type != "multi_label_classification"
-    # Two positions to spare: RoBERTa counts them from 2.
+    # RoBERTa's positions start at 2
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512) - 2)
 
     @torch.inference_mode()
     def probabilities(texts: Sequence[str]) -> Tensor:
         batch = tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
         logits = model(**batch.to(device)).logits.float().cpu()
-        chances: Tensor = logits.softmax(-1) if several else logits.sigmoid()
-        return torch.where(batch["attention_mask"].any(-1).cpu(), chances[:, label], torch.nan)  # nothing but padding
+        probabilities: Tensor = logits.softmax(-1) if several else logits.sigmoid()
+        return torch.where(batch["attention_mask"].any(-1).cpu(), probabilities[:, label], torch.nan)  # nan if all is padding
 
     shape = shape_of(model, None)
 
@@ -120,11 +120,11 @@ def _load_classifier(source: str) -> tuple[Any, Any]:
             source, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **where
         )
     except (OSError, ValueError) as error:
-        advice = "; set HF_HUB_OFFLINE=0 to let it be downloaded" if local and not os.path.exists(source) else ""
+        advice = "; set HF_HUB_OFFLINE=0 to allow the download" if local and not os.path.exists(source) else ""
         raise UserError(f"cannot load the scorer hf:{source}: {str(error).strip().splitlines()[0]}{advice}") from error
     if info["missing_keys"]:
-        lacking = ", ".join(sorted(info["missing_keys"]))
-        raise UserError(f"hf:{source} is no trained classifier: it lacks the weights {lacking}")
+        missing = ", ".join(sorted(info["missing_keys"]))
+        raise UserError(f"hf:{source} is not a trained classifier: it lacks the weights {missing}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -132,7 +132,7 @@ def _load_classifier(source: str) -> tuple[Any, Any]:
 
 
 def _toxic_label(source: str, names: dict[int, str], wanted: str) -> int:
-    """The column of the label to score: the one ``wanted``, or the first that is named like TOXIC."""
+    """Column of the label to score: ``wanted``, or the first one in TOXIC."""
     column = {name.lower(): int(i) for i, name in names.items()}
     for name in [wanted.lower()] if wanted else TOXIC:
         if name in column:

@@ -6,16 +6,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import wandb
 from isoalign.core.records import Card, Sample
 from isoalign.evaluation.card import redacted
-
-if TYPE_CHECKING:
-    import wandb
-
-    from isoalign.report.leaderboard import Board
+from isoalign.report.leaderboard import Board
 
 MODES = ("auto", "online", "offline", "off")
 MOST_ROWS = 10_000  # rows of a table that W&B shows
@@ -26,7 +23,7 @@ def track(
     card: Card,
     train_log: Sequence[dict[str, Any]],
     samples: Sequence[Sample],
-    board: "Board | None",
+    board: Board | None,
     folder: Path,
     mode: str = "auto",
 ) -> None:
@@ -71,7 +68,7 @@ def _mirror(
     card: Card,
     train_log: Sequence[dict[str, Any]],
     samples: Sequence[Sample],
-    board: "Board | None",
+    board: Board | None,
     folder: Path,
     mode: Literal["online", "offline"],
 ) -> None:
@@ -99,8 +96,6 @@ def _mirror(
 def _start(card: Card, folder: Path, mode: Literal["online", "offline"]) -> "wandb.Run":
     """A W&B run without output and prompts, and with short timeouts. Its id is the card's key."""
     os.environ.setdefault("WANDB_SILENT", "true")
-    import wandb  # indented: it reads WANDB_SILENT when it is first imported, and takes a second
-
     if mode == "online" and not os.environ.get("WANDB_API_KEY") and not wandb.login(prompt=False, verify=False):
         raise UserError("no API key; set WANDB_API_KEY")
     settings = wandb.Settings(
@@ -156,8 +151,6 @@ def _samples_table(samples: Sequence[Sample]) -> "wandb.Table":
 
 
 def _table(columns: list[str], rows: list[list[Any]]) -> "wandb.Table":
-    import wandb  # indented: it takes a second to import, and only runs that are tracked need it
-
     # Mixed types, because all values of a column may be missing.
     return wandb.Table(columns=list(columns), data=[list(map(_cell, row)) for row in rows], allow_mixed_types=True)
 

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from isoalign.config.fill import build
+from isoalign.config.fill import build_config
 from isoalign.config.search_path import folders, options, prepare
 from isoalign.config.task import TaskConfig
 from isoalign.core import plugins
@@ -65,7 +65,7 @@ def task_named(name: str, settings: Sequence[str] = ()) -> TaskConfig:
     check([f"task={name}", *settings], sweep=False)
     with one_line(f"task={name}"), initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
         config = compose("config", overrides=[f"task={name}", *settings])
-    task: TaskConfig = build(TaskConfig, OmegaConf.to_container(config.task, resolve=True), "task")
+    task: TaskConfig = build_config(TaskConfig, OmegaConf.to_container(config.task, resolve=True), "task")
     return task
 
 

@@ -91,7 +91,11 @@ class Behind:
 
         def make(work: Path) -> None:
             human.make_human_scores(
-                work, human_pairs.load(), shared.reward(self.by), language.tokenizer(task.model.name), task.model
+                work,
+                human_pairs.load_human_pairs(),
+                shared.reward(self.by),
+                language.load_tokenizer(task.model.name),
+                task.model,
             )
 
         return Stage("human", recipe, make)
@@ -107,7 +111,10 @@ class Behind:
         recipe |= {"normalise": normalise}
 
         def make(work: Path) -> None:
-            judged, pad = Feedback.read(shared.get(self.held_out)), language.tokenizer(shared.task.model.name).pad_token_id
+            judged, pad = (
+                Feedback.read(shared.get(self.held_out)),
+                language.load_tokenizer(shared.task.model.name).pad_token_id,
+            )
             both = samples.chosen_and_rejected(judged, int(pad))
             models = [shared.load_reward(shared.get(stage)) for stage in each]
             said = [[scores.rewards_of(model, side) for side in both.values()] for model in models]
@@ -140,7 +147,7 @@ def make(task: TaskConfig, store: Store, by: str, command: str) -> RewardCard:
         raise UserError(
             f"task.feedback.file {task.feedback.file} holds unpaired feedback; a reward model is trained on comparisons"
         )
-    human_pairs.load()
+    human_pairs.load_human_pairs()
     return _card(Behind(shared, by), command)
 
 

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from isoalign.config.fill import build
+from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
 from isoalign.core import progress, runtime
 from isoalign.core.errors import TrainingFailed, UserError, is_interrupt, unforeseen, unknown
@@ -60,15 +60,15 @@ def execute(config: DictConfig) -> Path:
     runtime.quiet()
     runtime.threads(int(config.threads))
     name = str(config.algorithm.get("name", ""))
-    task: TaskConfig = build(TaskConfig, _plain(config.task), "task")
-    budget: Budget = build(Budget, _plain(config.budget), "budget")
+    task: TaskConfig = build_config(TaskConfig, _plain(config.task), "task")
+    budget: Budget = build_config(Budget, _plain(config.budget), "budget")
     if not 0 < budget.flops < math.inf:
         raise UserError(f"budget.flops must be positive and finite, not {budget.flops:g}")
     if str(config.tracking) not in trackers.MODES:
         raise UserError(unknown("tracking", str(config.tracking), list(trackers.MODES)))
     settings = {key: value for key, value in _plain(config.algorithm).items() if key != "name"}
     with registry.sandboxed(name):
-        algorithm = registry.with_checked_settings(build(registry.algorithm(name), settings, "algorithm"))
+        algorithm = registry.with_checked_settings(build_config(registry.algorithm(name), settings, "algorithm"))
     progress.belongs_to(f"{name} seed {config.seed}", _line())
     metrics.versions()  # a metric that can't be had is told of before the training, not after it
     folder = _writable(Path(str(config.results)) / task.name)

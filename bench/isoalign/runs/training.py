@@ -185,7 +185,7 @@ class Training:
 
     def evaluation_prompts(self) -> list[prompts.Prompt]:
         """The prompts that are evaluated."""
-        return prompts.of(self.task.prompts, self.task.evaluation.split)
+        return prompts.load_split(self.task.prompts, self.task.evaluation.split)
 
     def load_policy(self, weights: str = "policy") -> tuple[LanguageModel, LanguageModel]:
         """Policy and SFT base in fp32."""
@@ -197,7 +197,7 @@ class Training:
             adapted = peft.PeftModel.from_pretrained(self.shared.base_model().inner, str(folder))
             model: Any = adapted.merge_and_unload()  # decoding needs no separate adapter
         else:
-            model, _ = language.load(self.task.model.name, folder)
+            model, _ = language.load_model(self.task.model.name, folder)
         return LanguageModel(model.eval().to(device()), base.tokenizer, base.ends), base
 
 

@@ -10,5 +10,5 @@ VERSION = 1
 
 def make_annotators(work: Path) -> None:
     """Fit both classifiers and save them as ``annotator`` and ``judge``."""
-    WordClassifier.fit(comments.load("annotator")).save(work / "annotator")
-    CharClassifier.fit(comments.load("judge")).save(work / "judge")
+    WordClassifier.fit(comments.load_comments("annotator")).save(work / "annotator")
+    CharClassifier.fit(comments.load_comments("judge")).save(work / "judge")

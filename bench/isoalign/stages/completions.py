@@ -22,7 +22,7 @@ def make_completions(
 ) -> None:
     """Write ``answers.jsonl``: one row per prompt of the split, with its token ids and ``draws`` answers."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = prompts.of(config, split)
+    chosen = prompts.load_split(config, split)
     flops, rows = 0, []
     for start in track(range(0, len(chosen), ROWS), f"{split} answers"):
         part = chosen[start : start + ROWS]

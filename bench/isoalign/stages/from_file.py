@@ -17,8 +17,8 @@ from isoalign.core.text import fingerprint
 from isoalign.data import formats, prompts
 from isoalign.data.assets import file_digest
 from isoalign.data.formats import Comparison, Turns, UnpairedLabel
-from isoalign.data.formats.files import rows as rows_of
-from isoalign.models.language import clip
+from isoalign.data.formats.files import read_rows
+from isoalign.models.language import truncate_prompt
 
 VERSION = 2
 SOURCE = "human"
@@ -26,7 +26,7 @@ SOURCE = "human"
 
 def holds_unpaired(source: str, format: str) -> bool:
     """Whether a file holds unpaired labels rather than comparisons. Raises UserError if it holds neither."""
-    kind = formats.reading(source, format or None).format
+    kind = formats.open_file(source, format or None).format
     if kind == "demonstrations":
         raise UserError(
             f"task.feedback.file {source} holds demonstrations; feedback must be pairs, rankings, scores or unpaired labels"
@@ -42,7 +42,7 @@ def file_identity(source: str) -> str:
     if path.is_dir():
         return digest({str(file.relative_to(path)): file_digest(file) for file in sorted(path.rglob("*")) if file.is_file()})
     rows_digest = hashlib.sha256()
-    for row in rows_of(source):
+    for row in read_rows(source):
         rows_digest.update(repr(row).encode())
     return rows_digest.hexdigest()
 
@@ -52,7 +52,7 @@ def make_human_pairs(work: Path, source: str, format: str, tokenizer: Any, model
 
     A hash of the prompt decides the split, as for the task's own prompts. Raises UserError if the split has no verdict.
     """
-    data = formats.read(source, format or None)
+    data = formats.read_file(source, format or None)
     items: defaultdict[str, list[Comparison]] = defaultdict(list)
     for each in data.comparisons:
         items[each.item].append(each)
@@ -61,7 +61,7 @@ def make_human_pairs(work: Path, source: str, format: str, tokenizer: Any, model
     rows, dropped = [], Counter[str]()
     for item, judged in items.items():
         text = cut.text(judged[0].prompt)
-        if prompts.split(text) != split:
+        if prompts.split_of(text) != split:
             continue
         row = _human_row(text, _majority(judged), cut)
         if isinstance(row, str):
@@ -89,8 +89,8 @@ def _human_row(text: str, winner: Comparison | None, cut: Cutter) -> dict[str, A
 def make_unpaired(work: Path, source: str, format: str, tokenizer: Any, model: ModelConfig) -> None:
     """Write ``unpaired.jsonl``: labelled answers to the prompts of the training split, in the task's tokens."""
     cut = Cutter(tokenizer, model)
-    rows = [_labelled(label, cut) for label in formats.read(source, format or None).unpaired]
-    rows = [row for row in rows if prompts.split(row["prompt"]) == "train"]
+    rows = [_labelled(label, cut) for label in formats.read_file(source, format or None).unpaired]
+    rows = [row for row in rows if prompts.split_of(row["prompt"]) == "train"]
     _write_human(work / "unpaired.jsonl", rows, source, "train", Counter(), {})
 
 
@@ -137,7 +137,7 @@ class Cutter:
 
     def prompt(self, text: str) -> list[int]:
         """A prompt's tokens."""
-        return clip(list(self.tokenizer(text)["input_ids"]), self.model.prompt_tokens, self.tokenizer.bos_token_id)
+        return truncate_prompt(list(self.tokenizer(text)["input_ids"]), self.model.prompt_tokens, self.tokenizer.bos_token_id)
 
     def answer(self, turns: Turns) -> list[int]:
         """An answer's tokens, with an end-of-text token if the task has an open end and there is room for it."""

@@ -108,7 +108,7 @@ class StageGraph:
             return None
 
         def load() -> Judge:
-            judge = judges.load(config, self._server_answers)
+            judge = judges.load_judge(config, self._server_answers)
             return PrincipledJudge(judge, self.constitution, self.task.seed) if self.constitution else judge
 
         judge: Judge = self._cached("comparing-judge", load)
@@ -118,7 +118,7 @@ class StageGraph:
     def judge_identity(self) -> dict[str, Any]:
         """Everything that the comparing judge's verdicts depend on."""
         principles = {"constitution": self.constitution.digest} if self.constitution else {}
-        return judges.identity(self.task.judge) | principles
+        return judges.judge_identity(self.task.judge) | principles
 
     @property
     def _server_answers(self) -> Path:
@@ -129,7 +129,9 @@ class StageGraph:
     def constitution(self) -> Constitution | None:
         """The task's constitution, if it has one."""
         file = self.task.constitution.file
-        principles: Constitution | None = self._cached("constitution", lambda: constitution.load(file) if file else None)
+        principles: Constitution | None = self._cached(
+            "constitution", lambda: constitution.load_constitution(file) if file else None
+        )
         return principles
 
     @property
@@ -137,7 +139,7 @@ class StageGraph:
         """Answers revised by the constitution. Raises UserError if the task has none."""
         task, config, principles, answers = self.task, self.task.constitution, self.constitution, self.completions("train")
         if principles is None:
-            known = ", ".join(constitution.shipped())
+            known = ", ".join(constitution.shipped_constitutions())
             raise UserError(
                 f"revisions need a constitution: set task.constitution.file to a yaml file, or to a built-in one: {known}"
             )
@@ -160,7 +162,7 @@ class StageGraph:
         if config.kind == "server":
             server = self._critic_server
             return {"kind": "server", "model": server.model, "base_url": server.base_url.rstrip("/")}
-        return {"kind": "lm", "weights": language.identity(config.model) if config.model else "sft"}
+        return {"kind": "lm", "weights": language.weights_identity(config.model) if config.model else "sft"}
 
     @property
     def _critic_server(self) -> JudgeConfig:
@@ -177,7 +179,7 @@ class StageGraph:
             return ServerWriter(self._critic_server, self._server_answers, config.tokens)
         if not config.model:
             return LMWriter("the SFT base", base, config.tokens)
-        model, tokenizer = language.load(config.model)
+        model, tokenizer = language.load_model(config.model)
         return LMWriter(f"lm:{config.model}", LanguageModel(model.to(device()), tokenizer, ends=True), config.tokens)
 
     def _human_pairs(self, split: str) -> Stage:
@@ -187,7 +189,7 @@ class StageGraph:
 
         def make(work: Path) -> None:
             from_file.make_human_pairs(
-                work, config.file, config.format, language.tokenizer(task.model.name), task.model, split
+                work, config.file, config.format, language.load_tokenizer(task.model.name), task.model, split
             )
 
         return Stage("pairs", recipe, make)
@@ -200,7 +202,7 @@ class StageGraph:
             return None
 
         def make(work: Path) -> None:
-            from_file.make_unpaired(work, config.file, config.format, language.tokenizer(task.model.name), task.model)
+            from_file.make_unpaired(work, config.file, config.format, language.load_tokenizer(task.model.name), task.model)
 
         return Stage("unpaired", self._file_recipe, make)
 
@@ -214,7 +216,8 @@ class StageGraph:
         config, model = self.task.feedback, self.task.model
         data = self._cached("file-digest", lambda: from_file.file_identity(config.file))
         return {
-            "version": from_file.VERSION, "file": data, "format": config.format, "tokenizer": language.identity(model.name),
+            "version": from_file.VERSION, "file": data, "format": config.format,
+            "tokenizer": language.weights_identity(model.name),
             "prompt_tokens": model.prompt_tokens, "new_tokens": model.new_tokens, "eos": model.eos,
         }  # fmt: skip
 
@@ -232,7 +235,7 @@ class StageGraph:
         }  # fmt: skip
         recipe |= {"member": member} if member else {}
         recipe |= {"golden": golden.key} if golden else {}
-        recipe |= {"base": language.identity(config.base)} if config.base else {}
+        recipe |= {"base": language.weights_identity(config.base)} if config.base else {}
         recipe |= {"classifier": self._classifier_identity()} if config.classifier else {}
 
         return Stage("reward", recipe, lambda work: self.train_reward(work, Feedback.read(self.get(verdicts)), member))
@@ -249,10 +252,10 @@ class StageGraph:
     def _classifier_identity(self) -> str:
         """Raises UserError if the classifier is an evaluation scorer: a method must not train on what evaluates it."""
         name, evaluation = self.task.reward.classifier, self.task.evaluation
-        evaluation_scorers = {scorers.identity(each) for each in (evaluation.scorer, evaluation.second_scorer)}
-        if name != "annotator" and scorers.identity(name) in evaluation_scorers:
+        evaluation_scorers = {scorers.scorer_identity(each) for each in (evaluation.scorer, evaluation.second_scorer)}
+        if name != "annotator" and scorers.scorer_identity(name) in evaluation_scorers:
             raise UserError(f"task.reward.classifier {name} is an evaluation scorer; choose another classifier or scorer")
-        return self.annotators.key if name == "annotator" else scorers.identity(name)
+        return self.annotators.key if name == "annotator" else scorers.scorer_identity(name)
 
     def _classifier(self) -> Any:
         name = self.task.reward.classifier
@@ -265,7 +268,7 @@ class StageGraph:
     @property
     def _model_identity(self) -> dict[str, Any]:
         """The model's configuration and the identity of its weights."""
-        return plain(self.task.model) | {"weights": language.identity(self.task.model.name)}
+        return plain(self.task.model) | {"weights": language.weights_identity(self.task.model.name)}
 
     def prompt_recipe(self, split: str) -> dict[str, Any]:
         """Everything that a split's prompts depend on."""
@@ -277,7 +280,7 @@ class StageGraph:
 
     def base_model(self, autocast: bool = False) -> LanguageModel:
         """The SFT base, frozen."""
-        model, tokenizer = language.load(self.task.model.name, self.get(self.sft))
+        model, tokenizer = language.load_model(self.task.model.name, self.get(self.sft))
         return LanguageModel(model.to(device()), tokenizer, self.task.model.eos == "open", autocast)
 
     def _cached(self, name: str, load: Callable[[], Any]) -> Any:

@@ -19,7 +19,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.records import Estimate, Question
 from isoalign.feedback import annotators, consensus
-from isoalign.feedback.annotators import table
+from isoalign.feedback.annotators import verdict_matrix
 from isoalign.feedback.judges.verdicts import Judge, summary
 from isoalign.models.classifiers import CharClassifier, WordClassifier
 from isoalign.stats import agreement
@@ -185,7 +185,7 @@ def by_panel(rows: Rows, known: Rows, config: FeedbackConfig, panel: PanelConfig
             swap_answers(pairs[-1])
     if not pairs:
         raise NoVerdict("the panel reached no verdict; try more annotators, less noise or another task.panel.consensus")
-    agreed = agreement.agreement(table(verdicts, len(rows), panel.annotators))
+    agreed = agreement.agreement(verdict_matrix(verdicts, len(rows), panel.annotators))
     record = {
         "annotators": panel.annotators, "ties": decided.ties, "unrated": decided.unrated, "weight": weight.round(4).tolist(),
         "agreement": {name: asdict(figure) for name, figure in agreed.items()},
@@ -201,7 +201,7 @@ def _panel_verdicts(rows: Rows, config: FeedbackConfig, panel: PanelConfig, seed
     words = np.array([[len(row[side].split()) for side in ("chosen", "rejected")] for row in rows], dtype=float)
     utilities = annotators.utility(np.array([each.scores for each in answers]))
     favoured = np.array([each.favoured for each in answers])
-    return annotators.judge(utilities, words, favoured, [row["pair_id"] for row in rows], panel, seed, config.noise)
+    return annotators.panel_verdicts(utilities, words, favoured, [row["pair_id"] for row in rows], panel, seed, config.noise)
 
 
 def _items(rows: Rows) -> consensus.Items:

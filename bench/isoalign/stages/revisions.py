@@ -47,7 +47,7 @@ def make_revisions(
     """
     rows = [row for row in read_rows(completions / "answers.jsonl") if row["stratum"] == RED_TEAM]
     rows = rows[: limit or None]
-    chosen = [principles.of(row["id"], seed) for row in rows]
+    chosen = [principles.choose(row["id"], seed) for row in rows]
     requests = [critique_request(row, principle) for row, principle in zip(rows, chosen, strict=True)]
     critiques = writer([(request,) for request in requests])
     criticised = [index for index, critique in enumerate(critiques) if critique.text]

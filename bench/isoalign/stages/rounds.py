@@ -19,7 +19,7 @@ import torch
 
 from isoalign.core.batches import Prompts
 from isoalign.core.store import plain
-from isoalign.data.preferences import Feedback, UnpairedFeedback, joined
+from isoalign.data.preferences import Feedback, UnpairedFeedback, join_feedback
 from isoalign.feedback.judges.verdicts import Judge
 from isoalign.models.language import LanguageModel
 from isoalign.models.reward import Rewarder, Shaped
@@ -84,7 +84,7 @@ class FeedbackRounds:
         if key not in self._verdicts:
             folders = [self._pairs(labelled_by, number) for number in range(1, self.round + 1)]
             later_rounds = [Feedback.read(folder) for folder in folders if (folder / "pairs.jsonl").exists()]
-            self._verdicts = {key: joined([self.shared.feedback(labelled_by), *later_rounds])}
+            self._verdicts = {key: join_feedback([self.shared.feedback(labelled_by), *later_rounds])}
         return self._verdicts[key]
 
     def reward(self, labelled_by: str) -> Rewarder:

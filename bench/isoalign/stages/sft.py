@@ -23,7 +23,7 @@ VERSION = 2
 def make_sft(work: Path, model_config: ModelConfig, config: SFTConfig, words: int, seed: int) -> None:
     """Train on openings and continuations with TRL's SFTTrainer. Saves the model, with adapters merged, in ``work``."""
     torch.manual_seed(seed)
-    model, tokenizer = language.load(model_config.name)
+    model, tokenizer = language.load_model(model_config.name)
     model.requires_grad_(True)
     rows = examples(tokenizer, model_config, config.steps * config.batch_size, words, seed)
     arguments = trl.SFTConfig(
@@ -41,14 +41,14 @@ def make_sft(work: Path, model_config: ModelConfig, config: SFTConfig, words: in
 def examples(tokenizer: Any, model: ModelConfig, count: int, words: int, seed: int) -> list[dict[str, list[int]]]:
     """``count`` comments, each as an opening and a continuation of up to ``new_tokens`` tokens (with EOS if the task has an
     open end and the comment ends there). The loss is on the continuation only."""
-    pool = [comment.text for comment in comments.load("sft")]
+    pool = [comment.text for comment in comments.load_comments("sft")]
     random.Random(seed).shuffle(pool)
     rows: list[dict[str, list[int]]] = []
     for text in pool:
         if len(rows) == count:
             return rows
         head = opening(text, words)
-        prompt = language.clip(tokenizer(head)["input_ids"], model.prompt_tokens, tokenizer.bos_token_id)
+        prompt = language.truncate_prompt(tokenizer(head)["input_ids"], model.prompt_tokens, tokenizer.bos_token_id)
         answer = tokenizer(text[len(head) :], add_special_tokens=False)["input_ids"]
         if model.eos == "open":
             answer = [*answer, tokenizer.eos_token_id]

@@ -40,7 +40,7 @@ class SharedStages(StageGraph):
         return self._cached("prompts", self._encode)
 
     def _encode(self) -> Prompts:
-        chosen = prompts.of(self.task.prompts, "train")
+        chosen = prompts.load_split(self.task.prompts, "train")
         return self.base_model().encode([p.text for p in chosen], self.task.model.prompt_tokens)
 
     def feedback(self, labelled_by: str) -> Feedback:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from isoalign.core.lazy import scipy
 from isoalign.core.records import Estimate
 from isoalign.stats.intervals import RESAMPLES, SEED, TAIL, Array
 
@@ -22,11 +23,9 @@ def iqm(scores: Runs) -> Array:
 
     Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice", sec. 4.3.
     """
-    from scipy.stats import trim_mean  # indented: half a second to import, and everything imports isoalign.stats
-
     common = math.lcm(*(task.shape[-1] for task in scores))
     alike = [np.repeat(task, common // task.shape[-1], axis=-1) for task in scores]
-    return trim_mean(np.concatenate(alike, axis=-1), 0.25, axis=-1)
+    return scipy.stats.trim_mean(np.concatenate(alike, axis=-1), 0.25, axis=-1)
 
 
 def improvement(first: Runs, second: Runs) -> Array:

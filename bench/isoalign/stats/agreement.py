@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from krippendorff import alpha
 from numpy.typing import NDArray
 
 from isoalign import stats
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import krippendorff, statsmodels
 from isoalign.core.records import Estimate
 
 Bools = NDArray[np.bool_]
@@ -84,14 +84,12 @@ def _cohen(given: Bools) -> float:
 
 def _fleiss(counts: Ints) -> float:
     """Fleiss' kappa of items with equally many labels."""
-    from statsmodels.stats.inter_rater import fleiss_kappa  # indented: it takes a second to import
-
-    return float(fleiss_kappa(counts)) if _varied(counts) else np.nan
+    return float(statsmodels.stats.inter_rater.fleiss_kappa(counts)) if _varied(counts) else np.nan
 
 
 def _alpha(counts: Ints) -> float:
     """Krippendorff's alpha of nominal labels."""
-    return float(alpha(value_counts=counts, level_of_measurement="nominal")) if _varied(counts) else np.nan
+    return float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal")) if _varied(counts) else np.nan
 
 
 def _varied(counts: Ints) -> bool:

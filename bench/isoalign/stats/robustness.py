@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import rankdata
 
 from isoalign import stats
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import scipy
 from isoalign.core.records import Estimate
 from isoalign.stats import Array, Seeds
 
@@ -78,7 +78,7 @@ def robustness(axis: Mapping[float, Mapping[str, Seeds]]) -> Robustness:
 
 def spearman(x: Array, y: Array) -> Array:
     """Spearman's rank correlation over the last axis; ties have mean ranks. NaN if all values of either are equal."""
-    ranks = [rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2 for values in (x, y)]
+    ranks = [scipy.stats.rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2 for values in (x, y)]
     return _cosine(*ranks)
 
 
@@ -125,8 +125,8 @@ def _standings(
     cells: Sequence[Cell], scores: Mapping[Cell, Seeds], tables: Mapping[Cell, Array], drawn: Mapping[Cell, Array]
 ) -> dict[str, Standing]:
     means = {cell: stats.hierarchical(scores[cell]) for cell in cells}
-    ranks = rankdata(_means(cells, tables))
-    moved = rankdata([drawn[cell] for cell in cells], axis=0) if drawn and cells else [None] * len(cells)
+    ranks = scipy.stats.rankdata(_means(cells, tables))
+    moved = scipy.stats.rankdata([drawn[cell] for cell in cells], axis=0) if drawn and cells else [None] * len(cells)
     standings = {
         cell[1]: Standing(means[cell], _estimate(rank, replicates, means[cell].n))
         for cell, rank, replicates in zip(cells, ranks.tolist(), moved, strict=True)

@@ -42,7 +42,7 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     Raises UserError, with nothing written, for a file whose rows are not all the task's evaluation prompts with equally
     many draws each.
     """
-    chosen = prompts.of(task.prompts, task.evaluation.split)
+    chosen = prompts.load_split(task.prompts, task.evaluation.split)
     text = _text_of(file)
     rows = read(file, text, chosen, task)
     draws = len(rows) // len(chosen)
@@ -186,7 +186,7 @@ def _samples(text: str, rows: Sequence[dict[str, Any]], base: Run) -> Stage:
     }  # fmt: skip
 
     def make(work: Path) -> None:
-        known = {prompt.id: prompt for prompt in prompts.of(task.prompts, task.evaluation.split)}
+        known = {prompt.id: prompt for prompt in prompts.load_split(task.prompts, task.evaluation.split)}
         drawn = [_sample(row, known[row["prompt_id"]]) for row in rows]
         write_rows(work / "samples.jsonl", map(asdict, _with_base(drawn, shared.base_model(), base)))
         if rows[0].get("scores"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from isoalign import stats
 from isoalign.config.feedback import PanelConfig
-from isoalign.config.fill import build
+from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.records import Card
@@ -138,7 +138,7 @@ def _check_claims(card: Card, store: Store, report: Report) -> None:
 def _as_recipes_have(task: Any) -> Any:
     """A card's task without the settings that came later and are at their default; as it is, if another version wrote it."""
     try:
-        built = build(TaskConfig, task, "config.task")
+        built = build_config(TaskConfig, task, "config.task")
     except UserError:
         return task
     return json.loads(json.dumps(built, default=plain))

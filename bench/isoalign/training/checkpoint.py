@@ -40,9 +40,9 @@ def find_non_json(value: object) -> str:
     """Where in a value the first part is that JSON does not restore, and its type; empty if JSON restores everything."""
     if type(value) is dict:
         keys = next((f" has {type_name(key)} as a key" for key in value if type(key) is not str), "")
-        return keys or next((f"[{key!r}]{found}" for key, each in value.items() if (found := find_non_json(each))), "")
+        return keys or next((f"[{key!r}]{problem}" for key, each in value.items() if (problem := find_non_json(each))), "")
     if type(value) is list:
-        return next((f"[{place}]{found}" for place, each in enumerate(value) if (found := find_non_json(each))), "")
+        return next((f"[{place}]{problem}" for place, each in enumerate(value) if (problem := find_non_json(each))), "")
     return "" if value is None or isinstance(value, bool | int | float | str) else f" holds {type_name(value)}"
 
 

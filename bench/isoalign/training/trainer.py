@@ -276,9 +276,9 @@ class Trainer:
 
     def _check_state(self) -> None:
         """Refuse a state that a checkpoint would not restore exactly."""
-        if found := find_non_json(self.session.state):
+        if problem := find_non_json(self.session.state):
             raise UserError(
-                f"lab.state{found}, which a checkpoint cannot restore; use numbers, strings, lists and dicts with string "
+                f"lab.state{problem}, which a checkpoint cannot restore; use numbers, strings, lists and dicts with string "
                 "keys, and lab.module for weights"
             )
 

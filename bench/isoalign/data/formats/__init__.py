@@ -1,8 +1,8 @@
-"""Feedback from files, in whatever format: one file a format, found by looking.
+"""Formats of feedback files, one module each.
 
-A module of this folder is a format when it has ``records(row)``: what one row tells (types.py). It also
-has ``COLUMNS``, the sets of columns that it can be known by. It may have ``looks(row)``, where columns alone don't tell
-it from another format, and ``together(scores)``, where one row tells too little by itself.
+A module of this folder is a format if it has ``records(row)``, the records of one row (types.py), and ``COLUMNS``, the sets of
+columns that identify it. It may have ``matches(row)``, if columns alone don't distinguish it from another format, and
+``compare_scores(scores)``, if its comparisons need several rows.
 """
 
 from __future__ import annotations
@@ -18,60 +18,60 @@ from pathlib import Path
 from types import ModuleType
 
 from isoalign.core.errors import UserError, unknown
-from isoalign.data.formats.files import rows
-from isoalign.data.formats.rows import RATERS, SOURCES, Fault, Row, shown
+from isoalign.data.formats.files import read_rows
+from isoalign.data.formats.rows import RATERS, SOURCES, Fault, Row, quoted
 from isoalign.data.formats.types import Comparison, Data, Demonstration, Record, Remark, Score, Turn, Turns, UnpairedLabel
 
 __all__ = [
     "Comparison",
     "Data",
     "Demonstration",
-    "Found",
-    "Reading",
+    "FeedbackFile",
     "Remark",
+    "RowRecords",
     "Score",
     "Turn",
     "Turns",
     "UnpairedLabel",
-    "formats",
-    "read",
-    "reading",
+    "format_names",
+    "open_file",
+    "read_file",
 ]  # fmt: skip
 
 
 @cache
-def _modules() -> dict[str, ModuleType]:
-    found = {m.name: importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)}
-    return {name: module for name, module in sorted(found.items()) if hasattr(module, "records")}
+def _formats() -> dict[str, ModuleType]:
+    modules = {m.name: importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)}
+    return {name: module for name, module in sorted(modules.items()) if hasattr(module, "records")}
 
 
-def formats() -> list[str]:
+def format_names() -> list[str]:
     """Names of the formats."""
-    return list(_modules())
+    return list(_formats())
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What one row told. ``row``: its number, 0 for what several tell together; ``key``: that of `Row.key`."""
+class RowRecords:
+    """The records of one row. ``number``: of the row, 0 for records that need several rows; ``key``: `Row.key`."""
 
-    row: int
+    number: int
     key: int
     records: list[Record]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A file on its way: ``unread``: columns of its first row that its format has no use for; ``found``: its rows, once."""
+class FeedbackFile:
+    """An open file. ``unread``: columns of the first row that its format ignores; ``rows``: iterates over the file once."""
 
     name: str
     format: str
     unread: tuple[str, ...]
-    found: Iterator[Found]
+    rows: Iterator[RowRecords]
 
 
 @dataclass
-class _Refused:
-    """The rows that are refused: why the first is, and the numbers of the first few."""
+class _RejectedRows:
+    """The rejected rows: why the first is rejected, and the numbers of the first five."""
 
     why: str = ""
     rows: list[int] = field(default_factory=list)
@@ -85,21 +85,21 @@ class _Refused:
 
     def line(self, name: str) -> str:
         rows = f"{', '.join(map(str, self.rows))}{', ...' if self.count > len(self.rows) else ''}"
-        return f"{name}: {self.why}" + (f" ({self.count:,} rows are refused: {rows})" if self.count > 1 else "")
+        return f"{name}: {self.why}" + (f" ({self.count:,} rows are rejected: {rows})" if self.count > 1 else "")
 
 
-def read(source: str | Path, format: str | None = None) -> Data:
-    """The feedback in a file, a folder or ``hf:NAME[:CONFIG][:SPLIT]``, all in memory.
+def read_file(source: str | Path, format: str | None = None) -> Data:
+    """Read all feedback in a file, a folder or ``hf:NAME[:CONFIG][:SPLIT]`` into memory.
 
-    ``format``: one of `formats`, or None to know it by its columns. Raises UserError that names file and row where a row is
-    malformed, and where nothing could be learnt: nothing is left once ties are out, or all labels are alike.
+    ``format``: one of `format_names`, or None to recognise it by its columns. Raises UserError naming file and row if a row is
+    malformed, and if the file can't train anything: nothing is left without ties, or all labels are equal.
     """
-    opened = reading(source, format)
+    opened = open_file(source, format)
     records: list[Record] = []
     count = 0
-    for found in opened.found:
-        count += found.row > 0
-        records += found.records
+    for row in opened.rows:
+        count += row.number > 0
+        records += row.records
     data = Data(
         opened.format,
         count,
@@ -110,102 +110,103 @@ def read(source: str | Path, format: str | None = None) -> Data:
     )
     up = sum(label.desirable for label in data.unpaired)
     answers = len(data.comparisons) + len(data.demonstrations)
-    if trouble := useless(answers, up, len(data.unpaired) - up, data.remarks):
-        raise UserError(f"{opened.name}: {trouble}")
+    if problem := training_problem(answers, up, len(data.unpaired) - up, data.remarks):
+        raise UserError(f"{opened.name}: {problem}")
     return data
 
 
-def useless(answers: int, up: int, down: int, remarks: Mapping[str, int]) -> str:
-    """Why nothing can be learnt from so many pairs or demonstrations, and labels up and down; empty where something can."""
+def training_problem(answers: int, up: int, down: int, remarks: Mapping[str, int]) -> str:
+    """Why these counts of pairs or demonstrations (``answers``) and of labels can't train anything; empty if they can."""
     if not answers + up + down:
         left_out = ", ".join(f"{what}: {count:,}" for what, count in remarks.items())
-        return f"nothing is left to learn from ({left_out or 'no rater scored two answers to one prompt'})"
+        return f"nothing is left to train on ({left_out or 'no rater scored two answers to one prompt'})"
     if not answers and not (up and down):
         return f"all {up + down:,} labels are {'up' if up else 'down'}; training needs both"
     return ""
 
 
-def reading(source: str | Path, format: str | None = None) -> Reading:
-    """Begin to read: the format, then row by row, so that a large file need not fit in memory.
+def open_file(source: str | Path, format: str | None = None) -> FeedbackFile:
+    """Recognise the format, then iterate row by row, so that a large file need not fit in memory.
 
-    A format with ``together`` needs its scores at once, and tells the comparisons at the end. Raises UserError as `read`
-    does, for malformed rows after the last.
+    A format with ``compare_scores`` keeps its scores and yields the comparisons at the end. Raises UserError as `read_file`
+    does; malformed rows are reported after the last row.
     """
-    if format is not None and format not in formats():
-        raise UserError(unknown("format", format, formats()))
-    name, refused = str(source), _Refused()
-    everything = rows(name)
-    for first in everything:
+    if format is not None and format not in format_names():
+        raise UserError(unknown("format", format, format_names()))
+    name, rejected = str(source), _RejectedRows()
+    rows = read_rows(name)
+    for first in rows:
         if isinstance(first, Row):
-            chosen = _named(name, first, format) if format else _recognised(name, first)
-            known = {*chain(*_modules()[chosen].COLUMNS), *SOURCES, *RATERS}
+            chosen = _check_format(name, first, format) if format else _recognise(name, first)
+            known = {*chain(*_formats()[chosen].COLUMNS), *SOURCES, *RATERS}
             unread = tuple(column for column in first.values if column not in known)
-            return Reading(name, chosen, unread, _found(name, _modules()[chosen], chain([first], everything), refused))
-        refused.add(first)
-    raise UserError(refused.line(name) if refused.count else f"{name} holds no rows")
+            return FeedbackFile(name, chosen, unread, _records(name, _formats()[chosen], chain([first], rows), rejected))
+        rejected.add(first)
+    raise UserError(rejected.line(name) if rejected.count else f"{name} has no rows")
 
 
-def _found(name: str, module: ModuleType, everything: Iterator[Row | Fault], refused: _Refused) -> Iterator[Found]:
+def _records(name: str, module: ModuleType, rows: Iterator[Row | Fault], rejected: _RejectedRows) -> Iterator[RowRecords]:
     scores: list[Record] = []
-    for row in everything:
+    for row in rows:
         if isinstance(row, Fault):
-            refused.add(row)
+            rejected.add(row)
             continue
         try:
-            found = Found(row.number, row.key, list(module.records(row)))
+            records = list(module.records(row))
         except Fault as fault:
-            refused.add(fault)
+            rejected.add(fault)
         except RecursionError:
-            refused.add(row.fault("it is nested too deeply"))
+            rejected.add(row.fault("it is nested too deeply"))
         else:
-            yield found
-            if hasattr(module, "together"):
-                scores += found.records
-    if refused.count:
-        raise UserError(refused.line(name))
+            yield RowRecords(row.number, row.key, records)
+            if hasattr(module, "compare_scores"):
+                scores += records
+    if rejected.count:
+        raise UserError(rejected.line(name))
     if scores:
         try:
-            for record in module.together(scores):
-                yield Found(0, 0, [record])
+            for record in module.compare_scores(scores):
+                yield RowRecords(0, 0, [record])
         except Fault as fault:
             raise UserError(f"{name}: {fault}") from None
 
 
-def _recognised(name: str, row: Row) -> str:
-    """The format that needs most of the columns that are there; one that looks right goes before."""
+def _recognise(name: str, row: Row) -> str:
+    """The format that uses most of the columns; formats that check with ``matches`` take precedence."""
     fitting = [
-        (hasattr(module, "looks"), len(columns), format)
-        for format, module in _modules().items()
+        (hasattr(module, "matches"), len(columns), format)
+        for format, module in _formats().items()
         for columns in module.COLUMNS
-        if row.has(*columns) and (not hasattr(module, "looks") or module.looks(row))
+        if row.has(*columns) and (not hasattr(module, "matches") or module.matches(row))
     ]
     if fitting:
         return max(fitting)[2]
-    nearest = max(formats(), key=lambda format: max(_closeness(row, columns) for columns in _modules()[format].COLUMNS))
-    if any(row.has(column) for columns in _modules()[nearest].COLUMNS for column in columns):
-        raise UserError(f"{name}: row {row.number}: no format fits its columns; {_lacking(row, nearest)}")
-    known = ", ".join(f"{format} ({', '.join(module.COLUMNS[0])})" for format, module in _modules().items())
-    raise UserError(f"{name}: row {row.number}: no format has any of its columns ({_columns(row)}); formats: {known}")
+    nearest = max(format_names(), key=lambda format: max(_closeness(row, columns) for columns in _formats()[format].COLUMNS))
+    if any(row.has(column) for columns in _formats()[nearest].COLUMNS for column in columns):
+        raise UserError(f"{name}: row {row.number}: no format fits the columns; {_missing_columns(row, nearest)}")
+    known = ", ".join(f"{format} ({', '.join(module.COLUMNS[0])})" for format, module in _formats().items())
+    raise UserError(f"{name}: row {row.number}: no format has any of the columns ({_column_names(row)}); formats: {known}")
 
 
-def _named(name: str, row: Row, format: str) -> str:
-    if not any(row.has(*columns) for columns in _modules()[format].COLUMNS):
-        raise UserError(f"{name}: row {row.number}: {_lacking(row, format)}")
+def _check_format(name: str, row: Row, format: str) -> str:
+    if not any(row.has(*columns) for columns in _formats()[format].COLUMNS):
+        raise UserError(f"{name}: row {row.number}: {_missing_columns(row, format)}")
     return format
 
 
 def _closeness(row: Row, columns: tuple[str, ...]) -> tuple[int, int]:
-    """How many of a format's columns a row has; of equals, the one that lacks least."""
-    there = sum(row.has(column) for column in columns)
-    return there, there - len(columns)
+    """Sort key: number of a format's columns that the row has, then minus the number of missing ones."""
+    present = sum(row.has(column) for column in columns)
+    return present, present - len(columns)
 
 
-def _lacking(row: Row, format: str) -> str:
-    columns = max(_modules()[format].COLUMNS, key=lambda columns: _closeness(row, columns))
-    lacks = ", ".join(column for column in columns if not row.has(column))
-    return f"{format} needs {', '.join(columns)}; missing: {lacks}; found: {_columns(row)}; formats: {', '.join(formats())}"
+def _missing_columns(row: Row, format: str) -> str:
+    columns = max(_formats()[format].COLUMNS, key=lambda columns: _closeness(row, columns))
+    missing = ", ".join(column for column in columns if not row.has(column))
+    needed = f"{format} needs {', '.join(columns)}; missing: {missing}"
+    return f"{needed}; found: {_column_names(row)}; formats: {', '.join(format_names())}"
 
 
-def _columns(row: Row) -> str:
-    names = [shown(column) for column in row.values if row.has(column)]
+def _column_names(row: Row) -> str:
+    names = [quoted(column) for column in row.values if row.has(column)]
     return f"{', '.join(names[:12])}{', ...' if len(names) > 12 else ''}" if names else "none"

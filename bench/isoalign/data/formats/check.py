@@ -1,4 +1,4 @@
-"""What is in a file of feedback, and what speaks against learning from it."""
+"""Report on a file of feedback: its content, and problems for training."""
 
 from __future__ import annotations
 
@@ -12,39 +12,41 @@ from isoalign.core.display import count, share
 from isoalign.data.formats import (
     Comparison,
     Demonstration,
-    Found,
-    Reading,
+    FeedbackFile,
     Remark,
+    RowRecords,
     Score,
     Turns,
     UnpairedLabel,
-    reading,
-    useless,
+    open_file,
+    training_problem,
 )
-from isoalign.data.formats.agreement import Table, enter, figures, shared
+from isoalign.data.formats.agreement import Table, add_verdict, judged_by_several, rater_agreement
 from isoalign.data.formats.leakage import Leakage
 from isoalign.data.formats.report import FIRST_ROWS, Leaks, LengthBias, Lengths, Report
-from isoalign.data.formats.types import ELSEWHERE
+from isoalign.data.formats.types import OTHER_PROMPT
 
 
-def check(source: str | Path, format: str | None = None, evaluation_prompts: Sequence[str] = (), ngram: int = 8) -> Report:
-    """Read a file row by row and report on it; ``evaluation_prompts`` are looked for in every prompt and answer.
+def check_file(
+    source: str | Path, format: str | None = None, evaluation_prompts: Sequence[str] = (), ngram: int = 8
+) -> Report:
+    """Read a file row by row and report on it; ``evaluation_prompts`` are searched for in every prompt and answer.
 
-    ``ngram``: words in a row that make a match, see leakage.py. Raises UserError for malformed rows, as `read` does;
-    what training alone refuses is in ``problems``.
+    ``ngram``: consecutive words that make a match, see leakage.py. Raises UserError for malformed rows, as `read_file`
+    does; what only training rejects is in ``problems``.
     """
-    opened = reading(source, format)
+    opened = open_file(source, format)
     tally = _Tally(Leakage(evaluation_prompts, ngram))
-    for found in opened.found:
-        tally.add(found)
+    for row in opened.rows:
+        tally.add(row)
     return tally.report(opened)
 
 
 @dataclass
 class _Tally:
-    """Counts of what was read so far: hashes and lengths, no text (a format that needs all its scores at once holds those).
+    """Running counts, hashes and lengths; texts are not kept (except by formats that need all scores at once).
 
-    Hashes have 64 bits: among a million texts two are taken for the same with a chance of 3e-8.
+    Hashes have 64 bits: the chance of a collision among a million texts is 3e-8.
     """
 
     leakage: Leakage
@@ -69,45 +71,45 @@ class _Tally:
     leaking: dict[int, set[int]] = field(default_factory=dict)
     leaky_rows: list[int] = field(default_factory=list)
 
-    def add(self, found: Found) -> None:
-        """Count what one row told."""
-        if found.row:
+    def add(self, row: RowRecords) -> None:
+        """Count the records of a row."""
+        if row.number:
             self.rows += 1
-            self.row_keys.add(found.key)
-            self.sources.update({record.source for record in found.records if not isinstance(record, Remark)} - {""})
-        for record in found.records:
+            self.row_keys.add(row.key)
+            self.sources.update({record.source for record in row.records if not isinstance(record, Remark)} - {""})
+        for record in row.records:
             if isinstance(record, Remark):
                 self.remarks[record.what] += 1
                 continue
-            if found.row:
+            if row.number:
                 answers = (record.chosen, record.rejected) if isinstance(record, Comparison) else (record.completion,)
-                self._texts(record.prompt, answers, found.row)
+                self._add_texts(record.prompt, answers, row.number)
             self.kinds[type(record)] += 1
             if isinstance(record, Comparison):
-                self._compare(record)
+                self._add_lengths(record)
             if not isinstance(record, Score):
-                self._judge(record)
+                self._add_verdict(record)
 
-    def _texts(self, prompt: Turns, answers: Sequence[Turns], row: int) -> None:
+    def _add_texts(self, prompt: Turns, answers: Sequence[Turns], row: int) -> None:
         key = hash(prompt)
-        leaks = self._text("prompt", self.prompts, key, prompt)
+        leaks = self._add_text("prompt", self.prompts, key, prompt)
         for answer in answers:
-            leaks |= self._text("answer", self.answers, hash((key, answer)), answer)
+            leaks |= self._add_text("answer", self.answers, hash((key, answer)), answer)
         if leaks and self.leaky_rows[-1:] != [row]:
             self.leaky_rows.append(row)
 
-    def _text(self, name: str, seen: set[int], key: int, turns: Turns) -> set[int]:
-        """The evaluation prompts in a text; its length is counted where it is new."""
+    def _add_text(self, name: str, seen: set[int], key: int, turns: Turns) -> set[int]:
+        """Indices of the evaluation prompts in a text; the length of a new text is counted."""
         if key not in seen:
             seen.add(key)
             for unit, length in zip(("characters", "words"), _size(turns), strict=True):
                 self.lengths.setdefault(f"{name} {unit}", array("q")).append(length)
-            leaks = set().union(*(self.leakage.found(turn.content) for turn in turns)) if self.leakage.prompts else None
+            leaks = set().union(*(self.leakage.matches(turn.content) for turn in turns)) if self.leakage.prompts else None
             if leaks:
                 self.leaking[key] = leaks
         return set(self.leaking.get(key, ()))
 
-    def _compare(self, pair: Comparison) -> None:
+    def _add_lengths(self, pair: Comparison) -> None:
         chosen, rejected = _size(pair.chosen), _size(pair.rejected)
         for unit in range(2):
             self.gaps[unit] += chosen[unit] - rejected[unit]
@@ -117,8 +119,8 @@ class _Tally:
             self.placed += 1
             self.first += pair.place == 0
 
-    def _judge(self, record: Comparison | UnpairedLabel | Demonstration) -> None:
-        """Whether the same was said before, or the contrary: a bit for each of the two things that can be said of an item."""
+    def _add_verdict(self, record: Comparison | UnpairedLabel | Demonstration) -> None:
+        """Count duplicates and contradictions: an item has one bit for each of its two possible verdicts."""
         if isinstance(record, Comparison):
             item = hash((record.prompt, frozenset((record.chosen, record.rejected)), record.rater))
             bit = 1 if hash(record.chosen) < hash(record.rejected) else 2
@@ -132,46 +134,47 @@ class _Tally:
         self.verdicts[item] = before | bit
         if not isinstance(record, Demonstration) and record.rater:
             self.raters.add(record.rater)
-            enter(self.table, record)
+            add_verdict(self.table, record)
 
-    def report(self, opened: Reading) -> Report:
-        """What came of it."""
+    def report(self, opened: FeedbackFile) -> Report:
+        """The report on all rows added."""
         pairs, demonstrations = self.kinds[Comparison], self.kinds[Demonstration]
         down = self.kinds[UnpairedLabel] - self.up
         contradictions = sum(bits == 3 for bits in self.verdicts.values())
-        several, leaks = shared(self.table), self._leaks()
-        trouble = useless(pairs + demonstrations, self.up, down, self.remarks)
+        several, leaks = judged_by_several(self.table), self._leaks()
+        problem = training_problem(pairs + demonstrations, self.up, down, self.remarks)
         mean = [gap / pairs for gap in self.gaps] if pairs else []
         return Report(
             opened.name, opened.format, self.rows, len(self.prompts), pairs, self.up, down, demonstrations, self.remarks,
-            self.rows - len(self.row_keys), self.duplicates, contradictions,
-            {name: Lengths.of(values) for name, values in self.lengths.items()},
-            LengthBias(mean[0], mean[1], self.unequal, self.longer) if pairs else None,
-            (self.first, self.placed) if self.placed else None, len(self.raters), len(several), figures(several), leaks,
-            self.sources, opened.unread, (trouble,) if trouble else (), tuple(self._warnings(contradictions, leaks)),
+            self.rows - len(self.row_keys), self.duplicates, contradictions, {name: Lengths.from_values(values) for name,
+            values in self.lengths.items()}, LengthBias(mean[0], mean[1], self.unequal, self.longer) if pairs else None,
+            (self.first, self.placed) if self.placed else None, len(self.raters), len(several), rater_agreement(several),
+            leaks, self.sources, opened.unread, (problem,) if problem else (), tuple(self._warnings(contradictions, leaks)),
         )  # fmt: skip
 
     def _leaks(self) -> Leaks | None:
         if not self.leakage.prompts:
             return None
-        found = set().union(*self.leaking.values())
-        looked_for = self.leakage.prompts - self.leakage.short
+        leaked = set().union(*self.leaking.values())
+        searched = self.leakage.prompts - self.leakage.short
         rows = tuple(self.leaky_rows[:FIRST_ROWS])
-        return Leaks(len(found), looked_for, self.leakage.short, len(self.leaky_rows), rows)
+        return Leaks(len(leaked), searched, self.leakage.short, len(self.leaky_rows), rows)
 
     def _warnings(self, contradictions: int, leaks: Leaks | None) -> list[str]:
-        found = []
+        warnings = []
         if leaks and leaks.prompts:
             rows = ", ".join(map(str, leaks.first)) + (", ..." if leaks.rows > len(leaks.first) else "")
-            which = share(100 * leaks.prompts / leaks.looked_for)
-            found.append(f"{which} of the evaluation prompts are in the data: rows {rows}; take these out before training")
+            percent = share(100 * leaks.prompts / leaks.searched)
+            warnings.append(
+                f"{percent} of the evaluation prompts are in the data: rows {rows}; remove these rows before training"
+            )
         if contradictions:
-            found.append(f"items with contrary verdicts of one rater: {count(contradictions)}")
-        if odd := self.remarks[ELSEWHERE]:
-            found.append(f"{ELSEWHERE}: {count(odd)}; the conversation was believed")
-        return found
+            warnings.append(f"items with contradictory verdicts of one rater: {count(contradictions)}")
+        if odd := self.remarks[OTHER_PROMPT]:
+            warnings.append(f"{OTHER_PROMPT}: {count(odd)}; the prompt is taken from the conversation")
+        return warnings
 
 
 def _size(turns: Turns) -> tuple[int, int]:
-    """Characters, and words between white space."""
+    """Number of characters, and of words between white space."""
     return sum(len(turn.content) for turn in turns), sum(len(turn.content.split()) for turn in turns)

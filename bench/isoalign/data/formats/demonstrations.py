@@ -12,9 +12,9 @@ COLUMNS = (("prompt", "completion"), ("messages",))
 
 
 def records(row: Row) -> Iterator[Demonstration]:
-    """The row's answer; of messages the last, which the others lead to."""
+    """The row's answer; in messages, the last assistant turn and the shared prompt before it."""
     if row.has("messages") and not row.has("completion"):
-        prompt, (answer,) = conversation.answered(row, None, [("messages", row.get("messages"))])
+        prompt, (answer,) = conversation.prompt_and_answers(row, None, [("messages", row.get("messages"))])
     else:
-        prompt, (answer,) = conversation.answered(row, "prompt", [("completion", row.get("completion"))])
+        prompt, (answer,) = conversation.prompt_and_answers(row, "prompt", [("completion", row.get("completion"))])
     yield Demonstration(prompt, answer, row.number, row.source)

@@ -1,4 +1,4 @@
-"""Rows out of a file, whatever it is kept in: JSON lines or a list, CSV, parquet, or a data set of the hub."""
+"""Rows of a file: JSON lines or a list, CSV, parquet, or a data set of the hub."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from typing import IO, Any
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import pyarrow
 from isoalign.data.formats import hub
-from isoalign.data.formats.rows import Fault, Row, decoded, shown
+from isoalign.data.formats.rows import Fault, Row, decode_json, quoted
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_LARGEST_CELL = 2**31 - 1  # a conversation is longer than the 128 KiB that csv allows by default
+_LARGEST_CELL = 2**31 - 1  # a conversation may exceed the default limit of csv, 128 KiB
 
 
-def rows(source: str) -> Iterator[Row | Fault]:
-    """The rows of a file, a folder or ``hf:NAME[:CONFIG][:SPLIT]``, one by one, and in their place what is wrong with them.
+def read_rows(source: str) -> Iterator[Row | Fault]:
+    """Iterate over the rows of a file, a folder or ``hf:NAME[:CONFIG][:SPLIT]``; a malformed row gives a Fault instead.
 
-    What the ending says: ``.csv``, ``.tsv``, ``.parquet``; ``.jsonl`` is lines; anything else is JSON, a list or lines.
-    ``.gz`` after any of these but parquet. Raises UserError where there is nothing to be read.
+    The ending sets the container: ``.csv``, ``.tsv``, ``.parquet``; ``.jsonl`` is lines; anything else is JSON, a list or
+    lines. ``.gz`` may follow any but parquet. Raises UserError if nothing can be read.
     """
     if source.startswith(hub.PREFIX):
-        yield from hub.rows(source)
+        yield from hub.hub_rows(source)
         return
     path = Path(source)
     if path.is_dir():
-        yield from hub.folder(path)
+        yield from hub.folder_rows(path)
         return
     ending = Path(path.stem if path.suffix == ".gz" else path.name).suffix.lower()
     if ending == ".parquet":
-        yield from _parquet(path)
+        yield from _read_parquet(path)
         return
     try:
         with _open(path) as stream:
             if ending in _DELIMITERS:
-                yield from _table(path, stream, _DELIMITERS[ending])
+                yield from _read_csv(path, stream, _DELIMITERS[ending])
             else:
-                yield from _json(stream, lines_only=ending in (".jsonl", ".ndjson"))
+                yield from _read_json(stream, lines_only=ending in (".jsonl", ".ndjson"))
     except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(f"cannot read {path}: {reason}") from error
@@ -52,23 +52,23 @@ def _open(path: Path) -> IO[bytes]:
     return opener(path, "rb")
 
 
-def _json(stream: IO[bytes], lines_only: bool) -> Iterator[Row | Fault]:
+def _read_json(stream: IO[bytes], lines_only: bool) -> Iterator[Row | Fault]:
     number = 0
     for number, line in enumerate(stream, start=1):
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if not line.strip():
             continue
         if not lines_only and line.lstrip().startswith(b"["):
-            yield from _list(line + stream.read())
+            yield from _parse_list(line + stream.read())
             return
         lines_only = True
-        yield _object(number, line)
+        yield _parse_line(number, line)
 
 
-def _object(number: int, line: bytes) -> Row | Fault:
+def _parse_line(number: int, line: bytes) -> Row | Fault:
     try:
         text = line.decode().strip()
-        value, end = decoded(text)
+        value, end = decode_json(text)
         if end < len(text):
             raise ValueError(f"more follows the object (character {end + 1})")
     except UnicodeDecodeError as error:
@@ -77,49 +77,49 @@ def _object(number: int, line: bytes) -> Row | Fault:
         return Fault(number, f"cannot be read: {error}")
     if not isinstance(value, dict):
         hint = "; a list of rows needs the ending .json" if isinstance(value, list) and value[:1] else ""
-        return Fault(number, f"a row is a JSON object, not {shown(text)}{hint}")
+        return Fault(number, f"a row must be a JSON object, not {quoted(text)}{hint}")
     return Row(number, value)
 
 
-def _list(content: bytes) -> Iterator[Row | Fault]:
-    """The objects of a JSON list, one at a time."""
+def _parse_list(content: bytes) -> Iterator[Row | Fault]:
+    """Iterate over the objects of a JSON list."""
     number = 1
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        yield Fault(number, f"this or a later one is {_undecodable(error)}")
+        yield Fault(number, f"this or a later row is {_undecodable(error)}")
         return
-    place = _past(text, text.index("[") + 1)
+    place = _skip_space(text, text.index("[") + 1)
     while text[place : place + 1] != "]":
         try:
-            start, (value, place) = place, decoded(text, place)
+            start, (value, place) = place, decode_json(text, place)
         except ValueError as error:
             yield Fault(number, f"cannot be read: {error}")
             return
         yield (
             Row(number, value)
             if isinstance(value, dict)
-            else Fault(number, f"a row is a JSON object, not {shown(text[start:place])}")
+            else Fault(number, f"a row must be a JSON object, not {quoted(text[start:place])}")
         )
-        place = _past(text, place)
+        place = _skip_space(text, place)
         if text[place : place + 1] == ",":
-            place = _past(text, place + 1)
+            place = _skip_space(text, place + 1)
         elif text[place : place + 1] != "]":
-            yield Fault(number, "neither a comma nor the end of the list follows it")
+            yield Fault(number, "a comma or the end of the list must follow")
             return
         number += 1
     if text[place + 1 :].strip():
-        yield Fault(number, "this is after the end of the list")
+        yield Fault(number, "text follows the end of the list")
 
 
-def _past(text: str, place: int) -> int:
-    """The place of the next character that is no white space."""
+def _skip_space(text: str, place: int) -> int:
+    """Position of the next character that is not white space."""
     while text[place : place + 1] in (" ", "\t", "\r", "\n"):
         place += 1
     return place
 
 
-def _table(path: Path, stream: IO[bytes], delimiter: str) -> Iterator[Row | Fault]:
+def _read_csv(path: Path, stream: IO[bytes], delimiter: str) -> Iterator[Row | Fault]:
     csv.field_size_limit(_LARGEST_CELL)
     reader = csv.reader(_lines(stream), delimiter=delimiter, strict=True)
     number, line, header = 0, 1, None
@@ -136,9 +136,9 @@ def _table(path: Path, stream: IO[bytes], delimiter: str) -> Iterator[Row | Faul
             return
         if header is None:
             header = [name.strip() for name in cells]
-            if twice := [name for name in header if header.count(name) > 1]:
-                raise UserError(f"{path}: column {shown(twice[0])} is in the header twice; rename one")
-        elif cells:  # an empty line is no row
+            if repeated := [name for name in header if header.count(name) > 1]:
+                raise UserError(f"{path}: column {quoted(repeated[0])} is in the header twice; rename one")
+        elif cells:  # skip empty lines
             if len(cells) == len(header):
                 yield Row(number, dict(zip(header, cells, strict=True)), line)
             else:
@@ -151,7 +151,7 @@ def _lines(stream: IO[bytes]) -> Iterator[str]:
         yield (line.removeprefix(codecs.BOM_UTF8) if not number else line).decode()
 
 
-def _parquet(path: Path) -> Iterator[Row | Fault]:
+def _read_parquet(path: Path) -> Iterator[Row | Fault]:
     number = 0
     try:
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1024):

@@ -1,4 +1,4 @@
-"""Rows of data sets that the `datasets` library reads: from the hub, or from a folder."""
+"""Rows of data sets read with the `datasets` library, from the hub or from a folder."""
 
 from __future__ import annotations
 
@@ -12,62 +12,62 @@ from isoalign.data.formats.rows import Row
 from isoalign.data.hub import offline
 
 PREFIX = "hf:"
-_SAVED = ("state.json", "dataset_dict.json")  # what save_to_disk leaves
+_SAVED = ("state.json", "dataset_dict.json")  # files that save_to_disk writes
 
 
-def rows(source: str) -> Iterator[Row]:
-    """The rows of ``hf:NAME[:CONFIG][:SPLIT]``; a single word after the name is a configuration or else a split.
+def hub_rows(source: str) -> Iterator[Row]:
+    """The rows of ``hf:NAME[:CONFIG][:SPLIT]``; a single word after the name is a configuration if there is one, else a split.
 
-    Out of the cache, unless HF_HUB_OFFLINE is set to 0. No code of a data set is run. Raises UserError.
+    Reads the cache only, unless HF_HUB_OFFLINE is set to 0. Never runs code of a data set. Raises UserError.
     """
     name, _, rest = source.removeprefix(PREFIX).partition(":")
     config, _, split = rest.partition(":")
     if not name or ":" in split:
-        raise UserError(f"{source}: a data set of the hub is named hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT")
-    return _rows(source, name, config, split)
+        raise UserError(f"{source}: name a data set of the hub as hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT")
+    return _iterate(source, name, config, split)
 
 
-def folder(path: Path) -> Iterator[Row]:
-    """The rows of a folder that `save_to_disk` made, or of data files that `load_dataset` understands. Raises UserError."""
-    return _rows(str(path), str(path), "", "")
+def folder_rows(path: Path) -> Iterator[Row]:
+    """The rows of a folder written by `save_to_disk`, or of data files that `load_dataset` reads. Raises UserError."""
+    return _iterate(str(path), str(path), "", "")
 
 
-def _rows(source: str, name: str, config: str, split: str) -> Iterator[Row]:
+def _iterate(source: str, name: str, config: str, split: str) -> Iterator[Row]:
     number = 0
     try:
-        for values in _split(source, *_loaded(name, config, split)):
+        for values in _choose_split(source, *_load_splits(name, config, split)):
             number += 1
             yield Row(number, values)
     except UserError:
         raise
-    except Exception as error:  # the library and what it rests on raise anything
+    except Exception as error:  # the library and its dependencies raise any type
         reason = " ".join(str(error).split()) or type(error).__name__
-        advice = "; set HF_HUB_OFFLINE=0 to let it be downloaded" if offline() and not Path(name).exists() else ""
+        advice = "; set HF_HUB_OFFLINE=0 to allow the download" if offline() and not Path(name).exists() else ""
         raise UserError(f"cannot read {source}{f' after row {number}' if number else ''}: {reason}{advice}") from error
 
 
-def _loaded(name: str, config: str, split: str) -> tuple[Any, str]:
-    """Every split by name, and which is asked for (empty: any)."""
+def _load_splits(name: str, config: str, split: str) -> tuple[Any, str]:
+    """All splits by name, and the one asked for (empty: any)."""
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it has to say is in the exception too
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # the exception repeats its messages
     if offline():
-        # both read it from the environment when they were imported, which may have been before anybody set it
+        # both read the environment at import, possibly before the variable was set
         huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-    if any((Path(name) / saved).exists() for saved in _SAVED):
-        found = datasets.load_from_disk(name)
-        return found if isinstance(found, dict) else {split or config: found}, split or config
-    streaming = Path(name).is_dir()  # reads in place, and leaves no copy in the cache
+    if any((Path(name) / file).exists() for file in _SAVED):
+        saved = datasets.load_from_disk(name)
+        return saved if isinstance(saved, dict) else {split or config: saved}, split or config
+    streaming = Path(name).is_dir()  # reads in place, without a copy in the cache
     try:
         return datasets.load_dataset(name, config or None, streaming=streaming), split
     except ValueError:
         if not config or split:
             raise
-        return datasets.load_dataset(name, streaming=streaming), config  # it wasn't a configuration
+        return datasets.load_dataset(name, streaming=streaming), config  # it is a split
 
 
-def _split(source: str, splits: Any, wanted: str) -> Any:
+def _choose_split(source: str, splits: Any, wanted: str) -> Any:
     if wanted and wanted not in splits:
-        raise UserError(f"{source}: there is no split or configuration {wanted!r}; splits: {', '.join(splits)}")
+        raise UserError(f"{source}: unknown split or configuration {wanted!r}; splits: {', '.join(splits)}")
     if not wanted and len(splits) > 1 and "train" not in splits:
         raise UserError(f"{source} has several splits; name one with hf:NAME:SPLIT: {', '.join(splits)}")
     return splits[wanted or ("train" if "train" in splits else next(iter(splits)))]

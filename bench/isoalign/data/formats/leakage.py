@@ -1,7 +1,7 @@
-"""Which evaluation prompts are in a text that a model is going to be trained on.
+"""Evaluation prompts that occur in training texts.
 
 Brown et al. 2020, "Language models are few-shot learners", appendix C: an evaluation text is dirty if any of its n-grams of
-words, n from 8 to 13, is in the training data, punctuation and case apart.
+words, n from 8 to 13, is in the training data, ignoring punctuation and case.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ from collections.abc import Sequence
 
 from isoalign.core.errors import UserError
 
-LEAST = 4  # words; what is shorter, such as "thank you very much", is anywhere
+LEAST = 4  # words; shorter prompts, such as "thank you", occur everywhere
 _WORD = re.compile(r"\w+")
 
 
 def words(text: str) -> list[str]:
-    """The words of `isoalign.core.text.normalise` of a text, without punctuation (its white space doesn't matter to them)."""
+    """Words of a text normalised as by `isoalign.core.text.normalise`, without punctuation."""
     return _WORD.findall(text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold())
 
 
 class Leakage:
-    """Evaluation prompts, ready to be looked for.
+    """An index of evaluation prompts.
 
-    A prompt of n words or more is found where any n of its words in a row are; one of fewer, but of LEAST or more, where all
-    are, in a row; one of fewer than LEAST is never looked for, and counted in ``short``. Raises UserError for n below 1.
+    A prompt of n words or more matches a text that holds any n consecutive words of it; a prompt of LEAST to n - 1 words
+    matches if all its words follow one another; prompts shorter than LEAST are skipped and counted in ``short``. Raises
+    UserError for n below 1.
     """
 
     def __init__(self, prompts: Sequence[str], n: int) -> None:
         if n < 1:
-            raise UserError(f"evaluation prompts are looked for by n-grams of at least 1 word, not {n}")
+            raise UserError(f"n-grams of evaluation prompts need at least 1 word, not {n}")
         texts = [words(prompt) for prompt in prompts]
         self.prompts = len(prompts)
         self.short = sum(len(text) < min(LEAST, n) for text in texts)
@@ -40,15 +41,15 @@ class Leakage:
             if len(text) >= min(LEAST, n):
                 for start in range(max(1, len(text) - n + 1)):
                     self._owners[tuple(text[start : start + n])].add(owner)
-        # A gram is looked for only around its rarest word: few texts have any of these, and a set tells at once.
+        # Search for a gram only around its rarest word: few texts have one, and a set finds them fast.
         common = Counter(word for text in texts for word in set(text))
         self._around: defaultdict[str, set[tuple[int, int]]] = defaultdict(set)
         for gram in self._owners:
             offset = min(range(len(gram)), key=lambda i: (common[gram[i]], -len(gram[i])))
             self._around[gram[offset]].add((offset, len(gram)))
 
-    def found(self, text: str) -> set[int]:
-        """The places, in the list given, of the prompts that a text holds."""
+    def matches(self, text: str) -> set[int]:
+        """Indices of the prompts that occur in a text."""
         seen = words(text)
         anchors = self._around.keys() & set(seen)
         if not anchors:

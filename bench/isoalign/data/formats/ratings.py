@@ -1,7 +1,7 @@
-"""Scores that raters gave single answers: whatever one rater scored differently for one prompt makes a comparison.
+"""Scores of single answers: two answers to one prompt that one rater scored differently make a comparison.
 
-A row has the scores of all raters (``scores``), one rater's (``rater``, ``score``), or all answers to a prompt with a score
-each (``completions``, as UltraFeedback has them). Higher is better.
+A row has the scores of all raters (``scores``), one rater's score (``rater``, ``score``), or all answers to a prompt with a
+score each (``completions``, as in UltraFeedback). Higher is better.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from itertools import combinations
 from typing import Any
 
 from isoalign.data.formats import conversation
-from isoalign.data.formats.rows import MOST_ANSWERS, RATERS, Fault, Row, shown
-from isoalign.data.formats.types import TIE, Comparison, Record, Remark, Score, Turns, distinct
+from isoalign.data.formats.rows import MOST_ANSWERS, RATERS, Fault, Row, quoted
+from isoalign.data.formats.types import TIE, Comparison, Record, Remark, Score, Turns, unless_equal
 
 COLUMNS = (
     ("prompt", "completion", "scores"),
@@ -23,47 +23,47 @@ COLUMNS = (
 
 
 def records(row: Row) -> Iterator[Score]:
-    """The row's scores; one that is null was not given."""
+    """The row's scores; null scores are skipped."""
     if row.has("completions"):
-        yield from _listed(row)
+        yield from _scored_completions(row)
         return
-    prompt, (answer,) = conversation.answered(row, "prompt", [("completion", row.get("completion"))])
-    given = row.mapped("scores") if row.has("scores") else {row.rater: row.get("score")}
+    prompt, (answer,) = conversation.prompt_and_answers(row, "prompt", [("completion", row.get("completion"))])
+    given = row.get_object("scores") if row.has("scores") else {row.rater: row.get("score")}
     scores = {rater: score for rater, score in given.items() if score is not None}
     if not scores:
-        raise row.fault("scores has none")
+        raise row.fault("scores has no score")
     for rater, score in scores.items():
-        value = row.number_in(f"score of {shown(rater)}", score)
-        yield Score(prompt, answer, value, row.number, row.sound("scores", rater), row.source)
+        value = row.finite_number(f"score of {quoted(rater)}", score)
+        yield Score(prompt, answer, value, row.number, row.valid_text("scores", rater), row.source)
 
 
-def _listed(row: Row) -> Iterator[Score]:
-    entries = row.listed("completions")
-    given = [_entry(row, f"completions[{i}]", entry) for i, entry in enumerate(entries)]
+def _scored_completions(row: Row) -> Iterator[Score]:
+    entries = row.get_list("completions")
+    given = [_read_entry(row, f"completions[{i}]", entry) for i, entry in enumerate(entries)]
     if len(given) < 2:
-        raise row.fault(f"completions has {len(given)}; it takes two to compare")
-    prompt, answers = conversation.answered(
+        raise row.fault(f"completions has {len(given)}; a comparison needs two")
+    prompt, answers = conversation.prompt_and_answers(
         row, "prompt" if row.has("prompt") else "instruction", [(name, text) for name, text, _ in given]
     )
     for answer, (name, _, score) in zip(answers, given, strict=True):
         if score is not None:
-            yield Score(prompt, answer, row.number_in(f"{name}: score", score), row.number, row.rater, row.source)
+            yield Score(prompt, answer, row.finite_number(f"{name}: score", score), row.number, row.rater, row.source)
 
 
-def _entry(row: Row, name: str, entry: Any) -> tuple[str, Any, Any]:
-    """Its name, its text and its score."""
+def _read_entry(row: Row, name: str, entry: Any) -> tuple[str, Any, Any]:
+    """Name, text and score of an entry."""
     if not isinstance(entry, dict):
-        raise row.fault(f"{name} must be an object with completion and score, not {shown(entry)}")
+        raise row.fault(f"{name} must be an object with completion and score, not {quoted(entry)}")
     texts = [entry[key] for key in ("completion", "response") if entry.get(key) is not None]
     if not texts:
         raise row.fault(f"{name}: completion is missing")
     return name, texts[0], entry.get("score", entry.get("overall_score"))
 
 
-def together(scores: Iterable[Score]) -> Iterator[Record]:
-    """The comparisons within each prompt and rater, in the order of the file; equal scores are ties.
+def compare_scores(scores: Iterable[Score]) -> Iterator[Record]:
+    """Comparisons within each prompt and rater, in the order of the file; equal scores are ties.
 
-    Raises Fault at a rater's 1001st answer to one prompt, since the pairs grow with its square.
+    Raises Fault at a rater's 1001st answer to one prompt: the number of pairs grows quadratically.
     """
     groups: dict[tuple[Turns, str], list[Score]] = {}
     for score in scores:
@@ -77,4 +77,6 @@ def together(scores: Iterable[Score]) -> Iterator[Record]:
                 yield Remark(TIE)
             else:
                 best, worst = (one, two) if one.score > two.score else (two, one)
-                yield distinct(Comparison(best.prompt, best.completion, worst.completion, best.row, best.rater, best.source))
+                yield unless_equal(
+                    Comparison(best.prompt, best.completion, worst.completion, best.row, best.rater, best.source)
+                )

@@ -1,4 +1,4 @@
-"""What a check of a file of feedback found, as text and as Markdown."""
+"""The report on a file of feedback, as text and as Markdown."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 
 from isoalign.core.display import clean, count, escape, grid, share
 from isoalign.core.records import Estimate
-from isoalign.data.formats.types import ELSEWHERE
+from isoalign.data.formats.types import OTHER_PROMPT
 
 FIRST_ROWS = 5
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Of texts: the median, the length that 95% do not exceed, and the longest."""
+    """Lengths of texts: median, 95% quantile and maximum."""
 
     median: float
     p95: int
     longest: int
 
     @classmethod
-    def of(cls, values: array[int]) -> Lengths:
-        """Those of at least one length."""
+    def from_values(cls, values: array[int]) -> Lengths:
+        """Summary of at least one length."""
         lengths = np.frombuffer(values, dtype=np.int64)
         p95 = np.quantile(lengths, 0.95, method="inverted_cdf")
         return cls(float(np.median(lengths)), int(p95), int(lengths.max()))
@@ -37,8 +37,8 @@ class Lengths:
 
 @dataclass(frozen=True)
 class LengthBias:
-    """Chosen less rejected, mean over pairs, in characters and words. ``longer``: of the ``unequal`` pairs (in characters)
-    how many the longer answer wins."""
+    """Chosen minus rejected length, mean over pairs, in characters and words. ``longer``: number of pairs won by the longer
+    answer, of the ``unequal`` pairs whose answers differ in characters."""
 
     characters: float
     words: float
@@ -48,14 +48,14 @@ class LengthBias:
 
 @dataclass(frozen=True)
 class Leaks:
-    """Evaluation prompts that are in the data, as `isoalign.data.formats.leakage.Leakage` finds them.
+    """Evaluation prompts found in the data by `isoalign.data.formats.leakage.Leakage`.
 
-    ``prompts``: how many are, of ``looked_for``; ``short``: how many were too short to be looked for; ``rows``: how many hold
-    any; ``first``: the first of these.
+    ``prompts``: number found, of ``searched``; ``short``: number too short to search for; ``rows``: number of rows with a
+    match; ``first``: the first of these rows.
     """
 
     prompts: int
-    looked_for: int
+    searched: int
     short: int
     rows: int
     first: tuple[int, ...]
@@ -63,13 +63,13 @@ class Leaks:
 
 @dataclass(frozen=True)
 class Report:
-    """What `isoalign.data.formats.check.check` found.
+    """The result of `isoalign.data.formats.check.check_file`.
 
-    ``prompts``: how many different ones; ``remarks``: what was left out or looks odd, and how often; ``duplicate_rows``: rows
-    that equal an earlier one in every column; ``duplicates``: the same verdict, or demonstration, again; ``contradictions``:
-    items that one rater judged both ways; ``lengths``: of different texts, by "prompt characters" and the like;
-    ``first_chosen``: how often the first candidate was, and of how many; ``agreement``: by name, over ``judged_by_several``
-    items; ``problems``: why training would refuse the file; ``warnings``: what to look at.
+    ``prompts``: number of distinct prompts; ``remarks``: what was left out or is suspicious, with counts; ``duplicate_rows``:
+    rows equal to an earlier row in every column; ``duplicates``: repeated verdicts or demonstrations; ``contradictions``:
+    items that one rater judged both ways; ``lengths``: of distinct texts, by "prompt characters" and the like;
+    ``first_chosen``: how often the first candidate was chosen, and of how many; ``agreement``: by name, over
+    ``judged_by_several`` items; ``problems``: why training rejects the file; ``warnings``: what to look at.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Report:
     warnings: tuple[str, ...]
 
     def text(self) -> str:
-        """For a terminal."""
+        """The report for a terminal."""
         facts = self._facts()
         width = max(len(name) for name, _ in facts)
         lines = [f"{self.name}: {self.format}", *(f"  {name.ljust(width)}  {value}" for name, value in facts)]
@@ -105,7 +105,7 @@ class Report:
         return "\n".join(map(_printable, lines))
 
     def markdown(self) -> str:
-        """For a page."""
+        """The report as Markdown."""
         lines = [f"### {escape(self.name)}: {self.format}", ""]
         lines.append(grid(["what", "found"], [[name, escape(value)] for name, value in self._facts()], left=(0, 1)))
         lines += [f"\n**Warning**: {escape(line)}" for line in self.warnings]
@@ -114,47 +114,47 @@ class Report:
 
     def _facts(self) -> list[tuple[str, str]]:
         labels = self.up + self.down
-        found = [("rows", count(self.rows)), ("different prompts", count(self.prompts))]
-        found += [("pairs", count(self.pairs))] if self.pairs else []
-        found += [("unpaired", f"{count(labels)}, {share(100 * self.up / labels)} good")] if labels else []
-        found += [("demonstrations", count(self.demonstrations))] if self.demonstrations else []
-        left_out = [f"{what}: {count(number)}" for what, number in self.remarks.items() if what != ELSEWHERE]
-        found += [("left out", ", ".join(left_out))] if left_out else []
-        found.append(("duplicates", f"rows: {count(self.duplicate_rows)}, verdicts or answers: {count(self.duplicates)}"))
-        found.append(("contradictions", f"judged both ways by one rater: {count(self.contradictions)}"))
-        found += [(name, str(lengths)) for name, lengths in self.lengths.items()]
-        found += self._verdict_facts()
+        facts = [("rows", count(self.rows)), ("different prompts", count(self.prompts))]
+        facts += [("pairs", count(self.pairs))] if self.pairs else []
+        facts += [("unpaired", f"{count(labels)}, {share(100 * self.up / labels)} good")] if labels else []
+        facts += [("demonstrations", count(self.demonstrations))] if self.demonstrations else []
+        left_out = [f"{what}: {count(number)}" for what, number in self.remarks.items() if what != OTHER_PROMPT]
+        facts += [("left out", ", ".join(left_out))] if left_out else []
+        facts.append(("duplicates", f"rows: {count(self.duplicate_rows)}, verdicts or answers: {count(self.duplicates)}"))
+        facts.append(("contradictions", f"judged both ways by one rater: {count(self.contradictions)}"))
+        facts += [(name, str(lengths)) for name, lengths in self.lengths.items()]
+        facts += self._verdict_facts()
         if self.leaks:
-            leaks = f"{count(self.leaks.prompts)} of {count(self.leaks.looked_for)}, in {count(self.leaks.rows)} rows"
-            short = f" ({count(self.leaks.short)} too short to tell)" if self.leaks.short else ""
-            found.append(("evaluation prompts", leaks + short))
+            leaks = f"{count(self.leaks.prompts)} of {count(self.leaks.searched)}, in {count(self.leaks.rows)} rows"
+            short = f" ({count(self.leaks.short)} too short to search for)" if self.leaks.short else ""
+            facts.append(("evaluation prompts", leaks + short))
         sources = Counter(self.sources).most_common(FIRST_ROWS)
         more = f", {len(self.sources) - len(sources)} more" if len(self.sources) > len(sources) else ""
-        found += [("sources", ", ".join(f"{name} {count(number)}" for name, number in sources) + more)] if sources else []
-        return found + ([("columns not read", ", ".join(self.unread))] if self.unread else [])
+        facts += [("sources", ", ".join(f"{name} {count(number)}" for name, number in sources) + more)] if sources else []
+        return facts + ([("columns not read", ", ".join(self.unread))] if self.unread else [])
 
     def _verdict_facts(self) -> list[tuple[str, str]]:
-        found = []
+        facts = []
         if bias := self.length_bias:
-            found.append(("chosen - rejected", f"{bias.characters:+,.1f} characters, {bias.words:+,.1f} words in the mean"))
+            facts.append(("chosen - rejected", f"{bias.characters:+,.1f} characters, {bias.words:+,.1f} words in the mean"))
             wins = share(100 * bias.longer / bias.unequal) if bias.unequal else "–"
-            found.append(("longer wins", f"{wins} of {count(bias.unequal)} pairs of unequal length"))
+            facts.append(("longer wins", f"{wins} of {count(bias.unequal)} pairs of unequal length"))
         if self.first_chosen:
             first, several = self.first_chosen
-            found.append(("first wins", f"{share(100 * first / several)} of {count(several)} pairs of candidates"))
+            facts.append(("first wins", f"{share(100 * first / several)} of {count(several)} pairs of candidates"))
         if self.raters:
-            found.append(("raters", f"{count(self.raters)}; {count(self.judged_by_several)} items judged by two or more"))
-        return found + [(name.replace("_", " "), _told(figure)) for name, figure in self.agreement.items()]
+            facts.append(("raters", f"{count(self.raters)}; {count(self.judged_by_several)} items judged by two or more"))
+        return facts + [(name.replace("_", " "), _format_estimate(figure)) for name, figure in self.agreement.items()]
 
 
-def _told(figure: Estimate) -> str:
-    """A figure with its interval, as far as there is one."""
-    if figure.value is None:
+def _format_estimate(estimate: Estimate) -> str:
+    """An estimate with its interval, if it has one."""
+    if estimate.value is None:
         return "–"
-    interval = f" [{figure.low:.3f}, {figure.high:.3f}]" if figure.low is not None and figure.high is not None else ""
-    return f"{figure.value:.3f}{interval} on {count(figure.n)} items"
+    interval = f" [{estimate.low:.3f}, {estimate.high:.3f}]" if estimate.low is not None and estimate.high is not None else ""
+    return f"{estimate.value:.3f}{interval} on {count(estimate.n)} items"
 
 
 def _printable(line: str) -> str:
-    """The line as `clean` makes it, its indentation kept."""
+    """The line without control characters, indentation kept."""
     return line[: len(line) - len(line.lstrip())] + clean(line)

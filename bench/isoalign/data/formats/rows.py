@@ -1,4 +1,4 @@
-"""One row of a file, and what is wrong with it."""
+"""One row of a file, and the errors in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REPR = re.compile(r"\s*\[?\s*\{\s*'(role|content)'")  # a list of messages as P
 
 
 class Fault(ValueError):
-    """Why a row is refused. ``row``: its number."""
+    """Why a row is rejected. ``row``: its number."""
 
     def __init__(self, row: int, why: str, line: int = 0) -> None:
         super().__init__(f"row {row}{f' (line {line})' if line else ''}: {why}")
@@ -25,10 +25,9 @@ class Fault(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row by column. ``number``: from 1 (the line, in JSON lines); ``line``: where a row of a CSV begins, else 0.
+    """A row by column. ``number``: from 1 (in JSON lines, the line number); ``line``: first line of a row of a CSV, else 0.
 
-    Cells of a CSV are texts, so in these a list or an object is read from its JSON. Every method raises Fault, naming the
-    column.
+    In a CSV, lists and objects are JSON in their cells. Every method raises Fault naming the column.
     """
 
     number: int
@@ -36,67 +35,68 @@ class Row:
     line: int = 0
 
     def fault(self, why: str) -> Fault:
-        """What to raise where this row is refused."""
+        """The error that rejects this row."""
         return Fault(self.number, why, self.line)
 
     def has(self, *names: str) -> bool:
-        """Whether all these columns are there; null is absent."""
+        """Whether all these columns are present; null counts as absent."""
         return all(self.values.get(name) is not None for name in names)
 
     def get(self, name: str) -> Any:
-        """The value of a column that must be there."""
+        """The value of a required column."""
         if self.values.get(name) is None:
             raise self.fault(f"{name} is missing")
         return self.values[name]
 
-    def listed(self, name: str) -> list[Any]:
+    def get_list(self, name: str) -> list[Any]:
         """A column that holds a list."""
-        value = self._unpacked(name)
+        value = self._get_decoded(name)
         if not isinstance(value, list):
-            raise self.fault(f"{name} must be a list, not {shown(value)}")
+            raise self.fault(f"{name} must be a list, not {quoted(value)}")
         return value
 
-    def mapped(self, name: str) -> dict[str, Any]:
+    def get_object(self, name: str) -> dict[str, Any]:
         """A column that holds an object."""
-        value = self._unpacked(name)
+        value = self._get_decoded(name)
         if not isinstance(value, dict):
-            raise self.fault(f"{name} must be an object, not {shown(value)}")
+            raise self.fault(f"{name} must be an object, not {quoted(value)}")
         return value
 
-    def _unpacked(self, name: str) -> Any:
+    def _get_decoded(self, name: str) -> Any:
         value = self.get(name)
         if self.line:
             try:
                 return _STRICT.decode(value.strip())
             except (ValueError, RecursionError):
-                raise self.fault(f"{name} must be JSON in a CSV, not {shown(value)}") from None
+                raise self.fault(f"{name} must be JSON in a CSV, not {quoted(value)}") from None
         return value
 
     def messages(self, name: str, value: Any) -> Any:
-        """The value, or the list of messages that it is the JSON of; another text that begins with a bracket is a text."""
+        """The value; in a CSV, a text that is JSON of a message or a list of messages is decoded, other texts stay as they
+        are."""
         if not (self.line and isinstance(value, str) and value.lstrip().startswith(("[", "{"))):
             return value
         if _REPR.match(value):
-            raise self.fault(f"{name} holds Python's print of a list; write it with json.dumps")
+            raise self.fault(f"{name} holds the repr of a Python list; write it with json.dumps")
         try:
-            found = _STRICT.decode(value.strip())
+            decoded = _STRICT.decode(value.strip())
         except (ValueError, RecursionError):
             return value
-        first = found[0] if isinstance(found, list) and found else found
-        return found if isinstance(first, dict) and {"role", "from"} & first.keys() else value
+        first = decoded[0] if isinstance(decoded, list) and decoded else decoded
+        return decoded if isinstance(first, dict) and {"role", "from"} & first.keys() else value
 
-    def number_in(self, name: str, value: Any) -> float:
-        """A finite number, which may be written as a text."""
+    def finite_number(self, name: str, value: Any) -> float:
+        """A finite number; texts that hold a number are converted."""
         try:
             number = math.nan if isinstance(value, bool) or not isinstance(value, str | int | float) else float(value)
         except (ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
-            raise self.fault(f"{name} must be a finite number, not {shown(value)}")
+            raise self.fault(f"{name} must be a finite number, not {quoted(value)}")
         return number
 
-    def sound(self, name: str, text: str) -> str:
-        """The text, if it can be written as UTF-8."""
+    def valid_text(self, name: str, text: str) -> str:
+        """The text, if it can be encoded as UTF-8."""
         if not text.isascii():
             try:
                 text.encode()
@@ -106,39 +106,39 @@ class Row:
 
     @property
     def source(self) -> str:
-        """Where the row says that it is from; empty where it doesn't."""
+        """The source that the row names; empty if none."""
         return self._named(SOURCES)
 
     @property
     def rater(self) -> str:
-        """Who the row says judged it; empty where it doesn't."""
+        """The rater that the row names; empty if none."""
         return self._named(RATERS)
 
     def _named(self, names: Sequence[str]) -> str:
         value = next((self.values[name] for name in names if self.has(name)), "")
-        return self.sound(names[0], str(value).strip()) if isinstance(value, str | int | float) else ""
+        return self.valid_text(names[0], str(value).strip()) if isinstance(value, str | int | float) else ""
 
     @property
     def key(self) -> int:
-        """The same for rows that are the same in every column (64 bits, within one process)."""
+        """Equal for rows that are equal in every column (64 bits, within one process)."""
         return hash(repr(sorted(self.values.items(), key=lambda item: item[0])))
 
 
-def shown(value: Any) -> str:
-    """A value in a message: one line, 40 characters at most."""
+def quoted(value: Any) -> str:
+    """A value as it appears in an error message: one line, at most 40 characters."""
     text = repr(value[:40] if isinstance(value, str) else value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a finite number; what is missing is null")
+def _reject_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a finite number; write null for a missing value")
 
 
-_STRICT = json.JSONDecoder(parse_constant=_no_number)
+_STRICT = json.JSONDecoder(parse_constant=_reject_constant)
 
 
-def decoded(text: str, start: int = 0) -> tuple[Any, int]:
-    """The JSON value that begins at a place of a text, and where it ends. Raises ValueError in words that fit a message."""
+def decode_json(text: str, start: int = 0) -> tuple[Any, int]:
+    """The JSON value that begins at ``start``, and its end. Raises ValueError with a message for the user."""
     try:
         return _STRICT.raw_decode(text, start)
     except json.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""What feedback is once it is read, whatever file it came from."""
+"""Records of feedback, independent of the file format."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from isoalign.core.store import digest
 
 TIE = "ties"
-SAME = "pairs of equal answers"
-ELSEWHERE = "rows whose prompt column is no turn of their conversation"
+EQUAL = "pairs of equal answers"
+OTHER_PROMPT = "rows whose prompt column is not a turn of their conversation"
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of a conversation. ``role``: system, user or assistant; empty for plain text, which takes no chat template."""
+    """One turn of a conversation. ``role``: system, user or assistant; empty for plain text, which gets no chat template."""
 
     role: str
     content: str
@@ -27,8 +27,8 @@ Turns = tuple[Turn, ...]
 class Comparison:
     """Two answers to a prompt, the first preferred.
 
-    ``row``: where the chosen answer is from; ``rater`` and ``source``: empty where the file doesn't tell; ``place``: 0 or 1,
-    where of two candidates the chosen one stood, None where the file has no places.
+    ``row``: the row of the chosen answer; ``rater`` and ``source``: empty if the file has none; ``place``: position of the
+    chosen answer among two candidates, 0 or 1; None if the file has no positions.
     """
 
     prompt: Turns
@@ -41,18 +41,18 @@ class Comparison:
 
     @property
     def item(self) -> str:
-        """16 hex digits of the prompt and the two answers, whichever was chosen: what raters agree or differ on."""
-        return digest([_plain(self.prompt), *sorted([_plain(self.chosen), _plain(self.rejected)])])
+        """16 hex digits of the prompt and the two answers, whichever was chosen: the unit of agreement."""
+        return digest([_role_content(self.prompt), *sorted([_role_content(self.chosen), _role_content(self.rejected)])])
 
     @property
     def verdict(self) -> int:
-        """Which answer of the item was chosen, the two in sorted order: 0 or 1."""
-        return int(_plain(self.chosen) > _plain(self.rejected))
+        """Index of the chosen answer, 0 or 1, with the two answers sorted."""
+        return int(_role_content(self.chosen) > _role_content(self.rejected))
 
 
 @dataclass(frozen=True, slots=True)
 class UnpairedLabel:
-    """One answer that somebody called good (``desirable``) or bad."""
+    """One answer labelled good (``desirable``) or bad."""
 
     prompt: Turns
     completion: Turns
@@ -63,8 +63,8 @@ class UnpairedLabel:
 
     @property
     def item(self) -> str:
-        """16 hex digits of the prompt and the answer: what raters agree or differ on."""
-        return digest([_plain(self.prompt), _plain(self.completion)])
+        """16 hex digits of the prompt and the answer: the unit of agreement."""
+        return digest([_role_content(self.prompt), _role_content(self.completion)])
 
     @property
     def verdict(self) -> int:
@@ -84,7 +84,7 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What one rater gave one answer; higher is better. Two of the same rater and prompt make a comparison."""
+    """One rater's score of one answer; higher is better. Two scores of one rater for one prompt make a comparison."""
 
     prompt: Turns
     completion: Turns
@@ -96,7 +96,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something to count: what was left out, or what looks odd. ``what``: TIE, SAME or ELSEWHERE."""
+    """Something to count: left out, or suspicious. ``what``: TIE, EQUAL or OTHER_PROMPT."""
 
     what: str
 
@@ -106,7 +106,7 @@ Record = Comparison | UnpairedLabel | Demonstration | Score | Remark
 
 @dataclass(frozen=True)
 class Data:
-    """A file of feedback. ``rows``: how many it has; ``remarks``: what was left out or looks odd, and how often."""
+    """A file of feedback. ``rows``: number of rows; ``remarks``: what was left out or is suspicious, with counts."""
 
     format: str
     rows: int
@@ -117,14 +117,14 @@ class Data:
 
     @property
     def ties(self) -> int:
-        """Pairs of answers that a rater held equal; they are left out."""
+        """Pairs that a rater scored or ranked equal; they are left out."""
         return self.remarks.get(TIE, 0)
 
 
-def distinct(found: Comparison) -> Comparison | Remark:
-    """The comparison, or the remark that its two answers are the same: it teaches nothing, and real files have such."""
-    return Remark(SAME) if found.chosen == found.rejected else found
+def unless_equal(comparison: Comparison) -> Comparison | Remark:
+    """The comparison, or a remark if its two answers are equal: such pairs occur in real files and teach nothing."""
+    return Remark(EQUAL) if comparison.chosen == comparison.rejected else comparison
 
 
-def _plain(turns: Turns) -> list[tuple[str, str]]:
+def _role_content(turns: Turns) -> list[tuple[str, str]]:
     return [(turn.role, turn.content) for turn in turns]

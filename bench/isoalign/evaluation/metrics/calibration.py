@@ -22,11 +22,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import expit
 
 from isoalign import stats
 from isoalign.core.errors import UserError
+from isoalign.core.lazy import scipy
 from isoalign.core.records import Estimate
 from isoalign.evaluation.metrics.metric import Metric
 from isoalign.evaluation.metrics.scored_samples import ScoredSamples, by_prompt, check_column
@@ -76,7 +75,7 @@ def fit_temperature(margins: Sequence[float] | Floats) -> float:
     if d.sum() <= 0:  # the slope at 1 / T = 0
         return UNSURE * scale
     bounds = (np.log(SURE), np.log(UNSURE))
-    minimum = minimize_scalar(
+    minimum = scipy.optimize.minimize_scalar(
         lambda log: float(nll(d / (scale * np.exp(log))).mean()), bounds=bounds, method="bounded", options={"xatol": 1e-9}
     )
     return float(scale * np.exp(minimum.x))
@@ -89,14 +88,14 @@ def nll(margins: Floats) -> Floats:
 
 def brier(margins: Floats) -> Floats:
     """(1 - sigmoid(D))^2 of each pair; the same in both orders."""
-    return np.square(expit(-margins))
+    return np.square(scipy.special.expit(-margins))
 
 
 def reliability(margins: Sequence[float] | Floats, temperature: float = 1.0, bins: int = BINS) -> list[Bin]:
     """Data of a reliability plot: equal-width bins of the probability that the first answer of a pair wins, each pair counted
     in both orders. The plot is therefore symmetric: bin i mirrors bin ``bins`` - 1 - i."""
     d = np.asarray(margins, dtype=float) / temperature
-    confidence, won = expit(np.concatenate([d, -d])), np.repeat([1.0, 0.0], len(d))
+    confidence, won = scipy.special.expit(np.concatenate([d, -d])), np.repeat([1.0, 0.0], len(d))
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     count = np.bincount(place, minlength=bins).tolist()
     confidences, wins = (np.bincount(place, column, bins).tolist() for column in (confidence, won))

@@ -1,4 +1,4 @@
-"""All that a judge's verdicts depend on, for keys."""
+"""All that a judge's verdicts depend on, for the keys of stages."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from typing import Any
 
 from isoalign.config.feedback import KINDS, JudgeConfig
 from isoalign.core import plugins, source
+from isoalign.feedback.judges.templates import load_template
+from isoalign.models import language
 
-VERSION = 1  # raised whenever a judge's verdicts would change
+VERSION = 1  # raise it when the verdicts of a judge change
 
 
-def identity(config: JudgeConfig) -> dict[str, Any]:
-    """What a judge's verdicts depend on, for the key of a stage, without loading it; never a key or a limit.
+def judge_identity(config: JudgeConfig) -> dict[str, Any]:
+    """All that a judge's verdicts depend on, for the key of a stage, without loading it; API keys and limits never count.
 
-    Another address is another judge: the name of a model says nothing of the weights behind it. Of the classifier the
-    weights are those of the stage that fitted it, whose key stands beside this.
+    Another address is another judge: a server's model name does not identify its weights. The weights of the classifier
+    are covered by the key of the stage that fitted it.
     """
     common = {"version": VERSION, "kind": config.kind}
     if config.kind == "classifier":
@@ -22,11 +24,7 @@ def identity(config: JudgeConfig) -> dict[str, Any]:
     if config.kind not in KINDS:
         module = plugins.load("judges", config.kind)
         return common | dict(module.identity(config)) | {"source": source.digest([module.__name__])}
-    from isoalign.feedback.judges.templates import load_template
-
-    asked = {"thought": config.thought, "template": load_template(config.template).digest}
+    prompting = {"thought": config.thought, "template": load_template(config.template).digest}
     if config.kind == "server":
-        return common | asked | {"model": config.model, "base_url": config.base_url.rstrip("/"), "temperature": 0}
-    from isoalign.models import language
-
-    return common | asked | {"weights": language.identity(config.model)}
+        return common | prompting | {"model": config.model, "base_url": config.base_url.rstrip("/"), "temperature": 0}
+    return common | prompting | {"weights": language.weights_identity(config.model)}

@@ -1,4 +1,4 @@
-"""What bounds the requests to a server: a signal that stops them all, a rate, and a budget of tokens."""
+"""Limits on requests to a server: a stop signal, a rate limiter and a token budget."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Clock = Callable[[], float]
 
 
 class Stop(Exception):
-    """Nothing more can be asked; the text says why and what to do."""
+    """No more requests can be sent; the message says why and what to do."""
 
 
 class StopSignal:
-    """Stops every thread of a judge with one message: the first one's."""
+    """Stops all threads of a judge with the first message."""
 
     def __init__(self) -> None:
         self.stopped = threading.Event()
@@ -25,25 +25,25 @@ class StopSignal:
         self._message = ""
 
     def stop(self, message: str) -> NoReturn:
-        """Stop all threads, this one at once."""
+        """Stop all threads; raises Stop in this one."""
         with self._lock:
             self._message = self._message or message
         self.stopped.set()
         raise Stop(self._message)
 
     def raise_if_stopped(self) -> None:
-        """Raises Stop where a thread has set it."""
+        """Raise Stop if a thread has set the signal."""
         if self.stopped.is_set():
             raise Stop(self._message)
 
     def release(self) -> None:
-        """Ready for the next questions."""
+        """Reset for the next questions."""
         self._message = ""
         self.stopped.clear()
 
 
 class RateLimiter:
-    """At most ``per_minute`` requests a minute, evenly spread (a token bucket that holds one); 0 is no limit."""
+    """At most ``per_minute`` requests per minute, evenly spaced (a token bucket of size one); 0 for no limit."""
 
     def __init__(self, per_minute: int, clock: Clock, sleep: Sleep) -> None:
         self.gap = 60 / per_minute if per_minute else 0.0
@@ -52,7 +52,7 @@ class RateLimiter:
         self._next = -math.inf
 
     def wait(self) -> None:
-        """Return when it is this request's turn."""
+        """Block until the next request may be sent."""
         if not self.gap:
             return
         with self._lock:
@@ -64,7 +64,7 @@ class RateLimiter:
 
 
 class TokenBudget:
-    """Tokens that may be spent, 0 for no limit. A request begins only if it fits beside all that are on their way."""
+    """At most ``limit`` tokens, 0 for no limit. A request starts only if it fits beside all pending ones."""
 
     def __init__(self, limit: int, stop_signal: StopSignal) -> None:
         self.limit, self.stop_signal = limit, stop_signal
@@ -74,18 +74,18 @@ class TokenBudget:
 
     @contextmanager
     def reserve(self, estimate: int) -> Iterator[Callable[[int], None]]:
-        """Keep ``estimate`` tokens free inside; what is yielded takes the true number.
+        """Reserve ``estimate`` tokens in the context; the function yielded charges the actual number.
 
-        Raises Stop where they don't fit. While others are on their way it waits for what they truly cost, or it would
-        depend on chance where a run stops.
+        Raises Stop if they don't fit. It first waits for the actual cost of pending requests, so that where a run stops
+        does not depend on timing.
         """
         with self._change:
             while self.limit and self.spent + self._reserved + estimate > self.limit:
                 self.stop_signal.raise_if_stopped()
                 if not self._reserved:
                     self.stop_signal.stop(
-                        f"the next request could pass task.judge.token_limit={self.limit}, of which {self.spent} tokens are "
-                        "spent; raise it to go on"
+                        f"the next request could exceed task.judge.token_limit={self.limit}, of which {self.spent} tokens are "
+                        "spent; raise it to continue"
                     )
                 self._change.wait()
             self._reserved += estimate

@@ -1,8 +1,8 @@
 """Any causal language model as a judge, by the log-probability of its verdict.
 
 The question ends so that the next token is " A" or " B", and P(A) is the softmax over the log-probabilities of the two
-(Lee et al. 2023, "RLAIF vs. RLHF", sec. 2.1). With a chain of thought the model first writes what it thinks, greedily, and
-is then asked for its verdict with that before its eyes (the same, sec. 2.1.2).
+(Lee et al. 2023, "RLAIF vs. RLHF", sec. 2.1). With a chain of thought the model first writes its reasoning, greedily, and
+then gives its verdict with the reasoning in context (sec. 2.1.2).
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from isoalign.core.errors import UserError
 from isoalign.core.records import Question
 from isoalign.core.runtime import device
 from isoalign.feedback.judges import templates
-from isoalign.feedback.judges.identity import identity
+from isoalign.feedback.judges.identity import judge_identity
 from isoalign.feedback.judges.verdicts import Showing, Verdict, in_both_orders
-from isoalign.feedback.judges.writer import Ids, greedy, padded
+from isoalign.feedback.judges.writer import Ids, greedy, pad_left
 from isoalign.models import language
 from isoalign.models.language import LanguageModel
 
-BATCH_TOKENS = 16_384  # padding included, that a batch may hold of long questions
+BATCH_TOKENS = 16_384  # at most, padding included
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A text whose next word is one of the two labels, in tokens: what both readings share, then each label's own tokens.
+    """A text with each of the two labels after it, in tokens: the shared prefix, then the remaining tokens of each label.
 
-    How " A" is cut into tokens depends on the tokenizer and on what stands before it, so both readings are tokenised whole.
+    The tokens of " A" depend on the tokenizer and on the text before, so text and label are tokenised together.
     """
 
     context: Ids
@@ -45,18 +45,18 @@ class Choice:
 
     @property
     def single(self) -> bool:
-        """Whether one look at the next token tells both."""
+        """Whether the distribution of the next token gives both."""
         return all(len(label) == 1 for label in self.labels)
 
     @property
     def rows(self) -> list[Ids]:
-        """The labels that need a row of their own."""
+        """The labels that need a row each."""
         return [self.labels[0]] if self.single else list(self.labels)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A text that wants nothing but the verdict, and what it took to write it."""
+    """A text to be followed by the verdict, its chain of thought, and the cost of writing it."""
 
     text: str
     thought: str = ""
@@ -65,38 +65,41 @@ class Draft:
 
 
 class LMJudge:
-    """A language model that is asked, in batches of ``batch_size``; how they are cut does not change a verdict."""
+    """A language model as a judge, run in batches of ``batch_size``; batching does not change verdicts."""
 
     def __init__(self, config: JudgeConfig, model: LanguageModel, batch_size: int = 16, quiet: bool = False) -> None:
         self.config, self.model, self.batch_size, self.quiet = config, model, batch_size, quiet
         self.name = f"lm:{Path(config.model).name if Path(config.model).is_dir() else config.model}"
-        self.identity = identity(config)
+        self.identity = judge_identity(config)
         self.template = templates.load_template(config.template)
         self.chat = bool(getattr(model.tokenizer, "chat_template", None))
         self.longest: int | None = getattr(model.inner.config, "max_position_embeddings", None)
 
     def __call__(self, questions: Sequence[Question], principle: str | None = None) -> list[Verdict]:
-        """A verdict on each question; a question whose answers alone don't fit the model has none."""
+        """A verdict on each question; missing if the answers alone exceed the context length."""
         return in_both_orders(questions, lambda shown: self._read(shown, principle))
 
     def _read(self, shown: list[Question], principle: str | None) -> list[Showing]:
-        texts = [self._fit(question, principle) for question in shown]
+        texts = [self._fit_question(question, principle) for question in shown]
         rows = [(len(self._ids(text)), text, i) for i, text in enumerate(texts) if text is not None]
         batches = _batches(rows, self.batch_size)
-        found = [Showing(None, missing="too long", reason=f"over {self.longest} tokens even without its prompt")] * len(shown)
+        showings = [Showing(None, missing="too long", reason=f"over {self.longest} tokens even without its prompt")] * len(
+            shown
+        )
         for batch in batches if self.quiet else progress.track(batches, "judge"):
             for (_, _, i), showing in zip(batch, self._showings([text for _, text, _ in batch]), strict=True):
-                found[i] = showing
-        return found
+                showings[i] = showing
+        return showings
 
-    # -- what is read ---------------------------------------------------------------------------------------------
+    # -- prompts --------------------------------------------------------------------------------------------------
 
-    def _fit(self, question: Question, principle: str | None) -> str | None:
-        """The question as text, its prompt cut from the left where it would be too long; None where even that won't do."""
+    def _fit_question(self, question: Question, principle: str | None) -> str | None:
+        """The question as text, its prompt truncated from the left if necessary; None if it is too long even without
+        prompt."""
         ending = self._longest_ending if not self.config.thought else f"\n\n{self._longest_ending}"
 
         def text(start: int) -> str:
-            return self._ask(question.prompt[start:], question, principle)
+            return self._render(question.prompt[start:], question, principle)
 
         def fits(start: int) -> bool:
             return self._fits(text(start) + ending, self.config.thought)
@@ -114,8 +117,8 @@ class LMJudge:
     def _fits(self, text: str, room: int = 0) -> bool:
         return self.longest is None or len(self._ids(text)) + room <= self.longest
 
-    def _ask(self, prompt: str, question: Question, principle: str | None) -> str:
-        """The question as the model is to go on from: in its own chat format where it has one."""
+    def _render(self, prompt: str, question: Question, principle: str | None) -> str:
+        """The question as the text that the model continues, in its chat format if it has one."""
         ending = templates.THINK if self.config.thought else templates.LINE
         text = self.template.render(prompt, question.first, question.second, principle, ending)
         if self.chat:
@@ -124,7 +127,7 @@ class LMJudge:
         return f"{text}\n\nComparison:" if self.config.thought else f"{text}\n\n"
 
     def _ids(self, text: str) -> Ids:
-        """Tokens; a chat format brings its own opening token."""
+        """Tokens; chat formats include their own start token."""
         return list(self.model.tokenizer(text, add_special_tokens=not self.chat)["input_ids"])
 
     def choice(self, text: str) -> Choice:
@@ -132,63 +135,63 @@ class LMJudge:
         first, second = (self._ids(text + label) for label in templates.LABELS)
         shared = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), 0)
         if not shared:
-            raise UserError(f"{self.name} can't judge: its tokenizer does not tell the answers A and B apart")
+            raise UserError(f"{self.name} can't judge: its tokenizer does not distinguish the answers A and B")
         return Choice(first[:shared], (first[shared:], second[shared:]))
 
-    # -- what the model says --------------------------------------------------------------------------------------
+    # -- forward passes -------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def _showings(self, texts: list[str]) -> list[Showing]:
-        """One batch: thoughts if they are wanted, then verdicts."""
+        """One batch: chains of thought if configured, then verdicts."""
         drafts = self._drafts(texts) if self.config.thought else [Draft(text) for text in texts]
         choices = [self.choice(draft.text + templates.OPENING) for draft in drafts]
-        chances = self.log_probs(choices).double().softmax(-1)[:, 0].tolist()
-        return [self._showing(*row) for row in zip(drafts, choices, chances, strict=True)]
+        probabilities = self.log_probs(choices).double().softmax(-1)[:, 0].tolist()
+        return [self._showing(*row) for row in zip(drafts, choices, probabilities, strict=True)]
 
     def _showing(self, draft: Draft, choice: Choice, p: float) -> Showing:
-        """What a batch found of one text, with its price: the body reads all but the last token, the head each label."""
+        """The showing of one text, with its FLOPs: the body reads all but the last token, the head each label."""
         lengths = [len(choice.context) + len(label) - 1 for label in choice.rows]
         flops = draft.flops + self.model.shape.forward(lengths, map(len, choice.rows))
         missing = "" if math.isfinite(p) else "not finite"
         return Showing(None if missing else p, draft.tokens + sum(lengths), flops, draft.thought, missing)
 
     def _drafts(self, texts: list[str]) -> list[Draft]:
-        """The texts with the thoughts that the model writes after them."""
+        """The texts, each followed by the model's chain of thought."""
         contexts = [self._ids(text) for text in texts]
         drafts = []
         for text, context, ids in zip(texts, contexts, self.think(contexts), strict=True):
             thought = self._thought(text, ids)
             flops = self.model.shape.prefill([len(context)]) + self.model.shape.decode([len(context)], [len(ids)])
-            drafts.append(Draft(self._with(text, thought), thought, len(context) + len(ids), flops))
+            drafts.append(Draft(self._append_thought(text, thought), thought, len(context) + len(ids), flops))
         return drafts
 
     def _thought(self, text: str, ids: Ids) -> str:
-        """What was written before the model began to tell its verdict, which is asked for apart. It may be cut into more
-        tokens when it is read than when it was written; then its end is left out."""
+        """The text written before the verdict, which is asked for separately. Its end is cut if reading it takes more tokens
+        than writing it did and it no longer fits."""
         thought = str(self.model.tokenizer.decode(ids, skip_special_tokens=True)).partition(templates.OPENING)[0].strip()
-        while thought and not self._fits(self._with(text, thought) + self._longest_ending):
+        while thought and not self._fits(self._append_thought(text, thought) + self._longest_ending):
             thought = thought[: len(thought) * 9 // 10]
         return thought
 
-    def _with(self, text: str, thought: str) -> str:
+    def _append_thought(self, text: str, thought: str) -> str:
         return f"{text}{'' if self.chat else ' '}{thought}\n\n"
 
     def think(self, contexts: list[Ids]) -> list[Ids]:
-        """Greedy continuations of up to ``thought`` tokens, their end included where the model ended them."""
+        """Greedy continuations of at most ``thought`` tokens, including the end token if the model wrote one."""
         return greedy(self.model, contexts, self.config.thought)
 
     @torch.inference_mode()
     def log_probs(self, choices: Sequence[Choice]) -> Tensor:
-        """Log-probability of each label in nats [len(choices), 2], summed over its tokens; those both share cancel out."""
+        """Log-probability of each label in nats [len(choices), 2], summed over its tokens; shared tokens cancel."""
         if not choices:
             return torch.zeros(0, 2)
         single = all(choice.single for choice in choices)
         labels = [label for choice in choices for label in (choice.rows if single else choice.labels)]
-        prompts = padded(self.model, [choice.context for choice in choices for _ in range(1 if single else 2)])
+        prompts = pad_left(self.model, [choice.context for choice in choices for _ in range(1 if single else 2)])
         width = max(map(len, labels))
         answers = torch.tensor([label + [self.model.tokenizer.pad_token_id] * (width - len(label)) for label in labels])
-        real = torch.tensor([[i < len(label) for i in range(width)] for label in labels])
-        tokens, mask = torch.cat([prompts.tokens, answers], 1), torch.cat([prompts.mask, real], 1)
+        valid = torch.tensor([[i < len(label) for i in range(width)] for label in labels])
+        tokens, mask = torch.cat([prompts.tokens, answers], 1), torch.cat([prompts.mask, valid], 1)
         outputs = self.model(Rollouts(tokens, mask, prompts.tokens.shape[1]))
         if not single:
             return outputs.logp.sum(-1).view(-1, 2).cpu()
@@ -197,7 +200,7 @@ class LMJudge:
 
 
 def _batches(rows: list[tuple[int, str, int]], size: int) -> list[list[tuple[int, str, int]]]:
-    """Rows (tokens, text, place) of like length together, chosen by the texts alone; the longest row pads the others."""
+    """Batches of rows (tokens, text, index) of similar length, by the texts alone."""
     batches: list[list[tuple[int, str, int]]] = []
     for row in sorted(rows):
         if not batches or len(batches[-1]) == size or (len(batches[-1]) + 1) * row[0] > BATCH_TOKENS:
@@ -207,6 +210,6 @@ def _batches(rows: list[tuple[int, str, int]], size: int) -> list[list[tuple[int
 
 
 def load_lm(config: JudgeConfig, quiet: bool = False) -> LMJudge:
-    """The judge on the accelerator if there is one, in fp32. Raises UserError where the model can't be had."""
-    model, tokenizer = language.load(config.model)
+    """The judge in fp32, on the accelerator if there is one. Raises UserError if the model can't be loaded."""
+    model, tokenizer = language.load_model(config.model)
     return LMJudge(config, LanguageModel(model.to(device()), tokenizer, ends=True), quiet=quiet)

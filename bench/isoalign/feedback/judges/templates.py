@@ -1,6 +1,6 @@
-"""What a judge is asked: the comparison, what to judge by, and how to answer.
+"""Prompts of judges: the comparison, the criterion, and the form of the answer.
 
-The body is a text with the places {prompt}, {first}, {second} and {question}; a file of one's own has the same.
+A body is a text with the placeholders {prompt}, {first}, {second} and {question}, as is a template file.
 """
 
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 from isoalign.core import store
 from isoalign.core.errors import UserError
 
-PLACES = ("prompt", "first", "second", "question")
+PLACEHOLDERS = ("prompt", "first", "second", "question")
 BODIES = {
     "continuation": """\
 Two writers, A and B, each went on with the same opening of a text. Compare their continuations.
@@ -47,7 +47,7 @@ LETTER = "Answer with the single letter A or B and nothing else."
 LINE = "Answer with one line and nothing else, either\nVerdict: A\nor\nVerdict: B"
 THINK = "First compare the two in a few sentences. Then end with one line, either\nVerdict: A\nor\nVerdict: B"
 
-OPENING = "Verdict:"  # of the line that tells the verdict
+OPENING = "Verdict:"  # of the verdict line
 LABELS = (" A", " B")
 
 
@@ -59,21 +59,21 @@ class Template:
 
     @property
     def digest(self) -> str:
-        """Of every word that a judge may be asked with, for its identity."""
+        """Of all texts of a question, for the identity of a judge."""
         return store.digest([self.body, QUESTION, BY_PRINCIPLE, LETTER, LINE, THINK, OPENING, LABELS])
 
     def render(self, prompt: str, first: str, second: str, principle: str | None, ending: str) -> str:
-        """The whole question. The places are filled at once, so that braces in an answer are nothing but braces."""
+        """The full question. All placeholders are filled at once, so braces in an answer stay braces."""
         question = QUESTION if principle is None else BY_PRINCIPLE + principle
         values = {"prompt": prompt, "first": first, "second": second, "question": question}
-        filled = re.sub(rf"\{{({'|'.join(PLACES)})\}}", lambda place: values[place[1]], self.body)
-        return clean(f"{filled}\n{ending}")
+        filled = re.sub(rf"\{{({'|'.join(PLACEHOLDERS)})\}}", lambda place: values[place[1]], self.body)
+        return repair_unicode(f"{filled}\n{ending}")
 
 
 def load_template(name: str) -> Template:
-    """A template by name, by the path of a text file, or with an empty name the usual one.
+    """A template by name or by the path of a text file; empty for the default.
 
-    Raises UserError where there is no such file or a place is missing in it.
+    Raises UserError if the file can't be read or lacks a placeholder.
     """
     if name in BODIES or not name:
         return Template(BODIES[name or "continuation"])
@@ -81,13 +81,13 @@ def load_template(name: str) -> Template:
         body = Path(name).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         known = ", ".join(BODIES)
-        raise UserError(f"task.judge.template: {name} is neither one of {known} nor a text file that can be read") from error
-    missing = [f"{{{place}}}" for place in PLACES if f"{{{place}}}" not in body]
+        raise UserError(f"task.judge.template: {name} must be one of {known} or a readable text file") from error
+    missing = [f"{{{place}}}" for place in PLACEHOLDERS if f"{{{place}}}" not in body]
     if missing:
         raise UserError(f"task.judge.template: {name} lacks {', '.join(missing)}")
     return Template(body)
 
 
-def clean(text: str) -> str:
-    """The text as Unicode that can be sent: two halves of a character joined, a lone one replaced."""
+def repair_unicode(text: str) -> str:
+    """The text as valid Unicode: surrogate pairs are joined, lone surrogates replaced."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

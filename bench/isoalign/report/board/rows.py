@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from isoalign.config.fill import whole
+from isoalign.config.fill import with_defaults
 from isoalign.core.records import Card, Estimate, Flag
 from isoalign.evaluation.card import FAMILY, file_name
 from isoalign.report.board.columns import clip_bounds
@@ -202,7 +202,7 @@ def settings_of(card: Card) -> str:
     """The configuration without the seed, as text to group by; settings that are newer than the card are at their defaults."""
     settings = {name: value for name, value in card.config.items() if name != "seed"}
     if "task" in settings:
-        settings["task"] = whole(json.dumps(settings["task"]))
+        settings["task"] = with_defaults(json.dumps(settings["task"]))
     return json.dumps(settings, sort_keys=True)
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from matplotlib.lines import Line2D
 
+from isoalign.core.lazy import matplotlib
 from isoalign.core.records import Estimate
 from isoalign.evaluation.metrics.metric import value_of
 from isoalign.report.board.rows import Row
@@ -93,7 +93,7 @@ def _square_root(axes: Any, farthest: float) -> None:
 def _draw_key(figure: Any, rows: Sequence[tuple[str, Row, Look]]) -> None:
     """Beside the panel, the name and mark of each number."""
     marks = [
-        Line2D([], [], color=look.colour, marker=look.marker, markerfacecolor=_face(row, look), linestyle="")
+        matplotlib.lines.Line2D([], [], color=look.colour, marker=look.marker, markerfacecolor=_face(row, look), linestyle="")
         for _, row, look in rows
     ]
     key = figure.legend(marks, [name for name, _, _ in rows], loc="outside right upper", frameon=False, fontsize=9)

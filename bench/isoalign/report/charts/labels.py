@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matplotlib.patheffects import withStroke
-
+from isoalign.core.lazy import matplotlib
 from isoalign.report.charts.looks import FAINT
 
 Box = tuple[float, float, float, float]  # pixels: left, bottom, right, top
@@ -34,7 +33,7 @@ def place_labels(figure: Any, axes: Any, labels: Iterable[Label], boxes: Sequenc
     for label in labels:
         at = {"xy": label.at, "textcoords": "offset points"}
         text = axes.annotate(label.text, xytext=(0, 0), parse_math=False, color=label.colour, zorder=6, **at)
-        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+        text.set_path_effects([matplotlib.patheffects.withStroke(linewidth=2.5, foreground="white")])
         extent = text.get_window_extent()
         x, y = axes.transData.transform(label.at)
         spot = _best_spot((x, y), (extent.width, extent.height), boxes, names, axes.get_window_extent().extents)

@@ -8,12 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
-import matplotlib.style
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from isoalign.core.display import clean, scientific
+from isoalign.core.lazy import matplotlib
 from isoalign.report.board.rows import CONTROL, METHOD, REFERENCE, UNMETERED, Row
 from isoalign.report.board.sections import Section
 
@@ -33,8 +29,8 @@ def picture(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes:
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # names with letters that the font lacks
         matplotlib.style.use(["default", rc])
-        figure = Figure(figsize=size, dpi=100, layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = matplotlib.figure.Figure(figsize=size, dpi=100, layout="constrained")
+        matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
         draw(figure)
         file = io.BytesIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": "isoalign"})

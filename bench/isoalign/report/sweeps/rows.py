@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from isoalign.config.fill import whole
+from isoalign.config.fill import with_defaults
 from isoalign.core.display import clean, plain
 from isoalign.core.errors import UserError
 from isoalign.core.records import Card, Flag
@@ -84,7 +84,7 @@ def collect_sweep(cards: Iterable[Card], key: str) -> Sweep:
     left_out: defaultdict[str, list[str]] = defaultdict(list)
     placed = []
     for card in cards:
-        configured = {"algorithm": card.config.get("algorithm"), "task": whole(json.dumps(card.config.get("task")))}
+        configured = {"algorithm": card.config.get("algorithm"), "task": with_defaults(json.dumps(card.config.get("task")))}
         why, value = _place(card, configured, key)
         if why:
             left_out[why].append(file_name(card))

@@ -74,7 +74,7 @@ def write_reward(folder: Path, model: Path, seed: int, flops: dict[str, int] | N
     """A random reward model on a tiny model's weights, with the record of a reward stage."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head, _ = reward.load(str(model), model)
+        head, _ = reward.load_reward_model(str(model), model)
         head.score.weight.data.normal_()
     head.save_pretrained(folder)
     record = {
@@ -162,7 +162,7 @@ class Bench:
 
     def language_model(self, trained: bool = False) -> LanguageModel:
         """A fresh copy of the model."""
-        model, tokenizer = language.load(str(self.model))
+        model, tokenizer = language.load_model(str(self.model))
         model.requires_grad_(trained)
         return self._limited(LanguageModel(model, tokenizer, self.ends))
 
