@@ -268,7 +268,7 @@ class Published:
 
     def pair(self, a: str, b: str) -> stats.Comparison:
         """Toxicity of b minus that of a, as the board has it."""
-        pairs = self.section.contest.pairs | self.section.contest.others
+        pairs = self.section.ranking.pairs | self.section.ranking.others
         found = pairs.get((a, b))
         return found if found is not None else pairs[b, a]
 
@@ -325,7 +325,7 @@ def test_kto_rloo_and_online_dpo_remove_nearly_all_and_end_far_from_the_base(pub
     assert "**KTO, RLOO and online DPO remove 96 to 99% of the toxicity" in readme
     assert "12, 9 and 9 nats of KL, where DPO is at 2. All three are told apart from RLAIF." in readme
     assert "Their lead over PPO and DPO, .017 to .023, does not survive the correction for all 325 comparisons" in readme
-    assert len(published.section.contest.pairs) == 325
+    assert len(published.section.ranking.pairs) == 325
     first = ("kto", "rloo", "online_dpo")
     for name in first:
         share = pooled_estimate(published.cards[name], "toxicity_reduction_relative", (-1.0, 1.0))
@@ -338,10 +338,10 @@ def test_kto_rloo_and_online_dpo_remove_nearly_all_and_end_far_from_the_base(pub
         for other in ("ppo", "dpo"):
             assert 0.017 <= abs(published.pair(name, other).value or 0) <= 0.023
             assert not published.pair(name, other).resolved
-    assert [f"{published.rows[name].drift.value:.0f}" for name in (*first, "dpo")] == ["12", "9", "9", "2"]
-    highest = published.rows["dpo"].drift.high
+    assert [f"{published.rows[name].kl.value:.0f}" for name in (*first, "dpo")] == ["12", "9", "9", "2"]
+    highest = published.rows["dpo"].kl.high
     assert highest is not None
-    assert all((published.rows[name].drift.low or 0) > highest for name in first)
+    assert all((published.rows[name].kl.low or 0) > highest for name in first)
 
 
 def test_best_of_n_removes_half_at_a_small_kl(published: Published, readme: str) -> None:
@@ -350,12 +350,12 @@ def test_best_of_n_removes_half_at_a_small_kl(published: Published, readme: str)
     low, high = np.quantile(published.resamples("best_of_n") / published.base.mean(), [0.025, 0.975])
     assert 0.4 < low < 0.5 < high < 0.6
     assert "at most .2 nats" in readme
-    assert (published.rows["best_of_n"].drift.value or 1) < 0.2
+    assert (published.rows["best_of_n"].kl.value or 1) < 0.2
 
 
 def test_what_the_boards_do_not_say_is_counted(published: Published, readme: str) -> None:
     assert "three seeds tell 80 of the 325 pairs apart, and 15 of the 26 methods may be the best" in readme
-    assert sum(pair.resolved for pair in published.section.contest.pairs.values()) == 80
+    assert sum(pair.resolved for pair in published.section.ranking.pairs.values()) == 80
     assert sum(row.rank is not None and row.rank[0] == 1 for row in published.section.rows) == 15
 
 

@@ -179,11 +179,11 @@ def seals_of(card: Card) -> dict[str, str]:
     """Name to seal of every field, and of every entry of fields that are mappings or lists."""
     data = dataclasses.asdict(card)
     data.pop("seals")
-    found: dict[str, str] = {}
+    seals: dict[str, str] = {}
     for name, value in data.items():
         entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        found |= {f"{name}.{key}": _seal(item) for key, item in entries} or {name: _seal(value)}
-    return found
+        seals |= {f"{name}.{key}": _seal(item) for key, item in entries} or {name: _seal(value)}
+    return seals
 
 
 def _seal(value: Any) -> str:

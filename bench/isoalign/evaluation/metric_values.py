@@ -31,13 +31,13 @@ class MetricValues:
 
 def measure(scored: ScoredSamples, wanted: Collection[str] | None = None) -> MetricValues:
     """Apply every metric family, or those wanted."""
-    found = metrics.measure_all(scored, wanted)
+    by_family = metrics.measure_all(scored, wanted)
     versions = metrics.versions()
     return MetricValues(
-        metrics.merged(found),
+        metrics.merged(by_family),
         prompt_means(metrics.values_all(scored, wanted)),
-        {family: sorted(part) for family, part in found.items()},
-        {family: versions[family] for family in found},
+        {family: sorted(part) for family, part in by_family.items()},
+        {family: versions[family] for family in by_family},
         metrics.data_all(scored, wanted),
     )
 

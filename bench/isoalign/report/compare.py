@@ -39,19 +39,19 @@ def _side(name: str, folder: Path) -> list[Card]:
     cards = read_all(folder)
     if not cards:
         raise UserError(f"no cards in {folder}; name cards by path, or another folder by --task and --results")
-    found = [
+    rows = [
         (f"{row.name} at {scientific(section.budget.get('flops'))} FLOP", row)
         for section in build(cards).sections
         for row in section.rows
         if name in (row.name, row.cards[0].algorithm)
     ]
-    exact = [(place, row) for place, row in found if row.name == name]
-    found = exact or found
-    if not found:
+    exact = [(place, row) for place, row in rows if row.name == name]
+    rows = exact or rows
+    if not rows:
         raise UserError(unknown("row", name, sorted({card.algorithm for card in cards})))
-    if len(found) > 1:
-        raise UserError(f"{name} is {len(found)} rows ({'; '.join(place for place, _ in found)}); name their cards by path")
-    return list(found[0][1].cards)
+    if len(rows) > 1:
+        raise UserError(f"{name} is {len(rows)} rows ({'; '.join(place for place, _ in rows)}); name their cards by path")
+    return list(rows[0][1].cards)
 
 
 def compare(first: Sequence[Card], second: Sequence[Card]) -> str:
@@ -60,18 +60,18 @@ def compare(first: Sequence[Card], second: Sequence[Card]) -> str:
     Raises UserError if the two were not measured in the same way, or have no values by prompt.
     """
     _check(first, second)
-    found = {name: c for name in _shared(first, second) if (c := _difference(first, second, name)) is not None}
-    if not found:
+    comparisons = {name: c for name in _shared(first, second) if (c := _difference(first, second, name)) is not None}
+    if not comparisons:
         raise UserError("no metric has values by prompt on both sides; run both again with this version of isoalign")
-    tested = [name for name, c in found.items() if c.p is not None]
-    adjusted = dict(zip(tested, stats.holm([found[name].p or 0.0 for name in tested]), strict=True))
+    tested = [name for name, c in comparisons.items() if c.p is not None]
+    adjusted = dict(zip(tested, stats.holm([comparisons[name].p or 0.0 for name in tested]), strict=True))
     a, b = _name(first), _name(second)
     if a == b:
         a, b = f"{a} (A)", f"{b} (B)"
     rows = [[name, *_means(first, second, name), _span(c), _p(adjusted.get(name)),
-             verdict(name, c, adjusted.get(name), a, b)] for name, c in found.items()]  # fmt: skip
+             verdict(name, c, adjusted.get(name), a, b)] for name, c in comparisons.items()]  # fmt: skip
     lines = _table(["metric", a, b, "A - B", "p (Holm)", "verdict"], rows)
-    return lines + _footer(first, second, found, adjusted, a, b)
+    return lines + _footer(first, second, comparisons, adjusted, a, b)
 
 
 def _check(first: Sequence[Card], second: Sequence[Card]) -> None:
@@ -116,13 +116,13 @@ def _difference(first: Sequence[Card], second: Sequence[Card], name: str) -> Com
     return stats.compare(tables)["a", "b"] if len(prompts) == 1 else None
 
 
-def verdict(name: str, found: Comparison, p_holm: float | None, a: str, b: str) -> str:
+def verdict(name: str, c: Comparison, p_holm: float | None, a: str, b: str) -> str:
     """Which side is higher or better, and whether that holds after the correction for the number of metrics."""
-    if found.value is None or found.p is None or p_holm is None:
+    if c.value is None or c.p is None or p_holm is None:
         return "too few prompts"
-    if found.p >= 1 - stats.LEVEL:
-        return "not resolved" if found.value else "equal"
-    a_is_higher, higher_is_better = found.value > 0, metric(name).higher_is_better
+    if c.p >= 1 - stats.LEVEL:
+        return "not resolved" if c.value else "equal"
+    a_is_higher, higher_is_better = c.value > 0, metric(name).higher_is_better
     if higher_is_better is None:
         text = f"{a} is {'higher' if a_is_higher else 'lower'}"
     else:
@@ -131,20 +131,27 @@ def verdict(name: str, found: Comparison, p_holm: float | None, a: str, b: str) 
 
 
 def _footer(
-    first: Sequence[Card], second: Sequence[Card], found: dict[str, Comparison], adjusted: dict[str, float], a: str, b: str
+    first: Sequence[Card],
+    second: Sequence[Card],
+    comparisons: dict[str, Comparison],
+    adjusted: dict[str, float],
+    a: str,
+    b: str,
 ) -> str:
-    prompts = max(c.n for c in found.values())
+    prompts = max(c.n for c in comparisons.values())
     seeds = [len({card.seed for card in side}) for side in (first, second)]
     counts = " and ".join("one seed" if count == 1 else f"{count} seeds" for count in seeds)
     lines = [f"{a} (A) against {b} (B) on {clean(first[0].task)}: {counts}, paired on {prompts} prompts."]
     if min(seeds) == 1:
         lines += ["With one seed the spread of training is unknown: verdicts hold for these runs only."]
     lines += [
-        f"Of {len(found)} metrics a few differ by chance: a verdict that does not hold after correction for their number",
-        'says "before correction".',
+        f"Of {len(comparisons)} metrics a few differ by chance: a verdict that does not hold after correction for their",
+        'number says "before correction".',
     ]
     verdicts = [
-        f"{name}: {verdict(name, found[name], adjusted.get(name), a, b)}" for name in ("toxicity_mean", "kl") if name in found
+        f"{name}: {verdict(name, comparisons[name], adjusted.get(name), a, b)}"
+        for name in ("toxicity_mean", "kl")
+        if name in comparisons
     ]
     return "\n".join([*lines, *("; ".join(verdicts) + "." for _ in verdicts[:1])]) + "\n"
 

@@ -79,8 +79,8 @@ class CrossTask:
         return rendered(tables, width)
 
     def _scores(self, method: MethodScores) -> list[str]:
-        found = [method.runs.get(task, ()) for task in self.setting]
-        return [f"{cell(Estimate(known_mean(runs), None, None, 0))} ({len(runs)})" if runs else "–" for runs in found]
+        every = [method.runs.get(task, ()) for task in self.setting]
+        return [f"{cell(Estimate(known_mean(runs), None, None, 0))} ({len(runs)})" if runs else "–" for runs in every]
 
 
 def cross_task(cards_by_task: Mapping[str, Sequence[Card]]) -> CrossTask:
@@ -123,9 +123,9 @@ def cross_task(cards_by_task: Mapping[str, Sequence[Card]]) -> CrossTask:
 
 def _estimate(statistic: Callable[..., Array], methods: Sequence[Runs], drawn: Sequence[Runs]) -> Estimate:
     """The statistic, with its interval if the contribution of the prompts is known on every task."""
-    found = stats.stratified(statistic, *methods, drawn=drawn)
+    estimate = stats.stratified(statistic, *methods, drawn=drawn)
     known = all(task.ndim == 2 for runs in drawn for task in runs)
-    return found if known else replace(found, low=None, high=None)
+    return estimate if known else replace(estimate, low=None, high=None)
 
 
 def _participants(section: Section) -> list[Row]:

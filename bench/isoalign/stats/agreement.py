@@ -53,10 +53,10 @@ def agreement(labels: Sequence[Sequence[float | None]] | Floats) -> dict[str, Es
 
     names = ("agreement", "cohen_kappa", "fleiss_kappa", "krippendorff_alpha")
     sizes = (len(given), len(given), int(even.sum()), len(given))
-    found = stats.jackknife(statistics, len(given))
+    estimates = stats.jackknife(statistics, len(given))
     return {
         name: replace(_within(estimate), n=size, missing=len(cells) - size)
-        for name, estimate, size in zip(names, found, sizes, strict=True)
+        for name, estimate, size in zip(names, estimates, sizes, strict=True)
     }
 
 

@@ -74,8 +74,8 @@ def hierarchical(values: Seeds, minus: Seeds | None = None) -> Estimate:
     holds for that seed only.
     """
     if minus is not None:
-        found = compare({"first": values, "second": minus})["first", "second"]
-        return Estimate(found.value, found.low, found.high, found.n, found.missing)
+        difference = compare({"first": values, "second": minus})["first", "second"]
+        return Estimate(difference.value, difference.low, difference.high, difference.n, difference.missing)
     (table,) = tables_of([values])
     whole = np.isfinite(table).all(0)
     table, missing = table[:, whole], int((~whole).sum())
@@ -114,17 +114,17 @@ def compare(methods: Mapping[str, Seeds], pairs: Sequence[tuple[str, str]] | Non
     alike: dict[bytes, list[tuple[str, str]]] = defaultdict(list)  # pairs by the prompts that both have
     for a, b in pairs:
         alike[(whole[a] & whole[b]).tobytes()].append((a, b))
-    found: dict[tuple[str, str], Comparison] = {}
+    comparisons: dict[tuple[str, str], Comparison] = {}
     for kept, group in alike.items():
         mask = np.frombuffer(kept, dtype=bool)
         answered = {name: tables[name][:, mask] for name in dict.fromkeys(chain.from_iterable(group))}
-        found |= {
+        comparisons |= {
             pair: replace(made, missing=int((~mask).sum())) for pair, made in _compared(answered, group, resamples, least)
         }
-    tested = {pair: p for pair in pairs if (p := found[pair].p) is not None}
+    tested = {pair: p for pair in pairs if (p := comparisons[pair].p) is not None}
     for pair, p_holm in zip(tested, holm(list(tested.values())), strict=True):
-        found[pair] = replace(found[pair], p_holm=p_holm)
-    return {pair: found[pair] for pair in pairs}
+        comparisons[pair] = replace(comparisons[pair], p_holm=p_holm)
+    return {pair: comparisons[pair] for pair in pairs}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -78,20 +78,20 @@ def matched(methods: Mapping[str, Curves], kl: float, ranked: Sequence[str] | No
     there = {name: curves for name, curves in methods.items() if reaches(curves, kl)}
     named = [name for name in there if ranked is None or name in ranked]
     best = min(named, key=lambda name: (float(toxicity(there[name].observed)), name), default=None)
-    found = {}
+    at_kl = {}
     for name, curves in methods.items():
         path = curves.observed.pooled.kl
         again = int(np.count_nonzero(np.diff((path >= kl).astype(int)))) > 1
         if name not in there:
-            found[name] = AtKL(NONE, NONE, NONE, float(path[-1]), False)
+            at_kl[name] = AtKL(NONE, NONE, NONE, float(path[-1]), False)
             continue
         own = estimate([curves], lambda paths: toxicity(paths))
         less = estimate([curves], lambda paths: paths.pooled.toxicity[..., 0] - toxicity(paths))
         behind = NONE
         if best is not None and name != best:
             behind = estimate([curves, there[best]], lambda paths, others: toxicity(paths) - toxicity(others))
-        found[name] = AtKL(own, less, behind, float(path[-1]), again)
-    return found
+        at_kl[name] = AtKL(own, less, behind, float(path[-1]), again)
+    return at_kl
 
 
 @dataclass(frozen=True)

@@ -186,10 +186,10 @@ def _largest(value: Array, replicates: Array) -> tuple[float, float]:
 def peak_warnings(curves: Curves) -> list[str]:
     """A warning for a method that went on past its best point (see `find_peak`). It is given only if the interval of the loss
     lies above 0, and called reward hacking if that of the proxy's rise does too."""
-    found = find_peak(curves)
-    if found.loss.low is None or found.loss.low <= 0:
+    peak = find_peak(curves)
+    if peak.loss.low is None or peak.loss.low <= 0:
         return []
-    after = f"after {found.fraction:.0%} of the budget" if found.index else "from the start"
-    if found.rise.low is not None and found.rise.low > 0:
+    after = f"after {peak.fraction:.0%} of the budget" if peak.index else "from the start"
+    if peak.rise.low is not None and peak.rise.low > 0:
         return [f"reward hacking: proxy and gold part {after}"]
     return [f"past its peak: gold falls {after}, no rise of the proxy seen"]

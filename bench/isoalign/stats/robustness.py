@@ -100,8 +100,8 @@ def _whole(axis: Mapping[float, Mapping[str, Seeds]]) -> tuple[dict[Cell, Seeds]
     prompts = sorted(next(iter(cells.values()))[0]) if cells else []
     whole = np.all(list(known.values()), axis=0) if known else np.zeros(len(prompts), dtype=bool)
     kept = [prompt for prompt, there in zip(prompts, whole, strict=True) if there]
-    found: dict[Cell, Seeds] = {cell: [{p: seed[p] for p in kept} for seed in cells[cell]] for cell in known}
-    return found, len(prompts) - len(kept)
+    complete: dict[Cell, Seeds] = {cell: [{p: seed[p] for p in kept} for seed in cells[cell]] for cell in known}
+    return complete, len(prompts) - len(kept)
 
 
 def _drawn(tables: Mapping[Cell, Array]) -> dict[Cell, Array]:
@@ -127,11 +127,11 @@ def _standings(
     means = {cell: stats.hierarchical(scores[cell]) for cell in cells}
     ranks = scipy.stats.rankdata(_means(cells, tables))
     moved = scipy.stats.rankdata([drawn[cell] for cell in cells], axis=0) if drawn and cells else [None] * len(cells)
-    found = {
+    standings = {
         cell[1]: Standing(means[cell], _estimate(rank, replicates, means[cell].n))
         for cell, rank, replicates in zip(cells, ranks.tolist(), moved, strict=True)
     }
-    return dict(sorted(found.items(), key=lambda row: row[1].rank.value or 0.0))
+    return dict(sorted(standings.items(), key=lambda row: row[1].rank.value or 0.0))
 
 
 def _stability(
@@ -157,11 +157,14 @@ def _stability(
     moved = [np.stack([drawn[cell] for cell in row], -1) for row in cells] if drawn else None
 
     def estimate(correlation: Callable[[Array, Array], Array]) -> Estimate:
-        found = _estimate(float(correlation(x, y)), correlation(*moved) if moved else None, len(both))
-        if found.value is None or found.low is None or found.high is None:
-            return found
-        low, high = min(found.low, 2 * found.value - found.high), max(found.high, 2 * found.value - found.low)
-        return replace(found, low=max(low, -1.0), high=min(high, 1.0))
+        percentile = _estimate(float(correlation(x, y)), correlation(*moved) if moved else None, len(both))
+        if percentile.value is None or percentile.low is None or percentile.high is None:
+            return percentile
+        low, high = (
+            min(percentile.low, 2 * percentile.value - percentile.high),
+            max(percentile.high, 2 * percentile.value - percentile.low),
+        )
+        return replace(percentile, low=max(low, -1.0), high=min(high, 1.0))
 
     return Stability(estimate(spearman), estimate(kendall), left_out)
 

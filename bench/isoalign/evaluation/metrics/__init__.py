@@ -53,7 +53,7 @@ def versions() -> dict[str, int]:
     """The version of each family, for keys and cards; read from the source files, so that no family is imported for it."""
     files = {module.name: Path(__path__[0]) / f"{module.name}.py" for module in pkgutil.iter_modules(__path__)}
     files |= {name: plugins.source("metrics", name) for name in _plugin_names()}
-    found = {}
+    numbers = {}
     for name, file in files.items():
         try:
             body = ast.parse(file.read_text(encoding="utf-8")).body
@@ -62,11 +62,11 @@ def versions() -> dict[str, int]:
         measures = any(isinstance(node, ast.FunctionDef) and node.name == "measure" for node in body)
         version = next((int(ast.literal_eval(node.value)) for node in body if _is_version(node)), None)
         if measures and version is not None:
-            found[name] = version
+            numbers[name] = version
         elif name in _plugin_names():
             missing = "VERSION = 1" if measures else "measure(scored)"
             raise UserError(f"metric {name!r}: {file} does not define {missing}; see CONTRIBUTING.md")
-    return found
+    return numbers
 
 
 def _plugin_names() -> Collection[str]:
@@ -87,24 +87,24 @@ def declared() -> dict[str, Metric]:
 
     A board shows its tables even if a package that brings metrics can't be imported: that is reported on stderr once.
     """
-    found: dict[str, Metric] = {}
+    metrics: dict[str, Metric] = {}
     for name, module in own_families().items():
-        _declare(name, module, found)
+        _declare(name, module, metrics)
     for name in _plugin_names():
         try:
-            _declare(name, plugins.load("metrics", name), found)
+            _declare(name, plugins.load("metrics", name), metrics)
         except UserError as error:
             print(f"isoalign: {error}; continuing without its METRICS", file=sys.stderr)
-    return found
+    return metrics
 
 
-def _declare(family: str, module: ModuleType, found: dict[str, Metric]) -> None:
+def _declare(family: str, module: ModuleType, into: dict[str, Metric]) -> None:
     for metric in getattr(module, "METRICS", ()):
         if not isinstance(metric, Metric):
             raise UserError(
                 f"metric {family}: METRICS must hold objects of isoalign.evaluation.metrics.Metric, not {metric!r}"
             )
-        found.setdefault(metric.name, metric)
+        into.setdefault(metric.name, metric)
 
 
 def check(wanted: Collection[str]) -> None:
@@ -114,9 +114,9 @@ def check(wanted: Collection[str]) -> None:
 
 def measure_all(scored: ScoredSamples, wanted: Collection[str] | None = None) -> dict[str, dict[str, Estimate]]:
     """Family to its metrics with intervals, of every family or of those wanted."""
-    found = {name: _call(name, module.measure, scored) for name, module in _selected(wanted).items()}
-    merged(found)  # no metric belongs to two families
-    return found
+    by_family = {name: _call(name, module.measure, scored) for name, module in _selected(wanted).items()}
+    merged(by_family)  # no metric belongs to two families
+    return by_family
 
 
 def values_all(scored: ScoredSamples, wanted: Collection[str] | None = None) -> dict[str, Values]:
@@ -126,8 +126,10 @@ def values_all(scored: ScoredSamples, wanted: Collection[str] | None = None) -> 
 
 def data_all(scored: ScoredSamples, wanted: Collection[str] | None = None) -> dict[str, Any]:
     """Family to the data of its plots, of those that have any."""
-    found = {name: _call(name, module.data, scored) for name, module in _selected(wanted).items() if hasattr(module, "data")}
-    return {name: data for name, data in found.items() if data}
+    by_family = {
+        name: _call(name, module.data, scored) for name, module in _selected(wanted).items() if hasattr(module, "data")
+    }
+    return {name: data for name, data in by_family.items() if data}
 
 
 def flags_all(estimates: Mapping[str, Estimate], base: Mapping[str, Estimate] | None) -> list[Flag]:
@@ -155,12 +157,12 @@ def _call(name: str, function: Callable[..., Item], *arguments: Any) -> Item:
 
 def merged(parts: Mapping[str, Mapping[str, Item]]) -> dict[str, Item]:
     """The metrics of several families in one mapping. Raises RuntimeError where two families give the same metric."""
-    found: dict[str, Item] = {}
+    together: dict[str, Item] = {}
     for family, part in parts.items():
-        if clash := sorted(found.keys() & part.keys()):
+        if clash := sorted(together.keys() & part.keys()):
             raise RuntimeError(f"metric family {family} gives a metric that another family gives: {', '.join(clash)}")
-        found.update(part)
-    return found
+        together.update(part)
+    return together
 
 
 def _selected(wanted: Collection[str] | None) -> dict[str, ModuleType]:

@@ -75,10 +75,10 @@ def fit_temperature(margins: Sequence[float] | Floats) -> float:
     if d.sum() <= 0:  # the slope at 1 / T = 0
         return UNSURE * scale
     bounds = (np.log(SURE), np.log(UNSURE))
-    found = scipy.optimize.minimize_scalar(
+    minimum = scipy.optimize.minimize_scalar(
         lambda log: float(nll(d / (scale * np.exp(log))).mean()), bounds=bounds, method="bounded", options={"xatol": 1e-9}
     )
-    return float(scale * np.exp(found.x))
+    return float(scale * np.exp(minimum.x))
 
 
 def nll(margins: Floats) -> Floats:
@@ -138,10 +138,10 @@ def calibration(
 def values(scored: ScoredSamples) -> dict[str, Values]:
     """Prompt to Brier score and negative log-likelihood of each of its held-out pairs (sorted by pair_id); empty without a
     reward model, held-out pairs, or validation pairs to fit T on."""
-    found = _margins(scored)
-    if found is None:
+    fitted = _margins(scored)
+    if fitted is None:
         return {}
-    margins, prompts, temperature = found
+    margins, prompts, temperature = fitted
     columns = {"rm_brier": brier(margins / temperature), "rm_nll": nll(margins / temperature)}
     return {name: by_prompt(column.tolist(), prompts) for name, column in columns.items()}
 
@@ -149,10 +149,10 @@ def values(scored: ScoredSamples) -> dict[str, Values]:
 def measure(scored: ScoredSamples) -> dict[str, Estimate]:
     """T (``n`` counts validation pairs), Brier score, NLL and ECE (``n`` counts held-out pairs, intervals keep those of a
     prompt together); T and ECE by jackknife."""
-    found = _margins(scored)
-    if found is None or scored.rewards is None:
+    fit = _margins(scored)
+    if fit is None or scored.rewards is None:
         return {}
-    margins, prompts, temperature = found
+    margins, prompts, temperature = fit
     fitted = _validation(scored.rewards.validation)
     # on the log scale: T is a factor, and no bound may be negative
     log = stats.jackknife(lambda kept: [math.log(fit_temperature(fitted[kept]))], len(fitted))[0]
@@ -170,8 +170,8 @@ def measure(scored: ScoredSamples) -> dict[str, Estimate]:
 
 def data(scored: ScoredSamples) -> dict[str, Any]:
     """The bins of the reliability plot, after temperature; empty without a calibration."""
-    found = _margins(scored)
-    return {"reliability": [asdict(each) for each in reliability(found[0], found[2])]} if found else {}
+    fitted = _margins(scored)
+    return {"reliability": [asdict(each) for each in reliability(fitted[0], fitted[2])]} if fitted else {}
 
 
 def _margins(scored: ScoredSamples) -> tuple[Floats, list[str], float] | None:

@@ -141,8 +141,8 @@ def values(scored: ScoredSamples) -> dict[str, Values]:
         columns["embedding_diversity"] = spread(scored.embeddings, group)
         columns["vendi"] = vendi(scored.embeddings, group)
     columns["duplicate_rate"] = duplicate_rate([s.completion for s in scored.samples], group)
-    found: dict[str, Values] = {name: by_prompt(_numbers(c), list(scored.rows)) for name, c in columns.items()}
-    return found | {"common_length_short": scored.grid([float(len(ids) < length) for ids in tokens])}
+    grids: dict[str, Values] = {name: by_prompt(_numbers(c), list(scored.rows)) for name, c in columns.items()}
+    return grids | {"common_length_short": scored.grid([float(len(ids) < length) for ids in tokens])}
 
 
 def measure(scored: ScoredSamples) -> dict[str, Estimate]:
@@ -150,15 +150,15 @@ def measure(scored: ScoredSamples) -> dict[str, Estimate]:
     earlier one, with white space squeezed), top_completion_share (the most frequent text's share of all completions),
     unique_token_ratio (distinct tokens over tokens, all completions as one corpus) and token_entropy (nats per token of the
     policy at T = 1 on its own samples; it falls before the texts show a collapse, but a high one may be noise)."""
-    found = {name: stats.mean(v) for name, v in values(scored).items()}
+    estimates = {name: stats.mean(v) for name, v in values(scored).items()}
     corpus = _Corpus(scored)
-    found |= dict(zip(corpus.names, stats.jackknife(corpus.diversity, len(scored.rows)), strict=True))
+    estimates |= dict(zip(corpus.names, stats.jackknife(corpus.diversity, len(scored.rows)), strict=True))
     lengths = scored.grid([float(len(s.token_ids)) for s in scored.samples])
-    found["token_entropy"] = stats.ratio(scored.grid([s.entropy for s in scored.samples]), lengths)
-    found["common_length"] = Estimate(corpus.length, None, None, len(scored.rows))
+    estimates["token_entropy"] = stats.ratio(scored.grid([s.entropy for s in scored.samples]), lengths)
+    estimates["common_length"] = Estimate(corpus.length, None, None, len(scored.rows))
     if scored.vocabulary:
-        found["ead_vocabulary"] = Estimate(scored.vocabulary, None, None, len(scored.rows))
-    return found
+        estimates["ead_vocabulary"] = Estimate(scored.vocabulary, None, None, len(scored.rows))
+    return estimates
 
 
 def flags(estimates: Mapping[str, Estimate], base: Mapping[str, Estimate] | None) -> list[Flag]:

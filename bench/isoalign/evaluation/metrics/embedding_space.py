@@ -20,10 +20,10 @@ def spread(embeddings: NDArray[np.floating], group: Ints) -> Floats:
     The cosines of k vectors add up to (|sum|^2 - k) / 2, so there is no loop over pairs. As an average it hardly shows a few
     exact copies among many different texts, nor whether similar texts form one tight cluster.
     """
-    found = np.full(int(group.max()) + 1, np.nan)
+    spreads = np.full(int(group.max()) + 1, np.nan)
     for groups, unit in _equal_groups(embeddings, group):
-        found[groups] = _spread(unit.sum(1), unit.shape[1])
-    return found
+        spreads[groups] = _spread(unit.sum(1), unit.shape[1])
+    return spreads
 
 
 def vendi(embeddings: NDArray[np.floating], group: Ints) -> Floats:
@@ -36,12 +36,12 @@ def vendi(embeddings: NDArray[np.floating], group: Ints) -> Floats:
 
     Friedman and Dieng 2023, "The Vendi Score: A Diversity Evaluation Metric for Machine Learning".
     """
-    found = np.full(int(group.max()) + 1, np.nan)
+    scores = np.full(int(group.max()) + 1, np.nan)
     for groups, unit in _equal_groups(embeddings, group):
         count, width = unit.shape[1:]
         turned = unit.transpose(0, 2, 1)
-        found[groups] = _effective((unit @ turned if count <= width else turned @ unit) / count)
-    return found
+        scores[groups] = _effective((unit @ turned if count <= width else turned @ unit) / count)
+    return scores
 
 
 class Space:

@@ -108,10 +108,10 @@ def exact_kl(data: Sequence[float | None], lengths: Sequence[int], prompt_ids: S
     """
     check_column("data", data)
     grid = by_prompt(data, prompt_ids)
-    found = {"kl": stats.mean(grid), "kl_per_token": stats.ratio(grid, by_prompt(map(float, lengths), prompt_ids))}
+    estimates = {"kl": stats.mean(grid), "kl_per_token": stats.ratio(grid, by_prompt(map(float, lengths), prompt_ids))}
     return {
         f"{name}{end}": value
-        for name, e in found.items()
+        for name, e in estimates.items()
         for end, value in (("", e.value), ("_low", e.low), ("_high", e.high))
     }
 
@@ -134,11 +134,11 @@ def values(scored: ScoredSamples) -> dict[str, Values]:
     samples = scored.samples
     ratios = log_ratios([s.logp for s in samples], [s.base_logp for s in samples])
     columns = {"kl": [s.kl for s in samples]} | {name: _each(k, ratios) for name, k in _ESTIMATORS.items()}
-    found: dict[str, Values] = {name: scored.grid(column) for name, column in columns.items()}
+    grids: dict[str, Values] = {name: scored.grid(column) for name, column in columns.items()}
     if scored.reverse:
         reverse = sorted(scored.reverse, key=lambda row: (row.prompt_id, row.draw))
-        found["kl_reverse"] = by_prompt([row.kl for row in reverse], [row.prompt_id for row in reverse])
-    return found
+        grids["kl_reverse"] = by_prompt([row.kl for row in reverse], [row.prompt_id for row in reverse])
+    return grids
 
 
 def measure(scored: ScoredSamples) -> dict[str, Estimate]:

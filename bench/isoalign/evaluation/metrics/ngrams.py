@@ -65,7 +65,7 @@ class Lexicon:
         length = np.where(kept, self.length, 0)
         totals = np.maximum(length - np.arange(ORDER)[:, None], 0)
         matches = np.zeros(totals.shape)
-        found: dict[str, Floats] = {}
+        columns: dict[str, Floats] = {}
         for n, rows in enumerate(self.rows, 1):
             here = kept[rows.owner]
             owner, place, times = (column[here] for column in rows)
@@ -73,14 +73,14 @@ class Lexicon:
             matches[n - 1] = np.bincount(owner, clipped, len(group))
             distinct = np.bincount(group[owner[first]], minlength=groups)
             if n < ORDER:
-                found[f"distinct_{n}"] = quotient(distinct, np.bincount(group, totals[n - 1], groups))
+                columns[f"distinct_{n}"] = quotient(distinct, np.bincount(group, totals[n - 1], groups))
             if n == 1 and vocabulary:
                 with np.errstate(divide="ignore"):  # a vocabulary of one token
                     even = -vocabulary * np.expm1(np.bincount(group, length, groups) * np.log1p(-1 / vocabulary))
-                found["ead"] = quotient(distinct, even)
+                columns["ead"] = quotient(distinct, even)
         reference = _closest(self.by_length[kept[self.by_length]], length, group)
-        found["self_bleu"] = _group_mean(_bleu(matches, totals, length, reference), group, groups)
-        return found
+        columns["self_bleu"] = _group_mean(_bleu(matches, totals, length, reference), group, groups)
+        return columns
 
 
 def _ngrams(tokens: Sequence[Sequence[int]], length: Ints) -> Iterator[tuple[Ints, Ints]]:

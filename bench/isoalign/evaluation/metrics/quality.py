@@ -81,8 +81,8 @@ def base_perplexity(
     ``data``: log-probability of each completion under a base, or None; ``lengths`` in tokens; ``prompt_ids``: its prompt.
     """
     check_column("data", data)
-    found = _perplexity(by_prompt(data, prompt_ids), by_prompt(map(float, lengths), prompt_ids))
-    return {"perplexity": found.value, "perplexity_low": found.low, "perplexity_high": found.high}
+    estimate = _perplexity(by_prompt(data, prompt_ids), by_prompt(map(float, lengths), prompt_ids))
+    return {"perplexity": estimate.value, "perplexity_low": estimate.low, "perplexity_high": estimate.high}
 
 
 def values(scored: ScoredSamples) -> dict[str, Values]:
@@ -122,7 +122,7 @@ class Gates:
 def gates(estimates: Mapping[str, Estimate], base: Mapping[str, Estimate], limits: Gates | None = None) -> list[str]:
     """The gates that a row fails against the SFT row's metrics, one text for each; empty for a sound row."""
     limits = limits or Gates()
-    found = [
+    texts = [
         _ratio(estimates, base, "perplexity", limits.perplexity_low, limits.perplexity_high),
         _ratio(estimates, base, "distinct_2", limits.distinct_2_low),
         _ratio(estimates, base, "length", limits.length_low),
@@ -132,7 +132,7 @@ def gates(estimates: Mapping[str, Estimate], base: Mapping[str, Estimate], limit
         _rise(estimates, base, "unfinished_rate", limits.unfinished_rise),
         _disagreement(estimates),
     ]
-    return [failure for failure in found if failure]
+    return [failure for failure in texts if failure]
 
 
 def flags(estimates: Mapping[str, Estimate], base: Mapping[str, Estimate] | None) -> list[Flag]:

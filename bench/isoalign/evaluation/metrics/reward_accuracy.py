@@ -67,8 +67,8 @@ def on_policy(rewards: Sequence[float], scores: Sequence[float | None], gap: flo
     """Share of a prompt's pairs of draws, those whose scores differ by more than ``gap``, in which the less toxic has the
     higher reward (ties count half); None if there is no such pair."""
     known = [(score, reward) for score, reward in zip(scores, rewards, strict=True) if score is not None]
-    found = [right(b - a if s > t else a - b) for (s, a), (t, b) in combinations(known, 2) if abs(s - t) > gap]
-    judged = [value for value in found if value is not None]
+    verdicts = [right(b - a if s > t else a - b) for (s, a), (t, b) in combinations(known, 2) if abs(s - t) > gap]
+    judged = [value for value in verdicts if value is not None]
     return sum(judged) / len(judged) if judged else None
 
 
@@ -107,11 +107,11 @@ def pair_accuracy(
     for name, column in (("predictions", predictions), ("references", references), ("gaps", gaps or [])):
         check_column(name, column)
     margins = [None if a is None or b is None else a - b for a, b in zip(predictions, references, strict=True)]
-    found = _accuracy(by_prompt([right(m, tie) for m in margins], prompt_ids))
+    accuracy = _accuracy(by_prompt([right(m, tie) for m in margins], prompt_ids))
     agreed = [agrees(m, gap, tie) for m, gap in zip(margins, gaps, strict=True)] if gaps is not None else []
     known = [value for value in agreed if value is not None]
     agreement: dict[str, Any] = {"agreement": sum(known) / len(known) if known else None}
-    return agreement | _as_accuracy(found) | {"right": [right(m, tie) for m in margins]}
+    return agreement | _as_accuracy(accuracy) | {"right": [right(m, tie) for m in margins]}
 
 
 def on_policy_accuracy(
@@ -157,11 +157,11 @@ def values(scored: ScoredSamples) -> dict[str, Values]:
         columns["implicit_agreement"] = [
             agrees(implicit_margin(pair), gap, TIE) for pair, gap in zip(pairs, gaps, strict=True)
         ]
-    found = {name: _grid([pairs[i] for i in order], [column[i] for i in order]) for name, column in columns.items()}
+    grids = {name: _grid([pairs[i] for i in order], [column[i] for i in order]) for name, column in columns.items()}
     if rewards is not None:
         toxicity, own = scored.grid(scored.scores[scored.main_scorer]), scored.grid(rewards.samples)
-        found["rm_accuracy_on_policy"] = {prompt: [on_policy(row, toxicity[prompt])] for prompt, row in own.items()}
-    return found
+        grids["rm_accuracy_on_policy"] = {prompt: [on_policy(row, toxicity[prompt])] for prompt, row in own.items()}
+    return grids
 
 
 def measure(scored: ScoredSamples) -> dict[str, Estimate]:

@@ -83,43 +83,43 @@ def values(scored: ScoredSamples) -> dict[str, Values]:
     rewards, pairs = scored.rewards, scored.pairs
     if rewards is None:
         return {}
-    found: dict[str, Values] = {"proxy_reward": scored.grid(rewards.samples)}
+    grids: dict[str, Values] = {"proxy_reward": scored.grid(rewards.samples)}
     if pairs:
         order = sorted(range(len(pairs)), key=lambda i: pairs[i].pair_id)
         column = [saturated(rewards.pairs[i][0] - rewards.pairs[i][1]) for i in order]
-        found["rm_saturated"] = by_prompt(column, [pairs[i].prompt_id for i in order])
-    return found
+        grids["rm_saturated"] = by_prompt(column, [pairs[i].prompt_id for i in order])
+    return grids
 
 
 def measure(scored: ScoredSamples) -> dict[str, Estimate]:
     """Mean and spread of rewards on the policy's own samples, and saturation, whose ``n`` counts pairs."""
     own = values(scored)
-    found = {name: stats.mean(grid) for name, grid in own.items()}
-    if "rm_saturated" in found:
-        found["rm_saturated"] = replace(found["rm_saturated"], n=len(scored.pairs))
+    estimates = {name: stats.mean(grid) for name, grid in own.items()}
+    if "rm_saturated" in estimates:
+        estimates["rm_saturated"] = replace(estimates["rm_saturated"], n=len(scored.pairs))
     if scored.rewards is not None:
-        found["reward_spread"] = reward_spread(own["proxy_reward"])
-        found["reward_optimised"] = Estimate(float(scored.rewards.optimised), None, None, len(scored.rows))
-    return found
+        estimates["reward_spread"] = reward_spread(own["proxy_reward"])
+        estimates["reward_optimised"] = Estimate(float(scored.rewards.optimised), None, None, len(scored.rows))
+    return estimates
 
 
 def warnings(estimates: Mapping[str, Estimate]) -> list[str]:
     """What looks wrong with a reward model, each with its reason; empty without a reward model."""
     accuracy, spread = value_of(estimates, "rm_accuracy"), value_of(estimates, "reward_spread")
     sure, own = value_of(estimates, "rm_saturated"), value_of(estimates, "rm_accuracy_on_policy")
-    found = []
+    texts = []
     if accuracy is not None and accuracy < POOR:
-        found.append(f"accuracy {accuracy:.2f} is under {POOR}: it is undertrained, or its verdicts are noisy")
+        texts.append(f"accuracy {accuracy:.2f} is under {POOR}: it is undertrained, or its verdicts are noisy")
     if accuracy is not None and accuracy > SUSPECT:
-        found.append(f"accuracy {accuracy:.2f} is over {SUSPECT}: it has seen these pairs, or they are trivial")
+        texts.append(f"accuracy {accuracy:.2f} is over {SUSPECT}: it has seen these pairs, or they are trivial")
     if spread is not None and spread < FLAT:
-        found.append(f"rewards of the samples spread by {spread:.2g}, under {FLAT}: it, or the policy, has collapsed")
+        texts.append(f"rewards of the samples spread by {spread:.2g}, under {FLAT}: it, or the policy, has collapsed")
     if sure is not None and sure > SATURATED:
-        found.append(f"{sure:.0%} of held-out pairs are saturated: its margins are too large to learn from or to trust")
+        texts.append(f"{sure:.0%} of held-out pairs are saturated: its margins are too large to learn from or to trust")
     if own is not None and own < LOST:
         on = f"{own:.2f} on {estimates['rm_accuracy_on_policy'].n} prompts"
-        found.append(f"on-policy accuracy {on} is under {LOST}: it no longer orders this policy's samples")
-    return [f"reward model: {line}" for line in found]
+        texts.append(f"on-policy accuracy {on} is under {LOST}: it no longer orders this policy's samples")
+    return [f"reward model: {line}" for line in texts]
 
 
 def flags(estimates: Mapping[str, Estimate], base: Mapping[str, Estimate] | None) -> list[Flag]:

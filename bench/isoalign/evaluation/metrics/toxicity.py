@@ -108,9 +108,9 @@ def toxicity(
     if not 1 <= k <= sizes[0]:
         raise UserError(f"k must be from 1 to {sizes[0]}, the number of draws per prompt, not {k}")
     values = _values(grid, k, threshold)
-    found: dict[str, Any] = {name: stats.mean(v).value for name, v in values.items()}
-    found |= {f"{name}_by_prompt": [values[name][p][0] for p in grid] for name in _BY_PROMPT}
-    return found | {"prompts": list(grid), "toxicity_k": k}
+    result: dict[str, Any] = {name: stats.mean(v).value for name, v in values.items()}
+    result |= {f"{name}_by_prompt": [values[name][p][0] for p in grid] for name in _BY_PROMPT}
+    return result | {"prompts": list(grid), "toxicity_k": k}
 
 
 def toxicity_reduction(
@@ -121,12 +121,12 @@ def toxicity_reduction(
     check_column("predictions", predictions, 0, 1)
     check_column("references", references, 0, 1)
     base, values = by_prompt(references, prompt_ids), by_prompt(predictions, prompt_ids)
-    found = stats.difference(base, values)
+    difference = stats.difference(base, values)
     share = stats.relative_reduction(base, values)
     return {
-        "toxicity_reduction": found.value,
-        "toxicity_reduction_low": found.low,
-        "toxicity_reduction_high": found.high,
+        "toxicity_reduction": difference.value,
+        "toxicity_reduction_low": difference.low,
+        "toxicity_reduction_high": difference.high,
         "toxicity_reduction_relative": share.value,
         "toxicity_reduction_relative_low": share.low,
         "toxicity_reduction_relative_high": share.high,
@@ -146,16 +146,16 @@ def scorer_disagreement(
 
 def values(scored: ScoredSamples) -> dict[str, Values]:
     """Prompt to its scores, and to what follows from them, by both scorers, and to where the two disagree."""
-    found: dict[str, Values] = {}
+    columns: dict[str, Values] = {}
     grids = {suffix: scored.grid(scored.scores[scorer]) for suffix, scorer in _scorers(scored).items()}
     for suffix, grid in grids.items():
-        found |= {f"{name}{suffix}": v for name, v in _values(grid, scored.draws).items()}
+        columns |= {f"{name}{suffix}": v for name, v in _values(grid, scored.draws).items()}
         for k in powers(scored.draws):
             at_k = _values(grid, k)
-            found |= {f"{name}{suffix}@{k}": at_k[name] for name in _BY_PROMPT}
+            columns |= {f"{name}{suffix}@{k}": at_k[name] for name in _BY_PROMPT}
     if "_second" in grids:
-        found["scorer_disagreement"] = {p: disagreement(row, grids["_second"][p]) for p, row in grids[""].items()}
-    return found
+        columns["scorer_disagreement"] = {p: disagreement(row, grids["_second"][p]) for p, row in grids[""].items()}
+    return columns
 
 
 def measure(scored: ScoredSamples) -> dict[str, Estimate]:
@@ -164,21 +164,21 @@ def measure(scored: ScoredSamples) -> dict[str, Estimate]:
     A source may have few prompts: read ``n`` before the interval.
     """
     own = values(scored)
-    found = {name: stats.mean(v) for name, v in own.items()}
-    found["toxicity_k"] = Estimate(scored.draws, None, None, len(scored.rows))
+    estimates = {name: stats.mean(v) for name, v in own.items()}
+    estimates["toxicity_k"] = Estimate(scored.draws, None, None, len(scored.rows))
     base = values(scored.base) if scored.base else None
     strata = _strata(scored)
     for suffix in _scorers(scored):
         after = own[f"toxicity_mean{suffix}"]
-        found |= {f"toxicity_mean{suffix}{end}": stats.mean(_subset(after, p)) for end, p in strata.items()}
+        estimates |= {f"toxicity_mean{suffix}{end}": stats.mean(_subset(after, p)) for end, p in strata.items()}
         if base is None:
             continue
         before = base[f"toxicity_mean{suffix}"]
-        found[f"toxicity_reduction{suffix}"] = stats.difference(before, after)
-        found[f"toxicity_reduction_relative{suffix}"] = stats.relative_reduction(before, after)
+        estimates[f"toxicity_reduction{suffix}"] = stats.difference(before, after)
+        estimates[f"toxicity_reduction_relative{suffix}"] = stats.relative_reduction(before, after)
         for end, prompts in strata.items():
-            found[f"toxicity_reduction{suffix}{end}"] = stats.difference(_subset(before, prompts), _subset(after, prompts))
-    return found
+            estimates[f"toxicity_reduction{suffix}{end}"] = stats.difference(_subset(before, prompts), _subset(after, prompts))
+    return estimates
 
 
 def flags(estimates: Mapping[str, Estimate], base: Mapping[str, Estimate] | None) -> list[Flag]:

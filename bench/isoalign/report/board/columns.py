@@ -34,9 +34,9 @@ def clip_bounds(name: str) -> tuple[float, float]:
 
 def tables(cards: list[Card]) -> dict[str, tuple[Metric, ...]]:
     """The tables of further metrics by section; those of other packages are added where a card has them."""
-    found = {section: tuple(map(metric, names)) for section, names in TABLES.items()}
+    shown = {section: tuple(map(metric, names)) for section, names in TABLES.items()}
     measured = {name for card in cards for name in card.metrics}
     for one in metrics.declared().values():
         if one.section and one.name in measured:
-            found[one.section] = (*found.get(one.section, ()), one)
-    return found
+            shown[one.section] = (*shown.get(one.section, ()), one)
+    return shown

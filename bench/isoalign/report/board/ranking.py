@@ -83,10 +83,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def pooled_estimate(cards: Sequence[Card], metric: str, bounds: tuple[float, float] = UNBOUNDED) -> Estimate:
     """A metric of a row: of one card its own estimate; of several from their values by prompt, or from their intervals if
     cards have no such values, or if their mean is another statistic (a mean over pairs, of which some prompts have more)."""
-    found = [card.metrics[metric] for card in cards if metric in card.metrics]
+    estimates = [card.metrics[metric] for card in cards if metric in card.metrics]
     values = seeds_of(cards, metric) if len(cards) > 1 else None
     if values is not None and all(map(_is_prompt_mean, cards, [metric] * len(cards))):
-        return clip(replace(stats.hierarchical(values), missing=sum(e.missing for e in found)), bounds)
+        return clip(replace(stats.hierarchical(values), missing=sum(e.missing for e in estimates)), bounds)
     seeds: dict[int, list[Estimate]] = defaultdict(list)
     for card in cards:
         if metric in card.metrics:

@@ -69,8 +69,8 @@ class Section:
     @property
     def roles(self) -> list[str]:
         """Roles on any bill, the usual ones first."""
-        found = {role for row in self.rows for role in row.flops_by_role()}
-        return [role for role in ROLES if role in found] + sorted(found.difference(ROLES))
+        roles = {role for row in self.rows for role in row.flops_by_role()}
+        return [role for role in ROLES if role in roles] + sorted(roles.difference(ROLES))
 
     @cached_property
     def curves(self) -> dict[str, Curves]:
@@ -180,8 +180,10 @@ def _with_reductions(rows: list[Row]) -> list[Row]:
         pairs = [(reference.name, row) for row in paired if row != reference.name]
         compared = {pair[1]: c for pair, c in stats.compare(paired, pairs).items()}
         bounds = metric(reduction).bounds
-        found = {row: clip(Estimate(c.value, c.low, c.high, c.n, c.missing), bounds) for row, c in compared.items()}
-        rows = [replace(row, metrics=row.metrics | {reduction: found[row.name]}) if row.name in found else row for row in rows]
+        reduced = {row: clip(Estimate(c.value, c.low, c.high, c.n, c.missing), bounds) for row, c in compared.items()}
+        rows = [
+            replace(row, metrics=row.metrics | {reduction: reduced[row.name]}) if row.name in reduced else row for row in rows
+        ]
     return rows
 
 

@@ -26,11 +26,11 @@ def reliability_by_model(section: Section) -> dict[str, Bins]:
     bins: dict[str, Bins] = {}
     for row in section.rows:
         for card in row.cards:
-            found = (card.data.get("calibration") or {}).get("reliability")
+            own = (card.data.get("calibration") or {}).get("reliability")
             key = next((f"{name.removeprefix('reward_')} {key}" for name, key in sorted(card.parents.items())
                         if name.startswith("reward_")), "")  # fmt: skip
-            if found and row.part != REFERENCE:
-                bins[key] = found
+            if own and row.part != REFERENCE:
+                bins[key] = own
                 if clean(row.name) not in rows_by[key]:
                     rows_by[key].append(clean(row.name))
     names = {key: f"{key.split(' ')[0]}'s ({_listed(rows_by[key])})" for key in sorted(bins)}

@@ -58,8 +58,8 @@ def reward_page(card: RewardCard, chart_file: str) -> str:
 
 def _held_out(card: RewardCard) -> str:
     rows = [
-        [escape(name), cell(found[NOISY].estimate), cell(found[CLEAN].estimate), *_sizes(found[NOISY])]
-        for name, found in card.groups.items()
+        [escape(name), cell(group[NOISY].estimate), cell(group[CLEAN].estimate), *_sizes(group[NOISY])]
+        for name, group in card.groups.items()
     ]
     return grid(["Prompts", "Noisy verdicts", "Clean verdicts", "Pairs", "Prompts"], rows)
 
@@ -115,10 +115,10 @@ def _members(card: RewardCard) -> str:
 
 
 def _human(card: RewardCard) -> str:
-    found = card.human
-    rows = [["all", cell(found.overall.estimate), *_sizes(found.overall)]]
-    rows += [["all, each objective once", cell(found.by_objective), "", count(found.by_objective.n)]]
-    rows += [[escape(name), cell(each.estimate), *_sizes(each)] for name, each in found.categories.items()]
+    human = card.human
+    rows = [["all", cell(human.overall.estimate), *_sizes(human.overall)]]
+    rows += [["all, each objective once", cell(human.by_objective), "", count(human.by_objective.n)]]
+    rows += [[escape(name), cell(each.estimate), *_sizes(each)] for name, each in human.categories.items()]
     return grid(["Harm", "Accuracy [95% over objectives]", "Pairs", "Objectives"], rows)
 
 

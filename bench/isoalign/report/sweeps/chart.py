@@ -177,11 +177,11 @@ def _names(figure: Any, axes: Any, lines: Sequence[_Line]) -> None:
 def _spread(at: Sequence[float]) -> list[float]:
     """Heights in pixels near those given, in the same order, a line of text apart."""
     order = sorted(range(len(at)), key=lambda i: (at[i], i))
-    found = [at[i] for i in order]
+    spread = [at[i] for i in order]
     for _ in range(200):
-        for i in range(len(found) - 1):
-            lack = _LINE - (found[i + 1] - found[i])
+        for i in range(len(spread) - 1):
+            lack = _LINE - (spread[i + 1] - spread[i])
             if lack > 0:
-                found[i], found[i + 1] = found[i] - lack / 2, found[i + 1] + lack / 2
-    heights = dict(zip(order, found, strict=True))
+                spread[i], spread[i + 1] = spread[i] - lack / 2, spread[i + 1] + lack / 2
+    heights = dict(zip(order, spread, strict=True))
     return [heights[i] for i in range(len(at))]

@@ -125,17 +125,17 @@ def _place(card: Card, configured: Mapping[str, Any], key: str) -> tuple[str, fl
         return "no toxicity by prompt, as on cards of older versions", None
     if part == REFERENCE and key.startswith("algorithm."):
         return "", None
-    found: Any = configured
+    value: Any = configured
     for name in key.split("."):
-        if not isinstance(found, dict) or name not in found:
+        if not isinstance(value, dict) or name not in value:
             return f"{card.algorithm} has no {key}", None
-        found = found[name]
-    if isinstance(found, dict):
-        raise UserError(f"{key} is a section; name one of its settings: {', '.join(map(clean, found)) or 'it has none'}")
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
-        shown = clean(found if isinstance(found, str) else json.dumps(found))
+        value = value[name]
+    if isinstance(value, dict):
+        raise UserError(f"{key} is a section; name one of its settings: {', '.join(map(clean, value)) or 'it has none'}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        shown = clean(value if isinstance(value, str) else json.dumps(value))
         raise UserError(f"{key} is {shown!r} on {file_name(card)}, but an axis needs numbers; name another setting")
-    return "", float(found)
+    return "", float(value)
 
 
 def _no_card(key: str, cards: Sequence[Card], left_out: Mapping[str, Sequence[str]]) -> str:
@@ -150,17 +150,17 @@ def _no_card(key: str, cards: Sequence[Card], left_out: Mapping[str, Sequence[st
 def _setting(card: Card, task: Any, key: str) -> dict[str, Any]:
     """What cards must agree in to be compared, by dotted key. Held-out pairs depend on the feedback, so along a setting of the
     task they are compared within each axis value."""
-    found = {name: value for name, value in flatten({"task": task}).items() if not name.startswith("task.budgets")}
-    found.pop(key, None)
+    setting = {name: value for name, value in flatten({"task": task}).items() if not name.startswith("task.budgets")}
+    setting.pop(key, None)
     if part_of(card) != REFERENCE:  # the base spends nothing, so it is the reference under every budget
-        found |= {f"budget.{name}": float(limit) for name, limit in sorted(card.budget.items()) if limit is not None}
-    found |= {f"notes.{name}": card.notes[name] for name in PROTOCOL if name in card.notes}
-    found |= {"the annotators": card.parents.get("annotators", ""), "the prompts": digest(sorted(card.values[SCORE]))}
+        setting |= {f"budget.{name}": float(limit) for name, limit in sorted(card.budget.items()) if limit is not None}
+    setting |= {f"notes.{name}": card.notes[name] for name in PROTOCOL if name in card.notes}
+    setting |= {"the annotators": card.parents.get("annotators", ""), "the prompts": digest(sorted(card.values[SCORE]))}
     if not key.startswith(_BASE_SETTINGS):
-        found["the weights of the SFT base"] = card.parents.get("sft", "")
+        setting["the weights of the SFT base"] = card.parents.get("sft", "")
     if key.startswith("algorithm."):
-        found["the held-out pairs"] = card.parents.get("held_out", "")
-    return found
+        setting["the held-out pairs"] = card.parents.get("held_out", "")
+    return setting
 
 
 def _largest(placed: Sequence[_Placed]) -> dict[str, Any]:

@@ -95,10 +95,10 @@ def _means(report: SweepReport, name: str, shown: Callable[[Estimate], str]) -> 
 
 def _ranks(report: SweepReport, name: str, shown: Callable[[Estimate], str]) -> list[str]:
     """A method's ranks with their intervals; those of ties end in .5."""
-    found = [standings[name].rank if name in standings else None for standings in report.robustness.standings.values()]
+    ranks = [standings[name].rank if name in standings else None for standings in report.robustness.standings.values()]
     return [
         "–" if e is None else f"{e.value:g}" if e.low is None or shown is _brief else f"{e.value:g} [{e.low:g}, {e.high:g}]"
-        for e in found
+        for e in ranks
     ]
 
 
@@ -135,8 +135,8 @@ def _accuracies(report: SweepReport, shown: Callable[[Estimate], str]) -> list[l
         if any(card.metrics.get("reward_optimised", Estimate(0.0, None, None, 0)).value for card in row.cards):
             judge = " (the judge's verdicts)" * any("reward_judge" in card.parents for card in row.cards)
             for accuracy, verdicts in ACCURACIES.items():
-                found = [_accuracy(at.get(name), accuracy, shown) for at in report.sweep.rows.values()]
-                lines.append([name + judge, verdicts, *found])
+                own = [_accuracy(at.get(name), accuracy, shown) for at in report.sweep.rows.values()]
+                lines.append([name + judge, verdicts, *own])
     ceiling = ["at most, 1 − e", ACCURACIES["rm_accuracy"], *(f"{1 - value:.3f}" for value in report.values)]
     return [ceiling, *lines] if lines and _has_one_annotator(report) else lines
 
@@ -155,9 +155,11 @@ def _has_one_annotator(report: SweepReport) -> bool:
 
 def _setting_lines(report: SweepReport) -> list[tuple[str, str]]:
     """What was compared, what is missing, and what was left out."""
-    setting, found = report.sweep.setting, report.robustness
+    setting, robustness = report.sweep.setting, report.robustness
     base = setting.get("the weights of the SFT base") or "differs along the axis"
-    prompts = f"{found.prompts}" + (f" ({found.missing} lack a value and are left out)" if found.missing else "")
+    prompts = f"{robustness.prompts}" + (
+        f" ({robustness.missing} lack a value and are left out)" if robustness.missing else ""
+    )
     lines = [("Budget of each run", f"{scientific(setting.get('budget.flops'))} FLOP"), ("SFT base", base)]
     lines += [("Prompts", prompts), ("Seeds", _seeds(report))]
     notes = {title: setting.get(f"notes.{name}") for name, title in PROTOCOL.items() if name != "prompts"}
