@@ -110,7 +110,7 @@ class HeadReward:
         tokens = tokens.masked_fill(~mask, self.pad)
         with torch.autocast(device.type, torch.bfloat16) if self.bf16 else nullcontext():
             logits = self.model(input_ids=tokens, attention_mask=mask.long(), position_ids=positions).logits
-        return whiten(logits[:, 0].float(), self.record, self.normalise)
+        return normalise_rewards(logits[:, 0].float(), self.record, self.normalise)
 
     def flops(self, rollouts: Rollouts) -> int:
         """FLOPs of a pass over the real tokens."""
@@ -147,7 +147,7 @@ class ClassifierReward:
     def __call__(self, rollouts: Rollouts) -> Tensor:
         """Rewards [B]; a text without a score gets the mean, 0."""
         logits = self.logits(self._texts(rollouts))
-        return whiten(logits.where(logits.isfinite(), self.record["mean"]), self.record, self.normalise)
+        return normalise_rewards(logits.where(logits.isfinite(), self.record["mean"]), self.record, self.normalise)
 
     def logits(self, texts: Sequence[str]) -> Tensor:
         """Log-odds of "not toxic" [B], nan without a score."""
@@ -214,7 +214,7 @@ class Shaped:
         return self.members[0].verdicts()
 
 
-def whiten(rewards: Tensor, record: dict[str, Any], normalise: bool) -> Tensor:
+def normalise_rewards(rewards: Tensor, record: dict[str, Any], normalise: bool) -> Tensor:
     """Rewards minus the record's mean, divided by its deviation; unchanged without ``normalise``."""
     return (rewards - record["mean"]) / record["deviation"] if normalise else rewards
 

@@ -17,7 +17,7 @@ from isoalign.core.text import fingerprint
 from isoalign.data import formats, prompts
 from isoalign.data.assets import file_digest
 from isoalign.data.formats import Comparison, Turns, UnpairedLabel
-from isoalign.data.formats.files import read_rows
+from isoalign.data.formats.files import iterate_rows
 from isoalign.models.language import truncate_prompt
 
 VERSION = 2
@@ -42,7 +42,7 @@ def file_identity(source: str) -> str:
     if path.is_dir():
         return digest({str(file.relative_to(path)): file_digest(file) for file in sorted(path.rglob("*")) if file.is_file()})
     rows_digest = hashlib.sha256()
-    for row in read_rows(source):
+    for row in iterate_rows(source):
         rows_digest.update(repr(row).encode())
     return rows_digest.hexdigest()
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from isoalign.core.errors import UserError, unknown
-from isoalign.data.formats.files import read_rows
+from isoalign.data.formats.files import iterate_rows
 from isoalign.data.formats.rows import RATERS, SOURCES, Fault, Row, quoted
 from isoalign.data.formats.types import Comparison, Data, Demonstration, Record, Remark, Score, Turn, Turns, UnpairedLabel
 
@@ -134,7 +134,7 @@ def open_file(source: str | Path, format: str | None = None) -> FeedbackFile:
     if format is not None and format not in format_names():
         raise UserError(unknown("format", format, format_names()))
     name, rejected = str(source), _RejectedRows()
-    rows = read_rows(name)
+    rows = iterate_rows(name)
     for first in rows:
         if isinstance(first, Row):
             chosen = _check_format(name, first, format) if format else _recognise(name, first)

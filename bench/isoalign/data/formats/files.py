@@ -19,7 +19,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LARGEST_CELL = 2**31 - 1  # a conversation may exceed the default limit of csv, 128 KiB
 
 
-def read_rows(source: str) -> Iterator[Row | Fault]:
+def iterate_rows(source: str) -> Iterator[Row | Fault]:
     """Iterate over the rows of a file, a folder or ``hf:NAME[:CONFIG][:SPLIT]``; a malformed row gives a Fault instead.
 
     The ending sets the container: ``.csv``, ``.tsv``, ``.parquet``; ``.jsonl`` is lines; anything else is JSON, a list or

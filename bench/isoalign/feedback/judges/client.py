@@ -30,10 +30,10 @@ from isoalign.feedback.judges.replies import (
     RequestRejected,
     error_message,
     max_tokens,
+    on_one_line,
     parse_reply,
     reply_from_json,
     retry_after,
-    shorten,
 )
 
 MAX_FAILURES = 5  # consecutive failed requests, with all their retries, after which the server counts as down
@@ -144,12 +144,12 @@ class Client:
             with self._server.chat.completions.with_streaming_response.create(**settings) as response:
                 body = self._read_body(response, deadline)
         except openai.APIStatusError as error:
-            detail = shorten(self._redact(error_message(error)))
+            detail = on_one_line(self._redact(error_message(error)))
             self._raise_for_status(error.status_code, detail, retry_after(error.response.headers))
         except (openai.APITimeoutError, http.TimeoutException) as error:
             raise RequestFailed("timeout", f"no answer within task.judge.timeout={self.config.timeout:g} s") from error
         except (openai.APIConnectionError, http.HTTPError, OSError) as error:
-            detail = shorten(self._redact(f"no connection ({error.__cause__ or error})"))
+            detail = on_one_line(self._redact(f"no connection ({error.__cause__ or error})"))
             raise RequestFailed("no connection", detail) from error
         return parse_reply(body, request, self._redact)
 

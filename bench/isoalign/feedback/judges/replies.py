@@ -54,7 +54,7 @@ def parse_reply(body: bytes, request: dict[str, Any], redact: Callable[[str], st
         choice = data["choices"][0]
         text, refusal = (as_text(choice["message"].get(name)) for name in ("content", "refusal"))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        detail = shorten(redact(content)) or "an empty body"
+        detail = on_one_line(redact(content)) or "an empty body"
         raise RequestFailed("malformed", f"not a chat completion: {detail}") from error
     counted = _counted_tokens(data.get("usage"))
     tokens = counted or _estimate_tokens(request["messages"], text + refusal)
@@ -101,7 +101,7 @@ def error_message(error: Any) -> str:
     return str((body.get("message") or body) if isinstance(body, dict) else (body or error.message))
 
 
-def shorten(text: str) -> str:
+def on_one_line(text: str) -> str:
     """The text on one line of at most 200 characters."""
     line = " ".join(text.split())
     return line if len(line) <= 200 else line[:197] + "..."
