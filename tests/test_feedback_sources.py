@@ -15,7 +15,7 @@ import pytest
 from isoalign.config.feedback import PanelConfig
 from isoalign.config.task import ModelConfig
 from isoalign.core.errors import UserError
-from isoalign.core.store import Store, plain
+from isoalign.core.store import Store, recipe_fields
 from isoalign.data.formats import Turn
 from isoalign.models import language
 from isoalign.runs.overrides import task_named
@@ -69,7 +69,7 @@ def test_a_panel_of_one_careful_annotator_is_the_single_annotator(tmp_path: Path
     task = task_named("nano", ["task.panel.annotators=1", "task.panel.temperature=[0.0]"])
     recipe = SharedStages(task, Store(tmp_path)).pairs("annotator").recipe
     assert recipe.keys() == {"version", "completions", "annotators", "config", "labelled_by", "seed"}
-    assert plain(recipe["config"]).keys() == {"draws", "margin", "judge_margin", "noise"}
+    assert recipe_fields(recipe["config"]).keys() == {"draws", "margin", "judge_margin", "noise"}
     several = SharedStages(task_named("nano", ["task.panel.annotators=3"]), Store(tmp_path)).pairs("annotator").recipe
     assert several["panel"] == PanelConfig(annotators=3)
 

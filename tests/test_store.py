@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from isoalign.core.errors import UserError
-from isoalign.core.store import Store, content, digest, fingerprint, later, plain
+from isoalign.core.store import Store, added_later, content, digest, fingerprint, recipe_fields
 from isoalign.tools.verify import check_stage
 
 
@@ -39,11 +39,11 @@ def test_a_setting_that_came_later_changes_a_key_only_where_it_is_used() -> None
     class Grown:
         a: int
         b: tuple[float, ...] = (1.0,)
-        c: int = later(0)
+        c: int = added_later(0)
 
     assert digest({"x": Grown(1)}) == digest({"x": Settings(1)})
     assert digest({"x": Grown(1, c=2)}) != digest({"x": Settings(1)})
-    assert plain(Grown(1, c=2)) == {"a": 1, "b": (1.0,), "c": 2}
+    assert recipe_fields(Grown(1, c=2)) == {"a": 1, "b": (1.0,), "c": 2}
 
 
 @pytest.mark.parametrize("value", [float("nan"), object(), {1, 2}, Settings])

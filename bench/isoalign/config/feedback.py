@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from isoalign.core import plugins
-from isoalign.core.store import later
+from isoalign.core.store import added_later
 
 CONSENSUS = ("vote", "bradley_terry", "elo")  # rules of feedback/consensus.py
 
@@ -135,11 +135,11 @@ class ConstitutionConfig:
     ``prompts``: maximum number of answers revised, 0 for all.
     """
 
-    file: str = later("")
-    kind: str = later("lm")
-    model: str = later("")
-    tokens: int = later(48)
-    prompts: int = later(0)
+    file: str = added_later("")
+    kind: str = added_later("lm")
+    model: str = added_later("")
+    tokens: int = added_later(48)
+    prompts: int = added_later(0)
 
     def __post_init__(self) -> None:
         if self.kind not in ("lm", "server"):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from isoalign.config.feedback import ConstitutionConfig, JudgeConfig, PanelConfig
 from isoalign.config.training import TrainConfig
-from isoalign.core.store import later
+from isoalign.core.store import added_later
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class FeedbackConfig:
     margin: float = 0.3
     judge_margin: float = 0.3
     noise: float = 0.05
-    judge_questions: int = later(0)
-    file: str = later("")
-    format: str = later("")
+    judge_questions: int = added_later(0)
+    file: str = added_later("")
+    format: str = added_later("")
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise < 0.5:
@@ -83,11 +83,11 @@ class RewardConfig:
     lr: float
     batch_size: int = 32
     epochs: int = 1
-    base: str = later("")
-    classifier: str = later("")
-    hard: float = later(0.0)
-    golden: int = later(0)
-    patience: int = later(3)
+    base: str = added_later("")
+    classifier: str = added_later("")
+    hard: float = added_later(0.0)
+    golden: int = added_later(0)
+    patience: int = added_later(3)
 
     def __post_init__(self) -> None:
         if not 0 <= self.hard <= 1:
@@ -106,12 +106,12 @@ class ShapingConfig:
     - ``uncertainty`` x variance); ``length_penalty`` is subtracted per token; ``clip`` bounds the reward (0 for no bound).
     Without ``normalise`` a member's rewards keep their scale."""
 
-    members: int = later(1)
-    combine: str = later("mean")
-    uncertainty: float = later(1.0)
-    length_penalty: float = later(0.0)
-    clip: float = later(0.0)
-    normalise: bool = later(True)
+    members: int = added_later(1)
+    combine: str = added_later("mean")
+    uncertainty: float = added_later(1.0)
+    length_penalty: float = added_later(0.0)
+    clip: float = added_later(0.0)
+    normalise: bool = added_later(True)
 
     def __post_init__(self) -> None:
         if self.members < 1:
@@ -127,8 +127,8 @@ class RoundsConfig:
     """Feedback rounds: feedback is collected ``count`` times, first on answers of the SFT base, then, at equal shares of the
     budget, on answers of the current policy to ``prompts`` of the training prompts (0 for all)."""
 
-    count: int = later(1)
-    prompts: int = later(0)
+    count: int = added_later(1)
+    prompts: int = added_later(0)
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.prompts < 0:

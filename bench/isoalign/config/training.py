@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isoalign.core.store import later
+from isoalign.core.store import added_later
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TrainConfig:
     checkpoint_seconds: float = 60.0
     patience: int = 20
     snapshots: tuple[float, ...] = ()
-    idle_seconds: float = later(600.0)
+    idle_seconds: float = added_later(600.0)
 
     def __post_init__(self) -> None:
         if self.idle_seconds < 0:

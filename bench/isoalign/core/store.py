@@ -28,12 +28,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def later(default: Any) -> Any:
+def added_later(default: Any) -> Any:
     """A setting that came after stages had been made without it: at its default it is in no recipe, so those stay valid."""
     return field(default=default, metadata={LATER: True})
 
 
-def plain(value: Any) -> dict[str, Any]:
+def recipe_fields(value: Any) -> dict[str, Any]:
     """A dataclass as recipes have it: its settings, without those that came later and are at their default."""
     kept = (f for f in fields(value) if not (f.metadata.get(LATER) and getattr(value, f.name) == f.default))
     return {f.name: getattr(value, f.name) for f in kept}
@@ -41,7 +41,7 @@ def plain(value: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return plain(value)
+        return recipe_fields(value)
     raise TypeError(f"{type(value).__name__} can't be part of a key")
 
 

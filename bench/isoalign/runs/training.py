@@ -21,7 +21,7 @@ from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.lazy import peft
 from isoalign.core.records import Budget
 from isoalign.core.runtime import device
-from isoalign.core.store import plain
+from isoalign.core.store import recipe_fields
 from isoalign.data import assets, prompts
 from isoalign.evaluation import selection
 from isoalign.evaluation.metrics.kl import best_of_n_bound
@@ -79,7 +79,7 @@ class Training:
         task, shared = self.task, self.shared
         recipe = {
             "version": VERSION, "sft": shared.sft.key, "model": task.model,
-            "training": plain(replace(task.training, idle_seconds=DEFAULT_IDLE_SECONDS)) | {"checkpoint_seconds": None},
+            "training": recipe_fields(replace(task.training, idle_seconds=DEFAULT_IDLE_SECONDS)) | {"checkpoint_seconds": None},
             "pairs": [shared.pairs(by).key for by in pairs.SOURCES],
             "reward": [m.key for by in pairs.SOURCES for m in shared.reward_models(by).values() if self.uses("reward")],
             "algorithm": self.name, "settings": self.settings, "source": registry.source_digest(type(self.algorithm)),
@@ -88,7 +88,7 @@ class Training:
         recipe |= self.shaping_recipe if self.uses("reward") else {}
         recipe |= {"unpaired": shared.unpaired_stage.key} if shared.unpaired_stage and self.uses("labels") else {}
         recipe |= {"revisions": shared.revisions_stage.key} if self.uses("revisions") else {}
-        recipe |= {"rounds": rounds} if (rounds := plain(task.rounds)) else {}
+        recipe |= {"rounds": rounds} if (rounds := recipe_fields(task.rounds)) else {}
         recipe |= {"loop": trl.loop_versions()} if hasattr(self.algorithm, "train") else {}
         recipe |= {"answers": self.prompt_recipe | {"draws": self.task.evaluation.draws}} if self.selects else {}
         return Stage("train", recipe, self._select if self.selects else self._train)
@@ -96,7 +96,7 @@ class Training:
     @property
     def shaping_recipe(self) -> dict[str, Any]:
         """The shaping of the reward models' rewards, for recipes; empty without shaping."""
-        shaping = plain(self.task.shaping)
+        shaping = recipe_fields(self.task.shaping)
         return {"shaping": shaping} if shaping else {}
 
     def uses(self, service: str) -> bool:

@@ -13,7 +13,7 @@ from isoalign.config.feedback import JudgeConfig, PanelConfig
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.runtime import device
-from isoalign.core.store import Store, plain
+from isoalign.core.store import Store, recipe_fields
 from isoalign.data.assets import ASSETS
 from isoalign.data.preferences import Feedback
 from isoalign.feedback import constitution, judges
@@ -268,7 +268,7 @@ class StageGraph:
     @property
     def _model_identity(self) -> dict[str, Any]:
         """The model's configuration and the identity of its weights."""
-        return plain(self.task.model) | {"weights": language.weights_identity(self.task.model.name)}
+        return recipe_fields(self.task.model) | {"weights": language.weights_identity(self.task.model.name)}
 
     def prompt_recipe(self, split: str) -> dict[str, Any]:
         """Everything that a split's prompts depend on."""

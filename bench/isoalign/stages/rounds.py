@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from isoalign.core.batches import Prompts
-from isoalign.core.store import plain
+from isoalign.core.store import recipe_fields
 from isoalign.data.preferences import Feedback, UnpairedFeedback, join_feedback
 from isoalign.feedback.judges.verdicts import Judge
 from isoalign.models.language import LanguageModel
@@ -103,7 +103,7 @@ class FeedbackRounds:
         count = self.shared.task.shaping.members
         folders = [self._get(self.round, f"reward-{labelled_by}-{member}", train(member)) for member in range(count)]
         members = [self.shared.load_reward(folder) for folder in folders]
-        return Shaped(members, self.shared.task.shaping) if plain(self.shared.task.shaping) else members[0]
+        return Shaped(members, self.shared.task.shaping) if recipe_fields(self.shared.task.shaping) else members[0]
 
     def _pairs(self, labelled_by: str, number: int) -> Path:
         task = self.shared.task

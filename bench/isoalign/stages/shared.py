@@ -9,7 +9,7 @@ import torch
 from isoalign.core.batches import Prompts
 from isoalign.core.errors import UserError
 from isoalign.core.runtime import device
-from isoalign.core.store import plain
+from isoalign.core.store import recipe_fields
 from isoalign.data import prompts
 from isoalign.data.preferences import Feedback, UnpairedFeedback
 from isoalign.models.reward import ClassifierReward, HeadReward, Rewarder, Shaped
@@ -52,7 +52,7 @@ class SharedStages(StageGraph):
 
         def load() -> Rewarder:
             members = [self.load_reward(self.get(stage)) for stage in self.reward_models(labelled_by).values()]
-            return Shaped(members, self.task.shaping) if plain(self.task.shaping) else members[0]
+            return Shaped(members, self.task.shaping) if recipe_fields(self.task.shaping) else members[0]
 
         rewarder: Rewarder = self._cached(f"reward-{labelled_by}", load)
         return rewarder

@@ -13,7 +13,7 @@ from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.records import Card
-from isoalign.core.store import MANIFEST, RECIPE, Store, content, digest, fingerprint, plain
+from isoalign.core.store import MANIFEST, RECIPE, Store, content, digest, fingerprint, recipe_fields
 from isoalign.evaluation import card as cards
 from isoalign.evaluation import metrics
 from isoalign.evaluation.card import FAMILY
@@ -141,7 +141,7 @@ def _as_recipes_have(task: Any) -> Any:
         built = build_config(TaskConfig, task, "config.task")
     except UserError:
         return task
-    return json.loads(json.dumps(built, default=plain))
+    return json.loads(json.dumps(built, default=recipe_fields))
 
 
 def _at(data: Any, place: str) -> Any:
