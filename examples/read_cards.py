@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from isoalign.evaluation.card import read_all
+from isoalign.evaluation.card import read_cards
 from isoalign.report import leaderboard
-from isoalign.report.compare import compare
+from isoalign.report.compare import compare_methods
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "published" / "nano"
 
-cards = read_all(PUBLISHED)
+cards = read_cards(PUBLISHED)
 by_method = {name: [card for card in cards if card.algorithm == name] for name in {card.algorithm for card in cards}}
 
 # One card is one run: what was spent, what came of it, what speaks against it.
@@ -24,8 +24,8 @@ for name in ("toxicity_reduction", "kl", "perplexity", "distinct_2"):
 print("flags:", card.flags or "none")
 
 # Two methods, three seeds each, on the same prompts: every metric, with a verdict.
-print(compare(by_method["ppo"], by_method["dpo"]))
+print(compare_methods(by_method["ppo"], by_method["dpo"]))
 
 # The board of a few methods. A rank is the span of ranks that the paired comparisons leave open.
 chosen = [card for name in ("kto", "dpo", "ppo", "rlaif", "sft_chosen", "sft") for card in by_method[name]]
-print(leaderboard.build(chosen).terminal(width=100))
+print(leaderboard.build_board(chosen).terminal(width=100))

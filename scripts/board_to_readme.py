@@ -11,10 +11,10 @@ from pathlib import Path
 
 from isoalign.core.display import grid, scientific
 from isoalign.core.records import Estimate
-from isoalign.evaluation.card import read_all
+from isoalign.evaluation.card import read_cards
 from isoalign.report.board.rows import METHOD, Row
 from isoalign.report.board.sections import Section
-from isoalign.report.leaderboard import build
+from isoalign.report.leaderboard import build_board
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/results.md")
@@ -69,8 +69,8 @@ def plain(estimate: Estimate, digits: int) -> str:
 @cache
 def sections(task: str) -> tuple[Section, ...]:
     """The boards of a task's published cards."""
-    cards = read_all(ROOT / PUBLISHED / task)
-    return build(cards).sections if cards else ()
+    cards = read_cards(ROOT / PUBLISHED / task)
+    return build_board(cards).sections if cards else ()
 
 
 def excerpt(task: str, home: Path) -> str:

@@ -69,7 +69,7 @@ class Bench:
     """The cards of all runs, by configuration."""
 
     def __init__(self, folder: Path) -> None:
-        self.cards = [card for task in sorted(folder.glob("*/")) for card in cards.read_all(task)]
+        self.cards = [card for task in sorted(folder.glob("*/")) for card in cards.read_cards(task)]
 
     def cards_of(
         self, algorithm: str, task: str = "nano", flops: float = 4.5e12, noise: float = 0.05, **settings: Any

@@ -332,7 +332,7 @@ def typed(environment: dict[str, str], *words: str) -> subprocess.CompletedProce
 
 def test_the_command_writes_page_and_chart_and_prints_the_report(tmp_path: Path, environment: dict[str, str]) -> None:
     for one in swept():
-        cards_on_disk.write(one, tmp_path / "nano")
+        cards_on_disk.write_card(one, tmp_path / "nano")
     done = typed(environment, "nano", "--along", NOISE, "--results", str(tmp_path))
     assert done.returncode == 0, done.stderr
     page = tmp_path / "nano" / f"along-{NOISE}.md"
@@ -346,6 +346,6 @@ def test_the_command_writes_page_and_chart_and_prints_the_report(tmp_path: Path,
 def test_the_command_is_of_one_task(tmp_path: Path, environment: dict[str, str]) -> None:
     for task in ("nano", "smol"):
         for one in swept():
-            cards_on_disk.write(dataclasses.replace(one, task=task), tmp_path / task)
+            cards_on_disk.write_card(dataclasses.replace(one, task=task), tmp_path / task)
     said = complaint(typed(environment, "--along", NOISE, "--results", str(tmp_path)))
     assert said == f"isoalign: a report along a setting is of one task: isoalign board TASK --along {NOISE}"

@@ -29,7 +29,7 @@ from isoalign.report.board.ranking import Ranking, pareto_names, pool_estimates,
 from isoalign.report.board.rows import Row, settings_of
 from isoalign.report.charts import labels
 from isoalign.report.charts.reliability import reliability_by_model, reliability_chart
-from isoalign.report.compare import compare
+from isoalign.report.compare import compare_methods
 from isoalign.runs.overrides import task_named
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -149,11 +149,11 @@ def golden_cards() -> list[Card]:
 
 def method_rows(cards: list[Card]) -> dict[str, dict[str, str]]:
     """The CSV of a board, by method; the last section wins."""
-    return {row["method"]: row for row in csv.DictReader(io.StringIO(leaderboard.build(cards).csv()))}
+    return {row["method"]: row for row in csv.DictReader(io.StringIO(leaderboard.build_board(cards).csv()))}
 
 
 def test_the_board_is_the_golden_one(tmp_path: Path) -> None:
-    path = leaderboard.write(leaderboard.build(golden_cards()), tmp_path)
+    path = leaderboard.write_board(leaderboard.build_board(golden_cards()), tmp_path)
     assert path == tmp_path / "leaderboard.md"
     for name in ("leaderboard.md", "leaderboard.csv"):
         assert (tmp_path / name).read_text() == (GOLDEN / name).read_text(), f"{name}: see the top of {__file__}"
@@ -168,7 +168,7 @@ def test_the_board_is_the_golden_one(tmp_path: Path) -> None:
 def test_the_order_of_cards_changes_no_byte_of_it(tmp_path: Path) -> None:
     cards = golden_cards()
     for turn in range(3):
-        leaderboard.write(leaderboard.build(cards), tmp_path / str(turn))
+        leaderboard.write_board(leaderboard.build_board(cards), tmp_path / str(turn))
         random.Random(turn).shuffle(cards)
     files = [[(file.name, file.read_bytes()) for file in sorted((tmp_path / str(i)).iterdir())] for i in range(3)]
     assert files[0] == files[1] == files[2]
@@ -178,13 +178,13 @@ def test_the_order_of_cards_changes_no_byte_of_it(tmp_path: Path) -> None:
 def test_cards_that_went_to_disk_give_the_same_board(tmp_path: Path) -> None:
     cards = golden_cards()
     for one in cards:
-        card.write(one, tmp_path)
-    assert leaderboard.build(card.read_all(tmp_path)) == leaderboard.build(cards)
+        card.write_card(one, tmp_path)
+    assert leaderboard.build_board(card.read_cards(tmp_path)) == leaderboard.build_board(cards)
 
 
 def test_rows_stand_by_reduction_with_reference_and_control_unranked() -> None:
     cards = [make(name, seed) for name in METRICS for seed in range(3)]
-    (section,) = leaderboard.build(cards).sections
+    (section,) = leaderboard.build_board(cards).sections
     assert [row.name for row in section.rows] == ["dpo", "kto", "rlaif", "ppo", "sft_chosen", "sft"]
     places = [row.place for row in section.rows]
     assert places[4:] == ["control", "reference"]
@@ -194,19 +194,19 @@ def test_rows_stand_by_reduction_with_reference_and_control_unranked() -> None:
 def test_a_row_that_failed_a_gate_is_shown_last_and_not_ranked() -> None:
     gate = Flag("gate", "perplexity")
     cards = [make("dpo", 0), make("dpo", 1, flags=[gate]), make("kto"), make("sft", flags=[gate])]
-    (section,) = leaderboard.build(cards).sections
+    (section,) = leaderboard.build_board(cards).sections
     assert [(row.name, row.place) for row in section.rows] == [("kto", "1"), ("sft", "reference"), ("dpo", "gate")]
     assert section.rows[-1].flags == (Flag("gate", "perplexity (seed 1)"),)
-    assert "**gate: perplexity (seed 1)**" in leaderboard.build(cards).markdown()
+    assert "**gate: perplexity (seed 1)**" in leaderboard.build_board(cards).markdown()
 
 
 def test_a_row_without_a_reduction_is_not_ranked() -> None:
     unknown = Estimate(None, None, None, 0, 128)
     cards = [make("dpo", metrics={"toxicity_reduction": unknown}), make("kto"), make("ppo", metrics={})]
-    (section,) = leaderboard.build(cards).sections
+    (section,) = leaderboard.build_board(cards).sections
     assert [(row.name, row.place) for row in section.rows] == [("kto", "1"), ("dpo", "–"), ("ppo", "–")]
     assert method_rows(cards)["dpo"]["toxicity_reduction"] == ""
-    assert "– (128 missing)" in leaderboard.build(cards).markdown()
+    assert "– (128 missing)" in leaderboard.build_board(cards).markdown()
 
 
 @pytest.mark.parametrize(
@@ -221,35 +221,35 @@ def test_a_row_without_a_reduction_is_not_ranked() -> None:
     ],
 )
 def test_what_can_not_be_compared_gets_a_section_of_its_own(change: dict[str, Any]) -> None:
-    made = leaderboard.build([make("dpo"), make("kto", **change)])
+    made = leaderboard.build_board([make("dpo"), make("kto", **change)])
     assert [[row.name for row in section.rows] for section in made.sections] in ([["dpo"], ["kto"]], [["kto"], ["dpo"]])
 
 
 def test_budgets_that_differ_in_notation_only_are_one() -> None:
-    assert len(leaderboard.build([make("dpo"), make("kto", budget={"flops": 4_500_000_000_000})]).sections) == 1
+    assert len(leaderboard.build_board([make("dpo"), make("kto", budget={"flops": 4_500_000_000_000})]).sections) == 1
 
 
 def test_the_base_is_the_reference_under_every_budget_and_of_no_other_base() -> None:
     cards = [make("sft"), make("dpo"), make("kto", budget={"flops": 9e12}), make("ppo", parents={"sft": "other"})]
-    rows = {section.base + str(section.budget["flops"]): section.rows for section in leaderboard.build(cards).sections}
+    rows = {section.base + str(section.budget["flops"]): section.rows for section in leaderboard.build_board(cards).sections}
     assert sorted([row.name for row in section] for section in rows.values()) == [
         ["dpo", "sft"],
         ["kto", "sft"],
         ["ppo"],
     ]
-    own = leaderboard.build([*cards, make("sft", 1, budget={"flops": 9e12})])
+    own = leaderboard.build_board([*cards, make("sft", 1, budget={"flops": 9e12})])
     assert sorted(c.seed for section in own.sections for r in section.rows for c in r.cards if r.name == "sft") == [
         0,
         1,
     ]
     assert "isoalign run algorithm=sft" in own.markdown()
-    assert len(leaderboard.build([make("sft"), make("sft", budget={"flops": 1e12})]).sections) == 2
+    assert len(leaderboard.build_board([make("sft"), make("sft", budget={"flops": 1e12})]).sections) == 2
 
 
 def test_feedback_and_evaluation_prompts_part_the_sft_rows_too() -> None:
     parents = [{"sft": "one", "held_out": held_out} for held_out in ("quiet", "noisy")]
     cards = [make(name, i, parents=parents[i]) for name in ("sft", "dpo") for i in (0, 1)]
-    made = leaderboard.build(cards)
+    made = leaderboard.build_board(cards)
     assert [[(row.name, row.cards[0].seed) for row in section.rows] for section in made.sections] == [
         [("dpo", 1), ("sft", 1)],
         [("dpo", 0), ("sft", 0)],
@@ -266,16 +266,16 @@ def test_two_configurations_of_one_algorithm_are_two_rows_that_tell_the_differen
 
 def test_what_only_shows_when_cards_stand_together_is_flagged() -> None:
     twice = [make("dpo"), make("dpo", key="another", versions={"torch": "2.14"})]
-    (section,) = leaderboard.build(twice).sections
+    (section,) = leaderboard.build_board(twice).sections
     assert texts(section.rows[0]) == ["2 cards of seed 0, averaged", "versions differ: torch"]
     edited = [make("dpo", key=key, parents={"sft": "base", "train": key}) for key in ("before", "after")]
-    (section,) = leaderboard.build(edited).sections
+    (section,) = leaderboard.build_board(edited).sections
     why = "though code, packages or data of their trainings differ: delete the older"
     assert texts(section.rows[0]) == [f"2 cards of seed 0, averaged, {why}"]
-    (section,) = leaderboard.build([make("dpo", spent={"flops": 5e12})]).sections
+    (section,) = leaderboard.build_board([make("dpo", spent={"flops": 5e12})]).sections
     assert texts(section.rows[0]) == ["over budget"]
     slow = make("dpo", budget={"flops": 1e13, "seconds": 40}, spent={"flops": 1e12, "seconds": 40.5})
-    (section,) = leaderboard.build([slow]).sections
+    (section,) = leaderboard.build_board([slow]).sections
     assert (section.rows[0].flags, section.rows[0].percent) == ((), 101.25), "the last step may end after the clock"
 
 
@@ -319,14 +319,14 @@ def test_where_not_all_are_paired_spans_go_by_intervals_that_do_not_overlap() ->
 
 def test_methods_are_told_apart_prompt_by_prompt_where_their_intervals_overlap() -> None:
     cards = [valued(make(name, seed), spread=0.1) for name in ("dpo", "kto", "rlaif", "ppo") for seed in range(3)]
-    (section,) = leaderboard.build([*cards, valued(make("sft"), spread=0.1)]).sections
+    (section,) = leaderboard.build_board([*cards, valued(make("sft"), spread=0.1)]).sections
     rows = {row.name: row for row in section.rows}
     reductions = [rows[name].estimate("toxicity_reduction") for name in ("dpo", "kto")]
     assert (reductions[1].high or 0) > (reductions[0].low or 0)
     assert [(row.name, row.place) for row in section.rows[:2]] == [("dpo", "1"), ("kto", "2")]
     assert section.ranking.pairs["dpo", "kto"].resolved
     assert len(section.ranking.pairs) == 6
-    page = leaderboard.build([*cards, valued(make("sft"), spread=0.1)]).markdown()
+    page = leaderboard.build_board([*cards, valued(make("sft"), spread=0.1)]).markdown()
     told = "spans of possible ranks, jointly at 95%; 6 pairs compared on 128 prompts, Holm-corrected"
     assert f"- **Ranks:** {told}; smallest resolvable difference {section.ranking.smallest:.3f}" in page
     assert "| dpo is less toxic " in page
@@ -334,30 +334,30 @@ def test_methods_are_told_apart_prompt_by_prompt_where_their_intervals_overlap()
 
 def test_methods_that_are_the_same_share_a_rank() -> None:
     cards = [valued(make("dpo", seed, config={"beta": beta})) for seed in range(3) for beta in (0.1, 0.2)]
-    (section,) = leaderboard.build(cards).sections
+    (section,) = leaderboard.build_board(cards).sections
     assert [row.place for row in section.rows] == ["1–2", "1–2"]
     (pair,) = section.ranking.pairs.values()
     assert (pair.value, pair.p, pair.resolved) == (0, 1, False)
-    assert "not resolved" in leaderboard.build(cards).markdown()
+    assert "not resolved" in leaderboard.build_board(cards).markdown()
 
 
 def test_a_reduction_is_the_paired_difference_to_the_reference() -> None:
     cards = [valued(make("dpo", seed)) for seed in range(3)] + [valued(make("sft"))]
-    (section,) = leaderboard.build(cards).sections
+    (section,) = leaderboard.build_board(cards).sections
     row = section.rows[0]
     found, listed = row.estimate("toxicity_reduction"), section.ranking.others["dpo", "sft"]
     assert (found.value, found.low, found.high) == (listed.value, listed.low, listed.high)
     assert found.value == pytest.approx(0.160 - 0.037, abs=1e-5), "the cards say .125 on average: their base was another"
-    alone = leaderboard.build(cards[:3]).sections[0].rows[0]
+    alone = leaderboard.build_board(cards[:3]).sections[0].rows[0]
     assert alone.estimate("toxicity_reduction").value == pytest.approx(0.125)
 
 
 def test_seeds_with_values_are_pooled_over_seeds_and_prompts() -> None:
     cards = [valued(make("kto", seed)) for seed in range(3)]
-    (section,) = leaderboard.build(cards).sections
+    (section,) = leaderboard.build_board(cards).sections
     wanted = stats.hierarchical([one.values["kl"] for one in cards])
     assert section.rows[0].estimate("kl") == dataclasses.replace(wanted, missing=0)
-    (section,) = leaderboard.build(cards[:1]).sections
+    (section,) = leaderboard.build_board(cards[:1]).sections
     assert section.rows[0].estimate("kl") == cards[0].metrics["kl"], "one card keeps its own"
 
 
@@ -365,7 +365,7 @@ def test_values_that_are_not_of_the_figure_are_not_pooled_for_it() -> None:
     """Accuracies are means over pairs, of which some prompts have more: their mean over prompts is another figure."""
     cards = [make("kto", seed) for seed in range(3)]
     cards = [dataclasses.replace(one, values={"rm_accuracy": {"a": 0.8, "b": 0.7}}) for one in cards]
-    (section,) = leaderboard.build(cards).sections
+    (section,) = leaderboard.build_board(cards).sections
     estimates = [[one.metrics["rm_accuracy"]] for one in cards]
     assert section.rows[0].estimate("rm_accuracy") == pool_estimates(estimates, (0.0, 1.0))
 
@@ -382,7 +382,7 @@ def test_cards_of_one_seed_are_one_seed_to_the_statistics() -> None:
 
 def test_without_values_ranks_go_by_intervals_and_the_board_says_so() -> None:
     cards = [valued(make("dpo")), valued(make("kto")), make("ppo"), valued(make("sft"))]
-    made = leaderboard.build(cards)
+    made = leaderboard.build_board(cards)
     (section,) = made.sections
     assert section.ranking.unpaired == ("ppo",)
     assert {row.name for row in section.rows if row.rank} == {"dpo", "kto", "ppo"}
@@ -395,7 +395,7 @@ def test_without_values_ranks_go_by_intervals_and_the_board_says_so() -> None:
 def test_a_row_of_an_older_metric_is_shown_loudly_and_compared_with_nothing() -> None:
     new = [scored(valued(make(name, seed)), toxicity=10, kl=1) for name in ("dpo", "kto") for seed in (0, 1)]
     old = scored(valued(make("dpo", 2, -0.03)), toxicity=9, kl=1)
-    made = leaderboard.build([*new, old, scored(valued(make("sft")), toxicity=10, kl=1)])
+    made = leaderboard.build_board([*new, old, scored(valued(make("sft")), toxicity=10, kl=1)])
     (section,) = made.sections
     assert [(row.name, row.place, row.seeds) for row in section.rows] == [
         ("dpo", "1", 2),
@@ -419,7 +419,7 @@ def test_a_row_of_an_older_metric_is_shown_loudly_and_compared_with_nothing() ->
 def test_an_outdated_base_is_not_paired_and_other_families_keep_their_rank() -> None:
     new = [scored(valued(make(name)), toxicity=2, diversity=1) for name in ("dpo", "kto")]
     base = scored(valued(make("sft")), toxicity=1, diversity=2)
-    (section,) = leaderboard.build([*new, base]).sections
+    (section,) = leaderboard.build_board([*new, base]).sections
     rows = {row.name: row for row in section.rows}
     assert list(rows) == ["dpo [diversity 1]", "kto [diversity 1]", "sft [toxicity 1]"]
     assert [rows[one].estimate("toxicity_reduction") for one in rows if rows[one].part == "method"] == [
@@ -436,7 +436,7 @@ def test_what_was_made_elsewhere_is_shown_beside_the_rest_and_ranked_with_nothin
     best = elsewhere(valued(make("dpo", 0, -0.03, key="eeee")))
     larger = valued(make("ppo", budget={"flops": 9e12}))
     other = elsewhere(valued(make("rlaif", notes=NOTES | {"draws": 25})))
-    made = leaderboard.build([*cards, best, larger, other])
+    made = leaderboard.build_board([*cards, best, larger, other])
     small, large, alone = made.sections
     assert [(row.name, row.place) for row in small.rows] == [
         ("dpo [unmetered]", "unmetered"),
@@ -444,7 +444,7 @@ def test_what_was_made_elsewhere_is_shown_beside_the_rest_and_ranked_with_nothin
         ("kto", "2"),
         ("sft", "reference"),
     ]
-    assert small.ranking.pairs == leaderboard.build(cards).sections[0].ranking.pairs, (
+    assert small.ranking.pairs == leaderboard.build_board(cards).sections[0].ranking.pairs, (
         "it changes no comparison of those ranked"
     )
     assert small.ranking.others["dpo [unmetered]", "dpo"].resolved
@@ -460,9 +460,9 @@ def test_what_was_made_elsewhere_is_shown_beside_the_rest_and_ranked_with_nothin
 
 
 def test_what_was_made_elsewhere_is_never_the_base() -> None:
-    (section,) = leaderboard.build([valued(make("dpo")), elsewhere(valued(make("sft")))]).sections
+    (section,) = leaderboard.build_board([valued(make("dpo")), elsewhere(valued(make("sft")))]).sections
     assert [row.part for row in section.rows] == ["method", "unmetered"]
-    assert "No card of the SFT base yet" in leaderboard.build([make("dpo"), elsewhere(make("sft"))]).markdown()
+    assert "No card of the SFT base yet" in leaderboard.build_board([make("dpo"), elsewhere(make("sft"))]).markdown()
 
 
 def test_the_pareto_frontier_is_of_rows_that_none_beats_in_both() -> None:
@@ -487,7 +487,7 @@ def test_text_of_cards_can_not_break_out_of_the_page() -> None:
         "command": "```\n# z",
         "notes": {"tuning": "<img>"},
     }
-    made = leaderboard.build([dataclasses.replace(make("dpo"), **mischief)])
+    made = leaderboard.build_board([dataclasses.replace(make("dpo"), **mischief)])
     page = made.markdown()
     assert "a\\|b&lt;script>\\*\\_\\`\\[x\\](http://y) \\[31m&amp;" in page
     assert "<script>" not in page
@@ -503,11 +503,13 @@ def test_text_of_cards_can_not_break_out_of_the_page() -> None:
 
 
 def test_a_secret_in_a_card_made_by_hand_is_not_shown() -> None:
-    assert "hunter2" not in leaderboard.build([make("dpo", command="WANDB_API_KEY=hunter2 isoalign run")]).markdown()
+    assert "hunter2" not in leaderboard.build_board([make("dpo", command="WANDB_API_KEY=hunter2 isoalign run")]).markdown()
 
 
 def test_the_csv_holds_plain_numbers_in_a_fixed_order() -> None:
-    few, many = (list(csv.reader(io.StringIO(leaderboard.build(cards).csv()))) for cards in ([make("sft")], golden_cards()))
+    few, many = (
+        list(csv.reader(io.StringIO(leaderboard.build_board(cards).csv()))) for cards in ([make("sft")], golden_cards())
+    )
     assert few[0] == many[0], "the columns don't depend on the cards"
     row = method_rows([make("dpo"), make("dpo", 1), make("sft")])["dpo"]
     assert float(row["toxicity_mean_low"]) < float(row["toxicity_mean"]) < float(row["toxicity_mean_high"])
@@ -516,11 +518,11 @@ def test_the_csv_holds_plain_numbers_in_a_fixed_order() -> None:
     assert row["seeds"] == "2"
     assert row["prompts"] == "128"
     new = make("dpo", metrics={"vendi": around(3, 1)})
-    assert "vendi_high" in leaderboard.build([new]).table()[0]
+    assert "vendi_high" in leaderboard.build_board([new]).table()[0]
 
 
 def test_the_bill_is_told_by_role() -> None:
-    page = leaderboard.build([make("ppo"), make("rlaif")]).markdown()
+    page = leaderboard.build_board([make("ppo"), make("rlaif")]).markdown()
     bill = page.split("### The bill")[1].split("###")[0]
     titles = [cell.strip() for cell in bill.splitlines()[2].strip("|").split("|")]
     assert titles[3:] == ["policy", "reference", "value", "reward", "judge", "Labels", "Tokens", "Steps", "Seconds"]
@@ -538,7 +540,7 @@ def test_a_metric_that_names_a_section_is_shown_there_where_a_card_has_it(monkey
     monkeypatch.setattr(metrics, "declared", lambda: declared)
     cards = [make("dpo", seed) for seed in range(2)]
     cards = [dataclasses.replace(c, metrics=c.metrics | {"loud": around(0.5, 2), "kind": around(0.5, 0.1)}) for c in cards]
-    made = leaderboard.build(cards)
+    made = leaderboard.build_board(cards)
     page = made.markdown()
     assert "### Style\n\n| Method | Loudness, dB ↓ |\n| ------ | -------------: |\n| dpo    | 0.5 [0.0, 2.5] |" in page
     diversity = page.split("### Diversity")[1].splitlines()[2]
@@ -549,7 +551,7 @@ def test_a_metric_that_names_a_section_is_shown_there_where_a_card_has_it(monkey
 
 
 def test_board_compare_and_publish_load_no_torch(tmp_path: Path) -> None:
-    path = card.write(make("dpo"), tmp_path / "nano")
+    path = card.write_card(make("dpo"), tmp_path / "nano")
     for words in (["board", "nano"], ["compare", "dpo", "dpo"], ["publish", str(path)]):
         command = [sys.executable, "-P", "-X", "importtime", "-m", "isoalign", *words, "--results", str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, check=words[0] != "compare")
@@ -560,7 +562,7 @@ def test_board_compare_and_publish_load_no_torch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [100, 110, 120])
 def test_the_terminal_shows_it_without_colour_within_its_width(width: int) -> None:
-    made = leaderboard.build(golden_cards())
+    made = leaderboard.build_board(golden_cards())
     plain = made.terminal(width)
     assert max(map(len, plain.splitlines())) <= width
     assert "\x1b" not in plain
@@ -572,17 +574,17 @@ def test_the_terminal_shows_it_without_colour_within_its_width(width: int) -> No
 def test_what_rests_on_other_weights_made_by_the_same_recipe_has_a_section_of_its_own() -> None:
     here, there = {"sft": "aaaaaaaa11111111"}, {"sft": "bbbbbbbb22222222"}
     cards = [make("sft", contents=here), make("dpo", contents=here), make("sft", contents=there), make("kto", contents=there)]
-    first, second = leaderboard.build([*cards, make("kto", 1, contents=there)]).sections
+    first, second = leaderboard.build_board([*cards, make("kto", 1, contents=there)]).sections
     assert [[row.name for row in section.rows] for section in (first, second)] == [["dpo", "sft"], ["kto", "sft"]]
     assert {first.base, second.base} == {"ab12cd34ef56ab78 (aaaaaaaa)", "ab12cd34ef56ab78 (bbbbbbbb)"}
     with pytest.raises(UserError, match="start from different SFT bases"):
-        compare([cards[1]], [cards[3]])
+        compare_methods([cards[1]], [cards[3]])
 
 
 def test_a_board_tells_whose_settings_were_tuned_and_whose_code_is_another_packages() -> None:
     tuned = make("kto", notes=NOTES | {"tuning": "4 trials on validation prompts, by one_standard_error"})
     brought = make("dpo", notes=NOTES | {"tuning": "by hand", "packages": {"algorithm": "theirs 0.1", "judge": "theirs 0.1"}})
-    made = leaderboard.build([make("sft", notes=NOTES | {"tuning": None}), tuned, brought])
+    made = leaderboard.build_board([make("sft", notes=NOTES | {"tuning": None}), tuned, brought])
     page = made.markdown()
     assert "dpo: algorithm of theirs 0.1, judge of theirs 0.1" in page
     rows = {line.split("|")[2].strip(): line.split("|")[-3].strip() for line in page.splitlines() if line.startswith("| ")}
@@ -591,14 +593,14 @@ def test_a_board_tells_whose_settings_were_tuned_and_whose_code_is_another_packa
     header, lines = made.table()
     told = {line[header.index("method")]: line[header.index("tuning")] for line in lines}
     assert told == {"kto": "4 trials", "dpo": "by hand", "sft": ""}
-    assert "not tuned" not in leaderboard.build([tuned]).terminal(110)
+    assert "not tuned" not in leaderboard.build_board([tuned]).terminal(110)
 
 
 @pytest.mark.parametrize("width", [100, 110, 120])
 def test_the_terminal_cuts_no_figure_off_at_the_right(width: int) -> None:
     far = {"kl": around(112.24, 1.0), "perplexity": around(12345.6, 12.0), "toxicity_reduction": around(-0.123, 0.05)}
     many = [make("dpo", config={"beta": beta}, metrics=make("dpo").metrics | far) for beta in range(12)]
-    lines = leaderboard.build([make("sft"), *many]).terminal(width).splitlines()
+    lines = leaderboard.build_board([make("sft"), *many]).terminal(width).splitlines()
     rows = [line for line in lines if "12345.6" in line]
     assert len(rows) == 12
     assert all(line.endswith("98.9%") for line in rows)
@@ -607,18 +609,18 @@ def test_the_terminal_cuts_no_figure_off_at_the_right(width: int) -> None:
 def test_the_terminal_gets_no_character_that_it_can_not_take() -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
-    leaderboard.show(leaderboard.build([make("dpo"), make("kto", metrics={})]), stream)
+    leaderboard.print_board(leaderboard.build_board([make("dpo"), make("kto", metrics={})]), stream)
     stream.flush()
     assert b"dpo" in raw.getvalue()
 
 
 def test_no_cards_or_cards_of_two_tasks_make_no_board(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no cards"):
-        leaderboard.build([])
+        leaderboard.build_board([])
     with pytest.raises(UserError, match="cards are of 2: nano, smol"):
-        leaderboard.build([make("dpo"), make("dpo", task="smol")])
+        leaderboard.build_board([make("dpo"), make("dpo", task="smol")])
     with pytest.raises(UserError, match="a board of smol can't be made from cards of nano"):
-        leaderboard.build([make("dpo")], "smol")
+        leaderboard.build_board([make("dpo")], "smol")
     assert not list(tmp_path.iterdir())
 
 
@@ -630,24 +632,24 @@ def test_each_reward_model_has_one_line_in_the_reliability_chart(tmp_path: Path)
         make("ppo", data=data, parents={"sft": "base", "reward_annotator": "a" * 16}),
         make("rlaif", data=data, parents={"sft": "base", "reward_judge": "b" * 16}),
     ]
-    (section,) = leaderboard.build(cards).sections
+    (section,) = leaderboard.build_board(cards).sections
     assert list(reliability_by_model(section)) == ["annotator's (dpo, ppo)", "judge's (rlaif)"]
-    leaderboard.write(leaderboard.build(cards), tmp_path)
+    leaderboard.write_board(leaderboard.build_board(cards), tmp_path)
     assert (tmp_path / "reliability.svg").read_bytes() == reliability_chart("nano", section)
     assert "](reliability.svg)" in (tmp_path / "leaderboard.md").read_text()
-    leaderboard.write(leaderboard.build([make("dpo")]), tmp_path)
+    leaderboard.write_board(leaderboard.build_board([make("dpo")]), tmp_path)
     assert not (tmp_path / "reliability.svg").exists()
 
 
 def test_a_method_s_own_report_stands_beside_the_exact_kl() -> None:
-    page = leaderboard.build([make("ppo", training={"steps": 9, "reported": {"kl_k1": 0.71}})]).markdown()
+    page = leaderboard.build_board([make("ppo", training={"steps": 9, "reported": {"kl_k1": 0.71}})]).markdown()
     (line,) = [row for row in page.splitlines() if row.startswith("| ppo") and "kl_k1" in row]
     assert line.rstrip(" |").endswith("kl_k1 0.71")
 
 
 def test_charts_of_an_older_board_do_not_stay(tmp_path: Path) -> None:
-    leaderboard.write(leaderboard.build(golden_cards()), tmp_path)
-    leaderboard.write(leaderboard.build([make("dpo", metrics={})]), tmp_path)
+    leaderboard.write_board(leaderboard.build_board(golden_cards()), tmp_path)
+    leaderboard.write_board(leaderboard.build_board([make("dpo", metrics={})]), tmp_path)
     assert not list(tmp_path.glob("*.svg"))
     assert "frontier" not in (tmp_path / "leaderboard.md").read_text()
 
@@ -675,6 +677,6 @@ def test_settings_that_came_after_a_card_was_written_do_not_part_its_row_from_ne
 
 
 if __name__ == "__main__":
-    leaderboard.write(leaderboard.build(golden_cards()), GOLDEN)
+    leaderboard.write_board(leaderboard.build_board(golden_cards()), GOLDEN)
     for picture in GOLDEN.glob("*.svg"):
         picture.unlink()

@@ -38,13 +38,13 @@ CARD = Card(
 
 
 def test_a_card_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
-    path = cards.write(CARD, tmp_path / "new" / "folder")
+    path = cards.write_card(CARD, tmp_path / "new" / "folder")
     assert path.name == "dpo-s1-01234567.json"
-    assert cards.read(path) == CARD
+    assert cards.read_card(path) == CARD
     assert json.loads(path.read_text())["format"] == 3
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    assert cards.read_all(path.parent) == [CARD]
-    assert cards.read_all(tmp_path / "none") == []
+    assert cards.read_cards(path.parent) == [CARD]
+    assert cards.read_cards(tmp_path / "none") == []
 
 
 def older(card: Card, number: int) -> dict[str, Any]:
@@ -62,10 +62,10 @@ def test_flags_of_older_formats_are_read_as_they_were_meant(tmp_path: Path) -> N
     path = tmp_path / "card.json"
     for number in (1, 2):
         path.write_text(json.dumps(older(CARD, number)))
-        card = cards.read(path)
+        card = cards.read_card(path)
         assert (card.flags, card.notes) == (CARD.flags, CARD.notes)
     assert card.seals == cards.seals_of(card) == cards.seals_of(CARD), "what was sealed as text holds"
-    assert cards.read(cards.write(card, tmp_path)) == card, "written anew it is of the newest format"
+    assert cards.read_card(cards.write_card(card, tmp_path)) == card, "written anew it is of the newest format"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_change_of_an_older_card_s_flags_breaks_their_seal(
     data = older(CARD, 2)
     data[place[0]][place[1]] = changed
     (tmp_path / "card.json").write_text(json.dumps(data))
-    card = cards.read(tmp_path / "card.json")
+    card = cards.read_card(tmp_path / "card.json")
     found = cards.seals_of(card)
     assert found.keys() == card.seals.keys()
     assert [name for name in found if found[name] != card.seals[name]] == [seal]
@@ -91,7 +91,7 @@ def test_a_change_of_an_older_card_s_flags_breaks_their_seal(
 
 def test_the_published_cards_are_read_with_their_seals() -> None:
     paths = sorted((Path(__file__).parents[1] / "results").rglob("published/*/*.json"))
-    flagged = [card for card in map(cards.read, paths) if card.flags]
+    flagged = [card for card in map(cards.read_card, paths) if card.flags]
     assert {flag.kind for card in flagged for flag in card.flags} == {"gate", "warning"}
     for card in flagged:
         assert cards.seals_of(card) == {name: card.seals[name] for name in cards.seals_of(card)}
@@ -140,7 +140,7 @@ def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, place: list[str], 
     path = tmp_path / "bad.json"
     path.write_text(json.dumps(data))
     with pytest.raises(UserError) as caught:
-        cards.read(path)
+        cards.read_card(path)
     assert str(caught.value).startswith(f"{path}: {words}")
     assert "\n" not in str(caught.value)
 
@@ -151,7 +151,7 @@ def test_a_missing_field_is_named(tmp_path: Path, name: str) -> None:
     del data[name]
     (tmp_path / "bad.json").write_text(json.dumps(data))
     with pytest.raises(UserError, match=f"bad.json: {name} is missing"):
-        cards.read(tmp_path / "bad.json")
+        cards.read_card(tmp_path / "bad.json")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"format": 1', "\udc80", "[" * 100_000])
@@ -159,29 +159,29 @@ def test_what_is_no_card_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match="is not a card"):
-        cards.read(path)
+        cards.read_card(path)
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read the card .*none.json: No such file"):
-        cards.read(tmp_path / "none.json")
+        cards.read_card(tmp_path / "none.json")
 
 
 def test_a_figure_that_is_not_a_number_is_never_written(tmp_path: Path) -> None:
     card = dataclasses.replace(CARD, metrics={"kl": Estimate(float("nan"), None, None, 0)})
     with pytest.raises(UserError, match=r"metrics\.kl\.value is not a finite number"):
-        cards.write(card, tmp_path)
+        cards.write_card(card, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*file"):
-        cards.write(CARD, tmp_path / "file")
+        cards.write_card(CARD, tmp_path / "file")
 
 
 def test_a_failed_write_leaves_the_old_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = cards.write(CARD, tmp_path)
+    path = cards.write_card(CARD, tmp_path)
     before = path.read_bytes()
 
     def full(*_: object, **__: object) -> None:
@@ -190,7 +190,7 @@ def test_a_failed_write_leaves_the_old_card(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "replace", full)
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(UserError, match="No space left"):
-        cards.write(dataclasses.replace(CARD, notes={}), tmp_path)
+        cards.write_card(dataclasses.replace(CARD, notes={}), tmp_path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
@@ -240,7 +240,7 @@ def test_a_configuration_loses_its_secrets_and_nothing_else() -> None:
 
 
 def test_a_name_can_not_leave_its_folder(tmp_path: Path) -> None:
-    path = cards.write(dataclasses.replace(CARD, algorithm="../a|b"), tmp_path)
+    path = cards.write_card(dataclasses.replace(CARD, algorithm="../a|b"), tmp_path)
     assert path.parent == tmp_path
     assert path.name == "--a-b-s1-01234567.json"
-    assert cards.read(path).algorithm == "../a|b"
+    assert cards.read_card(path).algorithm == "../a|b"

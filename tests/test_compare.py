@@ -12,7 +12,7 @@ import pytest
 from isoalign.core.errors import UserError
 from isoalign.core.records import Card, Estimate
 from isoalign.evaluation import card as cards
-from isoalign.report.compare import compare, sides
+from isoalign.report.compare import compare_methods, sides
 from workbench import COMMAND
 
 PROMPTS = [f"p{i}" for i in range(64)]
@@ -44,38 +44,38 @@ def line(page: str, metric: str) -> str:
 
 
 def test_a_difference_is_told_with_its_sign_and_what_it_means() -> None:
-    page = compare(GOOD, BAD)
+    page = compare_methods(GOOD, BAD)
     assert line(page, "toxicity_mean").endswith("good is better")
     assert "-0.2" in line(page, "toxicity_mean")
     assert line(page, "kl").endswith("equal")
     assert line(page, "odd").endswith("too few prompts")
     assert "3 seeds and 3 seeds, paired on 64 prompts" in page
     assert page.splitlines()[-1] == "toxicity_mean: good is better; kl: equal."
-    assert line(compare(BAD, GOOD), "toxicity_mean").endswith("good is better")
+    assert line(compare_methods(BAD, GOOD), "toxicity_mean").endswith("good is better")
 
 
 def test_a_method_against_itself_is_not_told_apart() -> None:
-    page = compare(GOOD, GOOD)
+    page = compare_methods(GOOD, GOOD)
     assert line(page, "toxicity_mean").endswith("equal")
     assert "good (A)" in page
     assert "good (B)" in page
     other = [card("good", seed, 0.2) for seed in (3, 4, 5)]
-    assert line(compare(GOOD, other), "toxicity_mean").endswith("not resolved")
+    assert line(compare_methods(GOOD, other), "toxicity_mean").endswith("not resolved")
 
 
 def test_what_cannot_be_paired_is_refused() -> None:
     with pytest.raises(UserError, match="good is of task nano, bad of smol"):
-        compare(GOOD, [replace(one, task="smol") for one in BAD])
+        compare_methods(GOOD, [replace(one, task="smol") for one in BAD])
     with pytest.raises(UserError, match="draws per prompt differ"):
-        compare(GOOD, [replace(one, notes={"draws": 4}) for one in BAD])
+        compare_methods(GOOD, [replace(one, notes={"draws": 4}) for one in BAD])
     with pytest.raises(UserError, match="different budgets can't be compared"):
-        compare(GOOD, [replace(one, budget={"flops": 2e12}) for one in BAD])
+        compare_methods(GOOD, [replace(one, budget={"flops": 2e12}) for one in BAD])
     with pytest.raises(UserError, match="start from different SFT bases"):
-        compare(GOOD, [replace(one, parents={"sft": "f" * 16}) for one in BAD])
+        compare_methods(GOOD, [replace(one, parents={"sft": "f" * 16}) for one in BAD])
     with pytest.raises(UserError, match="different versions of toxicity"):
-        compare(GOOD, [replace(one, versions={"metric toxicity": "1"}) for one in BAD])
+        compare_methods(GOOD, [replace(one, versions={"metric toxicity": "1"}) for one in BAD])
     with pytest.raises(UserError, match="no metric has values by prompt"):
-        compare(GOOD, [replace(one, values={}) for one in BAD])
+        compare_methods(GOOD, [replace(one, values={}) for one in BAD])
 
 
 def test_figures_of_different_reward_models_are_left_out() -> None:
@@ -83,12 +83,12 @@ def test_figures_of_different_reward_models_are_left_out() -> None:
         return [replace(one, parents={f"reward_{by}": by}, values=one.values | {"proxy_reward": one.values["kl"]})
                 for one in GOOD]  # fmt: skip
 
-    assert "proxy_reward" in compare(rewarded("judge"), rewarded("judge"))
-    assert "proxy_reward" not in compare(rewarded("judge"), rewarded("annotator"))
+    assert "proxy_reward" in compare_methods(rewarded("judge"), rewarded("judge"))
+    assert "proxy_reward" not in compare_methods(rewarded("judge"), rewarded("annotator"))
 
 
 def test_sides_are_paths_or_names(tmp_path: Path) -> None:
-    path, *_ = [cards.write(one, tmp_path) for one in GOOD + BAD]
+    path, *_ = [cards.write_card(one, tmp_path) for one in GOOD + BAD]
     assert sides("good", str(path), tmp_path) == (GOOD, GOOD[:1])
     with pytest.raises(UserError, match="goood"):
         sides("goood", "bad", tmp_path)
@@ -98,7 +98,7 @@ def test_sides_are_paths_or_names(tmp_path: Path) -> None:
 
 def test_the_command_prints_it(tmp_path: Path) -> None:
     for one in GOOD + BAD:
-        cards.write(one, tmp_path / "nano")
+        cards.write_card(one, tmp_path / "nano")
     done = subprocess.run([COMMAND, "compare", "good", "bad", "--results", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "good is better" in done.stdout

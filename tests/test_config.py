@@ -14,7 +14,7 @@ from isoalign.config.task import FeedbackConfig, ModelConfig, TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.places import PACKAGE
 from isoalign.core.records import Budget
-from isoalign.runs.overrides import check
+from isoalign.runs.overrides import check_overrides
 from isoalign.training import registry
 
 
@@ -60,7 +60,7 @@ def test_a_yaml_says_every_field_of_its_dataclass_its_default_and_its_own_name(n
 @pytest.mark.parametrize("group", ["algorithm", "task", "budget"])
 def test_an_unknown_choice_lists_the_known_ones(group: str) -> None:
     with pytest.raises(UserError) as caught:
-        check([f"{group}=nonsense"], sweep=False)
+        check_overrides([f"{group}=nonsense"], sweep=False)
     assert f"unknown {group} 'nonsense'" in str(caught.value)
     assert all(name in str(caught.value) for name in options(group))
 
@@ -85,30 +85,30 @@ def test_an_unknown_choice_lists_the_known_ones(group: str) -> None:
 )
 def test_a_word_that_is_wrong_is_named_with_its_neighbour(word: str, line: str) -> None:
     with pytest.raises(UserError) as caught:
-        check([word], sweep=False)
+        check_overrides([word], sweep=False)
     assert line in str(caught.value)
 
 
 def test_the_keys_of_the_chosen_algorithm_are_the_known_ones() -> None:
-    check(["algorithm=ppo", "algorithm.clip=0.1", "seed=3", "store=/tmp/x"], sweep=False)
-    check(["-m", "algorithm=ppo,rlaif", "seed=0,1", "algorithm.kl=0.1"], sweep=True)
-    check(["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], sweep=True)
+    check_overrides(["algorithm=ppo", "algorithm.clip=0.1", "seed=3", "store=/tmp/x"], sweep=False)
+    check_overrides(["-m", "algorithm=ppo,rlaif", "seed=0,1", "algorithm.kl=0.1"], sweep=True)
+    check_overrides(["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], sweep=True)
     with pytest.raises(UserError, match=r"algorithm\.beta"):
-        check(["algorithm=ppo", "algorithm.beta=0.1"], sweep=False)
+        check_overrides(["algorithm=ppo", "algorithm.beta=0.1"], sweep=False)
 
 
 @pytest.mark.parametrize("algorithms", ["dpo,ppo", "choice(dpo,ppo)", "glob('[dp]po')"])
 def test_a_sweep_is_refused_for_the_one_algorithm_that_lacks_a_key(algorithms: str) -> None:
-    check(["-m", f"algorithm={algorithms}", "algorithm.lr=.1,.3"], sweep=True)
+    check_overrides(["-m", f"algorithm={algorithms}", "algorithm.lr=.1,.3"], sweep=True)
     with pytest.raises(UserError, match=r"^algorithm=ppo: unknown key 'algorithm\.beta'"):
-        check(["-m", f"algorithm={algorithms}", "algorithm.beta=.3"], sweep=True)
+        check_overrides(["-m", f"algorithm={algorithms}", "algorithm.beta=.3"], sweep=True)
 
 
 def test_a_sweep_over_nothing_or_over_one_unknown_name_is_refused() -> None:
     with pytest.raises(UserError, match=r"algorithm=glob\(x\*\): matches nothing"):
-        check(["-m", "algorithm=glob(x*)"], sweep=True)
+        check_overrides(["-m", "algorithm=glob(x*)"], sweep=True)
     with pytest.raises(UserError, match="unknown algorithm 'dop'"):
-        check(["-m", "algorithm=choice(kto,dop)"], sweep=True)
+        check_overrides(["-m", "algorithm=choice(kto,dop)"], sweep=True)
 
 
 @pytest.mark.parametrize(

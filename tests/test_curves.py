@@ -97,7 +97,7 @@ def simulated(
 
 
 def section_of(cards: list[Card]) -> Section:
-    (section,) = leaderboard.build(cards).sections
+    (section,) = leaderboard.build_board(cards).sections
     return section
 
 

@@ -23,9 +23,9 @@ from isoalign.baselines import dpo
 from isoalign.config.search_path import options
 from isoalign.core.records import Card
 from isoalign.data import formats
-from isoalign.evaluation.card import read_all
+from isoalign.evaluation.card import read_cards
 from isoalign.report.board.ranking import pooled_estimate
-from isoalign.runs.overrides import check, task_named
+from isoalign.runs.overrides import check_overrides, task_named
 from isoalign.training import registry
 from workbench import COMMAND, FixedRatios
 
@@ -140,7 +140,7 @@ def test_every_command_and_setting_that_a_page_names_exists(page: Path) -> None:
         if command == ["run"] and "hydra/sweeper=optuna" in words:  # of a package that is not installed here
             settings = [word for word in settings if not word.startswith("hydra")]
         if command == ["run"]:
-            check(settings, "-m" in words)
+            check_overrides(settings, "-m" in words)
         elif settings:
             task_named("nano", [word for word in settings if word.startswith("task.")])
         for flag in words:
@@ -247,7 +247,7 @@ class Published:
     def __init__(self) -> None:
         (self.section,) = board.sections("nano")
         self.cards: dict[str, list[Card]] = {}
-        for card in read_all(ROOT / "results" / "published" / "nano"):
+        for card in read_cards(ROOT / "results" / "published" / "nano"):
             self.cards.setdefault(card.algorithm, []).append(card)
         self.rows = {row.name: row for row in self.section.rows}
         self.ranked = [row.name for row in self.section.rows if row.rankable]

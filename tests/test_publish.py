@@ -24,16 +24,16 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_cards_and_their_boards_appear_by_task(tmp_path: Path) -> None:
     cards = [make("dpo"), make("kto"), make("dpo", "smol")]
-    paths = [card.write(one, tmp_path / "local" / one.task) for one in cards]
+    paths = [card.write_card(one, tmp_path / "local" / one.task) for one in cards]
     boards = publish(paths, tmp_path)
     assert boards == [tmp_path / "published" / task / "leaderboard.md" for task in ("nano", "smol")]
-    assert card.read_all(tmp_path / "published" / "nano") == cards[:2]
+    assert card.read_cards(tmp_path / "published" / "nano") == cards[:2]
     assert "kto" in boards[0].read_text()
     assert "kto" not in boards[1].read_text()
 
 
 def test_publishing_again_adds_to_the_board_and_changes_nothing_else(tmp_path: Path) -> None:
-    first, second = (card.write(make(name), tmp_path / "local") for name in ("dpo", "kto"))
+    first, second = (card.write_card(make(name), tmp_path / "local") for name in ("dpo", "kto"))
     publish([first], tmp_path)
     before = files(tmp_path / "published")
     publish([first], tmp_path)
@@ -44,7 +44,7 @@ def test_publishing_again_adds_to_the_board_and_changes_nothing_else(tmp_path: P
 
 
 def test_what_is_no_card_is_refused_and_nothing_copied(tmp_path: Path) -> None:
-    good = card.write(make("dpo"), tmp_path / "local")
+    good = card.write_card(make("dpo"), tmp_path / "local")
     bad = tmp_path / "notes.json"
     bad.write_text("{}")
     for path, words in ((bad, "is not a card"), (tmp_path / "none", "cannot read"), (tmp_path, "is a folder")):
@@ -58,7 +58,7 @@ def test_what_is_no_card_is_refused_and_nothing_copied(tmp_path: Path) -> None:
 
 
 def test_a_card_never_replaces_one_of_another_content(tmp_path: Path) -> None:
-    one, two = (card.write(make("dpo", value=value), tmp_path / str(value)) for value in (0.1, 0.2))
+    one, two = (card.write_card(make("dpo", value=value), tmp_path / str(value)) for value in (0.1, 0.2))
     with pytest.raises(UserError, match="holds another card"):
         publish([one, two], tmp_path)
     assert not (tmp_path / "published").exists()
@@ -71,13 +71,13 @@ def test_a_card_never_replaces_one_of_another_content(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["../evil", "a/b", "..", ".git", ""])
 def test_a_task_can_not_leave_the_folder_of_results(tmp_path: Path, task: str) -> None:
-    path = card.write(make("dpo", task), tmp_path / "local")
+    path = card.write_card(make("dpo", task), tmp_path / "local")
     with pytest.raises(UserError, match="can't be the name of a folder"):
         publish([path], tmp_path)
 
 
 def test_a_secret_put_in_by_hand_is_not_published(tmp_path: Path) -> None:
-    path = card.write(make("dpo"), tmp_path / "local")
+    path = card.write_card(make("dpo"), tmp_path / "local")
     data = json.loads(card.to_json(make("dpo"))) | {"command": "WANDB_API_KEY=hunter2 isoalign run"}
     path.write_text(json.dumps(data))
     publish([path], tmp_path)

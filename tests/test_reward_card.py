@@ -318,14 +318,14 @@ def test_a_ceiling_that_nobody_knows_is_not_told() -> None:
 
 
 def test_without_a_calibration_there_is_no_chart_and_the_page_says_why(tmp_path: Path) -> None:
-    paths = reward_card.write(a_card(), tmp_path)
+    paths = reward_card.write_reward_card(a_card(), tmp_path)
     assert [path.name for path in paths] == ["annotator-01234567.json", "annotator-01234567.md"]
     assert "temperature is fitted on validation pairs, which are the evaluation pairs here" in paths[1].read_text()
 
 
 def test_a_task_whose_name_is_no_folders_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="can't be the name of a folder"):
-        reward_card.write(a_card(task="../nano"), tmp_path / "results")
+        reward_card.write_reward_card(a_card(task="../nano"), tmp_path / "results")
     assert not list(tmp_path.iterdir())
 
 

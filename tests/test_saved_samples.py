@@ -156,7 +156,7 @@ def test_bad_completions_are_named_and_refused(place: Terminal, rows: list[Any],
     for name, lines, words in bad(rows):
         file = write(tmp_path, lines, f"{name}.jsonl")
         with pytest.raises(UserError) as error:
-            external.read(file, file.read_text(), chosen, task)
+            external.read_external(file, file.read_text(), chosen, task)
         assert words in str(error.value), name
         assert f"{name}.jsonl" in str(error.value)
 
@@ -232,9 +232,9 @@ def test_a_changed_digit_of_a_card_is_found_and_named(
 
 
 def test_a_figure_changed_with_its_seal_is_still_found(place: Terminal, sft_card: Path, tmp_path: Path) -> None:
-    card = cards.read(sft_card)
+    card = cards.read_card(sft_card)
     metrics = card.metrics | {"kl": replace(card.metrics["kl"], value=0.25)}
-    forged = cards.write(cards.sealed(replace(card, metrics=metrics)), tmp_path)
+    forged = cards.write_card(cards.sealed(replace(card, metrics=metrics)), tmp_path)
     done = verify(place, forged)
     assert done.returncode == 1
     assert "CHANGED: metrics.kl.value: 0.25 on the card, 0.0 computed again" in done.stdout
@@ -274,12 +274,12 @@ def test_a_changed_byte_of_any_stage_is_found_with_its_file_and_row(
 
 def test_a_manifest_that_went_is_found_and_one_that_never_was_is_said(place: Terminal, sft_card: Path, tmp_path: Path) -> None:
     shutil.copytree(place.store, tmp_path / "store")
-    card = cards.read(sft_card)
+    card = cards.read_card(sft_card)
     folder = tmp_path / "store" / f"annotators-{card.parents['annotators']}"
     (folder / "manifest.json").unlink()
     report = verify_card(sft_card, Store(tmp_path / "store"))
     assert f"{folder.name}/manifest.json: not the one that the card was made from" in report.wrong
-    old = cards.write(cards.sealed(replace(card, contents=card.contents | {"annotators": ""})), tmp_path)
+    old = cards.write_card(cards.sealed(replace(card, contents=card.contents | {"annotators": ""})), tmp_path)
     report = verify_card(old, Store(tmp_path / "store"))
     assert any(line.startswith(f"{folder.name}: has no manifest.json") for line in report.unchecked)
 
@@ -339,7 +339,7 @@ def test_a_claim_changed_with_seal_and_key_is_found_by_the_stages(
     place: Terminal, trained: Path, tmp_path: Path, place_in_card: str, value: Any, told: str
 ) -> None:
     assert found_wrong(trained, Store(place.store)) == []
-    forged = cards.write(changed(cards.read(trained), place_in_card, value), tmp_path)
+    forged = cards.write_card(changed(cards.read_card(trained), place_in_card, value), tmp_path)
     wrong = found_wrong(forged, Store(place.store))
     assert any(line.startswith(told) for line in wrong), wrong
 
@@ -363,7 +363,7 @@ def test_one_file_that_is_no_card_does_not_hide_the_others(place: Terminal, sft_
 
 def test_a_broken_manifest_is_named(place: Terminal, sft_card: Path, tmp_path: Path) -> None:
     shutil.copytree(place.store, tmp_path / "store")
-    folder = tmp_path / "store" / f"pairs-{cards.read(sft_card).parents['pairs']}"
+    folder = tmp_path / "store" / f"pairs-{cards.read_card(sft_card).parents['pairs']}"
     (folder / "manifest.json").write_text("[]")
     assert any(line.startswith(f"{folder.name}: its recipe.json or manifest.json was changed")
                for line in found_wrong(sft_card, Store(tmp_path / "store")))  # fmt: skip
@@ -439,8 +439,8 @@ def test_a_board_that_cannot_be_made_is_found_before_a_card_is_written(
 ) -> None:
     mine = tmp_path / "nano" / sft_card.name
     mine.parent.mkdir()
-    old = replace(cards.read(sft_card), versions={"metric kl": "0"})
-    cards.write(cards.sealed(old), mine.parent)
+    old = replace(cards.read_card(sft_card), versions={"metric kl": "0"})
+    cards.write_card(cards.sealed(old), mine.parent)
     (mine.parent / "broken.json").write_text("{}")
     before = mine.read_bytes()
     done = place([COMMAND, "rescore", str(mine), "--all", "--store", str(place.store)])

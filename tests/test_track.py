@@ -58,14 +58,14 @@ def tables(folder: Path) -> dict[str, Any]:
 
 def test_an_offline_run_holds_everything(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     samples = [sample(i, 0, text, None if i else 0.5) for i, text in enumerate(TEXTS)]
-    trackers.track(CARD, LOG, samples, leaderboard.build([CARD]), tmp_path)
+    trackers.track(CARD, LOG, samples, leaderboard.build_board([CARD]), tmp_path)
     assert capfd.readouterr() == ("", "")
 
     found = tables(tmp_path)
     assert found.keys() == {"metrics", "samples", "leaderboard"}
     assert found["metrics"]["data"] == [["kl", 2.0, 1.5, 2.5, 128, 0], ["rm_accuracy", None, None, None, 0, 7]]
     assert [row[3] for row in found["samples"]["data"]] == [text.replace("\ud800", "?") for text in TEXTS]
-    header, rows = leaderboard.build([CARD]).table()
+    header, rows = leaderboard.build_board([CARD]).table()
     assert found["leaderboard"]["columns"] == header
     assert len(rows) == len(found["leaderboard"]["data"]) == 1
 
@@ -136,7 +136,7 @@ def test_a_broken_card_beside_it_does_not_end_a_finished_run(
     (tmp_path / "broken.json").write_text("{")
     config = OmegaConf.create({"seed": 0, "tracking": "offline"})
     path = run._publish(config, finished, tmp_path)
-    assert card.read(path) == card.redacted(CARD)
+    assert card.read_card(path) == card.redacted(CARD)
     warned(capfd, "broken.json is not a card")
 
 

@@ -46,7 +46,7 @@ def test_one_method_under_four_names_is_told_apart_on_at_most_5_percent_of_board
     for _ in range(boards):
         hard = hardness(rng)
         cards = [card for name in "abcd" for card in cards_of(name, trained(rng, hard))]
-        (section,) = leaderboard.build(cards).sections
+        (section,) = leaderboard.build_board(cards).sections
         assert len(section.ranking.pairs) == 6
         parted += len({row.rank for row in section.rows}) > 1
         resolved += any(pair.resolved for pair in section.ranking.pairs.values())
@@ -72,7 +72,7 @@ def test_spans_of_ranks_hold_all_true_ranks_on_95_percent_of_boards_and_say_some
     for _ in range(boards):
         hard = hardness(rng)
         cards = [card for name, share in shares.items() for card in cards_of(name, trained(rng, hard, share, spread=0.05))]
-        (section,) = leaderboard.build(cards).sections
+        (section,) = leaderboard.build_board(cards).sections
         spans = {row.name: row.rank or (0, 0) for row in section.rows}
         true = {"a": (1, 1), "b": (2, 3), "c": (2, 3), "d": (4, 5), "e": (4, 5)}
         held += all(spans[name][0] <= first and spans[name][1] >= last for name, (first, last) in true.items())

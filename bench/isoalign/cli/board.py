@@ -29,7 +29,7 @@ def board(task: str | None, results: Path, across: bool, along: str | None) -> N
     if across and along:
         raise click.UsageError("--across and --along cannot be combined")
     folders = [results / task] if task else sorted(path for path in results.glob("*") if path.is_dir())
-    cards = {folder: read for folder in folders if (read := cards_on_disk.read_all(folder))}
+    cards = {folder: read for folder in folders if (read := cards_on_disk.read_cards(folder))}
     if not cards:
         where = results / (task or "")
         raise UserError(f"no cards in {where}; make some with `isoalign run` (or name another folder with --results)")
@@ -43,14 +43,14 @@ def board(task: str | None, results: Path, across: bool, along: str | None) -> N
 
 
 def _print_board(folder: Path, cards: list[Card]) -> None:
-    made = leaderboard.build(cards, folder.name)
-    leaderboard.show(made)
-    failed = failures.read(folder)
+    made = leaderboard.build_board(cards, folder.name)
+    leaderboard.print_board(made)
+    failed = failures.read_failures(folder)
     for one in failed:
         print(clean(f"failed: {one.algorithm} seed {one.seed}: {one.reason}"))
     if failed:
         print(f"(until the same command succeeds, or its file in {folder / 'failed'} is deleted)")
-    print(leaderboard.write(made, folder))
+    print(leaderboard.write_board(made, folder))
 
 
 def _print_across(cards: dict[str, list[Card]], results: Path) -> None:
@@ -64,5 +64,5 @@ def _print_along(cards: dict[Path, list[Card]], key: str) -> None:
         raise UserError(f"a report along a setting is of one task: isoalign board TASK --along {key}")
     ((folder, read),) = cards.items()
     report = sweep_report.sweep_report(read, key)
-    path = files.write(report, folder)
+    path = files.write_sweep_report(report, folder)
     print(f"{text.sweep_text(report)}\n{path}")

@@ -19,4 +19,4 @@ def compare(first: str, second: str, task: str, results: Path) -> None:
     A and B are each the path of a card or the name of a row of the board. Differences are paired prompt by prompt; the last
     lines give the verdict in words.
     """
-    print(comparison.compare(*comparison.sides(first, second, results / task)))
+    print(comparison.compare_methods(*comparison.sides(first, second, results / task)))

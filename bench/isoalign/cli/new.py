@@ -21,7 +21,7 @@ def algorithm(name: str, package: Path | None) -> None:
 
     The start is DPO under the new name; put your own method in its place.
     """
-    for path in scaffold.write(name, package):
+    for path in scaffold.write_algorithm(name, package):
         print(path)
     first = f"pip install -e {package} && " if package else ""
     print(f"now: {first}isoalign check {name}")

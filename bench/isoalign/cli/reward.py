@@ -26,5 +26,5 @@ def reward(task: str, by: str, results: Path, store: Path | None, settings: tupl
 
     config = task_named(task, settings)
     command = shlex.join(["isoalign", "reward", task, "--by", by, *settings])
-    card = reward_card.make(config, options.open_store(store), by, command)
-    print("\n".join([reward_text(card), *map(str, reward_card.write(card, results))]))
+    card = reward_card.make_reward_card(config, options.open_store(store), by, command)
+    print("\n".join([reward_text(card), *map(str, reward_card.write_reward_card(card, results))]))

@@ -42,7 +42,7 @@ def run(words: tuple[str, ...]) -> int:
         return 0
     sweep = any(word in MULTIRUN for word in words)
     arguments = ["-m"] * sweep + [word for word in words if word not in MULTIRUN]  # Hydra wants it first
-    overrides.check(arguments, sweep)
+    overrides.check_overrides(arguments, sweep)
     from isoalign.runs.run import FAILURES, main  # loads torch, after the words were found to be right
 
     sys.argv = ["isoalign run", *arguments]

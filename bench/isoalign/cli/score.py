@@ -47,4 +47,4 @@ def score(samples: Path, task: str, name: str | None, results: Path, store: Path
     row = name or samples.stem
     words = ["isoalign", "score", "--samples", str(samples), "--task", config.name, "--name", row, *settings]
     card = external.score(samples, config, options.open_store(store), row, shlex.join(words))
-    print(cards_on_disk.write(card, results / config.name))
+    print(cards_on_disk.write_card(card, results / config.name))

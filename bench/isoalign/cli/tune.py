@@ -38,7 +38,7 @@ def tune(
     settings = [word for word in words if "=" in word]
     named = [word for word in words if "=" not in word]
     wanted = named or sorted({*search_path.options("sweep")} & {*plugins.algorithms()})
-    overrides.check([f"task={task}", f"algorithm={','.join(wanted)}", *settings], sweep=True)
+    overrides.check_overrides([f"task={task}", f"algorithm={','.join(wanted)}", *settings], sweep=True)
     if odd := [word for word in settings if not word.startswith(("task.", "budget"))]:
         raise UserError(
             f"{odd[0]}: only settings of the task and the budget are the same for all, task.KEY=VALUE or budget=NAME"

@@ -23,7 +23,7 @@ READS = (1, 2, 3)  # 1 has no values by prompt, no curve and no seals; up to 2 f
 FAMILY = "metric "  # prefix of the versions of families of metrics on a card
 
 
-def write(card: Card, folder: Path) -> Path:
+def write_card(card: Card, folder: Path) -> Path:
     """Write a card into a folder, which is created if needed, under its ``file_name``; returns the path.
 
     Raises UserError if the folder can't be written or a value is not finite; no partial file is left.
@@ -33,7 +33,7 @@ def write(card: Card, folder: Path) -> Path:
     return path
 
 
-def read(path: Path) -> Card:
+def read_card(path: Path) -> Card:
     """The card in a file. Raises UserError that names the file and the field which is missing or wrong."""
     path = Path(path)
     try:
@@ -99,9 +99,9 @@ def _check_bill(spent: dict[str, Any], path: Path) -> None:
         _parse(item.get("flops"), float, f"spent.items[{i}].flops", path)
 
 
-def read_all(folder: Path) -> list[Card]:
+def read_cards(folder: Path) -> list[Card]:
     """Every card of a folder, by file name; none if there is no folder."""
-    return [read(path) for path in sorted(Path(folder).glob("*.json"))]
+    return [read_card(path) for path in sorted(Path(folder).glob("*.json"))]
 
 
 def file_name(card: Card) -> str:

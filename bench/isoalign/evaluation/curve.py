@@ -45,9 +45,11 @@ def measure_curve(
     """The points of the curve, paired: all are on the same prompts and samples. ``folders``: the scores of each place;
     ``base``: those of the SFT base; ``wanted``: metric families."""
     start = {"fraction": 0.0, "flops": 0, "steps": 0}
-    points = [_point(start, metric_values.measure(scores.read_scored_samples(base, None, prompts, draws), wanted))]
+    points = [_point(start, metric_values.measure_metrics(scores.read_scored_samples(base, None, prompts, draws), wanted))]
     for place, folder in zip(places, folders, strict=True):
-        points.append(_point(place, metric_values.measure(scores.read_scored_samples(folder, base, prompts, draws), wanted)))
+        points.append(
+            _point(place, metric_values.measure_metrics(scores.read_scored_samples(folder, base, prompts, draws), wanted))
+        )
     return points
 
 

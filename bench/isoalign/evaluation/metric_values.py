@@ -29,7 +29,7 @@ class MetricValues:
     data: dict[str, Any]
 
 
-def measure(scored: ScoredSamples, wanted: Collection[str] | None = None) -> MetricValues:
+def measure_metrics(scored: ScoredSamples, wanted: Collection[str] | None = None) -> MetricValues:
     """Apply every metric family, or those wanted."""
     by_family = metrics.measure_all(scored, wanted)
     versions = metrics.versions()
@@ -42,12 +42,12 @@ def measure(scored: ScoredSamples, wanted: Collection[str] | None = None) -> Met
     )
 
 
-def make(work: Path, scored: ScoredSamples) -> None:
+def make_metrics(work: Path, scored: ScoredSamples) -> None:
     """Write the metric values into a stage's folder."""
-    (work / FILE).write_text(json.dumps(asdict(measure(scored))))
+    (work / FILE).write_text(json.dumps(asdict(measure_metrics(scored))))
 
 
-def read(folder: Path) -> MetricValues:
+def read_metrics(folder: Path) -> MetricValues:
     """Read what ``make`` wrote."""
     row = json.loads((folder / FILE).read_text())
     return MetricValues(**row | {"metrics": {name: Estimate(**estimate) for name, estimate in row["metrics"].items()}})

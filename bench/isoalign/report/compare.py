@@ -13,11 +13,11 @@ from isoalign import stats
 from isoalign.core.display import clean, scientific
 from isoalign.core.errors import UserError, unknown
 from isoalign.core.records import Card
-from isoalign.evaluation.card import FAMILY, read, read_all
+from isoalign.evaluation.card import FAMILY, read_card, read_cards
 from isoalign.report.board.columns import SHOWN, metric
 from isoalign.report.board.rows import stage_identity
 from isoalign.report.board.sections import PROTOCOL
-from isoalign.report.leaderboard import build
+from isoalign.report.leaderboard import build_board
 from isoalign.report.pages.console import rendered
 from isoalign.stats import Comparison
 
@@ -35,13 +35,13 @@ def sides(first: str, second: str, folder: Path) -> tuple[list[Card], list[Card]
 
 def _side(name: str, folder: Path) -> list[Card]:
     if name.endswith(".json"):
-        return [read(Path(name))]
-    cards = read_all(folder)
+        return [read_card(Path(name))]
+    cards = read_cards(folder)
     if not cards:
         raise UserError(f"no cards in {folder}; name cards by path, or another folder by --task and --results")
     rows = [
         (f"{row.name} at {scientific(section.budget.get('flops'))} FLOP", row)
-        for section in build(cards).sections
+        for section in build_board(cards).sections
         for row in section.rows
         if name in (row.name, row.cards[0].algorithm)
     ]
@@ -54,7 +54,7 @@ def _side(name: str, folder: Path) -> list[Card]:
     return list(rows[0][1].cards)
 
 
-def compare(first: Sequence[Card], second: Sequence[Card]) -> str:
+def compare_methods(first: Sequence[Card], second: Sequence[Card]) -> str:
     """A table of paired differences, A minus B, with p-values after Holm's correction over the metrics, for a terminal.
 
     Raises UserError if the two were not measured in the same way, or have no values by prompt.

@@ -18,7 +18,7 @@ from isoalign.report.board.columns import metric
 from isoalign.report.board.ranking import Pair, seeds_of
 from isoalign.report.board.rows import CONTROL, METHOD, REFERENCE, Row, known_mean
 from isoalign.report.board.sections import Section
-from isoalign.report.leaderboard import build
+from isoalign.report.leaderboard import build_board
 from isoalign.report.pages.console import plain_table, rendered
 from isoalign.stats import Array, Runs
 
@@ -96,7 +96,7 @@ def cross_task(cards_by_task: Mapping[str, Sequence[Card]]) -> CrossTask:
     parts: dict[str, str] = {}
     scores, drawn = {}, {}
     for task, cards in sorted(cards_by_task.items()):
-        sections = build(cards).sections
+        sections = build_board(cards).sections
         section = max(sections, key=lambda one: len(_participants(one)))
         rows = _participants(section)
         setting[task] = f"{scientific(section.budget.get('flops'))} FLOP, base {section.base or 'unknown'}"

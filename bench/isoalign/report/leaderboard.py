@@ -62,7 +62,7 @@ class Board:
         return {name: svg for name, svg in drawn.items() if svg is not None}
 
 
-def build(cards: Iterable[Card], task: str | None = None) -> Board:
+def build_board(cards: Iterable[Card], task: str | None = None) -> Board:
     """The board of cards of one ``task``. Raises UserError for cards of another task or of several, and for no cards."""
     cards = ordered(cards)
     if task not in (None, cards[0].task):
@@ -82,7 +82,7 @@ def ordered(cards: Iterable[Card]) -> list[Card]:
     return cards
 
 
-def write(board: Board, folder: Path) -> Path:
+def write_board(board: Board, folder: Path) -> Path:
     """Write ``leaderboard.md``, ``leaderboard.csv`` and the charts into a folder; returns the path of the first."""
     folder = Path(folder)
     charts = board.charts()
@@ -96,7 +96,7 @@ def write(board: Board, folder: Path) -> Path:
     return folder / "leaderboard.md"
 
 
-def show(board: Board, stream: TextIO | None = None) -> None:
+def print_board(board: Board, stream: TextIO | None = None) -> None:
     """Print the board to a terminal or file, in its width and without characters that it can't encode."""
     stream = stream or sys.stdout
     console = Console(file=stream)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
-from isoalign.evaluation.card import file_name, read, read_all, to_json
+from isoalign.evaluation.card import file_name, read_card, read_cards, to_json
 from isoalign.report import leaderboard
 
 
@@ -18,19 +18,19 @@ def publish(paths: Iterable[Path], results_root: Path) -> list[Path]:
     for path in map(Path, paths):
         if path.is_dir():
             raise UserError(f"{path} is a folder; name the cards in it: {path}/*.json")
-        card = read(path)
+        card = read_card(path)
         if not card.task or Path(card.task).name != card.task or card.task.startswith("."):
             raise UserError(f"{path}: task {card.task!r} can't be the name of a folder")
         copy = Path(results_root) / "published" / card.task / file_name(card)
         text = to_json(card, path)
-        if copies.setdefault(copy, text) != text or (copy.exists() and to_json(read(copy), copy) != text):
+        if copies.setdefault(copy, text) != text or (copy.exists() and to_json(read_card(copy), copy) != text):
             raise UserError(f"{copy} holds another card; remove it first to replace it by {path}")
         copies[copy] = text
     if not copies:
         raise UserError("no cards named; name those to publish, for example results/local/nano/*.json")
     folders = sorted({copy.parent for copy in copies})
     for folder in folders:  # a folder whose cards can't be read is found before anything is copied
-        read_all(folder)
+        read_cards(folder)
     for copy, text in copies.items():
         save(copy, text)
-    return [leaderboard.write(leaderboard.build(read_all(folder), folder.name), folder) for folder in folders]
+    return [leaderboard.write_board(leaderboard.build_board(read_cards(folder), folder.name), folder) for folder in folders]

@@ -40,7 +40,7 @@ def make_card(run: Run, command: str) -> Card:
         notes=notes.make_notes(run),
         contents={name: content(run.shared.get(stage)) for name, stage in parents.items()},
     )
-    own, base = (metric_values.read(run.shared.get(row.metrics())) for row in (run, run.base))
+    own, base = (metric_values.read_metrics(run.shared.get(row.metrics())) for row in (run, run.base))
     points = curve.read_curve(run.shared.get(run.curve())) if run.trains else []
     return scored(replace(card, key=key_of(card)), own, base if run.trains else None, points)
 

@@ -25,18 +25,18 @@ class Failure:
         return folder / "failed" / f"{self.algorithm}-s{self.seed}-{digest(redact(self.command))[:8]}.json"
 
 
-def note(failure: Failure, folder: Path) -> None:
+def note_failure(failure: Failure, folder: Path) -> None:
     """Write it down beside the task's cards."""
     kept = asdict(failure) | {"command": redact(failure.command), "reason": redact(failure.reason)}
     save(failure.file(folder), json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
 
 
-def clear(algorithm: str, seed: int, command: str, folder: Path) -> None:
+def clear_failure(algorithm: str, seed: int, command: str, folder: Path) -> None:
     """Forget it: the run has come through."""
     Failure(algorithm, seed, command, "").file(folder).unlink(missing_ok=True)
 
 
-def read(folder: Path) -> list[Failure]:
+def read_failures(folder: Path) -> list[Failure]:
     """What failed of a task, by name; a file that is no such note is left out."""
     found = []
     for file in sorted((folder / "failed").glob("*.json")):

@@ -33,7 +33,7 @@ def listed() -> dict[str, str]:
     return {f"{group}s": ", ".join(options(group)) for group in GROUPS}
 
 
-def check(arguments: list[str], sweep: bool) -> None:
+def check_overrides(arguments: list[str], sweep: bool) -> None:
     """Refuse unknown choices and keys, and what Hydra can't read.
 
     Raises UserError naming the word that is wrong and what is known.
@@ -62,7 +62,7 @@ def task_named(name: str, settings: Sequence[str] = ()) -> TaskConfig:
     for word in settings:
         if not word.startswith("task."):
             raise UserError(f"{word}: only a setting of the task, task.KEY=VALUE, can be given here")
-    check([f"task={name}", *settings], sweep=False)
+    check_overrides([f"task={name}", *settings], sweep=False)
     with one_line(f"task={name}"), initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
         config = compose("config", overrides=[f"task={name}", *settings])
     task: TaskConfig = build_config(TaskConfig, OmegaConf.to_container(config.task, resolve=True), "task")

@@ -178,7 +178,9 @@ class Run(Training):
         }  # fmt: skip
 
         def make(work: Path) -> None:
-            metric_values.make(work, scores.read_scored_samples(self.shared.get(own), self.shared.get(base) if base else None))
+            metric_values.make_metrics(
+                work, scores.read_scored_samples(self.shared.get(own), self.shared.get(base) if base else None)
+            )
 
         return Stage("metrics", recipe, make)
 

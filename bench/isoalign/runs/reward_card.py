@@ -135,7 +135,7 @@ class Behind:
         return stages | ({"members": self.members} if self.members else {})
 
 
-def make(task: TaskConfig, store: Store, by: str, command: str) -> RewardCard:
+def make_reward_card(task: TaskConfig, store: Store, by: str, command: str) -> RewardCard:
     """Make what is not made yet, and put the card together.
 
     Raises UserError before anything is trained where there is no such reward model, or no answers that people scored.
@@ -156,7 +156,7 @@ def _card(behind: Behind, command: str) -> RewardCard:
     stages = behind.all
     folders = {name: shared.get(stage) for name, stage in stages.items()}
     scored = scores.read_scored_samples(folders["scores"])
-    found = metric_values.measure(scored, FAMILIES)
+    found = metric_values.measure_metrics(scored, FAMILIES)
     judged, cut = human.read_human_scores(folders["human"])
     parents = {name: stage.key for name, stage in stages.items()}
     versions = {f"metric {name}": str(version) for name, version in found.versions.items()}
@@ -269,7 +269,7 @@ def disagreement(margins: stats.Array, prompts: Sequence[str]) -> Members:
     return Members(each, mean(margins.std(0)), mean((margins > 0).all(0) | (margins < 0).all(0)))
 
 
-def write(card: RewardCard, results: Path) -> list[Path]:
+def write_reward_card(card: RewardCard, results: Path) -> list[Path]:
     """Write the card into ``<results>/<task>/reward/`` as JSON and Markdown, with its chart; returns the paths.
 
     Boards read the cards of ``<results>/<task>/`` only. Raises UserError where a file can't be written.

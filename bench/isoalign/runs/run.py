@@ -41,7 +41,7 @@ def main(config: DictConfig) -> float | None:
     try:
         path = execute(config)
         print(path, flush=True)
-        found = cards.read(path).metrics.get("toxicity_reduction")
+        found = cards.read_card(path).metrics.get("toxicity_reduction")
         return found.value if found else None
     except Exception as error:
         if is_interrupt(error):
@@ -79,8 +79,8 @@ def execute(config: DictConfig) -> Path:
 
 def _publish(config: DictConfig, run: Run, folder: Path) -> Path:
     card = make_card(run, _command())
-    path = cards.write(card, folder)
-    failures.clear(card.algorithm, card.seed, _command(), folder)
+    path = cards.write_card(card, folder)
+    failures.clear_failure(card.algorithm, card.seed, _command(), folder)
     if str(config.tracking) != "off":
         with trackers.harmless():
             _track(run, card, path, str(config.tracking))
@@ -93,7 +93,7 @@ def _track(run: Run, card: Card, path: Path, mode: str) -> None:
     marker = path.parent / "wandb" / f".{card.key}"
     if marker.exists():
         return
-    board = leaderboard.build(cards.read_all(path.parent))
+    board = leaderboard.build_board(cards.read_cards(path.parent))
     drawn = samples.read_samples(run.shared.get(run.samples))
     trackers.track(card, run.read_log(), drawn, board, path.parent / "wandb", mode)
     marker.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def _fail(config: DictConfig, line: str, noted: bool = False) -> None:
     if noted:
         with suppress(UserError):  # where nothing can be written the line must do
             folder = Path(str(config.results)) / str(config.task.name)
-            failures.note(failures.Failure(name, int(config.seed), _command(), line), folder)
+            failures.note_failure(failures.Failure(name, int(config.seed), _command(), line), folder)
     print(f"isoalign: {name} seed {config.seed}: {line}", file=sys.stderr, flush=True)
     if FAILURES not in os.environ:
         raise SystemExit(2)

@@ -77,9 +77,10 @@ class Training:
     def train(self) -> Stage:
         """The trained policy. Its key covers everything that the lab can give the algorithm, and the algorithm's code."""
         task, shared = self.task, self.shared
+        training = replace(task.training, idle_seconds=DEFAULT_IDLE_SECONDS)
         recipe = {
             "version": VERSION, "sft": shared.sft.key, "model": task.model,
-            "training": recipe_fields(replace(task.training, idle_seconds=DEFAULT_IDLE_SECONDS)) | {"checkpoint_seconds": None},
+            "training": recipe_fields(training) | {"checkpoint_seconds": None},
             "pairs": [shared.pairs(by).key for by in pairs.SOURCES],
             "reward": [m.key for by in pairs.SOURCES for m in shared.reward_models(by).values() if self.uses("reward")],
             "algorithm": self.name, "settings": self.settings, "source": registry.source_digest(type(self.algorithm)),

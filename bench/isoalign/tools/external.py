@@ -44,7 +44,7 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     """
     chosen = prompts.load_split(task.prompts, task.evaluation.split)
     text = _text_of(file)
-    rows = read(file, text, chosen, task)
+    rows = read_external(file, text, chosen, task)
     draws = len(rows) // len(chosen)
     task = replace(task, evaluation=replace(task.evaluation, draws=draws, curve_draws=min(task.evaluation.curve_draws, draws)))
     shared = SharedStages(task, store)
@@ -66,7 +66,10 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
         contents={name: content(shared.get(stage)) for name, stage in parents.items()},
     )  # fmt: skip
     return scored(
-        replace(card, key=key_of(card)), metric_values.measure(own_samples), metric_values.read(shared.get(base.metrics())), []
+        replace(card, key=key_of(card)),
+        metric_values.measure_metrics(own_samples),
+        metric_values.read_metrics(shared.get(base.metrics())),
+        [],
     )
 
 
@@ -79,7 +82,7 @@ def _text_of(file: Path) -> str:
         raise UserError(f"cannot read {file}: {reason}") from error
 
 
-def read(file: Path, text: str, chosen: Sequence[Prompt], task: TaskConfig) -> list[dict[str, Any]]:
+def read_external(file: Path, text: str, chosen: Sequence[Prompt], task: TaskConfig) -> list[dict[str, Any]]:
     """The rows of a JSONL text, by prompt and draw, each with ``prompt_id``, ``draw`` and ``completion``; null is absent.
 
     Raises UserError naming ``file`` and the row.

@@ -36,14 +36,14 @@ def rescored(card: Card, store: Store, wanted: Collection[str] | None = None) ->
 def again(card: Card, store: Store, wanted: Collection[str] | None = None) -> Card:
     """The same, whatever versions the other families are of: for looking, not for keeping."""
     base = stage_of(card, store, "base_scores") if "base_scores" in card.parents else None
-    own = metric_values.measure(scores.read_scored_samples(stage_of(card, store, "scores"), base), wanted)
+    own = metric_values.measure_metrics(scores.read_scored_samples(stage_of(card, store, "scores"), base), wanted)
     return scored(card, own, _base_values(base) if base else None, points(card, store, own))
 
 
 @lru_cache(maxsize=8)
 def _base_values(base: Path) -> metric_values.MetricValues:
     """Every figure of the SFT row, for the flags of all cards that stand beside it."""
-    return metric_values.measure(scores.read_scored_samples(base))
+    return metric_values.measure_metrics(scores.read_scored_samples(base))
 
 
 def stage_of(card: Card, store: Store, name: str) -> Path:

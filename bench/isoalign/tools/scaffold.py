@@ -97,7 +97,7 @@ markers = ["slow: takes a minute or more"]
 """
 
 
-def write(name: str, package: Path | None) -> list[Path]:
+def write_algorithm(name: str, package: Path | None) -> list[Path]:
     """Write the files; returns their paths. Without ``package`` they go into the checkout that this is run in.
 
     Raises UserError, with nothing written, for a name that can't be one or is taken, and where a file would be overwritten.

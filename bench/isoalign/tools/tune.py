@@ -184,7 +184,7 @@ class Search:
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.startswith("isoalign: ")]
             return Trial(at, failed=(lines or done.stderr.splitlines() or ["it said nothing"])[-1].removeprefix("isoalign: "))
-        card = cards.read(Path(done.stdout.splitlines()[-1]))
+        card = cards.read_card(Path(done.stdout.splitlines()[-1]))
         gates = tuple(flag.text for flag in card.flags if flag.kind == "gate")
         return Trial(at, card.metrics.get("toxicity_reduction"), card.metrics["kl"].value, gates)
 

@@ -63,7 +63,7 @@ def verify(path: Path, store: Store) -> Report:
 
     Raises UserError for a file that is no card.
     """
-    card, report = cards.read(path), Report()
+    card, report = cards.read_card(path), Report()
     if card.seals:
         report.add(_broken_seals(card) + _odd_numbers(path), f"the card's {len(card.seals)} entries agree with their seals")
     elif card.contents or card.values:

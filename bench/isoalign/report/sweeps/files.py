@@ -8,7 +8,7 @@ from isoalign.report.sweeps.sweep_report import SweepReport, file_stem
 from isoalign.report.sweeps.text import sweep_page
 
 
-def write(report: SweepReport, folder: Path) -> Path:
+def write_sweep_report(report: SweepReport, folder: Path) -> Path:
     """Write the page and its chart into a folder; returns the path of the page."""
     name = file_stem(report.sweep.key)
     save(folder / f"{name}.svg", sweep_chart(report))
