@@ -127,7 +127,7 @@ def test_kto_learns_from_unpaired_feedback_and_others_say_that_they_can_not(furn
     ("rows", "told"),
     [
         ([{"prompt": "a", "completion": " b"}], "holds demonstrations"),
-        ([{"prompt": "a b c", "chosen": " x", "rejected": " y"}], "no verdict on a"),
+        ([{"prompt": "a b c", "chosen": " x", "rejected": " y"}], "has no usable verdict on a"),
         ([{"question": "a"}], "mine.jsonl"),
         ([], "mine.jsonl"),
     ],
