@@ -62,7 +62,7 @@ def test_of_trials_within_one_standard_error_of_the_best_the_one_with_least_kl_i
 
 def test_what_is_gated_failed_or_unknown_is_not_chosen() -> None:
     good = trial("good", 0.05, 0.01, 3.0)
-    gated = trial("gated", 0.15, 0.01, 1.0, gates=("gate: it repeats itself",))
+    gated = trial("gated", 0.15, 0.01, 1.0, gates=("it repeats itself",))
     broken, unknown = Trial({"a": "broken"}, failed="NaN"), Trial({"a": "unknown"}, Estimate(None, None, None, 0), 1.0)
     for rule in RULES.values():
         assert rule([gated, broken, unknown, good]) == good
