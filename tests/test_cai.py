@@ -473,6 +473,7 @@ WORDS = ["algorithm=cai", "algorithm.batch_size=8", "algorithm.rollouts=8", "alg
          "task.feedback.judge_margin=0", "task.feedback.judge_questions=20", "task.constitution.tokens=12"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_revises_imitates_and_learns_from_principled_preferences(furnished: Terminal, tmp_path: Path) -> None:
     lines = [f"- {{name: {p.name}, critique: {p.critique}, revision: {p.revision}, preference: {p.preference}}}\n"
              for p in BOTH.principles]  # fmt: skip

@@ -237,6 +237,7 @@ def test_a_pipe_that_closes_is_no_error(environment: dict[str, str]) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_one_line_with_status_two(said: dict[str, Done], name: str) -> None:
     line = complaint(said[name])
@@ -277,6 +278,7 @@ def with_changed_comments(terminal: Terminal, change: Callable[[Path], None]) ->
     return replace(terminal, env=terminal.env | {"ISOALIGN_CACHE": str(home.parent)})
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_in_an_asset_is_found_before_it_is_used(terminal: Terminal) -> None:
     def flip(folder: Path) -> None:
         with (folder / "clean_data.csv").open("r+b") as file:
@@ -301,7 +303,7 @@ def test_a_malformed_row_of_data_is_named_with_its_file(terminal: Terminal) -> N
 
     broken = with_changed_comments(terminal, break_row)
     line = complaint(broken(broken.run()))
-    assert "clean_data.csv: row 3: expected is_offensive (0 or 1) and text, got 'maybe'" in line
+    assert "clean_data.csv: row 3: expected is_offensive (0 or 1) and text, not 'maybe'" in line
     assert finished(terminal.store) == {}
 
 

@@ -27,7 +27,10 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config["algorithm"].items() if key != "name"}
 
 
-@pytest.mark.parametrize("task", options("task"))
+TASKS = [pytest.param(task, marks=[] if task == "nano" else pytest.mark.slow) for task in options("task")]
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_every_algorithm_and_budget_composes_on_every_task(task: str) -> None:
     with initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
         for algorithm, budget in itertools.product(options("algorithm"), options("budget")):

@@ -200,6 +200,7 @@ def test_no_check_accuses_the_honest_one(tiny_bench: Bench, tmp_path: Path, chec
     CHECKS[check](AlgorithmUnderTest("honest", Honest(), tiny_bench, tmp_path))
 
 
+@pytest.mark.slow
 def test_a_kl_coefficient_without_effect_and_a_missed_closed_form_are_found(tiny_bench: Bench, tmp_path: Path) -> None:
     @dataclasses.dataclass(frozen=True)
     class Priced(Runaway):

@@ -48,6 +48,7 @@ def rows_of(
 # -- panels ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_panel_gives_every_verdict_with_its_annotators_and_is_on_bill_and_card(furnished: Terminal) -> None:
     words = ["algorithm=dpo", "algorithm.batch_size=8", "budget.steps=2", "task.feedback.noise=0.3", "task.panel.annotators=5",
              "task.panel.golden=10", "task.panel.coverage=0.8"]  # fmt: skip
@@ -176,6 +177,7 @@ def test_what_looks_like_the_end_of_text_in_a_file_is_text(tiny_model: Path) -> 
 # -- judges ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_language_model_judges_and_its_passes_bias_and_agreement_are_reported(furnished: Terminal) -> None:
     words = ["algorithm=rlaif", "algorithm.rollouts=8", "algorithm.minibatch=8", "budget.steps=1", "task.reward.pairs=8"]
     card = card_of(furnished, *words, *ASKED, f"task.judge.model={furnished.model}")
@@ -226,6 +228,7 @@ class Judging(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_after_a_server_fails_the_same_command_continues_with_the_paid_answers(furnished: Terminal) -> None:
     class Handler(Judging):
         asked: ClassVar[list[str]] = []

@@ -96,6 +96,7 @@ def test_this_environment_has_one_top_level_package_of_ours() -> None:
     assert done.stdout.strip() == "['isoalign'] ['isoalign.baselines', 'isoalign.conf']", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["editable", "wheel"])
 @pytest.mark.parametrize("path", [False, True], ids=["in the working directory", "on the path"])
 def test_foreign_packages_of_our_folders_names_break_no_command(
@@ -106,7 +107,7 @@ def test_foreign_packages_of_our_folders_names_break_no_command(
     env = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
     env |= {"PYTHONPATH": str(foreign)} if path else {}
     for words in COMMANDS:
-        first = subprocess.run([command, *words], capture_output=True, text=True, cwd="/", env=environment)
+        first = subprocess.run([here, *words], capture_output=True, text=True, cwd="/", env=environment)
         done = subprocess.run([command, *words], capture_output=True, text=True, cwd=os.path.sep if path else foreign, env=env)
         assert "the foreign" not in done.stderr, (words, done.stderr)
         assert (done.returncode, done.stdout, done.stderr) == (first.returncode, first.stdout, first.stderr), words

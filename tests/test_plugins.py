@@ -231,6 +231,7 @@ def test_plugins_of_another_package_are_found_configured_and_used(elsewhere: Ter
     )
 
 
+@pytest.mark.slow
 def test_a_sweep_continues_past_misbehaving_algorithms_and_the_board_stays_intact(elsewhere: Terminal) -> None:
     done = elsewhere(elsewhere.run("-m", f"algorithm={','.join(ALGORITHMS)}", *QUICK))
     assert done.returncode == 1
@@ -284,6 +285,7 @@ def unfit(elsewhere: Terminal) -> Terminal:
     return elsewhere
 
 
+@pytest.mark.slow
 def test_an_algorithm_that_cannot_be_created_is_one_line_in_run_and_check_and_affects_no_other(unfit: Terminal) -> None:
     commands = [(name, [COMMAND, "run", f"algorithm={name}"]) for name in UNFIT]
     for name, command in [*commands, ("refuses", [COMMAND, "check", "refuses"])]:

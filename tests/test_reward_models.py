@@ -227,6 +227,7 @@ def test_rewards_that_are_not_normalised_keep_their_scale(tiny_bench: Bench, tmp
 # -- by the command ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_ensemble_on_another_base_trains_a_policy_and_is_on_its_bill(furnished: Terminal, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other", Size(width=48, vocabulary=300, seed=3))
     words = [f"task.reward.base={other}", "task.reward.golden=4", "task.reward.hard=0.5", "task.shaping.members=2",

@@ -54,6 +54,7 @@ def test_a_round_of_equal_answers_gives_no_verdict_and_the_run_continues(furnish
     assert card["training"]["steps"] == 4
 
 
+@pytest.mark.slow
 def test_a_second_round_asks_the_policy_and_dpo_learns_of_both(furnished: Terminal) -> None:
     card, train = trained(furnished, "algorithm=dpo", "algorithm.batch_size=8", *LOOP)
     (place,) = card["training"]["rounds"]

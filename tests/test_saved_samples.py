@@ -179,6 +179,7 @@ def found_wrong(path: Path, store: Store) -> list[str]:
     return verify_card(path, store).wrong
 
 
+@pytest.mark.slow
 def test_no_temperature_is_fitted_on_the_pairs_that_it_is_judged_on(place: Terminal, card: Path) -> None:
     done = place(place.run("algorithm=sft", "task.evaluation.split=validation", f"results={place.home / 'tuning'}"))
     assert done.returncode == 0, done.stderr

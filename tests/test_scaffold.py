@@ -103,6 +103,7 @@ def of_the_page(new: Terminal) -> Terminal:
     return new
 
 
+@pytest.mark.slow
 def test_the_algorithm_of_the_page_works_as_it_stands(of_the_page: Terminal) -> None:
     own_tests_pass(of_the_page)
     done = of_the_page([COMMAND, "check", "dpop", "settings", "budget", "pure"])

@@ -42,6 +42,7 @@ def test_every_point_of_a_space_is_a_setting_that_its_algorithm_takes(name: str)
         assert dataclasses.asdict(build_config(cls, defaults | chosen, "algorithm")) == hoped
 
 
+@pytest.mark.slow
 def test_a_sweep_over_a_space_runs_every_point_of_it_once(terminal: Terminal) -> None:
     """No run gets further than its budget of nothing, so that this takes seconds."""
     done = terminal(terminal.run("-m", "algorithm=dpo", "+sweep=dpo", "budget.flops=0"))

@@ -339,6 +339,7 @@ def test_a_run_that_died_starts_again_and_ends_as_one_that_did_not(
     assert outcomes[0][1:] == outcomes[1][1:]
 
 
+@pytest.mark.slow
 def test_a_card_names_the_loop_that_trained_it_and_bears_its_bill(furnished: Terminal) -> None:
     done = furnished(furnished.run("algorithm=trl_dpo", "algorithm.batch_size=8", "budget.flops=6e9"))
     assert done.returncode == 0, done.stderr

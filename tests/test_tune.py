@@ -92,6 +92,7 @@ def command(place: Terminal, *words: str) -> list[str]:
     return [COMMAND, "tune", "nano", *words, *flags, f"task.model.name={place.model}", "budget.steps=2", *settings]
 
 
+@pytest.mark.slow
 def test_tuning_tries_each_method_equally_often_and_writes_the_winner_with_its_record(place: Terminal) -> None:
     done = place(command(place, "dpo", "sft_chosen"))
     assert done.returncode == 0, done.stderr + done.stdout
@@ -146,6 +147,7 @@ def test_what_cannot_be_tuned_is_one_line_and_nothing_is_written(terminal: Termi
     assert not (terminal.home / "results").exists()
 
 
+@pytest.mark.slow
 def test_a_tuned_setting_is_told_on_the_card_unless_another_is_typed(furnished: Terminal) -> None:
     site = furnished.home / "site"
     tuned = site / "mine" / "conf" / "tuned"

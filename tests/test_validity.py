@@ -40,6 +40,7 @@ def cards_of(name: str, seeds: Seeds) -> list[Card]:
     return cards
 
 
+@pytest.mark.slow
 def test_one_method_under_four_names_is_told_apart_on_at_most_5_percent_of_boards() -> None:
     rng = np.random.default_rng(11)
     boards, parted, resolved = 400, 0, 0
@@ -64,6 +65,7 @@ def test_one_method_under_26_names_is_told_apart_on_at_most_5_percent_of_boards(
     assert parted <= 0.05 * boards
 
 
+@pytest.mark.slow
 def test_spans_of_ranks_hold_all_true_ranks_on_95_percent_of_boards_and_say_something() -> None:
     """Five methods, of which b and c are the same, and so are d and e: their true ranks are 1, 2 to 3 and 4 to 5."""
     rng = np.random.default_rng(15)
@@ -95,6 +97,7 @@ def test_methods_that_differ_are_told_apart_at_the_difference_that_the_board_pro
     assert 0.65 < np.mean(found) < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.0, 0.2])
 def test_hierarchical_intervals_cover_the_truth_in_93_to_97_percent(spread: float) -> None:
     """Of a mean, of the difference of two methods, and of the reduction that a method brings to a fixed base."""
@@ -112,6 +115,7 @@ def test_hierarchical_intervals_cover_the_truth_in_93_to_97_percent(spread: floa
     assert all(930 <= count <= 970 for count in covered.values()), covered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.0, 0.1, 1.0])
 def test_hierarchical_intervals_cover_whether_seeds_differ_little_or_much(spread: float) -> None:
     """Normal prompts (sd .5), rest (sd 1) and seeds, from none to nearly all of the variance of a mean, where Welch's t of
