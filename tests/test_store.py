@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from isoalign.core.errors import UserError
-from isoalign.core.store import Store, added_later, content, digest, fingerprint, recipe_fields
+from isoalign.core.store import Store, added_later, content, digest, file_fingerprint, recipe_fields
 from isoalign.tools.verify import check_stage
 
 
@@ -176,7 +176,7 @@ def test_a_manifest_stands_for_the_files_and_all_that_led_to_them(tmp_path: Path
     (parent / "rows.jsonl").write_text("a\nB\n")
     assert check_stage(parent, store) == [f"{parent.name}/rows.jsonl: row 2 was changed"]
     forged = json.loads((parent / "manifest.json").read_text())
-    forged["files"]["rows.jsonl"] = fingerprint(parent / "rows.jsonl")
+    forged["files"]["rows.jsonl"] = file_fingerprint(parent / "rows.jsonl")
     (parent / "manifest.json").write_text(json.dumps(forged, indent=1))
     assert check_stage(parent, store) == []
     assert check_stage(child, store) == [f"{parent.name}/manifest.json: not the one that {child.name} was made from"]

@@ -17,7 +17,7 @@ def check(name: str, checks: tuple[str, ...]) -> int:
     from isoalign.tools.conformance import examine  # loads torch, which the help does without
     from isoalign.training.registry import default_algorithm
 
-    progress.belongs_to(name, 0)
+    progress.set_run(name, 0)
     found = []
     for finding in examine(name, default_algorithm(name), checks):
         print(finding.line(), flush=True)

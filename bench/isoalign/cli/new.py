@@ -1,4 +1,4 @@
-"""`isoalign new`: a start for what one adds."""
+"""`isoalign new`: working starts for extensions."""
 
 from pathlib import Path
 

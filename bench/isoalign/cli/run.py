@@ -1,4 +1,4 @@
-"""`isoalign run`: Hydra's grammar, with a help of its own."""
+"""`isoalign run`: Hydra's grammar, with help written here."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, said in one line before any work."""
+"""Check a command line before any work; each mistake is one line."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def check_overrides(arguments: list[str], sweep: bool) -> None:
 
 
 def task_named(name: str, settings: Sequence[str] = ()) -> TaskConfig:
-    """A task of conf/, with settings as KEY=VALUE. Raises UserError for one that there is not."""
+    """A task of conf/, with settings as KEY=VALUE. Raises UserError if there is no such task."""
     for word in settings:
         if not word.startswith("task."):
             raise UserError(f"{word}: only a setting of the task, task.KEY=VALUE, can be given here")
@@ -131,9 +131,10 @@ def _leaves(node: object, prefix: str = "") -> set[str]:
 
 @cache
 def configure(name: str) -> None:
-    """Tell Hydra of an algorithm that has no yaml. Only of one that is asked for: its code runs for it.
+    """Register the configuration of an algorithm without a yaml with Hydra; only of a requested one, because its code runs.
 
-    Raises UserError where it can't be had."""
+    Raises UserError if it cannot be loaded.
+    """
     if name in plugins.entry_points("algorithms") and not any((f / "algorithm" / f"{name}.yaml").exists() for f in folders()):
         from isoalign.training import registry  # loads torch, which neither a help nor a look at a task needs
 

@@ -1,4 +1,4 @@
-"""Completions that were made elsewhere, by any model and framework: read, checked, scored, and entered as unmetered."""
+"""Completions from outside isoalign: read, checked, scored, and written as an unmetered card."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def _in_package(name: str, folder: Path) -> dict[Path, str]:
 
 
 def _into_package(name: str, folder: Path) -> dict[Path, str]:
-    """One more algorithm for a package that has some: its files, and its line in pyproject.toml."""
+    """Files and pyproject.toml of a package with one more algorithm."""
     project = folder / "pyproject.toml"
     text = project.read_text()
     table = '[project.entry-points."isoalign.algorithms"]\n'

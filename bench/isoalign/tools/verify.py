@@ -13,11 +13,11 @@ from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.records import Card
-from isoalign.core.store import MANIFEST, RECIPE, Store, content, digest, fingerprint, recipe_fields
+from isoalign.core.store import MANIFEST, RECIPE, Store, content, digest, file_fingerprint, recipe_fields
 from isoalign.evaluation import card as cards
 from isoalign.evaluation import metrics
 from isoalign.evaluation.card import FAMILY
-from isoalign.tools.rescore import again, stage_of
+from isoalign.tools.rescore import remeasured, stage_of
 
 ROW = 8  # hex digits of a row's checksum
 TOLERANCE = 1e-9  # of a figure computed again; another processor may round its last bits otherwise
@@ -45,7 +45,7 @@ ABSENT: dict[str, Any] = {"shaping": {}, "rounds": {}, "panel": asdict(PanelConf
 
 @dataclass
 class Report:
-    """``wrong``: what was changed, and where; ``checked``: what held; ``unchecked``: what could not be looked at, and why."""
+    """``wrong``: what was changed; ``checked``: what is unchanged; ``unchecked``: what could not be checked, and why."""
 
     wrong: list[str] = field(default_factory=list)
     checked: list[str] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Report:
 def verify(path: Path, store: Store) -> Report:
     """Check a card and the chain behind it: configuration -> data -> checkpoint -> samples -> scores -> metrics -> card.
 
-    Raises UserError for a file that is no card.
+    Raises UserError for a file that is not a card.
     """
     card, report = cards.read_card(path), Report()
     if card.seals:
@@ -106,7 +106,7 @@ def _odd_numbers(path: Path) -> list[str]:
 
 
 def _unexplained(card: Card) -> list[str]:
-    """Figures that no family gave, and families of no known version."""
+    """Metrics that belong to no family, and families without a version."""
     if not card.families:
         return []
     given = {figure for figures in card.families.values() for figure in figures}
@@ -115,11 +115,11 @@ def _unexplained(card: Card) -> list[str]:
 
 
 def _check_claims(card: Card, store: Store, report: Report) -> None:
-    """What the card says of its task, method, seed and budget, against the recipes of the stages that these made."""
-    told = asdict(replace(card, values={}, curve=[], metrics={}))
-    told["config"]["task"] = _as_recipes_have(told["config"].get("task"))
+    """Compare task, method, seed and budget on the card with the recipes of its stages."""
+    claimed = asdict(replace(card, values={}, curve=[], metrics={}))
+    claimed["config"]["task"] = _as_recipes_have(claimed["config"].get("task"))
     wrong = []
-    if (name := _at(told, "config.task.name")) not in (None, card.task):
+    if (name := _at(claimed, "config.task.name")) not in (None, card.task):
         wrong.append(f"task: {card.task} on the card, {name} in its configuration")
     for parents, entry, place in CLAIMS:
         for name in (name for name in card.parents if name.startswith(parents)):
@@ -128,7 +128,7 @@ def _check_claims(card: Card, store: Store, report: Report) -> None:
             if entry in ABSENT and folder and made_by is None:
                 made_by = ABSENT[entry]
             if made_by is not None:
-                mine = _at(told, place)
+                mine = _at(claimed, place)
                 if entry == "training":  # when a checkpoint is written, or patience ends, changes no figure
                     mine, made_by = ({**each, "checkpoint_seconds": None, "idle_seconds": None} for each in (mine, made_by))
                 wrong += _differences(mine, made_by, place, f"in the recipe of {name}")
@@ -145,7 +145,7 @@ def _as_recipes_have(task: Any) -> Any:
 
 
 def _at(data: Any, place: str) -> Any:
-    """What lies at a dotted place; None where there is no such place."""
+    """The value at a dotted path; None if there is none."""
     for step in place.split("."):
         data = data.get(step) if isinstance(data, dict) else data[int(step)] if isinstance(data, list | tuple) else None
     return data
@@ -208,7 +208,7 @@ def check_stage(folder: Path, store: Store) -> list[str]:
 
 
 def _changed(folder: Path, name: str, known: dict[str, Any]) -> list[str]:
-    found = fingerprint(folder / name)
+    found = file_fingerprint(folder / name)
     if found["sha256"] == known["sha256"]:
         return []
     rows = [[print_["rows"][i : i + ROW] for i in range(0, len(print_["rows"]), ROW)] for print_ in (found, known)
@@ -224,42 +224,42 @@ def _check_record(card: Card, store: Store, report: Report) -> None:
     wrong: list[str] = []
     try:
         if "agreement" in card.parents:
-            told = json.loads((stage_of(card, store, "agreement") / "correlation.json").read_text())
-            wrong += _differences(card.notes.get("correlation"), told, "notes.correlation", "on record")
+            recorded = json.loads((stage_of(card, store, "agreement") / "correlation.json").read_text())
+            wrong += _differences(card.notes.get("correlation"), recorded, "notes.correlation", "on record")
         if "train" in card.parents:
             record = json.loads((stage_of(card, store, "train") / "record.json").read_text())
             wrong += _differences(card.spent, record["spent"], "spent", "on record")
-            told = {name: record[name] for name in card.training.keys() & record.keys()}
-            wrong += _differences(card.training, told, "training", "on record")
+            recorded = {name: record[name] for name in card.training.keys() & record.keys()}
+            wrong += _differences(card.training, recorded, "training", "on record")
             if card.seals and record["snapshots"] and not card.curve:
                 wrong.append("curve: is gone; the record has snapshots")
         elif card.metered and card.spent["flops"]:
             wrong.append(f"spent.flops: {card.spent['flops']} on a card without training")
     except UserError:
-        return  # told with the chain
+        return  # already reported by _check_chain
     report.add(wrong, "the bill is that of the training's record")
 
 
 def _check_figures(card: Card, store: Store, report: Report) -> None:
     """Every figure computed again from the scores by the families that are still of the card's version."""
     now = {FAMILY + name: str(version) for name, version in metrics.versions().items()}
-    told = {name: version for name, version in card.versions.items() if name.startswith(FAMILY)}
+    on_card = {name: version for name, version in card.versions.items() if name.startswith(FAMILY)}
     if (drawn := card.versions.get("statistics", "1")) != str(stats.VERSION):
         report.unchecked.append(f"the figures: intervals by version {drawn} of the statistics, this code has {stats.VERSION}")
         return
-    for name in sorted(name for name in told if now.get(name) != told[name]):
-        report.unchecked.append(f"{name}: the card has version {told[name]}, this code {now.get(name, 'none')}")
-    same = [name.removeprefix(FAMILY) for name in told if now.get(name) == told[name]]
+    for name in sorted(name for name in on_card if now.get(name) != on_card[name]):
+        report.unchecked.append(f"{name}: the card has version {on_card[name]}, this code {now.get(name, 'none')}")
+    same = [name.removeprefix(FAMILY) for name in on_card if now.get(name) == on_card[name]]
     try:
-        found = again(card, store, same)
+        found = remeasured(card, store, same)
     except UserError as error:
         report.unchecked.append(f"the figures were not computed again: {error}")
         return
-    except Exception as error:  # of a card that was changed where it hangs together; its seals have told
+    except Exception as error:  # of a changed card; its broken seals are already reported
         report.unchecked.append(f"the figures could not be computed again: {type(error).__name__}: {error}")
         return
     wrong = []
-    whole = len(same) == len(now) == len(told)  # flags rest on all families together
+    whole = len(same) == len(now) == len(on_card)  # flags rest on all families together
     for name in ("metrics", "data", "values", "curve", *(["flags"] if whole else [])):
         mine, theirs = (asdict(replace(c, seals={}))[name] for c in (card, found))
         if name == "data" and not mine:
@@ -268,17 +268,17 @@ def _check_figures(card: Card, store: Store, report: Report) -> None:
     report.add(wrong, f"{len(found.metrics)} figures, computed again from the scores, are the card's")
 
 
-def _differences(told: Any, found: Any, where: str, source: str = "computed again") -> list[str]:
+def _differences(on_card: Any, found: Any, where: str, source: str = "computed again") -> list[str]:
     """Places where two plain values differ by more than rounding."""
-    if isinstance(told, dict) and isinstance(found, dict):
-        names = sorted(told.keys() | found.keys())
-        both_of = ((told.get(name), found.get(name), f"{where}.{name}") for name in names)
+    if isinstance(on_card, dict) and isinstance(found, dict):
+        names = sorted(on_card.keys() | found.keys())
+        both_of = ((on_card.get(name), found.get(name), f"{where}.{name}") for name in names)
         return [line for both in both_of for line in _differences(*both, source)]
-    if isinstance(told, list) and isinstance(found, list) and len(told) == len(found):
-        numbered = enumerate(zip(told, found, strict=True))
+    if isinstance(on_card, list) and isinstance(found, list) and len(on_card) == len(found):
+        numbered = enumerate(zip(on_card, found, strict=True))
         return [line for i, both in numbered for line in _differences(*both, f"{where}[{i}]", source)]
-    if isinstance(told, float | int) and isinstance(found, float | int):
-        same = abs(told - found) <= TOLERANCE * max(1.0, abs(told), abs(found))
+    if isinstance(on_card, float | int) and isinstance(found, float | int):
+        same = abs(on_card - found) <= TOLERANCE * max(1.0, abs(on_card), abs(found))
     else:
-        same = told == found
-    return [] if same else [f"{where}: {told} on the card, {found} {source}"]
+        same = on_card == found
+    return [] if same else [f"{where}: {on_card} on the card, {found} {source}"]
