@@ -190,7 +190,7 @@ def test_files_that_came_or_went_and_a_recipe_that_does_not_fit_are_named(tmp_pa
     assert check_stage(parent, store) == [f"{parent.name}/rows.jsonl: is missing", f"{parent.name}/more.txt: was added"]
     recipe = child / "recipe.json"
     recipe.write_text(recipe.read_text().replace("train", "tried"))
-    assert f"{child.name}/recipe.json: does not lead to the stage's key" in check_stage(child, store)
+    assert f"{child.name}/recipe.json: does not match the stage's key" in check_stage(child, store)
     (child / "manifest.json").unlink()
     assert f"{child.name}: has no manifest.json" in check_stage(child, store)
     assert content(child) == ""

@@ -23,6 +23,6 @@ def check(name: str, checks: tuple[str, ...]) -> int:
         print(finding.line(), flush=True)
         found.append(finding)
     failed = sum(finding.passed is False for finding in found)
-    whole = f"{name} conforms" if not checks else f"{name}: {len(found)} tried, none failed"
+    whole = f"{name} conforms" if not checks else f"{name}: {len(found)} checks, none failed"
     print(f"{name}: {failed} failed" if failed else whole)
     return 1 if failed else 0

@@ -61,5 +61,6 @@ def unknown(kind: str, name: str, known: list[str]) -> str:
     """The line for an unknown name: the nearest known one, then all."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    brought = "; one of a package is known once that is installed: pip install -e FOLDER" if kind == "algorithm" else ""
-    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}{brought}"
+    install = "; an algorithm of a package is known once the package is installed: pip install -e FOLDER"
+    end = install if kind == "algorithm" else ""
+    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}{end}"

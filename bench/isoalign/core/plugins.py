@@ -36,7 +36,9 @@ def entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
     for point in importlib.metadata.entry_points(group=f"isoalign.{kind}"):
         other = found.setdefault(point.name, point)
         if other.value != point.value:
-            raise UserError(f"{_package(other)} and {_package(point)} both bring {kind} {point.name!r}; uninstall one of them")
+            raise UserError(
+                f"{_package(other)} and {_package(point)} both provide {kind} {point.name!r}; uninstall one of them"
+            )
     return dict(sorted(found.items()))
 
 
@@ -62,7 +64,10 @@ def load(kind: str, name: str) -> ModuleType:
 
 
 def source_file(kind: str, name: str) -> Path:
-    """The file of the module behind an entry point, which is not imported (its package is). Raises UserError as `load` does."""
+    """The file of the module behind an entry point, which is not imported (its package is).
+
+    Raises UserError as `load` does.
+    """
     point = entry_points(kind)[name]
     try:
         spec = importlib.util.find_spec(point.module)
@@ -88,10 +93,12 @@ def configurations() -> dict[str, Path]:
         try:
             module = load("conf", name)
             if not hasattr(module, "__path__"):
-                raise UserError(f"conf {name!r} of {_package(point)}: {point.module} is no package of yaml, but a module")
+                raise UserError(
+                    f"conf {name!r} of {_package(point)}: {point.module} is a module; it must be a package with yaml files"
+                )
             found[point.module] = Path(next(iter(module.__path__)))
         except UserError as error:
-            _warn_once(f"isoalign: {error}; going on without its configuration")
+            _warn_once(f"isoalign: {error}; continuing without its configuration")
     return found
 
 

@@ -48,8 +48,8 @@ FAMILIES = ("calibration", "reward_accuracy", "reward_health")
 OF_THE_MODEL = ("rm_", "proxy_reward", "reward_spread")  # the families' other figures are of the policy
 
 TRANSFER = (
-    "The human-scored pairs are answers to harmful requests, far from the comments that the tasks are about: a low figure "
-    "says what this reward is worth elsewhere, not that it is broken here."
+    "The human-scored pairs are answers to harmful requests, unlike the comments of these tasks: low accuracy shows how far "
+    "this reward generalises, not that it fails here."
 )
 
 
@@ -62,7 +62,7 @@ class RewardCardStages:
 
     @property
     def base(self) -> Run:
-        """The SFT row, whose samples the reward model reads; which needs no budget."""
+        """The SFT row, whose samples the reward model reads; it needs no budget."""
         return base_run(self.shared)
 
     @property
@@ -141,7 +141,7 @@ def make_reward_card(task: TaskConfig, store: Store, by: str, command: str) -> R
     Raises UserError before anything is trained where there is no such reward model, or no answers that people scored.
     """
     if by not in pairs.SOURCES:
-        raise UserError(unknown("reward model --by", by, sorted(pairs.SOURCES)))
+        raise UserError(unknown("value of --by", by, sorted(pairs.SOURCES)))
     shared = SharedStages(task, store)
     if shared.unpaired_stage:
         raise UserError(
@@ -190,8 +190,8 @@ def _settings(task: TaskConfig) -> dict[str, Any]:
 def _notes(task: TaskConfig) -> list[str]:
     model = task.model
     return [
-        f"Of an objective the last {model.prompt_tokens} tokens are read and of an answer the first {model.new_tokens}: "
-        "prompts and answers have these lengths everywhere in this task. Ties count half.",
+        f"Only the last {model.prompt_tokens} tokens of an objective and the first {model.new_tokens} of an answer are read, "
+        "as everywhere in this task. Ties count half.",
         TRANSFER,
     ]
 

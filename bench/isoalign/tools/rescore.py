@@ -24,11 +24,13 @@ def rescored(card: Card, store: Store, wanted: Collection[str] | None = None) ->
     store, and where families that are not wanted are of another version than this code's.
     """
     if wanted and card.versions.get("statistics", "1") != str(stats.VERSION):
-        raise UserError(f"{card.algorithm} seed {card.seed}: its intervals are of another version; use --all")
+        raise UserError(
+            f"{card.algorithm} seed {card.seed}: its intervals are of another version of the statistics; use --all"
+        )
     old = [family for family in card.families if family not in (wanted or metrics.names())]
     now = metrics.versions()
     if stale := [family for family in old if card.versions.get(FAMILY + family) != str(now.get(family))]:
-        others = f"its {', '.join(stale)} figures are of another version, and flags rest on all"
+        others = f"its {', '.join(stale)} metrics are of another version, and flags depend on all families"
         raise UserError(f"{card.algorithm} seed {card.seed}: {others}; use --all")
     return remeasured(card, store, wanted)
 

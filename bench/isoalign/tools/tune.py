@@ -92,7 +92,10 @@ def _error(trial: Trial) -> float:
 
 
 def space(algorithm: str) -> dict[str, list[str]]:
-    """Key to the values it may take, as they are typed. Raises UserError if none is declared, or if one is not a choice(...)."""
+    """Key to the values it may take, as they are typed.
+
+    Raises UserError if none is declared, or if one is not a choice(...).
+    """
     file = next((f for folder in folders() if (f := folder / "sweep" / f"{algorithm}.yaml").exists()), None)
     if file is None:
         raise UserError(
@@ -103,7 +106,7 @@ def space(algorithm: str) -> dict[str, list[str]]:
     for key, values in _leaves(OmegaConf.to_container(OmegaConf.load(file))).items():
         override = OverridesParser.create().parse_override(f"{key}={values}")
         if not override.is_choice_sweep():
-            raise UserError(f"{file}: {key}: {values} is no choice(...) of values")
+            raise UserError(f"{file}: {key} must be choice(...), not {values}")
         found[key] = list(override.sweep_string_iterator())
     return found
 
@@ -185,7 +188,7 @@ class Search:
         )  # fmt: skip
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.startswith("isoalign: ")]
-            return Trial(at, failed=(lines or done.stderr.splitlines() or ["it said nothing"])[-1].removeprefix("isoalign: "))
+            return Trial(at, failed=(lines or done.stderr.splitlines() or ["no error message"])[-1].removeprefix("isoalign: "))
         card = cards.read_card(Path(done.stdout.splitlines()[-1]))
         gates = tuple(flag.text for flag in card.flags if flag.kind == "gate")
         return Trial(at, card.metrics.get("toxicity_reduction"), card.metrics["kl"].value, gates)
@@ -208,7 +211,7 @@ def write(search: Search, algorithm: str, trials: Sequence[Trial], conf: Path) -
     }  # fmt: skip
     save(record, json.dumps(told, indent=1) + "\n")
     if winner is None:
-        raise UserError(f"no trial of {algorithm} may be chosen: all failed or are gated; see {record}")
+        raise UserError(f"no trial of {algorithm} can be chosen: all failed or failed a gate; see {record}")
     file = conf / "tuned" / f"{search.task}_{algorithm}.yaml"
     lines = [f"  {key.removeprefix('algorithm.')}: {value}" for key, value in winner.settings.items()]
     tuning = f"{len(trials)} trials on validation prompts, by {search.rule}"

@@ -67,19 +67,19 @@ def verify(path: Path, store: Store) -> Report:
     if card.seals:
         report.add(_broken_seals(card) + _odd_numbers(path), f"the card's {len(card.seals)} entries agree with their seals")
     elif card.contents or card.values:
-        report.wrong.append("seals: they are gone")
+        report.wrong.append("seals: missing")
     else:
         report.unchecked.append("the card has no seals: an older version wrote it")
     if card.seals:
-        wrong = [] if cards.key_of(card) == card.key else [f"key: {card.key} is not that of the card's scores and settings"]
-        report.add(wrong, "its key is that of its scores, settings, seed and budget")
-    report.add(_unexplained(card), "every figure has a family of metrics, and that a version")
+        wrong = [] if cards.key_of(card) == card.key else [f"key: {card.key} does not match the card's scores and settings"]
+        report.add(wrong, "its key matches its scores, settings, seed and budget")
+    report.add(_unexplained(card), "every metric belongs to a family with a version")
     if _check_chain(card, store, report):
         _check_claims(card, store, report)
         _check_record(card, store, report)
         _check_figures(card, store, report)
     else:
-        report.unchecked.append("the figures were not computed again: what they rest on was changed")
+        report.unchecked.append("metrics were not computed again: the stages behind them were changed")
     return report
 
 
@@ -102,7 +102,7 @@ def _odd_numbers(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8").splitlines()
     json.loads("\n".join(lines), parse_float=look)
     where = {number: next(i for i, line in enumerate(lines, start=1) if number in line) for number in found}
-    return [f"line {line}: {number}, which isoalign writes as {float(number)!r}" for number, line in where.items()]
+    return [f"line {line}: {number}, which isoalign would write as {float(number)!r}" for number, line in where.items()]
 
 
 def _unexplained(card: Card) -> list[str]:
@@ -110,8 +110,8 @@ def _unexplained(card: Card) -> list[str]:
     if not card.families:
         return []
     given = {figure for figures in card.families.values() for figure in figures}
-    lost = [f"metrics.{name}: no family of metrics gave it" for name in sorted(card.metrics.keys() - given)]
-    return lost + [f"versions.{FAMILY}{name}: is gone" for name in card.families if FAMILY + name not in card.versions]
+    lost = [f"metrics.{name}: belongs to no family" for name in sorted(card.metrics.keys() - given)]
+    return lost + [f"versions.{FAMILY}{name}: missing" for name in card.families if FAMILY + name not in card.versions]
 
 
 def _check_claims(card: Card, store: Store, report: Report) -> None:
@@ -132,7 +132,7 @@ def _check_claims(card: Card, store: Store, report: Report) -> None:
                 if entry == "training":  # when a checkpoint is written, or patience ends, changes no figure
                     mine, made_by = ({**each, "checkpoint_seconds": None, "idle_seconds": None} for each in (mine, made_by))
                 wrong += _differences(mine, made_by, place, f"in the recipe of {name}")
-    report.add(wrong, "task, method, seed and budget are those that the stages were made by")
+    report.add(wrong, "task, method, seed and budget match the recipes of the stages")
 
 
 def _as_recipes_have(task: Any) -> Any:
@@ -172,7 +172,7 @@ def _check_chain(card: Card, store: Store, report: Report) -> bool:
             continue
         seen.add(folder.name)
         if not (folder / MANIFEST).exists():  # one that is gone is missed by the card, or by its child's manifest
-            report.unchecked.append(f"{folder.name}: has no {MANIFEST}, as those that an older version made")
+            report.unchecked.append(f"{folder.name}: has no {MANIFEST}: an older version made it")
             continue
         try:
             wrong += check_stage(folder, store)
@@ -180,7 +180,7 @@ def _check_chain(card: Card, store: Store, report: Report) -> bool:
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             wrong.append(f"{folder.name}: its {RECIPE} or {MANIFEST} was changed ({type(error).__name__}: {error})")
     if seen:
-        report.add(wrong, f"the files of {len(seen)} stages are those that their manifests list")
+        report.add(wrong, f"the files of {len(seen)} stages match their manifests")
     return not wrong
 
 
@@ -189,7 +189,7 @@ def check_stage(folder: Path, store: Store) -> list[str]:
     recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
     wrong = []
     if digest(recipe) != folder.name.rpartition("-")[2]:
-        wrong.append(f"{folder.name}/{RECIPE}: does not lead to the stage's key")
+        wrong.append(f"{folder.name}/{RECIPE}: does not match the stage's key")
     if not (folder / MANIFEST).exists():
         return [*wrong, f"{folder.name}: has no {MANIFEST}"]
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -232,12 +232,12 @@ def _check_record(card: Card, store: Store, report: Report) -> None:
             recorded = {name: record[name] for name in card.training.keys() & record.keys()}
             wrong += _differences(card.training, recorded, "training", "on record")
             if card.seals and record["snapshots"] and not card.curve:
-                wrong.append("curve: is gone; the record has snapshots")
+                wrong.append("curve: missing, though the record has snapshots")
         elif card.metered and card.spent["flops"]:
             wrong.append(f"spent.flops: {card.spent['flops']} on a card without training")
     except UserError:
         return  # already reported by _check_chain
-    report.add(wrong, "the bill is that of the training's record")
+    report.add(wrong, "bill and training match the record of training")
 
 
 def _check_figures(card: Card, store: Store, report: Report) -> None:
@@ -245,7 +245,8 @@ def _check_figures(card: Card, store: Store, report: Report) -> None:
     now = {FAMILY + name: str(version) for name, version in metrics.versions().items()}
     on_card = {name: version for name, version in card.versions.items() if name.startswith(FAMILY)}
     if (drawn := card.versions.get("statistics", "1")) != str(stats.VERSION):
-        report.unchecked.append(f"the figures: intervals by version {drawn} of the statistics, this code has {stats.VERSION}")
+        versions = f"version {drawn} of the statistics, this code's of {stats.VERSION}"
+        report.unchecked.append(f"metrics: the card's intervals are of {versions}")
         return
     for name in sorted(name for name in on_card if now.get(name) != on_card[name]):
         report.unchecked.append(f"{name}: the card has version {on_card[name]}, this code {now.get(name, 'none')}")
@@ -253,10 +254,10 @@ def _check_figures(card: Card, store: Store, report: Report) -> None:
     try:
         found = remeasured(card, store, same)
     except UserError as error:
-        report.unchecked.append(f"the figures were not computed again: {error}")
+        report.unchecked.append(f"metrics were not computed again: {error}")
         return
     except Exception as error:  # of a changed card; its broken seals are already reported
-        report.unchecked.append(f"the figures could not be computed again: {type(error).__name__}: {error}")
+        report.unchecked.append(f"metrics could not be computed again: {type(error).__name__}: {error}")
         return
     wrong = []
     whole = len(same) == len(now) == len(on_card)  # flags rest on all families together
@@ -265,7 +266,7 @@ def _check_figures(card: Card, store: Store, report: Report) -> None:
         if name == "data" and not mine:
             continue  # of a card that was written before there was such a field
         wrong += _differences(mine, theirs, name)
-    report.add(wrong, f"{len(found.metrics)} figures, computed again from the scores, are the card's")
+    report.add(wrong, f"{len(found.metrics)} metrics, computed again from the scores, match the card")
 
 
 def _differences(on_card: Any, found: Any, where: str, source: str = "computed again") -> list[str]:

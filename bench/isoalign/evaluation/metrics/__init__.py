@@ -156,11 +156,11 @@ def _call(name: str, function: Callable[..., Item], *arguments: Any) -> Item:
 
 
 def merged(parts: Mapping[str, Mapping[str, Item]]) -> dict[str, Item]:
-    """The metrics of several families in one mapping. Raises RuntimeError where two families give the same metric."""
+    """The metrics of several families in one mapping. Raises UserError where two families give the same metric."""
     together: dict[str, Item] = {}
     for family, part in parts.items():
         if clash := sorted(together.keys() & part.keys()):
-            raise RuntimeError(f"metric family {family} gives a metric that another family gives: {', '.join(clash)}")
+            raise UserError(f"metric family {family}: another family already has {', '.join(clash)}; rename them")
         together.update(part)
     return together
 
