@@ -87,7 +87,7 @@ def test_a_package_that_brings_no_algorithm_is_left_as_it_is(terminal: Terminal)
     project = terminal.home / "pyproject.toml"
     project.write_text('[project]\nname = "theirs"\n')
     said = complaint(terminal([COMMAND, "new", "algorithm", "fresh", "--package", str(terminal.home)]))
-    assert 'pyproject.toml has no [project.entry-points."isoalign.algorithms"] with an algorithm' in said
+    assert 'pyproject.toml has no algorithm under [project.entry-points."isoalign.algorithms"] in a package' in said
     assert [file.name for file in terminal.home.rglob("*") if file.is_file()] == ["pyproject.toml"]
 
 

@@ -221,7 +221,7 @@ def _outdated(card: Card, newest: Mapping[str, str]) -> str:
     if not row.is_outdated(SCORE):
         return ""
     versions = ", ".join(f"{family} {own}, the newest is {latest}" for family, (own, latest) in row.outdated.items())
-    command = f"isoalign rescore --metric {' --metric '.join(row.outdated)} {file_name(card)}"
+    command = f"isoalign rescore --metric {' --metric '.join(row.outdated)} FILES"
     return f"scored with {versions} (in the folder of the cards: {command})"
 
 
