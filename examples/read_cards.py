@@ -21,7 +21,7 @@ for role in sorted({item["role"] for item in card.spent["items"]}):
 for name in ("toxicity_reduction", "kl", "perplexity", "distinct_2"):
     figure = card.metrics[name]
     print(f"{name:<18} {figure.value:8.3f}  95% interval [{figure.low:.3f}, {figure.high:.3f}] over {figure.n} prompts")
-print("flags:", card.flags or "none")
+print("flags:", "; ".join(map(str, card.flags)) or "none")
 
 # Two methods, three seeds each, on the same prompts: every metric, with a verdict.
 print(compare_methods(by_method["ppo"], by_method["dpo"]))

@@ -199,7 +199,9 @@ def test_cards_that_were_scored_by_an_older_version_are_not_mixed_in() -> None:
     report = sweep_report([*cards, old, accuracy], NOISE)
     assert report.mean(0.05, "dpo").value == pytest.approx(0.2), "the mean of .1 and .3"
     (why,) = report.sweep.left_out
-    assert why.startswith("scored with toxicity 1, the newest is 2 (isoalign rescore --metric toxicity")
+    assert why.startswith(
+        "scored with toxicity 1, the newest is 2 (in the folder of the cards: isoalign rescore --metric toxicity"
+    )
 
 
 def test_cards_on_another_feedback_at_the_same_value_are_left_out() -> None:
@@ -212,7 +214,7 @@ def test_what_was_made_elsewhere_and_cards_of_old_have_no_part() -> None:
     outside = card("big model", 0.05, 0.1, budget={"flops": None}, spent={})
     report = sweep_report([*swept(), outside, card("dpo", 0.05, 0.1, seed=1, values={})], NOISE)
     assert report.sweep.left_out == {
-        "made outside isoalign, by no sweep": ["big-model-s0-big-mode.json"],
+        "made outside isoalign, so not part of a sweep": ["big-model-s0-big-mode.json"],
         "no toxicity by prompt, as on cards of older versions": ["dpo-s1-dpo10.05.json"],
     }
 
@@ -348,4 +350,4 @@ def test_the_command_is_of_one_task(tmp_path: Path, environment: dict[str, str])
         for one in swept():
             cards_on_disk.write_card(dataclasses.replace(one, task=task), tmp_path / task)
     said = complaint(typed(environment, "--along", NOISE, "--results", str(tmp_path)))
-    assert said == f"isoalign: a report along a setting is of one task: isoalign board TASK --along {NOISE}"
+    assert said == f"isoalign: --along reports on one task: isoalign board TASK --along {NOISE}"

@@ -403,15 +403,15 @@ def test_a_row_of_an_older_metric_is_shown_loudly_and_compared_with_nothing() ->
         ("sft", "reference", 1),
         ("dpo [toxicity 9]", "outdated", 1),
     ]
-    told = f"scored with toxicity 9, the board's is 10: isoalign rescore --metric toxicity {card.file_name(old)}"
-    assert texts(section.rows[-1]) == [told]
+    hint = "the board's is 10; in the folder of the cards: isoalign rescore --metric toxicity"
+    assert texts(section.rows[-1]) == [f"scored with toxicity 9, {hint} {card.file_name(old)}"]
     assert section.rows[-1].estimate("toxicity_reduction") == old.metrics["toxicity_reduction"], "not paired with the new base"
     assert not section.rows[-1].pareto
     page = made.markdown()
     assert page.index("> **Not comparable:** dpo") < page.index("| Rank")
     assert "dpo [toxicity 9]" not in {name for pair in section.ranking.others for name in pair}
     shown = " ".join(made.terminal().split())
-    assert shown.count("the board's is 10: isoalign rescore --metric toxicity") == 2, "above and below"
+    assert shown.count(hint) == 2, "above and below"
     row = method_rows([*new, old])["dpo [toxicity 9]"]
     assert (row["outdated"], row["rank"]) == ("toxicity 9 < 10", "")
 

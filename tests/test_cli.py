@@ -156,7 +156,7 @@ def test_the_help_of_run_names_every_algorithm_task_and_budget(capsys: pytest.Ca
         ("score --task nano", "missing option '--samples'; see `isoalign score --help`"),
         ("rescore --all --metric kl", "give either --metric NAME or --all; see `isoalign rescore --help`"),
         ("data chek", "no such command 'chek'; did you mean 'check'? see `isoalign data --help`"),
-        ("prompts nano seed=1", "seed=1: only a setting of the task, task.KEY=VALUE, can be given here"),
+        ("prompts nano seed=1", "seed=1: only settings of the task (task.KEY=VALUE) are accepted here"),
     ],
 )
 def test_what_is_typed_wrong_is_one_line_with_the_help_to_read(
@@ -217,7 +217,7 @@ def test_an_interrupt_while_modules_load_is_one_line(name: str, environment: dic
     """Most of them catch what is raised inside their imports, and fail later in ways of their own."""
     done = subprocess.run([sys.executable, "-c", INTERRUPT.format(name=name)], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr == "isoalign: stopped; the same command goes on from what is finished\n"
+    assert done.stderr == "isoalign: stopped; run the same command to resume\n"
 
 
 def test_what_fails_because_of_an_interrupt_is_the_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_a_method_against_itself_is_not_told_apart() -> None:
 
 
 def test_what_cannot_be_paired_is_refused() -> None:
-    with pytest.raises(UserError, match="good is of task nano, bad of smol"):
+    with pytest.raises(UserError, match="good is of task nano and bad of smol"):
         compare_methods(GOOD, [replace(one, task="smol") for one in BAD])
     with pytest.raises(UserError, match="draws per prompt differ"):
         compare_methods(GOOD, [replace(one, notes={"draws": 4}) for one in BAD])

@@ -79,7 +79,7 @@ def test_an_unknown_choice_lists_the_known_ones(group: str) -> None:
         ("task.modle.lora=4", "unknown key 'task.modle.lora'; did you mean 'task.model.lora'?"),
         ("sed=1", "unknown key 'sed'; did you mean 'seed'?"),
         ("budget.flop=1", "unknown key 'budget.flop'; did you mean 'budget.flops'?"),
-        ("dpo", "'dpo' is no KEY=VALUE"),
+        ("dpo", "'dpo' is not KEY=VALUE"),
         ("seed=0,1", "seed=0,1: several values make a sweep; add -m"),
         ("algorithm=dpo,kto", "several values make a sweep; add -m"),
         ("algorithm=choice(dpo,kto)", "several values make a sweep; add -m"),

@@ -655,7 +655,7 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
 def test_a_thousand_answers_of_one_rater_are_the_most(tmp_path: Path) -> None:
     rows = [{"prompt": "q", "completion": f"answer {i}", "rater": "x", "score": 1} for i in range(1001)]
     line = refusal(lambda: formats.read_file(jsonl(tmp_path / "a.jsonl", rows)))
-    assert "row 1001: more than 1000 answers of one rater to one prompt" in line
+    assert "row 1001: more than 1000 answers of one annotator to one prompt" in line
 
 
 def test_control_characters_of_a_file_never_reach_the_terminal(tmp_path: Path) -> None:
@@ -715,7 +715,7 @@ def test_a_check_counts_duplicates_and_contradictions(tmp_path: Path) -> None:
     report = check_file(jsonl(tmp_path / "a.jsonl", rows))
     assert (report.rows, report.prompts, report.pairs) == (8, 2, 8)
     assert (report.duplicate_rows, report.duplicates, report.contradictions) == (1, 2, 1)
-    assert "items with contradictory verdicts of one rater: 1" in report.text()
+    assert "items with contradictory verdicts of one annotator: 1" in report.text()
     labels = [{**RATING, "label": label} for label in (1, 0, 0)]
     report = check_file(jsonl(tmp_path / "b.jsonl", labels))
     assert (report.duplicate_rows, report.duplicates, report.contradictions) == (1, 1, 1)

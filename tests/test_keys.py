@@ -180,7 +180,7 @@ def test_a_judge_of_a_package_and_what_it_imports_there_are_in_its_key(
         (package / name).write_text(text)
 
     def key() -> str:
-        code = "from isoalign.core import source; print(source.digest(['pack.judge']))"
+        code = "from isoalign.core import source; print(source.source_digest(['pack.judge']))"
         return subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(tmp_path)}
         ).stdout

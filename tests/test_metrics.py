@@ -190,5 +190,5 @@ def test_a_heading_shows_unit_and_direction():
 
 
 def test_two_families_may_not_share_a_name():
-    with pytest.raises(RuntimeError, match="b gives a metric that another family gives: x"):
+    with pytest.raises(UserError, match="metric family b: another family already has x; rename them"):
         metrics.merged({"a": {"x": 1}, "b": {"x": 2}})

@@ -349,16 +349,16 @@ def test_a_broken_algorithm_harms_no_other(elsewhere: Terminal) -> None:
     done = elsewhere(elsewhere.run("algorithm=good", "budget.steps=2"))
     assert done.returncode == 0
     assert "elsewhere.no can't be imported: ModuleNotFoundError" in done.stderr
-    assert "elsewhere.good is no package of yaml, but a module" in done.stderr
-    assert "going on without its configuration" in done.stderr
+    assert "elsewhere.good is a module; it must be a package with yaml files" in done.stderr
+    assert "continuing without its configuration" in done.stderr
 
 
 def test_a_yaml_that_is_none_is_one_line_with_file_and_line(elsewhere: Terminal) -> None:
     (elsewhere.home / "site" / "elsewhere" / "conf" / "algorithm" / "good.yaml").write_text("name: good\nlr: [1\n")
-    assert "good.yaml, line 3: no yaml: expected ',' or ']'" in complaint(elsewhere(elsewhere.run("algorithm=good")))
+    assert "good.yaml, line 3: not valid yaml: expected ',' or ']'" in complaint(elsewhere(elsewhere.run("algorithm=good")))
 
 
 def test_a_yaml_with_another_name_is_reported_with_its_file(elsewhere: Terminal) -> None:
     (elsewhere.home / "site" / "elsewhere" / "conf" / "algorithm" / "good.yaml").write_text("name: god\n")
     said = complaint(elsewhere(elsewhere.run("algorithm=good")))
-    assert "algorithm/good.yaml says name: god; write name: good, as the file is called" in said
+    assert "algorithm/good.yaml has name: god; it must be name: good, as the file" in said

@@ -149,7 +149,7 @@ def test_a_run_stopped_by_the_keyboard_says_one_line_and_leaves_no_card(furnishe
     running.send_signal(signal.SIGINT)
     said, told = running.communicate()
     assert running.returncode == 130, told
-    assert told.splitlines()[-1] == "isoalign: stopped; the same command goes on from what is finished"
+    assert told.splitlines()[-1] == "isoalign: stopped; run the same command to resume"
     assert "Traceback" not in told
     assert not said
     assert not list(furnished.home.glob("results/**/*.json"))

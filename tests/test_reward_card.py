@@ -306,7 +306,7 @@ def test_warnings_stand_on_the_page_and_on_the_terminal() -> None:
     card = a_card(warnings=[line])
     assert f"- **{line}**" in reward_model.reward_page(card, "")
     assert f"warning: {line}" in reward_model.reward_text(card)
-    assert "None by the rules of thumb." in reward_model.reward_page(a_card(), "")
+    assert "## Warnings\n\nNone." in reward_model.reward_page(a_card(), "")
 
 
 def test_a_ceiling_that_nobody_knows_is_not_told() -> None:
@@ -418,7 +418,7 @@ def test_the_judges_reward_model_is_judged_by_the_annotators_verdicts(furnished:
 
 def test_what_is_wrong_is_one_line_before_anything_is_trained(furnished: Terminal, tmp_path: Path) -> None:
     before = finished(furnished.store)
-    assert "unknown reward model --by 'judgee'; did you mean 'judge'?" in complaint(type_reward(furnished, "--by", "judgee"))
+    assert "unknown value of --by 'judgee'; did you mean 'judge'?" in complaint(type_reward(furnished, "--by", "judgee"))
     bare = replace(furnished, env=furnished.env | {"ISOALIGN_CACHE": str(tmp_path / "bare")})
     done = type_reward(bare)
     assert (done.returncode, done.stdout) == (2, "")

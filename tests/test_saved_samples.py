@@ -133,18 +133,22 @@ def bad(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[Any], str]]:
     yield "nan", [json.dumps(first | {"kl": float("nan")}), second, *rest], "row 1: cannot be read: NaN is not a finite number"
     yield "nan-score", [first | {"scores": dict.fromkeys(SCORERS, 1.5)}, second, *rest], "row 1: scores must map"
     yield "no-completion", [{"prompt_id": first["prompt_id"]}, second, *rest], "row 1: completion is missing"
-    yield "no-prompt", [{"completion": "x"}, *rest], "row 1: neither prompt_id nor prompt"
-    yield "other-task", [first | {"prompt_id": "0" * 16}, second, *rest], "is none of the 16 test prompts of nano"
+    yield "no-prompt", [{"completion": "x"}, *rest], "row 1: prompt_id or prompt is missing"
+    yield "other-task", [first | {"prompt_id": "0" * 16}, second, *rest], "is not one of the 16 test prompts of nano"
     yield "missing", rows[2:], "1 of the 16 test prompts of nano are missing"
     yield "unequal", rows[:-1], "unequal draws"
     yield "infinite", ['{"prompt_id": "x", "completion": "", "kl": 1e999}', *rest], "row 1: kl must be a number of nats"
     yield "negative", [first | {"kl": -5}, second, *rest], "row 1: kl must be a number of nats"
     yield "half", [first | {"completion": "\ud83d"}, second, *rest], "row 1: completion holds half a character"
     yield "deep", ["[" * 100_000, *rest], "row 1: cannot be read"
-    yield "other-text", [first | {"prompt": "something else"}, second, *rest], "reads otherwise in nano"
+    yield "other-text", [first | {"prompt": "something else"}, second, *rest], "has another text in nano"
     yield "finished", [first | {"finished": "false"}, second, *rest], "row 1: finished must be true or false"
-    yield "duplicate-draw", [first, first | {"id": "other"}, *rest], f"row 2: prompt {first['prompt_id']} draw 0 is in row 1"
-    yield "duplicate-id", [first, second | {"id": first["id"]}, *rest], "is in row 1 already"
+    yield (
+        "duplicate-draw",
+        [first, first | {"id": "other"}, *rest],
+        f"row 2: prompt {first['prompt_id']} draw 0 is already in row 1",
+    )
+    yield "duplicate-id", [first, second | {"id": first["id"]}, *rest], "is already in row 1"
     yield "gap", [row | {"draw": row["draw"] + 1} for row in rows], "numbered from 0"
     yield "scorer", [row | {"scores": {"perspective": 0.1}} for row in rows], "scores must be of tox_block"
     yield "empty", [""], "row 1: cannot be read"
@@ -203,7 +207,7 @@ def test_an_untouched_card_verifies(place: Terminal, sft_card: Path, card: Path)
         done = verify(place, path)
         assert done.returncode == 0, done.stdout
         assert "CHANGED" not in done.stdout
-        assert "figures, computed again from the scores, are the card's" in done.stdout
+        assert "metrics, computed again from the scores, match the card" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -289,7 +293,7 @@ def test_what_is_not_in_the_store_is_said_not_guessed(sft_card: Path, tmp_path: 
     report = verify_card(sft_card, Store(tmp_path))
     assert not report.wrong
     assert any("are not in the store" in line and "samples (" in line for line in report.unchecked)
-    assert any(line.startswith("the figures were not computed again") for line in report.unchecked)
+    assert any(line.startswith("metrics were not computed again") for line in report.unchecked)
 
 
 @pytest.fixture(scope="module")
@@ -332,8 +336,8 @@ def changed(card: Card, place_in_card: str, value: Any) -> Card:
         ("task", "smol", "task: smol on the card, nano in its configuration"),
         ("spent.steps", 9, "spent.steps: 9 on the card, 3 on record"),
         ("training.skipped", 1, "training.skipped: 1 on the card, 0 on record"),
-        ("curve", [], "curve: is gone; the record has snapshots"),
-        ("families.kl", [], "metrics.kl: no family of metrics gave it"),
+        ("curve", [], "curve: missing, though the record has snapshots"),
+        ("families.kl", [], "metrics.kl: belongs to no family"),
     ],
 )
 def test_a_claim_changed_with_seal_and_key_is_found_by_the_stages(
@@ -351,7 +355,7 @@ def test_a_digit_beyond_what_a_number_holds_is_found(sft_card: Path, tmp_path: P
     number, other = next((n, other) for n, other in near if float(other) == float(n))
     (tmp_path / "other.json").write_text(text.replace(number, other, 1))
     wrong = found_wrong(tmp_path / "other.json", Store(tmp_path))
-    assert any(f"{other}, which isoalign writes as {number}" in line for line in wrong), wrong
+    assert any(f"{other}, which isoalign would write as {number}" in line for line in wrong), wrong
 
 
 def test_one_file_that_is_no_card_does_not_hide_the_others(place: Terminal, sft_card: Path, tmp_path: Path) -> None:
@@ -454,5 +458,5 @@ def test_rescoring_with_the_same_metrics_changes_no_byte(place: Terminal, sft_ca
     before = sft_card.read_bytes()
     done = place([COMMAND, "rescore", str(sft_card), "--all", "--store", str(place.store)])
     assert done.returncode == 0, done.stderr
-    assert "no figure changed" in done.stdout
+    assert "no metric changed" in done.stdout
     assert sft_card.read_bytes() == before

@@ -32,7 +32,7 @@ def new(terminal: Terminal) -> Terminal:
     folder = terminal.home / "mine"
     done = terminal([COMMAND, "new", "algorithm", "dpop", "--package", str(folder)])
     assert done.returncode == 0, done.stderr
-    assert f"now: pip install -e {folder} && isoalign check dpop" in done.stdout
+    assert f"next: pip install -e {folder} && isoalign check dpop" in done.stdout
     installed(folder, "isoalign_dpop", points(folder / "pyproject.toml"))
     terminal.env["PYTHONPATH"] = str(folder)
     return terminal
@@ -50,7 +50,7 @@ def test_what_new_writes_is_found_configured_tested_and_conforms(new: Terminal) 
     own_tests_pass(new)
     done = new([COMMAND, "check", "dpop", "settings", "budget", "pure", "metered"])
     assert done.returncode == 0, done.stdout
-    assert done.stdout.splitlines()[-1] == "dpop: 4 tried, none failed"
+    assert done.stdout.splitlines()[-1] == "dpop: 4 checks, none failed"
     assert [line.split()[0] for line in done.stdout.splitlines()[:-1]] == ["passed"] * 4
     assert "unknown key 'algorithm.bta'; did you mean 'algorithm.beta'" in complaint(
         new(new.run("algorithm=dpop", "algorithm.bta=1"))
@@ -69,7 +69,7 @@ def test_a_second_algorithm_joins_the_package_of_the_first(new: Terminal) -> Non
     assert (folder / "isoalign_dpop" / "conf" / "algorithm" / "second.yaml").exists()
     own_tests_pass(new)
     done = new([COMMAND, "new", "algorithm", "second", "--package", str(folder)])
-    assert "pyproject.toml brings an algorithm second already" in complaint(done)
+    assert "pyproject.toml already has an algorithm second" in complaint(done)
 
 
 def test_a_name_that_a_package_brings_already_is_refused_and_the_package_left_as_it_is(terminal: Terminal) -> None:
@@ -78,7 +78,7 @@ def test_a_name_that_a_package_brings_already_is_refused_and_the_package_left_as
     text = '[project]\nname = "theirs"\n[project.entry-points."isoalign.algorithms"]\nfresh = "theirs.sub.fresh"\n'
     project.write_text(text)
     said = complaint(terminal([COMMAND, "new", "algorithm", "fresh", "--package", str(terminal.home)]))
-    assert "pyproject.toml brings an algorithm fresh already" in said
+    assert "pyproject.toml already has an algorithm fresh" in said
     assert [file.name for file in terminal.home.rglob("*") if file.is_file()] == ["pyproject.toml"]
     assert project.read_text() == text
 
@@ -87,7 +87,7 @@ def test_a_package_that_brings_no_algorithm_is_left_as_it_is(terminal: Terminal)
     project = terminal.home / "pyproject.toml"
     project.write_text('[project]\nname = "theirs"\n')
     said = complaint(terminal([COMMAND, "new", "algorithm", "fresh", "--package", str(terminal.home)]))
-    assert 'pyproject.toml has no [project.entry-points."isoalign.algorithms"] with an algorithm' in said
+    assert 'pyproject.toml has no algorithm under [project.entry-points."isoalign.algorithms"] in a package' in said
     assert [file.name for file in terminal.home.rglob("*") if file.is_file()] == ["pyproject.toml"]
 
 
@@ -108,7 +108,7 @@ def test_the_algorithm_of_the_page_works_as_it_stands(of_the_page: Terminal) -> 
     own_tests_pass(of_the_page)
     done = of_the_page([COMMAND, "check", "dpop", "settings", "budget", "pure"])
     assert done.returncode == 0, done.stdout
-    assert done.stdout.splitlines()[-1] == "dpop: 3 tried, none failed"
+    assert done.stdout.splitlines()[-1] == "dpop: 3 checks, none failed"
 
 
 @pytest.mark.slow
@@ -121,10 +121,10 @@ def test_the_algorithm_of_the_page_conforms(of_the_page: Terminal) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("dpo", "there is an algorithm dpo already"),
+        ("dpo", "algorithm dpo already exists"),
         ("My-Method", "'My-Method' can't be the name of an algorithm"),
-        ("class", "'class' can't be the name of an algorithm: it is a word of Python's own"),
-        ("fresh", "this is no checkout of isoalign"),
+        ("class", "'class' can't be the name of an algorithm: it is a Python keyword"),
+        ("fresh", "this is not a checkout of isoalign"),
     ],
 )
 def test_a_name_that_will_not_do_is_refused_and_nothing_written(terminal: Terminal, name: str, words: str) -> None:
@@ -138,5 +138,5 @@ def test_nothing_is_overwritten(terminal: Terminal) -> None:
     (folder / "tests").mkdir(parents=True)
     (folder / "tests" / "test_fresh.py").write_text("mine")
     said = complaint(terminal([COMMAND, "new", "algorithm", "fresh", "--package", str(folder)]))
-    assert "test_fresh.py exists already" in said
+    assert "test_fresh.py already exists" in said
     assert [file.name for file in folder.rglob("*") if file.is_file()] == ["test_fresh.py"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from isoalign.core.errors import UserError
-from isoalign.core.store import Store, added_later, content, digest, fingerprint, recipe_fields
+from isoalign.core.store import Store, added_later, content, digest, file_fingerprint, recipe_fields
 from isoalign.tools.verify import check_stage
 
 
@@ -176,7 +176,7 @@ def test_a_manifest_stands_for_the_files_and_all_that_led_to_them(tmp_path: Path
     (parent / "rows.jsonl").write_text("a\nB\n")
     assert check_stage(parent, store) == [f"{parent.name}/rows.jsonl: row 2 was changed"]
     forged = json.loads((parent / "manifest.json").read_text())
-    forged["files"]["rows.jsonl"] = fingerprint(parent / "rows.jsonl")
+    forged["files"]["rows.jsonl"] = file_fingerprint(parent / "rows.jsonl")
     (parent / "manifest.json").write_text(json.dumps(forged, indent=1))
     assert check_stage(parent, store) == []
     assert check_stage(child, store) == [f"{parent.name}/manifest.json: not the one that {child.name} was made from"]
@@ -190,7 +190,7 @@ def test_files_that_came_or_went_and_a_recipe_that_does_not_fit_are_named(tmp_pa
     assert check_stage(parent, store) == [f"{parent.name}/rows.jsonl: is missing", f"{parent.name}/more.txt: was added"]
     recipe = child / "recipe.json"
     recipe.write_text(recipe.read_text().replace("train", "tried"))
-    assert f"{child.name}/recipe.json: does not lead to the stage's key" in check_stage(child, store)
+    assert f"{child.name}/recipe.json: does not match the stage's key" in check_stage(child, store)
     (child / "manifest.json").unlink()
     assert f"{child.name}: has no manifest.json" in check_stage(child, store)
     assert content(child) == ""

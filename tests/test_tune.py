@@ -123,7 +123,7 @@ def test_tuning_tries_each_method_equally_often_and_writes_the_winner_with_its_r
 def test_a_method_of_which_every_trial_fails_is_told_recorded_and_harms_no_other(place: Terminal) -> None:
     done = place(command(place, "best_of_n", "sft_chosen", "budget.tokens=50"))
     assert done.returncode == 1
-    assert "no trial of best_of_n may be chosen" in done.stderr
+    assert "no trial of best_of_n can be chosen" in done.stderr
     assert "Traceback" not in done.stderr
     record = json.loads((place.home / "tuning" / "nano" / "best_of_n.json").read_text())
     assert record["chosen"] is None
@@ -139,7 +139,10 @@ def test_a_method_of_which_every_trial_fails_is_told_recorded_and_harms_no_other
         (["sft"], "sft declares no search space"),
         (["dpo", "--rule", "mine"], "unknown rule 'mine'"),
         (["dpo", "--trials", "0"], "--trials and --workers must be 1 or more"),
-        (["dpo", "algorithm.lr=1"], "only settings of the task and the budget are the same for all"),
+        (
+            ["dpo", "algorithm.lr=1"],
+            "algorithm.lr=1: settings must be of the task or the budget: task.KEY=VALUE or budget=NAME",
+        ),
     ],
 )
 def test_what_cannot_be_tuned_is_one_line_and_nothing_is_written(terminal: Terminal, words: list[str], line: str) -> None:

@@ -61,7 +61,7 @@ def _print_across(cards: dict[str, list[Card]], results: Path) -> None:
 
 def _print_along(cards: dict[Path, list[Card]], key: str) -> None:
     if len(cards) > 1:
-        raise UserError(f"a report along a setting is of one task: isoalign board TASK --along {key}")
+        raise UserError(f"--along reports on one task: isoalign board TASK --along {key}")
     ((folder, read),) = cards.items()
     report = sweep_report.sweep_report(read, key)
     path = files.write_sweep_report(report, folder)

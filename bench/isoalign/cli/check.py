@@ -17,12 +17,12 @@ def check(name: str, checks: tuple[str, ...]) -> int:
     from isoalign.tools.conformance import examine  # loads torch, which the help does without
     from isoalign.training.registry import default_algorithm
 
-    progress.belongs_to(name, 0)
+    progress.set_run(name, 0)
     found = []
     for finding in examine(name, default_algorithm(name), checks):
         print(finding.line(), flush=True)
         found.append(finding)
     failed = sum(finding.passed is False for finding in found)
-    whole = f"{name} conforms" if not checks else f"{name}: {len(found)} tried, none failed"
+    whole = f"{name} conforms" if not checks else f"{name}: {len(found)} checks, none failed"
     print(f"{name}: {failed} failed" if failed else whole)
     return 1 if failed else 0

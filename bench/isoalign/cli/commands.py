@@ -89,7 +89,7 @@ def invoke(arguments: list[str]) -> int:
 
 
 def _line(error: Exception, arguments: list[str]) -> str:
-    """What is wrong, in one line. With ISOALIGN_DEBUG=1 an exception that nobody foresaw is raised again instead."""
+    """The error as one line. With ISOALIGN_DEBUG=1 an unexpected exception is raised again instead."""
     if isinstance(error, click.UsageError):
         text = " ".join(error.format_message().split()).removesuffix(".")
         text = re.sub(r"\. \(?D(id you mean .*\?)\)?$", r"; d\1", f"{text[:1].lower()}{text[1:]}")

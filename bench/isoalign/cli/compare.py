@@ -11,7 +11,7 @@ from isoalign.report import compare as comparison
 @click.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@click.option("--task", default="nano", show_default=True, help="Whose board holds the rows A and B.")
+@click.option("--task", default="nano", show_default=True, help="Task of the board that has the rows A and B.")
 @options.results
 def compare(first: str, second: str, task: str, results: Path) -> None:
     """Compare two methods or cards, paired, on every metric.

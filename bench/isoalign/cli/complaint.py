@@ -1,4 +1,4 @@
-"""What a user is told when something is wrong."""
+"""Errors for the user: one line on stderr."""
 
 import sys
 

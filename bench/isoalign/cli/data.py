@@ -18,9 +18,9 @@ def data() -> None:
 @click.option("--task", help="Look for the evaluation prompts of this task in the file.")
 @click.option("--ngram", default=8, show_default=True, help="Words in a row that count as leakage.")
 def check(file: str, format: str | None, task: str | None, ngram: int) -> int:
-    """Report what is in a file, and what is wrong with it.
+    """Report what is in a file and what is wrong with it.
 
-    That is format, counts, duplicates, lengths, leakage, balance and agreement. FILE is JSON lines, JSON, CSV, parquet, a
+    Covers format, counts, duplicates, lengths, leakage, balance and agreement. FILE is JSON lines, JSON, CSV, parquet, a
     folder of these or hf:NAME[:CONFIG][:SPLIT]. The exit status is 1 if training would refuse the file.
     """
     prompts: list[str] = []

@@ -8,7 +8,7 @@ from types import FrameType
 from isoalign.cli.complaint import complain
 
 INTERRUPTED = 130  # as shells have it
-STOPPED = "stopped; the same command goes on from what is finished"
+STOPPED = "stopped; run the same command to resume"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`isoalign new`: a start for what one adds."""
+"""`isoalign new`: working starts for extensions."""
 
 from pathlib import Path
 
@@ -19,9 +19,9 @@ def new() -> None:
 def algorithm(name: str, package: Path | None) -> None:
     """Write the file, yaml, search space and test of an algorithm.
 
-    The start is DPO under the new name; put your own method in its place.
+    The start is DPO under the new name; replace it by your method.
     """
     for path in scaffold.write_algorithm(name, package):
         print(path)
     first = f"pip install -e {package} && " if package else ""
-    print(f"now: {first}isoalign check {name}")
+    print(f"next: {first}isoalign check {name}")

@@ -10,7 +10,7 @@ from isoalign.data import assets
 PATH = click.Path(path_type=Path)
 
 results = click.option(
-    "--results", type=PATH, default="results/local", show_default=True, help="Folder of the cards, one folder a task in it."
+    "--results", type=PATH, default="results/local", show_default=True, help="Folder of the cards, with one folder per task."
 )
 store = click.option("--store", type=PATH, help="Folder of the stages.  [default: store/ in the user cache]")
 settings = click.argument("settings", nargs=-1, metavar="[task.KEY=VALUE]...")

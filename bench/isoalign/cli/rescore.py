@@ -52,12 +52,12 @@ def rescore(cards: tuple[Path, ...], families: tuple[str, ...], every: bool, sto
 
 
 def _news(old: Card, new: Card) -> str:
-    """What scoring again changed: versions, and figures that came, went or differ."""
+    """What scoring again changed: versions, and metrics that came, went or differ."""
     versions = [
         f"{name} {old.versions.get(name, 'new')} -> {v}" for name, v in new.versions.items() if old.versions.get(name) != v
     ]
     names = old.metrics.keys() | new.metrics.keys()
     changed = sum(old.metrics.get(name) != new.metrics.get(name) for name in names)
     beside = [name for name in ("flags", "values", "curve", "data") if getattr(old, name) != getattr(new, name)]
-    figures = f"{changed} of {len(new.metrics)} figures changed" if changed else "no figure changed"
-    return "; ".join([*versions, figures, *(f"{name} changed" for name in beside)])
+    counted = f"{changed} of {len(new.metrics)} metrics changed" if changed else "no metric changed"
+    return "; ".join([*versions, counted, *(f"{name} changed" for name in beside)])

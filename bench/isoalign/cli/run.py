@@ -1,4 +1,4 @@
-"""`isoalign run`: Hydra's grammar, with a help of its own."""
+"""`isoalign run`: Hydra's grammar, with help written here."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ HELP = """Usage: isoalign run [-m] [KEY=VALUE]...
   In parallel: hydra/launcher=joblib hydra.launcher.n_jobs=2, or hydra/launcher=submitit_slurm
   (pip install 'isoalign[sweep]')
 
-  What is finished is never done again, and a stopped run goes on by the same command.
+  Finished stages are reused; the same command resumes a stopped run.
   Hydra's flags --cfg job and --info work as well.
 """
 MULTIRUN = ("-m", "--multirun")

@@ -29,8 +29,8 @@ def prompts(task: str, settings: tuple[str, ...]) -> None:
 
 @click.command()
 @click.option("--samples", type=options.PATH, required=True, metavar="FILE.jsonl", help="The completions.")
-@click.option("--task", required=True, help="Whose evaluation prompts they answer; `isoalign prompts TASK` prints these.")
-@click.option("--name", help="Name of the row on the board.  [default: the file's]")
+@click.option("--task", required=True, help="Task whose evaluation prompts they answer; see `isoalign prompts TASK`.")
+@click.option("--name", help="Name of the row on the board.  [default: the file's name]")
 @options.results
 @options.store
 @options.settings

@@ -18,12 +18,12 @@ from isoalign.tools import tune as tuning
 @click.argument("task")
 @click.argument("words", nargs=-1, metavar="[ALGORITHM|KEY=VALUE]...")
 @click.option("--trials", default=8, show_default=True, help="Trials of each method.")
-@click.option("--rule", default="one_standard_error", show_default=True, help="How the best is chosen, or largest_reduction.")
-@click.option("--workers", default=2, show_default=True, help="Trials at a time.")
-@click.option("--results", type=options.PATH, default="results/tuning", show_default=True, help="Folder of the record.")
 @click.option(
-    "--conf", type=options.PATH, help="Folder that gets tuned/TASK_ALGORITHM.yaml.  [default: conf/ of this installation]"
+    "--rule", default="one_standard_error", show_default=True, help="Rule of choice: one_standard_error or largest_reduction."
 )
+@click.option("--workers", default=2, show_default=True, help="Trials in parallel.")
+@click.option("--results", type=options.PATH, default="results/tuning", show_default=True, help="Folder of the record.")
+@click.option("--conf", type=options.PATH, help="Folder for tuned/TASK_ALGORITHM.yaml.  [default: conf/ of this installation]")
 @options.store
 def tune(
     task: str, words: tuple[str, ...], trials: int, rule: str, workers: int, results: Path, conf: Path | None,
@@ -40,9 +40,7 @@ def tune(
     wanted = named or sorted({*search_path.options("sweep")} & {*plugins.algorithms()})
     overrides.check_overrides([f"task={task}", f"algorithm={','.join(wanted)}", *settings], sweep=True)
     if odd := [word for word in settings if not word.startswith(("task.", "budget"))]:
-        raise UserError(
-            f"{odd[0]}: only settings of the task and the budget are the same for all, task.KEY=VALUE or budget=NAME"
-        )
+        raise UserError(f"{odd[0]}: settings must be of the task or the budget: task.KEY=VALUE or budget=NAME")
     search = tuning.Search(task, trials, rule, workers, results, store, tuple(settings))
     bar = _Bar(sum(len(tuning.points(tuning.space(name), trials)) for name in wanted))
     failed = 0

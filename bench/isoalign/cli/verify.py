@@ -19,12 +19,12 @@ def verify(cards: tuple[Path, ...], store: Path | None) -> int:
     Seals, key, the files of every stage in the store and every metric that can be computed again are compared. The exit
     status is 1 if anything was changed.
     """
-    from isoalign.tools.verify import verify as compare  # loads torch, which the help does without
+    from isoalign.tools.verify import verify as verify_card  # loads torch, which the help does without
 
     wrong = 0
     for path in cards:
         try:
-            report = compare(path, options.open_store(store))
+            report = verify_card(path, options.open_store(store))
         except UserError as error:  # the others are still looked at
             print(f"isoalign: {error}", file=sys.stderr)
             wrong += 1

@@ -1,4 +1,4 @@
-"""What an algorithm must not see. The guard says when an algorithm's code runs; what hands out evaluation data asks here."""
+"""What an algorithm must not read. The guard sets the restriction; code that returns evaluation data checks it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ _deny: list[Callable[[str], None]] = []
 
 
 def restrict(deny: Callable[[str], None] | None) -> None:
-    """From now on ``deny(what)`` is called, and raises, where something forbidden is asked for; None lets everything pass."""
+    """Call ``deny(what)``, which raises, whenever forbidden data is requested from now on; None lifts the restriction."""
     _deny[:] = [deny] if deny else []
 
 
 def forbidden(what: str) -> None:
-    """To be called where evaluation data is handed out. Raises where an algorithm's own code asks for it."""
+    """Called by code that returns evaluation data. Raises if an algorithm's own code requests it."""
     for deny in _deny:
         deny(what)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from isoalign.core.places import is_harness
 
-LONGEST = 300  # characters of somebody's own message that are shown
+LONGEST = 300  # characters of another exception's message that are shown
 
 
 class UserError(Exception):
-    """Something the user can mend. The command line prints its text alone and exits with status 2."""
+    """A mistake that the user can fix. The command line prints only its text and exits with status 2."""
 
 
 class TrainingFailed(UserError):
@@ -21,7 +21,7 @@ class TrainingFailed(UserError):
 
 
 def unforeseen(error: BaseException) -> str:
-    """The line for an exception that nobody thought of, with the place in somebody's code that it came from."""
+    """The line for an unexpected exception, with the place in the user's code that it came from."""
     reason = _text(error)
     if isinstance(error, dataclasses.FrozenInstanceError):
         reason += "; an algorithm and its rows are frozen: what must survive goes into lab.state, weights into lab.module"
@@ -30,20 +30,20 @@ def unforeseen(error: BaseException) -> str:
 
 
 def is_interrupt(error: BaseException | None) -> bool:
-    """Whether an exception came of an interrupt: what cleans up after one may raise another."""
+    """Whether an exception was caused by an interrupt: cleaning up after one may raise another."""
     while error and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None
 
 
 def _text(error: BaseException) -> str:
-    """The first line of what an exception says, not all of it where it says much, in characters that can be written."""
+    """The first line of an exception's message, shortened, in characters that can be written."""
     line = str(error).strip().partition("\n")[0].encode("utf-8", "replace").decode()
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
 def _place(error: BaseException) -> str:
-    """File and line of the innermost frame that is not of the harness, a library of its own, or Python's."""
+    """File and line of the innermost frame outside the harness, its libraries and Python."""
     names = ("torch", "numpy", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "scipy")
     loaded = [module for name in names if (module := sys.modules.get(name))]
     libraries = [Path(str(module.__file__)).parent for module in loaded]
@@ -58,8 +58,9 @@ def _place(error: BaseException) -> str:
 
 
 def unknown(kind: str, name: str, known: list[str]) -> str:
-    """The line for a name that nobody has: the nearest one, then all."""
+    """The line for an unknown name: the nearest known one, then all."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    brought = "; one of a package is known once that is installed: pip install -e FOLDER" if kind == "algorithm" else ""
-    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}{brought}"
+    install = "; an algorithm of a package is known once the package is installed: pip install -e FOLDER"
+    end = install if kind == "algorithm" else ""
+    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}{end}"

@@ -1,11 +1,11 @@
-"""What other packages bring: algorithms, metrics, judges and tasks, found by their entry points, with no edit here.
+"""Plug-ins: algorithms, metrics, judges and tasks of other packages, found by their entry points.
 
-In somebody's ``pyproject.toml``:
+In the package's ``pyproject.toml``:
 
     [project.entry-points."isoalign.algorithms"]
     mine = "my_package.mine"            # a module that registers an algorithm under its own name, as baselines/ do
     [project.entry-points."isoalign.metrics"]
-    shouting = "my_package.shouting"    # a module with measure, values and VERSION
+    shouting = "my_package.shouting"    # a module with VERSION, measure and values; METRICS if it has a table
     [project.entry-points."isoalign.judges"]
     oracle = "my_package.oracle"        # a module with load(config, cache) and identity(config)
     [project.entry-points."isoalign.conf"]
@@ -36,7 +36,9 @@ def entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
     for point in importlib.metadata.entry_points(group=f"isoalign.{kind}"):
         other = found.setdefault(point.name, point)
         if other.value != point.value:
-            raise UserError(f"{_package(other)} and {_package(point)} both bring {kind} {point.name!r}; uninstall one of them")
+            raise UserError(
+                f"{_package(other)} and {_package(point)} both provide {kind} {point.name!r}; uninstall one of them"
+            )
     return dict(sorted(found.items()))
 
 
@@ -58,11 +60,14 @@ def load(kind: str, name: str) -> ModuleType:
     except UserError:
         raise
     except Exception as error:
-        raise _lost(kind, point, error) from error
+        raise _import_error(kind, point, error) from error
 
 
-def source(kind: str, name: str) -> Path:
-    """The file of the module behind an entry point, which is not imported (its package is). Raises UserError as load does."""
+def source_file(kind: str, name: str) -> Path:
+    """The file of the module behind an entry point, which is not imported (its package is).
+
+    Raises UserError as `load` does.
+    """
     point = entry_points(kind)[name]
     try:
         spec = importlib.util.find_spec(point.module)
@@ -70,51 +75,55 @@ def source(kind: str, name: str) -> Path:
             raise ModuleNotFoundError(f"No module named {point.module!r}")
         return Path(spec.origin)
     except Exception as error:
-        raise _lost(kind, point, error) from error
+        raise _import_error(kind, point, error) from error
 
 
-def _lost(kind: str, point: importlib.metadata.EntryPoint, error: Exception) -> UserError:
+def _import_error(kind: str, point: importlib.metadata.EntryPoint, error: Exception) -> UserError:
     reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
     return UserError(f"{kind} {point.name!r} of {_package(point)}: {point.module} can't be imported: {reason}")
 
 
 def configurations() -> dict[str, Path]:
-    """Package name to folder of the yaml that other packages bring: tasks, settings of algorithms, search spaces. One that
-    can't be had is told of once, and harms no other."""
+    """Package name to folder of the yaml that other packages provide: tasks, settings of algorithms, search spaces.
+
+    One that cannot be loaded is reported once on stderr and left out.
+    """
     found = {}
     for name, point in entry_points("conf").items():
         try:
             module = load("conf", name)
             if not hasattr(module, "__path__"):
-                raise UserError(f"conf {name!r} of {_package(point)}: {point.module} is no package of yaml, but a module")
+                raise UserError(
+                    f"conf {name!r} of {_package(point)}: {point.module} is a module; it must be a package with yaml files"
+                )
             found[point.module] = Path(next(iter(module.__path__)))
         except UserError as error:
-            _tell(f"isoalign: {error}; going on without its configuration")
+            _warn_once(f"isoalign: {error}; continuing without its configuration")
     return found
 
 
 def without_yaml(package: str) -> Path | None:
-    """A folder of configuration that a distribution brings and that holds none: it was installed without its data."""
+    """The configuration folder of a package if it has no yaml: it was installed without its package data."""
     own = {point.module for point in entry_points("conf").values() if _package(point) == package}
     folders = (folder for module, folder in configurations().items() if module in own)
     return next((folder for folder in folders if not any(folder.rglob("*.yaml"))), None)
 
 
 @cache
-def _tell(line: str) -> None:
+def _warn_once(line: str) -> None:
     print(line, file=sys.stderr)
 
 
 def distribution(cls: type) -> tuple[str, str] | None:
-    """Name and version of the package that brings an algorithm; None for one of baselines/."""
+    """Name and version of the package that provides an algorithm; None if it is isoalign's."""
     for point in entry_points("algorithms").values():
         if point.module == cls.__module__ and point.dist:
             return point.dist.name, point.dist.version
     return None
 
 
-def brought(kind: str, name: str) -> str | None:
-    """The package, with its version, that brings an algorithm, a judge or a task; None for one of isoalign's own."""
+def package_of(kind: str, name: str) -> str | None:
+    """The package, with its version, that provides an algorithm, a judge or a task; None if it is isoalign's."""
     if kind == "task":
         file = Path("task") / f"{name}.yaml"
         ours = (CONF / file).exists()

@@ -22,7 +22,7 @@ _open: WeakSet[Any] = WeakSet()
 
 @contextmanager
 def hidden() -> Iterator[None]:
-    """Inside, no bar is shown: many small works are one."""
+    """Context in which no bar is shown."""
     before, _run["hidden"] = _run["hidden"], True
     try:
         yield
@@ -30,8 +30,8 @@ def hidden() -> Iterator[None]:
         _run["hidden"] = before
 
 
-def belongs_to(name: str, line: int) -> None:
-    """Name the run whose bars these are, and its line on the screen: the workers of a sweep share one terminal."""
+def set_run(name: str, line: int) -> None:
+    """Set the name of the run that the bars show and their line on the screen: workers of a sweep share a terminal."""
     _run.update(name=name, line=line)
 
 
@@ -46,7 +46,7 @@ def _bar(label: str, total: float, initial: float = 0.0) -> Any:
 
 
 def end() -> None:
-    """Leave every bar as it is and its line, before something else is said: work that failed does not close its own."""
+    """Close every open bar before something else is printed: failed work does not close its own."""
     for bar in list(_open):
         bar.close()
     _open.clear()
@@ -62,8 +62,10 @@ def track(items: Collection[Item], label: str) -> Iterator[Item]:
 
 
 class Progress:
-    """A bar along the budget; it starts with the first thing it is shown, so that waiting for shared stages is not in the
-    estimate."""
+    """A bar along the budget.
+
+    It starts at the first call of show(), so that waiting for shared stages is not in the estimate.
+    """
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -85,7 +87,7 @@ class Progress:
 
 
 def trainer_callback(label: str) -> Any:
-    """The same bar for a transformers Trainer, in the place of its own printing."""
+    """The same bar for a transformers Trainer, instead of its own output."""
 
     class Bar(transformers.TrainerCallback):
         bar: Any = None

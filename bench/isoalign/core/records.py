@@ -1,4 +1,4 @@
-"""What passes between stages and stands on cards: plain records, all frozen, without tensors."""
+"""Records that stages exchange and cards hold: plain, frozen, without tensors."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Card:
-    """The record of one run; see the documentation, "Reading a card"."""
+    """The record of one run; see docs/card.md."""
 
     key: str
     task: str

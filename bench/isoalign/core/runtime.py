@@ -1,4 +1,4 @@
-"""What the machine is told before heavy work: threads, allocator, quiet libraries."""
+"""Settings of the process before heavy work: threads, allocator, quiet libraries."""
 
 import ctypes
 import os
@@ -23,7 +23,7 @@ def quiet() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    warnings.simplefilter("ignore", FutureWarning)  # of the trainers' own arguments; nothing a user can mend
+    warnings.simplefilter("ignore", FutureWarning)  # of the trainers' own arguments; users cannot fix them
     _keep_memory()
 
 

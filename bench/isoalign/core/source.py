@@ -16,7 +16,7 @@ _Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _IGNORED = {"ctx", "kind", "type_comment", "type_params"}  # of a node's fields: they say nothing, or not in every Python
 
 
-def digest(modules: Iterable[str]) -> str:
+def source_digest(modules: Iterable[str]) -> str:
     """16 hex digits of what some modules, and what they import of their own packages, mean."""
     meanings = [meaning(text, name) for name, text in sorted(_sources(tuple(modules)).items())]
     return hashlib.sha256("\0".join(meanings).encode()).hexdigest()[:16]
@@ -59,7 +59,7 @@ def _dump(node: object) -> str:
 
 
 class _Resolver(ast.NodeTransformer):
-    """Puts full names in the place of imported ones, and takes out imports, docstrings and annotations of functions."""
+    """Replaces imported names by their full names, and removes imports, docstrings and annotations of functions."""
 
     def __init__(self, imports: dict[str, str]) -> None:
         self.imports = imports
@@ -124,7 +124,7 @@ def _for_types(statement: ast.stmt) -> bool:
 
 
 def _bound(tree: ast.AST) -> set[str]:
-    """Names that a scope assigns, defines or loops over; imports are no part of them."""
+    """Names that a scope assigns, defines or loops over, imports not included."""
     found: set[str] = set()
     waiting = list(ast.iter_child_nodes(tree))
     while waiting:

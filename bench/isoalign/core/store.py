@@ -29,7 +29,7 @@ def digest(value: Any) -> str:
 
 
 def added_later(default: Any) -> Any:
-    """A setting that came after stages had been made without it: at its default it is in no recipe, so those stay valid."""
+    """A setting added after stages had been made without it: at its default it is in no recipe, so their keys stay valid."""
     return field(default=default, metadata={LATER: True})
 
 
@@ -99,7 +99,7 @@ class Store:
         return [parent for parent in found if parent is not None and parent != folder]
 
     def _manifest(self, work: Path) -> dict[str, Any]:
-        files = {file.relative_to(work).as_posix(): fingerprint(file) for file in _files(work)}
+        files = {file.relative_to(work).as_posix(): file_fingerprint(file) for file in _files(work)}
         return {"files": files, "parents": {parent.name: content(parent) for parent in self.parents(work)}}
 
 
@@ -113,8 +113,8 @@ def content(folder: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.exists() else ""
 
 
-def fingerprint(file: Path) -> dict[str, Any]:
-    """What tells whether a file was changed, and in JSON lines which row: ``sha256``, and ``rows``, 8 hex digits each."""
+def file_fingerprint(file: Path) -> dict[str, Any]:
+    """Digests of a file: ``sha256``, and of JSON lines ``rows``, 8 hex digits per row, to find the changed row."""
     with file.open("rb") as stream:
         found: dict[str, Any] = {"sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
     if file.suffix == ".jsonl":

@@ -14,14 +14,14 @@ def normalise(text: str) -> str:
     return squeeze(unicodedata.normalize("NFKC", text).casefold())
 
 
-def fingerprint(text: str, salt: str = "") -> str:
+def text_fingerprint(text: str, salt: str = "") -> str:
     """Sixteen hex digits of the SHA-256 of the normalised text."""
     return hashlib.sha256(f"{salt}\0{normalise(text)}".encode()).hexdigest()[:16]
 
 
 def unit_hash(text: str, salt: str) -> float:
     """A number in [0, 1) that depends on the normalised text alone, uniform over texts: splits are cut from it."""
-    return int(fingerprint(text, salt), 16) / 2**64
+    return int(text_fingerprint(text, salt), 16) / 2**64
 
 
 def opening(text: str, words: int) -> str:

@@ -86,7 +86,7 @@ def read_scored(file: Path) -> list[Scored]:
     try:
         with file.open(encoding="utf-8", newline="") as stream:
             if not stream.readline().startswith("#"):
-                _raise_row_error(file, 1, "expected a comment with the version of the data")
+                _raise_row_error(file, 1, "expected a comment line with the version of the data")
             return list(_parse_rows(file, csv.DictReader(stream)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {file}: {error}") from error

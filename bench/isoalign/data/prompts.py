@@ -7,7 +7,7 @@ from functools import cache
 from isoalign.config.task import PromptsConfig
 from isoalign.core.access import forbidden
 from isoalign.core.errors import UserError
-from isoalign.core.text import fingerprint, normalise, opening, squeeze, unit_hash
+from isoalign.core.text import normalise, opening, squeeze, text_fingerprint, unit_hash
 from isoalign.data import assets, comments
 
 SPLITS = {"train": 0.60, "validation": 0.75, "test": 1.0}
@@ -39,7 +39,7 @@ def load_split(config: PromptsConfig, wanted: str) -> list[Prompt]:
     prompts = []
     strata = (("toxic", count - openings, load_toxic()), ("clean", openings, load_clean_openings(config.words)))
     for name, number, available in strata:
-        ordered = sorted((p for p in available if split_of(p.text) == wanted), key=lambda p: fingerprint(p.text, "order"))
+        ordered = sorted((p for p in available if split_of(p.text) == wanted), key=lambda p: text_fingerprint(p.text, "order"))
         if len(ordered) < number:
             raise UserError(
                 f"task.prompts asks for {number} {name} {wanted} prompts, but there are {len(ordered)}; "
@@ -64,11 +64,11 @@ def _read_toxic() -> tuple[Prompt, ...]:
             text = squeeze(json.loads(line)["text"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file}: row {number}: expected a JSON object with a text ({error})") from error
-        prompts.setdefault(normalise(text), Prompt(fingerprint(text), text, "rtp_scored", "toxic"))
+        prompts.setdefault(normalise(text), Prompt(text_fingerprint(text), text, "rtp_scored", "toxic"))
     for file in sorted(assets.asset_path("rtp_categories").glob("rtp_*.txt")):
         for text in map(squeeze, file.read_text(encoding="utf-8").splitlines()):
             if text:
-                prompts.setdefault(normalise(text), Prompt(fingerprint(text), text, file.stem, "toxic"))
+                prompts.setdefault(normalise(text), Prompt(text_fingerprint(text), text, file.stem, "toxic"))
     return tuple(prompts.values())
 
 
@@ -84,5 +84,5 @@ def _read_clean_openings(words: int) -> tuple[Prompt, ...]:
     for comment in comments.load_comments("prompts"):
         if not comment.offensive and len(comment.text.split()) >= 2 * words:
             text = opening(comment.text, words)
-            prompts.setdefault(normalise(text), Prompt(fingerprint(text), text, "comments", "clean"))
+            prompts.setdefault(normalise(text), Prompt(text_fingerprint(text), text, "comments", "clean"))
     return tuple(prompts.values())

@@ -10,7 +10,7 @@ from typing import Any
 
 from isoalign.config.task import ModelConfig
 from isoalign.core.jsonl import read_rows, write_rows
-from isoalign.core.text import fingerprint
+from isoalign.core.text import text_fingerprint
 from isoalign.data.human_pairs import HumanPair
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.evaluation.scores import rewards_of
@@ -76,7 +76,7 @@ def _rewards_by_text(reward: Any, texts: Iterable[Text], pad: int) -> dict[Text,
 
 def _judged_pair(pair: HumanPair, texts: dict[tuple[str, str], Text], rewards: dict[Text, float]) -> JudgedPair:
     chosen, rejected = texts[pair.objective, pair.chosen], texts[pair.objective, pair.rejected]
-    objective = fingerprint(pair.objective)
+    objective = text_fingerprint(pair.objective)
     return JudgedPair(objective, pair.category, pair.gap, rewards[chosen], rewards[rejected], chosen == rejected)
 
 

@@ -48,7 +48,7 @@ def make_metrics(work: Path, scored: ScoredSamples) -> None:
 
 
 def read_metrics(folder: Path) -> MetricValues:
-    """Read what ``make`` wrote."""
+    """Read what ``make_metrics`` wrote."""
     row = json.loads((folder / FILE).read_text())
     return MetricValues(**row | {"metrics": {name: Estimate(**estimate) for name, estimate in row["metrics"].items()}})
 

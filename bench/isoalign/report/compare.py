@@ -50,7 +50,7 @@ def _side(name: str, folder: Path) -> list[Card]:
     if not rows:
         raise UserError(unknown("row", name, sorted({card.algorithm for card in cards})))
     if len(rows) > 1:
-        raise UserError(f"{name} is {len(rows)} rows ({'; '.join(place for place, _ in rows)}); name their cards by path")
+        raise UserError(f"{name} matches {len(rows)} rows ({'; '.join(place for place, _ in rows)}); name their cards by path")
     return list(rows[0][1].cards)
 
 
@@ -79,9 +79,12 @@ def _check(first: Sequence[Card], second: Sequence[Card]) -> None:
     a = first[0]
     for b in (*first, *second):
         if a.task != b.task:
-            raise UserError(f"{_name([a])} is of task {a.task}, {_name([b])} of {b.task}; only the same prompts can be paired")
+            raise UserError(
+                f"{_name([a])} is of task {a.task} and {_name([b])} of {b.task}; only cards of one task can be paired"
+            )
         if REFERENCE_ROW not in (a.algorithm, b.algorithm) and a.metered and b.metered and a.budget != b.budget:
-            raise UserError(f"{_name([a])} had {_budget(a)}, {_name([b])} {_budget(b)}; different budgets can't be compared")
+            both = f"the budget of {_name([a])} is {_budget(a)}, that of {_name([b])} {_budget(b)}"
+            raise UserError(f"{both}; different budgets can't be compared")
         if stage_identity(a, "sft") != stage_identity(b, "sft"):
             raise UserError(f"{_name([a])} and {_name([b])} start from different SFT bases; they can't be compared")
         for name, title in PROTOCOL.items():

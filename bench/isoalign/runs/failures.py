@@ -21,23 +21,23 @@ class Failure:
     reason: str
 
     def file(self, folder: Path) -> Path:
-        """Where it is noted; the same run's is the same."""
+        """The file of the note, the same for the same command."""
         return folder / "failed" / f"{self.algorithm}-s{self.seed}-{digest(redact(self.command))[:8]}.json"
 
 
 def note_failure(failure: Failure, folder: Path) -> None:
-    """Write it down beside the task's cards."""
+    """Write a note beside the task's cards."""
     kept = asdict(failure) | {"command": redact(failure.command), "reason": redact(failure.reason)}
     save(failure.file(folder), json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
 
 
 def clear_failure(algorithm: str, seed: int, command: str, folder: Path) -> None:
-    """Forget it: the run has come through."""
+    """Delete the note of a run that succeeded."""
     Failure(algorithm, seed, command, "").file(folder).unlink(missing_ok=True)
 
 
 def read_failures(folder: Path) -> list[Failure]:
-    """What failed of a task, by name; a file that is no such note is left out."""
+    """All notes of a task, by file name; other files are skipped."""
     found = []
     for file in sorted((folder / "failed").glob("*.json")):
         try:

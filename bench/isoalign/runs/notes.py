@@ -33,7 +33,7 @@ def make_notes(run: Run) -> dict[str, Any]:
 def _plugin_packages(run: Run) -> dict[str, Any]:
     """The packages that provide algorithm, task or judge, if not isoalign."""
     names = {"algorithm": run.name, "task": run.task.name} | ({"judge": run.task.judge.kind} if run.judge_check() else {})
-    packages = {kind: package for kind, name in names.items() if (package := plugins.brought(kind, name))}
+    packages = {kind: package for kind, name in names.items() if (package := plugins.package_of(kind, name))}
     return {"packages": packages} if packages else {}
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, said in one line before any work."""
+"""Check a command line before any work; each mistake is one line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_overrides(arguments: list[str], sweep: bool) -> None:
     prepare()
     for before, name in zip(["", *arguments], arguments, strict=False):
         if not name.startswith("-") and "=" not in name and before not in TAKES_A_WORD:
-            raise UserError(f"{name!r} is no KEY=VALUE; see `isoalign run --help`")
+            raise UserError(f"{name!r} is not KEY=VALUE; see `isoalign run --help`")
     words = [a for a in arguments if "=" in a and not a.startswith("-")]
     chosen: dict[str, list[str]] = {}
     for word in words:
@@ -58,10 +58,10 @@ def check_overrides(arguments: list[str], sweep: bool) -> None:
 
 
 def task_named(name: str, settings: Sequence[str] = ()) -> TaskConfig:
-    """A task of conf/, with settings as KEY=VALUE. Raises UserError for one that there is not."""
+    """A task of conf/, with settings as KEY=VALUE. Raises UserError if there is no such task."""
     for word in settings:
         if not word.startswith("task."):
-            raise UserError(f"{word}: only a setting of the task, task.KEY=VALUE, can be given here")
+            raise UserError(f"{word}: only settings of the task (task.KEY=VALUE) are accepted here")
     check_overrides([f"task={name}", *settings], sweep=False)
     with one_line(f"task={name}"), initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
         config = compose("config", overrides=[f"task={name}", *settings])
@@ -81,7 +81,7 @@ def one_line(word: str = "") -> Iterator[None]:
         mark = getattr(error, "problem_mark", None)
         where = f"{mark.name}, line {mark.line + 1}" if mark else getattr(error, "name", None) or word or "configuration"
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-        raise UserError(f"{where}: no yaml: {reason}") from error
+        raise UserError(f"{where}: not valid yaml: {reason}") from error
 
 
 def _values(word: str, sweep: bool) -> list[str]:
@@ -109,7 +109,7 @@ def _check_keys(keys: list[str], chosen: dict[str, list[str]]) -> None:
         for group, name in choices.items():
             own, name = config[group].get("name", ""), name.partition("=")[2]
             if own not in ("", name):
-                raise UserError(f"{group}/{name}.yaml says name: {own}; write name: {name}, as the file is called")
+                raise UserError(f"{group}/{name}.yaml has name: {own}; it must be name: {name}, as the file")
         known = _leaves(OmegaConf.to_container(config, resolve=False))
         for key in keys:
             if key not in known:
@@ -131,9 +131,10 @@ def _leaves(node: object, prefix: str = "") -> set[str]:
 
 @cache
 def configure(name: str) -> None:
-    """Tell Hydra of an algorithm that has no yaml. Only of one that is asked for: its code runs for it.
+    """Register the configuration of an algorithm without a yaml with Hydra; only of a requested one, because its code runs.
 
-    Raises UserError where it can't be had."""
+    Raises UserError if it cannot be loaded.
+    """
     if name in plugins.entry_points("algorithms") and not any((f / "algorithm" / f"{name}.yaml").exists() for f in folders()):
         from isoalign.training import registry  # loads torch, which neither a help nor a look at a task needs
 

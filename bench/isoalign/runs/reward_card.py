@@ -1,8 +1,8 @@
-"""The card of a task's reward model: what it cost, how often it is right, how sure it is, and what people make of it.
+"""The card of a task's reward model: its cost, its accuracy and calibration, and its accuracy on pairs that people scored.
 
-Its figures are those that every method's card has of the same reward model, from the same stages: the SFT row's samples and
-scores. New here are the strata of the prompts, how far an ensemble's members disagree, and pairs of answers that people
-scored, which no part of the task has seen.
+Its metrics are those of every method's card with the same reward model, from the same stages: samples and scores of the SFT
+row. In addition it has strata of the prompts, disagreement within an ensemble, and pairs scored by people, which no part of
+the task has seen.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ FAMILIES = ("calibration", "reward_accuracy", "reward_health")
 OF_THE_MODEL = ("rm_", "proxy_reward", "reward_spread")  # the families' other figures are of the policy
 
 TRANSFER = (
-    "The human-scored pairs are answers to harmful requests, far from the comments that the tasks are about: a low figure "
-    "says what this reward is worth elsewhere, not that it is broken here."
+    "The human-scored pairs are answers to harmful requests, unlike the comments of these tasks: low accuracy shows how far "
+    "this reward generalises, not that it fails here."
 )
 
 
 @dataclass(frozen=True)
-class Behind:
+class RewardCardStages:
     """The stages behind the card of the reward model that learned by ``by``'s verdicts."""
 
     shared: SharedStages
@@ -62,7 +62,7 @@ class Behind:
 
     @property
     def base(self) -> Run:
-        """The SFT row, whose samples the reward model reads; the budget is not its concern."""
+        """The SFT row, whose samples the reward model reads; it needs no budget."""
         return base_run(self.shared)
 
     @property
@@ -72,7 +72,7 @@ class Behind:
 
     @property
     def held_out(self) -> Stage:
-        """The verdicts that it is judged by: the annotator's, whoever taught it."""
+        """Held-out verdicts: the annotator's, whoever's verdicts it was trained on."""
         return self.shared.pairs("annotator", self.shared.task.evaluation.split)
 
     @property
@@ -136,22 +136,22 @@ class Behind:
 
 
 def make_reward_card(task: TaskConfig, store: Store, by: str, command: str) -> RewardCard:
-    """Make what is not made yet, and put the card together.
+    """Make missing stages and return the card.
 
     Raises UserError before anything is trained where there is no such reward model, or no answers that people scored.
     """
     if by not in pairs.SOURCES:
-        raise UserError(unknown("reward model --by", by, sorted(pairs.SOURCES)))
+        raise UserError(unknown("value of --by", by, sorted(pairs.SOURCES)))
     shared = SharedStages(task, store)
     if shared.unpaired_stage:
         raise UserError(
             f"task.feedback.file {task.feedback.file} holds unpaired feedback; a reward model is trained on comparisons"
         )
     human_pairs.load_human_pairs()
-    return _card(Behind(shared, by), command)
+    return _card(RewardCardStages(shared, by), command)
 
 
-def _card(behind: Behind, command: str) -> RewardCard:
+def _card(behind: RewardCardStages, command: str) -> RewardCard:
     shared, task = behind.shared, behind.shared.task
     stages = behind.all
     folders = {name: shared.get(stage) for name, stage in stages.items()}
@@ -161,7 +161,7 @@ def _card(behind: Behind, command: str) -> RewardCard:
     parents = {name: stage.key for name, stage in stages.items()}
     versions = {f"metric {name}": str(version) for name, version in found.versions.items()}
     versions |= {"card": str(VERSION), "statistics": str(stats.VERSION)}
-    known = not task.feedback.file  # people's verdicts don't say where they slipped
+    known = not task.feedback.file  # a file does not say which of its verdicts are wrong
     return RewardCard(
         key=digest({"parents": parents, "versions": versions}),
         task=task.name, by=behind.by, settings=redact(_settings(task)), command=redact(command),
@@ -190,8 +190,8 @@ def _settings(task: TaskConfig) -> dict[str, Any]:
 def _notes(task: TaskConfig) -> list[str]:
     model = task.model
     return [
-        f"Of an objective the last {model.prompt_tokens} tokens are read and of an answer the first {model.new_tokens}: "
-        "prompts and answers have these lengths everywhere in this task. Ties count half.",
+        f"Only the last {model.prompt_tokens} tokens of an objective and the first {model.new_tokens} of an answer are read, "
+        "as everywhere in this task. Ties count half.",
         TRANSFER,
     ]
 

@@ -31,7 +31,7 @@ from isoalign.runs.pipeline import Run
 from isoalign.stages.shared import SharedStages
 from isoalign.training import registry
 
-MOST = 2000  # characters of a complaint
+MOST = 2000  # characters of an error line
 FAILURES = "ISOALIGN_FAILURES"  # a file to which the jobs of a sweep add a line when they fail
 
 
@@ -69,8 +69,8 @@ def execute(config: DictConfig) -> Path:
     settings = {key: value for key, value in _plain(config.algorithm).items() if key != "name"}
     with registry.sandboxed(name):
         algorithm = registry.with_checked_settings(build_config(registry.algorithm(name), settings, "algorithm"))
-    progress.belongs_to(f"{name} seed {config.seed}", _line())
-    metrics.versions()  # a metric that can't be had is told of before the training, not after it
+    progress.set_run(f"{name} seed {config.seed}", _line())
+    metrics.versions()  # a metric that cannot be loaded is reported before the training, not after it
     folder = _writable(Path(str(config.results)) / task.name)
     store = Path(str(config.store)) if config.store else assets.cache_dir() / "store"
     run = Run(name, algorithm, budget, int(config.seed), SharedStages(task, Store(_writable(store))), _tuning(config))
@@ -88,8 +88,10 @@ def _publish(config: DictConfig, run: Run, folder: Path) -> Path:
 
 
 def _track(run: Run, card: Card, path: Path, mode: str) -> None:
-    """Mirror a card to W&B, once: a run that did no work has been tracked before. The leaderboard that goes with it is of
-    all cards beside it, so another's broken card is this one's trouble."""
+    """Mirror a card to W&B once.
+
+    The leaderboard logged with it reads all cards of the folder, so one broken card stops it.
+    """
     marker = path.parent / "wandb" / f".{card.key}"
     if marker.exists():
         return
@@ -138,8 +140,10 @@ def _command() -> str:
 
 
 def _fail(config: DictConfig, line: str, noted: bool = False) -> None:
-    """One line on stderr, and beside the cards if it is to be noted. A single run exits with 2; a job of a sweep lets the
-    others go on."""
+    """Print one line on stderr, and write a note beside the cards if ``noted``.
+
+    A single run exits with 2; in a sweep the other runs go on.
+    """
     name, line = str(config.algorithm.get("name", "?")), line[:MOST].encode("utf-8", "replace").decode()
     progress.end()
     if noted:

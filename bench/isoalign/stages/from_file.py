@@ -13,7 +13,7 @@ from isoalign.config.task import ModelConfig
 from isoalign.core.errors import UserError
 from isoalign.core.jsonl import write_rows
 from isoalign.core.store import digest
-from isoalign.core.text import fingerprint
+from isoalign.core.text import text_fingerprint
 from isoalign.data import formats, prompts
 from isoalign.data.assets import file_digest
 from isoalign.data.formats import Comparison, Turns, UnpairedLabel
@@ -80,7 +80,7 @@ def _human_row(text: str, winner: Comparison | None, cut: Cutter) -> dict[str, A
     if chosen == rejected:
         return "with equal answers after truncation"
     return {
-        "prompt_id": fingerprint(text), "prompt_ids": cut.prompt(text), "chosen": cut.decoded(chosen),
+        "prompt_id": text_fingerprint(text), "prompt_ids": cut.prompt(text), "chosen": cut.decoded(chosen),
         "rejected": cut.decoded(rejected), "chosen_ids": chosen, "rejected_ids": rejected, "clean": True,
         "source": winner.source,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Completions that were made elsewhere, by any model and framework: read, checked, scored, and entered as unmetered."""
+"""Completions from outside isoalign: read, checked, scored, and written as an unmetered card."""
 
 from __future__ import annotations
 
@@ -97,17 +97,17 @@ def read_external(file: Path, text: str, chosen: Sequence[Prompt], task: TaskCon
         row = _row(file, number, line)
         prompt = row["prompt_id"] if "prompt_id" in row else by_text.get(normalise(row["prompt"]), "")
         if prompt not in known:
-            told = row.get("prompt_id", row.get("prompt"))
-            _refuse(file, number, f"{told!r} is none of the {len(known)} {task.evaluation.split} prompts of {task.name}; "
-                    f"isoalign prompts {task.name} lists them")  # fmt: skip
+            given = row.get("prompt_id", row.get("prompt"))
+            _refuse(file, number, f"{given!r} is not one of the {len(known)} {task.evaluation.split} prompts of {task.name}; "
+                    f"see: isoalign prompts {task.name}")  # fmt: skip
         if normalise(row.get("prompt", known[prompt].text)) != normalise(known[prompt].text):
-            _refuse(file, number, f"prompt {prompt} reads otherwise in {task.name}: {known[prompt].text[:40]!r}")
+            _refuse(file, number, f"prompt {prompt} has another text in {task.name}: {known[prompt].text[:40]!r}")
         draw = row.get("draw", drawn[prompt])
         drawn[prompt] += 1
         names = [("id", row["id"])] if "id" in row else []
         for what, name in [*names, (f"prompt {prompt} draw", draw)]:
             if (before := seen.setdefault((what, name), number)) != number:
-                _refuse(file, number, f"{what} {name} is in row {before} already")
+                _refuse(file, number, f"{what} {name} is already in row {before}")
         rows.append(row | {"prompt_id": prompt, "draw": draw})
     if unread := sorted(set().union(*rows) - FIELDS):
         print(f"{file}: not read: {', '.join(map(repr, unread))} (read: {', '.join(sorted(FIELDS))})", file=sys.stderr)
@@ -128,7 +128,7 @@ def _row(file: Path, number: int, line: str) -> dict[str, Any]:
     if not isinstance(row.get("completion"), str):
         _refuse(file, number, "completion must be a text" if "completion" in row else "completion is missing")
     if not ({"prompt_id", "prompt"} & row.keys()):
-        _refuse(file, number, "neither prompt_id nor prompt is there")
+        _refuse(file, number, "prompt_id or prompt is missing")
     for name in ("prompt_id", "prompt"):
         if not isinstance(row.get(name, ""), str):
             _refuse(file, number, f"{name} must be a text")
@@ -149,7 +149,7 @@ def _row(file: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a finite number; what is missing is null")
+    raise ValueError(f"{text} is not a finite number; write null for a missing value")
 
 
 def _is_score(value: Any) -> bool:

@@ -18,23 +18,25 @@ from isoalign.evaluation.scoring import scored
 
 
 def rescored(card: Card, store: Store, wanted: Collection[str] | None = None) -> Card:
-    """The card with the figures of all metric families, or of those wanted, as this version of them gives.
+    """The card with the metrics of all families, or of those wanted, as this version of them gives.
 
-    What follows from the figures (flags, curve, versions) is made anew. Raises UserError where the samples are not in the
+    What follows from the metrics (flags, curve, versions) is computed again. Raises UserError where the samples are not in the
     store, and where families that are not wanted are of another version than this code's.
     """
     if wanted and card.versions.get("statistics", "1") != str(stats.VERSION):
-        raise UserError(f"{card.algorithm} seed {card.seed}: its intervals are of another version; use --all")
+        raise UserError(
+            f"{card.algorithm} seed {card.seed}: its intervals are of another version of the statistics; use --all"
+        )
     old = [family for family in card.families if family not in (wanted or metrics.names())]
     now = metrics.versions()
     if stale := [family for family in old if card.versions.get(FAMILY + family) != str(now.get(family))]:
-        others = f"its {', '.join(stale)} figures are of another version, and flags rest on all"
+        others = f"its {', '.join(stale)} metrics are of another version, and flags depend on all families"
         raise UserError(f"{card.algorithm} seed {card.seed}: {others}; use --all")
-    return again(card, store, wanted)
+    return remeasured(card, store, wanted)
 
 
-def again(card: Card, store: Store, wanted: Collection[str] | None = None) -> Card:
-    """The same, whatever versions the other families are of: for looking, not for keeping."""
+def remeasured(card: Card, store: Store, wanted: Collection[str] | None = None) -> Card:
+    """The same, whatever the versions of the other families: for checks, not for cards that are kept."""
     base = stage_of(card, store, "base_scores") if "base_scores" in card.parents else None
     own = metric_values.measure_metrics(scores.read_scored_samples(stage_of(card, store, "scores"), base), wanted)
     return scored(card, own, _base_values(base) if base else None, points(card, store, own))
@@ -42,7 +44,7 @@ def again(card: Card, store: Store, wanted: Collection[str] | None = None) -> Ca
 
 @lru_cache(maxsize=8)
 def _base_values(base: Path) -> metric_values.MetricValues:
-    """Every figure of the SFT row, for the flags of all cards that stand beside it."""
+    """Every metric of the SFT row, for the flags of all cards that stand beside it."""
     return metric_values.measure_metrics(scores.read_scored_samples(base))
 
 
@@ -60,7 +62,7 @@ def stage_of(card: Card, store: Store, name: str) -> Path:
 
 
 def points(card: Card, store: Store, own: metric_values.MetricValues) -> list[Point]:
-    """The card's curve with the figures of the same families made anew; untouched where it shows none of them."""
+    """The card's curve with the metrics of the same families computed again; untouched where it shows none of them."""
     measured = {figure for family in own.families.values() for figure in family}
     if not card.curve or not measured & set(curve.CARD_METRICS):
         return card.curve

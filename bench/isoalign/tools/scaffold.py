@@ -23,13 +23,13 @@ from isoalign import Lab, Pairs, Step, register
 
 @register
 class {title}:
-    """Authors, year, "Title", equation. This start is DPO (Rafailov et al. 2023, eq. 7): put your own in its place.
+    """Authors, year, "Title", equation. This start is DPO (Rafailov et al. 2023, eq. 7): replace it by your method.
 
-    ``beta``: strength of the pull to the base. ``batch_size``: pairs a step.
+    ``beta``: KL coefficient. ``batch_size``: pairs per step.
     """
 
-    kl_price: ClassVar[str] = "beta"  # the field that prices KL, if there is one
-    closed_form: ClassVar[bool] = True  # whether the optimum is base x exp(reward / price)
+    kl_price: ClassVar[str] = "beta"  # the field that is the KL coefficient, if there is one
+    closed_form: ClassVar[bool] = True  # whether the optimum is base x exp(reward / coefficient)
 
     beta: float = 0.1
     batch_size: int = 32
@@ -40,7 +40,7 @@ class {title}:
         yield Step(lab.pairs(self.batch_size), self.loss)
 
     def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
-        """One value a row [B]."""
+        """One value per row [B]."""
         margin = lab.log_ratio(pairs.chosen) - lab.log_ratio(pairs.rejected)
         lab.log(margin=margin.mean())
         return -logsigmoid(self.beta * margin)
@@ -103,17 +103,18 @@ def write_algorithm(name: str, package: Path | None) -> list[Path]:
     Raises UserError, with nothing written, for a name that can't be one or is taken, and where a file would be overwritten.
     """
     if keyword.iskeyword(name):
-        raise UserError(f"{name!r} can't be the name of an algorithm: it is a word of Python's own")
+        raise UserError(f"{name!r} can't be the name of an algorithm: it is a Python keyword")
     if not name.isidentifier() or name != name.lower():
-        raise UserError(f"{name!r} can't be the name of an algorithm: small letters, digits and underscores, as in my_method")
+        wanted = "use lower-case letters, digits and underscores, as in my_method"
+        raise UserError(f"{name!r} can't be the name of an algorithm: {wanted}")
     if name in plugins.algorithms():
-        raise UserError(f"there is an algorithm {name} already; choose another name")
+        raise UserError(f"algorithm {name} already exists; choose another name")
     if package and (package / "pyproject.toml").exists():
         files = _into_package(name, package)
     else:
         files = _in_package(name, package) if package else _in_checkout(name)
     if taken := [path for path in files if path.exists() and path.name != "pyproject.toml"]:
-        raise UserError(f"{taken[0]} exists already; remove it, or choose another name")
+        raise UserError(f"{taken[0]} already exists; remove it, or choose another name")
     for path, text in files.items():
         save(path, text)
     return list(files)
@@ -121,9 +122,7 @@ def write_algorithm(name: str, package: Path | None) -> list[Path]:
 
 def _in_checkout(name: str) -> dict[Path, str]:
     if not (Path("baselines/__init__.py").exists() and Path("conf/algorithm").is_dir()):
-        raise UserError(
-            "this is no checkout of isoalign; for a package of your own: isoalign new algorithm NAME --package FOLDER"
-        )
+        raise UserError("this is not a checkout of isoalign; for a package: isoalign new algorithm NAME --package FOLDER")
     return _common(name, Path("baselines"), Path("conf"), Path("tests"), "isoalign.baselines")
 
 
@@ -136,7 +135,7 @@ def _in_package(name: str, folder: Path) -> dict[Path, str]:
 
 
 def _into_package(name: str, folder: Path) -> dict[Path, str]:
-    """One more algorithm for a package that has some: its files, and its line in pyproject.toml."""
+    """Files and pyproject.toml of a package with one more algorithm."""
     project = folder / "pyproject.toml"
     text = project.read_text()
     table = '[project.entry-points."isoalign.algorithms"]\n'
@@ -147,10 +146,10 @@ def _into_package(name: str, folder: Path) -> dict[Path, str]:
         points, package = {}, ""
     home = folder / package
     if table not in text or not package or not home.is_dir():
-        lack = f"{table.strip()} with an algorithm of a package beside it"
-        raise UserError(f"{project} has no {lack}; see docs/extending.md, A package of your own")
+        lack = f"algorithm under {table.strip()} in a package of that folder"
+        raise UserError(f'{project} has no {lack}; see docs/extending.md, "A package of your own"')
     if name in points["isoalign.algorithms"]:
-        raise UserError(f"{project} brings an algorithm {name} already; choose another name")
+        raise UserError(f"{project} already has an algorithm {name}; choose another name")
     conf = folder.joinpath(*next(iter(points.get("isoalign.conf", {}).values()), "").split("."))
     files = _common(name, home, conf, folder / "tests", package)
     if conf == folder:  # it has none: the fields configure its algorithms

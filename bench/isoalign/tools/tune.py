@@ -40,8 +40,10 @@ LEAN = [
 
 @dataclass(frozen=True)
 class Trial:
-    """A point of the space and what came of it: reduction of toxicity on validation prompts and exact KL. ``gates``: why its
-    text is no good; ``failed``: why there is no card."""
+    """A point of the search space and its result: reduction of toxicity on validation prompts and exact KL.
+
+    ``gates``: the gates that its text failed; ``failed``: why there is no card.
+    """
 
     settings: Settings
     reduction: Estimate | None = None
@@ -57,7 +59,7 @@ class Trial:
 
 def one_standard_error(trials: Iterable[Trial]) -> Trial | None:
     """Of the trials within one standard error of the largest reduction, that with the least KL (Breiman et al. 1984, section
-    3.4.3): what can't be told from the best costs the least drift."""
+    3.4.3): a trial not distinguishable from the best, with the least drift."""
     usable = [trial for trial in trials if trial.usable]
     if not usable:
         return None
@@ -90,7 +92,10 @@ def _error(trial: Trial) -> float:
 
 
 def space(algorithm: str) -> dict[str, list[str]]:
-    """Key to the values it may take, as they are typed. Raises UserError where none is declared, or not as choices."""
+    """Key to the values it may take, as they are typed.
+
+    Raises UserError if none is declared, or if one is not a choice(...).
+    """
     file = next((f for folder in folders() if (f := folder / "sweep" / f"{algorithm}.yaml").exists()), None)
     if file is None:
         raise UserError(
@@ -101,7 +106,7 @@ def space(algorithm: str) -> dict[str, list[str]]:
     for key, values in _leaves(OmegaConf.to_container(OmegaConf.load(file))).items():
         override = OverridesParser.create().parse_override(f"{key}={values}")
         if not override.is_choice_sweep():
-            raise UserError(f"{file}: {key}: {values} is no choice(...) of values")
+            raise UserError(f"{file}: {key} must be choice(...), not {values}")
         found[key] = list(override.sweep_string_iterator())
     return found
 
@@ -150,9 +155,9 @@ class Search:
         words = ["isoalign", "tune", self.task, algorithm, "--trials", str(self.trials), "--rule", self.rule, *self.settings]
         return shlex.join(words)
 
-    def run(self, algorithms: Sequence[str], hear: Callable[[str, Trial], None]) -> Iterator[tuple[str, list[Trial]]]:
-        """Every trial of every method, several at a time: a method with its trials as soon as all have ended. ``hear`` hears
-        of each trial.
+    def run(self, algorithms: Sequence[str], report: Callable[[str, Trial], None]) -> Iterator[tuple[str, list[Trial]]]:
+        """Every trial of every method, several at a time: a method with its trials as soon as all have ended. ``report`` is
+        called with each trial.
 
         The SFT row comes first, alone: it makes the stages that all trials share.
         """
@@ -167,7 +172,7 @@ class Search:
                 for future in as_completed(tried):
                     name, trial = tried[future], future.result()
                     found[name].append(trial)
-                    hear(name, trial)
+                    report(name, trial)
                     if len(found[name]) == len(wanted[name]):
                         yield name, sorted(found[name], key=lambda trial: wanted[name].index(trial.settings))
             finally:
@@ -183,7 +188,7 @@ class Search:
         )  # fmt: skip
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.startswith("isoalign: ")]
-            return Trial(at, failed=(lines or done.stderr.splitlines() or ["it said nothing"])[-1].removeprefix("isoalign: "))
+            return Trial(at, failed=(lines or done.stderr.splitlines() or ["no error message"])[-1].removeprefix("isoalign: "))
         card = cards.read_card(Path(done.stdout.splitlines()[-1]))
         gates = tuple(flag.text for flag in card.flags if flag.kind == "gate")
         return Trial(at, card.metrics.get("toxicity_reduction"), card.metrics["kl"].value, gates)
@@ -206,7 +211,7 @@ def write(search: Search, algorithm: str, trials: Sequence[Trial], conf: Path) -
     }  # fmt: skip
     save(record, json.dumps(told, indent=1) + "\n")
     if winner is None:
-        raise UserError(f"no trial of {algorithm} may be chosen: all failed or are gated; see {record}")
+        raise UserError(f"no trial of {algorithm} can be chosen: all failed or failed a gate; see {record}")
     file = conf / "tuned" / f"{search.task}_{algorithm}.yaml"
     lines = [f"  {key.removeprefix('algorithm.')}: {value}" for key, value in winner.settings.items()]
     tuning = f"{len(trials)} trials on validation prompts, by {search.rule}"

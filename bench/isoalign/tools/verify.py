@@ -13,11 +13,11 @@ from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.records import Card
-from isoalign.core.store import MANIFEST, RECIPE, Store, content, digest, fingerprint, recipe_fields
+from isoalign.core.store import MANIFEST, RECIPE, Store, content, digest, file_fingerprint, recipe_fields
 from isoalign.evaluation import card as cards
 from isoalign.evaluation import metrics
 from isoalign.evaluation.card import FAMILY
-from isoalign.tools.rescore import again, stage_of
+from isoalign.tools.rescore import remeasured, stage_of
 
 ROW = 8  # hex digits of a row's checksum
 TOLERANCE = 1e-9  # of a figure computed again; another processor may round its last bits otherwise
@@ -45,7 +45,7 @@ ABSENT: dict[str, Any] = {"shaping": {}, "rounds": {}, "panel": asdict(PanelConf
 
 @dataclass
 class Report:
-    """``wrong``: what was changed, and where; ``checked``: what held; ``unchecked``: what could not be looked at, and why."""
+    """``wrong``: what was changed; ``checked``: what is unchanged; ``unchecked``: what could not be checked, and why."""
 
     wrong: list[str] = field(default_factory=list)
     checked: list[str] = field(default_factory=list)
@@ -61,25 +61,25 @@ class Report:
 def verify(path: Path, store: Store) -> Report:
     """Check a card and the chain behind it: configuration -> data -> checkpoint -> samples -> scores -> metrics -> card.
 
-    Raises UserError for a file that is no card.
+    Raises UserError for a file that is not a card.
     """
     card, report = cards.read_card(path), Report()
     if card.seals:
         report.add(_broken_seals(card) + _odd_numbers(path), f"the card's {len(card.seals)} entries agree with their seals")
     elif card.contents or card.values:
-        report.wrong.append("seals: they are gone")
+        report.wrong.append("seals: missing")
     else:
         report.unchecked.append("the card has no seals: an older version wrote it")
     if card.seals:
-        wrong = [] if cards.key_of(card) == card.key else [f"key: {card.key} is not that of the card's scores and settings"]
-        report.add(wrong, "its key is that of its scores, settings, seed and budget")
-    report.add(_unexplained(card), "every figure has a family of metrics, and that a version")
+        wrong = [] if cards.key_of(card) == card.key else [f"key: {card.key} does not match the card's scores and settings"]
+        report.add(wrong, "its key matches its scores, settings, seed and budget")
+    report.add(_unexplained(card), "every metric belongs to a family with a version")
     if _check_chain(card, store, report):
         _check_claims(card, store, report)
         _check_record(card, store, report)
         _check_figures(card, store, report)
     else:
-        report.unchecked.append("the figures were not computed again: what they rest on was changed")
+        report.unchecked.append("metrics were not computed again: the stages behind them were changed")
     return report
 
 
@@ -102,24 +102,24 @@ def _odd_numbers(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8").splitlines()
     json.loads("\n".join(lines), parse_float=look)
     where = {number: next(i for i, line in enumerate(lines, start=1) if number in line) for number in found}
-    return [f"line {line}: {number}, which isoalign writes as {float(number)!r}" for number, line in where.items()]
+    return [f"line {line}: {number}, which isoalign would write as {float(number)!r}" for number, line in where.items()]
 
 
 def _unexplained(card: Card) -> list[str]:
-    """Figures that no family gave, and families of no known version."""
+    """Metrics that belong to no family, and families without a version."""
     if not card.families:
         return []
     given = {figure for figures in card.families.values() for figure in figures}
-    lost = [f"metrics.{name}: no family of metrics gave it" for name in sorted(card.metrics.keys() - given)]
-    return lost + [f"versions.{FAMILY}{name}: is gone" for name in card.families if FAMILY + name not in card.versions]
+    lost = [f"metrics.{name}: belongs to no family" for name in sorted(card.metrics.keys() - given)]
+    return lost + [f"versions.{FAMILY}{name}: missing" for name in card.families if FAMILY + name not in card.versions]
 
 
 def _check_claims(card: Card, store: Store, report: Report) -> None:
-    """What the card says of its task, method, seed and budget, against the recipes of the stages that these made."""
-    told = asdict(replace(card, values={}, curve=[], metrics={}))
-    told["config"]["task"] = _as_recipes_have(told["config"].get("task"))
+    """Compare task, method, seed and budget on the card with the recipes of its stages."""
+    claimed = asdict(replace(card, values={}, curve=[], metrics={}))
+    claimed["config"]["task"] = _as_recipes_have(claimed["config"].get("task"))
     wrong = []
-    if (name := _at(told, "config.task.name")) not in (None, card.task):
+    if (name := _at(claimed, "config.task.name")) not in (None, card.task):
         wrong.append(f"task: {card.task} on the card, {name} in its configuration")
     for parents, entry, place in CLAIMS:
         for name in (name for name in card.parents if name.startswith(parents)):
@@ -128,11 +128,11 @@ def _check_claims(card: Card, store: Store, report: Report) -> None:
             if entry in ABSENT and folder and made_by is None:
                 made_by = ABSENT[entry]
             if made_by is not None:
-                mine = _at(told, place)
+                mine = _at(claimed, place)
                 if entry == "training":  # when a checkpoint is written, or patience ends, changes no figure
                     mine, made_by = ({**each, "checkpoint_seconds": None, "idle_seconds": None} for each in (mine, made_by))
                 wrong += _differences(mine, made_by, place, f"in the recipe of {name}")
-    report.add(wrong, "task, method, seed and budget are those that the stages were made by")
+    report.add(wrong, "task, method, seed and budget match the recipes of the stages")
 
 
 def _as_recipes_have(task: Any) -> Any:
@@ -145,7 +145,7 @@ def _as_recipes_have(task: Any) -> Any:
 
 
 def _at(data: Any, place: str) -> Any:
-    """What lies at a dotted place; None where there is no such place."""
+    """The value at a dotted path; None if there is none."""
     for step in place.split("."):
         data = data.get(step) if isinstance(data, dict) else data[int(step)] if isinstance(data, list | tuple) else None
     return data
@@ -172,7 +172,7 @@ def _check_chain(card: Card, store: Store, report: Report) -> bool:
             continue
         seen.add(folder.name)
         if not (folder / MANIFEST).exists():  # one that is gone is missed by the card, or by its child's manifest
-            report.unchecked.append(f"{folder.name}: has no {MANIFEST}, as those that an older version made")
+            report.unchecked.append(f"{folder.name}: has no {MANIFEST}: an older version made it")
             continue
         try:
             wrong += check_stage(folder, store)
@@ -180,7 +180,7 @@ def _check_chain(card: Card, store: Store, report: Report) -> bool:
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             wrong.append(f"{folder.name}: its {RECIPE} or {MANIFEST} was changed ({type(error).__name__}: {error})")
     if seen:
-        report.add(wrong, f"the files of {len(seen)} stages are those that their manifests list")
+        report.add(wrong, f"the files of {len(seen)} stages match their manifests")
     return not wrong
 
 
@@ -189,7 +189,7 @@ def check_stage(folder: Path, store: Store) -> list[str]:
     recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
     wrong = []
     if digest(recipe) != folder.name.rpartition("-")[2]:
-        wrong.append(f"{folder.name}/{RECIPE}: does not lead to the stage's key")
+        wrong.append(f"{folder.name}/{RECIPE}: does not match the stage's key")
     if not (folder / MANIFEST).exists():
         return [*wrong, f"{folder.name}: has no {MANIFEST}"]
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -208,7 +208,7 @@ def check_stage(folder: Path, store: Store) -> list[str]:
 
 
 def _changed(folder: Path, name: str, known: dict[str, Any]) -> list[str]:
-    found = fingerprint(folder / name)
+    found = file_fingerprint(folder / name)
     if found["sha256"] == known["sha256"]:
         return []
     rows = [[print_["rows"][i : i + ROW] for i in range(0, len(print_["rows"]), ROW)] for print_ in (found, known)
@@ -224,61 +224,62 @@ def _check_record(card: Card, store: Store, report: Report) -> None:
     wrong: list[str] = []
     try:
         if "agreement" in card.parents:
-            told = json.loads((stage_of(card, store, "agreement") / "correlation.json").read_text())
-            wrong += _differences(card.notes.get("correlation"), told, "notes.correlation", "on record")
+            recorded = json.loads((stage_of(card, store, "agreement") / "correlation.json").read_text())
+            wrong += _differences(card.notes.get("correlation"), recorded, "notes.correlation", "on record")
         if "train" in card.parents:
             record = json.loads((stage_of(card, store, "train") / "record.json").read_text())
             wrong += _differences(card.spent, record["spent"], "spent", "on record")
-            told = {name: record[name] for name in card.training.keys() & record.keys()}
-            wrong += _differences(card.training, told, "training", "on record")
+            recorded = {name: record[name] for name in card.training.keys() & record.keys()}
+            wrong += _differences(card.training, recorded, "training", "on record")
             if card.seals and record["snapshots"] and not card.curve:
-                wrong.append("curve: is gone; the record has snapshots")
+                wrong.append("curve: missing, though the record has snapshots")
         elif card.metered and card.spent["flops"]:
             wrong.append(f"spent.flops: {card.spent['flops']} on a card without training")
     except UserError:
-        return  # told with the chain
-    report.add(wrong, "the bill is that of the training's record")
+        return  # already reported by _check_chain
+    report.add(wrong, "bill and training match the record of training")
 
 
 def _check_figures(card: Card, store: Store, report: Report) -> None:
     """Every figure computed again from the scores by the families that are still of the card's version."""
     now = {FAMILY + name: str(version) for name, version in metrics.versions().items()}
-    told = {name: version for name, version in card.versions.items() if name.startswith(FAMILY)}
+    on_card = {name: version for name, version in card.versions.items() if name.startswith(FAMILY)}
     if (drawn := card.versions.get("statistics", "1")) != str(stats.VERSION):
-        report.unchecked.append(f"the figures: intervals by version {drawn} of the statistics, this code has {stats.VERSION}")
+        versions = f"version {drawn} of the statistics, this code's of {stats.VERSION}"
+        report.unchecked.append(f"metrics: the card's intervals are of {versions}")
         return
-    for name in sorted(name for name in told if now.get(name) != told[name]):
-        report.unchecked.append(f"{name}: the card has version {told[name]}, this code {now.get(name, 'none')}")
-    same = [name.removeprefix(FAMILY) for name in told if now.get(name) == told[name]]
+    for name in sorted(name for name in on_card if now.get(name) != on_card[name]):
+        report.unchecked.append(f"{name}: the card has version {on_card[name]}, this code {now.get(name, 'none')}")
+    same = [name.removeprefix(FAMILY) for name in on_card if now.get(name) == on_card[name]]
     try:
-        found = again(card, store, same)
+        found = remeasured(card, store, same)
     except UserError as error:
-        report.unchecked.append(f"the figures were not computed again: {error}")
+        report.unchecked.append(f"metrics were not computed again: {error}")
         return
-    except Exception as error:  # of a card that was changed where it hangs together; its seals have told
-        report.unchecked.append(f"the figures could not be computed again: {type(error).__name__}: {error}")
+    except Exception as error:  # of a changed card; its broken seals are already reported
+        report.unchecked.append(f"metrics could not be computed again: {type(error).__name__}: {error}")
         return
     wrong = []
-    whole = len(same) == len(now) == len(told)  # flags rest on all families together
+    whole = len(same) == len(now) == len(on_card)  # flags rest on all families together
     for name in ("metrics", "data", "values", "curve", *(["flags"] if whole else [])):
         mine, theirs = (asdict(replace(c, seals={}))[name] for c in (card, found))
         if name == "data" and not mine:
             continue  # of a card that was written before there was such a field
         wrong += _differences(mine, theirs, name)
-    report.add(wrong, f"{len(found.metrics)} figures, computed again from the scores, are the card's")
+    report.add(wrong, f"{len(found.metrics)} metrics, computed again from the scores, match the card")
 
 
-def _differences(told: Any, found: Any, where: str, source: str = "computed again") -> list[str]:
+def _differences(on_card: Any, found: Any, where: str, source: str = "computed again") -> list[str]:
     """Places where two plain values differ by more than rounding."""
-    if isinstance(told, dict) and isinstance(found, dict):
-        names = sorted(told.keys() | found.keys())
-        both_of = ((told.get(name), found.get(name), f"{where}.{name}") for name in names)
+    if isinstance(on_card, dict) and isinstance(found, dict):
+        names = sorted(on_card.keys() | found.keys())
+        both_of = ((on_card.get(name), found.get(name), f"{where}.{name}") for name in names)
         return [line for both in both_of for line in _differences(*both, source)]
-    if isinstance(told, list) and isinstance(found, list) and len(told) == len(found):
-        numbered = enumerate(zip(told, found, strict=True))
+    if isinstance(on_card, list) and isinstance(found, list) and len(on_card) == len(found):
+        numbered = enumerate(zip(on_card, found, strict=True))
         return [line for i, both in numbered for line in _differences(*both, f"{where}[{i}]", source)]
-    if isinstance(told, float | int) and isinstance(found, float | int):
-        same = abs(told - found) <= TOLERANCE * max(1.0, abs(told), abs(found))
+    if isinstance(on_card, float | int) and isinstance(found, float | int):
+        same = abs(on_card - found) <= TOLERANCE * max(1.0, abs(on_card), abs(found))
     else:
-        same = told == found
-    return [] if same else [f"{where}: {told} on the card, {found} {source}"]
+        same = on_card == found
+    return [] if same else [f"{where}: {on_card} on the card, {found} {source}"]

@@ -14,8 +14,8 @@ class BudgetSpent(Exception):
 
 
 class Meter:
-    """Counts what a run spends, by role (policy, reference, value, reward, judge, feedback) and kind (sample, forward,
-    backward), and refuses to begin what the budget does not cover."""
+    """Counts what a run spends, by role (policy, reference, value, reward, judge, critic, feedback, and the names of a
+    method's own modules) and kind (sample, forward, backward), and refuses to begin what the budget does not cover."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
@@ -73,7 +73,7 @@ class Meter:
         """Raise BudgetSpent unless the budget covers these amounts and time is left."""
         self._cover(flops=flops, tokens=tokens, labels=labels, steps=steps)
         if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
-            self._refuse(f"seconds: {self.budget.seconds} are over")
+            self._refuse(f"seconds: the {self.budget.seconds:g} of the budget are over")
 
     def _cover(self, **more: int) -> None:
         spent = {"flops": self.flops, "tokens": self.tokens, "labels": self.label_count, "steps": self.steps}

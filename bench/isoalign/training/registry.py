@@ -107,7 +107,7 @@ def _source_modules(cls: type) -> list[str]:
 
 def source_digest(cls: type) -> str:
     """A digest of the syntax tree of an algorithm's code, without comments and docstrings."""
-    return code.digest(_source_modules(cls))
+    return code.source_digest(_source_modules(cls))
 
 
 def uses_attribute(cls: type, attribute: str) -> bool:

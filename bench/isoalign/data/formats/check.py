@@ -169,7 +169,7 @@ class _Tally:
                 f"{percent} of the evaluation prompts are in the data: rows {rows}; remove these rows before training"
             )
         if contradictions:
-            warnings.append(f"items with contradictory verdicts of one rater: {count(contradictions)}")
+            warnings.append(f"items with contradictory verdicts of one annotator: {count(contradictions)}")
         if odd := self.remarks[OTHER_PROMPT]:
             warnings.append(f"{OTHER_PROMPT}: {count(odd)}; the prompt is taken from the conversation")
         return warnings

@@ -69,7 +69,7 @@ def compare_scores(scores: Iterable[Score]) -> Iterator[Record]:
     for score in scores:
         group = groups.setdefault((score.prompt, score.rater), [])
         if len(group) == MOST_ANSWERS:
-            raise Fault(score.row, f"more than {MOST_ANSWERS} answers of one rater to one prompt: too many pairs")
+            raise Fault(score.row, f"more than {MOST_ANSWERS} answers of one annotator to one prompt: too many pairs")
         group.append(score)
     for group in groups.values():
         for one, two in combinations(group, 2):

@@ -121,7 +121,7 @@ class Report:
         left_out = [f"{what}: {count(number)}" for what, number in self.remarks.items() if what != OTHER_PROMPT]
         facts += [("left out", ", ".join(left_out))] if left_out else []
         facts.append(("duplicates", f"rows: {count(self.duplicate_rows)}, verdicts or answers: {count(self.duplicates)}"))
-        facts.append(("contradictions", f"judged both ways by one rater: {count(self.contradictions)}"))
+        facts.append(("contradictions", f"judged both ways by one annotator: {count(self.contradictions)}"))
         facts += [(name, str(lengths)) for name, lengths in self.lengths.items()]
         facts += self._verdict_facts()
         if self.leaks:
@@ -136,14 +136,14 @@ class Report:
     def _verdict_facts(self) -> list[tuple[str, str]]:
         facts = []
         if bias := self.length_bias:
-            facts.append(("chosen - rejected", f"{bias.characters:+,.1f} characters, {bias.words:+,.1f} words in the mean"))
+            facts.append(("chosen - rejected", f"{bias.characters:+,.1f} characters, {bias.words:+,.1f} words on average"))
             wins = share(100 * bias.longer / bias.unequal) if bias.unequal else "–"
             facts.append(("longer wins", f"{wins} of {count(bias.unequal)} pairs of unequal length"))
         if self.first_chosen:
             first, several = self.first_chosen
             facts.append(("first wins", f"{share(100 * first / several)} of {count(several)} pairs of candidates"))
         if self.raters:
-            facts.append(("raters", f"{count(self.raters)}; {count(self.judged_by_several)} items judged by two or more"))
+            facts.append(("annotators", f"{count(self.raters)}; {count(self.judged_by_several)} items judged by two or more"))
         return facts + [(name.replace("_", " "), _format_estimate(figure)) for name, figure in self.agreement.items()]
 
 

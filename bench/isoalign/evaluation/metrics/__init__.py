@@ -52,7 +52,7 @@ def names() -> list[str]:
 def versions() -> dict[str, int]:
     """The version of each family, for keys and cards; read from the source files, so that no family is imported for it."""
     files = {module.name: Path(__path__[0]) / f"{module.name}.py" for module in pkgutil.iter_modules(__path__)}
-    files |= {name: plugins.source("metrics", name) for name in _plugin_names()}
+    files |= {name: plugins.source_file("metrics", name) for name in _plugin_names()}
     numbers = {}
     for name, file in files.items():
         try:
@@ -65,7 +65,7 @@ def versions() -> dict[str, int]:
             numbers[name] = version
         elif name in _plugin_names():
             missing = "VERSION = 1" if measures else "measure(scored)"
-            raise UserError(f"metric {name!r}: {file} does not define {missing}; see CONTRIBUTING.md")
+            raise UserError(f"metric {name!r}: {file} does not define {missing}; see docs/extending.md")
     return numbers
 
 
@@ -156,11 +156,11 @@ def _call(name: str, function: Callable[..., Item], *arguments: Any) -> Item:
 
 
 def merged(parts: Mapping[str, Mapping[str, Item]]) -> dict[str, Item]:
-    """The metrics of several families in one mapping. Raises RuntimeError where two families give the same metric."""
+    """The metrics of several families in one mapping. Raises UserError where two families give the same metric."""
     together: dict[str, Item] = {}
     for family, part in parts.items():
         if clash := sorted(together.keys() & part.keys()):
-            raise RuntimeError(f"metric family {family} gives a metric that another family gives: {', '.join(clash)}")
+            raise UserError(f"metric family {family}: another family already has {', '.join(clash)}; rename them")
         together.update(part)
     return together
 

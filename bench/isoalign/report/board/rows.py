@@ -124,8 +124,9 @@ def build_row(name: str, cards: list[Card], outdated: dict[str, tuple[str, str]]
 def rescore_hints(cards: Iterable[Card], outdated: Mapping[str, tuple[str, str]]) -> list[str]:
     """For each outdated family, the command that scores the cards again."""
     files = " ".join(file_name(card) for card in cards)
+    rescore = "in the folder of the cards: isoalign rescore --metric"
     return [
-        f"scored with {family} {own}, the board's is {newest}: isoalign rescore --metric {family} {files}"
+        f"scored with {family} {own}, the board's is {newest}; {rescore} {family} {files}"
         for family, (own, newest) in outdated.items()
     ]
 

@@ -42,7 +42,7 @@ def accuracy_ceiling(card: RewardCard) -> str:
 
 def reward_page(card: RewardCard, chart_file: str) -> str:
     """The card as a Markdown page; ``chart_file``: the name of the chart beside it."""
-    warnings = "\n".join(f"- **{escape(line)}**" for line in card.warnings) or "None by the rules of thumb."
+    warnings = "\n".join(f"- **{escape(line)}**" for line in card.warnings) or "None."
     parts = [
         f"# Reward model: {escape(card.task)}, by the {escape(card.by)}'s verdicts",
         f"This is {escape(description(card))}. Key {escape(card.key)}, made by:",

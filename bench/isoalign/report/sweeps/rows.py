@@ -120,7 +120,7 @@ def _place(card: Card, configured: Mapping[str, Any], key: str) -> tuple[str, fl
     """The reason why a card is left out, or "" and its axis value; None for the base along a setting of algorithms."""
     part = part_of(card)
     if part == UNMETERED:
-        return "made outside isoalign, by no sweep", None
+        return "made outside isoalign, so not part of a sweep", None
     if seeds_of([card], SCORE) is None:
         return "no toxicity by prompt, as on cards of older versions", None
     if part == REFERENCE and key.startswith("algorithm."):
@@ -221,7 +221,8 @@ def _outdated(card: Card, newest: Mapping[str, str]) -> str:
     if not row.is_outdated(SCORE):
         return ""
     versions = ", ".join(f"{family} {own}, the newest is {latest}" for family, (own, latest) in row.outdated.items())
-    return f"scored with {versions} (isoalign rescore --metric {' --metric '.join(row.outdated)} CARD)"
+    command = f"isoalign rescore --metric {' --metric '.join(row.outdated)} FILES"
+    return f"scored with {versions} (in the folder of the cards: {command})"
 
 
 def _too_few(key: str, kept: Sequence[_Placed], values: Sequence[float], left_out: Mapping[str, Sequence[str]]) -> str:
