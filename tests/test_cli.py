@@ -244,6 +244,7 @@ def test_what_is_wrong_is_one_line_with_status_two(said: dict[str, Done], name: 
     assert all(word in line for word in WRONG[name][1]), line
 
 
+@pytest.mark.slow
 def test_none_of_it_left_anything_behind(said: dict[str, Any]) -> None:
     home = said["home"]
     assert finished(home / "store") == {}

@@ -221,6 +221,7 @@ def test_every_row_on_the_page_of_formats_is_read_as_the_format_that_it_stands_u
 # -- what the README says of the boards is what the cards say --------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_boards_in_the_pages_are_those_of_the_published_cards() -> None:
     for page in board.PAGES:
         assert board.filled(page) == (ROOT / page).read_text(encoding="utf-8"), "run scripts/board_to_readme.py"

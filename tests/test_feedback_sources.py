@@ -110,6 +110,7 @@ def test_people_teach_in_the_place_of_the_simulated_annotator(furnished: Termina
     assert card["metrics"]["rm_accuracy"]["n"] == len(held_out)
 
 
+@pytest.mark.slow
 def test_kto_learns_from_unpaired_feedback_and_others_say_that_they_can_not(furnished: Terminal, tmp_path: Path) -> None:
     rows = [{"prompt": f"opening number {i}", "completion": " fine words" if i % 3 else " vile words", "label": bool(i % 3)}
             for i in range(60)]  # fmt: skip

@@ -191,6 +191,7 @@ def elsewhere(furnished: Terminal) -> Terminal:
 QUICK = ["budget.flops=2e9", "budget.steps=8", "task.training.patience=5", "task.training.idle_seconds=2"]
 
 
+@pytest.mark.slow
 def test_plugins_of_another_package_are_found_configured_and_used(elsewhere: Terminal) -> None:
     shown = elsewhere([COMMAND, "run", "--help"]).stdout
     assert "good" in shown
