@@ -71,7 +71,8 @@ def test_every_algorithm_does_on_the_toy_as_it_declares(
         CHECKS[check](AlgorithmUnderTest(name, whole, tiny_bench, tmp_path))
 
 
-@pytest.mark.parametrize("name", ["dpo", pytest.param("rloo", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dpo", "rloo"])
 def test_the_closed_form_is_reached_and_the_base_with_equal_rewards_or_a_large_kl_coefficient(
     tiny_bench: Bench, tmp_path: Path, name: str
 ) -> None:
