@@ -47,7 +47,7 @@ def suite() -> list[Any]:
     found = []
     for each in algorithms() + LOOPS:
         for check in QUICK:
-            fast = check in ("budget", "pure") or each.id in ("dpo", "kto", "ppo", "trl_dpo")
+            fast = check in ("budget", "pure") or each.id in ("dpo", "kto", "ppo")
             marks = [*each.marks, *([] if fast else [pytest.mark.slow])]
             found.append(pytest.param(*each.values, check, id=f"{check}-{each.id}", marks=marks))
     return found
