@@ -36,6 +36,7 @@ def by_rows(work: Callable[[B], T], batch: B, rows: int) -> list[T]:
 def out_of_memory() -> UserError:
     """The error when a single row does not fit into the memory of the device."""
     return UserError(
-        "the device has too little memory for one row; set task.training.gradient_checkpointing=true, task.model.dtype=bfloat16 "
-        "or task.model.lora=16, lower task.model.prompt_tokens or task.model.new_tokens, or choose a smaller task.model.name"
+        "the device has too little memory for one row; set task.training.gradient_checkpointing=true, "
+        "task.model.dtype=bfloat16 or task.model.lora=16, lower task.model.prompt_tokens or task.model.new_tokens, or choose "
+        "a smaller task.model.name"
     )
