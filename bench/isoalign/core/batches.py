@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad as constant_pad
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,13 @@ class Rollouts(Batch):
         """True on real completion tokens [B, T]."""
         return self.mask[:, self.prompt_length :]
 
+    def trimmed(self) -> Rollouts:
+        """The same rollouts without the outer columns that are padding in every row; a column of each part stays."""
+        used = self.mask.any(0).nonzero().flatten().tolist() or [self.prompt_length]
+        first, last = min(used[0], self.prompt_length - 1), max(used[-1], self.prompt_length)
+        columns = slice(max(0, first), last + 1)
+        return Rollouts(self.tokens[:, columns], self.mask[:, columns], self.prompt_length - columns.start)
+
 
 @dataclass(frozen=True)
 class Pairs(Batch):
@@ -96,3 +104,11 @@ class Step:
 
     batch: Batch
     loss: Callable[[Any, Any], Tensor]
+
+
+def joined(parts: list[Rollouts], pad: int) -> Rollouts:
+    """Rollouts with prompts of one width as one batch, completions padded on the right to the longest."""
+    width = max(part.tokens.shape[1] for part in parts)
+    tokens = [constant_pad(part.tokens, (0, width - part.tokens.shape[1]), value=pad) for part in parts]
+    masks = [constant_pad(part.mask, (0, width - part.mask.shape[1]), value=False) for part in parts]
+    return Rollouts(torch.cat(tokens), torch.cat(masks), parts[0].prompt_length)

@@ -14,12 +14,13 @@ from torch import Tensor
 from isoalign.config.task import ModelConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.jsonl import read_rows, write_rows
+from isoalign.core.memory import by_rows
 from isoalign.core.progress import track
 from isoalign.core.records import ReverseKL, Sample, ScoredPair
 from isoalign.data.preferences import Feedback
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.data.prompts import Prompt
-from isoalign.models.kl import exact_kl
+from isoalign.models.kl import compare
 from isoalign.models.language import LanguageModel, completion_lengths
 from isoalign.stages.completions import completion_ids
 
@@ -92,21 +93,14 @@ def sample_rows(
     ]  # fmt: skip
 
 
-@torch.no_grad()
 def score_rollouts(drawn: Rollouts, policy: LanguageModel, base: LanguageModel) -> tuple[list[float], ...]:
     """Log-probabilities under policy and base, exact KL(policy || base) and the policy's entropy, each summed over the
     completion; four lists [B]."""
-    columns: tuple[list[float], ...] = ([], [], [], [])
-    for start in range(0, len(drawn), 32):
-        part = drawn[slice(start, start + 32)].to(policy.device)
-        outputs = policy(part)
-        with base.adapter_off():
-            base_outputs = base(part)
-        mask = part.completion_mask
-        kl, entropy = exact_kl(outputs.logits, base_outputs.logits) * mask, outputs.entropy * mask
-        for column, values in zip(columns, (outputs.logp, base_outputs.logp, kl, entropy), strict=True):
-            column += [round(value, 5) for value in values.sum(1).tolist()]
-    return columns
+    parts = by_rows(lambda part: compare(policy, base, part), drawn, policy.rows)
+    return tuple(
+        [round(value, 5) for part in parts for value in getattr(part, column).sum(1).tolist()]
+        for column in ("logp", "base_logp", "kl", "entropy")
+    )
 
 
 def _scored_pairs(feedback: Feedback, policy: LanguageModel, base: LanguageModel) -> list[ScoredPair]:

@@ -14,30 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoalign.core.batches import Prompts, Rollouts
+from isoalign.core.batches import Batch, Prompts, Rollouts, joined
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import transformers
+from isoalign.core.memory import by_rows
 from isoalign.data import assets, hub
 from isoalign.data.assets import ASSETS
 from isoalign.models.flops import Shape, shape_of
+from isoalign.models.passes import Body, Outputs, Predict, find_body, fits_logits, over_positions, own_logits, token_logp
 
 NEVER = -1e9  # logit of a masked token: probability exactly 0, without the nan of infinities
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Outputs of a model on completions: ``logp`` [B, T] of the tokens (0 on padding), ``hidden`` [B, T, D] the state that
-    predicts each token, ``logits`` [B, T, V]."""
-
-    logp: Tensor
-    hidden: Tensor
-    logits: Tensor
-
-    @property
-    def entropy(self) -> Tensor:
-        """Entropy of the next-token distribution in nats [B, T]."""
-        logp = self.logits.log_softmax(-1)
-        return -(logp.exp() * logp).sum(-1)
+ROWS = 64
 
 
 def load_model(name: str, weights: Path | None = None) -> tuple[Any, Any]:
@@ -92,16 +79,24 @@ def truncate_prompt(ids: list[int], longest: int, opening: int | None) -> list[i
     return start + ids[len(ids) - longest + len(start) :]
 
 
-class LanguageModel:
-    """A causal LM with its tokenizer. ``banned`` tokens have probability 0 in sampling and scoring."""
+@dataclass(frozen=True)
+class Draws(Batch):
+    """Prompts with the random numbers of their completions: ``uniforms`` [B, K, T]."""
 
-    def __init__(self, model: Any, tokenizer: Any, ends: bool, autocast: bool = False) -> None:
+    prompts: Prompts
+    uniforms: Tensor
+
+
+class LanguageModel:
+    """A causal LM with its tokenizer. ``banned`` tokens have probability 0 in sampling and scoring. ``rows``: read or sampled
+    at a time where no gradients are recorded."""
+
+    def __init__(self, model: Any, tokenizer: Any, ends: bool, autocast: bool = False, rows: int = ROWS) -> None:
         self.model = model  # a PeftModel if the policy is an adapter
-        self.tokenizer = tokenizer
+        self.tokenizer, self.ends, self.autocast, self.rows = tokenizer, ends, autocast, rows
         self.inner: Any = model.get_base_model() if hasattr(model, "peft_config") else model
         self.head: nn.Module = self.inner.get_output_embeddings()
-        self.ends = ends
-        self.autocast = autocast
+        self.body = find_body(self.inner)
         special = set(tokenizer.all_special_ids) - ({tokenizer.eos_token_id} if ends else set())
         self.banned = torch.tensor(sorted(special), device=self.device)
 
@@ -110,6 +105,11 @@ class LanguageModel:
         """Device of the weights."""
         return next(self.inner.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the output head's weights."""
+        return self.head.weight.dtype  # type: ignore[return-value]
+
     @cached_property
     def shape(self) -> Shape:
         """The sizes that FLOPs depend on."""
@@ -117,8 +117,8 @@ class LanguageModel:
 
     @property
     def width(self) -> int:
-        """Size of a hidden state."""
-        return int(self.inner.config.hidden_size)
+        """Size of a state."""
+        return int(self.head.weight.shape[1])  # type: ignore[union-attr, arg-type, index]
 
     @property
     def vocabulary(self) -> int:
@@ -159,90 +159,110 @@ class LanguageModel:
         return [str(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def __call__(self, rollouts: Rollouts) -> Outputs:
-        """Log-probabilities, states and logits at the completion's positions, the only ones where the head is applied."""
+        """Log-probabilities, states and logits at the completion's positions, the only ones where the head is applied.
+
+        Without gradients, ``rows`` rows are read at a time."""
         rollouts = rollouts.to(self.device)
-        states = self.states(rollouts)
-        with self._precision():
-            logits = self.head(states)
-        logits = self._ban(logits.float())
-        chosen = logits.gather(-1, rollouts.completion.unsqueeze(-1)).squeeze(-1)
-        logp = (chosen - logits.logsumexp(-1)).masked_fill(~rollouts.completion_mask, 0.0)
-        return Outputs(logp, states.float(), logits)
+        if torch.is_grad_enabled() or len(rollouts) <= self.rows:
+            return self._outputs(rollouts)
+        parts = by_rows(self._outputs, rollouts, self.rows)
+        logp, hidden = (torch.cat([getattr(part, name) for part in parts]) for name in ("logp", "hidden"))
+        return Outputs(logp, hidden, parts[0].predict, self.vocabulary)
+
+    def _outputs(self, rollouts: Rollouts) -> Outputs:
+        hidden, predict, tokens = self.states(rollouts).float(), self.predict_now(), rollouts.completion
+        logits = predict(hidden) if fits_logits(hidden, self.vocabulary) else None
+        logp = (
+            over_positions(lambda *part: token_logp(predict(part[0]), part[1]), hidden, tokens, vocabulary=self.vocabulary)
+            if logits is None
+            else token_logp(logits, tokens)
+        )
+        outputs = Outputs(logp.masked_fill(~rollouts.completion_mask, 0.0), hidden, predict, self.vocabulary)
+        return outputs if logits is None else outputs.with_logits(logits)
 
     def states(self, rollouts: Rollouts) -> Tensor:
         """The state that predicts each token of the completions [B, T, D]."""
-        rollouts = rollouts.to(self.device)
-        with self._precision():
-            states: Tensor = self._body(rollouts.tokens[:, :-1], rollouts.mask[:, :-1]).last_hidden_state
-        return states[:, rollouts.prompt_length - 1 :]
+        with self.precision():
+            return self.body.read(rollouts.to(self.device))
+
+    def predict_now(self) -> Predict:
+        """The function from states [B, T, D] to logits [B, T, V] in fp32. Whenever it is called, gradients are recorded as
+        they are now."""
+        recorded = torch.is_grad_enabled()
+
+        def predict(states: Tensor) -> Tensor:
+            with torch.set_grad_enabled(recorded), self.precision():
+                logits = own_logits(self.inner, self.body, states if self.autocast else states.to(self.dtype))
+            return self._ban(logits.float())
+
+        return predict
 
     @torch.no_grad()
     def generate(self, prompts: Prompts, uniforms: Tensor) -> Rollouts:
-        """Sample completions at T = 1 by inverse CDF.
+        """Sample completions at T = 1 by inverse CDF, about ``rows`` at a time.
 
         ``uniforms`` [B x K, T] in [0, 1) fix every choice: K completions of each prompt, T tokens each. A prompt is read
         once and its cache repeated for its K samples.
         """
-        with self._precision():
-            return self._decode(prompts, uniforms)
+        draws = Draws(prompts, uniforms.view(len(prompts), -1, uniforms.shape[-1])).to(self.device)
+        with self.precision():
+            parts = by_rows(self._decode, draws, max(1, self.rows * len(prompts) // len(uniforms)))
+        return joined(parts, int(self.tokenizer.pad_token_id))
 
-    def _decode(self, prompts: Prompts, uniforms: Tensor) -> Rollouts:
-        prompts, uniforms = prompts.to(self.device), uniforms.to(self.device)
-        repeats, (rows, steps) = len(uniforms) // len(prompts), uniforms.shape
-        cache = transformers.DynamicCache(config=self.inner.config)
-        states = self._body(prompts.tokens, prompts.mask, cache).last_hidden_state[:, -1:]
-        logits = self.head(states[:, -1]).repeat_interleave(repeats, 0)
-        cache.batch_repeat_interleave(repeats)
-        mask = prompts.mask.repeat_interleave(repeats, 0)
-        alive = torch.ones(rows, dtype=torch.bool, device=self.device)
+    def _decode(self, draws: Draws) -> Rollouts:
+        prompts, uniforms = draws.prompts, draws.uniforms.flatten(0, 1)
+        (rows, steps), predict, cache = uniforms.shape, self.predict_now(), self.body.cache()
+        states = self.body(prompts.tokens, prompts.mask, cache)[:, -1:]
+        owner = torch.arange(len(prompts), device=self.device).repeat_interleave(rows // len(prompts))
+        logits = predict(states)[owner, -1]
+        cache.reorder_cache(owner)
+        mask = torch.cat([prompts.mask[owner], torch.ones(rows, steps, dtype=torch.bool, device=self.device)], 1)
+        alive, length = torch.ones(rows, dtype=torch.bool, device=self.device), prompts.tokens.shape[1]
         chosen: list[Tensor] = []
         for step in range(steps):
-            token = _sample_tokens(self._ban(logits.float()), uniforms[:, step])
+            token = sample_tokens(logits, uniforms[:, step])
             chosen.append(torch.where(alive, token, self.tokenizer.pad_token_id))
-            mask = torch.cat([mask, alive.unsqueeze(1)], 1)
+            mask[:, length + step] = alive
             if self.ends:
                 alive = alive & (token != self.tokenizer.eos_token_id)
-            if step + 1 == steps or not alive.any():
+            if step + 1 == steps or (self._looks(step) and not alive.any()):
                 break
-            logits = self.head(self._body(chosen[-1].unsqueeze(1), mask, cache).last_hidden_state[:, -1])
-        tokens = torch.cat([prompts.tokens.repeat_interleave(repeats, 0), torch.stack(chosen, 1)], 1)
-        return Rollouts(tokens, mask, prompts.tokens.shape[1])
+            logits = predict(self.body(chosen[-1].unsqueeze(1), mask[:, : length + step + 1], cache))[:, -1]
+        tokens = torch.cat([prompts.tokens[owner], torch.stack(chosen, 1)], 1)
+        width = length + int(mask[:, length : tokens.shape[1]].sum(1).max())
+        return Rollouts(tokens[:, :width], mask[:, :width], length)
 
-    def _precision(self) -> AbstractContextManager[Any]:
+    def _looks(self, step: int) -> bool:
+        """Whether to look if any row is unfinished: an accelerator would wait for the answer at every token."""
+        return self.ends and (self.device.type == "cpu" or step % 16 == 15)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Context of every pass: autocast to bf16 if the model has it."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
-
-    def _body(self, tokens: Tensor, mask: Tensor, cache: Any = None) -> Any:
-        positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        return self.inner.base_model(
-            input_ids=tokens,
-            attention_mask=mask.long(),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
 
     def _ban(self, logits: Tensor) -> Tensor:
         return logits.index_fill(-1, self.banned, NEVER) if len(self.banned) else logits
 
 
 class Critic(nn.Module):
-    """A value model: a copy of a language model with a scalar head, initialised to 0."""
+    """A value model: a copy of a language model's body with a scalar head, initialised to 0."""
 
     def __init__(self, policy: LanguageModel) -> None:
         super().__init__()
-        self.body, self.head = copy.deepcopy(policy.inner), nn.Linear(policy.width, 1, device=policy.device)
+        self.body, self.head = copy.deepcopy(policy.body.module), nn.Linear(policy.width, 1, device=policy.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self._model = copy.copy(policy)  # reads rollouts with the copy, adapters included
-        self._model.model = self._model.inner = self.body
+        self._body, self._precision = Body(self.body), policy.precision
 
     def forward(self, rollouts: Rollouts) -> Tensor:
         """A value for each token of the completions, from the state that predicts it [B, T]."""
-        values: Tensor = self.head(self._model.states(rollouts).float())
+        with self._precision():
+            states = self._body.read(rollouts.to(self.head.weight.device))
+        values: Tensor = self.head(states.float())
         return values.squeeze(-1)
 
 
-def _sample_tokens(logits: Tensor, uniforms: Tensor) -> Tensor:
+def sample_tokens(logits: Tensor, uniforms: Tensor) -> Tensor:
     """Inverse-CDF choice: logits [B, V] and uniforms [B] to tokens [B]."""
     cumulative = logits.softmax(-1).cumsum(-1)
     target = uniforms.to(cumulative.dtype).unsqueeze(-1) * cumulative[:, -1:]

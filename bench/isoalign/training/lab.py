@@ -17,7 +17,8 @@ from isoalign.core.errors import UserError
 from isoalign.core.records import Question
 from isoalign.data.preferences import select
 from isoalign.feedback.judges.verdicts import Judge
-from isoalign.models.language import Critic, Outputs, completion_lengths
+from isoalign.models.language import Critic, completion_lengths
+from isoalign.models.passes import Outputs
 from isoalign.training.modules import PassCounter, make_module
 from isoalign.training.session import Session, row_lengths
 
@@ -31,10 +32,7 @@ def service(method: Service) -> Service:
 
     @functools.wraps(method)
     def inside(lab: Lab, *arguments: Any, **named: Any) -> Any:
-        guard = session_of(lab).guard
-        if guard is None:
-            return method(lab, *arguments, **named)
-        with guard.harness_code():
+        with session_of(lab).harness_code():
             return method(lab, *arguments, **named)
 
     return inside  # type: ignore[return-value]
@@ -83,7 +81,8 @@ class Lab:
         The backward pass is charged too, except under torch.no_grad()."""
         session = self._session
         session.pay_pass("policy", session.policy, rollouts, backward=torch.is_grad_enabled())
-        return session.zero_outputs(rollouts) if session.meter.quoting else session.policy(rollouts)
+        outputs = session.zero_outputs(rollouts) if session.meter.quoting else session.policy(rollouts)
+        return outputs.within(session.harness_code)
 
     @service
     @torch.no_grad()
@@ -94,7 +93,7 @@ class Lab:
         if session.meter.quoting:
             return session.zero_outputs(rollouts)
         with session.reference.adapter_off():
-            return session.reference(rollouts)
+            return session.reference(rollouts).within(session.harness_code)
 
     def log_ratio(self, rollouts: Rollouts) -> Tensor:
         """log pi(y|x) - log pi_base(y|x), summed over the completion [B]."""

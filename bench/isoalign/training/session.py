@@ -6,7 +6,7 @@ The trainer owns the session; a `Lab` is the algorithm's view of it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.data.preferences import Cursor, Feedback
-from isoalign.models.language import LanguageModel, Outputs, completion_lengths, prompt_lengths
+from isoalign.models.language import LanguageModel, completion_lengths, prompt_lengths
+from isoalign.models.passes import Outputs, QuotedOutputs
 from isoalign.training.feedback_source import FeedbackSource
 from isoalign.training.guard import Guard
 from isoalign.training.meter import Meter
@@ -75,6 +76,10 @@ class Session:
         """Run an algorithm's own code, under the guard if there is one, and return its result."""
         with self.guard.sandboxed() if self.guard else nullcontext():
             return work(*arguments, **named)
+
+    def harness_code(self) -> AbstractContextManager[None]:
+        """Context in which the harness works on the algorithm's behalf, unwatched by the guard."""
+        return self.guard.harness_code() if self.guard else nullcontext()
 
     # -- feedback -------------------------------------------------------------------------------------------------
 
@@ -138,13 +143,10 @@ class Session:
 
     def zero_outputs(self, rollouts: Rollouts) -> Outputs:
         """Zeros in the shapes of a pass's outputs, for quoting the cost of a loss. All are views of one number."""
-        shape = rollouts.completion.shape
+        shape, vocabulary = rollouts.completion.shape, self.policy.vocabulary
         zero: Tensor = torch.zeros((), device=self.device, requires_grad=torch.is_grad_enabled())
-        return Outputs(
-            zero.expand(shape),
-            zero.expand(*shape, self.policy.width),
-            zero.expand(*shape, self.policy.vocabulary),
-        )
+        hidden = zero.expand(*shape, self.policy.width)
+        return QuotedOutputs(zero.expand(shape), hidden, lambda states: zero.expand(*states.shape[:2], vocabulary), vocabulary)
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
