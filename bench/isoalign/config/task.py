@@ -6,12 +6,15 @@ from isoalign.config.feedback import ConstitutionConfig, JudgeConfig, PanelConfi
 from isoalign.config.training import TrainConfig
 from isoalign.core.store import added_later
 
+DTYPES = ("float32", "bfloat16")
+PRECISIONS = ("float32", "tf32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The base model. ``name``: nano, smollm2, a folder or a hub name. ``lora``: rank of the adapters, 0 trains all
-    weights. ``bf16``: autocast in training passes; scoring is always fp32. ``eos``: ``masked`` fixes the length of
-    answers, ``open`` lets the model end them."""
+    weights. ``bf16``: autocast in training passes. ``eos``: ``masked`` fixes the length of answers, ``open`` lets the model
+    end them. ``dtype``: of trained weights, and of frozen ones unless ``frozen_dtype`` says otherwise."""
 
     name: str
     lora: int = 0
@@ -19,10 +22,23 @@ class ModelConfig:
     eos: str = "masked"
     prompt_tokens: int = 24
     new_tokens: int = 20
+    dtype: str = added_later("float32")
+    frozen_dtype: str = added_later("")
 
     def __post_init__(self) -> None:
         if self.eos not in ("masked", "open"):
             raise ValueError(f"task.model.eos must be masked or open, not {self.eos!r}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"task.model.dtype must be {' or '.join(DTYPES)}, not {self.dtype!r}")
+        if self.frozen_dtype not in ("", *DTYPES):
+            raise ValueError(f"task.model.frozen_dtype must be empty, {' or '.join(DTYPES)}, not {self.frozen_dtype!r}")
+        if self.prompt_tokens < 1 or self.new_tokens < 1:
+            raise ValueError("task.model.prompt_tokens and task.model.new_tokens must be 1 or more")
+
+    @property
+    def frozen(self) -> str:
+        """Data type of the weights of frozen models."""
+        return self.frozen_dtype or self.dtype
 
 
 @dataclass(frozen=True)
@@ -139,7 +155,8 @@ class RoundsConfig:
 class EvaluationConfig:
     """``draws`` completions of each prompt of ``split``, scored by two scorers that never train anything. Tuning uses the
     validation split, reports the test split. Snapshots along the budget are scored on ``curve_prompts`` of the prompts and
-    their first ``curve_draws`` samples."""
+    their first ``curve_draws`` samples. ``precision`` of the policy's and the base's passes: float32, or on an accelerator
+    tf32 or bfloat16, which are faster and change every figure a little."""
 
     split: str = "test"
     draws: int = 8
@@ -148,8 +165,11 @@ class EvaluationConfig:
     second_scorer: str = "toxic_classifier"
     curve_prompts: int = 128
     curve_draws: int = 2
+    precision: str = added_later("float32")
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"task.evaluation.precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
         if self.curve_prompts < 1:
             raise ValueError(f"task.evaluation.curve_prompts must be 1 or more, not {self.curve_prompts}")
         if not 1 <= self.curve_draws <= self.draws:

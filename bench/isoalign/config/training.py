@@ -11,7 +11,9 @@ from isoalign.core.store import added_later
 class TrainConfig:
     """The optimizer that all methods share: AdamW, warm-up over ``warmup`` steps, then linear decay to 0 with the budget.
 
-    ``clip``: maximum gradient norm, separately for the policy and each module. ``micro_batch``: rows per backward pass.
+    ``clip``: maximum gradient norm, separately for the policy and each module. ``micro_batch``: rows of a pass with gradients;
+    passes without, in sampling, rewards and evaluation, keep less in memory and take four times as many.
+    ``gradient_checkpointing``: recompute the policy's layers in the backward pass instead of keeping their activations.
     ``checkpoint_seconds``: time between checkpoints. ``patience``: consecutive non-finite steps that stop a run.
     ``snapshots``: shares of the budget at which the policy is saved for scoring, after the first step that reaches each.
     ``idle_seconds``: maximum time without FLOPs charged to an algorithm; 0 for no limit.
@@ -26,8 +28,16 @@ class TrainConfig:
     patience: int = 20
     snapshots: tuple[float, ...] = ()
     idle_seconds: float = added_later(600.0)
+    gradient_checkpointing: bool = added_later(False)
+
+    @property
+    def rows(self) -> int:
+        """Rows of a pass without gradients."""
+        return 4 * self.micro_batch
 
     def __post_init__(self) -> None:
+        if self.micro_batch < 1:
+            raise ValueError(f"task.training.micro_batch must be 1 or more, not {self.micro_batch}")
         if self.idle_seconds < 0:
             raise ValueError(f"task.training.idle_seconds must be 0 or more, not {self.idle_seconds}")
         if any(not 0 < share < 1 for share in self.snapshots) or sorted(set(self.snapshots)) != list(self.snapshots):

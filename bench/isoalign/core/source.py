@@ -27,6 +27,17 @@ def names_attribute(modules: Iterable[str], attribute: str) -> bool:
     return any(attribute in _attributes(text) for text in _sources(tuple(modules)).values())
 
 
+def names_constant(modules: Iterable[str], value: str) -> bool:
+    """Whether a string stands anywhere in the code of some modules, and of what they import of their own packages."""
+    return any(value in _constants(text) for text in _sources(tuple(modules)).values())
+
+
+@cache
+def _constants(text: str) -> frozenset[str]:
+    constants = (node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant))
+    return frozenset(value for value in constants if isinstance(value, str))
+
+
 @cache
 def _attributes(text: str) -> frozenset[str]:
     return frozenset(node.attr for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute))

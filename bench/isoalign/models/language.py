@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoalign.core.batches import Batch, Prompts, Rollouts, joined
+from isoalign.core.batches import Prompts, Rollouts, joined
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import transformers
 from isoalign.core.memory import by_rows
 from isoalign.data import assets, hub
 from isoalign.data.assets import ASSETS
+from isoalign.models.decoding import Decoder, Draws, sample_tokens
 from isoalign.models.flops import Shape, shape_of
 from isoalign.models.passes import Body, Outputs, Predict, find_body, fits_logits, over_positions, own_logits, token_logp
 
@@ -27,7 +27,7 @@ NEVER = -1e9  # logit of a masked token: probability exactly 0, without the nan 
 ROWS = 64
 
 
-def load_model(name: str, weights: Path | None = None) -> tuple[Any, Any]:
+def load_model(name: str, weights: Path | None = None, dtype: str = "float32") -> tuple[Any, Any]:
     """Model and tokenizer by name: ``nano`` and ``smollm2`` are embedded, anything else is a folder or a hub name.
 
     ``weights``: folder of a stage that trained it further. Raises UserError if it can't be loaded.
@@ -35,7 +35,7 @@ def load_model(name: str, weights: Path | None = None) -> tuple[Any, Any]:
     tokenizer = load_tokenizer(name)
     with _user_errors(name):
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            str(weights or model_path(name)), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            str(weights or model_path(name)), dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     model.config.pad_token_id = tokenizer.pad_token_id
     return model.eval().requires_grad_(False), tokenizer
@@ -79,12 +79,16 @@ def truncate_prompt(ids: list[int], longest: int, opening: int | None) -> list[i
     return start + ids[len(ids) - longest + len(start) :]
 
 
-@dataclass(frozen=True)
-class Draws(Batch):
-    """Prompts with the random numbers of their completions: ``uniforms`` [B, K, T]."""
-
-    prompts: Prompts
-    uniforms: Tensor
+def encode(tokenizer: Any, texts: Sequence[str], longest: int) -> Prompts:
+    """Texts as left-padded prompts, truncated from the left to ``longest`` tokens; the start token is kept."""
+    rows = [truncate_prompt(ids, longest, tokenizer.bos_token_id) for ids in tokenizer(list(texts))["input_ids"]]
+    width = max(map(len, rows))
+    tokens = torch.full((len(rows), width), tokenizer.pad_token_id)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for place, ids in enumerate(rows):
+        tokens[place, width - len(ids) :] = torch.tensor(ids)
+        mask[place, width - len(ids) :] = True
+    return Prompts(tokens, mask, torch.arange(len(rows)))
 
 
 class LanguageModel:
@@ -136,14 +140,7 @@ class LanguageModel:
 
     def encode(self, texts: Sequence[str], longest: int) -> Prompts:
         """Texts as left-padded prompts, truncated from the left to ``longest`` tokens; the start token is kept."""
-        rows = [truncate_prompt(ids, longest, self.tokenizer.bos_token_id) for ids in self.tokenizer(list(texts))["input_ids"]]
-        width = max(map(len, rows))
-        tokens = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-        mask = torch.zeros(len(rows), width, dtype=torch.bool)
-        for place, ids in enumerate(rows):
-            tokens[place, width - len(ids) :] = torch.tensor(ids)
-            mask[place, width - len(ids) :] = True
-        return Prompts(tokens, mask, torch.arange(len(rows)))
+        return encode(self.tokenizer, texts, longest)
 
     def decode(self, rollouts: Rollouts) -> list[str]:
         """The text of each completion."""
@@ -211,26 +208,19 @@ class LanguageModel:
 
     def _decode(self, draws: Draws) -> Rollouts:
         prompts, uniforms = draws.prompts, draws.uniforms.flatten(0, 1)
-        (rows, steps), predict, cache = uniforms.shape, self.predict_now(), self.body.cache()
-        states = self.body(prompts.tokens, prompts.mask, cache)[:, -1:]
-        owner = torch.arange(len(prompts), device=self.device).repeat_interleave(rows // len(prompts))
-        logits = predict(states)[owner, -1]
-        cache.reorder_cache(owner)
-        mask = torch.cat([prompts.mask[owner], torch.ones(rows, steps, dtype=torch.bool, device=self.device)], 1)
-        alive, length = torch.ones(rows, dtype=torch.bool, device=self.device), prompts.tokens.shape[1]
-        chosen: list[Tensor] = []
+        rows, steps = uniforms.shape
+        pad = torch.tensor(self.tokenizer.pad_token_id, device=self.device)
+        alive = torch.ones(rows, dtype=torch.bool, device=self.device)
+        decoder = Decoder(self.body, self.predict_now(), prompts, rows // len(prompts), steps)
         for step in range(steps):
-            token = sample_tokens(logits, uniforms[:, step])
-            chosen.append(torch.where(alive, token, self.tokenizer.pad_token_id))
-            mask[:, length + step] = alive
+            token = sample_tokens(decoder.logits, uniforms[:, step])
+            decoder.append(torch.where(alive, token, pad), alive)
             if self.ends:
                 alive = alive & (token != self.tokenizer.eos_token_id)
             if step + 1 == steps or (self._looks(step) and not alive.any()):
                 break
-            logits = predict(self.body(chosen[-1].unsqueeze(1), mask[:, : length + step + 1], cache))[:, -1]
-        tokens = torch.cat([prompts.tokens[owner], torch.stack(chosen, 1)], 1)
-        width = length + int(mask[:, length : tokens.shape[1]].sum(1).max())
-        return Rollouts(tokens[:, :width], mask[:, :width], length)
+            decoder.advance()
+        return decoder.rollouts()
 
     def _looks(self, step: int) -> bool:
         """Whether to look if any row is unfinished: an accelerator would wait for the answer at every token."""
@@ -262,14 +252,6 @@ class Critic(nn.Module):
         return values.squeeze(-1)
 
 
-def sample_tokens(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Inverse-CDF choice: logits [B, V] and uniforms [B] to tokens [B]."""
-    cumulative = logits.softmax(-1).cumsum(-1)
-    target = uniforms.to(cumulative.dtype).unsqueeze(-1) * cumulative[:, -1:]
-    token = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    return token.clamp(max=logits.shape[-1] - 1)
-
-
 def prompt_lengths(rollouts: Rollouts) -> list[int]:
     """Number of prompt tokens of each row, without padding."""
     return rollouts.mask[:, : rollouts.prompt_length].sum(1).tolist()
@@ -278,3 +260,12 @@ def prompt_lengths(rollouts: Rollouts) -> list[int]:
 def completion_lengths(rollouts: Rollouts) -> list[int]:
     """Number of completion tokens of each row, without padding."""
     return rollouts.completion_mask.sum(1).tolist()
+
+
+def cast_frozen_weights(model: nn.Module) -> None:
+    """Cast the frozen weights of linear layers to bf16 once: autocast, which multiplies in bf16, would do it in every pass."""
+    for part in model.modules():
+        if isinstance(part, nn.Linear):
+            for name, parameter in list(part.named_parameters(recurse=False)):
+                if not parameter.requires_grad:  # a new parameter, as embeddings may share the old one
+                    setattr(part, name, nn.Parameter(parameter.bfloat16(), requires_grad=False))

@@ -20,13 +20,13 @@ from isoalign.core.errors import TrainingFailed, UserError, unforeseen
 from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.lazy import peft
 from isoalign.core.records import Budget
-from isoalign.core.runtime import device
 from isoalign.core.store import recipe_fields
 from isoalign.data import assets, prompts
 from isoalign.evaluation import selection
 from isoalign.evaluation.metrics.kl import best_of_n_bound
 from isoalign.models import language
-from isoalign.models.language import LanguageModel
+from isoalign.models.checkpointing import checkpoint_layers
+from isoalign.models.language import LanguageModel, cast_frozen_weights
 from isoalign.stages import pairs
 from isoalign.stages.rounds import FeedbackRounds
 from isoalign.stages.sft import lora_config
@@ -106,6 +106,7 @@ class Training:
 
     def _train(self, work: Path) -> None:
         torch.manual_seed(self.seed)
+        self._make_feedback()
         policy, reference = self._policy_to_train()
         meter = Meter(self.budget)
         source = FeedbackRounds(self.shared, work / ROUNDS)
@@ -125,6 +126,21 @@ class Training:
         record |= {"unmetered": trainer.guard.models} if trainer.guard.models else {}
         record |= {"loop": trainer.loop} if trainer.loop else {}
         (work / "record.json").write_text(json.dumps(record, indent=1))
+
+    def _make_feedback(self) -> None:
+        """Make the shared stages that the algorithm reads, as its code names them, before policy and reference need memory.
+
+        What it reads besides is made when it asks for it."""
+        shared = self.shared
+        shared.get(shared.sft)
+        by = "judge" if registry.names_constant(type(self.algorithm), "judge") else "annotator"
+        if by == "annotator" and shared.unpaired_stage:
+            shared.get(shared.unpaired_stage)
+        elif by == "annotator" and self.uses("reward"):
+            for stage in shared.reward_models(by).values():
+                shared.get(stage)
+        elif by == "annotator" and any(map(self.uses, ("pairs", "labels"))):
+            shared.get(shared.pairs(by))
 
     @property
     def selects(self) -> bool:
@@ -169,14 +185,19 @@ class Training:
 
     def _policy_to_train(self) -> tuple[LanguageModel, LanguageModel]:
         """Policy and frozen reference. With LoRA they are the same model, with the adapter on and off."""
-        config, base = self.task.model, self.shared.base_model(autocast=self.task.model.bf16)
+        task, shared = self.task, self.shared
+        base = shared.base_model(training=True)
         if self._lora_rank:
-            model = peft.get_peft_model(base.inner, lora_config(self._lora_rank, "CAUSAL_LM"))
-            policy = LanguageModel(model.to(device()), base.tokenizer, base.ends, base.autocast)
-            return policy, policy
-        policy = self.shared.base_model(autocast=config.bf16)
-        policy.model.requires_grad_(True)
-        return policy, base
+            adapted = peft.get_peft_model(base.inner, lora_config(self._lora_rank, "CAUSAL_LM"))
+            if task.model.bf16:
+                cast_frozen_weights(adapted)
+            policy = reference = shared.language_model(adapted, base.tokenizer, training=True)
+        else:
+            model, _ = language.load_model(task.model.name, shared.get(shared.sft), task.model.dtype)
+            policy, reference = shared.language_model(model.requires_grad_(True), base.tokenizer, training=True), base
+        if task.training.gradient_checkpointing:
+            checkpoint_layers(policy.inner)
+        return policy, reference
 
     @property
     def prompt_recipe(self) -> dict[str, Any]:
@@ -189,7 +210,7 @@ class Training:
         return prompts.load_split(self.task.prompts, self.task.evaluation.split)
 
     def load_policy(self, weights: str = "policy") -> tuple[LanguageModel, LanguageModel]:
-        """Policy and SFT base in fp32."""
+        """Policy and SFT base, as they are evaluated."""
         base = self.shared.base_model()
         if not self.trains or self.selects:
             return base, base
@@ -198,8 +219,8 @@ class Training:
             adapted = peft.PeftModel.from_pretrained(self.shared.base_model().inner, str(folder))
             model: Any = adapted.merge_and_unload()  # decoding needs no separate adapter
         else:
-            model, _ = language.load_model(self.task.model.name, folder)
-        return LanguageModel(model.eval().to(device()), base.tokenizer, base.ends), base
+            model, _ = language.load_model(self.task.model.name, folder, self.task.model.dtype)
+        return self.shared.language_model(model.eval(), base.tokenizer), base
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -36,8 +37,13 @@ class StageGraph:
     def get(self, stage: Stage) -> Path:
         """The directory of a stage, made first if missing. This may happen within a training run: the stage is independent of
         the run's no_grad, and leaves its random state unchanged."""
+
+        def make(work: Path) -> None:
+            stage.make(work)
+            gc.collect()  # trainers hold their models in cycles
+
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            return self.store.get(stage.name, stage.key, stage.recipe, stage.make)
+            return self.store.get(stage.name, stage.key, stage.recipe, make)
 
     # -- the stages -----------------------------------------------------------------------------------------------
 
@@ -278,10 +284,16 @@ class StageGraph:
 
     # -- models ---------------------------------------------------------------------------------------------------
 
-    def base_model(self, autocast: bool = False) -> LanguageModel:
-        """The SFT base, frozen."""
-        model, tokenizer = language.load_model(self.task.model.name, self.get(self.sft))
-        return LanguageModel(model.to(device()), tokenizer, self.task.model.eos == "open", autocast)
+    def base_model(self, training: bool = False) -> LanguageModel:
+        """The SFT base, frozen, as it runs in training or in evaluation."""
+        model, tokenizer = language.load_model(self.task.model.name, self.get(self.sft), self.task.model.frozen)
+        return self.language_model(model, tokenizer, training)
+
+    def language_model(self, model: Any, tokenizer: Any, training: bool = False) -> LanguageModel:
+        """A model as the task's policy or base, on the device. In evaluation its passes have the precision of the card."""
+        task = self.task
+        autocast = task.model.bf16 if training else task.evaluation.precision == "bfloat16"
+        return LanguageModel(model.to(device()), tokenizer, task.model.eos == "open", autocast, task.training.rows)
 
     def _cached(self, name: str, load: Callable[[], Any]) -> Any:
         if name not in self._cache:

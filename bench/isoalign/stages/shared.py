@@ -12,6 +12,7 @@ from isoalign.core.runtime import device
 from isoalign.core.store import recipe_fields
 from isoalign.data import prompts
 from isoalign.data.preferences import Feedback, UnpairedFeedback
+from isoalign.models import language
 from isoalign.models.reward import ClassifierReward, HeadReward, Rewarder, Shaped
 from isoalign.stages import pairs
 from isoalign.stages.graph import StageGraph
@@ -40,8 +41,8 @@ class SharedStages(StageGraph):
         return self._cached("prompts", self._encode)
 
     def _encode(self) -> Prompts:
-        chosen = prompts.load_split(self.task.prompts, "train")
-        return self.base_model().encode([p.text for p in chosen], self.task.model.prompt_tokens)
+        model, chosen = self.task.model, prompts.load_split(self.task.prompts, "train")
+        return language.encode(language.load_tokenizer(model.name), [p.text for p in chosen], model.prompt_tokens)
 
     def feedback(self, labelled_by: str) -> Feedback:
         """The training pairs."""

@@ -115,6 +115,11 @@ def uses_attribute(cls: type, attribute: str) -> bool:
     return code.names_attribute(_source_modules(cls), attribute)
 
 
+def names_constant(cls: type, value: str) -> bool:
+    """Whether a string stands anywhere in an algorithm's code."""
+    return code.names_constant(_source_modules(cls), value)
+
+
 def hyperparameters(algorithm: Any) -> dict[str, Any]:
     """An algorithm's settings as a dict."""
     return dataclasses.asdict(algorithm)
