@@ -190,7 +190,7 @@ class LanguageModel:
         def predict(states: Tensor) -> Tensor:
             with torch.set_grad_enabled(recorded), self.precision():
                 logits = own_logits(self.inner, self.body, states if self.autocast else states.to(self.dtype))
-            return self._ban(logits.float())
+            return self.ban(logits.float())
 
         return predict
 
@@ -230,7 +230,8 @@ class LanguageModel:
         """Context of every pass: autocast to bf16 if the model has it."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
 
-    def _ban(self, logits: Tensor) -> Tensor:
+    def ban(self, logits: Tensor) -> Tensor:
+        """Logits with probability 0 for banned tokens."""
         return logits.index_fill(-1, self.banned, NEVER) if len(self.banned) else logits
 
 

@@ -1,0 +1,113 @@
+"""A probe of a language model before it is used: what isoalign computes must be what the model's own forward says.
+
+Two rows of different length are read without padding, one by one, by the model's own forward. They are the measure of the
+padded batch, of decoding with a cache, of log-probabilities, KL and entropy, and of the formula for FLOPs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from isoalign.core.batches import Prompts, Rollouts
+from isoalign.core.errors import UserError, unforeseen
+from isoalign.models.decoding import Decoder
+from isoalign.models.kl import exact_kl
+from isoalign.models.language import LanguageModel
+from isoalign.models.passes import entropy, token_logp
+
+LENGTHS = (9, 5)  # of the two prompts
+STEPS = 4  # tokens of each answer
+TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}  # nats per token, on average over the vocabulary
+
+
+def probe(model: LanguageModel, name: str) -> dict[str, float]:
+    """The largest difference of each kind in nats. Raises UserError, which names the model and what differs."""
+    architecture = type(model.inner).__name__
+    try:
+        differences = _differences(model, name)
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"the model {name!r} ({architecture}) can't be run: {unforeseen(error)}") from error
+    limit = TOLERANCE[model.dtype]
+    wrong = [f"{kind} by {value:.2g}" for kind, value in differences.items() if not value <= limit]
+    if wrong:
+        raise UserError(
+            f"the model {name!r} ({architecture}) can't be run exactly: from its own forward on rows without padding differ "
+            f"{', '.join(wrong)} nats a token; choose another model"
+        )
+    return differences
+
+
+@torch.no_grad()
+def _differences(model: LanguageModel, name: str) -> dict[str, float]:
+    rows = _rows(model)
+    own = [model.inner(input_ids=row.unsqueeze(0)).logits[0, -STEPS - 1 : -1].float() for row in rows]
+    own = [model.ban(logits) for logits in own]
+    if not all(torch.isfinite(logits).all() for logits in own):
+        raise UserError(
+            f"the model {name!r} has logits that are not finite; its weights are broken, or its dtype is too small"
+        )
+    rollouts = _padded(model, rows)
+    outputs, answers = model(rollouts), [row[-STEPS:] for row in rows]
+    return {
+        "a padded batch": _largest(outputs.logits, own),
+        "decoding with a cache": _largest(_decoded(model, rows), own),
+        "log-probabilities": _furthest(outputs.logp, [token_logp(*pair) for pair in zip(own, answers, strict=True)]),
+        "entropy": _furthest(outputs.entropy, list(map(entropy, own))),
+        "KL": max(exact_kl(mine[:STEPS], true).mean().item() for mine, true in zip(outputs.logits, own, strict=True)),
+    }
+
+
+def _rows(model: LanguageModel) -> list[Tensor]:
+    """Two rows of tokens that the model may write, the same ones every time."""
+    allowed = torch.ones(model.vocabulary, dtype=torch.bool)
+    allowed[model.banned.cpu()] = False
+    tokens = allowed.nonzero().flatten()
+    generator = torch.Generator().manual_seed(0)
+    chosen = [torch.randint(len(tokens), (length + STEPS,), generator=generator) for length in LENGTHS]
+    return [tokens[places].to(model.device) for places in chosen]
+
+
+def _padded(model: LanguageModel, rows: list[Tensor]) -> Rollouts:
+    """Both rows as one batch with padding on both sides."""
+    prompts, pad = _prompts(model, rows), int(model.tokenizer.pad_token_id)
+    answers = torch.stack([row[-STEPS:] for row in rows])
+    left, right = torch.full((2, 2), pad, device=model.device), torch.full((2, 3), pad, device=model.device)
+    tokens = torch.cat([left, prompts.tokens, answers, right], 1)
+    mask = torch.cat([left.bool() & False, prompts.mask, torch.ones_like(answers).bool(), right.bool() & False], 1)
+    return Rollouts(tokens, mask, 2 + prompts.tokens.shape[1])
+
+
+def _prompts(model: LanguageModel, rows: list[Tensor]) -> Prompts:
+    width, pad = max(LENGTHS), int(model.tokenizer.pad_token_id)
+    tokens = torch.full((len(rows), width), pad, device=model.device)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool, device=model.device)
+    for place, row in enumerate(rows):
+        prompt = row[:-STEPS]
+        tokens[place, width - len(prompt) :], mask[place, width - len(prompt) :] = prompt, True
+    return Prompts(tokens, mask, torch.arange(len(rows)))
+
+
+def _decoded(model: LanguageModel, rows: list[Tensor]) -> Tensor:
+    """Logits of each token of the answers by decoding with a cache, each prompt read once for two answers [2, T, V]."""
+    decoder = Decoder(model.body, model.predict_now(), _prompts(model, rows), 2, STEPS)
+    logits = []
+    for step in range(STEPS):
+        logits.append(decoder.logits[::2])
+        tokens = torch.stack([row[len(row) - STEPS + step] for row in rows]).repeat_interleave(2)
+        decoder.append(tokens, torch.ones_like(tokens).bool())
+        if step + 1 < STEPS:
+            decoder.advance()
+    return torch.stack(logits, 1)
+
+
+def _largest(logits: Tensor, own: list[Tensor]) -> float:
+    """The largest mean difference of log-probabilities over the vocabulary, at any position."""
+    mine = [row[:STEPS].log_softmax(-1) for row in logits]
+    return max((a - b.log_softmax(-1)).abs().mean(-1).max().item() for a, b in zip(mine, own, strict=True))
+
+
+def _furthest(values: Tensor, own: list[Tensor]) -> float:
+    return max((row[:STEPS] - true).abs().mean().item() for row, true in zip(values, own, strict=True))
