@@ -138,7 +138,7 @@ def test_the_probe_refuses_in_one_line_what_is_not(name: str, reason: str) -> No
     with pytest.raises(UserError, match=reason) as error:
         probe(language_model(build(name)), "the/name")
     assert "\n" not in str(error.value)
-    assert ("the/name" in str(error.value) or name == "rwkv")
+    assert "the/name" in str(error.value) or name == "rwkv"
 
 
 def plant(model: Any, kind: str) -> None:
@@ -275,7 +275,7 @@ def test_a_critic_is_a_copy_of_the_body_with_a_head_of_the_width_of_its_states(n
 def test_frozen_weights_that_were_cast_once_give_what_autocast_gives(tiny_bench: Bench) -> None:
     base = tiny_bench.language_model()
     adapted = peft.get_peft_model(base.inner, peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
-    policy = language_model(adapted, autocast=True)
+    policy = language_model(adapted, precision="bfloat16")
     before = policy(padded(rows())).logp
     cast_frozen_weights(adapted)
     assert torch.equal(policy(padded(rows())).logp, before)

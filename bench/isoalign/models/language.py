@@ -92,12 +92,13 @@ def encode(tokenizer: Any, texts: Sequence[str], longest: int) -> Prompts:
 
 
 class LanguageModel:
-    """A causal LM with its tokenizer. ``banned`` tokens have probability 0 in sampling and scoring. ``rows``: read or sampled
-    at a time where no gradients are recorded."""
+    """A causal LM with its tokenizer. ``banned`` tokens have probability 0 in sampling and scoring. ``precision`` of passes:
+    float32, tf32 (of products, where the device has it) or bfloat16 (autocast). ``rows``: read or sampled at a time where no
+    gradients are recorded."""
 
-    def __init__(self, model: Any, tokenizer: Any, ends: bool, autocast: bool = False, rows: int = ROWS) -> None:
+    def __init__(self, model: Any, tokenizer: Any, ends: bool, precision: str = "float32", rows: int = ROWS) -> None:
         self.model = model  # a PeftModel if the policy is an adapter
-        self.tokenizer, self.ends, self.autocast, self.rows = tokenizer, ends, autocast, rows
+        self.tokenizer, self.ends, self.precision, self.rows = tokenizer, ends, precision, rows
         self.inner: Any = model.get_base_model() if hasattr(model, "peft_config") else model
         self.head: nn.Module = self.inner.get_output_embeddings()
         self.body = find_body(self.inner)
@@ -179,7 +180,7 @@ class LanguageModel:
 
     def states(self, rollouts: Rollouts) -> Tensor:
         """The state that predicts each token of the completions [B, T, D]."""
-        with self.precision():
+        with self.in_precision():
             return self.body.read(rollouts.to(self.device))
 
     def predict_now(self) -> Predict:
@@ -188,7 +189,7 @@ class LanguageModel:
         recorded = torch.is_grad_enabled()
 
         def predict(states: Tensor) -> Tensor:
-            with torch.set_grad_enabled(recorded), self.precision():
+            with torch.set_grad_enabled(recorded), self.in_precision():
                 logits = own_logits(self.inner, self.body, states if self.autocast else states.to(self.dtype))
             return self.ban(logits.float())
 
@@ -202,7 +203,7 @@ class LanguageModel:
         once and its cache repeated for its K samples.
         """
         draws = Draws(prompts, uniforms.view(len(prompts), -1, uniforms.shape[-1])).to(self.device)
-        with self.precision():
+        with self.in_precision():
             parts = by_rows(self._decode, draws, max(1, self.rows * len(prompts) // len(uniforms)))
         return joined(parts, int(self.tokenizer.pad_token_id))
 
@@ -226,9 +227,16 @@ class LanguageModel:
         """Whether to look if any row is unfinished: an accelerator would wait for the answer at every token."""
         return self.ends and (self.device.type == "cpu" or step % 16 == 15)
 
-    def precision(self) -> AbstractContextManager[Any]:
-        """Context of every pass: autocast to bf16 if the model has it."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
+    @property
+    def autocast(self) -> bool:
+        """Whether passes run under autocast to bf16."""
+        return self.precision == "bfloat16"
+
+    def in_precision(self) -> AbstractContextManager[Any]:
+        """Context of every pass, by ``precision``."""
+        if self.autocast:
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return _tf32() if self.precision == "tf32" else nullcontext()
 
     def ban(self, logits: Tensor) -> Tensor:
         """Logits with probability 0 for banned tokens."""
@@ -243,7 +251,7 @@ class Critic(nn.Module):
         self.body, self.head = copy.deepcopy(policy.body.module), nn.Linear(policy.width, 1, device=policy.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self._body, self._precision = Body(self.body), policy.precision
+        self._body, self._precision = Body(self.body), policy.in_precision
 
     def forward(self, rollouts: Rollouts) -> Tensor:
         """A value for each token of the completions, from the state that predicts it [B, T]."""
@@ -251,6 +259,16 @@ class Critic(nn.Module):
             states = self._body.read(rollouts.to(self.head.weight.device))
         values: Tensor = self.head(states.float())
         return values.squeeze(-1)
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def prompt_lengths(rollouts: Rollouts) -> list[int]:

@@ -92,10 +92,11 @@ class Run(Training):
 
     @property
     def _sampling(self) -> dict[str, Any]:
+        precision = self.task.evaluation.precision
         return {
             "version": samples.VERSION, "policy": self.train.key if self.trains else self.shared.sft.key,
             "sft": self.shared.sft.key, "seed": self.task.evaluation.seed,
-        } | self.prompt_recipe  # fmt: skip
+        } | self.prompt_recipe | ({"precision": precision} if precision != "float32" else {})  # fmt: skip
 
     @property
     def held_out(self) -> Stage:

@@ -186,15 +186,16 @@ class Training:
     def _policy_to_train(self) -> tuple[LanguageModel, LanguageModel]:
         """Policy and frozen reference. With LoRA they are the same model, with the adapter on and off."""
         task, shared = self.task, self.shared
-        base = shared.base_model(training=True)
+        precision = "bfloat16" if task.model.bf16 else "float32"
+        base = shared.base_model(precision)
         if self._lora_rank:
             adapted = peft.get_peft_model(base.inner, lora_config(self._lora_rank, "CAUSAL_LM"))
             if task.model.bf16:
                 cast_frozen_weights(adapted)
-            policy = reference = shared.language_model(adapted, base.tokenizer, training=True)
+            policy = reference = shared.language_model(adapted, base.tokenizer, precision)
         else:
             model, _ = language.load_model(task.model.name, shared.get(shared.sft), task.model.dtype)
-            policy, reference = shared.language_model(model.requires_grad_(True), base.tokenizer, training=True), base
+            policy, reference = shared.language_model(model.requires_grad_(True), base.tokenizer, precision), base
         if task.training.gradient_checkpointing:
             checkpoint_layers(policy.inner)
         return policy, reference
@@ -211,7 +212,8 @@ class Training:
 
     def load_policy(self, weights: str = "policy") -> tuple[LanguageModel, LanguageModel]:
         """Policy and SFT base, as they are evaluated."""
-        base = self.shared.base_model()
+        precision = self.task.evaluation.precision
+        base = self.shared.base_model(precision)
         if not self.trains or self.selects:
             return base, base
         folder = self.shared.get(self.train) / weights
@@ -220,7 +222,7 @@ class Training:
             model: Any = adapted.merge_and_unload()  # decoding needs no separate adapter
         else:
             model, _ = language.load_model(self.task.model.name, folder, self.task.model.dtype)
-        return self.shared.language_model(model.eval(), base.tokenizer), base
+        return self.shared.language_model(model.eval(), base.tokenizer, precision), base
 
 
 @contextmanager

@@ -284,16 +284,15 @@ class StageGraph:
 
     # -- models ---------------------------------------------------------------------------------------------------
 
-    def base_model(self, training: bool = False) -> LanguageModel:
-        """The SFT base, frozen, as it runs in training or in evaluation."""
+    def base_model(self, precision: str = "float32") -> LanguageModel:
+        """The SFT base, frozen."""
         model, tokenizer = language.load_model(self.task.model.name, self.get(self.sft), self.task.model.frozen)
-        return self.language_model(model, tokenizer, training)
+        return self.language_model(model, tokenizer, precision)
 
-    def language_model(self, model: Any, tokenizer: Any, training: bool = False) -> LanguageModel:
-        """A model as the task's policy or base, on the device. In evaluation its passes have the precision of the card."""
+    def language_model(self, model: Any, tokenizer: Any, precision: str) -> LanguageModel:
+        """A model as the task's policy or base, on the device."""
         task = self.task
-        autocast = task.model.bf16 if training else task.evaluation.precision == "bfloat16"
-        return LanguageModel(model.to(device()), tokenizer, task.model.eos == "open", autocast, task.training.rows)
+        return LanguageModel(model.to(device()), tokenizer, task.model.eos == "open", precision, task.training.rows)
 
     def _cached(self, name: str, load: Callable[[], Any]) -> Any:
         if name not in self._cache:
