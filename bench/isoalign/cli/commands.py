@@ -36,6 +36,7 @@ COMMANDS = {
     "data": Entry("data", "Look at a file of feedback before anything learns from it."),
     "new": Entry("new", "Write the files of a new algorithm that works from the start."),
     "check": Entry("check", "Test an algorithm on what every algorithm must do."),
+    "doctor": Entry("doctor", "Say what this machine has for runs, what won't work, and what to do."),
     "assets": Entry("assets", "Fetch and verify the embedded models and data."),
 }
 

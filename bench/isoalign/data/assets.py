@@ -123,13 +123,17 @@ def cache_dir() -> Path:
     return Path(os.environ.get("ISOALIGN_CACHE") or platformdirs.user_cache_dir("isoalign"))
 
 
+def asset_folder(name: str) -> Path:
+    """Where an asset lies once it is fetched."""
+    return cache_dir() / "assets" / f"{name}-{ASSETS[name].sha256[:12]}"
+
+
 def asset_path(name: str) -> Path:
     """The folder of an asset, downloaded if missing and verified against its manifest.
 
     Raises UserError if the download fails or a file doesn't match its hash.
     """
-    asset = ASSETS[name]
-    folder = cache_dir() / "assets" / f"{name}-{asset.sha256[:12]}"
+    asset, folder = ASSETS[name], asset_folder(name)
     if not folder.exists():
         _fetch(asset, folder)
     _verify(folder)
