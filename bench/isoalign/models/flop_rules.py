@@ -87,8 +87,9 @@ def weights_of(model: Any, head: nn.Module | None, observed: Observed) -> Weight
             if work is None:
                 shape = "x".join(map(str, parameter.shape))
                 raise _refusal(model, f"no rule covers its parameter {path}.{leaf} ({type(module).__name__}, {shape})")
-            if ".lora_" in path or ".modules_to_save" in path:
+            if ".lora_" in path:
                 work = _on_experts(work, path.partition(".lora_")[0], modules, observed)
+            if ".lora_" in path or ".modules_to_save" in path:
                 adapter += work
             else:
                 body += work
@@ -163,14 +164,19 @@ def _dry_run(model: Any, length: int) -> int:
 def _run_hollow(model: Any, length: int, device: str, mode: AbstractContextManager[Any]) -> int:
     counted = DryRun()
     with _disable_current_modes(), _evaluating(model), torch.enable_grad(), mode, torch.device(device), counted:
-        tensors = {name: _hollow(each) for name, each in [*model.named_parameters(), *model.named_buffers()]}
-        torch.func.functional_call(model, tensors, kwargs={"input_ids": torch.zeros(1, length, dtype=torch.long)})
+        inputs = {"input_ids": torch.zeros(1, length, dtype=torch.long)}
+        # tied weights are replaced one by one: told to tie them, torch does not put back those of a module that is used twice
+        torch.func.functional_call(model, dict(_hollow_tensors(model)), kwargs=inputs, tie_weights=False)
     return counted.flops
 
 
-def _hollow(tensor: torch.Tensor) -> torch.Tensor:
-    hollow = torch.empty(tensor.shape, dtype=tensor.dtype)
-    return nn.Parameter(hollow, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else hollow
+def _hollow_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """A tensor without values for each parameter and buffer of each module, by name."""
+    for path, module in model.named_modules():
+        for leaf, each in module.named_parameters(path, recurse=False):
+            yield leaf, nn.Parameter(torch.empty(each.shape, dtype=each.dtype), each.requires_grad)
+        for leaf, each in module.named_buffers(path, recurse=False):
+            yield leaf, torch.empty(each.shape, dtype=each.dtype)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """FLOPs by formula, the unit of every budget: exact integers, equal on every machine.
 
 A multiply-add is two FLOPs. A forward pass costs 2 per weight and token, 4 x width of attention per pair of a token and its
-context (full, not causal, as kernels compute it), and the head only where it is applied. A backward pass costs twice the
+context (full, not causal, as kernels compute it), and the head only where it is applied. Of a mixture of experts, the weights
+that a token is sent to count; ``flop_rules.py`` says what each kind of parameter costs. A backward pass costs twice the
 forward pass for trained weights; frozen weights cost only the half for activations (LoRA). Padding is free: only real tokens
 count, so the bill does not depend on batching.
 """
@@ -23,8 +24,9 @@ LENGTHS = (9, 24)  # tokens of the rows on which a bill is compared with the cou
 @dataclass(frozen=True)
 class Shape:
     """The sizes of an architecture that FLOPs depend on, in weights: ``body`` (multiplied for each token; embeddings and
-    head left out), ``adapter`` (LoRA), ``head``; and ``attention`` = layers x heads x head size. ``first``: weights of body
-    and adapter that read frozen embeddings, so that no gradient flows back through them."""
+    head left out), ``adapter`` (LoRA), ``head``; and ``attention``, the sum of heads x head size of all layers (the mean size
+    where keys and values differ). ``first``: weights of body and adapter that read frozen embeddings, so that no gradient
+    flows back through them."""
 
     body: int
     attention: int
@@ -53,8 +55,8 @@ class Shape:
         return self.forward(lengths, [1] * len(lengths), adapter)
 
     def decode(self, contexts: Iterable[int], new: Iterable[int], adapter: bool = True) -> int:
-        """Decoding ``new`` tokens with a cache after prompts of ``contexts`` tokens; the first token comes from the
-        prefill."""
+        """Decoding ``new`` tokens after prompts of ``contexts`` tokens, whose keys and values are cached in full; the first
+        token comes from the prefill."""
         weights = 2 * (self.body + self.adapter * adapter) + 2 * self.head
         total = 0
         for context, tokens in zip(contexts, new, strict=True):
