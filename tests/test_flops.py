@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification
+from transformers.integrations import moe
 
 from architectures import CONFIGS, build
 from isoalign.core.errors import UserError
@@ -165,6 +166,13 @@ def test_a_convolution_by_groups_costs_one_forward_pass_for_each_gradient() -> N
     forward, out = count(lambda: layer(rows).sum())
     backward, _ = count(out.backward)
     assert (forward, backward) == (2 * 10 * 6 * 3, 2 * forward)
+
+
+def test_experts_are_counted_alike_where_a_gpu_has_no_grouped_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("mixtral")
+    expected = count_pass(model)
+    monkeypatch.setattr(moe, "_can_use_grouped_mm", lambda *_: False)
+    assert count_pass(model) == expected
 
 
 def test_a_scalar_head_is_part_of_the_body() -> None:

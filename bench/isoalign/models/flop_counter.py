@@ -1,5 +1,6 @@
 """Counted FLOPs: PyTorch's formulas on the operations that a pass runs. The bill of ``flops.py`` is checked with them."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,10 @@ def _grouped(first: Any, second: Any, *_: Any, out_shape: Any = None, **__: Any)
     return 2 * math.prod(first) * int(second[-1])
 
 
+def _grouped_backward(first: Any, second: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return 2 * _grouped(first, second)
+
+
 def _convolution_backward(
     grad: Any, inputs: Any, weight: Any, _bias: Any, _stride: Any, _padding: Any, _dilation: Any, transposed: bool,
     _output_padding: Any, _groups: int, mask: Any, out_shape: Any = None, **__: Any,
@@ -49,7 +54,17 @@ MISSING: dict[Any, Callable[..., int]] = {
     torch.ops.aten.baddbmm_: counter.baddbmm_flop.__wrapped__,  # type: ignore[attr-defined]
 }
 _FORMULAS = counter.flop_registry | {operation: counter.shape_wrapper(formula) for operation, formula in MISSING.items()}
+# Those of transformers for a GPU that has no grouped product, by name, because they are there only once it is imported.
+_OF_TRANSFORMERS = {
+    "transformers.grouped_mm_fallback": counter.shape_wrapper(_grouped),
+    "transformers.grouped_mm_fallback_backward": counter.shape_wrapper(_grouped_backward),
+}
 UNSEEN = (nn.RNNBase, nn.Bilinear)  # use operations without a formula
+
+
+@functools.cache
+def _formula(operation: Any) -> Callable[..., int] | None:
+    return _FORMULAS.get(operation) or _OF_TRANSFORMERS.get(str(operation))
 
 
 class Counter(TorchDispatchMode):
@@ -62,7 +77,7 @@ class Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and count its FLOPs."""
         out = func(*args, **(kwargs or {}))
-        if (formula := _FORMULAS.get(func._overloadpacket)) is not None:
+        if (formula := _formula(func._overloadpacket)) is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=out)
         return out
 
