@@ -102,9 +102,8 @@ def _load_hub_scorer(name: str, device: str) -> Scorer:
         probabilities: Tensor = logits.softmax(-1) if several else logits.sigmoid()
         return torch.where(batch["attention_mask"].any(-1).cpu(), probabilities[:, label], torch.nan)  # nan if all is padding
 
-    shape = shape_of(model, None)
-
     def price(texts: Sequence[str]) -> int:
+        shape = shape_of(model, None)  # asked here, since a scorer of the evaluation needs no price
         lengths = [len(ids) for ids in tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]]
         return shape.forward(lengths, [0] * len(lengths))
 
