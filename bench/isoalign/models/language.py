@@ -19,6 +19,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.lazy import transformers
 from isoalign.data import assets, hub
 from isoalign.data.assets import ASSETS
+from isoalign.models import tokens
 from isoalign.models.flops import Shape, shape_of
 
 NEVER = -1e9  # logit of a masked token: probability exactly 0, without the nan of infinities
@@ -70,7 +71,7 @@ def load_tokenizer(name: str) -> Any:
     with _user_errors(name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(model_path(name), padding_side="left", trust_remote_code=False)
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
     return tokenizer
 
 
@@ -84,16 +85,9 @@ def _user_errors(name: str) -> Iterator[None]:
         raise UserError(f"cannot load the model {model_path(name)!r}: {reason}{hint}") from error
 
 
-def truncate_prompt(ids: list[int], longest: int, opening: int | None) -> list[int]:
-    """Token ids of a prompt, truncated from the left to ``longest``; the start token ``opening`` is kept."""
-    if len(ids) <= longest:
-        return ids
-    start = ids[:1] if ids[0] == opening else []
-    return start + ids[len(ids) - longest + len(start) :]
-
-
 class LanguageModel:
-    """A causal LM with its tokenizer. ``banned`` tokens have probability 0 in sampling and scoring."""
+    """A causal LM with its tokenizer. ``banned`` tokens have probability 0 in sampling and scoring; ``end_ids`` are those that
+    end an answer (if ``ends``)."""
 
     def __init__(self, model: Any, tokenizer: Any, ends: bool, autocast: bool = False) -> None:
         self.model = model  # a PeftModel if the policy is an adapter
@@ -102,8 +96,10 @@ class LanguageModel:
         self.head: nn.Module = self.inner.get_output_embeddings()
         self.ends = ends
         self.autocast = autocast
-        special = set(tokenizer.all_special_ids) - ({tokenizer.eos_token_id} if ends else set())
-        self.banned = torch.tensor(sorted(special), device=self.device)
+        own_ends = tokens.end_ids(tokenizer, getattr(self.inner, "generation_config", None))
+        self.end_ids = torch.tensor(own_ends, dtype=torch.long, device=self.device)
+        banned = tokens.banned_ids(tokenizer, self.vocabulary, own_ends, ends)
+        self.banned = torch.tensor(banned, dtype=torch.long, device=self.device)
 
     @property
     def device(self) -> torch.device:
@@ -136,27 +132,15 @@ class LanguageModel:
 
     def encode(self, texts: Sequence[str], longest: int) -> Prompts:
         """Texts as left-padded prompts, truncated from the left to ``longest`` tokens; the start token is kept."""
-        rows = [truncate_prompt(ids, longest, self.tokenizer.bos_token_id) for ids in self.tokenizer(list(texts))["input_ids"]]
-        width = max(map(len, rows))
-        tokens = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-        mask = torch.zeros(len(rows), width, dtype=torch.bool)
-        for place, ids in enumerate(rows):
-            tokens[place, width - len(ids) :] = torch.tensor(ids)
-            mask[place, width - len(ids) :] = True
-        return Prompts(tokens, mask, torch.arange(len(rows)))
+        return tokens.left_padded(tokens.encode(self.tokenizer, texts, longest), int(self.tokenizer.pad_token_id))
 
     def decode(self, rollouts: Rollouts) -> list[str]:
         """The text of each completion."""
-        rows = zip(rollouts.completion.tolist(), rollouts.completion_mask.tolist(), strict=True)
-        ids = [[token for token, real in zip(*row, strict=True) if real] for row in rows]
-        return [str(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return tokens.decode(self.tokenizer, rollouts)
 
     def decode_prompts(self, rollouts: Rollouts) -> list[str]:
         """The text of each prompt."""
-        rows = zip(rollouts.tokens.cpu(), rollouts.mask.cpu(), strict=True)
-        split = rollouts.prompt_length
-        ids = [tokens[:split][mask[:split]].tolist() for tokens, mask in rows]
-        return [str(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return tokens.decode_prompts(self.tokenizer, rollouts)
 
     def __call__(self, rollouts: Rollouts) -> Outputs:
         """Log-probabilities, states and logits at the completion's positions, the only ones where the head is applied."""
@@ -201,7 +185,7 @@ class LanguageModel:
             chosen.append(torch.where(alive, token, self.tokenizer.pad_token_id))
             mask = torch.cat([mask, alive.unsqueeze(1)], 1)
             if self.ends:
-                alive = alive & (token != self.tokenizer.eos_token_id)
+                alive = alive & ~torch.isin(token, self.end_ids)
             if step + 1 == steps or not alive.any():
                 break
             logits = self.head(self._body(chosen[-1].unsqueeze(1), mask, cache).last_hidden_state[:, -1])
