@@ -69,10 +69,7 @@ def weights_identity(name: str) -> str:
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model, padding on the left."""
     with _user_errors(name):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model_path(name), padding_side="left", trust_remote_code=False)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
-    return tokenizer
+        return tokens.load(model_path(name))
 
 
 @contextmanager

@@ -24,6 +24,27 @@ GUARD = "\ufdd0"  # a noncharacter of Unicode, which no text holds: it stands in
 MARK = "isoalign"  # the content of a message that is looked for in a rendered conversation
 
 
+def load(name: str) -> Any:
+    """The tokenizer in a folder or on the hub, padding on the left. Raises UserError if the model there has none, and OSError
+    or ValueError if there is no model."""
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
+    except OSError:
+        raise
+    except Exception as error:  # a file that is missing or broken is any exception
+        if "custom code" in str(error):
+            raise
+        if "instantiate the backend tokenizer" in str(error):
+            raise _no_tokenizer(name) from error
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(f"cannot read the tokenizer of {name!r}: {reason}; put its files beside the weights anew") from error
+    if not _words(tokenizer):  # what transformers makes of nothing
+        raise _no_tokenizer(name)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
+    return tokenizer
+
+
 # -- texts ----------------------------------------------------------------------------------------------------------------
 
 
@@ -229,9 +250,9 @@ def check_tokenizer(tokenizer: Any, model: Any, open_ends: bool) -> None:
     """Refuse a tokenizer that can't serve a model: one without words, of another model, without an end token though answers
     have ``open_ends``, without a padding token, or with a chat template that fails. Raises UserError."""
     name, rows = tokenizer.name_or_path, int(model.get_input_embeddings().weight.shape[0])
-    words = set(tokenizer.get_vocab().values()) - special_ids(tokenizer)
+    words = _words(tokenizer)
     if not words:
-        raise UserError(f"the model {name!r} has no tokenizer; put the tokenizer's files beside its weights")
+        raise _no_tokenizer(name)
     named = {"bos_token": tokenizer.bos_token_id, "eos_token": tokenizer.eos_token_id, "pad_token": tokenizer.pad_token_id}
     beyond = next((token for token, place in named.items() if place is not None and place >= rows), "")
     if max(words) >= rows or beyond:
@@ -247,6 +268,14 @@ def check_tokenizer(tokenizer: Any, model: Any, open_ends: bool) -> None:
         raise UserError(f"the tokenizer of {name!r} has neither a pad_token nor an eos_token; set one in its files")
     if getattr(tokenizer, "chat_template", None):
         chat_text(tokenizer, [{"role": "user", "content": MARK}])
+
+
+def _words(tokenizer: Any) -> set[int]:
+    return set(tokenizer.get_vocab().values()) - special_ids(tokenizer)
+
+
+def _no_tokenizer(name: str) -> UserError:
+    return UserError(f"the model {name!r} has no tokenizer; put the tokenizer's files beside its weights")
 
 
 def _no_end(tokenizer: Any) -> UserError:
