@@ -10,15 +10,21 @@ from typing import Any
 
 import pytest
 import torch
+import trl
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM, BertForSequenceClassification
 
+from architectures import build
 from isoalign.config.task import ModelConfig, RewardConfig, ShapingConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.data.preferences import Feedback, rollouts
 from isoalign.models import language
 from isoalign.models.classifiers import WordClassifier
-from isoalign.models.reward import ClassifierReward, HeadReward, Retokenizer, Shaped
+from isoalign.models.reward import ClassifierReward, HeadReward, Retokenizer, Shaped, load_reward_model
+from isoalign.models.scalar_head import load_scalar_head
 from isoalign.stages import reward
+from isoalign.stages.sft import trainer_arguments
 from workbench import COMMAND, Bench, Size, Terminal, complaint, make_feedback, write_model, write_reward
 
 
@@ -222,6 +228,123 @@ def test_rewards_that_are_not_normalised_keep_their_scale(tiny_bench: Bench, tmp
     folder, config = write_reward(tmp_path, tiny_bench.model, 4), ModelConfig(str(tiny_bench.model))
     whiten, raw = HeadReward(folder, config), HeadReward(folder, config, normalise=False)
     torch.testing.assert_close(raw(TWO), whiten(TWO) * 2.0 + 0.1)
+
+
+# -- a scalar head on any architecture --------------------------------------------------------------------------------------
+
+ENDED = [torch.tensor(ids) for ids in ([3, 9, 41, 5, 2], [3, 8, 7, 6, 5, 4, 50, 60, 2], [3, 44, 2])]  # each ends in eos, 2
+
+
+def padded(rows: list[torch.Tensor], side: str, pad: int) -> dict[str, torch.Tensor]:
+    """Rows in a batch of 11 columns."""
+    ids, mask = torch.full((len(rows), 11), pad), torch.zeros(len(rows), 11, dtype=torch.long)
+    for place, row in enumerate(rows):
+        columns = slice(11 - len(row), 11) if side == "left" else slice(0, len(row))
+        ids[place, columns], mask[place, columns] = row, 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@torch.no_grad()
+def by_hand(model: Any, head: torch.Tensor, rows: list[torch.Tensor]) -> list[float]:
+    """The head applied to the last state of each row, without a batch and without padding."""
+    return [float(model.base_model(input_ids=row[None])[0][0, -1] @ head[0]) for row in rows]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["llama", "gpt2", "gpt_neox", "opt:projected", "bloom", "granite", "cohere", "gemma2", "xglm", "olmoe", "mamba", "lfm2",
+     "recurrent_gemma", "falcon_h1"],
+)  # fmt: skip
+@torch.no_grad()
+def test_a_reward_is_read_at_the_last_token_whatever_the_architecture_and_the_padding(name: str, tmp_path: Path) -> None:
+    model = build(name)
+    model.save_pretrained(tmp_path / "base")
+    reward = load_scalar_head(str(tmp_path / "base")).eval()
+    reward.score.weight.normal_()
+    assert reward.score.weight.shape == (1, model.get_output_embeddings().weight.shape[1])
+    expected = by_hand(model, reward.score.weight, ENDED)
+    for side in ("left", "right"):
+        for pad in (0, 2):
+            found = reward(**padded(ENDED, side, pad)).logits
+            assert found.shape == (3, 1)
+            assert found[:, 0].tolist() == pytest.approx(expected, abs=1e-4)
+    reward.save_pretrained(tmp_path / "head")
+    again = load_scalar_head(str(tmp_path / "head")).eval()
+    assert torch.equal(again(**padded(ENDED, "left", 2)).logits, reward(**padded(ENDED, "left", 2)).logits)
+
+
+@torch.no_grad()
+def test_where_transformers_has_a_class_the_head_is_the_same(tiny_bench: Bench, tmp_path: Path) -> None:
+    """Same first head, same names of weights, and the same rewards where no padding is an end."""
+    torch.manual_seed(5)
+    theirs = AutoModelForSequenceClassification.from_pretrained(tiny_bench.model, num_labels=1, dtype=torch.float32).eval()
+    torch.manual_seed(5)
+    ours = load_scalar_head(str(tiny_bench.model)).eval()
+    assert type(ours).__name__ == type(theirs).__name__
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
+    rows = [row[:-1] for row in ENDED]
+    batch = padded(rows, "right", 1)
+    torch.testing.assert_close(ours(**batch).logits, theirs(**batch).logits)
+
+
+def test_an_encoder_keeps_its_own_classifier(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertForMaskedLM(BertConfig(**sizes)).save_pretrained(tmp_path)
+    assert isinstance(load_scalar_head(str(tmp_path)), BertForSequenceClassification)
+
+
+def write_ending(folder: Path, name: str) -> Path:
+    """A model of an architecture with the tiny tokenizer, whose padding token is its end token."""
+    write_model(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": "<|endoftext|>"}))
+    build(name, vocab_size=320, eos_token_id=0, pad_token_id=0, bos_token_id=0).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["llama", "granite"])
+def test_the_loss_of_training_is_that_of_rows_without_padding(name: str, tmp_path: Path) -> None:
+    model, tokenizer = load_reward_model(str(folder := write_ending(tmp_path / "base", name)), folder)
+    model.requires_grad_(True).score.weight.data.normal_()
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 0
+    chosen, rejected = [[0, 5, 9, 7, 0], [0, 5, 9, 0]], [[0, 5, 9, 8, 8, 8, 8], [0, 5, 9, 30, 0]]
+    rows = [{"chosen_ids": up, "rejected_ids": down} for up, down in zip(chosen, rejected, strict=True)]
+    arguments = trainer_arguments(tmp_path, 1e-3, 2, False, 0, "reward")
+    trainer = trl.RewardTrainer(
+        model, args=trl.RewardConfig(**arguments, max_length=None), train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    model.eval()
+    loss = trainer.compute_loss(model, next(iter(trainer.get_train_dataloader())))
+    up, down = ([by_hand(model, model.score.weight, [torch.tensor(ids)])[0] for ids in side] for side in (chosen, rejected))
+    expected = sum(math.log1p(math.exp(b - a)) for a, b in zip(up, down, strict=True)) / 2
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "lora"), [("llama", 0), ("granite", 2), ("olmoe", 0), ("mamba", 0)])
+def test_a_reward_model_of_any_architecture_is_trained_saved_and_scores_ends(name: str, lora: int, tmp_path: Path) -> None:
+    folder, work = write_ending(tmp_path / "base", name), tmp_path / "work"
+    work.mkdir()
+    feedback = make_feedback("simulated", [3, 5, 4, 6], [2, 4, 3, 5])
+    feedback = replace(feedback, chosen=[[*ids, 0] for ids in feedback.chosen])
+    config = ModelConfig(str(folder), lora=lora)
+    reward.make_reward_model(work, folder, feedback, None, config, RewardConfig(pairs=4, lr=1e-3, batch_size=2), 0)
+    rewarder = HeadReward(work, config)
+    assert rewarder.pad == 0
+    found = rewarder(rollouts(feedback.prompts, feedback.chosen, 0)).tolist()
+    whole = [torch.tensor(p + a) for p, a in zip(feedback.prompts, feedback.chosen, strict=True)]
+    raw = by_hand(rewarder.model, rewarder.model.score.weight, whole)
+    record = rewarder.record
+    assert found == pytest.approx([(value - record["mean"]) / record["deviation"] for value in raw], abs=1e-3)
+
+
+def test_a_base_that_can_not_have_a_head_is_one_line(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "sam"}')
+    with pytest.raises(UserError, match=r"cannot load .* as a reward model") as caught:
+        load_reward_model(str(tmp_path), tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 # -- by the command ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from isoalign.core.text import text_fingerprint
 from isoalign.data.human_pairs import HumanPair
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.evaluation.scores import rewards_of
-from isoalign.models.language import truncate_prompt
+from isoalign.models.tokens import closing_id, encode, encode_words
 
 VERSION = 1
 
@@ -48,23 +48,18 @@ class Cut:
 def make_human_scores(work: Path, pairs: Sequence[HumanPair], reward: Any, tokenizer: Any, model: ModelConfig) -> None:
     """Write ``pairs.jsonl`` and ``cut.json``. Prompts are truncated to ``prompt_tokens``, answers to ``new_tokens``."""
     texts = list(dict.fromkeys((pair.objective, answer) for pair in pairs for answer in (pair.chosen, pair.rejected)))
-    full = {objective: tuple(tokenizer(objective, split_special_tokens=True)["input_ids"]) for objective, _ in texts}
-    prompts = {
-        text: tuple(truncate_prompt(list(ids), model.prompt_tokens, tokenizer.bos_token_id)) for text, ids in full.items()
-    }
-    answers = {text: _answer_ids(tokenizer, text[1]) for text in texts}
-    end = (tokenizer.eos_token_id,) if model.eos == "open" else ()
+    objectives = list(dict.fromkeys(objective for objective, _ in texts))
+    full = dict(zip(objectives, map(tuple, encode(tokenizer, objectives)), strict=True))
+    prompts = dict(zip(objectives, map(tuple, encode(tokenizer, objectives, model.prompt_tokens)), strict=True))
+    spoken = encode_words(tokenizer, [f" {answer}" for _, answer in texts])  # after a space, as it continues the prompt
+    answers = dict(zip(texts, map(tuple, spoken), strict=True))
+    end = (closing_id(tokenizer),) if model.eos == "open" else ()
     truncated = {text: (prompts[text[0]], (*answers[text], *end)[: model.new_tokens]) for text in texts}
     rewards = _rewards_by_text(reward, truncated.values(), int(tokenizer.pad_token_id))
     write_rows(work / "pairs.jsonl", (asdict(_judged_pair(pair, truncated, rewards)) for pair in pairs))
     longer = sum(len(ids) > model.new_tokens for ids in answers.values())
     cut = Cut(len(texts), longer, len(full), sum(full[text] != prompts[text] for text in full))
     (work / "cut.json").write_text(json.dumps(asdict(cut)))
-
-
-def _answer_ids(tokenizer: Any, answer: str) -> Ids:
-    """An answer's tokens, after a space, as it continues the prompt. Special tokens in the text are plain text."""
-    return tuple(tokenizer(f" {answer}", add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
 def _rewards_by_text(reward: Any, texts: Iterable[Text], pad: int) -> dict[Text, float]:

@@ -81,11 +81,11 @@ def sample_rows(
     """The samples of completions [B x draws] of ``part``, B prompts."""
     logp, base_logp, kl, entropy = score_rollouts(drawn, policy, base)
     texts, ids = policy.decode(drawn), completion_ids(drawn)
-    end = policy.tokenizer.eos_token_id
+    ends = policy.end_ids.tolist()
     return [
         Sample(
             prompt.id, draw, prompt.text, texts[row], ids[row], logp[row], base_logp[row], kl[row],
-            ids[row][-1:] == [end], prompt.source, prompt.stratum, entropy[row],
+            bool(ids[row]) and ids[row][-1] in ends, prompt.source, prompt.stratum, entropy[row],
         )
         for place, prompt in enumerate(part)
         for draw in range(draws)

@@ -24,6 +24,7 @@ from isoalign.models import scorers
 from isoalign.models.embed import embed
 from isoalign.models.language import LanguageModel
 from isoalign.models.scorers import load_scorer
+from isoalign.models.tokens import closing_id
 
 VERSION = 1
 ROWS = 64  # in one pass of the reward model
@@ -86,7 +87,7 @@ def _make_rewards(
     rewarder: Rewarder, drawn: Sequence[Sample], paired: bool, base: LanguageModel, model: ModelConfig
 ) -> Rewards:
     pad = int(base.tokenizer.pad_token_id)
-    answers = [s.token_ids or [int(base.tokenizer.eos_token_id)] for s in drawn]  # an empty answer is its end-of-text token
+    answers = [s.token_ids or [closing_id(base.tokenizer)] for s in drawn]  # an empty answer is its end token
     rollouts = as_rollouts(sample.prompt_ids(base, drawn, model), answers, pad)
 
     def both(feedback: Feedback | None) -> list[tuple[float, float]]:

@@ -19,6 +19,7 @@ from isoalign.core.lazy import transformers
 from isoalign.core.memory import by_rows
 from isoalign.data import assets, hub
 from isoalign.data.assets import ASSETS
+from isoalign.models import tokens
 from isoalign.models.decoding import Decoder, Draws, sample_tokens
 from isoalign.models.flops import Shape, shape_of
 from isoalign.models.passes import Body, Outputs, Predict, find_body, fits_logits, over_positions, own_logits, token_logp
@@ -55,10 +56,7 @@ def weights_identity(name: str) -> str:
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model, padding on the left."""
     with _user_errors(name):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model_path(name), padding_side="left", trust_remote_code=False)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+        return tokens.load(model_path(name))
 
 
 @contextmanager
@@ -71,28 +69,9 @@ def _user_errors(name: str) -> Iterator[None]:
         raise UserError(f"cannot load the model {model_path(name)!r}: {reason}{hint}") from error
 
 
-def truncate_prompt(ids: list[int], longest: int, opening: int | None) -> list[int]:
-    """Token ids of a prompt, truncated from the left to ``longest``; the start token ``opening`` is kept."""
-    if len(ids) <= longest:
-        return ids
-    start = ids[:1] if ids[0] == opening else []
-    return start + ids[len(ids) - longest + len(start) :]
-
-
-def encode(tokenizer: Any, texts: Sequence[str], longest: int) -> Prompts:
-    """Texts as left-padded prompts, truncated from the left to ``longest`` tokens; the start token is kept."""
-    rows = [truncate_prompt(ids, longest, tokenizer.bos_token_id) for ids in tokenizer(list(texts))["input_ids"]]
-    width = max(map(len, rows))
-    tokens = torch.full((len(rows), width), tokenizer.pad_token_id)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for place, ids in enumerate(rows):
-        tokens[place, width - len(ids) :] = torch.tensor(ids)
-        mask[place, width - len(ids) :] = True
-    return Prompts(tokens, mask, torch.arange(len(rows)))
-
-
 class LanguageModel:
-    """A causal LM with its tokenizer. ``banned`` tokens have probability 0 in sampling and scoring. ``precision`` of passes:
+    """A causal LM with its tokenizer. ``banned`` tokens have probability 0 in sampling and scoring; ``end_ids`` are those that
+    end an answer, if ``ends``. ``precision`` of passes:
     float32, tf32 (of products, where the device has it) or bfloat16 (autocast). ``rows``: read or sampled at a time where no
     gradients are recorded."""
 
@@ -102,8 +81,10 @@ class LanguageModel:
         self.inner: Any = model.get_base_model() if hasattr(model, "peft_config") else model
         self.head: nn.Module = self.inner.get_output_embeddings()
         self.body = find_body(self.inner)
-        special = set(tokenizer.all_special_ids) - ({tokenizer.eos_token_id} if ends else set())
-        self.banned = torch.tensor(sorted(special), device=self.device)
+        own_ends = tokens.end_ids(tokenizer, getattr(self.inner, "generation_config", None))
+        self.end_ids = torch.tensor(own_ends, dtype=torch.long, device=self.device)
+        banned = tokens.banned_ids(tokenizer, self.vocabulary, own_ends, ends)
+        self.banned = torch.tensor(banned, dtype=torch.long, device=self.device)
 
     @property
     def device(self) -> torch.device:
@@ -141,20 +122,15 @@ class LanguageModel:
 
     def encode(self, texts: Sequence[str], longest: int) -> Prompts:
         """Texts as left-padded prompts, truncated from the left to ``longest`` tokens; the start token is kept."""
-        return encode(self.tokenizer, texts, longest)
+        return tokens.left_padded(tokens.encode(self.tokenizer, texts, longest), int(self.tokenizer.pad_token_id))
 
     def decode(self, rollouts: Rollouts) -> list[str]:
         """The text of each completion."""
-        rows = zip(rollouts.completion.tolist(), rollouts.completion_mask.tolist(), strict=True)
-        ids = [[token for token, real in zip(*row, strict=True) if real] for row in rows]
-        return [str(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return tokens.decode(self.tokenizer, rollouts)
 
     def decode_prompts(self, rollouts: Rollouts) -> list[str]:
         """The text of each prompt."""
-        rows = zip(rollouts.tokens.cpu(), rollouts.mask.cpu(), strict=True)
-        split = rollouts.prompt_length
-        ids = [tokens[:split][mask[:split]].tolist() for tokens, mask in rows]
-        return [str(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return tokens.decode_prompts(self.tokenizer, rollouts)
 
     def __call__(self, rollouts: Rollouts) -> Outputs:
         """Log-probabilities, states and logits at the completion's positions, the only ones where the head is applied.
@@ -168,12 +144,12 @@ class LanguageModel:
         return Outputs(logp, hidden, parts[0].predict, self.vocabulary)
 
     def _outputs(self, rollouts: Rollouts) -> Outputs:
-        hidden, predict, tokens = self.states(rollouts).float(), self.predict_now(), rollouts.completion
+        hidden, predict, chosen = self.states(rollouts).float(), self.predict_now(), rollouts.completion
         logits = predict(hidden) if fits_logits(hidden, self.vocabulary) else None
         logp = (
-            over_positions(lambda *part: token_logp(predict(part[0]), part[1]), hidden, tokens, vocabulary=self.vocabulary)
+            over_positions(lambda *part: token_logp(predict(part[0]), part[1]), hidden, chosen, vocabulary=self.vocabulary)
             if logits is None
-            else token_logp(logits, tokens)
+            else token_logp(logits, chosen)
         )
         outputs = Outputs(logp.masked_fill(~rollouts.completion_mask, 0.0), hidden, predict, self.vocabulary)
         return outputs if logits is None else outputs.with_logits(logits)
@@ -217,7 +193,7 @@ class LanguageModel:
             token = sample_tokens(decoder.logits, uniforms[:, step])
             decoder.append(torch.where(alive, token, pad), alive)
             if self.ends:
-                alive = alive & (token != self.tokenizer.eos_token_id)
+                alive = alive & ~torch.isin(token, self.end_ids)
             if step + 1 == steps or (self._looks(step) and not alive.any()):
                 break
             decoder.advance()

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from isoalign.config.task import ModelConfig, ShapingConfig
 from isoalign.core.batches import Rollouts
-from isoalign.core.lazy import transformers
+from isoalign.core.errors import UserError
 from isoalign.data.preferences import rollouts as as_rollouts
-from isoalign.models import language
+from isoalign.models import language, tokens
 from isoalign.models.flops import Shape, shape_of
 from isoalign.models.language import completion_lengths
+from isoalign.models.scalar_head import left_aligned, load_scalar_head
 
 Bill = list[tuple[str, str, int]]
 
@@ -57,9 +58,11 @@ class Annotator(Protocol):
 def load_reward_model(name: str, weights: Path | str) -> tuple[Any, Any]:
     """A scalar-head model with the weights of a stage (or of a base), and the tokenizer of the model ``name``."""
     tokenizer = language.load_tokenizer(name)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        str(weights), num_labels=1, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    )
+    try:
+        model = load_scalar_head(str(weights))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot load {str(weights)!r} as a reward model: {reason}") from error
     model.config.pad_token_id = tokenizer.pad_token_id
     return model.eval().requires_grad_(False), tokenizer
 
@@ -69,22 +72,22 @@ class Retokenizer:
 
     def __init__(self, own: Any, other: Any) -> None:
         self.own, self.other = own, other
+        self.ends = tokens.end_ids(own, tokens.saved_generation(own))
+        self.end = tokens.closing_id(other)
 
     def prompt(self, ids: list[int]) -> list[int]:
         """Token ids of a prompt, with the other tokenizer's start tokens."""
-        return list(self.other(self.own.decode(ids, skip_special_tokens=True))["input_ids"])
+        return tokens.encode(self.other, [self.own.decode(ids, skip_special_tokens=True)])[0]
 
     def answer(self, ids: list[int]) -> list[int]:
         """Token ids of an answer; an empty one becomes the end token."""
-        text = self.own.decode(ids, skip_special_tokens=True)
-        converted = list(self.other(text, add_special_tokens=False)["input_ids"])
-        ended = bool(ids) and ids[-1] == self.own.eos_token_id
-        return converted + [self.other.eos_token_id] * (ended or not converted)
+        [converted] = tokens.encode_words(self.other, [self.own.decode(ids, skip_special_tokens=True)])
+        ended = bool(ids) and ids[-1] in self.ends
+        return converted + [self.end] * (ended or not converted)
 
     def rollouts(self, rollouts: Rollouts) -> Rollouts:
         """Rollouts of the same texts."""
-        tokens, mask, split = rollouts.tokens.cpu(), rollouts.mask.cpu(), rollouts.prompt_length
-        rows = list(zip(tokens, mask, strict=True))
+        rows, split = list(zip(rollouts.tokens.cpu(), rollouts.mask.cpu(), strict=True)), rollouts.prompt_length
         prompts = [self.prompt(t[:split][m[:split]].tolist()) for t, m in rows]
         answers = [self.answer(t[split:][m[split:]].tolist()) for t, m in rows]
         return as_rollouts(prompts, answers, int(self.other.pad_token_id))
@@ -105,11 +108,9 @@ class HeadReward:
         """Rewards [B]; if normalised, with mean 0 and deviation 1 on the training answers."""
         device = self.model.device
         rollouts = self._retokenize(rollouts)
-        tokens, mask = rollouts.tokens.to(device), rollouts.mask.to(device)
-        positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
-        tokens = tokens.masked_fill(~mask, self.pad)
+        ids, mask = left_aligned(rollouts.tokens.to(device), rollouts.mask.to(device))
         with torch.autocast(device.type, torch.bfloat16) if self.bf16 else nullcontext():
-            logits = self.model(input_ids=tokens, attention_mask=mask.long(), position_ids=positions).logits
+            logits = self.model(input_ids=ids.masked_fill(~mask, self.pad), attention_mask=mask.long()).logits
         return normalise_rewards(logits[:, 0].float(), self.record, self.normalise)
 
     def flops(self, rollouts: Rollouts) -> int:
@@ -155,8 +156,7 @@ class ClassifierReward:
         return -torch.tensor(scores).logit(eps=1e-6)
 
     def _texts(self, rollouts: Rollouts) -> list[str]:
-        rows = zip(rollouts.completion.cpu(), rollouts.completion_mask.cpu(), strict=True)
-        return [self.tokenizer.decode(tokens[mask], skip_special_tokens=True) for tokens, mask in rows]
+        return tokens.decode(self.tokenizer, rollouts)
 
     def flops(self, rollouts: Rollouts) -> int:
         """FLOPs of a pass over the texts."""

@@ -18,10 +18,11 @@ from isoalign.data import formats, prompts
 from isoalign.data.assets import file_digest
 from isoalign.data.formats import Comparison, Turns, UnpairedLabel
 from isoalign.data.formats.files import iterate_rows
-from isoalign.models.language import truncate_prompt
+from isoalign.models import tokens
 
-VERSION = 2
+VERSION = 3
 SOURCE = "human"
+TOO_LONG = "whose last turn is longer than task.model.prompt_tokens"
 
 
 def holds_unpaired(source: str, format: str) -> bool:
@@ -76,11 +77,14 @@ def _human_row(text: str, winner: Comparison | None, cut: Cutter) -> dict[str, A
     """A pair's row, or the reason why it is dropped."""
     if winner is None:
         return "tied between annotators"
+    prompt = cut.prompt(winner.prompt)
+    if prompt is None:
+        return TOO_LONG
     chosen, rejected = cut.answer(winner.chosen), cut.answer(winner.rejected)
     if chosen == rejected:
         return "with equal answers after truncation"
     return {
-        "prompt_id": text_fingerprint(text), "prompt_ids": cut.prompt(text), "chosen": cut.decoded(chosen),
+        "prompt_id": text_fingerprint(text), "prompt_ids": prompt, "chosen": cut.decoded(chosen),
         "rejected": cut.decoded(rejected), "chosen_ids": chosen, "rejected_ids": rejected, "clean": True,
         "source": winner.source,
     }  # fmt: skip
@@ -89,15 +93,16 @@ def _human_row(text: str, winner: Comparison | None, cut: Cutter) -> dict[str, A
 def make_unpaired(work: Path, source: str, format: str, tokenizer: Any, model: ModelConfig) -> None:
     """Write ``unpaired.jsonl``: labelled answers to the prompts of the training split, in the task's tokens."""
     cut = Cutter(tokenizer, model)
-    rows = [_labelled(label, cut) for label in formats.read_file(source, format or None).unpaired]
-    rows = [row for row in rows if prompts.split_of(row["prompt"]) == "train"]
-    _write_human(work / "unpaired.jsonl", rows, source, "train", Counter(), {})
+    texts = [(cut.text(label.prompt), label) for label in formats.read_file(source, format or None).unpaired]
+    labelled = [_labelled(text, label, cut) for text, label in texts if prompts.split_of(text) == "train"]
+    rows = [row for row in labelled if row["prompt_ids"] is not None]
+    dropped = Counter({TOO_LONG: len(labelled) - len(rows)})
+    _write_human(work / "unpaired.jsonl", rows, source, "train", +dropped, {})
 
 
-def _labelled(label: UnpairedLabel, cut: Cutter) -> dict[str, Any]:
-    text = cut.text(label.prompt)
-    answer = cut.answer(label.completion)
-    return {"prompt": text, "prompt_ids": cut.prompt(text), "answer_ids": answer, "desirable": label.desirable}
+def _labelled(text: str, label: UnpairedLabel, cut: Cutter) -> dict[str, Any]:
+    prompt, answer = cut.prompt(label.prompt), cut.answer(label.completion)
+    return {"prompt": text, "prompt_ids": prompt, "answer_ids": answer, "desirable": label.desirable}
 
 
 def _majority(judged: Sequence[Comparison]) -> Comparison | None:
@@ -128,25 +133,33 @@ class Cutter:
 
     def text(self, turns: Turns) -> str:
         """A prompt as text: plain text unchanged, a conversation by the chat template, or with role names without one."""
-        if all(not turn.role for turn in turns):
-            return "".join(turn.content for turn in turns)
-        if self.tokenizer.chat_template:
-            messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        return "".join(f"{turn.role}: {turn.content}\n\n" for turn in turns) + "assistant:"
+        if self._templated(turns):
+            return tokens.unguarded(tokens.chat_text(self.tokenizer, _messages(turns)))
+        if any(turn.role for turn in turns):
+            return "".join(f"{turn.role}: {turn.content}\n\n" for turn in turns) + "assistant:"
+        return "".join(turn.content for turn in turns)
 
-    def prompt(self, text: str) -> list[int]:
-        """A prompt's tokens."""
-        return truncate_prompt(list(self.tokenizer(text)["input_ids"]), self.model.prompt_tokens, self.tokenizer.bos_token_id)
+    def prompt(self, turns: Turns) -> list[int] | None:
+        """A prompt's tokens. A conversation in a chat template loses its oldest turns; None if its last one is too long."""
+        if self._templated(turns):
+            return tokens.encode_chat(self.tokenizer, _messages(turns), self.model.prompt_tokens)
+        return tokens.encode(self.tokenizer, [self.text(turns)], self.model.prompt_tokens)[0]
 
     def answer(self, turns: Turns) -> list[int]:
-        """An answer's tokens, with an end-of-text token if the task has an open end and there is room for it."""
-        text = "\n\n".join(turn.content for turn in turns)
-        ids = list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        """An answer's tokens, with an end token if the task has an open end and there is room for it: in a conversation the
+        one that closes the turn."""
+        [ids] = tokens.encode_words(self.tokenizer, ["\n\n".join(turn.content for turn in turns)])
         if self.model.eos == "open":
-            ids.append(self.tokenizer.eos_token_id)
+            ids = [*ids, tokens.closing_id(self.tokenizer, chat=self._templated(turns))]
         return ids[: self.model.new_tokens]
 
     def decoded(self, ids: Iterable[int]) -> str:
         """The text of an answer."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def _templated(self, turns: Turns) -> bool:
+        return bool(self.tokenizer.chat_template) and any(turn.role for turn in turns)
+
+
+def _messages(turns: Turns) -> list[dict[str, str]]:
+    return [{"role": turn.role, "content": turn.content} for turn in turns]

@@ -22,7 +22,7 @@ from isoalign.models.flops import shape_of
 from isoalign.models.reward import ClassifierReward, HeadReward, Retokenizer, load_reward_model
 from isoalign.stages.sft import lora_config, run_trainer, save_trained, trainer_arguments
 
-VERSION = 3
+VERSION = 4
 WHITENED = 64  # verdicts whose answers give the mean and the standard deviation
 EVALUATIONS = 10  # on the golden set, during training
 

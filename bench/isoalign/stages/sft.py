@@ -15,7 +15,7 @@ from isoalign.core.progress import trainer_callback
 from isoalign.core.runtime import device
 from isoalign.core.text import opening
 from isoalign.data import comments
-from isoalign.models import language
+from isoalign.models import language, tokens
 
 VERSION = 2
 
@@ -44,17 +44,16 @@ def examples(tokenizer: Any, model: ModelConfig, count: int, words: int, seed: i
     pool = [comment.text for comment in comments.load_comments("sft")]
     random.Random(seed).shuffle(pool)
     rows: list[dict[str, list[int]]] = []
+    end = [tokens.closing_id(tokenizer)] if model.eos == "open" else []
     for text in pool:
         if len(rows) == count:
             return rows
         head = opening(text, words)
-        prompt = language.truncate_prompt(tokenizer(head)["input_ids"], model.prompt_tokens, tokenizer.bos_token_id)
-        answer = tokenizer(text[len(head) :], add_special_tokens=False)["input_ids"]
-        if model.eos == "open":
-            answer = [*answer, tokenizer.eos_token_id]
-        elif len(answer) < model.new_tokens:
+        [prompt] = tokens.encode(tokenizer, [head], model.prompt_tokens)
+        [answer] = tokens.encode_words(tokenizer, [text[len(head) :]])
+        if not end and len(answer) < model.new_tokens:
             continue
-        answer = answer[: model.new_tokens]
+        answer = (answer + end)[: model.new_tokens]
         rows.append({"input_ids": prompt + answer, "completion_mask": [0] * len(prompt) + [1] * len(answer)})
     raise UserError(
         f"task.sft needs {count} examples, but the comments hold {len(rows)}; lower task.sft.steps or task.sft.batch_size"

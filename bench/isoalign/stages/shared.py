@@ -12,7 +12,7 @@ from isoalign.core.runtime import device
 from isoalign.core.store import recipe_fields
 from isoalign.data import prompts
 from isoalign.data.preferences import Feedback, UnpairedFeedback
-from isoalign.models import language
+from isoalign.models import language, tokens
 from isoalign.models.reward import ClassifierReward, HeadReward, Rewarder, Shaped
 from isoalign.stages import pairs
 from isoalign.stages.graph import StageGraph
@@ -41,8 +41,9 @@ class SharedStages(StageGraph):
         return self._cached("prompts", self._encode)
 
     def _encode(self) -> Prompts:
-        model, chosen = self.task.model, prompts.load_split(self.task.prompts, "train")
-        return language.encode(language.load_tokenizer(model.name), [p.text for p in chosen], model.prompt_tokens)
+        tokenizer, chosen = language.load_tokenizer(self.task.model.name), prompts.load_split(self.task.prompts, "train")
+        rows = tokens.encode(tokenizer, [prompt.text for prompt in chosen], self.task.model.prompt_tokens)
+        return tokens.left_padded(rows, int(tokenizer.pad_token_id))
 
     def feedback(self, labelled_by: str) -> Feedback:
         """The training pairs."""

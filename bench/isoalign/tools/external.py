@@ -25,6 +25,7 @@ from isoalign.evaluation import samples as sample
 from isoalign.evaluation.card import key_of
 from isoalign.evaluation.scoring import scored
 from isoalign.models.language import LanguageModel
+from isoalign.models.tokens import encode_words
 from isoalign.runs import notes
 from isoalign.runs.card import packages
 from isoalign.runs.pipeline import Run, base_run
@@ -208,12 +209,7 @@ def _sample(row: dict[str, Any], prompt: Prompt) -> Sample:
 
 def _with_base(drawn: Sequence[Sample], model: LanguageModel, base: Run) -> list[Sample]:
     """The samples with their tokens, and their log-probability under the task's SFT base: fluency needs no policy."""
-    tokens = [
-        list(ids)
-        for ids in model.tokenizer([s.completion for s in drawn], add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
-    ]
+    tokens = encode_words(model.tokenizer, [s.completion for s in drawn])
     contexts = sample.prompt_ids(model, drawn, base.task.model)
     found: list[Sample] = []
     for start in range(0, len(drawn), sample.ROWS):

@@ -27,7 +27,7 @@ from isoalign.feedback.judges import templates
 from isoalign.feedback.judges.identity import judge_identity
 from isoalign.feedback.judges.verdicts import Showing, Verdict, in_both_orders
 from isoalign.feedback.judges.writer import Ids, greedy, pad_left
-from isoalign.models import language
+from isoalign.models import language, tokens
 from isoalign.models.language import LanguageModel
 
 BATCH_TOKENS = 16_384  # at most, padding included
@@ -123,12 +123,13 @@ class LMJudge:
         text = self.template.render(prompt, question.first, question.second, principle, ending)
         if self.chat:
             turns = [{"role": "user", "content": text}]
-            return str(self.model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            return tokens.chat_text(self.model.tokenizer, turns)
         return f"{text}\n\nComparison:" if self.config.thought else f"{text}\n\n"
 
     def _ids(self, text: str) -> Ids:
         """Tokens; chat formats include their own start token."""
-        return list(self.model.tokenizer(text, add_special_tokens=not self.chat)["input_ids"])
+        tokenizer = self.model.tokenizer
+        return tokens.encode_chat_text(tokenizer, text) if self.chat else tokens.encode(tokenizer, [text])[0]
 
     def choice(self, text: str) -> Choice:
         """The text with each label after it."""
@@ -174,7 +175,7 @@ class LMJudge:
         return thought
 
     def _append_thought(self, text: str, thought: str) -> str:
-        return f"{text}{'' if self.chat else ' '}{thought}\n\n"
+        return f"{text}{tokens.guard(self.model.tokenizer, thought)}\n\n" if self.chat else f"{text} {thought}\n\n"
 
     def think(self, contexts: list[Ids]) -> list[Ids]:
         """Greedy continuations of at most ``thought`` tokens, including the end token if the model wrote one."""
@@ -191,8 +192,8 @@ class LMJudge:
         width = max(map(len, labels))
         answers = torch.tensor([label + [self.model.tokenizer.pad_token_id] * (width - len(label)) for label in labels])
         valid = torch.tensor([[i < len(label) for i in range(width)] for label in labels])
-        tokens, mask = torch.cat([prompts.tokens, answers], 1), torch.cat([prompts.mask, valid], 1)
-        outputs = self.model(Rollouts(tokens, mask, prompts.tokens.shape[1]))
+        both, mask = torch.cat([prompts.tokens, answers], 1), torch.cat([prompts.mask, valid], 1)
+        outputs = self.model(Rollouts(both, mask, prompts.tokens.shape[1]))
         if not single:
             return outputs.logp.sum(-1).view(-1, 2).cpu()
         ids = torch.tensor([[label[0] for label in choice.labels] for choice in choices], device=self.model.device)

@@ -21,9 +21,9 @@ from isoalign.core.lazy import transformers
 from isoalign.feedback.judges.client import Client
 from isoalign.feedback.judges.limits import Stop
 from isoalign.feedback.judges.replies import Message, RequestFailed, RequestRejected
+from isoalign.models import tokens
 from isoalign.models.language import LanguageModel
-
-Ids = list[int]
+from isoalign.models.tokens import Ids
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ class LMWriter:
     def text(self, talk: Talk) -> str:
         """A talk as the text that the model continues."""
         if self.chat:
-            turns = chat_messages(talk)
-            return str(self.model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            return tokens.chat_text(self.model.tokenizer, chat_messages(talk))
         return "\n\n".join(f"{each.request}\n\n{each.label}: {each.answer}".rstrip(" ") for each in talk)
 
     def _ids(self, talk: Talk) -> Ids:
         """Tokens; chat formats include their own start token."""
-        return list(self.model.tokenizer(self.text(talk), add_special_tokens=not self.chat)["input_ids"])
+        tokenizer, text = self.model.tokenizer, self.text(talk)
+        return tokens.encode_chat_text(tokenizer, text) if self.chat else tokens.encode(tokenizer, [text])[0]
 
     def _written(self, context: int, ids: Ids) -> Written:
         text = str(self.model.tokenizer.decode(ids, skip_special_tokens=True)).strip()
@@ -140,15 +140,12 @@ def chat_messages(talk: Talk) -> list[Message]:
 
 
 @torch.inference_mode()
-def greedy(model: LanguageModel, contexts: list[Ids], tokens: int) -> list[Ids]:
-    """Greedy continuations of at most ``tokens`` tokens, including the end token if the model wrote one."""
-    tokenizer = model.tokenizer
-    ends = model.inner.generation_config.eos_token_id
-    ends = sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
-    prompts = pad_left(model, contexts)
+def greedy(model: LanguageModel, contexts: list[Ids], longest: int) -> list[Ids]:
+    """Greedy continuations of at most ``longest`` tokens, including the end token if the model wrote one."""
+    prompts, ends = pad_left(model, contexts), model.end_ids.tolist()
     config = transformers.GenerationConfig(
-        do_sample=False, num_beams=1, repetition_penalty=1.0, max_new_tokens=tokens, eos_token_id=ends,
-        pad_token_id=tokenizer.pad_token_id,
+        do_sample=False, num_beams=1, repetition_penalty=1.0, max_new_tokens=longest, eos_token_id=ends,
+        pad_token_id=model.tokenizer.pad_token_id,
     )  # fmt: skip
     output = model.inner.generate(
         input_ids=prompts.tokens.to(model.device), attention_mask=prompts.mask.long().to(model.device),
@@ -161,7 +158,4 @@ def greedy(model: LanguageModel, contexts: list[Ids], tokens: int) -> list[Ids]:
 
 def pad_left(model: LanguageModel, rows: list[Ids]) -> Prompts:
     """Rows of tokens as prompts, padded on the left."""
-    width, pad = max(map(len, rows)), model.tokenizer.pad_token_id
-    tokens = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
-    return Prompts(tokens, mask, torch.arange(len(rows)))
+    return tokens.left_padded(rows, int(model.tokenizer.pad_token_id))

@@ -23,7 +23,7 @@ def pay_passes(model: LanguageModel, meter: Meter, before_gradients: Callable[[]
     run, shape = model.inner.forward, model.shape
     adapters = [module for module in model.inner.modules() if isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer)]
     trained = any(parameter.requires_grad for parameter in model.inner.parameters())
-    ends = torch.tensor([model.tokenizer.eos_token_id, model.tokenizer.pad_token_id], device=model.device)
+    ends = torch.tensor([*model.end_ids.tolist(), model.tokenizer.pad_token_id], device=model.device)
 
     def pay(tokens: Tensor, fused: bool, cache: Any, samples: bool) -> None:
         rows, columns = tokens.shape
@@ -55,7 +55,8 @@ def pay_passes(model: LanguageModel, meter: Meter, before_gradients: Callable[[]
 
 @contextmanager
 def lent(policy: LanguageModel, reference: LanguageModel) -> Iterator[None]:
-    """Context in which the heads ban tokens by a bias. Restores the models afterwards, whatever the trainer attached."""
+    """Context in which the heads ban tokens by a bias, and samples end at any of the model's end tokens. Restores the models
+    afterwards, whatever the trainer attached."""
     models = {id(model.inner): model for model in (policy, reference)}.values()
     for model in models:
         _ = model.shape  # computed by a pass, which must not be charged
@@ -65,9 +66,12 @@ def lent(policy: LanguageModel, reference: LanguageModel) -> Iterator[None]:
         bias = torch.zeros(model.vocabulary, device=model.device).index_fill(0, model.banned, NEVER)
         del head.bias
         head.register_buffer("bias", bias, persistent=False)  # not part of a snapshot
+    generation = policy.inner.generation_config
+    told, generation.eos_token_id = generation.eos_token_id, policy.end_ids.tolist() or None
     try:
         yield
     finally:
+        generation.eos_token_id = told
         for model in models:
             head = model.head
             del head.bias
