@@ -1,7 +1,7 @@
 """Passes of models of any architecture: what isoalign computes is what the model's own forward says, in whatever parts."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import peft
@@ -32,6 +32,11 @@ class Tokens:
     bos_token_id: int = 1
     eos_token_id: int = 2
     pad_token_id: int = 5
+    chat_template: None = None
+    added_tokens_decoder: dict[int, Any] = field(default_factory=dict)
+
+    def get_vocab(self) -> dict[str, int]:
+        return {str(token): token for token in range(97)}
 
 
 def language_model(model: Any, **more: Any) -> LanguageModel:

@@ -22,6 +22,7 @@ from isoalign.core.display import grid
 from isoalign.core.lazy import transformers
 from isoalign.core.peak_memory import GIB, PeakMemory
 from isoalign.evaluation.samples import score_rollouts
+from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.language import LanguageModel, load_tokenizer
 
 PROMPT, ANSWER = 128, 512
@@ -42,10 +43,9 @@ def language_model(sizes: dict[str, Any], autocast: bool = True, checkpointing: 
     tokenizer = load_tokenizer("nano")  # any: it says which tokens end, pad and are banned
     model = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**sizes, max_position_embeddings=8192))
     model.config.pad_token_id = tokenizer.pad_token_id
-    if checkpointing:  # as transformers does it: in training mode only
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.train()
-    return LanguageModel(model, tokenizer, ends=True, autocast=autocast)
+    if checkpointing:
+        checkpoint_layers(model)
+    return LanguageModel(model, tokenizer, ends=True, precision="bfloat16" if autocast else "float32")
 
 
 def rollouts(rows: int, prompt: int = PROMPT, answer: int = ANSWER) -> Rollouts:

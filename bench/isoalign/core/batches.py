@@ -74,9 +74,9 @@ class Rollouts(Batch):
 
     def trimmed(self) -> Rollouts:
         """The same rollouts without the outer columns that are padding in every row; a column of each part stays."""
-        used = self.mask.any(0).nonzero().flatten().tolist() or [self.prompt_length]
-        first, last = min(used[0], self.prompt_length - 1), max(used[-1], self.prompt_length)
-        columns = slice(max(0, first), last + 1)
+        used = self.mask.any(0).long()
+        before, after = int(used.argmax()), int(used.flip(0).argmax())
+        columns = slice(min(before, self.prompt_length - 1), max(len(used) - after, self.prompt_length + 1))
         return Rollouts(self.tokens[:, columns], self.mask[:, columns], self.prompt_length - columns.start)
 
 

@@ -42,6 +42,17 @@ def load_model(name: str, weights: Path | None = None, dtype: str = "float32") -
     return model.eval().requires_grad_(False), tokenizer
 
 
+def load_config(name: str) -> Any:
+    """The configuration of a model. Raises UserError if it can't be loaded or is of no causal language model."""
+    with _user_errors(name):
+        config = transformers.AutoConfig.from_pretrained(model_path(name), trust_remote_code=False)
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"the model {name!r} ({config.model_type}) is no causal language model; choose another task.model.name"
+        )
+    return config
+
+
 def model_path(name: str) -> str:
     """The path or name that transformers loads: the folder of an embedded model, else the name itself."""
     embedded = {"nano": lambda: Path(__file__).parent / "nano", "smollm2": lambda: assets.asset_path("smollm2")}

@@ -54,6 +54,7 @@ class Body:
         columns = rollouts.completion.shape[1]
         rollouts = rollouts.trimmed()
         states = self(rollouts.tokens[:, :-1], rollouts.mask[:, :-1])[:, rollouts.prompt_length - 1 :]
+        states = states if states.requires_grad else states.contiguous()  # those of the prompt are freed
         return pad(states, (0, 0, 0, columns - states.shape[1])) if states.shape[1] < columns else states
 
     def cache(self) -> Any:

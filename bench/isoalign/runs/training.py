@@ -178,6 +178,10 @@ class Training:
         """The scalars of each training step. Trains first if needed."""
         return list(read_rows(self.shared.get(self.train) / "log.jsonl")) if self.trains else []
 
+    def preflight(self) -> None:
+        """Settle before the first stage what would otherwise end the run late. Raises UserError."""
+        self.shared.get(self.shared.preflight(self._lora_rank if self.trains else self.task.model.lora))
+
     @property
     def _lora_rank(self) -> int:
         """Rank of the policy's adapter, the algorithm's or else the task's; 0 if all weights are trained."""

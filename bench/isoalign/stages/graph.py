@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from isoalign.feedback.judges.verdicts import Judge
 from isoalign.feedback.judges.writer import LMWriter, ServerWriter, Writer
 from isoalign.models import language, scorers
 from isoalign.models.language import LanguageModel
-from isoalign.stages import annotators, completions, from_file, pairs, revisions, reward, sft
+from isoalign.stages import annotators, completions, from_file, pairs, preflight, revisions, reward, sft
 from isoalign.stages.stage import Stage
 
 
@@ -46,6 +47,20 @@ class StageGraph:
             return self.store.get(stage.name, stage.key, stage.recipe, make)
 
     # -- the stages -----------------------------------------------------------------------------------------------
+
+    def preflight(self, lora: int) -> Stage:
+        """The check of everything that a run loads, before its first stage. ``lora``: rank of the policy's adapter."""
+        task, evaluation = self.task, self.task.evaluation
+        names = [evaluation.scorer, evaluation.second_scorer, task.reward.classifier]
+        recipe = {
+            "version": preflight.VERSION, "model": self._model_identity, "lora": lora, "device": device(),
+            "packages": [importlib.metadata.version(name) for name in ("torch", "transformers", "peft")],
+            "reward": language.weights_identity(task.reward.base) if task.reward.base else "",
+            "writers": [language.weights_identity(name) for name in preflight.writers(task)],
+            "scorers": [scorers.scorer_identity(name) for name in names if name not in ("", "annotator")],
+            "prompts": [self.prompt_recipe(split) for split in preflight.SPLITS], "training": task.training,
+        }  # fmt: skip
+        return Stage("preflight", recipe, lambda work: preflight.make_preflight(work, task, lora))
 
     @property
     def sft(self) -> Stage:

@@ -1,0 +1,117 @@
+"""The memory that training a task's model takes, by passes on tensors without data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from isoalign.config.task import TaskConfig
+from isoalign.core.batches import Rollouts
+from isoalign.core.errors import UserError
+from isoalign.core.lazy import peft, transformers
+from isoalign.core.peak_memory import GIB, PeakMemory
+from isoalign.core.runtime import device
+from isoalign.models import language
+from isoalign.models.checkpointing import checkpoint_layers
+from isoalign.models.language import LanguageModel
+from isoalign.stages.sft import lora_config
+
+SMALL = 0.1  # of the device's memory
+
+
+def check_memory(task: TaskConfig, lora: int) -> dict[str, float]:
+    """What training takes in GiB. Raises UserError if the weights and a single row take more than the device has.
+
+    A step is not looked at where the weights take a small part of the memory: when it runs out all the same, passes take fewer
+    rows.
+    """
+    has, (_, weights) = device_memory(), policy_without_data(task, lora)
+    takes = {"weights": weights}
+    if weights > SMALL * has:
+        takes = training_footprint(task, lora)
+    least = takes["weights"] + takes.get("one row", 0)
+    if least > has:
+        raise UserError(
+            f"training task.model.name={task.model.name} takes {least / GIB:.1f} GiB with one row at a time, and {device()} "
+            f"has {has / GIB:.1f} GiB; set task.model.lora=16, task.model.dtype=bfloat16, "
+            "task.training.gradient_checkpointing=true or choose a smaller model"
+        )
+    return {name: round(size / GIB, 3) for name, size in {**takes, "device": has}.items()}
+
+
+def device_memory() -> int:
+    """Memory of the device in bytes."""
+    if torch.device(device()).type == "cpu":
+        return int(psutil.virtual_memory().total)
+    return int(torch.accelerator.get_memory_info(device())[1])
+
+
+def training_footprint(task: TaskConfig, lora: int) -> dict[str, int]:
+    """Bytes of the ``weights`` (policy, reference and the optimizer's two numbers for each trained weight), and of a training
+    step above them with ``one row`` and with ``task.training.micro_batch`` ``rows``. Rewards and judges come on top.
+
+    ``lora``: rank of the policy's adapter, 0 if all weights are trained.
+    """
+    (model, weights), mode = policy_without_data(task, lora), FakeTensorMode()
+    _give_device(model, mode)
+    precision, open_ends = "bfloat16" if task.model.bf16 else "float32", task.model.eos == "open"
+    with mode:
+        policy = LanguageModel(model, language.load_tokenizer(task.model.name), open_ends, precision)
+        one, all_rows = (_step(policy, rows, task) for rows in (1, task.training.micro_batch))
+    return {"weights": weights, "one row": one, "rows": all_rows}
+
+
+def policy_without_data(task: TaskConfig, lora: int) -> tuple[Any, int]:
+    """The policy to be trained, as tensors without data, and the bytes of all ``weights`` of a training run.
+
+    Raises UserError if there is no such model.
+    """
+    config = task.model
+    shape = language.load_config(config.name)
+    with torch.device("meta"):
+        dtype = getattr(torch, config.frozen if lora else config.dtype)
+        model = transformers.AutoModelForCausalLM.from_config(shape, dtype=dtype).eval()
+    if task.training.gradient_checkpointing:
+        checkpoint_layers(model)
+    if not lora:
+        return model, 3 * _size(model) + _size(model) * _bytes(config.frozen) // _bytes(config.dtype)
+    adapted = peft.get_peft_model(model.requires_grad_(False), lora_config(lora, "CAUSAL_LM"))
+    trained = sum(p.numel() * p.element_size() for p in adapted.parameters() if p.requires_grad)
+    return adapted, _size(adapted) + 2 * trained
+
+
+def _give_device(model: nn.Module, mode: FakeTensorMode) -> None:
+    """Replace the tensors of a model without data by fake ones on a CPU, so that autocast works on them."""
+    fakes: dict[int, Any] = {}
+    for part in model.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            fake = fakes.setdefault(id(parameter), nn.Parameter(_fake(mode, parameter.data), parameter.requires_grad))
+            setattr(part, name, fake)
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            setattr(part, name, _fake(mode, buffer))
+
+
+def _fake(mode: FakeTensorMode, tensor: torch.Tensor) -> FakeTensor:
+    return FakeTensor(mode, tensor, torch.device("cpu"))
+
+
+def _step(policy: LanguageModel, rows: int, task: TaskConfig) -> int:
+    """Bytes at the peak of a forward and backward pass over rows of the longest prompts and answers."""
+    shape = rows, task.model.prompt_tokens + task.model.new_tokens
+    batch = Rollouts(torch.zeros(shape, dtype=torch.long), torch.ones(shape, dtype=torch.bool), task.model.prompt_tokens)
+    with PeakMemory() as memory:
+        policy(batch).logp.sum().backward()
+    policy.inner.zero_grad()
+    return memory.peak
+
+
+def _size(model: Any) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def _bytes(dtype: str) -> int:
+    return int(getattr(torch, dtype).itemsize)

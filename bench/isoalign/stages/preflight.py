@@ -1,0 +1,102 @@
+"""The preflight: what would otherwise end a run late is settled before its first stage.
+
+Every model of a task is loaded once and run on two short rows, so that one that isoalign cannot run, bill or read rewards from
+is refused in a line. What passed is in the store, so a preflight is made once for a task.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isoalign.config.task import TaskConfig
+from isoalign.core.errors import UserError, unforeseen
+from isoalign.core.lazy import peft
+from isoalign.core.runtime import device
+from isoalign.data import prompts
+from isoalign.models import language
+from isoalign.models.flops import bill_error, shape_of
+from isoalign.models.language import LanguageModel
+from isoalign.models.probe import probe
+from isoalign.models.reward import load_reward_model
+from isoalign.models.scorers import load_scorer
+from isoalign.models.tokens import check_tokenizer
+from isoalign.stages.footprint import check_memory
+from isoalign.stages.sft import lora_config
+
+VERSION = 1
+TOLERANCE = 0.03  # of a formula for FLOPs, relative
+SPLITS = ("train", "validation", "test")
+
+
+def make_preflight(work: Path, task: TaskConfig, lora: int) -> None:
+    """Check the models, scorers and prompts of a task. Writes ``preflight.json`` with what was measured.
+
+    ``lora``: rank of the policy's adapter. Raises UserError for what a run cannot use.
+    """
+    report: dict[str, Any] = {"memory": check_memory(task, lora)}
+    report["base"] = _check_model(task.model.name, task.model.eos == "open", task.model.frozen, lora)
+    if not task.reward.classifier:
+        _check_reward(task.reward.base or task.model.name)
+    for name in writers(task):
+        report[name] = _check_model(name, open_ends=True)
+    for name in (task.evaluation.scorer, task.evaluation.second_scorer, task.reward.classifier):
+        if name and name != "annotator":
+            load_scorer(name, device())
+    report["prompts"] = {split: len(prompts.load_split(task.prompts, split)) for split in SPLITS}
+    (work / "preflight.json").write_text(json.dumps(report, indent=1))
+
+
+def writers(task: TaskConfig) -> list[str]:
+    """The language models that judge answers or write critiques and revisions."""
+    judge = [task.judge.model] if task.judge.kind == "lm" else []
+    critic = [task.constitution.model] if task.constitution.file and task.constitution.kind == "lm" else []
+    return list(filter(None, judge + critic))
+
+
+def _check_model(name: str, open_ends: bool, dtype: str = "float32", lora: int = 0) -> dict[str, float]:
+    """A causal language model and its tokenizer, with an adapter if there will be one."""
+    model, tokenizer = language.load_model(name, dtype=dtype)
+    check_tokenizer(tokenizer, model, open_ends)
+    with _named(name):
+        own = LanguageModel(model.to(device()), tokenizer, open_ends)
+        report = probe(own, name) | {"FLOPs": bill_error(own.inner, own.shape)}
+        if lora:
+            adapted = peft.get_peft_model(model, lora_config(lora, "CAUSAL_LM"))
+            _ = LanguageModel(adapted, tokenizer, open_ends).shape  # refuses an adapter that it has no rule for
+    if not abs(report["FLOPs"]) <= TOLERANCE:
+        raise UserError(
+            f"the model {name!r} ({type(own.inner).__name__}) can't be billed: the formula for its FLOPs is "
+            f"{report['FLOPs']:+.1%} from PyTorch's counter; choose another model"
+        )
+    return report
+
+
+def _check_reward(name: str) -> None:
+    """A scalar head on a model gives each row a finite number, and its passes can be billed."""
+    model, _ = load_reward_model(name, language.model_path(name))
+    with _named(name), torch.no_grad():
+        shape_of(model, None)
+        tokens = torch.arange(8, device=device()).view(2, 4)
+        rewards = model.to(device())(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+    if rewards.shape != (2, 1) or not rewards.isfinite().all():
+        raise UserError(
+            f"the model {name!r} can't be a reward model: a scalar head on it gives {rewards.tolist()} for two rows, not a "
+            "finite number each; choose another task.reward.base"
+        )
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Context in which whatever a model raises is told in a line that names it."""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"the model {name!r} can't be run: {unforeseen(error)}") from error
