@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts" / "gpu"))
+import agreement
 import report
 import throughput
 import wheels
@@ -98,20 +99,27 @@ def test_the_bare_part_imports_the_standard_library_alone() -> None:
     assert importlib.util.find_spec("packaging")
 
 
-def test_methods_agree_with_themselves_and_the_files_say_how_it_was_made(tmp_path: Path) -> None:
-    done = check(tmp_path, "--device", "cpu", "--parts", "agreement", "--methods", "dpo,ppo")
+def test_a_method_agrees_with_itself_and_with_no_other_settings(tmp_path: Path) -> None:
+    first, second = (agreement.train("ppo", agreement.make_bench(tmp_path / name, "cpu"), tmp_path) for name in "ab")
+    row = compare("ppo", first, second)
+    assert (row["bill"], row["losses"], row["gap"]) == (True, True, 0.0)
+    assert len(first["losses"]) == agreement.STEPS
+    assert first["bill"]["policy sample"] > 0
+    assert first["bill"]["labels"]
+    assert not compare("ppo", first, agreement.train("rloo", agreement.make_bench(tmp_path / "c", "cpu"), tmp_path))["passed"]
+
+
+def test_files_say_what_was_measured_and_how(tmp_path: Path) -> None:
+    done = check(tmp_path, "--device", "cpu", "--parts", "throughput")
     assert done.returncode == 0, done.stderr
     page = Path(done.stdout.strip())
     found = json.loads(page.with_suffix(".json").read_text())
-    methods = found["parts"]["agreement"]["methods"]
-    assert {name: (row["bill"], row["losses"], row["gap"]) for name, row in methods.items()} == {
-        "dpo": (True, True, 0.0), "ppo": (True, True, 0.0),
-    }  # fmt: skip
-    assert [len(row["device"]["losses"]) for row in methods.values()] == [3, 3]
-    assert methods["ppo"]["device"]["bill"]["policy sample"] > 0
-    assert "--methods dpo,ppo" in found["command"]
+    training = found["parts"]["throughput"]["training"]
+    assert training["tokens_per_second"] == pytest.approx(4 * (8 + 16) / training["seconds"], rel=0.02)
+    assert "--parts throughput" in found["command"]
     assert found["about"]["versions"]["torch"]
     assert (found["failed"], found["not_run"], found["passed"]) == ([], [], True)
+    assert "| training, 4 rows, 8 + 16 tokens |" in page.read_text()
 
 
 @pytest.mark.slow
