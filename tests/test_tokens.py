@@ -28,6 +28,7 @@ from isoalign.models.language import LanguageModel
 from isoalign.models.reward import Retokenizer
 from isoalign.stages import from_file
 from isoalign.stages.from_file import Cutter
+from isoalign.training.trl.models import lent
 
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|pad|>", "<|tool|>"]
 BOS, EOS, START, END, PAD, TOOL = range(6)
@@ -376,3 +377,11 @@ def test_padding_never_enters_a_text() -> None:
         batch: Rollouts = rollouts([[BOS, *ids] for ids in rows], rows[::-1], int(tokenizer.pad_token_id))
         assert tokens.decode_prompts(tokenizer, batch) == ["hello", "keep it dry now"]
         assert tokens.decode(tokenizer, batch) == ["keep it dry now", "hello"]
+
+
+def test_trl_samples_until_any_end_token_and_gives_the_configuration_back() -> None:
+    tokenizer = make(template=CHAT)
+    model = LanguageModel(make_model(tokenizer, ends=TOOL), tokenizer, ends=True)
+    with lent(model, model):
+        assert model.inner.generation_config.eos_token_id == [EOS, END, TOOL]
+    assert model.inner.generation_config.eos_token_id == TOOL

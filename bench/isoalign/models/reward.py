@@ -73,7 +73,6 @@ class Retokenizer:
     def __init__(self, own: Any, other: Any) -> None:
         self.own, self.other = own, other
         self.ends = tokens.end_ids(own, tokens.saved_generation(own))
-        self.end = tokens.closing_id(other)
 
     def prompt(self, ids: list[int]) -> list[int]:
         """Token ids of a prompt, with the other tokenizer's start tokens."""
@@ -83,7 +82,7 @@ class Retokenizer:
         """Token ids of an answer; an empty one becomes the end token."""
         [converted] = tokens.encode_words(self.other, [self.own.decode(ids, skip_special_tokens=True)])
         ended = bool(ids) and ids[-1] in self.ends
-        return converted + [self.end] * (ended or not converted)
+        return [*converted, tokens.closing_id(self.other)] if ended or not converted else converted
 
     def rollouts(self, rollouts: Rollouts) -> Rollouts:
         """Rollouts of the same texts."""
