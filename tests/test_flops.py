@@ -267,3 +267,19 @@ def test_the_bill_is_the_same_in_every_precision_and_for_every_kernel_of_attenti
     shapes = {shape(tiny("mixtral", attn_implementation=kind).to(dtype))
               for kind in ("eager", "sdpa") for dtype in (torch.float32, torch.bfloat16)}  # fmt: skip
     assert len(shapes) == 1
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_counts_and_bills_are_the_same_in_every_mode(context: Callable[[], Any]) -> None:
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    layers: list[Callable[[torch.Tensor], Any]] = [
+        nn.Linear(8, 8), nn.Conv1d(5, 5, 3), lambda x: x @ x.transpose(1, 2), lambda x: attention(x, x, x, need_weights=False),
+    ]  # fmt: skip
+    rows = torch.randn(2, 5, 8)
+    expected = [count(lambda layer=layer: layer(rows))[0] for layer in layers]
+    with context():
+        assert [count(lambda layer=layer: layer(rows))[0] for layer in layers] == expected
+        within = build("qwen3", num_hidden_layers=4)  # of sizes that no other test has
+        shape = shape_of(within, within.get_output_embeddings())
+    assert all(expected)
+    assert shape.attention == 4 * 4 * 16

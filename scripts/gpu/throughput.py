@@ -16,6 +16,7 @@ from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.lazy import transformers
 from isoalign.models import language
 from isoalign.models.language import LanguageModel
+from isoalign.stages.footprint import step_footprint
 
 SIZES = {
     "cuda": {"hidden_size": 1536, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 24,
@@ -38,15 +39,19 @@ def peak_of(card: str) -> float | None:
     return next((tera * 1e12 for name, tera in PEAK if name in card), None)
 
 
-def make_model(device: str) -> LanguageModel:
-    """A random model with nano's tokenizer, all weights trained."""
-    config = transformers.AutoConfig.for_model(
+def config_of(device: str) -> Any:
+    """The configuration of the model for a kind of device."""
+    return transformers.AutoConfig.for_model(
         "llama", **SIZES[device], tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=1
     )
+
+
+def make_model(device: str) -> LanguageModel:
+    """A random model with nano's tokenizer, all weights trained."""
     torch.manual_seed(0)
     with torch.device(device):
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    return LanguageModel(model.eval(), language.load_tokenizer("nano"), ends=False, autocast=True)
+        model = transformers.AutoModelForCausalLM.from_config(config_of(device), dtype=torch.float32)
+    return LanguageModel(model.eval(), language.load_tokenizer("nano"), ends=False, precision="bfloat16")
 
 
 def rows_of(rows: int, prompt: int, answer: int, device: str) -> Rollouts:
@@ -55,10 +60,14 @@ def rows_of(rows: int, prompt: int, answer: int, device: str) -> Rollouts:
     return Rollouts(tokens, torch.ones_like(tokens, dtype=torch.bool), prompt).to(device)
 
 
-def estimated_peak(model: LanguageModel, rows: int, prompt: int, answer: int) -> float | None:
-    """Bytes that the harness expects a training step to take at its peak. The one place that asks it: there is no estimate
-    yet, so None."""
-    return None
+def estimated_peak(device: str, rows: int, prompt: int, answer: int) -> int:
+    """Bytes that the preflight expects a training step to take at its peak: weights, the optimizer's two numbers for each, and
+    the step."""
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config_of(device), dtype=torch.float32).eval()
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    [step] = step_footprint(model, language.load_tokenizer("nano"), [rows], (prompt, answer), "bfloat16")
+    return 3 * weights + step
 
 
 def timed(work: Callable[[], Any], device: str, repeats: int) -> float:
@@ -113,7 +122,7 @@ def measure(device: str, card: str, out: Path) -> None:
     found["training"] = {"rows": rows, "prompt": prompt, "answer": answer} | rates(
         seconds, rows * (prompt + answer), flops, peak, device
     )
-    found["training"]["estimated_gib"] = in_gib(estimated_peak(model, rows, prompt, answer))
+    found["training"]["estimated_gib"] = in_gib(estimated_peak(device, rows, prompt, answer))
     write(out, found)
 
 

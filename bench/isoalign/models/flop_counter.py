@@ -76,6 +76,10 @@ class Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and count its FLOPs."""
+        if torch.is_inference_mode_enabled():  # autograd, which is off, would have taken a linear layer apart
+            with self:
+                if (out := func.decompose(*args, **(kwargs or {}))) is not NotImplemented:
+                    return out
         out = func(*args, **(kwargs or {}))
         if (formula := _formula(func._overloadpacket)) is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=out)

@@ -163,7 +163,8 @@ def _dry_run(model: Any, length: int) -> int:
 
 def _run_hollow(model: Any, length: int, device: str, mode: AbstractContextManager[Any]) -> int:
     counted = DryRun()
-    with _disable_current_modes(), _evaluating(model), torch.enable_grad(), mode, torch.device(device), counted:
+    recorded = torch.inference_mode(False), torch.enable_grad()  # in inference mode attention is not seen by a dispatch mode
+    with _disable_current_modes(), _evaluating(model), recorded[0], recorded[1], mode, torch.device(device), counted:
         inputs = {"input_ids": torch.zeros(1, length, dtype=torch.long)}
         # tied weights are replaced one by one: told to tie them, torch does not put back those of a module that is used twice
         torch.func.functional_call(model, dict(_hollow_tensors(model)), kwargs=inputs, tie_weights=False)

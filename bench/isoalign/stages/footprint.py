@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import psutil
@@ -56,13 +57,33 @@ def training_footprint(task: TaskConfig, lora: int) -> dict[str, int]:
 
     ``lora``: rank of the policy's adapter, 0 if all weights are trained.
     """
-    (model, weights), mode = policy_without_data(task, lora), FakeTensorMode()
-    _give_device(model, mode)
-    precision, open_ends = "bfloat16" if task.model.bf16 else "float32", task.model.eos == "open"
-    with mode:
-        policy = LanguageModel(model, language.load_tokenizer(task.model.name), open_ends, precision)
-        one, all_rows = (_step(policy, rows, task) for rows in (1, task.training.micro_batch))
+    (model, weights), tokenizer = policy_without_data(task, lora), language.load_tokenizer(task.model.name)
+    lengths = task.model.prompt_tokens, task.model.new_tokens
+    rows = 1, task.training.micro_batch
+    one, all_rows = step_footprint(model, tokenizer, rows, lengths, "bfloat16" if task.model.bf16 else "float32")
     return {"weights": weights, "one row": one, "rows": all_rows}
+
+
+def step_footprint(
+    model: Any, tokenizer: Any, rows: Sequence[int], lengths: tuple[int, int], precision: str = "float32"
+) -> list[int]:
+    """Bytes at the peak of a forward and backward pass, for each number of rows, of a model on the meta device.
+
+    ``lengths``: tokens of each prompt and of each answer. Gradients are counted, weights are not.
+    """
+    mode, (prompt, answer) = FakeTensorMode(), lengths
+    _give_device(model, mode)
+    peaks = []
+    with mode:
+        policy = LanguageModel(model, tokenizer, ends=True, precision=precision)
+        for count in rows:
+            shape = count, prompt + answer
+            batch = Rollouts(torch.zeros(shape, dtype=torch.long), torch.ones(shape, dtype=torch.bool), prompt)
+            with PeakMemory() as memory:
+                policy(batch).logp.sum().backward()
+            policy.inner.zero_grad()
+            peaks.append(memory.peak)
+    return peaks
 
 
 def policy_without_data(task: TaskConfig, lora: int) -> tuple[Any, int]:
@@ -97,16 +118,6 @@ def _give_device(model: nn.Module, mode: FakeTensorMode) -> None:
 
 def _fake(mode: FakeTensorMode, tensor: torch.Tensor) -> FakeTensor:
     return FakeTensor(mode, tensor, torch.device("cpu"))
-
-
-def _step(policy: LanguageModel, rows: int, task: TaskConfig) -> int:
-    """Bytes at the peak of a forward and backward pass over rows of the longest prompts and answers."""
-    shape = rows, task.model.prompt_tokens + task.model.new_tokens
-    batch = Rollouts(torch.zeros(shape, dtype=torch.long), torch.ones(shape, dtype=torch.bool), task.model.prompt_tokens)
-    with PeakMemory() as memory:
-        policy(batch).logp.sum().backward()
-    policy.inner.zero_grad()
-    return memory.peak
 
 
 def _size(model: Any) -> int:

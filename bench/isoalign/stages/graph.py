@@ -51,13 +51,13 @@ class StageGraph:
     def preflight(self, lora: int) -> Stage:
         """The check of everything that a run loads, before its first stage. ``lora``: rank of the policy's adapter."""
         task, evaluation = self.task, self.task.evaluation
-        names = [evaluation.scorer, evaluation.second_scorer, task.reward.classifier]
+        names = [evaluation.scorer, evaluation.second_scorer]
         recipe = {
             "version": preflight.VERSION, "model": self._model_identity, "lora": lora, "device": device(),
             "packages": [importlib.metadata.version(name) for name in ("torch", "transformers", "peft")],
-            "reward": language.weights_identity(task.reward.base) if task.reward.base else "",
+            "reward": self._reward_identity,
             "writers": [language.weights_identity(name) for name in preflight.writers(task)],
-            "scorers": [scorers.scorer_identity(name) for name in names if name not in ("", "annotator")],
+            "scorers": list(map(scorers.scorer_identity, names)),
             "prompts": [self.prompt_recipe(split) for split in preflight.SPLITS], "training": task.training,
         }  # fmt: skip
         return Stage("preflight", recipe, lambda work: preflight.make_preflight(work, task, lora))
@@ -256,10 +256,15 @@ class StageGraph:
         }  # fmt: skip
         recipe |= {"member": member} if member else {}
         recipe |= {"golden": golden.key} if golden else {}
-        recipe |= {"base": language.weights_identity(config.base)} if config.base else {}
-        recipe |= {"classifier": self._classifier_identity()} if config.classifier else {}
-
+        recipe |= self._reward_identity
         return Stage("reward", recipe, lambda work: self.train_reward(work, Feedback.read(self.get(verdicts)), member))
+
+    @property
+    def _reward_identity(self) -> dict[str, str]:
+        """What the reward model is, for recipes; empty for a head on the SFT base."""
+        config = self.task.reward
+        base = {"base": language.weights_identity(config.base)} if config.base else {}
+        return base | ({"classifier": self._classifier_identity()} if config.classifier else {})
 
     def train_reward(self, work: Path, verdicts: Feedback, member: int) -> None:
         """Train a reward model, or a member of an ensemble, on verdicts."""
