@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
+from isoalign.core.memory import by_rows
+
 LABELS = ("toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate")
 LENGTH = 100
 
@@ -66,8 +68,7 @@ class BiLSTM:
     def __call__(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """Probabilities of LABELS [len(texts), 6] on the CPU."""
         numbers = self.vocabulary.encode(texts).to(self.weights["embedding"].device)
-        starts = range(0, len(texts), batch_size)
-        return torch.cat([self._forward(numbers[start : start + batch_size]).cpu() for start in starts])
+        return torch.cat(by_rows(lambda part: self._forward(part).cpu(), numbers, batch_size))
 
     @torch.inference_mode()
     def _forward(self, numbers: Tensor) -> Tensor:

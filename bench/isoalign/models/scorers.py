@@ -17,6 +17,7 @@ from torch import Tensor
 
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import transformers
+from isoalign.core.memory import by_rows, machine_failure
 from isoalign.data import assets, hub
 from isoalign.models.bilstm import BiLSTM
 from isoalign.models.flops import shape_of
@@ -55,10 +56,13 @@ class Scorer:
         return self.price(texts)
 
     def _score(self, texts: Sequence[str]) -> list[float | None]:
-        """Scores of one batch; a failing batch is halved until the text at fault is alone."""
+        """Scores of one batch; a failing batch is halved until the text at fault is alone. Raises MachineFailed where the machine
+        is at fault: then no text has a score, and none is invented."""
         try:
-            values = self.probabilities(texts).tolist()
-        except (RuntimeError, ValueError, TypeError, IndexError):
+            values = torch.cat(by_rows(self.probabilities, list(texts), len(texts))).tolist()
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if failure := machine_failure(error):
+                raise failure from error
             if len(texts) == 1:
                 return [None]
             half = len(texts) // 2

@@ -12,6 +12,7 @@ import torch
 from isoalign.config.feedback import JudgeConfig, PanelConfig
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
+from isoalign.core.randomness import own_random_state
 from isoalign.core.runtime import device
 from isoalign.core.store import Store, recipe_fields
 from isoalign.data.assets import ASSETS
@@ -36,7 +37,7 @@ class StageGraph:
     def get(self, stage: Stage) -> Path:
         """The directory of a stage, made first if missing. This may happen within a training run: the stage is independent of
         the run's no_grad, and leaves its random state unchanged."""
-        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        with torch.enable_grad(), own_random_state():
             return self.store.get(stage.name, stage.key, stage.recipe, stage.make)
 
     # -- the stages -----------------------------------------------------------------------------------------------
