@@ -2,7 +2,8 @@
 
 An operation on tensors of two devices raises, unless the tensors of the other device are numbers (0-dim) of the CPU or CPU
 indices; so do CPU generators for its tensors, ``.numpy()`` and pinning. Arithmetic is the CPU's, so figures are those of a
-CPU to the last digits: what differs is a fault. ``pretend()`` makes it the accelerator of the process.
+CPU to the last digits: what differs is a fault. Once installed it stays the accelerator of its process, so tests use it in
+processes of their own: ``python tests/accelerator.py run algorithm=dpo ...`` is the command isoalign on this device.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ class PretendTensor(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.is_inference_mode_enabled():  # a view of an ordinary tensor must be one itself
+            with torch.inference_mode(False), torch.no_grad():
+                return run(operation, args, kwargs or {})
         return run(operation, args, kwargs or {})
 
     def __repr__(self, *_: Any, **__: Any) -> str:
@@ -92,6 +96,8 @@ def run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         fault(operation, (args, kwargs))
     if operation is aten._fused_sdp_choice.default:
         return 0  # plain mathematics
+    if operation is aten._has_compatible_shallow_copy_type.default:
+        return False
     if operation is aten._pin_memory.default:
         raise RuntimeError("cannot pin a tensor of pretend: only dense CPU tensors can be pinned")
     _check(operation, args, kwargs)
@@ -210,3 +216,13 @@ def install() -> torch.device:
         everything.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")  # autocast leaves dtypes as they are
         _library.extend([operations, everything])
     return torch.device(NAME)
+
+
+if __name__ == "__main__":
+    from isoalign.core import runtime
+
+    runtime.quiet()
+    install()
+    from isoalign.cli.main import main
+
+    main()

@@ -59,8 +59,8 @@ class BiLSTM:
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Self:
         """Read ``weights.safetensors`` and ``vocabulary.json`` as written by isoalign.data.convert."""
-        with safe_open(folder / "weights.safetensors", framework="pt", device=device) as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+        with safe_open(folder / "weights.safetensors", framework="pt") as file:
+            weights = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118, not a dict
             gate = file.metadata()["gate"]
         vocabulary = Vocabulary(**json.loads((folder / "vocabulary.json").read_text(encoding="utf-8")))
         return cls(vocabulary, weights, gate)
