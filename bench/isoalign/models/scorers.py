@@ -38,7 +38,8 @@ class Scorer:
     def __call__(self, texts: Sequence[str]) -> list[float | None]:
         """P(toxic) in [0, 1] of each text, in order; None if it can't be scored, never an invented number.
 
-        Raises UserError where every text fails with an error: that is a fault of the scorer. Batches hold texts of similar length, chosen by the texts only, so that the order of the texts changes no score.
+        Batches hold texts of similar length, chosen by the texts only, so that the order of the texts changes no score. Raises
+        UserError where every text fails with an error, which is a fault of the scorer.
         """
         scores: list[float | None] = [None] * len(texts)
         errors: list[Exception] = []

@@ -113,7 +113,7 @@ class Training:
         source = FeedbackRounds(self.shared, work / ROUNDS)
         session = Session(policy, reference, source, meter, self.task.model.new_tokens, self.seed)
         trainer = Trainer(self.algorithm, session, self.task.training, work, self._forbidden)
-        with _as_training_failure(), preserved():
+        with as_training_failure(), preserved():
             trainer.run(self.name)
         policy.model.save_pretrained(work / "policy")
         log = [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in trainer.log]
@@ -140,7 +140,7 @@ class Training:
         source = FeedbackRounds(self.shared, work / ROUNDS)
         session = Session(base, base, source, meter, self.task.model.new_tokens, self.seed)
         session.guard = Guard(meter, tuple, self._forbidden, self.task.training.idle_seconds)
-        with _as_training_failure(), preserved():
+        with as_training_failure(), preserved():
             selection.make_selection(
                 work, self.algorithm, session, base, self.task.model, self.evaluation_prompts(), config.draws
             )
@@ -213,7 +213,7 @@ def _dtypes(model: LanguageModel) -> str:
 
 
 @contextmanager
-def _as_training_failure() -> Iterator[None]:
+def as_training_failure() -> Iterator[None]:
     """Context in which every error is a failure of the method, except one of the machine."""
     try:
         yield

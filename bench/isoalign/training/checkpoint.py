@@ -20,7 +20,8 @@ def save_checkpoint(work: Path, tensors: Tensors, numbers: dict[str, Any]) -> No
     file.parent.mkdir(exist_ok=True)
     part = file.with_suffix(".tmp")
     try:
-        torch.save(tensors | {"numbers": json.dumps(numbers)}, part)
+        with part.open("wb") as stream:  # Python's stream says what is wrong with a disk, torch's does not
+            torch.save(tensors | {"numbers": json.dumps(numbers)}, stream)
     except Exception:
         part.unlink(missing_ok=True)  # half a file, on a disk that may be full
         raise
