@@ -9,7 +9,7 @@ processes of their own: ``python tests/accelerator.py run algorithm=dpo ...`` is
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import os
 from typing import Any
 
 import torch
@@ -25,8 +25,7 @@ INDEXED = {
     aten.index.Tensor, aten._unsafe_index.Tensor, aten.index_put.default, aten.index_put_.default,
     aten._index_put_impl_.default, aten._unsafe_index_put.default,
 }  # fmt: skip
-faults: list[Callable[[Any, Any], None]] = []
-"""Called before each operation with it and its arguments; raise here what a device may raise."""
+LARGEST = int(os.environ.get("PRETEND_BYTES", "0"))  # of one tensor; a larger one is out of memory
 
 
 class PretendTensor(Tensor):
@@ -92,8 +91,6 @@ class PretendTensor(Tensor):
 
 def run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run an operation as the accelerator would: check its devices, compute on the CPU, and wrap what comes out."""
-    for fault in faults:
-        fault(operation, (args, kwargs))
     if operation is aten._fused_sdp_choice.default:
         return 0  # plain mathematics
     if operation is aten._has_compatible_shallow_copy_type.default:
@@ -108,6 +105,8 @@ def run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     out = operation(*inner_args, **inner)
     if goal is not None and torch.device(goal).type != NAME:
         return out
+    if LARGEST and any(isinstance(each, Tensor) and each.nbytes > LARGEST for each in pytree.tree_leaves(out)):
+        raise torch.OutOfMemoryError(f"{NAME} out of memory")
     return _wrapped(args, kwargs, out)
 
 
@@ -206,6 +205,7 @@ _library: list[Any] = []
 
 def install() -> torch.device:
     """Register the backend in this process; it can't be unregistered."""
+    os.environ["ACCELERATE_TORCH_DEVICE"] = NAME  # for the trainers of transformers and TRL
     if not _library:
         _setup_privateuseone_for_python_backend(NAME, backend_module=Module())
         operations, everything = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")

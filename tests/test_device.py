@@ -14,7 +14,7 @@ import pytest
 
 from isoalign.training import registry
 from test_conformance import QUICK
-from workbench import Terminal, write_model
+from workbench import Terminal, complaint, write_model
 
 HERE = Path(__file__).parent
 PRETEND = [sys.executable, str(HERE / "accelerator.py")]
@@ -61,7 +61,8 @@ def on(place: Terminal, device: str, *words: str) -> dict[str, Any]:
     if place.store.exists():
         shutil.copytree(place.store, own.store)
     own.home.mkdir(exist_ok=True)
-    done = own([*PRETEND, *own.run(*words, BUDGET, f"device={device}")[1:]])
+    command = own.run(*words, BUDGET, f"device={device}")
+    done = own([*PRETEND, *command[1:]] if device == "pretend" else command)
     assert done.returncode == 0, done.stderr
     assert not list(own.store.glob(".work-*"))
     card: dict[str, Any] = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
@@ -226,3 +227,11 @@ for name in ("hf:{folder}", "tox_block", "toxic_classifier"):
 print(float((embed(texts, device="pretend") - embed(texts)).abs().max()) < 1e-4)
 """
     assert script(text) == ["True"] * 4
+
+
+def test_a_device_with_too_little_memory_is_one_line_and_leaves_no_stage_and_no_note(terminal: Terminal) -> None:
+    terminal.env["PRETEND_BYTES"] = "5000"  # the embedding alone has 41 kB
+    done = terminal([*PRETEND, *terminal.run("algorithm=dpo")[1:]])
+    assert "too little memory for one row" in complaint(done)
+    assert not list(terminal.home.glob("results/**/*.json"))
+    assert not list(terminal.store.glob("[!.]*"))
