@@ -53,7 +53,8 @@ class PretendTensor(Tensor):
     def __torch_dispatch__(cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.is_inference_mode_enabled():  # a view of an ordinary tensor must be one itself
             with torch.inference_mode(False), torch.no_grad():
-                return run(operation, args, kwargs or {})
+                parts = operation.decompose(*args, **kwargs or {})  # which inference mode leaves whole
+                return parts if parts is not NotImplemented else run(operation, args, kwargs or {})
         return run(operation, args, kwargs or {})
 
     def __repr__(self, *_: Any, **__: Any) -> str:

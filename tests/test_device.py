@@ -97,7 +97,7 @@ def sized(name: str) -> list[str]:
         ["algorithm=ppo"],
         ["algorithm=dpo", "task.model.lora=4"],
         ["algorithm=best_of_n", "algorithm.draws=2"],
-        ["algorithm=cai"],
+        ["algorithm=cai", "task.constitution.file=kindness"],
         ["algorithm=ppo_critic", "task.shaping.members=2", "task.reward.golden=4"],
         ["algorithm=online_dpo", "task.reward.classifier=annotator"],
         ["algorithm=iterative_dpo", "task.rounds.count=2", "task.training.snapshots=[0.5]"],
