@@ -80,8 +80,8 @@ def assert_same(there: dict[str, Any], here: dict[str, Any]) -> None:
     assert there["training"]["dtype"] == here["training"]["dtype"] == "float32" if "dtype" in here["training"] else True
     assert there["command"] == here["command"]
     for name, found in here["metrics"].items():
-        expected = found["value"]
-        assert there["metrics"][name]["value"] == (expected if expected is None else pytest.approx(expected, abs=2e-3)), name
+        expected, digits = found["value"], 2e-2 if "accuracy" in name else 2e-3  # a pair that is nearly a tie may turn
+        assert there["metrics"][name]["value"] == (expected if expected is None else pytest.approx(expected, abs=digits)), name
 
 
 def sized(name: str) -> list[str]:
