@@ -1,113 +1,239 @@
-"""Peak memory by storages: what is counted, that fake tensors count as real ones, and how much the passes of a Llama take."""
+"""What a machine lacks, memory or disk, is said of the machine: it costs no score and is no method's failure."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+import errno
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor, nn
 
-from isoalign.core.peak_memory import GIB, PeakMemory
+from isoalign.config.training import TrainConfig
+from isoalign.core.batches import Pairs, Rollouts, Step
+from isoalign.core.errors import MachineFailed, UserError, unforeseen
+from isoalign.core.memory import OutOfMemory, by_rows, machine_failure
+from isoalign.core.records import Budget
+from isoalign.evaluation.scores import rewards_of
+from isoalign.models.scorers import Scorer
+from isoalign.runs.training import as_training_failure
+from isoalign.training.checkpoint import save_checkpoint
+from isoalign.training.lab import Lab
+from isoalign.training.trainer import Trainer
+from workbench import Bench, small, weights
 
-sys.path.append(str(Path(__file__).parents[1] / "scripts" / "benchmarks"))
-import memory as script
-
-TINY = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "head_dim": 8, "vocab_size": 4096, "tie_word_embeddings": True,
-}  # fmt: skip
-
-
-@pytest.fixture(params=[False, True], ids=["real", "fake"])
-def tensors(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Real tensors, then fake ones."""
-    if not request.param:
-        yield
-        return
-    with FakeTensorMode():
-        yield
+FULL = Path("/dev/full")  # on which every write fails as on a full disk
+BUDGET = Budget(1e15, steps=4)
 
 
-@pytest.mark.usefixtures("tensors")
-def test_a_storage_counts_once_and_as_long_as_it_lives() -> None:
-    weight = torch.zeros(256)  # 1024 bytes, there before
-    with PeakMemory() as memory:
-        first = torch.ones(256)
-        assert memory.current == 1024
-        view, same = weight.view(16, 16), first[:8]  # views
-        first += 1  # in place
-        assert memory.current == 1024
-        second = torch.cat([first, weight])
-        assert (memory.current, memory.peak) == (3072, 3072)
-        del second
-        assert (memory.current, memory.peak) == (1024, 3072)
-        del first
-        assert memory.current == 1024  # a view holds it
-        del same
-        assert memory.current == 0
-    assert (memory.peak, view.shape) == (3072, (16, 16))
+class Fault:
+    """Runs out of memory in passes of more than ``rows`` rows: before a pass, after it, or in its backward pass."""
+
+    raised = 0  # by all, those in copies of a model too
+
+    def __init__(self, trainer: Trainer, rows: int, where: str) -> None:
+        self.rows, self.where = rows, where
+        Fault.raised = 0
+        self.inner = trainer.policy.inner
+        self.run = self.inner.base_model.forward
+        self.inner.base_model.forward = self.forward
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        tokens = named["input_ids"]
+        wide = len(tokens) > self.rows and torch.is_grad_enabled()
+        if wide and self.where == "before":
+            self.fail()
+        out = self.run(*arguments, **named)
+        if wide and self.where == "after":
+            self.fail()
+        if wide and self.where == "backward":
+            out.last_hidden_state.register_hook(lambda _: self.fail())
+        return out
+
+    def fail(self) -> None:
+        Fault.raised += 1
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
-@pytest.mark.usefixtures("tensors")
-def test_what_autograd_keeps_counts_until_the_backward_pass() -> None:
-    weight = torch.zeros(256, requires_grad=True)
-    with PeakMemory() as memory:
-        loss = weight.exp().exp().sum()  # exp keeps its result: two of 1024 bytes, and 4 of the sum
-        assert memory.current == 2052
-        loss.backward()
-        del loss
-        assert memory.current == 1024  # the gradient
-    assert memory.peak == 2052 + 4 + 1024  # beside the gradient of the loss one product at a time, the sum's being a view
+class Draws:
+    """A method that logs, samples and trains a module: what a step that is tried again must not count twice."""
+
+    lr = 1e-3
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        yield Step(lab.generate(lab.prompts(6)), self.loss)
+
+    def loss(self, lab: Lab, rollouts: Rollouts) -> Tensor:
+        outputs = lab.policy(rollouts)
+        head = lab.module("head", lambda width: nn.Linear(width, 1))
+        lab.log(kl=outputs.logp.mean())
+        return -outputs.logp.sum(1) + head(outputs.hidden)[:, 0, 0] ** 2
 
 
-def test_numbers_of_fake_tensors_are_zeros_of_their_type() -> None:
-    with FakeTensorMode(), PeakMemory():
-        assert torch.ones(2).tolist() == [0.0, 0.0]
-        assert torch.ones((), dtype=torch.long).item() == 0
-        assert not torch.ones(3).bool().all()
+@pytest.mark.parametrize("where", ["before", "after", "backward"])
+@pytest.mark.parametrize(
+    "make", [Draws, lambda: small("dpo"), lambda: small("ppo_critic")], ids=["draws", "dpo", "ppo_critic"]
+)
+def test_a_step_that_runs_out_of_memory_is_tried_with_half_of_the_rows_and_ends_as_one_in_small_parts(
+    tiny_bench: Bench, tmp_path: Path, where: str, make: Callable[[], Any]
+) -> None:
+    trainers = []
+    for place, micro in (("short", 64), ("parts", 1)):
+        (tmp_path / place).mkdir()
+        config = TrainConfig(warmup=2, checkpoint_seconds=1e9, micro_batch=micro)
+        trainer = tiny_bench.trainer(make(), BUDGET, tmp_path / place, config=config)
+        if place == "short":
+            Fault(trainer, 1, where)
+        trainer.run("it")
+        trainers.append(trainer)
+        assert Fault.raised
+    short, parts = trainers
+    assert short.gradients.rows == 1
+    assert short.config.micro_batch == 64
+    for one, other in zip(weights(short), weights(parts), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+    assert short.meter.spent() | {"seconds": 0} == parts.meter.spent() | {"seconds": 0}
+    for one, other in zip(short.log, parts.log, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    assert torch.equal(short.lab.generator.get_state(), parts.lab.generator.get_state())
 
 
-def measure(name: str, **how: Any) -> int:
-    """Bytes at the peak of one of the script's passes on the tiny Llama, 8 rows of 4 + 12 tokens."""
-    work, _ = script.PASSES[name]
-    return script.peak(work, script.language_model(TINY, **how), script.rollouts(8, 4, 12))
+def test_a_row_that_does_not_fit_is_said_so_and_is_no_failure_of_the_method(tiny_bench: Bench, tmp_path: Path) -> None:
+    trainer = tiny_bench.trainer(small("dpo"), BUDGET, tmp_path)
+    Fault(trainer, 0, "backward")
+    with pytest.raises(OutOfMemory, match="too little memory for one row"), as_training_failure():
+        trainer.run("dpo")
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("name", script.PASSES)
-def test_a_pass_on_fake_tensors_takes_what_it_takes_on_real_ones(name: str, autocast: bool) -> None:
-    real = measure(name, autocast=autocast)
-    with FakeTensorMode():
-        pretended = measure(name, autocast=autocast)
-    assert pretended == pytest.approx(real, rel=0.01)  # a few constants differ
+def test_rows_of_a_step_are_sorted_by_length_and_change_nothing_but_digits(tiny_bench: Bench, tmp_path: Path) -> None:
+    seen: list[list[int]] = []
+
+    class Watches:
+        lr = 1e-3
+
+        def iteration(self, lab: Lab) -> Iterator[Step]:
+            yield Step(lab.pairs(7), self.loss)
+
+        def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
+            seen.append([int(a + b) for a, b in zip(pairs.chosen.mask.sum(1), pairs.rejected.mask.sum(1), strict=True)])
+            return -lab.policy(pairs.chosen).logp.sum(1)
+
+    losses, orders = [], list[list[int]]()
+    for micro in (64, 3):
+        trainer = tiny_bench.trainer(Watches(), BUDGET, tmp_path, config=TrainConfig(micro_batch=micro))
+        seen.clear()
+        losses.append(trainer.backward(next(trainer.steps())))
+        orders.append([length for part in seen for length in part])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert orders[0] != sorted(orders[0]) == orders[1]
+    assert [len(part) for part in seen] == [3, 3, 1]
 
 
-LOGITS = 8 * 12 * 4096 * 4  # bytes of the fp32 logits [8, 12, 4096]
+def raising(error: Exception, above: int) -> Callable[[Any], Tensor]:
+    def probabilities(texts: Any) -> Tensor:
+        if len(texts) > above:
+            raise error
+        return torch.tensor([len(text) / 10 for text in texts])
+
+    return probabilities
 
 
-@pytest.mark.parametrize(("name", "most"), [("training step, 16 rows", 5.0), ("log-probabilities, 64 rows", 3.0),
-                                           ("scoring, 64 rollouts", 8.0)])  # fmt: skip
-def test_passes_take_no_more_than_a_few_times_the_logits(name: str, most: float) -> None:
-    with FakeTensorMode():
-        assert measure(name) / LOGITS < most
+TEXTS = ["a", "abcd", "ab", "abc", "abcde"]
 
 
-def test_gradient_checkpointing_takes_less() -> None:
-    deep = TINY | {"num_hidden_layers": 8, "vocab_size": 64}
-    with FakeTensorMode():
-        with_it, without = (
-            script.peak(script.train, script.language_model(deep, checkpointing=how), script.rollouts(8, 4, 60))
-            for how in (True, False)
-        )
-    assert with_it < 0.5 * without
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate")]
+)
+def test_a_scorer_without_memory_gives_every_score_or_none_at_all(error: Exception) -> None:
+    assert Scorer("s", raising(error, 1))(TEXTS) == pytest.approx([0.1, 0.4, 0.2, 0.3, 0.5])
+    with pytest.raises(OutOfMemory):
+        Scorer("s", raising(error, 0))(TEXTS)
 
 
-def test_the_table_has_the_shapes_of_llama() -> None:
-    with FakeTensorMode():
-        sizes = [sum(p.numel() for p in script.language_model(each).inner.parameters()) for each in script.LLAMAS.values()]
-    assert sizes == [1_235_814_400, 8_030_261_248]  # as on their cards
-    assert sizes[0] * 4 / GIB == pytest.approx(4.6, abs=0.01)
+def test_a_scorer_on_a_broken_device_gives_no_scores() -> None:
+    with pytest.raises(MachineFailed, match="the device failed: CUDA error: an illegal memory access"):
+        Scorer("s", raising(torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore"), 0))(TEXTS)
+
+
+def test_a_scorer_that_fails_on_every_text_is_at_fault_itself() -> None:
+    with pytest.raises(UserError, match=r"the scorer s fails on every text: RuntimeError: shapes \[3\]"):
+        Scorer("s", raising(RuntimeError("shapes [3]"), 0))(TEXTS)
+
+
+def test_rewards_are_read_in_parts_that_fit(tiny_bench: Bench) -> None:
+    model = tiny_bench.source.rewards["annotator"]
+    batch = tiny_bench.source.feedback("annotator").pairs(torch.arange(7), 1).chosen
+
+    def short(part: Rollouts) -> Tensor:
+        if len(part) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        rewards: Tensor = model(part)
+        return rewards
+
+    assert rewards_of(short, batch) == pytest.approx(rewards_of(model, batch), abs=2e-5)
+
+
+def test_work_by_rows_takes_lists_and_passes_on_other_errors() -> None:
+    assert by_rows(len, [1, 2, 3, 4, 5], 2) == [2, 2, 1]
+    with pytest.raises(RuntimeError, match="shapes"):
+        by_rows(raising(RuntimeError("shapes"), 0), TEXTS, 4)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/store/x"), "cannot write: .*No space left.*free some space"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file data/0"),
+            "cannot wri",
+        ),
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), "the device failed: CUDA error"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "too little memory for one row"),
+    ],
+)
+def test_a_failure_of_the_machine_is_none_of_the_method_however_it_is_wrapped(error: Exception, said: str) -> None:
+    with pytest.raises(MachineFailed, match=said), as_training_failure():
+        raise error
+    with pytest.raises(MachineFailed, match=said), as_training_failure():
+        raise UserError("metric m: it failed") from error
+    assert machine_failure(ValueError("shapes")) is None
+    assert machine_failure(FileNotFoundError(errno.ENOENT, "no file")) is None
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+def test_a_full_disk_keeps_the_last_checkpoint_and_is_said_so(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, {"w": torch.ones(2)}, {"n": 1})
+    before = (tmp_path / "checkpoint" / "state.pt").read_bytes()
+    os.symlink(FULL, tmp_path / "checkpoint" / "state.tmp")
+    with pytest.raises(MachineFailed, match="cannot write"), as_training_failure():
+        save_checkpoint(tmp_path, {"w": torch.zeros(10**6)}, {"n": 2})
+    assert [file.name for file in (tmp_path / "checkpoint").iterdir()] == ["state.pt"]
+    assert (tmp_path / "checkpoint" / "state.pt").read_bytes() == before
+
+
+def test_a_checkpoint_comes_no_oftener_than_saving_pays(tiny_bench: Bench, tmp_path: Path) -> None:
+    for least, took, expected in ((60.0, 1.0, 60.0), (60.0, 30.0, 600.0), (0.0, 30.0, 0.0)):
+        trainer = tiny_bench.trainer(small("dpo"), BUDGET, tmp_path, config=TrainConfig(checkpoint_seconds=least))
+        trainer.save_seconds = took
+        assert trainer.save_interval == expected
+
+
+def test_an_error_within_the_harness_names_the_harness_and_who_called_it(tiny_bench: Bench) -> None:
+    class Wrong:
+        lr = 1e-3
+
+        def loss(self, lab: Lab, rollouts: Rollouts) -> Tensor:
+            return lab.policy(rollouts).logp.sum(1)
+
+    batch = tiny_bench.source.feedback("annotator").pairs(torch.arange(3), 1).chosen
+    wrong = Rollouts(batch.tokens + 10**6, batch.mask, batch.prompt_length)  # ids beyond the vocabulary
+    with pytest.raises(IndexError) as caught:
+        Wrong().loss(tiny_bench.lab(), wrong)
+    assert "at models/language.py:" in unforeseen(caught.value)
+    assert "called by tests/test_memory.py:" in unforeseen(caught.value)
+    with pytest.raises(RuntimeError) as caught:
+        batch.tokens.view(-1, 10**6)
+    assert "(at tests/test_memory.py:" in unforeseen(caught.value)

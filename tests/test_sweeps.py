@@ -118,4 +118,15 @@ def test_a_run_takes_the_settings_of_its_tuned_file_and_says_so(file: Path) -> N
     for key, value in written["algorithm"].items():
         assert float(config.algorithm[key]) == float(value)
     assert config.tuning == written["tuning"]
-    assert set(config) == {"task", "algorithm", "budget", "seed", "threads", "results", "store", "tracking", "tuning"}
+    assert set(config) == {
+        "task",
+        "algorithm",
+        "budget",
+        "seed",
+        "threads",
+        "device",
+        "results",
+        "store",
+        "tracking",
+        "tuning",
+    }

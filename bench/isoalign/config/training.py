@@ -11,10 +11,11 @@ from isoalign.core.store import added_later
 class TrainConfig:
     """The optimizer that all methods share: AdamW, warm-up over ``warmup`` steps, then linear decay to 0 with the budget.
 
-    ``clip``: maximum gradient norm, separately for the policy and each module. ``micro_batch``: rows of a pass with gradients;
-    passes without, in sampling, rewards and evaluation, keep less in memory and take four times as many.
-    ``gradient_checkpointing``: recompute the policy's layers in the backward pass instead of keeping their activations.
-    ``checkpoint_seconds``: time between checkpoints. ``patience``: consecutive non-finite steps that stop a run.
+    ``clip``: maximum gradient norm, separately for the policy and each module. ``micro_batch``: rows of a pass with gradients,
+    halved where memory runs out; passes without, in sampling, rewards and evaluation, keep less in memory and take four times
+    as many. ``gradient_checkpointing``: recompute the policy's layers in the backward pass instead of keeping their
+    activations. ``checkpoint_seconds``: time between checkpoints, more where saving takes long; 0 for one after each
+    iteration. ``patience``: consecutive non-finite steps that stop a run.
     ``snapshots``: shares of the budget at which the policy is saved for scoring, after the first step that reaches each.
     ``idle_seconds``: maximum time without FLOPs charged to an algorithm; 0 for no limit.
     """

@@ -28,6 +28,12 @@ class Batch:
             return len(column)
         raise TypeError(f"{type(self).__name__} has no column")
 
+    def lengths(self) -> Tensor | None:
+        """Real tokens of each row [B], of all its texts together; None without texts."""
+        parts = [column.lengths() for column in self._columns() if isinstance(column, Batch)]
+        counts = [part for part in parts if part is not None]
+        return torch.stack(counts).sum(0) if counts else None
+
     def _columns(self) -> list[Any]:
         values = [getattr(self, f.name) for f in dataclasses.fields(self)]
         return [value for value in values if isinstance(value, Tensor | Batch)]
@@ -49,6 +55,10 @@ class Prompts(Batch):
     mask: Tensor
     index: Tensor
 
+    def lengths(self) -> Tensor:
+        """Real tokens of each row [B]."""
+        return self.mask.sum(1)
+
 
 @dataclass(frozen=True)
 class Rollouts(Batch):
@@ -61,6 +71,10 @@ class Rollouts(Batch):
     tokens: Tensor
     mask: Tensor
     prompt_length: int
+
+    def lengths(self) -> Tensor:
+        """Real tokens of each row [B], of prompt and completion."""
+        return self.mask.sum(1)
 
     @property
     def completion(self) -> Tensor:

@@ -20,6 +20,10 @@ class TrainingFailed(UserError):
     """A method's own training failed: it is noted beside the cards, where a mistyped setting is not."""
 
 
+class MachineFailed(UserError):
+    """The machine failed, not the method: too little memory, a full disk, a broken device. It is noted nowhere."""
+
+
 def unforeseen(error: BaseException) -> str:
     """The line for an unexpected exception, with the place in the user's code that it came from."""
     reason = _text(error)
@@ -43,17 +47,21 @@ def _text(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """File and line of the innermost frame outside the harness, its libraries and Python."""
-    names = ("torch", "numpy", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "scipy")
+    """File and line of the innermost frame outside libraries and Python; of a frame of the harness, who called it too."""
+    names = ("torch", "numpy", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "scipy", "safetensors")
     loaded = [module for name in names if (module := sys.modules.get(name))]
     libraries = [Path(str(module.__file__)).parent for module in loaded]
     standard = Path(sysconfig.get_path("stdlib"))
+    harness = ""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)
         python = standard in file.parents and "site-packages" not in file.parts
-        known = python or is_harness(frame.filename) or any(folder in file.parents for folder in libraries)
-        if file.exists() and not known:
-            return f"{file.parent.name}/{file.name}:{frame.lineno}"
+        if not file.exists() or python or any(folder in file.parents for folder in libraries):
+            continue
+        place = f"{file.parent.name}/{file.name}:{frame.lineno}"
+        if not is_harness(frame.filename):
+            return f"{harness}, called by {place}" if harness else place
+        harness = harness or place
     return ""
 
 

@@ -1,17 +1,34 @@
-"""Work on a batch in parts that fit into memory."""
+"""Work on a batch in parts that fit into memory, and what is said of a machine that has too little of it."""
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, Self, TypeVar
 
 import torch
 
-from isoalign.core.batches import Batch
-from isoalign.core.errors import UserError
+from isoalign.core.errors import MachineFailed
 
-B = TypeVar("B", bound=Batch)
+
+class Rows(Protocol):
+    """What can be cut by rows: a batch, a tensor, a list."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Self: ...
+
+
+B = TypeVar("B", bound=Rows)
 T = TypeVar("T")
+ALLOCATION = re.compile(r"DefaultCPUAllocator|out of memory", re.IGNORECASE)  # what is raised as a plain RuntimeError
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+ON_DISK = re.compile(r"No space left on device|Disk quota exceeded|os error (28|122)\b|PytorchStreamWriter failed")
+
+
+class OutOfMemory(MachineFailed):
+    """A single row does not fit into memory."""
 
 
 def by_rows(work: Callable[[B], T], batch: B, rows: int) -> list[T]:
@@ -24,7 +41,9 @@ def by_rows(work: Callable[[B], T], batch: B, rows: int) -> list[T]:
     while start < len(batch):
         try:
             results.append(work(batch[slice(start, start + rows)]))
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             if rows == 1:
                 raise out_of_memory() from error
             rows = max(1, min(rows, len(batch) - start) // 2)
@@ -33,10 +52,36 @@ def by_rows(work: Callable[[B], T], batch: B, rows: int) -> list[T]:
     return results
 
 
-def out_of_memory() -> UserError:
+def out_of_memory() -> OutOfMemory:
     """The error when a single row does not fit into the memory of the device."""
-    return UserError(
+    return OutOfMemory(
         "the device has too little memory for one row; set task.training.gradient_checkpointing=true, "
         "task.model.dtype=bfloat16 or task.model.lora=16, lower task.model.prompt_tokens or task.model.new_tokens, or choose "
         "a smaller task.model.name"
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, that of a device or of the machine."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError | OutOfMemory):
+        return True
+    return isinstance(error, RuntimeError) and bool(ALLOCATION.search(str(error)))
+
+
+def machine_failure(error: BaseException | None) -> MachineFailed | None:
+    """What to say where the machine is what failed, in an error or in what caused it; None for any other error."""
+    while error is not None:
+        if isinstance(error, MachineFailed):
+            return error
+        if is_out_of_memory(error):
+            return out_of_memory()
+        reason = str(error).strip().partition("\n")[0][:200]
+        library = isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError"  # these raise no OSError
+        if (isinstance(error, OSError) and error.errno in DISK) or (library and ON_DISK.search(reason)):
+            return MachineFailed(
+                f"cannot write: {reason}; free some space, or set store=FOLDER, and run the same command again"
+            )
+        if isinstance(error, torch.AcceleratorError):
+            return MachineFailed(f"the device failed: {reason}; run the same command again")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None

@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 
+from isoalign.core import devices
 from isoalign.core.lazy import torch
 
 
@@ -19,6 +20,7 @@ def quiet() -> None:
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "HYDRA_FULL_ERROR": "0",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # looking for GPUs must not initialise CUDA: a process chooses one first
         "TRL_EXPERIMENTAL_SILENCE": "1",
     }
     for name, value in defaults.items():
@@ -46,5 +48,5 @@ def threads(count: int) -> None:
 
 
 def device() -> str:
-    """The accelerator if there is one."""
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    """The device of models in this process (see `isoalign.core.devices`)."""
+    return devices.device()

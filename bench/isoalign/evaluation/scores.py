@@ -13,6 +13,7 @@ import torch
 
 from isoalign.config.task import EvaluationConfig, ModelConfig
 from isoalign.core.batches import Rollouts
+from isoalign.core.memory import by_rows
 from isoalign.core.records import Rewards, Sample, ScoredPair
 from isoalign.core.runtime import device
 from isoalign.data.assets import ASSETS
@@ -107,8 +108,7 @@ def _make_rewards(
 
 def rewards_of(model: Any, batch: Rollouts) -> list[float]:
     """The reward of each row, rounded to five decimals."""
-    parts = [model(batch[slice(start, start + ROWS)]) for start in range(0, len(batch), ROWS)]
-    return [round(value, 5) for value in torch.cat(parts).tolist()]
+    return [round(value, 5) for value in torch.cat(by_rows(model, batch, ROWS)).tolist()]
 
 
 def read_scored_samples(

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
+from isoalign.core.memory import by_rows
+
 LABELS = ("toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate")
 LENGTH = 100
 
@@ -57,8 +59,8 @@ class BiLSTM:
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Self:
         """Read ``weights.safetensors`` and ``vocabulary.json`` as written by isoalign.data.convert."""
-        with safe_open(folder / "weights.safetensors", framework="pt", device=device) as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+        with safe_open(folder / "weights.safetensors", framework="pt") as file:
+            weights = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118, not a dict
             gate = file.metadata()["gate"]
         vocabulary = Vocabulary(**json.loads((folder / "vocabulary.json").read_text(encoding="utf-8")))
         return cls(vocabulary, weights, gate)
@@ -66,8 +68,7 @@ class BiLSTM:
     def __call__(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """Probabilities of LABELS [len(texts), 6] on the CPU."""
         numbers = self.vocabulary.encode(texts).to(self.weights["embedding"].device)
-        starts = range(0, len(texts), batch_size)
-        return torch.cat([self._forward(numbers[start : start + batch_size]).cpu() for start in starts])
+        return torch.cat(by_rows(lambda part: self._forward(part).cpu(), numbers, batch_size))
 
     @torch.inference_mode()
     def _forward(self, numbers: Tensor) -> Tensor:

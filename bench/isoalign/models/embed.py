@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from isoalign.core.lazy import transformers
+from isoalign.core.memory import by_rows
 from isoalign.data import assets
 
 WIDTH = 384
@@ -32,7 +33,7 @@ def embed(texts: Sequence[str], batch_size: int = 64, device: str = "cpu") -> Te
     order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), texts[i]))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        result[rows] = _embed_batch([texts[i] for i in rows], device)
+        result[rows] = torch.cat(by_rows(lambda part: _embed_batch(part, device), [texts[i] for i in rows], batch_size))
     return result
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoalign.core.errors import UserError
+from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.lazy import transformers
+from isoalign.core.memory import by_rows, machine_failure
 from isoalign.data import assets, hub
 from isoalign.models.bilstm import BiLSTM
 from isoalign.models.flops import shape_of
@@ -37,15 +38,19 @@ class Scorer:
     def __call__(self, texts: Sequence[str]) -> list[float | None]:
         """P(toxic) in [0, 1] of each text, in order; None if it can't be scored, never an invented number.
 
-        Batches hold texts of similar length, chosen by the texts only, so that the order of the texts changes no score.
+        Batches hold texts of similar length, chosen by the texts only, so that the order of the texts changes no score. Raises
+        UserError where every text fails with an error, which is a fault of the scorer.
         """
         scores: list[float | None] = [None] * len(texts)
+        errors: list[Exception] = []
         usable = [i for i, text in enumerate(texts) if isinstance(text, str)]
         order = sorted(usable, key=lambda i: (len(texts[i]), texts[i]))
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            for i, score in zip(rows, self._score([texts[i] for i in rows]), strict=True):
+            for i, score in zip(rows, self._score([texts[i] for i in rows], errors), strict=True):
                 scores[i] = score
+        if len(errors) == len(usable) > 1:
+            raise UserError(f"the scorer {self.name} fails on every text: {unforeseen(errors[0])}") from errors[0]
         return scores
 
     def flops(self, texts: Sequence[str]) -> int:
@@ -54,15 +59,21 @@ class Scorer:
             raise UserError(f"{self.name} is an evaluation scorer without FLOPs; it can't train anything")
         return self.price(texts)
 
-    def _score(self, texts: Sequence[str]) -> list[float | None]:
-        """Scores of one batch; a failing batch is halved until the text at fault is alone."""
+    def _score(self, texts: Sequence[str], errors: list[Exception]) -> list[float | None]:
+        """Scores of one batch; a failing batch is halved until the text at fault is alone, whose error is noted.
+
+        Raises MachineFailed where the machine is at fault: that is no score that is missing.
+        """
         try:
-            values = self.probabilities(texts).tolist()
-        except (RuntimeError, ValueError, TypeError, IndexError):
+            values = torch.cat(by_rows(self.probabilities, list(texts), len(texts))).tolist()
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if failure := machine_failure(error):
+                raise failure from error
             if len(texts) == 1:
+                errors.append(error)
                 return [None]
             half = len(texts) // 2
-            return self._score(texts[:half]) + self._score(texts[half:])
+            return self._score(texts[:half], errors) + self._score(texts[half:], errors)
         return [value if math.isfinite(value) else None for value in values]
 
 

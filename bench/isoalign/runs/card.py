@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 from dataclasses import asdict, replace
+from typing import Any
 
 from isoalign.core import plugins
 from isoalign.core.records import Card
@@ -17,12 +19,12 @@ from isoalign.runs.pipeline import Run
 from isoalign.training.meter import Meter
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "evaluate", "hydra-core", "numpy", "scipy")
-RECORD_FIELDS = ("steps", "skipped", "reported", "reported_error", "rounds", "loop")  # of the record of training, on the card
+RECORD_FIELDS = ("steps", "skipped", "reported", "reported_error", "rounds", "loop", "device", "dtype")  # of training
 
 
 def make_card(run: Run, command: str) -> Card:
     """Make all missing stages and return the card. ``command``: reproduces the run."""
-    parents, record = run.parents(), run.read_record()
+    parents, record = run.parents(), run.read_record() or _base_record(run)
     package = plugins.distribution(type(run.algorithm))  # if the algorithm is a plug-in
     card = Card(
         key="",
@@ -43,6 +45,12 @@ def make_card(run: Run, command: str) -> Card:
     own, base = (metric_values.read_metrics(run.shared.get(row.metrics())) for row in (run, run.base))
     points = curve.read_curve(run.shared.get(run.curve())) if run.trains else []
     return scored(replace(card, key=key_of(card)), own, base if run.trains else None, points)
+
+
+def _base_record(run: Run) -> dict[str, Any]:
+    """What the record of the SFT base says for its own row: the device that trained it."""
+    record = json.loads((run.shared.get(run.shared.sft) / "record.json").read_text())
+    return {"device": record["device"]} if "device" in record else {}
 
 
 def packages() -> dict[str, str]:

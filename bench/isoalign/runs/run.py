@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
-from isoalign.core import progress, runtime
+from isoalign.core import devices, progress, runtime
 from isoalign.core.errors import TrainingFailed, UserError, is_interrupt, unforeseen, unknown
+from isoalign.core.memory import machine_failure
 from isoalign.core.records import Budget, Card
 from isoalign.core.store import Store
 from isoalign.data import assets
@@ -46,12 +47,11 @@ def main(config: DictConfig) -> float | None:
     except Exception as error:
         if is_interrupt(error):
             raise KeyboardInterrupt from error
-        if isinstance(error, UserError):
-            _fail(config, str(error), isinstance(error, TrainingFailed))
-        elif os.environ.get("ISOALIGN_DEBUG"):
+        if os.environ.get("ISOALIGN_DEBUG") and not isinstance(error, UserError):
             raise
-        else:
-            _fail(config, unforeseen(error))
+        error = machine_failure(error) or error
+        line = str(error) if isinstance(error, UserError) else unforeseen(error)
+        _fail(config, line, isinstance(error, TrainingFailed))
     return None
 
 
@@ -59,6 +59,7 @@ def execute(config: DictConfig) -> Path:
     """Run a configuration and write its card, its board and its W&B run; the card's path."""
     runtime.quiet()
     runtime.threads(int(config.threads))
+    devices.use(str(config.device))
     name = str(config.algorithm.get("name", ""))
     task: TaskConfig = build_config(TaskConfig, _plain(config.task), "task")
     budget: Budget = build_config(Budget, _plain(config.budget), "budget")
@@ -134,9 +135,8 @@ def _tuning(config: DictConfig) -> str:
 
 
 def _command() -> str:
-    overrides = [
-        o for o in HydraConfig.get().overrides.task if not o.startswith(("store=", "results=", "threads=", "tracking="))
-    ]
+    words = HydraConfig.get().overrides.task
+    overrides = [word for word in words if not word.startswith(("store=", "results=", "threads=", "device=", "tracking="))]
     return shlex.join(["isoalign", "run", *overrides])
 
 

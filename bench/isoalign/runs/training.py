@@ -16,9 +16,11 @@ import torch
 
 from isoalign.config.task import TaskConfig
 from isoalign.config.training import TrainConfig
-from isoalign.core.errors import TrainingFailed, UserError, unforeseen
+from isoalign.core import devices
+from isoalign.core.errors import MachineFailed, TrainingFailed, UserError, unforeseen
 from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.lazy import peft
+from isoalign.core.memory import machine_failure
 from isoalign.core.records import Budget
 from isoalign.core.store import recipe_fields
 from isoalign.data import assets, prompts
@@ -112,7 +114,7 @@ class Training:
         source = FeedbackRounds(self.shared, work / ROUNDS)
         session = Session(policy, reference, source, meter, self.task.model.new_tokens, self.seed)
         trainer = Trainer(self.algorithm, session, self.task.training, work, self._forbidden)
-        with _as_training_failure(), preserved():
+        with as_training_failure(), preserved():
             trainer.run(self.name)
         policy.model.save_pretrained(work / "policy")
         log = [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in trainer.log]
@@ -122,6 +124,7 @@ class Training:
             "fraction": meter.fraction, "snapshots": trainer.snapshots, "reported": reported_kl(log),
             "reported_error": reported_kl_error(log),
         }  # fmt: skip
+        record |= {"device": devices.label(), "dtype": _dtypes(policy)}
         record |= {"rounds": trainer.rounds} if trainer.rounds else {}
         record |= {"unmetered": trainer.guard.models} if trainer.guard.models else {}
         record |= {"loop": trainer.loop} if trainer.loop else {}
@@ -153,7 +156,7 @@ class Training:
         source = FeedbackRounds(self.shared, work / ROUNDS)
         session = Session(base, base, source, meter, self.task.model.new_tokens, self.seed)
         session.guard = Guard(meter, tuple, self._forbidden, self.task.training.idle_seconds)
-        with _as_training_failure(), preserved():
+        with as_training_failure(), preserved():
             selection.make_selection(
                 work, self.algorithm, session, base, self.task.model, self.evaluation_prompts(), config.draws
             )
@@ -162,6 +165,7 @@ class Training:
             "spent": meter.spent(), "steps": 0, "skipped": 0, "reward": sorted(session.reward_models),
             "fraction": meter.fraction, "snapshots": [], "reported": {}, "kl_bound": best_of_n_bound(self.algorithm.draws),
         }  # fmt: skip
+        record |= {"device": devices.label(), "dtype": _dtypes(base)}
         record |= {"unmetered": session.guard.models} if session.guard.models else {}
         (work / "record.json").write_text(json.dumps(record, indent=1))
 
@@ -229,16 +233,28 @@ class Training:
         return self.shared.language_model(model.eval(), base.tokenizer, precision), base
 
 
+def _dtypes(model: LanguageModel) -> str:
+    """In what a model's weights are, and its passes if that differs: ``float32``, or ``float32, passes in bfloat16``."""
+    weights = str(next(model.inner.parameters()).dtype).removeprefix("torch.")
+    return f"{weights}, passes in bfloat16" if model.autocast and weights != "bfloat16" else weights
+
+
 @contextmanager
-def _as_training_failure() -> Iterator[None]:
-    """Context in which every error is a failure of the method."""
+def as_training_failure() -> Iterator[None]:
+    """Context in which every error is a failure of the method, except one of the machine."""
     try:
         yield
+    except MachineFailed:
+        raise
     except UserError as error:
+        if failure := machine_failure(error):
+            raise failure from error
         raise TrainingFailed(str(error)) from error
     except Exception as error:
         if os.environ.get("ISOALIGN_DEBUG"):
             raise
+        if failure := machine_failure(error):
+            raise failure from error
         raise TrainingFailed(unforeseen(error)) from error
 
 

@@ -14,6 +14,7 @@ import torch
 from isoalign.config.feedback import JudgeConfig, PanelConfig
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
+from isoalign.core.randomness import own_random_state
 from isoalign.core.runtime import device
 from isoalign.core.store import Store, recipe_fields
 from isoalign.data.assets import ASSETS
@@ -43,7 +44,7 @@ class StageGraph:
             stage.make(work)
             gc.collect()  # trainers hold their models in cycles
 
-        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        with torch.enable_grad(), own_random_state():
             return self.store.get(stage.name, stage.key, stage.recipe, make)
 
     # -- the stages -----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from isoalign.config.task import ModelConfig, RewardConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import datasets, transformers, trl
+from isoalign.core.memory import by_rows
 from isoalign.core.runtime import device
 from isoalign.data.preferences import Feedback
 from isoalign.models import language
@@ -167,7 +168,7 @@ def whiten_rewards(work: Path, load_model: Callable[[], Any], *answers: Rollouts
     record = json.loads((work / "record.json").read_text())
     (work / "record.json").write_text(json.dumps(record | {"mean": 0.0, "deviation": 1.0}))
     model = load_model()
-    rewards: Tensor = torch.cat([model(each) for each in answers])
+    rewards: Tensor = torch.cat([part for each in answers for part in by_rows(model, each, len(each))])
     record |= {"mean": rewards.mean().item(), "deviation": rewards.std().item()}
     if not record["deviation"] > 1e-4:
         raise UserError(f"the reward model collapsed (deviation {record['deviation']:.2g}); change task.reward.lr")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from isoalign.core.batches import Prompts
+from isoalign.core.randomness import own_random_state
 from isoalign.core.store import recipe_fields
 from isoalign.data.preferences import Feedback, UnpairedFeedback, join_feedback
 from isoalign.feedback.judges.verdicts import Judge
@@ -123,7 +124,7 @@ class FeedbackRounds:
             shutil.rmtree(work, ignore_errors=True)  # left by a killed run; the lock of the train stage keeps others out
             work.mkdir(parents=True)
             try:
-                with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+                with torch.enable_grad(), own_random_state():
                     make(work)
                 work.rename(final)
             finally:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from isoalign.config.task import ModelConfig, SFTConfig
+from isoalign.core import devices
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import datasets, peft, transformers, trl
 from isoalign.core.progress import trainer_callback
@@ -35,7 +36,7 @@ def make_sft(work: Path, model_config: ModelConfig, config: SFTConfig, words: in
         model, args=arguments, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer, peft_config=adapter
     )
     run_trainer(trainer, "SFT")
-    save_trained(trainer, work, {"examples": len(rows), "steps": config.steps, "seed": seed})
+    save_trained(trainer, work, {"examples": len(rows), "steps": config.steps, "seed": seed, "device": devices.label()})
 
 
 def examples(tokenizer: Any, model: ModelConfig, count: int, words: int, seed: int) -> list[dict[str, list[int]]]:

@@ -15,18 +15,24 @@ Tensors = dict[str, Any]  # by name, as torch.load returns them with weights_onl
 
 
 def save_checkpoint(work: Path, tensors: Tensors, numbers: dict[str, Any]) -> None:
-    """Write tensors and numbers (JSON) into the work folder of a run."""
+    """Write tensors and numbers (JSON) into the work folder of a run. Where that fails, the last checkpoint stays."""
     file = work / FILE
     file.parent.mkdir(exist_ok=True)
-    torch.save(tensors | {"numbers": json.dumps(numbers)}, file.with_suffix(".tmp"))
-    os.replace(file.with_suffix(".tmp"), file)
+    part = file.with_suffix(".tmp")
+    try:
+        with part.open("wb") as stream:  # Python's stream says what is wrong with a disk, torch's does not
+            torch.save(tensors | {"numbers": json.dumps(numbers)}, stream)
+    except Exception:
+        part.unlink(missing_ok=True)  # half a file, on a disk that may be full
+        raise
+    os.replace(part, file)
 
 
 def load_checkpoint(work: Path) -> tuple[Tensors, dict[str, Any]] | None:
-    """Tensors and numbers of the last checkpoint, None without one."""
+    """Tensors, on the CPU wherever they were saved, and numbers of the last checkpoint; None without one."""
     if not (work / FILE).exists():
         return None
-    tensors = torch.load(work / FILE, weights_only=True)
+    tensors = torch.load(work / FILE, map_location="cpu", weights_only=True)
     return tensors, json.loads(tensors.pop("numbers"))
 
 

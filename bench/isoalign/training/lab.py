@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from isoalign.core.batches import Labels, Pairs, Prompts, Rollouts
 from isoalign.core.errors import UserError
+from isoalign.core.randomness import own_random_state
 from isoalign.core.records import Question
 from isoalign.data.preferences import select
 from isoalign.feedback.judges.verdicts import Judge
@@ -136,7 +137,7 @@ class Lab:
         with a scalar head, trained by the harness's optimizer and charged to ``value``."""
         session, meter = self._session, self._session.meter
         if "critic" not in session.modules:
-            with torch.random.fork_rng(devices=[]):
+            with own_random_state():
                 session.modules["critic"] = Critic(session.policy)
             session.adopt_module("critic", session.modules["critic"])
         critic = session.modules["critic"]

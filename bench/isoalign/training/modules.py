@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from isoalign.core.errors import UserError
+from isoalign.core.randomness import own_random_state
 from isoalign.models.flops import UNSEEN, Counter
 from isoalign.training.guard import METERED
 from isoalign.training.meter import Meter
@@ -20,7 +21,7 @@ def make_module(session: Session, counter: PassCounter, name: str, factory: Call
 
     Raises UserError for anything but a module, and for a module whose FLOPs cannot be counted.
     """
-    with torch.random.fork_rng(devices=[]):
+    with own_random_state():
         torch.manual_seed(session.seed)
         module = _call_factory(session, factory)
     if not isinstance(module, nn.Module):

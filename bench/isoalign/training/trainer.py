@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Batch, Step
@@ -23,10 +23,13 @@ from isoalign.training.checkpoint import (
     trainable_state,
     type_name,
 )
+from isoalign.training.gradients import Gradients, load_optimizer, make_optimizer
 from isoalign.training.guard import Guard
 from isoalign.training.lab import Lab
 from isoalign.training.meter import BudgetSpent
 from isoalign.training.session import Session
+
+SAVE_COST = 20  # a checkpoint every so many times as long as the last one took
 
 
 class Trainer:
@@ -48,9 +51,11 @@ class Trainer:
         self.rounds: list[dict[str, Any]] = []
         self.loop = ""
         self.skipped = self.skipped_in_a_row = 0
+        self.save_seconds = 0.0  # of the last checkpoint
         self.trained = [p for p in self.policy.inner.parameters() if p.requires_grad]
         self.parameters: dict[str, list[nn.Parameter]] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.gradients = Gradients(session, self.lab, self.parameters, config.micro_batch)
         self.saved: Tensors = {}
         session.adopt_module, session.trainer = self._adopt, self
         weights = [*self.policy.inner.parameters(), *session.reference.inner.parameters()]
@@ -84,7 +89,7 @@ class Trainer:
             if self.meter.flops == before:
                 raise UserError("an iteration spent none of the budget, so the run would never end")
             self._check_state()
-            if time.monotonic() - saved_at >= self.config.checkpoint_seconds:
+            if time.monotonic() - saved_at >= self.save_interval:
                 self._save()
                 saved_at = time.monotonic()
         bar.close()
@@ -177,29 +182,8 @@ class Trainer:
         self.snapshot()
 
     def backward(self, step: Step) -> float:
-        """Accumulate gradients of the mean loss over the batch, by micro-batches. Returns the loss."""
-        rows, total = self.session.sandboxed(len, step.batch), 0.0
-        for start in range(0, rows, self.config.micro_batch):
-            part = self.session.sandboxed(step.batch.__getitem__, slice(start, start + self.config.micro_batch))
-            before = self._gradient_versions() if start else []
-            losses = self.session.sandboxed(step.loss, self.lab, part)
-            if self._gradient_versions() != before:
-                raise UserError("its own code called backward(); return the loss, and the harness computes the gradients")
-            if not isinstance(losses, Tensor):
-                raise UserError(f"a loss must return a tensor [B] of one value per row, not {type_name(losses)}")
-            if losses.shape != (len(part),):
-                raise UserError(f"a loss must return one value per row: got {tuple(losses.shape)} for {len(part)} rows")
-            if not losses.requires_grad:
-                raise UserError("the loss has no gradient: it is detached, computed under no_grad, or uses no trained model")
-            loss = losses.sum() / rows
-            loss.backward()
-            total += loss.item()
-        return total
-
-    def _gradient_versions(self) -> list[int]:
-        """How often each existing gradient has been written."""
-        trained = (parameter.grad for group in self.parameters.values() for parameter in group)
-        return [gradient._version for gradient in trained if gradient is not None]
+        """Accumulate gradients of the mean loss over the batch, by micro-batches that fit into memory. Returns the loss."""
+        return self.gradients.accumulate(step)
 
     def clip(self, parameters: list[nn.Parameter]) -> float:
         """Clip a group's gradients to the configured norm. Returns the norm before clipping."""
@@ -242,8 +226,7 @@ class Trainer:
         if not parameters:  # a module that is not trained
             return
         self.parameters[name] = parameters
-        config = self.config
-        self.optimizers[name] = torch.optim.AdamW(parameters, lr=0.0, betas=config.betas, weight_decay=config.weight_decay)
+        self.optimizers[name] = make_optimizer(parameters, self.config.betas, self.config.weight_decay)
 
     def _adopt(self, name: str, module: nn.Module) -> None:
         """Train a module that the algorithm has just created; after a resume, restore its weights."""
@@ -251,12 +234,20 @@ class Trainer:
         if name in self.saved.get("modules", {}):
             module.load_state_dict(self.saved["modules"][name], strict=False)  # frozen weights were not saved
             if name in self.optimizers:
-                self.optimizers[name].load_state_dict(self.saved["optimizers"][name])
+                load_optimizer(self.optimizers[name], self.saved["optimizers"][name])
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
+    @property
+    def save_interval(self) -> float:
+        """Seconds between checkpoints: as configured, and so many that saving takes a small share of the time; 0 for one after
+        each iteration."""
+        least = self.config.checkpoint_seconds
+        return max(least, SAVE_COST * self.save_seconds) if least else 0.0
+
     def _save(self) -> None:
         """Write a checkpoint. A module not used since the last resume is saved as it was loaded."""
+        started = time.monotonic()
         optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         modules = {name: trainable_state(module) for name, module in self.session.modules.items()}
         tensors = {
@@ -273,6 +264,7 @@ class Trainer:
             "skipped": [self.skipped, self.skipped_in_a_row],
         }
         save_checkpoint(self.work, tensors, numbers)
+        self.save_seconds = time.monotonic() - started
 
     def _check_state(self) -> None:
         """Refuse a state that a checkpoint would not restore exactly."""
@@ -290,7 +282,7 @@ class Trainer:
         with torch.no_grad():
             for parameter, value in zip(self.trained, self.saved["policy"], strict=True):
                 parameter.copy_(value)
-        self.optimizers["policy"].load_state_dict(self.saved["optimizers"]["policy"])
+        load_optimizer(self.optimizers["policy"], self.saved["optimizers"]["policy"])
         self.session.generator.set_state(self.saved["generator"])
         self.session.restore(numbers["session"])
         self.log, self.snapshots, self.rounds = numbers["log"], numbers["snapshots"], numbers["rounds"]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from isoalign.core.errors import UserError, unforeseen, unknown
+from isoalign.core.errors import MachineFailed, UserError, unforeseen, unknown
+from isoalign.core.memory import machine_failure
 from isoalign.core.progress import hidden, track
+from isoalign.core.randomness import own_random_state
 from isoalign.tools.conformance.algorithm_under_test import AlgorithmUnderTest, CheckFailed, NotApplicable
 from isoalign.tools.conformance.checks import CHECKS
 from isoalign.tools.conformance.workbench import tiny
@@ -34,8 +34,11 @@ class Finding:
         return f"{mark:<6} {self.check}: {self.demand} ({self.detail})"
 
 
-def examine(name: str, algorithm: Any, only: Sequence[str] = ()) -> Iterator[Finding]:
-    """Run all checks on an algorithm, or those named in ``only``. Raises UserError for an unknown check."""
+def examine(name: str, algorithm: Any, only: Sequence[str] = (), device: str = "cpu") -> Iterator[Finding]:
+    """Run all checks on an algorithm, or those named in ``only``, with the models on a device.
+
+    The default is the CPU, where the same seed gives the same bits. Raises UserError for an unknown check.
+    """
     for check in only:
         if check not in CHECKS:
             raise UserError(unknown("check", check, list(CHECKS)))
@@ -43,12 +46,12 @@ def examine(name: str, algorithm: Any, only: Sequence[str] = ()) -> Iterator[Fin
         if hasattr(algorithm, "select"):
             raise UserError(f"algorithm {name} selects answers and does not train; all checks are of training")
         raise UserError(f"algorithm {name} has no method iteration(lab) to check; see docs/extending.md")
-    return _findings(name, algorithm, only or list(CHECKS))
+    return _findings(name, algorithm, only or list(CHECKS), device)
 
 
-def _findings(name: str, algorithm: Any, wanted: Sequence[str]) -> Iterator[Finding]:
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
-        bench = tiny(Path(folder) / "bench")
+def _findings(name: str, algorithm: Any, wanted: Sequence[str], device: str) -> Iterator[Finding]:
+    with tempfile.TemporaryDirectory() as folder, own_random_state():
+        bench = tiny(Path(folder) / "bench", device)
         raised: dict[str, str] = {}
         for check in track(wanted, f"checking {name}"):
             tested = AlgorithmUnderTest(name, algorithm, bench, Path(folder) / check)
@@ -68,9 +71,13 @@ def _outcome(check: Callable[[AlgorithmUnderTest], str], tested: AlgorithmUnderT
             return True, check(tested), False
     except NotApplicable as why:
         return None, str(why), False
+    except MachineFailed:
+        raise
     except (CheckFailed, UserError) as why:
         return False, str(why), isinstance(why, IdleTimeout)
     except Exception as error:  # of the algorithm's code
+        if failure := machine_failure(error):
+            raise failure from error
         if os.environ.get("ISOALIGN_DEBUG"):
             raise
         return False, unforeseen(error), False

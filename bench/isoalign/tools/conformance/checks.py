@@ -241,7 +241,7 @@ def _nudge(trainer: Trainer) -> None:
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in trainer.trained:
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator).to(parameter.device))
 
 
 def _process_state(bench: Bench, trainer: Trainer) -> dict[str, list[Tensor]]:

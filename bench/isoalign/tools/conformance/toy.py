@@ -78,8 +78,8 @@ def train_policy(bench: Bench, algorithm: Any, steps: int, folder: Path) -> Tens
 
 @torch.no_grad()
 def answer_logp(model: LanguageModel) -> Tensor:
-    """log pi(answer | prompt) [2, 16], exact."""
-    return model(all_answers(len(PROMPTS))).logp.sum(-1).view(len(PROMPTS), len(ANSWERS))
+    """log pi(answer | prompt) [2, 16], exact, on the CPU."""
+    return model(all_answers(len(PROMPTS))).logp.sum(-1).view(len(PROMPTS), len(ANSWERS)).cpu()
 
 
 def all_answers(prompts: int) -> Rollouts:

@@ -14,6 +14,7 @@ from isoalign.config.task import ModelConfig
 from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Prompts
 from isoalign.core.lazy import peft, transformers
+from isoalign.core.randomness import own_random_state
 from isoalign.core.records import Budget
 from isoalign.data.comments import Comment
 from isoalign.data.preferences import Feedback
@@ -59,7 +60,7 @@ def write_model(folder: Path, size: Size = Size()) -> Path:
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=PAD, padding_side="left", model_max_length=512
     ).save_pretrained(folder)
-    with torch.random.fork_rng(devices=[]):
+    with own_random_state():
         torch.manual_seed(size.seed)
         config = transformers.LlamaConfig(
             vocab_size=size.vocabulary, hidden_size=size.width, num_hidden_layers=size.layers, num_attention_heads=2,
@@ -72,7 +73,7 @@ def write_model(folder: Path, size: Size = Size()) -> Path:
 
 def write_reward(folder: Path, model: Path, seed: int, flops: dict[str, int] | None = None) -> Path:
     """A random reward model on a tiny model's weights, with the record of a reward stage."""
-    with torch.random.fork_rng(devices=[]):
+    with own_random_state():
         torch.manual_seed(seed)
         head, _ = reward.load_reward_model(str(model), model)
         head.score.weight.data.normal_()
@@ -159,16 +160,18 @@ class Bench:
     lora: int = 0
     new_tokens: int = 5
     words: tuple[int, ...] = ()
+    device: str = "cpu"
 
     def language_model(self, trained: bool = False) -> LanguageModel:
         """A fresh copy of the model."""
         model, tokenizer = language.load_model(str(self.model))
         model.requires_grad_(trained)
-        return self._limited(LanguageModel(model, tokenizer, self.ends))
+        return self._limited(LanguageModel(model.to(self.device), tokenizer, self.ends))
 
     def _limited(self, model: LanguageModel) -> LanguageModel:
         if self.words:
-            model.banned = torch.tensor([token for token in range(model.vocabulary) if token not in self.words])
+            banned = [token for token in range(model.vocabulary) if token not in self.words]
+            model.banned = torch.tensor(banned, device=model.device)
         return model
 
     def lab(self, budget: Budget | None = None, seed: int = 0) -> Lab:
@@ -179,10 +182,10 @@ class Bench:
         """A new session with a new meter, by default without a limit."""
         reference = self.language_model()
         if self.lora:
-            with torch.random.fork_rng(devices=[]):
+            with own_random_state():
                 torch.manual_seed(seed)
                 adapted = peft.get_peft_model(reference.inner, lora_config(self.lora, "CAUSAL_LM"))
-            policy = reference = self._limited(LanguageModel(adapted, reference.tokenizer, self.ends))
+            policy = reference = self._limited(LanguageModel(adapted.to(self.device), reference.tokenizer, self.ends))
         else:
             policy = self.language_model(trained=True)
         return Session(policy, reference, self.source, Meter(budget or Budget(1e18)), self.new_tokens, seed)
@@ -208,12 +211,14 @@ def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def make_bench(folder: Path, size: Size, prompt_lengths: list[int], answer_lengths: list[int], new_tokens: int) -> Bench:
-    """A bench with prompts and verdicts of the given lengths."""
+def make_bench(
+    folder: Path, size: Size, prompt_lengths: list[int], answer_lengths: list[int], new_tokens: int, device: str = "cpu"
+) -> Bench:
+    """A bench with prompts and verdicts of the given lengths, its models on a device."""
     model = write_model(folder / "model", size)
     config = ModelConfig(str(model))
     rewards = {
-        by: reward.HeadReward(write_reward(folder / f"reward-{by}", model, seed), config)
+        by: reward.HeadReward(write_reward(folder / f"reward-{by}", model, seed), config, device=device)
         for seed, by in enumerate(("annotator", "judge"), start=1)
     }
     comments = [Comment(f"{text} {n}", text in RUDE) for n in range(3) for text in KIND + RUDE]
@@ -221,7 +226,7 @@ def make_bench(folder: Path, size: Size, prompt_lengths: list[int], answer_lengt
     source = FixedSource(
         *prompts_and_verdicts(prompt_lengths, answer_lengths, size.vocabulary), rewards, ClassifierJudge(folder / "annotators")
     )
-    return Bench(model, source, new_tokens=new_tokens)
+    return Bench(model, source, new_tokens=new_tokens, device=device)
 
 
 SOURCES = {"annotator": "simulated", "judge": "ai", "revisions": "ai_revisions"}
@@ -237,9 +242,10 @@ def prompts_and_verdicts(prompts: list[int], answers: list[int], vocabulary: int
     return Prompts(tokens, mask, torch.arange(len(tokens))), verdicts
 
 
-def tiny(folder: Path) -> Bench:
+def tiny(folder: Path, device: str = "cpu") -> Bench:
     """Two layers of width 32, prompts of 2 to 7 tokens and answers of 1 to 5."""
-    return make_bench(folder, Size(), [2, 7, 4, 3, 5, 6, 4, 3, 7, 2, 5], [1, 5, 2, 3, 5, 4, 2, 5, 3, 1, 4], new_tokens=5)
+    prompts, answers = [2, 7, 4, 3, 5, 6, 4, 3, 7, 2, 5], [1, 5, 2, 3, 5, 4, 2, 5, 3, 1, 4]
+    return make_bench(folder, Size(), prompts, answers, new_tokens=5, device=device)
 
 
 def with_odd_shapes(bench: Bench) -> Bench:

@@ -28,13 +28,14 @@ from torch import Tensor
 
 from isoalign.core.batches import Rollouts
 from isoalign.core.lazy import datasets, trl
+from isoalign.core.randomness import own_random_state
 from isoalign.data.preferences import rollouts
 from isoalign.models.language import LanguageModel
 from isoalign.training.lab import Lab, session_of
 from isoalign.training.session import Session
 from isoalign.training.trainer import Trainer
 from isoalign.training.trl.harness import Harness, TokenIds, with_harness
-from isoalign.training.trl.models import lent, own_random_state, pay_passes
+from isoalign.training.trl.models import lent, pay_passes
 from isoalign.training.trl.rows import Rows, contexts, preferences, unpaired, whole_answers
 
 __all__ = ["contexts", "loop_versions", "preferences", "train", "unpaired", "whole_answers"]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,15 +78,3 @@ def lent(policy: LanguageModel, reference: LanguageModel) -> Iterator[None]:
                 for name in ("forward", "_original_forward"):
                     module.__dict__.pop(name, None)
             model.model.eval()
-
-
-@contextmanager
-def own_random_state() -> Iterator[None]:
-    """Context in which every random generator may be seeded. Restores all of them afterwards."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])

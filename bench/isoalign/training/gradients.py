@@ -1,0 +1,114 @@
+"""Gradients of a step: the mean loss of its batch, in parts that fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isoalign.core.batches import Step
+from isoalign.core.errors import UserError
+from isoalign.core.memory import OutOfMemory, is_out_of_memory, out_of_memory
+from isoalign.training.checkpoint import type_name
+from isoalign.training.lab import Lab
+from isoalign.training.session import Session
+
+
+class Gradients:
+    """Accumulates the gradients of a step. ``rows``: of one backward pass; halved for good whenever memory runs out.
+
+    ``groups``: the trained parameters by name, to which modules may be added later.
+    """
+
+    def __init__(self, session: Session, lab: Lab, groups: Mapping[str, Sequence[nn.Parameter]], rows: int) -> None:
+        self.session, self.lab, self.groups, self.rows = session, lab, groups, rows
+
+    def accumulate(self, step: Step) -> float:
+        """The mean loss of the batch; its gradients are in the parameters.
+
+        Where memory runs out, bill, log and random state are put back and the step is tried again with half of the rows.
+        Raises OutOfMemory where one row does not fit, and UserError for a loss that is no tensor [B] with a gradient.
+        """
+        rows = self.session.sandboxed(len, step.batch)
+        while True:
+            restore = self._restorer()
+            try:
+                return self._accumulate(step, rows)
+            except (RuntimeError, MemoryError, OutOfMemory) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.rows == 1:
+                    raise out_of_memory() from error
+            restore()  # here the error, which holds the graph of the failed pass, is gone
+            self.rows = max(1, min(self.rows, rows) // 2)
+
+    def _accumulate(self, step: Step, rows: int) -> float:
+        total, order = 0.0, self._order(step, rows)
+        for start in range(0, rows, self.rows):
+            place = slice(start, start + self.rows)
+            part = self.session.sandboxed(step.batch.__getitem__, place if order is None else order[place])
+            before = self._versions() if start else []
+            losses = self.session.sandboxed(step.loss, self.lab, part)
+            if self._versions() != before:
+                raise UserError("its own code called backward(); return the loss, and the harness computes the gradients")
+            if not isinstance(losses, Tensor):
+                raise UserError(f"a loss must return a tensor [B] of one value per row, not {type_name(losses)}")
+            if losses.shape != (len(part),):
+                raise UserError(f"a loss must return one value per row: got {tuple(losses.shape)} for {len(part)} rows")
+            if not losses.requires_grad:
+                raise UserError("the loss has no gradient: it is detached, computed under no_grad, or uses no trained model")
+            loss = losses.sum() / rows
+            loss.backward()
+            total += loss.item()
+        return total
+
+    def _order(self, step: Step, rows: int) -> Tensor | None:
+        """The rows by length, so that those of a part are of similar length and little of it is padding; None for one part."""
+        if rows <= self.rows:
+            return None
+        lengths = step.batch.lengths()
+        return None if lengths is None else lengths.cpu().argsort(stable=True)
+
+    def _versions(self) -> list[int]:
+        """How often each existing gradient has been written."""
+        trained = (parameter.grad for group in self.groups.values() for parameter in group)
+        return [gradient._version for gradient in trained if gradient is not None]
+
+    def _restorer(self) -> Callable[[], None]:
+        """Puts back what a step changes before its gradients are whole; the time that it took stays spent."""
+        session = self.session
+        meter, generator = session.meter.state(), session.generator.get_state()
+        logged: dict[str, Any] = {name: list(values) for name, values in session.logged.items()}
+
+        def restore() -> None:
+            session.meter.restore(meter | {"seconds": session.meter.seconds})
+            session.generator.set_state(generator)
+            session.logged.clear()
+            session.logged.update(logged)
+            for group in self.groups.values():
+                for parameter in group:
+                    parameter.grad = None
+
+        return restore
+
+
+def make_optimizer(parameters: list[nn.Parameter], betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW whose rate each step sets; in one kernel for all weights where the device has one."""
+    return torch.optim.AdamW(parameters, lr=0.0, betas=betas, weight_decay=weight_decay, fused=_fused(parameters))
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Restore an optimizer's state, saved on this device or on another one."""
+    fused = optimizer.param_groups[0]["fused"]
+    groups = [group | {"fused": fused} for group in saved["param_groups"]]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+
+
+FUSED = ("cuda", "mps", "xpu")
+
+
+def _fused(parameters: list[nn.Parameter]) -> bool | None:
+    """None, torch's default, on a CPU: its figures must not change."""
+    return True if all(parameter.device.type in FUSED for parameter in parameters) else None
