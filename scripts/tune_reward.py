@@ -25,7 +25,7 @@ from isoalign.data import assets
 from isoalign.data.preferences import Feedback
 from isoalign.evaluation import samples, scores
 from isoalign.evaluation.metrics.reward_accuracy import right
-from isoalign.models import language
+from isoalign.models import loading
 from isoalign.runs.overrides import task_named
 from isoalign.stages.shared import SharedStages
 
@@ -45,7 +45,7 @@ def measure(task: TaskConfig, store: Store) -> dict[str, Any]:
     shared = SharedStages(task, store)
     model = shared.reward("annotator")
     judged = Feedback.read(shared.get(shared.pairs("annotator", "validation")))
-    both = samples.chosen_and_rejected(judged, int(language.load_tokenizer(task.model.name).pad_token_id))
+    both = samples.chosen_and_rejected(judged, int(loading.load_tokenizer(task.model.name).pad_token_id))
     chosen, rejected = (scores.rewards_of(model, side) for side in both.values())
     noisy = [float(right(a - b) or 0.0) for a, b in zip(chosen, rejected, strict=True)]
     clean = [value if row.get("clean", True) else 1 - value for value, row in zip(noisy, judged.rows, strict=True)]

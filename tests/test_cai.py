@@ -27,7 +27,7 @@ from isoalign.feedback import constitution, judges
 from isoalign.feedback.constitution import Constitution, Principle, PrincipledJudge
 from isoalign.feedback.judges import Question, lm
 from isoalign.feedback.judges.writer import Exchange, LMWriter, ServerWriter, Talk, Written
-from isoalign.models import language
+from isoalign.models import loading
 from isoalign.models.flops import Shape
 from isoalign.models.language import LanguageModel
 from isoalign.runs.overrides import task_named
@@ -133,7 +133,7 @@ TALK = (Exchange("What is bad?", "Critique", "All of it."), Exchange("Mend it.",
 
 
 def writer(folder: Path, tokens: int = 8, batch_size: int = 16) -> LMWriter:
-    model, tokenizer = language.load_model(str(folder))
+    model, tokenizer = loading.load_model(str(folder))
     return LMWriter("tiny", LanguageModel(model, tokenizer, ends=True), tokens, batch_size)
 
 
@@ -263,7 +263,7 @@ def revise(
     tmp_path: Path, model: Path, lines: dict[str, tuple[Written, Written]], eos: str = "masked", **more: Any
 ) -> tuple[list[dict[str, Any]], dict[str, Any], Scripted]:
     """Rows and record of the stage, on one answer for each line."""
-    tokenizer, critic = language.load_tokenizer(str(model)), Scripted(lines)
+    tokenizer, critic = loading.load_tokenizer(str(model)), Scripted(lines)
     answers = candidates(tmp_path / "answers", tokenizer, {word: f" you {word}" for word in lines})
     config = ModelConfig(str(model), eos=eos, new_tokens=more.get("new_tokens", 8))
     principles, limit = more.get("principles", BOTH), more.get("limit", 0)
@@ -307,7 +307,7 @@ def test_what_can_not_be_used_is_counted_by_its_reason_left_out_and_paid(tmp_pat
     assert not any("clean" in talk[0].request for talk in critic.heard)
     # 6 critiques and 4 revisions, all for the one that is left
     assert (record["passes"], record["tokens"], record["flops"]) == (10, 100, 10_000)
-    tokenizer = language.load_tokenizer(str(tiny_model))
+    tokenizer = loading.load_tokenizer(str(tiny_model))
     words = [word for word in lines if word != "clean"]
     lengths = [len(tokenizer(f" you {word}", add_special_tokens=False)["input_ids"]) for word in words]
     assert record["flops_each"] == {"critic": 10_000, "feedback": sum(20 * 3 + 2 + 22 * (n - 1) for n in lengths)}
@@ -319,7 +319,7 @@ def test_what_can_not_be_used_is_counted_by_its_reason_left_out_and_paid(tmp_pat
 def test_a_revision_is_cut_to_the_tasks_tokens_and_ends_where_that_is_open(
     tmp_path: Path, tiny_model: Path, eos: str, ends: bool
 ) -> None:
-    tokenizer = language.load_tokenizer(str(tiny_model))
+    tokenizer = loading.load_tokenizer(str(tiny_model))
     short, long = "kind", "what a lovely page this is, and what a lovely page that was, thank you for your kind help"
     rows, _, _ = revise(
         tmp_path, tiny_model, {"idiot": (said("x"), said(short)), "moron": (said("x"), said(long))}, eos, new_tokens=6

@@ -17,7 +17,7 @@ from isoalign.config.task import ModelConfig
 from isoalign.core.errors import UserError
 from isoalign.core.store import Store, recipe_fields
 from isoalign.data.formats import Turn
-from isoalign.models import language
+from isoalign.models import loading
 from isoalign.runs.overrides import task_named
 from isoalign.stages.from_file import Cutter
 from isoalign.stages.shared import SharedStages
@@ -169,7 +169,7 @@ def test_settings_that_contradict_each_other_are_named(words: list[str], told: s
 
 def test_what_looks_like_the_end_of_text_in_a_file_is_text(tiny_model: Path) -> None:
     """Else a token that the policy may never say would be in what it learns."""
-    tokenizer = language.load_tokenizer(str(tiny_model))
+    tokenizer = loading.load_tokenizer(str(tiny_model))
     ids = Cutter(tokenizer, ModelConfig(str(tiny_model), new_tokens=50)).answer((Turn("", "so<|endoftext|>it ends"),))
     assert tokenizer.eos_token_id not in ids
     assert tokenizer.decode(ids) == "so<|endoftext|>it ends"

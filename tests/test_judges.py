@@ -33,7 +33,7 @@ from isoalign.feedback import judges
 from isoalign.feedback.judges import Question, classifier, client, lm, server, templates
 from isoalign.feedback.judges.limits import RateLimiter
 from isoalign.feedback.judges.verdicts import Showing, Verdict, combine, summary
-from isoalign.models import language
+from isoalign.models import language, loading
 from isoalign.models.classifiers import CharClassifier
 from isoalign.models.language import LanguageModel
 from isoalign.stages import pairs
@@ -228,7 +228,7 @@ def llama(tiny_bench: Bench) -> lm.LMJudge:
 def gpt2(tiny_bench: Bench) -> lm.LMJudge:
     """A model whose positions are counted from the first token, so that padding could shift them."""
     torch.manual_seed(0)
-    _, tokenizer = language.load_model(str(tiny_bench.model))
+    _, tokenizer = loading.load_model(str(tiny_bench.model))
     shape = GPT2Config(
         vocab_size=320, n_positions=600, n_embd=32, n_layer=2, n_head=2, initializer_range=0.2, bos_token_id=0, eos_token_id=0
     )
@@ -334,7 +334,7 @@ def test_a_model_that_says_a_to_everything_has_half_a_point_of_bias_and_no_opini
 
 
 def test_a_label_of_several_tokens_is_as_likely_as_all_of_them_together(tmp_path: Path) -> None:
-    model, tokenizer = language.load_model(str(write_model(tmp_path)))
+    model, tokenizer = loading.load_model(str(write_model(tmp_path)))
     tokenizer.add_tokens([AddedToken(" A", normalized=False)])  # " B" is still a space and a letter
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
@@ -465,8 +465,8 @@ def test_lone_surrogates_in_an_answer_do_not_stop_a_language_model(llama: lm.LMJ
 
 
 def test_embedded_models_have_the_identity_of_their_weights() -> None:
-    assert len(language.weights_identity("smollm2")) == 64
-    assert language.weights_identity("nano") == language.weights_identity(str(Path(language.__file__).parent / "nano"))
+    assert len(loading.weights_identity("smollm2")) == 64
+    assert loading.weights_identity("nano") == loading.weights_identity(str(Path(language.__file__).parent / "nano"))
 
 
 # -- a server that misbehaves ------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError
-from isoalign.models.language import LanguageModel, completion_lengths, load_model
+from isoalign.models.language import LanguageModel, completion_lengths
+from isoalign.models.loading import load_model
 from workbench import Bench
 
 TEXTS = ["you are", "what a lovely page", "go", "thank you for your kind help"]

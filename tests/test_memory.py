@@ -232,7 +232,7 @@ def test_an_error_within_the_harness_names_the_harness_and_who_called_it(tiny_be
     wrong = Rollouts(batch.tokens + 10**6, batch.mask, batch.prompt_length)  # ids beyond the vocabulary
     with pytest.raises(IndexError) as caught:
         Wrong().loss(tiny_bench.lab(), wrong)
-    assert "at models/language.py:" in unforeseen(caught.value)
+    assert "at models/passes.py:" in unforeseen(caught.value)
     assert "called by tests/test_memory.py:" in unforeseen(caught.value)
     with pytest.raises(RuntimeError) as caught:
         batch.tokens.view(-1, 10**6)

@@ -24,7 +24,7 @@ from isoalign.evaluation import human
 from isoalign.evaluation.human import Cut, JudgedPair
 from isoalign.evaluation.metrics import ScoredSamples
 from isoalign.evaluation.reward_model_card import Group, Human, RewardCard
-from isoalign.models import language
+from isoalign.models import loading
 from isoalign.report.pages import reward_model
 from isoalign.runs import reward_card
 from workbench import COMMAND, TINY, Terminal, complaint, finished, stages
@@ -160,12 +160,12 @@ PAIRS = [
 
 def judged(folder: Path, model: Path, config: ModelConfig) -> tuple[list[JudgedPair], Cut, Longer]:
     longer = Longer()
-    human.make_human_scores(folder, PAIRS, longer, language.load_tokenizer(str(model)), config)
+    human.make_human_scores(folder, PAIRS, longer, loading.load_tokenizer(str(model)), config)
     return *human.read_human_scores(folder), longer
 
 
 def test_texts_are_cut_as_the_model_reads_them_and_what_is_alike_then_is_a_tie(tiny_model: Path, tmp_path: Path) -> None:
-    tokenizer = language.load_tokenizer(str(tiny_model))
+    tokenizer = loading.load_tokenizer(str(tiny_model))
     lengths = {text: len(tokenizer(f" {text}", add_special_tokens=False)["input_ids"]) for text in ("you", "you are")}
     right = len(tokenizer(" you are right", add_special_tokens=False)["input_ids"])
     prompt = len(tokenizer("you are")["input_ids"])
@@ -183,7 +183,7 @@ def test_texts_are_cut_as_the_model_reads_them_and_what_is_alike_then_is_a_tie(t
 def test_an_answer_that_ends_before_the_cut_ends_in_eos_where_the_task_leaves_it_open(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    tokenizer = language.load_tokenizer(str(tiny_model))
+    tokenizer = loading.load_tokenizer(str(tiny_model))
     right = tokenizer(" you are right", add_special_tokens=False)["input_ids"]
     _, _, longer = judged(tmp_path, tiny_model, ModelConfig(str(tiny_model), eos="open", new_tokens=len(right)))
     ended = [ids[-1] == tokenizer.eos_token_id for ids in longer.seen if ids != right]
@@ -192,7 +192,7 @@ def test_an_answer_that_ends_before_the_cut_ends_in_eos_where_the_task_leaves_it
 
 
 def test_text_that_looks_like_a_special_token_is_plain_text(tiny_model: Path, tmp_path: Path) -> None:
-    tokenizer = language.load_tokenizer(str(tiny_model))
+    tokenizer = loading.load_tokenizer(str(tiny_model))
     longer = Longer()
     pair = HumanPair("you <|endoftext|>", "a <|endoftext|> b", "you", "x", 1.0)
     human.make_human_scores(tmp_path, [pair], longer, tokenizer, ModelConfig(str(tiny_model)))

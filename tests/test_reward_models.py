@@ -19,7 +19,7 @@ from isoalign.config.task import ModelConfig, RewardConfig, ShapingConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.data.preferences import Feedback, rollouts
-from isoalign.models import language
+from isoalign.models import loading
 from isoalign.models.classifiers import WordClassifier
 from isoalign.models.reward import ClassifierReward, HeadReward, Retokenizer, Shaped, load_reward_model
 from isoalign.models.scalar_head import load_scalar_head
@@ -190,7 +190,7 @@ def test_a_head_on_another_base_reads_the_same_texts_with_its_own_tokenizer(tiny
     said = torch.cat([rewarder(pairs.chosen), rewarder(pairs.rejected)])
     assert said.mean().item() == pytest.approx(0, abs=1e-5)
     assert said.std().item() == pytest.approx(1, abs=1e-5)
-    own, theirs = language.load_tokenizer(str(tiny_bench.model)), language.load_tokenizer(str(other))
+    own, theirs = loading.load_tokenizer(str(tiny_bench.model)), loading.load_tokenizer(str(other))
     translate = Retokenizer(own, theirs)
     text = "you are a lovely page"
     assert theirs.decode(translate.prompt(own(text)["input_ids"]), skip_special_tokens=True) == text
@@ -204,7 +204,7 @@ def test_a_classifiers_reward_is_its_logit_of_not_toxic_whitened(tiny_bench: Ben
     from isoalign.tools.conformance.workbench import KIND, RUDE
 
     annotator = WordClassifier.fit([Comment(f"{text} {n}", text in RUDE) for n in range(4) for text in KIND + RUDE])
-    own = language.load_tokenizer(str(tiny_bench.model))
+    own = loading.load_tokenizer(str(tiny_bench.model))
     ids = [own(text, add_special_tokens=False)["input_ids"] for text in KIND + RUDE]
     feedback = replace(
         make_feedback("simulated", [3] * 4, [2] * 4), chosen=ids[:4], rejected=ids[4:], prompts=[[0, 5]] * 4

@@ -23,7 +23,7 @@ from isoalign.data.prompts import Prompt
 from isoalign.evaluation.samples import sample_rows
 from isoalign.feedback.judges import lm
 from isoalign.feedback.judges.writer import Exchange, LMWriter
-from isoalign.models import language, tokens
+from isoalign.models import loading, tokens
 from isoalign.models.language import LanguageModel
 from isoalign.models.reward import Retokenizer
 from isoalign.stages import from_file
@@ -275,7 +275,7 @@ def test_a_model_of_fixed_lengths_never_ends() -> None:
 
 def test_an_answer_that_ended_in_any_way_ends_in_another_models_tokens_too(tmp_path: Path) -> None:
     write(tmp_path, make(template=CHAT), ends=[TOOL])
-    own, other = language.load_tokenizer(str(tmp_path)), make("both", eos_token="<|tool|>")
+    own, other = loading.load_tokenizer(str(tmp_path)), make("both", eos_token="<|tool|>")
     translate, said = Retokenizer(own, other), tokens.encode_words(own, ["keep it"])[0]
     for end in (EOS, END, TOOL):
         assert translate.answer([*said, end]) == [*tokens.encode_words(other, ["keep it"])[0], TOOL]
@@ -355,7 +355,7 @@ def test_a_model_without_a_tokenizer_that_can_be_read_is_one_line(
     if content:
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(UserError, match=line) as caught:
-        language.load_model(str(tmp_path))
+        loading.load_model(str(tmp_path))
     assert "\n" not in str(caught.value)
 
 

@@ -23,7 +23,8 @@ from isoalign.core.lazy import transformers
 from isoalign.core.peak_memory import GIB, PeakMemory
 from isoalign.evaluation.samples import score_rollouts
 from isoalign.models.checkpointing import checkpoint_layers
-from isoalign.models.language import LanguageModel, load_tokenizer
+from isoalign.models.language import LanguageModel
+from isoalign.models.loading import load_tokenizer
 
 PROMPT, ANSWER = 128, 512
 LLAMAS: dict[str, dict[str, Any]] = {

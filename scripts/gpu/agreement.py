@@ -20,7 +20,7 @@ from isoalign.core import progress, runtime
 from isoalign.core.errors import unforeseen
 from isoalign.core.records import Budget
 from isoalign.data.comments import Comment
-from isoalign.models import language
+from isoalign.models import loading
 from isoalign.models.classifiers import CharClassifier
 from isoalign.models.language import LanguageModel
 from isoalign.models.reward import HeadReward
@@ -54,13 +54,13 @@ class OnDevice(Bench):
 
 def make_bench(folder: Path, device: str) -> OnDevice:
     """nano with random verdicts and reward models, the same on every device."""
-    nano = Path(language.model_path("nano"))
+    nano = Path(loading.model_path("nano"))
     config, rewards = ModelConfig(str(nano)), {}
     for seed, by in enumerate(("annotator", "judge"), start=1):
         rewards[by] = HeadReward(write_reward(folder / f"reward-{by}", nano, seed), config, device=device)
     comments = [Comment(f"{text} {n}", text in RUDE) for n in range(3) for text in KIND + RUDE]
     CharClassifier.fit(comments).save(folder / "annotators" / "judge")
-    vocabulary = language.load_tokenizer("nano").vocab_size
+    vocabulary = loading.load_tokenizer("nano").vocab_size
     source = FixedSource(*prompts_and_verdicts(PROMPTS, ANSWERS, vocabulary), rewards, ClassifierJudge(folder / "annotators"))
     return OnDevice(nano, source, new_tokens=NEW_TOKENS, device=device)
 

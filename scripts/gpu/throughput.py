@@ -14,7 +14,7 @@ from report import write
 from isoalign.core import runtime
 from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.lazy import transformers
-from isoalign.models import language
+from isoalign.models import loading
 from isoalign.models.language import LanguageModel
 from isoalign.stages.footprint import step_footprint
 
@@ -51,7 +51,7 @@ def make_model(device: str) -> LanguageModel:
     torch.manual_seed(0)
     with torch.device(device):
         model = transformers.AutoModelForCausalLM.from_config(config_of(device), dtype=torch.float32)
-    return LanguageModel(model.eval(), language.load_tokenizer("nano"), ends=False, precision="bfloat16")
+    return LanguageModel(model.eval(), loading.load_tokenizer("nano"), ends=False, precision="bfloat16")
 
 
 def rows_of(rows: int, prompt: int, answer: int, device: str) -> Rollouts:
@@ -66,7 +66,7 @@ def estimated_peak(device: str, rows: int, prompt: int, answer: int) -> int:
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config_of(device), dtype=torch.float32).eval()
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    [step] = step_footprint(model, language.load_tokenizer("nano"), [rows], (prompt, answer), "bfloat16")
+    [step] = step_footprint(model, loading.load_tokenizer("nano"), [rows], (prompt, answer), "bfloat16")
     return 3 * weights + step
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import click
 
 from isoalign.cli.complaint import complain
-from isoalign.core import devices, runtime
+from isoalign.core import runtime
 from isoalign.core.errors import UserError, is_interrupt, unforeseen, unknown
 
 
@@ -74,7 +74,6 @@ def invoke(arguments: list[str]) -> int:
     """Run a command line and return its exit status: what the command returns, 0 for None, 2 where it cannot be done."""
     runtime.quiet()
     try:
-        devices.one_process()
         with isoalign.make_context("isoalign", arguments) as context:
             return isoalign.invoke(context) or 0
     except click.exceptions.Exit as done:  # after --help

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from isoalign.core.batches import Prompts, Rollouts, joined
-from isoalign.core.errors import UserError
-from isoalign.core.lazy import transformers
 from isoalign.core.memory import by_rows
-from isoalign.data import assets, hub
-from isoalign.data.assets import ASSETS
 from isoalign.models import tokens
 from isoalign.models.decoding import Decoder, Draws, sample_tokens
 from isoalign.models.flops import Shape, shape_of
@@ -28,63 +22,13 @@ NEVER = -1e9  # logit of a masked token: probability exactly 0, without the nan 
 ROWS = 64
 
 
-def load_model(name: str, weights: Path | None = None, dtype: str = "float32") -> tuple[Any, Any]:
-    """Model and tokenizer by name: ``nano`` and ``smollm2`` are embedded, anything else is a folder or a hub name.
-
-    ``weights``: folder of a stage that trained it further. Raises UserError if it can't be loaded.
-    """
-    tokenizer = load_tokenizer(name)
-    with _user_errors(name):
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            str(weights or model_path(name)), dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
-    model.config.pad_token_id = tokenizer.pad_token_id
-    return model.eval().requires_grad_(False), tokenizer
-
-
-def load_config(name: str) -> Any:
-    """The configuration of a model. Raises UserError if it can't be loaded or is of no causal language model."""
-    with _user_errors(name):
-        config = transformers.AutoConfig.from_pretrained(model_path(name), trust_remote_code=False)
-    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UserError(
-            f"the model {name!r} ({config.model_type}) is no causal language model; choose another task.model.name"
-        )
-    return config
-
-
-def model_path(name: str) -> str:
-    """The path or name that transformers loads: the folder of an embedded model, else the name itself."""
-    embedded = {"nano": lambda: Path(__file__).parent / "nano", "smollm2": lambda: assets.asset_path("smollm2")}
-    return str(embedded[name]()) if name in embedded else name
-
-
-def weights_identity(name: str) -> str:
-    """Digest of a model's weights, or its commit on the hub."""
-    return ASSETS[name].sha256 if name in ASSETS else hub.model_identity(model_path(name))
-
-
-def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a model, padding on the left."""
-    with _user_errors(name):
-        return tokens.load(model_path(name))
-
-
-@contextmanager
-def _user_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        hint = "; set HF_HUB_OFFLINE=0 once to download a hub model" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-        raise UserError(f"cannot load the model {model_path(name)!r}: {reason}{hint}") from error
-
-
 class LanguageModel:
-    """A causal LM with its tokenizer. ``banned`` tokens have probability 0 in sampling and scoring; ``end_ids`` are those that
-    end an answer, if ``ends``. ``precision`` of passes:
-    float32, tf32 (of products, where the device has it) or bfloat16 (autocast). ``rows``: read or sampled at a time where no
-    gradients are recorded."""
+    """A causal LM with its tokenizer.
+
+    ``banned`` tokens have probability 0 in sampling and scoring; ``end_ids`` are those that end an answer, if it ``ends``.
+    ``precision`` of passes: float32, tf32 (of products, where the device has it) or bfloat16 (autocast). ``rows``: read or
+    sampled at a time where no gradients are recorded.
+    """
 
     def __init__(self, model: Any, tokenizer: Any, ends: bool, precision: str = "float32", rows: int = ROWS) -> None:
         self.model = model  # a PeftModel if the policy is an adapter

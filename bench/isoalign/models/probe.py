@@ -11,6 +11,7 @@ from torch import Tensor
 
 from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError, unforeseen
+from isoalign.core.memory import machine_failure
 from isoalign.models.decoding import Decoder
 from isoalign.models.kl import exact_kl
 from isoalign.models.language import LanguageModel
@@ -26,10 +27,11 @@ def probe(model: LanguageModel, name: str) -> dict[str, float]:
     architecture = type(model.inner).__name__
     try:
         differences = _differences(model, name)
-    except (UserError, torch.OutOfMemoryError):
+    except UserError:
         raise
     except Exception as error:
-        raise UserError(f"the model {name!r} ({architecture}) can't be run: {unforeseen(error)}") from error
+        reason = f"the model {name!r} ({architecture}) can't be run: {unforeseen(error)}"
+        raise machine_failure(error) or UserError(reason) from error
     limit = TOLERANCE[model.dtype]
     wrong = [f"{kind} by {value:.2g}" for kind, value in differences.items() if not value <= limit]
     if wrong:

@@ -18,7 +18,7 @@ from isoalign.config.task import ModelConfig, ShapingConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.data.preferences import rollouts as as_rollouts
-from isoalign.models import language, tokens
+from isoalign.models import loading, tokens
 from isoalign.models.flops import Shape, shape_of
 from isoalign.models.language import completion_lengths
 from isoalign.models.scalar_head import left_aligned, load_scalar_head
@@ -57,7 +57,7 @@ class Annotator(Protocol):
 
 def load_reward_model(name: str, weights: Path | str) -> tuple[Any, Any]:
     """A scalar-head model with the weights of a stage (or of a base), and the tokenizer of the model ``name``."""
-    tokenizer = language.load_tokenizer(name)
+    tokenizer = loading.load_tokenizer(name)
     try:
         model = load_scalar_head(str(weights))
     except (OSError, ValueError) as error:
@@ -100,7 +100,7 @@ class HeadReward:
         self.model, self.pad, self.bf16, self.normalise = model.to(device), int(tokenizer.pad_token_id), config.bf16, normalise
         self.record = json.loads((folder / "record.json").read_text())
         self.shape: Shape = shape_of(model, None)
-        self.translate = Retokenizer(language.load_tokenizer(config.name), tokenizer) if base else None
+        self.translate = Retokenizer(loading.load_tokenizer(config.name), tokenizer) if base else None
 
     @torch.no_grad()
     def __call__(self, rollouts: Rollouts) -> Tensor:
@@ -141,7 +141,7 @@ class ClassifierReward:
     """
 
     def __init__(self, folder: Path, config: ModelConfig, annotator: Annotator, normalise: bool = True) -> None:
-        self.tokenizer, self.annotator, self.normalise = language.load_tokenizer(config.name), annotator, normalise
+        self.tokenizer, self.annotator, self.normalise = loading.load_tokenizer(config.name), annotator, normalise
         self.record = json.loads((folder / "record.json").read_text())
 
     def __call__(self, rollouts: Rollouts) -> Tensor:

@@ -31,7 +31,7 @@ from isoalign.evaluation.human import JudgedPair
 from isoalign.evaluation.metrics import ScoredSamples, reward_accuracy, reward_health
 from isoalign.evaluation.metrics.scored_samples import by_prompt
 from isoalign.evaluation.reward_model_card import Group, Human, Members, RewardCard
-from isoalign.models import language
+from isoalign.models import loading
 from isoalign.models.reward import Rewarder
 from isoalign.report.pages.reward_model import reward_chart, reward_page
 from isoalign.runs.card import packages
@@ -94,7 +94,7 @@ class RewardCardStages:
                 work,
                 human_pairs.load_human_pairs(),
                 shared.reward(self.by),
-                language.load_tokenizer(task.model.name),
+                loading.load_tokenizer(task.model.name),
                 task.model,
             )
 
@@ -113,7 +113,7 @@ class RewardCardStages:
         def make(work: Path) -> None:
             judged, pad = (
                 Feedback.read(shared.get(self.held_out)),
-                language.load_tokenizer(shared.task.model.name).pad_token_id,
+                loading.load_tokenizer(shared.task.model.name).pad_token_id,
             )
             both = samples.chosen_and_rejected(judged, int(pad))
             models = [shared.load_reward(shared.get(stage)) for stage in each]

@@ -26,7 +26,7 @@ from isoalign.core.store import recipe_fields
 from isoalign.data import assets, prompts
 from isoalign.evaluation import selection
 from isoalign.evaluation.metrics.kl import best_of_n_bound
-from isoalign.models import language
+from isoalign.models import loading
 from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.language import LanguageModel, cast_frozen_weights
 from isoalign.stages import pairs
@@ -202,7 +202,7 @@ class Training:
                 cast_frozen_weights(adapted)
             policy = reference = shared.language_model(adapted, base.tokenizer, precision)
         else:
-            model, _ = language.load_model(task.model.name, shared.get(shared.sft), task.model.dtype)
+            model, _ = loading.load_model(task.model.name, shared.get(shared.sft), task.model.dtype)
             policy, reference = shared.language_model(model.requires_grad_(True), base.tokenizer, precision), base
         if task.training.gradient_checkpointing:
             checkpoint_layers(policy.inner)
@@ -229,7 +229,7 @@ class Training:
             adapted = peft.PeftModel.from_pretrained(self.shared.base_model().inner, str(folder))
             model: Any = adapted.merge_and_unload()  # decoding needs no separate adapter
         else:
-            model, _ = language.load_model(self.task.model.name, folder, self.task.model.dtype)
+            model, _ = loading.load_model(self.task.model.name, folder, self.task.model.dtype)
         return self.shared.language_model(model.eval(), base.tokenizer, precision), base
 
 

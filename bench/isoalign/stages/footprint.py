@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.lazy import peft, transformers
 from isoalign.core.peak_memory import GIB, PeakMemory
 from isoalign.core.runtime import device
-from isoalign.models import language
+from isoalign.models import loading
 from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.language import LanguageModel
 from isoalign.stages.sft import lora_config
@@ -41,14 +42,17 @@ def check_memory(task: TaskConfig, lora: int) -> dict[str, float]:
             f"has {has / GIB:.1f} GiB; set task.model.lora=16, task.model.dtype=bfloat16, "
             "task.training.gradient_checkpointing=true or choose a smaller model"
         )
-    return {name: round(size / GIB, 3) for name, size in {**takes, "device": has}.items()}
+    return {name: round(size / GIB, 3) for name, size in {**takes, "device": has}.items() if math.isfinite(size)}
 
 
-def device_memory() -> int:
-    """Memory of the device in bytes."""
+def device_memory() -> float:
+    """Memory of the device in bytes; infinite where its backend does not say."""
     if torch.device(device()).type == "cpu":
-        return int(psutil.virtual_memory().total)
-    return int(torch.accelerator.get_memory_info(device())[1])
+        return float(psutil.virtual_memory().total)
+    try:
+        return float(torch.accelerator.get_memory_info(device())[1])
+    except RuntimeError:
+        return math.inf
 
 
 def training_footprint(task: TaskConfig, lora: int) -> dict[str, int]:
@@ -57,7 +61,7 @@ def training_footprint(task: TaskConfig, lora: int) -> dict[str, int]:
 
     ``lora``: rank of the policy's adapter, 0 if all weights are trained.
     """
-    (model, weights), tokenizer = policy_without_data(task, lora), language.load_tokenizer(task.model.name)
+    (model, weights), tokenizer = policy_without_data(task, lora), loading.load_tokenizer(task.model.name)
     lengths = task.model.prompt_tokens, task.model.new_tokens
     rows = 1, task.training.micro_batch
     one, all_rows = step_footprint(model, tokenizer, rows, lengths, "bfloat16" if task.model.bf16 else "float32")
@@ -92,7 +96,7 @@ def policy_without_data(task: TaskConfig, lora: int) -> tuple[Any, int]:
     Raises UserError if there is no such model.
     """
     config = task.model
-    shape = language.load_config(config.name)
+    shape = loading.load_config(config.name)
     with torch.device("meta"):
         dtype = getattr(torch, config.frozen if lora else config.dtype)
         model = transformers.AutoModelForCausalLM.from_config(shape, dtype=dtype).eval()

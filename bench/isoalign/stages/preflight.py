@@ -17,9 +17,10 @@ import torch
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.lazy import peft
+from isoalign.core.memory import machine_failure
 from isoalign.core.runtime import device
 from isoalign.data import prompts
-from isoalign.models import language
+from isoalign.models import loading
 from isoalign.models.flops import bill_error, shape_of
 from isoalign.models.language import LanguageModel
 from isoalign.models.probe import probe
@@ -61,7 +62,7 @@ def writers(task: TaskConfig) -> list[str]:
 
 def _check_model(name: str, open_ends: bool, dtype: str = "float32", lora: int = 0) -> dict[str, float]:
     """A causal language model and its tokenizer, with an adapter if there will be one."""
-    model, tokenizer = language.load_model(name, dtype=dtype)
+    model, tokenizer = loading.load_model(name, dtype=dtype)
     check_tokenizer(tokenizer, model, open_ends)
     with _named(name):
         own = LanguageModel(model.to(device()), tokenizer, open_ends)
@@ -79,7 +80,7 @@ def _check_model(name: str, open_ends: bool, dtype: str = "float32", lora: int =
 
 def _check_reward(name: str) -> None:
     """A scalar head on a model gives each row a finite number, and its passes can be billed."""
-    model, _ = load_reward_model(name, language.model_path(name))
+    model, _ = load_reward_model(name, loading.model_path(name))
     with _named(name), torch.no_grad():
         shape_of(model, None)
         tokens = torch.arange(8, device=device()).view(2, 4)
@@ -96,7 +97,7 @@ def _named(name: str) -> Iterator[None]:
     """Context in which whatever a model raises is told in a line that names it."""
     try:
         yield
-    except (UserError, torch.OutOfMemoryError):
+    except UserError:
         raise
     except Exception as error:
-        raise UserError(f"the model {name!r} can't be run: {unforeseen(error)}") from error
+        raise machine_failure(error) or UserError(f"the model {name!r} can't be run: {unforeseen(error)}") from error

@@ -18,7 +18,7 @@ from isoalign.core.lazy import datasets, transformers, trl
 from isoalign.core.memory import by_rows
 from isoalign.core.runtime import device
 from isoalign.data.preferences import Feedback
-from isoalign.models import language
+from isoalign.models import loading
 from isoalign.models.flops import shape_of
 from isoalign.models.reward import ClassifierReward, HeadReward, Retokenizer, load_reward_model
 from isoalign.stages.sft import lora_config, run_trainer, save_trained, trainer_arguments
@@ -41,8 +41,8 @@ def make_reward_model(
     """
     verdicts = chosen_verdicts(feedback, config, seed)
     torch.manual_seed(seed + 1000 * member)  # for the initial scalar head
-    model_, tokenizer = load_reward_model(config.base or model.name, language.model_path(config.base) if config.base else sft)
-    other = Retokenizer(language.load_tokenizer(model.name), tokenizer) if config.base else None
+    model_, tokenizer = load_reward_model(config.base or model.name, loading.model_path(config.base) if config.base else sft)
+    other = Retokenizer(loading.load_tokenizer(model.name), tokenizer) if config.base else None
     rows, known = token_rows(feedback, verdicts, other), golden_verdicts(golden, config.golden, seed) if golden else []
     golden_rows = token_rows(golden, known, other, clean=True) if golden else []
     trainer = _trainer(work, model_.requires_grad_(True), tokenizer, rows, golden_rows, model, config, seed + 1000 * member)
@@ -67,14 +67,14 @@ def make_reward_model(
         "golden_flops": sum(golden.price(known).values()) if golden else 0,
     }  # fmt: skip
     save_trained(trainer, work, record | {"seconds": round(time.monotonic() - started, 1)})
-    pairs = feedback.pairs(torch.tensor(verdicts[:WHITENED]), int(language.load_tokenizer(model.name).pad_token_id))
+    pairs = feedback.pairs(torch.tensor(verdicts[:WHITENED]), int(loading.load_tokenizer(model.name).pad_token_id))
     whiten_rewards(work, lambda: HeadReward(work, model, config.base, device()), pairs.chosen, pairs.rejected)
 
 
 def make_classifier_reward(work: Path, feedback: Feedback, model: ModelConfig, config: RewardConfig, annotator: Any) -> None:
     """Whiten a classifier's "not toxic" logit on the answers of the first verdicts. The verdicts themselves are not read."""
     count = min(WHITENED, len(feedback))
-    pairs = feedback.pairs(torch.arange(count), int(language.load_tokenizer(model.name).pad_token_id))
+    pairs = feedback.pairs(torch.arange(count), int(loading.load_tokenizer(model.name).pad_token_id))
     record: dict[str, Any] = {"verdicts": [], "golden": [], "source": feedback.source, "seconds": 0.0}
     (work / "record.json").write_text(json.dumps(record | {"flops": {"forward": 0, "backward": 0}}))
     reward = whiten_rewards(work, lambda: ClassifierReward(work, model, annotator), pairs.chosen, pairs.rejected)

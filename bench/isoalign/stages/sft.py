@@ -16,7 +16,7 @@ from isoalign.core.progress import trainer_callback
 from isoalign.core.runtime import device
 from isoalign.core.text import opening
 from isoalign.data import comments
-from isoalign.models import language, tokens
+from isoalign.models import loading, tokens
 
 VERSION = 2
 
@@ -24,7 +24,7 @@ VERSION = 2
 def make_sft(work: Path, model_config: ModelConfig, config: SFTConfig, words: int, seed: int) -> None:
     """Train on openings and continuations with TRL's SFTTrainer. Saves the model, with adapters merged, in ``work``."""
     torch.manual_seed(seed)
-    model, tokenizer = language.load_model(model_config.name)
+    model, tokenizer = loading.load_model(model_config.name)
     model.requires_grad_(True)
     rows = examples(tokenizer, model_config, config.steps * config.batch_size, words, seed)
     arguments = trl.SFTConfig(

@@ -12,7 +12,7 @@ from isoalign.core.runtime import device
 from isoalign.core.store import recipe_fields
 from isoalign.data import prompts
 from isoalign.data.preferences import Feedback, UnpairedFeedback
-from isoalign.models import language, tokens
+from isoalign.models import loading, tokens
 from isoalign.models.reward import ClassifierReward, HeadReward, Rewarder, Shaped
 from isoalign.stages import pairs
 from isoalign.stages.graph import StageGraph
@@ -38,16 +38,16 @@ class SharedStages(StageGraph):
 
     def prompts(self) -> Prompts:
         """The training prompts, tokenised."""
-        return self._cached("prompts", self._encode)
+        return self.cached("prompts", self._encode)
 
     def _encode(self) -> Prompts:
-        tokenizer, chosen = language.load_tokenizer(self.task.model.name), prompts.load_split(self.task.prompts, "train")
+        tokenizer, chosen = loading.load_tokenizer(self.task.model.name), prompts.load_split(self.task.prompts, "train")
         rows = tokens.encode(tokenizer, [prompt.text for prompt in chosen], self.task.model.prompt_tokens)
         return tokens.left_padded(rows, int(tokenizer.pad_token_id))
 
     def feedback(self, labelled_by: str) -> Feedback:
         """The training pairs."""
-        return self._cached(f"feedback-{labelled_by}", lambda: Feedback.read(self.get(self.pairs(labelled_by))))
+        return self.cached(f"feedback-{labelled_by}", lambda: Feedback.read(self.get(self.pairs(labelled_by))))
 
     def reward(self, labelled_by: str) -> Rewarder:
         """The reward model, or ensemble, loaded."""
@@ -56,7 +56,7 @@ class SharedStages(StageGraph):
             members = [self.load_reward(self.get(stage)) for stage in self.reward_models(labelled_by).values()]
             return Shaped(members, self.task.shaping) if recipe_fields(self.task.shaping) else members[0]
 
-        rewarder: Rewarder = self._cached(f"reward-{labelled_by}", load)
+        rewarder: Rewarder = self.cached(f"reward-{labelled_by}", load)
         return rewarder
 
     def load_reward(self, folder: Path) -> Rewarder:
@@ -69,14 +69,14 @@ class SharedStages(StageGraph):
     def unpaired(self) -> UnpairedFeedback | None:
         """Human binary feedback on single answers, if the task has a file of it."""
         stage = self.unpaired_stage
-        unpaired: UnpairedFeedback | None = self._cached(
+        unpaired: UnpairedFeedback | None = self.cached(
             "unpaired", lambda: UnpairedFeedback.read(self.get(stage)) if stage else None
         )
         return unpaired
 
     def revisions(self) -> Feedback:
         """Answers and their revisions."""
-        feedback: Feedback = self._cached("revisions", lambda: Feedback.read(self.get(self.revisions_stage)))
+        feedback: Feedback = self.cached("revisions", lambda: Feedback.read(self.get(self.revisions_stage)))
         return feedback
 
     def scoring_judge(self) -> ClassifierJudge:
@@ -85,4 +85,4 @@ class SharedStages(StageGraph):
             raise UserError(
                 f"a {self.task.judge.kind} judge compares answers and cannot score single ones; set algorithm.mode=canonical"
             )
-        return self._cached("judge", lambda: ClassifierJudge(self.get(self.annotators)))
+        return self.cached("judge", lambda: ClassifierJudge(self.get(self.annotators)))

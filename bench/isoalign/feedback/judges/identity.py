@@ -7,7 +7,7 @@ from typing import Any
 from isoalign.config.feedback import KINDS, JudgeConfig
 from isoalign.core import plugins, source
 from isoalign.feedback.judges.templates import load_template
-from isoalign.models import language
+from isoalign.models import loading
 
 VERSION = 1  # raise it when the verdicts of a judge change
 
@@ -27,4 +27,4 @@ def judge_identity(config: JudgeConfig) -> dict[str, Any]:
     prompting = {"thought": config.thought, "template": load_template(config.template).digest}
     if config.kind == "server":
         return common | prompting | {"model": config.model, "base_url": config.base_url.rstrip("/"), "temperature": 0}
-    return common | prompting | {"weights": language.weights_identity(config.model)}
+    return common | prompting | {"weights": loading.weights_identity(config.model)}

@@ -27,7 +27,7 @@ from isoalign.feedback.judges import templates
 from isoalign.feedback.judges.identity import judge_identity
 from isoalign.feedback.judges.verdicts import Showing, Verdict, in_both_orders
 from isoalign.feedback.judges.writer import Ids, greedy, pad_left
-from isoalign.models import language, tokens
+from isoalign.models import loading, tokens
 from isoalign.models.language import LanguageModel
 
 BATCH_TOKENS = 16_384  # at most, padding included
@@ -212,5 +212,5 @@ def _batches(rows: list[tuple[int, str, int]], size: int) -> list[list[tuple[int
 
 def load_lm(config: JudgeConfig, quiet: bool = False) -> LMJudge:
     """The judge in fp32, on the accelerator if there is one. Raises UserError if the model can't be loaded."""
-    model, tokenizer = language.load_model(config.model)
+    model, tokenizer = loading.load_model(config.model)
     return LMJudge(config, LanguageModel(model.to(device()), tokenizer, ends=True), quiet=quiet)

@@ -18,7 +18,7 @@ from isoalign.core.randomness import own_random_state
 from isoalign.core.records import Budget
 from isoalign.data.comments import Comment
 from isoalign.data.preferences import Feedback
-from isoalign.models import language, reward
+from isoalign.models import loading, reward
 from isoalign.models.classifiers import CharClassifier
 from isoalign.models.language import LanguageModel
 from isoalign.stages.sft import lora_config
@@ -164,7 +164,7 @@ class Bench:
 
     def language_model(self, trained: bool = False) -> LanguageModel:
         """A fresh copy of the model."""
-        model, tokenizer = language.load_model(str(self.model))
+        model, tokenizer = loading.load_model(str(self.model))
         model.requires_grad_(trained)
         return self._limited(LanguageModel(model.to(self.device), tokenizer, self.ends))
 

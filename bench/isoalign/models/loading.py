@@ -1,0 +1,84 @@
+"""Language models and tokenizers by name: ``nano`` and ``smollm2`` are embedded, anything else is a folder or a hub name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from isoalign.core.errors import UserError, unforeseen
+from isoalign.core.lazy import transformers
+from isoalign.core.memory import machine_failure
+from isoalign.data import assets, hub
+from isoalign.data.assets import ASSETS
+from isoalign.models import tokens
+
+
+def load_model(name: str, weights: Path | None = None, dtype: str = "float32") -> tuple[Any, Any]:
+    """A causal language model, frozen, and its tokenizer.
+
+    ``weights``: folder of a stage that trained it further. Raises UserError if it can't be loaded, is of no causal language
+    model, or lacks weights.
+    """
+    tokenizer, config = load_tokenizer(name), load_config(name)
+    with _user_errors(name):
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            str(weights or model_path(name)), config=None if weights else config, dtype=dtype, use_safetensors=True,
+            trust_remote_code=False, output_loading_info=True,
+        )  # fmt: skip
+    model, info = loaded
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise UserError(
+            f"the model {name!r} lacks {len(missing)} of its weights, {missing[0]} among them, which would be random; "
+            "download or save it anew"
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def load_config(name: str) -> Any:
+    """The configuration of a model. Raises UserError if it can't be loaded or is of no causal language model."""
+    with _user_errors(name):
+        config = transformers.AutoConfig.from_pretrained(model_path(name), trust_remote_code=False)
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"the model {name!r} ({config.model_type}) is no causal language model; choose another task.model.name"
+        )
+    return config
+
+
+def model_path(name: str) -> str:
+    """The path or name that transformers loads: the folder of an embedded model, else the name itself."""
+    embedded = {"nano": lambda: Path(__file__).parent / "nano", "smollm2": lambda: assets.asset_path("smollm2")}
+    return str(embedded[name]()) if name in embedded else name
+
+
+def weights_identity(name: str) -> str:
+    """Digest of a model's weights, or its commit on the hub."""
+    return ASSETS[name].sha256 if name in ASSETS else hub.model_identity(model_path(name))
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model, padding on the left."""
+    with _user_errors(name):
+        return tokens.load(model_path(name))
+
+
+@contextmanager
+def _user_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        if failure := machine_failure(error):
+            raise failure from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        hint = "; set HF_HUB_OFFLINE=0 once to download a hub model" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+        raise UserError(f"cannot load the model {model_path(name)!r}: {reason}{hint}") from error
+    except Exception as error:  # files that are broken raise anything
+        reason = f"cannot load the model {model_path(name)!r}: {unforeseen(error)}"
+        raise machine_failure(error) or UserError(reason) from error

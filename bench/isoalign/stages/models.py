@@ -1,0 +1,141 @@
+"""The models of a task: its base before and after SFT, its judge and its critic."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isoalign.config.feedback import JudgeConfig
+from isoalign.config.task import TaskConfig
+from isoalign.core.errors import UserError
+from isoalign.core.randomness import own_random_state
+from isoalign.core.runtime import device
+from isoalign.core.store import Store, recipe_fields
+from isoalign.data.assets import ASSETS
+from isoalign.feedback import constitution, judges
+from isoalign.feedback.constitution import Constitution, PrincipledJudge
+from isoalign.feedback.judges.verdicts import Judge
+from isoalign.feedback.judges.writer import LMWriter, ServerWriter, Writer
+from isoalign.models import loading
+from isoalign.models.language import LanguageModel
+from isoalign.stages import sft
+from isoalign.stages.stage import Stage
+
+
+class TaskModels:
+    """What a task loads to answer, to judge and to write; each is loaded once, when it is first needed."""
+
+    def __init__(self, task: TaskConfig, store: Store) -> None:
+        self.task, self.store = task, store
+        self._cache: dict[str, Any] = {}
+
+    def get(self, stage: Stage) -> Path:
+        """The directory of a stage, made first if missing. This may happen within a training run: the stage is independent of
+        the run's no_grad, and leaves its random state unchanged."""
+
+        def make(work: Path) -> None:
+            stage.make(work)
+            gc.collect()  # trainers hold their models in cycles
+
+        with torch.enable_grad(), own_random_state():
+            return self.store.get(stage.name, stage.key, stage.recipe, make)
+
+    # -- the policy ----------------------------------------------------------------------------------------------------
+
+    @property
+    def sft(self) -> Stage:
+        """The SFT base of all methods."""
+        task = self.task
+        recipe = {
+            "version": sft.VERSION, "data": ASSETS["comments"].sha256, "model": self.model_identity, "config": task.sft,
+            "words": task.prompts.words, "seed": task.seed,
+        }  # fmt: skip
+        return Stage("sft", recipe, lambda work: sft.make_sft(work, task.model, task.sft, task.prompts.words, task.seed))
+
+    @property
+    def model_identity(self) -> dict[str, Any]:
+        """The model's configuration and the identity of its weights."""
+        return recipe_fields(self.task.model) | {"weights": loading.weights_identity(self.task.model.name)}
+
+    def base_model(self, precision: str = "float32") -> LanguageModel:
+        """The SFT base, frozen."""
+        model, tokenizer = loading.load_model(self.task.model.name, self.get(self.sft), self.task.model.frozen)
+        return self.language_model(model, tokenizer, precision)
+
+    def language_model(self, model: Any, tokenizer: Any, precision: str) -> LanguageModel:
+        """A model as the task's policy or base, on the device."""
+        task = self.task
+        return LanguageModel(model.to(device()), tokenizer, task.model.eos == "open", precision, task.training.rows)
+
+    # -- judges and critics --------------------------------------------------------------------------------------------
+
+    def comparing_judge(self) -> Judge | None:
+        """The AI judge that compares two answers; None for the classifier, which scores single ones."""
+        config = self.task.judge
+        if config.kind == "classifier":
+            return None
+
+        def load() -> Judge:
+            judge = judges.load_judge(config, self._server_answers)
+            return PrincipledJudge(judge, self.constitution, self.task.seed) if self.constitution else judge
+
+        judge: Judge = self.cached("comparing-judge", load)
+        return judge
+
+    @property
+    def judge_identity(self) -> dict[str, Any]:
+        """Everything that the comparing judge's verdicts depend on."""
+        principles = {"constitution": self.constitution.digest} if self.constitution else {}
+        return judges.judge_identity(self.task.judge) | principles
+
+    @property
+    def _server_answers(self) -> Path:
+        """The folder in which answers of servers are stored."""
+        return self.store.root / ".judge"
+
+    @property
+    def constitution(self) -> Constitution | None:
+        """The task's constitution, if it has one."""
+        file = self.task.constitution.file
+        principles: Constitution | None = self.cached(
+            "constitution", lambda: constitution.load_constitution(file) if file else None
+        )
+        return principles
+
+    @property
+    def critic_identity(self) -> dict[str, Any]:
+        """Which model revises. The key of the answers, in the same recipe, covers the weights of the SFT base."""
+        config = self.task.constitution
+        if config.kind == "server":
+            server = self._critic_server
+            return {"kind": "server", "model": server.model, "base_url": server.base_url.rstrip("/")}
+        return {"kind": "lm", "weights": loading.weights_identity(config.model) if config.model else "sft"}
+
+    @property
+    def _critic_server(self) -> JudgeConfig:
+        judge, config = self.task.judge, self.task.constitution
+        try:
+            return replace(judge, kind="server", model=config.model or judge.model)
+        except ValueError as error:
+            raise UserError(f"task.constitution.kind=server uses the server of task.judge: {error}") from error
+
+    def critic(self, base: LanguageModel) -> Writer:
+        """The model that writes critiques and revisions; by default the SFT base."""
+        config = self.task.constitution
+        if config.kind == "server":
+            return ServerWriter(self._critic_server, self._server_answers, config.tokens)
+        if not config.model:
+            return LMWriter("the SFT base", base, config.tokens)
+        model, tokenizer = loading.load_model(config.model)
+        return LMWriter(f"lm:{config.model}", LanguageModel(model.to(device()), tokenizer, ends=True), config.tokens)
+
+    def cached(self, name: str, load: Callable[[], Any]) -> Any:
+        """What ``load`` returned when it was first asked for under this name."""
+        if name not in self._cache:
+            self._cache[name] = load()
+        return self._cache[name]
