@@ -172,12 +172,13 @@ def _run_hollow(model: Any, length: int, device: str, mode: AbstractContextManag
 
 
 def _hollow_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """A tensor without values for each parameter and buffer of each module, by name."""
+    """A tensor without values for each parameter and buffer of each module, by name; floats are of one type, which a product
+    needs and autocast sees to in a true pass."""
     for path, module in model.named_modules():
         for leaf, each in module.named_parameters(path, recurse=False):
-            yield leaf, nn.Parameter(torch.empty(each.shape, dtype=each.dtype), each.requires_grad)
+            yield leaf, nn.Parameter(torch.empty(each.shape), each.requires_grad)
         for leaf, each in module.named_buffers(path, recurse=False):
-            yield leaf, torch.empty(each.shape, dtype=each.dtype)
+            yield leaf, torch.empty(each.shape, dtype=torch.float32 if each.is_floating_point() else each.dtype)
 
 
 @contextmanager

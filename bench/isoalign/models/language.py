@@ -35,7 +35,8 @@ class LanguageModel:
         self.tokenizer, self.ends, self.precision, self.rows = tokenizer, ends, precision, rows
         self.inner: Any = model.get_base_model() if hasattr(model, "peft_config") else model
         self.head: nn.Module = self.inner.get_output_embeddings()
-        self.body = find_body(self.inner)
+        with self.in_precision():
+            self.body = find_body(self.inner)
         own_ends = tokens.end_ids(tokenizer, getattr(self.inner, "generation_config", None))
         self.end_ids = torch.tensor(own_ends, dtype=torch.long, device=self.device)
         banned = tokens.banned_ids(tokenizer, self.vocabulary, own_ends, ends)

@@ -31,7 +31,7 @@ from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.language import LanguageModel, cast_frozen_weights
 from isoalign.stages import pairs
 from isoalign.stages.rounds import FeedbackRounds
-from isoalign.stages.sft import lora_config
+from isoalign.stages.sft import with_adapter
 from isoalign.stages.shared import SharedStages
 from isoalign.stages.stage import Stage
 from isoalign.training import registry, trl
@@ -197,7 +197,7 @@ class Training:
         precision = "bfloat16" if task.model.bf16 else "float32"
         base = shared.base_model(precision)
         if self._lora_rank:
-            adapted = peft.get_peft_model(base.inner, lora_config(self._lora_rank, "CAUSAL_LM"))
+            adapted = with_adapter(base.inner, self._lora_rank)
             if task.model.bf16:
                 cast_frozen_weights(adapted)
             policy = reference = shared.language_model(adapted, base.tokenizer, precision)

@@ -14,13 +14,13 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from isoalign.config.task import TaskConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
-from isoalign.core.lazy import peft, transformers
+from isoalign.core.lazy import transformers
 from isoalign.core.peak_memory import GIB, PeakMemory
 from isoalign.core.runtime import device
 from isoalign.models import loading
 from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.language import LanguageModel
-from isoalign.stages.sft import lora_config
+from isoalign.stages.sft import with_adapter
 
 SMALL = 0.1  # of the device's memory
 
@@ -104,7 +104,7 @@ def policy_without_data(task: TaskConfig, lora: int) -> tuple[Any, int]:
         checkpoint_layers(model)
     if not lora:
         return model, 3 * _size(model) + _size(model) * _bytes(config.frozen) // _bytes(config.dtype)
-    adapted = peft.get_peft_model(model.requires_grad_(False), lora_config(lora, "CAUSAL_LM"))
+    adapted = with_adapter(model.requires_grad_(False), lora)
     trained = sum(p.numel() * p.element_size() for p in adapted.parameters() if p.requires_grad)
     return adapted, _size(adapted) + 2 * trained
 

@@ -16,7 +16,6 @@ import torch
 
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError, unforeseen
-from isoalign.core.lazy import peft
 from isoalign.core.memory import machine_failure
 from isoalign.core.runtime import device
 from isoalign.data import prompts
@@ -28,7 +27,7 @@ from isoalign.models.reward import load_reward_model
 from isoalign.models.scorers import load_scorer
 from isoalign.models.tokens import check_tokenizer
 from isoalign.stages.footprint import check_memory
-from isoalign.stages.sft import lora_config
+from isoalign.stages.sft import with_adapter
 
 VERSION = 1
 TOLERANCE = 0.03  # of a formula for FLOPs, relative
@@ -68,8 +67,7 @@ def _check_model(name: str, open_ends: bool, dtype: str = "float32", lora: int =
         own = LanguageModel(model.to(device()), tokenizer, open_ends)
         report = probe(own, name) | {"FLOPs": bill_error(own.inner, own.shape)}
         if lora:
-            adapted = peft.get_peft_model(model, lora_config(lora, "CAUSAL_LM"))
-            _ = LanguageModel(adapted, tokenizer, open_ends).shape  # refuses an adapter that it has no rule for
+            _ = LanguageModel(with_adapter(model, lora), tokenizer, open_ends).shape  # there are rules for its bill
     if not abs(report["FLOPs"]) <= TOLERANCE:
         raise UserError(
             f"the model {name!r} ({type(own.inner).__name__}) can't be billed: the formula for its FLOPs is "

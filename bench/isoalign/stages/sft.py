@@ -69,6 +69,14 @@ def lora_config(rank: int, kind: str) -> Any:
     )
 
 
+def with_adapter(model: Any, rank: int) -> Any:
+    """The language model with a LoRA adapter on all of its linear layers. Raises UserError where it can't have one."""
+    try:
+        return peft.get_peft_model(model, lora_config(rank, "CAUSAL_LM"))
+    except ValueError as error:
+        raise UserError(f"{type(model).__name__} can't have a LoRA adapter: {error}; set lora=0") from error
+
+
 def trainer_arguments(work: Path, lr: float, batch_size: int, bf16: bool, seed: int, name: str) -> dict[str, Any]:
     """The arguments of every TRL trainer here: AdamW (.9, .95), warm-up 10%, linear decay, clipping at 1, no reports."""
     return {

@@ -1,0 +1,232 @@
+"""Models that nobody shaped for isoalign: each runs to its card by the real command line, or is refused in one line before any
+stage."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from architectures import build
+from isoalign.config.feedback import JudgeConfig
+from isoalign.config.task import EvaluationConfig, ModelConfig, PromptsConfig, RewardConfig, SFTConfig, TaskConfig
+from isoalign.config.training import TrainConfig
+from isoalign.core.batches import Rollouts
+from isoalign.core.errors import UserError
+from isoalign.evaluation import card as cards
+from isoalign.stages.preflight import make_preflight
+from workbench import Terminal, complaint, finished, stages
+
+BIG = {
+    "hidden_size": 32768, "intermediate_size": 131072, "num_hidden_layers": 24, "num_attention_heads": 128,
+    "num_key_value_heads": 8, "vocab_size": 320, "max_position_embeddings": 512,
+}  # fmt: skip
+
+
+def stranger(folder: Path, name: str, tiny_model: Path, **more: Any) -> Path:
+    """A model of an architecture with the tiny model's tokenizer, whose vocabulary is padded to 328."""
+    sizes = {"vocab_size": 328, "max_position_embeddings": 512, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 0}
+    sizes |= {"n_positions": 512} if name == "gpt2" else {}
+    build(name, **{**sizes, **more}).save_pretrained(folder)
+    for file in tiny_model.glob("token*"):
+        shutil.copy(file, folder)
+    return folder
+
+
+def edit(file: Path, **changes: Any) -> None:
+    """Change keys of a JSON file; None removes one."""
+    content = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+RUNS = [
+    ("gemma2", "ppo_critic"), ("granite", "grpo"), ("cohere", "trl_dpo"), ("qwen3_moe", "dpo"), ("lfm2", "kto"),
+    ("opt:projected", "ppo"), ("mamba", "dpo"), ("gpt2", "online_dpo"), ("bloom", "rlaif"), ("gpt_oss", "rloo"),
+    ("deepseek_v2", "simpo"), ("smollm3", "orpo"), ("stablelm", "best_of_n"), ("olmoe", "trl_grpo"),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "method"), RUNS)
+def test_a_strange_architecture_runs_to_its_card(
+    terminal: Terminal, tiny_model: Path, tmp_path: Path, name: str, method: str
+) -> None:
+    terminal = replace(terminal, model=stranger(tmp_path / "model", name, tiny_model))
+    done = terminal(terminal.run(f"algorithm={method}", "budget.steps=2", "task.model.eos=open"))
+    assert done.returncode == 0, done.stderr
+    card = cards.read_card(Path(done.stdout.strip().splitlines()[-1]))
+    assert card.spent["steps"] == (0 if method == "best_of_n" else 2)
+    assert card.metrics["kl"].value >= 0
+    preflight = json.loads((terminal.store / stages(terminal.store, "preflight")[0] / "preflight.json").read_text())
+    assert abs(preflight["base"]["FLOPs"]) < 0.03
+    drawn = [json.loads(line) for file in terminal.store.glob("samples-*/samples.jsonl") for line in file.open()]
+    assert max(token for row in drawn for token in row["token_ids"]) < 320  # never an id beyond the tokenizer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cohere", "gpt2", "mixtral", "bloom"])
+def test_a_strange_architecture_trains_an_adapter(terminal: Terminal, tiny_model: Path, tmp_path: Path, name: str) -> None:
+    terminal = replace(terminal, model=stranger(tmp_path / "model", name, tiny_model))
+    settings = ["task.model.lora=4", "task.model.bf16=true", "task.training.gradient_checkpointing=true"]
+    done = terminal(terminal.run("algorithm=dpo", "budget.steps=2", *settings))
+    assert done.returncode == 0, done.stderr
+
+
+REFUSED = [
+    ("recurrent_gemma", "(RecurrentGemmaForCausalLM) can't be run exactly: from its own forward"),
+    ("rwkv", "takes no cache of keys and values"),
+    ("mamba2", "no rule covers its parameter"),
+    ("falcon_h1", "no rule covers its parameter"),
+]  # fmt: skip
+
+
+def check(model: Path, lora: int = 0, **more: Any) -> None:
+    """The preflight of a task on a model."""
+    (work := model.parent / "preflight").mkdir()
+    task = TaskConfig("strange", ModelConfig(str(model), eos="open"), SFTConfig(1, 1e-3), RewardConfig(1, 1e-3), **more)
+    make_preflight(work, task, lora)
+
+
+@pytest.mark.parametrize(("name", "reason"), REFUSED)
+def test_what_can_not_be_run_or_billed_is_refused(tiny_model: Path, tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(UserError, match=re.escape(reason)) as error:
+        check(stranger(tmp_path / "model", name, tiny_model))
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "preflight").iterdir())
+
+
+@pytest.mark.parametrize("name", ["mamba", "cohere"])
+def test_an_adapter_that_can_not_be_is_refused(tiny_model: Path, tmp_path: Path, name: str) -> None:
+    model = stranger(tmp_path / "model", name, tiny_model)
+    if name == "cohere":
+        check(model, lora=4)
+        return
+    with pytest.raises(UserError, match="can't have a LoRA adapter"):
+        check(model, lora=4)
+
+
+def no_tokenizer(folder: Path) -> None:
+    for file in folder.glob("token*"):
+        file.unlink()
+
+
+def other_tokenizer(folder: Path) -> None:
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    build("llama").save_pretrained(folder)  # of 97 tokens
+
+
+def no_end(folder: Path) -> None:
+    edit(folder / "tokenizer_config.json", eos_token=None)
+    edit(folder / "config.json", eos_token_id=None)
+    edit(folder / "generation_config.json", eos_token_id=None)
+
+
+def broken_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ messages[0].nothing.there }}")
+
+
+def missing_weights(folder: Path) -> None:
+    edit(folder / "config.json", num_hidden_layers=3)
+
+
+def broken_weights(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:2000])
+
+
+def not_finite(folder: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model.lm_head.weight.data[7] = float("nan")
+    model.save_pretrained(folder)
+
+
+def custom_code(folder: Path) -> None:
+    edit(
+        folder / "config.json", auto_map={"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}, model_type="own"
+    )
+    (folder / "code.py").write_text("raise SystemExit('this must never run')")
+
+
+FAULTS = [
+    (no_tokenizer, "has no tokenizer"),
+    (other_tokenizer, "embeddings for 97 tokens only"),
+    (no_end, "has no end token"),
+    (broken_template, "the chat template of"),
+    (missing_weights, "lacks 9 of its weights"),
+    (broken_weights, "cannot load the model"),
+    (not_finite, "logits that are not finite"),
+    (
+        lambda folder: edit(folder / "config.json", model_type="t5", architectures=["T5Model"]),
+        "(t5) is no causal language model",
+    ),
+    (custom_code, "custom code"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "reason"), FAULTS, ids=[reason for _, reason in FAULTS])
+def test_a_folder_that_is_no_usable_model_is_refused(tiny_model: Path, tmp_path: Path, spoil: Any, reason: str) -> None:
+    model = stranger(tmp_path / "model", "llama", tiny_model)
+    spoil(model)
+    with pytest.raises(UserError, match=re.escape(reason)) as error:
+        check(model)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"prompts": PromptsConfig(test=100000)}, "lower task.prompts.test"),
+        ({"evaluation": EvaluationConfig(scorer="hf:nowhere/scorer")}, "cannot load the scorer hf:nowhere/scorer"),
+        ({"judge": JudgeConfig(kind="lm", model="/nowhere/judge")}, "cannot load the model '/nowhere/judge'"),
+        ({"training": TrainConfig(gradient_checkpointing=True)}, "CTRLLMHeadModel has no layers that can be checkpointed"),
+    ],
+)
+def test_a_task_that_can_not_be_is_refused(tiny_model: Path, tmp_path: Path, more: dict[str, Any], reason: str) -> None:
+    name = "ctrl" if "training" in more else "llama"
+    with pytest.raises(UserError, match=re.escape(reason)):
+        check(stranger(tmp_path / "model", name, tiny_model), **more)
+
+
+def test_a_model_that_no_memory_holds_is_refused_before_its_weights_are_read(tiny_model: Path, tmp_path: Path) -> None:
+    model = stranger(tmp_path / "model", "llama", tiny_model)
+    edit(model / "config.json", **BIG)  # 390B; the weights of the small one lie beside it
+    with pytest.raises(UserError, match=r"takes \d+\.\d GiB with one row at a time, and cpu has .*task\.model\.lora=16"):
+        check(model)
+
+
+@pytest.mark.parametrize(
+    ("settings", "spoil", "reason"),
+    [
+        ([], no_tokenizer, "has no tokenizer"),
+        ([], not_finite, "logits that are not finite"),
+        (["task.model.dtype=float8"], None, "task.model.dtype must be float32 or bfloat16, not 'float8'"),
+        (["device=cuda:7"], None, "device=cuda:7 is not there"),
+        pytest.param(["task.model.lora=4"], None, "can't have a LoRA adapter", marks=pytest.mark.slow),
+        pytest.param(["algorithm.lora=4"], None, "can't have a LoRA adapter", marks=pytest.mark.slow),
+        pytest.param(["task.evaluation.precision=fp16"], None, "must be one of float32, tf32", marks=pytest.mark.slow),
+    ],
+)
+def test_the_command_line_says_one_line_before_any_stage(
+    terminal: Terminal, tiny_model: Path, tmp_path: Path, settings: list[str], spoil: Any, reason: str
+) -> None:
+    model = stranger(tmp_path / "model", "mamba" if "lora" in str(settings) else "llama", tiny_model)
+    if spoil:
+        spoil(model)
+    terminal = replace(terminal, model=model)
+    line = complaint(terminal(terminal.run("algorithm=dpo", "budget.steps=2", *settings)))
+    assert reason in line
+    assert "baselines" not in line
+    assert not finished(terminal.store)
+    assert not list((tmp_path / "results").rglob("*.jsonl"))
+
+
+def test_rollouts_of_columns_that_are_all_padding_are_trimmed() -> None:
+    mask = torch.tensor([[0, 0, 1, 1, 1, 0], [0, 1, 1, 1, 0, 0]]).bool()
+    trimmed = Rollouts(torch.arange(12).view(2, 6), mask, 3).trimmed()
+    assert (trimmed.prompt_length, trimmed.tokens.tolist()) == (2, [[1, 2, 3, 4], [7, 8, 9, 10]])
+    assert Rollouts(torch.zeros(1, 4), torch.zeros(1, 4).bool(), 2).trimmed().tokens.shape == (1, 4)
