@@ -15,7 +15,8 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from architectures import build
-from isoalign.config.task import ModelConfig, RewardConfig, ShapingConfig
+from isoalign.config.task import ModelConfig, RewardConfig, SFTConfig, ShapingConfig, TaskConfig
+from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.data.preferences import Feedback, rollouts
@@ -23,7 +24,7 @@ from isoalign.models import loading
 from isoalign.models.classifiers import WordClassifier
 from isoalign.models.reward import ClassifierReward, HeadReward, Retokenizer, Shaped, load_reward_model
 from isoalign.models.scalar_head import load_scalar_head
-from isoalign.stages import reward
+from isoalign.stages import reward, sft
 from isoalign.stages.sft import trainer_arguments
 from workbench import COMMAND, Bench, Size, Terminal, complaint, make_feedback, write_model, write_reward
 
@@ -375,3 +376,31 @@ def test_an_evaluation_scorer_can_not_be_the_reward(furnished: Terminal, tmp_pat
     words = [f"task.reward.classifier={name}", f"task.evaluation.second_scorer={name}"]
     line = complaint(furnished(furnished.run("algorithm=ppo", "budget.steps=2", *words)))
     assert f"task.reward.classifier {name} is an evaluation scorer" in line
+
+
+def test_a_reward_model_trained_in_small_parts_is_the_same(tiny_bench: Bench, tmp_path: Path) -> None:
+    feedback, config = tiny_bench.source.verdicts["annotator"], RewardConfig(pairs=8, lr=1e-3, batch_size=4)
+    model, found = ModelConfig(str(tiny_bench.model)), []
+    for training in (None, TrainConfig(micro_batch=4, gradient_checkpointing=True)):
+        folder = tmp_path / str(training is None)
+        folder.mkdir()
+        reward.make_reward_model(folder, tiny_bench.model, feedback, None, model, config, 0, 0, training)
+        found.append((json.loads((folder / "record.json").read_text()), HeadReward(folder, model).model.state_dict()))
+    (whole, weights), (parts, others) = found
+    assert whole["flops"] == parts["flops"]
+    assert whole["mean"] == pytest.approx(parts["mean"], abs=1e-5)
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, others[name], atol=1e-5, rtol=1e-4)
+
+
+def test_an_sft_base_trained_in_small_parts_is_the_same(tiny_bench: Bench, tmp_path: Path, cache: Path) -> None:
+    weights = []
+    for training in (TrainConfig(), TrainConfig(micro_batch=3, gradient_checkpointing=True)):
+        folder = tmp_path / str(training.micro_batch)
+        folder.mkdir()
+        model = ModelConfig(str(tiny_bench.model), eos="open", new_tokens=8)
+        task = TaskConfig("tiny", model, SFTConfig(2, 1e-3, batch_size=6), RewardConfig(4, 1e-3), training=training)
+        sft.make_sft(folder, task)
+        weights.append(loading.load_model(str(tiny_bench.model), folder)[0].state_dict())
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weight, weights[1][name], atol=1e-5, rtol=1e-4)

@@ -82,7 +82,7 @@ class Training:
         training = replace(task.training, idle_seconds=DEFAULT_IDLE_SECONDS)
         recipe = {
             "version": VERSION, "sft": shared.sft.key, "model": task.model,
-            "training": recipe_fields(training) | {"checkpoint_seconds": None},
+            "training": recipe_fields(replace(training, gradient_checkpointing=False)) | {"checkpoint_seconds": None},
             "pairs": [shared.pairs(by).key for by in pairs.SOURCES],
             "reward": [m.key for by in pairs.SOURCES for m in shared.reward_models(by).values() if self.uses("reward")],
             "algorithm": self.name, "settings": self.settings, "source": registry.source_digest(type(self.algorithm)),

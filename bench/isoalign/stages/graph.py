@@ -176,7 +176,9 @@ class StageGraph(TaskModels):
             reward.make_classifier_reward(work, verdicts, task.model, config, self._classifier())
             return
         golden = Feedback.read(self.get(self.pairs("annotator", "validation"))) if config.golden else None
-        reward.make_reward_model(work, self.get(self.sft), verdicts, golden, task.model, config, task.seed, member)
+        reward.make_reward_model(
+            work, self.get(self.sft), verdicts, golden, task.model, config, task.seed, member, task.training
+        )
 
     def _classifier_identity(self) -> str:
         """Raises UserError if the classifier is an evaluation scorer: a method must not train on what evaluates it."""

@@ -55,7 +55,7 @@ class TaskModels:
             "version": sft.VERSION, "data": ASSETS["comments"].sha256, "model": self.model_identity, "config": task.sft,
             "words": task.prompts.words, "seed": task.seed,
         }  # fmt: skip
-        return Stage("sft", recipe, lambda work: sft.make_sft(work, task.model, task.sft, task.prompts.words, task.seed))
+        return Stage("sft", recipe, lambda work: sft.make_sft(work, task))
 
     @property
     def model_identity(self) -> dict[str, Any]:

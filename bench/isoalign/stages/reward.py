@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from isoalign.config.task import ModelConfig, RewardConfig
+from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import datasets, transformers, trl
@@ -19,9 +20,10 @@ from isoalign.core.memory import by_rows
 from isoalign.core.runtime import device
 from isoalign.data.preferences import Feedback
 from isoalign.models import loading
+from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.flops import shape_of
 from isoalign.models.reward import ClassifierReward, HeadReward, Retokenizer, load_reward_model
-from isoalign.stages.sft import lora_config, run_trainer, save_trained, trainer_arguments
+from isoalign.stages.sft import in_micro_batches, lora_config, run_trainer, save_trained, trainer_arguments
 
 VERSION = 4
 WHITENED = 64  # verdicts whose answers give the mean and the standard deviation
@@ -32,7 +34,7 @@ Rows = list[dict[str, list[int]]]
 
 def make_reward_model(
     work: Path, sft: Path, feedback: Feedback, golden: Feedback | None, model: ModelConfig, config: RewardConfig,
-    seed: int, member: int = 0,
+    seed: int, member: int = 0, training: TrainConfig | None = None,
 ) -> None:  # fmt: skip
     """Train with TRL's RewardTrainer on up to ``config.pairs`` verdicts, and whiten on their answers.
 
@@ -45,7 +47,13 @@ def make_reward_model(
     other = Retokenizer(loading.load_tokenizer(model.name), tokenizer) if config.base else None
     rows, known = token_rows(feedback, verdicts, other), golden_verdicts(golden, config.golden, seed) if golden else []
     golden_rows = token_rows(golden, known, other, clean=True) if golden else []
-    trainer = _trainer(work, model_.requires_grad_(True), tokenizer, rows, golden_rows, model, config, seed + 1000 * member)
+    training = training or TrainConfig()  # a pair is two rows
+    if training.gradient_checkpointing:
+        checkpoint_layers(model_)
+    trainer = _trainer(
+        work, model_.requires_grad_(True), tokenizer, rows, golden_rows, model, config, seed + 1000 * member,
+        training.micro_batch // 2,
+    )  # fmt: skip
     shape = shape_of(trainer.model, None)
     started = time.monotonic()
     run_trainer(trainer, f"reward model ({feedback.source})" + (f" {member + 1}" if member else ""))
@@ -139,9 +147,18 @@ def _without_head(lengths: list[int]) -> tuple[list[int], list[int]]:
 
 
 def _trainer(
-    work: Path, model: Any, tokenizer: Any, rows: Rows, golden: Rows, base: ModelConfig, config: RewardConfig, seed: int
+    work: Path,
+    model: Any,
+    tokenizer: Any,
+    rows: Rows,
+    golden: Rows,
+    base: ModelConfig,
+    config: RewardConfig,
+    seed: int,
+    micro_batch: int,
 ) -> Any:
     arguments = trainer_arguments(work, config.lr, config.batch_size, base.bf16, seed, "reward")
+    arguments |= in_micro_batches(config.batch_size, micro_batch)
     callbacks: list[transformers.TrainerCallback] = []
     if golden:
         steps = max(1, config.epochs * -(-len(rows) // config.batch_size) // EVALUATIONS)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from isoalign.config.task import ModelConfig, SFTConfig
+from isoalign.config.task import ModelConfig, TaskConfig
 from isoalign.core import devices
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import datasets, peft, transformers, trl
@@ -17,26 +17,30 @@ from isoalign.core.runtime import device
 from isoalign.core.text import opening
 from isoalign.data import comments
 from isoalign.models import loading, tokens
+from isoalign.models.checkpointing import checkpoint_layers
 
 VERSION = 2
 
 
-def make_sft(work: Path, model_config: ModelConfig, config: SFTConfig, words: int, seed: int) -> None:
+def make_sft(work: Path, task: TaskConfig) -> None:
     """Train on openings and continuations with TRL's SFTTrainer. Saves the model, with adapters merged, in ``work``."""
-    torch.manual_seed(seed)
-    model, tokenizer = loading.load_model(model_config.name)
+    torch.manual_seed(task.seed)
+    model, tokenizer = loading.load_model(task.model.name, dtype=task.model.dtype)
     model.requires_grad_(True)
-    rows = examples(tokenizer, model_config, config.steps * config.batch_size, words, seed)
+    if task.training.gradient_checkpointing:
+        checkpoint_layers(model)
+    rows = examples(tokenizer, task.model, task.sft.steps * task.sft.batch_size, task.prompts.words, task.seed)
     arguments = trl.SFTConfig(
-        **trainer_arguments(work, config.lr, config.batch_size, model_config.bf16, seed, "sft"),
-        max_steps=config.steps, max_length=None, completion_only_loss=True, packing=False,
+        **trainer_arguments(work, task.sft.lr, task.sft.batch_size, task.model.bf16, task.seed, "sft")
+        | in_micro_batches(task.sft.batch_size, task.training.micro_batch),
+        max_steps=task.sft.steps, max_length=None, completion_only_loss=True, packing=False,
     )  # fmt: skip
-    adapter = lora_config(model_config.lora, "CAUSAL_LM") if model_config.lora else None
+    adapter = lora_config(task.model.lora, "CAUSAL_LM") if task.model.lora else None
     trainer = trl.SFTTrainer(
         model, args=arguments, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer, peft_config=adapter
     )
     run_trainer(trainer, "SFT")
-    save_trained(trainer, work, {"examples": len(rows), "steps": config.steps, "seed": seed, "device": devices.label()})
+    save_trained(trainer, work, {"examples": len(rows), "steps": task.sft.steps, "seed": task.seed, "device": devices.label()})
 
 
 def examples(tokenizer: Any, model: ModelConfig, count: int, words: int, seed: int) -> list[dict[str, list[int]]]:
@@ -85,6 +89,12 @@ def trainer_arguments(work: Path, lr: float, batch_size: int, bf16: bool, seed: 
         "bf16": bf16, "gradient_checkpointing": False, "use_cpu": device() == "cpu", "report_to": "none",
         "save_strategy": "no", "logging_steps": 5, "dataloader_pin_memory": False,
     }  # fmt: skip
+
+
+def in_micro_batches(batch_size: int, micro_batch: int) -> dict[str, Any]:
+    """Arguments by which a trainer reads a batch in equal parts of at most ``micro_batch`` rows."""
+    rows = max(count for count in range(1, batch_size + 1) if batch_size % count == 0 and count <= max(1, micro_batch))
+    return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": batch_size // rows}
 
 
 def run_trainer(trainer: Any, label: str) -> None:
