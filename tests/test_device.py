@@ -172,6 +172,7 @@ for weights, bill in ends:
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_on_one_device_goes_on_on_another(tmp_path: Path) -> None:
     assert script(MOVES, str(tmp_path)) == ["True"] * 4
 

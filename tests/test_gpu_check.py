@@ -109,6 +109,7 @@ def test_a_method_agrees_with_itself_and_with_no_other_settings(tmp_path: Path) 
     assert not compare("ppo", first, agreement.train("rloo", agreement.make_bench(tmp_path / "c", "cpu"), tmp_path))["passed"]
 
 
+@pytest.mark.slow
 def test_files_say_what_was_measured_and_how(tmp_path: Path) -> None:
     done = check(tmp_path, "--device", "cpu", "--parts", "throughput")
     assert done.returncode == 0, done.stderr

@@ -344,6 +344,7 @@ def made(done: subprocess.CompletedProcess[str]) -> dict[str, Path]:
     return {path.suffix: path for path in map(Path, done.stdout.splitlines()) if path.suffix in (".json", ".md", ".svg")}
 
 
+@pytest.mark.slow
 def test_the_card_agrees_with_the_sft_rows_and_a_second_run_makes_nothing(furnished: Terminal) -> None:
     done = type_reward(furnished)
     paths = made(done)

@@ -46,6 +46,7 @@ def own_tests_pass(new: Terminal) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_what_new_writes_is_found_configured_tested_and_conforms(new: Terminal) -> None:
     own_tests_pass(new)
     done = new([COMMAND, "check", "dpop", "settings", "budget", "pure", "metered"])
