@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from isoalign.core.records import Budget
 from isoalign.data.comments import Comment
 from isoalign.models import loading
 from isoalign.models.classifiers import CharClassifier
-from isoalign.models.language import LanguageModel
 from isoalign.models.reward import HeadReward
 from isoalign.stages.shared import ClassifierJudge
 from isoalign.tools.conformance.workbench import (
@@ -40,19 +38,7 @@ STEPS, NEW_TOKENS = 3, 8
 PROMPTS, ANSWERS = [6, 17, 9, 12, 5, 16, 8, 11], [8, 5, 7, 8, 6, 8, 4, 8]  # lengths in tokens
 
 
-@dataclass(frozen=True)
-class OnDevice(Bench):
-    """A bench whose models lie on a device."""
-
-    device: str = "cpu"
-
-    def language_model(self, trained: bool = False) -> LanguageModel:
-        """A fresh copy of the model."""
-        model = super().language_model(trained)
-        return LanguageModel(model.inner.to(self.device), model.tokenizer, self.ends)
-
-
-def make_bench(folder: Path, device: str) -> OnDevice:
+def make_bench(folder: Path, device: str) -> Bench:
     """nano with random verdicts and reward models, the same on every device."""
     nano = Path(loading.model_path("nano"))
     config, rewards = ModelConfig(str(nano)), {}
@@ -62,10 +48,10 @@ def make_bench(folder: Path, device: str) -> OnDevice:
     CharClassifier.fit(comments).save(folder / "annotators" / "judge")
     vocabulary = loading.load_tokenizer("nano").vocab_size
     source = FixedSource(*prompts_and_verdicts(PROMPTS, ANSWERS, vocabulary), rewards, ClassifierJudge(folder / "annotators"))
-    return OnDevice(nano, source, new_tokens=NEW_TOKENS, device=device)
+    return Bench(nano, source, new_tokens=NEW_TOKENS, device=device)
 
 
-def train(name: str, bench: OnDevice, folder: Path) -> dict[str, Any]:
+def train(name: str, bench: Bench, folder: Path) -> dict[str, Any]:
     """Losses of the steps, the bill, and seconds."""
     torch.manual_seed(0)
     started = time.monotonic()
