@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError, unforeseen
@@ -16,6 +17,7 @@ from isoalign.models.decoding import Decoder
 from isoalign.models.kl import exact_kl
 from isoalign.models.language import LanguageModel
 from isoalign.models.passes import entropy, token_logp
+from isoalign.models.tokens import left_padded
 
 LENGTHS = (9, 5)  # of the two prompts
 STEPS = 4  # tokens of each answer
@@ -74,22 +76,15 @@ def _rows(model: LanguageModel) -> list[Tensor]:
 
 def _padded(model: LanguageModel, rows: list[Tensor]) -> Rollouts:
     """Both rows as one batch with padding on both sides."""
-    prompts, pad = _prompts(model, rows), int(model.tokenizer.pad_token_id)
-    answers = torch.stack([row[-STEPS:] for row in rows])
-    left, right = torch.full((2, 2), pad, device=model.device), torch.full((2, 3), pad, device=model.device)
-    tokens = torch.cat([left, prompts.tokens, answers, right], 1)
-    mask = torch.cat([left.bool() & False, prompts.mask, torch.ones_like(answers).bool(), right.bool() & False], 1)
+    prompts, answers = _prompts(model, rows), torch.stack([row[-STEPS:] for row in rows])
+    tokens = torch.cat([prompts.tokens, answers], 1)
+    mask = torch.cat([prompts.mask, torch.ones_like(answers, dtype=torch.bool)], 1)
+    tokens, mask = pad(tokens, (2, 3), value=int(model.tokenizer.pad_token_id)), pad(mask, (2, 3), value=False)
     return Rollouts(tokens, mask, 2 + prompts.tokens.shape[1])
 
 
 def _prompts(model: LanguageModel, rows: list[Tensor]) -> Prompts:
-    width, pad = max(LENGTHS), int(model.tokenizer.pad_token_id)
-    tokens = torch.full((len(rows), width), pad, device=model.device)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool, device=model.device)
-    for place, row in enumerate(rows):
-        prompt = row[:-STEPS]
-        tokens[place, width - len(prompt) :], mask[place, width - len(prompt) :] = prompt, True
-    return Prompts(tokens, mask, torch.arange(len(rows)))
+    return left_padded([row[:-STEPS].tolist() for row in rows], int(model.tokenizer.pad_token_id)).to(model.device)
 
 
 def _decoded(model: LanguageModel, rows: list[Tensor]) -> Tensor:
