@@ -18,7 +18,8 @@ from transformers.integrations import moe
 
 from architectures import CONFIGS, build
 from isoalign.core.errors import UserError
-from isoalign.models.flops import Counter, Shape, bill_error, shape_of
+from isoalign.models.flop_counter import Counter
+from isoalign.models.flops import Shape, bill_error, shape_of
 
 LENGTH = 60
 RANK = 4

@@ -30,7 +30,8 @@ from isoalign.config.task import ModelConfig, RewardConfig
 from isoalign.core.batches import Step
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
-from isoalign.models.flops import MISSING, Shape, shape_of
+from isoalign.models.flop_counter import MISSING
+from isoalign.models.flops import Shape, shape_of
 from isoalign.stages import reward
 from isoalign.training.lab import Lab, session_of
 from isoalign.training.meter import BudgetSpent, Meter

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from isoalign.models.flop_counter import MISSING, UNSEEN, Counter
+from isoalign.models.flop_counter import Counter
 from isoalign.models.flop_rules import observe, weights_of
 
-__all__ = ["MISSING", "UNSEEN", "Counter", "Shape", "bill_error", "shape_of"]
 LENGTHS = (9, 24)  # tokens of the rows on which a bill is compared with the count
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from isoalign.core.errors import UserError
 from isoalign.core.randomness import own_random_state
-from isoalign.models.flops import UNSEEN, Counter
+from isoalign.models.flop_counter import UNSEEN, Counter
 from isoalign.training.guard import METERED
 from isoalign.training.meter import Meter
 from isoalign.training.session import Session
