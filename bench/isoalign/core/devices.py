@@ -7,6 +7,7 @@ a model over several.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tempfile
@@ -60,6 +61,27 @@ def label() -> str:
     kind = torch.device(device()).type
     names = getattr(getattr(torch, kind, None), "get_device_name", None)
     return str(names(device())) if names else kind
+
+
+def memory() -> float:
+    """Memory of the process's device in bytes; infinite where its backend does not say."""
+    if torch.device(device()).type == CPU:
+        return float(memory_limit())
+    try:
+        return float(torch.accelerator.get_memory_info(device())[1])
+    except RuntimeError:
+        return math.inf
+
+
+def memory_limit() -> int:
+    """Bytes of memory that this process may use: that of the machine, or less if its control group has a limit."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        try:
+            total = min(total, int(file.read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return total
 
 
 def _let_go() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from isoalign.core.runtime import device
+from isoalign.core.devices import device
 
 
 @contextmanager

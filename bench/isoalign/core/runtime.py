@@ -5,7 +5,6 @@ import os
 import sys
 import warnings
 
-from isoalign.core import devices
 from isoalign.core.lazy import torch
 
 
@@ -45,8 +44,3 @@ def threads(count: int) -> None:
     """Set torch's threads; 0 leaves its default."""
     if count:
         torch.set_num_threads(count)
-
-
-def device() -> str:
-    """The device of models in this process (see `isoalign.core.devices`)."""
-    return devices.device()

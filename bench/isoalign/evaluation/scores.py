@@ -13,9 +13,9 @@ import torch
 
 from isoalign.config.task import EvaluationConfig, ModelConfig
 from isoalign.core.batches import Rollouts
+from isoalign.core.devices import device
 from isoalign.core.memory import by_rows
 from isoalign.core.records import Rewards, Sample, ScoredPair
-from isoalign.core.runtime import device
 from isoalign.data.assets import ASSETS
 from isoalign.data.preferences import Feedback
 from isoalign.data.preferences import rollouts as as_rollouts

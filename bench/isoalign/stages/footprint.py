@@ -6,17 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import psutil
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from isoalign.config.task import TaskConfig
+from isoalign.core import devices
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import transformers
 from isoalign.core.peak_memory import GIB, PeakMemory
-from isoalign.core.runtime import device
 from isoalign.models import loading
 from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.language import LanguageModel
@@ -31,28 +30,18 @@ def check_memory(task: TaskConfig, lora: int) -> dict[str, float]:
     A step is not looked at where the weights take a small part of the memory: when it runs out all the same, passes take fewer
     rows.
     """
-    has, (_, weights) = device_memory(), policy_without_data(task, lora)
+    has, (_, weights) = devices.memory(), policy_without_data(task, lora)
     takes = {"weights": weights}
     if weights > SMALL * has:
         takes = training_footprint(task, lora)
     least = takes["weights"] + takes.get("one row", 0)
     if least > has:
         raise UserError(
-            f"training task.model.name={task.model.name} takes {least / GIB:.1f} GiB with one row at a time, and {device()} "
-            f"has {has / GIB:.1f} GiB; set task.model.lora=16, task.model.dtype=bfloat16, "
+            f"training task.model.name={task.model.name} takes {least / GIB:.1f} GiB with one row at a time, and "
+            f"{devices.device()} has {has / GIB:.1f} GiB; set task.model.lora=16, task.model.dtype=bfloat16, "
             "task.training.gradient_checkpointing=true or choose a smaller model"
         )
     return {name: round(size / GIB, 3) for name, size in {**takes, "device": has}.items() if math.isfinite(size)}
-
-
-def device_memory() -> float:
-    """Memory of the device in bytes; infinite where its backend does not say."""
-    if torch.device(device()).type == "cpu":
-        return float(psutil.virtual_memory().total)
-    try:
-        return float(torch.accelerator.get_memory_info(device())[1])
-    except RuntimeError:
-        return math.inf
 
 
 def training_footprint(task: TaskConfig, lora: int) -> dict[str, int]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from isoalign.config.feedback import PanelConfig
+from isoalign.core.devices import device
 from isoalign.core.errors import UserError
-from isoalign.core.runtime import device
 from isoalign.data.assets import ASSETS
 from isoalign.data.preferences import Feedback
 from isoalign.feedback import constitution

@@ -12,9 +12,9 @@ import torch
 
 from isoalign.config.feedback import JudgeConfig
 from isoalign.config.task import TaskConfig
+from isoalign.core.devices import device
 from isoalign.core.errors import UserError
 from isoalign.core.randomness import own_random_state
-from isoalign.core.runtime import device
 from isoalign.core.store import Store, recipe_fields
 from isoalign.data.assets import ASSETS
 from isoalign.feedback import constitution, judges

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from isoalign.config.task import TaskConfig
+from isoalign.core.devices import device
 from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.memory import machine_failure
-from isoalign.core.runtime import device
 from isoalign.data import prompts
 from isoalign.models import loading
 from isoalign.models.flops import bill_error, shape_of

@@ -14,10 +14,10 @@ from torch import Tensor
 from isoalign.config.task import ModelConfig, RewardConfig
 from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Rollouts
+from isoalign.core.devices import device
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import datasets, transformers, trl
 from isoalign.core.memory import by_rows
-from isoalign.core.runtime import device
 from isoalign.data.preferences import Feedback
 from isoalign.models import loading
 from isoalign.models.checkpointing import checkpoint_layers

@@ -10,10 +10,10 @@ import torch
 
 from isoalign.config.task import ModelConfig, TaskConfig
 from isoalign.core import devices
+from isoalign.core.devices import device
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import datasets, peft, transformers, trl
 from isoalign.core.progress import trainer_callback
-from isoalign.core.runtime import device
 from isoalign.core.text import opening
 from isoalign.data import comments
 from isoalign.models import loading, tokens

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from isoalign.core.batches import Prompts
+from isoalign.core.devices import device
 from isoalign.core.errors import UserError
-from isoalign.core.runtime import device
 from isoalign.core.store import recipe_fields
 from isoalign.data import prompts
 from isoalign.data.preferences import Feedback, UnpairedFeedback

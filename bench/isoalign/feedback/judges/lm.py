@@ -20,9 +20,9 @@ from torch import Tensor
 from isoalign.config.feedback import JudgeConfig
 from isoalign.core import progress
 from isoalign.core.batches import Rollouts
+from isoalign.core.devices import device
 from isoalign.core.errors import UserError
 from isoalign.core.records import Question
-from isoalign.core.runtime import device
 from isoalign.feedback.judges import templates
 from isoalign.feedback.judges.identity import judge_identity
 from isoalign.feedback.judges.verdicts import Showing, Verdict, in_both_orders

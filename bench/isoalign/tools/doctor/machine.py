@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from isoalign.core.devices import memory_limit
 from isoalign.core.lazy import torch
 from isoalign.tools.doctor.finding import NOTE, OK, PROBLEM, Finding
 
@@ -37,17 +38,6 @@ def _processes() -> Finding:
         return Finding(OK, TOPIC, "processes", "1" if size else "1 (WORLD_SIZE is not set)")
     remedy = "start `isoalign run` by itself, not with torchrun or accelerate launch, or unset WORLD_SIZE"
     return Finding(PROBLEM, TOPIC, "processes", f"WORLD_SIZE={size}; a run is one process", remedy, fatal=True)
-
-
-def memory_limit() -> int:
-    """Bytes of memory that this process may use: that of the machine, or less if its control group has a limit."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for file in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
-        try:
-            total = min(total, int(file.read_text()))
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return total
 
 
 def _memory() -> Finding:
@@ -83,7 +73,7 @@ def _gpus() -> Iterator[Finding]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if torch.cuda.device_count() > 1:
         found = f"{torch.cuda.device_count()} visible (CUDA_VISIBLE_DEVICES={visible or 'not set'}); a run uses one"
-        yield Finding(NOTE, TOPIC, "devices", found, "CUDA_VISIBLE_DEVICES=N chooses; a sweep uses the others")
+        yield Finding(NOTE, TOPIC, "devices", found, "device=cuda:N chooses; runs of a sweep take different ones")
 
 
 def _no_gpu() -> Finding:
