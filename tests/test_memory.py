@@ -176,6 +176,22 @@ def test_rewards_are_read_in_parts_that_fit(tiny_bench: Bench) -> None:
     assert rewards_of(short, batch) == pytest.approx(rewards_of(model, batch), abs=2e-5)
 
 
+def test_a_method_reads_rewards_of_more_rows_than_fit(tiny_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = tiny_bench.source.rewards["annotator"], tiny_bench.source.feedback("annotator").pairs(torch.arange(7), 1)
+    whole, run, seen = tiny_bench.lab().reward(batch.chosen), type(model).__call__, list[int]()
+
+    def short(self: Any, part: Rollouts) -> Tensor:
+        if len(part) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        seen.append(len(part))
+        rewards: Tensor = run(self, part)
+        return rewards
+
+    monkeypatch.setattr(type(model), "__call__", short)
+    torch.testing.assert_close(tiny_bench.lab().reward(batch.chosen), whole, atol=1e-5, rtol=1e-5)
+    assert seen == [1] * 7  # 7 rows do not fit, 3 do not, 1 does
+
+
 def test_work_by_rows_takes_lists_and_passes_on_other_errors() -> None:
     assert by_rows(len, [1, 2, 3, 4, 5], 2) == [2, 2, 1]
     with pytest.raises(RuntimeError, match="shapes"):

@@ -16,7 +16,8 @@ from isoalign.core.errors import UserError
 from isoalign.models import passes
 from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.kl import compare
-from isoalign.models.language import Critic, LanguageModel, cast_frozen_weights
+from isoalign.models.language import Critic, LanguageModel
+from isoalign.models.precision import cast_frozen_weights
 from isoalign.models.probe import probe
 from workbench import Bench
 

@@ -36,6 +36,11 @@ class ModelConfig:
             raise ValueError("task.model.prompt_tokens and task.model.new_tokens must be 1 or more")
 
     @property
+    def precision(self) -> str:
+        """Precision of passes in training."""
+        return "bfloat16" if self.bf16 else "float32"
+
+    @property
     def frozen(self) -> str:
         """Data type of the weights of frozen models."""
         return self.frozen_dtype or self.dtype

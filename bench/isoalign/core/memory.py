@@ -34,7 +34,7 @@ class OutOfMemory(MachineFailed):
 def by_rows(work: Callable[[B], T], batch: B, rows: int) -> list[T]:
     """The results of ``work`` on the batch, ``rows`` rows at a time.
 
-    When memory runs out, the part is tried again with half of the rows. Raises UserError when one row does not fit.
+    When memory runs out, the part is tried again with half of the rows. Raises OutOfMemory when one row does not fit.
     """
     results: list[T] = []
     start = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from isoalign.models import tokens
 from isoalign.models.decoding import Decoder, Draws, sample_tokens
 from isoalign.models.flops import Shape, shape_of
 from isoalign.models.passes import Body, Outputs, Predict, find_body, fits_logits, over_positions, own_logits, token_logp
+from isoalign.models.precision import in_precision
 
 NEVER = -1e9  # logit of a masked token: probability exactly 0, without the nan of infinities
 ROWS = 64
@@ -26,8 +27,8 @@ class LanguageModel:
     """A causal LM with its tokenizer.
 
     ``banned`` tokens have probability 0 in sampling and scoring; ``end_ids`` are those that end an answer, if it ``ends``.
-    ``precision`` of passes: float32, tf32 (of products, where the device has it) or bfloat16 (autocast). ``rows``: read or
-    sampled at a time where no gradients are recorded.
+    ``precision`` of passes: float32, tf32 or bfloat16 (see `in_precision`). ``rows``: read or sampled at a time where no
+    gradients are recorded.
     """
 
     def __init__(self, model: Any, tokenizer: Any, ends: bool, precision: str = "float32", rows: int = ROWS) -> None:
@@ -166,9 +167,7 @@ class LanguageModel:
 
     def in_precision(self) -> AbstractContextManager[Any]:
         """Context of every pass, by ``precision``."""
-        if self.autocast:
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return _tf32() if self.precision == "tf32" else nullcontext()
+        return in_precision(self.precision, self.device)
 
     def ban(self, logits: Tensor) -> Tensor:
         """Logits with probability 0 for banned tokens."""
@@ -193,16 +192,6 @@ class Critic(nn.Module):
         return values.squeeze(-1)
 
 
-@contextmanager
-def _tf32() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def prompt_lengths(rollouts: Rollouts) -> list[int]:
     """Number of prompt tokens of each row, without padding."""
     return rollouts.mask[:, : rollouts.prompt_length].sum(1).tolist()
@@ -211,12 +200,3 @@ def prompt_lengths(rollouts: Rollouts) -> list[int]:
 def completion_lengths(rollouts: Rollouts) -> list[int]:
     """Number of completion tokens of each row, without padding."""
     return rollouts.completion_mask.sum(1).tolist()
-
-
-def cast_frozen_weights(model: nn.Module) -> None:
-    """Cast the frozen weights of linear layers to bf16 once: autocast, which multiplies in bf16, would do it in every pass."""
-    for part in model.modules():
-        if isinstance(part, nn.Linear):
-            for name, parameter in list(part.named_parameters(recurse=False)):
-                if not parameter.requires_grad:  # a new parameter, as embeddings may share the old one
-                    setattr(part, name, nn.Parameter(parameter.bfloat16(), requires_grad=False))

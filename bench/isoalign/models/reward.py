@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +20,7 @@ from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.models import loading, tokens
 from isoalign.models.flops import Shape, shape_of
 from isoalign.models.language import completion_lengths
+from isoalign.models.precision import in_precision
 from isoalign.models.scalar_head import left_aligned, load_scalar_head
 
 Bill = list[tuple[str, str, int]]
@@ -97,7 +97,8 @@ class HeadReward:
 
     def __init__(self, folder: Path, config: ModelConfig, base: str = "", device: str = "cpu", normalise: bool = True) -> None:
         model, tokenizer = load_reward_model(base or config.name, folder)
-        self.model, self.pad, self.bf16, self.normalise = model.to(device), int(tokenizer.pad_token_id), config.bf16, normalise
+        self.model, self.pad, self.normalise = model.to(device), int(tokenizer.pad_token_id), normalise
+        self.precision = config.precision
         self.record = json.loads((folder / "record.json").read_text())
         self.shape: Shape = shape_of(model, None)
         self.translate = Retokenizer(loading.load_tokenizer(config.name), tokenizer) if base else None
@@ -107,8 +108,9 @@ class HeadReward:
         """Rewards [B]; if normalised, with mean 0 and deviation 1 on the training answers."""
         device = self.model.device
         rollouts = self._retokenize(rollouts)
+        # an encoder, which does not align its rows itself, counts columns as positions
         ids, mask = left_aligned(rollouts.tokens.to(device), rollouts.mask.to(device))
-        with torch.autocast(device.type, torch.bfloat16) if self.bf16 else nullcontext():
+        with in_precision(self.precision, device):
             logits = self.model(input_ids=ids.masked_fill(~mask, self.pad), attention_mask=mask.long()).logits
         return normalise_rewards(logits[:, 0].float(), self.record, self.normalise)
 

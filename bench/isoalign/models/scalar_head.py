@@ -43,8 +43,8 @@ def left_aligned(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return tokens.gather(1, order), mask.gather(1, order)
 
 
-def load_scalar_head(name: str, dtype: torch.dtype = torch.float32) -> Any:
-    """The reward model in a folder or on the hub; on a language model's weights it gets a new head.
+def load_scalar_head(name: str) -> Any:
+    """The reward model in a folder or on the hub, in fp32; on a language model's weights it gets a new head.
 
     A causal model reads the last token. An encoder keeps its own classifier. Raises OSError or ValueError if it can't be
     loaded or its architecture has no scalar head.
@@ -53,7 +53,7 @@ def load_scalar_head(name: str, dtype: torch.dtype = torch.float32) -> Any:
     encoder = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
     causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and not encoder
     kind = scalar_head_class(config) if causal else transformers.AutoModelForSequenceClassification
-    return kind.from_pretrained(name, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    return kind.from_pretrained(name, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
 
 
 def scalar_head_class(config: Any) -> Any:

@@ -28,7 +28,8 @@ from isoalign.evaluation import selection
 from isoalign.evaluation.metrics.kl import best_of_n_bound
 from isoalign.models import loading
 from isoalign.models.checkpointing import checkpoint_layers
-from isoalign.models.language import LanguageModel, cast_frozen_weights
+from isoalign.models.language import LanguageModel
+from isoalign.models.precision import cast_frozen_weights
 from isoalign.stages import pairs
 from isoalign.stages.rounds import FeedbackRounds
 from isoalign.stages.sft import with_adapter
@@ -136,14 +137,15 @@ class Training:
         What it reads besides is made when it asks for it."""
         shared = self.shared
         shared.get(shared.sft)
-        by = "judge" if registry.names_constant(type(self.algorithm), "judge") else "annotator"
-        if by == "annotator" and shared.unpaired_stage:
+        if registry.names_constant(type(self.algorithm), "judge"):  # what it asks of the judge is not known before
+            return
+        if shared.unpaired_stage:
             shared.get(shared.unpaired_stage)
-        elif by == "annotator" and self.uses("reward"):
-            for stage in shared.reward_models(by).values():
+        elif self.uses("reward"):
+            for stage in shared.reward_models("annotator").values():
                 shared.get(stage)
-        elif by == "annotator" and any(map(self.uses, ("pairs", "labels"))):
-            shared.get(shared.pairs(by))
+        elif self.uses("pairs") or self.uses("labels"):
+            shared.get(shared.pairs("annotator"))
 
     @property
     def selects(self) -> bool:
@@ -194,7 +196,7 @@ class Training:
     def _policy_to_train(self) -> tuple[LanguageModel, LanguageModel]:
         """Policy and frozen reference. With LoRA they are the same model, with the adapter on and off."""
         task, shared = self.task, self.shared
-        precision = "bfloat16" if task.model.bf16 else "float32"
+        precision = task.model.precision
         base = shared.base_model(precision)
         if self._lora_rank:
             adapted = with_adapter(base.inner, self._lora_rank)

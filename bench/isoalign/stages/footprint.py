@@ -53,7 +53,7 @@ def training_footprint(task: TaskConfig, lora: int) -> dict[str, int]:
     (model, weights), tokenizer = policy_without_data(task, lora), loading.load_tokenizer(task.model.name)
     lengths = task.model.prompt_tokens, task.model.new_tokens
     rows = 1, task.training.micro_batch
-    one, all_rows = step_footprint(model, tokenizer, rows, lengths, "bfloat16" if task.model.bf16 else "float32")
+    one, all_rows = step_footprint(model, tokenizer, rows, lengths, task.model.precision)
     return {"weights": weights, "one row": one, "rows": all_rows}
 
 

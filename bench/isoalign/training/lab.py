@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from isoalign.core.batches import Labels, Pairs, Prompts, Rollouts
 from isoalign.core.errors import UserError
+from isoalign.core.memory import by_rows
 from isoalign.core.randomness import own_random_state
 from isoalign.core.records import Question
 from isoalign.data.preferences import select
@@ -224,8 +225,7 @@ class Lab:
                 meter.charge(role, kind, flops)
             session.reward_models.add(session.round_name(labelled_by))
         meter.charge("reward", "forward", rewarder.flops(rollouts))
-        rewards: Tensor = rewarder(rollouts)
-        return rewards.to(self.device)
+        return torch.cat(by_rows(rewarder, rollouts, session.policy.rows)).to(self.device)
 
     @service
     def judge(self, first: Rollouts, second: Rollouts) -> Tensor:
