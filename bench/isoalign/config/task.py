@@ -14,7 +14,8 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 class ModelConfig:
     """The base model. ``name``: nano, smollm2, a folder or a hub name. ``lora``: rank of the adapters, 0 trains all
     weights. ``bf16``: autocast in training passes. ``eos``: ``masked`` fixes the length of answers, ``open`` lets the model
-    end them. ``dtype``: of trained weights, and of frozen ones unless ``frozen_dtype`` says otherwise."""
+    end them. ``dtype``: of the policy's weights, and of the frozen base unless ``frozen_dtype`` says otherwise; the SFT base
+    and reward models are trained in float32."""
 
     name: str
     lora: int = 0
@@ -42,7 +43,7 @@ class ModelConfig:
 
     @property
     def frozen(self) -> str:
-        """Data type of the weights of frozen models."""
+        """Data type of the weights of the frozen base."""
         return self.frozen_dtype or self.dtype
 
 
