@@ -233,6 +233,6 @@ print(float((embed(texts, device="pretend") - embed(texts)).abs().max()) < 1e-4)
 def test_a_device_with_too_little_memory_is_one_line_and_leaves_no_stage_and_no_note(terminal: Terminal) -> None:
     terminal.env["PRETEND_BYTES"] = "5000"  # the embedding alone has 41 kB
     done = terminal([*PRETEND, *terminal.run("algorithm=dpo")[1:]])
-    assert "too little memory for one row" in complaint(done)
+    assert "too little memory; set" in complaint(done)
     assert not list(terminal.home.glob("results/**/*.json"))
     assert not list(terminal.store.glob("[!.]*"))

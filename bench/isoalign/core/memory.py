@@ -28,7 +28,7 @@ ON_DISK = re.compile(r"No space left on device|Disk quota exceeded|os error (28|
 
 
 class OutOfMemory(MachineFailed):
-    """A single row does not fit into memory."""
+    """Memory ran out, and work on fewer rows is no way out."""
 
 
 def by_rows(work: Callable[[B], T], batch: B, rows: int) -> list[T]:
@@ -45,19 +45,21 @@ def by_rows(work: Callable[[B], T], batch: B, rows: int) -> list[T]:
             if not is_out_of_memory(error):
                 raise
             if rows == 1:
-                raise out_of_memory() from error
+                raise out_of_memory(one_row=True) from error
             rows = max(1, min(rows, len(batch) - start) // 2)
             continue
         start += rows
     return results
 
 
-def out_of_memory() -> OutOfMemory:
-    """The error when a single row does not fit into the memory of the device."""
+def out_of_memory(one_row: bool = False) -> OutOfMemory:
+    """The error when memory ran out on ``one_row``, or in work that is not cut by rows."""
+    what = " for one row" if one_row else ""
+    batches = "" if one_row else "task.sft.batch_size, task.reward.batch_size, "
     return OutOfMemory(
-        "the device has too little memory for one row; set task.training.gradient_checkpointing=true, "
-        "task.model.dtype=bfloat16 or task.model.lora=16, lower task.model.prompt_tokens or task.model.new_tokens, or choose "
-        "a smaller task.model.name"
+        f"the device has too little memory{what}; set task.training.gradient_checkpointing=true, task.model.dtype=bfloat16 or "
+        f"task.model.lora=16, lower {batches}task.model.prompt_tokens or task.model.new_tokens, or choose a smaller "
+        "task.model.name"
     )
 
 

@@ -40,7 +40,7 @@ class Gradients:
                 if not is_out_of_memory(error):
                     raise
                 if self.rows == 1:
-                    raise out_of_memory() from error
+                    raise out_of_memory(one_row=True) from error
             restore()  # here the error, which holds the graph of the failed pass, is gone
             self.rows = max(1, min(self.rows, rows) // 2)
 
