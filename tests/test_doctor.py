@@ -20,6 +20,7 @@ import torch
 from huggingface_hub import constants
 
 from isoalign.cli.commands import invoke
+from isoalign.core import devices
 from isoalign.data.assets import ASSETS, asset_folder
 from isoalign.runs.overrides import task_named
 from isoalign.tools.doctor import access, machine
@@ -270,9 +271,23 @@ def test_little_memory_and_many_threads_are_notes(monkeypatch: pytest.MonkeyPatc
     assert (found["memory"].mark, found["processor"].mark) == ("note", "note")
 
 
-def test_the_limit_of_a_control_group_is_the_memory_that_there_is() -> None:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 0 < machine.memory_limit() <= total
+def test_the_limit_of_a_control_group_is_the_memory_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    total, groups = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), dict[str, str]()
+
+    def read(file: Path) -> str:
+        if file.name not in groups:
+            raise FileNotFoundError(file)
+        return groups[file.name]
+
+    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setitem(devices._chosen, "cpu", "cpu")
+    for name, limit, expected in (
+        ("", "", total), ("memory.max", "max\n", total), ("memory.max", "1024\n", 1024), ("memory.max", f"{2 * total}", total),
+        ("memory.limit_in_bytes", "4096\n", 4096),
+    ):  # fmt: skip
+        groups.clear()
+        groups[name] = limit
+        assert machine.memory_limit() == devices.memory() == expected
 
 
 def test_little_space_is_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from isoalign.training.checkpoint import type_name
 from isoalign.training.lab import Lab
 from isoalign.training.session import Session
 
+FUSED = ("cuda", "mps", "xpu")  # device types on which AdamW has one kernel for all weights
+
 
 class Gradients:
     """Accumulates the gradients of a step. ``rows``: of one backward pass; halved for good whenever memory runs out.
@@ -104,9 +106,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
     fused = optimizer.param_groups[0]["fused"]
     groups = [group | {"fused": fused} for group in saved["param_groups"]]
     optimizer.load_state_dict({**saved, "param_groups": groups})
-
-
-FUSED = ("cuda", "mps", "xpu")
 
 
 def _fused(parameters: list[nn.Parameter]) -> bool | None:
