@@ -18,10 +18,11 @@ from isoalign.core.errors import MachineFailed, UserError, unforeseen
 from isoalign.core.memory import OutOfMemory, by_rows, machine_failure
 from isoalign.core.records import Budget
 from isoalign.evaluation.scores import rewards_of
+from isoalign.models.language import Critic
 from isoalign.models.scorers import Scorer
 from isoalign.runs.training import as_training_failure
 from isoalign.training.checkpoint import save_checkpoint
-from isoalign.training.lab import Lab
+from isoalign.training.lab import Lab, session_of
 from isoalign.training.trainer import Trainer
 from workbench import Bench, small, weights
 
@@ -190,6 +191,26 @@ def test_a_method_reads_rewards_of_more_rows_than_fit(tiny_bench: Bench, monkeyp
     monkeypatch.setattr(type(model), "__call__", short)
     torch.testing.assert_close(tiny_bench.lab().reward(batch.chosen), whole, atol=1e-5, rtol=1e-5)
     assert seen == [1] * 7  # 7 rows do not fit, 3 do not, 1 does
+
+
+@torch.no_grad()
+def test_a_critic_reads_in_parts_that_fit(tiny_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, lab = tiny_bench.source.feedback("annotator").pairs(torch.arange(7), 1).chosen, tiny_bench.lab()
+    lab.critic(batch)  # makes it, with a head of zeros
+    session_of(lab).modules["critic"].head.weight.normal_()
+    whole, run, seen = lab.critic(batch), Critic.forward, list[int]()
+    assert whole.std() > 0.1
+
+    def short(self: Critic, part: Rollouts) -> Tensor:
+        if len(part) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        seen.append(len(part))
+        return run(self, part)
+
+    monkeypatch.setattr(Critic, "forward", short)
+    real = batch.completion_mask  # on padding a value means nothing
+    torch.testing.assert_close(lab.critic(batch)[real], whole[real], atol=1e-5, rtol=1e-5)
+    assert seen == [1] * 7
 
 
 def test_work_by_rows_takes_lists_and_passes_on_other_errors() -> None:

@@ -148,7 +148,9 @@ class Lab:
         meter.charge("value", "forward", shape.forward(lengths, none) + head)
         if torch.is_grad_enabled():
             meter.charge("value", "backward", shape.backward(lengths, none) + 2 * head)
-        return session.zero_outputs(rollouts).logp if meter.quoting else critic(rollouts)
+        if meter.quoting:
+            return session.zero_outputs(rollouts).logp
+        return critic(rollouts) if torch.is_grad_enabled() else torch.cat(by_rows(critic, rollouts, session.policy.rows))
 
     # -- data and feedback ----------------------------------------------------------------------------------------
 
