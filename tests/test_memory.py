@@ -228,7 +228,7 @@ def test_work_by_rows_takes_lists_and_passes_on_other_errors() -> None:
             "cannot wri",
         ),
         (torch.AcceleratorError("CUDA error: unspecified launch failure"), "the device failed: CUDA error"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "too little memory; .*task.sft.batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "too little memory; .*task.training.micro_batch"),
     ],
 )
 def test_a_failure_of_the_machine_is_none_of_the_method_however_it_is_wrapped(error: Exception, said: str) -> None:

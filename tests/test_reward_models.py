@@ -311,7 +311,7 @@ def test_the_loss_of_training_is_that_of_rows_without_padding(name: str, tmp_pat
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == 0
     chosen, rejected = [[0, 5, 9, 7, 0], [0, 5, 9, 0]], [[0, 5, 9, 8, 8, 8, 8], [0, 5, 9, 30, 0]]
     rows = [{"chosen_ids": up, "rejected_ids": down} for up, down in zip(chosen, rejected, strict=True)]
-    arguments = trainer_arguments(tmp_path, 1e-3, 2, False, 0, "reward")
+    arguments = trainer_arguments(tmp_path, 1e-3, 2, 2, False, 0, "reward")
     trainer = trl.RewardTrainer(
         model, args=trl.RewardConfig(**arguments, max_length=None), train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,

@@ -14,8 +14,8 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 class ModelConfig:
     """The base model. ``name``: nano, smollm2, a folder or a hub name. ``lora``: rank of the adapters, 0 trains all
     weights. ``bf16``: autocast in training passes. ``eos``: ``masked`` fixes the length of answers, ``open`` lets the model
-    end them. ``dtype``: of the policy's weights, and of the frozen base unless ``frozen_dtype`` says otherwise; the SFT base
-    and reward models are trained in float32."""
+    end them. ``dtype``: of the weights of SFT base and policy, and of the frozen base unless ``frozen_dtype`` says otherwise;
+    reward models are in float32."""
 
     name: str
     lora: int = 0

@@ -55,7 +55,7 @@ def by_rows(work: Callable[[B], T], batch: B, rows: int) -> list[T]:
 def out_of_memory(one_row: bool = False) -> OutOfMemory:
     """The error when memory ran out on ``one_row``, or in work that is not cut by rows."""
     what = " for one row" if one_row else ""
-    batches = "" if one_row else "task.sft.batch_size, task.reward.batch_size, "
+    batches = "" if one_row else "task.training.micro_batch, "
     return OutOfMemory(
         f"the device has too little memory{what}; set task.training.gradient_checkpointing=true, task.model.dtype=bfloat16 or "
         f"task.model.lora=16, lower {batches}task.model.prompt_tokens or task.model.new_tokens, or choose a smaller "

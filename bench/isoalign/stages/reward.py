@@ -23,7 +23,7 @@ from isoalign.models import loading
 from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.flops import shape_of
 from isoalign.models.reward import ClassifierReward, HeadReward, Retokenizer, load_reward_model
-from isoalign.stages.sft import in_micro_batches, lora_config, run_trainer, save_trained, trainer_arguments
+from isoalign.stages.sft import lora_config, run_trainer, save_trained, trainer_arguments
 
 VERSION = 4
 WHITENED = 64  # verdicts whose answers give the mean and the standard deviation
@@ -47,12 +47,12 @@ def make_reward_model(
     other = Retokenizer(loading.load_tokenizer(model.name), tokenizer) if config.base else None
     rows, known = token_rows(feedback, verdicts, other), golden_verdicts(golden, config.golden, seed) if golden else []
     golden_rows = token_rows(golden, known, other, clean=True) if golden else []
-    training = training or TrainConfig()  # a pair is two rows
+    training = training or TrainConfig()
     if training.gradient_checkpointing:
         checkpoint_layers(model_)
     trainer = _trainer(
         work, model_.requires_grad_(True), tokenizer, rows, golden_rows, model, config, seed + 1000 * member,
-        training.micro_batch // 2,
+        training.micro_batch // 2,  # a pair is two rows
     )  # fmt: skip
     shape = shape_of(trainer.model, None)
     started = time.monotonic()
@@ -157,8 +157,7 @@ def _trainer(
     seed: int,
     micro_batch: int,
 ) -> Any:
-    arguments = trainer_arguments(work, config.lr, config.batch_size, base.bf16, seed, "reward")
-    arguments |= in_micro_batches(config.batch_size, micro_batch)
+    arguments = trainer_arguments(work, config.lr, config.batch_size, micro_batch, base.bf16, seed, "reward")
     callbacks: list[transformers.TrainerCallback] = []
     if golden:
         steps = max(1, config.epochs * -(-len(rows) // config.batch_size) // EVALUATIONS)

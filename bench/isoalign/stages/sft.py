@@ -31,8 +31,9 @@ def make_sft(work: Path, task: TaskConfig) -> None:
         checkpoint_layers(model)
     rows = examples(tokenizer, task.model, task.sft.steps * task.sft.batch_size, task.prompts.words, task.seed)
     arguments = trl.SFTConfig(
-        **trainer_arguments(work, task.sft.lr, task.sft.batch_size, task.model.bf16, task.seed, "sft")
-        | in_micro_batches(task.sft.batch_size, task.training.micro_batch),
+        **trainer_arguments(
+            work, task.sft.lr, task.sft.batch_size, task.training.micro_batch, task.model.bf16, task.seed, "sft"
+        ),
         max_steps=task.sft.steps, max_length=None, completion_only_loss=True, packing=False,
     )  # fmt: skip
     adapter = lora_config(task.model.lora, "CAUSAL_LM") if task.model.lora else None
@@ -81,20 +82,21 @@ def with_adapter(model: Any, rank: int) -> Any:
         raise UserError(f"{type(model).__name__} can't have a LoRA adapter: {error}; set lora=0") from error
 
 
-def trainer_arguments(work: Path, lr: float, batch_size: int, bf16: bool, seed: int, name: str) -> dict[str, Any]:
-    """The arguments of every TRL trainer here: AdamW (.9, .95), warm-up 10%, linear decay, clipping at 1, no reports."""
-    return {
-        "output_dir": str(work / f"trainer-{name}"), "learning_rate": lr, "per_device_train_batch_size": batch_size,
-        "adam_beta2": 0.95, "warmup_steps": 0.1, "max_grad_norm": 1.0, "lr_scheduler_type": "linear", "seed": seed,
-        "bf16": bf16, "gradient_checkpointing": False, "use_cpu": device() == "cpu", "report_to": "none",
-        "save_strategy": "no", "logging_steps": 5, "dataloader_pin_memory": False,
-    }  # fmt: skip
+def trainer_arguments(
+    work: Path, lr: float, batch_size: int, micro_batch: int, bf16: bool, seed: int, name: str
+) -> dict[str, Any]:
+    """The arguments of every TRL trainer here: AdamW (.9, .95), warm-up 10%, linear decay, clipping at 1, no reports.
 
-
-def in_micro_batches(batch_size: int, micro_batch: int) -> dict[str, Any]:
-    """Arguments by which a trainer reads a batch in equal parts of at most ``micro_batch`` rows."""
+    A batch is read in equal parts of at most ``micro_batch`` rows.
+    """
     rows = max(count for count in range(1, batch_size + 1) if batch_size % count == 0 and count <= max(1, micro_batch))
-    return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": batch_size // rows}
+    return {
+        "output_dir": str(work / f"trainer-{name}"), "learning_rate": lr, "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": batch_size // rows, "adam_beta2": 0.95, "warmup_steps": 0.1, "max_grad_norm": 1.0,
+        "lr_scheduler_type": "linear", "seed": seed, "bf16": bf16, "gradient_checkpointing": False,
+        "use_cpu": device() == "cpu", "report_to": "none", "save_strategy": "no", "logging_steps": 5,
+        "dataloader_pin_memory": False,
+    }  # fmt: skip
 
 
 def run_trainer(trainer: Any, label: str) -> None:
