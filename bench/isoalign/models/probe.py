@@ -14,7 +14,7 @@ from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.memory import machine_failure
 from isoalign.models.decoding import Decoder
-from isoalign.models.kl import exact_kl
+from isoalign.models.kl import compare, exact_kl
 from isoalign.models.language import LanguageModel
 from isoalign.models.passes import entropy, token_logp
 from isoalign.models.tokens import left_padded
@@ -28,9 +28,9 @@ def probe(model: LanguageModel, name: str) -> dict[str, float]:
     """The largest difference of each kind in nats. Raises UserError, which names the model and what differs."""
     architecture = type(model.inner).__name__
     try:
-        differences = _differences(model, name)
-    except UserError:
-        raise
+        differences = _differences(model)
+    except UserError as error:
+        raise UserError(f"the model {name!r} ({architecture}) can't be run: {error}") from error
     except Exception as error:
         reason = f"the model {name!r} ({architecture}) can't be run: {unforeseen(error)}"
         raise machine_failure(error) or UserError(reason) from error
@@ -45,22 +45,24 @@ def probe(model: LanguageModel, name: str) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _differences(model: LanguageModel, name: str) -> dict[str, float]:
+def _differences(model: LanguageModel) -> dict[str, float]:
     rows = _rows(model)
     own = [model.inner(input_ids=row.unsqueeze(0)).logits[0, -STEPS - 1 : -1].float() for row in rows]
     own = [model.ban(logits) for logits in own]
     if not all(torch.isfinite(logits).all() for logits in own):
-        raise UserError(
-            f"the model {name!r} has logits that are not finite; its weights are broken, or its dtype is too small"
-        )
+        raise UserError("its logits are not finite: its weights are broken, or its dtype is too small")
     rollouts = _padded(model, rows)
-    outputs, answers = model(rollouts), [row[-STEPS:] for row in rows]
+    outputs, compared, answers = model(rollouts), compare(model, model, rollouts), [row[-STEPS:] for row in rows]
+    logp = [token_logp(*pair) for pair in zip(own, answers, strict=True)]
     return {
         "a padded batch": _largest(outputs.logits, own),
         "decoding with a cache": _largest(_decoded(model, rows), own),
-        "log-probabilities": _furthest(outputs.logp, [token_logp(*pair) for pair in zip(own, answers, strict=True)]),
-        "entropy": _furthest(outputs.entropy, list(map(entropy, own))),
-        "KL": max(exact_kl(mine[:STEPS], true).mean().item() for mine, true in zip(outputs.logits, own, strict=True)),
+        "log-probabilities": max(_furthest(values, logp) for values in (outputs.logp, compared.logp, compared.base_logp)),
+        "entropy": max(_furthest(values, list(map(entropy, own))) for values in (outputs.entropy, compared.entropy)),
+        "KL": max(
+            compared.kl.max().item(),
+            *(exact_kl(mine[:STEPS], true).mean().item() for mine, true in zip(outputs.logits, own, strict=True)),
+        ),
     }
 
 

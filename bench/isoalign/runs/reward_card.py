@@ -148,6 +148,7 @@ def make_reward_card(task: TaskConfig, store: Store, by: str, command: str) -> R
             f"task.feedback.file {task.feedback.file} holds unpaired feedback; a reward model is trained on comparisons"
         )
     human_pairs.load_human_pairs()
+    shared.get(shared.preflight(task.model.lora))
     return _card(RewardCardStages(shared, by), command)
 
 

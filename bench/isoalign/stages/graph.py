@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from isoalign.config.feedback import PanelConfig
-from isoalign.core.devices import device
+from isoalign.core import devices
 from isoalign.core.errors import UserError
+from isoalign.core.peak_memory import GIB
 from isoalign.data.assets import ASSETS
 from isoalign.data.preferences import Feedback
 from isoalign.feedback import constitution
@@ -26,7 +27,8 @@ class StageGraph(TaskModels):
         task, evaluation = self.task, self.task.evaluation
         names = [evaluation.scorer, evaluation.second_scorer]
         recipe = {
-            "version": preflight.VERSION, "model": self.model_identity, "lora": lora, "device": device(),
+            "version": preflight.VERSION, "model": self.model_identity, "lora": lora, "device": devices.label(),
+            "memory": f"{devices.memory() / GIB:.0f} GiB",
             "packages": [importlib.metadata.version(name) for name in ("torch", "transformers", "peft")],
             "reward": self._reward_identity,
             "writers": [loading.weights_identity(name) for name in preflight.writers(task)],
@@ -193,7 +195,7 @@ class StageGraph(TaskModels):
         return (
             pairs.classifier_of(self.get(self.annotators), name)
             if name == "annotator"
-            else scorers.load_scorer(name, device())
+            else scorers.load_scorer(name, devices.device())
         )
 
     def prompt_recipe(self, split: str) -> dict[str, Any]:

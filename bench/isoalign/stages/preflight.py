@@ -68,21 +68,26 @@ def _check_model(name: str, open_ends: bool, dtype: str = "float32", lora: int =
         report = probe(own, name) | {"FLOPs": bill_error(own.inner, own.shape)}
         if lora:
             _ = LanguageModel(with_adapter(model, lora), tokenizer, open_ends).shape  # there are rules for its bill
-    if not abs(report["FLOPs"]) <= TOLERANCE:
-        raise UserError(
-            f"the model {name!r} ({type(own.inner).__name__}) can't be billed: the formula for its FLOPs is "
-            f"{report['FLOPs']:+.1%} from PyTorch's counter; choose another model"
-        )
+    _check_bill(repr(name), own.inner, report["FLOPs"])
     return report
+
+
+def _check_bill(name: str, model: Any, error: float) -> None:
+    if not abs(error) <= TOLERANCE:
+        raise UserError(
+            f"the model {name} ({type(model).__name__}) can't be billed: the formula for its FLOPs is {error:+.1%} from "
+            "PyTorch's counter; choose another model"
+        )
 
 
 def _check_reward(name: str) -> None:
     """A scalar head on a model gives each row a finite number, and its passes can be billed."""
     model, _ = load_reward_model(name, loading.model_path(name))
     with _named(name), torch.no_grad():
-        shape_of(model, None)
+        error = bill_error(model.to(device()), shape_of(model, None))
         tokens = torch.arange(8, device=device()).view(2, 4)
-        rewards = model.to(device())(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+        rewards = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+    _check_bill(f"{name!r} with a scalar head", model, error)
     if rewards.shape != (2, 1) or not rewards.isfinite().all():
         raise UserError(
             f"the model {name!r} can't be a reward model: a scalar head on it gives {rewards.tolist()} for two rows, not a "

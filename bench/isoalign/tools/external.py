@@ -49,6 +49,7 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     draws = len(rows) // len(chosen)
     task = replace(task, evaluation=replace(task.evaluation, draws=draws, curve_draws=min(task.evaluation.curve_draws, draws)))
     shared = SharedStages(task, store)
+    shared.get(shared.preflight(task.model.lora))
     base = base_run(shared)
     samples = _samples(text, rows, base)
     own, theirs = base.scores(samples), base.own_scores()
