@@ -32,7 +32,7 @@ from isoalign.models.flops import Shape
 from isoalign.models.language import LanguageModel
 from isoalign.runs.overrides import task_named
 from isoalign.stages import revisions
-from isoalign.stages.from_file import Cutter
+from isoalign.stages.cutting import Cutter
 from isoalign.stages.shared import SharedStages
 from isoalign.training.lab import session_of
 from test_judges import Answer, Server, ok

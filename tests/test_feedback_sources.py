@@ -19,7 +19,7 @@ from isoalign.core.store import Store, recipe_fields
 from isoalign.data.formats import Turn
 from isoalign.models import loading
 from isoalign.runs.overrides import task_named
-from isoalign.stages.from_file import Cutter
+from isoalign.stages.cutting import Cutter
 from isoalign.stages.shared import SharedStages
 from workbench import COMMAND, Terminal, complaint
 

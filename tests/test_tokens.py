@@ -27,7 +27,7 @@ from isoalign.models import loading, tokens
 from isoalign.models.language import LanguageModel
 from isoalign.models.reward import Retokenizer
 from isoalign.stages import from_file
-from isoalign.stages.from_file import Cutter
+from isoalign.stages.cutting import Cutter
 from isoalign.training.trl.models import lent
 
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|pad|>", "<|tool|>"]

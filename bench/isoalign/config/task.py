@@ -12,10 +12,14 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The base model. ``name``: nano, smollm2, a folder or a hub name. ``lora``: rank of the adapters, 0 trains all
-    weights. ``bf16``: autocast in training passes. ``eos``: ``masked`` fixes the length of answers, ``open`` lets the model
-    end them. ``dtype``: of the weights of SFT base and policy, and of the frozen base unless ``frozen_dtype`` says otherwise;
-    reward models are in float32."""
+    """The base model.
+
+    ``name``: nano, smollm2, a folder or a hub name. ``lora``: rank of the adapters, 0 trains all weights. ``bf16``: autocast
+    in training passes. ``eos``: ``masked`` fixes the length of answers, ``open`` lets the model end them. ``template``:
+    ``auto`` writes conversations in the model's chat template, ``always`` makes a plain prompt a user turn, ``off`` writes out
+    the roles. ``dtype``: of the weights of SFT base and policy, and of the frozen base unless ``frozen_dtype`` says otherwise;
+    reward models are in float32.
+    """
 
     name: str
     lora: int = 0
@@ -23,12 +27,15 @@ class ModelConfig:
     eos: str = "masked"
     prompt_tokens: int = 24
     new_tokens: int = 20
+    template: str = added_later("auto")
     dtype: str = added_later("float32")
     frozen_dtype: str = added_later("")
 
     def __post_init__(self) -> None:
         if self.eos not in ("masked", "open"):
             raise ValueError(f"task.model.eos must be masked or open, not {self.eos!r}")
+        if self.template not in ("auto", "always", "off"):
+            raise ValueError(f"task.model.template must be auto, always or off, not {self.template!r}")
         if self.dtype not in DTYPES:
             raise ValueError(f"task.model.dtype must be {' or '.join(DTYPES)}, not {self.dtype!r}")
         if self.frozen_dtype not in ("", *DTYPES):
@@ -49,22 +56,50 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class PromptsConfig:
-    """Prompts of each split; ``clean``: share that are openings of ``words`` words of inoffensive comments."""
+    """Prompts of each split, by number. ``clean``: share that are openings of ``words`` words of inoffensive comments.
+
+    ``source``: prompts of one's own instead, a file or hf:NAME, split by hash, where a number of 0 takes all;
+    ``validation_source`` and ``test_source``: files for these splits. ``column``: holds a text or messages. ``stratum``: a
+    column by which figures are also given.
+    """
 
     train: int = 800
     validation: int = 128
     test: int = 256
     clean: float = 0.25
     words: int = 12
+    source: str = added_later("")
+    validation_source: str = added_later("")
+    test_source: str = added_later("")
+    column: str = added_later("prompt")
+    stratum: str = added_later("")
+
+    def __post_init__(self) -> None:
+        for split in ("train", "validation", "test"):
+            if getattr(self, split) < (0 if self.source else 1):
+                least = "0 for all, or a number" if self.source else "1 or more"
+                raise ValueError(f"task.prompts.{split} must be {least}, not {getattr(self, split)}")
+        if not self.source and (self.validation_source or self.test_source):
+            raise ValueError("task.prompts.source is needed where task.prompts.validation_source or test_source is set")
 
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """Supervised fine-tuning on the comments of role sft: ``steps`` of ``batch_size`` openings and continuations."""
+    """Supervised fine-tuning: ``steps`` of ``batch_size`` openings and continuations of the comments of role sft.
+
+    ``source``: demonstrations of one's own instead, a file or hf:NAME in a ``format`` of `isoalign data` (empty to recognise
+    it), or ``none``: the model itself is the base.
+    """
 
     steps: int
     lr: float
     batch_size: int = 64
+    source: str = added_later("")
+    format: str = added_later("")
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError("task.sft.steps and task.sft.batch_size must be 1 or more")
 
 
 @dataclass(frozen=True)

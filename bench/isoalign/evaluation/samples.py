@@ -23,6 +23,7 @@ from isoalign.data.prompts import Prompt
 from isoalign.models.kl import compare
 from isoalign.models.language import LanguageModel, completion_lengths
 from isoalign.stages.completions import completion_ids
+from isoalign.stages.cutting import encode_prompts
 
 VERSION = 2
 ROWS = 16  # prompts decoded together; also bounds the logits of a scoring pass
@@ -35,7 +36,7 @@ def make_samples(
     samples: list[Sample] = []
     for start in track(range(0, len(chosen), ROWS), "samples"):
         part = chosen[start : start + ROWS]
-        encoded = policy.encode([p.text for p in part], model.prompt_tokens)
+        encoded = encode_prompts(policy.tokenizer, part, model)
         uniforms = [_uniforms(p.id, d, seed, model.new_tokens) for p in part for d in range(draws)]
         drawn = policy.generate(encoded, torch.stack(uniforms))
         samples += sample_rows(part, drawn, policy, base, draws)
@@ -49,22 +50,29 @@ def make_pairs_and_reverse_kl(
     model: ModelConfig,
     feedback: Feedback,
     base_samples: Sequence[Sample],
+    chosen: Sequence[Prompt],
 ) -> None:
     """Write ``pairs.jsonl``, the held-out pairs with their log-probabilities under both models, and ``reverse.jsonl``,
-    KL(base || policy) of ``base_samples``: the base's first completion of each prompt, the same for all methods."""
+    KL(base || policy) of ``base_samples``: the base's first completion of each of the prompts ``chosen``, the same for all
+    methods."""
     write_rows(work / "pairs.jsonl", map(asdict, _scored_pairs(feedback, policy, base)))
     rows: list[ReverseKL] = []
     for start in track(range(0, len(base_samples), 2 * ROWS), "reverse KL"):
         part = base_samples[start : start + 2 * ROWS]
-        batch = as_rollouts(prompt_ids(policy, part, model), [s.token_ids for s in part], int(policy.tokenizer.pad_token_id))
+        batch = as_rollouts(
+            prompt_ids(policy, part, model, chosen), [s.token_ids for s in part], int(policy.tokenizer.pad_token_id)
+        )
         _, _, kl, _ = score_rollouts(batch, base, policy)
         rows += [ReverseKL(s.prompt_id, s.draw, value) for s, value in zip(part, kl, strict=True)]
     write_rows(work / "reverse.jsonl", map(asdict, rows))
 
 
-def prompt_ids(model: LanguageModel, samples: Sequence[Sample], config: ModelConfig) -> list[list[int]]:
-    """The prompts of samples, as token ids that the model reads."""
-    encoded = model.encode([s.prompt for s in samples], config.prompt_tokens)
+def prompt_ids(
+    model: LanguageModel, samples: Sequence[Sample], config: ModelConfig, chosen: Sequence[Prompt]
+) -> list[list[int]]:
+    """The prompts of samples, which are of those ``chosen``, as token ids that the model reads."""
+    known = {prompt.id: prompt for prompt in chosen}
+    encoded = encode_prompts(model.tokenizer, [known[s.prompt_id] for s in samples], config)
     return [tokens[mask].tolist() for tokens, mask in zip(encoded.tokens, encoded.mask, strict=True)]
 
 

@@ -19,6 +19,7 @@ from isoalign.core.records import Rewards, Sample, ScoredPair
 from isoalign.data.assets import ASSETS
 from isoalign.data.preferences import Feedback
 from isoalign.data.preferences import rollouts as as_rollouts
+from isoalign.data.prompts import Prompt
 from isoalign.evaluation import samples as sample
 from isoalign.evaluation.metrics import ScoredSamples
 from isoalign.models import scorers
@@ -52,7 +53,13 @@ class Rewarder:
 
 
 def make_scores(
-    work: Path, samples: Path, config: EvaluationConfig, base: LanguageModel, model: ModelConfig, rewarder: Rewarder | None
+    work: Path,
+    samples: Path,
+    config: EvaluationConfig,
+    base: LanguageModel,
+    model: ModelConfig,
+    rewarder: Rewarder | None,
+    chosen: Sequence[Prompt] = (),
 ) -> None:
     """Write ``scores.json`` and ``pair_scores.json`` (by scorer), ``embeddings.npy`` and ``rewards.json``."""
     drawn, pairs = sample.read_samples(samples), sample.read_pairs(samples)
@@ -61,7 +68,9 @@ def make_scores(
     (work / "pair_scores.json").write_text(json.dumps(_pair_scores(pairs, config)))
     np.save(work / "embeddings.npy", embed(texts, device=device()).cpu().numpy().astype(np.float16))
     if rewarder:
-        (work / "rewards.json").write_text(json.dumps(asdict(_make_rewards(rewarder, drawn, bool(pairs), base, model))))
+        (work / "rewards.json").write_text(
+            json.dumps(asdict(_make_rewards(rewarder, drawn, bool(pairs), base, model, chosen)))
+        )
     source = {"samples": samples.name, "scorer": config.scorer, "second_scorer": config.second_scorer}
     (work / "source.json").write_text(json.dumps(source | {"vocabulary": base.vocabulary}))
 
@@ -85,11 +94,16 @@ def _external_scores(samples: Path) -> dict[str, list[float | None]] | None:
 
 
 def _make_rewards(
-    rewarder: Rewarder, drawn: Sequence[Sample], paired: bool, base: LanguageModel, model: ModelConfig
+    rewarder: Rewarder,
+    drawn: Sequence[Sample],
+    paired: bool,
+    base: LanguageModel,
+    model: ModelConfig,
+    chosen: Sequence[Prompt],
 ) -> Rewards:
     pad = int(base.tokenizer.pad_token_id)
     answers = [s.token_ids or [closing_id(base.tokenizer)] for s in drawn]  # an empty answer is its end token
-    rollouts = as_rollouts(sample.prompt_ids(base, drawn, model), answers, pad)
+    rollouts = as_rollouts(sample.prompt_ids(base, drawn, model, chosen), answers, pad)
 
     def both(feedback: Feedback | None) -> list[tuple[float, float]]:
         if feedback is None or not paired:

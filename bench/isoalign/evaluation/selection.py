@@ -18,6 +18,7 @@ from isoalign.data.prompts import Prompt
 from isoalign.evaluation import samples as sample
 from isoalign.models.language import LanguageModel
 from isoalign.stages.completions import completion_ids
+from isoalign.stages.cutting import encode_prompts
 from isoalign.training.lab import Lab
 from isoalign.training.meter import BudgetSpent
 from isoalign.training.session import Session
@@ -41,7 +42,7 @@ def make_selection(
     try:
         for start in track(range(0, len(chosen), sample.ROWS), "selecting"):
             part = chosen[start : start + sample.ROWS]
-            answers = lab.generate(base.encode([p.text for p in part], model.prompt_tokens), draws * each)
+            answers = lab.generate(encode_prompts(base.tokenizer, part, model), draws * each)
             ids = completion_ids(answers)
             scores = session.sandboxed(algorithm.select, lab, answers)
             if not isinstance(scores, Tensor) or scores.shape != (len(answers),) or scores.isnan().any():
@@ -69,7 +70,7 @@ def make_selected_samples(
     rows = []
     for start in range(0, len(chosen), sample.ROWS):
         part = chosen[start : start + sample.ROWS]
-        encoded = base.encode([p.text for p in part], model.prompt_tokens)
+        encoded = encode_prompts(base.tokenizer, part, model)
         prompts = [tokens[mask].tolist() for tokens, mask in zip(encoded.tokens, encoded.mask, strict=True)]
         answers = ids[start * draws : (start + len(part)) * draws]
         drawn = as_rollouts([prompt for prompt in prompts for _ in range(draws)], answers, int(base.tokenizer.pad_token_id))

@@ -73,7 +73,9 @@ class Run(Training):
                 samples.make_samples(work, policy, reference, self.task.model, chosen, config.draws, config.seed)
             firsts = [s for s in of_base if s.draw == 0]
             feedback = Feedback.read(shared.get(held_out))
-            samples.make_pairs_and_reverse_kl(work, policy, reference, self.task.model, feedback, firsts)
+            samples.make_pairs_and_reverse_kl(
+                work, policy, reference, self.task.model, feedback, firsts, self.evaluation_prompts()
+            )
 
         return Stage("samples", recipe, make)
 
@@ -129,7 +131,9 @@ class Run(Training):
             held_out_pairs = Feedback.read(shared.get(held_out))
             validation_pairs = Feedback.read(shared.get(validation)) if validation else None
             rewarder = scores.Rewarder(source.by, optimised, source.load(), held_out_pairs, validation_pairs)
-            scores.make_scores(work, shared.get(drawn), config, shared.base_model(), self.task.model, rewarder)
+            scores.make_scores(
+                work, shared.get(drawn), config, shared.base_model(), self.task.model, rewarder, self.evaluation_prompts()
+            )
 
         return Stage("scores", recipe, make)
 

@@ -12,6 +12,7 @@ from isoalign.core.jsonl import write_rows
 from isoalign.core.progress import track
 from isoalign.data import prompts
 from isoalign.models.language import LanguageModel, completion_lengths
+from isoalign.stages.cutting import encode_prompts
 
 VERSION = 1
 ROWS = 32  # prompts decoded together
@@ -26,7 +27,7 @@ def make_completions(
     flops, rows = 0, []
     for start in track(range(0, len(chosen), ROWS), f"{split} answers"):
         part = chosen[start : start + ROWS]
-        encoded = policy.encode([p.text for p in part], model_config.prompt_tokens)
+        encoded = encode_prompts(policy.tokenizer, part, model_config)
         rollouts = policy.generate(encoded, torch.rand(len(part) * draws, model_config.new_tokens, generator=generator))
         lengths = encoded.mask.sum(1).tolist()
         contexts = [length for length in lengths for _ in range(draws)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from isoalign.core.store import digest
 from isoalign.core.text import text_fingerprint
 from isoalign.data import formats, prompts
 from isoalign.data.assets import file_digest
-from isoalign.data.formats import Comparison, Turns, UnpairedLabel
+from isoalign.data.formats import Comparison, UnpairedLabel
 from isoalign.data.formats.files import iterate_rows
-from isoalign.models import tokens
+from isoalign.stages.cutting import Cutter
 
 VERSION = 3
 SOURCE = "human"
@@ -123,43 +123,3 @@ def _write_human(
     write_rows(file, rows)
     record = {"source": SOURCE, "file": Path(source).name, file.stem: len(rows), "dropped": dict(dropped), "flops_each": {}}
     (file.parent / "record.json").write_text(json.dumps(record | more, indent=1))
-
-
-class Cutter:
-    """Tokenizes texts within the task's limits: prompts are truncated on the left, answers on the right, as in rollouts."""
-
-    def __init__(self, tokenizer: Any, model: ModelConfig) -> None:
-        self.tokenizer, self.model = tokenizer, model
-
-    def text(self, turns: Turns) -> str:
-        """A prompt as text: plain text unchanged, a conversation by the chat template, or with role names without one."""
-        if self._templated(turns):
-            return tokens.unguarded(tokens.chat_text(self.tokenizer, _messages(turns)))
-        if any(turn.role for turn in turns):
-            return "".join(f"{turn.role}: {turn.content}\n\n" for turn in turns) + "assistant:"
-        return "".join(turn.content for turn in turns)
-
-    def prompt(self, turns: Turns) -> list[int] | None:
-        """A prompt's tokens. A conversation in a chat template loses its oldest turns; None if its last one is too long."""
-        if self._templated(turns):
-            return tokens.encode_chat(self.tokenizer, _messages(turns), self.model.prompt_tokens)
-        return tokens.encode(self.tokenizer, [self.text(turns)], self.model.prompt_tokens)[0]
-
-    def answer(self, turns: Turns) -> list[int]:
-        """An answer's tokens, with an end token if the task has an open end and there is room for it: in a conversation the
-        one that closes the turn."""
-        [ids] = tokens.encode_words(self.tokenizer, ["\n\n".join(turn.content for turn in turns)])
-        if self.model.eos == "open":
-            ids = [*ids, tokens.closing_id(self.tokenizer, chat=self._templated(turns))]
-        return ids[: self.model.new_tokens]
-
-    def decoded(self, ids: Iterable[int]) -> str:
-        """The text of an answer."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
-
-    def _templated(self, turns: Turns) -> bool:
-        return bool(self.tokenizer.chat_template) and any(turn.role for turn in turns)
-
-
-def _messages(turns: Turns) -> list[dict[str, str]]:
-    return [{"role": turn.role, "content": turn.content} for turn in turns]

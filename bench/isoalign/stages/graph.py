@@ -15,6 +15,7 @@ from isoalign.data.preferences import Feedback
 from isoalign.feedback import constitution
 from isoalign.models import loading, scorers
 from isoalign.stages import annotators, completions, from_file, pairs, preflight, revisions, reward
+from isoalign.stages.cutting import Cutter
 from isoalign.stages.models import TaskModels
 from isoalign.stages.stage import Stage
 
@@ -103,7 +104,7 @@ class StageGraph(TaskModels):
 
         def make(work: Path) -> None:
             base = self.base_model()
-            cut, critic = from_file.Cutter(base.tokenizer, task.model), self.critic(base)
+            cut, critic = Cutter(base.tokenizer, task.model), self.critic(base)
             revisions.make_revisions(work, self.get(answers), base.shape, cut, critic, principles, config.prompts, task.seed)
 
         return Stage("revisions", recipe, make)
@@ -201,5 +202,10 @@ class StageGraph(TaskModels):
     def prompt_recipe(self, split: str) -> dict[str, Any]:
         """Everything that a split's prompts depend on."""
         config = self.task.prompts
+        if config.source:
+            source = getattr(config, f"{split}_source", "") or config.source
+            digest = self.cached(f"prompts-{source}", lambda: from_file.file_identity(source))
+            own = {"source": digest, "named": source != config.source, "column": config.column, "stratum": config.stratum}
+            return own | {"count": getattr(config, split)}
         data = [ASSETS[name].sha256 for name in ("rtp_scored", "rtp_categories", "comments")]
         return {"data": data, "count": getattr(config, split), "clean": config.clean, "words": config.words}

@@ -24,6 +24,7 @@ from isoalign.feedback.judges.writer import LMWriter, ServerWriter, Writer
 from isoalign.models import loading
 from isoalign.models.language import LanguageModel
 from isoalign.stages import sft
+from isoalign.stages.from_file import file_identity
 from isoalign.stages.stage import Stage
 
 
@@ -55,6 +56,8 @@ class TaskModels:
             "version": sft.VERSION, "data": ASSETS["comments"].sha256, "model": self.model_identity, "config": task.sft,
             "words": task.prompts.words, "seed": task.seed,
         }  # fmt: skip
+        if task.sft.source not in ("", sft.NONE):
+            recipe |= {"demonstrations": self.cached("demonstrations", lambda: file_identity(task.sft.source))}
         return Stage("sft", recipe, lambda work: sft.make_sft(work, task))
 
     @property

@@ -7,8 +7,10 @@ is refused in a line. What passed is in the store, so a preflight is made once f
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,14 @@ from isoalign.models.probe import probe
 from isoalign.models.reward import load_reward_model
 from isoalign.models.scorers import load_scorer
 from isoalign.models.tokens import check_tokenizer
+from isoalign.stages.cutting import fit_of
 from isoalign.stages.footprint import check_memory
 from isoalign.stages.sft import with_adapter
 
 VERSION = 1
 TOLERANCE = 0.03  # of a formula for FLOPs, relative
 SPLITS = ("train", "validation", "test")
+MOST_EQUAL = 0.2  # of the prompts of a split, that may become equal to another one
 
 
 def make_preflight(work: Path, task: TaskConfig, lora: int) -> None:
@@ -48,8 +52,24 @@ def make_preflight(work: Path, task: TaskConfig, lora: int) -> None:
     for name in (task.evaluation.scorer, task.evaluation.second_scorer, task.reward.classifier):
         if name and name != "annotator":
             load_scorer(name, device())
-    report["prompts"] = {split: len(prompts.load_split(task.prompts, split)) for split in SPLITS}
+    report["prompts"] = _check_prompts(task)
     (work / "preflight.json").write_text(json.dumps(report, indent=1))
+
+
+def _check_prompts(task: TaskConfig) -> dict[str, dict[str, int]]:
+    """How the prompts of each split fit. Losses are told; raises UserError where too many prompts become one."""
+    tokenizer, report = loading.load_tokenizer(task.model.name), {}
+    for split in SPLITS:
+        fit = fit_of(tokenizer, prompts.load_split(task.prompts, split), task.model)
+        report[split] = asdict(fit)
+        if fit.equal > MOST_EQUAL * fit.prompts:
+            raise UserError(
+                f"{fit.told} ({split} split) with task.model.prompt_tokens={task.model.prompt_tokens}, which keeps the end of "
+                f"a prompt: raise it; the longest has {fit.longest} tokens"
+            )
+        if fit.told and task.prompts.source:
+            print(f"isoalign: {split}: {fit.told} at task.model.prompt_tokens={task.model.prompt_tokens}", file=sys.stderr)
+    return report
 
 
 def writers(task: TaskConfig) -> list[str]:

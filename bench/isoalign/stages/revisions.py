@@ -17,7 +17,7 @@ from isoalign.data.formats import Turn
 from isoalign.feedback.constitution import Constitution, Principle
 from isoalign.feedback.judges.writer import Exchange, Talk, Writer, Written
 from isoalign.models.flops import Shape
-from isoalign.stages.from_file import Cutter
+from isoalign.stages.cutting import Cutter
 
 VERSION = 1
 SOURCE = "ai_revisions"

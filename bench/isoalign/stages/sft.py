@@ -14,22 +14,33 @@ from isoalign.core.devices import device
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import datasets, peft, transformers, trl
 from isoalign.core.progress import trainer_callback
-from isoalign.core.text import opening
-from isoalign.data import comments
+from isoalign.core.text import opening, text_fingerprint
+from isoalign.data import comments, formats, prompts
 from isoalign.models import loading, tokens
 from isoalign.models.checkpointing import checkpoint_layers
+from isoalign.stages.cutting import Cutter
 
 VERSION = 2
+NONE = "none"  # in the place of a source of demonstrations
 
 
 def make_sft(work: Path, task: TaskConfig) -> None:
     """Train on openings and continuations with TRL's SFTTrainer. Saves the model, with adapters merged, in ``work``."""
     torch.manual_seed(task.seed)
     model, tokenizer = loading.load_model(task.model.name, dtype=task.model.dtype)
+    if task.sft.source == NONE:
+        model.save_pretrained(work)
+        (work / "record.json").write_text(json.dumps({"examples": 0, "steps": 0, "loss": []}))
+        return
     model.requires_grad_(True)
     if task.training.gradient_checkpointing:
         checkpoint_layers(model)
-    rows = examples(tokenizer, task.model, task.sft.steps * task.sft.batch_size, task.prompts.words, task.seed)
+    count = task.sft.steps * task.sft.batch_size
+    rows = (
+        demonstrations(tokenizer, task, count)
+        if task.sft.source
+        else examples(tokenizer, task.model, count, task.prompts.words, task.seed)
+    )
     arguments = trl.SFTConfig(
         **trainer_arguments(
             work, task.sft.lr, task.sft.batch_size, task.training.micro_batch, task.model.bf16, task.seed, "sft"
@@ -42,6 +53,25 @@ def make_sft(work: Path, task: TaskConfig) -> None:
     )
     run_trainer(trainer, "SFT")
     save_trained(trainer, work, {"examples": len(rows), "steps": task.sft.steps, "seed": task.seed, "device": devices.label()})
+
+
+def demonstrations(tokenizer: Any, task: TaskConfig, count: int) -> list[dict[str, list[int]]]:
+    """``count`` of one's own demonstrations in a seeded order, and again from the first where there are fewer. Those of
+    prompts that are evaluated are left out. The loss is on the answer only."""
+    cut, pool = Cutter(tokenizer, task.model), list(formats.read_file(task.sft.source, task.sft.format or None).demonstrations)
+    if not pool:
+        raise UserError(f"task.sft.source {task.sft.source} holds feedback, no demonstrations: prompts with one answer each")
+    evaluated = {prompt.id for split in ("validation", "test") for prompt in prompts.load_split(task.prompts, split)}
+    random.Random(task.seed).shuffle(pool)
+    rows: list[dict[str, list[int]]] = []
+    for each in pool:
+        if text_fingerprint(prompts.as_text(each.prompt)) in evaluated or (prompt := cut.prompt(each.prompt)) is None:
+            continue
+        answer = cut.answer(each.completion)
+        rows.append({"input_ids": prompt + answer, "completion_mask": [0] * len(prompt) + [1] * len(answer)})
+    if not rows:
+        raise UserError(f"task.sft.source {task.sft.source} holds no demonstration that fits task.model.prompt_tokens")
+    return [rows[place % len(rows)] for place in range(count)]
 
 
 def examples(tokenizer: Any, model: ModelConfig, count: int, words: int, seed: int) -> list[dict[str, list[int]]]:

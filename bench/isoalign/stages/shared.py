@@ -12,9 +12,10 @@ from isoalign.core.errors import UserError
 from isoalign.core.store import recipe_fields
 from isoalign.data import prompts
 from isoalign.data.preferences import Feedback, UnpairedFeedback
-from isoalign.models import loading, tokens
+from isoalign.models import loading
 from isoalign.models.reward import ClassifierReward, HeadReward, Rewarder, Shaped
 from isoalign.stages import pairs
+from isoalign.stages.cutting import encode_prompts
 from isoalign.stages.graph import StageGraph
 
 
@@ -42,8 +43,7 @@ class SharedStages(StageGraph):
 
     def _encode(self) -> Prompts:
         tokenizer, chosen = loading.load_tokenizer(self.task.model.name), prompts.load_split(self.task.prompts, "train")
-        rows = tokens.encode(tokenizer, [prompt.text for prompt in chosen], self.task.model.prompt_tokens)
-        return tokens.left_padded(rows, int(tokenizer.pad_token_id))
+        return encode_prompts(tokenizer, chosen, self.task.model)
 
     def feedback(self, labelled_by: str) -> Feedback:
         """The training pairs."""

@@ -211,7 +211,7 @@ def _sample(row: dict[str, Any], prompt: Prompt) -> Sample:
 def _with_base(drawn: Sequence[Sample], model: LanguageModel, base: Run) -> list[Sample]:
     """The samples with their tokens, and their log-probability under the task's SFT base: fluency needs no policy."""
     tokens = encode_words(model.tokenizer, [s.completion for s in drawn])
-    contexts = sample.prompt_ids(model, drawn, base.task.model)
+    contexts = sample.prompt_ids(model, drawn, base.task.model, base.evaluation_prompts())
     found: list[Sample] = []
     for start in range(0, len(drawn), sample.ROWS):
         part = range(start, min(start + sample.ROWS, len(drawn)))

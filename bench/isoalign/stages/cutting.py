@@ -1,0 +1,104 @@
+"""Texts and conversations as tokens, cut to what the task's model reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from isoalign.config.task import ModelConfig
+from isoalign.core.batches import Prompts
+from isoalign.core.errors import UserError
+from isoalign.data.formats import Turn, Turns
+from isoalign.data.prompts import Prompt, as_text
+from isoalign.models import tokens
+
+ENDLESS = 10**9  # tokens
+
+
+class Cutter:
+    """Tokenizes texts within the task's limits: prompts are truncated on the left, answers on the right, as in rollouts."""
+
+    def __init__(self, tokenizer: Any, model: ModelConfig) -> None:
+        self.tokenizer, self.model = tokenizer, model
+
+    def text(self, turns: Turns) -> str:
+        """A prompt as text: plain text unchanged, a conversation by the chat template, or with role names without one."""
+        if self._templated(turns):
+            return tokens.unguarded(tokens.chat_text(self.tokenizer, _messages(turns)))
+        return as_text(turns)
+
+    def prompt(self, turns: Turns) -> list[int] | None:
+        """A prompt's tokens. A conversation in a chat template loses its oldest turns; None if its last one is too long."""
+        if self._templated(turns):
+            return tokens.encode_chat(self.tokenizer, _messages(turns), self.model.prompt_tokens)
+        return tokens.encode(self.tokenizer, [self.text(turns)], self.model.prompt_tokens)[0]
+
+    def answer(self, turns: Turns) -> list[int]:
+        """An answer's tokens, with an end token if the task has an open end and there is room for it: in a conversation the
+        one that closes the turn."""
+        [ids] = tokens.encode_words(self.tokenizer, ["\n\n".join(turn.content for turn in turns)])
+        if self.model.eos == "open":
+            ids = [*ids, tokens.closing_id(self.tokenizer, chat=self._templated(turns))]
+        return ids[: self.model.new_tokens]
+
+    def decoded(self, ids: Iterable[int]) -> str:
+        """The text of an answer."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def _templated(self, turns: Turns) -> bool:
+        chat = self.model.template == "always" or (self.model.template == "auto" and any(turn.role for turn in turns))
+        return chat and bool(self.tokenizer.chat_template)
+
+
+def _messages(turns: Turns) -> list[dict[str, str]]:
+    return [{"role": turn.role or "user", "content": turn.content} for turn in turns]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How prompts fit a task: their number, the ``median`` and the ``longest`` in tokens before they are cut, how many are
+    ``cut``, and how many are read as the same tokens as an earlier one (``equal``)."""
+
+    prompts: int
+    median: int
+    longest: int
+    cut: int
+    equal: int
+
+    @property
+    def told(self) -> str:
+        """The losses in words; empty if there are none."""
+        losses = {"are cut": self.cut, "become equal to another one": self.equal}
+        return " and ".join(f"{count:,} of {self.prompts:,} prompts {what}" for what, count in losses.items() if count)
+
+
+def fit_of(tokenizer: Any, prompts: Sequence[Prompt], model: ModelConfig) -> Fit:
+    """How prompts fit ``task.model.prompt_tokens``. Raises UserError as `encode_prompts` does."""
+    whole = Cutter(tokenizer, replace(model, prompt_tokens=ENDLESS))
+    lengths = [len(whole.prompt(turns_of(prompt)) or ()) for prompt in prompts]
+    encoded = encode_prompts(tokenizer, prompts, model)
+    read = [tuple(tokens[mask].tolist()) for tokens, mask in zip(encoded.tokens, encoded.mask, strict=True)]
+    cut = sum(length > len(ids) for length, ids in zip(lengths, read, strict=True))
+    return Fit(len(prompts), sorted(lengths)[len(lengths) // 2], max(lengths), cut, len(read) - len(set(read)))
+
+
+def turns_of(prompt: Prompt) -> Turns:
+    """The turns of a prompt; a plain one is a single turn without role."""
+    return prompt.turns or (Turn("", prompt.text),)
+
+
+def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt], model: ModelConfig) -> Prompts:
+    """Prompts as the model reads them, padded on the left.
+
+    Raises UserError for a conversation whose last turn is longer than ``task.model.prompt_tokens``.
+    """
+    cut = Cutter(tokenizer, model)
+    rows = [(prompt, cut.prompt(turns_of(prompt))) for prompt in prompts]
+    for prompt, ids in rows:
+        if ids is None:
+            raise UserError(
+                f"the last turn of a prompt of {prompt.source} is longer than task.model.prompt_tokens={model.prompt_tokens} "
+                f"({prompt.text[:60]!r}...); raise it, or leave such prompts out of the file"
+            )
+    return tokens.left_padded([ids or [] for _, ids in rows], int(tokenizer.pad_token_id))
