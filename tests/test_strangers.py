@@ -19,7 +19,7 @@ from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.evaluation import card as cards
-from isoalign.stages.preflight import make_preflight
+from isoalign.stages.preflight import check_length, make_preflight
 from workbench import Terminal, complaint, finished, stages
 
 BIG = {
@@ -190,6 +190,29 @@ def test_a_task_that_can_not_be_is_refused(tiny_model: Path, tmp_path: Path, mor
     name = "ctrl" if "training" in more else "llama"
     with pytest.raises(UserError, match=re.escape(reason)):
         check(stranger(tmp_path / "model", name, tiny_model), **more)
+
+
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "rope_theta": 1e4}
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+SHORT = [
+    ("gpt2", {"n_positions": 43, "max_position_embeddings": 43}),
+    ("llama", {"max_position_embeddings": 43, "rope_parameters": DYNAMIC}),
+    ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 43}),
+]
+
+
+@pytest.mark.parametrize(("name", "more"), SHORT)
+def test_texts_longer_than_a_model_reads_are_refused(
+    tiny_model: Path, tmp_path: Path, name: str, more: dict[str, Any]
+) -> None:
+    model = stranger(tmp_path / "model", name, tiny_model, **more)
+    with pytest.raises(UserError, match="reads at most 43 tokens, and a prompt with its answer may have 44"):
+        check_length(ModelConfig(str(model)))
+    check_length(ModelConfig(str(model), new_tokens=19))
+
+
+def test_a_model_whose_rotary_embedding_keeps_what_a_pass_told_it_is_run(tiny_model: Path, tmp_path: Path) -> None:
+    check(stranger(tmp_path / "model", "phi3", tiny_model, rope_parameters=LONGROPE, original_max_position_embeddings=64))
 
 
 def test_a_model_that_no_memory_holds_is_refused_before_its_weights_are_read(tiny_model: Path, tmp_path: Path) -> None:

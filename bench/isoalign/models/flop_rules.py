@@ -164,7 +164,8 @@ def _dry_run(model: Any, length: int) -> int:
 def _run_hollow(model: Any, length: int, device: str, mode: AbstractContextManager[Any]) -> int:
     counted = DryRun()
     recorded = torch.inference_mode(False), torch.enable_grad()  # in inference mode attention is not seen by a dispatch mode
-    with _disable_current_modes(), _evaluating(model), recorded[0], recorded[1], mode, torch.device(device), counted:
+    with _unchanged(model), _disable_current_modes(), recorded[0], recorded[1], mode, torch.device(device), counted:
+        model.eval()  # without dropout
         inputs = {"input_ids": torch.zeros(1, length, dtype=torch.long)}
         # tied weights are replaced one by one: told to tie them, torch does not put back those of a module that is used twice
         torch.func.functional_call(model, dict(_hollow_tensors(model)), kwargs=inputs, tie_weights=False)
@@ -182,15 +183,17 @@ def _hollow_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Context without dropout; the mode of each module is put back."""
-    training = [module for module in model.modules() if module.training]
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Context after which modules have the attributes and buffers that they had: some rotary embeddings change theirs."""
+    before = [(module, vars(module).copy(), module._buffers.copy()) for module in model.modules()]
     try:
-        model.eval()
         yield
     finally:
-        for module in training:
-            module.training = True
+        for module, attributes, buffers in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+            module._buffers.clear()
+            module._buffers.update(buffers)
 
 
 def _refusal(model: Any, reason: str) -> UserError:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from isoalign.config.task import TaskConfig
+from isoalign.config.task import ModelConfig, TaskConfig
 from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.memory import machine_failure
 from isoalign.core.runtime import device
@@ -39,6 +39,7 @@ def make_preflight(work: Path, task: TaskConfig, lora: int) -> None:
 
     ``lora``: rank of the policy's adapter. Raises UserError for what a run cannot use.
     """
+    check_length(task.model)
     report: dict[str, Any] = {"memory": check_memory(task, lora)}
     report["base"] = _check_model(task.model.name, task.model.eos == "open", task.model.frozen, lora)
     if not task.reward.classifier:
@@ -57,6 +58,16 @@ def writers(task: TaskConfig) -> list[str]:
     judge = [task.judge.model] if task.judge.kind == "lm" else []
     critic = [task.constitution.model] if task.constitution.file and task.constitution.kind == "lm" else []
     return list(filter(None, judge + critic))
+
+
+def check_length(config: ModelConfig) -> None:
+    """Refuse prompts and answers longer than the model reads. Raises UserError."""
+    longest, asked = loading.longest_text(loading.load_config(config.name)), config.prompt_tokens + config.new_tokens
+    if longest is not None and asked > longest:
+        raise UserError(
+            f"the model {config.name!r} reads at most {longest} tokens, and a prompt with its answer may have {asked}; lower "
+            "task.model.prompt_tokens or task.model.new_tokens"
+        )
 
 
 def _check_model(name: str, open_ends: bool, dtype: str = "float32", lora: int = 0) -> dict[str, float]:
