@@ -16,7 +16,7 @@ from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
 from isoalign.data.preferences import rollouts
-from isoalign.models.language import NEVER
+from isoalign.models.language import NEVER, cast_frozen_weights
 from isoalign.training import registry, trl
 from isoalign.training.lab import Lab, session_of
 from isoalign.training.trainer import Trainer
@@ -361,3 +361,24 @@ def test_a_loop_that_returns_early_is_refused(tiny_bench: Bench, tmp_path: Path)
 
     with pytest.raises(UserError, match="its training loop returned before the budget was spent"):
         tiny_bench.trainer(Tired(), Budget(1e15), tmp_path).run("tired")
+
+
+def lower(trainer: Trainer, lora: int) -> None:
+    """Put a trainer's models into bf16: the passes of an adapter's, or all weights."""
+    for model in (trainer.policy, trainer.session.reference):
+        if lora:
+            model.precision = "bfloat16"
+            cast_frozen_weights(model.inner)
+        else:
+            model.inner.bfloat16()
+
+
+@LORA
+@pytest.mark.parametrize("name", ["trl_grpo", "trl_online_dpo"])
+def test_an_online_trainer_samples_from_models_in_bf16(tiny_bench: Bench, tmp_path: Path, name: str, lora: int) -> None:
+    trainer = tiny_bench.replace(lora=lora).trainer(small(name), Budget(1e15, steps=2), tmp_path)
+    lower(trainer, lora)
+    before = weights(trainer)
+    trainer.run(name)
+    assert trainer.meter.steps == 2
+    assert not same(before, weights(trainer))

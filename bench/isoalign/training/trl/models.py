@@ -46,7 +46,8 @@ def pay_passes(model: LanguageModel, meter: Meter, before_gradients: Callable[[]
     def forward(*args: Any, **kwargs: Any) -> Any:
         tokens = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
         pay(tokens, kwargs.get("fused_lm_head", False), kwargs.get("past_key_values"), bool(kwargs.get("use_cache")))
-        return run(*args, **kwargs)
+        with model.in_precision():  # TRL samples without autocast, which frozen weights of bf16 need
+            return run(*args, **kwargs)
 
     model.inner.forward = forward
 
@@ -61,7 +62,7 @@ def lent(policy: LanguageModel, reference: LanguageModel) -> Iterator[None]:
         head: Any = model.head
         if head.bias is not None:
             raise UserError("TRL's trainers need a model whose output head has no bias; choose another task.model.name")
-        bias = torch.zeros(model.vocabulary, device=model.device).index_fill(0, model.banned, NEVER)
+        bias = torch.zeros(model.vocabulary, device=model.device, dtype=model.dtype).index_fill(0, model.banned, NEVER)
         del head.bias
         head.register_buffer("bias", bias, persistent=False)  # not part of a snapshot
     generation = policy.inner.generation_config
