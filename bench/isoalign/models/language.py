@@ -93,9 +93,11 @@ class LanguageModel:
 
         Without gradients, ``rows`` rows are read at a time."""
         rollouts = rollouts.to(self.device)
-        if torch.is_grad_enabled() or len(rollouts) <= self.rows:
+        if torch.is_grad_enabled():
             return self._outputs(rollouts)
         parts = by_rows(self._outputs, rollouts, self.rows)
+        if len(parts) == 1:
+            return parts[0]
         logp, hidden = (torch.cat([getattr(part, name) for part in parts]) for name in ("logp", "hidden"))
         return Outputs(logp, hidden, parts[0].predict, self.vocabulary)
 
@@ -136,11 +138,17 @@ class LanguageModel:
         """
         draws = Draws(prompts, uniforms.view(len(prompts), -1, uniforms.shape[-1])).to(self.device)
         with self.in_precision():
-            parts = by_rows(self._decode, draws, max(1, self.rows * len(prompts) // len(uniforms)))
+            parts = by_rows(self._decode_draws, draws, max(1, self.rows * len(prompts) // len(uniforms)))
         return joined(parts, int(self.tokenizer.pad_token_id))
 
-    def _decode(self, draws: Draws) -> Rollouts:
+    def _decode_draws(self, draws: Draws) -> Rollouts:
         prompts, uniforms = draws.prompts, draws.uniforms.flatten(0, 1)
+        if len(prompts) > 1:
+            return self._decode(prompts, uniforms)
+        parts = by_rows(lambda part: self._decode(prompts, part), uniforms, self.rows)  # many samples of a single prompt
+        return joined(parts, int(self.tokenizer.pad_token_id))
+
+    def _decode(self, prompts: Prompts, uniforms: Tensor) -> Rollouts:
         rows, steps = uniforms.shape
         pad = torch.tensor(self.tokenizer.pad_token_id, device=self.device)
         alive = torch.ones(rows, dtype=torch.bool, device=self.device)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from isoalign.core.batches import Labels, Pairs, Prompts, Rollouts
 from isoalign.core.errors import UserError
+from isoalign.core.memory import by_rows
 from isoalign.core.randomness import own_random_state
 from isoalign.core.records import Question
 from isoalign.data.preferences import select
@@ -147,7 +148,9 @@ class Lab:
         meter.charge("value", "forward", shape.forward(lengths, none) + head)
         if torch.is_grad_enabled():
             meter.charge("value", "backward", shape.backward(lengths, none) + 2 * head)
-        return session.zero_outputs(rollouts).logp if meter.quoting else critic(rollouts)
+        if meter.quoting:
+            return session.zero_outputs(rollouts).logp
+        return critic(rollouts) if torch.is_grad_enabled() else torch.cat(by_rows(critic, rollouts, session.policy.rows))
 
     # -- data and feedback ----------------------------------------------------------------------------------------
 
@@ -224,8 +227,7 @@ class Lab:
                 meter.charge(role, kind, flops)
             session.reward_models.add(session.round_name(labelled_by))
         meter.charge("reward", "forward", rewarder.flops(rollouts))
-        rewards: Tensor = rewarder(rollouts)
-        return rewards.to(self.device)
+        return torch.cat(by_rows(rewarder, rollouts, session.policy.rows)).to(self.device)
 
     @service
     def judge(self, first: Rollouts, second: Rollouts) -> Tensor:
