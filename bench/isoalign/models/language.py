@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from isoalign.core.batches import Prompts, Rollouts, joined
+from isoalign.core.errors import UserError
 from isoalign.core.memory import by_rows
 from isoalign.models import tokens
 from isoalign.models.decoding import Decoder, Draws, sample_tokens
@@ -119,10 +120,15 @@ class LanguageModel:
 
     def predict_now(self) -> Predict:
         """The function from states [B, T, D] to logits [B, T, V] in fp32. Whenever it is called, gradients are recorded as
-        they are now."""
-        recorded = torch.is_grad_enabled()
+        they are now. It raises UserError once the weights have changed: states of old weights say nothing to a new head."""
+        recorded, head = torch.is_grad_enabled(), self.head.weight
+        version = head._version  # type: ignore[union-attr]
 
         def predict(states: Tensor) -> Tensor:
+            if head._version != version:  # type: ignore[union-attr]
+                raise UserError(
+                    "logits or entropy of a pass are read after an optimizer step has changed the weights; read them before it"
+                )
             with torch.set_grad_enabled(recorded), self.in_precision():
                 logits = own_logits(self.inner, self.body, states if self.autocast else states.to(self.dtype))
             return self.ban(logits.float())
