@@ -19,6 +19,7 @@ from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.evaluation import card as cards
+from isoalign.models.loading import load_config
 from isoalign.stages.preflight import check_length, make_preflight
 from workbench import Terminal, complaint, finished, stages
 
@@ -88,7 +89,8 @@ REFUSED = [
 def check(model: Path, lora: int = 0, **more: Any) -> None:
     """The preflight of a task on a model."""
     (work := model.parent / "preflight").mkdir()
-    task = TaskConfig("strange", ModelConfig(str(model), eos="open"), SFTConfig(1, 1e-3), RewardConfig(1, 1e-3), **more)
+    more = {"reward": RewardConfig(1, 1e-3), **more}
+    task = TaskConfig("strange", ModelConfig(str(model), eos="open"), SFTConfig(1, 1e-3), **more)
     make_preflight(work, task, lora)
 
 
@@ -207,8 +209,26 @@ def test_texts_longer_than_a_model_reads_are_refused(
 ) -> None:
     model = stranger(tmp_path / "model", name, tiny_model, **more)
     with pytest.raises(UserError, match="reads at most 43 tokens, and a prompt with its answer may have 44"):
-        check_length(ModelConfig(str(model)))
-    check_length(ModelConfig(str(model), new_tokens=19))
+        check(model)
+    check_length(str(model), load_config(str(model)), ModelConfig(str(model), new_tokens=19))
+
+
+BASES = [
+    ("gpt2", {"n_positions": 43, "max_position_embeddings": 43}, None, "reads at most 43 tokens"),
+    ("qwen2", {"vocab_size": 300}, None, "embeddings for 300 tokens only"),
+    ("llama", {}, no_end, "has no end token"),
+]
+
+
+@pytest.mark.parametrize(("name", "more", "spoil", "reason"), BASES, ids=[reason for *_, reason in BASES])
+def test_a_base_of_the_reward_model_that_can_not_read_the_answers_is_refused(
+    tiny_model: Path, tmp_path: Path, name: str, more: dict[str, Any], spoil: Any, reason: str
+) -> None:
+    base = stranger(tmp_path / "base", name, tiny_model, **more)
+    if spoil:
+        spoil(base)
+    with pytest.raises(UserError, match=reason):
+        check(stranger(tmp_path / "model", "llama", tiny_model), reward=RewardConfig(1, 1e-3, base=str(base)))
 
 
 def test_a_model_whose_rotary_embedding_keeps_what_a_pass_told_it_is_run(tiny_model: Path, tmp_path: Path) -> None:
