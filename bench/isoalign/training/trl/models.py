@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import peft, trl
+from isoalign.models.flop_rules import uncounted
 from isoalign.models.language import NEVER, LanguageModel
 from isoalign.models.passes import token_logp
 from isoalign.training.meter import Meter
@@ -59,7 +59,7 @@ def check_fused_head(model: LanguageModel) -> None:
     inner, tokens = model.inner, torch.arange(9, device=model.device).unsqueeze(0) % model.vocabulary
     limit = 0.5 if model.autocast or model.dtype != torch.float32 else 0.01  # nats
     before = vars(inner).get("forward")
-    with torch.no_grad(), model.in_precision(), _disable_current_modes():  # not counted: it is no work of the trainer
+    with torch.no_grad(), model.in_precision(), uncounted():  # not counted: it is no work of the trainer
         own = token_logp(inner(input_ids=tokens).logits[:, :-1].float(), tokens[:, 1:])
         trl.trainer.utils.add_fused_lm_head(inner)
         try:
