@@ -102,6 +102,50 @@ def test_a_step_that_runs_out_of_memory_is_tried_with_half_of_the_rows_and_ends_
     assert torch.equal(short.lab.generator.get_state(), parts.lab.generator.get_state())
 
 
+class Narrow:
+    """Every model of a bench runs out of memory in passes without gradients of more than one row."""
+
+    def __init__(self, bench: Bench, trainer: Trainer) -> None:
+        models = [
+            trainer.policy.inner,
+            trainer.session.reference.inner,
+            *(each.model for each in bench.source.rewards.values()),
+        ]
+        self.hooks = [model.base_model.register_forward_pre_hook(self.look, with_kwargs=True) for model in models]
+
+    def look(self, module: Any, arguments: Any, named: dict[str, Any]) -> None:
+        if not torch.is_grad_enabled() and len(named["input_ids"]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo_critic", "kto"])
+def test_passes_without_gradients_take_fewer_rows_too_when_memory_runs_out(
+    tiny_bench: Bench, tmp_path: Path, name: str
+) -> None:
+    trainers = []
+    for place in ("wide", "narrow"):
+        (tmp_path / place).mkdir()
+        trainers.append(trainer := tiny_bench.trainer(small(name), BUDGET, tmp_path / place))
+        hooks = Narrow(tiny_bench, trainer).hooks if place == "narrow" else []
+        trainer.run(name)
+        for hook in hooks:
+            hook.remove()
+    wide, narrow = trainers
+    for one, other in zip(weights(wide), weights(narrow), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert wide.meter.spent() | {"seconds": 0} == narrow.meter.spent() | {"seconds": 0}
+
+
+def test_many_samples_of_one_prompt_are_drawn_in_parts(tiny_bench: Bench) -> None:
+    model, prompts = tiny_bench.language_model(), tiny_bench.source.prompts()[:2]
+    uniforms = torch.rand(2 * 7, tiny_bench.new_tokens, generator=torch.Generator().manual_seed(0))
+    whole = model.generate(prompts, uniforms)
+    model.rows, widest = 3, list[int]()
+    model.inner.model.register_forward_pre_hook(lambda *given: widest.append(len(given[2]["input_ids"])), with_kwargs=True)
+    assert torch.equal(model.generate(prompts, uniforms).tokens, whole.tokens)
+    assert max(widest) == 3
+
+
 def test_a_row_that_does_not_fit_is_said_so_and_is_no_failure_of_the_method(tiny_bench: Bench, tmp_path: Path) -> None:
     trainer = tiny_bench.trainer(small("dpo"), BUDGET, tmp_path)
     Fault(trainer, 0, "backward")

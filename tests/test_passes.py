@@ -288,3 +288,19 @@ def test_frozen_weights_that_were_cast_once_give_what_autocast_gives(tiny_bench:
     frozen = [p for part in base.inner.modules() if isinstance(part, torch.nn.Linear) for p in part.parameters(recurse=False)]
     assert {p.dtype for p in frozen if not p.requires_grad} == {torch.bfloat16}
     assert base.inner.get_input_embeddings().weight.dtype == torch.float32
+
+
+def test_logits_that_were_not_kept_are_refused_once_the_head_has_changed(
+    tiny_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rollouts = tiny_bench.language_model(), tiny_bench.source.feedback("annotator").pairs(torch.arange(4), 1).chosen
+    kept, before = model(rollouts), model(rollouts).entropy
+    monkeypatch.setattr(passes, "LOGITS", 1000)
+    late = model(rollouts)
+    torch.testing.assert_close(late.entropy, before)
+    later = model(rollouts)
+    with torch.no_grad():
+        model.head.weight.mul_(1.5)  # as an optimizer does
+    torch.testing.assert_close(kept.entropy, before)
+    with pytest.raises(UserError, match="read after an optimizer step"):
+        _ = later.entropy

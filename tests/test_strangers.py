@@ -19,7 +19,8 @@ from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.evaluation import card as cards
-from isoalign.stages.preflight import make_preflight
+from isoalign.models.loading import load_config
+from isoalign.stages.preflight import check_length, make_preflight
 from workbench import Terminal, complaint, finished, stages
 
 BIG = {
@@ -88,7 +89,8 @@ REFUSED = [
 def check(model: Path, lora: int = 0, **more: Any) -> None:
     """The preflight of a task on a model."""
     (work := model.parent / "preflight").mkdir()
-    task = TaskConfig("strange", ModelConfig(str(model), eos="open"), SFTConfig(1, 1e-3), RewardConfig(1, 1e-3), **more)
+    more = {"reward": RewardConfig(1, 1e-3), **more}
+    task = TaskConfig("strange", ModelConfig(str(model), eos="open"), SFTConfig(1, 1e-3), **more)
     make_preflight(work, task, lora)
 
 
@@ -190,6 +192,47 @@ def test_a_task_that_can_not_be_is_refused(tiny_model: Path, tmp_path: Path, mor
     name = "ctrl" if "training" in more else "llama"
     with pytest.raises(UserError, match=re.escape(reason)):
         check(stranger(tmp_path / "model", name, tiny_model), **more)
+
+
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "rope_theta": 1e4}
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+SHORT = [
+    ("gpt2", {"n_positions": 43, "max_position_embeddings": 43}),
+    ("llama", {"max_position_embeddings": 43, "rope_parameters": DYNAMIC}),
+    ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 43}),
+]
+
+
+@pytest.mark.parametrize(("name", "more"), SHORT)
+def test_texts_longer_than_a_model_reads_are_refused(
+    tiny_model: Path, tmp_path: Path, name: str, more: dict[str, Any]
+) -> None:
+    model = stranger(tmp_path / "model", name, tiny_model, **more)
+    with pytest.raises(UserError, match="reads at most 43 tokens, and a prompt with its answer may have 44"):
+        check(model)
+    check_length(str(model), load_config(str(model)), ModelConfig(str(model), new_tokens=19))
+
+
+BASES = [
+    ("gpt2", {"n_positions": 43, "max_position_embeddings": 43}, None, "reads at most 43 tokens"),
+    ("qwen2", {"vocab_size": 300}, None, "embeddings for 300 tokens only"),
+    ("llama", {}, no_end, "has no end token"),
+]
+
+
+@pytest.mark.parametrize(("name", "more", "spoil", "reason"), BASES, ids=[reason for *_, reason in BASES])
+def test_a_base_of_the_reward_model_that_can_not_read_the_answers_is_refused(
+    tiny_model: Path, tmp_path: Path, name: str, more: dict[str, Any], spoil: Any, reason: str
+) -> None:
+    base = stranger(tmp_path / "base", name, tiny_model, **more)
+    if spoil:
+        spoil(base)
+    with pytest.raises(UserError, match=reason):
+        check(stranger(tmp_path / "model", "llama", tiny_model), reward=RewardConfig(1, 1e-3, base=str(base)))
+
+
+def test_a_model_whose_rotary_embedding_keeps_what_a_pass_told_it_is_run(tiny_model: Path, tmp_path: Path) -> None:
+    check(stranger(tmp_path / "model", "phi3", tiny_model, rope_parameters=LONGROPE, original_max_position_embeddings=64))
 
 
 def test_a_model_that_no_memory_holds_is_refused_before_its_weights_are_read(tiny_model: Path, tmp_path: Path) -> None:

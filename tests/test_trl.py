@@ -11,16 +11,17 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 
+from architectures import build
 from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
 from isoalign.data.preferences import rollouts
-from isoalign.models.language import NEVER
+from isoalign.models.language import NEVER, LanguageModel, cast_frozen_weights
 from isoalign.training import registry, trl
 from isoalign.training.lab import Lab, session_of
 from isoalign.training.trainer import Trainer
-from isoalign.training.trl.models import lent
+from isoalign.training.trl.models import check_fused_head, lent
 from test_meter import counting, even_bench, executed  # noqa: F401
 from workbench import Bench, Terminal, loops, same, weights
 from workbench import small as cut
@@ -361,3 +362,42 @@ def test_a_loop_that_returns_early_is_refused(tiny_bench: Bench, tmp_path: Path)
 
     with pytest.raises(UserError, match="its training loop returned before the budget was spent"):
         tiny_bench.trainer(Tired(), Budget(1e15), tmp_path).run("tired")
+
+
+def lower(trainer: Trainer, lora: int) -> None:
+    """Put a trainer's models into bf16: the passes of an adapter's, or all weights."""
+    for model in (trainer.policy, trainer.session.reference):
+        if lora:
+            model.precision = "bfloat16"
+            cast_frozen_weights(model.inner)
+        else:
+            model.inner.bfloat16()
+
+
+@LORA
+@pytest.mark.parametrize("name", ["trl_grpo", "trl_online_dpo"])
+def test_an_online_trainer_samples_from_models_in_bf16(tiny_bench: Bench, tmp_path: Path, name: str, lora: int) -> None:
+    trainer = tiny_bench.replace(lora=lora).trainer(small(name), Budget(1e15, steps=2), tmp_path)
+    lower(trainer, lora)
+    before = weights(trainer)
+    trainer.run(name)
+    assert trainer.meter.steps == 2
+    assert not same(before, weights(trainer))
+
+
+@pytest.mark.parametrize("name", ["llama", "cohere", "gemma2", "granite", "mixtral"])
+def test_the_way_of_trl_from_states_to_log_probabilities_is_the_models_own(tiny_bench: Bench, name: str) -> None:
+    check_fused_head(language_model(build(name), tiny_bench))
+
+
+@pytest.mark.parametrize("name", ["modernbert-decoder", "llama4_text"])
+def test_a_model_whose_log_probabilities_trl_gets_wrong_is_refused(tiny_bench: Bench, name: str) -> None:
+    model = build(name, **({"decoder_bias": False, "local_attention": 16} if name != "llama4_text" else {}))
+    with pytest.raises(UserError, match="than its own forward"), lent(*[language_model(model, tiny_bench)] * 2):
+        pass
+    assert "forward" not in vars(model)
+    assert model.get_output_embeddings().bias is None
+
+
+def language_model(model: Any, bench: Bench) -> LanguageModel:
+    return LanguageModel(model, bench.language_model().tokenizer, ends=True)

@@ -32,13 +32,13 @@ class OutOfMemory(MachineFailed):
 
 
 def by_rows(work: Callable[[B], T], batch: B, rows: int) -> list[T]:
-    """The results of ``work`` on the batch, ``rows`` rows at a time.
+    """The results of ``work`` on the batch, ``rows`` rows at a time; one result of an empty batch.
 
     When memory runs out, the part is tried again with half of the rows. Raises OutOfMemory when one row does not fit.
     """
     results: list[T] = []
     start = 0
-    while start < len(batch):
+    while start < len(batch) or not results:
         try:
             results.append(work(batch[slice(start, start + rows)]))
         except (RuntimeError, MemoryError) as error:

@@ -164,7 +164,8 @@ def _dry_run(model: Any, length: int) -> int:
 def _run_hollow(model: Any, length: int, device: str, mode: AbstractContextManager[Any]) -> int:
     counted = DryRun()
     recorded = torch.inference_mode(False), torch.enable_grad()  # in inference mode attention is not seen by a dispatch mode
-    with _disable_current_modes(), _evaluating(model), recorded[0], recorded[1], mode, torch.device(device), counted:
+    with _unchanged(model), uncounted(), recorded[0], recorded[1], mode, torch.device(device), counted:
+        model.eval()  # without dropout
         inputs = {"input_ids": torch.zeros(1, length, dtype=torch.long)}
         # tied weights are replaced one by one: told to tie them, torch does not put back those of a module that is used twice
         torch.func.functional_call(model, dict(_hollow_tensors(model)), kwargs=inputs, tie_weights=False)
@@ -181,16 +182,23 @@ def _hollow_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield leaf, torch.empty(each.shape, dtype=torch.float32 if each.is_floating_point() else each.dtype)
 
 
+def uncounted() -> AbstractContextManager[Any]:
+    """Context in which counters of FLOPs see nothing."""
+    return _disable_current_modes()  # type: ignore[no-any-return]
+
+
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Context without dropout; the mode of each module is put back."""
-    training = [module for module in model.modules() if module.training]
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Context after which modules have the attributes and buffers that they had: some rotary embeddings change theirs."""
+    before = [(vars(module), vars(module).copy(), vars(module)["_buffers"].copy()) for module in model.modules()]
     try:
-        model.eval()
         yield
     finally:
-        for module in training:
-            module.training = True
+        for now, attributes, buffers in before:
+            now.clear()
+            now.update(attributes)
+            now["_buffers"].clear()
+            now["_buffers"].update(buffers)
 
 
 def _refusal(model: Any, reason: str) -> UserError:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from isoalign.core.batches import Prompts, Rollouts, joined
+from isoalign.core.errors import UserError
 from isoalign.core.memory import by_rows
 from isoalign.models import tokens
 from isoalign.models.decoding import Decoder, Draws, sample_tokens
@@ -94,9 +95,11 @@ class LanguageModel:
 
         Without gradients, ``rows`` rows are read at a time."""
         rollouts = rollouts.to(self.device)
-        if torch.is_grad_enabled() or len(rollouts) <= self.rows:
+        if torch.is_grad_enabled():
             return self._outputs(rollouts)
         parts = by_rows(self._outputs, rollouts, self.rows)
+        if len(parts) == 1:
+            return parts[0]
         logp, hidden = (torch.cat([getattr(part, name) for part in parts]) for name in ("logp", "hidden"))
         return Outputs(logp, hidden, parts[0].predict, self.vocabulary)
 
@@ -118,10 +121,15 @@ class LanguageModel:
 
     def predict_now(self) -> Predict:
         """The function from states [B, T, D] to logits [B, T, V] in fp32. Whenever it is called, gradients are recorded as
-        they are now."""
-        recorded = torch.is_grad_enabled()
+        they are now. It raises UserError once the weights have changed: states of old weights say nothing to a new head."""
+        recorded, head = torch.is_grad_enabled(), self.head.weight
+        version = head._version  # type: ignore[union-attr]
 
         def predict(states: Tensor) -> Tensor:
+            if head._version != version:  # type: ignore[union-attr]
+                raise UserError(
+                    "logits or entropy of a pass are read after an optimizer step has changed the weights; read them before it"
+                )
             with torch.set_grad_enabled(recorded), self.in_precision():
                 logits = own_logits(self.inner, self.body, states if self.autocast else states.to(self.dtype))
             return self.ban(logits.float())
@@ -137,11 +145,17 @@ class LanguageModel:
         """
         draws = Draws(prompts, uniforms.view(len(prompts), -1, uniforms.shape[-1])).to(self.device)
         with self.in_precision():
-            parts = by_rows(self._decode, draws, max(1, self.rows * len(prompts) // len(uniforms)))
+            parts = by_rows(self._decode_draws, draws, max(1, self.rows * len(prompts) // len(uniforms)))
         return joined(parts, int(self.tokenizer.pad_token_id))
 
-    def _decode(self, draws: Draws) -> Rollouts:
+    def _decode_draws(self, draws: Draws) -> Rollouts:
         prompts, uniforms = draws.prompts, draws.uniforms.flatten(0, 1)
+        if len(prompts) > 1:
+            return self._decode(prompts, uniforms)
+        parts = by_rows(lambda part: self._decode(prompts, part), uniforms, self.rows)  # many samples of a single prompt
+        return joined(parts, int(self.tokenizer.pad_token_id))
+
+    def _decode(self, prompts: Prompts, uniforms: Tensor) -> Rollouts:
         rows, steps = uniforms.shape
         pad = torch.tensor(self.tokenizer.pad_token_id, device=self.device)
         alive = torch.ones(rows, dtype=torch.bool, device=self.device)

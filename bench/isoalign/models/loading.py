@@ -50,6 +50,20 @@ def load_config(name: str) -> Any:
     return config
 
 
+def longest_text(config: Any) -> int | None:
+    """The most tokens of a text that a model of this configuration reads as it was trained to; None without a limit.
+
+    Where positions are scaled by the length of the longest text in a batch, those below which nothing is scaled.
+    """
+    text = config.get_text_config()
+    limits = [getattr(text, "max_position_embeddings", None)]
+    rope = getattr(text, "rope_parameters", None) or {}
+    for scaling in (rope, *(each for each in rope.values() if isinstance(each, dict))):  # of all layers, or of each kind
+        if scaling.get("rope_type") in ("dynamic", "longrope"):
+            limits.append(scaling.get("original_max_position_embeddings"))
+    return min((limit for limit in limits if limit), default=None)
+
+
 def model_path(name: str) -> str:
     """The path or name that transformers loads: the folder of an embedded model, else the name itself."""
     embedded = {"nano": lambda: Path(__file__).parent / "nano", "smollm2": lambda: assets.asset_path("smollm2")}

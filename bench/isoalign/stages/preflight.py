@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from isoalign.config.task import TaskConfig
+from isoalign.config.task import ModelConfig, TaskConfig
 from isoalign.core.devices import device
 from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.memory import machine_failure
@@ -27,7 +27,7 @@ from isoalign.models.language import LanguageModel
 from isoalign.models.probe import probe
 from isoalign.models.reward import load_reward_model
 from isoalign.models.scorers import load_scorer
-from isoalign.models.tokens import check_tokenizer
+from isoalign.models.tokens import check_tokenizer, closing_id
 from isoalign.stages.cutting import fit_of
 from isoalign.stages.footprint import check_memory
 from isoalign.stages.sft import with_adapter
@@ -43,10 +43,11 @@ def make_preflight(work: Path, task: TaskConfig, lora: int) -> None:
 
     ``lora``: rank of the policy's adapter. Raises UserError for what a run cannot use.
     """
+    check_length(task.model.name, loading.load_config(task.model.name), task.model)
     report: dict[str, Any] = {"memory": check_memory(task, lora)}
     report["base"] = _check_model(task.model.name, task.model.eos == "open", task.model.frozen, lora)
     if not task.reward.classifier:
-        _check_reward(task.reward.base or task.model.name)
+        _check_reward(task.reward.base or task.model.name, task.model)
     for name in writers(task):
         report[name] = _check_model(name, open_ends=True)
     for name in (task.evaluation.scorer, task.evaluation.second_scorer, task.reward.classifier):
@@ -79,6 +80,16 @@ def writers(task: TaskConfig) -> list[str]:
     return list(filter(None, judge + critic))
 
 
+def check_length(name: str, architecture: Any, config: ModelConfig) -> None:
+    """Refuse prompts and answers of a task that are longer than a model of this configuration reads. Raises UserError."""
+    longest, asked = loading.longest_text(architecture), config.prompt_tokens + config.new_tokens
+    if longest is not None and asked > longest:
+        raise UserError(
+            f"the model {name!r} reads at most {longest} tokens, and a prompt with its answer may have {asked}; lower "
+            "task.model.prompt_tokens or task.model.new_tokens"
+        )
+
+
 def _check_model(name: str, open_ends: bool, dtype: str = "float32", lora: int = 0) -> dict[str, float]:
     """A causal language model and its tokenizer, with an adapter if there will be one."""
     model, tokenizer = loading.load_model(name, dtype=dtype)
@@ -100,9 +111,13 @@ def _check_bill(name: str, model: Any, error: float) -> None:
         )
 
 
-def _check_reward(name: str) -> None:
-    """A scalar head on a model gives each row a finite number, and its passes can be billed."""
-    model, _ = load_reward_model(name, loading.model_path(name))
+def _check_reward(name: str, config: ModelConfig) -> None:
+    """A scalar head on a model reads answers, gives each row a finite number, and its passes can be billed."""
+    model, tokenizer = load_reward_model(name, loading.model_path(name))
+    check_length(name, model.config, config)
+    check_tokenizer(tokenizer, model, open_ends=False)
+    if config.eos == "open":
+        closing_id(tokenizer)  # closes the answers that end
     with _named(name), torch.no_grad():
         error = bill_error(model.to(device()), shape_of(model, None))
         tokens = torch.arange(8, device=device()).view(2, 4)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from isoalign.core.errors import UserError
-from isoalign.core.lazy import peft
+from isoalign.core.lazy import peft, trl
+from isoalign.models.flop_rules import uncounted
 from isoalign.models.language import NEVER, LanguageModel
+from isoalign.models.passes import token_logp
 from isoalign.training.meter import Meter
 
 
@@ -46,9 +48,34 @@ def pay_passes(model: LanguageModel, meter: Meter, before_gradients: Callable[[]
     def forward(*args: Any, **kwargs: Any) -> Any:
         tokens = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
         pay(tokens, kwargs.get("fused_lm_head", False), kwargs.get("past_key_values"), bool(kwargs.get("use_cache")))
-        return run(*args, **kwargs)
+        with model.in_precision():  # TRL samples without autocast, which frozen weights of bf16 need
+            return run(*args, **kwargs)
 
     model.inner.forward = forward
+
+
+def check_fused_head(model: LanguageModel) -> None:
+    """Refuse a model whose log-probabilities TRL, which has its own way from states to them, gets wrong. Raises UserError."""
+    inner, tokens = model.inner, torch.arange(9, device=model.device).unsqueeze(0) % model.vocabulary
+    limit = 0.5 if model.autocast or model.dtype != torch.float32 else 0.01  # nats
+    before = vars(inner).get("forward")
+    with torch.no_grad(), model.in_precision(), uncounted():  # not counted: it is no work of the trainer
+        own = token_logp(inner(input_ids=tokens).logits[:, :-1].float(), tokens[:, 1:])
+        trl.trainer.utils.add_fused_lm_head(inner)
+        try:
+            fused = inner(input_ids=tokens, labels=tokens, fused_lm_head=True).log_probs
+            agrees = torch.allclose(fused.float(), own, rtol=0.0, atol=limit)
+        except (AttributeError, TypeError):
+            agrees = False  # its body returns something else
+        finally:
+            del inner.forward
+            if before is not None:
+                inner.forward = before
+    if not agrees:
+        raise UserError(
+            f"TRL's trainers compute other log-probabilities of {type(inner).__name__} than its own forward; choose another "
+            "algorithm or task.model.name"
+        )
 
 
 @contextmanager
@@ -61,7 +88,8 @@ def lent(policy: LanguageModel, reference: LanguageModel) -> Iterator[None]:
         head: Any = model.head
         if head.bias is not None:
             raise UserError("TRL's trainers need a model whose output head has no bias; choose another task.model.name")
-        bias = torch.zeros(model.vocabulary, device=model.device).index_fill(0, model.banned, NEVER)
+        check_fused_head(model)
+        bias = torch.zeros(model.vocabulary, device=model.device, dtype=model.dtype).index_fill(0, model.banned, NEVER)
         del head.bias
         head.register_buffer("bias", bias, persistent=False)  # not part of a snapshot
     generation = policy.inner.generation_config
