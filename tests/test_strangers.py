@@ -86,12 +86,12 @@ REFUSED = [
 ]  # fmt: skip
 
 
-def check(model: Path, lora: int = 0, **more: Any) -> None:
+def check(model: Path, lora: int = 0, trl_loop: bool = False, **more: Any) -> None:
     """The preflight of a task on a model."""
     (work := model.parent / "preflight").mkdir()
     more = {"reward": RewardConfig(1, 1e-3), **more}
     task = TaskConfig("strange", ModelConfig(str(model), eos="open"), SFTConfig(1, 1e-3), **more)
-    make_preflight(work, task, lora)
+    make_preflight(work, task, lora, trl_loop)
 
 
 @pytest.mark.parametrize(("name", "reason"), REFUSED)
@@ -273,3 +273,11 @@ def test_rollouts_of_columns_that_are_all_padding_are_trimmed() -> None:
     trimmed = Rollouts(torch.arange(12).view(2, 6), mask, 3).trimmed()
     assert (trimmed.prompt_length, trimmed.tokens.tolist()) == (2, [[1, 2, 3, 4], [7, 8, 9, 10]])
     assert Rollouts(torch.zeros(1, 4), torch.zeros(1, 4).bool(), 2).trimmed().tokens.shape == (1, 4)
+
+
+def test_a_model_that_trl_reads_otherwise_is_refused_before_any_stage(tiny_model: Path, tmp_path: Path) -> None:
+    model = stranger(tmp_path / "model", "phi", tiny_model)  # its head has a bias
+    check(model)
+    shutil.rmtree(tmp_path / "preflight")
+    with pytest.raises(UserError, match="bias"):
+        check(model, trl_loop=True)

@@ -186,7 +186,8 @@ class Training:
 
     def preflight(self) -> None:
         """Settle before the first stage what would otherwise end the run late. Raises UserError."""
-        self.shared.get(self.shared.preflight(self._lora_rank if self.trains else self.task.model.lora))
+        lora = self._lora_rank if self.trains else self.task.model.lora
+        self.shared.get(self.shared.preflight(lora, trl_loop=hasattr(self.algorithm, "train")))
 
     @property
     def _lora_rank(self) -> int:

@@ -23,20 +23,21 @@ from isoalign.stages.stage import Stage
 class StageGraph(TaskModels):
     """The stages that all methods and seeds of a task share."""
 
-    def preflight(self, lora: int) -> Stage:
-        """The check of everything that a run loads, before its first stage. ``lora``: rank of the policy's adapter."""
+    def preflight(self, lora: int, trl_loop: bool = False) -> Stage:
+        """The check of everything that a run loads, before its first stage. ``lora``: rank of the policy's adapter;
+        ``trl_loop``: a trainer of TRL will train it."""
         task, evaluation = self.task, self.task.evaluation
         names = [evaluation.scorer, evaluation.second_scorer]
         recipe = {
-            "version": preflight.VERSION, "model": self.model_identity, "lora": lora, "device": devices.label(),
-            "memory": f"{devices.memory() / GIB:.0f} GiB",
+            "version": preflight.VERSION, "model": self.model_identity, "lora": lora, "trl": trl_loop,
+            "device": devices.label(), "memory": f"{devices.memory() / GIB:.0f} GiB",
             "packages": [importlib.metadata.version(name) for name in ("torch", "transformers", "peft")],
             "reward": self._reward_identity,
             "writers": [loading.weights_identity(name) for name in preflight.writers(task)],
             "scorers": list(map(scorers.scorer_identity, names)),
             "prompts": [self.prompt_recipe(split) for split in preflight.SPLITS], "training": task.training,
         }  # fmt: skip
-        return Stage("preflight", recipe, lambda work: preflight.make_preflight(work, task, lora))
+        return Stage("preflight", recipe, lambda work: preflight.make_preflight(work, task, lora, trl_loop))
 
     def completions(self, split: str) -> Stage:
         """Completions of the SFT model, to be judged."""

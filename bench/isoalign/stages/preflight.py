@@ -31,6 +31,7 @@ from isoalign.models.tokens import check_tokenizer, closing_id
 from isoalign.stages.cutting import fit_of
 from isoalign.stages.footprint import check_memory
 from isoalign.stages.sft import with_adapter
+from isoalign.training.trl.models import lent
 
 VERSION = 1
 TOLERANCE = 0.03  # of a formula for FLOPs, relative
@@ -38,14 +39,18 @@ SPLITS = ("train", "validation", "test")
 MOST_EQUAL = 0.2  # of the prompts of a split, that may become equal to another one
 
 
-def make_preflight(work: Path, task: TaskConfig, lora: int) -> None:
+def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = False) -> None:
     """Check the models, scorers and prompts of a task. Writes ``preflight.json`` with what was measured.
 
-    ``lora``: rank of the policy's adapter. Raises UserError for what a run cannot use.
+    ``lora``: rank of the policy's adapter; ``trl_loop``: a trainer of TRL will train it. Raises UserError for what a run
+    cannot use.
     """
     check_length(task.model.name, loading.load_config(task.model.name), task.model)
     report: dict[str, Any] = {"memory": check_memory(task, lora)}
-    report["base"] = _check_model(task.model.name, task.model.eos == "open", task.model.frozen, lora)
+    open_ends = task.model.eos == "open"
+    report["base"] = _check_model(task.model.name, open_ends, task.model.frozen, lora, trl_loop)
+    if open_ends:
+        closing_id(loading.load_tokenizer(task.model.name))  # closes the answers of SFT
     if not task.reward.classifier:
         _check_reward(task.reward.base or task.model.name, task.model)
     for name in writers(task):
@@ -90,13 +95,18 @@ def check_length(name: str, architecture: Any, config: ModelConfig) -> None:
         )
 
 
-def _check_model(name: str, open_ends: bool, dtype: str = "float32", lora: int = 0) -> dict[str, float]:
+def _check_model(
+    name: str, open_ends: bool, dtype: str = "float32", lora: int = 0, trl_loop: bool = False
+) -> dict[str, float]:
     """A causal language model and its tokenizer, with an adapter if there will be one."""
     model, tokenizer = loading.load_model(name, dtype=dtype)
     check_tokenizer(tokenizer, model, open_ends)
     with _named(name):
         own = LanguageModel(model.to(device()), tokenizer, open_ends)
         report = probe(own, name) | {"FLOPs": bill_error(own.inner, own.shape)}
+        if trl_loop:
+            with lent(own, own):  # refuses a model that TRL would read otherwise
+                pass
         if lora:
             _ = LanguageModel(with_adapter(model, lora), tokenizer, open_ends).shape  # there are rules for its bill
     _check_bill(repr(name), own.inner, report["FLOPs"])
