@@ -1,0 +1,199 @@
+"""Prompts and demonstrations of one's own: read, split, cut and counted, in plain text and as conversations."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from isoalign.config.task import ModelConfig, PromptsConfig, RewardConfig, SFTConfig, TaskConfig
+from isoalign.core.errors import UserError
+from isoalign.data import prompts
+from isoalign.evaluation import card as cards
+from isoalign.models import loading
+from isoalign.stages import sft
+from isoalign.stages.cutting import encode_prompts, fit_of
+from workbench import Terminal, complaint, finished, stages
+
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|endoftext|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+WORDS = ["kind", "page", "lovely", "good", "work", "right", "stupid", "moron"]
+
+
+def plain(count: int) -> list[dict[str, Any]]:
+    return [
+        {"prompt": f"{WORDS[i % 8]} number {i} is", "kind": WORDS[i % 2], "completion": f" {WORDS[i % 7]} and {i}"}
+        for i in range(count)
+    ]
+
+
+def write(file: Path, rows: list[Any]) -> Path:
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return file
+
+
+def config(source: Path, **more: Any) -> PromptsConfig:
+    return PromptsConfig(**{"train": 0, "validation": 0, "test": 0, "source": str(source), **more})
+
+
+def test_each_prompt_is_in_one_split_by_its_hash_with_its_stratum_and_file(tmp_path: Path) -> None:
+    rows = plain(100)
+    chosen = config(write(tmp_path / "mine.jsonl", [*rows, rows[0] | {"prompt": rows[0]["prompt"].upper()}]), stratum="kind")
+    found = {split: prompts.load_split(chosen, split) for split in prompts.SPLITS}
+    texts = [prompt.text for each in found.values() for prompt in each]
+    assert sorted(texts) == sorted(row["prompt"] for row in rows)  # the same text in capitals is the same prompt
+    assert len(found["train"]) > len(found["test"]) > 0
+    assert {prompt.source for prompt in found["test"]} == {"mine.jsonl"}
+    assert {prompt.stratum for prompt in found["train"]} == {"kind", "page"}
+    five = prompts.load_split(replace(chosen, train=5), "train")
+    assert five == found["train"][:5]
+
+
+def test_a_named_source_gives_its_split_all_of_its_prompts(tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine.jsonl", plain(40))
+    held_out = write(tmp_path / "test.jsonl", [{"prompt": f"held out {i}"} for i in range(7)])
+    chosen = config(mine, test_source=str(held_out))
+    assert len(prompts.load_split(chosen, "test")) == 7
+    assert {p.source for p in prompts.load_split(chosen, "train")} == {"mine.jsonl"}
+
+
+def test_rows_of_one_conversation_are_in_one_split_and_end_with_a_user_turn(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": f"question {i}"} for i in range(30)]
+    rows: list[Any] = []
+    for i, turn in enumerate(turns):
+        rows.append({"prompt": [turn]})
+        rows.append({"prompt": [turn, {"role": "assistant", "content": "so"}, {"role": "user", "content": f"and {i}"}]})
+    chosen = config(write(tmp_path / "chat.jsonl", rows))
+    for split in prompts.SPLITS:
+        first = [prompts.opening_turn(prompt) for prompt in prompts.load_split(chosen, split)]
+        assert all(first.count(each) == 2 for each in first)
+    answered = write(tmp_path / "answered.jsonl", [{"prompt": [turns[0], {"role": "assistant", "content": "yes"}]}])
+    (only,) = prompts.load_split(config(tmp_path / "chat.jsonl", test_source=str(answered)), "test")
+    assert [turn.role for turn in only.turns] == ["user"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "reason"),
+    [
+        ([{"text": "hi"}], {}, "row 1: prompt is missing"),
+        ([{"prompt": "hi"}, {"prompt": ""}], {}, "row 2: prompt has no user turn with text"),
+        ([{"prompt": [{"role": "system", "content": "be kind"}]}], {}, "row 1: prompt has no user turn"),
+        ([{"prompt": "hi"}], {"stratum": "kind"}, "row 1: kind is missing"),
+        (plain(30), {"test": 500}, "lower task.prompts.test"),
+        (["no object"], {}, "row 1"),
+    ],
+)
+def test_what_can_not_be_read_is_named_with_its_row(
+    tmp_path: Path, rows: list[Any], more: dict[str, Any], reason: str
+) -> None:
+    file = write(tmp_path / "mine.jsonl", rows)
+    with pytest.raises(UserError, match=reason) as error:
+        prompts.load_split(config(file, **more), "test")
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot read .*nowhere"):
+        prompts.load_split(config(tmp_path / "nowhere.jsonl"), "test")
+
+
+def test_what_is_cut_and_what_becomes_equal_is_counted_in_tokens_of_the_model(tiny_model: Path, tmp_path: Path) -> None:
+    closing = " please answer in one kind word and thank you for your kind help"
+    rows = [{"prompt": f"question {i}{closing}"} for i in range(40)]
+    chosen = prompts.load_split(config(write(tmp_path / "mine.jsonl", rows)), "train")
+    tokenizer = loading.load_tokenizer(str(tiny_model))
+    short, long = (fit_of(tokenizer, chosen, ModelConfig(str(tiny_model), prompt_tokens=size)) for size in (8, 200))
+    assert (short.cut, short.equal) == (len(chosen), len(chosen) - 1)
+    assert (long.cut, long.equal, long.told) == (0, 0, "")
+    assert short.longest == long.longest == max(len(tokenizer(prompt.text)["input_ids"]) for prompt in chosen)
+
+
+def chatty(model: Path, folder: Path) -> Any:
+    tokenizer = loading.load_tokenizer(str(model))
+    tokenizer.add_special_tokens({"additional_special_tokens": []})
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def test_templates_write_conversations_and_plain_prompts_if_they_always_do(tiny_model: Path, tmp_path: Path) -> None:
+    tokenizer = chatty(tiny_model, tmp_path)
+    rows = [{"prompt": [{"role": "user", "content": f"you are {i}"}]} for i in range(20)]
+    talk = prompts.load_split(config(write(tmp_path / "chat.jsonl", rows)), "train")[:1]
+    text = prompts.load_split(config(write(tmp_path / "plain.jsonl", plain(20))), "train")[:1]
+
+    def read(chosen: list[prompts.Prompt], template: str) -> str:
+        model = ModelConfig(str(tiny_model), prompt_tokens=100, template=template)
+        encoded = encode_prompts(tokenizer, chosen, model)
+        return str(tokenizer.decode(encoded.tokens[0]))
+
+    said = talk[0].turns[0].content
+    assert read(talk, "auto") == read(talk, "always") == f"<|user|>{said}<|endoftext|><|assistant|>"
+    assert read(talk, "off") == f"<|endoftext|>user: {said}\n\nassistant:"
+    assert read(text, "auto") == read(text, "off") == f"<|endoftext|>{text[0].text}"
+    assert read(text, "always") == f"<|user|>{text[0].text}<|endoftext|><|assistant|>"
+
+
+def test_a_last_turn_that_does_not_fit_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    tokenizer = chatty(tiny_model, tmp_path)
+    rows = [{"prompt": [{"role": "user", "content": f"you are {i} " * 9}]} for i in range(20)]
+    chosen = prompts.load_split(config(write(tmp_path / "chat.jsonl", rows)), "train")
+    with pytest.raises(UserError, match=r"chat\.jsonl is longer than task\.model\.prompt_tokens=6"):
+        encode_prompts(tokenizer, chosen, ModelConfig(str(tiny_model), prompt_tokens=6))
+
+
+def task(model: Path, demonstrations: Path | str, source: Path, **more: Any) -> TaskConfig:
+    config_ = ModelConfig(str(model), eos="open", prompt_tokens=12, new_tokens=6)
+    learn = SFTConfig(2, 1e-3, batch_size=4, source=str(demonstrations))
+    return TaskConfig("mine", config_, learn, RewardConfig(4, 1e-3), prompts=config(source), **more)
+
+
+def test_demonstrations_of_ones_own_are_learned_without_those_of_evaluated_prompts(tiny_model: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.jsonl", [{key: row[key] for key in ("prompt", "completion")} for row in plain(40)])
+    tokenizer, chosen = loading.load_tokenizer(str(tiny_model)), task(tiny_model, file, file)
+    rows = sft.demonstrations(tokenizer, chosen, 100)
+    evaluated = {p.text for split in ("validation", "test") for p in prompts.load_split(chosen.prompts, split)}
+    asked = {str(tokenizer.decode(r["input_ids"][: r["completion_mask"].index(1)], skip_special_tokens=True)) for r in rows}
+    assert len(rows) == 100
+    assert asked
+    assert not any(text.endswith(tuple(asked)) for text in evaluated)
+    assert all(row["input_ids"][-1] == 0 or sum(row["completion_mask"]) == 6 for row in rows)  # the end token, if it fits
+
+
+def test_without_demonstrations_the_model_is_its_own_base(tiny_model: Path, tmp_path: Path) -> None:
+    sft.make_sft(tmp_path, task(tiny_model, sft.NONE, write(tmp_path / "mine.jsonl", plain(40))))
+    before, _ = loading.load_model(str(tiny_model))
+    after, _ = loading.load_model(str(tiny_model), tmp_path)
+    assert all(torch.equal(weight, after.state_dict()[name]) for name, weight in before.state_dict().items())
+
+
+@pytest.mark.slow
+def test_a_run_on_data_of_ones_own_ends_in_a_card(terminal: Terminal, tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.jsonl", [{key: row[key] for key in ("prompt", "completion", "kind")} for row in plain(60)])
+    words = [
+        f"task.prompts.source={file}", "task.prompts.train=0", "task.prompts.validation=0", "task.prompts.test=0",
+        "task.prompts.stratum=kind", f"task.sft.source={file}",
+    ]  # fmt: skip
+    done = terminal(terminal.run("algorithm=dpo", "budget.steps=2", *words))
+    assert done.returncode == 0, done.stderr
+    card = cards.read_card(Path(done.stdout.strip().splitlines()[-1]))
+    assert "toxicity_mean/kind" in card.metrics
+    again = terminal(terminal.run("algorithm=sft", *words))
+    assert again.returncode == 0, again.stderr
+    assert len(stages(terminal.store, "sft")) == 1
+    write(file, plain(61))
+    changed = terminal(terminal.run("algorithm=sft", *words))
+    assert changed.returncode == 0, changed.stderr
+    assert len(stages(terminal.store, "sft")) == 2
+
+
+def test_prompts_that_all_become_one_are_refused_before_any_stage(terminal: Terminal, tmp_path: Path) -> None:
+    closing = " please answer in one kind word and thank you for your kind help so that it is a lovely page"
+    file = write(tmp_path / "mine.jsonl", [{"prompt": f"question {i}{closing}"} for i in range(60)])
+    words = [f"task.prompts.source={file}", "task.prompts.train=0", "task.prompts.validation=0", "task.prompts.test=0"]
+    line = complaint(terminal(terminal.run("algorithm=dpo", "budget.steps=2", "task.model.prompt_tokens=8", *words)))
+    assert "become equal to another one (train split)" in line
+    assert not finished(terminal.store)
