@@ -1,20 +1,25 @@
 """Prompts and demonstrations of one's own: read, split, cut and counted, in plain text and as conversations."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from isoalign.config.fill import build_config
 from isoalign.config.task import ModelConfig, PromptsConfig, RewardConfig, SFTConfig, TaskConfig
 from isoalign.core.errors import UserError
+from isoalign.core.places import CONF
 from isoalign.data import prompts
 from isoalign.evaluation import card as cards
 from isoalign.models import loading
 from isoalign.stages import sft
 from isoalign.stages.cutting import encode_prompts, fit_of
+from isoalign.tools import tasks
 from workbench import Terminal, complaint, finished, stages
 
 TEMPLATE = (
@@ -197,3 +202,26 @@ def test_prompts_that_all_become_one_are_refused_before_any_stage(terminal: Term
     line = complaint(terminal(terminal.run("algorithm=dpo", "budget.steps=2", "task.model.prompt_tokens=8", *words)))
     assert "become equal to another one (train split)" in line
     assert not finished(terminal.store)
+
+
+def test_a_new_task_is_written_with_lengths_and_budgets_of_its_data_and_shown(tmp_path: Path, tiny_model: Path) -> None:
+    file = write(tmp_path / "mine.jsonl", plain(80))
+    written = tasks.write_task("mine", tmp_path, str(tiny_model), str(file), "prompt", str(file), "", 0)
+    whole = OmegaConf.merge(OmegaConf.load(CONF / "task" / "common" / "defaults.yaml"), OmegaConf.load(written))
+    whole.pop("defaults")
+    chosen = build_config(TaskConfig, OmegaConf.to_container(whole), "task")
+    tokenizer = loading.load_tokenizer(str(tiny_model))
+    longest = max(len(tokenizer(row["prompt"])["input_ids"]) for row in plain(80))
+    assert longest <= chosen.model.prompt_tokens <= longest + 8
+    assert chosen.budgets["tiny"] < chosen.budgets["small"] < chosen.budgets["large"]
+    text = "\n".join(tasks.show(replace(chosen, prompts=replace(chosen.prompts, stratum="kind"))))
+    counts = {split: len(prompts.load_split(chosen.prompts, split)) for split in prompts.SPLITS}
+    for split, number in counts.items():
+        assert re.search(rf"\| {split} +\| +{number} \|", text), text
+    assert "demonstrations: " in text
+    assert re.search(rf"{counts['validation'] + counts['test']} evaluated prompts occur in it", text), text
+    assert "as the model reads them:\n  <|endoftext|>" in text
+    with pytest.raises(UserError, match="already exists"):
+        tasks.write_task("mine", tmp_path, str(tiny_model), str(file), "prompt", "none", "", 0)
+    with pytest.raises(UserError, match="lower-case letters"):
+        tasks.write_task("My Task", tmp_path, str(tiny_model), str(file), "prompt", "none", "", 0)

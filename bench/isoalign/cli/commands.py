@@ -34,7 +34,8 @@ COMMANDS = {
     "prompts": Entry("score", "Print a task's evaluation prompts, to answer elsewhere."),
     "score": Entry("score", "Score completions made elsewhere, for an unmetered row."),
     "data": Entry("data", "Look at a file of feedback before anything learns from it."),
-    "new": Entry("new", "Write the files of a new algorithm that works from the start."),
+    "task": Entry("task", "Look at a task: its data in tokens, splits, losses, leaks and examples."),
+    "new": Entry("new", "Write the files of a new algorithm or task that works from the start."),
     "check": Entry("check", "Test an algorithm on what every algorithm must do."),
     "doctor": Entry("doctor", "Say what this machine has for runs, what won't work, and what to do."),
     "assets": Entry("assets", "Fetch and verify the embedded models and data."),
@@ -80,6 +81,10 @@ def invoke(arguments: list[str]) -> int:
         return done.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+    except click.exceptions.Abort as error:
+        if is_interrupt(error):
+            raise KeyboardInterrupt from error
+        complain(f"{arguments[0]} asks for what is not given, and nobody answered; give it as options, see --help")
     except BrokenPipeError:
         raise
     except Exception as error:

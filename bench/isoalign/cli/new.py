@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 
 from isoalign.cli.options import PATH
-from isoalign.tools import scaffold
+from isoalign.runs.overrides import task_named
+from isoalign.tools import scaffold, tasks
 
 
 @click.group()
 def new() -> None:
-    """Write the files of a new algorithm that works from the start."""
+    """Write the files of a new algorithm or task that works from the start."""
 
 
 @new.command()
@@ -25,3 +26,34 @@ def algorithm(name: str, package: Path | None) -> None:
         print(path)
     first = f"pip install -e {package} && " if package else ""
     print(f"next: {first}isoalign check {name}")
+
+
+@new.command()
+@click.argument("name")
+@click.option("--model", prompt="Base model (nano, smollm2, a folder or a hub name)", help="Base model.")
+@click.option("--prompts", prompt="Prompts (a file or hf:NAME)", help="Prompts: a file or hf:NAME.")
+@click.option("--column", default="prompt", show_default=True, help="Column of the prompts: a text or messages.")
+@click.option(
+    "--demonstrations", prompt="Demonstrations (a file, hf:NAME or none)", default="none", show_default=True,
+    help="Demonstrations for SFT: a file or hf:NAME; none: the model is its own base.",
+)  # fmt: skip
+@click.option(
+    "--feedback",
+    prompt="Feedback (a file or hf:NAME; empty for a simulated annotator)",
+    default="",
+    help="Feedback of people.",
+)
+@click.option("--lora", default=0, show_default=True, help="Rank of the adapter; 0 trains all weights.")
+@click.option("--package", type=PATH, metavar="FOLDER", help="Package whose conf/ it goes into.  [default: this checkout]")
+def task(
+    name: str, model: str, prompts: str, column: str, demonstrations: str, feedback: str, lora: int, package: Path | None
+) -> None:
+    """Write the yaml of a task over data of your own, and look at the data.
+
+    What is not given is asked for.
+    """
+    path = tasks.write_task(name, scaffold.task_folder(package), model, prompts, column, demonstrations, feedback, lora)
+    print(path, end="\n\n")
+    for part in tasks.show(task_named(name)):
+        print(part, end="\n\n")
+    print(f"next: isoalign run task={name} algorithm=dpo budget=tiny")

@@ -79,6 +79,13 @@ def own_split(config: PromptsConfig, wanted: str) -> list[Prompt]:
     return ordered[: count or None]
 
 
+def read_prompts(source: str, column: str, stratum: str = "") -> tuple[Prompt, ...]:
+    """The different prompts of a file or hf:NAME, of all splits. Raises UserError naming file and row, and if it has none."""
+    if not (found := _read_own(source, column, stratum)):
+        raise UserError(f"{source} has no prompts")
+    return found
+
+
 @cache
 def _read_own(source: str, column: str, stratum: str) -> tuple[Prompt, ...]:
     """The different prompts of a source, the first of those that are the same."""

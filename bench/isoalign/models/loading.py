@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.lazy import transformers
 from isoalign.core.memory import machine_failure
@@ -62,6 +64,13 @@ def longest_text(config: Any) -> int | None:
         if scaling.get("rope_type") in ("dynamic", "longrope"):
             limits.append(scaling.get("original_max_position_embeddings"))
     return min((limit for limit in limits if limit), default=None)
+
+
+def count_parameters(name: str) -> int:
+    """Number of a model's weights, without reading them."""
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(load_config(name))
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def model_path(name: str) -> str:

@@ -120,6 +120,20 @@ def write_algorithm(name: str, package: Path | None) -> list[Path]:
     return list(files)
 
 
+def task_folder(package: Path | None) -> Path:
+    """Where the yaml of a task goes: conf/task of this checkout, or of a package. Raises UserError if there is none."""
+    if package is None:
+        if not Path("conf/task/nano.yaml").exists():
+            raise UserError("this is not a checkout of isoalign; for a package: isoalign new task NAME --package FOLDER")
+        return Path("conf/task")
+    try:
+        points = tomllib.loads((package / "pyproject.toml").read_text())["project"]["entry-points"]["isoalign.conf"]
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        lack = 'has no entry point [project.entry-points."isoalign.conf"]; see docs/extending.md, "A package of your own"'
+        raise UserError(f"{package / 'pyproject.toml'} {lack}") from error
+    return package.joinpath(*next(iter(points.values())).split("."), "task")
+
+
 def _in_checkout(name: str) -> dict[Path, str]:
     if not (Path("baselines/__init__.py").exists() and Path("conf/algorithm").is_dir()):
         raise UserError("this is not a checkout of isoalign; for a package: isoalign new algorithm NAME --package FOLDER")
