@@ -6,7 +6,7 @@ import click
 
 from isoalign.cli.options import PATH
 from isoalign.runs.overrides import task_named
-from isoalign.tools import scaffold, tasks
+from isoalign.tools import scaffold
 
 
 @click.group()
@@ -52,6 +52,8 @@ def task(
 
     What is not given is asked for.
     """
+    from isoalign.tools import tasks  # loads torch, which the help does without
+
     path = tasks.write_task(name, scaffold.task_folder(package), model, prompts, column, demonstrations, feedback, lora)
     print(path, end="\n\n")
     for part in tasks.show(task_named(name)):

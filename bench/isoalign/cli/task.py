@@ -4,7 +4,6 @@ import click
 
 from isoalign.cli import options
 from isoalign.runs.overrides import task_named
-from isoalign.tools import tasks
 
 
 @click.group()
@@ -21,5 +20,7 @@ def show(name: str, settings: tuple[str, ...]) -> None:
     Prompts of each split with their lengths in tokens, what is cut and what becomes equal, strata, demonstrations, feedback,
     evaluated prompts that occur in training data, and five prompts as the model reads them.
     """
+    from isoalign.tools import tasks  # loads torch, which the help does without
+
     for part in tasks.show(task_named(name, settings)):
         print(part, end="\n\n")
