@@ -121,6 +121,9 @@ def _check_claims(card: Card, store: Store, report: Report) -> None:
     wrong = []
     if (name := _at(claimed, "config.task.name")) not in (None, card.task):
         wrong.append(f"task: {card.task} on the card, {name} in its configuration")
+    policy = card.training.get("policy")
+    if policy and str(policy).partition("/")[0].rpartition("-")[2] not in card.parents.values():
+        wrong.append(f"training.policy: {policy} is in no stage behind the card")
     for parents, entry, place in CLAIMS:
         for name in (name for name in card.parents if name.startswith(parents)):
             folder = store.find(card.parents[name])
