@@ -7,6 +7,7 @@ names. `trl_cpo` has no counterpart and is tuned separately.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -33,6 +34,7 @@ def trl_settings(task: str, method: str) -> str:
         "# @package _global_",
         f"# python scripts/tuned_trl.py {task}",
         f"tuning: as {method}, {ours.tuning}",
+        f"tuned_on: {json.dumps(OmegaConf.to_container(ours.tuned_on))}",
         "algorithm:",
     ]
     return "\n".join([*head, *lines]) + "\n"

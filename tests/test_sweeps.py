@@ -13,6 +13,8 @@ from hydra import compose, initialize_config_module
 from isoalign.config.fill import build_config
 from isoalign.config.search_path import options, prepare
 from isoalign.core.records import Estimate
+from isoalign.runs import tuned
+from isoalign.runs.overrides import task_named
 from isoalign.tools import tune
 from isoalign.tools.tune import space
 from isoalign.training import registry
@@ -118,6 +120,7 @@ def test_a_run_takes_the_settings_of_its_tuned_file_and_says_so(file: Path) -> N
     for key, value in written["algorithm"].items():
         assert float(config.algorithm[key]) == float(value)
     assert config.tuning == written["tuning"]
+    assert config.tuned_on == tuned.base_of(task_named(task).model)
     assert set(config) == {
         "task",
         "algorithm",
@@ -129,4 +132,5 @@ def test_a_run_takes_the_settings_of_its_tuned_file_and_says_so(file: Path) -> N
         "store",
         "tracking",
         "tuning",
+        "tuned_on",
     }

@@ -9,9 +9,17 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
+from isoalign.config.fill import build_config
+from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.records import Estimate
+from isoalign.data import hub
+from isoalign.evaluation.card import OTHER_BASE
+from isoalign.runs import tuned
 from isoalign.tools.tune import RULES, Trial, largest_reduction, one_standard_error, points, space
 from workbench import COMMAND, TINY, Terminal, complaint
 
@@ -110,6 +118,7 @@ def test_tuning_tries_each_method_equally_often_and_writes_the_winner_with_its_r
         assert text.splitlines()[:2] == ["# @package _global_", f"# {record['command']}"]
         written = yaml.safe_load(text)
         assert written["tuning"] == "2 trials on validation prompts, by one_standard_error"
+        assert on_base(place.model) == f"tuned_on: {{weights: '{written['tuned_on']['weights']}', lora: 0, dtype: float32}}\n"
         assert {f"algorithm.{key}": float(value) for key, value in written["algorithm"].items()} == {
             key: float(value) for key, value in chosen.settings.items()
         }
@@ -150,28 +159,79 @@ def test_what_cannot_be_tuned_is_one_line_and_nothing_is_written(terminal: Termi
     assert not (terminal.home / "results").exists()
 
 
-@pytest.mark.slow
-def test_a_tuned_setting_is_told_on_the_card_unless_another_is_typed(furnished: Terminal) -> None:
+def on_base(model: Path, lora: int = 0, dtype: str = "float32") -> str:
+    """The line of a tuned file that says on which base it was tuned."""
+    return f"tuned_on: {{weights: '{hub.model_identity(str(model))}', lora: {lora}, dtype: {dtype}}}\n"
+
+
+@pytest.fixture
+def theirs(furnished: Terminal) -> Terminal:
+    """A terminal with an installed package that brings a task and the settings that were tuned on it."""
     site = furnished.home / "site"
-    tuned = site / "mine" / "conf" / "tuned"
-    tuned.mkdir(parents=True)
-    for package in (site / "mine", site / "mine" / "conf"):
+    conf = site / "mine" / "conf"
+    (conf / "tuned").mkdir(parents=True)
+    for package in (site / "mine", conf):
         (package / "__init__.py").touch()
-    (tuned / "theirs_dpo.yaml").write_text("# @package _global_\ntuning: 9 trials\nalgorithm:\n  beta: 0.25\n")
-    (site / "mine" / "conf" / "task").mkdir()
-    (site / "mine" / "conf" / "task" / "theirs.yaml").write_text("defaults: [nano]\nname: theirs\n")
+    lines = f"tuning: 9 trials\n{on_base(furnished.model)}algorithm:\n  beta: 0.25\n"
+    (conf / "tuned" / "theirs_dpo.yaml").write_text(f"# @package _global_\n{lines}")
+    (conf / "task").mkdir()
+    (conf / "task" / "theirs.yaml").write_text("defaults: [nano]\nname: theirs\n")
     info = site / "mine-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text("[isoalign.conf]\nmine = mine.conf\n")
     furnished.env["PYTHONPATH"] = str(site)
+    return furnished
 
-    def card(*words: str) -> dict[str, Any]:
-        done = furnished(furnished.run("task=theirs", "algorithm=dpo", "budget.steps=2", *words))
+
+@pytest.mark.slow
+def test_a_tuned_setting_is_told_on_the_card_unless_another_is_typed_or_the_base_is_another(theirs: Terminal) -> None:
+    def beta_and_tuning(*words: str) -> tuple[float, str]:
+        done = theirs(theirs.run("algorithm=dpo", "budget.steps=2", "task.training.snapshots=[]", *words))
         assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
-        return found
+        found: dict[str, Any] = json.loads((theirs.home / done.stdout.splitlines()[-1]).read_text())
+        return found["config"]["algorithm"]["beta"], found["notes"]["tuning"]
 
-    as_tuned, by_hand = card(), card("algorithm.lr=0.001")
-    assert (as_tuned["config"]["algorithm"]["beta"], as_tuned["notes"]["tuning"]) == (0.25, "9 trials")
-    assert (by_hand["config"]["algorithm"]["beta"], by_hand["notes"]["tuning"]) == (0.25, "by hand")
+    assert beta_and_tuning("task=theirs") == (0.25, "9 trials")
+    assert beta_and_tuning("task=theirs", "algorithm.lr=0.001") == (0.25, "by hand")
+    assert beta_and_tuning("task=theirs", "task.model.lora=2") == (0.1, OTHER_BASE)
+    assert beta_and_tuning("task=nano", "task.training.betas=[0.9,0.99]") == (0.1, OTHER_BASE)  # tuned on nano's own model
+    done = theirs([COMMAND, "board", "theirs", "--results", str(theirs.home / "results")])
+    assert "not tuned: dpo" in done.stdout
+    assert OTHER_BASE in (theirs.home / "results" / "theirs" / "leaderboard.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "lr", "tuning"),
+    [
+        ([], 3e-5, "4 trials on validation prompts, by one_standard_error"),
+        (["task.feedback.noise=0.2", "task.model.bf16=true"], 3e-5, "4 trials on validation prompts, by one_standard_error"),
+        (["task.model.name=smollm2"], 1e-4, OTHER_BASE),
+        (["task.model.name=nowhere"], 1e-4, OTHER_BASE),
+        (["task.model.lora=8"], 1e-4, OTHER_BASE),
+        (["task.model.dtype=bfloat16"], 1e-4, OTHER_BASE),
+        (["task.model.lora=8", "algorithm.lr=0.5"], 0.5, "by hand"),
+        (["algorithm.beta=0.5"], 3e-5, "by hand"),
+        (["task=nano_open"], 1e-4, "by hand"),
+    ],
+)
+def test_settings_belong_to_the_base_that_they_were_tuned_on(words: list[str], lr: float, tuning: str) -> None:
+    with initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
+        config = compose("config", overrides=words, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        try:
+            model: TaskConfig = build_config(TaskConfig, OmegaConf.to_container(config.task, resolve=True), "task")
+            settings, told = tuned.settings_and_tuning(config, model.model)
+        finally:
+            HydraConfig.instance().cfg = None
+    assert (settings["lr"], told) == (lr, tuning)
+    assert "name" not in settings
+
+
+def test_tuning_on_another_base_does_not_replace_what_was_tuned(terminal: Terminal) -> None:
+    conf = terminal.home / "conf" / "tuned"
+    conf.mkdir(parents=True)
+    (conf / "nano_kto.yaml").write_text("# @package _global_\ntuning: 9 trials\nalgorithm:\n  lr: 1\n")
+    line = complaint(terminal(command(terminal, "dpo", "kto")))
+    assert "conf/tuned/nano_kto.yaml holds settings of another base than this one; make a task of this base" in line
+    assert not terminal.store.exists()

@@ -42,11 +42,14 @@ def tune(
     if odd := [word for word in settings if not word.startswith(("task.", "budget"))]:
         raise UserError(f"{odd[0]}: settings must be of the task or the budget: task.KEY=VALUE or budget=NAME")
     search = tuning.Search(task, trials, rule, workers, results, store, tuple(settings))
+    conf = conf or search_path.folders()[0]
+    for name in wanted:
+        search.file(name, conf)  # one that can't be written is found out before the trials
     bar = _Bar(sum(len(tuning.points(tuning.space(name), trials)) for name in wanted))
     failed = 0
     for name, tried in search.run(wanted, bar.hear):
         try:
-            winner, file, record = tuning.write(search, name, tried, conf or search_path.folders()[0])
+            winner, file, record = tuning.write(search, name, tried, conf)
         except UserError as error:  # the others' trials are not lost
             print(f"isoalign: {error}", file=sys.stderr)
             failed += 1

@@ -18,6 +18,7 @@ from isoalign.core.redaction import redact
 from isoalign.core.store import digest
 
 BY_HAND = "by hand"  # how an untuned method got its settings
+OTHER_BASE = f"{BY_HAND}; what tuning chose is for another base"
 FORMAT = 3
 READS = (1, 2, 3)  # 1 has no values by prompt, no curve and no seals; up to 2 flags were lines of text
 FAMILY = "metric "  # prefix of the versions of families of metrics on a card

@@ -38,13 +38,18 @@ def make_card(run: Run, command: str) -> Card:
         parents={name: stage.key for name, stage in parents.items()},
         versions=packages() | (dict([package]) if package else {}),
         command=command,
-        training={key: record[key] for key in RECORD_FIELDS if key in record},
+        training={key: record[key] for key in RECORD_FIELDS if key in record} | _policy(run),
         notes=notes.make_notes(run),
         contents={name: content(run.shared.get(stage)) for name, stage in parents.items()},
     )
     own, base = (metric_values.read_metrics(run.shared.get(row.metrics())) for row in (run, run.base))
     points = curve.read_curve(run.shared.get(run.curve())) if run.trains else []
     return scored(replace(card, key=key_of(card)), own, base if run.trains else None, points)
+
+
+def _policy(run: Run) -> dict[str, str]:
+    """Where the policy lies in the store; nothing for a method that trains none."""
+    return {"policy": run.policy_folder} if run.policy_folder else {}
 
 
 def _base_record(run: Run) -> dict[str, Any]:

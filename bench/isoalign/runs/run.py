@@ -26,7 +26,7 @@ from isoalign.data import assets
 from isoalign.evaluation import card as cards
 from isoalign.evaluation import metrics, samples
 from isoalign.report import leaderboard, trackers
-from isoalign.runs import failures
+from isoalign.runs import failures, tuned
 from isoalign.runs.card import make_card
 from isoalign.runs.pipeline import Run
 from isoalign.stages.shared import SharedStages
@@ -67,14 +67,14 @@ def execute(config: DictConfig) -> Path:
         raise UserError(f"budget.flops must be positive and finite, not {budget.flops:g}")
     if str(config.tracking) not in trackers.MODES:
         raise UserError(unknown("tracking", str(config.tracking), list(trackers.MODES)))
-    settings = {key: value for key, value in _plain(config.algorithm).items() if key != "name"}
+    settings, how = tuned.settings_and_tuning(config, task.model)
     with registry.sandboxed(name):
         algorithm = registry.with_checked_settings(build_config(registry.algorithm(name), settings, "algorithm"))
     progress.set_run(f"{name} seed {config.seed}", _line())
     metrics.versions()  # a metric that cannot be loaded is reported before the training, not after it
     folder = _writable(Path(str(config.results)) / task.name)
     store = Path(str(config.store)) if config.store else assets.cache_dir() / "store"
-    run = Run(name, algorithm, budget, int(config.seed), SharedStages(task, Store(_writable(store))), _tuning(config))
+    run = Run(name, algorithm, budget, int(config.seed), SharedStages(task, Store(_writable(store))), how)
     return _publish(config, run, folder)
 
 
@@ -126,12 +126,6 @@ def _line() -> int:
     """The line on the screen for this run's bars: sweeps run two or more at a time."""
     hydra_config = HydraConfig.get()
     return int(hydra_config.job.num) % 2 if hydra_config.mode == RunMode.MULTIRUN else 0
-
-
-def _tuning(config: DictConfig) -> str:
-    """How the method's settings were found: what is set on the command line is set by hand."""
-    typed = any(word.lstrip("+~").startswith("algorithm.") for word in HydraConfig.get().overrides.task)
-    return cards.BY_HAND if typed else str(config.tuning)
 
 
 def _command() -> str:

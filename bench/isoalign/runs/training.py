@@ -221,6 +221,14 @@ class Training:
         """The prompts that are evaluated."""
         return prompts.load_split(self.task.prompts, self.task.evaluation.split)
 
+    @property
+    def policy_folder(self) -> str:
+        """Where the policy lies in the store; empty for a method that trains none."""
+        if self.selects:
+            return ""
+        stage = self.train if self.trains else self.shared.sft
+        return f"{stage.name}-{stage.key}" + ("/policy" if self.trains else "")
+
     def load_policy(self, weights: str = "policy") -> tuple[LanguageModel, LanguageModel]:
         """Policy and SFT base, as they are evaluated."""
         precision = self.task.evaluation.precision

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from isoalign.core.files import save
 from isoalign.core.lazy import scipy
 from isoalign.core.records import Estimate
 from isoalign.evaluation import card as cards
+from isoalign.runs import overrides
 
 SEED = 100  # of the trials' training; no seed of a published card
 Settings = dict[str, str]
@@ -155,6 +157,24 @@ class Search:
         words = ["isoalign", "tune", self.task, algorithm, "--trials", str(self.trials), "--rule", self.rule, *self.settings]
         return shlex.join(words)
 
+    @cached_property
+    def base(self) -> dict[str, Any]:
+        """The base on which the trials are, to which the settings belong."""
+        from isoalign.runs import tuned  # loads torch, which the help does without
+
+        settings = [word for word in self.settings if word.startswith("task.")]
+        return tuned.base_of(overrides.task_named(self.task, settings).model)
+
+    def file(self, algorithm: str, conf: Path) -> Path:
+        """The file for the winner's settings. Raises UserError if it holds settings of another base."""
+        file = conf / "tuned" / f"{self.task}_{algorithm}.yaml"
+        if file.exists() and OmegaConf.to_container(OmegaConf.load(file)).get("tuned_on") != self.base:  # type: ignore[union-attr]
+            raise UserError(
+                f"{file} holds settings of another base than this one; make a task of this base and tune that (a yaml with "
+                f"defaults: [{self.task}], its name and its model), or choose another --conf"
+            )
+        return file
+
     def run(self, algorithms: Sequence[str], report: Callable[[str, Trial], None]) -> Iterator[tuple[str, list[Trial]]]:
         """Every trial of every method, several at a time: a method with its trials as soon as all have ended. ``report`` is
         called with each trial.
@@ -206,16 +226,17 @@ def write(search: Search, algorithm: str, trials: Sequence[Trial], conf: Path) -
     record = search.results / search.task / f"{algorithm}.json"
     told = {
         "task": search.task, "algorithm": algorithm, "command": search.command(algorithm), "rule": search.rule, "seed": SEED,
-        "split": "validation", "space": space(algorithm), "trials": [asdict(trial) for trial in trials],
+        "base": search.base, "split": "validation", "space": space(algorithm), "trials": [asdict(trial) for trial in trials],
         "chosen": winner.settings if winner else None,
     }  # fmt: skip
     save(record, json.dumps(told, indent=1) + "\n")
     if winner is None:
         raise UserError(f"no trial of {algorithm} can be chosen: all failed or failed a gate; see {record}")
-    file = conf / "tuned" / f"{search.task}_{algorithm}.yaml"
+    file = search.file(algorithm, conf)
     lines = [f"  {key.removeprefix('algorithm.')}: {value}" for key, value in winner.settings.items()]
     tuning = f"{len(trials)} trials on validation prompts, by {search.rule}"
-    text = ["# @package _global_", f"# {search.command(algorithm)}", f"tuning: {tuning}", "algorithm:", *lines]
+    head = ["# @package _global_", f"# {search.command(algorithm)}", f"tuning: {tuning}"]
+    text = [*head, f"tuned_on: {json.dumps(search.base)}", "algorithm:", *lines]
     save(file, "\n".join(text) + "\n")
     return replace(winner), file, record
 

@@ -121,6 +121,8 @@ def _check_claims(card: Card, store: Store, report: Report) -> None:
     wrong = []
     if (name := _at(claimed, "config.task.name")) not in (None, card.task):
         wrong.append(f"task: {card.task} on the card, {name} in its configuration")
+    policy = f"train-{card.parents['train']}/policy" if "train" in card.parents else f"sft-{card.parents.get('sft')}"
+    wrong += _differences(card.training.get("policy", policy), policy, "training.policy", "by its stages")
     for parents, entry, place in CLAIMS:
         for name in (name for name in card.parents if name.startswith(parents)):
             folder = store.find(card.parents[name])
@@ -229,8 +231,9 @@ def _check_record(card: Card, store: Store, report: Report) -> None:
         if "train" in card.parents:
             record = json.loads((stage_of(card, store, "train") / "record.json").read_text())
             wrong += _differences(card.spent, record["spent"], "spent", "on record")
-            recorded = {name: record[name] for name in card.training.keys() & record.keys()}
-            wrong += _differences(card.training, recorded, "training", "on record")
+            told = {name: value for name, value in card.training.items() if name != "policy"}  # a place, compared above
+            recorded = {name: record[name] for name in told.keys() & record.keys()}
+            wrong += _differences(told, recorded, "training", "on record")
             if card.seals and record["snapshots"] and not card.curve:
                 wrong.append("curve: missing, though the record has snapshots")
         elif card.metered and card.spent["flops"]:

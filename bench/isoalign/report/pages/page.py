@@ -203,11 +203,13 @@ def _labels(row: Row) -> str:
 
 def _every_seed(section: Section) -> str:
     columns = [metric(name) for name in LEADING if name in _EACH_SEED]
-    titles = ["Method", "Seed", *(one.heading for one in columns), "FLOP", "Card"]
+    told = any(card.training.get("policy") for row in section.rows for card in row.cards)
+    titles = ["Method", "Seed", *(one.heading for one in columns), "FLOP", "Card", *(["Policy in the store"] if told else [])]
     rows = [
         [row_name(row), str(card.seed)]
         + [cell(card.metrics.get(one.name), one.digits) for one in columns]
         + [scientific(total(card.spent.get("flops"))), f"[{escape(card.key[:8])}]({file_name(card)})"]
+        + ([escape(str(card.training.get("policy", "–")))] if told else [])
         for row in section.rows
         for card in row.cards
     ]

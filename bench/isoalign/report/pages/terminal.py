@@ -70,7 +70,7 @@ def _caption(section: Section) -> str:
     lines = [f"ranks: {basis}"] if (basis := ranking_phrase(section)) else []
     lines += ["* no other row has both less toxicity and less KL"] if any(row.pareto for row in section.rows) else []
     methods = [row for row in section.rows if row.part == METHOD]
-    untuned = [clean(row.name) for row in methods if row.tuning in ("", BY_HAND)]
+    untuned = [clean(row.name) for row in methods if not row.tuning or row.tuning.startswith(BY_HAND)]
     lines += [f"not tuned: {', '.join(untuned)}"] if 0 < len(untuned) < len(methods) else []
     lines += [f"{clean(row.name)}: {clean(row.packages)}" for row in section.rows if row.packages]
     lines += [f"{clean(row.name)}: {clean('; '.join(map(str, row.flags)))}" for row in section.rows if row.flags]

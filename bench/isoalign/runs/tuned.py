@@ -1,0 +1,34 @@
+"""Settings that tuning chose belong to the base on which it chose them: on another one a run has the algorithm's defaults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from isoalign.config.search_path import options
+from isoalign.config.task import ModelConfig
+from isoalign.evaluation.card import BY_HAND, OTHER_BASE
+from isoalign.models import loading
+
+
+def base_of(model: ModelConfig) -> dict[str, Any]:
+    """What makes a base for tuning: its weights, by digest or commit, the rank of the task's adapters, and the dtype."""
+    return {"weights": loading.weights_identity(model.name), "lora": model.lora, "dtype": model.dtype}
+
+
+def settings_and_tuning(config: DictConfig, model: ModelConfig) -> tuple[dict[str, Any], str]:
+    """The algorithm's settings on a base, and how they were found, for the card.
+
+    What is typed holds in any case, and a setting that is typed makes all of them settings by hand.
+    """
+    words = list(HydraConfig.get().overrides.task)
+    typed = any(word.lstrip("+~").startswith("algorithm.") for word in words)
+    tuning = str(config.tuning)
+    if HydraConfig.get().runtime.choices.get("tuned") in options("tuned") and config.tuned_on != base_of(model):
+        config = compose("config", overrides=[*words, "~tuned"])  # by the Hydra that runs this job
+        tuning = OTHER_BASE
+    settings: Any = OmegaConf.to_container(config.algorithm, resolve=True)
+    return {key: value for key, value in settings.items() if key != "name"}, BY_HAND if typed else tuning
