@@ -13,7 +13,7 @@ from transformers import AddedToken, GenerationConfig, LlamaConfig, LlamaForCaus
 
 from architectures import build
 from isoalign.config.feedback import JudgeConfig
-from isoalign.config.task import ModelConfig
+from isoalign.config.task import FeedbackConfig, ModelConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.records import Question
@@ -306,7 +306,7 @@ def test_conversations_that_can_not_keep_their_last_turn_are_counted(tmp_path: P
     file = tmp_path / "talks.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = ModelConfig("m", prompt_tokens=30, new_tokens=5)
-    from_file.make_human_pairs(tmp_path, str(file), "", make(template=CHAT), config, "train")
+    from_file.make_human_pairs(tmp_path, FeedbackConfig(file=str(file)), make(template=CHAT), config, "train")
     record = json.loads((tmp_path / "record.json").read_text())
     pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     assert record["dropped"][from_file.TOO_LONG] > 0
