@@ -79,7 +79,7 @@ class FeedbackConfig:
     judge_questions: int = added_later(0)
     file: str = added_later("")
     format: str = added_later("")
-    columns: dict[str, str] = added_later({})
+    columns: dict[str, str] | None = added_later(None)
     skip: str = added_later("")
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +30,13 @@ def digest(value: Any) -> str:
 
 def added_later(default: Any) -> Any:
     """A setting added after stages had been made without it: at its default it is in no recipe, so their keys stay valid."""
-    if isinstance(default, dict):
-        return field(default_factory=default.copy, metadata={LATER: True})
     return field(default=default, metadata={LATER: True})
 
 
 def recipe_fields(value: Any) -> dict[str, Any]:
     """A dataclass as recipes have it: its settings, without those that came later and are at their default."""
-    kept = (f for f in fields(value) if not (f.metadata.get(LATER) and getattr(value, f.name) == _default(f)))
+    kept = (f for f in fields(value) if not (f.metadata.get(LATER) and getattr(value, f.name) == f.default))
     return {f.name: getattr(value, f.name) for f in kept}
-
-
-def _default(setting: Field[Any]) -> Any:
-    return setting.default if setting.default_factory is MISSING else setting.default_factory()
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ distinguish it from another format, and ``compare(records)``, if its comparisons
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 from collections import Counter
@@ -188,7 +189,9 @@ def _renamed_rows(name: str, columns: Mapping[str, str]) -> Iterator[Row | Fault
     known = sorted(set().union(*map(_known_columns, _formats().values())))
     for new in columns:
         if new not in known:
-            raise UserError(unknown("column of a format", new, known))
+            near = difflib.get_close_matches(new, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"columns names {new!r}, which no format has{hint}")
     first = True
     for row in iterate_rows(name):
         if isinstance(row, Row) and first:
