@@ -314,6 +314,19 @@ def test_conversations_that_can_not_keep_their_last_turn_are_counted(tmp_path: P
     assert all(row["prompt_ids"][0] == START and len(row["prompt_ids"]) <= 30 for row in pairs)
 
 
+def test_pairs_are_made_from_columns_that_are_named_and_skipped_rows_are_on_record(tmp_path: Path) -> None:
+    rows = [{"frage": f"number {n} of a talk", "a": " dry", "b": " now" if n else ""} for n in range(40)]
+    file = tmp_path / "talks.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = {"prompt": "frage", "chosen": "a", "rejected": "b"}
+    config = FeedbackConfig(file=str(file), columns=names, skip="empty")
+    assert not from_file.holds_unpaired(config)
+    from_file.make_human_pairs(tmp_path, config, make(), ModelConfig("m", prompt_tokens=30, new_tokens=5), "train")
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["remarks"] == {"skipped rows (empty)": 1}
+    assert 10 < record["pairs"] < 40
+
+
 # -- tokenizers that can't serve ------------------------------------------------------------------------------------------
 
 

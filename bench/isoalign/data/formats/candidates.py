@@ -46,9 +46,7 @@ def _columns(prompt: str | None, first: str, second: str) -> Callable[[Row], Rea
 
 
 def _webgpt(row: Row) -> Read:
-    asked = row.get("question")
-    if isinstance(asked, dict):
-        asked = asked.get("full_text", "")
+    asked = row.get_object("question").get("full_text", "")
     answers = [(name, row.get(name)) for name in ("answer_0", "answer_1")]
     return conversation.answers_to(row, "question", conversation.read_turns(row, "question", asked), answers)
 

@@ -31,7 +31,7 @@ class Address:
 
     @classmethod
     def parse(cls, source: str) -> Address:
-        """The parts of ``hf:NAME[:CONFIG][@REVISION][#SPLIT]``; ``hf:NAME:SPLIT`` and ``hf:NAME:CONFIG:SPLIT`` do too.
+        """The parts of ``hf:NAME[:CONFIG][@REVISION][#SPLIT]``; ``hf:NAME:SPLIT`` and ``hf:NAME:CONFIG:SPLIT`` mean the same.
 
         Raises UserError.
         """
@@ -40,11 +40,13 @@ class Address:
             return cls(rest)
         rest, sign, split = rest.partition("#")
         revision = ""
-        if not Path(rest).exists():  # a folder may have an @ in its name
+        if not Path(rest.partition(":")[0]).exists():  # a folder may have an @ in its name
             rest, _, revision = rest.partition("@")
         name, *words = rest.split(":")
         if not name or len(words) > 2 - bool(sign) or ":" in revision:
             raise UserError(f"{source}: name a data set of the hub as {FORM}")
+        if revision and Path(name).is_dir():
+            raise UserError(f"{source}: a folder has no revision; {name} is read as it is")
         if len(words) == 2:
             split = words.pop()
         return cls(name, words[0] if words else "", revision, split, guess=bool(words) and not split)
@@ -123,8 +125,7 @@ def _load(name: str, address: Address, streaming: bool = False, revision: str = 
 def _stream(folder: str, **choice: str) -> Any:
     """The splits of a folder, read a part at a time."""
     builder = datasets.load_dataset_builder(folder, **choice)
-    if hasattr(builder.config, "fragment_scan_options"):  # parquet: hold a few rows at a time
-        builder.config.batch_size = 256
+    if hasattr(builder.config, "fragment_scan_options"):  # parquet: keep no copy of what is read next
         builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
     return builder.as_streaming_dataset()
 

@@ -79,11 +79,10 @@ def _alternatives(row: Row, name: str) -> list[tuple[str, Any]]:
 
 def _openai(row: Row) -> tuple[Turns, list[Turns]]:
     """A row of OpenAI's preference format."""
-    asked = row.get("input")
-    messages = asked.get("messages") if isinstance(asked, dict) else asked
-    if isinstance(asked, dict) and asked.get("tools"):
+    asked = row.get_object("input")
+    if asked.get("tools"):
         raise row.fault("input offers tools (tools); conversations with tools are not read", TOOLS)
-    turns = conversation.read_turns(row, "input", messages)
+    turns = conversation.read_turns(row, "input", asked.get("messages"))
     return conversation.answers_to(row, "input", turns, [(name, row.get(name)) for name in _OPENAI[1:]])
 
 
