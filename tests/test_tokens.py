@@ -13,7 +13,7 @@ from transformers import AddedToken, GenerationConfig, LlamaConfig, LlamaForCaus
 
 from architectures import build
 from isoalign.config.feedback import JudgeConfig
-from isoalign.config.task import ModelConfig
+from isoalign.config.task import FeedbackConfig, ModelConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.records import Question
@@ -306,12 +306,25 @@ def test_conversations_that_can_not_keep_their_last_turn_are_counted(tmp_path: P
     file = tmp_path / "talks.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = ModelConfig("m", prompt_tokens=30, new_tokens=5)
-    from_file.make_human_pairs(tmp_path, str(file), "", make(template=CHAT), config, "train")
+    from_file.make_human_pairs(tmp_path, FeedbackConfig(file=str(file)), make(template=CHAT), config, "train")
     record = json.loads((tmp_path / "record.json").read_text())
     pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     assert record["dropped"][from_file.TOO_LONG] > 0
     assert record["pairs"] == len(pairs) > 0
     assert all(row["prompt_ids"][0] == START and len(row["prompt_ids"]) <= 30 for row in pairs)
+
+
+def test_pairs_are_made_from_columns_that_are_named_and_skipped_rows_are_on_record(tmp_path: Path) -> None:
+    rows = [{"frage": f"number {n} of a talk", "a": " dry", "b": " now" if n else ""} for n in range(40)]
+    file = tmp_path / "talks.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = {"prompt": "frage", "chosen": "a", "rejected": "b"}
+    config = FeedbackConfig(file=str(file), columns=names, skip="empty")
+    assert not from_file.holds_unpaired(config)
+    from_file.make_human_pairs(tmp_path, config, make(), ModelConfig("m", prompt_tokens=30, new_tokens=5), "train")
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["remarks"] == {"skipped rows (empty)": 1}
+    assert 10 < record["pairs"] < 40
 
 
 # -- tokenizers that can't serve ------------------------------------------------------------------------------------------

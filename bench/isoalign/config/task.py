@@ -110,7 +110,8 @@ class FeedbackConfig:
     0 for all.
 
     ``file``: human verdicts instead of simulated ones, a file or hf:NAME; ``format``: one of those of `isoalign data`, empty
-    to recognise it."""
+    to recognise it; ``columns``: the file's names of columns, where they are others than the format's; ``skip``: rows that are
+    left out and counted instead of refused, ``empty``, ``tools`` or ``faulty``."""
 
     draws: int = 4
     margin: float = 0.3
@@ -119,10 +120,14 @@ class FeedbackConfig:
     judge_questions: int = added_later(0)
     file: str = added_later("")
     format: str = added_later("")
+    columns: dict[str, str] | None = added_later(None)
+    skip: str = added_later("")
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise < 0.5:
             raise ValueError(f"task.feedback.noise must lie in [0, 0.5), not {self.noise}")
+        if self.skip not in ("", "empty", "tools", "faulty"):
+            raise ValueError(f"task.feedback.skip must be empty, tools, faulty or '' for none, not {self.skip!r}")
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def _plugin_packages(run: Run) -> dict[str, Any]:
 def _feedback_records(run: Run) -> dict[str, Any]:
     """Records of a panel of annotators, a feedback file, revisions and a comparing judge, if the run used them."""
     pairs = _record(run, run.shared.pairs("annotator"))
-    records: dict[str, Any] = {name: pairs[name] for name in ("panel", "file", "dropped") if name in pairs}
+    records: dict[str, Any] = {name: pairs[name] for name in ("panel", "file", "dropped", "remarks") if name in pairs}
     if run.uses("revisions"):
         records["revisions"] = _record(run, run.shared.revisions_stage)
     if check := run.judge_check():

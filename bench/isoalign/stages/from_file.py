@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from isoalign.config.task import ModelConfig
+from isoalign.config.task import FeedbackConfig, ModelConfig
 from isoalign.core.errors import UserError
 from isoalign.core.jsonl import write_rows
 from isoalign.core.store import digest
 from isoalign.core.text import text_fingerprint
 from isoalign.data import formats, prompts
 from isoalign.data.assets import file_digest
-from isoalign.data.formats import Comparison, UnpairedLabel
+from isoalign.data.formats import Comparison, Data, UnpairedLabel
 from isoalign.data.formats.files import iterate_rows
 from isoalign.stages.cutting import Cutter
 
@@ -25,14 +25,25 @@ SOURCE = "human"
 TOO_LONG = "whose last turn is longer than task.model.prompt_tokens"
 
 
-def holds_unpaired(source: str, format: str) -> bool:
+def holds_unpaired(config: FeedbackConfig) -> bool:
     """Whether a file holds unpaired labels rather than comparisons. Raises UserError if it holds neither."""
-    kind = formats.open_file(source, format or None).format
-    if kind == "demonstrations":
+    opened = formats.open_file(config.file, config.format or None, columns=config.columns, skip=config.skip)
+    if opened.format == "demonstrations":
+        wanted = "feedback must be pairs, rankings, scores or unpaired labels"
         raise UserError(
-            f"task.feedback.file {source} holds demonstrations; feedback must be pairs, rankings, scores or unpaired labels"
+            f"task.feedback.file {config.file} holds demonstrations; {wanted}{opened.problem and f' ({opened.problem})'}"
         )
-    return kind == "unpaired"
+    return opened.format == "unpaired"
+
+
+def file_recipe(config: FeedbackConfig, identity: str) -> dict[str, Any]:
+    """What the rows of a file depend on, for the key of a stage. ``identity``: `file_identity`."""
+    chosen = {"columns": config.columns, "skip": config.skip}
+    return {"version": VERSION, "file": identity, "format": config.format} | {k: v for k, v in chosen.items() if v}
+
+
+def _read(config: FeedbackConfig) -> Data:
+    return formats.read_file(config.file, config.format or None, columns=config.columns, skip=config.skip)
 
 
 def file_identity(source: str) -> str:
@@ -48,12 +59,12 @@ def file_identity(source: str) -> str:
     return rows_digest.hexdigest()
 
 
-def make_human_pairs(work: Path, source: str, format: str, tokenizer: Any, model: ModelConfig, split: str) -> None:
+def make_human_pairs(work: Path, config: FeedbackConfig, tokenizer: Any, model: ModelConfig, split: str) -> None:
     """Write ``pairs.jsonl``: the majority verdict on every compared pair of a split's prompts, in the task's tokens.
 
     A hash of the prompt decides the split, as for the task's own prompts. Raises UserError if the split has no verdict.
     """
-    data = formats.read_file(source, format or None)
+    data = _read(config)
     items: defaultdict[str, list[Comparison]] = defaultdict(list)
     for each in data.comparisons:
         items[each.item].append(each)
@@ -69,8 +80,8 @@ def make_human_pairs(work: Path, source: str, format: str, tokenizer: Any, model
             dropped[row] += 1
         else:
             rows.append({"pair_id": item} | row | {"annotators": [annotators[each.rater] for each in judged]})
-    more = {"annotators": len(annotators), "ties": data.ties}
-    _write_human(work / "pairs.jsonl", rows, source, split, dropped, more)
+    more = {"annotators": len(annotators), "ties": data.ties, "remarks": dict(data.remarks)}
+    _write_human(work / "pairs.jsonl", rows, config.file, split, dropped, more)
 
 
 def _human_row(text: str, winner: Comparison | None, cut: Cutter) -> dict[str, Any] | str:
@@ -90,14 +101,15 @@ def _human_row(text: str, winner: Comparison | None, cut: Cutter) -> dict[str, A
     }  # fmt: skip
 
 
-def make_unpaired(work: Path, source: str, format: str, tokenizer: Any, model: ModelConfig) -> None:
+def make_unpaired(work: Path, config: FeedbackConfig, tokenizer: Any, model: ModelConfig) -> None:
     """Write ``unpaired.jsonl``: labelled answers to the prompts of the training split, in the task's tokens."""
     cut = Cutter(tokenizer, model)
-    texts = [(cut.text(label.prompt), label) for label in formats.read_file(source, format or None).unpaired]
+    data = _read(config)
+    texts = [(cut.text(label.prompt), label) for label in data.unpaired]
     labelled = [_labelled(text, label, cut) for text, label in texts if prompts.split_of(text) == "train"]
     rows = [row for row in labelled if row["prompt_ids"] is not None]
     dropped = Counter({TOO_LONG: len(labelled) - len(rows)})
-    _write_human(work / "unpaired.jsonl", rows, source, "train", +dropped, {})
+    _write_human(work / "unpaired.jsonl", rows, config.file, "train", +dropped, {"remarks": dict(data.remarks)})
 
 
 def _labelled(text: str, label: UnpairedLabel, cut: Cutter) -> dict[str, Any]:

@@ -116,9 +116,7 @@ class StageGraph(TaskModels):
         recipe = self._file_recipe | {"split": split, "pairs": True}
 
         def make(work: Path) -> None:
-            from_file.make_human_pairs(
-                work, config.file, config.format, loading.load_tokenizer(task.model.name), task.model, split
-            )
+            from_file.make_human_pairs(work, config, loading.load_tokenizer(task.model.name), task.model, split)
 
         return Stage("pairs", recipe, make)
 
@@ -130,21 +128,20 @@ class StageGraph(TaskModels):
             return None
 
         def make(work: Path) -> None:
-            from_file.make_unpaired(work, config.file, config.format, loading.load_tokenizer(task.model.name), task.model)
+            from_file.make_unpaired(work, config, loading.load_tokenizer(task.model.name), task.model)
 
         return Stage("unpaired", self._file_recipe, make)
 
     @property
     def _is_unpaired(self) -> bool:
         config = self.task.feedback
-        return bool(self.cached("is-unpaired", lambda: from_file.holds_unpaired(config.file, config.format)))
+        return bool(self.cached("is-unpaired", lambda: from_file.holds_unpaired(config)))
 
     @property
     def _file_recipe(self) -> dict[str, Any]:
         config, model = self.task.feedback, self.task.model
         data = self.cached("file-digest", lambda: from_file.file_identity(config.file))
-        return {
-            "version": from_file.VERSION, "file": data, "format": config.format,
+        return from_file.file_recipe(config, data) | {
             "tokenizer": loading.weights_identity(model.name),
             "prompt_tokens": model.prompt_tokens, "new_tokens": model.new_tokens, "eos": model.eos,
         }  # fmt: skip

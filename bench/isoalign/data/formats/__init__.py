@@ -1,12 +1,13 @@
 """Formats of feedback files, one module each.
 
 A module of this folder is a format if it has ``records(row)``, the records of one row (types.py), and ``COLUMNS``, the sets of
-columns that identify it. It may have ``matches(row)``, if columns alone don't distinguish it from another format, and
-``compare_scores(scores)``, if its comparisons need several rows.
+columns that identify it. It may have ``OPTIONAL``, other columns that it reads, ``matches(row)``, if columns alone don't
+distinguish it from another format, and ``compare(records)``, if its comparisons need several rows.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 from collections import Counter
@@ -19,8 +20,19 @@ from types import ModuleType
 
 from isoalign.core.errors import UserError, unknown
 from isoalign.data.formats.files import iterate_rows
-from isoalign.data.formats.rows import RATERS, SOURCES, Fault, Row, quoted
-from isoalign.data.formats.types import Comparison, Data, Demonstration, Record, Remark, Score, Turn, Turns, UnpairedLabel
+from isoalign.data.formats.rows import FAULTY, RATERS, SKIPS, SOURCES, Fault, Row, quoted
+from isoalign.data.formats.types import (
+    SKIPPED,
+    Comparison,
+    Data,
+    Demonstration,
+    Record,
+    Remark,
+    Score,
+    Turn,
+    Turns,
+    UnpairedLabel,
+)
 
 __all__ = [
     "Comparison",
@@ -37,6 +49,7 @@ __all__ = [
     "open_file",
     "read_file",
 ]  # fmt: skip
+_QUALITY = ("score", "rating", "label", "desirable", "rank", "helpfulness")  # columns that say which answers are good
 
 
 @cache
@@ -61,24 +74,37 @@ class RowRecords:
 
 @dataclass(frozen=True)
 class FeedbackFile:
-    """An open file. ``unread``: columns of the first row that its format ignores; ``rows``: iterates over the file once."""
+    """An open file. ``unread``: columns of the first row that its format ignores; ``problem``: what they say against training,
+    empty if nothing; ``rows``: iterates over the file once."""
 
     name: str
     format: str
     unread: tuple[str, ...]
+    problem: str
     rows: Iterator[RowRecords]
 
 
 @dataclass
 class _RejectedRows:
-    """The rejected rows: why the first is rejected, and the numbers of the first five."""
+    """The rejected rows: why the first is rejected, and the numbers of the first five. ``skip``: kind of rows that are left
+    out instead."""
 
+    skip: str = ""
     why: str = ""
     rows: list[int] = field(default_factory=list)
     count: int = 0
 
+    def skipped(self, fault: Fault) -> Iterator[RowRecords]:
+        """What stands for the row if it is skipped by choice; otherwise it is rejected."""
+        if self.skip in (fault.kind, FAULTY):
+            yield RowRecords(fault.row, hash((SKIPPED, fault.row)), [Remark(f"{SKIPPED} ({fault.kind})")])
+        else:
+            self.add(fault)
+
     def add(self, fault: Fault) -> None:
-        self.why = self.why or str(fault)
+        """Count a rejected row."""
+        hint = f"; skip={fault.kind} leaves such rows out" if fault.kind != FAULTY else ""
+        self.why = self.why or f"{fault}{hint}"
         self.count += 1
         if self.count <= 5:
             self.rows.append(fault.row)
@@ -88,13 +114,17 @@ class _RejectedRows:
         return f"{name}: {self.why}" + (f" ({self.count:,} rows are rejected: {rows})" if self.count > 1 else "")
 
 
-def read_file(source: str | Path, format: str | None = None) -> Data:
-    """Read all feedback in a file, a folder or ``hf:NAME[:CONFIG][:SPLIT]`` into memory.
+def read_file(
+    source: str | Path, format: str | None = None, *, columns: Mapping[str, str] | None = None, skip: str = ""
+) -> Data:
+    """Read all feedback in a file, a folder or ``hf:NAME[:CONFIG][@REVISION][#SPLIT]`` into memory.
 
-    ``format``: one of `format_names`, or None to recognise it by its columns. Raises UserError naming file and row if a row is
+    ``format``, ``columns``, ``skip``: as in `open_file`. Raises UserError naming file and row if a row is
     malformed, and if the file can't train anything: nothing is left without ties, or all labels are equal.
     """
-    opened = open_file(source, format)
+    opened = open_file(source, format, columns=columns, skip=skip)
+    if opened.problem:
+        raise UserError(f"{opened.name}: {opened.problem}")
     records: list[Record] = []
     count = 0
     for row in opened.rows:
@@ -125,50 +155,96 @@ def training_problem(answers: int, up: int, down: int, remarks: Mapping[str, int
     return ""
 
 
-def open_file(source: str | Path, format: str | None = None) -> FeedbackFile:
+def open_file(
+    source: str | Path, format: str | None = None, *, columns: Mapping[str, str] | None = None, skip: str = ""
+) -> FeedbackFile:
     """Recognise the format, then iterate row by row, so that a large file need not fit in memory.
 
-    A format with ``compare_scores`` keeps its scores and yields the comparisons at the end. Raises UserError as `read_file`
-    does; malformed rows are reported after the last row.
+    ``format``: one of `format_names`, or None to recognise it by its columns; ``columns``: where a column of the format has
+    another name in the file, ``{"prompt": "question"}``; ``skip``: rows that are left out and counted instead of refused:
+    ``empty`` (a prompt or an answer is), ``tools`` (they call tools), ``faulty`` (any that can't be read), or none.
+
+    A format with ``compare`` keeps its records and yields the comparisons at the end. Raises UserError as `read_file` does;
+    malformed rows are reported after the last row.
     """
     if format is not None and format not in format_names():
         raise UserError(unknown("format", format, format_names()))
-    name, rejected = str(source), _RejectedRows()
-    rows = iterate_rows(name)
+    if skip and skip not in SKIPS:
+        raise UserError(unknown("kind of rows to skip", skip, list(SKIPS)))
+    name, rejected = str(source), _RejectedRows(skip)
+    rows = _renamed_rows(name, columns) if columns else iterate_rows(name)
+    before: list[RowRecords] = []
     for first in rows:
         if isinstance(first, Row):
             chosen = _check_format(name, first, format) if format else _recognise(name, first)
-            known = {*chain(*_formats()[chosen].COLUMNS), *SOURCES, *RATERS}
-            unread = tuple(column for column in first.values if column not in known)
-            return FeedbackFile(name, chosen, unread, _records(name, _formats()[chosen], chain([first], rows), rejected))
-        rejected.add(first)
-    raise UserError(rejected.line(name) if rejected.count else f"{name} has no rows")
+            unread = tuple(column for column in first.values if column not in _known_columns(_formats()[chosen]))
+            problem = "" if format or chosen != "demonstrations" else _quality_problem(unread)
+            records = _records(name, _formats()[chosen], chain([first], rows), rejected)
+            return FeedbackFile(name, chosen, unread, problem, chain(before, records))
+        before += rejected.skipped(first)
+    raise UserError(rejected.line(name) if rejected.count else f"{name} has no rows{' that can be read' * bool(before)}")
+
+
+def _renamed_rows(name: str, columns: Mapping[str, str]) -> Iterator[Row | Fault]:
+    known = sorted(set().union(*map(_known_columns, _formats().values())))
+    for new in columns:
+        if new not in known:
+            near = difflib.get_close_matches(new, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"columns names {new!r}, which no format has{hint}")
+    first = True
+    for row in iterate_rows(name):
+        if isinstance(row, Row) and first:
+            first = False
+            if missing := next((old for old in columns.values() if old not in row.values), None):
+                raise UserError(f"{name}: row {row.number}: {unknown('column', missing, [str(each) for each in row.values])}")
+        yield row.renamed(columns) if isinstance(row, Row) else row
+
+
+def _known_columns(module: ModuleType) -> set[str]:
+    """The columns that a format may read."""
+    return {*chain(*module.COLUMNS), *getattr(module, "OPTIONAL", ()), *SOURCES, *RATERS}
+
+
+def _quality_problem(unread: tuple[str, ...]) -> str:
+    """Why demonstrations with these unread columns can't be trained on: some of them may be the bad answers."""
+    found = [column for column in unread if column.lower() in _QUALITY]
+    if not found:
+        return ""
+    return (
+        f"column {found[0]} beside demonstrations is not read, so bad answers would be imitated too; say what it is with "
+        f"columns={{score: {found[0]}}} or columns={{label: {found[0]}}}, remove it, or set format=demonstrations"
+    )
 
 
 def _records(name: str, module: ModuleType, rows: Iterator[Row | Fault], rejected: _RejectedRows) -> Iterator[RowRecords]:
-    scores: list[Record] = []
+    kept: list[Record] = []
     for row in rows:
-        if isinstance(row, Fault):
-            rejected.add(row)
-            continue
         try:
-            records = list(module.records(row))
+            read = _read_row(module, row)
         except Fault as fault:
-            rejected.add(fault)
-        except RecursionError:
-            rejected.add(row.fault("it is nested too deeply"))
+            yield from rejected.skipped(fault)
         else:
-            yield RowRecords(row.number, row.key, records)
-            if hasattr(module, "compare_scores"):
-                scores += records
+            yield read
+            if hasattr(module, "compare"):
+                kept += read.records
     if rejected.count:
         raise UserError(rejected.line(name))
-    if scores:
+    if kept:
         try:
-            for record in module.compare_scores(scores):
+            for record in module.compare(kept):
                 yield RowRecords(0, 0, [record])
         except Fault as fault:
             raise UserError(f"{name}: {fault}") from None
+
+
+def _read_row(module: ModuleType, row: Row | Fault) -> RowRecords:
+    if isinstance(row, Fault):
+        raise row
+    try:
+        return RowRecords(row.number, row.key, list(module.records(row)))
+    except RecursionError:
+        raise row.fault("it is nested too deeply") from None
 
 
 def _recognise(name: str, row: Row) -> str:
@@ -202,9 +278,12 @@ def _closeness(row: Row, columns: tuple[str, ...]) -> tuple[int, int]:
 
 def _missing_columns(row: Row, format: str) -> str:
     columns = max(_formats()[format].COLUMNS, key=lambda columns: _closeness(row, columns))
-    missing = ", ".join(column for column in columns if not row.has(column))
-    needed = f"{format} needs {', '.join(columns)}; missing: {missing}"
-    return f"{needed}; found: {_column_names(row)}; formats: {', '.join(format_names())}"
+    if sum(map(row.has, columns)) < 2:  # near to none
+        columns = _formats()[format].COLUMNS[0]
+    missing = [column for column in columns if not row.has(column)]
+    needed = f"{format} needs {', '.join(columns)}; missing: {', '.join(missing)}"
+    name = f"a column may be named: columns={{{missing[0]}: NAME}}"
+    return f"{needed}; found: {_column_names(row)}; {name}; formats: {', '.join(format_names())}"
 
 
 def _column_names(row: Row) -> str:

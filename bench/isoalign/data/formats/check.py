@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from isoalign.core.display import count, share
@@ -24,18 +25,24 @@ from isoalign.data.formats import (
 from isoalign.data.formats.agreement import Table, add_verdict, judged_by_several, rater_agreement
 from isoalign.data.formats.leakage import Leakage
 from isoalign.data.formats.report import FIRST_ROWS, Leaks, LengthBias, Lengths, Report
-from isoalign.data.formats.types import OTHER_PROMPT
+from isoalign.data.formats.types import EQUAL_SCORES, OTHER_PROMPT, REVERSED, SKIPPED, Node
 
 
 def check_file(
-    source: str | Path, format: str | None = None, evaluation_prompts: Sequence[str] = (), ngram: int = 8
+    source: str | Path,
+    format: str | None = None,
+    evaluation_prompts: Sequence[str] = (),
+    ngram: int = 8,
+    *,
+    columns: Mapping[str, str] | None = None,
+    skip: str = "",
 ) -> Report:
     """Read a file row by row and report on it; ``evaluation_prompts`` are searched for in every prompt and answer.
 
-    ``ngram``: consecutive words that make a match, see leakage.py. Raises UserError for malformed rows, as `read_file`
-    does; what only training rejects is in ``problems``.
+    ``ngram``: consecutive words that make a match, see leakage.py; ``columns``, ``skip``: as in `open_file`. Raises UserError
+    for malformed rows, as `read_file` does; what only training rejects is in ``problems``.
     """
-    opened = open_file(source, format)
+    opened = open_file(source, format, columns=columns, skip=skip)
     tally = _Tally(Leakage(evaluation_prompts, ngram))
     for row in opened.rows:
         tally.add(row)
@@ -69,7 +76,7 @@ class _Tally:
     raters: set[str] = field(default_factory=set)
     table: Table = field(default_factory=dict)
     leaking: dict[int, set[int]] = field(default_factory=dict)
-    leaky_rows: list[int] = field(default_factory=list)
+    leaky_rows: dict[int, None] = field(default_factory=dict)
 
     def add(self, row: RowRecords) -> None:
         """Count the records of a row."""
@@ -81,9 +88,10 @@ class _Tally:
             if isinstance(record, Remark):
                 self.remarks[record.what] += 1
                 continue
-            if row.number:
-                answers = (record.chosen, record.rejected) if isinstance(record, Comparison) else (record.completion,)
-                self._add_texts(record.prompt, answers, row.number)
+            if isinstance(record, Node):
+                continue  # its texts count where answers to them are compared
+            answers = (record.chosen, record.rejected) if isinstance(record, Comparison) else (record.completion,)
+            self._add_texts(record.prompt, answers, record.row)
             self.kinds[type(record)] += 1
             if isinstance(record, Comparison):
                 self._add_lengths(record)
@@ -95,8 +103,8 @@ class _Tally:
         leaks = self._add_text("prompt", self.prompts, key, prompt)
         for answer in answers:
             leaks |= self._add_text("answer", self.answers, hash((key, answer)), answer)
-        if leaks and self.leaky_rows[-1:] != [row]:
-            self.leaky_rows.append(row)
+        if leaks:
+            self.leaky_rows[row] = None
 
     def _add_text(self, name: str, seen: set[int], key: int, turns: Turns) -> set[int]:
         """Indices of the evaluation prompts in a text; the length of a new text is counted."""
@@ -143,13 +151,14 @@ class _Tally:
         contradictions = sum(bits == 3 for bits in self.verdicts.values())
         several, leaks = judged_by_several(self.table), self._leaks()
         problem = training_problem(pairs + demonstrations, self.up, down, self.remarks)
+        problems = tuple(line for line in (opened.problem, problem) if line)
         mean = [gap / pairs for gap in self.gaps] if pairs else []
         return Report(
             opened.name, opened.format, self.rows, len(self.prompts), pairs, self.up, down, demonstrations, self.remarks,
             self.rows - len(self.row_keys), self.duplicates, contradictions, {name: Lengths.from_values(values) for name,
             values in self.lengths.items()}, LengthBias(mean[0], mean[1], self.unequal, self.longer) if pairs else None,
             (self.first, self.placed) if self.placed else None, len(self.raters), len(several), rater_agreement(several),
-            leaks, self.sources, opened.unread, (problem,) if problem else (), tuple(self._warnings(contradictions, leaks)),
+            leaks, self.sources, opened.unread, problems, tuple(self._warnings(contradictions, leaks)),
         )  # fmt: skip
 
     def _leaks(self) -> Leaks | None:
@@ -157,7 +166,7 @@ class _Tally:
             return None
         leaked = set().union(*self.leaking.values())
         searched = self.leakage.prompts - self.leakage.short
-        rows = tuple(self.leaky_rows[:FIRST_ROWS])
+        rows = tuple(islice(self.leaky_rows, FIRST_ROWS))
         return Leaks(len(leaked), searched, self.leakage.short, len(self.leaky_rows), rows)
 
     def _warnings(self, contradictions: int, leaks: Leaks | None) -> list[str]:
@@ -172,6 +181,11 @@ class _Tally:
             warnings.append(f"items with contradictory verdicts of one annotator: {count(contradictions)}")
         if odd := self.remarks[OTHER_PROMPT]:
             warnings.append(f"{OTHER_PROMPT}: {count(odd)}; the prompt is taken from the conversation")
+        for what in (EQUAL_SCORES, REVERSED):
+            if doubtful := self.remarks[what]:
+                warnings.append(f"{what}: {count(doubtful)}; they are kept")
+        if skipped := sum(number for what, number in self.remarks.items() if what.startswith(SKIPPED)):
+            warnings.append(f"rows that are skipped by choice: {count(skipped)} of {count(self.rows)}")
         return warnings
 
 

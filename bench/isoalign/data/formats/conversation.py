@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from isoalign.data.formats.rows import Row, quoted
+from isoalign.data.formats.rows import EMPTY, TOOLS, Fault, Row, quoted
 from isoalign.data.formats.types import Turn, Turns
 
 ROLES = ("system", "user", "assistant")
+_SHAREGPT = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}
+_ALIASES = {"developer": "system", "model": "assistant"}
+_TOOL_ROLES = ("tool", "function", "ipython", "function_call", "function_response", "observation")
+_TOOL_KEYS = ("tool_calls", "function_call", "tool_call_id")
 
 
 def read_turns(row: Row, name: str, value: Any) -> Turns:
@@ -21,20 +25,45 @@ def read_turns(row: Row, name: str, value: Any) -> Turns:
     if not isinstance(value, list):
         raise row.fault(f"{name} must be a text or a list of messages, not {quoted(value)}")
     if not value:
-        raise row.fault(f"{name} is empty")
+        raise row.fault(f"{name} is empty", EMPTY)
     return tuple(_read_turn(row, name, message) for message in value)
 
 
 def _read_turn(row: Row, name: str, message: Any) -> Turn:
+    """A message with role and content, or with from and value as ShareGPT has it."""
     if not isinstance(message, dict):
         raise row.fault(f"{name}: a message is an object with role and content, not {quoted(message)}")
-    for key in ("role", "content"):
-        if not isinstance(message.get(key), str):
-            what = f"must be a text, not {quoted(message[key])}" if message.get(key) is not None else "is missing"
+    sharegpt = message.get("role") is None and message.get("from") is not None
+    role, content = (message.get(key) for key in (("from", "value") if sharegpt else ("role", "content")))
+    if tool := next((key for key in _TOOL_KEYS if message.get(key)), role if role in _TOOL_ROLES else ""):
+        raise _tool_fault(row, name, tool)
+    if isinstance(content, list):
+        content = "".join(_part_text(row, name, part) for part in content)
+    for key, value in (("role", role), ("content", content)):
+        if not isinstance(value, str):
+            what = f"must be a text, not {quoted(value)}" if value is not None else "is missing"
             raise row.fault(f"{name}: a message's {key} {what}")
-    if message["role"] not in ROLES:
-        raise row.fault(f"{name}: unknown role {quoted(message['role'])}; known: {', '.join(ROLES)}")
-    return Turn(message["role"], row.valid_text(name, message["content"]))
+    known = (_SHAREGPT if sharegpt else _ALIASES).get(str(role), str(role))
+    if known not in ROLES:
+        raise row.fault(f"{name}: unknown role {quoted(role)}; known: {', '.join(ROLES)}")
+    return Turn(known, row.valid_text(name, str(content)))
+
+
+def _tool_fault(row: Row, name: str, what: str) -> Fault:
+    return row.fault(f"{name}: a message calls or answers a tool ({what}); conversations with tools are not read", TOOLS)
+
+
+def _part_text(row: Row, name: str, part: Any) -> str:
+    """The text of a part of a message's content."""
+    if isinstance(part, dict) and str(part.get("type")).startswith("tool"):
+        raise row.fault(
+            f"{name}: a message calls or answers a tool ({part['type']}); conversations with tools are not read", TOOLS
+        )
+    text = part.get("text") if isinstance(part, dict) else part
+    if not isinstance(text, str):
+        kind = f"of type {quoted(part.get('type'))}" if isinstance(part, dict) else quoted(part)
+        raise row.fault(f"{name}: a part of a message's content is {kind}; only parts of text are read")
+    return text
 
 
 def prompt_and_answers(row: Row, prompt: str | None, answers: Sequence[tuple[str, Any]]) -> tuple[Turns, list[Turns]]:
@@ -45,17 +74,35 @@ def prompt_and_answers(row: Row, prompt: str | None, answers: Sequence[tuple[str
     beside a plain prompt; in the last two cases the prompt is the shared turns, up to an assistant turn in each. Raises
     Fault.
     """
-    asked = read_turns(row, prompt, row.get(prompt)) if prompt else ()
+    return answers_to(row, prompt or "the prompt", read_turns(row, prompt, row.get(prompt)) if prompt else (), answers)
+
+
+def answers_to(row: Row, prompt: str, asked: Turns, answers: Sequence[tuple[str, Any]]) -> tuple[Turns, list[Turns]]:
+    """`prompt_and_answers` for a prompt that is read already, ``prompt`` in errors; without turns, answers begin with it."""
     given = [read_turns(row, name, value) for name, value in answers]
     if not all(map(is_plain, [asked, *given] if asked else given)):
         asked, given = _conversation(row, asked, [name for name, _ in answers], given)
     if not any(turn.content.strip() for turn in asked if turn.role != "system"):
-        raise row.fault(f"{prompt or 'the prompt'} is empty")
+        raise row.fault(f"{prompt} is empty", EMPTY)
     if asked[-1].role == "system":
-        raise row.fault(f"{prompt or 'the prompt'} ends with a system turn; a user turn must follow")
+        raise row.fault(f"{prompt} ends with a system turn; a user turn must follow")
     for (name, _), answer in zip(answers, given, strict=True):
         if not answer[-1].content.strip():
-            raise row.fault(f"{name} {'is empty' if len(answer) == 1 else 'ends with an empty turn'}")
+            raise row.fault(f"{name} {'is empty' if len(answer) == 1 else 'ends with an empty turn'}", EMPTY)
+    return asked, given
+
+
+def with_system(row: Row, asked: Turns, given: list[Turns]) -> tuple[Turns, list[Turns]]:
+    """Prompt and answers with the text in column ``system`` as the first turn, if the file has that column.
+
+    They become a conversation even where the text is empty, so that all rows of a file are of one kind.
+    """
+    if "system" not in row.values:
+        return asked, given
+    asked, given = _as_conversation(asked, "user"), [_as_conversation(answer, "assistant") for answer in given]
+    text = row.values["system"]
+    if isinstance(text, str) and text.strip() and asked[0].role != "system":
+        asked = (Turn("system", row.valid_text("system", text)), *asked)
     return asked, given
 
 

@@ -1,4 +1,4 @@
-"""Demonstrations: answers to learn from, as plain texts or as messages."""
+"""Demonstrations: answers to learn from, as plain texts or as messages (ShareGPT's `conversations` too)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from isoalign.data.formats import conversation
 from isoalign.data.formats.rows import Row
 from isoalign.data.formats.types import Demonstration
 
-COLUMNS = (("prompt", "completion"), ("messages",))
+COLUMNS = (("prompt", "completion"), ("messages",), ("conversations",))
+OPTIONAL = ("system",)
 
 
 def records(row: Row) -> Iterator[Demonstration]:
     """The row's answer; in messages, the last assistant turn and the shared prompt before it."""
-    if row.has("messages") and not row.has("completion"):
-        prompt, (answer,) = conversation.prompt_and_answers(row, None, [("messages", row.get("messages"))])
+    name = next((name for name in ("messages", "conversations") if row.has(name)), "completion")
+    if name == "completion" or row.has("completion"):
+        prompt, given = conversation.prompt_and_answers(row, "prompt", [("completion", row.get("completion"))])
     else:
-        prompt, (answer,) = conversation.prompt_and_answers(row, "prompt", [("completion", row.get("completion"))])
+        prompt, given = conversation.prompt_and_answers(row, None, [(name, row.get(name))])
+    prompt, (answer,) = conversation.with_system(row, prompt, given)
     yield Demonstration(prompt, answer, row.number, row.source)

@@ -20,7 +20,7 @@ _LARGEST_CELL = 2**31 - 1  # a conversation may exceed the default limit of csv,
 
 
 def iterate_rows(source: str) -> Iterator[Row | Fault]:
-    """Iterate over the rows of a file, a folder or ``hf:NAME[:CONFIG][:SPLIT]``; a malformed row gives a Fault instead.
+    """Iterate over the rows of a file, a folder or ``hf:NAME[:CONFIG][@REVISION][#SPLIT]``; a malformed one gives a Fault.
 
     The ending sets the container: ``.csv``, ``.tsv``, ``.parquet``; ``.jsonl`` is lines; anything else is JSON, a list or
     lines. ``.gz`` may follow any but parquet. Raises UserError if nothing can be read.

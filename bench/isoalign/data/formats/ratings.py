@@ -1,7 +1,8 @@
 """Scores of single answers: two answers to one prompt that one rater scored differently make a comparison.
 
-A row has the scores of all raters (``scores``), one rater's score (``rater``, ``score``), or all answers to a prompt with a
-score each (``completions``, as in UltraFeedback). Higher is better.
+A row has the scores of all raters (``scores``), one score (``score``, of the ``rater`` or of one without a name), or all
+answers to a prompt with a score each (``completions``, as in UltraFeedback). In HelpSteer2 answer and score are ``response``
+and ``helpfulness``. Higher is better.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from isoalign.data.formats.types import TIE, Comparison, Record, Remark, Score, 
 COLUMNS = (
     ("prompt", "completion", "scores"),
     *(("prompt", "completion", rater, "score") for rater in RATERS),
+    ("prompt", "completion", "score"),
+    ("prompt", "response", "score"),
+    ("prompt", "response", "helpfulness"),
     ("prompt", "completions"),
     ("instruction", "completions"),
 )
@@ -27,13 +31,15 @@ def records(row: Row) -> Iterator[Score]:
     if row.has("completions"):
         yield from _scored_completions(row)
         return
-    prompt, (answer,) = conversation.prompt_and_answers(row, "prompt", [("completion", row.get("completion"))])
-    given = row.get_object("scores") if row.has("scores") else {row.rater: row.get("score")}
+    name = "completion" if row.has("completion") or not row.has("response") else "response"
+    prompt, (answer,) = conversation.prompt_and_answers(row, "prompt", [(name, row.get(name))])
+    single = "score" if row.has("score") or not row.has("helpfulness") else "helpfulness"
+    given = row.get_object("scores") if row.has("scores") else {row.rater: row.get(single)}
     scores = {rater: score for rater, score in given.items() if score is not None}
     if not scores:
         raise row.fault("scores has no score")
     for rater, score in scores.items():
-        value = row.finite_number(f"score of {quoted(rater)}", score)
+        value = row.finite_number(f"score of {quoted(rater)}" if rater else single, score)
         yield Score(prompt, answer, value, row.number, row.valid_text("scores", rater), row.source)
 
 
@@ -60,7 +66,7 @@ def _read_entry(row: Row, name: str, entry: Any) -> tuple[str, Any, Any]:
     return name, texts[0], entry.get("score", entry.get("overall_score"))
 
 
-def compare_scores(scores: Iterable[Score]) -> Iterator[Record]:
+def compare(scores: Iterable[Score]) -> Iterator[Record]:
     """Comparisons within each prompt and rater, in the order of the file; equal scores are ties.
 
     Raises Fault at a rater's 1001st answer to one prompt: the number of pairs grows quadratically.

@@ -12,15 +12,17 @@ from typing import Any, NoReturn
 SOURCES = ("source", "subset", "dataset")
 RATERS = ("rater", "annotator", "labeler")
 MOST_ANSWERS = 1000  # to one prompt by one rater: 499,500 pairs
+EMPTY, TOOLS, FAULTY = "empty", "tools", "faulty"  # empty prompts and answers; tool calls; all that can't be read
+SKIPS = (EMPTY, TOOLS, FAULTY)
 _REPR = re.compile(r"\s*\[?\s*\{\s*'(role|content)'")  # a list of messages as Python prints it
 
 
 class Fault(ValueError):
-    """Why a row is rejected. ``row``: its number."""
+    """Why a row is rejected. ``row``: its number; ``kind``: EMPTY, TOOLS or FAULTY, by which such rows can be skipped."""
 
-    def __init__(self, row: int, why: str, line: int = 0) -> None:
+    def __init__(self, row: int, why: str, line: int = 0, kind: str = FAULTY) -> None:
         super().__init__(f"row {row}{f' (line {line})' if line else ''}: {why}")
-        self.row = row
+        self.row, self.kind = row, kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,15 @@ class Row:
     values: Mapping[str, Any]
     line: int = 0
 
-    def fault(self, why: str) -> Fault:
+    def fault(self, why: str, kind: str = FAULTY) -> Fault:
         """The error that rejects this row."""
-        return Fault(self.number, why, self.line)
+        return Fault(self.number, why, self.line, kind)
+
+    def renamed(self, columns: Mapping[str, str]) -> Row:
+        """The row with columns under new names, new: old. Another column of a new name is hidden."""
+        taken = {new: self.values[old] for new, old in columns.items() if old in self.values}
+        kept = {name: value for name, value in self.values.items() if name not in columns and name not in columns.values()}
+        return Row(self.number, taken | kept, self.line)
 
     def has(self, *names: str) -> bool:
         """Whether all these columns are present; null counts as absent."""
@@ -116,6 +124,8 @@ class Row:
 
     def _named(self, names: Sequence[str]) -> str:
         value = next((self.values[name] for name in names if self.has(name)), "")
+        if isinstance(value, list) and all(isinstance(each, str) for each in value):
+            value = ", ".join(value)
         return self.valid_text(names[0], str(value).strip()) if isinstance(value, str | int | float) else ""
 
     @property

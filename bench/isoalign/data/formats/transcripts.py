@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from isoalign.data.formats import conversation
-from isoalign.data.formats.rows import Row, quoted
+from isoalign.data.formats.rows import EMPTY, Row, quoted
 from isoalign.data.formats.types import Comparison, Record, Turn, Turns, unless_equal
 
 COLUMNS = (("chosen", "rejected"),)
@@ -30,15 +31,28 @@ def records(row: Row) -> Iterator[Record]:
     yield unless_equal(Comparison(prompt, chosen, rejected, row.number, row.rater, row.source))
 
 
-def _read_transcript(row: Row, name: str) -> Turns:
-    """Turns of a transcript, without surrounding white space."""
-    text = row.get(name)
+def read_dialogue(row: Row, name: str, text: Any) -> Turns:
+    """Turns of a transcript, without surrounding white space. Raises Fault unless it begins with Human:."""
     if not isinstance(text, str) or not _OPENING.match(text):
         raise row.fault(f"{name} must be a transcript that begins with Human:, not {quoted(text)}")
     _, *parts = _TURN.split("\n\n" + row.valid_text(name, text).replace("\r\n", "\n").lstrip())
-    turns = tuple(Turn(_ROLES[who], what.strip()) for who, what in zip(parts[::2], parts[1::2], strict=True))
+    return tuple(Turn(_ROLES[who], what.strip()) for who, what in zip(parts[::2], parts[1::2], strict=True))
+
+
+def read_prompt(row: Row, name: str) -> Turns:
+    """A prompt: a transcript that ends where the assistant has to speak, or whatever `conversation.read_turns` reads."""
+    text = row.get(name)
+    if isinstance(text, str) and _OPENING.match(text):
+        *turns, last = read_dialogue(row, name, text)
+        if last == Turn("assistant", ""):
+            return tuple(turns)
+    return conversation.read_turns(row, name, text)
+
+
+def _read_transcript(row: Row, name: str) -> Turns:
+    turns = read_dialogue(row, name, row.get(name))
     if turns[-1].role != "assistant":
         raise row.fault(f"{name} ends with a user turn; the last turn must be the assistant's")
     if not turns[-1].content:
-        raise row.fault(f"{name} ends with an empty turn")
+        raise row.fault(f"{name} ends with an empty turn", EMPTY)
     return turns

@@ -10,6 +10,11 @@ from isoalign.core.store import digest
 TIE = "ties"
 EQUAL = "pairs of equal answers"
 OTHER_PROMPT = "rows whose prompt column is not a turn of their conversation"
+EQUAL_SCORES = "pairs whose two answers have the same score"
+REVERSED = "pairs whose rejected answer has the higher score"
+UNRANKED = "answers without a rank"
+SKIPPED = "skipped rows"
+KEPT = (OTHER_PROMPT, EQUAL_SCORES, REVERSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +100,26 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Node:
+    """A message of a tree. ``parent``: identity of the message that it answers, empty for the first; ``rank``: among the
+    answers to that message, lower is better, None if it has none."""
+
+    identity: str
+    parent: str
+    turn: Turn
+    rank: float | None
+    row: int
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Remark:
-    """Something to count: left out, or suspicious. ``what``: TIE, EQUAL or OTHER_PROMPT."""
+    """Something to count. ``what``: of those in KEPT, which are suspicious, or the name of something left out."""
 
     what: str
 
 
-Record = Comparison | UnpairedLabel | Demonstration | Score | Remark
+Record = Comparison | UnpairedLabel | Demonstration | Score | Node | Remark
 
 
 @dataclass(frozen=True)
