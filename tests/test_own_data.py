@@ -11,13 +11,13 @@ import torch
 from omegaconf import OmegaConf
 
 from isoalign.config.fill import build_config
-from isoalign.config.task import ModelConfig, PromptsConfig, RewardConfig, SFTConfig, TaskConfig
+from isoalign.config.task import FeedbackConfig, ModelConfig, PromptsConfig, RewardConfig, SFTConfig, TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.places import CONF
 from isoalign.data import prompts
 from isoalign.evaluation import card as cards
 from isoalign.models import loading
-from isoalign.stages import sft
+from isoalign.stages import from_file, sft
 from isoalign.stages.cutting import encode_prompts, fit_of
 from isoalign.tools import tasks
 from workbench import Terminal, complaint, finished, stages
@@ -225,3 +225,58 @@ def test_a_new_task_is_written_with_lengths_and_budgets_of_its_data_and_shown(tm
         tasks.write_task("mine", tmp_path, str(tiny_model), str(file), "prompt", "none", "", 0)
     with pytest.raises(UserError, match="lower-case letters"):
         tasks.write_task("My Task", tmp_path, str(tiny_model), str(file), "prompt", "none", "", 0)
+
+
+def human(tmp_path: Path, model: Path, rows: list[Any], split: str = "train", **more: Any) -> dict[str, Any]:
+    """The record of the pairs of a split that a file of verdicts gives."""
+    (work := tmp_path / split).mkdir(exist_ok=True)
+    file = write(tmp_path / "feedback.jsonl", rows)
+    limits = ModelConfig(str(model), **{"eos": "open", "prompt_tokens": 12, "new_tokens": 6} | more)
+    from_file.make_human_pairs(work, FeedbackConfig(file=str(file)), loading.load_tokenizer(str(model)), limits, split)
+    return json.loads((work / "record.json").read_text())
+
+
+def test_what_is_cut_of_peoples_verdicts_is_counted_in_tokens(tmp_path: Path, tiny_model: Path) -> None:
+    long = " and thank you for your kind help, what a lovely page this is"
+    rows = [{"prompt": f"are you {i}", "chosen": f" yes {i}{long if i < 20 else ''}", "rejected": " no"} for i in range(40)]
+    record = human(tmp_path, tiny_model, rows)
+    trained = [i for i in range(40) if prompts.split_of(f"are you {i}") == "train"]
+    assert record["cut"] == {"answers cut": sum(i < 20 for i in trained)}
+    assert record["pairs"] == len(trained)
+
+
+def test_prompts_that_become_equal_are_counted_and_too_many_refused(tmp_path: Path, tiny_model: Path) -> None:
+    closing = " please answer in one kind word and thank you for your kind help"
+    rows = [{"prompt": f"question {i}{closing}", "chosen": " yes", "rejected": " no"} for i in range(41)]
+    with pytest.raises(UserError, match="40 of 41 prompts become equal to another one with task.model.prompt_tokens=8"):
+        human(tmp_path, tiny_model, rows, prompt_tokens=8)
+    others = [{"prompt": f"are you {i}", "chosen": " yes", "rejected": " no"} for i in range(60)]
+    record = human(tmp_path, tiny_model, [*rows[:5], *others], prompt_tokens=8)
+    assert record["cut"]["prompts that became equal"] == 4
+
+
+def test_the_turns_of_a_conversation_are_not_divided_between_training_and_test(tmp_path: Path, tiny_model: Path) -> None:
+    rows: list[Any] = []
+    for i in range(30):
+        first = {"role": "user", "content": f"hi {i}"}
+        later = [first, {"role": "assistant", "content": "so"}, {"role": "user", "content": f"and {i}"}]
+        for asked in ([first], later):
+            answers = {
+                side: [{"role": "assistant", "content": word}] for side, word in (("chosen", "yes"), ("rejected", "no"))
+            }
+            rows.append({"prompt": asked} | answers)
+    pairs = {split: human(tmp_path, tiny_model, rows, split, prompt_tokens=60)["pairs"] for split in prompts.SPLITS}
+    firsts = [prompts.split_of(f"hi {i}") for i in range(30)]
+    assert pairs == {split: 2 * firsts.count(split) for split in prompts.SPLITS}
+
+
+def test_labels_of_which_only_one_kind_is_left_to_train_on_are_refused(tmp_path: Path, tiny_model: Path) -> None:
+    rows = [
+        {"prompt": f"are you {i}", "completion": " yes", "label": prompts.split_of(f"are you {i}") == "train"}
+        for i in range(40)
+    ]
+    file = write(tmp_path / "labels.jsonl", rows)
+    limits = ModelConfig(str(tiny_model), prompt_tokens=12, new_tokens=6)
+    tokenizer = loading.load_tokenizer(str(tiny_model))
+    with pytest.raises(UserError, match=r"all \d+ answers to training prompts are good, and training needs both"):
+        from_file.make_unpaired(tmp_path, FeedbackConfig(file=str(file)), tokenizer, limits)

@@ -130,7 +130,7 @@ def test_trouble_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def test_a_broken_card_beside_it_does_not_end_a_finished_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    finished: Any = SimpleNamespace(preflight=lambda: None)
+    finished: Any = SimpleNamespace(preflight=None, shared=SimpleNamespace(get=lambda stage: None))
     monkeypatch.setattr(run, "make_card", lambda finished, command: CARD)
     monkeypatch.setattr(run, "_command", lambda: "")
     (tmp_path / "broken.json").write_text("{")

@@ -20,7 +20,7 @@ MAX_MISSING_SHARE = 0.2  # of the verdicts of a comparing judge
 def make_notes(run: Run) -> dict[str, Any]:
     """The notes of a run's card."""
     config = run.task.evaluation
-    flags, prompts = [*training_flags(run), *feedback_flags(run)], getattr(run.task.prompts, config.split)
+    flags, prompts = [*training_flags(run), *feedback_flags(run)], len(run.evaluation_prompts())
     return {
         "prompts": prompts, "split": config.split, "draws": config.draws,
         "curve": f"{min(config.curve_prompts, prompts)} prompts, {config.curve_draws} draws",
@@ -40,7 +40,7 @@ def _plugin_packages(run: Run) -> dict[str, Any]:
 def _feedback_records(run: Run) -> dict[str, Any]:
     """Records of a panel of annotators, a feedback file, revisions and a comparing judge, if the run used them."""
     pairs = _record(run, run.shared.pairs("annotator"))
-    records: dict[str, Any] = {name: pairs[name] for name in ("panel", "file", "dropped", "remarks") if name in pairs}
+    records: dict[str, Any] = {name: pairs[name] for name in ("panel", "file", "dropped", "remarks", "cut") if name in pairs}
     if run.uses("revisions"):
         records["revisions"] = _record(run, run.shared.revisions_stage)
     if check := run.judge_check():
@@ -83,6 +83,13 @@ def feedback_flags(run: Run) -> list[Flag]:
         missing, asked = sum(judge.get("missing", {}).values()), judge.get("asked", 0)
         if missing > MAX_MISSING_SHARE * asked:
             warnings.append(f"the judge gave no verdict on {missing} of {asked} questions")
+    feedback = _record(run, shared.unpaired_stage or shared.pairs("annotator"))
+    cut = ", ".join(f"{what}: {number:,}" for what, number in feedback.get("cut", {}).items())
+    warnings += [f"feedback is cut to the task's lengths in tokens ({cut})"] if cut else []
+    if task.prompts.source:
+        fit = json.loads((shared.get(run.preflight) / "preflight.json").read_text())["prompts"]
+        losses = [f"{split}: {each['cut']:,} of {each['prompts']:,}" for split, each in fit.items() if each["cut"]]
+        warnings += [f"prompts are cut to {task.model.prompt_tokens} tokens ({', '.join(losses)})"] if losses else []
     return [Flag("warning", text) for text in warnings]
 
 

@@ -79,7 +79,7 @@ def execute(config: DictConfig) -> Path:
 
 
 def _publish(config: DictConfig, run: Run, folder: Path) -> Path:
-    run.preflight()
+    run.shared.get(run.preflight)
     card = make_card(run, _command())
     path = cards.write_card(card, folder)
     failures.clear_failure(card.algorithm, card.seed, _command(), folder)

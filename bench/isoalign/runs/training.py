@@ -184,10 +184,11 @@ class Training:
         """The scalars of each training step. Trains first if needed."""
         return list(read_rows(self.shared.get(self.train) / "log.jsonl")) if self.trains else []
 
-    def preflight(self) -> None:
-        """Settle before the first stage what would otherwise end the run late. Raises UserError."""
+    @property
+    def preflight(self) -> Stage:
+        """The check of everything that the run loads; whoever makes stages gets it first."""
         lora = self._lora_rank if self.trains else self.task.model.lora
-        self.shared.get(self.shared.preflight(lora, trl_loop=hasattr(self.algorithm, "train")))
+        return self.shared.preflight(lora, trl_loop=hasattr(self.algorithm, "train"))
 
     @property
     def _lora_rank(self) -> int:

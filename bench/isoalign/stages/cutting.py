@@ -42,6 +42,22 @@ class Cutter:
             ids = [*ids, tokens.closing_id(self.tokenizer, chat=self._templated(turns))]
         return ids[: self.model.new_tokens]
 
+    def whole_prompt(self, turns: Turns) -> list[int]:
+        """A prompt's tokens before it is cut."""
+        return Cutter(self.tokenizer, replace(self.model, prompt_tokens=ENDLESS)).prompt(turns) or []
+
+    def is_cut(self, turns: Turns) -> bool:
+        """Whether an answer has more tokens than are kept; the end token does not count."""
+        [ids] = tokens.encode_words(self.tokenizer, ["\n\n".join(turn.content for turn in turns)])
+        return len(ids) > self.model.new_tokens
+
+    def split_text(self, turns: Turns) -> str:
+        """What decides the split of a prompt: a conversation's first user turn, or of a text what the model reads."""
+        if any(turn.role for turn in turns):
+            return next((turn.content for turn in turns if turn.role == "user"), self.text(turns))
+        ids, whole = self.prompt(turns) or [], self.whole_prompt(turns)
+        return self.text(turns) if len(ids) == len(whole) else self.decoded(ids)
+
     def decoded(self, ids: Iterable[int]) -> str:
         """The text of an answer."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
@@ -75,8 +91,8 @@ class Fit:
 
 def fit_of(tokenizer: Any, prompts: Sequence[Prompt], model: ModelConfig) -> Fit:
     """How prompts fit ``task.model.prompt_tokens``. Raises UserError as `encode_prompts` does."""
-    whole = Cutter(tokenizer, replace(model, prompt_tokens=ENDLESS))
-    lengths = [len(whole.prompt(turns_of(prompt)) or ()) for prompt in prompts]
+    cutter = Cutter(tokenizer, model)
+    lengths = [len(cutter.whole_prompt(turns_of(prompt))) for prompt in prompts]
     encoded = encode_prompts(tokenizer, prompts, model)
     read = [tuple(tokens[mask].tolist()) for tokens, mask in zip(encoded.tokens, encoded.mask, strict=True)]
     cut = sum(length > len(ids) for length, ids in zip(lengths, read, strict=True))

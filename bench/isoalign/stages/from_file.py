@@ -16,12 +16,13 @@ from isoalign.core.store import digest
 from isoalign.core.text import text_fingerprint
 from isoalign.data import formats, prompts
 from isoalign.data.assets import file_digest
-from isoalign.data.formats import Comparison, Data, UnpairedLabel
+from isoalign.data.formats import Comparison, Data, Turns, UnpairedLabel
 from isoalign.data.formats.files import iterate_rows
 from isoalign.stages.cutting import Cutter
 
-VERSION = 3
+VERSION = 4
 SOURCE = "human"
+MOST_EQUAL = 0.2  # of the different prompts, that may become equal to another one
 TOO_LONG = "whose last turn is longer than task.model.prompt_tokens"
 
 
@@ -62,7 +63,8 @@ def file_identity(source: str) -> str:
 def make_human_pairs(work: Path, config: FeedbackConfig, tokenizer: Any, model: ModelConfig, split: str) -> None:
     """Write ``pairs.jsonl``: the majority verdict on every compared pair of a split's prompts, in the task's tokens.
 
-    A hash of the prompt decides the split, as for the task's own prompts. Raises UserError if the split has no verdict.
+    A hash of the prompt, as the model reads it, decides the split, of a conversation that of its first user turn. Raises
+    UserError if the split has no verdict, and if too many prompts become equal once they are cut.
     """
     data = _read(config)
     items: defaultdict[str, list[Comparison]] = defaultdict(list)
@@ -70,17 +72,18 @@ def make_human_pairs(work: Path, config: FeedbackConfig, tokenizer: Any, model: 
         items[each.item].append(each)
     cut = Cutter(tokenizer, model)
     annotators = {name: number for number, name in enumerate(sorted({each.rater for each in data.comparisons}))}
-    rows, dropped = [], Counter[str]()
+    rows, dropped, losses = [], Counter[str](), _losses(config.file, [each.prompt for each in data.comparisons], cut)
     for item, judged in items.items():
         text = cut.text(judged[0].prompt)
-        if prompts.split_of(text) != split:
+        if prompts.split_of(cut.split_text(judged[0].prompt)) != split:
             continue
+        losses["answers cut"] += sum(cut.is_cut(answer) for answer in (judged[0].chosen, judged[0].rejected))
         row = _human_row(text, _majority(judged), cut)
         if isinstance(row, str):
             dropped[row] += 1
         else:
             rows.append({"pair_id": item} | row | {"annotators": [annotators[each.rater] for each in judged]})
-    more = {"annotators": len(annotators), "ties": data.ties, "remarks": dict(data.remarks)}
+    more = {"annotators": len(annotators), "ties": data.ties, "remarks": dict(data.remarks), "cut": dict(+losses)}
     _write_human(work / "pairs.jsonl", rows, config.file, split, dropped, more)
 
 
@@ -105,11 +108,37 @@ def make_unpaired(work: Path, config: FeedbackConfig, tokenizer: Any, model: Mod
     """Write ``unpaired.jsonl``: labelled answers to the prompts of the training split, in the task's tokens."""
     cut = Cutter(tokenizer, model)
     data = _read(config)
-    texts = [(cut.text(label.prompt), label) for label in data.unpaired]
-    labelled = [_labelled(text, label, cut) for text, label in texts if prompts.split_of(text) == "train"]
+    losses = _losses(config.file, [label.prompt for label in data.unpaired], cut)
+    chosen = [label for label in data.unpaired if prompts.split_of(cut.split_text(label.prompt)) == "train"]
+    losses["answers cut"] = sum(cut.is_cut(label.completion) for label in chosen)
+    labelled = [_labelled(cut.text(label.prompt), label, cut) for label in chosen]
     rows = [row for row in labelled if row["prompt_ids"] is not None]
     dropped = Counter({TOO_LONG: len(labelled) - len(rows)})
-    _write_human(work / "unpaired.jsonl", rows, config.file, "train", +dropped, {"remarks": dict(data.remarks)})
+    if len({row["desirable"] for row in rows}) == 1:
+        kind = "good" if rows[0]["desirable"] else "bad"
+        raise UserError(
+            f"task.feedback.file {config.file}: all {len(rows)} answers to training prompts are {kind}, and training needs both; "
+            "a hash assigns 60% of the prompts to train, so add more prompts"
+        )
+    more = {"remarks": dict(data.remarks), "cut": dict(+losses)}
+    _write_human(work / "unpaired.jsonl", rows, config.file, "train", +dropped, more)
+
+
+def _losses(source: str, asked: Sequence[Turns], cut: Cutter) -> Counter[str]:
+    """Of the different prompts, how many are cut, and how many become equal to another one by it.
+
+    Raises UserError if that are too many.
+    """
+    different = {cut.text(turns): turns for turns in asked}
+    read = [tuple(cut.prompt(turns) or ()) for turns in different.values()]
+    shorter = sum(len(ids) < len(cut.whole_prompt(turns)) for ids, turns in zip(read, different.values(), strict=True))
+    equal = len(read) - len(set(read))
+    if equal > MOST_EQUAL * len(read):
+        raise UserError(
+            f"task.feedback.file {source}: {equal:,} of {len(read):,} prompts become equal to another one with "
+            f"task.model.prompt_tokens={cut.model.prompt_tokens}, which keeps the end of a prompt; raise it"
+        )
+    return Counter({"prompts cut": shorter, "prompts that became equal": equal})
 
 
 def _labelled(text: str, label: UnpairedLabel, cut: Cutter) -> dict[str, Any]:

@@ -89,12 +89,12 @@ def _feedback(task: TaskConfig, evaluated: list[str]) -> str:
     config = task.feedback
     if not config.file:
         return f"feedback: a simulated annotator on {config.draws} answers of the base to each prompt"
-    return f"feedback: {config.file}{_leaks(config.file, config.format, evaluated)}"
+    return f"feedback: {config.file}{_leaks(config.file, config.format, evaluated, config.columns, config.skip)}"
 
 
-def _leaks(source: str, format: str, evaluated: list[str]) -> str:
+def _leaks(source: str, format: str, evaluated: list[str], columns: dict[str, str] | None = None, skip: str = "") -> str:
     """Problems of a file, and evaluated prompts that it holds."""
-    report = check_file(source, format or None, evaluated, NGRAM)
+    report = check_file(source, format or None, evaluated, NGRAM, columns=columns, skip=skip)
     held = report.leaks.prompts if report.leaks else 0
     leak = f"; {held:,} of {len(evaluated):,} evaluated prompts occur in it" if held else ""
     return leak + "".join(f"; {problem}" for problem in report.problems)
