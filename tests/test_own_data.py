@@ -238,7 +238,7 @@ def human(tmp_path: Path, model: Path, rows: list[Any], split: str = "train", **
 
 def test_what_is_cut_of_peoples_verdicts_is_counted_in_tokens(tmp_path: Path, tiny_model: Path) -> None:
     long = " and thank you for your kind help, what a lovely page this is"
-    rows = [{"prompt": f"are you {i}", "chosen": f" yes {i}{long if i < 20 else ''}", "rejected": " no"} for i in range(40)]
+    rows = [{"prompt": f"are you {i}", "chosen": f" yes{long if i < 20 else ''}", "rejected": " no"} for i in range(40)]
     record = human(tmp_path, tiny_model, rows)
     trained = [i for i in range(40) if prompts.split_of(f"are you {i}") == "train"]
     assert record["cut"] == {"answers cut": sum(i < 20 for i in trained)}
@@ -248,7 +248,7 @@ def test_what_is_cut_of_peoples_verdicts_is_counted_in_tokens(tmp_path: Path, ti
 def test_prompts_that_become_equal_are_counted_and_too_many_refused(tmp_path: Path, tiny_model: Path) -> None:
     closing = " please answer in one kind word and thank you for your kind help"
     rows = [{"prompt": f"question {i}{closing}", "chosen": " yes", "rejected": " no"} for i in range(41)]
-    with pytest.raises(UserError, match="40 of 41 prompts become equal to another one with task.model.prompt_tokens=8"):
+    with pytest.raises(UserError, match="40 of 41 prompts become equal to another one"):
         human(tmp_path, tiny_model, rows, prompt_tokens=8)
     others = [{"prompt": f"are you {i}", "chosen": " yes", "rejected": " no"} for i in range(60)]
     record = human(tmp_path, tiny_model, [*rows[:5], *others], prompt_tokens=8)

@@ -117,8 +117,8 @@ def make_unpaired(work: Path, config: FeedbackConfig, tokenizer: Any, model: Mod
     if len({row["desirable"] for row in rows}) == 1:
         kind = "good" if rows[0]["desirable"] else "bad"
         raise UserError(
-            f"task.feedback.file {config.file}: all {len(rows)} answers to training prompts are {kind}, and training needs both; "
-            "a hash assigns 60% of the prompts to train, so add more prompts"
+            f"task.feedback.file {config.file}: all {len(rows)} answers to training prompts are {kind}, and training needs "
+            "both; a hash assigns 60% of the prompts to train, so add more prompts"
         )
     more = {"remarks": dict(data.remarks), "cut": dict(+losses)}
     _write_human(work / "unpaired.jsonl", rows, config.file, "train", +dropped, more)
