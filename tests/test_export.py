@@ -91,14 +91,14 @@ class Place:
     def card(self, kind: str, eos: str = "masked", **changes: Any) -> Path:
         settings = [f"task.model.name={self.model}", f"task.model.eos={eos}", "task.model.new_tokens=6"]
         config = {"algorithm": {"beta": 0.1}, "task": asdict(task_named("nano", settings))}
-        method = "sft" if kind == "base" else "dpo"
+        method = "sft" if kind in ("plain", "base") else "dpo"
         card = Card(
             key=f"{kind}{eos}0123456789", task="nano", algorithm=method, config=config, seed=3,
             budget={"flops": 2e12, "steps": 9.0}, spent={"flops": 1e12}, parents=self.parents[kind], versions={},
             metrics={"kl": Estimate(1.25, 1.0, 1.5, 16), "toxicity_mean": Estimate(0.125, 0.1, 0.15, 16)},
             command="isoalign run algorithm=dpo seed=3", flags=[Flag("warning", "it is tiny")],
             notes={"prompts": 16, "split": "test", "draws": 2, "tuning": "by hand"},
-            training={} if kind == "base" else {"steps": 9},
+            training={} if kind in ("plain", "base") else {"steps": 9},
         )  # fmt: skip
         return cards.write_card(replace(card, **changes), self.home / "cards")
 
@@ -137,7 +137,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Place:
     adapted = moved(with_adapter(base, 4))
     keep("train", "c", "policy", adapted)
     expected["adapter"] = expected["merged"] = adapted.merge_and_unload()
-    parents = {"base": {"sft": "a" * 16}, "weights": {"sft": "a" * 16, "train": "b" * 16}}
+    store.get("sft", "e" * 16, recipe, lambda work: None)  # of a task without SFT
+    expected["plain"] = loading.load_model(str(home / "model"))[0]
+    parents = {"plain": {"sft": "e" * 16}, "base": {"sft": "a" * 16}, "weights": {"sft": "a" * 16, "train": "b" * 16}}
     parents["adapter"] = {"sft": "a" * 16, "train": "c" * 16}
     return Place(home, store, parents, home / "model", expected)
 
@@ -145,7 +147,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Place:
 def test_transformers_and_peft_load_the_policy_elsewhere_and_never_sample_what_is_banned(
     place: Place, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    kinds = {"base": [], "weights": [], "adapter": [], "merged": ["--merge"]}
+    kinds = {"plain": [], "base": [], "weights": [], "adapter": [], "merged": ["--merge"]}
     for kind, flags in kinds.items():
         card = place.card("adapter" if kind == "merged" else kind)
         assert place.export(card, tmp_path / "here" / kind, *flags) == 0

@@ -37,11 +37,12 @@ ADAPTER = "adapter_config.json"
 @dataclass(frozen=True)
 class Policy:
     """The policy behind a card. ``base``: folder of the SFT base; ``trained``: of the weights or adapter that were trained
-    from it, None for the base itself."""
+    from it, None for the base itself; ``began``: digest or commit of the weights from which SFT began."""
 
     task: TaskConfig
     base: Path
     trained: Path | None
+    began: str
 
     @classmethod
     def of(cls, card: Card, store: Store) -> Policy:
@@ -64,7 +65,7 @@ class Policy:
                 f"{who}: the model {task.model.name!r}, whose tokenizer the policy needs, is not the one that it began from "
                 f"({known[:16]}, now {found[:16]}); put that one back"
             )
-        return cls(task, base, trained)
+        return cls(task, base, trained, known)
 
     @property
     def adapter(self) -> bool:
@@ -73,8 +74,9 @@ class Policy:
 
     def load(self, weights: Path) -> Any:
         """The model in a folder of the store, in the dtype in which a run evaluates it."""
-        own = weights == self.trained  # all weights were trained
-        model, _ = loading.load_model(self.task.model.name, weights, self.task.model.dtype if own else self.task.model.frozen)
+        config, whole = self.task.model, weights == self.trained
+        made = weights if (weights / "config.json").exists() else None  # a base without SFT is the model itself
+        model, _ = loading.load_model(config.name, made, config.dtype if whole else config.frozen)
         return model
 
 
@@ -98,7 +100,9 @@ def export(card: Card, store: Store, folder: Path, merge: bool = False) -> Path:
             generation.save_pretrained(work)
         tokenizer.save_pretrained(work)
         kind = "adapter" if adapter else "base" if policy.trained is None else "merged" if policy.adapter else "weights"
-        contents = Contents(kind, policy.task, bool(tokenizer.chat_template), len(generation.suppress_tokens or []))
+        contents = Contents(
+            kind, policy.task, policy.began, bool(tokenizer.chat_template), len(generation.suppress_tokens or [])
+        )
         (work / "README.md").write_text(model_card(card, contents), encoding="utf-8")
         save(work / "card.json", cards.to_json(card))
     return folder

@@ -30,11 +30,12 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Contents:
-    """What an export holds. ``kind``: one of ``KINDS``; ``chat``: whether it has a chat template; ``banned``: number of tokens
-    that are never sampled."""
+    """What an export holds. ``kind``: one of ``KINDS``; ``began``: digest or commit of the base model; ``chat``: whether it
+    has a chat template; ``banned``: number of tokens that are never sampled."""
 
     kind: str
     task: TaskConfig
+    began: str
     chat: bool
     banned: int
 
@@ -76,7 +77,7 @@ def _facts(card: Card, contents: Contents) -> list[tuple[str, str]]:
     trained = contents.kind != "base"
     facts = [
         ("task", card.task),
-        ("base model", contents.task.model.name),
+        ("base model", f"{contents.task.model.name} (weights {contents.began[:16]})"),
         ("method", card.algorithm),
         ("seed", str(card.seed)),
     ]
