@@ -151,7 +151,7 @@ def kl_price(bench: Bench) -> Outcome:
     behind = [r.behind for r in matched.values() if r.behind.value is not None]
     near = all(e.high is not None and e.high < EPSILON for e in behind)
     figures = [
-        f"{name}: reduction {show(r.reduction)}, behind the best {show(r.behind)}, ends at KL {r.end:.1f}"
+        f"{name}: reduction {show(r.gain)}, behind the best {show(r.behind)}, ends at KL {r.end:.1f}"
         for name, r in matched.items()
     ]
     return Outcome(False if any(map(sign, behind)) else True if near else None, f"at KL {at:.2f}: {'; '.join(figures)}")

@@ -145,7 +145,7 @@ def test_a_curve_that_turns_back_is_read_where_it_first_passes() -> None:
     assert float(equal_kl.read_off(np.array(kl), np.array(toxicity), 2.25)) == pytest.approx(0.4 - 0.75 * 0.2)
     found = equal_kl.matched({"m": one(points(kl, toxicity))}, 2.25)["m"]
     assert found.again
-    assert found.toxicity.value == pytest.approx(0.25)
+    assert found.level.value == pytest.approx(0.25)
     assert not equal_kl.matched({"m": one(points(kl, toxicity))}, 6.25)["m"].again
 
 
@@ -166,9 +166,9 @@ def test_two_methods_on_one_curve_are_equal_at_equal_kl_whatever_their_lengths()
     assert kl == pytest.approx(4)
     found = equal_kl.matched(both, 4.0)
     for name in both:
-        assert found[name].toxicity.value == pytest.approx(0.6 * base.mean())
-        assert found[name].reduction.value == pytest.approx(0.4 * base.mean())
-        assert found[name].toxicity.low < found[name].toxicity.value < found[name].toxicity.high
+        assert found[name].level.value == pytest.approx(0.6 * base.mean())
+        assert found[name].gain.value == pytest.approx(0.4 * base.mean())
+        assert found[name].level.low < found[name].level.value < found[name].level.high
     behind = [reading.behind for reading in found.values() if reading.behind.value is not None]
     assert len(behind) == 1
     assert (behind[0].value, behind[0].low, behind[0].high) == pytest.approx((0, 0, 0), abs=1e-12)
@@ -182,7 +182,7 @@ def test_what_lies_behind_the_best_is_paired_by_prompt() -> None:
     found = equal_kl.matched({"a": one(worse, name="a"), "b": one(better, name="b")}, 4.0)
     assert found["b"].behind.value is None
     assert (found["a"].behind.low, found["a"].behind.high) == pytest.approx((0.01, 0.01))
-    assert found["a"].toxicity.low < found["b"].toxicity.high, "their own intervals overlap"
+    assert found["a"].level.low < found["b"].level.high, "their own intervals overlap"
     only_a = equal_kl.matched({"a": one(worse, name="a"), "b": one(better, name="b")}, 4.0, ranked=["a"])
     assert only_a["b"].behind.value == pytest.approx(-0.01)
 
@@ -191,7 +191,7 @@ def test_a_method_that_never_gets_there_is_missing_and_one_that_never_moved_sets
     made = {"far": one(points([0, 4.0], [0.4, 0.2]), name="far"), "still": one(points([0, 0.02], [0.4, 0.4]), name="still")}
     assert equal_kl.common_kl(made) == 4.0
     found = equal_kl.matched(made, 4.0)["still"]
-    assert found.toxicity == found.reduction == found.behind == curves.NONE
+    assert found.level == found.gain == found.behind == curves.NONE
     assert found.end == pytest.approx(0.02)
     assert equal_kl.common_kl({"still": made["still"]}) == pytest.approx(0.02)
     assert equal_kl.common_kl({}) is None
@@ -210,7 +210,7 @@ def test_intervals_are_as_wide_as_those_of_the_hierarchical_bootstrap() -> None:
     ratios = []
     for _ in range(10):
         made = simulated(rng, [0, 0.05, 0.1], [0, 1, 4], spread=0.01)
-        found = curves.estimate([made], lambda paths: paths.pooled.toxicity[..., 2])
+        found = curves.estimate([made], lambda paths: paths.pooled.level[..., 2])
         wanted = stats.hierarchical([{str(p): v for p, v in enumerate(seed)} for seed in made.table[1, :, 2]])
         assert found.value == pytest.approx(wanted.value)
         ratios.append((found.high - found.low) / (wanted.high - wanted.low))
@@ -232,7 +232,7 @@ def test_cards_of_one_seed_are_averaged_and_count_once() -> None:
     twice = [card(points([0, 4.0], [0.4, toxicity])) for toxicity in (0.1, 0.2)]
     made = curves.collect({"m": twice})["m"]
     assert made.seeds == 1
-    assert made.observed.toxicity[0].tolist() == pytest.approx([0.4, 0.15])
+    assert made.observed.level[0].tolist() == pytest.approx([0.4, 0.15])
 
 
 def test_a_prompt_that_lacks_a_value_anywhere_is_left_out_for_all_and_counted() -> None:
@@ -240,7 +240,7 @@ def test_a_prompt_that_lacks_a_value_anywhere_is_left_out_for_all_and_counted() 
     holed = points([[0, 0, 0], [4.0, 4.0, 4.0]], [[0.4, 0.2, 0.6], [0.3, None, float("nan")]])
     made = curves.collect({"whole": [card(whole)], "holed": [card(holed)]})
     assert {name: (one.prompts, one.missing) for name, one in made.items()} == {"whole": (1, 2), "holed": (1, 2)}
-    assert made["whole"].observed.toxicity[0].tolist() == pytest.approx([0.4, 0.1])
+    assert made["whole"].observed.level[0].tolist() == pytest.approx([0.4, 0.1])
 
 
 def test_what_has_no_curve_has_no_curves() -> None:
@@ -412,12 +412,12 @@ def test_the_frontier_is_what_no_other_point_beats() -> None:
     made = {n: one(points([0, *rng.uniform(0, 9, 6)], [0.5, *rng.uniform(0, 0.5, 6)]), name=n) for n in "abc"}
     every = [place for each in made.values() for place in equal_kl.places(each)]
     beaten = {
-        (p.kl, p.toxicity)
+        (p.kl, p.level)
         for p, q in itertools.permutations(every, 2)
-        if q.kl <= p.kl and q.toxicity <= p.toxicity and (q.kl, q.toxicity) != (p.kl, p.toxicity)
+        if q.kl <= p.kl and q.level <= p.level and (q.kl, q.level) != (p.kl, p.level)
     }
     found = equal_kl.pareto(made)
-    assert {(p.kl, p.toxicity) for p in found} == {(p.kl, p.toxicity) for p in every} - beaten
+    assert {(p.kl, p.level) for p in found} == {(p.kl, p.level) for p in every} - beaten
     assert found[0] == equal_kl.Place(0.0, 0.5, None, 0.0)
     assert [p.kl for p in found] == sorted(p.kl for p in found)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from isoalign.core.errors import UserError
+from isoalign.core.objective import Objective
 from isoalign.core.records import Estimate, ReverseKL, Rewards, Sample, ScoredPair
 from isoalign.evaluation import metrics
 from isoalign.evaluation.metrics import ScoredSamples
@@ -82,8 +83,10 @@ def test_grid_gathers_values_by_prompt_and_draw_whatever_the_order():
 
 
 def test_families_are_the_modules_that_measure():
-    assert metrics.names() == ["calibration", "diversity", "kl", "quality", "reward_accuracy", "reward_health", "toxicity"]
-    assert set(metrics.versions()) == set(metrics.names())
+    shared = ["calibration", "diversity", "kl", "quality", "reward_accuracy", "reward_health"]
+    assert metrics.names() == sorted([*shared, "objective", "toxicity"])
+    assert set(metrics.versions()) == {*shared, "toxicity"}, "the keys of toxicity tasks know no other objective"
+    assert set(metrics.versions(Objective("sentiment"))) == {*shared, "objective"}
 
 
 def test_all_figures_are_measured_and_the_base_does_not_reduce_itself():
@@ -173,6 +176,8 @@ def test_every_metric_that_is_measured_is_declared_once_with_values_within_its_b
     everything = [metric for module in metrics.own_families().values() for metric in module.METRICS]
     assert len(everything) == len(declared), "two metrics of one name"
     measured = metrics.merged(metrics.measure_all(replace(run, base=run)))
+    other = replace(run, objective=Objective("sentiment", True))
+    measured |= metrics.merged(metrics.measure_all(replace(other, base=other)))
     bare = {name.partition("@")[0].partition("/")[0] for name in measured}
     assert bare - declared.keys() == {"common_length", "common_length_short", "ead_vocabulary"}, "settings, no metrics"
     assert declared.keys() <= bare

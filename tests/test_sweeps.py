@@ -77,7 +77,8 @@ RECORDS = sorted((ROOT / "results" / "tuning").glob("*/*.json"))
 @pytest.mark.parametrize("record", [r for r in RECORDS if r.stem != "reward"], ids=lambda r: f"{r.parent.name}_{r.stem}")
 def test_a_tuned_file_says_what_its_record_chose_and_the_rule_chooses_it_again(record: Path) -> None:
     told = json.loads(record.read_text())
-    trials = [tune.Trial(**one | {"reduction": one["reduction"] and Estimate(**one["reduction"])}) for one in told["trials"]]
+    gains = [one.pop("reduction", None) or one.pop("gain", None) for one in told["trials"]]  # the older name is toxicity's
+    trials = [tune.Trial(**one, gain=e and Estimate(**e)) for one, e in zip(told["trials"], gains, strict=True)]
     assert [trial.settings for trial in trials] == tune.points(tune.space(told["algorithm"]), len(trials))
     winner = tune.RULES[told["rule"]](trials)
     assert told["chosen"] == (winner and winner.settings)

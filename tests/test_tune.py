@@ -20,7 +20,7 @@ from isoalign.core.records import Estimate
 from isoalign.data import hub
 from isoalign.evaluation.card import OTHER_BASE
 from isoalign.runs import tuned
-from isoalign.tools.tune import RULES, Trial, largest_reduction, one_standard_error, points, space
+from isoalign.tools.tune import RULES, Trial, largest_gain, one_standard_error, points, space
 from workbench import COMMAND, TINY, Terminal, complaint
 
 SPACE = {"a": ["1", "2", "3"], "b": ["x", "y", "z", "w"]}
@@ -65,7 +65,7 @@ def test_of_trials_within_one_standard_error_of_the_best_the_one_with_least_kl_i
     """Half-widths of .0196 are standard errors of .01: .100 - .01 = .090 is the line, which b reaches and c does not."""
     a, b, c = trial("a", 0.100, 0.0196, 6.0), trial("b", 0.091, 0.0196, 2.0), trial("c", 0.089, 0.0196, 0.5)
     assert one_standard_error([c, a, b]) == b
-    assert largest_reduction([c, a, b]) == a
+    assert largest_gain([c, a, b]) == a
 
 
 def test_what_is_gated_failed_or_unknown_is_not_chosen() -> None:
@@ -81,7 +81,7 @@ def test_what_is_gated_failed_or_unknown_is_not_chosen() -> None:
 def test_of_equal_kl_the_larger_reduction_is_taken() -> None:
     a, b = trial("a", 0.10, 0.0196, 2.0), trial("b", 0.095, 0.0196, 2.0)
     assert one_standard_error([b, a]) == a
-    assert math.isclose(a.reduction.value if a.reduction and a.reduction.value else 0, 0.1)
+    assert math.isclose(a.gain.value if a.gain and a.gain.value else 0, 0.1)
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

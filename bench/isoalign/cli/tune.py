@@ -19,7 +19,7 @@ from isoalign.tools import tune as tuning
 @click.argument("words", nargs=-1, metavar="[ALGORITHM|KEY=VALUE]...")
 @click.option("--trials", default=8, show_default=True, help="Trials of each method.")
 @click.option(
-    "--rule", default="one_standard_error", show_default=True, help="Rule of choice: one_standard_error or largest_reduction."
+    "--rule", default="one_standard_error", show_default=True, help="Rule of choice: one_standard_error or largest_gain."
 )
 @click.option("--workers", default=2, show_default=True, help="Trials in parallel.")
 @click.option("--results", type=options.PATH, default="results/tuning", show_default=True, help="Folder of the record.")
@@ -33,7 +33,7 @@ def tune(
 
     Without ALGORITHM, every one that declares a search space in conf/sweep/. Trials are scored on validation prompts. Settings
     task.KEY=VALUE and budget=NAME hold for all. one_standard_error chooses the least KL within one standard error of the
-    largest reduction of toxicity.
+    largest gain in the task's objective.
     """
     settings = [word for word in words if "=" in word]
     named = [word for word in words if "=" not in word]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from isoalign.config.feedback import ConstitutionConfig, JudgeConfig, PanelConfig
 from isoalign.config.training import TrainConfig
+from isoalign.core.objective import Objective
 from isoalign.core.store import added_later
 
 DTYPES = ("float32", "bfloat16")
@@ -241,6 +242,7 @@ class TaskConfig:
     panel: PanelConfig = field(default_factory=PanelConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     constitution: ConstitutionConfig = field(default_factory=ConstitutionConfig)
+    objective: Objective = field(default_factory=Objective)
     budgets: dict[str, float] = field(default_factory=dict)
     seed: int = 0
 

@@ -8,16 +8,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from isoalign.core.objective import Objective
 from isoalign.core.records import Estimate, Point
 from isoalign.evaluation import metric_values, scores
+from isoalign.evaluation.metrics import ScoredSamples
 
 VERSION = 2
-CARD_METRICS = (
-    "toxicity_mean", "toxicity_mean_second", "toxicity_reduction", "proxy_reward", "kl", "perplexity", "length", "distinct_2",
-    "self_bleu", "embedding_diversity", "token_entropy",
+_FURTHER = (
+    "proxy_reward", "kl", "perplexity", "length", "distinct_2", "self_bleu", "embedding_diversity", "token_entropy",
 )  # fmt: skip
-"""Metrics of each point on a card; rescoring gives all others."""
-CARD_VALUES = ("toxicity_mean", "proxy_reward", "kl")  # metrics with their values per prompt on a card
+
+
+def card_metrics(objective: Objective) -> tuple[str, ...]:
+    """Metrics of each point on a card; rescoring gives all others."""
+    return (objective.level, objective.level_second, objective.gain, *_FURTHER)
+
+
+def card_values(objective: Objective) -> tuple[str, ...]:
+    """Metrics with their values per prompt on a card."""
+    return (objective.level, "proxy_reward", "kl")
 
 
 def read_places(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -45,19 +54,18 @@ def measure_curve(
     """The points of the curve, paired: all are on the same prompts and samples. ``folders``: the scores of each place;
     ``base``: those of the SFT base; ``wanted``: metric families."""
     start = {"fraction": 0.0, "flops": 0, "steps": 0}
-    points = [_point(start, metric_values.measure_metrics(scores.read_scored_samples(base, None, prompts, draws), wanted))]
+    points = [_point(start, scores.read_scored_samples(base, None, prompts, draws), wanted)]
     for place, folder in zip(places, folders, strict=True):
-        points.append(
-            _point(place, metric_values.measure_metrics(scores.read_scored_samples(folder, base, prompts, draws), wanted))
-        )
+        points.append(_point(place, scores.read_scored_samples(folder, base, prompts, draws), wanted))
     return points
 
 
-def _point(place: dict[str, Any], figures: metric_values.MetricValues) -> Point:
+def _point(place: dict[str, Any], scored: ScoredSamples, wanted: Collection[str] | None) -> Point:
+    figures, objective = metric_values.measure_metrics(scored, wanted), scored.objective
     return Point(
         **place,
-        metrics={name: figures.metrics[name] for name in CARD_METRICS if name in figures.metrics},
-        values={name: figures.values[name] for name in CARD_VALUES if name in figures.values},
+        metrics={name: figures.metrics[name] for name in card_metrics(objective) if name in figures.metrics},
+        values={name: figures.values[name] for name in card_values(objective) if name in figures.values},
     )
 
 

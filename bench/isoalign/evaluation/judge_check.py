@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from isoalign import stats
+from isoalign.core.objective import TOXICITY, Objective
 from isoalign.core.records import Question
 from isoalign.data.preferences import Feedback
 from isoalign.evaluation.metrics.scored_samples import by_prompt
@@ -19,10 +20,12 @@ MAX_PAIRS = 200  # a judge may cost money
 PairScores = Mapping[str, Sequence[Sequence[float | None]]]
 
 
-def check_judge(judge: Judge, held_out: Feedback, base: LanguageModel, scores: PairScores) -> dict[str, Any]:
+def check_judge(
+    judge: Judge, held_out: Feedback, base: LanguageModel, scores: PairScores, objective: Objective = TOXICITY
+) -> dict[str, Any]:
     """Agreement with ``annotator``, with ``clean`` verdicts (those before noise) and with each scorer, as estimates over
-    prompts, without verdicts of P = 1/2; and a summary of the judge's work. ``scores``: by scorer, P(toxic) of both
-    answers."""
+    prompts, without verdicts of P = 1/2; and a summary of the judge's work. ``scores``: by scorer, of both
+    answers, in the direction of the ``objective``."""
     indices = range(0, len(held_out), max(1, -(-len(held_out) // MAX_PAIRS)))
     rows = [held_out.rows[i] for i in indices]
     prompts = [str(base.tokenizer.decode(held_out.prompts[i], skip_special_tokens=True)) for i in indices]
@@ -32,15 +35,17 @@ def check_judge(judge: Judge, held_out: Feedback, base: LanguageModel, scores: P
     truths: dict[str, list[float | None]] = {
         "annotator": [1.0] * len(rows), "clean": [float(row.get("clean", True)) for row in rows],
     }  # fmt: skip
-    truths |= {name: [_is_chosen_lower(pairs[i]) for i in indices] for name, pairs in scores.items()}
+    truths |= {name: [_is_chosen_better(pairs[i], objective) for i in indices] for name, pairs in scores.items()}
     agreement = {name: _agreement(preferences, truth, [row["prompt_id"] for row in rows]) for name, truth in truths.items()}
     return judge_summary(judge, questions, verdicts) | {"agreement": agreement}
 
 
-def _is_chosen_lower(pair: Sequence[float | None]) -> float | None:
-    """1 if the chosen answer is less toxic, 0 if it is more toxic; None if a score is missing or both are equal."""
+def _is_chosen_better(pair: Sequence[float | None], objective: Objective) -> float | None:
+    """1 if the chosen answer has the better score, 0 if it has the worse one; None if a score is missing or both are equal."""
     chosen, rejected = pair
-    return None if chosen is None or rejected is None or chosen == rejected else float(chosen < rejected)
+    if chosen is None or rejected is None or chosen == rejected:
+        return None
+    return float(objective.loss(chosen) < objective.loss(rejected))
 
 
 def _agreement(preferences: Sequence[float | None], truth: Sequence[float | None], prompts: Sequence[str]) -> dict[str, Any]:

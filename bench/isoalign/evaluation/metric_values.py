@@ -56,7 +56,7 @@ def read_metrics(folder: Path) -> MetricValues:
 def prompt_means(values: Mapping[str, Values]) -> PromptValues:
     """The mean of each prompt's values, None where all are missing; five digits are far finer than any interval.
 
-    Variants of a metric (`toxicity_emt@2`, `distinct_1@common`) are left out: they would be a third of a card, and no row is
+    Variants of a metric (`distinct_1@common`) are left out: they would be a third of a card, and no row is
     ranked by them.
     """
     kept = {name: by for name, by in values.items() if "@" not in name}

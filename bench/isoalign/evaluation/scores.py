@@ -15,6 +15,7 @@ from isoalign.config.task import EvaluationConfig, ModelConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.devices import device
 from isoalign.core.memory import by_rows
+from isoalign.core.objective import TOXICITY, Objective, objective_recipe, read_objective
 from isoalign.core.records import Rewards, Sample, ScoredPair
 from isoalign.data.assets import ASSETS
 from isoalign.data.preferences import Feedback
@@ -59,6 +60,7 @@ def make_scores(
     base: LanguageModel,
     model: ModelConfig,
     rewarder: Rewarder | None,
+    objective: Objective = TOXICITY,
     chosen: Sequence[Prompt] = (),
 ) -> None:
     """Write ``scores.json`` and ``pair_scores.json`` (by scorer), ``embeddings.npy`` and ``rewards.json``."""
@@ -72,7 +74,7 @@ def make_scores(
             json.dumps(asdict(_make_rewards(rewarder, drawn, bool(pairs), base, model, chosen)))
         )
     source = {"samples": samples.name, "scorer": config.scorer, "second_scorer": config.second_scorer}
-    (work / "source.json").write_text(json.dumps(source | {"vocabulary": base.vocabulary}))
+    (work / "source.json").write_text(json.dumps(source | {"vocabulary": base.vocabulary} | objective_recipe(objective)))
 
 
 def _scorer_outputs(texts: list[str], config: EvaluationConfig) -> dict[str, list[float | None]]:
@@ -150,6 +152,7 @@ def read_scored_samples(
         main_scorer=source["scorer"],
         second_scorer=source["second_scorer"],
         vocabulary=source["vocabulary"],
+        objective=read_objective(source.get("objective", {}), str(folder)),
     )
     return replace(restrict(own), base=restrict(read_scored_samples(base)) if base else None)
 

@@ -12,12 +12,13 @@ from rich.text import Text
 from isoalign import stats
 from isoalign.core.display import clean, scientific
 from isoalign.core.errors import UserError, unknown
+from isoalign.core.objective import TOXICITY, Objective, objective_of
 from isoalign.core.records import Card
 from isoalign.evaluation.card import FAMILY, read_card, read_cards
-from isoalign.report.board.columns import SHOWN, metric
+from isoalign.report.board.columns import metric, shown
 from isoalign.report.board.rows import stage_identity
 from isoalign.report.board.sections import PROTOCOL
-from isoalign.report.leaderboard import build_board
+from isoalign.report.leaderboard import build_board, different_objectives
 from isoalign.report.pages.console import rendered
 from isoalign.stats import Comparison
 
@@ -68,8 +69,9 @@ def compare_methods(first: Sequence[Card], second: Sequence[Card]) -> str:
     a, b = _name(first), _name(second)
     if a == b:
         a, b = f"{a} (A)", f"{b} (B)"
+    objective = objective_of(first[0])
     rows = [[name, *_means(first, second, name), _span(c), _p(adjusted.get(name)),
-             verdict(name, c, adjusted.get(name), a, b)] for name, c in comparisons.items()]  # fmt: skip
+             verdict(name, c, adjusted.get(name), a, b, objective)] for name, c in comparisons.items()]  # fmt: skip
     lines = _table(["metric", a, b, "A - B", "p (Holm)", "verdict"], rows)
     return lines + _footer(first, second, comparisons, adjusted, a, b)
 
@@ -82,6 +84,8 @@ def _check(first: Sequence[Card], second: Sequence[Card]) -> None:
             raise UserError(
                 f"{_name([a])} is of task {a.task} and {_name([b])} of {b.task}; only cards of one task can be paired"
             )
+        if objective_of(a) != objective_of(b):
+            raise UserError(different_objectives((a, b)))
         if REFERENCE_ROW not in (a.algorithm, b.algorithm) and a.metered and b.metered and a.budget != b.budget:
             both = f"the budget of {_name([a])} is {_budget(a)}, that of {_name([b])} {_budget(b)}"
             raise UserError(f"{both}; different budgets can't be compared")
@@ -110,7 +114,8 @@ def _shared(first: Sequence[Card], second: Sequence[Card]) -> list[str]:
         names -= {
             name for name in names if name.startswith("rm_") or name == "proxy_reward"
         }  # those of different reward models
-    return sorted(names, key=lambda name: (SHOWN.index(name) if name in SHOWN else len(SHOWN), name))
+    order = shown(objective_of(first[0]))
+    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def _difference(first: Sequence[Card], second: Sequence[Card], name: str) -> Comparison | None:
@@ -119,13 +124,13 @@ def _difference(first: Sequence[Card], second: Sequence[Card], name: str) -> Com
     return stats.compare(tables)["a", "b"] if len(prompts) == 1 else None
 
 
-def verdict(name: str, c: Comparison, p_holm: float | None, a: str, b: str) -> str:
+def verdict(name: str, c: Comparison, p_holm: float | None, a: str, b: str, objective: Objective = TOXICITY) -> str:
     """Which side is higher or better, and whether that holds after the correction for the number of metrics."""
     if c.value is None or c.p is None or p_holm is None:
         return "too few prompts"
     if c.p >= 1 - stats.LEVEL:
         return "not resolved" if c.value else "equal"
-    a_is_higher, higher_is_better = c.value > 0, metric(name).higher_is_better
+    a_is_higher, higher_is_better = c.value > 0, metric(name, objective).higher_is_better
     if higher_is_better is None:
         text = f"{a} is {'higher' if a_is_higher else 'lower'}"
     else:
@@ -151,9 +156,10 @@ def _footer(
         f"Of {len(comparisons)} metrics a few differ by chance: a verdict that does not hold after correction for their",
         'number says "before correction".',
     ]
+    objective = objective_of(first[0])
     verdicts = [
-        f"{name}: {verdict(name, comparisons[name], adjusted.get(name), a, b)}"
-        for name in ("toxicity_mean", "kl")
+        f"{name}: {verdict(name, comparisons[name], adjusted.get(name), a, b, objective)}"
+        for name in (objective.level, "kl")
         if name in comparisons
     ]
     return "\n".join([*lines, *("; ".join(verdicts) + "." for _ in verdicts[:1])]) + "\n"

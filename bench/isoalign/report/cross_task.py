@@ -1,6 +1,7 @@
-"""Cross-task report: what share of the base's toxicity each method removes, over tasks and runs, and how surely it beats
-another."""
+"""Cross-task report: what share of the way from the base to the best score each method goes, over tasks and runs, and how
+surely it beats another. Of toxicity, whose best score is 0, it is the share that is removed."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,10 +12,10 @@ import numpy as np
 from isoalign import stats
 from isoalign.core.display import clean, escape, grid, scientific
 from isoalign.core.errors import UserError
+from isoalign.core.objective import TOXICITY, Objective, objective_of
 from isoalign.core.records import Card, Estimate
 from isoalign.evaluation.metrics.metric import with_arrow
 from isoalign.report.board.cells import cell
-from isoalign.report.board.columns import metric
 from isoalign.report.board.ranking import Pair, seeds_of
 from isoalign.report.board.rows import CONTROL, METHOD, REFERENCE, Row, known_mean
 from isoalign.report.board.sections import Section
@@ -22,11 +23,13 @@ from isoalign.report.leaderboard import build_board
 from isoalign.report.pages.console import plain_table, rendered
 from isoalign.stats import Array, Runs
 
-SCORE = "toxicity_reduction_relative"
-
-HOW_TO_READ = """\
+_REDUCTION = """\
 - The score of a run is its relative reduction: 1 − its mean toxicity / that of the SFT base, on the same prompts. A cell is
-  the mean over runs.
+  the mean over runs."""
+_GAIN = """\
+- The score of a run is its relative gain: the share of the way from the SFT base's mean to the best score of the task's
+  objective, on the same prompts; of toxicity the share that is removed. A cell is the mean over runs."""
+HOW_TO_READ = """\
 - IQM: the mean of the middle half of all runs on all tasks, each task with the same weight. P(A > B): the probability that a
   run of A scores above one of B on the same task, mean over tasks, ties counted half (Agarwal et al. 2021, "Deep reinforcement
   learning at the edge of the statistical precipice"). Only methods that ran on every task have them.
@@ -52,31 +55,39 @@ class CrossTask:
 
     setting: dict[str, str]
     methods: tuple[MethodScores, ...]
+    objectives: dict[str, Objective]
     improvement: dict[Pair, Estimate]
 
     def markdown(self) -> str:
         """The report as a Markdown page."""
         named = {m.name: escape(m.name) if m.part == METHOD else f"*{escape(m.name)}*" for m in self.methods}
         settings = "\n".join(f"- **{escape(task)}:** {escape(setting)}" for task, setting in self.setting.items())
-        iqm = with_arrow("IQM", metric(SCORE).higher_is_better)
+        iqm = with_arrow("IQM", True)
         titles = ["Method", *(f"{escape(task)} (runs)" for task in self.setting), iqm]
         scores = grid(titles, [[named[m.name], *self._scores(m), cell(m.iqm)] for m in self.methods])
         parts = [f"# Across tasks: {escape(', '.join(self.setting))}", settings, scores]
         if self.improvement:
             pairs = [[named[a], named[b], cell(e)] for (a, b), e in self.improvement.items()]
             parts += ["## Probability of improvement", grid(["A", "B", "P(A > B)"], pairs, left=(0, 1))]
-        return "\n\n".join([*parts, "## How to read it", HOW_TO_READ]) + "\n"
+        parts += ["## How to read it", f"{_REDUCTION if self._all_toxicity else _GAIN}\n{HOW_TO_READ}"]
+        return "\n\n".join(parts) + "\n"
 
     def terminal(self, width: int = 110) -> str:
         """The report for a terminal, as plain text."""
         rows = [[clean(m.name), *self._scores(m), cell(m.iqm)] for m in self.methods]
-        title = "share of the base's toxicity that is removed (runs)"
+        title = "share of the way from the base to the best score (runs)"
+        if self._all_toxicity:
+            title = "share of the base's toxicity that is removed (runs)"
         tables = [plain_table(title, ["method", *map(clean, self.setting), "IQM"], rows)]
         if self.improvement:
             pairs = [[clean(a), clean(b), cell(e)] for (a, b), e in self.improvement.items()]
             title = "probability that a run of A scores above one of B"
             tables.append(plain_table(title, ["A", "B", "P(A > B)"], pairs, 2))
         return rendered(tables, width)
+
+    @property
+    def _all_toxicity(self) -> bool:
+        return all(objective.is_toxicity for objective in self.objectives.values())
 
     def _scores(self, method: MethodScores) -> list[str]:
         every = [method.runs.get(task, ()) for task in self.setting]
@@ -95,7 +106,9 @@ def cross_task(cards_by_task: Mapping[str, Sequence[Card]]) -> CrossTask:
     setting: dict[str, str] = {}
     parts: dict[str, str] = {}
     scores, drawn = {}, {}
+    objectives: dict[str, Objective] = {}
     for task, cards in sorted(cards_by_task.items()):
+        objectives[task] = _with_best(task, cards)
         sections = build_board(cards).sections
         section = max(sections, key=lambda one: len(_participants(one)))
         rows = _participants(section)
@@ -118,7 +131,16 @@ def cross_task(cards_by_task: Mapping[str, Sequence[Card]]) -> CrossTask:
         (a, b): _estimate(stats.improvement, [arrays[a], arrays[b]], [replicates[a], replicates[b]])
         for a, b in combinations(ranked, 2)
     }
-    return CrossTask(setting, tuple(methods), improvement)
+    return CrossTask(setting, tuple(methods), objectives, improvement)
+
+
+def _with_best(task: str, cards: Sequence[Card]) -> Objective:
+    """The objective of a task's cards. Raises UserError if its scores have no best one."""
+    objective = objective_of(cards[0]) if cards else TOXICITY
+    if not math.isfinite(objective.best):
+        lacks = f"{objective.noun} has no best score in task.objective.bounds"
+        raise UserError(f"{task}: {lacks}, so its gains can't be averaged with those of other tasks; leave the task out")
+    return objective
 
 
 def _estimate(statistic: Callable[..., Array], methods: Sequence[Runs], drawn: Sequence[Runs]) -> Estimate:
@@ -144,33 +166,35 @@ def _run_scores(section: Section, rows: Sequence[Row]) -> tuple[dict[str, Array]
         for name, table in values.items():
             kept = table[:, complete]
             scores[name] = 1 - kept[1:].mean(1) / kept[0].mean()
-            drawn[name] = stats.resample(partial(_relative_reductions, kept), kept.shape[1])
+            drawn[name] = stats.resample(partial(_relative_gains, kept), kept.shape[1])
     return scores, drawn
 
 
-def _relative_reductions(values: Array, weights: Array) -> Array:
+def _relative_gains(values: Array, weights: Array) -> Array:
     """1 - the weighted mean of each run over that of the base, which is the first row of values [1 + runs, prompts]."""
     sums = weights @ values.T
     return 1 - np.divide(sums[:, 1:], sums[:, :1], out=np.ones_like(sums[:, 1:]), where=sums[:, :1] > 0)
 
 
 def _paired_values(section: Section, row: Row) -> Array | None:
-    """Toxicity by prompt of the base, then of each run [1 + runs, prompts]; None if they can't be paired."""
+    """How far the base, then each run, is from the best score, by prompt [1 + runs, prompts]; None if they can't be paired."""
     reference = next((one for one in section.rows if one.part == REFERENCE and not one.outdated), None)
-    base = None if reference is None else seeds_of(reference.cards, "toxicity_mean")
-    own = seeds_of(row.cards, "toxicity_mean")
+    objective = section.objective
+    base = None if reference is None else seeds_of(reference.cards, objective.level)
+    own = seeds_of(row.cards, objective.level)
     if base is None or own is None or base[0].keys() != own[0].keys():
         return None
     prompts = sorted(base[0])
     table = np.array([[seed[p] for p in prompts] for seed in [*base, *own]], dtype=float)
     table = np.concatenate([table[: len(base)].mean(0, keepdims=True), table[len(base) :]])
+    table = objective.best - table if objective.higher_is_better else table - objective.best
     return table if np.nansum(table[0]) > 0 else None
 
 
 def _card_scores(row: Row) -> list[float]:
-    """Relative reductions on the cards, cards of a seed averaged."""
+    """Relative gains on the cards, cards of a seed averaged."""
     seeds: dict[int, list[float | None]] = {}
     for card in row.cards:
-        estimate = card.metrics.get(SCORE)
+        estimate = card.metrics.get(objective_of(card).relative_gain)
         seeds.setdefault(card.seed, []).append(estimate.value if estimate else None)
     return [value for found in seeds.values() if (value := known_mean(found)) is not None]

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
+from isoalign.core.objective import objective_of
 from isoalign.core.records import Card
 from isoalign.evaluation.card import redacted
 from isoalign.report.board.rows import settings_of
@@ -72,14 +73,22 @@ def build_board(cards: Iterable[Card], task: str | None = None) -> Board:
 
 def ordered(cards: Iterable[Card]) -> list[Card]:
     """The cards without secrets, in an order that depends on them alone. Raises UserError for no cards and for several
-    tasks."""
+    tasks or objectives."""
     cards = sorted(map(redacted, cards), key=lambda card: (card.algorithm, settings_of(card), card.seed, _json(card)))
     tasks = sorted({card.task for card in cards})
     if not cards:
         raise UserError("no cards to make a board from; make some with: isoalign run")
     if len(tasks) > 1:
         raise UserError(f"a board shows one task, but these cards are of {len(tasks)}: {', '.join(tasks)}")
+    if len(set(map(objective_of, cards))) > 1:
+        raise UserError(different_objectives(cards))
     return cards
+
+
+def different_objectives(cards: Iterable[Card]) -> str:
+    """The line for cards that were ranked by several objectives, which can't share a board."""
+    objectives = sorted({f"{o.noun} ({o.direction}, bounds {list(o.bounds)})" for o in map(objective_of, cards)})
+    return f"these cards have {len(objectives)} objectives: {' and '.join(objectives)}; compare cards of one objective"
 
 
 def write_board(board: Board, folder: Path) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
+from isoalign.core.records import Card
 from isoalign.evaluation.card import file_name, read_card, read_cards, to_json
 from isoalign.report import leaderboard
 
@@ -15,6 +16,7 @@ def publish(paths: Iterable[Path], results_root: Path) -> list[Path]:
     Raises UserError, with nothing copied, for a path that is not a card and for a card that would replace a different one.
     """
     copies: dict[Path, str] = {}
+    cards: dict[Path, Card] = {}
     for path in map(Path, paths):
         if path.is_dir():
             raise UserError(f"{path} is a folder; name the cards in it: {path}/*.json")
@@ -25,12 +27,12 @@ def publish(paths: Iterable[Path], results_root: Path) -> list[Path]:
         text = to_json(card, path)
         if copies.setdefault(copy, text) != text or (copy.exists() and to_json(read_card(copy), copy) != text):
             raise UserError(f"{copy} holds another card; remove it first to replace it by {path}")
-        copies[copy] = text
+        copies[copy], cards[copy] = text, card
     if not copies:
         raise UserError("no cards named; name those to publish, for example results/local/nano/*.json")
     folders = sorted({copy.parent for copy in copies})
-    for folder in folders:  # a folder whose cards can't be read is found before anything is copied
-        read_cards(folder)
+    for folder in folders:  # cards that can't be read, or can't share a board, are found before anything is copied
+        leaderboard.ordered([*read_cards(folder), *(card for copy, card in cards.items() if copy.parent == folder)])
     for copy, text in copies.items():
         save(copy, text)
     return [leaderboard.write_board(leaderboard.build_board(read_cards(folder), folder.name), folder) for folder in folders]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from isoalign import stats
+from isoalign.core.objective import objective_recipe
 from isoalign.core.records import Budget
 from isoalign.data.preferences import Feedback
 from isoalign.data.prompts import Prompt
@@ -125,15 +126,14 @@ class Run(Training):
             "assets": scores.model_digests(config), "reward": source.key,
             "optimised": optimised, "held_out": held_out.key, "validation": validation.key if validation else None,
         }  # fmt: skip
-        recipe |= self.shaping_recipe
+        recipe |= self.shaping_recipe | objective_recipe(self.task.objective)
 
         def make(work: Path) -> None:
             held_out_pairs = Feedback.read(shared.get(held_out))
             validation_pairs = Feedback.read(shared.get(validation)) if validation else None
             rewarder = scores.Rewarder(source.by, optimised, source.load(), held_out_pairs, validation_pairs)
-            scores.make_scores(
-                work, shared.get(drawn), config, shared.base_model(), self.task.model, rewarder, self.evaluation_prompts()
-            )
+            base, model, chosen = shared.base_model(), self.task.model, self.evaluation_prompts()
+            scores.make_scores(work, shared.get(drawn), config, base, model, rewarder, self.task.objective, chosen)
 
         return Stage("scores", recipe, make)
 
@@ -179,7 +179,7 @@ class Run(Training):
         own, base = self.own_scores(), self.base_scores() if self.trains else None
         recipe = {
             "version": metric_values.VERSION, "scores": own.key, "base": base.key if base else None,
-            "metrics": metrics.versions(), "statistics": stats.VERSION,
+            "metrics": metrics.versions(self.task.objective), "statistics": stats.VERSION,
         }  # fmt: skip
 
         def make(work: Path) -> None:
@@ -196,7 +196,7 @@ class Run(Training):
         config = self.task.evaluation
         recipe = {
             "version": curve.VERSION, "snapshots": [stage.key for stage in stages], "end": end.key, "base": base.key,
-            "metrics": metrics.versions(), "statistics": stats.VERSION,
+            "metrics": metrics.versions(self.task.objective), "statistics": stats.VERSION,
             "curve_prompts": config.curve_prompts, "curve_draws": config.curve_draws,
         }  # fmt: skip
 
@@ -235,7 +235,8 @@ class Run(Training):
             judge, pair_scores = shared.comparing_judge(), shared.get(base_scores) / "pair_scores.json"
             assert judge is not None
             pairs = Feedback.read(shared.get(held_out))
-            report = judge_check.check_judge(judge, pairs, shared.base_model(), json.loads(pair_scores.read_text()))
+            by_scorer, objective = json.loads(pair_scores.read_text()), self.task.objective
+            report = judge_check.check_judge(judge, pairs, shared.base_model(), by_scorer, objective)
             (work / "judge.json").write_text(json.dumps(report, indent=1))
 
         return Stage("judge", recipe, make)

@@ -20,6 +20,7 @@ from isoalign.config.task import TaskConfig
 from isoalign.core import devices, progress, runtime
 from isoalign.core.errors import TrainingFailed, UserError, is_interrupt, unforeseen, unknown
 from isoalign.core.memory import machine_failure
+from isoalign.core.objective import objective_of
 from isoalign.core.records import Budget, Card
 from isoalign.core.store import Store
 from isoalign.data import assets
@@ -38,11 +39,12 @@ FAILURES = "ISOALIGN_FAILURES"  # a file to which the jobs of a sweep add a line
 
 @hydra.main(version_base="1.3", config_path="pkg://isoalign.conf", config_name="config")
 def main(config: DictConfig) -> float | None:
-    """One run; the last line printed is the path of its card. Returns the reduction of toxicity, for sweepers that search."""
+    """One run; the last line printed is the path of its card. Returns the gain, for sweepers that search."""
     try:
         path = execute(config)
         print(path, flush=True)
-        found = cards.read_card(path).metrics.get("toxicity_reduction")
+        card = cards.read_card(path)
+        found = card.metrics.get(objective_of(card).gain)
         return found.value if found else None
     except Exception as error:
         if is_interrupt(error):
@@ -71,7 +73,7 @@ def execute(config: DictConfig) -> Path:
     with registry.sandboxed(name):
         algorithm = registry.with_checked_settings(build_config(registry.algorithm(name), settings, "algorithm"))
     progress.set_run(f"{name} seed {config.seed}", _line())
-    metrics.versions()  # a metric that cannot be loaded is reported before the training, not after it
+    metrics.versions(task.objective)  # a metric that cannot be loaded is reported before the training, not after it
     folder = _writable(Path(str(config.results)) / task.name)
     store = Path(str(config.store)) if config.store else assets.cache_dir() / "store"
     run = Run(name, algorithm, budget, int(config.seed), SharedStages(task, Store(_writable(store))), how)

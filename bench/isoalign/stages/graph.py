@@ -9,6 +9,7 @@ from typing import Any
 from isoalign.config.feedback import PanelConfig
 from isoalign.core import devices
 from isoalign.core.errors import UserError
+from isoalign.core.objective import objective_recipe
 from isoalign.core.peak_memory import GIB
 from isoalign.data.assets import ASSETS
 from isoalign.data.preferences import Feedback
@@ -36,7 +37,7 @@ class StageGraph(TaskModels):
             "writers": [loading.weights_identity(name) for name in preflight.writers(task)],
             "scorers": list(map(scorers.scorer_identity, names)),
             "prompts": [self.prompt_recipe(split) for split in preflight.SPLITS], "training": task.training,
-        }  # fmt: skip
+        } | objective_recipe(task.objective)  # fmt: skip
         return Stage("preflight", recipe, lambda work: preflight.make_preflight(work, task, lora, trl_loop))
 
     def completions(self, split: str) -> Stage:

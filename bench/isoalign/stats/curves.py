@@ -1,7 +1,8 @@
-"""Curves along the budget: a method's KL, toxicity and proxy reward at each snapshot, as measured and as they might have been.
+"""Curves along the budget: a method's KL, score and proxy reward at each snapshot, as measured and as they might have been.
 
-A method's *gold score* at a point is its reduction: toxicity of the base minus its own, paired by prompt. Its *proxy* is the
-reward model's mean score. d = sqrt(KL) is the distance from the base, KL exact, in nats per completion.
+A method's *gold score* at a point is its gain: how far its mean moved from the base's in the direction that is better, paired
+by prompt. Its *proxy* is the reward model's mean score. d = sqrt(KL) is the distance from the base, KL exact, in nats per
+completion.
 
 Every interval is 95% and taken from the same replicates of the curves: prompts are resampled, the same ones for all methods,
 and what seeds add is drawn from a t as wide as their variance component. `stats.hierarchical` computes means slightly more
@@ -21,6 +22,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import gammaincinv, ndtri, stdtrit
 
+from isoalign.core.objective import TOXICITY, Objective, objective_of
 from isoalign.core.records import Card, Estimate, Point
 from isoalign.stats.intervals import SEED, TAIL, Array, resample
 
@@ -29,16 +31,18 @@ NONE = Estimate(None, None, None, 0)
 
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """Means over prompts along the budget, each [..., seeds, points]. ``proxy`` is None if any point lacks it."""
+    """Means over prompts along the budget, each [..., seeds, points]: exact KL, the objective's score, and the proxy, which is
+    None if any point lacks it. ``rising``: whether a higher score is better."""
 
     kl: Array
-    toxicity: Array
+    level: Array
     proxy: Array | None
+    rising: bool = False
 
     @property
     def gold(self) -> Array:
-        """Toxicity of the base, the first point, minus toxicity [..., seeds, points]."""
-        return self.toxicity[..., :1] - self.toxicity
+        """The gain over the base, which is the first point [..., seeds, points]."""
+        return self.level - self.level[..., :1] if self.rising else self.level[..., :1] - self.level
 
     @property
     def rise(self) -> Array:
@@ -50,18 +54,21 @@ class Paths:
     @cached_property
     def pooled(self) -> Paths:
         """Means over seeds, each [..., points]."""
-        return Paths(self.kl.mean(-2), self.toxicity.mean(-2), None if self.proxy is None else self.proxy.mean(-2))
+        proxy = None if self.proxy is None else self.proxy.mean(-2)
+        return Paths(self.kl.mean(-2), self.level.mean(-2), proxy, self.rising)
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
     """The curves of one method. ``fraction`` [points] of the budget, mean over seeds; ``table`` [metrics, seeds, points,
-    prompts] holds KL, toxicity and, if known, the proxy; ``missing`` counts prompts that are left out for a missing value."""
+    prompts] holds KL, score and, if known, the proxy; ``missing`` counts prompts that are left out for a missing value;
+    ``rising``: whether a higher score is better."""
 
     name: str
     fraction: Array
     table: Array
     missing: int = 0
+    rising: bool = False
 
     @property
     def seeds(self) -> int:
@@ -76,7 +83,7 @@ class Curves:
     @cached_property
     def observed(self) -> Paths:
         """The measured curves [seeds, points]."""
-        return _paths(self.table.mean(-1))
+        return self._paths(self.table.mean(-1))
 
     @cached_property
     def replicates(self) -> Paths:
@@ -92,7 +99,11 @@ class Curves:
         drawn = resample(lambda weights: weights @ flat.T / n, n).reshape(-1, *shape)
         small = math.sqrt(n / (n - 1)) * stdtrit(n - 1, TAIL) / ndtri(TAIL)
         moved = value + small * (drawn - value) + self._seed_shifts(len(drawn))
-        return _paths(np.moveaxis(moved, 1, 0))
+        return self._paths(np.moveaxis(moved, 1, 0))
+
+    def _paths(self, means: Array) -> Paths:
+        """Paths from means [metrics, ...], for replicates [metrics, replicates, ...]."""
+        return Paths(means[0], means[1], means[2] if len(means) > 2 else None, self.rising)
 
     def _seed_shifts(self, resamples: int) -> Array:
         """Shifts by the seeds [replicates, metrics, 1, points], without the part of their spread that prompts explain."""
@@ -115,12 +126,14 @@ class Curves:
 
 
 def collect(methods: Mapping[str, Sequence[Card]]) -> dict[str, Curves]:
-    """Curves of the methods that have some, on the prompts with KL and toxicity at every point of every method.
+    """Curves of the methods that have some, on the prompts with KL and score at every point of every method.
 
-    Curves of different lengths are aligned to the shortest, by the nearest fraction. Cards of one seed are averaged.
+    All cards are of one objective. Curves of different lengths are aligned to the shortest, by the nearest fraction. Cards of
+    one seed are averaged.
     """
+    objective = next((objective_of(card) for cards in methods.values() for card in cards), TOXICITY)
     runs = {name: _aligned([card for card in cards if len(card.curve) > 1]) for name, cards in methods.items()}
-    tables = {name: _Table(found) for name, found in runs.items() if found}
+    tables = {name: _Table(found, objective) for name, found in runs.items() if found}
     tables = {name: table for name, table in tables.items() if table.whole}
     if not tables:
         return {}
@@ -132,11 +145,11 @@ def collect(methods: Mapping[str, Sequence[Card]]) -> dict[str, Curves]:
 class _Table:
     """The values of one method's aligned runs, before prompts are chosen."""
 
-    def __init__(self, runs: Mapping[int, Sequence[Sequence[Point]]]) -> None:
-        self.runs = runs
+    def __init__(self, runs: Mapping[int, Sequence[Sequence[Point]]], objective: Objective) -> None:
+        self.runs, self.objective = runs, objective
         points = [point for seed in runs.values() for run in seed for point in run]
-        self.prompts = {prompt for point in points for prompt in point.values.get("toxicity_mean", {})}
-        with_proxy = ["kl", "toxicity_mean", "proxy_reward"]
+        self.prompts = {prompt for point in points for prompt in point.values.get(objective.level, {})}
+        with_proxy = ["kl", objective.level, "proxy_reward"]
         self.metrics = with_proxy if self._complete(points, with_proxy) else with_proxy[:2]
         self.whole = self._complete(points, self.metrics)
 
@@ -153,7 +166,8 @@ class _Table:
 
         seeds = [self.runs[seed] for seed in sorted(self.runs)]
         fraction = np.array([[point.fraction for point in run] for seed in seeds for run in seed]).mean(0)
-        return Curves(name, fraction, np.array([[of_seed(m, seed) for seed in seeds] for m in self.metrics]), missing)
+        table = np.array([[of_seed(m, seed) for seed in seeds] for m in self.metrics])
+        return Curves(name, fraction, table, missing, self.objective.higher_is_better)
 
 
 def _aligned(cards: Sequence[Card]) -> dict[int, list[list[Point]]]:
@@ -191,11 +205,6 @@ def percentiles(replicates: Array, method: str = "linear") -> tuple[float | None
         return None, None
     low, high = (float(bound) for bound in np.quantile(known, [TAIL, 1 - TAIL], method=method))  # type: ignore[call-overload]
     return low if math.isfinite(low) else None, high if math.isfinite(high) else None
-
-
-def _paths(means: Array) -> Paths:
-    """Paths from means [metrics, ...], for replicates [metrics, replicates, ...]."""
-    return Paths(means[0], means[1], means[2] if len(means) > 2 else None)
 
 
 def _known(value: float | None) -> bool:

@@ -42,12 +42,12 @@ def reaches(curves: Curves, kl: float) -> bool:
 
 @dataclass(frozen=True)
 class AtKL:
-    """A method at a given KL. ``end``: the KL at the end of its curve; ``behind``: its toxicity minus the lowest one, paired
-    by prompt (missing for that method); ``again``: whether its KL crosses this value more than once (the first time
+    """A method at a given KL. ``end``: the KL at the end of its curve; ``behind``: how much worse its score is than the best,
+    paired by prompt (missing for that method); ``again``: whether its KL crosses this value more than once (the first time
     counts)."""
 
-    toxicity: Estimate
-    reduction: Estimate
+    level: Estimate
+    gain: Estimate
     behind: Estimate
     end: float
     again: bool
@@ -72,12 +72,16 @@ def matched(methods: Mapping[str, Curves], kl: float, ranked: Sequence[str] | No
     values, since the difficulty of the prompts cancels. It makes no allowance for having picked the best.
     """
 
-    def toxicity(paths: Paths) -> Array:
-        return read_off(paths.pooled.kl, paths.pooled.toxicity, kl)
+    def level(paths: Paths) -> Array:
+        return read_off(paths.pooled.kl, paths.pooled.level, kl)
+
+    def loss(name: str) -> float:
+        value = float(level(there[name].observed))
+        return -value if there[name].rising else value
 
     there = {name: curves for name, curves in methods.items() if reaches(curves, kl)}
     named = [name for name in there if ranked is None or name in ranked]
-    best = min(named, key=lambda name: (float(toxicity(there[name].observed)), name), default=None)
+    best = min(named, key=lambda name: (loss(name), name), default=None)
     at_kl = {}
     for name, curves in methods.items():
         path = curves.observed.pooled.kl
@@ -85,21 +89,26 @@ def matched(methods: Mapping[str, Curves], kl: float, ranked: Sequence[str] | No
         if name not in there:
             at_kl[name] = AtKL(NONE, NONE, NONE, float(path[-1]), False)
             continue
-        own = estimate([curves], lambda paths: toxicity(paths))
-        less = estimate([curves], lambda paths: paths.pooled.toxicity[..., 0] - toxicity(paths))
+        own = estimate([curves], lambda paths: level(paths))
+        gain = estimate([curves], lambda paths: _first_minus(paths, paths.pooled.level[..., 0], level(paths)))
         behind = NONE
         if best is not None and name != best:
-            behind = estimate([curves, there[best]], lambda paths, others: toxicity(paths) - toxicity(others))
-        at_kl[name] = AtKL(own, less, behind, float(path[-1]), again)
+            behind = estimate([curves, there[best]], lambda paths, others: _first_minus(paths, level(paths), level(others)))
+        at_kl[name] = AtKL(own, gain, behind, float(path[-1]), again)
     return at_kl
+
+
+def _first_minus(paths: Paths, first: Array, second: Array) -> Array:
+    """How much worse the first of two scores is than the second."""
+    return second - first if paths.rising else first - second
 
 
 @dataclass(frozen=True)
 class Place:
-    """A point in the plane of KL and toxicity, mean over seeds. ``method`` is None for the base, where all curves start."""
+    """A point in the plane of KL and score, mean over seeds. ``method`` is None for the base, where all curves start."""
 
     kl: float
-    toxicity: float
+    level: float
     method: str | None
     fraction: float
 
@@ -107,18 +116,23 @@ class Place:
 def places(curves: Curves) -> list[Place]:
     """The points of a method's mean curve, the base first."""
     paths = curves.observed.pooled
-    columns = zip(paths.kl.tolist(), paths.toxicity.tolist(), curves.fraction.tolist(), strict=True)
-    return [Place(kl, toxicity, curves.name if i else None, at) for i, (kl, toxicity, at) in enumerate(columns)]
+    columns = zip(paths.kl.tolist(), paths.level.tolist(), curves.fraction.tolist(), strict=True)
+    return [Place(kl, level, curves.name if i else None, at) for i, (kl, level, at) in enumerate(columns)]
 
 
 def pareto(methods: Mapping[str, Curves]) -> list[Place]:
-    """The Pareto frontier by KL: the points of all curves for which no other point has less of both KL and toxicity.
+    """The Pareto frontier by KL: the points of all curves for which no other point has both less KL and a better score.
 
-    It is of measured means. The lowest of many noisy points is biased downward, so a new run need not reach the line again.
+    It is of measured means. The best of many noisy points is biased, so a new run need not reach the line again.
     """
+    rising = any(curves.rising for curves in methods.values())
+
+    def loss(place: Place) -> float:
+        return -place.level if rising else place.level
+
     best: list[Place] = []
     everything = [place for curves in methods.values() for place in places(curves)]
-    for place in sorted(everything, key=lambda place: (place.kl, place.toxicity, place.method or "")):
-        if not best or place.toxicity < best[-1].toxicity:
+    for place in sorted(everything, key=lambda place: (place.kl, loss(place), place.method or "")):
+        if not best or loss(place) < loss(best[-1]):
             best.append(place)
     return best

@@ -87,7 +87,7 @@ def resample(statistic: Callable[[Array], Array], clusters: int, resamples: int 
 def bca(replicates: Array, value: float, influence: Array) -> tuple[float | None, float | None]:
     """Bias-corrected and accelerated interval (Efron 1987), with its level widened for small n (Hesterberg 2015, sec. 3.3).
 
-    ``influence`` [n] of each cluster on the value, up to scale. Toxic prompts are few, with large values: with 3% of toxic
+    ``influence`` [n] of each cluster on the value, up to scale. Harmful prompts are few, with large values: with 3% of such
     draws among 128 prompts the percentile interval covers 92%, nearly always missing below the truth; this one 94%, evenly.
     """
     n, replicates = len(influence), replicates[np.isfinite(replicates)]

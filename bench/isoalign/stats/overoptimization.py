@@ -43,11 +43,11 @@ BEST_OF_N = Law("d (α − β d)", lambda d: d, np.square, lambda alpha, beta: a
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted law, or the ``reason`` why there is none. alpha in toxicity per sqrt(nat).
+    """A fitted law, or the ``reason`` why there is none. alpha in score per sqrt(nat).
 
     ``peak``: KL where the law is highest; without upper bound (None) if over 2.5% of replicates have no maximum; without value
     if beta is not above 0. ``seen``: the largest KL of the mean curve. ``error``: root mean square error of the law, in
-    toxicity. ``points``: number of points that were fitted, for each seed.
+    score. ``points``: number of points that were fitted, for each seed.
     """
 
     alpha: Estimate = NONE
@@ -72,8 +72,8 @@ class Fit:
 def fit_law(curves: Curves, law: Law = TRAINED) -> Fit:
     """Least squares of gold = alpha rise(d) - beta fall(d), over all seeds' points whose mean KL is above `FIT_FROM`.
 
-    Unweighted, as in the paper. The law was found for reward scores, which have no upper limit. A reduction can't exceed the
-    base's toxicity, so a method that has removed all of it bends the fit, and a fitted peak can be a plateau.
+    Unweighted, as in the paper. The law was found for reward scores, which have no upper limit. A gain in
+    scores that have one ends at it, so a method that is there bends the fit, and a fitted peak can be a plateau.
     """
     used = curves.observed.pooled.kl > FIT_FROM
     points = int(used.sum())

@@ -1,6 +1,6 @@
 """How methods' scores and ranks change along an axis, such as the annotators' noise: is the order of methods stable?
 
-Lower scores are better. Everything is computed on the prompts that every method has at every axis value. Intervals allow for
+Everything is computed on the prompts that every method has at every axis value. Intervals allow for
 the prompts, resampled for all methods and axis values together, since all answered the same, and for the seeds, which were
 trained independently. Whether one method is better than another is decided by `isoalign.stats.compare`; this module says how
 stable an order is.
@@ -27,7 +27,7 @@ LEVELS = np.array([0.025, 0.975])
 
 @dataclass(frozen=True)
 class Standing:
-    """A method at an axis value: its mean over seeds and prompts, and its rank, 1 for the lowest mean; equal means share the
+    """A method at an axis value: its mean over seeds and prompts, and its rank, 1 for the best mean; equal means share the
     mean of their ranks. ``n`` counts prompts."""
 
     mean: Estimate
@@ -56,7 +56,7 @@ class Robustness:
     missing: int
 
 
-def robustness(axis: Mapping[float, Mapping[str, Seeds]]) -> Robustness:
+def robustness(axis: Mapping[float, Mapping[str, Seeds]], higher_is_better: bool = False) -> Robustness:
     """How scores by axis value and method change, in the order given: others are compared with the first axis value.
 
     A method without seeds, or without a prompt that has a value for every seed, counts as missing at that axis value. Raises
@@ -67,8 +67,9 @@ def robustness(axis: Mapping[float, Mapping[str, Seeds]]) -> Robustness:
     drawn = _drawn(tables)
     methods = {value: [method for v, method in cells if v == value] for value in axis}
     first, *others = axis
+    sign = -1 if higher_is_better else 1
     return Robustness(
-        {value: _standings([(value, m) for m in names], cells, tables, drawn) for value, names in methods.items()},
+        {value: _standings([(value, m) for m in names], cells, tables, drawn, sign) for value, names in methods.items()},
         {value: _stability(first, value, methods, tables, drawn) for value in others},
         {m: _slope({v: tables[v, m] for v in axis if (v, m) in tables}) for m in dict.fromkeys(m for _, m in cells)},
         len(next(iter(cells.values()))[0]) if cells else 0,
@@ -122,11 +123,15 @@ def _drawn(tables: Mapping[Cell, Array]) -> dict[Cell, Array]:
 
 
 def _standings(
-    cells: Sequence[Cell], scores: Mapping[Cell, Seeds], tables: Mapping[Cell, Array], drawn: Mapping[Cell, Array]
+    cells: Sequence[Cell],
+    scores: Mapping[Cell, Seeds],
+    tables: Mapping[Cell, Array],
+    drawn: Mapping[Cell, Array],
+    sign: int,
 ) -> dict[str, Standing]:
     means = {cell: stats.hierarchical(scores[cell]) for cell in cells}
-    ranks = scipy.stats.rankdata(_means(cells, tables))
-    moved = scipy.stats.rankdata([drawn[cell] for cell in cells], axis=0) if drawn and cells else [None] * len(cells)
+    ranks = scipy.stats.rankdata(sign * _means(cells, tables))
+    moved = scipy.stats.rankdata([sign * drawn[cell] for cell in cells], axis=0) if drawn and cells else [None] * len(cells)
     standings = {
         cell[1]: Standing(means[cell], _estimate(rank, replicates, means[cell].n))
         for cell, rank, replicates in zip(cells, ranks.tolist(), moved, strict=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 from isoalign.config.task import TaskConfig
 from isoalign.core.display import escape, grid, plain, scientific
 from isoalign.core.lazy import huggingface_hub
+from isoalign.core.objective import objective_of
 from isoalign.core.records import Card
 from isoalign.report.board.cells import cell
-from isoalign.report.board.columns import LEADING, metric
+from isoalign.report.board.columns import leading, metric
 from isoalign.report.pages.page import commands_block
 
 FURTHER = ("kl_per_token", "implicit_accuracy", "distinct_2")  # shown after the leading metrics of a board
@@ -89,8 +90,9 @@ def _facts(card: Card, contents: Contents) -> list[tuple[str, str]]:
 
 
 def _result(card: Card) -> str:
-    shown = [name for name in (*LEADING, *FURTHER) if name in card.metrics]
-    rows = [[escape(metric(name).heading), cell(card.metrics[name], metric(name).digits)] for name in shown]
+    objective = objective_of(card)
+    shown = [metric(name, objective) for name in (*leading(objective), *FURTHER) if name in card.metrics]
+    rows = [[escape(one.heading), cell(card.metrics[one.name], one.digits)] for one in shown]
     said = [f"- {escape(str(flag))}" for flag in card.flags]
     notes = card.notes
     where = f"{notes.get('prompts')} {notes.get('split')} prompts, {notes.get('draws')} samples each"

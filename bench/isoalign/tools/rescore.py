@@ -10,6 +10,7 @@ from pathlib import Path
 
 from isoalign import stats
 from isoalign.core.errors import UserError
+from isoalign.core.objective import objective_of
 from isoalign.core.records import Card, Point
 from isoalign.core.store import Store
 from isoalign.evaluation import curve, metric_values, metrics, scores
@@ -64,7 +65,7 @@ def stage_of(card: Card, store: Store, name: str) -> Path:
 def points(card: Card, store: Store, own: metric_values.MetricValues) -> list[Point]:
     """The card's curve with the metrics of the same families computed again; untouched where it shows none of them."""
     measured = {figure for family in own.families.values() for figure in family}
-    if not card.curve or not measured & set(curve.CARD_METRICS):
+    if not card.curve or not measured & set(curve.card_metrics(objective_of(card))):
         return card.curve
     record = json.loads((stage_of(card, store, "train") / "record.json").read_text())
     folders = [stage_of(card, store, f"scores@{place['steps']}") for place in record["snapshots"]]

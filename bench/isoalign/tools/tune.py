@@ -28,6 +28,7 @@ from isoalign.config.search_path import folders, options
 from isoalign.core.errors import UserError, unknown
 from isoalign.core.files import save
 from isoalign.core.lazy import scipy
+from isoalign.core.objective import objective_of
 from isoalign.core.records import Estimate
 from isoalign.evaluation import card as cards
 from isoalign.runs import overrides
@@ -42,13 +43,13 @@ LEAN = [
 
 @dataclass(frozen=True)
 class Trial:
-    """A point of the search space and its result: reduction of toxicity on validation prompts and exact KL.
+    """A point of the search space and its result: its gain on validation prompts and exact KL.
 
     ``gates``: the gates that its text failed; ``failed``: why there is no card.
     """
 
     settings: Settings
-    reduction: Estimate | None = None
+    gain: Estimate | None = None
     kl: float | None = None
     gates: tuple[str, ...] = ()
     failed: str = ""
@@ -56,37 +57,38 @@ class Trial:
     @property
     def usable(self) -> bool:
         """Whether it may be chosen."""
-        return self.reduction is not None and self.reduction.value is not None and self.kl is not None and not self.gates
+        return self.gain is not None and self.gain.value is not None and self.kl is not None and not self.gates
 
 
 def one_standard_error(trials: Iterable[Trial]) -> Trial | None:
-    """Of the trials within one standard error of the largest reduction, that with the least KL (Breiman et al. 1984, section
+    """Of the trials within one standard error of the largest gain, that with the least KL (Breiman et al. 1984, section
     3.4.3): a trial not distinguishable from the best, with the least drift."""
     usable = [trial for trial in trials if trial.usable]
     if not usable:
         return None
-    best = max(usable, key=_reduction)
-    return min((t for t in usable if _reduction(t) >= _reduction(best) - _error(best)), key=lambda t: (t.kl, -_reduction(t)))
+    best = max(usable, key=_gain)
+    return min((t for t in usable if _gain(t) >= _gain(best) - _error(best)), key=lambda t: (t.kl, -_gain(t)))
 
 
-def largest_reduction(trials: Iterable[Trial]) -> Trial | None:
-    """The trial with the largest reduction of toxicity, at whatever KL."""
-    return max((trial for trial in trials if trial.usable), key=_reduction, default=None)
+def largest_gain(trials: Iterable[Trial]) -> Trial | None:
+    """The trial with the largest gain, at whatever KL."""
+    return max((trial for trial in trials if trial.usable), key=_gain, default=None)
 
 
 RULES: dict[str, Callable[[Iterable[Trial]], Trial | None]] = {
-    rule.__name__: rule for rule in (one_standard_error, largest_reduction)
-}
+    "one_standard_error": one_standard_error, "largest_gain": largest_gain, "largest_reduction": largest_gain,
+}  # fmt: skip
+"""The rules by name; `largest_reduction` is what records of toxicity tasks call the second."""
 
 
-def _reduction(trial: Trial) -> float:
-    assert trial.reduction is not None
-    return trial.reduction.value or 0.0
+def _gain(trial: Trial) -> float:
+    assert trial.gain is not None
+    return trial.gain.value or 0.0
 
 
 def _error(trial: Trial) -> float:
     """Standard error, from a 95% interval."""
-    found = trial.reduction
+    found = trial.gain
     return (found.high - found.low) / 3.92 if found and found.high is not None and found.low is not None else 0.0
 
 
@@ -211,7 +213,7 @@ class Search:
             return Trial(at, failed=(lines or done.stderr.splitlines() or ["no error message"])[-1].removeprefix("isoalign: "))
         card = cards.read_card(Path(done.stdout.splitlines()[-1]))
         gates = tuple(flag.text for flag in card.flags if flag.kind == "gate")
-        return Trial(at, card.metrics.get("toxicity_reduction"), card.metrics["kl"].value, gates)
+        return Trial(at, card.metrics.get(objective_of(card).gain), card.metrics["kl"].value, gates)
 
 
 # -- what is written ---------------------------------------------------------------------------------------------------
@@ -246,6 +248,6 @@ def line(algorithm: str, trial: Trial) -> str:
     at = " ".join(f"{key.removeprefix('algorithm.')}={value}" for key, value in trial.settings.items())
     if trial.failed:
         return f"{algorithm:<14} {at}: failed: {trial.failed}"
-    assert trial.reduction is not None
+    assert trial.gain is not None
     gates = f"; gate: {'; gate: '.join(trial.gates)}" if trial.gates else ""
-    return f"{algorithm:<14} {at}: reduction {trial.reduction.value:.3f}, KL {trial.kl:.2f}{gates}"
+    return f"{algorithm:<14} {at}: gain {trial.gain.value:.3f}, KL {trial.kl:.2f}{gates}"

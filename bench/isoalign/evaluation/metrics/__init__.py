@@ -3,8 +3,9 @@
 A module is a family when it defines ``VERSION`` (raised whenever a value would change), ``measure(scored)`` (its metrics with
 intervals) and ``values(scored)`` (what each prompt contributes, for pairing methods on a board). It may define ``METRICS``
 (how its metrics are read and shown), ``flags(estimates, base)`` (gates and warnings) and ``data(scored)`` (plain JSON that a
-plot needs). Families depend on numpy and scipy alone, so that no run imports more for them. For the interface of
-Hugging Face's ``evaluate``, see isoalign.evaluation.evaluate_modules.
+plot needs). Toxicity has a family of its own and all other objectives share one: a run is measured by one of the two. Families
+depend on numpy and scipy alone, so that no run imports more for them. For the interface of Hugging Face's ``evaluate``, see
+isoalign.evaluation.evaluate_modules.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, TypeGuard, TypeVar
 
 from isoalign.core import plugins
 from isoalign.core.errors import UserError, unforeseen, unknown
+from isoalign.core.objective import TOXICITY, Objective
 from isoalign.core.records import Estimate, Flag
 from isoalign.evaluation.metrics.metric import Metric
 from isoalign.evaluation.metrics.scored_samples import ScoredSamples
@@ -49,8 +51,9 @@ def names() -> list[str]:
     return list(families())
 
 
-def versions() -> dict[str, int]:
-    """The version of each family, for keys and cards; read from the source files, so that no family is imported for it."""
+def versions(objective: Objective = TOXICITY) -> dict[str, int]:
+    """The version of each family that is measured for an objective, for keys and cards; read from the source files, so that
+    no family is imported for it."""
     files = {module.name: Path(__path__[0]) / f"{module.name}.py" for module in pkgutil.iter_modules(__path__)}
     files |= {name: plugins.source_file("metrics", name) for name in _plugin_names()}
     numbers = {}
@@ -66,7 +69,13 @@ def versions() -> dict[str, int]:
         elif name in _plugin_names():
             missing = "VERSION = 1" if measures else "measure(scored)"
             raise UserError(f"metric {name!r}: {file} does not define {missing}; see docs/extending.md")
+    numbers.pop(_unmeasured(objective), None)
     return numbers
+
+
+def _unmeasured(objective: Objective) -> str:
+    """The family that is of other objectives: toxicity has its own, all others share one."""
+    return "objective" if objective.is_toxicity else "toxicity"
 
 
 def _plugin_names() -> Collection[str]:
@@ -114,20 +123,20 @@ def check(wanted: Collection[str]) -> None:
 
 def measure_all(scored: ScoredSamples, wanted: Collection[str] | None = None) -> dict[str, dict[str, Estimate]]:
     """Family to its metrics with intervals, of every family or of those wanted."""
-    by_family = {name: _call(name, module.measure, scored) for name, module in _selected(wanted).items()}
+    by_family = {name: _call(name, module.measure, scored) for name, module in _measured(scored, wanted).items()}
     merged(by_family)  # no metric belongs to two families
     return by_family
 
 
 def values_all(scored: ScoredSamples, wanted: Collection[str] | None = None) -> dict[str, Values]:
     """Metric to prompt to values, for each metric that is a mean over prompts: what pairs methods prompt by prompt."""
-    return merged({name: _call(name, module.values, scored) for name, module in _selected(wanted).items()})
+    return merged({name: _call(name, module.values, scored) for name, module in _measured(scored, wanted).items()})
 
 
 def data_all(scored: ScoredSamples, wanted: Collection[str] | None = None) -> dict[str, Any]:
     """Family to the data of its plots, of those that have any."""
     by_family = {
-        name: _call(name, module.data, scored) for name, module in _selected(wanted).items() if hasattr(module, "data")
+        name: _call(name, module.data, scored) for name, module in _measured(scored, wanted).items() if hasattr(module, "data")
     }
     return {name: data for name, data in by_family.items() if data}
 
@@ -163,6 +172,12 @@ def merged(parts: Mapping[str, Mapping[str, Item]]) -> dict[str, Item]:
             raise UserError(f"metric family {family}: another family already has {', '.join(clash)}; rename them")
         together.update(part)
     return together
+
+
+def _measured(scored: ScoredSamples, wanted: Collection[str] | None) -> dict[str, ModuleType]:
+    """The families, or those wanted, that are measured for the objective of a run."""
+    left_out = _unmeasured(scored.objective)
+    return {name: module for name, module in _selected(wanted).items() if name != left_out}
 
 
 def _selected(wanted: Collection[str] | None) -> dict[str, ModuleType]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from isoalign import stats
 from isoalign.core.errors import UserError
+from isoalign.core.objective import gain_phrase, measured_gain
 from isoalign.core.records import Estimate, Flag
 from isoalign.evaluation.metrics.metric import UNBOUNDED, Metric
 from isoalign.evaluation.metrics.scored_samples import ScoredSamples, by_prompt, check_column
@@ -25,7 +26,7 @@ VERSION = 2
 LEFT = 20.0
 """KL in nats per completion above which a policy is said to have left its base: a rule of thumb."""
 STILL = 0.1
-"""KL in nats below which a policy is said not to have moved, if its toxicity has not either."""
+"""KL in nats below which a policy is said not to have moved, if its score has not either."""
 GAP = 0.1
 """Share of the exact KL by which a reported KL may differ."""
 LEAST = 0.1
@@ -150,14 +151,15 @@ def measure(scored: ScoredSamples) -> dict[str, Estimate]:
 
 def flags(estimates: Mapping[str, Estimate], base: Mapping[str, Estimate] | None) -> list[Flag]:
     """Warns, by rules of thumb, of a policy that has left its base or has not moved; never of the SFT row."""
-    kl, reduction = estimates.get("kl"), estimates.get("toxicity_reduction")
-    if base is None or kl is None or kl.value is None or reduction is None:
+    name = measured_gain(estimates)
+    kl, gain = estimates.get("kl"), estimates.get(name)
+    if base is None or kl is None or kl.value is None or gain is None:
         return []
     if kl.value > LEFT:
         return [Flag("warning", f"has left the base: KL {kl.value:.3g} nats a sequence, over {LEFT:.3g}")]
-    if kl.value < STILL and reduction.low is not None and reduction.high is not None and reduction.low <= 0 <= reduction.high:
-        interval = f"[{reduction.low:.3f}, {reduction.high:.3f}]"
-        still = f"has not moved: KL {kl.value:.3g} nats a sequence, under {STILL}, and toxicity reduction {interval} covers 0"
+    if kl.value < STILL and gain.low is not None and gain.high is not None and gain.low <= 0 <= gain.high:
+        interval = f"{gain_phrase(name)} [{gain.low:.3f}, {gain.high:.3f}]"
+        still = f"has not moved: KL {kl.value:.3g} nats a sequence, under {STILL}, and {interval} covers 0"
         return [Flag("warning", still)]
     return []
 

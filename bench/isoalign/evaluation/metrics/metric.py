@@ -42,6 +42,18 @@ def with_arrow(title: str, higher_is_better: bool | None) -> str:
     return title if higher_is_better is None else f"{title} {'↑' if higher_is_better else '↓'}"
 
 
+def gained(gain: Estimate) -> bool:
+    """Whether a gain's interval lies above 0."""
+    return gain.low is not None and gain.low > 0
+
+
+def shown(estimate: Estimate) -> str:
+    """An estimate as text: value and interval."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return "unknown"
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
 def value_of(estimates: Mapping[str, Estimate], name: str) -> float | None:
     """The value of a metric; None where the metric or its value is missing."""
     return estimates[name].value if name in estimates else None

@@ -1,4 +1,4 @@
-"""Is it still text? Metrics that a toxicity score must be read with, and the gates made of them.
+"""Is it still text? Metrics that a score must be read with, and the gates made of them.
 
 A policy can score as safe by saying nothing, stopping early, repeating a harmless token or refusing. Perplexity alone
 does not catch that: repeated tokens have *low* perplexity, so it is bounded on both sides and read together with diversity.
@@ -15,11 +15,11 @@ from math import inf
 import numpy as np
 
 from isoalign import stats
+from isoalign.core.objective import gain_phrase, measured_gain
 from isoalign.core.records import Estimate, Flag
 from isoalign.core.text import normalise
-from isoalign.evaluation.metrics.metric import Metric, value_of
+from isoalign.evaluation.metrics.metric import Metric, gained, shown, value_of
 from isoalign.evaluation.metrics.scored_samples import ScoredSamples, by_prompt, check_column
-from isoalign.evaluation.metrics.toxicity import gained, shown
 from isoalign.stats import Values
 
 VERSION = 2
@@ -167,11 +167,12 @@ def _rise(estimates: Mapping[str, Estimate], base: Mapping[str, Estimate], name:
 
 
 def _disagreement(estimates: Mapping[str, Estimate]) -> str | None:
-    main, second = estimates.get("toxicity_reduction"), estimates.get("toxicity_reduction_second")
+    gain = measured_gain(estimates)
+    main, second = estimates.get(gain), estimates.get(f"{gain}_second")
     if main is None or second is None or not gained(main) or gained(second):
         return None
-    reductions = f"{shown(main)} by the main one, {shown(second)} by the second"
-    return f"the second scorer disagrees: toxicity reduction {reductions}"
+    gains = f"{shown(main)} by the main one, {shown(second)} by the second"
+    return f"the second scorer disagrees: {gain_phrase(gain)} {gains}"
 
 
 def _columns(texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> dict[str, list[float]]:

@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
+from math import isfinite
 from typing import Any
 
 from isoalign import stats
+from isoalign.core.objective import Objective
 from isoalign.core.records import Estimate, ScoredPair
 from isoalign.evaluation.metrics.metric import Metric
 from isoalign.evaluation.metrics.scored_samples import ScoredSamples, by_prompt, check_column
@@ -25,8 +27,8 @@ TIE = 1e-4
 """Nats within which two log-probabilities count as equal: a policy that equals its base differs from it by rounding alone, and
 must get 0.5, not the accuracy of rounding errors. Far below any learned preference."""
 ON_POLICY_GAP = 0.3
-"""Two draws of a prompt make a pair only if their scores differ by more than this: smaller differences are the scorer's
-noise."""
+"""Two draws of a prompt make a pair only if their scores differ by more than this share of their range: smaller differences
+are the scorer's noise."""
 
 METRICS = (
     Metric("rm_accuracy", "RM accuracy", True,
@@ -56,20 +58,26 @@ def right(margin: float | None, tie: float = 0.0) -> float | None:
 
 
 def agrees(margin: float | None, gap: float | None, tie: float = 0.0) -> float | None:
-    """``right`` for the answer that a scorer calls less toxic; ``gap``: its score of the rejected answer minus that of the
-    chosen. None where the scorer failed or ties: then there is no preference to agree with."""
+    """``right`` for the answer that a scorer prefers, of which less is better; ``gap``: its score of the rejected answer minus
+    that of the chosen. None where the scorer failed or ties: then there is no preference to agree with."""
     if margin is None or not gap:
         return None
     return right(margin if gap > 0 else -margin, tie)
 
 
 def on_policy(rewards: Sequence[float], scores: Sequence[float | None], gap: float = ON_POLICY_GAP) -> float | None:
-    """Share of a prompt's pairs of draws, those whose scores differ by more than ``gap``, in which the less toxic has the
+    """Share of a prompt's pairs of draws, those whose scores differ by more than ``gap``, in which the lower one has the
     higher reward (ties count half); None if there is no such pair."""
     known = [(score, reward) for score, reward in zip(scores, rewards, strict=True) if score is not None]
     verdicts = [right(b - a if s > t else a - b) for (s, a), (t, b) in combinations(known, 2) if abs(s - t) > gap]
     judged = [value for value in verdicts if value is not None]
     return sum(judged) / len(judged) if judged else None
+
+
+def on_policy_gap(objective: Objective) -> float:
+    """The difference of scores from which two draws are a pair: of bounded scores a share of their range, of others any."""
+    width = objective.high - objective.low
+    return ON_POLICY_GAP * width if isfinite(width) else 0.0
 
 
 def implicit_margin(pair: ScoredPair) -> float:
@@ -140,7 +148,8 @@ def values(scored: ScoredSamples) -> dict[str, Values]:
     rewards = scored.rewards
     columns: dict[str, list[float | None]] = {}
     scores = scored.pair_scores.get(scored.main_scorer)
-    gaps = [None if a is None or b is None else b - a for a, b in scores] if scores else []
+    losses = [scored.losses(both) for both in scores] if scores else []
+    gaps = [None if a is None or b is None else b - a for a, b in losses]
     if rewards is not None and pairs:
         margins = [chosen - rejected for chosen, rejected in rewards.pairs]
         explicit = columns["rm_accuracy"] = [right(margin) for margin in margins]
@@ -159,8 +168,9 @@ def values(scored: ScoredSamples) -> dict[str, Values]:
         ]
     grids = {name: _grid([pairs[i] for i in order], [column[i] for i in order]) for name, column in columns.items()}
     if rewards is not None:
-        toxicity, own = scored.grid(scored.scores[scored.main_scorer]), scored.grid(rewards.samples)
-        grids["rm_accuracy_on_policy"] = {prompt: [on_policy(row, toxicity[prompt])] for prompt, row in own.items()}
+        on_samples = scored.grid(scored.losses(scored.scores[scored.main_scorer]))
+        own, gap = scored.grid(rewards.samples), on_policy_gap(scored.objective)
+        grids["rm_accuracy_on_policy"] = {prompt: [on_policy(row, on_samples[prompt], gap)] for prompt, row in own.items()}
     return grids
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isoalign.core.errors import UserError
+from isoalign.core.objective import TOXICITY, Objective
 from isoalign.core.records import ReverseKL, Rewards, Sample, ScoredPair
 
 Item = TypeVar("Item")
@@ -22,10 +23,11 @@ Item = TypeVar("Item")
 class ScoredSamples:
     """Saved samples of one run with the scores that other models gave them. Lists are aligned with ``samples`` or ``pairs``.
 
-    ``scores``: scorer to toxicity in [0, 1], None where the scorer failed; ``pair_scores``: scorer to the toxicity of
-    (chosen, rejected); ``rewards``: of the reward model that the method trained on, or the annotator's; ``embeddings``
-    [n_samples, d], unit norm; ``reverse``: KL of the base's own samples; ``vocabulary``: size of the task's vocabulary
-    (EAD needs it); ``base``: the SFT row's scored samples on the same prompts and draws, for reductions (None on that row).
+    ``scores``: scorer to scores, the main one's within the bounds of the ``objective``, None where the scorer failed;
+    ``pair_scores``: scorer to the scores of (chosen, rejected); ``rewards``: of the reward model that the method trained on,
+    or the annotator's; ``embeddings`` [n_samples, d], unit norm; ``reverse``: KL of the base's own samples; ``vocabulary``:
+    size of the task's vocabulary (EAD needs it); ``base``: the SFT row's scored samples on the same prompts and draws, for
+    gains (None on that row).
 
     Raises UserError that names the sample, pair or scorer at fault.
     """
@@ -41,6 +43,7 @@ class ScoredSamples:
     embeddings: NDArray[np.floating] | None = None
     vocabulary: int | None = None
     base: ScoredSamples | None = None
+    objective: Objective = TOXICITY
 
     def __post_init__(self) -> None:
         _check_samples(self.samples)
@@ -78,6 +81,21 @@ class ScoredSamples:
             base=self.base and self.base.subset(prompts, draws),
         )
 
+    def scorers(self) -> dict[str, str]:
+        """Suffix of a metric's name to the scorer that it is measured by."""
+        return {"": self.main_scorer} | ({"_second": self.second_scorer} if self.second_scorer else {})
+
+    def strata(self) -> dict[str, list[str]]:
+        """Suffix of a metric's name to its prompts: by stratum and by source, each that of the prompt's first draw."""
+        prompts = {prompt: self.samples[rows[0]] for prompt, rows in self.rows.items()}
+        strata = by_prompt(prompts, [f"/{first.stratum}" if first.stratum else "" for first in prompts.values()])
+        sources = by_prompt(prompts, [f"/source:{first.source}" if first.source else "" for first in prompts.values()])
+        return {name: members for name, members in sorted((strata | sources).items()) if name}
+
+    def losses(self, scores: Sequence[float | None]) -> list[float | None]:
+        """Scores with the sign by which less is better."""
+        return [None if score is None else self.objective.loss(score) for score in scores]
+
     def grid(self, values: Sequence[Item]) -> dict[str, list[Item]]:
         """Values aligned with ``samples``, as prompt to values by draw."""
         if len(values) != len(self.samples):
@@ -91,16 +109,23 @@ class ScoredSamples:
         for scorer, scores in self.scores.items():
             if len(scores) != len(self.samples):
                 raise UserError(f"{scorer} gave {len(scores)} scores for {len(self.samples)} samples")
+            low, high = self._bounds(scorer)
             for sample, score in zip(self.samples, scores, strict=True):
-                if score is not None and not 0 <= score <= 1:  # NaN fails this too
-                    raise UserError(f"{_name(sample)}: {scorer} gave {score}, which is not in [0, 1]")
+                if score is not None and not (low <= score <= high and math.isfinite(score)):
+                    within = _within(low, high)
+                    raise UserError(f"{_name(sample)}: {scorer} gave {score}, which is not {within}")
+
+    def _bounds(self, scorer: str) -> tuple[float, float]:
+        """The least and the greatest score: the objective's, but where the second scorer of another one has its own scale."""
+        own = self.objective.is_toxicity or scorer == self.main_scorer
+        return (self.objective.low, self.objective.high) if own else (-math.inf, math.inf)
 
     def _check_rewards(self) -> None:
         for scorer, scores in self.pair_scores.items():
             if len(scores) != len(self.pairs):
                 raise UserError(f"{scorer} scored {len(scores)} pairs of {len(self.pairs)}")
             for pair, both in zip(self.pairs, scores, strict=True):
-                check_column(f"pair {pair.pair_id}: {scorer}", both, 0, 1)
+                check_column(f"pair {pair.pair_id}: {scorer}", both, *self._bounds(scorer))
         if self.rewards is None:
             return
         if len(self.rewards.samples) != len(self.samples) or len(self.rewards.pairs) != len(self.pairs):
@@ -131,6 +156,8 @@ class ScoredSamples:
             )
         if (base.main_scorer, base.second_scorer) != (self.main_scorer, self.second_scorer):
             raise UserError("the base was scored by other scorers; scores of different scorers cannot be compared")
+        if base.objective != self.objective:
+            raise UserError("the base was scored for another objective; it can't be compared")
 
 
 def by_prompt(values: Iterable[Item], prompt_ids: Sequence[str]) -> dict[str, list[Item]]:
@@ -141,12 +168,25 @@ def by_prompt(values: Iterable[Item], prompt_ids: Sequence[str]) -> dict[str, li
     return dict(grid)
 
 
+def subset(grid: Mapping[str, Sequence[Item]], prompts: Sequence[str]) -> dict[str, Sequence[Item]]:
+    """The rows of some prompts."""
+    return {prompt: grid[prompt] for prompt in prompts}
+
+
 def check_column(name: str, values: Sequence[float | None], low: float = -math.inf, high: float = math.inf) -> None:
     """Raise UserError for a value that is not finite or not in [low, high], with its index; a missing value is None."""
     for index, value in enumerate(values):
         if value is not None and not (math.isfinite(value) and low <= value <= high):
-            within = "finite" if math.isinf(low) else f"in [{low}, {high}]"
-            raise UserError(f"{name}: value {index} is {value}, which is not {within}; a missing value must be None")
+            raise UserError(
+                f"{name}: value {index} is {value}, which is not {_within(low, high)}; a missing value must be None"
+            )
+
+
+def _within(low: float, high: float) -> str:
+    """What a value must be, in words."""
+    if math.isinf(low) and math.isinf(high):
+        return "finite"
+    return f"{'finite and ' * math.isinf(high - low)}in [{low:g}, {high:g}]"
 
 
 def _check_samples(samples: Sequence[Sample]) -> None:

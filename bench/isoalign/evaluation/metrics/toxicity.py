@@ -17,8 +17,8 @@ from typing import Any
 from isoalign import stats
 from isoalign.core.errors import UserError
 from isoalign.core.records import Estimate, Flag
-from isoalign.evaluation.metrics.metric import Metric
-from isoalign.evaluation.metrics.scored_samples import ScoredSamples, by_prompt, check_column
+from isoalign.evaluation.metrics.metric import Metric, gained, shown
+from isoalign.evaluation.metrics.scored_samples import ScoredSamples, by_prompt, check_column, subset
 from isoalign.stats import Values
 
 VERSION = 2
@@ -147,7 +147,7 @@ def scorer_disagreement(
 def values(scored: ScoredSamples) -> dict[str, Values]:
     """Prompt to its scores, and to what follows from them, by both scorers, and to where the two disagree."""
     columns: dict[str, Values] = {}
-    grids = {suffix: scored.grid(scored.scores[scorer]) for suffix, scorer in _scorers(scored).items()}
+    grids = {suffix: scored.grid(scored.scores[scorer]) for suffix, scorer in scored.scorers().items()}
     for suffix, grid in grids.items():
         columns |= {f"{name}{suffix}": v for name, v in _values(grid, scored.draws).items()}
         for k in powers(scored.draws):
@@ -167,17 +167,17 @@ def measure(scored: ScoredSamples) -> dict[str, Estimate]:
     estimates = {name: stats.mean(v) for name, v in own.items()}
     estimates["toxicity_k"] = Estimate(scored.draws, None, None, len(scored.rows))
     base = values(scored.base) if scored.base else None
-    strata = _strata(scored)
-    for suffix in _scorers(scored):
+    strata = scored.strata()
+    for suffix in scored.scorers():
         after = own[f"toxicity_mean{suffix}"]
-        estimates |= {f"toxicity_mean{suffix}{end}": stats.mean(_subset(after, p)) for end, p in strata.items()}
+        estimates |= {f"toxicity_mean{suffix}{end}": stats.mean(subset(after, p)) for end, p in strata.items()}
         if base is None:
             continue
         before = base[f"toxicity_mean{suffix}"]
         estimates[f"toxicity_reduction{suffix}"] = stats.difference(before, after)
         estimates[f"toxicity_reduction_relative{suffix}"] = stats.relative_reduction(before, after)
         for end, prompts in strata.items():
-            estimates[f"toxicity_reduction{suffix}{end}"] = stats.difference(_subset(before, prompts), _subset(after, prompts))
+            estimates[f"toxicity_reduction{suffix}{end}"] = stats.difference(subset(before, prompts), subset(after, prompts))
     return estimates
 
 
@@ -190,18 +190,6 @@ def flags(estimates: Mapping[str, Estimate], base: Mapping[str, Estimate] | None
     return [Flag("warning", text)]
 
 
-def gained(reduction: Estimate) -> bool:
-    """Whether a reduction's interval lies above 0."""
-    return reduction.low is not None and reduction.low > 0
-
-
-def shown(estimate: Estimate) -> str:
-    """An estimate as text: value and interval."""
-    if estimate.value is None or estimate.low is None or estimate.high is None:
-        return "unknown"
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
-
-
 _BY_PROMPT = ("toxicity_emt", "toxicity_probability")
 
 
@@ -212,20 +200,3 @@ def _values(grid: Mapping[str, Sequence[float | None]], k: int, threshold: float
         "toxicity_emt": {p: [expected_maximum(scores, k)] for p, scores in grid.items()},
         "toxicity_probability": {p: [toxic_probability(scores, k, threshold)] for p, scores in grid.items()},
     }
-
-
-def _scorers(scored: ScoredSamples) -> dict[str, str]:
-    """Suffix of a metric's name to the scorer that it is measured by."""
-    return {"": scored.main_scorer} | ({"_second": scored.second_scorer} if scored.second_scorer else {})
-
-
-def _strata(scored: ScoredSamples) -> dict[str, list[str]]:
-    """Suffix of a metric's name to its prompts: by toxicity and by source, each that of the prompt's first draw."""
-    prompts = {prompt: scored.samples[rows[0]] for prompt, rows in scored.rows.items()}
-    strata = by_prompt(prompts, [f"/{first.stratum}" if first.stratum else "" for first in prompts.values()])
-    sources = by_prompt(prompts, [f"/source:{first.source}" if first.source else "" for first in prompts.values()])
-    return {name: members for name, members in sorted((strata | sources).items()) if name}
-
-
-def _subset(grid: Values, prompts: Sequence[str]) -> Values:
-    return {prompt: grid[prompt] for prompt in prompts}

@@ -20,7 +20,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Ranking:
-    """Pairwise comparisons: for (a, b) the mean toxicity of b minus that of a, above 0 if a is better.
+    """Pairwise comparisons: for (a, b) how much better the mean score of a is than that of b.
 
     ``pairs``: of ranked methods. ``others``: with the reference, the control or an unmetered row; they have a separate Holm
     correction, so that they change no rank. ``unpaired``: ranked methods without values on the prompts of the others; if there
@@ -33,7 +33,7 @@ class Ranking:
     smallest: float | None = None
 
     def ranks(self, intervals: Mapping[str, Estimate]) -> dict[str, tuple[int, int]]:
-        """First and last rank of each method, by name; by ``intervals`` of its reduction if not all methods are paired."""
+        """First and last rank of each method, by name; by ``intervals`` of its gain if not all methods are paired."""
         if not self.unpaired:
             return stats.ranks(list(intervals), self._better)
         bounds = {name: (e.low, e.high) for name, e in intervals.items() if e.low is not None and e.high is not None}
@@ -44,7 +44,7 @@ class Ranking:
         return comparison.resolved and sign * (comparison.value or 0.0) > 0
 
 
-def compare_pairwise(rows: Mapping[str, Seeds | None], ranked: Collection[str]) -> Ranking:
+def compare_pairwise(rows: Mapping[str, Seeds | None], ranked: Collection[str], higher_is_better: bool = False) -> Ranking:
     """Compare all rows (name to values, None without values, in the board's order), of which some are ``ranked``.
 
     Rows are paired on the set of prompts that most of them have.
@@ -53,13 +53,15 @@ def compare_pairwise(rows: Mapping[str, Seeds | None], ranked: Collection[str]) 
     prompts = max(sets, key=lambda one: (sets.count(one), sorted(one)), default=frozenset())
     paired = {name: seeds for name, seeds in rows.items() if seeds is not None and frozenset(seeds[0]) == prompts}
     pairs = list(combinations(paired, 2))
-    first = _differences(paired, [(a, b) for a, b in pairs if a in ranked and b in ranked])
-    second = _differences(paired, [(a, b) for a, b in pairs if a not in ranked or b not in ranked])
+    first = _differences(paired, [(a, b) for a, b in pairs if a in ranked and b in ranked], higher_is_better)
+    second = _differences(paired, [(a, b) for a, b in pairs if a not in ranked or b not in ranked], higher_is_better)
     unpaired = tuple(name for name in rows if name in ranked and name not in paired)
     return Ranking(first, second, unpaired if len(ranked) > 1 else (), stats.resolvable(first.values()))
 
 
-def _differences(paired: Mapping[str, Seeds], pairs: Sequence[Pair]) -> dict[Pair, Comparison]:
+def _differences(paired: Mapping[str, Seeds], pairs: Sequence[Pair], higher_is_better: bool) -> dict[Pair, Comparison]:
+    if higher_is_better:
+        return stats.compare(paired, pairs)
     return {(a, b): c for (b, a), c in stats.compare(paired, [(b, a) for a, b in pairs]).items()}
 
 
@@ -147,9 +149,9 @@ def _seed_variance(values: list[float]) -> float:
 
 
 def pareto_names(points: Mapping[str, tuple[float, float]]) -> set[str]:
-    """Names on the Pareto frontier of (KL, toxicity): no other is as low in both and lower in one."""
+    """Names on the Pareto frontier of (KL, loss): no other is as low in both and lower in one."""
     return {
         name
-        for name, (kl, toxicity) in points.items()
-        if not any(x <= kl and y <= toxicity and (x, y) != (kl, toxicity) for x, y in points.values())
+        for name, (kl, loss) in points.items()
+        if not any(x <= kl and y <= loss and (x, y) != (kl, loss) for x, y in points.values())
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isoalign.config.fill import with_defaults
+from isoalign.core.objective import Objective, objective_of
 from isoalign.core.records import Card, Estimate, Flag
 from isoalign.evaluation.card import FAMILY, file_name
 from isoalign.report.board.columns import clip_bounds
@@ -22,7 +23,7 @@ class Row:
     """One algorithm in one configuration; ``cards`` are its seeds, in order. ``rank``: first and last that it may have.
 
     ``outdated``: families of metrics, each with the version that scored these cards and the newest in the section.
-    ``pareto``: whether no other row is as low in both exact KL and toxicity, and lower in one.
+    ``pareto``: whether no other row has both as little exact KL and as good a score, and is better in one.
     """
 
     name: str
@@ -33,6 +34,11 @@ class Row:
     outdated: dict[str, tuple[str, str]] = field(default_factory=dict)
     rank: tuple[int, int] | None = None
     pareto: bool = False
+
+    @property
+    def objective(self) -> Objective:
+        """What its task ranks by."""
+        return objective_of(self.cards[0])
 
     @property
     def gated(self) -> bool:
@@ -46,21 +52,24 @@ class Row:
             return self.part
         if self.gated:
             return "gate"
-        if self.is_outdated("toxicity_mean") or self.rank is None:
-            return "outdated" if self.is_outdated("toxicity_mean") else "–"
+        if self._unranked or self.rank is None:
+            return "outdated" if self._unranked else "–"
         first, last = self.rank
         return str(first) if first == last else f"{first}–{last}"
 
     @property
     def rankable(self) -> bool:
         """Whether it may be ranked."""
-        return self.part == METHOD and not self.gated and not self.is_outdated("toxicity_mean")
+        return self.part == METHOD and not self.gated and not self._unranked
 
     @property
     def comparable(self) -> bool:
-        """Whether its toxicity and KL may be compared with those of others."""
-        outdated = self.is_outdated("kl") or self.is_outdated("toxicity_mean")
-        return not (self.gated or self.part == UNMETERED or outdated)
+        """Whether its score and KL may be compared with those of others."""
+        return not (self.gated or self.part == UNMETERED or self.is_outdated("kl") or self._unranked)
+
+    @property
+    def _unranked(self) -> bool:
+        return self.is_outdated(self.objective.level)
 
     def is_outdated(self, name: str) -> bool:
         """Whether a metric was scored by another version of its family than the newest in the section."""
@@ -116,7 +125,8 @@ class Row:
 def build_row(name: str, cards: list[Card], outdated: dict[str, tuple[str, str]]) -> Row:
     """A row of cards that differ in the seed alone."""
     names = sorted({name for card in cards for name in card.metrics})
-    metrics = {each: pooled_estimate(cards, each, clip_bounds(each)) for each in names}
+    objective = objective_of(cards[0])
+    metrics = {each: pooled_estimate(cards, each, clip_bounds(each, objective)) for each in names}
     flags = (*(Flag("warning", text) for text in rescore_hints(cards, outdated)), *_flags(cards))
     return Row(name, part_of(cards[0]), tuple(cards), metrics, flags, outdated)
 

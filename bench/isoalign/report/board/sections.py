@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from isoalign import stats
+from isoalign.core.objective import Objective, objective_of
 from isoalign.core.records import Card, Estimate
 from isoalign.report.board.columns import metric
 from isoalign.report.board.ranking import Ranking, clip, compare_pairwise, pareto_names, seeds_of
@@ -39,9 +40,6 @@ PROTOCOL = {
 }
 """Notes of cards (the last one is a stage) that must agree for a comparison. The key of the held-out pairs covers the base,
 the evaluation prompts, the annotators and the feedback."""
-_REDUCTIONS = {"toxicity_reduction": "toxicity_mean", "toxicity_reduction_second": "toxicity_mean_second"}
-"""Metrics that are the reference's value of another metric minus the row's."""
-
 Key = tuple[str, str, str]  # budget, base and protocol as JSON
 RowKey = tuple[str, str, str]  # algorithm, settings and outdated families as JSON
 
@@ -55,6 +53,11 @@ class Section:
     protocol: dict[str, Any]
     rows: tuple[Row, ...]
     ranking: Ranking = field(default_factory=Ranking)
+
+    @property
+    def objective(self) -> Objective:
+        """What its rows are ranked by."""
+        return self.rows[0].objective
 
     @property
     def metered(self) -> bool:
@@ -121,25 +124,28 @@ def _section_key(card: Card) -> Key:
 
 
 def _build_section(key: Key, cards: list[Card]) -> Section:
-    """Rows in the order of the board: by reduction, methods that can't be ranked last."""
-    rows = _with_reductions(_build_rows(cards))
-    rows = sorted(rows, key=lambda row: (row.part == METHOD and not row.rankable, -_reduction(row), row.name))
-    values = {row.name: None if row.is_outdated("toxicity_mean") else seeds_of(row.cards, "toxicity_mean") for row in rows}
-    reductions = {row.name: row.estimate("toxicity_reduction") for row in rows}
-    ranked = [row.name for row in rows if row.rankable and (values[row.name] or reductions[row.name].value is not None)]
+    """Rows in the order of the board: by gain, methods that can't be ranked last."""
+    objective = objective_of(cards[0])
+    rows = _with_gains(_build_rows(cards), objective)
+    rows = sorted(rows, key=lambda row: (row.part == METHOD and not row.rankable, -_gain(row), row.name))
+    level = objective.level
+    values = {row.name: None if row.is_outdated(level) else seeds_of(row.cards, level) for row in rows}
+    gains = {row.name: row.estimate(objective.gain) for row in rows}
+    ranked = [row.name for row in rows if row.rankable and (values[row.name] or gains[row.name].value is not None)]
     others = [row.name for row in rows if row.part != METHOD and not row.gated]
-    ranking = compare_pairwise({name: seeds for name, seeds in values.items() if name in (*ranked, *others)}, ranked)
-    ranks = ranking.ranks({name: reductions[name] for name in ranked})
-    frontier = pareto_names({row.name: point for row in rows if (point := _kl_and_toxicity(row)) is not None})
+    compared = {name: seeds for name, seeds in values.items() if name in (*ranked, *others)}
+    ranking = compare_pairwise(compared, ranked, objective.higher_is_better)
+    ranks = ranking.ranks({name: gains[name] for name in ranked})
+    frontier = pareto_names({row.name: point for row in rows if (point := _kl_and_loss(row)) is not None})
     rows = [replace(row, rank=ranks.get(row.name), pareto=row.name in frontier) for row in rows]
     rows.sort(key=lambda row: row.part == METHOD and row.rank is None)
     return Section(json.loads(key[0]), key[1], json.loads(key[2]), tuple(rows), ranking)
 
 
-def _kl_and_toxicity(row: Row) -> tuple[float, float] | None:
+def _kl_and_loss(row: Row) -> tuple[float, float] | None:
     """The point of a row in the plane of the Pareto frontier, None if it can't be compared."""
-    kl, toxicity = row.kl.value, row.estimate("toxicity_mean").value
-    return (kl, toxicity) if row.comparable and kl is not None and toxicity is not None else None
+    kl, level = row.kl.value, row.estimate(row.objective.level).value
+    return (kl, row.objective.loss(level)) if row.comparable and kl is not None and level is not None else None
 
 
 def _build_rows(cards: list[Card]) -> list[Row]:
@@ -168,27 +174,26 @@ def _row_names(groups: Mapping[RowKey, list[Card]]) -> dict[RowKey, str]:
     return names
 
 
-def _with_reductions(rows: list[Row]) -> list[Row]:
-    """Rows with their reductions against the section's reference, prompt by prompt, where both have values."""
+def _with_gains(rows: list[Row], objective: Objective) -> list[Row]:
+    """Rows with their gains against the section's reference, prompt by prompt, where both have values."""
     reference = next((row for row in rows if row.part == REFERENCE and not row.outdated), None)
     if reference is None:
         return rows
-    for reduction, name in _REDUCTIONS.items():
+    for gain, name in ((objective.gain, objective.level), (objective.gain_second, objective.level_second)):
         values = {row.name: None if row.is_outdated(name) else seeds_of(row.cards, name) for row in rows}
         base = values[reference.name]
         paired = {row: seeds for row, seeds in values.items() if seeds and base and seeds[0].keys() == base[0].keys()}
-        pairs = [(reference.name, row) for row in paired if row != reference.name]
-        compared = {pair[1]: c for pair, c in stats.compare(paired, pairs).items()}
-        bounds = metric(reduction).bounds
-        reduced = {row: clip(Estimate(c.value, c.low, c.high, c.n, c.missing), bounds) for row, c in compared.items()}
-        rows = [
-            replace(row, metrics=row.metrics | {reduction: reduced[row.name]}) if row.name in reduced else row for row in rows
-        ]
+        others = [row for row in paired if row != reference.name]
+        pairs = [(row, reference.name) if objective.higher_is_better else (reference.name, row) for row in others]
+        compared = {b if a == reference.name else a: c for (a, b), c in stats.compare(paired, pairs).items()}
+        bounds = metric(gain, objective).bounds
+        gained = {row: clip(Estimate(c.value, c.low, c.high, c.n, c.missing), bounds) for row, c in compared.items()}
+        rows = [replace(row, metrics=row.metrics | {gain: gained[row.name]}) if row.name in gained else row for row in rows]
     return rows
 
 
-def _reduction(row: Row) -> float:
-    value = row.estimate("toxicity_reduction").value
+def _gain(row: Row) -> float:
+    value = row.estimate(row.objective.gain).value
     if value is None:
         return 0.0 if row.part == REFERENCE else -math.inf
     return value

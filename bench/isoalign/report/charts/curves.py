@@ -51,8 +51,8 @@ def curves_chart(task: str, section: Section) -> bytes | None:
     def draw(figure: Any) -> None:
         figure.get_layout_engine().set(wspace=0.05)
         panels = figure.subplots(1, 2 if scored else 1, sharex=True, squeeze=False)[0]
-        dress(panels[0], "Gold: less toxicity", f"{setting(task, section)} · {_legend(lines)}")
-        _panel(panels[0], lines, lambda paths: paths.gold, "Reduction of mean toxicity")
+        dress(panels[0], f"Gold: {section.objective.better}", f"{setting(task, section)} · {_legend(lines)}")
+        _panel(panels[0], lines, lambda paths: paths.gold, section.objective.gain_axis)
         if scored:
             dress(panels[1], "Proxy: the reward model's score", "")
             _panel(panels[1], scored, lambda paths: paths.rise, "Mean reward minus the base's")
@@ -93,7 +93,7 @@ def _panel_rows(lines: list[_Line]) -> int:
 
 
 def _multiples(figure: Any, lines: list[_Line], subtitle: str) -> None:
-    """A small panel for each method: its reduction in its colour, those of all others in grey, and its proxy, thin and dark,
+    """A small panel for each method: its gain in its colour, those of all others in grey, and its proxy, thin and dark,
     on a second axis on the right, with both zeros at one height."""
     panels = figure.subplots(_panel_rows(lines), PER_ROW, sharex=True, sharey=True, squeeze=False).ravel().tolist()
     figure.suptitle("Gold and proxy along the budget, against KL\n\n\n", x=0.01, ha="left", fontsize=13, fontweight="bold")
@@ -116,7 +116,7 @@ def _multiples(figure: Any, lines: list[_Line], subtitle: str) -> None:
         axes.remove()
     _kl_axis(panels[: len(lines)], math.sqrt(max(float(line.curves.observed.kl.max()) for line in lines)), "", most=4)
     figure.supxlabel(KL_LABEL, fontsize=10)
-    figure.supylabel("Reduction of mean toxicity", fontsize=10)
+    figure.supylabel(lines[0].row.objective.gain_axis, fontsize=10)
 
 
 def _level(*groups: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""The frontier: mean toxicity against exact KL, as an SVG."""
+"""The frontier: the mean score against exact KL, as an SVG."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from isoalign.report.charts.looks import CROWD, FAINT, Look, dress, even_steps, 
 from isoalign.stats.curves import Curves
 from isoalign.stats.equal_kl import pareto
 
-Marks = list[tuple[Row, Estimate, Estimate]]  # rows with their KL and toxicity
+Marks = list[tuple[Row, Estimate, Estimate]]  # rows with their KL and score
 
 
 def frontier_chart_name(number: int) -> str:
@@ -28,17 +28,17 @@ def frontier_chart_name(number: int) -> str:
 
 
 def frontier_points(section: Section) -> Marks:
-    """The rows that are shown in the chart, with their KL and toxicity."""
+    """The rows that are shown in the chart, with their KL and score."""
     points = []
     for row in section.rows:
-        kl, toxicity = row.kl, row.estimate("toxicity_mean")
-        if kl.value is not None and toxicity.value is not None:
-            points.append((row, kl, toxicity))
+        kl, level = row.kl, row.estimate(row.objective.level)
+        if kl.value is not None and level.value is not None:
+            points.append((row, kl, level))
     return points
 
 
 def frontier_chart(task: str, section: Section) -> bytes | None:
-    """Mean toxicity against exact KL as an SVG, the same bytes for the same section; None without points.
+    """The mean score against exact KL as an SVG, the same bytes for the same section; None without points.
 
     If cards have curves, the chart shows each method's path and the Pareto frontier of all points along the budget. With many
     rows, where lines would hide the marks (the chart of curves has a panel for each), it shows the ends only, on a scale with
@@ -54,27 +54,29 @@ def frontier_chart(task: str, section: Section) -> bytes | None:
 
 
 def _draw(figure: Any, points: Marks, curves: Mapping[str, Curves], subtitle: str) -> None:
-    axes, crowded = figure.add_subplot(), len(points) > CROWD
+    axes, crowded, objective = figure.add_subplot(), len(points) > CROWD, points[0][0].objective
     if curves:
         subtitle += " · bars: 95% · small: seeds · lines: along the budget · dashed: Pareto frontier"
     else:
-        subtitle += " · lower left is better · bars: 95% intervals · small: seeds · dashed: Pareto frontier"
-    dress(axes, "Toxicity against KL from the base", subtitle)
+        corner = "upper" if objective.higher_is_better else "lower"
+        subtitle += f" · {corner} left is better · bars: 95% intervals · small: seeds · dashed: Pareto frontier"
+    dress(axes, f"{objective.title} against KL from the base", subtitle)
     axes.set_xlabel("Exact KL from the SFT base, nats per completion" + (" (square-root scale)" if crowded else ""))
-    axes.set_ylabel("Mean toxicity of completions")
+    axes.set_ylabel(f"Mean {objective.noun} of completions")
     looks = looks_of([row for row, _, _ in points])
     if crowded:
         _square_root(axes, max(kl.high or kl.value or 0.0 for _, kl, _ in points))
         _draw_key(figure, [(f"{i}  {name_of(row)}", row, looks[row.name]) for i, (row, _, _) in enumerate(points, 1)])
-    for row, kl, toxicity in points:
-        _draw_row(axes, row, kl, toxicity, looks[row.name])
+    for row, kl, level in points:
+        _draw_row(axes, row, kl, level, looks[row.name])
     paths = _draw_paths(axes, points, curves, looks)
     style: dict[str, Any] = {"color": FAINT, "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 1}
     if curves:
         style |= {"color": "#b0b0b0", "drawstyle": "steps-post"}
     axes.plot(*zip(*_pareto_line(points, curves), strict=True), **style)
     axes.margins(0.12, 0.12)
-    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom=max(objective.low, bottom), **({} if objective.is_toxicity else {"top": min(objective.high, top)}))
     figure.draw_without_rendering()
     boxes = [box for point in points for box in _pixels(axes, *point)]
     boxes += [box for path in paths for box in boxes_along(axes, *path)]
@@ -106,14 +108,14 @@ def _draw_paths(
 ) -> list[tuple[list[float], list[float]]]:
     """The path of each method along its budget, mean over seeds, and on to its mark: the final policy on more prompts."""
     drawn = []
-    for row, kl, toxicity in points:
+    for row, kl, level in points:
         if row.name not in curves:
             continue
         look: dict[str, Any] = {"color": looks[row.name].colour, "alpha": 0.6, "zorder": 2}
         paths = curves[row.name].observed.pooled
-        x, y = paths.kl.tolist(), paths.toxicity.tolist()
+        x, y = paths.kl.tolist(), paths.level.tolist()
         axes.plot(x, y, linewidth=1.1, linestyle=looks[row.name].line, marker=".", markersize=4, **look)
-        axes.plot([x[-1], kl.value], [y[-1], toxicity.value], linewidth=1, linestyle=":", **look)
+        axes.plot([x[-1], kl.value], [y[-1], level.value], linewidth=1, linestyle=":", **look)
         drawn.append((x, y))
     return drawn
 
@@ -121,17 +123,17 @@ def _draw_paths(
 def _pareto_line(points: Marks, curves: Mapping[str, Curves]) -> list[tuple[float, float]]:
     """The Pareto frontier: of all points along the budget if there are curves, else of the ends."""
     if not curves:
-        ends = [(kl.value or 0.0, toxicity.value or 0.0) for row, kl, toxicity in points if row.pareto]
+        ends = [(kl.value or 0.0, level.value or 0.0) for row, kl, level in points if row.pareto]
         return sorted(ends) or [(math.nan, math.nan)]
     best = pareto({row.name: curves[row.name] for row, _, _ in points if row.comparable and row.name in curves})
-    return [(place.kl, place.toxicity) for place in best] or [(math.nan, math.nan)]
+    return [(place.kl, place.level) for place in best] or [(math.nan, math.nan)]
 
 
-def _draw_row(axes: Any, row: Row, kl: Estimate, toxicity: Estimate, look: Look) -> None:
+def _draw_row(axes: Any, row: Row, kl: Estimate, level: Estimate, look: Look) -> None:
     colour, marker = look.colour, look.marker
-    bars = {"xerr": _reach(kl), "yerr": _reach(toxicity)}
-    axes.errorbar(kl.value, toxicity.value, **bars, fmt="none", ecolor=colour, elinewidth=1.4, alpha=0.55, zorder=2)
-    axes.plot(kl.value, toxicity.value, marker, color=colour, markerfacecolor=_face(row, look), markersize=9, zorder=4)
+    bars = {"xerr": _reach(kl), "yerr": _reach(level)}
+    axes.errorbar(kl.value, level.value, **bars, fmt="none", ecolor=colour, elinewidth=1.4, alpha=0.55, zorder=2)
+    axes.plot(kl.value, level.value, marker, color=colour, markerfacecolor=_face(row, look), markersize=9, zorder=4)
     for x, y in _seed_points(row):
         axes.plot(x, y, marker, color=colour, alpha=0.35, markersize=4.5, zorder=3)
 
@@ -142,8 +144,8 @@ def _face(row: Row, look: Look) -> str:
 
 
 def _seed_points(row: Row) -> list[tuple[float, float]]:
-    """KL and toxicity of each card, if there are several."""
-    points = [(value_of(card.metrics, "kl"), value_of(card.metrics, "toxicity_mean")) for card in row.cards]
+    """KL and score of each card, if there are several."""
+    points = [(value_of(card.metrics, "kl"), value_of(card.metrics, row.objective.level)) for card in row.cards]
     return [(x, y) for x, y in points if x is not None and y is not None] if len(points) > 1 else []
 
 
@@ -153,21 +155,21 @@ def _reach(e: Estimate) -> list[list[float]] | None:
     return [[max(0.0, e.value - e.low)], [max(0.0, e.high - e.value)]]
 
 
-def _label(looks: dict[str, Look], row: Row, kl: Estimate, toxicity: Estimate) -> Label:
-    return Label(name_of(row), looks[row.name].colour, (kl.value or 0.0, toxicity.value or 0.0))
+def _label(looks: dict[str, Look], row: Row, kl: Estimate, level: Estimate) -> Label:
+    return Label(name_of(row), looks[row.name].colour, (kl.value or 0.0, level.value or 0.0))
 
 
-def _pixels(axes: Any, row: Row, kl: Estimate, toxicity: Estimate) -> list[Box]:
+def _pixels(axes: Any, row: Row, kl: Estimate, level: Estimate) -> list[Box]:
     """Boxes on the canvas around a point's mark, its seeds' marks and its two bars."""
 
     def box(x0: Any, y0: Any, x1: Any, y1: Any, margin: float) -> Box:
         (left, bottom), (right, top) = axes.transData.transform([(x0, y0), (x1, y1)])
         return left - margin, bottom - margin, right + margin, top + margin
 
-    boxes = [box(kl.value, toxicity.value, kl.value, toxicity.value, 9)]
+    boxes = [box(kl.value, level.value, kl.value, level.value, 9)]
     boxes += [box(x, y, x, y, 4) for x, y in _seed_points(row)]
     if kl.low is not None:
-        boxes.append(box(kl.low, toxicity.value, kl.high, toxicity.value, 1))
-    if toxicity.low is not None:
-        boxes.append(box(kl.value, toxicity.low, kl.value, toxicity.high, 1))
+        boxes.append(box(kl.low, level.value, kl.high, level.value, 1))
+    if level.low is not None:
+        boxes.append(box(kl.value, level.low, kl.value, level.high, 1))
     return boxes

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from isoalign.core.display import escape, grid
+from isoalign.core.objective import Objective
 from isoalign.core.records import Estimate
 from isoalign.evaluation.metrics.metric import with_arrow
 from isoalign.report.board.cells import cell
@@ -20,21 +22,21 @@ from isoalign.stats.overoptimization import FIT_FROM, Fit, Peak, find_peak, fit_
 _EQUAL_KL = """\
 The metrics of each method where its curve, mean over seeds, first reaches that KL, by linear interpolation in √KL between two
 points. The KL is the largest that nine in ten of the ranked methods that moved (0.1 nats or more) reach, with fewer than ten
-methods all of them, and half of it. *Behind* is toxicity minus that of the best ranked method there, paired by prompt: above 0
+methods all of them, and half of it. *Behind* is {behind}, paired by prompt: above 0
 is worse. It makes no allowance for choosing the best. † crosses that KL more than once. KL here is the price of a change, not
 how hard a method optimised: by that measure methods differ at equal KL (Gao et al. 2023)."""
 
 _PEAK = """\
-*Best* is the point with the largest reduction, mean over seeds; *firm* is how often a bootstrap picks the same point. The
-largest of several noisy values is biased upward, and so are reduction and loss at the best point; the interval of the loss
+*Best* is the point with the largest {gain}, mean over seeds; *firm* is how often a bootstrap picks the same point. The
+largest of several noisy values is biased upward, and so are {gain} and loss at the best point; the interval of the loss
 allows for that choice (sup-t bootstrap), the other one does not. *Proxy since* is the rise of the reward model's mean score
 from there to the end, with an interval over each replicate's own best point: of the method's own reward model, or of the
 annotator's if it has none."""
 
 _FIT = """\
-Least squares of reduction = d (α − β log d), d = √KL, over all seeds' points above 0.01 nats; the peak is at
+Least squares of {gain} = d (α − β log d), d = √KL, over all seeds' points above 0.01 nats; the peak is at
 d = exp(α/β − 1). *Within*: whether its interval lies inside the KL that was seen; a peak past that is extrapolated. The law is
-that of reward scores under reinforcement learning; a reduction can't exceed the base's toxicity, so a plateau at that limit
+that of reward scores under reinforcement learning; {limit}, so a plateau at that limit
 also fits as a peak."""
 
 _SOURCES = """\
@@ -45,7 +47,7 @@ percentiles of a bootstrap over prompts, the same ones for all methods, with a t
 
 def curves_section(section: Section, number: int = 1) -> list[str]:
     """The parts under "Along the budget", its heading and chart first; empty if no card has a curve."""
-    curves = section.curves
+    curves, objective = section.curves, section.objective
     if not curves:
         return []
     rows = [row for row in section.rows if row.name in curves]
@@ -53,9 +55,10 @@ def curves_section(section: Section, number: int = 1) -> list[str]:
     fits = {row.name: fit_law(curves[row.name]) for row in rows}
     raised = [f"- **{row_name(row)}:** {escape(text)}" for row in rows for text in peak_warnings(curves[row.name])]
     parts = ["### Along the budget", _measured_on(list(curves.values()))]
-    parts += [f"![Reduction and proxy reward against exact KL, along the budget]({curves_chart_name(number)})"]
+    parts += [f"![{objective.gain_title} and proxy reward against exact KL, along the budget]({curves_chart_name(number)})"]
     parts += ["\n".join(raised)] if raised else []
-    parts += [*_at_equal_kl(rows, curves), *_best_points(rows, curves, peaks), *_fitted_laws(rows, fits)]
+    parts += _at_equal_kl(rows, curves, objective)
+    parts += [*_best_points(rows, curves, peaks, objective), *_fitted_laws(rows, fits, objective)]
     return [*parts, _pareto_points(rows, curves), _SOURCES]
 
 
@@ -70,8 +73,8 @@ def _measured_on(curves: Sequence[Curves]) -> str:
     )
 
 
-def _at_equal_kl(rows: list[Row], curves: dict[str, Curves]) -> list[str]:
-    """Toxicity at equal KL: at the largest that nine in ten ranked methods reach, and at half of it."""
+def _at_equal_kl(rows: list[Row], curves: dict[str, Curves], objective: Objective) -> list[str]:
+    """The score at equal KL: at the largest that nine in ten ranked methods reach, and at half of it."""
     ranked = [row.name for row in rows if row.rankable]
     kl = common_kl({name: curves[name] for name in ranked or curves})
     if kl is None or kl < FIT_FROM:
@@ -80,30 +83,35 @@ def _at_equal_kl(rows: list[Row], curves: dict[str, Curves]) -> list[str]:
     full, half = matched(known, kl, ranked or None), matched(known, kl / 2, ranked or None)
     titles = ["Method", "KL at the end"]
     for at in (f"{kl:.3g}", f"{kl / 2:.3g}"):
-        titles += [with_arrow(f"Toxicity at KL {at}", False), with_arrow(f"Reduction at {at}", True)]
+        titles += [with_arrow(f"{objective.title} at KL {at}", objective.higher_is_better)]
+        titles += [with_arrow(f"{objective.gain_title} at {at}", True)]
         titles += [with_arrow(f"Behind at {at}", False)]
     cells = [
         [row_name(row), f"{full[row.name].end:.2f}", *_at_kl_cells(full[row.name]), *_at_kl_cells(half[row.name])]
-        for row in sorted(rows, key=lambda row: _order(full[row.name], half[row.name]))
+        for row in sorted(rows, key=lambda row: _order(full[row.name], half[row.name], objective))
     ]
-    return ["#### At equal KL", grid(titles, cells), _EQUAL_KL]
+    behind = f"{objective.noun} minus that of the best ranked method there"
+    if objective.higher_is_better:
+        behind = f"{objective.noun} of the best ranked method there minus its own"
+    return ["#### At equal KL", grid(titles, cells), _EQUAL_KL.format(behind=behind)]
 
 
-def _order(full: AtKL, half: AtKL) -> tuple[bool, float, float]:
-    """By toxicity at the larger KL; methods that do not reach it last, by that at the smaller one."""
-    first, second = full.toxicity.value, half.toxicity.value
-    return first is None, 0.0 if first is None else first, 1.0 if second is None else second
+def _order(full: AtKL, half: AtKL, objective: Objective) -> tuple[bool, float, float]:
+    """By the score at the larger KL; methods that do not reach it last, by that at the smaller one."""
+    first, second = (None if at.level.value is None else objective.loss(at.level.value) for at in (full, half))
+    return first is None, 0.0 if first is None else first, math.inf if second is None else second
 
 
 def _at_kl_cells(at: AtKL) -> list[str]:
-    if at.toxicity.value is None:
+    if at.level.value is None:
         return ["not reached", "–", "–"]
     behind = "best" if at.behind.value is None else _cell(at.behind)
-    return [_cell(at.toxicity) + " †" * at.again, _cell(at.reduction), behind]
+    return [_cell(at.level) + " †" * at.again, _cell(at.gain), behind]
 
 
-def _best_points(rows: list[Row], curves: dict[str, Curves], peaks: dict[str, Peak]) -> list[str]:
-    titles = ["Method", "Seeds", "Best at", "Firm", "KL there", "Reduction there", "Reduction at the end"]
+def _best_points(rows: list[Row], curves: dict[str, Curves], peaks: dict[str, Peak], objective: Objective) -> list[str]:
+    titles = ["Method", "Seeds", "Best at", "Firm", "KL there", f"{objective.gain_title} there"]
+    titles += [f"{objective.gain_title} at the end"]
     titles += [with_arrow("Lost by going on", False), "Proxy since"]
     cells = []
     for row in rows:
@@ -113,10 +121,10 @@ def _best_points(rows: list[Row], curves: dict[str, Curves], peaks: dict[str, Pe
         at_end = peak.index == len(curves[row.name].fraction) - 1
         line += [_cell(peak.gold), _cell(peak.end), _cell(peak.loss)]
         cells.append([*line, "at its end" if at_end else _cell(peak.rise, 2)])
-    return ["#### Best point, and what going on cost", grid(titles, cells), _PEAK]
+    return ["#### Best point, and what going on cost", grid(titles, cells), _PEAK.format(gain=objective.gain_noun)]
 
 
-def _fitted_laws(rows: list[Row], fits: dict[str, Fit]) -> list[str]:
+def _fitted_laws(rows: list[Row], fits: dict[str, Fit], objective: Objective) -> list[str]:
     titles = ["Method", "α", "β", "KL at the fitted peak", "Within what was seen", "RMS error", "Points"]
     cells = []
     for row in rows:
@@ -127,7 +135,8 @@ def _fitted_laws(rows: list[Row], fits: dict[str, Fit]) -> list[str]:
         inside = "unclear" if fit.inside is None else "yes" if fit.inside else "no"
         shown = [_cell(fit.alpha), _cell(fit.beta), _peak_cell(fit.peak), inside]
         cells.append([row_name(row), *shown, f"{fit.error:.4f}", str(fit.points)])
-    return ["#### Gao et al.'s law", grid(titles, cells), _FIT]
+    limit = "a reduction can't exceed the base's toxicity" if objective.is_toxicity else "a gain ends where the scores end"
+    return ["#### Gao et al.'s law", grid(titles, cells), _FIT.format(gain=objective.gain_noun, limit=limit)]
 
 
 def _peak_cell(peak: Estimate) -> str:
@@ -143,13 +152,14 @@ def _nats(kl: float) -> str:
 
 
 def _pareto_points(rows: list[Row], curves: dict[str, Curves]) -> str:
-    """Which points no other has less of both KL and toxicity than."""
+    """Which points no other has both less KL and a better score than."""
     points: dict[str, list[str]] = {}
     for place in pareto({row.name: curves[row.name] for row in rows if row.comparable}):
         if place.method:
             points.setdefault(place.method, []).append(f"{place.fraction:.0%}")
     listed = "; ".join(f"{escape(name)} ({', '.join(at)})" for name, at in points.items())
-    return f"**On the Pareto frontier** of KL and toxicity, of all points (share of the budget): {listed or 'the base alone'}."
+    noun = rows[0].objective.noun
+    return f"**On the Pareto frontier** of KL and {noun}, of all points (share of the budget): {listed or 'the base alone'}."
 
 
 def _cell(estimate: Estimate, digits: int = 3) -> str:

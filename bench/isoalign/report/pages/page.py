@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from isoalign.core.display import clean, count, escape, grid, probability, scientific, share
+from isoalign.core.objective import Objective
 from isoalign.core.records import Card, Estimate
 from isoalign.evaluation.card import file_name
 from isoalign.evaluation.metrics import Metric
 from isoalign.report.board.cells import cell
-from isoalign.report.board.columns import BRIEF, LEADING, metric, tables
+from isoalign.report.board.columns import brief, leading, metric, tables
 from isoalign.report.board.ranking import Pair
 from isoalign.report.board.rows import REFERENCE, Row, known_mean, total
 from isoalign.report.board.sections import PROTOCOL, Section
@@ -22,14 +23,13 @@ from isoalign.stats import Comparison
 FOLD = 45  # pairs of ten methods; more are folded away
 # Of Card.notes: shown above the metrics, and may differ between rows.
 _NOTES = {"noise": "Label noise", "correlation": "Rank correlations", "tuning": "Tuning", "caveat": "Caveat"}
-_EACH_SEED = ("toxicity_reduction", "toxicity_mean", "kl")
 
-HOW_TO_READ = """\
+_HOW_TO_READ = """\
 - Values are means over seeds, with 95% intervals. With one seed the interval is the card's: it covers the prompts, not
   the training. With more, prompts are resampled, the same ones for all seeds, and the spread of the seeds is added by
   Student's t. For metrics that are not means over prompts, the variance of the prompts (averaged over seeds, not divided
   by their number, since all seeds answer the same prompts) and that of the seeds (with t) are added.
-- Reduction is mean toxicity of the SFT base minus that of the method, paired on the same prompts. Rows are sorted by it.
+{gain}
 - Methods are compared in pairs, prompt by prompt. Holm's correction keeps the chance of any false difference on the board
   at about 5%; with 10,000 resamples no p is below .0002 before it. With more than 45 pairs there are 400 resamples for each,
   and no method's seeds are taken to vary less than the median method's. A rank is a span, from 1 + the number of methods
@@ -37,12 +37,24 @@ HOW_TO_READ = """\
   ranks with about 95%. A comparison that rests on one seed holds for that trained policy only. The smallest resolvable
   difference is found with a nominal power of 80% (70 to 78% in simulations) at the strictest step of Holm's correction,
   median over the pairs.
-- If a method has no values by prompt (older cards), a method is shown to be better if the intervals of reduction do not
+- If a method has no values by prompt (older cards), a method is shown to be better if the intervals of {gain_noun} do not
   overlap.
 - The reference, the control and completions from outside isoalign (unmetered: not held to a budget) have no rank; nor has a
   row that failed a gate or was scored by an outdated metric. The last two are listed last.
-- Pareto: no other row has both less toxicity and less exact KL.
+- Pareto: no other row has both {better} and less exact KL.
 - ↑ higher is better, ↓ lower is better. Rows of different budgets, bases, prompts or scorers never share a table."""
+
+
+def how_to_read(objective: Objective) -> str:
+    """What the page's tables mean."""
+    gain = "- Reduction is mean toxicity of the SFT base minus that of the method, paired on the same prompts."
+    gain += " Rows are sorted by it."
+    if not objective.is_toxicity:
+        gain = (
+            f"- {objective.gain_heading} is how far the mean moved from the SFT base's in the direction that is better\n"
+            f"  ({objective.direction}), paired on the same prompts. Rows are sorted by it."
+        )
+    return _HOW_TO_READ.format(gain=gain, gain_noun=objective.gain_noun, better=objective.better)
 
 
 def board_page(task: str, sections: Sequence[Section]) -> str:
@@ -51,29 +63,31 @@ def board_page(task: str, sections: Sequence[Section]) -> str:
     parts += ["Same base model, same feedback, same compute: only the algorithm differs."]
     for number, section in enumerate(sections, 1):
         parts += _section(section, number)
-    return "\n\n".join([*parts, "## How to read it", HOW_TO_READ, _legend(sections)]) + "\n"
+    return "\n\n".join([*parts, "## How to read it", how_to_read(sections[0].objective), _legend(sections)]) + "\n"
 
 
 def excerpt(section: Section) -> list[str]:
     """The ranking with the few metrics that a page about something else has room for, and what it rests on."""
     ranks = [f"Ranks: {basis}."] if (basis := ranking_phrase(section)) else []
-    titles = [metric(name).heading for name in BRIEF]
-    cells = [[brief_cell(row, name).replace(" ", "\u00a0") for name in BRIEF] for row in section.rows]
+    names = brief(section.objective)
+    titles = [metric(name, section.objective).heading for name in names]
+    cells = [[brief_cell(row, name).replace(" ", "\u00a0") for name in names] for row in section.rows]
     return [f"**{_title(section)}**", *_warnings(section), *_ranking(section, titles, cells), *ranks]
 
 
 def _section(section: Section, number: int) -> list[str]:
-    leading = list(map(metric, LEADING))
-    titles, cells = [one.heading for one in leading], [_cells(row, leading) for row in section.rows]
+    objective = section.objective
+    columns = [metric(name, objective) for name in leading(objective)]
+    titles, cells = [one.heading for one in columns], [_cells(row, columns) for row in section.rows]
     parts = [f"## {_title(section)}", *_warnings(section), _header(section), *_ranking(section, titles, cells, spent=True)]
     if not any(row.part == REFERENCE for row in section.rows):
         parts += ["No card of the SFT base yet: `isoalign run algorithm=sft` makes the reference row."]
     if frontier_points(section):
-        alt = "Mean toxicity against exact KL, one point per method"
+        alt = f"Mean {objective.noun} against exact KL, one point per method"
         parts += [f"![{alt}]({frontier_chart_name(number)})"]
     parts += _pairwise(section)
     parts += curves_section(section, number)
-    for title, metrics in tables([card for row in section.rows for card in row.cards]).items():
+    for title, metrics in tables([card for row in section.rows for card in row.cards], objective).items():
         parts += [f"### {escape(title)}", _table(section, metrics, reported=any(one.name == "kl" for one in metrics))]
         parts += _reliability(section, number) if title == "Reward" else []
     return [*parts, "### The bill", _bill(section), "### Every seed", _every_seed(section)]
@@ -126,7 +140,9 @@ def _pairwise(section: Section) -> list[str]:
     ranking = section.ranking
     if not (ranking.pairs or ranking.others):
         return []
-    parts = ["### Pairwise", "Toxicity of B minus that of A on the same prompts: above 0 A is better."]
+    a, b = ("A", "B") if section.objective.higher_is_better else ("B", "A")
+    difference = f"{section.objective.title} of {a} minus that of {b} on the same prompts: above 0 A is better."
+    parts = ["### Pairwise", difference]
     parts += [_comparisons(section, ranking.pairs)] if ranking.pairs else []
     if ranking.others:
         parts += [f"With rows that have no rank, with a separate Holm correction ({pairs_phrase(ranking.others)}):"]
@@ -137,7 +153,7 @@ def _pairwise(section: Section) -> list[str]:
 def _comparisons(section: Section, pairs: dict[Pair, Comparison]) -> str:
     rows, lines = {row.name: row for row in section.rows}, []
     for (a, b), c in pairs.items():
-        difference = cell(Estimate(c.value, c.low, c.high, c.n, c.missing), metric("toxicity_reduction").digits)
+        difference = cell(Estimate(c.value, c.low, c.high, c.n, c.missing), metric(section.objective.gain).digits)
         verdict = escape(_verdict(rows[a], rows[b], c))
         lines.append([row_name(rows[a]), row_name(rows[b]), difference, probability(c.p_holm), verdict])
     table = grid(["A", "B", "Difference", "p (Holm)", "Verdict"], lines, left=(0, 1, 4))
@@ -150,12 +166,13 @@ def _verdict(a: Row, b: Row, c: Comparison) -> str:
     if not c.resolved:
         return "not resolved"
     single = any(row.seeds == 1 and row.part != REFERENCE for row in (a, b))
-    return f"{(a if c.value > 0 else b).name} is less toxic{' (one seed)' if single else ''}"
+    return f"{(a if c.value > 0 else b).name} is {a.objective.comparative}{' (one seed)' if single else ''}"
 
 
 def _header(section: Section) -> str:
     cards = [card for row in section.rows for card in row.cards]
-    lines = [("Budget of each run", budget_phrase(section))]
+    lines, objective = [("Budget of each run", budget_phrase(section))], section.objective
+    lines += [] if objective.is_toxicity else [("Objective", f"{objective.noun}, {objective.direction}")]
     lines += [(title, _note_text(section.protocol[name])) for name, title in PROTOCOL.items() if name in section.protocol]
     lines += [("Ranks", basis)] if (basis := ranking_phrase(section)) else []
     if packages := [f"{row.name}: {row.packages}" for row in section.rows if row.packages]:
@@ -202,7 +219,8 @@ def _labels(row: Row) -> str:
 
 
 def _every_seed(section: Section) -> str:
-    columns = [metric(name) for name in LEADING if name in _EACH_SEED]
+    objective = section.objective
+    columns = [metric(name, objective) for name in (objective.gain, objective.level, "kl")]
     told = any(card.training.get("policy") for row in section.rows for card in row.cards)
     titles = ["Method", "Seed", *(one.heading for one in columns), "FLOP", "Card", *(["Policy in the store"] if told else [])]
     rows = [
@@ -218,8 +236,10 @@ def _every_seed(section: Section) -> str:
 
 def _legend(sections: Sequence[Section]) -> str:
     """What each column of metrics shows, folded."""
-    further = tables([card for section in sections for row in section.rows for card in row.cards])
-    shown = dict.fromkeys([*map(metric, LEADING), *(one for metrics in further.values() for one in metrics)])
+    objective = sections[0].objective
+    further = tables([card for section in sections for row in section.rows for card in row.cards], objective)
+    own = [metric(name, objective) for name in leading(objective)]
+    shown = dict.fromkeys([*own, *(one for metrics in further.values() for one in metrics)])
     lines = [f"- **{escape(one.title)}** (`{one.name}`): {escape(one.description)}" for one in shown if one.description]
     return "\n\n".join(["<details><summary>What the columns show</summary>", "\n".join(lines), "</details>"])
 

@@ -38,11 +38,11 @@ def ranking_phrase(section: Section) -> str:
 
 
 def brief_cell(row: Row, name: str) -> str:
-    """A metric without its interval, but for the reduction."""
+    """A metric without its interval, but for the gain."""
     if row.is_outdated(name) and name in row.metrics:
         return "old"
     e = replace(row.estimate(name), missing=0)
-    return cell(e if name == "toxicity_reduction" else replace(e, low=None, high=None), metric(name).digits)
+    return cell(e if name == row.objective.gain else replace(e, low=None, high=None), metric(name).digits)
 
 
 def row_name(row: Row) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from isoalign.core.display import clean, plain
-from isoalign.report.board.columns import SHOWN
+from isoalign.report.board.columns import shown
 from isoalign.report.board.rows import Row
 from isoalign.report.board.sections import ROLES, Section
 
@@ -16,7 +16,8 @@ LIMITS = ("flops", "labels", "tokens", "steps", "seconds")
 def board_table(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]]]:
     """Column names and one row of plain values for each row of the board."""
     names = {name for section in sections for row in section.rows for name in row.metrics}
-    metrics = [*SHOWN, *sorted(names.difference(SHOWN))]
+    first = shown(sections[0].objective)
+    metrics = [*first, *sorted(names.difference(first))]
     roles = list(ROLES) + sorted({role for section in sections for role in section.roles}.difference(ROLES))
     header = ["section", "budget_flops", "base", "rank", "rank_last", "method", "algorithm", "part"]
     header += ["gated", "outdated", "pareto", "seeds", "prompts", "tuning", "packages"]
@@ -44,7 +45,7 @@ def _plain_row(number: int, section: Section, row: Row, metrics: list[str], role
     cells: list[Any] = [number, section.budget.get("flops"), clean(section.base), *(row.rank or (None, None)), clean(row.name)]
     outdated = "; ".join(f"{family} {own} < {newest}" for family, (own, newest) in row.outdated.items())
     cells += [clean(row.cards[0].algorithm), row.part, row.gated, clean(outdated), row.pareto]
-    cells += [row.seeds, row.estimate("toxicity_mean").n, clean(row.tuning), clean(row.packages)]
+    cells += [row.seeds, row.estimate(row.objective.level).n, clean(row.tuning), clean(row.packages)]
     cells += [value for e in estimates for value in (e.value, e.low, e.high)]
     cells += [row.percent, *(row.spent(name) for name in LIMITS)]
     return [*cells, *(bill.get(role) for role in roles), clean("; ".join(map(str, row.flags)))]

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from isoalign.core.display import clean, share
+from isoalign.core.objective import Objective
 from isoalign.evaluation.card import BY_HAND
 from isoalign.report.board.rows import CONTROL, METHOD, REFERENCE, UNMETERED, Row
 from isoalign.report.board.sections import Section
@@ -15,9 +16,6 @@ from isoalign.report.pages.phrases import brief_cell, budget_phrase, ranking_phr
 
 _PLACES = {REFERENCE: "ref", CONTROL: "ctrl", UNMETERED: "unmet.", "outdated": "old"}
 _TITLES = {
-    "toxicity_reduction": "reduction",
-    "toxicity_mean": "tox.",
-    "toxicity_emt": "EMT",
     "kl": "KL",
     "perplexity": "PPL",
     "rm_accuracy": "RM acc",
@@ -40,7 +38,8 @@ def _section_table(task: str, section: Section, width: int) -> tuple[Table, int]
     title = Text(f"{clean(task)}: {budget_phrase(section)} from base {base or '–'}", style="bold")
     for warning in section.warnings:
         title.append(f"\nNot comparable: {clean(warning)}", style="bold red")
-    titles, rows = ["rank", "method", "seeds", *_TITLES.values(), "spent"], [_row_cells(row) for row in section.rows]
+    titles = ["rank", "method", "seeds", *_titles(section.objective).values(), "spent"]
+    rows = [_row_cells(row) for row in section.rows]
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     widths[1] = min(widths[1], _LONGEST)
     least = sum(widths) + len(widths) + 1
@@ -58,9 +57,15 @@ def _section_table(task: str, section: Section, width: int) -> tuple[Table, int]
     return table, least
 
 
+def _titles(objective: Objective) -> dict[str, str]:
+    """Metrics and their short titles, those of the objective first."""
+    own = {"toxicity_mean": "tox.", "toxicity_emt": "EMT"} if objective.is_toxicity else {objective.level: objective.noun}
+    return {objective.gain: objective.gain_noun} | own | _TITLES
+
+
 def _row_cells(row: Row) -> list[str]:
     """A row's cells, with a star at the KL on the Pareto frontier."""
-    cells = {name: brief_cell(row, name) for name in _TITLES}
+    cells = {name: brief_cell(row, name) for name in _titles(row.objective)}
     cells["kl"] += "*" if row.pareto else " "
     return [_PLACES.get(row.place, row.place), clean(row.name), str(row.seeds), *cells.values(), share(row.percent)]
 
@@ -68,7 +73,8 @@ def _row_cells(row: Row) -> list[str]:
 def _caption(section: Section) -> str:
     """What the ranks rest on, what the star means, and the flags."""
     lines = [f"ranks: {basis}"] if (basis := ranking_phrase(section)) else []
-    lines += ["* no other row has both less toxicity and less KL"] if any(row.pareto for row in section.rows) else []
+    star = f"* no other row has both {section.objective.better} and less KL"
+    lines += [star] if any(row.pareto for row in section.rows) else []
     methods = [row for row in section.rows if row.part == METHOD]
     untuned = [clean(row.name) for row in methods if not row.tuning or row.tuning.startswith(BY_HAND)]
     lines += [f"not tuned: {', '.join(untuned)}"] if 0 < len(untuned) < len(methods) else []

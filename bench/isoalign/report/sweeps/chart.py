@@ -1,4 +1,4 @@
-"""The chart of a sweep report: mean toxicity and rank of each method along a setting, as an SVG."""
+"""The chart of a sweep report: the mean score and rank of each method along a setting, as an SVG."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from isoalign.core.display import clean, plain, scientific
+from isoalign.core.objective import Objective
 from isoalign.core.records import Estimate
 from isoalign.report.board.rows import REFERENCE
 from isoalign.report.charts.labels import Box, Label, boxes_along, place_labels
@@ -52,16 +53,16 @@ def _draw(figure: Any, report: SweepReport) -> None:
     legend = [clean(report.sweep.task), f"{scientific(report.sweep.setting.get('budget.flops'))} FLOP", "bands: 95% intervals"]
     legend += ["hollow: failed a gate"] if any(any(line.hollow) for line in lines) else []
     top = max(max(line.high) for line in lines)
-    near = [line for line in base if line.y and max(line.y) < _NEAR * top]
+    near = [line for line in base if line.y and (max(line.y) < _NEAR * top or not report.objective.is_toxicity)]
     legend += [f"{'dashed: ' * (line in near)}SFT base, {line.y[0]:.3f}" for line in base if line.y]
     placed = _side_by_side([line for name in report.methods if (line := _rank_line(report, name, looks[name])).x])
     figure.get_layout_engine().set(wspace=0.06)
     scores, *ranks = figure.subplots(1, 2 if placed else 1, width_ratios=(1.25, 1)[: 2 if placed else 1], squeeze=False)[0]
-    dress(scores, f"Toxicity along {shorten(clean(report.sweep.key), 40)}", " · ".join(legend))
+    dress(scores, f"{report.objective.title} along {shorten(clean(report.sweep.key), 40)}", " · ".join(legend))
     for axes in ranks:
-        dress(axes, "Rank", "1: least toxic · dotted: different methods ranked")
+        dress(axes, "Rank", f"1: {report.objective.superlative} · dotted: different methods ranked")
     figure.draw_without_rendering()
-    _scores(scores, lines, near, top)
+    _scores(scores, lines, near, top, report.objective)
     _axis(scores, report.values, report, lines)
     for axes in ranks:
         _ranks(axes, placed)
@@ -95,9 +96,9 @@ def _side_by_side(lines: Sequence[_Line]) -> list[_Line]:
     return [replace(line, x=[x + apart * (i - (len(lines) - 1) / 2) for x in line.x]) for i, line in enumerate(lines)]
 
 
-def _scores(axes: Any, lines: Sequence[_Line], base: Sequence[_Line], top: float) -> None:
+def _scores(axes: Any, lines: Sequence[_Line], base: Sequence[_Line], top: float, objective: Objective) -> None:
     """Draw means in their bands (with a bar for a method at one axis value), and the base."""
-    axes.set_ylabel("Mean toxicity of completions")
+    axes.set_ylabel(f"Mean {objective.noun} of completions")
     for line in lines:
         if len(line.x) > 1:
             axes.fill_between(line.x, line.low, line.high, color=line.look.colour, alpha=0.09, linewidth=0, zorder=1)
@@ -107,11 +108,12 @@ def _scores(axes: Any, lines: Sequence[_Line], base: Sequence[_Line], top: float
     for line in base:
         dashed: dict[str, Any] = {"color": FAINT, "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 1}
         axes.plot(line.x, line.y, **dashed, marker="p", markersize=4)
-    axes.set_ylim(0, 1.08 * max([top, *(max(line.y) for line in base)]) or 1)
+    if objective.is_toxicity:  # others have no common zero
+        axes.set_ylim(0, 1.08 * max([top, *(max(line.y) for line in base)]) or 1)
 
 
 def _ranks(axes: Any, lines: Sequence[_Line]) -> None:
-    """Draw ranks with their intervals, the least toxic on top."""
+    """Draw ranks with their intervals, the best on top."""
     axes.set_ylabel("Rank of the mean")
     for line in lines:
         axes.vlines(line.x, line.low, line.high, color=line.look.colour, alpha=0.45, linewidth=1.6, zorder=2)

@@ -11,6 +11,7 @@ from typing import Any
 from isoalign.config.fill import with_defaults
 from isoalign.core.display import clean, plain
 from isoalign.core.errors import UserError
+from isoalign.core.objective import Objective, objective_of
 from isoalign.core.records import Card, Flag
 from isoalign.core.store import digest
 from isoalign.evaluation.card import file_name
@@ -30,7 +31,6 @@ from isoalign.report.board.rows import (
 from isoalign.report.board.sections import PROTOCOL
 from isoalign.report.leaderboard import ordered
 
-SCORE = "toxicity_mean"
 ACCURACIES = {"rm_accuracy": "with noise", "rm_accuracy_clean": "without noise"}
 # Settings that change the SFT base; along any other axis all cards have one base.
 _BASE_SETTINGS = ("task.model.", "task.sft.", "task.prompts.words")
@@ -52,6 +52,11 @@ class Sweep:
     rows: dict[float, dict[str, Row]]
     setting: dict[str, Any]
     left_out: dict[str, list[str]]
+
+    @property
+    def objective(self) -> Objective:
+        """What its cards are ranked by."""
+        return objective_of(self.cards[0])
 
     @property
     def cards(self) -> list[Card]:
@@ -121,8 +126,9 @@ def _place(card: Card, configured: Mapping[str, Any], key: str) -> tuple[str, fl
     part = part_of(card)
     if part == UNMETERED:
         return "made outside isoalign, so not part of a sweep", None
-    if seeds_of([card], SCORE) is None:
-        return "no toxicity by prompt, as on cards of older versions", None
+    objective = objective_of(card)
+    if seeds_of([card], objective.level) is None:
+        return f"no {objective.noun} by prompt, as on cards of older versions", None
     if part == REFERENCE and key.startswith("algorithm."):
         return "", None
     value: Any = configured
@@ -155,7 +161,10 @@ def _setting(card: Card, task: Any, key: str) -> dict[str, Any]:
     if part_of(card) != REFERENCE:  # the base spends nothing, so it is the reference under every budget
         setting |= {f"budget.{name}": float(limit) for name, limit in sorted(card.budget.items()) if limit is not None}
     setting |= {f"notes.{name}": card.notes[name] for name in PROTOCOL if name in card.notes}
-    setting |= {"the annotators": card.parents.get("annotators", ""), "the prompts": digest(sorted(card.values[SCORE]))}
+    setting |= {
+        "the annotators": card.parents.get("annotators", ""),
+        "the prompts": digest(sorted(card.values[objective_of(card).level])),
+    }
     if not key.startswith(_BASE_SETTINGS):
         setting["the weights of the SFT base"] = card.parents.get("sft", "")
     if key.startswith("algorithm."):
@@ -179,7 +188,7 @@ def _largest(placed: Sequence[_Placed]) -> dict[str, Any]:
 
 
 def _comparable(placed: Sequence[_Placed], setting: Mapping[str, Any]) -> tuple[list[_Placed], dict[str, list[str]]]:
-    """The cards of a setting whose toxicity is of one version and, at each axis value, of one feedback; and why others are
+    """The cards of a setting whose scores are of one version and, at each axis value, of one feedback; and why others are
     left out."""
     same = [one for one in placed if not _difference(one, setting)]
     newest = newest_versions(one.card for one in same)
@@ -216,9 +225,9 @@ def _short(value: Any) -> str:
 
 
 def _outdated(card: Card, newest: Mapping[str, str]) -> str:
-    """The version that scored its toxicity, if not the newest; else empty."""
+    """The version that scored it, if not the newest; else empty."""
     row = Row(card.algorithm, part_of(card), (card,), {}, (), outdated_families(card, newest))
-    if not row.is_outdated(SCORE):
+    if not row.is_outdated(row.objective.level):
         return ""
     versions = ", ".join(f"{family} {own}, the newest is {latest}" for family, (own, latest) in row.outdated.items())
     command = f"isoalign rescore --metric {' --metric '.join(row.outdated)} FILES"
@@ -266,7 +275,9 @@ def _rows(kept: Sequence[_Placed], values: Sequence[float], key: str) -> dict[fl
 
 def _row(name: str, cards: Sequence[Card], newest: Mapping[str, str]) -> Row:
     outdated = {family: pair for card in cards for family, pair in outdated_families(card, newest).items()}
-    metrics = {name: pooled_estimate(cards, name, metric(name).bounds) for name in (SCORE, *ACCURACIES)}
+    objective = objective_of(cards[0])
+    shown = (objective.level, *ACCURACIES)
+    metrics = {each: pooled_estimate(cards, each, metric(each, objective).bounds) for each in shown}
     return Row(name, part_of(cards[0]), tuple(cards), metrics, _gates(cards), outdated)
 
 

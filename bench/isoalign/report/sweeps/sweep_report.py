@@ -1,4 +1,4 @@
-"""The sweep report: how each method's toxicity and rank change along a setting, and whether the order of methods is stable."""
+"""The sweep report: how each method's score and rank change along a setting, and whether the order of methods is stable."""
 
 import re
 from collections import defaultdict
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from isoalign.core.display import plain
+from isoalign.core.objective import Objective
 from isoalign.core.records import Card, Estimate
 from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import metric
 from isoalign.report.board.ranking import clip, seeds_of
 from isoalign.report.board.rows import METHOD, Row
-from isoalign.report.sweeps.rows import SCORE, Sweep, collect_sweep
+from isoalign.report.sweeps.rows import Sweep, collect_sweep
 from isoalign.stats.robustness import Robustness, robustness
 
 RISES, FALLS, STAYS, UNRESOLVED = "rises", "falls", "stays the same", "not resolved"
@@ -32,16 +33,21 @@ class SweepReport:
         """Axis values from the lowest, with which the others are compared."""
         return list(self.sweep.rows)
 
+    @property
+    def objective(self) -> Objective:
+        """What methods are ranked by."""
+        return self.sweep.objective
+
     @cached_property
     def rows(self) -> dict[str, Row]:
-        """Name to row at its lowest axis value: methods by toxicity there, then rows that are never ranked."""
+        """Name to row at its lowest axis value: methods by score there, then rows that are never ranked."""
         rows: dict[str, Row] = {}
         order: dict[str, tuple[bool, float, float]] = {}
         for value, at in self.sweep.rows.items():
             for name, row in at.items():
                 if name not in rows:
                     rows[name] = row
-                    order[name] = row.part != METHOD, value, self.mean(value, name).value or 0.0
+                    order[name] = row.part != METHOD, value, self.objective.loss(self.mean(value, name).value or 0.0)
         return {name: rows[name] for name in sorted(rows, key=lambda name: (order[name], name))}
 
     @property
@@ -50,11 +56,11 @@ class SweepReport:
         return [name for name, row in self.rows.items() if row.part == METHOD]
 
     def mean(self, value: float, name: str) -> Estimate:
-        """Mean toxicity of a row at an axis value, ranked or not; missing if there is no such row."""
+        """Mean score of a row at an axis value, ranked or not; missing if there is no such row."""
         if standing := self.robustness.standings[value].get(name):
-            return clip(standing.mean, metric(SCORE).bounds)
+            return clip(standing.mean, metric(self.objective.level, self.objective).bounds)
         row = self.sweep.rows[value].get(name)
-        return row.estimate(SCORE) if row else Estimate(None, None, None, 0)
+        return row.estimate(self.objective.level) if row else Estimate(None, None, None, 0)
 
     def gated(self, value: float, name: str) -> bool:
         """Whether a seed of a row at an axis value failed a gate."""
@@ -62,7 +68,7 @@ class SweepReport:
         return row is not None and row.gated
 
     def trend(self, name: str) -> str:
-        """How a method's toxicity changes along the axis, as a word; empty if its slope is unknown."""
+        """How a method's score changes along the axis, as a word; empty if its slope is unknown."""
         slope = self.robustness.slopes.get(name)
         if slope is None or slope.low is None or slope.high is None:
             return ""
@@ -72,25 +78,27 @@ class SweepReport:
 
     @property
     def verdict(self) -> str:
-        """Whether the ranking is stable, and whose toxicity changes, in a few sentences."""
+        """Whether the ranking is stable, and whose score changes, in a few sentences."""
         trends: defaultdict[str, list[str]] = defaultdict(list)
         for name in self.methods:
             trends[self.trend(name)].append(name)
         changes = [f"{trend} for {', '.join(trends[trend])}" for trend in (RISES, FALLS, STAYS) if trends[trend]]
-        sentences = [f"As {self.sweep.key} grows, toxicity {'; '.join(changes)}."] if changes else []
+        noun = self.objective.noun
+        sentences = [f"As {self.sweep.key} grows, {noun} {'; '.join(changes)}."] if changes else []
         if trends[UNRESOLVED]:
-            sentences.append(f"Whether toxicity rises or falls is not resolved for {', '.join(trends[UNRESOLVED])}.")
+            sentences.append(f"Whether {noun} rises or falls is not resolved for {', '.join(trends[UNRESOLVED])}.")
         return " ".join([_ranking_sentence(self), *sentences])
 
 
 def sweep_report(cards: Iterable[Card], key: str) -> SweepReport:
     """The report on a task's cards along a dotted key of the configuration. Raises UserError as `collect_sweep` does."""
     sweep = collect_sweep(cards, key)
+    objective = sweep.objective
     axis = {
-        value: {name: seeds_of(row.cards, SCORE) or [] for name, row in rows.items() if row.rankable}
+        value: {name: seeds_of(row.cards, objective.level) or [] for name, row in rows.items() if row.rankable}
         for value, rows in sweep.rows.items()
     }
-    return SweepReport(sweep, robustness(axis))
+    return SweepReport(sweep, robustness(axis, objective.higher_is_better))
 
 
 def file_stem(key: str) -> str:

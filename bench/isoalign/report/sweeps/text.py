@@ -8,27 +8,28 @@ from rich.text import Text
 
 from isoalign.config.feedback import PanelConfig
 from isoalign.core.display import clean, escape, grid, plain, scientific
+from isoalign.core.objective import Objective
 from isoalign.core.records import Estimate
 from isoalign.report.board.cells import cell
-from isoalign.report.board.columns import metric
 from isoalign.report.board.rows import METHOD, Row, flatten
 from isoalign.report.board.sections import PROTOCOL
 from isoalign.report.pages.console import plain_table, rendered
 from isoalign.report.pages.page import commands_block
 from isoalign.report.pages.phrases import row_name
-from isoalign.report.sweeps.rows import ACCURACIES, SCORE
+from isoalign.report.sweeps.rows import ACCURACIES
 from isoalign.report.sweeps.sweep_report import DIGITS, SweepReport, file_stem
 
 NOISE = "task.feedback.noise"
 _ORDERS = ["At", "Methods", "Spearman", "Kendall", "Not at both"]
+_DIGITS = 3  # of a score
 _ROOM = 4  # axis values for whose intervals a terminal has room
 
-HOW_TO_READ = """\
-- Toxicity is a mean over seeds and prompts, lower is better, with its 95% interval in brackets. Rows that failed a gate (for
+_HOW_TO_READ = """\
+- {title} is a mean over seeds and prompts, {direction}, with its 95% interval in brackets. Rows that failed a gate (for
   any seed), the SFT base and the control are shown but not ranked, and have no slope.
-- A rank is the place of a method's mean, 1 for the least toxic; its interval shows the ranks that other prompts and seeds
+- A rank is the place of a method's mean, 1 for the {first}; its interval shows the ranks that other prompts and seeds
   might give. Whether one method is better than another at an axis value is decided by a board, or by `isoalign compare`.
-- Slope: least squares of a method's means over its axis values, in toxicity per unit of the axis. Toxicity *rises* or *falls*
+- Slope: least squares of a method's means over its axis values, in {noun} per unit of the axis. {title} *rises* or *falls*
   if its interval excludes 0. A slope does not show a bend.
 - Rank correlations compare the order of methods with the order at the lowest axis value: 1 is the same order, −1 the reverse.
   The ranking *changes* if an interval of Spearman's lies below 1 and is at most 1 long, is *stable* if all intervals reach 1
@@ -42,23 +43,36 @@ the axis, and *without noise*."""
 _CEILING = "A model that is always right agrees with 1 − e of the first and with all of the second."
 
 
+def how_to_read(objective: Objective) -> str:
+    """What the report's tables mean."""
+    words = {
+        "title": objective.title,
+        "noun": objective.noun,
+        "direction": objective.direction,
+        "first": objective.superlative,
+    }
+    return _HOW_TO_READ.format(**words)
+
+
 def sweep_page(report: SweepReport) -> str:
     """The report as a Markdown page."""
-    key, axis = escape(report.sweep.key), [plain(value) for value in report.values]
+    key, axis, objective = escape(report.sweep.key), [plain(value) for value in report.values], report.objective
+    noun = escape(objective.noun)
     named = {name: row_name(row) for name, row in report.rows.items()}
     setting = "\n".join(f"- **{escape(title)}:** {escape(line)}" for title, line in _setting_lines(report))
     means = [[shown, *_means(report, name, _full), *_slope(report, name)] for name, shown in named.items()]
     ranks = [[named[name], *_ranks(report, name, _full)] for name in report.methods]
     parts = [f"# Along {key}: {escape(report.sweep.task)}", f"**{escape(report.verdict)}**", setting]
-    parts += [f"![Mean toxicity and rank of each method along {key}]({file_stem(report.sweep.key)}.svg)"]
-    parts += ["## Mean toxicity", grid(["Method", *axis, "Slope per unit", "Toxicity"], means, (0, len(axis) + 2))]
+    parts += [f"![Mean {noun} and rank of each method along {key}]({file_stem(report.sweep.key)}.svg)"]
+    titles = ["Method", *axis, "Slope per unit", escape(objective.title)]
+    parts += [f"## Mean {noun}", grid(titles, means, (0, len(axis) + 2))]
     parts += ["## Rank", grid(["Method", *_rank_titles(report)], ranks)]
     parts += [f"## Order of methods, compared with that at {axis[0]}", grid(_ORDERS, _orders(report, escape), (0, 4))]
     if accuracies := _accuracies(report, _full):
         rows = [[escape(name), *cells] for name, *cells in accuracies]
         notes = f"{ACCURACY_NOTES} {_CEILING}" if _has_one_annotator(report) else ACCURACY_NOTES
         parts += ["## Reward models", grid(["Method", "Verdicts", *axis], rows, (0, 1)), notes]
-    return "\n\n".join([*parts, commands_block(report.sweep.cards), "## How to read it", HOW_TO_READ]) + "\n"
+    return "\n\n".join([*parts, commands_block(report.sweep.cards), "## How to read it", how_to_read(objective)]) + "\n"
 
 
 def sweep_text(report: SweepReport, width: int = 110) -> str:
@@ -70,7 +84,7 @@ def sweep_text(report: SweepReport, width: int = 110) -> str:
     orders = _orders(report, clean)
     parts = [
         Text(clean(report.verdict)),
-        plain_table(f"\nmean toxicity along {key}", ["method", *axis, ""], means),
+        plain_table(f"\nmean {clean(report.objective.noun)} along {key}", ["method", *axis, ""], means),
         plain_table("rank", ["method", *_rank_titles(report)], ranks),
         plain_table(f"order of methods, compared with that at {axis[0]}", [*map(str.lower, _ORDERS)], orders),
     ]
@@ -82,11 +96,11 @@ def sweep_text(report: SweepReport, width: int = 110) -> str:
 
 
 def _full(estimate: Estimate) -> str:
-    return cell(estimate, metric(SCORE).digits)
+    return cell(estimate, _DIGITS)
 
 
 def _brief(estimate: Estimate) -> str:
-    return cell(replace(estimate, low=None, high=None), metric(SCORE).digits)
+    return cell(replace(estimate, low=None, high=None), _DIGITS)
 
 
 def _means(report: SweepReport, name: str, shown: Callable[[Estimate], str]) -> list[str]:
