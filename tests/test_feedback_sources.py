@@ -96,9 +96,15 @@ def test_people_teach_in_the_place_of_the_simulated_annotator(furnished: Termina
     rows += [row | {"chosen": row["rejected"], "rejected": row["chosen"], "annotator": "cat"} for row in rows[::2]]
     tied = {"prompt": "opening that splits them", "chosen": " a", "rejected": " b"}
     rows += [tied | {"annotator": "ann"}, {**tied, "chosen": " b", "rejected": " a", "annotator": "bob"}]
+    rows.append({"prompt": "an opening", "chosen": " a", "rejected": "", "annotator": "ann"})
+    rows = [{"frage": row.pop("prompt"), **row, "chosen_rating": 1, "rejected_rating": 2} for row in rows]
     file = write(tmp_path / "mine.jsonl", rows)
     words = ["algorithm=ppo", "algorithm.rollouts=8", "algorithm.minibatch=8", "budget.steps=1", "task.reward.pairs=8"]
+    words += ["task.feedback.columns={prompt: frage}", "task.feedback.skip=empty"]
     card = card_of(furnished, *words, f"task.feedback.file={file}")
+    told = [flag["text"] for flag in card["notes"]["flags"]]
+    assert "mine.jsonl: skipped rows (empty): 1" in told
+    assert "mine.jsonl: pairs whose rejected answer has the higher score: 182" in told  # 60 x 2 + 60 + 2
     pairs, held_out = rows_of(furnished, card), rows_of(furnished, card, "held_out")
     texts = {row["chosen"] for row in pairs + held_out}
     assert texts == {pairs[0]["chosen"]}

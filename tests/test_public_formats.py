@@ -665,6 +665,7 @@ def test_the_cache_of_datasets_is_read_where_its_commit_is_the_one_asked_for(hub
     parquet(hub / "made" / "toy" / "train-00000-of-00001.parquet", [pair("cached")])
     builder = datasets.load_dataset_builder(str(hub / "made" / "toy"), cache_dir=str(hub / "other"))
     builder.download_and_prepare(str(hub / "datasets" / "org___toy" / "default" / "0.0.0" / OLD))
+    (snapshot(hub, "org/toy", OLD, ["main"]) / "README.md").write_text(CARD)  # all that such a download leaves of the files
     assert chosen("hf:org/toy") == chosen(f"hf:org/toy@{OLD}#train") == ["cached"]
     assert refusal(lambda: formats.read_file(f"hf:org/toy@{NEW}")) == (
         f"hf:org/toy: the cache holds commit {OLD}, not revision {NEW}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from isoalign.core import plugins
 from isoalign.core.records import Flag
+from isoalign.data.formats.types import KEPT, SKIPPED
 from isoalign.runs.pipeline import Run
 from isoalign.stages.stage import Stage
 
@@ -39,8 +40,8 @@ def _plugin_packages(run: Run) -> dict[str, Any]:
 
 def _feedback_records(run: Run) -> dict[str, Any]:
     """Records of a panel of annotators, a feedback file, revisions and a comparing judge, if the run used them."""
-    pairs = _record(run, run.shared.pairs("annotator"))
-    records: dict[str, Any] = {name: pairs[name] for name in ("panel", "file", "dropped", "remarks", "cut") if name in pairs}
+    record, kept = _verdicts(run), ("panel", "file", "dropped", "remarks", "cut")
+    records: dict[str, Any] = {name: record[name] for name in kept if name in record}
     if run.uses("revisions"):
         records["revisions"] = _record(run, run.shared.revisions_stage)
     if check := run.judge_check():
@@ -68,13 +69,16 @@ def training_flags(run: Run) -> list[Flag]:
 
 
 def feedback_flags(run: Run) -> list[Flag]:
-    """Flags of feedback that is less than configured, or whose cost is unknown."""
+    """Flags of feedback that is less than configured or doubtful, or whose cost is unknown."""
     warnings, task, shared = list[str](), run.task, run.shared
     models = [_record(run, model)["verdicts"] for model in shared.reward_models(run.rewarded_by()).values()]
     if any(verdicts and len(verdicts) < task.reward.pairs for verdicts in models):
         warnings.append(
             f"reward model: it was trained on all {len(models[0])} verdicts, fewer than task.reward.pairs={task.reward.pairs}"
         )
+    verdicts = _verdicts(run)
+    told = {what: count for what, count in verdicts.get("remarks", {}).items() if what.startswith((*KEPT, SKIPPED))}
+    warnings += [f"{verdicts['file']}: {what}: {count:,}" for what, count in told.items()]
     critic = run.uses("revisions") and task.constitution.kind == "server"
     if critic or (run.judge_check() and task.judge.kind == "server"):
         warnings.append("a server's FLOPs are unknown: no budget covers them, and the bill shows the server's tokens only")
@@ -83,7 +87,7 @@ def feedback_flags(run: Run) -> list[Flag]:
         missing, asked = sum(judge.get("missing", {}).values()), judge.get("asked", 0)
         if missing > MAX_MISSING_SHARE * asked:
             warnings.append(f"the judge gave no verdict on {missing} of {asked} questions")
-    feedback = _record(run, shared.unpaired_stage or shared.pairs("annotator"))
+    feedback = _verdicts(run)
     cut = ", ".join(f"{what}: {number:,}" for what, number in feedback.get("cut", {}).items())
     warnings += [f"feedback is cut to the task's lengths in tokens ({cut})"] if cut else []
     if task.prompts.source:
@@ -91,6 +95,11 @@ def feedback_flags(run: Run) -> list[Flag]:
         losses = [f"{split}: {each['cut']:,} of {each['prompts']:,}" for split, each in fit.items() if each["cut"]]
         warnings += [f"prompts are cut to {task.model.prompt_tokens} tokens ({', '.join(losses)})"] if losses else []
     return [Flag("warning", text) for text in warnings]
+
+
+def _verdicts(run: Run) -> dict[str, Any]:
+    """The record of the annotators' verdicts, or of a file's."""
+    return _record(run, run.shared.unpaired_stage or run.shared.pairs("annotator"))
 
 
 def _record(run: Run, stage: Stage) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +47,7 @@ def _read_turn(row: Row, name: str, message: Any) -> Turn:
     known = (_SHAREGPT if sharegpt else _ALIASES).get(str(role), str(role))
     if known not in ROLES:
         raise row.fault(f"{name}: unknown role {quoted(role)}; known: {', '.join(ROLES)}")
-    return Turn(known, row.valid_text(name, str(content)))
+    return Turn(sys.intern(known), row.valid_text(name, str(content)))  # one text for all turns, not one each
 
 
 def _tool_fault(row: Row, name: str, what: str) -> Fault:
