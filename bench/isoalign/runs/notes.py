@@ -87,8 +87,7 @@ def feedback_flags(run: Run) -> list[Flag]:
         missing, asked = sum(judge.get("missing", {}).values()), judge.get("asked", 0)
         if missing > MAX_MISSING_SHARE * asked:
             warnings.append(f"the judge gave no verdict on {missing} of {asked} questions")
-    feedback = _verdicts(run)
-    cut = ", ".join(f"{what}: {number:,}" for what, number in feedback.get("cut", {}).items())
+    cut = ", ".join(f"{what}: {number:,}" for what, number in verdicts.get("cut", {}).items())
     warnings += [f"feedback is cut to the task's lengths in tokens ({cut})"] if cut else []
     if task.prompts.source:
         fit = json.loads((shared.get(run.preflight) / "preflight.json").read_text())["prompts"]
