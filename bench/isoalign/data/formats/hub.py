@@ -125,7 +125,8 @@ def _load(name: str, address: Address, streaming: bool = False, revision: str = 
 def _stream(folder: str, **choice: str) -> Any:
     """The splits of a folder, read a part at a time."""
     builder = datasets.load_dataset_builder(folder, **choice)
-    if hasattr(builder.config, "fragment_scan_options"):  # parquet: keep no copy of what is read next
+    if hasattr(builder.config, "fragment_scan_options"):  # parquet, else read by row groups, which may be the whole file
+        builder.config.batch_size = 256
         builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
     return builder.as_streaming_dataset()
 
