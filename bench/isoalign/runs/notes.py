@@ -34,6 +34,8 @@ def _plugin_packages(run: Run) -> dict[str, Any]:
     """The packages that provide algorithm, task or judge, if not isoalign."""
     names = {"algorithm": run.name, "task": run.task.name} | ({"judge": run.task.judge.kind} if run.judge_check() else {})
     packages = {kind: package for kind, name in names.items() if (package := plugins.package_of(kind, name))}
+    for scorer in (run.task.evaluation.second_scorer, run.task.evaluation.scorer):
+        packages |= {"scorer": package} if (package := plugins.package_of("scorer", scorer)) else {}
     return {"packages": packages} if packages else {}
 
 

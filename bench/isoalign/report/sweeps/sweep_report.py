@@ -86,9 +86,7 @@ class SweepReport:
         noun = self.objective.noun
         sentences = [f"As {self.sweep.key} grows, {noun} {'; '.join(changes)}."] if changes else []
         if trends[UNRESOLVED]:
-            sentences.append(
-                f"Whether {noun} rises or falls is not resolved for {', '.join(trends[UNRESOLVED])}."
-            )
+            sentences.append(f"Whether {noun} rises or falls is not resolved for {', '.join(trends[UNRESOLVED])}.")
         return " ".join([_ranking_sentence(self), *sentences])
 
 
