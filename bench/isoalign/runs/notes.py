@@ -26,7 +26,7 @@ def make_notes(run: Run) -> dict[str, Any]:
         "curve": f"{min(config.curve_prompts, prompts)} prompts, {config.curve_draws} draws",
         "scorer": config.scorer, "second_scorer": config.second_scorer, "noise": run.task.feedback.noise,
         "correlation": json.loads((run.shared.get(run.agreement) / "correlation.json").read_text()),
-        "tuning": run.tuning if run.trains else None, "caveat": CAVEAT,
+        "tuning": run.tuning if run.trains else None, "caveat": CAVEAT if run.task.objective.is_toxicity else None,
     } | _plugin_packages(run) | _feedback_records(run) | ({"flags": list(map(asdict, flags))} if flags else {})  # fmt: skip
 
 
