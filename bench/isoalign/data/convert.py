@@ -6,9 +6,12 @@ deletes the raw ones. Later code never opens a pickle, HDF5 or GGUF file.
 
 from __future__ import annotations
 
+import ast
 import json
 import pickle
 import re
+import xml.etree.ElementTree
+from collections import defaultdict
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -71,6 +74,46 @@ def toxic_comment_classifier(folder: Path) -> None:
         "output": "dense_1/vars/{}",
     }
     _convert_bilstm(raw, "layers", keys, ("0", "1", "2"), "sigmoid")  # default of Keras 3: the file has no config
+
+
+def vader(folder: Path) -> None:
+    """Lexicon, emojis and the word lists of the package's module, read as text and never run -> ``vader.json``."""
+    lexicon, emojis = (_tab_separated(folder / f"{name}_lexicon.txt") for name in ("vader", "emoji_utf8"))
+    raw = folder / "vaderSentiment.py"
+    named = {
+        node.targets[0].id: node.value
+        for node in ast.parse(raw.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    steps = {name: float(ast.literal_eval(named[name])) for name in ("B_INCR", "B_DECR")}
+    boosters: Any = named["BOOSTER_DICT"]
+    told = {
+        "valence": {word: float(value) for word, value in lexicon.items()},
+        "emojis": emojis,
+        "boosters": {key.value: steps[step.id] for key, step in zip(boosters.keys, boosters.values, strict=True)},
+        "negations": ast.literal_eval(named["NEGATE"]),
+        "idioms": ast.literal_eval(named["SPECIAL_CASES"]),
+    }
+    (folder / "vader.json").write_text(json.dumps(told))
+    for file in (raw, folder / "vader_lexicon.txt", folder / "emoji_utf8_lexicon.txt"):
+        file.unlink()
+
+
+def _tab_separated(file: Path) -> dict[str, str]:
+    """The second column by the first."""
+    lines = filter(None, file.read_text(encoding="utf-8").rstrip("\n").split("\n"))
+    columns = [line.strip().split("\t") for line in lines]
+    return {word: value for word, value, *_ in columns}
+
+
+def polarity(folder: Path) -> None:
+    """The polarities of words' senses -> ``polarity.json`` with the mean of each word."""
+    raw = folder / "en-sentiment.xml"
+    senses: defaultdict[str, list[float]] = defaultdict(list)
+    for word in xml.etree.ElementTree.parse(raw).getroot():
+        senses[word.attrib["form"].lower()].append(float(word.attrib["polarity"]))
+    (folder / "polarity.json").write_text(json.dumps({word: sum(own) / len(own) for word, own in sorted(senses.items())}))
+    raw.unlink()
 
 
 def _convert_bilstm(raw: Path, root: str, keys: dict[str, str], names: tuple[str, str, str], gate: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ from isoalign.data.prompts import Prompt
 from isoalign.evaluation import samples as sample
 from isoalign.evaluation.metrics import ScoredSamples
 from isoalign.models import scorers
+from isoalign.models.answer_scorers import load_answer_scorer
 from isoalign.models.embed import embed
 from isoalign.models.language import LanguageModel
-from isoalign.models.scorers import load_scorer
 from isoalign.models.tokens import closing_id
 
 VERSION = 1
@@ -65,9 +65,10 @@ def make_scores(
 ) -> None:
     """Write ``scores.json`` and ``pair_scores.json`` (by scorer), ``embeddings.npy`` and ``rewards.json``."""
     drawn, pairs = sample.read_samples(samples), sample.read_pairs(samples)
-    texts = [row.completion for row in drawn]
-    (work / "scores.json").write_text(json.dumps(_external_scores(samples) or _scorer_outputs(texts, config)))
-    (work / "pair_scores.json").write_text(json.dumps(_pair_scores(pairs, config)))
+    prompts, texts = [row.prompt for row in drawn], [row.completion for row in drawn]
+    (work / "scores.json").write_text(json.dumps(_external_scores(samples) or _scorer_outputs(prompts, texts, config)))
+    asked = _asked(rewarder, base) | {row.prompt_id: row.prompt for row in drawn}
+    (work / "pair_scores.json").write_text(json.dumps(_pair_scores(pairs, asked, config)))
     np.save(work / "embeddings.npy", embed(texts, device=device()).cpu().numpy().astype(np.float16))
     if rewarder:
         (work / "rewards.json").write_text(
@@ -77,15 +78,27 @@ def make_scores(
     (work / "source.json").write_text(json.dumps(source | {"vocabulary": base.vocabulary} | objective_recipe(objective)))
 
 
-def _scorer_outputs(texts: list[str], config: EvaluationConfig) -> dict[str, list[float | None]]:
-    return {name: load_scorer(name, device())(texts) for name in (config.scorer, config.second_scorer)}
+def _scorer_outputs(prompts: list[str], texts: list[str], config: EvaluationConfig) -> dict[str, list[float | None]]:
+    return {name: load_answer_scorer(name, device())(prompts, texts) for name in (config.scorer, config.second_scorer)}
 
 
-def _pair_scores(pairs: Sequence[ScoredPair], config: EvaluationConfig) -> dict[str, list[list[float | None]]]:
+def _asked(rewarder: Rewarder | None, base: LanguageModel) -> dict[str, str]:
+    """The text of each prompt of the held-out pairs."""
+    if rewarder is None:
+        return {}
+    feedback = rewarder.held_out
+    tokens = dict(zip([row["prompt_id"] for row in feedback.rows], feedback.prompts, strict=True))
+    return {name: str(base.tokenizer.decode(ids, skip_special_tokens=True)) for name, ids in tokens.items()}
+
+
+def _pair_scores(
+    pairs: Sequence[ScoredPair], asked: Mapping[str, str], config: EvaluationConfig
+) -> dict[str, list[list[float | None]]]:
     count = len(pairs)
     if not count:
         return {}
-    outputs = _scorer_outputs([p.chosen for p in pairs] + [p.rejected for p in pairs], config)
+    prompts = [asked.get(p.prompt_id, "") for p in pairs]
+    outputs = _scorer_outputs(prompts * 2, [p.chosen for p in pairs] + [p.rejected for p in pairs], config)
     return {name: [list(both) for both in zip(s[:count], s[count:], strict=True)] for name, s in outputs.items()}
 
 

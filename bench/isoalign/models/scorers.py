@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isoalign.core import plugins
 from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.lazy import transformers
 from isoalign.core.memory import by_rows, machine_failure
@@ -86,13 +87,25 @@ def load_scorer(name: str, device: str = "cpu") -> Scorer:
     if name.startswith("hf:"):
         return _load_hub_scorer(name, device)
     if name not in EMBEDDED:
-        raise UserError(f"unknown scorer {name!r}; known: {', '.join(EMBEDDED)} and hf:NAME_OR_PATH[#label]")
+        others = ("vader", "polarity", *plugins.entry_points("scorers"))
+        known = ", ".join((*EMBEDDED, *others))
+        raise UserError(f"unknown scorer {name!r}; known: {known} and hf:NAME_OR_PATH[#label]")
     model = BiLSTM.load(assets.asset_path(name), device)
     return Scorer(name, lambda texts: model(texts)[:, 0])  # the first of LABELS is toxic
 
 
+def direction(name: str) -> bool | None:
+    """Whether a higher score is better: not of toxicity; None for the label of a classifier, of which the task must say."""
+    label = name.partition("#")[2].lower()
+    return None if label and label not in TOXIC else False
+
+
 def scorer_identity(name: str) -> str:
-    """Identity of the weights of an ``hf:`` scorer (see ``hub.model_identity``); of other scorers the name."""
+    """Identity of the weights of an ``hf:`` scorer (see ``hub.model_identity``); of a scorer of another package its version;
+    of others the name."""
+    if name in plugins.entry_points("scorers"):
+        version = getattr(plugins.load("scorers", name), "VERSION", None)
+        return f"{name} {version} of {plugins.package_of('scorer', name)}"
     return hub.model_identity(name.removeprefix("hf:").partition("#")[0]) if name.startswith("hf:") else name
 
 

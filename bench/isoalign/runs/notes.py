@@ -27,7 +27,7 @@ def make_notes(run: Run) -> dict[str, Any]:
         "curve": f"{min(config.curve_prompts, prompts)} prompts, {config.curve_draws} draws",
         "scorer": config.scorer, "second_scorer": config.second_scorer, "noise": run.task.feedback.noise,
         "correlation": json.loads((run.shared.get(run.agreement) / "correlation.json").read_text()),
-        "tuning": run.tuning if run.trains else None, "caveat": CAVEAT,
+        "tuning": run.tuning if run.trains else None, "caveat": CAVEAT if run.task.objective.is_toxicity else None,
     } | _plugin_packages(run) | _feedback_records(run) | ({"flags": list(map(asdict, flags))} if flags else {})  # fmt: skip
 
 
@@ -35,6 +35,8 @@ def _plugin_packages(run: Run) -> dict[str, Any]:
     """The packages that provide algorithm, task or judge, if not isoalign."""
     names = {"algorithm": run.name, "task": run.task.name} | ({"judge": run.task.judge.kind} if run.judge_check() else {})
     packages = {kind: package for kind, name in names.items() if (package := plugins.package_of(kind, name))}
+    for scorer in (run.task.evaluation.second_scorer, run.task.evaluation.scorer):
+        packages |= {"scorer": package} if (package := plugins.package_of("scorer", scorer)) else {}
     return {"packages": packages} if packages else {}
 
 

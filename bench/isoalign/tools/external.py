@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -92,11 +93,12 @@ def read_external(file: Path, text: str, chosen: Sequence[Prompt], task: TaskCon
     known = {prompt.id: prompt for prompt in chosen}
     by_text = {normalise(prompt.text): prompt.id for prompt in chosen}
     lines = text.removeprefix("\ufeff").rstrip().split("\n")
+    low, high = (0.0, 1.0) if task.objective.is_toxicity else (-math.inf, math.inf)  # the second scorer has its own scale
     rows: list[dict[str, Any]] = []
     drawn: Counter[str] = Counter()
     seen: dict[tuple[str, Any], int] = {}
     for number, line in enumerate(lines, start=1):
-        row = _row(file, number, line)
+        row = _row(file, number, line, low, high)
         prompt = row["prompt_id"] if "prompt_id" in row else by_text.get(normalise(row["prompt"]), "")
         if prompt not in known:
             given = row.get("prompt_id", row.get("prompt"))
@@ -118,7 +120,7 @@ def read_external(file: Path, text: str, chosen: Sequence[Prompt], task: TaskCon
     return sorted(rows, key=lambda row: (place[row["prompt_id"]], row["draw"]))
 
 
-def _row(file: Path, number: int, line: str) -> dict[str, Any]:
+def _row(file: Path, number: int, line: str, low: float, high: float) -> dict[str, Any]:
     try:
         row = json.loads(line, parse_constant=_no_number)
         line.encode()
@@ -145,8 +147,9 @@ def _row(file: Path, number: int, line: str) -> dict[str, Any]:
     if isinstance(row.get("id"), list | dict):
         _refuse(file, number, "id must be a text or a number")
     scores = row.get("scores", {})
-    if not isinstance(scores, dict) or not all(_is_score(value) for value in scores.values()):
-        _refuse(file, number, "scores must map scorers to numbers in [0, 1] or null")
+    if not isinstance(scores, dict) or not all(_is_score(value, low, high) for value in scores.values()):
+        numbers = "numbers" if math.isinf(high) else f"numbers in [{low:g}, {high:g}]"
+        _refuse(file, number, f"scores must map scorers to {numbers} or null")
     return row
 
 
@@ -154,8 +157,8 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is not a finite number; write null for a missing value")
 
 
-def _is_score(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1)
+def _is_score(value: Any, low: float, high: float) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high)
 
 
 def _complete(file: Path, rows: Sequence[dict[str, Any]], known: dict[str, Prompt], task: TaskConfig) -> None:

@@ -29,7 +29,7 @@ def rescored(card: Card, store: Store, wanted: Collection[str] | None = None) ->
             f"{card.algorithm} seed {card.seed}: its intervals are of another version of the statistics; use --all"
         )
     old = [family for family in card.families if family not in (wanted or metrics.names())]
-    now = metrics.versions()
+    now = metrics.versions(objective_of(card))
     if stale := [family for family in old if card.versions.get(FAMILY + family) != str(now.get(family))]:
         others = f"its {', '.join(stale)} metrics are of another version, and flags depend on all families"
         raise UserError(f"{card.algorithm} seed {card.seed}: {others}; use --all")

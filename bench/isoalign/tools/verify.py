@@ -12,6 +12,7 @@ from isoalign.config.feedback import PanelConfig
 from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
+from isoalign.core.objective import objective_of
 from isoalign.core.records import Card
 from isoalign.core.store import MANIFEST, RECIPE, Store, content, digest, file_fingerprint, recipe_fields
 from isoalign.evaluation import card as cards
@@ -245,7 +246,7 @@ def _check_record(card: Card, store: Store, report: Report) -> None:
 
 def _check_figures(card: Card, store: Store, report: Report) -> None:
     """Every figure computed again from the scores by the families that are still of the card's version."""
-    now = {FAMILY + name: str(version) for name, version in metrics.versions().items()}
+    now = {FAMILY + name: str(version) for name, version in metrics.versions(objective_of(card)).items()}
     on_card = {name: version for name, version in card.versions.items() if name.startswith(FAMILY)}
     if (drawn := card.versions.get("statistics", "1")) != str(stats.VERSION):
         versions = f"version {drawn} of the statistics, this code's of {stats.VERSION}"

@@ -1,0 +1,154 @@
+"""Scorers of evaluation as functions of prompt and completion, each with the direction that is better.
+
+They are text classifiers, which read the completion alone; the lexicons ``vader`` and ``polarity``; and modules of other
+packages by entry point ``isoalign.scorers``, with
+
+    VERSION = 1                     # raised whenever a score would change
+    HIGHER_IS_BETTER = True
+    BOUNDS = (0.0, 1.0)             # the least and the greatest score, None where there is none
+    def load(device): ...           # returns a callable: prompts, completions -> list of float, None where there is no score
+
+Raises UserError in one line for a module that lacks one of these, for a scorer that raises, with the row, and for one whose
+direction is not the objective's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from isoalign.core import plugins
+from isoalign.core.errors import UserError, unforeseen
+from isoalign.core.memory import machine_failure
+from isoalign.core.objective import Objective
+from isoalign.data import assets
+from isoalign.models import scorers
+from isoalign.models.polarity import Polarity
+from isoalign.models.vader import Vader
+
+TRIAL = "I am not sure what to say."  # the completion on which a scorer of another package is tried
+Bounds = tuple[float | None, float | None]
+_LEXICONS: dict[str, Callable[..., Callable[[str], float]]] = {"vader": Vader.load, "polarity": Polarity.load}
+
+
+@dataclass(frozen=True)
+class AnswerScorer:
+    """Scores completions of prompts. ``higher_is_better``: None for a label of a classifier: the task says it."""
+
+    name: str
+    score: Callable[[Sequence[str], Sequence[str]], Sequence[float | None]]
+    higher_is_better: bool | None
+    bounds: Bounds = (0.0, 1.0)
+
+    def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
+        """The score of each completion, None where it has none. Raises UserError with the row where the scorer fails."""
+        try:
+            scores = self.score(list(prompts), list(completions))
+        except UserError:
+            raise
+        except Exception as error:
+            raise machine_failure(error) or UserError(self._failure(prompts, completions, error)) from error
+        if not isinstance(scores, Sequence) or isinstance(scores, str) or len(scores) != len(completions):
+            count = len(scores) if isinstance(scores, Sequence) else f"a {type(scores).__name__}"
+            raise UserError(f"the scorer {self.name} must return a list of {len(completions)} scores, not {count}")
+        return [self._checked(row, score, completions[row]) for row, score in enumerate(scores)]
+
+    def _failure(self, prompts: Sequence[str], completions: Sequence[str], error: Exception) -> str:
+        """The line for a scorer that raises: with the first row on which it does so alone."""
+        for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            try:
+                self.score([prompt], [completion])
+            except Exception as own:
+                return f"the scorer {self.name} fails on row {row + 1} ({_shortened(completion)}): {unforeseen(own)}"
+        return f"the scorer {self.name} fails on {len(completions)} rows together: {unforeseen(error)}"
+
+    def _checked(self, row: int, score: Any, completion: str) -> float | None:
+        if score is None:
+            return None
+        low, high = (math.inf * sign if end is None else end for sign, end in zip((-1, 1), self.bounds, strict=True))
+        if isinstance(score, bool | int | float) and math.isfinite(score) and low <= score <= high:
+            return float(score)
+        within = f"a finite number in {list(self.bounds)}, or None"
+        raise UserError(
+            f"the scorer {self.name} gave {score!r} for row {row + 1} ({_shortened(completion)}), which is not {within}"
+        )
+
+
+@cache
+def load_answer_scorer(name: str, device: str = "cpu") -> AnswerScorer:
+    """A scorer by name: of `isoalign.models.scorers`, ``vader``, ``polarity``, or an entry point of another package."""
+    if name in plugins.entry_points("scorers"):
+        return _of_package(name, device)
+    if name in _LEXICONS:
+        lexicon = _LEXICONS[name](assets.asset_path(name))
+        return AnswerScorer(name, lambda _, completions: list(map(lexicon, completions)), True, (-1.0, 1.0))
+    classifier = scorers.load_scorer(name, device)
+    return AnswerScorer(name, lambda _, completions: classifier(completions), scorers.direction(name))
+
+
+def _of_package(name: str, device: str) -> AnswerScorer:
+    if name in (*scorers.EMBEDDED, *_LEXICONS):
+        package = plugins.package_of("scorer", name)
+        raise UserError(f"isoalign has a scorer {name!r} already; rename the entry point of {package}")
+    module = plugins.load("scorers", name)
+    version, direction, bounds = (_declared(name, module, each) for each in ("VERSION", "HIGHER_IS_BETTER", "BOUNDS"))
+    if not isinstance(version, int) or not isinstance(direction, bool):
+        raise _wrong(name, module, "VERSION must be a whole number and HIGHER_IS_BETTER True or False")
+    ends = [end for end in bounds if end is not None] if isinstance(bounds, tuple | list) and len(bounds) == 2 else ["none"]
+    if not all(isinstance(end, int | float) for end in ends) or ends != sorted(set(ends)):
+        raise _wrong(name, module, f"BOUNDS must be the least and the greatest score, or None, not {bounds!r}")
+    load = _declared(name, module, "load")
+    try:
+        score = load(device)
+    except UserError:
+        raise
+    except Exception as error:
+        raise machine_failure(error) or _wrong(name, module, f"load({device!r}) fails: {unforeseen(error)}") from error
+    if not callable(score):
+        raise _wrong(name, module, f"load(device) must return a callable, not {score!r}")
+    return AnswerScorer(name, score, direction, tuple(bounds))
+
+
+def _declared(name: str, module: ModuleType, attribute: str) -> Any:
+    if not hasattr(module, attribute):
+        raise _wrong(name, module, f"it does not define {attribute}")
+    return getattr(module, attribute)
+
+
+def _wrong(name: str, module: ModuleType, why: str) -> UserError:
+    return UserError(f"the scorer {name!r} ({module.__name__}): {why}; see docs/extending.md")
+
+
+def check_scorers(first: str, second: str, objective: Objective, device: str, prompts: Sequence[str] = ()) -> None:
+    """Load the two scorers of an objective, compare what they say of themselves with it, and try those of other packages on
+    some ``prompts``.
+
+    Raises UserError for a direction that is not the objective's, for scores of the first beyond the objective's bounds, and
+    for a scorer that fails.
+    """
+    for key, name in (("scorer", first), ("second_scorer", second)):
+        scorer = load_answer_scorer(name, device)
+        if scorer.higher_is_better not in (None, objective.higher_is_better):
+            says = "higher" if scorer.higher_is_better else "lower"
+            raise UserError(
+                f"task.evaluation.{key}: of the scorer {name} {says} is better, of task.objective {objective.noun} "
+                f"{objective.direction}; choose another scorer or set task.objective.higher_is_better"
+            )
+        if name in plugins.entry_points("scorers"):
+            scorer(prompts, [TRIAL] * len(prompts))
+    own = load_answer_scorer(first, device).bounds
+    low, high = -math.inf if own[0] is None else own[0], math.inf if own[1] is None else own[1]
+    if low < objective.low or high > objective.high:
+        wanted = ",".join("null" if end is None else f"{end:g}" for end in own)
+        raise UserError(
+            f"task.objective.bounds {list(objective.bounds)} are narrower than the scores of {first}; "
+            f"set task.objective.bounds=[{wanted}]"
+        )
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:37]}...")
