@@ -31,6 +31,7 @@ TASKS = [pytest.param(task, marks=[] if task == "nano" else pytest.mark.slow) fo
 
 
 @pytest.mark.parametrize("task", TASKS)
+@pytest.mark.slow
 def test_every_algorithm_and_budget_composes_on_every_task(task: str) -> None:
     with initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
         for algorithm, budget in itertools.product(options("algorithm"), options("budget")):

@@ -133,6 +133,7 @@ def test_a_judge_that_is_a_language_model_reads_on_an_accelerator(terminal: Term
           if hasattr(registry.algorithm(name), "iteration") or hasattr(registry.algorithm(name), "train")),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_every_algorithm_conforms_on_an_accelerator(name: str, check: str) -> None:
     done = subprocess.run([*PRETEND, "check", name, check, "--device", "pretend"], capture_output=True, text=True, cwd=HERE)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -230,6 +231,7 @@ print(float((embed(texts, device="pretend") - embed(texts)).abs().max()) < 1e-4)
     assert script(text) == ["True"] * 4
 
 
+@pytest.mark.slow
 def test_a_device_with_too_little_memory_is_one_line_and_leaves_no_stage_and_no_note(terminal: Terminal) -> None:
     terminal.env["PRETEND_BYTES"] = "5000"  # the embedding alone has 41 kB
     done = terminal([*PRETEND, *terminal.run("algorithm=dpo")[1:]])

@@ -227,6 +227,7 @@ def test_the_boards_in_the_pages_are_those_of_the_published_cards() -> None:
         assert board.filled(page) == (ROOT / page).read_text(encoding="utf-8"), "run scripts/board_to_readme.py"
 
 
+@pytest.mark.slow
 def test_ten_rows_are_chosen_by_the_rule_that_stands_under_them() -> None:
     (section,) = board.sections("nano")
     shown = board.chosen(section.rows)

@@ -144,6 +144,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Place:
     return Place(home, store, parents, home / "model", expected)
 
 
+@pytest.mark.slow
 def test_transformers_and_peft_load_the_policy_elsewhere_and_never_sample_what_is_banned(
     place: Place, tmp_path: Path, environment: dict[str, str]
 ) -> None:

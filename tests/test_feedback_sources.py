@@ -89,6 +89,7 @@ def write(file: Path, rows: list[dict[str, Any]]) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_people_teach_in_the_place_of_the_simulated_annotator(furnished: Terminal, tmp_path: Path) -> None:
     """Two of three annotators prefer the kind answer; where one stands alone there is no pair."""
     rows = [{"prompt": f"opening number {i} of a talk", "chosen": " thank you kindly", "rejected": " you stupid idiot",
@@ -198,6 +199,7 @@ def test_a_language_model_judges_and_its_passes_bias_and_agreement_are_reported(
     assert record == judge
 
 
+@pytest.mark.slow
 def test_a_judge_that_compares_can_not_score_one_answer(furnished: Terminal) -> None:
     words = ["algorithm=rlaif", "algorithm.mode=direct", "budget.steps=1", *ASKED, f"task.judge.model={furnished.model}"]
     assert "set algorithm.mode=canonical" in complaint(furnished(furnished.run(*words)))

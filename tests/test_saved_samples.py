@@ -96,6 +96,7 @@ def test_completions_made_elsewhere_are_scored_and_entered_as_unmetered(card: Pa
     assert figures["kl_k1"] == {"value": None, "low": None, "high": None, "n": 0, "missing": 32}
 
 
+@pytest.mark.slow
 def test_the_same_completions_in_any_order_make_the_same_figures(place: Terminal, rows: list[Any], card: Path) -> None:
     done = score(place, write(place.home, rows[::-1], "turned.jsonl"), "--name", "turned")
     assert done.returncode == 0, done.stderr
@@ -103,6 +104,7 @@ def test_the_same_completions_in_any_order_make_the_same_figures(place: Terminal
     assert turned["metrics"] == json.loads(card.read_text())["metrics"]
 
 
+@pytest.mark.slow
 def test_what_the_file_does_not_say_is_unknown_and_what_is_not_read_is_said(
     place: Terminal, rows: list[Any], tmp_path: Path
 ) -> None:
@@ -117,6 +119,7 @@ def test_what_the_file_does_not_say_is_unknown_and_what_is_not_read_is_said(
     assert "unfinished_rate" not in data["metrics"]
 
 
+@pytest.mark.slow
 def test_two_names_of_the_same_completions_are_two_cards(place: Terminal, rows: list[Any], card: Path) -> None:
     done = score(place, write(place.home, rows), "--name", "others")
     assert done.returncode == 0, done.stderr
@@ -401,6 +404,7 @@ def with_metric(place: Terminal, folder: Path, version: int, value: str) -> list
     return [sys.executable, "-c", code]
 
 
+@pytest.mark.slow
 def test_a_metric_in_one_file_is_applied_to_an_old_run_and_raised_to_a_new_version(
     place: Terminal, sft_card: Path, tmp_path: Path
 ) -> None:

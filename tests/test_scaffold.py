@@ -59,6 +59,7 @@ def test_what_new_writes_is_found_configured_tested_and_conforms(new: Terminal) 
     assert "algorithm.beta=0.03" in new(new.run("-m", "algorithm=dpop", "+sweep=dpop", "budget.flops=0")).stdout
 
 
+@pytest.mark.slow
 def test_a_second_algorithm_joins_the_package_of_the_first(new: Terminal) -> None:
     folder = new.home / "mine"
     first = (folder / "isoalign_dpop" / "dpop.py").read_text()

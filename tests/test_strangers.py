@@ -246,7 +246,7 @@ def test_a_model_that_no_memory_holds_is_refused_before_its_weights_are_read(tin
     ("settings", "spoil", "reason"),
     [
         ([], no_tokenizer, "has no tokenizer"),
-        ([], not_finite, "logits are not finite"),
+        pytest.param([], not_finite, "logits are not finite", marks=pytest.mark.slow),
         (["task.model.dtype=float8"], None, "task.model.dtype must be float32 or bfloat16, not 'float8'"),
         (["device=cuda:7"], None, "device=cuda:7 is not there"),
         pytest.param(["task.model.lora=4"], None, "can't have a LoRA adapter", marks=pytest.mark.slow),

@@ -17,7 +17,8 @@ from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
 from isoalign.data.preferences import rollouts
-from isoalign.models.language import NEVER, LanguageModel, cast_frozen_weights
+from isoalign.models.language import NEVER, LanguageModel
+from isoalign.models.precision import cast_frozen_weights
 from isoalign.training import registry, trl
 from isoalign.training.lab import Lab, session_of
 from isoalign.training.trainer import Trainer

@@ -130,8 +130,9 @@ def _losses(source: str, asked: Sequence[Turns], cut: Cutter) -> Counter[str]:
     Raises UserError if that are too many.
     """
     different = {cut.text(turns): turns for turns in asked}
-    read = [tuple(cut.prompt(turns) or ()) for turns in different.values()]
-    shorter = sum(len(ids) < len(cut.whole_prompt(turns)) for ids, turns in zip(read, different.values(), strict=True))
+    fitting = {text: ids for text, turns in different.items() if (ids := cut.prompt(turns)) is not None}  # others are dropped
+    read = list(map(tuple, fitting.values()))
+    shorter = sum(len(ids) < len(cut.whole_prompt(different[text])) for text, ids in fitting.items())
     equal = len(read) - len(set(read))
     if equal > MOST_EQUAL * len(read):
         raise UserError(
