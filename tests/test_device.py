@@ -96,12 +96,9 @@ def sized(name: str) -> list[str]:
         ["algorithm=ppo"],
         ["algorithm=dpo", "task.model.lora=4"],
         ["algorithm=best_of_n", "algorithm.draws=2"],
-        ["algorithm=cai", "task.constitution.file=kindness"],
         ["algorithm=ppo_critic", "task.shaping.members=2", "task.reward.golden=4"],
         ["algorithm=online_dpo", "task.reward.classifier=annotator"],
         ["algorithm=iterative_dpo", "task.rounds.count=2", "task.training.snapshots=[0.5]"],
-        ["algorithm=trl_grpo"],
-        ["algorithm=kto", "task.model.bf16=true", "task.model.eos=open"],
     ],
     ids=lambda words: words[0].partition("=")[2],
 )
@@ -109,10 +106,6 @@ def test_every_stage_on_an_accelerator_gives_what_it_gives_on_a_cpu(terminal: Te
     name = words[0].partition("=")[2]
     here = on(terminal, "cpu", *words, *sized(name))
     there = on(terminal, "pretend", *words, *sized(name))
-    if "task.model.bf16=true" in words:  # autocast rounds on a CPU, and not on the pretend accelerator
-        assert there["training"]["dtype"] == "float32, passes in bfloat16"
-        assert there["spent"]["flops"] > 0
-        return
     assert_same(there, here)
 
 
