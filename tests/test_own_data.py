@@ -14,11 +14,13 @@ from isoalign.config.fill import build_config
 from isoalign.config.task import FeedbackConfig, ModelConfig, PromptsConfig, RewardConfig, SFTConfig, TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.places import CONF
+from isoalign.core.store import Store
 from isoalign.data import prompts
 from isoalign.evaluation import card as cards
 from isoalign.models import loading
 from isoalign.stages import from_file, sft
 from isoalign.stages.cutting import encode_prompts, fit_of
+from isoalign.stages.graph import StageGraph
 from isoalign.tools import tasks
 from workbench import Terminal, complaint, finished, stages
 
@@ -280,3 +282,13 @@ def test_labels_of_which_only_one_kind_is_left_to_train_on_are_refused(tmp_path:
     tokenizer = loading.load_tokenizer(str(tiny_model))
     with pytest.raises(UserError, match=r"all \d+ answers to training prompts are good, and training needs both"):
         from_file.make_unpaired(tmp_path, FeedbackConfig(file=str(file)), tokenizer, limits)
+
+
+def test_another_template_is_another_stage_of_peoples_verdicts(tmp_path: Path, tiny_model: Path) -> None:
+    file = write(tmp_path / "feedback.jsonl", [{"prompt": f"are you {i}", "chosen": " a", "rejected": " b"} for i in range(9)])
+    keys = set()
+    for template in ("auto", "always", "off"):
+        base = task(tiny_model, sft.NONE, file, feedback=FeedbackConfig(file=str(file)))
+        chosen = replace(base, model=replace(base.model, template=template))
+        keys.add(StageGraph(chosen, Store(tmp_path)).pairs("annotator").key)
+    assert len(keys) == 3

@@ -145,7 +145,7 @@ class StageGraph(TaskModels):
         return from_file.file_recipe(config, data) | {
             "tokenizer": loading.weights_identity(model.name),
             "prompt_tokens": model.prompt_tokens, "new_tokens": model.new_tokens, "eos": model.eos,
-        }  # fmt: skip
+        } | ({"template": model.template} if model.template != "auto" else {})  # fmt: skip
 
     def reward_models(self, labelled_by: str) -> dict[str, Stage]:
         """The reward models trained on these pairs, by their names on cards: one, or the members of an ensemble."""
