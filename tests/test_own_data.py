@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -161,10 +162,12 @@ def task(model: Path, demonstrations: Path | str, source: Path, **more: Any) -> 
 def test_demonstrations_of_ones_own_are_learned_without_those_of_evaluated_prompts(tiny_model: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "mine.jsonl", [{key: row[key] for key in ("prompt", "completion")} for row in plain(40)])
     tokenizer, chosen = loading.load_tokenizer(str(tiny_model)), task(tiny_model, file, file)
-    rows = sft.demonstrations(tokenizer, chosen, 100)
+    losses = Counter[str]()
+    rows = sft.demonstrations(tokenizer, chosen, 100, losses)
     evaluated = {p.text for split in ("validation", "test") for p in prompts.load_split(chosen.prompts, split)}
     asked = {str(tokenizer.decode(r["input_ids"][: r["completion_mask"].index(1)], skip_special_tokens=True)) for r in rows}
     assert len(rows) == 100
+    assert losses["left out as their prompt is evaluated"] == len(evaluated)
     assert asked
     assert not any(text.endswith(tuple(asked)) for text in evaluated)
     assert all(row["input_ids"][-1] == 0 or sum(row["completion_mask"]) == 6 for row in rows)  # the end token, if it fits
@@ -292,3 +295,25 @@ def test_another_template_is_another_stage_of_peoples_verdicts(tmp_path: Path, t
         chosen = replace(base, model=replace(base.model, template=template))
         keys.add(StageGraph(chosen, Store(tmp_path)).pairs("annotator").key)
     assert len(keys) == 3
+
+
+def test_a_prompt_of_a_held_out_source_is_not_trained_on(tmp_path: Path) -> None:
+    rows = plain(60)
+    mine = write(tmp_path / "mine.jsonl", rows)
+    all_train = [row for row in rows if prompts.split_of(row["prompt"]) == "train"]
+    held_out = write(tmp_path / "test.jsonl", all_train[:5])
+    chosen = config(mine, test_source=str(held_out))
+    found = {split: {p.text for p in prompts.load_split(chosen, split)} for split in prompts.SPLITS}
+    assert found["test"] == {row["prompt"] for row in all_train[:5]}
+    assert not found["train"] & found["test"]
+    assert len(found["train"]) == len(all_train) - 5
+
+
+def test_the_base_follows_its_demonstrations_and_the_prompts_that_are_left_out(tmp_path: Path, tiny_model: Path) -> None:
+    mine, other = write(tmp_path / "mine.jsonl", plain(40)), write(tmp_path / "other.jsonl", plain(40))
+    held_out = write(tmp_path / "test.jsonl", [{"prompt": "held out"}])
+    first = task(tiny_model, mine, mine)
+    again = replace(first, sft=replace(first.sft, source=str(other)))  # the same rows under another name
+    more = replace(first, prompts=replace(first.prompts, test_source=str(held_out)))
+    keys = [StageGraph(each, Store(tmp_path)).sft.key for each in (first, again, more)]
+    assert keys[0] == keys[1] != keys[2]

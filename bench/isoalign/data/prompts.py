@@ -62,14 +62,19 @@ def own_split(config: PromptsConfig, wanted: str) -> list[Prompt]:
     """The prompts of one split of one's own sources, in the order of their hash.
 
     A source that is for this split alone gives all of its prompts; else the hash of a prompt's text, or of a conversation's
-    first user turn, decides. Raises UserError naming file and row of a prompt that cannot be read, and for a split with no or
-    too few prompts.
+    first user turn, decides. A prompt that stands in the source of another split as well is that split's. Raises UserError
+    naming file and row of a prompt that cannot be read, and for a split with no or too few prompts.
     """
     forbidden("the prompts")
     named = getattr(config, f"{wanted}_source", "")
+    held_out = {
+        prompt.id for other in other_sources(config, wanted) for prompt in _read_own(other, config.column, config.stratum)
+    }
     source, count = named or config.source, getattr(config, wanted)
     different = _read_own(source, config.column, config.stratum)
-    chosen = [prompt for prompt in different if named or split_of(opening_turn(prompt)) == wanted]
+    chosen = [
+        prompt for prompt in different if prompt.id not in held_out and (named or split_of(opening_turn(prompt)) == wanted)
+    ]
     if not chosen or len(chosen) < count:
         raise UserError(
             f"task.prompts asks for {count or 'all'} {wanted} prompts, but {source} has {len(chosen)} different ones for this "
@@ -84,6 +89,17 @@ def read_prompts(source: str, column: str, stratum: str = "") -> tuple[Prompt, .
     if not (found := _read_own(source, column, stratum)):
         raise UserError(f"{source} has no prompts")
     return found
+
+
+def other_sources(config: PromptsConfig, wanted: str) -> list[str]:
+    """Sources of other splits, whose prompts this split must not have; of two such splits the later keeps them."""
+    named = {split: source for split in SPLITS if (source := getattr(config, f"{split}_source", ""))}
+    order = list(SPLITS)
+    return [
+        source
+        for split, source in named.items()
+        if split != wanted and (wanted not in named or order.index(split) > order.index(wanted))
+    ]
 
 
 @cache

@@ -91,6 +91,8 @@ def feedback_flags(run: Run) -> list[Flag]:
             warnings.append(f"the judge gave no verdict on {missing} of {asked} questions")
     cut = ", ".join(f"{what}: {number:,}" for what, number in verdicts.get("cut", {}).items())
     warnings += [f"feedback is cut to the task's lengths in tokens ({cut})"] if cut else []
+    shown = ", ".join(f"{what}: {number:,}" for what, number in _record(run, shared.sft).get("losses", {}).items())
+    warnings += [f"demonstrations ({shown})"] if shown else []
     if task.prompts.source:
         fit = json.loads((shared.get(run.preflight) / "preflight.json").read_text())["prompts"]
         losses = [f"{split}: {each['cut']:,} of {each['prompts']:,}" for split, each in fit.items() if each["cut"]]

@@ -197,14 +197,3 @@ class StageGraph(TaskModels):
             if name == "annotator"
             else scorers.load_scorer(name, devices.device())
         )
-
-    def prompt_recipe(self, split: str) -> dict[str, Any]:
-        """Everything that a split's prompts depend on."""
-        config = self.task.prompts
-        if config.source:
-            source = getattr(config, f"{split}_source", "") or config.source
-            digest = self.cached(f"prompts-{source}", lambda: from_file.file_identity(source))
-            own = {"source": digest, "named": source != config.source, "column": config.column, "stratum": config.stratum}
-            return own | {"count": getattr(config, split)}
-        data = [ASSETS[name].sha256 for name in ("rtp_scored", "rtp_categories", "comments")]
-        return {"data": data, "count": getattr(config, split), "clean": config.clean, "words": config.words}

@@ -16,6 +16,7 @@ from isoalign.core.devices import device
 from isoalign.core.errors import UserError
 from isoalign.core.randomness import own_random_state
 from isoalign.core.store import Store, recipe_fields
+from isoalign.data import prompts
 from isoalign.data.assets import ASSETS
 from isoalign.feedback import constitution, judges
 from isoalign.feedback.constitution import Constitution, PrincipledJudge
@@ -56,9 +57,25 @@ class TaskModels:
             "version": sft.VERSION, "data": ASSETS["comments"].sha256, "model": self.model_identity, "config": task.sft,
             "words": task.prompts.words, "seed": task.seed,
         }  # fmt: skip
-        if task.sft.source not in ("", sft.NONE):
-            recipe |= {"demonstrations": self.cached("demonstrations", lambda: file_identity(task.sft.source))}
+        if task.sft.source not in ("", sft.NONE):  # demonstrations of evaluated prompts are left out
+            recipe |= {"config": replace(task.sft, source=""), "demonstrations": self._digest(task.sft.source)}
+            recipe |= {"left_out": [self.prompt_recipe(split) for split in ("validation", "test")]}
         return Stage("sft", recipe, lambda work: sft.make_sft(work, task))
+
+    def prompt_recipe(self, split: str) -> dict[str, Any]:
+        """Everything that a split's prompts depend on."""
+        config = self.task.prompts
+        if config.source:
+            source = getattr(config, f"{split}_source", "") or config.source
+            own = {"source": self._digest(source), "named": source != config.source, "column": config.column}
+            others = [self._digest(other) for other in prompts.other_sources(config, split)]
+            return own | {"stratum": config.stratum, "count": getattr(config, split), "others": others}
+        data = [ASSETS[name].sha256 for name in ("rtp_scored", "rtp_categories", "comments")]
+        return {"data": data, "count": getattr(config, split), "clean": config.clean, "words": config.words}
+
+    def _digest(self, source: str) -> str:
+        digest: str = self.cached(f"digest-{source}", lambda: file_identity(source))
+        return digest
 
     @property
     def model_identity(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ def make_sft(work: Path, task: TaskConfig) -> None:
     if task.training.gradient_checkpointing:
         checkpoint_layers(model)
     count = task.sft.steps * task.sft.batch_size
+    losses = Counter[str]()
     rows = (
-        demonstrations(tokenizer, task, count)
+        demonstrations(tokenizer, task, count, losses)
         if task.sft.source
         else examples(tokenizer, task.model, count, task.prompts.words, task.seed)
     )
@@ -52,12 +54,13 @@ def make_sft(work: Path, task: TaskConfig) -> None:
         model, args=arguments, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer, peft_config=adapter
     )
     run_trainer(trainer, "SFT")
-    save_trained(trainer, work, {"examples": len(rows), "steps": task.sft.steps, "seed": task.seed, "device": devices.label()})
+    record = {"examples": len(rows), "steps": task.sft.steps, "seed": task.seed, "device": devices.label()}
+    save_trained(trainer, work, record | ({"losses": dict(+losses)} if +losses else {}))
 
 
-def demonstrations(tokenizer: Any, task: TaskConfig, count: int) -> list[dict[str, list[int]]]:
+def demonstrations(tokenizer: Any, task: TaskConfig, count: int, losses: Counter[str]) -> list[dict[str, list[int]]]:
     """``count`` of one's own demonstrations in a seeded order, and again from the first where there are fewer. Those of
-    prompts that are evaluated are left out. The loss is on the answer only."""
+    prompts that are evaluated are left out, and counted in ``losses``. The loss is on the answer only."""
     cut, pool = Cutter(tokenizer, task.model), list(formats.read_file(task.sft.source, task.sft.format or None).demonstrations)
     if not pool:
         raise UserError(f"task.sft.source {task.sft.source} holds feedback, no demonstrations: prompts with one answer each")
@@ -65,8 +68,13 @@ def demonstrations(tokenizer: Any, task: TaskConfig, count: int) -> list[dict[st
     random.Random(task.seed).shuffle(pool)
     rows: list[dict[str, list[int]]] = []
     for each in pool:
-        if text_fingerprint(prompts.as_text(each.prompt)) in evaluated or (prompt := cut.prompt(each.prompt)) is None:
+        if text_fingerprint(prompts.as_text(each.prompt)) in evaluated:
+            losses["left out as their prompt is evaluated"] += 1
             continue
+        if (prompt := cut.prompt(each.prompt)) is None:
+            losses["left out as their last turn is too long"] += 1
+            continue
+        losses["answers cut"] += cut.is_cut(each.completion)
         answer = cut.answer(each.completion)
         rows.append({"input_ids": prompt + answer, "completion_mask": [0] * len(prompt) + [1] * len(answer)})
     if not rows:
