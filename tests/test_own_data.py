@@ -20,7 +20,7 @@ from isoalign.data import prompts
 from isoalign.evaluation import card as cards
 from isoalign.models import loading
 from isoalign.stages import from_file, sft
-from isoalign.stages.cutting import encode_prompts, fit_of
+from isoalign.stages.cutting import Cutter, encode_prompts, fit_of, turns_of
 from isoalign.stages.graph import StageGraph
 from isoalign.tools import tasks
 from workbench import Terminal, complaint, finished, stages
@@ -114,7 +114,9 @@ def test_what_is_cut_and_what_becomes_equal_is_counted_in_tokens_of_the_model(ti
     rows = [{"prompt": f"question {i}{closing}"} for i in range(40)]
     chosen = prompts.load_split(config(write(tmp_path / "mine.jsonl", rows)), "train")
     tokenizer = loading.load_tokenizer(str(tiny_model))
-    short, long = (fit_of(tokenizer, chosen, ModelConfig(str(tiny_model), prompt_tokens=size)) for size in (8, 200))
+    short, long = (
+        fit_of(Cutter(tokenizer, ModelConfig(str(tiny_model), prompt_tokens=size)), map(turns_of, chosen)) for size in (8, 200)
+    )
     assert (short.cut, short.equal) == (len(chosen), len(chosen) - 1)
     assert (long.cut, long.equal, long.told) == (0, 0, "")
     assert short.longest == long.longest == max(len(tokenizer(prompt.text)["input_ids"]) for prompt in chosen)
@@ -205,7 +207,8 @@ def test_prompts_that_all_become_one_are_refused_before_any_stage(terminal: Term
     file = write(tmp_path / "mine.jsonl", [{"prompt": f"question {i}{closing}"} for i in range(60)])
     words = [f"task.prompts.source={file}", "task.prompts.train=0", "task.prompts.validation=0", "task.prompts.test=0"]
     line = complaint(terminal(terminal.run("algorithm=dpo", "budget.steps=2", "task.model.prompt_tokens=8", *words)))
-    assert "become equal to another one (train split)" in line
+    assert "task.prompts, train: " in line
+    assert "become equal to another one" in line
     assert not finished(terminal.store)
 
 

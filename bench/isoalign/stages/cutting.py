@@ -14,6 +14,7 @@ from isoalign.data.prompts import Prompt, as_text
 from isoalign.models import tokens
 
 ENDLESS = 10**9  # tokens
+MOST_EQUAL = 0.2  # of prompts, that may become equal to another one
 
 
 class Cutter:
@@ -89,14 +90,22 @@ class Fit:
         return " and ".join(f"{count:,} of {self.prompts:,} prompts {what}" for what, count in losses.items() if count)
 
 
-def fit_of(tokenizer: Any, prompts: Sequence[Prompt], model: ModelConfig) -> Fit:
-    """How prompts fit ``task.model.prompt_tokens``. Raises UserError as `encode_prompts` does."""
-    cutter = Cutter(tokenizer, model)
-    lengths = [len(cutter.whole_prompt(turns_of(prompt))) for prompt in prompts]
-    encoded = encode_prompts(tokenizer, prompts, model)
-    read = [tuple(tokens[mask].tolist()) for tokens, mask in zip(encoded.tokens, encoded.mask, strict=True)]
-    cut = sum(length > len(ids) for length, ids in zip(lengths, read, strict=True))
-    return Fit(len(prompts), sorted(lengths)[len(lengths) // 2], max(lengths), cut, len(read) - len(set(read)))
+def fit_of(cut: Cutter, asked: Iterable[Turns]) -> Fit:
+    """How prompts fit ``task.model.prompt_tokens``; those whose last turn does not fit at all are not counted."""
+    fitting = [(ids, len(cut.whole_prompt(turns))) for turns in asked if (ids := cut.prompt(turns)) is not None]
+    lengths = sorted(whole for _, whole in fitting) or [0]
+    shorter = sum(len(ids) < whole for ids, whole in fitting)
+    equal = len(fitting) - len({tuple(ids) for ids, _ in fitting})
+    return Fit(len(fitting), lengths[len(lengths) // 2], lengths[-1], shorter, equal)
+
+
+def check_fit(fit: Fit, where: str, model: ModelConfig) -> None:
+    """Raises UserError if too many prompts become equal to another one. ``where``: their file or split."""
+    if fit.equal > MOST_EQUAL * fit.prompts:
+        raise UserError(
+            f"{where}: {fit.told} with task.model.prompt_tokens={model.prompt_tokens}, which keeps the end of a prompt: raise "
+            f"it; the longest has {fit.longest} tokens"
+        )
 
 
 def turns_of(prompt: Prompt) -> Turns:

@@ -18,11 +18,10 @@ from isoalign.data import formats, prompts
 from isoalign.data.assets import file_digest
 from isoalign.data.formats import Comparison, Data, Turns, UnpairedLabel
 from isoalign.data.formats.files import iterate_rows
-from isoalign.stages.cutting import Cutter
+from isoalign.stages.cutting import Cutter, check_fit, fit_of
 
 VERSION = 4
 SOURCE = "human"
-MOST_EQUAL = 0.2  # of the different prompts, that may become equal to another one
 TOO_LONG = "whose last turn is longer than task.model.prompt_tokens"
 
 
@@ -129,17 +128,9 @@ def _losses(source: str, asked: Sequence[Turns], cut: Cutter) -> Counter[str]:
 
     Raises UserError if that are too many.
     """
-    different = {cut.text(turns): turns for turns in asked}
-    fitting = {text: ids for text, turns in different.items() if (ids := cut.prompt(turns)) is not None}  # others are dropped
-    read = list(map(tuple, fitting.values()))
-    shorter = sum(len(ids) < len(cut.whole_prompt(different[text])) for text, ids in fitting.items())
-    equal = len(read) - len(set(read))
-    if equal > MOST_EQUAL * len(read):
-        raise UserError(
-            f"task.feedback.file {source}: {equal:,} of {len(read):,} prompts become equal to another one with "
-            f"task.model.prompt_tokens={cut.model.prompt_tokens}, which keeps the end of a prompt; raise it"
-        )
-    return Counter({"prompts cut": shorter, "prompts that became equal": equal})
+    fit = fit_of(cut, {cut.text(turns): turns for turns in asked}.values())
+    check_fit(fit, f"task.feedback.file {source}", cut.model)
+    return Counter({"prompts cut": fit.cut, "prompts that became equal": fit.equal})
 
 
 def _labelled(text: str, label: UnpairedLabel, cut: Cutter) -> dict[str, Any]:

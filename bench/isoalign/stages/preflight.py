@@ -29,15 +29,14 @@ from isoalign.models.probe import probe
 from isoalign.models.reward import load_reward_model
 from isoalign.models.scorers import load_scorer
 from isoalign.models.tokens import check_tokenizer, closing_id
-from isoalign.stages.cutting import fit_of
+from isoalign.stages.cutting import Cutter, check_fit, encode_prompts, fit_of, turns_of
 from isoalign.stages.footprint import check_memory
 from isoalign.stages.sft import with_adapter
 from isoalign.training.trl.models import lent
 
 VERSION = 1
 TOLERANCE = 0.03  # of a formula for FLOPs, relative
-SPLITS = ("train", "validation", "test")
-MOST_EQUAL = 0.2  # of the prompts of a split, that may become equal to another one
+SPLITS = tuple(prompts.SPLITS)
 
 
 def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = False) -> None:
@@ -68,13 +67,11 @@ def _check_prompts(task: TaskConfig) -> dict[str, dict[str, int]]:
     """How the prompts of each split fit. Losses are told; raises UserError where too many prompts become one."""
     tokenizer, report = loading.load_tokenizer(task.model.name), {}
     for split in SPLITS:
-        fit = fit_of(tokenizer, prompts.load_split(task.prompts, split), task.model)
+        chosen = prompts.load_split(task.prompts, split)
+        encode_prompts(tokenizer, chosen, task.model)  # refuses a last turn that does not fit
+        fit = fit_of(Cutter(tokenizer, task.model), map(turns_of, chosen))
+        check_fit(fit, f"task.prompts, {split}", task.model)
         report[split] = asdict(fit)
-        if fit.equal > MOST_EQUAL * fit.prompts:
-            raise UserError(
-                f"{fit.told} ({split} split) with task.model.prompt_tokens={task.model.prompt_tokens}, which keeps the end of "
-                f"a prompt: raise it; the longest has {fit.longest} tokens"
-            )
         if fit.told and task.prompts.source:
             print(f"isoalign: {split}: {fit.told} at task.model.prompt_tokens={task.model.prompt_tokens}", file=sys.stderr)
     return report

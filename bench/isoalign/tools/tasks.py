@@ -13,10 +13,9 @@ from isoalign.core.files import save
 from isoalign.data import formats, prompts
 from isoalign.data.formats.check import check_file
 from isoalign.models import loading
-from isoalign.stages.cutting import Cutter, Fit, encode_prompts, fit_of
+from isoalign.stages.cutting import Cutter, Fit, encode_prompts, fit_of, turns_of
 from isoalign.stages.sft import NONE
 
-SPLITS = ("train", "validation", "test")
 EXAMPLES = 5
 NGRAM = 8  # words in a row that count as a leak
 YAML = """# {name}: written by isoalign new task; every setting is in conf/task/common/defaults.yaml.
@@ -48,11 +47,11 @@ def show(task: TaskConfig) -> Iterator[str]:
         f"{f'LoRA of rank {model.lora}' if model.lora else 'all weights are trained'}, prompts of up to {model.prompt_tokens} "
         f"and answers of up to {model.new_tokens} tokens, {ends}"
     )
-    splits = {split: prompts.load_split(task.prompts, split) for split in SPLITS}
-    fits = {split: fit_of(tokenizer, chosen, model) for split, chosen in splits.items()}
+    splits = {split: prompts.load_split(task.prompts, split) for split in prompts.SPLITS}
+    fits = {split: fit_of(Cutter(tokenizer, model), map(turns_of, chosen)) for split, chosen in splits.items()}
     yield grid(
         ["prompts", "number", "median tokens", "longest", "cut", "equal once cut", "strata"],
-        [[split, *_numbers(fits[split]), _strata(splits[split])] for split in SPLITS],
+        [[split, *_numbers(fits[split]), _strata(splits[split])] for split in prompts.SPLITS],
         left=(0, 6),
     )
     evaluated = [prompt.text for split in ("validation", "test") for prompt in splits[split]]
