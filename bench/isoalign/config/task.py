@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from isoalign.config import own_reward
 from isoalign.config.feedback import ConstitutionConfig, JudgeConfig, PanelConfig
 from isoalign.config.training import TrainConfig
 from isoalign.core.objective import Objective
@@ -161,6 +162,7 @@ class RewardConfig:
 
     ``base``: the model under the scalar head, by name or folder; empty for the SFT base. ``classifier``: no head is trained,
     the reward is the "not toxic" logit of ``annotator`` (the simulated one itself) or of ``hf:NAME_OR_PATH[#label]``.
+    ``model``: a trained reward model ``hf:NAME_OR_FOLDER[@REVISION]``, of which more is better; no head is trained either.
     ``hard``: share of verdicts taken from the pairs whose answers are closest to each other. ``golden``: noiseless
     validation verdicts on which training is evaluated ten times; the best checkpoint is used, and ``patience`` evaluations in
     a row without a gain stop training.
@@ -175,16 +177,15 @@ class RewardConfig:
     hard: float = added_later(0.0)
     golden: int = added_later(0)
     patience: int = added_later(3)
+    model: str = added_later("")
 
     def __post_init__(self) -> None:
         if not 0 <= self.hard <= 1:
             raise ValueError(f"task.reward.hard must lie in [0, 1], not {self.hard}")
         if self.golden < 0 or self.patience < 1:
             raise ValueError("task.reward.golden must be 0 or more and task.reward.patience 1 or more")
-        if self.classifier and self.base:
-            raise ValueError("task.reward.base is for a trained head, task.reward.classifier has none: set one of them")
-        if self.classifier and self.classifier != "annotator" and not self.classifier.startswith("hf:"):
-            raise ValueError(f"task.reward.classifier must be annotator or hf:NAME_OR_PATH[#label], not {self.classifier!r}")
+        if conflict := own_reward.conflict(self):
+            raise ValueError(conflict)
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,10 @@ class TaskConfig:
         if self.evaluation.split == "validation" and (self.reward.golden or self.panel.golden):
             raise ValueError(
                 "golden verdicts use the validation split, which can't also be the evaluation split; set golden=0"
+            )
+        if self.reward.model and self.shaping.members > 1:
+            raise ValueError(
+                "task.shaping.members are trained with one seed each; task.reward.model is not trained: set it to 1"
             )
         if self.rounds.prompts > self.prompts.train:
             raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from isoalign.core.memory import by_rows
 from isoalign.core.objective import TOXICITY, Objective, objective_recipe, read_objective
 from isoalign.core.records import Rewards, Sample, ScoredPair
 from isoalign.data.assets import ASSETS
+from isoalign.data.formats import Turns
 from isoalign.data.preferences import Feedback
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.data.prompts import Prompt
 from isoalign.evaluation import samples as sample
 from isoalign.evaluation.metrics import ScoredSamples
 from isoalign.models import scorers
-from isoalign.models.answer_scorers import load_answer_scorer
+from isoalign.models.answer_scorers import Asked, load_answer_scorer, reads_prompts
 from isoalign.models.embed import embed
 from isoalign.models.language import LanguageModel
 from isoalign.models.tokens import closing_id
@@ -62,13 +63,19 @@ def make_scores(
     rewarder: Rewarder | None,
     objective: Objective = TOXICITY,
     chosen: Sequence[Prompt] = (),
+    asked: Callable[[Sequence[int]], Turns] | None = None,
 ) -> None:
-    """Write ``scores.json`` and ``pair_scores.json`` (by scorer), ``embeddings.npy`` and ``rewards.json``."""
+    """Write ``scores.json`` and ``pair_scores.json`` (by scorer), ``embeddings.npy`` and ``rewards.json``.
+
+    Scorers get conversations as turns: of the prompts ``chosen``, and by ``asked`` of the tokens of the held-out pairs.
+    """
     drawn, pairs = sample.read_samples(samples), sample.read_pairs(samples)
-    prompts, texts = [row.prompt for row in drawn], [row.completion for row in drawn]
+    talks: dict[str, Asked] = {prompt.id: prompt.turns for prompt in chosen if prompt.turns}
+    prompts, texts = [talks.get(row.prompt_id, row.prompt) for row in drawn], [row.completion for row in drawn]
     (work / "scores.json").write_text(json.dumps(_external_scores(samples) or _scorer_outputs(prompts, texts, config)))
-    asked = _asked(rewarder, base) | {row.prompt_id: row.prompt for row in drawn}
-    (work / "pair_scores.json").write_text(json.dumps(_pair_scores(pairs, asked, config)))
+    asked = asked if any(map(reads_prompts, (config.scorer, config.second_scorer))) else None
+    known = _asked(rewarder, base, asked) | dict(zip([row.prompt_id for row in drawn], prompts, strict=True))
+    (work / "pair_scores.json").write_text(json.dumps(_pair_scores(pairs, known, config)))
     np.save(work / "embeddings.npy", embed(texts, device=device()).cpu().numpy().astype(np.float16))
     if rewarder:
         (work / "rewards.json").write_text(
@@ -78,21 +85,23 @@ def make_scores(
     (work / "source.json").write_text(json.dumps(source | {"vocabulary": base.vocabulary} | objective_recipe(objective)))
 
 
-def _scorer_outputs(prompts: list[str], texts: list[str], config: EvaluationConfig) -> dict[str, list[float | None]]:
+def _scorer_outputs(prompts: list[Asked], texts: list[str], config: EvaluationConfig) -> dict[str, list[float | None]]:
     return {name: load_answer_scorer(name, device())(prompts, texts) for name in (config.scorer, config.second_scorer)}
 
 
-def _asked(rewarder: Rewarder | None, base: LanguageModel) -> dict[str, str]:
-    """The text of each prompt of the held-out pairs."""
+def _asked(rewarder: Rewarder | None, base: LanguageModel, asked: Callable[[Sequence[int]], Turns] | None) -> dict[str, Asked]:
+    """Each prompt of the held-out pairs."""
     if rewarder is None:
         return {}
     feedback = rewarder.held_out
     tokens = dict(zip([row["prompt_id"] for row in feedback.rows], feedback.prompts, strict=True))
+    if asked:
+        return {name: asked(ids) for name, ids in tokens.items()}
     return {name: str(base.tokenizer.decode(ids, skip_special_tokens=True)) for name, ids in tokens.items()}
 
 
 def _pair_scores(
-    pairs: Sequence[ScoredPair], asked: Mapping[str, str], config: EvaluationConfig
+    pairs: Sequence[ScoredPair], asked: Mapping[str, Asked], config: EvaluationConfig
 ) -> dict[str, list[list[float | None]]]:
     count = len(pairs)
     if not count:

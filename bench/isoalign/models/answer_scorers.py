@@ -1,6 +1,7 @@
 """Scorers of evaluation as functions of prompt and completion, each with the direction that is better.
 
-They are text classifiers, which read the completion alone; the lexicons ``vader`` and ``polarity``; and modules of other
+They are text classifiers, which read the completion alone; the lexicons ``vader`` and ``polarity``; reward models, as
+``reward:NAME_OR_FOLDER[@REVISION]``, which read prompt and completion in their own chat template; and modules of other
 packages by entry point ``isoalign.scorers``, with
 
     VERSION = 1                     # raised whenever a score would change
@@ -26,28 +27,34 @@ from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.memory import machine_failure
 from isoalign.core.objective import Objective
 from isoalign.data import assets
-from isoalign.models import scorers
+from isoalign.data.formats import Turn, Turns
+from isoalign.data.prompts import as_text
+from isoalign.models import reward_classifier, scorers
 from isoalign.models.polarity import Polarity
 from isoalign.models.vader import Vader
 
 TRIAL = "I am not sure what to say."  # the completion on which a scorer of another package is tried
 Bounds = tuple[float | None, float | None]
+Asked = str | Turns  # a prompt
 _LEXICONS: dict[str, Callable[..., Callable[[str], float]]] = {"vader": Vader.load, "polarity": Polarity.load}
 
 
 @dataclass(frozen=True)
 class AnswerScorer:
-    """Scores completions of prompts. ``higher_is_better``: None for a label of a classifier: the task says it."""
+    """Scores completions of prompts. ``higher_is_better``: None for a label of a classifier: the task says it. ``turns``:
+    ``score`` reads prompts as turns of a conversation, not as text."""
 
     name: str
-    score: Callable[[Sequence[str], Sequence[str]], Sequence[float | None]]
+    score: Callable[[Sequence[Any], Sequence[str]], Sequence[float | None]]
     higher_is_better: bool | None
     bounds: Bounds = (0.0, 1.0)
+    turns: bool = False
 
-    def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
+    def __call__(self, prompts: Sequence[Asked], completions: Sequence[str]) -> list[float | None]:
         """The score of each completion, None where it has none. Raises UserError with the row where the scorer fails."""
+        prompts = list(map(_as_turns if self.turns else _as_text, prompts))
         try:
-            scores = self.score(list(prompts), list(completions))
+            scores = self.score(prompts, list(completions))
         except UserError:
             raise
         except Exception as error:
@@ -57,7 +64,7 @@ class AnswerScorer:
             raise UserError(f"the scorer {self.name} must return a list of {len(completions)} scores, not {count}")
         return [self._checked(row, score, completions[row]) for row, score in enumerate(scores)]
 
-    def _failure(self, prompts: Sequence[str], completions: Sequence[str], error: Exception) -> str:
+    def _failure(self, prompts: Sequence[Asked], completions: Sequence[str], error: Exception) -> str:
         """The line for a scorer that raises: with the first row on which it does so alone."""
         for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             try:
@@ -80,14 +87,22 @@ class AnswerScorer:
 
 @cache
 def load_answer_scorer(name: str, device: str = "cpu") -> AnswerScorer:
-    """A scorer by name: of `isoalign.models.scorers`, ``vader``, ``polarity``, or an entry point of another package."""
+    """A scorer by name: of `isoalign.models.scorers`, ``vader``, ``polarity``, a ``reward:`` model, or of another package."""
     if name in plugins.entry_points("scorers"):
         return _of_package(name, device)
     if name in _LEXICONS:
         lexicon = _LEXICONS[name](assets.asset_path(name))
         return AnswerScorer(name, lambda _, completions: list(map(lexicon, completions)), True, (-1.0, 1.0))
+    if name.startswith(scorers.REWARD):
+        model = reward_classifier.load(name.removeprefix(scorers.REWARD), device)
+        return AnswerScorer(name, model.score, True, (None, None), turns=True)
     classifier = scorers.load_scorer(name, device)
     return AnswerScorer(name, lambda _, completions: classifier(completions), scorers.direction(name))
+
+
+def reads_prompts(name: str) -> bool:
+    """Whether a scorer may read more than the completion."""
+    return name.startswith(scorers.REWARD) or name in plugins.entry_points("scorers")
 
 
 def _of_package(name: str, device: str) -> AnswerScorer:
@@ -148,6 +163,14 @@ def check_scorers(first: str, second: str, objective: Objective, device: str, pr
             f"task.objective.bounds {list(objective.bounds)} are narrower than the scores of {first}; "
             f"set task.objective.bounds=[{wanted}]"
         )
+
+
+def _as_turns(prompt: Asked) -> Turns:
+    return (Turn("", prompt),) if isinstance(prompt, str) else prompt
+
+
+def _as_text(prompt: Asked) -> str:
+    return prompt if isinstance(prompt, str) else as_text(prompt)
 
 
 def _shortened(text: str) -> str:

@@ -10,6 +10,7 @@ from isoalign.core import plugins
 from isoalign.core.records import Flag
 from isoalign.data.formats.types import KEPT, SKIPPED
 from isoalign.data.prompts import count_skipped
+from isoalign.models import reward_classifier
 from isoalign.runs.pipeline import Run
 from isoalign.stages.stage import Stage
 
@@ -29,7 +30,14 @@ def make_notes(run: Run) -> dict[str, Any]:
         "scorer": config.scorer, "second_scorer": config.second_scorer, "noise": run.task.feedback.noise,
         "correlation": json.loads((run.shared.get(run.agreement) / "correlation.json").read_text()),
         "tuning": run.tuning if run.trains else None, "caveat": CAVEAT if run.task.objective.is_toxicity else None,
-    } | _plugin_packages(run) | _feedback_records(run) | ({"flags": list(map(asdict, flags))} if flags else {})  # fmt: skip
+        **_reward_model(run), **_plugin_packages(run), **_feedback_records(run),
+    } | ({"flags": list(map(asdict, flags))} if flags else {})  # fmt: skip
+
+
+def _reward_model(run: Run) -> dict[str, Any]:
+    """A reward model that was trained elsewhere."""
+    name = run.task.reward.model.removeprefix("hf:")
+    return {"reward_model": reward_classifier.about(name)} if name else {}
 
 
 def _plugin_packages(run: Run) -> dict[str, Any]:

@@ -133,7 +133,9 @@ class Run(Training):
             validation_pairs = Feedback.read(shared.get(validation)) if validation else None
             rewarder = scores.Rewarder(source.by, optimised, source.load(), held_out_pairs, validation_pairs)
             base, model, chosen = shared.base_model(), self.task.model, self.evaluation_prompts()
-            scores.make_scores(work, shared.get(drawn), config, base, model, rewarder, self.task.objective, chosen)
+            scores.make_scores(
+                work, shared.get(drawn), config, base, model, rewarder, self.task.objective, chosen, shared.asked
+            )
 
         return Stage("scores", recipe, make)
 

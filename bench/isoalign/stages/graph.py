@@ -14,8 +14,11 @@ from isoalign.core.peak_memory import GIB
 from isoalign.data.assets import ASSETS
 from isoalign.data.preferences import Feedback
 from isoalign.feedback import constitution
-from isoalign.models import loading, scorers
+from isoalign.models import loading, reward_classifier, scorers
+from isoalign.models.own_reward import OwnReward
+from isoalign.models.reward import ClassifierReward
 from isoalign.stages import annotators, completions, from_file, pairs, preflight, revisions, reward
+from isoalign.stages.conversations import Asked
 from isoalign.stages.cutting import Cutter
 from isoalign.stages.models import TaskModels
 from isoalign.stages.stage import Stage
@@ -38,6 +41,8 @@ class StageGraph(TaskModels):
             "scorers": list(map(scorers.scorer_identity, names)),
             "prompts": [self.prompt_recipe(split) for split in preflight.SPLITS], "training": task.training,
         } | objective_recipe(task.objective)  # fmt: skip
+        if task.feedback.file and preflight.own_reward_models(task):  # they read its prompts
+            recipe |= {"file": self._file_recipe}
         return Stage("preflight", recipe, lambda work: preflight.make_preflight(work, task, lora, trl_loop))
 
     def completions(self, split: str) -> Stage:
@@ -169,13 +174,22 @@ class StageGraph(TaskModels):
         """What the reward model is, for recipes; empty for a head on the SFT base."""
         config = self.task.reward
         base = {"base": loading.weights_identity(config.base)} if config.base else {}
-        return base | ({"classifier": self._classifier_identity()} if config.classifier else {})
+        if base and base["base"] in self._evaluation_scorers:
+            raise UserError(f"task.reward.base {config.base} is an evaluation scorer; choose another base or scorer")
+        if config.model:
+            return {"model": self._model_identity(), "reading": str(reward_classifier.VERSION)}
+        if not config.classifier:
+            return base
+        return {"classifier": self._classifier_identity()} | ({"sign": "+"} if self.more_is_better else {})
 
     def train_reward(self, work: Path, verdicts: Feedback, member: int) -> None:
         """Train a reward model, or a member of an ensemble, on verdicts."""
         task, config = self.task, self.task.reward
         if config.classifier:
-            reward.make_classifier_reward(work, verdicts, task.model, config, self._classifier())
+            reward.make_classifier_reward(work, verdicts, task.model, self.classifier_reward)
+            return
+        if config.model:
+            reward.make_classifier_reward(work, verdicts, task.model, self.own_reward)
             return
         golden = Feedback.read(self.get(self.pairs("annotator", "validation"))) if config.golden else None
         reward.make_reward_model(
@@ -184,11 +198,46 @@ class StageGraph(TaskModels):
 
     def _classifier_identity(self) -> str:
         """Raises UserError if the classifier is an evaluation scorer: a method must not train on what evaluates it."""
-        name, evaluation = self.task.reward.classifier, self.task.evaluation
-        evaluation_scorers = {scorers.scorer_identity(each) for each in (evaluation.scorer, evaluation.second_scorer)}
-        if name != "annotator" and scorers.scorer_identity(name) in evaluation_scorers:
+        name = self.task.reward.classifier
+        if name != "annotator" and scorers.scorer_identity(name) in self._evaluation_scorers:
             raise UserError(f"task.reward.classifier {name} is an evaluation scorer; choose another classifier or scorer")
         return self.annotators.key if name == "annotator" else scorers.scorer_identity(name)
+
+    def _model_identity(self) -> str:
+        """Raises UserError if the reward model is an evaluation scorer: a method must not train on what evaluates it."""
+        name = self.task.reward.model
+        if scorers.scorer_identity(name) in self._evaluation_scorers:
+            raise UserError(f"task.reward.model {name} is an evaluation scorer; choose another reward model or scorer")
+        return scorers.scorer_identity(name)
+
+    @property
+    def _evaluation_scorers(self) -> set[str]:
+        """Identities of the scorers' weights."""
+        evaluation = self.task.evaluation
+        return {scorers.scorer_identity(each) for each in (evaluation.scorer, evaluation.second_scorer)}
+
+    @property
+    def asked(self) -> Asked:
+        """What the task's prompts say, by their tokens."""
+        asked: Asked = self.cached("asked", lambda: Asked(self.task))
+        return asked
+
+    def own_reward(self, folder: Path) -> OwnReward:
+        """The reward model of one's own, with the record in a folder."""
+        task = self.task
+        model = reward_classifier.load(task.reward.model.removeprefix("hf:"), devices.device())
+        return OwnReward(folder, task.model, model, self.asked, task.shaping.normalise)
+
+    def classifier_reward(self, folder: Path) -> ClassifierReward:
+        """The classifier as a reward, with the record in a folder."""
+        task = self.task
+        return ClassifierReward(folder, task.model, self._classifier(), task.shaping.normalise, self.more_is_better)
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether more of the classifier's label is better: never of harm; of other labels the objective says it."""
+        name = self.task.reward.classifier
+        return name != "annotator" and scorers.direction(name) is None and self.task.objective.higher_is_better
 
     def _classifier(self) -> Any:
         name = self.task.reward.classifier

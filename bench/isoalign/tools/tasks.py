@@ -14,7 +14,7 @@ from isoalign.data import formats, prompts
 from isoalign.data.formats.check import check_file
 from isoalign.data.formats.files import iterate_rows
 from isoalign.data.formats.rows import Row
-from isoalign.models import loading
+from isoalign.models import loading, reward_classifier
 from isoalign.stages.cutting import Cutter, Fit, encode_prompts, fit_of, turns_of
 from isoalign.stages.sft import NONE, read_demonstrations
 
@@ -61,11 +61,18 @@ def show(task: TaskConfig) -> Iterator[str]:
     evaluated = [prompt.text for split in ("validation", "test") for prompt in splits[split]]
     yield _demonstrations(task, Cutter(tokenizer, model), evaluated)
     yield _feedback(task, evaluated)
-    reward = task.reward.classifier or f"a scalar head on {task.reward.base or 'the SFT base'}, trained on the verdicts"
-    yield f"reward: {reward}; scored by {task.evaluation.scorer} and {task.evaluation.second_scorer}; judge: {task.judge.kind}"
+    scorers = f"{task.evaluation.scorer} and {task.evaluation.second_scorer}"
+    yield f"reward: {_reward(task)}; scored by {scorers}; judge: {task.judge.kind}"
     encoded = encode_prompts(tokenizer, splits["test"][:EXAMPLES], model)
     texts = [tokenizer.decode(ids[mask].tolist()) for ids, mask in zip(encoded.tokens, encoded.mask, strict=True)]
     yield "\n".join(["as the model reads them:", *(f"  {clean(text)}" for text in texts)])
+
+
+def _reward(task: TaskConfig) -> str:
+    config = task.reward
+    if config.model:
+        return reward_classifier.about(config.model.removeprefix("hf:"))
+    return config.classifier or f"a scalar head on {config.base or 'the SFT base'}, trained on the verdicts"
 
 
 def _numbers(fit: Fit) -> list[str]:
