@@ -28,6 +28,8 @@ from isoalign.models.answer_scorers import AnswerScorer, check_scorers, load_ans
 from isoalign.models.flops import shape_of
 from isoalign.models.own_reward import OwnReward
 from isoalign.models.reward import ClassifierReward
+from isoalign.runs import overrides
+from isoalign.runs.overrides import task_named
 from isoalign.stages.conversations import Asked
 from isoalign.stages.graph import StageGraph
 from workbench import COMMAND, Terminal, complaint, finished, write_model
@@ -603,3 +605,10 @@ def test_a_reward_model_that_is_misused_is_one_line_before_any_stage(terminal: T
     ):
         assert line in complaint(terminal(terminal.run("algorithm=ppo", "budget.steps=2", *settings)))
     assert finished(terminal.store) == {}
+
+
+def test_a_value_with_a_label_is_quoted_for_the_grammar_of_settings() -> None:
+    assert overrides.quoted("task.reward.classifier=hf:a/b#toxic") == 'task.reward.classifier="hf:a/b#toxic"'
+    assert task_named("nano", ["task.reward.classifier=hf:a/b#toxic"]).reward.classifier == "hf:a/b#toxic"
+    for word in ("task.seed=3", 'task.reward.classifier="hf:a#b"', "task.name=a#b,c"):
+        assert overrides.quoted(word) == word
