@@ -127,6 +127,7 @@ _OF_ANSWER: dict[str, Holds] = {
     "asks": lambda _, answer, __: bool(_ASKING.search(answer)),
     "mark": lambda _, answer, __: bool(re.search(r"[!?]", answer)),
     "lowercase": lambda _, answer, __: answer == answer.lower() and bool(words(answer)),
+    "lowercase_start": lambda _, answer, __: next(filter(str.isalpha, answer), "A").islower(),
     "no_comma": lambda _, answer, __: "," not in answer,
     "exact": lambda _, answer, reference: normalise(answer) == normalise(reference),
     "number": _is_number,
@@ -135,6 +136,7 @@ _OF_ANSWER: dict[str, Holds] = {
 _WITH_NUMBER: dict[str, Callable[[int], Holds]] = {
     "words_at_most": lambda limit: lambda _, answer, __: len(answer.split()) <= limit,
     "words_at_least": lambda limit: lambda _, answer, __: len(answer.split()) >= limit,
+    "lowercase_words": lambda least: lambda _, answer, __: answer == answer.lower() and len(words(answer)) >= least,
     "mentions_prompt": _mentions,
 }
 _WITH_TEXT: dict[str, Callable[[str], Holds]] = {
