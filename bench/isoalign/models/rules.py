@@ -99,9 +99,8 @@ def _by_math_verify() -> Holds:
     try:
         math_verify = importlib.import_module("math_verify")
     except ImportError as error:
-        raise UserError(
-            f"rule:math needs the package math-verify ({error}): install it by `pip install math-verify`, or use rule:number"
-        ) from error
+        advice = 'install it by `pip install "math-verify[antlr4_9_3]"`, whose ANTLR is that of Hydra, or use rule:number'
+        raise UserError(f"rule:math needs the package math-verify ({error}): {advice}") from error
 
     def holds(prompt: str, answer: str, reference: str) -> bool:
         right = math_verify.parse(final_answer(reference))

@@ -141,7 +141,7 @@ class Training:
         shared.get(shared.sft)
         if self.task.known_reward:  # a split in which no two answers differ must not end the run after training
             shared.known_function()
-            for split in sorted({"train", "validation", self.task.evaluation.split}):
+            for split in dict.fromkeys(("train", "validation", self.task.evaluation.split)):
                 shared.get(shared.pairs("annotator", split))
         if by_judge:  # what it asks of the judge is not known before
             return
