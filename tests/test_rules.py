@@ -85,9 +85,7 @@ def test_the_last_number_is_compared_with_the_right_one_after_the_hashes() -> No
 
 def test_without_math_verify_its_rule_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "math_verify", None)
-    with pytest.raises(
-        UserError, match=r"needs the package math-verify .*\[antlr4_9_3\]"
-    ) as raised:
+    with pytest.raises(UserError, match=r"needs the package math-verify .*\[antlr4_9_3\]") as raised:
         load_rule("rule:math")
     assert "\n" not in str(raised.value)
 
