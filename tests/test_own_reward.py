@@ -30,7 +30,7 @@ from isoalign.models.own_reward import OwnReward
 from isoalign.models.reward import ClassifierReward
 from isoalign.runs import overrides
 from isoalign.runs.overrides import task_named
-from isoalign.stages.conversations import Asked
+from isoalign.stages.conversations import PromptTurns
 from isoalign.stages.graph import StageGraph
 from workbench import COMMAND, Terminal, complaint, finished, write_model
 
@@ -280,7 +280,7 @@ def turns_of_messages(prompt: list[dict[str, str]] | str) -> Turns:
 def read_by(task: TaskConfig, prompt: list[dict[str, str]] | str) -> tuple[list[int], Turns]:
     """What a task's model reads of a prompt, and what a reward model is told of that."""
     turns = turns_of_messages(prompt)
-    asked = Asked(task)
+    asked = PromptTurns(task)
     ids = asked.cut.prompt(turns)
     assert ids is not None
     return ids, asked(ids)
@@ -612,3 +612,31 @@ def test_a_value_with_a_label_is_quoted_for_the_grammar_of_settings() -> None:
     assert task_named("nano", ["task.reward.classifier=hf:a/b#toxic"]).reward.classifier == "hf:a/b#toxic"
     for word in ("task.seed=3", 'task.reward.classifier="hf:a#b"', "task.name=a#b,c"):
         assert overrides.quoted(word) == word
+
+
+@pytest.mark.slow
+def test_a_reward_model_can_be_the_known_reward_of_a_task_and_reads_conversations_in_every_role(
+    terminal: Terminal, chatting: Path, words: Path, tmp_path: Path
+) -> None:
+    mine = [each for each in with_models(tmp_path, words, prompts_with()) if "reward.model" not in each and "file" not in each]
+    mine += [f"task.model.name={chatting}", "task.model.eos=open", "task.model.prompt_tokens=60", "task.known_reward=true"]
+    done = terminal(terminal.run("algorithm=best_of_n", "budget.steps=2", *mine))
+    assert done.returncode == 0, done.stderr
+    card = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
+    assert card["metrics"]["gain"]["value"] > 0
+    assert any(item["role"] == "reward" and item["flops"] > 0 for item in card["spent"]["items"])
+    of = {name: terminal.store / f"{name.partition('_')[0]}-{key}" for name, key in card["parents"].items()}
+    record = json.loads((of["reward_annotator"] / "record.json").read_text())
+    scores = json.loads((of["scores"] / "scores.json").read_text())[f"reward:{tmp_path / '2'}"]
+    rewards = json.loads((of["scores"] / "rewards.json").read_text())["samples"]
+    assert rewards == pytest.approx([(score - record["mean"]) / record["deviation"] for score in scores], abs=1e-3)
+    scorer, asked = (
+        reward_classifier.load(str(tmp_path / "2")),
+        {str(turns): turns for turns in map(turns_of_messages, prompts_with())},
+    )
+    by_text = {as_text(turns): turns for turns in asked.values()}
+    for row in read_rows(of["pairs"] / "pairs.jsonl"):  # the verdicts too are of the conversation
+        turns = by_text[row["prompt"]] if "prompt" in row else None
+        if turns:
+            chosen, rejected = scorer.score([turns, turns], [row["chosen"], row["rejected"]])
+            assert (chosen > rejected) == row["clean"]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from isoalign.config import own_reward
+from isoalign.config import conflicts, own_reward
 from isoalign.config.feedback import ConstitutionConfig, JudgeConfig, PanelConfig
 from isoalign.config.training import TrainConfig
 from isoalign.core.objective import Objective
@@ -70,7 +70,7 @@ class PromptsConfig:
     ``validation_source`` and ``test_source``: files for these splits. ``column``: holds a text or messages, ``a.b`` for key b
     of an object. ``format``: of `isoalign data`, whose prompts are taken instead of a column's. ``stratum``: a column by which
     figures are also given. ``skip``: rows that are left out, as of feedback. ``opening``: words of a text that are the prompt,
-    0 for all.
+    0 for all. ``reference``: a column with the right answer, for scorers that compare with it.
     """
 
     train: int = 800
@@ -86,21 +86,25 @@ class PromptsConfig:
     format: str = added_later("")
     skip: str = added_later("")
     opening: int = added_later(0)
+    reference: str = added_later("")
 
     def __post_init__(self) -> None:
         check_skip("task.prompts.skip", self.skip)
         if self.opening < 0:
             raise ValueError(f"task.prompts.opening must be a number of words, 0 for all, not {self.opening}")
-        if self.format and self.stratum:
-            raise ValueError(
-                "task.prompts.stratum is for prompts of a column, task.prompts.format takes those of feedback: set one"
-            )
+        for name in ("stratum", "reference"):
+            if self.format and getattr(self, name):
+                raise ValueError(
+                    f"task.prompts.{name} is for prompts of a column, task.prompts.format takes those of feedback: set one"
+                )
         for split in ("train", "validation", "test"):
             if getattr(self, split) < (0 if self.source else 1):
                 least = "0 for all, or a number" if self.source else "1 or more"
                 raise ValueError(f"task.prompts.{split} must be {least}, not {getattr(self, split)}")
         if not self.source and (self.validation_source or self.test_source):
             raise ValueError("task.prompts.source is needed where task.prompts.validation_source or test_source is set")
+        if self.reference and not self.source:
+            raise ValueError("task.prompts.reference is a column of task.prompts.source, which is not set")
 
 
 @dataclass(frozen=True)
@@ -252,7 +256,11 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """A task: all that methods share. ``budgets``: FLOPs by name, for budget=NAME. ``seed``: of the shared stages."""
+    """A task: all that methods share. ``budgets``: FLOPs by name, for budget=NAME. ``seed``: of the shared stages.
+
+    ``known_reward``: the annotator, the reward and the objective are one known function, ``evaluation.scorer``: verdicts
+    compare its scores, the reward is its score, and no reward model is trained on the annotator's verdicts.
+    """
 
     name: str
     model: ModelConfig
@@ -270,23 +278,14 @@ class TaskConfig:
     objective: Objective = field(default_factory=Objective)
     budgets: dict[str, float] = field(default_factory=dict)
     seed: int = 0
+    known_reward: bool = added_later(False)
+
+    def scored_by(self, labelled_by: str) -> str:
+        """The scorer by which the ``annotator`` or the ``judge`` compares answers; empty if it is no scorer."""
+        if labelled_by == "annotator":
+            return self.evaluation.scorer if self.known_reward else ""
+        return self.judge.model if self.judge.kind == "scorer" else ""
 
     def __post_init__(self) -> None:
-        if self.feedback.file and self.rounds.count > 1:
-            raise ValueError("task.rounds.count above 1 needs simulated annotators; with task.feedback.file set it to 1")
-        if self.feedback.file and self.panel != PanelConfig():
-            raise ValueError(
-                "task.panel configures simulated annotators and task.feedback.file replaces them: set one of them"
-            )
-        if self.evaluation.split == "validation" and (self.reward.golden or self.panel.golden):
-            raise ValueError(
-                "golden verdicts use the validation split, which can't also be the evaluation split; set golden=0"
-            )
-        if self.reward.model and self.shaping.members > 1:
-            raise ValueError(
-                "task.shaping.members are trained with one seed each; task.reward.model is not trained: set it to 1"
-            )
-        if self.rounds.prompts > self.prompts.train:
-            raise ValueError(
-                f"task.rounds.prompts must be at most task.prompts.train={self.prompts.train}, not {self.rounds.prompts}"
-            )
+        if conflict := conflicts.conflict(self):
+            raise ValueError(conflict)

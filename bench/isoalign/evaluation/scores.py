@@ -21,12 +21,12 @@ from isoalign.data.assets import ASSETS
 from isoalign.data.formats import Turns
 from isoalign.data.preferences import Feedback
 from isoalign.data.preferences import rollouts as as_rollouts
-from isoalign.data.prompts import Prompt
+from isoalign.data.prompts import Prompt, as_text
 from isoalign.evaluation import samples as sample
 from isoalign.evaluation.metrics import ScoredSamples
-from isoalign.models import scorers
-from isoalign.models.answer_scorers import Asked, load_answer_scorer, reads_prompts
+from isoalign.models.answer_scorers import identity, load_answer_scorer, reads_prompts
 from isoalign.models.embed import embed
+from isoalign.models.known_reward import Asked
 from isoalign.models.language import LanguageModel
 from isoalign.models.tokens import closing_id
 
@@ -37,7 +37,7 @@ ROWS = 64  # in one pass of the reward model
 def model_digests(config: EvaluationConfig) -> list[str]:
     """Digests of scorers and sentence encoder; for a hub model, its commit."""
     names = (config.scorer, config.second_scorer, "minilm")
-    return [ASSETS[name].sha256 if name in ASSETS else scorers.scorer_identity(name) for name in names]
+    return [ASSETS[name].sha256 if name in ASSETS else identity(name) for name in names]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Rewarder:
     """The reward model that scores the samples: the one that the method trained on, or the annotator's.
 
     ``held_out`` and ``validation``: verdicts that it was not trained on; ``validation`` is None if that split is evaluated.
+    ``known``: it is the objective itself.
     """
 
     by: str
@@ -52,6 +53,7 @@ class Rewarder:
     model: Any
     held_out: Feedback
     validation: Feedback | None
+    known: bool = False
 
 
 def make_scores(
@@ -63,41 +65,46 @@ def make_scores(
     rewarder: Rewarder | None,
     objective: Objective = TOXICITY,
     chosen: Sequence[Prompt] = (),
-    asked: Callable[[Sequence[int]], Turns] | None = None,
+    turns: Callable[[Sequence[int]], Turns] | None = None,
 ) -> None:
     """Write ``scores.json`` and ``pair_scores.json`` (by scorer), ``embeddings.npy`` and ``rewards.json``.
 
-    Scorers get conversations as turns: of the prompts ``chosen``, and by ``asked`` of the tokens of the held-out pairs.
+    Scorers get conversations as turns: of the prompts ``chosen``, and by ``turns`` of the tokens of the held-out pairs.
     """
     drawn, pairs = sample.read_samples(samples), sample.read_pairs(samples)
-    talks: dict[str, Asked] = {prompt.id: prompt.turns for prompt in chosen if prompt.turns}
-    prompts, texts = [talks.get(row.prompt_id, row.prompt) for row in drawn], [row.completion for row in drawn]
-    (work / "scores.json").write_text(json.dumps(_external_scores(samples) or _scorer_outputs(prompts, texts, config)))
-    asked = asked if any(map(reads_prompts, (config.scorer, config.second_scorer))) else None
-    known = _asked(rewarder, base, asked) | dict(zip([row.prompt_id for row in drawn], prompts, strict=True))
-    (work / "pair_scores.json").write_text(json.dumps(_pair_scores(pairs, known, config)))
+    asked = _asked(rewarder, base, turns if any(map(reads_prompts, (config.scorer, config.second_scorer))) else None)
+    asked |= {row.prompt_id: Asked(row.prompt) for row in drawn}
+    asked |= {prompt.id: Asked(prompt.text, prompt.reference, prompt.turns) for prompt in chosen}
+    texts = [row.completion for row in drawn]
+    outputs = _external_scores(samples) or _scorer_outputs([asked[row.prompt_id] for row in drawn], texts, config)
+    (work / "scores.json").write_text(json.dumps(outputs))
+    (work / "pair_scores.json").write_text(json.dumps(_pair_scores(pairs, asked, config)))
     np.save(work / "embeddings.npy", embed(texts, device=device()).cpu().numpy().astype(np.float16))
     if rewarder:
         (work / "rewards.json").write_text(
             json.dumps(asdict(_make_rewards(rewarder, drawn, bool(pairs), base, model, chosen)))
         )
     source = {"samples": samples.name, "scorer": config.scorer, "second_scorer": config.second_scorer}
-    (work / "source.json").write_text(json.dumps(source | {"vocabulary": base.vocabulary} | objective_recipe(objective)))
+    known = {"known_reward": True} if rewarder and rewarder.known else {}
+    source |= {"vocabulary": base.vocabulary} | objective_recipe(objective) | known
+    (work / "source.json").write_text(json.dumps(source))
 
 
-def _scorer_outputs(prompts: list[Asked], texts: list[str], config: EvaluationConfig) -> dict[str, list[float | None]]:
-    return {name: load_answer_scorer(name, device())(prompts, texts) for name in (config.scorer, config.second_scorer)}
+def _scorer_outputs(asked: list[Asked], texts: list[str], config: EvaluationConfig) -> dict[str, list[float | None]]:
+    prompts, references = [each.prompt for each in asked], [each.reference for each in asked]
+    names = (config.scorer, config.second_scorer)
+    return {name: load_answer_scorer(name, device())(prompts, texts, references) for name in names}
 
 
-def _asked(rewarder: Rewarder | None, base: LanguageModel, asked: Callable[[Sequence[int]], Turns] | None) -> dict[str, Asked]:
+def _asked(rewarder: Rewarder | None, base: LanguageModel, turns: Callable[[Sequence[int]], Turns] | None) -> dict[str, Asked]:
     """Each prompt of the held-out pairs."""
     if rewarder is None:
         return {}
     feedback = rewarder.held_out
     tokens = dict(zip([row["prompt_id"] for row in feedback.rows], feedback.prompts, strict=True))
-    if asked:
-        return {name: asked(ids) for name, ids in tokens.items()}
-    return {name: str(base.tokenizer.decode(ids, skip_special_tokens=True)) for name, ids in tokens.items()}
+    if turns:
+        return {name: Asked(as_text(said), turns=said) for name, ids in tokens.items() for said in [turns(ids)]}
+    return {name: Asked(str(base.tokenizer.decode(ids, skip_special_tokens=True))) for name, ids in tokens.items()}
 
 
 def _pair_scores(
@@ -106,7 +113,7 @@ def _pair_scores(
     count = len(pairs)
     if not count:
         return {}
-    prompts = [asked.get(p.prompt_id, "") for p in pairs]
+    prompts = [asked.get(p.prompt_id, Asked("")) for p in pairs]
     outputs = _scorer_outputs(prompts * 2, [p.chosen for p in pairs] + [p.rejected for p in pairs], config)
     return {name: [list(both) for both in zip(s[:count], s[count:], strict=True)] for name, s in outputs.items()}
 
@@ -175,6 +182,7 @@ def read_scored_samples(
         second_scorer=source["second_scorer"],
         vocabulary=source["vocabulary"],
         objective=read_objective(source.get("objective", {}), str(folder)),
+        known_reward=source.get("known_reward", False),
     )
     return replace(restrict(own), base=restrict(read_scored_samples(base)) if base else None)
 

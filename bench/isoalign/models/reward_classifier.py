@@ -119,6 +119,10 @@ class RewardClassifier:
         """FLOPs of reading texts as its tokens."""
         return self.shape.forward(map(len, rows), [1] * len(rows))
 
+    def price_of(self, prompts: Sequence[Turns], answers: Sequence[str]) -> int:
+        """FLOPs of scoring each answer to its prompt."""
+        return self.price([self.read(*both) for both in zip(prompts, answers, strict=True)])
+
     def score(self, prompts: Sequence[Turns], answers: Sequence[str]) -> list[float]:
         """The score of each answer to its prompt. Batches hold texts of similar length."""
         rows = [self.read(*both) for both in zip(prompts, answers, strict=True)]

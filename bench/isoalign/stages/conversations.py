@@ -15,7 +15,7 @@ from isoalign.stages.cutting import Cutter, turns_of
 OPENING = "\n\nassistant:"  # of an answer, where the roles are written out
 
 
-class Asked:
+class PromptTurns:
     """The turns behind the token ids of a prompt, as far as the task's model reads them.
 
     A conversation is found among the task's prompts and its feedback file. The text of a plain prompt is that of its tokens.

@@ -22,14 +22,14 @@ from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.memory import machine_failure
 from isoalign.data import prompts
 from isoalign.models import loading, reward_classifier
-from isoalign.models.answer_scorers import check_scorers
+from isoalign.models.answer_scorers import check_price, check_scorers
 from isoalign.models.flops import bill_error, shape_of
 from isoalign.models.language import LanguageModel
 from isoalign.models.probe import probe
 from isoalign.models.reward import load_reward_model
 from isoalign.models.scorers import REWARD, load_scorer
 from isoalign.models.tokens import check_tokenizer, closing_id
-from isoalign.stages.conversations import Asked
+from isoalign.stages.conversations import PromptTurns
 from isoalign.stages.cutting import Cutter, check_fit, encode_prompts, fit_of, turns_of
 from isoalign.stages.footprint import check_memory
 from isoalign.stages.sft import with_adapter
@@ -56,8 +56,11 @@ def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = Fal
         _check_reward(task.reward.base or task.model.name, task.model)
     for name in writers(task):
         report[name] = _check_model(name, open_ends=True)
-    tried = [prompt.text for prompt in prompts.load_split(task.prompts, task.evaluation.split)[:2]]
-    check_scorers(task.evaluation.scorer, task.evaluation.second_scorer, task.objective, device(), tried)
+    tried = prompts.load_split(task.prompts, task.evaluation.split)[:2]
+    texts, references = [prompt.text for prompt in tried], [prompt.reference for prompt in tried]
+    check_scorers(task.evaluation.scorer, task.evaluation.second_scorer, task.objective, device(), texts, references)
+    for name in filter(None, map(task.scored_by, ("annotator", "judge"))):  # they need a price, and train or label
+        check_price(name, device(), texts, references)
     if task.reward.classifier not in ("", "annotator"):
         load_scorer(task.reward.classifier, device())
     for name in own_reward_models(task):
@@ -101,7 +104,7 @@ def _check_own_reward(name: str, task: TaskConfig) -> dict[str, float]:
         if name == task.reward.model.removeprefix("hf:"):  # evaluation is not billed
             report["FLOPs"] = model.bill_error()
     _check_bill(repr(name), model.model, report.get("FLOPs", 0.0))
-    asked = list(Asked(task).all())
+    asked = list(PromptTurns(task).all())
     if name in scorer_models(task):  # the evaluation reads prompts that the policy's lengths cut
         asked += map(turns_of, prompts.load_split(task.prompts, task.evaluation.split))
     longest = max(len(model.read(turns, "")) for turns in asked)

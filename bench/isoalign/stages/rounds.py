@@ -28,7 +28,7 @@ from isoalign.stages import completions
 from isoalign.stages.pairs import NoVerdict
 
 if TYPE_CHECKING:
-    from isoalign.stages.shared import ClassifierJudge, SharedStages
+    from isoalign.stages.shared import OpinionJudge, SharedStages
 
 
 class FeedbackRounds:
@@ -75,7 +75,7 @@ class FeedbackRounds:
         """The AI judge that compares answers, if the task has one."""
         return self.shared.comparing_judge()
 
-    def scoring_judge(self) -> ClassifierJudge:
+    def scoring_judge(self) -> OpinionJudge:
         """The AI judge that scores single answers, the same in every round."""
         return self.shared.scoring_judge()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 
+from isoalign.config import known
 from isoalign.core.batches import Prompts
 from isoalign.core.devices import device
 from isoalign.core.errors import UserError
@@ -13,25 +15,44 @@ from isoalign.core.store import recipe_fields
 from isoalign.data import prompts
 from isoalign.data.preferences import Feedback, UnpairedFeedback
 from isoalign.models import loading
+from isoalign.models.known_reward import KnownReward
 from isoalign.models.reward import HeadReward, Rewarder, Shaped
 from isoalign.stages import pairs
 from isoalign.stages.cutting import encode_prompts
 from isoalign.stages.graph import StageGraph
+from isoalign.stages.opinions import Offence, Opinion, Scores
 
 
-class ClassifierJudge:
-    """The classifier judge, as a `ScoringJudge`."""
+class OpinionJudge:
+    """A judge that scores single answers, as a `ScoringJudge`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.annotator = pairs.classifier_of(folder, "judge")
+    def __init__(self, opinion: Opinion) -> None:
+        self.opinion = opinion
 
-    def __call__(self, texts: list[str]) -> torch.Tensor:
-        """P(acceptable) [B]."""
-        return 1 - torch.as_tensor(self.annotator(texts), dtype=torch.float32)
+    def __call__(self, texts: list[str], prompts: list[str]) -> torch.Tensor:
+        """P(acceptable) [B]; of a scorer the place of the score between its bounds, 1/2 without a score."""
+        losses = self.opinion.losses(prompts, texts, [""] * len(texts))
+        if not isinstance(self.opinion, Scores):
+            return 1 - torch.tensor(losses, dtype=torch.float32)
+        low, high = self.opinion.scorer.bounds
+        if low is None or high is None:
+            raise UserError(
+                f"the scores of the judge {self.opinion.name} have no bounds, so they are no probability; set "
+                "algorithm.mode=canonical"
+            )
+        worst = -low if self.opinion.higher_is_better else high
+        return torch.tensor([0.5 if loss is None else (worst - loss) / (high - low) for loss in losses], dtype=torch.float32)
 
     def flops(self, texts: list[str]) -> int:
         """Cost of reading the texts, in FLOPs."""
-        return int(self.annotator.flops(texts))
+        return self.opinion.flops([""] * len(texts), texts)
+
+
+class ClassifierJudge(OpinionJudge):
+    """The classifier of toxicity as a judge. ``folder``: of the annotators' stage."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(Offence("judge", pairs.classifier_of(folder, "judge")))
 
 
 class SharedStages(StageGraph):
@@ -47,10 +68,14 @@ class SharedStages(StageGraph):
 
     def feedback(self, labelled_by: str) -> Feedback:
         """The training pairs."""
+        self.check_fits(labelled_by)
         return self.cached(f"feedback-{labelled_by}", lambda: Feedback.read(self.get(self.pairs(labelled_by))))
 
     def reward(self, labelled_by: str) -> Rewarder:
         """The reward model, or ensemble, loaded."""
+
+        if not self.task.reward.model and not self.task.reward.classifier.startswith("hf:"):
+            self.check_fits(labelled_by)
 
         def load() -> Rewarder:
             members = [self.load_reward(self.get(stage)) for stage in self.reward_models(labelled_by).values()]
@@ -62,6 +87,9 @@ class SharedStages(StageGraph):
     def load_reward(self, folder: Path) -> Rewarder:
         """A reward model, loaded."""
         task, normalise = self.task, self.task.shaping.normalise
+        source = json.loads((folder / "record.json").read_text())["source"]
+        if task.known_reward and source == pairs.SOURCES["annotator"]:
+            return KnownReward(folder, task.model.name, self.known_function(), normalise)
         if task.reward.classifier:
             return self.classifier_reward(folder)
         if task.reward.model:
@@ -81,10 +109,16 @@ class SharedStages(StageGraph):
         feedback: Feedback = self.cached("revisions", lambda: Feedback.read(self.get(self.revisions_stage)))
         return feedback
 
-    def scoring_judge(self) -> ClassifierJudge:
+    def check_fits(self, labelled_by: str) -> None:
+        """Raises UserError if annotator or judge knows toxicity alone, and the objective is another one."""
+        if why := known.misfit(self.task, labelled_by):
+            raise UserError(why)
+
+    def scoring_judge(self) -> OpinionJudge:
         """The AI judge that scores single answers, loaded."""
-        if self.task.judge.kind != "classifier":
+        self.check_fits("judge")
+        if self.task.judge.compares:
             raise UserError(
                 f"a {self.task.judge.kind} judge compares answers and cannot score single ones; set algorithm.mode=canonical"
             )
-        return self.cached("judge", lambda: ClassifierJudge(self.get(self.annotators)))
+        return self.cached("judge", lambda: OpinionJudge(self.opinion("judge")))

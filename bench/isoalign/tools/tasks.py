@@ -62,7 +62,7 @@ def show(task: TaskConfig) -> Iterator[str]:
     yield _demonstrations(task, Cutter(tokenizer, model), evaluated)
     yield _feedback(task, evaluated)
     scorers = f"{task.evaluation.scorer} and {task.evaluation.second_scorer}"
-    yield f"reward: {_reward(task)}; scored by {scorers}; judge: {task.judge.kind}"
+    yield f"reward: {_reward(task)}; scored by {scorers}; judge: {f'{task.judge.kind} {task.judge.model}'.strip()}"
     encoded = encode_prompts(tokenizer, splits["test"][:EXAMPLES], model)
     texts = [tokenizer.decode(ids[mask].tolist()) for ids, mask in zip(encoded.tokens, encoded.mask, strict=True)]
     yield "\n".join(["as the model reads them:", *(f"  {clean(text)}" for text in texts)])
@@ -70,6 +70,8 @@ def show(task: TaskConfig) -> Iterator[str]:
 
 def _reward(task: TaskConfig) -> str:
     config = task.reward
+    if task.known_reward:
+        return f"{task.evaluation.scorer} itself, a known reward"
     if config.model:
         return reward_classifier.about(config.model.removeprefix("hf:"))
     return config.classifier or f"a scalar head on {config.base or 'the SFT base'}, trained on the verdicts"
@@ -99,7 +101,8 @@ def _demonstrations(task: TaskConfig, cut: Cutter, evaluated: list[str]) -> str:
 def _feedback(task: TaskConfig, evaluated: list[str]) -> str:
     config = task.feedback
     if not config.file:
-        return f"feedback: a simulated annotator on {config.draws} answers of the base to each prompt"
+        by = f"by {task.evaluation.scorer}, the known reward," if task.known_reward else "by a simulated annotator"
+        return f"feedback: verdicts {by} on {config.draws} answers of the base to each prompt"
     return f"feedback: {config.file}{_leaks(config.file, config.format, evaluated, config.columns, config.skip)}"
 
 

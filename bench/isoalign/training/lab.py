@@ -251,7 +251,7 @@ class Lab:
         meter.require(price, labels=len(texts))
         meter.label("ai_scores", range(asked, asked + len(texts)))
         meter.charge("judge", "forward", price)
-        return judge(texts).to(self.device)
+        return judge(texts, session.policy.decode_prompts(rollouts)).to(self.device)
 
     def _compare(self, judge: Judge, first: Rollouts, second: Rollouts) -> Tensor:
         """P(first is better) [B] by a judge that compares. Each question counts as an AI label; its cost is known, and
