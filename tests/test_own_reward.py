@@ -19,6 +19,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.jsonl import read_rows
 from isoalign.core.objective import Objective
 from isoalign.core.store import Store, recipe_fields
+from isoalign.core.text import text_fingerprint
 from isoalign.data import hub
 from isoalign.data.formats import Turn, Turns
 from isoalign.data.preferences import rollouts
@@ -630,13 +631,10 @@ def test_a_reward_model_can_be_the_known_reward_of_a_task_and_reads_conversation
     scores = json.loads((of["scores"] / "scores.json").read_text())[f"reward:{tmp_path / '2'}"]
     rewards = json.loads((of["scores"] / "rewards.json").read_text())["samples"]
     assert rewards == pytest.approx([(score - record["mean"]) / record["deviation"] for score in scores], abs=1e-3)
-    scorer, asked = (
-        reward_classifier.load(str(tmp_path / "2")),
-        {str(turns): turns for turns in map(turns_of_messages, prompts_with())},
-    )
-    by_text = {as_text(turns): turns for turns in asked.values()}
-    for row in read_rows(of["pairs"] / "pairs.jsonl"):  # the verdicts too are of the conversation
-        turns = by_text[row["prompt"]] if "prompt" in row else None
-        if turns:
-            chosen, rejected = scorer.score([turns, turns], [row["chosen"], row["rejected"]])
-            assert (chosen > rejected) == row["clean"]
+    scorer = reward_classifier.load(str(tmp_path / "2"))
+    asked = {text_fingerprint(as_text(turns)): turns for turns in map(turns_of_messages, prompts_with())}
+    verdicts = read_rows(of["pairs"] / "pairs.jsonl")
+    assert any(len(asked[row["prompt_id"]]) == 3 for row in verdicts)
+    for row in verdicts:  # they too are of the conversation
+        chosen, rejected = scorer.score([asked[row["prompt_id"]]] * 2, [row["chosen"], row["rejected"]])
+        assert (chosen > rejected) == row["clean"]
