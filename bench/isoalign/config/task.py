@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from isoalign.config import known
 from isoalign.config.feedback import ConstitutionConfig, JudgeConfig, PanelConfig
+from isoalign.config.shaping import RoundsConfig, ShapingConfig
 from isoalign.config.training import TrainConfig
 from isoalign.core.objective import Objective
 from isoalign.core.store import added_later
@@ -190,41 +191,6 @@ class RewardConfig:
             raise ValueError("task.reward.base is for a trained head, task.reward.classifier has none: set one of them")
         if self.classifier and self.classifier != "annotator" and not self.classifier.startswith("hf:"):
             raise ValueError(f"task.reward.classifier must be annotator or hf:NAME_OR_PATH[#label], not {self.classifier!r}")
-
-
-@dataclass(frozen=True)
-class ShapingConfig:
-    """Reward shaping: ``members`` are trained with one seed each and combined by ``mean``, ``worst`` or ``uncertainty`` (mean
-    - ``uncertainty`` x variance); ``length_penalty`` is subtracted per token; ``clip`` bounds the reward (0 for no bound).
-    Without ``normalise`` a member's rewards keep their scale."""
-
-    members: int = added_later(1)
-    combine: str = added_later("mean")
-    uncertainty: float = added_later(1.0)
-    length_penalty: float = added_later(0.0)
-    clip: float = added_later(0.0)
-    normalise: bool = added_later(True)
-
-    def __post_init__(self) -> None:
-        if self.members < 1:
-            raise ValueError(f"task.shaping.members must be 1 or more, not {self.members}")
-        if self.combine not in ("mean", "worst", "uncertainty"):
-            raise ValueError(f"task.shaping.combine must be mean, worst or uncertainty, not {self.combine!r}")
-        if self.clip < 0 or self.uncertainty < 0:
-            raise ValueError("task.shaping.clip and task.shaping.uncertainty must be 0 or more")
-
-
-@dataclass(frozen=True)
-class RoundsConfig:
-    """Feedback rounds: feedback is collected ``count`` times, first on answers of the SFT base, then, at equal shares of the
-    budget, on answers of the current policy to ``prompts`` of the training prompts (0 for all)."""
-
-    count: int = added_later(1)
-    prompts: int = added_later(0)
-
-    def __post_init__(self) -> None:
-        if self.count < 1 or self.prompts < 0:
-            raise ValueError("task.rounds.count must be 1 or more and task.rounds.prompts 0 or more")
 
 
 @dataclass(frozen=True)

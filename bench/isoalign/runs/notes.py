@@ -45,7 +45,8 @@ def _known_reward(run: Run) -> dict[str, str]:
         return {}
     told = KNOWN.format(task.evaluation.scorer)
     told += f"; verdicts are flipped at rate {task.feedback.noise:g}" if task.feedback.noise else ""
-    if run.rewarded_by() == "judge":
+    labels = run.read_record().get("spent", {}).get("labels", {})
+    if any(source.startswith("ai") for source in labels):
         told += (
             f"; this method learned from another one, the AI judge ({task.judge.kind} {task.judge.model}), which is a proxy"
         )
@@ -97,9 +98,11 @@ def feedback_flags(run: Run) -> list[Flag]:
     if why := known.misfit(task, "annotator"):
         warnings.append(f"the held-out verdicts are not of the objective: {why}")
     for by in pairs.SOURCES:
-        name = task.scored_by(by) if by == "annotator" or run.rewarded_by() == by else ""
+        name = task.scored_by(by) if run.trains and (by == "annotator" or run.rewarded_by() == by) else ""
         if name in plugins.entry_points("scorers") and load_answer_scorer(name, devices.device()).price is None:
             warnings.append(f"the scorer {name} of {plugins.package_of('scorer', name)} trained it and is billed at 0 FLOPs")
+    if steps := sum(row.get("unscored") is not None for row in run.read_log()):
+        warnings.append(f"at {steps} steps answers got no score from {task.evaluation.scorer}: their reward is the mean")
     models = [_record(run, model)["verdicts"] for model in shared.reward_models(run.rewarded_by()).values()]
     if any(verdicts and len(verdicts) < task.reward.pairs for verdicts in models):
         warnings.append(
