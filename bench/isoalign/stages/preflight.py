@@ -22,7 +22,7 @@ from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.memory import machine_failure
 from isoalign.data import prompts
 from isoalign.models import loading
-from isoalign.models.answer_scorers import check_scorers
+from isoalign.models.answer_scorers import check_price, check_scorers
 from isoalign.models.flops import bill_error, shape_of
 from isoalign.models.language import LanguageModel
 from isoalign.models.probe import probe
@@ -55,8 +55,11 @@ def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = Fal
         _check_reward(task.reward.base or task.model.name, task.model)
     for name in writers(task):
         report[name] = _check_model(name, open_ends=True)
-    tried = [prompt.text for prompt in prompts.load_split(task.prompts, task.evaluation.split)[:2]]
-    check_scorers(task.evaluation.scorer, task.evaluation.second_scorer, task.objective, device(), tried)
+    tried = prompts.load_split(task.prompts, task.evaluation.split)[:2]
+    texts, references = [prompt.text for prompt in tried], [prompt.reference for prompt in tried]
+    check_scorers(task.evaluation.scorer, task.evaluation.second_scorer, task.objective, device(), texts, references)
+    for name in filter(None, map(task.scored_by, ("annotator", "judge"))):  # they need a price, and train or label
+        check_price(name, device(), texts, references)
     if task.reward.classifier not in ("", "annotator"):
         load_scorer(task.reward.classifier, device())
     report["prompts"] = _check_prompts(task)
