@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from isoalign.config.feedback import ConstitutionConfig, JudgeConfig, PanelConfig
 from isoalign.config.training import TrainConfig
+from isoalign.config.win_rate import OFF, WIN_RATE, WinRateConfig
 from isoalign.core.objective import Objective
 from isoalign.core.store import added_later
 
@@ -203,7 +204,8 @@ class EvaluationConfig:
     """``draws`` completions of each prompt of ``split``, scored by two scorers that never train anything. Tuning uses the
     validation split, reports the test split. Snapshots along the budget are scored on ``curve_prompts`` of the prompts and
     their first ``curve_draws`` samples. ``precision`` of the policy's and the base's passes: float32, or on an accelerator
-    tf32 or bfloat16, which are faster and change every figure a little."""
+    tf32 or bfloat16, which are faster and change every figure a little. ``scorer`` may be ``win_rate``: the score of a
+    completion is then the verdict of the judge of ``win_rate``, 1 for a win and a half for a tie."""
 
     split: str = "test"
     draws: int = 8
@@ -213,8 +215,13 @@ class EvaluationConfig:
     curve_prompts: int = 128
     curve_draws: int = 2
     precision: str = added_later("float32")
+    win_rate: WinRateConfig = added_later(OFF)
 
     def __post_init__(self) -> None:
+        if self.second_scorer == WIN_RATE or (self.scorer == WIN_RATE and not self.win_rate.on):
+            raise ValueError(
+                "win_rate is a task.evaluation.scorer, not a second one, and needs the judge task.evaluation.win_rate.judge"
+            )
         if self.precision not in PRECISIONS:
             raise ValueError(f"task.evaluation.precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
         if self.curve_prompts < 1:
@@ -256,6 +263,16 @@ class TaskConfig:
         if self.evaluation.split == "validation" and (self.reward.golden or self.panel.golden):
             raise ValueError(
                 "golden verdicts use the validation split, which can't also be the evaluation split; set golden=0"
+            )
+        win_rate, objective = self.evaluation.win_rate, self.objective
+        if win_rate.judge.kind in ("lm", "server") and not (win_rate.criterion or objective.is_toxicity):
+            raise ValueError(
+                f"task.evaluation.win_rate.criterion must say what is better for the objective {objective.noun}: without it "
+                "the judge is asked which answer is less toxic"
+            )
+        if self.evaluation.scorer == WIN_RATE and (objective.is_toxicity or not objective.higher_is_better):
+            raise ValueError(
+                "task.evaluation.scorer=win_rate needs a task.objective with another name, of which more is better"
             )
         if self.rounds.prompts > self.prompts.train:
             raise ValueError(

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from isoalign.config.task import EvaluationConfig, ModelConfig
+from isoalign.config.win_rate import WIN_RATE
 from isoalign.core.batches import Rollouts
 from isoalign.core.devices import device
 from isoalign.core.memory import by_rows
 from isoalign.core.objective import TOXICITY, Objective, objective_recipe, read_objective
-from isoalign.core.records import Rewards, Sample, ScoredPair
+from isoalign.core.records import Contest, Rewards, Sample, ScoredPair
 from isoalign.data.assets import ASSETS
 from isoalign.data.preferences import Feedback
 from isoalign.data.preferences import rollouts as as_rollouts
@@ -35,7 +36,7 @@ ROWS = 64  # in one pass of the reward model
 
 def model_digests(config: EvaluationConfig) -> list[str]:
     """Digests of scorers and sentence encoder; for a hub model, its commit."""
-    names = (config.scorer, config.second_scorer, "minilm")
+    names = (*_models(config), "minilm")
     return [ASSETS[name].sha256 if name in ASSETS else scorers.scorer_identity(name) for name in names]
 
 
@@ -62,11 +63,19 @@ def make_scores(
     rewarder: Rewarder | None,
     objective: Objective = TOXICITY,
     chosen: Sequence[Prompt] = (),
+    contests: Sequence[Contest] = (),
 ) -> None:
-    """Write ``scores.json`` and ``pair_scores.json`` (by scorer), ``embeddings.npy`` and ``rewards.json``."""
+    """Write ``scores.json`` and ``pair_scores.json`` (by scorer), ``embeddings.npy`` and ``rewards.json``.
+
+    ``contests``: of all samples, where the task ranks by its win rate.
+    """
     drawn, pairs = sample.read_samples(samples), sample.read_pairs(samples)
     prompts, texts = [row.prompt for row in drawn], [row.completion for row in drawn]
-    (work / "scores.json").write_text(json.dumps(_external_scores(samples) or _scorer_outputs(prompts, texts, config)))
+    scored = _external_scores(samples) or _scorer_outputs(prompts, texts, config)
+    if config.scorer == WIN_RATE:
+        wins = {(contest.prompt_id, contest.draw): contest.win for contest in contests}
+        scored |= {WIN_RATE: [wins[row.prompt_id, row.draw] for row in drawn]}
+    (work / "scores.json").write_text(json.dumps(scored))
     asked = _asked(rewarder, base) | {row.prompt_id: row.prompt for row in drawn}
     (work / "pair_scores.json").write_text(json.dumps(_pair_scores(pairs, asked, config)))
     np.save(work / "embeddings.npy", embed(texts, device=device()).cpu().numpy().astype(np.float16))
@@ -78,8 +87,13 @@ def make_scores(
     (work / "source.json").write_text(json.dumps(source | {"vocabulary": base.vocabulary} | objective_recipe(objective)))
 
 
+def _models(config: EvaluationConfig) -> list[str]:
+    """The scorers that score single answers."""
+    return [name for name in (config.scorer, config.second_scorer) if name != WIN_RATE]
+
+
 def _scorer_outputs(prompts: list[str], texts: list[str], config: EvaluationConfig) -> dict[str, list[float | None]]:
-    return {name: load_answer_scorer(name, device())(prompts, texts) for name in (config.scorer, config.second_scorer)}
+    return {name: load_answer_scorer(name, device())(prompts, texts) for name in _models(config)}
 
 
 def _asked(rewarder: Rewarder | None, base: LanguageModel) -> dict[str, str]:
@@ -99,6 +113,7 @@ def _pair_scores(
         return {}
     prompts = [asked.get(p.prompt_id, "") for p in pairs]
     outputs = _scorer_outputs(prompts * 2, [p.chosen for p in pairs] + [p.rejected for p in pairs], config)
+    outputs |= {WIN_RATE: [None] * (2 * count)} if config.scorer == WIN_RATE else {}  # a pair's answers met no opponent
     return {name: [list(both) for both in zip(s[:count], s[count:], strict=True)] for name, s in outputs.items()}
 
 
