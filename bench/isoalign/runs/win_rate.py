@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isoalign.config.win_rate import BASE, SCORER, WIN_RATE
+from isoalign.core.store import digest
 from isoalign.data.opponents import read_answers
 from isoalign.evaluation import samples, win_rate
 from isoalign.feedback.judges.identity import judge_model
@@ -44,11 +45,17 @@ def protocol(shared: SharedStages) -> str:
     config = shared.task.evaluation.win_rate
     if not config.on:
         return ""
-    judge = ":".join(filter(None, [config.judge.kind, config.judge.model]))
-    opponent = "the SFT base" if config.opponent == BASE else config.opponent
+    judge = ":".join(filter(None, [config.judge.kind, _name(config.judge.model)]))
+    opponent = "the SFT base" if config.opponent == BASE else _name(config.opponent)
     asked = f', asked for "{config.criterion}"' if config.criterion else ""
     draws = config.draws if config.draws and shared.task.evaluation.scorer != WIN_RATE else "all"
-    return f"{judge} against {opponent}{asked}, {draws} draws a prompt"
+    count = "all draws" if draws == "all" else f"{draws} draw{'s' * (draws != 1)}"
+    return f"{judge} against {opponent}{asked}, {count} of a prompt ({digest(shared.win_rate_recipe)[:8]})"
+
+
+def _name(model: str) -> str:
+    """A model or file without its folder, which is another one on another machine."""
+    return Path(model).name if Path(model).exists() else model
 
 
 def taught(shared: SharedStages, labels: Mapping[str, float], rewarded: bool) -> str:

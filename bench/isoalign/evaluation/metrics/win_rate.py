@@ -7,7 +7,7 @@ because it is long: the win rate at equal lengths stands beside. Two equal answe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
 from isoalign import stats
@@ -43,33 +43,24 @@ METRICS = (
 
 
 def values(scored: ScoredSamples) -> dict[str, Values]:
-    """Prompt to what follows from its contests."""
-    columns: dict[str, list[float | None]] = {
-        "win_rate": [contest.win for contest in scored.contests],
-        "win_rate_longer": [_longer(contest) for contest in scored.contests],
-        "judge_position_bias": [_bias(contest) for contest in scored.contests],
-        "judge_flips": [_flips(contest) for contest in scored.contests],
-        "judge_missing": [None if contest.equal else float(contest.sides is None) for contest in scored.contests],
-    }
-    prompts = [contest.prompt_id for contest in scored.contests]
-    return {name: by_prompt(column, prompts) for name, column in columns.items()}
+    """Prompt to the wins of its contests, and to which answers are longer."""
+    return _columns(scored.contests, {"win_rate": lambda contest: contest.win, "win_rate_longer": _longer})
 
 
 def measure(scored: ScoredSamples) -> dict[str, Estimate]:
     """Win rate, in all, by stratum and source, and at equal lengths, with 95% intervals over prompts, and what is to be known
-    of the judge: bias of position, flips, questions without a verdict. Empty without contests."""
+    of the judge, on what it was asked: bias of position, flips, contests without a verdict. Empty without contests."""
     contests = scored.contests
     if not contests:
         return {}
-    own = values(scored)
-    estimates = {name: stats.mean(column) for name, column in own.items()}
-    judged = own["win_rate"].keys()
-    for end, prompts in scored.strata().items():
-        estimates[f"win_rate{end}"] = stats.mean(subset(own["win_rate"], [p for p in prompts if p in judged]))
+    own, asked = values(scored), [contest for contest in contests if not contest.equal]
+    judge = _columns(asked, {"judge_position_bias": _bias, "judge_flips": _flips, "judge_missing": _missing})
+    estimates = {name: stats.mean(column) for name, column in (own | judge).items()}
+    estimates |= {f"win_rate{end}": stats.mean(subset(own["win_rate"], p)) for end, p in scored.strata().items()}
     wins, differences = [c.win for c in contests], [c.length - c.other_length for c in contests]
     estimates["win_rate_length_controlled"] = length_controlled(wins, differences, [c.prompt_id for c in contests])
-    totals = {"judge_questions": 2 * sum(not c.equal for c in contests), "judge_tokens": sum(c.tokens for c in contests)}
-    return estimates | {name: Estimate(total, None, None, len(judged)) for name, total in totals.items()}
+    totals = {"judge_questions": 2 * len(asked), "judge_tokens": sum(contest.tokens for contest in asked)}
+    return estimates | {name: Estimate(total, None, None, len(own["win_rate"])) for name, total in totals.items()}
 
 
 def flags(estimates: Mapping[str, Estimate], base: Mapping[str, Estimate] | None) -> list[Flag]:
@@ -92,14 +83,23 @@ def flags(estimates: Mapping[str, Estimate], base: Mapping[str, Estimate] | None
     return [Flag("warning", text) for text in warnings]
 
 
+def _columns(contests: Sequence[Contest], columns: Mapping[str, Callable[[Contest], float | None]]) -> dict[str, Values]:
+    prompts = [contest.prompt_id for contest in contests]
+    return {name: by_prompt(map(value, contests), prompts) for name, value in columns.items()}
+
+
 def _longer(contest: Contest) -> float:
     return 0.5 if contest.length == contest.other_length else float(contest.length > contest.other_length)
 
 
 def _bias(contest: Contest) -> float | None:
     """Half the difference of the two orders: 1/2 where the answer shown first wins both, -1/2 where the other does."""
-    return None if contest.equal or contest.sides is None else (contest.sides[0] - contest.sides[1]) / 2
+    return None if contest.sides is None else (contest.sides[0] - contest.sides[1]) / 2
 
 
 def _flips(contest: Contest) -> float | None:
-    return None if contest.equal or contest.sides is None else float(set(contest.sides) == {0.0, 1.0})
+    return None if contest.sides is None else float(set(contest.sides) == {0.0, 1.0})
+
+
+def _missing(contest: Contest) -> float:
+    return float(contest.sides is None)
