@@ -301,7 +301,10 @@ def test_given_answers_that_are_missing_or_doubled_are_one_line_with_the_row(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"judge": {"kind": "oracle"}}, "task.evaluation.win_rate.judge.kind must be one of classifier, lm, server, scorer"),
+        (
+            {"judge": {"kind": "oracle"}},
+            "task.evaluation.win_rate.judge.kind must be one of classifier, lm, server, scorer, none",
+        ),
         ({"judge": {"kind": "lm"}}, "task.evaluation.win_rate.judge.model must name the model of the lm judge"),
         ({"judge": {"kind": "scorer"}}, "task.evaluation.win_rate.judge.model must name the scorer"),
         ({"judge": {"kind": "scorer", "model": "win_rate"}}, "a scorer of single answers"),
@@ -330,6 +333,21 @@ def task(**evaluation: Any) -> TaskConfig:
     }  # fmt: skip
     made: TaskConfig = build_config(TaskConfig, settings, "task")
     return made
+
+
+def test_a_win_rate_is_switched_off_by_a_word_whatever_else_is_set() -> None:
+    made = build_config(WinRateConfig, {"judge": {"kind": "none", "model": "m"}, "draws": 3, "criterion": "is kind"}, "x")
+    assert not made.on
+
+
+def test_a_win_rate_is_told_in_a_line_without_the_folders_of_this_machine(tmp_path: Path) -> None:
+    source = rows(tmp_path / "given.jsonl", {})
+    settings = {"judge": {"kind": "lm", "model": str(tmp_path)}, "opponent": source, "criterion": "is kind", "draws": 2}
+    made = build_config(WinRateConfig, settings, "x")
+    assert made.describe("vader") == f'lm:{tmp_path.name} against given.jsonl, asked for "is kind", 2 draws of a prompt'
+    assert made.describe("win_rate").endswith("all draws of a prompt")
+    by_class = build_config(WinRateConfig, {"judge": {"kind": "classifier"}}, "x")
+    assert by_class.describe("vader") == "the toxicity classifier against the SFT base, 1 draw of a prompt"
 
 
 def test_a_judge_that_reads_must_know_what_is_better_unless_that_is_less_toxicity() -> None:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 from isoalign.config.feedback import KINDS, JudgeConfig
 
 WIN_RATE = "win_rate"  # the scorer by whose verdicts a task ranks
 SCORER = "scorer"
+NONE = "none"
 BASE = "base"
 
 
 @dataclass(frozen=True)
 class WinRateJudge(JudgeConfig):
-    """The judge of the win rate, with the settings of ``task.judge`` and of a kind of its own: empty for no win rate, and
-    ``scorer``, by which the answer with the better score wins; ``model`` is then the scorer's name."""
+    """The judge of the win rate, with the settings of ``task.judge`` and kinds of its own: ``scorer``, by which the answer
+    with the better score wins, ``model`` being its name; empty for no win rate, and ``none``, whatever else is set."""
 
     kind: str = ""
 
     PLACE: ClassVar[str] = "task.evaluation.win_rate.judge"
-    KINDS: ClassVar[tuple[str, ...]] = ("", *KINDS, SCORER)
+    KINDS: ClassVar[tuple[str, ...]] = ("", *KINDS, SCORER, NONE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,7 +63,7 @@ class WinRateConfig:
             raise ValueError(f"task.evaluation.win_rate.columns maps prompt and completion, not {', '.join(odd)}")
         if self.criterion and self.judge.kind in ("classifier", SCORER):
             raise ValueError(f"task.evaluation.win_rate.criterion is for a judge that reads, and a {self.judge.kind} does not")
-        if not self.on and (given := _changed(self)):
+        if not self.judge.kind and (given := _changed(self)):
             raise ValueError(
                 f"task.evaluation.win_rate.{given[0]} has no effect without a judge; set task.evaluation.win_rate.judge.kind"
             )
@@ -69,7 +71,22 @@ class WinRateConfig:
     @property
     def on(self) -> bool:
         """Whether a win rate is measured."""
-        return bool(self.judge.kind)
+        return self.judge.kind not in ("", NONE)
+
+    def describe(self, scorer: str) -> str:
+        """By whom and against whom it is measured, in a line; models and files without their folders, which are others on
+        another machine. ``scorer``: by which the task ranks."""
+        kind, model = self.judge.kind, _file_name(self.judge.model)
+        judge = "the toxicity classifier" if kind == "classifier" else ":".join(filter(None, [kind, model]))
+        opponent = "the SFT base" if self.opponent == BASE else _file_name(self.opponent)
+        asked = f', asked for "{self.criterion}"' if self.criterion else ""
+        every = not self.draws or scorer == WIN_RATE
+        draws = "all draws" if every else f"{self.draws} draw{'s' * (self.draws > 1)}"
+        return f"{judge} against {opponent}{asked}, {draws} of a prompt"
+
+
+def _file_name(name: str) -> str:
+    return Path(name).name if Path(name).exists() else name
 
 
 def _changed(config: Any) -> list[str]:

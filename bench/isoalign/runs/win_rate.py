@@ -41,21 +41,10 @@ def contests_of(shared: SharedStages, drawn: Stage, base: Stage) -> Stage | None
 
 
 def protocol(shared: SharedStages) -> str:
-    """By whom and against whom the win rate is measured, for notes of cards; empty if it is not."""
-    config = shared.task.evaluation.win_rate
-    if not config.on:
-        return ""
-    judge = ":".join(filter(None, [config.judge.kind, _name(config.judge.model)]))
-    opponent = "the SFT base" if config.opponent == BASE else _name(config.opponent)
-    asked = f', asked for "{config.criterion}"' if config.criterion else ""
-    draws = config.draws if config.draws and shared.task.evaluation.scorer != WIN_RATE else "all"
-    count = "all draws" if draws == "all" else f"{draws} draw{'s' * (draws != 1)}"
-    return f"{judge} against {opponent}{asked}, {count} of a prompt ({digest(shared.win_rate_recipe)[:8]})"
-
-
-def _name(model: str) -> str:
-    """A model or file without its folder, which is another one on another machine."""
-    return Path(model).name if Path(model).exists() else model
+    """By whom and against whom the win rate is measured, for notes of cards: two that read alike and differ have another
+    digest."""
+    evaluation = shared.task.evaluation
+    return f"{evaluation.win_rate.describe(evaluation.scorer)} ({digest(shared.win_rate_recipe)[:8]})"
 
 
 def taught(shared: SharedStages, labels: Mapping[str, float], rewarded: bool) -> str:

@@ -59,6 +59,8 @@ def show(task: TaskConfig) -> Iterator[str]:
     yield _feedback(task, evaluated)
     reward = task.reward.classifier or f"a scalar head on {task.reward.base or 'the SFT base'}, trained on the verdicts"
     yield f"reward: {reward}; scored by {task.evaluation.scorer} and {task.evaluation.second_scorer}; judge: {task.judge.kind}"
+    if task.evaluation.win_rate.on:
+        yield f"win rate by {task.evaluation.win_rate.describe(task.evaluation.scorer)}"
     encoded = encode_prompts(tokenizer, splits["test"][:EXAMPLES], model)
     texts = [tokenizer.decode(ids[mask].tolist()) for ids, mask in zip(encoded.tokens, encoded.mask, strict=True)]
     yield "\n".join(["as the model reads them:", *(f"  {clean(text)}" for text in texts)])

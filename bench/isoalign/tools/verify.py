@@ -38,6 +38,7 @@ CLAIMS = (
     ("samples", "draws", "notes.draws"), ("samples", "prompts.count", "notes.prompts"),
     ("scores", "scorers.0", "config.task.evaluation.scorer"), ("scores", "scorers.0", "notes.scorer"),
     ("scores", "scorers.1", "config.task.evaluation.second_scorer"), ("scores", "scorers.1", "notes.second_scorer"),
+    (WIN_RATE, "judge.kind", "config.task.evaluation.win_rate.judge.kind"),
     (WIN_RATE, "draws", "config.task.evaluation.win_rate.draws"),
     (WIN_RATE, "criterion", "config.task.evaluation.win_rate.criterion"),
     ("scores", "shaping", "config.task.shaping"), ("train", "rounds", "config.task.rounds"),
