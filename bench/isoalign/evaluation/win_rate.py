@@ -12,7 +12,7 @@ from isoalign.config.win_rate import WIN_RATE, WinRateConfig
 from isoalign.core.errors import UserError
 from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.records import Contest, Question, Sample
-from isoalign.feedback.judges.verdicts import Judge
+from isoalign.feedback.judges.verdicts import Judge, Verdict
 
 __all__ = ["WIN_RATE", "make_contests", "read_contests"]
 
@@ -35,21 +35,13 @@ def make_contests(work: Path, drawn: Sequence[Sample], answers: Answers, judge: 
     if len(verdicts) != len(questions):
         raise UserError(f"win rate: {judge.name} gave {len(verdicts)} verdicts on {len(questions)} questions")
     by_sample = {(s.prompt_id, s.draw): verdict for s, verdict in zip(asked, verdicts, strict=True)}
-    contests = []
-    for each in drawn:
-        other = answers[each.prompt_id, each.draw]
-        lengths, verdict = (len(each.completion), len(other)), by_sample.get((each.prompt_id, each.draw))
-        if verdict is None:
-            contests.append(Contest(each.prompt_id, each.draw, 0.5, 0.5, *lengths, equal=True))
-        else:
-            first, second = verdict.orders
-            contests.append(
-                Contest(each.prompt_id, each.draw, first, second, *lengths, verdict.missing, tokens=verdict.tokens)
-            )
-    causes = Counter(verdict.missing or "no verdict" for verdict in verdicts if verdict.p is None)
+    contests = [
+        _contest(each, answers[each.prompt_id, each.draw], by_sample.get((each.prompt_id, each.draw))) for each in drawn
+    ]
+    causes = Counter(contest.missing for contest in contests if contest.sides is None)
     if (lost := causes.total()) > config.missing * len(questions):
         told = ", ".join(f"{cause}: {count}" for cause, count in sorted(causes.items()))
-        reason = next(verdict.reason for verdict in verdicts if verdict.p is None).strip()
+        reason = next(verdict.reason for verdict in verdicts if None in verdict.orders).strip()
         raise UserError(
             f"win rate: {judge.name} gave no verdict on {lost} of {len(questions)} contests ({told}"
             f"{f'; such as {reason[:60]!r}' if reason else ''}); change its template or model, or raise "
@@ -63,6 +55,15 @@ def make_contests(work: Path, drawn: Sequence[Sample], answers: Answers, judge: 
         "estimated": sum(verdict.estimated for verdict in verdicts),
     }  # fmt: skip
     (work / "record.json").write_text(json.dumps(record, indent=1))
+
+
+def _contest(sample: Sample, answer: str, verdict: Verdict | None) -> Contest:
+    """The contest of a sample with an answer; without a verdict because the two are equal."""
+    place, lengths = (sample.prompt_id, sample.draw), (len(sample.completion), len(answer))
+    if verdict is None:
+        return Contest(*place, 0.5, 0.5, *lengths, equal=True)
+    missing = (verdict.missing or "no verdict") if None in verdict.orders else ""
+    return Contest(*place, *verdict.orders, *lengths, missing, tokens=verdict.tokens)
 
 
 def read_contests(folder: Path) -> list[Contest]:

@@ -40,7 +40,8 @@ class StageGraph(TaskModels):
             "writers": [loading.weights_identity(name) for name in preflight.writers(task)],
             "scorers": list(map(scorers.scorer_identity, names)),
             "prompts": [self.prompt_recipe(split) for split in preflight.SPLITS], "training": task.training,
-        } | objective_recipe(task.objective) | self.win_rate_recipe  # fmt: skip
+        } | objective_recipe(task.objective)  # fmt: skip
+        recipe |= {"win_rate": judged} if (judged := self.win_rate_recipe) else {}
         return Stage("preflight", recipe, lambda work: preflight.make_preflight(work, task, lora, trl_loop))
 
     def completions(self, split: str) -> Stage:
