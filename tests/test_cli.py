@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import resource
 import shlex
 import shutil
 import subprocess
@@ -75,11 +74,6 @@ def said(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, environment
     (home / "file").touch()
     terminal = Terminal(home, home / "store", tiny_model, environment)
     commands = {name: [*terminal.run(), *words] for name, (words, _) in WRONG.items()}
-    commands |= {
-        "no cards": [COMMAND, "board", "nano", "--results", "nowhere"],
-        "an unknown asset": [COMMAND, "assets", "minilmm"],
-        "publishing what is no card": [COMMAND, "publish", "file"],
-    }
     with ThreadPoolExecutor(2) as pool:
         found: dict[str, Any] = dict(zip(commands, pool.map(terminal, commands.values()), strict=True))
     return found | {"home": home}
@@ -95,22 +89,17 @@ def test_each_help_fits_on_a_screen_and_loads_no_heavy_library(words: list[str],
     assert max(map(len, lines)) <= 100
 
 
-def test_the_overview_imports_no_command_and_takes_no_time(environment: dict[str, str]) -> None:
+def test_the_overview_imports_no_command_and_no_library_but_click(environment: dict[str, str]) -> None:
     commands = {f"isoalign.cli.{entry.module}" for entry in COMMANDS.values()}
+    heavy = commands | HEAVY | {"numpy", "omegaconf", "hydra"}
     code = f"""
 import sys
 from isoalign.cli.commands import invoke
 invoke(["--help"])
-sys.exit(bool({commands} & sys.modules.keys()))
+sys.exit(" ".join({heavy} & sys.modules.keys()) or 0)
 """
-    seconds = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.returncode == 0, done.stderr
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 0.5
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
     assert all(f"  {name} " in done.stdout and entry.help in done.stdout for name, entry in COMMANDS.items())
 
 
@@ -252,15 +241,21 @@ def test_none_of_it_left_anything_behind(said: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "word"),
+    ("words", "line"),
     [
-        ("no cards", "no cards in nowhere/nano"),
-        ("an unknown asset", "did you mean 'minilm'"),
-        ("publishing what is no card", "file is not a card"),
+        ("board nano --results nowhere", "no cards in nowhere/nano"),
+        ("assets minilmm", "did you mean 'minilm'"),
+        ("publish {file}", "file is not a card"),
+        ("score --samples {file} --task nano --device cuda:7", "device=cuda:7 is not there"),
+        ("reward nano --device gpu", "device=gpu is not there"),
     ],
 )
-def test_the_other_commands_complain_in_the_same_way(said: dict[str, Done], name: str, word: str) -> None:
-    assert word in complaint(said[name])
+def test_the_other_commands_complain_in_the_same_way(
+    words: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file := tmp_path / "file").touch()
+    assert invoke(words.format(file=file).split()) == 2
+    assert line in capsys.readouterr().err
 
 
 # -- assets and data that are not what they should be --------------------------------------------------------------------

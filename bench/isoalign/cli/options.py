@@ -13,6 +13,7 @@ results = click.option(
     "--results", type=PATH, default="results/local", show_default=True, help="Folder of the cards, with one folder per task."
 )
 store = click.option("--store", type=PATH, help="Folder of the stages.  [default: store/ in the user cache]")
+device = click.option("--device", default="auto", show_default=True, help="Where models run, as device= of a run.")
 settings = click.argument("settings", nargs=-1, metavar="[task.KEY=VALUE]...")
 
 

@@ -33,16 +33,21 @@ def prompts(task: str, settings: tuple[str, ...]) -> None:
 @click.option("--name", help="Name of the row on the board.  [default: the file's name]")
 @options.results
 @options.store
+@options.device
 @options.settings
-def score(samples: Path, task: str, name: str | None, results: Path, store: Path | None, settings: tuple[str, ...]) -> None:
+def score(
+    samples: Path, task: str, name: str | None, results: Path, store: Path | None, device: str, settings: tuple[str, ...]
+) -> None:
     """Score completions made elsewhere, for an unmetered row.
 
     Their card goes beside those of runs and shows on the board. A row of the file has prompt_id (or prompt) and completion
     and, where known, draw, id, kl, finished and scores. Settings task.KEY=VALUE say where the task differs from
     conf/task/TASK.yaml.
     """
-    from isoalign.tools import external  # loads torch, which the help does without
+    from isoalign.core import devices  # loads torch, which the help does without
+    from isoalign.tools import external  # loads torch
 
+    devices.use(device)
     config = task_named(task, settings)
     row = name or samples.stem
     words = ["isoalign", "score", "--samples", str(samples), "--task", config.name, "--name", row, *settings]

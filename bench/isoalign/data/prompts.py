@@ -1,6 +1,7 @@
 """Prompts: RealToxicityPrompts and openings of clean comments, split by a hash of the normalised text."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -9,12 +10,15 @@ from isoalign.config.task import PromptsConfig
 from isoalign.core.access import forbidden
 from isoalign.core.errors import UserError
 from isoalign.core.text import normalise, opening, squeeze, text_fingerprint, unit_hash
-from isoalign.data import assets, comments
-from isoalign.data.formats import Turns
+from isoalign.data import assets, comments, formats
+from isoalign.data.formats import Turn, Turns
 from isoalign.data.formats.conversation import read_turns
 from isoalign.data.formats.files import iterate_rows
-from isoalign.data.formats.rows import Fault, Row
+from isoalign.data.formats.rows import EMPTY, FAULTY, Fault, Row
+from isoalign.data.formats.types import SKIPPED, Node
 
+Asked = tuple[Turns, str, str]
+"""The turns of a prompt, its stratum, and the source that its row names."""
 SPLITS = {"train": 0.60, "validation": 0.75, "test": 1.0}
 
 
@@ -67,11 +71,9 @@ def own_split(config: PromptsConfig, wanted: str) -> list[Prompt]:
     """
     forbidden("the prompts")
     named = getattr(config, f"{wanted}_source", "")
-    held_out = {
-        prompt.id for other in other_sources(config, wanted) for prompt in _read_own(other, config.column, config.stratum)
-    }
+    held_out = {prompt.id for other in other_sources(config, wanted) for prompt in read_own(other, config)}
     source, count = named or config.source, getattr(config, wanted)
-    different = _read_own(source, config.column, config.stratum)
+    different = read_own(source, config)
     chosen = [
         prompt for prompt in different if prompt.id not in held_out and (named or split_of(opening_turn(prompt)) == wanted)
     ]
@@ -82,13 +84,6 @@ def own_split(config: PromptsConfig, wanted: str) -> list[Prompt]:
         )
     ordered = sorted(chosen, key=lambda prompt: text_fingerprint(prompt.text, "order"))
     return ordered[: count or None]
-
-
-def read_prompts(source: str, column: str, stratum: str = "") -> tuple[Prompt, ...]:
-    """The different prompts of a file or hf:NAME, of all splits. Raises UserError naming file and row, and if it has none."""
-    if not (found := _read_own(source, column, stratum)):
-        raise UserError(f"{source} has no prompts")
-    return found
 
 
 def other_sources(config: PromptsConfig, wanted: str) -> list[str]:
@@ -102,31 +97,86 @@ def other_sources(config: PromptsConfig, wanted: str) -> list[str]:
     ]
 
 
+def read_own(source: str, config: PromptsConfig) -> tuple[Prompt, ...]:
+    """The different prompts of a file or hf:NAME, of all splits. Raises UserError naming file and row, and if it has none."""
+    found, _ = _read_own(source, config.column, config.stratum, config.format, config.opening, config.skip)
+    if not found:
+        raise UserError(f"{source} has no prompts")
+    return found
+
+
+def count_skipped(config: PromptsConfig) -> int:
+    """Rows of all of one's own sources that are left out by ``task.prompts.skip``."""
+    sources = {config.source, config.validation_source, config.test_source} - {""} if config.skip else set[str]()
+    read = [_read_own(each, config.column, config.stratum, config.format, config.opening, config.skip) for each in sources]
+    return sum(skipped for _, skipped in read)
+
+
 @cache
-def _read_own(source: str, column: str, stratum: str) -> tuple[Prompt, ...]:
-    """The different prompts of a source, the first of those that are the same."""
+def _read_own(source: str, column: str, stratum: str, format: str, words: int, skip: str) -> tuple[tuple[Prompt, ...], int]:
+    """The different prompts of a source, the first of those that are the same, and the number of rows that are skipped."""
     prompts: dict[str, Prompt] = {}
+    skipped = 0
+    for asked in _of_format(source, format, skip) if format else _of_column(source, column, stratum, skip):
+        if asked is None:
+            skipped += 1
+            continue
+        turns, label, origin = asked
+        turns = _opening(turns, words)
+        text = as_text(turns)
+        kept = turns if any(turn.role for turn in turns) else ()
+        prompts.setdefault(normalise(text), Prompt(text_fingerprint(text), text, origin or Path(source).name, label, kept))
+    return tuple(prompts.values()), skipped
+
+
+def _opening(turns: Turns, words: int) -> Turns:
+    """The first words of a plain text; a conversation is its own opening."""
+    return (Turn("", opening(turns[0].content, words)),) if words and not turns[0].role else turns
+
+
+def _of_column(source: str, column: str, stratum: str, skip: str) -> Iterator[Asked | None]:
+    """What each row asks, None for one that is skipped."""
     for row in iterate_rows(source):
         try:
             if isinstance(row, Fault):
                 raise row
-            turns = _asked(row, column)
-            label = str(row.get(stratum)) if stratum else ""
+            yield _asked(row, column), str(row.nested(stratum)) if stratum else "", row.source
         except Fault as fault:
-            raise UserError(f"{source}: {fault}") from fault
-        text = as_text(turns)
-        kept = turns if any(turn.role for turn in turns) else ()
-        prompts.setdefault(normalise(text), Prompt(text_fingerprint(text), text, row.source or Path(source).name, label, kept))
-    return tuple(prompts.values())
+            if skip not in (fault.kind, FAULTY):
+                hint = f"; task.prompts.skip={fault.kind} leaves such rows out" if fault.kind != FAULTY else ""
+                raise UserError(f"{source}: {fault}{_other_way(source, row, column) or hint}") from fault
+            yield None
+
+
+def _of_format(source: str, format: str, skip: str) -> Iterator[Asked | None]:
+    """The same of the rows of feedback or demonstrations."""
+    for row in formats.open_file(source, format, skip=skip).rows:
+        for record in row.records:
+            if isinstance(record, formats.Remark):
+                if record.what.startswith(SKIPPED):
+                    yield None
+            elif not isinstance(record, Node):
+                yield record.prompt, "", record.source
+
+
+def _other_way(source: str, row: Row | Fault, column: str) -> str:
+    """How to read the prompts of a file that has no such column, where there is a way."""
+    if isinstance(row, Fault) or row.has(column):
+        return ""
+    try:
+        format = formats.open_file(source).format
+    except UserError:
+        return f"; found: {', '.join(map(str, row.values))}"
+    return f"; task.prompts.format={format} takes the prompts of this file"
 
 
 def _asked(row: Row, column: str) -> Turns:
     """The turns of a prompt: those of a conversation end with its last user turn."""
-    turns = read_turns(row, column, row.get(column))
+    turns = read_turns(row, column, row.nested(column))
     while turns and turns[-1].role == "assistant":
         turns = turns[:-1]
     if not turns or not turns[-1].content.strip() or turns[-1].role == "system":
-        raise row.fault(f"{column} has no user turn with text")
+        raise row.fault(f"{column} has no user turn with text", EMPTY)
     return turns
 
 

@@ -1,4 +1,5 @@
-"""Language models and tokenizers by name: ``nano`` and ``smollm2`` are embedded, anything else is a folder or a hub name."""
+"""Language models and tokenizers by name: ``nano`` and ``smollm2`` are embedded, anything else is a folder or a hub name,
+with ``@REVISION`` for a commit, branch or tag."""
 
 from __future__ import annotations
 
@@ -74,9 +75,9 @@ def count_parameters(name: str) -> int:
 
 
 def model_path(name: str) -> str:
-    """The path or name that transformers loads: the folder of an embedded model, else the name itself."""
+    """The path or name that transformers loads: the folder of an embedded model or of NAME@REVISION, else the name itself."""
     embedded = {"nano": lambda: Path(__file__).parent / "nano", "smollm2": lambda: assets.asset_path("smollm2")}
-    return str(embedded[name]()) if name in embedded else name
+    return str(embedded[name]()) if name in embedded else hub.model_folder(name)
 
 
 def weights_identity(name: str) -> str:

@@ -112,7 +112,7 @@ def scorer_identity(name: str) -> str:
 def _load_hub_scorer(name: str, device: str) -> Scorer:
     """A sequence classifier from a folder or the hub cache; downloads need HF_HUB_OFFLINE=0."""
     source, _, wanted = name.removeprefix("hf:").partition("#")
-    model, tokenizer = _load_classifier(source)
+    model, tokenizer = _load_classifier(hub.model_folder(source))
     model = model.eval().to(device)
     label = _toxic_label(source, model.config.id2label, wanted)
     several = model.config.num_labels > 1 and model.config.problem_type != "multi_label_classification"

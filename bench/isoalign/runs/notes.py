@@ -10,6 +10,7 @@ from isoalign.config.win_rate import WIN_RATE
 from isoalign.core import plugins
 from isoalign.core.records import Flag
 from isoalign.data.formats.types import KEPT, SKIPPED
+from isoalign.data.prompts import count_skipped
 from isoalign.runs.pipeline import Run
 from isoalign.runs.win_rate import protocol, taught
 from isoalign.stages.stage import Stage
@@ -106,6 +107,8 @@ def feedback_flags(run: Run) -> list[Flag]:
     if task.prompts.source:
         fit = json.loads((shared.get(run.preflight) / "preflight.json").read_text())["prompts"]
         losses = [f"{split}: {each['cut']:,} of {each['prompts']:,}" for split, each in fit.items() if each["cut"]]
+        skipped = count_skipped(task.prompts)
+        warnings += [f"prompts: rows that were skipped (task.prompts.skip={task.prompts.skip}): {skipped:,}"] * bool(skipped)
         warnings += [f"prompts are cut to {task.model.prompt_tokens} tokens ({', '.join(losses)})"] if losses else []
     return [Flag("warning", text) for text in warnings]
 

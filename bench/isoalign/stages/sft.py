@@ -4,12 +4,13 @@ import json
 import random
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from isoalign.config.task import ModelConfig, TaskConfig
+from isoalign.config.task import ModelConfig, SFTConfig, TaskConfig
 from isoalign.core import devices
 from isoalign.core.devices import device
 from isoalign.core.errors import UserError
@@ -17,6 +18,10 @@ from isoalign.core.lazy import datasets, peft, transformers, trl
 from isoalign.core.progress import trainer_callback
 from isoalign.core.text import opening, text_fingerprint
 from isoalign.data import comments, formats, prompts
+from isoalign.data.formats import Demonstration, Turn
+from isoalign.data.formats.files import iterate_rows
+from isoalign.data.formats.rows import Fault
+from isoalign.data.formats.types import SKIPPED
 from isoalign.models import loading, tokens
 from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.stages.cutting import Cutter
@@ -58,10 +63,39 @@ def make_sft(work: Path, task: TaskConfig) -> None:
     save_trained(trainer, work, record | ({"losses": dict(+losses)} if +losses else {}))
 
 
+def read_demonstrations(config: SFTConfig, losses: Counter[str] | None = None) -> list[Demonstration]:
+    """One's own demonstrations; what is left out of them is counted in ``losses``. Raises UserError naming file and row of one
+    that cannot be read."""
+    losses = Counter[str]() if losses is None else losses
+    if config.opening:
+        return list(_texts(config, losses))
+    data = formats.read_file(config.source, config.format or None, columns=config.columns, skip=config.skip)
+    losses.update({what: count for what, count in data.remarks.items() if what.startswith(SKIPPED)})
+    return list(data.demonstrations)
+
+
+def _texts(config: SFTConfig, losses: Counter[str]) -> Iterator[Demonstration]:
+    """Texts as openings and continuations; those that are no longer than an opening are left out."""
+    column = (config.columns or {}).get("text", "text")
+    for row in iterate_rows(config.source):
+        if isinstance(row, Fault):
+            raise UserError(f"{config.source}: {row}") from row
+        try:
+            text = row.valid_text(column, str(row.get(column)))
+        except Fault as fault:
+            raise UserError(f"{config.source}: {fault}; columns={{text: NAME}} names the column of the texts") from fault
+        words = text.split()
+        if len(words) <= config.opening:
+            losses["left out as they are no longer than their opening"] += 1
+        else:
+            head, rest = " ".join(words[: config.opening]), " ".join(words[config.opening :])
+            yield Demonstration((Turn("", head),), (Turn("", f" {rest}"),), row.number, row.source)
+
+
 def demonstrations(tokenizer: Any, task: TaskConfig, count: int, losses: Counter[str]) -> list[dict[str, list[int]]]:
     """``count`` of one's own demonstrations in a seeded order, and again from the first where there are fewer. Those of
     prompts that are evaluated are left out, and counted in ``losses``. The loss is on the answer only."""
-    cut, pool = Cutter(tokenizer, task.model), list(formats.read_file(task.sft.source, task.sft.format or None).demonstrations)
+    cut, pool = Cutter(tokenizer, task.model), read_demonstrations(task.sft, losses)
     if not pool:
         raise UserError(f"task.sft.source {task.sft.source} holds feedback, no demonstrations: prompts with one answer each")
     evaluated = {prompt.id for split in ("validation", "test") for prompt in prompts.load_split(task.prompts, split)}

@@ -66,8 +66,9 @@ def _metadata(card: Card, contents: Contents) -> str:
     name = contents.task.model.name
     on_hub = name not in EMBEDDED and not Path(name).exists()
     data = huggingface_hub.ModelCardData(
-        base_model=name if on_hub else None, library_name="peft" if contents.kind == "adapter" else "transformers",
-        pipeline_tag="text-generation", tags=["isoalign", card.task, card.algorithm],
+        base_model=name.partition("@")[0] if on_hub else None,
+        library_name="peft" if contents.kind == "adapter" else "transformers", pipeline_tag="text-generation",
+        tags=["isoalign", card.task, card.algorithm],
     )  # fmt: skip
     return str(data.to_yaml())
 

@@ -6,15 +6,17 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from isoalign.config.task import TaskConfig
+from isoalign.config.task import PromptsConfig, TaskConfig
 from isoalign.core.display import clean, count, grid
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
 from isoalign.data import formats, prompts
 from isoalign.data.formats.check import check_file
+from isoalign.data.formats.files import iterate_rows
+from isoalign.data.formats.rows import Row
 from isoalign.models import loading
 from isoalign.stages.cutting import Cutter, Fit, encode_prompts, fit_of, turns_of
-from isoalign.stages.sft import NONE
+from isoalign.stages.sft import NONE, read_demonstrations
 
 EXAMPLES = 5
 NGRAM = 8  # words in a row that count as a leak
@@ -26,7 +28,7 @@ name: {name}
 seed: 0
 budgets: {{tiny: {tiny:.1e}, small: {small:.1e}, large: {large:.1e}}}   # FLOPs of budget=NAME
 model: {{name: {model}, lora: {lora}, bf16: false, eos: open, prompt_tokens: {prompt_tokens}, new_tokens: {new_tokens}}}
-prompts: {{source: {prompts}, column: {column}, train: 0, validation: 0, test: 0}}   # 0: all
+prompts: {{source: {prompts}, {where}, train: 0, validation: 0, test: 0}}   # 0: all
 sft: {{source: {demonstrations}, steps: 50, lr: 1.0e-4, batch_size: 32}}
 feedback: {{draws: 4, margin: 0.3, judge_margin: 0.3, noise: 0.05, file: {feedback}}}
 reward: {{pairs: 1000, lr: 1.0e-4, batch_size: 16, epochs: 1}}
@@ -54,6 +56,8 @@ def show(task: TaskConfig) -> Iterator[str]:
         [[split, *_numbers(fits[split]), _strata(splits[split])] for split in prompts.SPLITS],
         left=(0, 6),
     )
+    if skipped := prompts.count_skipped(task.prompts):
+        yield f"rows of the prompts that are skipped: {skipped:,}"
     evaluated = [prompt.text for split in ("validation", "test") for prompt in splits[split]]
     yield _demonstrations(task, Cutter(tokenizer, model), evaluated)
     yield _feedback(task, evaluated)
@@ -79,10 +83,11 @@ def _demonstrations(task: TaskConfig, cut: Cutter, evaluated: list[str]) -> str:
     source = task.sft.source
     if not source or source == NONE:
         return f"demonstrations: {'none, the model is its own base' if source else 'openings and continuations of comments'}"
-    shown = formats.read_file(source, task.sft.format or None).demonstrations
+    shown = read_demonstrations(task.sft)
     whole = [cut.tokenizer("".join(turn.content for turn in each.completion))["input_ids"] for each in shown]
     longer = sum(len(ids) > task.model.new_tokens for ids in whole)
-    leaks = _leaks(source, task.sft.format, evaluated)
+    config = task.sft
+    leaks = "" if config.opening else _leaks(source, config.format, evaluated, config.columns, config.skip)
     return f"demonstrations: {source}: {len(shown):,}, of which {longer:,} answers are cut{leaks}"
 
 
@@ -113,19 +118,31 @@ def write_task(
     if (file := folder / f"{name}.yaml").exists():
         raise UserError(f"{file} already exists; remove it, or choose another name")
     tokenizer, weights = loading.load_tokenizer(model), loading.count_parameters(model)
-    asked = prompts.read_prompts(source, column)
+    format = _prompt_format(source, column)
+    asked = prompts.read_own(source, PromptsConfig(source=source, column=column, format=format))
     lengths = sorted(len(tokenizer(prompt.text)["input_ids"]) for prompt in asked)
     prompt_tokens = lengths[min(len(lengths) - 1, len(lengths) * 98 // 100)] + 8
     new_tokens = _answer_tokens(tokenizer, demonstrations, feedback)
     # nano's budgets for its size and the tokens of a row
     small = 4.5e12 * weights / 4.2e6 * (prompt_tokens + new_tokens) / 44 / (3 if lora else 1)
     text = YAML.format(
-        name=name, model=model, lora=lora, prompts=source, column=column, demonstrations=demonstrations or '""',
-        feedback=feedback or '""', prompt_tokens=prompt_tokens, new_tokens=new_tokens, tiny=small / 2, small=small,
-        large=2 * small,
+        name=name, model=model, lora=lora, prompts=source, where=f"format: {format}" if format else f"column: {column}",
+        demonstrations=demonstrations or '""', feedback=feedback or '""', prompt_tokens=prompt_tokens, new_tokens=new_tokens,
+        tiny=small / 2, small=small, large=2 * small,
     )  # fmt: skip
     save(file, text)
     return file
+
+
+def _prompt_format(source: str, column: str) -> str:
+    """The format by which the prompts of feedback or demonstrations are read; empty for a file with a column of prompts."""
+    first = next((row for row in iterate_rows(source) if isinstance(row, Row)), None)
+    if first is None or first.has(column.partition(".")[0]):
+        return ""
+    try:
+        return formats.open_file(source).format
+    except UserError:  # reading the column says what is wrong
+        return ""
 
 
 def _answer_tokens(tokenizer: object, demonstrations: str, feedback: str) -> int:

@@ -12,15 +12,19 @@ from typing import IO, Any
 
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import pyarrow
+from isoalign.data import assets
 from isoalign.data.formats import hub
 from isoalign.data.formats.rows import Fault, Row, decode_json, quoted
 
+EMBEDDED = "embedded:"
+ROWS = {"questions": "test.jsonl"}  # embedded sources by name, and the file of their asset
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LARGEST_CELL = 2**31 - 1  # a conversation may exceed the default limit of csv, 128 KiB
 
 
 def iterate_rows(source: str) -> Iterator[Row | Fault]:
-    """Iterate over the rows of a file, a folder or ``hf:NAME[:CONFIG][@REVISION][#SPLIT]``; a malformed one gives a Fault.
+    """Iterate over the rows of a file, a folder, ``hf:NAME[:CONFIG][@REVISION][#SPLIT]`` or ``embedded:NAME``; a malformed
+    one gives a Fault.
 
     The ending sets the container: ``.csv``, ``.tsv``, ``.parquet``; ``.jsonl`` is lines; anything else is JSON, a list or
     lines. ``.gz`` may follow any but parquet. Raises UserError if nothing can be read.
@@ -28,7 +32,7 @@ def iterate_rows(source: str) -> Iterator[Row | Fault]:
     if source.startswith(hub.PREFIX):
         yield from hub.hub_rows(source)
         return
-    path = Path(source)
+    path = _embedded(source.removeprefix(EMBEDDED)) if source.startswith(EMBEDDED) else Path(source)
     if path.is_dir():
         yield from hub.folder_rows(path)
         return
@@ -45,6 +49,13 @@ def iterate_rows(source: str) -> Iterator[Row | Fault]:
     except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(f"cannot read {path}: {reason}") from error
+
+
+def _embedded(name: str) -> Path:
+    """The rows of an embedded source. Raises UserError for a name that is none."""
+    if name not in ROWS:
+        raise UserError(f"{EMBEDDED}{name}: no embedded rows have this name; known: {', '.join(ROWS)}")
+    return assets.asset_path(name) / ROWS[name]
 
 
 def _open(path: Path) -> IO[bytes]:

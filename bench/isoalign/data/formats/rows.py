@@ -56,6 +56,18 @@ class Row:
             raise self.fault(f"{name} is missing")
         return self.values[name]
 
+    def nested(self, path: str) -> Any:
+        """The value of a required column, or ``a.b``: of key b of the object in column a."""
+        name, dot, keys = path.partition(".")
+        if path in self.values or not dot:
+            return self.get(path)
+        value: Any = self.get_object(name)
+        for key in keys.split("."):
+            if not isinstance(value, dict) or value.get(key) is None:
+                raise self.fault(f"{path} is missing")
+            value = value[key]
+        return value
+
     def get_list(self, name: str) -> list[Any]:
         """A column that holds a list."""
         value = self._get_decoded(name)

@@ -65,7 +65,7 @@ def models(task: TaskConfig) -> Iterator[Finding]:
     found = f"{len(there)} {'model' if len(there) == 1 else 'models'} in {folder}{names}"
     name = task.model.name
     if name not in EMBEDDED and not Path(name).is_dir():
-        yield _hub_model(name, name in there)
+        yield _hub_model(name, name.partition("@")[0] in there)
     if hub.offline():
         remedy = "set HF_HUB_OFFLINE=0 for a run that downloads a model"
         yield Finding(OK if there else NOTE, "data", "hub", f"not asked; {found}", remedy)
