@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
+from isoalign.config.evaluation import OFF, EvaluationConfig, WinRateConfig
 from isoalign.config.fill import build_config
-from isoalign.config.task import EvaluationConfig, TaskConfig
-from isoalign.config.win_rate import OFF, WinRateConfig
+from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.records import Contest, Question, Sample
 from isoalign.core.store import recipe_fields
@@ -356,11 +356,13 @@ def test_a_judge_that_reads_must_know_what_is_better_unless_that_is_less_toxicit
     goal = {"name": "help", "higher_is_better": True}
     with pytest.raises(UserError, match="criterion must say what is better for the objective help"):
         task(win_rate=lm, objective=goal)
+    with pytest.raises(UserError, match="the classifier judge knows toxicity alone, and the objective is help"):
+        task(win_rate={"judge": {"kind": "classifier"}}, objective=goal)
     assert task(win_rate=lm | {"criterion": "is helpful"}, objective=goal).evaluation.win_rate.on
 
 
 def test_a_task_ranks_by_win_rate_only_with_a_judge_and_an_objective_of_which_more_is_better() -> None:
-    judge = {"judge": {"kind": "classifier"}}
+    judge = {"judge": {"kind": "scorer", "model": "vader"}}
     with pytest.raises(UserError, match="needs the judge"):
         task(scorer="win_rate", objective={"name": "win rate", "higher_is_better": True})
     with pytest.raises(UserError, match="not a second one"):
@@ -429,8 +431,9 @@ def test_a_run_with_a_language_model_as_judge_reaches_card_and_board_and_is_veri
 @pytest.mark.slow
 def test_a_task_may_rank_by_win_rate_but_not_by_the_judge_that_labelled_the_data(furnished: Terminal) -> None:
     goal = ["task.objective={name: win rate, higher_is_better: true, threshold: null}", "task.evaluation.scorer=win_rate"]
-    goal += ["task.evaluation.win_rate.judge.kind=classifier", "task.evaluation.second_scorer=vader"]
-    done = furnished(furnished.run("algorithm=rlaif", "budget.steps=2", "task.training.snapshots=[0.5]", *goal))
+    goal += ["task.evaluation.second_scorer=vader", "task.evaluation.win_rate.criterion=It is kind.", "budget.steps=2"]
+    goal += ["task.judge.kind=lm", f"task.judge.model={furnished.model}", "task.judge.template=reply"]
+    done = furnished(judged(furnished, "algorithm=rlaif", "task.training.snapshots=[0.5]", *goal))
     assert done.returncode == 0, done.stderr
     card = read_card(card_of(furnished, "rlaif"))
     rate, gain = card.metrics["win_rate"].value, card.metrics["gain"].value
@@ -438,7 +441,6 @@ def test_a_task_may_rank_by_win_rate_but_not_by_the_judge_that_labelled_the_data
     assert gain == pytest.approx(rate - 0.5, abs=1e-9), "the base against itself is a half"
     assert card.curve[0].metrics["objective_mean"].value == 0.5
     assert [flag.kind for flag in card.flags if "the judge of its win rate also labelled" in flag.text] == ["gate"]
-    assert card.metrics["judge_flips"].value in (0, None), "a classifier sees no place"
 
 
 def test_given_answers_are_checked_before_anything_is_trained(terminal: Terminal) -> None:

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, field
 
+from isoalign.config import evaluation
+from isoalign.config.evaluation import EvaluationConfig
 from isoalign.config.feedback import ConstitutionConfig, JudgeConfig, PanelConfig
 from isoalign.config.training import TrainConfig
-from isoalign.config.win_rate import OFF, WIN_RATE, WinRateConfig
 from isoalign.core.objective import Objective
 from isoalign.core.store import added_later
 
 DTYPES = ("float32", "bfloat16")
-PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 def check_skip(key: str, skip: str) -> None:
@@ -224,39 +224,6 @@ class RoundsConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
-    """``draws`` completions of each prompt of ``split``, scored by two scorers that never train anything. Tuning uses the
-    validation split, reports the test split. Snapshots along the budget are scored on ``curve_prompts`` of the prompts and
-    their first ``curve_draws`` samples. ``precision`` of the policy's and the base's passes: float32, or on an accelerator
-    tf32 or bfloat16, which are faster and change every figure a little. ``scorer`` may be ``win_rate``: the score of a
-    completion is then the verdict of the judge of ``win_rate``, 1 for a win and a half for a tie."""
-
-    split: str = "test"
-    draws: int = 8
-    seed: int = 1234
-    scorer: str = "tox_block"
-    second_scorer: str = "toxic_classifier"
-    curve_prompts: int = 128
-    curve_draws: int = 2
-    precision: str = added_later("float32")
-    win_rate: WinRateConfig = added_later(OFF)
-
-    def __post_init__(self) -> None:
-        if self.second_scorer == WIN_RATE or (self.scorer == WIN_RATE and not self.win_rate.on):
-            raise ValueError(
-                "win_rate is a task.evaluation.scorer, not a second one, and needs the judge task.evaluation.win_rate.judge"
-            )
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"task.evaluation.precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
-        if self.curve_prompts < 1:
-            raise ValueError(f"task.evaluation.curve_prompts must be 1 or more, not {self.curve_prompts}")
-        if not 1 <= self.curve_draws <= self.draws:
-            raise ValueError(f"task.evaluation.curve_draws must lie in [1, {self.draws}], not {self.curve_draws}")
-        if self.split not in ("validation", "test"):
-            raise ValueError(f"task.evaluation.split must be validation or test, not {self.split!r}")
-
-
-@dataclass(frozen=True)
 class TaskConfig:
     """A task: all that methods share. ``budgets``: FLOPs by name, for budget=NAME. ``seed``: of the shared stages."""
 
@@ -288,16 +255,8 @@ class TaskConfig:
             raise ValueError(
                 "golden verdicts use the validation split, which can't also be the evaluation split; set golden=0"
             )
-        win_rate, objective = self.evaluation.win_rate, self.objective
-        if win_rate.judge.kind in ("lm", "server") and not (win_rate.criterion or objective.is_toxicity):
-            raise ValueError(
-                f"task.evaluation.win_rate.criterion must say what is better for the objective {objective.noun}: without it "
-                "the judge is asked which answer is less toxic"
-            )
-        if self.evaluation.scorer == WIN_RATE and (objective.is_toxicity or not objective.higher_is_better):
-            raise ValueError(
-                "task.evaluation.scorer=win_rate needs a task.objective with another name, of which more is better"
-            )
+        if why := evaluation.conflict(self.evaluation, self.objective):
+            raise ValueError(why)
         if self.rounds.prompts > self.prompts.train:
             raise ValueError(
                 f"task.rounds.prompts must be at most task.prompts.train={self.prompts.train}, not {self.rounds.prompts}"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from isoalign.config.task import EvaluationConfig, ModelConfig
-from isoalign.config.win_rate import WIN_RATE
+from isoalign.config.evaluation import WIN_RATE, EvaluationConfig
+from isoalign.config.task import ModelConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.devices import device
 from isoalign.core.memory import by_rows

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from isoalign.config.win_rate import WIN_RATE, WinRateConfig
+from isoalign.config.evaluation import WIN_RATE, WinRateConfig
 from isoalign.core.errors import UserError
 from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.records import Contest, Question, Sample

@@ -21,7 +21,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from isoalign.config.win_rate import WIN_RATE
+from isoalign.config.evaluation import WIN_RATE
 from isoalign.core import plugins
 from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.memory import machine_failure

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any, Literal
 
-from isoalign.config.win_rate import WIN_RATE
+from isoalign.config.evaluation import WIN_RATE
 from isoalign.core import plugins
 from isoalign.core.records import Flag
 from isoalign.data.formats.types import KEPT, SKIPPED

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from isoalign.config.win_rate import BASE, SCORER, WIN_RATE
+from isoalign.config.evaluation import BASE, SCORER, WIN_RATE
 from isoalign.core.store import digest
 from isoalign.data.opponents import read_answers
 from isoalign.evaluation import samples, win_rate

@@ -6,8 +6,8 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
+from isoalign.config.evaluation import BASE, SCORER
 from isoalign.config.feedback import PanelConfig
-from isoalign.config.win_rate import BASE, SCORER
 from isoalign.core import devices
 from isoalign.core.errors import UserError
 from isoalign.core.objective import objective_recipe

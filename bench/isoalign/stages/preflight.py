@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from isoalign.config.evaluation import BASE, SCORER
 from isoalign.config.task import ModelConfig, TaskConfig
-from isoalign.config.win_rate import BASE, SCORER
 from isoalign.core.devices import device
 from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.memory import machine_failure

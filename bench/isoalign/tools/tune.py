@@ -24,8 +24,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from isoalign.config.evaluation import NONE, WIN_RATE
 from isoalign.config.search_path import folders, options
-from isoalign.config.win_rate import NONE, WIN_RATE
 from isoalign.core.errors import UserError, unknown
 from isoalign.core.files import save
 from isoalign.core.lazy import scipy

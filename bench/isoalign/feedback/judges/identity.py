@@ -36,4 +36,4 @@ def judge_model(config: JudgeConfig) -> Any:
         return "lm", loading.weights_identity(config.model)
     if config.kind == "server":
         return "server", config.model, config.base_url.rstrip("/")
-    return (config.kind,) if config.kind in KINDS else (config.kind, config.model)
+    return (config.kind,) if config.kind == "classifier" else (config.kind, config.model)

@@ -1,4 +1,4 @@
-"""Configuration of the win rate: who judges, and against whose answers."""
+"""Configuration of the evaluation: samples, scorers, and the win rate: who judges, and against whose answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from isoalign.config.feedback import KINDS, JudgeConfig
+from isoalign.core.objective import Objective
+from isoalign.core.store import added_later
 
+PRECISIONS = ("float32", "tf32", "bfloat16")
 WIN_RATE = "win_rate"  # the scorer by whose verdicts a task ranks
 SCORER = "scorer"
 NONE = "none"
@@ -22,7 +25,7 @@ class WinRateJudge(JudgeConfig):
     kind: str = ""
 
     PLACE: ClassVar[str] = "task.evaluation.win_rate.judge"
-    KINDS: ClassVar[tuple[str, ...]] = ("", *KINDS, SCORER, NONE)
+    KINDS: ClassVar[tuple[str, ...]] = tuple(dict.fromkeys(("", *KINDS, SCORER, NONE)))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,3 +98,54 @@ def _changed(config: Any) -> list[str]:
 
 
 OFF = WinRateConfig()
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """``draws`` completions of each prompt of ``split``, scored by two scorers that never train anything. Tuning uses the
+    validation split, reports the test split. Snapshots along the budget are scored on ``curve_prompts`` of the prompts and
+    their first ``curve_draws`` samples. ``precision`` of the policy's and the base's passes: float32, or on an accelerator
+    tf32 or bfloat16, which are faster and change every figure a little. ``scorer`` may be ``win_rate``: the score of a
+    completion is then the verdict of the judge of ``win_rate``, 1 for a win and a half for a tie."""
+
+    split: str = "test"
+    draws: int = 8
+    seed: int = 1234
+    scorer: str = "tox_block"
+    second_scorer: str = "toxic_classifier"
+    curve_prompts: int = 128
+    curve_draws: int = 2
+    precision: str = added_later("float32")
+    win_rate: WinRateConfig = added_later(OFF)
+
+    def __post_init__(self) -> None:
+        if self.second_scorer == WIN_RATE or (self.scorer == WIN_RATE and not self.win_rate.on):
+            raise ValueError(
+                "win_rate is a task.evaluation.scorer, not a second one, and needs the judge task.evaluation.win_rate.judge"
+            )
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"task.evaluation.precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+        if self.curve_prompts < 1:
+            raise ValueError(f"task.evaluation.curve_prompts must be 1 or more, not {self.curve_prompts}")
+        if not 1 <= self.curve_draws <= self.draws:
+            raise ValueError(f"task.evaluation.curve_draws must lie in [1, {self.draws}], not {self.curve_draws}")
+        if self.split not in ("validation", "test"):
+            raise ValueError(f"task.evaluation.split must be validation or test, not {self.split!r}")
+
+
+def conflict(evaluation: EvaluationConfig, objective: Objective) -> str:
+    """Why a win rate does not fit an objective, in a line; empty if it does."""
+    config, noun = evaluation.win_rate, objective.noun
+    if config.judge.kind in ("lm", "server") and not (config.criterion or objective.is_toxicity):
+        return (
+            f"task.evaluation.win_rate.criterion must say what is better for the objective {noun}: without it the judge is "
+            "asked which answer is less toxic"
+        )
+    if config.judge.kind == "classifier" and not objective.is_toxicity:
+        return (
+            f"the classifier judge knows toxicity alone, and the objective is {noun}: set task.evaluation.win_rate.judge.kind "
+            "to scorer, lm or server"
+        )
+    if evaluation.scorer == WIN_RATE and (objective.is_toxicity or not objective.higher_is_better):
+        return "task.evaluation.scorer=win_rate needs a task.objective of another name, of which more is better"
+    return ""
