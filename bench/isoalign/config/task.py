@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from isoalign.config import known
+from isoalign.config import evaluation, known
+from isoalign.config.evaluation import EvaluationConfig
 from isoalign.config.feedback import ConstitutionConfig, JudgeConfig, PanelConfig
 from isoalign.config.shaping import RoundsConfig, ShapingConfig
 from isoalign.config.training import TrainConfig
@@ -10,7 +11,6 @@ from isoalign.core.objective import Objective
 from isoalign.core.store import added_later
 
 DTYPES = ("float32", "bfloat16")
-PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 def check_skip(key: str, skip: str) -> None:
@@ -194,32 +194,6 @@ class RewardConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
-    """``draws`` completions of each prompt of ``split``, scored by two scorers that never train anything. Tuning uses the
-    validation split, reports the test split. Snapshots along the budget are scored on ``curve_prompts`` of the prompts and
-    their first ``curve_draws`` samples. ``precision`` of the policy's and the base's passes: float32, or on an accelerator
-    tf32 or bfloat16, which are faster and change every figure a little."""
-
-    split: str = "test"
-    draws: int = 8
-    seed: int = 1234
-    scorer: str = "tox_block"
-    second_scorer: str = "toxic_classifier"
-    curve_prompts: int = 128
-    curve_draws: int = 2
-    precision: str = added_later("float32")
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"task.evaluation.precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
-        if self.curve_prompts < 1:
-            raise ValueError(f"task.evaluation.curve_prompts must be 1 or more, not {self.curve_prompts}")
-        if not 1 <= self.curve_draws <= self.draws:
-            raise ValueError(f"task.evaluation.curve_draws must lie in [1, {self.draws}], not {self.curve_draws}")
-        if self.split not in ("validation", "test"):
-            raise ValueError(f"task.evaluation.split must be validation or test, not {self.split!r}")
-
-
 @dataclass(frozen=True)
 class TaskConfig:
     """A task: all that methods share. ``budgets``: FLOPs by name, for budget=NAME. ``seed``: of the shared stages.
@@ -267,6 +241,8 @@ class TaskConfig:
             raise ValueError(
                 "golden verdicts use the validation split, which can't also be the evaluation split; set golden=0"
             )
+        if why := evaluation.conflict(self.evaluation, self.objective):
+            raise ValueError(why)
         if self.rounds.prompts > self.prompts.train:
             raise ValueError(
                 f"task.rounds.prompts must be at most task.prompts.train={self.prompts.train}, not {self.rounds.prompts}"

@@ -6,6 +6,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
+from isoalign.config.evaluation import BASE, SCORER
 from isoalign.config.feedback import PanelConfig
 from isoalign.core import devices
 from isoalign.core.errors import UserError
@@ -13,8 +14,11 @@ from isoalign.core.objective import objective_recipe
 from isoalign.core.peak_memory import GIB
 from isoalign.data.assets import ASSETS
 from isoalign.data.preferences import Feedback
-from isoalign.feedback import constitution
+from isoalign.feedback import constitution, judges
+from isoalign.feedback.judges.scorer import load_scorer_judge, scorer_judge_identity
+from isoalign.feedback.judges.verdicts import Judge
 from isoalign.models import loading, scorers
+from isoalign.models.answer_scorers import identity
 from isoalign.stages import annotators, completions, from_file, pairs, preflight, revisions, reward
 from isoalign.stages.cutting import Cutter
 from isoalign.stages.models import TaskModels
@@ -36,11 +40,12 @@ class StageGraph(TaskModels):
             "packages": [importlib.metadata.version(name) for name in ("torch", "transformers", "peft")],
             "reward": self._reward_identity,
             "writers": [loading.weights_identity(name) for name in preflight.writers(task)],
-            "scorers": list(map(scorers.scorer_identity, names)),
+            "scorers": list(map(identity, names)),
             "prompts": [self.prompt_recipe(split) for split in preflight.SPLITS], "training": task.training,
         } | objective_recipe(task.objective)  # fmt: skip
         opinions = {by: found for by in pairs.SOURCES if (found := self.scorer_recipe(by))}
         recipe |= {"opinions": opinions} if opinions else {}
+        recipe |= {"win_rate": judged} if (judged := self.win_rate_recipe) else {}
         return Stage("preflight", recipe, lambda work: preflight.make_preflight(work, task, lora, trl_loop))
 
     def completions(self, split: str) -> Stage:
@@ -100,6 +105,43 @@ class StageGraph(TaskModels):
     def _golden(self) -> Stage:
         """Answers with a known better one, to weight annotators by; from a split that nothing is trained on."""
         return self.completions("validation")
+
+    # -- the win rate ---------------------------------------------------------------------------------------------
+
+    @property
+    def win_rate_recipe(self) -> dict[str, Any]:
+        """What the win rate's verdicts depend on besides the answers; empty where the task measures none."""
+        config = self.task.evaluation.win_rate
+        if not config.on:
+            return {}
+        if config.judge.kind == SCORER:
+            judge = scorer_judge_identity(config.judge.model) | {"default": self._win_rate_direction}
+        else:
+            judge = judges.judge_identity(config.judge)
+            judge |= {"annotators": self.annotators.key} if config.judge.kind == "classifier" else {}
+        given = config.opponent != BASE
+        opponent = {"file": self._digest(config.opponent), "columns": config.columns} if given else BASE
+        return {"judge": judge, "opponent": opponent, "criterion": config.criterion}
+
+    def win_rate_judge(self) -> Judge:
+        """The judge of the win rate, loaded."""
+        config = self.task.evaluation.win_rate.judge
+
+        def load() -> Judge:
+            if config.kind == SCORER:
+                return load_scorer_judge(config.model, devices.device(), self._win_rate_direction)
+            annotators = self.get(self.annotators) if config.kind == "classifier" else None
+            return judges.load_judge(config, self.server_answers, annotators)
+
+        judge: Judge = self.cached("win-rate-judge", load)
+        return judge
+
+    @property
+    def _win_rate_direction(self) -> bool | None:
+        """The direction of a scorer that does not say its own: the objective's, if it is one of the task's scorers."""
+        evaluation = self.task.evaluation
+        known = evaluation.win_rate.judge.model in (evaluation.scorer, evaluation.second_scorer)
+        return self.task.objective.higher_is_better if known else None
 
     @property
     def revisions_stage(self) -> Stage:

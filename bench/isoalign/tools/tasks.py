@@ -67,6 +67,8 @@ def show(task: TaskConfig) -> Iterator[str]:
     )
     judge = f"{task.judge.kind} {task.judge.model}".strip()
     yield f"reward: {reward}; scored by {task.evaluation.scorer} and {task.evaluation.second_scorer}; judge: {judge}"
+    if task.evaluation.win_rate.on:
+        yield f"win rate by {task.evaluation.win_rate.describe(task.evaluation.scorer)}"
     encoded = encode_prompts(tokenizer, splits["test"][:EXAMPLES], model)
     texts = [tokenizer.decode(ids[mask].tolist()) for ids, mask in zip(encoded.tokens, encoded.mask, strict=True)]
     yield "\n".join(["as the model reads them:", *(f"  {clean(text)}" for text in texts)])
