@@ -106,7 +106,10 @@ class JudgeConfig:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_env):  # not shown, as it may be the key itself
             raise ValueError(f"{self.PLACE}.key_env must be the name of an environment variable, never the key itself")
         if self.kind in ("lm", "server", "scorer") and not self.model:
-            raise ValueError(f"{self.PLACE}.model must name the model of the {self.kind} judge")
+            what = (
+                "the scorer, as in task.evaluation.scorer" if self.kind == "scorer" else f"the model of the {self.kind} judge"
+            )
+            raise ValueError(f"{self.PLACE}.model must name {what}")
         if self.kind == "server":
             _check_address(self.base_url, self.PLACE)
 

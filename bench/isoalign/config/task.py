@@ -194,7 +194,6 @@ class RewardConfig:
 
 
 @dataclass(frozen=True)
-@dataclass(frozen=True)
 class TaskConfig:
     """A task: all that methods share. ``budgets``: FLOPs by name, for budget=NAME. ``seed``: of the shared stages.
 
