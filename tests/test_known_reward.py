@@ -92,9 +92,9 @@ def test_it_is_shifted_and_scaled_by_the_record_and_what_has_no_score_gets_the_m
     answers = texts(tiny_model, SHORT, "kind", "kind and kind")
     half = length(True, lambda _, given: [None if " " in answer else 5.0 for answer in given])
     assert known(tiny_model, tmp_path, half, True, mean=2.0, deviation=4.0)(answers).tolist() == [0.75, 0.0]
-    none = length(True, lambda _, given: [None] * len(given))
-    with pytest.raises(UserError, match="the scorer words gives no score to any of 2 completions"):
-        known(tiny_model, tmp_path, none, True)(answers)
+    none = known(tiny_model, tmp_path, length(True, lambda _, given: [None] * len(given)), True, mean=3.0)
+    assert none(answers).tolist() == [0.0, 0.0]
+    assert none.unscored == 2
 
 
 def test_it_reads_the_whole_prompt_and_its_right_answer_where_the_model_reads_a_part(tiny_model: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from isoalign.core.errors import UserError
 from isoalign.core.objective import Objective
-from isoalign.core.records import Estimate, ReverseKL, Rewards, Sample, ScoredPair
+from isoalign.core.records import Contest, Estimate, ReverseKL, Rewards, Sample, ScoredPair
 from isoalign.evaluation import metrics
 from isoalign.evaluation.metrics import ScoredSamples
 
@@ -84,9 +84,10 @@ def test_grid_gathers_values_by_prompt_and_draw_whatever_the_order():
 
 def test_families_are_the_modules_that_measure():
     shared = ["calibration", "diversity", "kl", "quality", "reward_accuracy", "reward_health"]
-    assert metrics.names() == sorted([*shared, "objective", "toxicity"])
+    assert metrics.names() == sorted([*shared, "objective", "toxicity", "win_rate"])
     assert set(metrics.versions()) == {*shared, "toxicity"}, "the keys of toxicity tasks know no other objective"
     assert set(metrics.versions(Objective("sentiment"))) == {*shared, "objective"}
+    assert set(metrics.versions(judged=True)) == {*shared, "toxicity", "win_rate"}
 
 
 def test_all_figures_are_measured_and_the_base_does_not_reduce_itself():
@@ -170,6 +171,7 @@ def test_every_metric_that_is_measured_is_declared_once_with_values_within_its_b
         "pair_scores": {"main": [(0.1, 0.9), (0.8, 0.2)]}, "reverse": [ReverseKL(p, 0, 0.1) for p in "abcd"],
         "rewards": Rewards("annotator", True, [0.5] * 12, [(1, 0), (0, 1)], [(1, 0), (0, 1), (2, 0)]),
         "scores": {"main": [0.1, 0.6, 0.3] * 4, "second": [0.2, 0.5, 0.9] * 4}, "second_scorer": "second",
+        "contests": [Contest(p, 0, 0.9, 0.2, length, 5, tokens=8) for p, length in zip("abcd", (3, 5, 8, 9), strict=True)],
     }  # fmt: skip
     run = ScoredSamples(samples, "main", **parts)
     declared = metrics.declared()

@@ -13,8 +13,9 @@ import torch
 import transformers
 
 from architectures import build
+from isoalign.config.evaluation import EvaluationConfig
 from isoalign.config.feedback import JudgeConfig
-from isoalign.config.task import EvaluationConfig, ModelConfig, PromptsConfig, RewardConfig, SFTConfig, TaskConfig
+from isoalign.config.task import ModelConfig, PromptsConfig, RewardConfig, SFTConfig, TaskConfig
 from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError

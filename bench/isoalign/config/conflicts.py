@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isoalign.config import known
+from isoalign.config import evaluation, known
 from isoalign.config.feedback import PanelConfig
 
 
@@ -21,6 +21,8 @@ def conflict(task: Any) -> str:
         return "task.panel configures simulated annotators and task.feedback.file replaces them: set one of them"
     if task.evaluation.split == "validation" and (task.reward.golden or task.panel.golden):
         return "golden verdicts use the validation split, which can't also be the evaluation split; set golden=0"
+    if why := evaluation.conflict(task.evaluation, task.objective):
+        return why
     if task.reward.model and task.shaping.members > 1:
         return "task.shaping.members are trained with one seed each; task.reward.model is not trained: set it to 1"
     if task.rounds.prompts > task.prompts.train:

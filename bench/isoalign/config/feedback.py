@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from isoalign.core import plugins
@@ -88,23 +89,29 @@ class JudgeConfig:
     retries: int = 4
     key_env: str = "OPENAI_API_KEY"
 
+    PLACE: ClassVar[str] = "task.judge"
+    KINDS: ClassVar[tuple[str, ...]] = KINDS
+
     def __post_init__(self) -> None:
-        known = [*KINDS, *plugins.entry_points("judges")]
-        if self.kind not in known:
-            raise ValueError(f"task.judge.kind must be one of {', '.join(known)}, not {self.kind!r}")
+        known = [*filter(None, self.KINDS), *plugins.entry_points("judges")]
+        if self.kind not in (*self.KINDS, *known):
+            raise ValueError(f"{self.PLACE}.kind must be one of {', '.join(known)}, not {self.kind!r}")
         for name in ("thought", "requests_per_minute", "token_limit", "retries"):
             if getattr(self, name) < 0:
-                raise ValueError(f"task.judge.{name} must be 0 or more, not {getattr(self, name)}")
+                raise ValueError(f"{self.PLACE}.{name} must be 0 or more, not {getattr(self, name)}")
         if self.concurrency < 1:
-            raise ValueError(f"task.judge.concurrency must be 1 or more, not {self.concurrency}")
+            raise ValueError(f"{self.PLACE}.concurrency must be 1 or more, not {self.concurrency}")
         if not (math.isfinite(self.timeout) and self.timeout > 0):
-            raise ValueError(f"task.judge.timeout must be a number of seconds above 0, not {self.timeout}")
+            raise ValueError(f"{self.PLACE}.timeout must be a number of seconds above 0, not {self.timeout}")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_env):  # not shown, as it may be the key itself
-            raise ValueError("task.judge.key_env must be the name of an environment variable, never the key itself")
+            raise ValueError(f"{self.PLACE}.key_env must be the name of an environment variable, never the key itself")
         if self.kind in ("lm", "server", "scorer") and not self.model:
-            raise ValueError(f"task.judge.model must name the model of the {self.kind} judge")
+            what = (
+                "the scorer, as in task.evaluation.scorer" if self.kind == "scorer" else f"the model of the {self.kind} judge"
+            )
+            raise ValueError(f"{self.PLACE}.model must name {what}")
         if self.kind == "server":
-            _check_address(self.base_url)
+            _check_address(self.base_url, self.PLACE)
 
     @property
     def compares(self) -> bool:
@@ -112,7 +119,7 @@ class JudgeConfig:
         return self.kind not in ("classifier", "scorer")
 
 
-def _check_address(url: str) -> None:
+def _check_address(url: str, place: str) -> None:
     """Raise ValueError unless the address is plain. One with a password is rejected, as it would be saved on cards, and not
     shown."""
     example = "such as http://localhost:8000/v1"
@@ -123,11 +130,11 @@ def _check_address(url: str) -> None:
         parts, usable = urlsplit(""), False
     if "@" in url or parts.query or parts.fragment:
         raise ValueError(
-            f"task.judge.base_url must be a plain address {example}, without user name, password or anything after a ? or #; "
-            "put the key in the environment variable that task.judge.key_env names"
+            f"{place}.base_url must be a plain address {example}, without user name, password or anything after a ? or #; "
+            f"put the key in the environment variable that {place}.key_env names"
         )
     if not usable:
-        raise ValueError(f"task.judge.base_url must be the server's address {example}, not {url!r}")
+        raise ValueError(f"{place}.base_url must be the server's address {example}, not {url!r}")
 
 
 @dataclass(frozen=True)

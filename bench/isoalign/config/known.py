@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from isoalign.config.evaluation import WIN_RATE
+
 
 def conflict(task: Any) -> str:
     """Why a TaskConfig cannot have a known reward, in a line; empty if it can.
@@ -27,6 +29,8 @@ def conflict(task: Any) -> str:
         return "task.known_reward has one reward, not an ensemble: set task.shaping.members=1"
     if other := [name for name, value in shaped.items() if value]:
         return f"task.shaping.{other[0]} makes the reward another function than the objective; set task.known_reward=false"
+    if scores.scorer == WIN_RATE:
+        return "task.known_reward needs a scorer of single answers, which task.evaluation.scorer=win_rate is not"
     if scores.scorer == scores.second_scorer:
         return f"task.known_reward trains on {scores.scorer}, so task.evaluation.second_scorer must be another scorer"
     return ""

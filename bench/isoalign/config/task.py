@@ -3,13 +3,14 @@
 from dataclasses import dataclass, field
 
 from isoalign.config import conflicts, own_reward
+from isoalign.config.evaluation import EvaluationConfig
 from isoalign.config.feedback import ConstitutionConfig, JudgeConfig, PanelConfig
+from isoalign.config.shaping import RoundsConfig, ShapingConfig
 from isoalign.config.training import TrainConfig
 from isoalign.core.objective import Objective
 from isoalign.core.store import added_later
 
 DTYPES = ("float32", "bfloat16")
-PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 def check_skip(key: str, skip: str) -> None:
@@ -190,68 +191,6 @@ class RewardConfig:
             raise ValueError("task.reward.golden must be 0 or more and task.reward.patience 1 or more")
         if conflict := own_reward.conflict(self):
             raise ValueError(conflict)
-
-
-@dataclass(frozen=True)
-class ShapingConfig:
-    """Reward shaping: ``members`` are trained with one seed each and combined by ``mean``, ``worst`` or ``uncertainty`` (mean
-    - ``uncertainty`` x variance); ``length_penalty`` is subtracted per token; ``clip`` bounds the reward (0 for no bound).
-    Without ``normalise`` a member's rewards keep their scale."""
-
-    members: int = added_later(1)
-    combine: str = added_later("mean")
-    uncertainty: float = added_later(1.0)
-    length_penalty: float = added_later(0.0)
-    clip: float = added_later(0.0)
-    normalise: bool = added_later(True)
-
-    def __post_init__(self) -> None:
-        if self.members < 1:
-            raise ValueError(f"task.shaping.members must be 1 or more, not {self.members}")
-        if self.combine not in ("mean", "worst", "uncertainty"):
-            raise ValueError(f"task.shaping.combine must be mean, worst or uncertainty, not {self.combine!r}")
-        if self.clip < 0 or self.uncertainty < 0:
-            raise ValueError("task.shaping.clip and task.shaping.uncertainty must be 0 or more")
-
-
-@dataclass(frozen=True)
-class RoundsConfig:
-    """Feedback rounds: feedback is collected ``count`` times, first on answers of the SFT base, then, at equal shares of the
-    budget, on answers of the current policy to ``prompts`` of the training prompts (0 for all)."""
-
-    count: int = added_later(1)
-    prompts: int = added_later(0)
-
-    def __post_init__(self) -> None:
-        if self.count < 1 or self.prompts < 0:
-            raise ValueError("task.rounds.count must be 1 or more and task.rounds.prompts 0 or more")
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """``draws`` completions of each prompt of ``split``, scored by two scorers that never train anything. Tuning uses the
-    validation split, reports the test split. Snapshots along the budget are scored on ``curve_prompts`` of the prompts and
-    their first ``curve_draws`` samples. ``precision`` of the policy's and the base's passes: float32, or on an accelerator
-    tf32 or bfloat16, which are faster and change every figure a little."""
-
-    split: str = "test"
-    draws: int = 8
-    seed: int = 1234
-    scorer: str = "tox_block"
-    second_scorer: str = "toxic_classifier"
-    curve_prompts: int = 128
-    curve_draws: int = 2
-    precision: str = added_later("float32")
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"task.evaluation.precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
-        if self.curve_prompts < 1:
-            raise ValueError(f"task.evaluation.curve_prompts must be 1 or more, not {self.curve_prompts}")
-        if not 1 <= self.curve_draws <= self.draws:
-            raise ValueError(f"task.evaluation.curve_draws must lie in [1, {self.draws}], not {self.curve_draws}")
-        if self.split not in ("validation", "test"):
-            raise ValueError(f"task.evaluation.split must be validation or test, not {self.split!r}")
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,40 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Contest:
+    """A completion against the opponent's answer to the same prompt, as a judge saw them.
+
+    ``first``: P(the completion is better) when it is shown first; ``second``: the same when it is shown second; None without
+    a verdict, and ``missing`` is then the cause. ``equal``: the two are the same text, a tie (1/2) that no judge is asked
+    about. ``length`` and ``other_length``: of completion and opponent's answer, in characters. ``tokens``: that the judge read
+    and wrote.
+    """
+
+    prompt_id: str
+    draw: int
+    first: float | None
+    second: float | None
+    length: int
+    other_length: int
+    missing: str = ""
+    equal: bool = False
+    tokens: int = 0
+
+    @property
+    def sides(self) -> tuple[float, float] | None:
+        """In each order, 1 for a win, 0 for a loss, 1/2 for a tie; None unless both orders have a verdict."""
+        if self.first is None or self.second is None:
+            return None
+        first, second = (0.5 if p == 0.5 else float(p > 0.5) for p in (self.first, self.second))
+        return first, second
+
+    @property
+    def win(self) -> float:
+        """The mean over both orders, so that a verdict that turns with the order is a tie; a tie without a verdict."""
+        return 0.5 if self.sides is None else sum(self.sides) / 2
+
+
+@dataclass(frozen=True)
 class Rewards:
     """Scores of a reward model: of the evaluation samples, of the held-out pairs (chosen, rejected), and of the validation
     pairs, on which its temperature is fitted. ``by``: whose verdicts it was trained on; ``optimised``: whether the method

@@ -162,11 +162,15 @@ def key_of(card: Card) -> str:
     """The key that follows from a card's content: the scores behind it, the method's settings, seed, budget and evaluation."""
     card = redacted(card)
     scores = "scores" if "scores" in card.parents else "readings"  # as cards of formats 1 and 2 call them
+    evaluation = (card.config.get("task") or {}).get("evaluation")
+    if isinstance(evaluation, dict):  # the stage of the win rate stands for its settings, and for none where there is none
+        evaluation = {name: value for name, value in evaluation.items() if name != "win_rate"}
     return digest(
         {
             scores: card.parents.get(scores, ""), "algorithm": card.config.get("algorithm"), "seed": card.seed,
-            "budget": card.budget, "evaluation": (card.config.get("task") or {}).get("evaluation"),
+            "budget": card.budget, "evaluation": evaluation,
         } | ({} if card.metered else {"name": card.algorithm})
+        | ({"win_rate": card.parents["win_rate"]} if "win_rate" in card.parents else {})
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ class MetricValues:
 def measure_metrics(scored: ScoredSamples, wanted: Collection[str] | None = None) -> MetricValues:
     """Apply every metric family, or those wanted."""
     by_family = metrics.measure_all(scored, wanted)
-    versions = metrics.versions(scored.objective)
+    versions = metrics.versions(scored.objective, bool(scored.contests))
     return MetricValues(
         metrics.merged(by_family),
         prompt_means(metrics.values_all(scored, wanted)),

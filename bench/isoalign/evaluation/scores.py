@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from isoalign.config.task import EvaluationConfig, ModelConfig
+from isoalign.config.evaluation import WIN_RATE, EvaluationConfig
+from isoalign.config.task import ModelConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.devices import device
 from isoalign.core.memory import by_rows
 from isoalign.core.objective import TOXICITY, Objective, objective_recipe, read_objective
-from isoalign.core.records import Rewards, Sample, ScoredPair
+from isoalign.core.records import Contest, Rewards, Sample, ScoredPair
 from isoalign.data.assets import ASSETS
 from isoalign.data.formats import Turns
 from isoalign.data.preferences import Feedback
@@ -36,7 +37,7 @@ ROWS = 64  # in one pass of the reward model
 
 def model_digests(config: EvaluationConfig) -> list[str]:
     """Digests of scorers and sentence encoder; for a hub model, its commit."""
-    names = (config.scorer, config.second_scorer, "minilm")
+    names = (*_models(config), "minilm")
     return [ASSETS[name].sha256 if name in ASSETS else identity(name) for name in names]
 
 
@@ -65,19 +66,24 @@ def make_scores(
     rewarder: Rewarder | None,
     objective: Objective = TOXICITY,
     chosen: Sequence[Prompt] = (),
+    contests: Sequence[Contest] = (),
     turns: Callable[[Sequence[int]], Turns] | None = None,
 ) -> None:
     """Write ``scores.json`` and ``pair_scores.json`` (by scorer), ``embeddings.npy`` and ``rewards.json``.
 
-    Scorers get conversations as turns: of the prompts ``chosen``, and by ``turns`` of the tokens of the held-out pairs.
+    ``contests``: of all samples, where the task ranks by its win rate. Scorers get conversations as turns: of the prompts
+    ``chosen``, and by ``turns`` of the tokens of the held-out pairs.
     """
     drawn, pairs = sample.read_samples(samples), sample.read_pairs(samples)
     asked = _asked(rewarder, base, turns if any(map(reads_prompts, (config.scorer, config.second_scorer))) else None)
     asked |= {row.prompt_id: Asked(row.prompt) for row in drawn}
     asked |= {prompt.id: Asked(prompt.text, prompt.reference, prompt.turns) for prompt in chosen}
     texts = [row.completion for row in drawn]
-    outputs = _external_scores(samples) or _scorer_outputs([asked[row.prompt_id] for row in drawn], texts, config)
-    (work / "scores.json").write_text(json.dumps(outputs))
+    scored = _external_scores(samples) or _scorer_outputs([asked[row.prompt_id] for row in drawn], texts, config)
+    if config.scorer == WIN_RATE:
+        wins = {(contest.prompt_id, contest.draw): contest.win for contest in contests}
+        scored |= {WIN_RATE: [wins[row.prompt_id, row.draw] for row in drawn]}
+    (work / "scores.json").write_text(json.dumps(scored))
     (work / "pair_scores.json").write_text(json.dumps(_pair_scores(pairs, asked, config)))
     np.save(work / "embeddings.npy", embed(texts, device=device()).cpu().numpy().astype(np.float16))
     if rewarder:
@@ -90,10 +96,14 @@ def make_scores(
     (work / "source.json").write_text(json.dumps(source))
 
 
+def _models(config: EvaluationConfig) -> list[str]:
+    """The scorers that score single answers."""
+    return [name for name in (config.scorer, config.second_scorer) if name != WIN_RATE]
+
+
 def _scorer_outputs(asked: list[Asked], texts: list[str], config: EvaluationConfig) -> dict[str, list[float | None]]:
     prompts, references = [each.prompt for each in asked], [each.reference for each in asked]
-    names = (config.scorer, config.second_scorer)
-    return {name: load_answer_scorer(name, device())(prompts, texts, references) for name in names}
+    return {name: load_answer_scorer(name, device())(prompts, texts, references) for name in _models(config)}
 
 
 def _asked(rewarder: Rewarder | None, base: LanguageModel, turns: Callable[[Sequence[int]], Turns] | None) -> dict[str, Asked]:
@@ -115,6 +125,7 @@ def _pair_scores(
         return {}
     prompts = [asked.get(p.prompt_id, Asked("")) for p in pairs]
     outputs = _scorer_outputs(prompts * 2, [p.chosen for p in pairs] + [p.rejected for p in pairs], config)
+    outputs |= {WIN_RATE: [None] * (2 * count)} if config.scorer == WIN_RATE else {}  # a pair's answers met no opponent
     return {name: [list(both) for both in zip(s[:count], s[count:], strict=True)] for name, s in outputs.items()}
 
 

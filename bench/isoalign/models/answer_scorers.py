@@ -26,6 +26,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from isoalign.config.evaluation import WIN_RATE
 from isoalign.core import plugins
 from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.memory import machine_failure
@@ -120,6 +121,8 @@ def load_answer_scorer(name: str, device: str = "cpu") -> AnswerScorer:
     """A scorer by name: of `isoalign.models.scorers`, a lexicon, a rule, a ``reward:`` model, or of another package."""
     if name in plugins.entry_points("scorers"):
         return _of_package(name, device)
+    if name == WIN_RATE:  # its scores are verdicts, which a stage of their own gives
+        return AnswerScorer(name, lambda _, completions: [None] * len(completions), True)
     if name in _LEXICONS:
         asset, load = _LEXICONS[name]
         lexicon = load(assets.asset_path(asset))

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from isoalign.core.batches import Rollouts
-from isoalign.core.errors import UserError
 from isoalign.data.formats import Turns
 from isoalign.models import loading, tokens
 from isoalign.models.answer_scorers import AnswerScorer
@@ -53,14 +52,14 @@ class KnownReward:
 
     def __init__(self, folder: Path, model: str, known: KnownFunction, normalise: bool = True) -> None:
         self.tokenizer, self.known, self.normalise = loading.load_tokenizer(model), known, normalise
+        self.unscored = 0  # completions so far
         self.record = json.loads((folder / "record.json").read_text())
 
     def __call__(self, rollouts: Rollouts) -> Tensor:
-        """Rewards [B]; a completion without a score gets the mean, 0. Raises UserError if none has a score."""
+        """Rewards [B]; a completion without a score gets the mean, 0. ``unscored`` is then their number."""
         asked, answers = self._asked(rollouts), tokens.decode(self.tokenizer, rollouts)
         scores = self.known.scorer([each.prompt for each in asked], answers, [each.reference for each in asked])
-        if scores and all(score is None for score in scores):
-            raise UserError(f"the scorer {self.known.scorer.name} gives no score to any of {len(scores)} completions")
+        self.unscored += scores.count(None)
         sign, mean = (1.0 if self.known.higher_is_better else -1.0), self.record["mean"]
         rewards = torch.tensor([mean if score is None else sign * score for score in scores])
         return normalise_rewards(rewards, self.record, self.normalise)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from isoalign.config import known
+from isoalign.config.evaluation import WIN_RATE
 from isoalign.core import devices, plugins
 from isoalign.core.records import Flag
 from isoalign.data.formats.types import KEPT, SKIPPED
@@ -14,6 +15,7 @@ from isoalign.data.prompts import count_skipped
 from isoalign.models import reward_classifier
 from isoalign.models.answer_scorers import load_answer_scorer
 from isoalign.runs.pipeline import Run
+from isoalign.runs.win_rate import protocol, taught
 from isoalign.stages import pairs
 from isoalign.stages.stage import Stage
 
@@ -27,7 +29,8 @@ MAX_MISSING_SHARE = 0.2  # of the verdicts of a comparing judge
 def make_notes(run: Run) -> dict[str, Any]:
     """The notes of a run's card."""
     config = run.task.evaluation
-    flags, prompts = [*training_flags(run), *feedback_flags(run)], len(run.evaluation_prompts())
+    flags = [*training_flags(run), *feedback_flags(run), *win_rate_flags(run)]
+    prompts = len(run.evaluation_prompts())
     notes = {
         "prompts": prompts, "split": config.split, "draws": config.draws,
         "curve": f"{min(config.curve_prompts, prompts)} prompts, {config.curve_draws} draws",
@@ -35,6 +38,7 @@ def make_notes(run: Run) -> dict[str, Any]:
         "correlation": json.loads((run.shared.get(run.agreement) / "correlation.json").read_text()),
         "tuning": run.tuning if run.trains else None, "caveat": CAVEAT if run.task.objective.is_toxicity else None,
     }  # fmt: skip
+    notes |= win_rate_notes(run, run.contests(run.samples))
     notes |= _known_reward(run) | _reward_model(run) | _plugin_packages(run) | _feedback_records(run)
     return notes | ({"flags": list(map(asdict, flags))} if flags else {})
 
@@ -45,6 +49,11 @@ def _reward_model(run: Run) -> dict[str, Any]:
     return {"reward_model": reward_classifier.about(name)} if name else {}
 
 
+def win_rate_notes(run: Run, contests: Stage | None) -> dict[str, Any]:
+    """By whom and against whom the win rate is measured, and what the judge was asked; nothing without one."""
+    return {"win_rate": protocol(run.shared), "win_rate_judge": _record(run, contests)} if contests else {}
+
+
 def _known_reward(run: Run) -> dict[str, str]:
     """What a known reward means for the card; empty without one."""
     task = run.task
@@ -52,7 +61,8 @@ def _known_reward(run: Run) -> dict[str, str]:
         return {}
     told = KNOWN.format(task.evaluation.scorer)
     told += f"; verdicts are flipped at rate {task.feedback.noise:g}" if task.feedback.noise else ""
-    if run.rewarded_by() == "judge":
+    labels = run.read_record().get("spent", {}).get("labels", {})
+    if any(source.startswith("ai") for source in labels):
         told += (
             f"; this method learned from another one, the AI judge ({task.judge.kind} {task.judge.model}), which is a proxy"
         )
@@ -104,9 +114,11 @@ def feedback_flags(run: Run) -> list[Flag]:
     if why := known.misfit(task, "annotator"):
         warnings.append(f"the held-out verdicts are not of the objective: {why}")
     for by in pairs.SOURCES:
-        name = task.scored_by(by) if by == "annotator" or run.rewarded_by() == by else ""
+        name = task.scored_by(by) if run.trains and (by == "annotator" or run.rewarded_by() == by) else ""
         if name in plugins.entry_points("scorers") and load_answer_scorer(name, devices.device()).price is None:
             warnings.append(f"the scorer {name} of {plugins.package_of('scorer', name)} trained it and is billed at 0 FLOPs")
+    if steps := sum(row.get("unscored") is not None for row in run.read_log()):
+        warnings.append(f"at {steps} steps answers got no score from {task.evaluation.scorer}: their reward is the mean")
     models = [_record(run, model)["verdicts"] for model in shared.reward_models(run.rewarded_by()).values()]
     if any(verdicts and len(verdicts) < task.reward.pairs for verdicts in models):
         warnings.append(
@@ -137,6 +149,16 @@ def feedback_flags(run: Run) -> list[Flag]:
         warnings += [f"prompts: rows that were skipped (task.prompts.skip={task.prompts.skip}): {skipped:,}"] * bool(skipped)
         warnings += [f"prompts are cut to {task.model.prompt_tokens} tokens ({', '.join(losses)})"] if losses else []
     return [Flag("warning", text) for text in warnings]
+
+
+def win_rate_flags(run: Run) -> list[Flag]:
+    """Flags of a judge of the win rate that is not one of its own: a gate where the task ranks by it."""
+    if not run.task.evaluation.win_rate.on or not run.trains:
+        return []
+    labels = run.read_record().get("spent", {}).get("labels") or {}
+    did = taught(run.shared, labels, bool(run.reward_rounds()))
+    kind: Literal["gate", "warning"] = "gate" if run.task.evaluation.scorer == WIN_RATE else "warning"
+    return [Flag(kind, f"the judge of its win rate also {did}: the two are not independent")] if did else []
 
 
 def _verdicts(run: Run) -> dict[str, Any]:

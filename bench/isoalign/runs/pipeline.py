@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from isoalign.core.records import Budget
 from isoalign.data.preferences import Feedback
 from isoalign.data.prompts import Prompt
 from isoalign.evaluation import annotator_agreement, curve, judge_check, metric_values, metrics, samples, scores, selection
+from isoalign.evaluation.win_rate import WIN_RATE, read_contests
 from isoalign.models.reward import Rewarder
+from isoalign.runs import win_rate
 from isoalign.runs.training import BASE, ROUNDS, Training
 from isoalign.stages import pairs
 from isoalign.stages.rounds import FeedbackRounds
@@ -127,7 +129,8 @@ class Run(Training):
             "assets": scores.model_digests(config), "reward": source.key,
             "optimised": optimised, "held_out": held_out.key, "validation": validation.key if validation else None,
         }  # fmt: skip
-        recipe |= self.shaping_recipe | objective_recipe(self.task.objective)
+        contests = self.contests(drawn) if config.scorer == WIN_RATE else None
+        recipe |= self.shaping_recipe | objective_recipe(self.task.objective) | _contests_recipe(contests)
 
         def make(work: Path) -> None:
             held_out_pairs = Feedback.read(shared.get(held_out))
@@ -135,11 +138,14 @@ class Run(Training):
             known = self.task.known_reward and source.by == "annotator"
             rewarder = scores.Rewarder(source.by, optimised, source.load(), held_out_pairs, validation_pairs, known)
             base, model, chosen = shared.base_model(), self.task.model, self.evaluation_prompts()
-            scores.make_scores(
-                work, shared.get(drawn), config, base, model, rewarder, self.task.objective, chosen, shared.asked
-            )
+            judged, objective = read_contests(shared.get(contests)) if contests else [], self.task.objective
+            scores.make_scores(work, shared.get(drawn), config, base, model, rewarder, objective, chosen, judged, shared.asked)
 
         return Stage("scores", recipe, make)
+
+    def contests(self, drawn: Stage) -> Stage | None:
+        """Verdicts on samples against the SFT base's, or given, answers; None if the task measures no win rate."""
+        return win_rate.contests_of(self.shared, drawn, self.base.samples)
 
     def reward_rounds(self) -> dict[str, int]:
         """The last feedback round whose reward model the method used, by ``annotator`` and ``judge``."""
@@ -180,16 +186,16 @@ class Run(Training):
 
     def metrics(self) -> Stage:
         """Metrics of the samples, compared with the SFT base's."""
-        own, base = self.own_scores(), self.base_scores() if self.trains else None
+        own, base, contests = self.own_scores(), self.base_scores() if self.trains else None, self.contests(self.samples)
         recipe = {
             "version": metric_values.VERSION, "scores": own.key, "base": base.key if base else None,
-            "metrics": metrics.versions(self.task.objective), "statistics": stats.VERSION,
-        }  # fmt: skip
+            "metrics": metrics.versions(self.task.objective, bool(contests)), "statistics": stats.VERSION,
+        } | _contests_recipe(contests)  # fmt: skip
 
         def make(work: Path) -> None:
-            metric_values.make_metrics(
-                work, scores.read_scored_samples(self.shared.get(own), self.shared.get(base) if base else None)
-            )
+            scored = scores.read_scored_samples(self.shared.get(own), self.shared.get(base) if base else None)
+            judged = read_contests(self.shared.get(contests)) if contests else []
+            metric_values.make_metrics(work, replace(scored, contests=judged))
 
         return Stage("metrics", recipe, make)
 
@@ -267,7 +273,13 @@ class Run(Training):
             stages |= {f"scores@{place['steps']}": stage for place, stage in self.snapshot_scores()}
         check = self.judge_check()
         stages |= {"judge": check} if check else {}
+        stages |= {WIN_RATE: contests} if (contests := self.contests(self.samples)) else {}
         return stages | {"samples": self.samples, "scores": self.own_scores()}
+
+
+def _contests_recipe(contests: Stage | None) -> dict[str, str]:
+    """The contests as an entry of recipes; none without them."""
+    return {WIN_RATE: contests.key} if contests else {}
 
 
 def base_run(shared: SharedStages, budget: Budget | None = None, seed: int = 0) -> Run:

@@ -6,6 +6,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
+from isoalign.config.evaluation import BASE, SCORER
 from isoalign.config.feedback import PanelConfig
 from isoalign.core import devices
 from isoalign.core.errors import UserError
@@ -13,8 +14,11 @@ from isoalign.core.objective import objective_recipe
 from isoalign.core.peak_memory import GIB
 from isoalign.data.assets import ASSETS
 from isoalign.data.preferences import Feedback
-from isoalign.feedback import constitution
+from isoalign.feedback import constitution, judges
+from isoalign.feedback.judges.scorer import load_scorer_judge, scorer_judge_identity
+from isoalign.feedback.judges.verdicts import Judge
 from isoalign.models import loading, reward_classifier, scorers
+from isoalign.models.answer_scorers import identity
 from isoalign.models.own_reward import OwnReward
 from isoalign.models.reward import ClassifierReward
 from isoalign.stages import annotators, completions, from_file, pairs, preflight, revisions, reward
@@ -39,13 +43,14 @@ class StageGraph(TaskModels):
             "packages": [importlib.metadata.version(name) for name in ("torch", "transformers", "peft")],
             "reward": self._reward_identity,
             "writers": [loading.weights_identity(name) for name in preflight.writers(task)],
-            "scorers": list(map(scorers.scorer_identity, names)),
+            "scorers": list(map(identity, names)),
             "prompts": [self.prompt_recipe(split) for split in preflight.SPLITS], "training": task.training,
         } | objective_recipe(task.objective)  # fmt: skip
         if task.feedback.file and preflight.own_reward_models(task):  # they read its prompts
             recipe |= {"file": self._file_recipe}
         opinions = {by: found for by in pairs.SOURCES if (found := self.scorer_recipe(by))}
         recipe |= {"opinions": opinions} if opinions else {}
+        recipe |= {"win_rate": judged} if (judged := self.win_rate_recipe) else {}
         return Stage("preflight", recipe, lambda work: preflight.make_preflight(work, task, lora, trl_loop))
 
     def completions(self, split: str) -> Stage:
@@ -105,6 +110,43 @@ class StageGraph(TaskModels):
     def _golden(self) -> Stage:
         """Answers with a known better one, to weight annotators by; from a split that nothing is trained on."""
         return self.completions("validation")
+
+    # -- the win rate ---------------------------------------------------------------------------------------------
+
+    @property
+    def win_rate_recipe(self) -> dict[str, Any]:
+        """What the win rate's verdicts depend on besides the answers; empty where the task measures none."""
+        config = self.task.evaluation.win_rate
+        if not config.on:
+            return {}
+        if config.judge.kind == SCORER:
+            judge = scorer_judge_identity(config.judge.model) | {"default": self._win_rate_direction}
+        else:
+            judge = judges.judge_identity(config.judge)
+            judge |= {"annotators": self.annotators.key} if config.judge.kind == "classifier" else {}
+        given = config.opponent != BASE
+        opponent = {"file": self._digest(config.opponent), "columns": config.columns} if given else BASE
+        return {"judge": judge, "opponent": opponent, "criterion": config.criterion}
+
+    def win_rate_judge(self) -> Judge:
+        """The judge of the win rate, loaded."""
+        config = self.task.evaluation.win_rate.judge
+
+        def load() -> Judge:
+            if config.kind == SCORER:
+                return load_scorer_judge(config.model, devices.device(), self._win_rate_direction)
+            annotators = self.get(self.annotators) if config.kind == "classifier" else None
+            return judges.load_judge(config, self.server_answers, annotators)
+
+        judge: Judge = self.cached("win-rate-judge", load)
+        return judge
+
+    @property
+    def _win_rate_direction(self) -> bool | None:
+        """The direction of a scorer that does not say its own: the objective's, if it is one of the task's scorers."""
+        evaluation = self.task.evaluation
+        known = evaluation.win_rate.judge.model in (evaluation.scorer, evaluation.second_scorer)
+        return self.task.objective.higher_is_better if known else None
 
     @property
     def revisions_stage(self) -> Stage:
@@ -186,14 +228,23 @@ class StageGraph(TaskModels):
     def _reward_identity(self) -> dict[str, str]:
         """What the reward model is, for recipes; empty for a head on the SFT base."""
         config = self.task.reward
-        base = {"base": loading.weights_identity(config.base)} if config.base else {}
-        if base and base["base"] in self._evaluation_scorers:
-            raise UserError(f"task.reward.base {config.base} is an evaluation scorer; choose another base or scorer")
+        if config.base:
+            return {"base": self._apart("base", loading.weights_identity(config.base))}
         if config.model:
-            return {"model": self._model_identity(), "reading": str(reward_classifier.VERSION)}
-        if not config.classifier:
-            return base
-        return {"classifier": self._classifier_identity()} | ({"sign": "+"} if self.more_is_better else {})
+            own = self._apart("model", scorers.scorer_identity(config.model))
+            return {"model": own, "reading": str(reward_classifier.VERSION)}
+        if config.classifier in ("", "annotator"):
+            return {"classifier": self.annotators.key} if config.classifier else {}
+        sign = {"sign": "+"} if self.more_is_better else {}
+        return {"classifier": self._apart("classifier", scorers.scorer_identity(config.classifier))} | sign
+
+    def _apart(self, setting: str, weights: str) -> str:
+        """The identity of a reward's weights. Raises UserError if they are an evaluation scorer's: a method must not train on
+        what evaluates it."""
+        evaluation, name = self.task.evaluation, getattr(self.task.reward, setting)
+        if weights in map(scorers.scorer_identity, (evaluation.scorer, evaluation.second_scorer)):
+            raise UserError(f"task.reward.{setting} {name} is an evaluation scorer; choose another {setting} or scorer")
+        return weights
 
     def train_reward(self, work: Path, verdicts: Feedback, member: int) -> None:
         """Train a reward model, or a member of an ensemble, on verdicts."""
@@ -211,26 +262,6 @@ class StageGraph(TaskModels):
         reward.make_reward_model(
             work, self.get(self.sft), verdicts, golden, task.model, config, task.seed, member, task.training
         )
-
-    def _classifier_identity(self) -> str:
-        """Raises UserError if the classifier is an evaluation scorer: a method must not train on what evaluates it."""
-        name = self.task.reward.classifier
-        if name != "annotator" and scorers.scorer_identity(name) in self._evaluation_scorers:
-            raise UserError(f"task.reward.classifier {name} is an evaluation scorer; choose another classifier or scorer")
-        return self.annotators.key if name == "annotator" else scorers.scorer_identity(name)
-
-    def _model_identity(self) -> str:
-        """Raises UserError if the reward model is an evaluation scorer: a method must not train on what evaluates it."""
-        name = self.task.reward.model
-        if scorers.scorer_identity(name) in self._evaluation_scorers:
-            raise UserError(f"task.reward.model {name} is an evaluation scorer; choose another reward model or scorer")
-        return scorers.scorer_identity(name)
-
-    @property
-    def _evaluation_scorers(self) -> set[str]:
-        """Identities of the scorers' weights."""
-        evaluation = self.task.evaluation
-        return {scorers.scorer_identity(each) for each in (evaluation.scorer, evaluation.second_scorer)}
 
     @property
     def asked(self) -> PromptTurns:

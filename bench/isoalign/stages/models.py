@@ -20,6 +20,7 @@ from isoalign.data import prompts
 from isoalign.data.assets import ASSETS
 from isoalign.feedback import constitution, judges
 from isoalign.feedback.constitution import Constitution, PrincipledJudge
+from isoalign.feedback.judges.identity import judge_model
 from isoalign.feedback.judges.verdicts import Judge
 from isoalign.feedback.judges.writer import LMWriter, ServerWriter, Writer
 from isoalign.models import loading
@@ -106,7 +107,7 @@ class TaskModels:
             return None
 
         def load() -> Judge:
-            judge = judges.load_judge(config, self._server_answers)
+            judge = judges.load_judge(config, self.server_answers)
             return PrincipledJudge(judge, self.constitution, self.task.seed) if self.constitution else judge
 
         judge: Judge = self.cached("comparing-judge", load)
@@ -157,7 +158,7 @@ class TaskModels:
         return judges.judge_identity(self.task.judge) | principles
 
     @property
-    def _server_answers(self) -> Path:
+    def server_answers(self) -> Path:
         """The folder in which answers of servers are stored."""
         return self.store.root / ".judge"
 
@@ -180,6 +181,14 @@ class TaskModels:
         return {"kind": "lm", "weights": loading.weights_identity(config.model) if config.model else "sft"}
 
     @property
+    def critic_model(self) -> Any:
+        """The model behind the critic, as `judge_model` has it; None for the SFT base."""
+        config = self.task.constitution
+        if config.kind == "server":
+            return judge_model(self._critic_server)
+        return ("lm", loading.weights_identity(config.model)) if config.model else None
+
+    @property
     def _critic_server(self) -> JudgeConfig:
         judge, config = self.task.judge, self.task.constitution
         try:
@@ -191,7 +200,7 @@ class TaskModels:
         """The model that writes critiques and revisions; by default the SFT base."""
         config = self.task.constitution
         if config.kind == "server":
-            return ServerWriter(self._critic_server, self._server_answers, config.tokens)
+            return ServerWriter(self._critic_server, self.server_answers, config.tokens)
         if not config.model:
             return LMWriter("the SFT base", base, config.tokens)
         model, tokenizer = loading.load_model(config.model)

@@ -16,11 +16,15 @@ from typing import Any
 
 import torch
 
+from isoalign.config.evaluation import BASE, SCORER
 from isoalign.config.task import ModelConfig, TaskConfig
 from isoalign.core.devices import device
 from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.memory import machine_failure
 from isoalign.data import prompts
+from isoalign.data.opponents import read_answers
+from isoalign.feedback import judges
+from isoalign.feedback.judges.scorer import load_scorer_judge
 from isoalign.models import loading, reward_classifier
 from isoalign.models.answer_scorers import check_price, check_scorers
 from isoalign.models.flops import bill_error, shape_of
@@ -61,6 +65,7 @@ def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = Fal
     check_scorers(task.evaluation.scorer, task.evaluation.second_scorer, task.objective, device(), texts, references)
     for name in filter(None, map(task.scored_by, ("annotator", "judge"))):  # they need a price, and train or label
         check_price(name, device(), texts, references)
+    _check_win_rate(task)
     if task.reward.classifier not in ("", "annotator"):
         load_scorer(task.reward.classifier, device())
     for name in own_reward_models(task):
@@ -112,11 +117,24 @@ def _check_own_reward(name: str, task: TaskConfig) -> dict[str, float]:
     return report | {"longest prompt": longest}
 
 
+def _check_win_rate(task: TaskConfig) -> None:
+    """A scorer as the win rate's judge says what is better, and given answers are there for all evaluation prompts."""
+    config, evaluation = task.evaluation.win_rate, task.evaluation
+    if config.judge.kind == SCORER:
+        known = config.judge.model in (evaluation.scorer, evaluation.second_scorer)
+        load_scorer_judge(config.judge.model, device(), task.objective.higher_is_better if known else None)
+    elif config.on:
+        judges.judge_identity(config.judge)  # its template is readable
+    if config.on and config.opponent != BASE:
+        wanted = {prompt.id for prompt in prompts.load_split(task.prompts, evaluation.split)}
+        read_answers(config.opponent, config.columns, wanted)
+
+
 def writers(task: TaskConfig) -> list[str]:
     """The language models that judge answers or write critiques and revisions."""
-    judge = [task.judge.model] if task.judge.kind == "lm" else []
+    judge = [config.model for config in (task.judge, task.evaluation.win_rate.judge) if config.kind == "lm"]
     critic = [task.constitution.model] if task.constitution.file and task.constitution.kind == "lm" else []
-    return list(filter(None, judge + critic))
+    return list(dict.fromkeys(filter(None, judge + critic)))
 
 
 def check_length(name: str, architecture: Any, config: ModelConfig) -> None:

@@ -77,10 +77,12 @@ class FeedbackRounds:
 
     def scoring_judge(self) -> OpinionJudge:
         """The AI judge that scores single answers, the same in every round."""
+        self.shared.check_fits("judge")
         return self.shared.scoring_judge()
 
     def feedback(self, labelled_by: str) -> Feedback:
-        """The verdicts of all rounds so far, the earliest first."""
+        """The verdicts of all rounds so far, the earliest first. Raises UserError if they are not of the objective."""
+        self._check_fits(labelled_by)
         key = (labelled_by, self.round)
         if key not in self._verdicts:
             folders = [self._pairs(labelled_by, number) for number in range(1, self.round + 1)]
@@ -89,13 +91,19 @@ class FeedbackRounds:
         return self._verdicts[key]
 
     def reward(self, labelled_by: str) -> Rewarder:
-        """The reward model of this round."""
+        """The reward model of this round. Raises UserError if its verdicts are not of the objective."""
+        self._check_fits(labelled_by)
         if not self.round:
             return self.shared.reward(labelled_by)
         key = (labelled_by, self.round)
         if key not in self._rewards:
             self._rewards = {key: self._reward(labelled_by)}  # those of earlier rounds are not used again
         return self._rewards[key]
+
+    def _check_fits(self, labelled_by: str) -> None:
+        reward = self.shared.task.reward
+        if not reward.model and not reward.classifier.startswith("hf:"):  # these learn from no verdict
+            self.shared.check_fits(labelled_by)
 
     def _reward(self, labelled_by: str) -> Rewarder:
         def train(member: int) -> Callable[[Path], None]:

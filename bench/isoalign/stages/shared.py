@@ -68,14 +68,10 @@ class SharedStages(StageGraph):
 
     def feedback(self, labelled_by: str) -> Feedback:
         """The training pairs."""
-        self.check_fits(labelled_by)
         return self.cached(f"feedback-{labelled_by}", lambda: Feedback.read(self.get(self.pairs(labelled_by))))
 
     def reward(self, labelled_by: str) -> Rewarder:
         """The reward model, or ensemble, loaded."""
-
-        if not self.task.reward.model and not self.task.reward.classifier.startswith("hf:"):
-            self.check_fits(labelled_by)
 
         def load() -> Rewarder:
             members = [self.load_reward(self.get(stage)) for stage in self.reward_models(labelled_by).values()]
@@ -110,13 +106,12 @@ class SharedStages(StageGraph):
         return feedback
 
     def check_fits(self, labelled_by: str) -> None:
-        """Raises UserError if annotator or judge knows toxicity alone, and the objective is another one."""
+        """Raises UserError if nothing is to be learned from an annotator or judge, who knows toxicity alone."""
         if why := known.misfit(self.task, labelled_by):
             raise UserError(why)
 
     def scoring_judge(self) -> OpinionJudge:
         """The AI judge that scores single answers, loaded."""
-        self.check_fits("judge")
         if self.task.judge.compares:
             raise UserError(
                 f"a {self.task.judge.kind} judge compares answers and cannot score single ones; set algorithm.mode=canonical"

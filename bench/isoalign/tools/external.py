@@ -25,6 +25,7 @@ from isoalign.evaluation import metric_values, scores
 from isoalign.evaluation import samples as sample
 from isoalign.evaluation.card import key_of
 from isoalign.evaluation.scoring import scored
+from isoalign.evaluation.win_rate import WIN_RATE, read_contests
 from isoalign.models.language import LanguageModel
 from isoalign.models.tokens import encode_words
 from isoalign.runs import notes
@@ -54,9 +55,12 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     base = base_run(shared)
     samples = _samples(text, rows, base)
     own, theirs = base.scores(samples), base.own_scores()
-    own_samples = scores.read_scored_samples(shared.get(own), shared.get(theirs))
+    contests = base.contests(samples)
+    judged = read_contests(shared.get(contests)) if contests else []
+    own_samples = replace(scores.read_scored_samples(shared.get(own), shared.get(theirs)), contests=judged)
     parents = {"sft": shared.sft, "held_out": shared.pairs("annotator", task.evaluation.split), "samples": samples}
     parents |= {"scores": own, "base_samples": base.samples, "base_scores": theirs, "agreement": base.agreement}
+    parents |= {WIN_RATE: contests} if contests else {}
     longest = task.model.new_tokens
     longer = [s for s in own_samples.samples if len(s.token_ids) > longest]
     flags = [Flag("warning", f"{len(longer)} of {len(rows)} completions are longer than the task's {longest} tokens "
@@ -65,7 +69,8 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
         key="", task=task.name, algorithm=name, config={"algorithm": {"samples": file.name}, "task": asdict(task)}, seed=0,
         budget={"flops": None}, spent={}, metrics={}, parents={name: stage.key for name, stage in parents.items()},
         versions=packages(), command=command,
-        notes=notes.make_notes(base) | {"curve": None, "flags": list(map(asdict, flags))},
+        notes=notes.make_notes(base) | notes.win_rate_notes(base, contests)
+        | {"curve": None, "flags": list(map(asdict, flags))},
         contents={name: content(shared.get(stage)) for name, stage in parents.items()},
     )  # fmt: skip
     return scored(

@@ -16,6 +16,7 @@ from isoalign.core.store import Store
 from isoalign.evaluation import curve, metric_values, metrics, scores
 from isoalign.evaluation.card import FAMILY
 from isoalign.evaluation.scoring import scored
+from isoalign.evaluation.win_rate import WIN_RATE, read_contests
 
 
 def rescored(card: Card, store: Store, wanted: Collection[str] | None = None) -> Card:
@@ -29,7 +30,7 @@ def rescored(card: Card, store: Store, wanted: Collection[str] | None = None) ->
             f"{card.algorithm} seed {card.seed}: its intervals are of another version of the statistics; use --all"
         )
     old = [family for family in card.families if family not in (wanted or metrics.names())]
-    now = metrics.versions(objective_of(card))
+    now = metrics.versions(objective_of(card), WIN_RATE in card.parents)
     if stale := [family for family in old if card.versions.get(FAMILY + family) != str(now.get(family))]:
         others = f"its {', '.join(stale)} metrics are of another version, and flags depend on all families"
         raise UserError(f"{card.algorithm} seed {card.seed}: {others}; use --all")
@@ -39,7 +40,9 @@ def rescored(card: Card, store: Store, wanted: Collection[str] | None = None) ->
 def remeasured(card: Card, store: Store, wanted: Collection[str] | None = None) -> Card:
     """The same, whatever the versions of the other families: for checks, not for cards that are kept."""
     base = stage_of(card, store, "base_scores") if "base_scores" in card.parents else None
-    own = metric_values.measure_metrics(scores.read_scored_samples(stage_of(card, store, "scores"), base), wanted)
+    contests = read_contests(stage_of(card, store, WIN_RATE)) if WIN_RATE in card.parents else []
+    drawn = replace(scores.read_scored_samples(stage_of(card, store, "scores"), base), contests=contests)
+    own = metric_values.measure_metrics(drawn, wanted)
     return scored(card, own, _base_values(base) if base else None, points(card, store, own))
 
 

@@ -63,6 +63,8 @@ def show(task: TaskConfig) -> Iterator[str]:
     yield _feedback(task, evaluated)
     scorers = f"{task.evaluation.scorer} and {task.evaluation.second_scorer}"
     yield f"reward: {_reward(task)}; scored by {scorers}; judge: {f'{task.judge.kind} {task.judge.model}'.strip()}"
+    if task.evaluation.win_rate.on:
+        yield f"win rate by {task.evaluation.win_rate.describe(task.evaluation.scorer)}"
     encoded = encode_prompts(tokenizer, splits["test"][:EXAMPLES], model)
     texts = [tokenizer.decode(ids[mask].tolist()) for ids, mask in zip(encoded.tokens, encoded.mask, strict=True)]
     yield "\n".join(["as the model reads them:", *(f"  {clean(text)}" for text in texts)])

@@ -24,6 +24,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from isoalign.config.evaluation import NONE, WIN_RATE
 from isoalign.config.search_path import folders, options
 from isoalign.core.errors import UserError, unknown
 from isoalign.core.files import save
@@ -154,6 +155,17 @@ class Search:
         if self.trials < 1 or self.workers < 1:
             raise UserError("--trials and --workers must be 1 or more")
 
+    @property
+    def _task_settings(self) -> list[str]:
+        return [word for word in self.settings if word.startswith("task.")]
+
+    @cached_property
+    def _off(self) -> list[str]:
+        """What no trial needs: a judge of a win rate by which nothing is chosen."""
+        evaluation = overrides.task_named(self.task, self._task_settings).evaluation
+        unneeded = evaluation.win_rate.on and evaluation.scorer != WIN_RATE
+        return [f"task.evaluation.win_rate.judge.kind={NONE}"] if unneeded else []
+
     def command(self, algorithm: str) -> str:
         """What to type to do it again."""
         words = ["isoalign", "tune", self.task, algorithm, "--trials", str(self.trials), "--rule", self.rule, *self.settings]
@@ -164,8 +176,7 @@ class Search:
         """The base on which the trials are, to which the settings belong."""
         from isoalign.runs import tuned  # loads torch, which the help does without
 
-        settings = [word for word in self.settings if word.startswith("task.")]
-        return tuned.base_of(overrides.task_named(self.task, settings).model)
+        return tuned.base_of(overrides.task_named(self.task, self._task_settings).model)
 
     def file(self, algorithm: str, conf: Path) -> Path:
         """The file for the winner's settings. Raises UserError if it holds settings of another base."""
@@ -203,7 +214,7 @@ class Search:
     def _trial(self, algorithm: str, at: Settings) -> Trial:
         words = [f"task={self.task}", f"algorithm={algorithm}", f"seed={SEED}", f"results={self.results / 'trials'}", *LEAN]
         words += [f"store={self.store}"] if self.store else []
-        words += [*self.settings, *(f"{key}={value}" for key, value in at.items())]
+        words += [*self.settings, *self._off, *(f"{key}={value}" for key, value in at.items())]
         done = subprocess.run(
             [sys.executable, "-P", "-m", "isoalign", "run", *words], capture_output=True, text=True,
             env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},

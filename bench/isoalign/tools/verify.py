@@ -18,6 +18,7 @@ from isoalign.core.store import MANIFEST, RECIPE, Store, content, digest, file_f
 from isoalign.evaluation import card as cards
 from isoalign.evaluation import metrics
 from isoalign.evaluation.card import FAMILY
+from isoalign.evaluation.win_rate import WIN_RATE
 from isoalign.tools.rescore import remeasured, stage_of
 
 ROW = 8  # hex digits of a row's checksum
@@ -37,6 +38,9 @@ CLAIMS = (
     ("samples", "draws", "notes.draws"), ("samples", "prompts.count", "notes.prompts"),
     ("scores", "scorers.0", "config.task.evaluation.scorer"), ("scores", "scorers.0", "notes.scorer"),
     ("scores", "scorers.1", "config.task.evaluation.second_scorer"), ("scores", "scorers.1", "notes.second_scorer"),
+    (WIN_RATE, "judge.kind", "config.task.evaluation.win_rate.judge.kind"),
+    (WIN_RATE, "draws", "config.task.evaluation.win_rate.draws"),
+    (WIN_RATE, "criterion", "config.task.evaluation.win_rate.criterion"),
     ("scores", "shaping", "config.task.shaping"), ("train", "rounds", "config.task.rounds"),
 )  # fmt: skip
 """Stages behind a card (how their names begin), an entry of their recipes, and where the card says the same."""
@@ -248,7 +252,8 @@ def _check_record(card: Card, store: Store, report: Report) -> None:
 
 def _check_figures(card: Card, store: Store, report: Report) -> None:
     """Every figure computed again from the scores by the families that are still of the card's version."""
-    now = {FAMILY + name: str(version) for name, version in metrics.versions(objective_of(card)).items()}
+    families = metrics.versions(objective_of(card), WIN_RATE in card.parents)
+    now = {FAMILY + name: str(version) for name, version in families.items()}
     on_card = {name: version for name, version in card.versions.items() if name.startswith(FAMILY)}
     if (drawn := card.versions.get("statistics", "1")) != str(stats.VERSION):
         versions = f"version {drawn} of the statistics, this code's of {stats.VERSION}"

@@ -227,7 +227,11 @@ class Lab:
                 meter.charge(role, kind, flops)
             session.reward_models.add(session.round_name(labelled_by))
         meter.charge("reward", "forward", rewarder.flops(rollouts))
-        return torch.cat(by_rows(rewarder, rollouts, session.policy.rows)).to(self.device)
+        before = getattr(rewarder, "unscored", 0)
+        rewards = torch.cat(by_rows(rewarder, rollouts, session.policy.rows))
+        if missing := getattr(rewarder, "unscored", 0) - before:
+            self.log(unscored=missing / len(rollouts))
+        return rewards.to(self.device)
 
     @service
     def judge(self, first: Rollouts, second: Rollouts) -> Tensor:

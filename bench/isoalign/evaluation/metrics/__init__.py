@@ -51,9 +51,9 @@ def names() -> list[str]:
     return list(families())
 
 
-def versions(objective: Objective = TOXICITY) -> dict[str, int]:
+def versions(objective: Objective = TOXICITY, judged: bool = False) -> dict[str, int]:
     """The version of each family that is measured for an objective, for keys and cards; read from the source files, so that
-    no family is imported for it."""
+    no family is imported for it. ``judged``: whether there are verdicts for a win rate."""
     files = {module.name: Path(__path__[0]) / f"{module.name}.py" for module in pkgutil.iter_modules(__path__)}
     files |= {name: plugins.source_file("metrics", name) for name in _plugin_names()}
     numbers = {}
@@ -69,13 +69,13 @@ def versions(objective: Objective = TOXICITY) -> dict[str, int]:
         elif name in _plugin_names():
             missing = "VERSION = 1" if measures else "measure(scored)"
             raise UserError(f"metric {name!r}: {file} does not define {missing}; see docs/extending.md")
-    numbers.pop(_unmeasured(objective), None)
-    return numbers
+    return {name: number for name, number in numbers.items() if name not in _unmeasured(objective, judged)}
 
 
-def _unmeasured(objective: Objective) -> str:
-    """The family that is of other objectives: toxicity has its own, all others share one."""
-    return "objective" if objective.is_toxicity else "toxicity"
+def _unmeasured(objective: Objective, judged: bool) -> set[str]:
+    """The family that is of other objectives, as toxicity has its own and all others share one, and that of the win rate
+    where no judge was asked."""
+    return {"objective" if objective.is_toxicity else "toxicity", *([] if judged else ["win_rate"])}
 
 
 def _plugin_names() -> Collection[str]:
@@ -176,8 +176,8 @@ def merged(parts: Mapping[str, Mapping[str, Item]]) -> dict[str, Item]:
 
 def _measured(scored: ScoredSamples, wanted: Collection[str] | None) -> dict[str, ModuleType]:
     """The families, or those wanted, that are measured for the objective of a run."""
-    left_out = _unmeasured(scored.objective)
-    return {name: module for name, module in _selected(wanted).items() if name != left_out}
+    left_out = _unmeasured(scored.objective, bool(scored.contests))
+    return {name: module for name, module in _selected(wanted).items() if name not in left_out}
 
 
 def _selected(wanted: Collection[str] | None) -> dict[str, ModuleType]:

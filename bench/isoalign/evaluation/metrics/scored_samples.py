@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from isoalign.core.errors import UserError
 from isoalign.core.objective import TOXICITY, Objective
-from isoalign.core.records import ReverseKL, Rewards, Sample, ScoredPair
+from isoalign.core.records import Contest, ReverseKL, Rewards, Sample, ScoredPair
 
 Item = TypeVar("Item")
 
@@ -27,7 +27,8 @@ class ScoredSamples:
     ``pair_scores``: scorer to the scores of (chosen, rejected); ``rewards``: of the reward model that the method trained on,
     or the annotator's; ``embeddings`` [n_samples, d], unit norm; ``reverse``: KL of the base's own samples; ``vocabulary``:
     size of the task's vocabulary (EAD needs it); ``base``: the SFT row's scored samples on the same prompts and draws, for
-    gains (None on that row); ``known_reward``: the rewards are the main scorer's scores, up to shift, scale and sign.
+    gains (None on that row); ``known_reward``: the rewards are the main scorer's scores, up to shift, scale and sign;
+    ``contests``: a judge's verdicts on some of the samples, for the win rate.
 
     Raises UserError that names the sample, pair or scorer at fault.
     """
@@ -45,6 +46,7 @@ class ScoredSamples:
     base: ScoredSamples | None = None
     objective: Objective = TOXICITY
     known_reward: bool = False
+    contests: list[Contest] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _check_samples(self.samples)
@@ -53,6 +55,7 @@ class ScoredSamples:
         self._check_rewards()
         _check_reverse(self.reverse)
         self._check_embeddings()
+        _check_contests(self.contests, self.samples)
         if self.vocabulary is not None and self.vocabulary < 1:
             raise UserError(f"vocabulary must be 1 or more, not {self.vocabulary}")
         if self.base is not None:
@@ -70,7 +73,8 @@ class ScoredSamples:
         return len(next(iter(self.rows.values())))
 
     def subset(self, prompts: Collection[str], draws: int) -> ScoredSamples:
-        """The same run on some prompts and their first ``draws`` draws, with the same subset of its base; all pairs stay."""
+        """The same run on some prompts and their first ``draws`` draws, with the same subset of its base; all pairs stay,
+        contests do not."""
         kept = sorted(i for prompt in prompts for i in self.rows[prompt][:draws])
         return replace(
             self,
@@ -80,6 +84,7 @@ class ScoredSamples:
             embeddings=None if self.embeddings is None else self.embeddings[kept],
             reverse=[row for row in self.reverse if row.prompt_id in set(prompts)],
             base=self.base and self.base.subset(prompts, draws),
+            contests=[],
         )
 
     def scorers(self) -> dict[str, str]:
@@ -224,6 +229,17 @@ def _check_reverse(reverse: Sequence[ReverseKL]) -> None:
         raise UserError(f"reverse KL of prompt {prompt} draw {draw} occurs {times} times")
     for row in reverse:
         _check_finite(f"prompt {row.prompt_id} draw {row.draw}", "reverse KL", row.kl)
+
+
+def _check_contests(contests: Sequence[Contest], samples: Sequence[Sample]) -> None:
+    count = Counter((contest.prompt_id, contest.draw) for contest in contests)
+    if odd := sorted(count.keys() - {(s.prompt_id, s.draw) for s in samples}):
+        raise UserError(f"the win rate's verdicts are of other samples, for example prompt {odd[0][0]} draw {odd[0][1]}")
+    if len(count) < len(contests):
+        (prompt, draw), times = count.most_common(1)[0]
+        raise UserError(f"the win rate has {times} verdicts on prompt {prompt} draw {draw}")
+    for contest in contests:
+        check_column(f"prompt {contest.prompt_id} draw {contest.draw}: verdict", [contest.first, contest.second], 0, 1)
 
 
 def _check_finite(owner: str, name: str, value: float | None) -> None:

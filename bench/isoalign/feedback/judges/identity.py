@@ -28,3 +28,12 @@ def judge_identity(config: JudgeConfig) -> dict[str, Any]:
     if config.kind == "server":
         return common | prompting | {"model": config.model, "base_url": config.base_url.rstrip("/"), "temperature": 0}
     return common | prompting | {"weights": loading.weights_identity(config.model)}
+
+
+def judge_model(config: JudgeConfig) -> Any:
+    """The model behind a judge, whatever it is asked: two judges of one model are not independent."""
+    if config.kind == "lm":
+        return "lm", loading.weights_identity(config.model)
+    if config.kind == "server":
+        return "server", config.model, config.base_url.rstrip("/")
+    return (config.kind,) if config.kind == "classifier" else (config.kind, config.model)

@@ -36,6 +36,7 @@ PROTOCOL = {
     "draws": "Draws per prompt",
     "scorer": "Scorer",
     "second_scorer": "Second scorer",
+    "win_rate": "Win rate",
     "held_out": "Held-out pairs",
 }
 """Notes of cards (the last one is a stage) that must agree for a comparison. The key of the held-out pairs covers the base,
