@@ -14,16 +14,20 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from architectures import CONFIGS, SIZES
+from isoalign.config.evaluation import WinRateConfig
 from isoalign.config.task import FeedbackConfig, ModelConfig, PromptsConfig, RewardConfig, SFTConfig, TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.jsonl import read_rows
 from isoalign.core.objective import Objective
+from isoalign.core.records import Question, Sample
 from isoalign.core.store import Store, recipe_fields
 from isoalign.core.text import text_fingerprint
 from isoalign.data import hub
 from isoalign.data.formats import Turn, Turns
 from isoalign.data.preferences import rollouts
-from isoalign.data.prompts import as_text
+from isoalign.data.prompts import Prompt, as_text
+from isoalign.evaluation.win_rate import make_contests, read_contests
+from isoalign.feedback.judges.scorer import load_scorer_judge
 from isoalign.models import loading, reward_classifier, scorers, tokens
 from isoalign.models.answer_scorers import AnswerScorer, check_scorers, load_answer_scorer
 from isoalign.models.flops import shape_of
@@ -342,6 +346,21 @@ def test_a_scorer_reads_a_conversation_as_messages_and_others_read_its_text(word
     plain = AnswerScorer("plain", lambda asked, _: told.extend(asked) or [1.0] * len(asked), True)
     plain([turns, "hi"], ["no", "no"])
     assert told == ["system: be kind\n\nuser: thanks\n\nassistant:", "hi"]
+
+
+def test_a_reward_model_as_judge_of_win_rates_reads_the_conversation(words: Path, tmp_path: Path) -> None:
+    folder = write_reward_model(tmp_path, words)
+    judge, turns = load_scorer_judge(f"reward:{folder}", "cpu", None), PROMPTS[2]
+    first, second = by_transformers(folder, [turns, turns], ["no", " a lovely page"])
+    text = as_text(turns)
+    assert by_transformers(folder, [(Turn("", text),)], ["no"])[0] != pytest.approx(first, abs=1e-3)
+    [verdict] = judge([Question(text, "no", " a lovely page", turns)])
+    assert verdict.p == float(first > second)
+    sample = Sample("one", 0, text, "no", [], None, None, None, None)
+    make_contests(
+        tmp_path, [sample], {("one", 0): " a lovely page"}, judge, WinRateConfig(), [Prompt("one", text, "", "", turns)]
+    )
+    assert read_contests(tmp_path)[0].first == verdict.p
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------------
