@@ -210,8 +210,8 @@ def test_a_classifiers_reward_is_its_logit_of_not_toxic_whitened(tiny_bench: Ben
     feedback = replace(
         make_feedback("simulated", [3] * 4, [2] * 4), chosen=ids[:4], rejected=ids[4:], prompts=[[0, 5]] * 4
     )  # fmt: skip
-    model, config = ModelConfig(str(tiny_bench.model)), RewardConfig(pairs=4, lr=1.0, classifier="annotator")
-    reward.make_classifier_reward(tmp_path, feedback, model, config, annotator)
+    model = ModelConfig(str(tiny_bench.model))
+    reward.make_classifier_reward(tmp_path, feedback, model, lambda folder: ClassifierReward(folder, model, annotator))
     batch = rollouts([[0, 5]] * 8, ids, int(own.pad_token_id))
     logits = [-math.log(p / (1 - p)) for p in annotator(KIND + RUDE)]
     mean = sum(logits) / 8

@@ -144,6 +144,11 @@ def test_a_conversation_has_the_start_token_that_its_template_writes(opens: str,
     assert ids == tokenizer.apply_chat_template(TALK, tokenize=True, add_generation_prompt=True)["input_ids"]
 
 
+def test_a_template_that_writes_the_date_writes_the_same_one_every_day() -> None:
+    tokenizer = make(template="{{ strftime_now('%d %B %Y') }}{% for m in messages %} {{ m['content'] }}{% endfor %}")
+    assert tokens.chat_text(tokenizer, TALK) == "26 Jul 2024 hello world keep it dry"
+
+
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_control_tokens_that_a_message_holds_stay_text_beside_those_of_the_template(template: str) -> None:
     tokenizer = make(template=TEMPLATES[template])

@@ -42,7 +42,7 @@ def run(words: tuple[str, ...]) -> int:
         print(_help(), end="")
         return 0
     sweep = any(word in MULTIRUN for word in words)
-    arguments = ["-m"] * sweep + [word for word in words if word not in MULTIRUN]  # Hydra wants it first
+    arguments = ["-m"] * sweep + [overrides.quoted(word) for word in words if word not in MULTIRUN]  # Hydra wants it first
     overrides.check_overrides(arguments, sweep)
     from isoalign.runs.run import FAILURES, main  # loads torch, after the words were found to be right
 

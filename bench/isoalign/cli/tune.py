@@ -35,7 +35,7 @@ def tune(
     task.KEY=VALUE and budget=NAME hold for all. one_standard_error chooses the least KL within one standard error of the
     largest gain in the task's objective.
     """
-    settings = [word for word in words if "=" in word]
+    settings = [overrides.quoted(word) for word in words if "=" in word]
     named = [word for word in words if "=" not in word]
     wanted = named or sorted({*search_path.options("sweep")} & {*plugins.algorithms()})
     overrides.check_overrides([f"task={task}", f"algorithm={','.join(wanted)}", *settings], sweep=True)

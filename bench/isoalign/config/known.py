@@ -13,7 +13,13 @@ def conflict(task: Any) -> str:
     What would be without effect is refused, and so is what would make the reward another function than the objective.
     """
     reward, shaping, scores = task.reward, task.shaping, task.evaluation
-    trained = {"base": reward.base, "classifier": reward.classifier, "hard": reward.hard, "golden": reward.golden}
+    trained = {
+        "base": reward.base,
+        "classifier": reward.classifier,
+        "model": reward.model,
+        "hard": reward.hard,
+        "golden": reward.golden,
+    }
     shaped = {"length_penalty": shaping.length_penalty, "clip": shaping.clip}
     if task.feedback.file:
         return "task.known_reward takes verdicts from task.evaluation.scorer, task.feedback.file from people: set one of them"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from isoalign.config import evaluation, known
+from isoalign.config import conflicts, own_reward
 from isoalign.config.evaluation import EvaluationConfig
 from isoalign.config.feedback import ConstitutionConfig, JudgeConfig, PanelConfig
 from isoalign.config.shaping import RoundsConfig, ShapingConfig
@@ -167,6 +167,7 @@ class RewardConfig:
 
     ``base``: the model under the scalar head, by name or folder; empty for the SFT base. ``classifier``: no head is trained,
     the reward is the "not toxic" logit of ``annotator`` (the simulated one itself) or of ``hf:NAME_OR_PATH[#label]``.
+    ``model``: a trained reward model ``hf:NAME_OR_FOLDER[@REVISION]``, of which more is better; no head is trained either.
     ``hard``: share of verdicts taken from the pairs whose answers are closest to each other. ``golden``: noiseless
     validation verdicts on which training is evaluated ten times; the best checkpoint is used, and ``patience`` evaluations in
     a row without a gain stop training.
@@ -181,16 +182,15 @@ class RewardConfig:
     hard: float = added_later(0.0)
     golden: int = added_later(0)
     patience: int = added_later(3)
+    model: str = added_later("")
 
     def __post_init__(self) -> None:
         if not 0 <= self.hard <= 1:
             raise ValueError(f"task.reward.hard must lie in [0, 1], not {self.hard}")
         if self.golden < 0 or self.patience < 1:
             raise ValueError("task.reward.golden must be 0 or more and task.reward.patience 1 or more")
-        if self.classifier and self.base:
-            raise ValueError("task.reward.base is for a trained head, task.reward.classifier has none: set one of them")
-        if self.classifier and self.classifier != "annotator" and not self.classifier.startswith("hf:"):
-            raise ValueError(f"task.reward.classifier must be annotator or hf:NAME_OR_PATH[#label], not {self.classifier!r}")
+        if conflict := own_reward.conflict(self):
+            raise ValueError(conflict)
 
 
 @dataclass(frozen=True)
@@ -226,23 +226,5 @@ class TaskConfig:
         return self.judge.model if self.judge.kind == "scorer" else ""
 
     def __post_init__(self) -> None:
-        if self.known_reward and (conflict := known.conflict(self)):
+        if conflict := conflicts.conflict(self):
             raise ValueError(conflict)
-        if self.judge.kind == "scorer" and self.judge.model in (self.evaluation.scorer, self.evaluation.second_scorer):
-            raise ValueError(f"task.judge.model {self.judge.model} is an evaluation scorer; choose another scorer as judge")
-        if self.feedback.file and self.rounds.count > 1:
-            raise ValueError("task.rounds.count above 1 needs simulated annotators; with task.feedback.file set it to 1")
-        if self.feedback.file and self.panel != PanelConfig():
-            raise ValueError(
-                "task.panel configures simulated annotators and task.feedback.file replaces them: set one of them"
-            )
-        if self.evaluation.split == "validation" and (self.reward.golden or self.panel.golden):
-            raise ValueError(
-                "golden verdicts use the validation split, which can't also be the evaluation split; set golden=0"
-            )
-        if why := evaluation.conflict(self.evaluation, self.objective):
-            raise ValueError(why)
-        if self.rounds.prompts > self.prompts.train:
-            raise ValueError(
-                f"task.rounds.prompts must be at most task.prompts.train={self.prompts.train}, not {self.rounds.prompts}"
-            )

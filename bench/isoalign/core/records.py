@@ -73,16 +73,18 @@ class ReverseKL:
 
 @dataclass(frozen=True)
 class Question:
-    """The question which of two answers to ``prompt`` is better."""
+    """The question which of two answers to ``prompt`` is better. ``turns``: of a conversation, for a judge with a form of its
+    own."""
 
     prompt: str
     first: str
     second: str
+    turns: tuple[Any, ...] = ()
 
     @property
     def swapped(self) -> Question:
         """The same question with the answers in the other order."""
-        return Question(self.prompt, self.second, self.first)
+        return Question(self.prompt, self.second, self.first, self.turns)
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from isoalign.core.lazy import scipy
+from isoalign.data.prompts import Prompt
 from isoalign.evaluation import samples
 from isoalign.stages.opinions import Opinion
 
 VERSION = 3
 
 
-def make_agreement(work: Path, drawn: Path, scores: Path, opinions: Mapping[str, Opinion]) -> None:
+def make_agreement(
+    work: Path, drawn: Path, scores: Path, opinions: Mapping[str, Opinion], chosen: Sequence[Prompt] = ()
+) -> None:
     """Write ``correlation.json``: Spearman's rank correlation, over samples, of annotator and judge with each scorer and with
-    each other. The paths are stage folders. A column of one value has no rank, and is left out."""
+    each other. The paths are stage folders, ``chosen`` the prompts. A column of one value has no rank, and is left out."""
     by_scorer = json.loads((scores / "scores.json").read_text())
     rows = samples.read_samples(drawn)
-    prompts, texts = [row.prompt for row in rows], [row.completion for row in rows]
+    turns = {prompt.id: prompt.turns for prompt in chosen}
+    prompts, texts = [turns.get(row.prompt_id) or row.prompt for row in rows], [row.completion for row in rows]
     columns = by_scorer | {by: each.raw(prompts, texts) for by, each in opinions.items()}
     couples = [(by, name) for by in opinions for name in by_scorer]
     couples += [("judge", "annotator")] if {"judge", "annotator"} <= opinions.keys() else [tuple(by_scorer)[:2]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from isoalign.core.memory import by_rows
 from isoalign.core.objective import TOXICITY, Objective, objective_recipe, read_objective
 from isoalign.core.records import Contest, Rewards, Sample, ScoredPair
 from isoalign.data.assets import ASSETS
+from isoalign.data.formats import Turns
 from isoalign.data.preferences import Feedback
 from isoalign.data.preferences import rollouts as as_rollouts
-from isoalign.data.prompts import Prompt
+from isoalign.data.prompts import Prompt, as_text
 from isoalign.evaluation import samples as sample
 from isoalign.evaluation.metrics import ScoredSamples
-from isoalign.models.answer_scorers import identity, load_answer_scorer
+from isoalign.models.answer_scorers import identity, load_answer_scorer, reads_prompts
 from isoalign.models.embed import embed
 from isoalign.models.known_reward import Asked
 from isoalign.models.language import LanguageModel
@@ -66,15 +67,17 @@ def make_scores(
     objective: Objective = TOXICITY,
     chosen: Sequence[Prompt] = (),
     contests: Sequence[Contest] = (),
+    turns: Callable[[Sequence[int]], Turns] | None = None,
 ) -> None:
     """Write ``scores.json`` and ``pair_scores.json`` (by scorer), ``embeddings.npy`` and ``rewards.json``.
 
-    ``contests``: of all samples, where the task ranks by its win rate.
+    ``contests``: of all samples, where the task ranks by its win rate. Scorers get conversations as turns: of the prompts
+    ``chosen``, and by ``turns`` of the tokens of the held-out pairs.
     """
     drawn, pairs = sample.read_samples(samples), sample.read_pairs(samples)
-    asked = {name: Asked(text) for name, text in _asked(rewarder, base).items()}
+    asked = _asked(rewarder, base, turns if any(map(reads_prompts, (config.scorer, config.second_scorer))) else None)
     asked |= {row.prompt_id: Asked(row.prompt) for row in drawn}
-    asked |= {prompt.id: Asked(prompt.text, prompt.reference) for prompt in chosen}
+    asked |= {prompt.id: Asked(prompt.text, prompt.reference, prompt.turns) for prompt in chosen}
     texts = [row.completion for row in drawn]
     scored = _external_scores(samples) or _scorer_outputs([asked[row.prompt_id] for row in drawn], texts, config)
     if config.scorer == WIN_RATE:
@@ -99,17 +102,19 @@ def _models(config: EvaluationConfig) -> list[str]:
 
 
 def _scorer_outputs(asked: list[Asked], texts: list[str], config: EvaluationConfig) -> dict[str, list[float | None]]:
-    prompts, references = [each.text for each in asked], [each.reference for each in asked]
+    prompts, references = [each.prompt for each in asked], [each.reference for each in asked]
     return {name: load_answer_scorer(name, device())(prompts, texts, references) for name in _models(config)}
 
 
-def _asked(rewarder: Rewarder | None, base: LanguageModel) -> dict[str, str]:
-    """The text of each prompt of the held-out pairs."""
+def _asked(rewarder: Rewarder | None, base: LanguageModel, turns: Callable[[Sequence[int]], Turns] | None) -> dict[str, Asked]:
+    """Each prompt of the held-out pairs."""
     if rewarder is None:
         return {}
     feedback = rewarder.held_out
     tokens = dict(zip([row["prompt_id"] for row in feedback.rows], feedback.prompts, strict=True))
-    return {name: str(base.tokenizer.decode(ids, skip_special_tokens=True)) for name, ids in tokens.items()}
+    if turns:
+        return {name: Asked(as_text(said), turns=said) for name, ids in tokens.items() for said in [turns(ids)]}
+    return {name: Asked(str(base.tokenizer.decode(ids, skip_special_tokens=True))) for name, ids in tokens.items()}
 
 
 def _pair_scores(

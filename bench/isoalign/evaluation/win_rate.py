@@ -12,6 +12,7 @@ from isoalign.config.evaluation import WIN_RATE, WinRateConfig
 from isoalign.core.errors import UserError
 from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.records import Contest, Question, Sample
+from isoalign.data.prompts import Prompt
 from isoalign.feedback.judges.verdicts import Judge, Verdict
 
 __all__ = ["WIN_RATE", "make_contests", "read_contests"]
@@ -23,14 +24,17 @@ Answers = Mapping[tuple[str, int], str]
 """Prompt and draw to the opponent's answer."""
 
 
-def make_contests(work: Path, drawn: Sequence[Sample], answers: Answers, judge: Judge, config: WinRateConfig) -> None:
+def make_contests(
+    work: Path, drawn: Sequence[Sample], answers: Answers, judge: Judge, config: WinRateConfig, chosen: Sequence[Prompt] = ()
+) -> None:
     """Write ``contests.jsonl``, the judge's verdicts on samples and the opponent's answers, and ``record.json``, what it was
-    asked. Two equal texts are a tie, and not asked about.
+    asked. Two equal texts are a tie, and not asked about. ``chosen``: the prompts, for the turns of conversations.
 
     Raises UserError where more than ``config.missing`` of the contests have no verdict.
     """
     asked = [sample for sample in drawn if sample.completion != answers[sample.prompt_id, sample.draw]]
-    questions = [Question(s.prompt, s.completion, answers[s.prompt_id, s.draw]) for s in asked]
+    turns = {prompt.id: prompt.turns for prompt in chosen}
+    questions = [Question(s.prompt, s.completion, answers[s.prompt_id, s.draw], turns.get(s.prompt_id, ())) for s in asked]
     verdicts = judge(questions, config.criterion or None) if questions else []
     if len(verdicts) != len(questions):
         raise UserError(f"win rate: {judge.name} gave {len(verdicts)} verdicts on {len(questions)} questions")

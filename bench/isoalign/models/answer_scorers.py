@@ -1,7 +1,8 @@
 """Scorers of evaluation as functions of prompt and completion, each with the direction that is better.
 
 They are text classifiers, which read the completion alone; the lexicons ``vader``, ``vader_half`` and ``polarity``; the rules
-``rule:NAME`` (rules.py); and modules of other packages by entry point ``isoalign.scorers``, with
+``rule:NAME`` (rules.py); reward models, as ``reward:NAME_OR_FOLDER[@REVISION]``, which read prompt and completion in their own
+chat template; and modules of other packages by entry point ``isoalign.scorers``, with
 
     VERSION = 1                     # raised whenever a score would change
     HIGHER_IS_BETTER = True
@@ -31,12 +32,15 @@ from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.memory import machine_failure
 from isoalign.core.objective import Objective
 from isoalign.data import assets
-from isoalign.models import rules, scorers
+from isoalign.data.formats import Turn, Turns
+from isoalign.data.prompts import as_text
+from isoalign.models import reward_classifier, rules, scorers
 from isoalign.models.polarity import Polarity
 from isoalign.models.vader import Vader
 
 TRIAL = "I am not sure what to say."  # the completion on which a scorer of another package is tried
 Bounds = tuple[float | None, float | None]
+Asked = str | Turns  # a prompt
 _LEXICONS: dict[str, tuple[str, Callable[..., Callable[[str], float]]]] = {
     "vader": ("vader", Vader.load),
     "vader_half": ("vader", lambda folder: Vader.load(folder).half()),
@@ -47,23 +51,25 @@ _LEXICONS: dict[str, tuple[str, Callable[..., Callable[[str], float]]]] = {
 @dataclass(frozen=True)
 class AnswerScorer:
     """Scores completions of prompts. ``higher_is_better``: None for a label of a classifier: the task says it.
-    ``references``: it compares with the right answers. ``price``: FLOPs of a call; None costs nothing."""
+    ``references``: it compares with the right answers. ``price``: FLOPs of a call; None costs nothing. ``turns``: ``score``
+    and ``price`` read prompts as turns of a conversation, not as text."""
 
     name: str
     score: Callable[..., Sequence[float | None]]
     higher_is_better: bool | None
     bounds: Bounds = (0.0, 1.0)
     references: bool = False
-    price: Callable[[Sequence[str], Sequence[str]], int] | None = None
+    price: Callable[[Sequence[Any], Sequence[str]], int] | None = None
+    turns: bool = False
 
     def __call__(
-        self, prompts: Sequence[str], completions: Sequence[str], references: Sequence[str] = ()
+        self, prompts: Sequence[Asked], completions: Sequence[str], references: Sequence[str] = ()
     ) -> list[float | None]:
         """The score of each completion, None where it has none. ``references``: the right answers, empty where there is none.
 
         Raises UserError with the row where the scorer fails, and if it needs right answers and gets none at all.
         """
-        columns = [list(prompts), list(completions)]
+        columns: list[list[Any]] = [self._read(prompts), list(completions)]
         if self.references:
             if completions and not any(references):
                 raise UserError(
@@ -82,11 +88,14 @@ class AnswerScorer:
             raise UserError(f"the scorer {self.name} must return a list of {len(completions)} scores, not {count}")
         return [self._checked(row, score, completions[row]) for row, score in enumerate(scores)]
 
-    def flops(self, prompts: Sequence[str], completions: Sequence[str]) -> int:
-        """FLOPs of scoring the completions. Raises UserError for a scorer whose network has no price."""
-        return int(self.price(prompts, completions)) if self.price else 0
+    def _read(self, prompts: Sequence[Asked]) -> list[Any]:
+        return list(map(_as_turns if self.turns else _as_text, prompts))
 
-    def _failure(self, columns: Sequence[Sequence[str]], error: Exception) -> str:
+    def flops(self, prompts: Sequence[Asked], completions: Sequence[str]) -> int:
+        """FLOPs of scoring the completions. Raises UserError for a scorer whose network has no price."""
+        return int(self.price(self._read(prompts), completions)) if self.price else 0
+
+    def _failure(self, columns: Sequence[Sequence[Any]], error: Exception) -> str:
         """The line for a scorer that raises: with the first row on which it does so alone."""
         for row, cells in enumerate(zip(*columns, strict=True)):
             try:
@@ -109,7 +118,7 @@ class AnswerScorer:
 
 @cache
 def load_answer_scorer(name: str, device: str = "cpu") -> AnswerScorer:
-    """A scorer by name: of `isoalign.models.scorers`, a lexicon, a rule, or an entry point of another package."""
+    """A scorer by name: of `isoalign.models.scorers`, a lexicon, a rule, a ``reward:`` model, or of another package."""
     if name in plugins.entry_points("scorers"):
         return _of_package(name, device)
     if name == WIN_RATE:  # its scores are verdicts, which a stage of their own gives
@@ -121,6 +130,9 @@ def load_answer_scorer(name: str, device: str = "cpu") -> AnswerScorer:
     if name.startswith(rules.PREFIX):
         rule = rules.load_rule(name)
         return AnswerScorer(name, rule, True, references=rule.references)
+    if name.startswith(scorers.REWARD):
+        model = reward_classifier.load(name.removeprefix(scorers.REWARD), device)
+        return AnswerScorer(name, model.score, True, (None, None), price=model.price_of, turns=True)
     classifier = scorers.load_scorer(name, device)
     return AnswerScorer(
         name,
@@ -136,6 +148,11 @@ def identity(name: str) -> str:
     if name in _LEXICONS and name not in plugins.entry_points("scorers"):
         return f"{name} {assets.ASSETS[_LEXICONS[name][0]].sha256}"
     return scorers.scorer_identity(name)
+
+
+def reads_prompts(name: str) -> bool:
+    """Whether a scorer may read more than the completion."""
+    return name.startswith((scorers.REWARD, rules.PREFIX)) or name in plugins.entry_points("scorers")
 
 
 def _of_package(name: str, device: str) -> AnswerScorer:
@@ -206,6 +223,14 @@ def check_scorers(
             f"task.objective.bounds {list(objective.bounds)} are narrower than the scores of {first}; "
             f"set task.objective.bounds=[{wanted}]"
         )
+
+
+def _as_turns(prompt: Asked) -> Turns:
+    return (Turn("", prompt),) if isinstance(prompt, str) else prompt
+
+
+def _as_text(prompt: Asked) -> str:
+    return prompt if isinstance(prompt, str) else as_text(prompt)
 
 
 def check_price(name: str, device: str, prompts: Sequence[str], references: Sequence[str] = ()) -> None:

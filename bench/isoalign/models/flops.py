@@ -7,7 +7,7 @@ forward pass for trained weights; frozen weights cost only the half for activati
 count, so the bill does not depend on batching.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,11 +78,11 @@ def shape_of(model: Any, head: nn.Module | None) -> Shape:
 
 
 @torch.no_grad()
-def bill_error(model: Any, shape: Shape) -> float:
+def bill_error(model: Any, shape: Shape, heads: Sequence[int] = LENGTHS) -> float:
     """By how much the bill of a forward pass differs from what is counted on the model itself, relative to the count.
 
     Two rows of ``LENGTHS`` tokens, one after the other, on the model's device and in its present mode. ``shape``: of the model
-    with its head, or of a model with a scalar head.
+    with its head, or of a model with a scalar head; ``heads``: positions of each row at which the head is applied.
     """
     counted = 0
     for length in LENGTHS:
@@ -90,4 +90,4 @@ def bill_error(model: Any, shape: Shape) -> float:
         with Counter() as counter:
             model(input_ids=tokens % model.config.get_text_config().vocab_size)
         counted += counter.flops
-    return shape.forward(LENGTHS, LENGTHS) / counted - 1
+    return shape.forward(LENGTHS, heads) / counted - 1

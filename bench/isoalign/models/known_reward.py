@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from isoalign.core.batches import Rollouts
+from isoalign.data.formats import Turns
 from isoalign.models import loading, tokens
 from isoalign.models.answer_scorers import AnswerScorer
 from isoalign.models.reward import Bill, normalise_rewards
@@ -20,10 +21,17 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt as the evaluation's scorer reads it: its whole ``text``, and the right answer."""
+    """A prompt as the evaluation's scorer reads it: its whole ``text``, or the ``turns`` of a conversation, and the right
+    answer."""
 
     text: str
     reference: str = ""
+    turns: Turns = ()
+
+    @property
+    def prompt(self) -> str | Turns:
+        """The turns of a conversation, or the text."""
+        return self.turns or self.text
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class KnownReward:
     def __call__(self, rollouts: Rollouts) -> Tensor:
         """Rewards [B]; a completion without a score gets the mean, 0. ``unscored`` is then their number."""
         asked, answers = self._asked(rollouts), tokens.decode(self.tokenizer, rollouts)
-        scores = self.known.scorer([each.text for each in asked], answers, [each.reference for each in asked])
+        scores = self.known.scorer([each.prompt for each in asked], answers, [each.reference for each in asked])
         self.unscored += scores.count(None)
         sign, mean = (1.0 if self.known.higher_is_better else -1.0), self.record["mean"]
         rewards = torch.tensor([mean if score is None else sign * score for score in scores])
@@ -69,7 +77,9 @@ class KnownReward:
         """FLOPs of the scorer; 0 for a function without a network."""
         if self.known.scorer.price is None:
             return 0
-        return self.known.scorer.flops([each.text for each in self._asked(rollouts)], tokens.decode(self.tokenizer, rollouts))
+        return self.known.scorer.flops(
+            [each.prompt for each in self._asked(rollouts)], tokens.decode(self.tokenizer, rollouts)
+        )
 
     def training_bill(self) -> Bill:
         """The pass that estimates its mean and deviation."""

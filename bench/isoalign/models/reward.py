@@ -137,32 +137,10 @@ class HeadReward:
         return {source: numbers for source, numbers in by_source.items() if numbers}
 
 
-class ClassifierReward:
-    """The "not toxic" logit of a text classifier, log (1 - p) / p, normalised like a head; it needs no training.
+class Untrained:
+    """What rewards that are not trained here share. ``record``: mean and deviation, and the bill of finding them."""
 
-    Perez et al. 2022 (arXiv:2202.03286) and the usual detoxification recipes train on such a reward.
-    """
-
-    def __init__(self, folder: Path, config: ModelConfig, annotator: Annotator, normalise: bool = True) -> None:
-        self.tokenizer, self.annotator, self.normalise = loading.load_tokenizer(config.name), annotator, normalise
-        self.record = json.loads((folder / "record.json").read_text())
-
-    def __call__(self, rollouts: Rollouts) -> Tensor:
-        """Rewards [B]; a text without a score gets the mean, 0."""
-        logits = self.logits(self._texts(rollouts))
-        return normalise_rewards(logits.where(logits.isfinite(), self.record["mean"]), self.record, self.normalise)
-
-    def logits(self, texts: Sequence[str]) -> Tensor:
-        """Log-odds of "not toxic" [B], nan without a score."""
-        scores = [float("nan") if score is None else float(score) for score in self.annotator(texts)]
-        return -torch.tensor(scores).logit(eps=1e-6)
-
-    def _texts(self, rollouts: Rollouts) -> list[str]:
-        return tokens.decode(self.tokenizer, rollouts)
-
-    def flops(self, rollouts: Rollouts) -> int:
-        """FLOPs of a pass over the texts."""
-        return self.annotator.flops(self._texts(rollouts))
+    record: dict[str, Any]
 
     def training_bill(self) -> Bill:
         """The pass that estimates its mean and deviation."""
@@ -175,6 +153,38 @@ class ClassifierReward:
     def verdicts(self) -> dict[str, list[int]]:
         """Empty: it needs no verdicts."""
         return {}
+
+
+class ClassifierReward(Untrained):
+    """The "not toxic" logit of a text classifier, log (1 - p) / p, normalised like a head; it needs no training.
+    ``more``: of the label more is better, and the reward is log p / (1 - p).
+
+    Perez et al. 2022 (arXiv:2202.03286) and the usual detoxification recipes train on such a reward.
+    """
+
+    def __init__(
+        self, folder: Path, config: ModelConfig, annotator: Annotator, normalise: bool = True, more: bool = False
+    ) -> None:
+        self.tokenizer, self.annotator, self.normalise = loading.load_tokenizer(config.name), annotator, normalise
+        self.sign = 1 if more else -1
+        self.record = json.loads((folder / "record.json").read_text())
+
+    def __call__(self, rollouts: Rollouts) -> Tensor:
+        """Rewards [B]; a text without a score gets the mean, 0."""
+        logits = self.logits(self._texts(rollouts))
+        return normalise_rewards(logits.where(logits.isfinite(), self.record["mean"]), self.record, self.normalise)
+
+    def logits(self, texts: Sequence[str]) -> Tensor:
+        """Log-odds of what is better [B], nan without a score."""
+        scores = [float("nan") if score is None else float(score) for score in self.annotator(texts)]
+        return self.sign * torch.tensor(scores).logit(eps=1e-6)
+
+    def _texts(self, rollouts: Rollouts) -> list[str]:
+        return tokens.decode(self.tokenizer, rollouts)
+
+    def flops(self, rollouts: Rollouts) -> int:
+        """FLOPs of a pass over the texts."""
+        return self.annotator.flops(self._texts(rollouts))
 
 
 class Shaped:

@@ -56,8 +56,11 @@ def load_scalar_head(name: str) -> Any:
     return kind.from_pretrained(name, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
 
 
-def scalar_head_class(config: Any) -> Any:
-    """The class of reward models of a causal model's architecture, with the parameter names of transformers' own classes."""
+def scalar_head_class(config: Any, trained: bool = False) -> Any:
+    """The class of reward models of a causal model's architecture, with the parameter names of transformers' own classes.
+
+    ``trained``: a head that is missing where weights are loaded is told as missing.
+    """
     with torch.device("meta"):
         causal = transformers.AutoModelForCausalLM.from_config(config)
     words = causal.get_input_embeddings()
@@ -65,7 +68,7 @@ def scalar_head_class(config: Any) -> Any:
     pretrained = [kind for kind in type(causal).__mro__ if issubclass(kind, transformers.PreTrainedModel)][-2]
     unexpected = [*(type(causal)._keys_to_ignore_on_load_unexpected or []), *(rf"^{head}\." for head in heads)]
     about = {
-        "base_model_prefix": body, "_keys_to_ignore_on_load_missing": [r"^score\."],
+        "base_model_prefix": body, "_keys_to_ignore_on_load_missing": [] if trained else [r"^score\."],
         "_keys_to_ignore_on_load_unexpected": unexpected, "config_class": type(config), "__module__": type(causal).__module__,
     }  # fmt: skip
     name = type(causal).__name__.replace("ForCausalLM", "").replace("LMHeadModel", "")

@@ -24,6 +24,7 @@ from isoalign.models import rules
 from isoalign.models.bilstm import BiLSTM
 from isoalign.models.flops import shape_of
 
+REWARD = "reward:"  # of the name of a scorer that is a reward model
 EMBEDDED = ("tox_block", "toxic_classifier")
 TOXIC = ("toxic", "toxicity", "hate", "hateful", "offensive")  # names of the main label; the first match is used
 
@@ -90,7 +91,7 @@ def load_scorer(name: str, device: str = "cpu") -> Scorer:
     if name not in EMBEDDED:
         others = ("vader", "vader_half", "polarity", f"{rules.PREFIX}NAME", *plugins.entry_points("scorers"))
         known = ", ".join((*EMBEDDED, *others))
-        raise UserError(f"unknown scorer {name!r}; known: {known} and hf:NAME_OR_PATH[#label]")
+        raise UserError(f"unknown scorer {name!r}; known: {known}, hf:NAME_OR_PATH[#label] and reward:NAME_OR_FOLDER")
     model = BiLSTM.load(assets.asset_path(name), device)
     return Scorer(name, lambda texts: model(texts)[:, 0])  # the first of LABELS is toxic
 
@@ -102,14 +103,15 @@ def direction(name: str) -> bool | None:
 
 
 def scorer_identity(name: str) -> str:
-    """Identity of the weights of an ``hf:`` scorer (see ``hub.model_identity``); of a scorer of another package its version;
-    of others the name."""
+    """Identity of the weights of an ``hf:`` or ``reward:`` scorer (see ``hub.model_identity``); of a scorer of another package
+    its version; of others the name."""
     if name.startswith(rules.PREFIX):
         return f"{name} {rules.VERSION}"
     if name in plugins.entry_points("scorers"):
         version = getattr(plugins.load("scorers", name), "VERSION", None)
         return f"{name} {version} of {plugins.package_of('scorer', name)}"
-    return hub.model_identity(name.removeprefix("hf:").partition("#")[0]) if name.startswith("hf:") else name
+    source = name.removeprefix("hf:").removeprefix(REWARD)
+    return hub.model_identity(source.partition("#")[0]) if source != name else name
 
 
 def _load_hub_scorer(name: str, device: str) -> Scorer:
@@ -117,6 +119,7 @@ def _load_hub_scorer(name: str, device: str) -> Scorer:
     source, _, wanted = name.removeprefix("hf:").partition("#")
     model, tokenizer = _load_classifier(hub.model_folder(source))
     model = model.eval().to(device)
+    _check_outputs(source, model.config)
     label = _toxic_label(source, model.config.id2label, wanted)
     several = model.config.num_labels > 1 and model.config.problem_type != "multi_label_classification"
     # RoBERTa's positions start at 2
@@ -155,6 +158,16 @@ def _load_classifier(source: str) -> tuple[Any, Any]:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
+
+
+def _check_outputs(source: str, config: Any) -> None:
+    """Refuse a reward model, whose one output is no probability and of which more is better."""
+    labels = list(config.id2label.values())
+    if len(labels) == 1 and (str(labels[0]).lower() not in TOXIC or config.problem_type == "regression"):
+        raise UserError(
+            f"hf:{source} has one output, {labels[0]!r}, which is no probability of harm: it is a reward model, of which more "
+            f"is better; set task.reward.classifier='' and task.reward.model=hf:{source}, or as a scorer {REWARD}{source}"
+        )
 
 
 def _toxic_label(source: str, names: dict[int, str], wanted: str) -> int:

@@ -21,6 +21,7 @@ Ids = list[int]
 Messages = Sequence[Mapping[str, str]]
 
 GUARD = "\ufdd0"  # a noncharacter of Unicode, which no text holds: it stands in typed control tokens until they are encoded
+TODAY = "{%- macro strftime_now(_) -%}26 Jul 2024{%- endmacro -%}"  # the date that Llama's own template falls back on
 MARK = "isoalign"  # the content of a message that is looked for in a rendered conversation
 
 
@@ -126,7 +127,9 @@ def chat_text(tokenizer: Any, messages: Messages, answer: bool = True) -> str:
     """
     guarded = [{**message, "content": guard(tokenizer, message["content"])} for message in messages]
     try:
-        return str(tokenizer.apply_chat_template(guarded, tokenize=False, add_generation_prompt=answer))
+        own = tokenizer.get_chat_template() if tokenizer.chat_template else ""
+        dated = {"chat_template": TODAY + own} if "strftime_now" in own else {}
+        return str(tokenizer.apply_chat_template(guarded, tokenize=False, add_generation_prompt=answer, **dated))
     except Exception as error:  # a template is a program of the model's author
         reason = (str(error).strip().splitlines() or [""])[0]
         roles = ", ".join(message["role"] for message in messages)

@@ -12,6 +12,7 @@ from isoalign.core import devices, plugins
 from isoalign.core.records import Flag
 from isoalign.data.formats.types import KEPT, SKIPPED
 from isoalign.data.prompts import count_skipped
+from isoalign.models import reward_classifier
 from isoalign.models.answer_scorers import load_answer_scorer
 from isoalign.runs.pipeline import Run
 from isoalign.runs.win_rate import protocol, taught
@@ -38,8 +39,14 @@ def make_notes(run: Run) -> dict[str, Any]:
         "tuning": run.tuning if run.trains else None, "caveat": CAVEAT if run.task.objective.is_toxicity else None,
     }  # fmt: skip
     notes |= win_rate_notes(run, run.contests(run.samples))
-    notes |= _known_reward(run) | _plugin_packages(run) | _feedback_records(run)
+    notes |= _known_reward(run) | _reward_model(run) | _plugin_packages(run) | _feedback_records(run)
     return notes | ({"flags": list(map(asdict, flags))} if flags else {})
+
+
+def _reward_model(run: Run) -> dict[str, Any]:
+    """A reward model that was trained elsewhere."""
+    name = run.task.reward.model.removeprefix("hf:")
+    return {"reward_model": reward_classifier.about(name)} if name else {}
 
 
 def win_rate_notes(run: Run, contests: Stage | None) -> dict[str, Any]:

@@ -57,8 +57,15 @@ def check_overrides(arguments: list[str], sweep: bool) -> None:
     _check_keys([word.partition("=")[0] for word in words], chosen)
 
 
+def quoted(word: str) -> str:
+    """KEY=VALUE with quotes about a value that holds #, as hf:NAME#LABEL does: Hydra's grammar has no # outside of them."""
+    key, sign, value = word.partition("=")
+    return f'{key}{sign}"{value}"' if "#" in value and not set(value) & set("\"',[]{}()") else word
+
+
 def task_named(name: str, settings: Sequence[str] = ()) -> TaskConfig:
     """A task of conf/, with settings as KEY=VALUE. Raises UserError if there is no such task."""
+    settings = list(map(quoted, settings))
     for word in settings:
         if not word.startswith("task."):
             raise UserError(f"{word}: only settings of the task (task.KEY=VALUE) are accepted here")

@@ -138,8 +138,8 @@ class Run(Training):
             known = self.task.known_reward and source.by == "annotator"
             rewarder = scores.Rewarder(source.by, optimised, source.load(), held_out_pairs, validation_pairs, known)
             base, model, chosen = shared.base_model(), self.task.model, self.evaluation_prompts()
-            judged = read_contests(shared.get(contests)) if contests else []
-            scores.make_scores(work, shared.get(drawn), config, base, model, rewarder, self.task.objective, chosen, judged)
+            judged, objective = read_contests(shared.get(contests)) if contests else [], self.task.objective
+            scores.make_scores(work, shared.get(drawn), config, base, model, rewarder, objective, chosen, judged, shared.asked)
 
         return Stage("scores", recipe, make)
 
@@ -232,7 +232,9 @@ class Run(Training):
 
         def make(work: Path) -> None:
             opinions = {by: shared.opinion(by) for by in sources}
-            annotator_agreement.make_agreement(work, shared.get(samples), shared.get(scores), opinions)
+            annotator_agreement.make_agreement(
+                work, shared.get(samples), shared.get(scores), opinions, self.evaluation_prompts()
+            )
 
         return Stage("agreement", recipe, make)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from isoalign.config.evaluation import BASE, SCORER, WIN_RATE
 from isoalign.core.store import digest
+from isoalign.data import prompts
 from isoalign.data.opponents import read_answers
 from isoalign.evaluation import samples, win_rate
 from isoalign.feedback.judges.identity import judge_model
@@ -35,7 +36,8 @@ def contests_of(shared: SharedStages, drawn: Stage, base: Stage) -> Stage | None
         else:
             given = read_answers(config.opponent, config.columns, {row.prompt_id for row in own})
             answers = {(row.prompt_id, row.draw): given[row.prompt_id] for row in own}
-        win_rate.make_contests(work, own, answers, shared.win_rate_judge(), config)
+        chosen = prompts.load_split(shared.task.prompts, shared.task.evaluation.split)
+        win_rate.make_contests(work, own, answers, shared.win_rate_judge(), config, chosen)
 
     return Stage(WIN_RATE, recipe, make)
 

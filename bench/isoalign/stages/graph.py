@@ -17,9 +17,12 @@ from isoalign.data.preferences import Feedback
 from isoalign.feedback import constitution, judges
 from isoalign.feedback.judges.scorer import load_scorer_judge, scorer_judge_identity
 from isoalign.feedback.judges.verdicts import Judge
-from isoalign.models import loading, scorers
+from isoalign.models import loading, reward_classifier, scorers
 from isoalign.models.answer_scorers import identity
+from isoalign.models.own_reward import OwnReward
+from isoalign.models.reward import ClassifierReward
 from isoalign.stages import annotators, completions, from_file, pairs, preflight, revisions, reward
+from isoalign.stages.conversations import PromptTurns
 from isoalign.stages.cutting import Cutter
 from isoalign.stages.models import TaskModels
 from isoalign.stages.opinions import Offence, Scoring
@@ -43,6 +46,8 @@ class StageGraph(TaskModels):
             "scorers": list(map(identity, names)),
             "prompts": [self.prompt_recipe(split) for split in preflight.SPLITS], "training": task.training,
         } | objective_recipe(task.objective)  # fmt: skip
+        if task.feedback.file and preflight.own_reward_models(task):  # they read its prompts
+            recipe |= {"file": self._file_recipe}
         opinions = {by: found for by in pairs.SOURCES if (found := self.scorer_recipe(by))}
         recipe |= {"opinions": opinions} if opinions else {}
         recipe |= {"win_rate": judged} if (judged := self.win_rate_recipe) else {}
@@ -223,8 +228,23 @@ class StageGraph(TaskModels):
     def _reward_identity(self) -> dict[str, str]:
         """What the reward model is, for recipes; empty for a head on the SFT base."""
         config = self.task.reward
-        base = {"base": loading.weights_identity(config.base)} if config.base else {}
-        return base | ({"classifier": self._classifier_identity()} if config.classifier else {})
+        if config.base:
+            return {"base": self._apart("base", loading.weights_identity(config.base))}
+        if config.model:
+            own = self._apart("model", scorers.scorer_identity(config.model))
+            return {"model": own, "reading": str(reward_classifier.VERSION)}
+        if config.classifier in ("", "annotator"):
+            return {"classifier": self.annotators.key} if config.classifier else {}
+        sign = {"sign": "+"} if self.more_is_better else {}
+        return {"classifier": self._apart("classifier", scorers.scorer_identity(config.classifier))} | sign
+
+    def _apart(self, setting: str, weights: str) -> str:
+        """The identity of a reward's weights. Raises UserError if they are an evaluation scorer's: a method must not train on
+        what evaluates it."""
+        evaluation, name = self.task.evaluation, getattr(self.task.reward, setting)
+        if weights in map(scorers.scorer_identity, (evaluation.scorer, evaluation.second_scorer)):
+            raise UserError(f"task.reward.{setting} {name} is an evaluation scorer; choose another {setting} or scorer")
+        return weights
 
     def train_reward(self, work: Path, verdicts: Feedback, member: int) -> None:
         """Train a reward model, or a member of an ensemble, on verdicts."""
@@ -233,20 +253,38 @@ class StageGraph(TaskModels):
             reward.make_known_reward(work, verdicts, task.model, self.known_function())
             return
         if config.classifier:
-            reward.make_classifier_reward(work, verdicts, task.model, config, self._classifier())
+            reward.make_classifier_reward(work, verdicts, task.model, self.classifier_reward)
+            return
+        if config.model:
+            reward.make_classifier_reward(work, verdicts, task.model, self.own_reward)
             return
         golden = Feedback.read(self.get(self.pairs("annotator", "validation"))) if config.golden else None
         reward.make_reward_model(
             work, self.get(self.sft), verdicts, golden, task.model, config, task.seed, member, task.training
         )
 
-    def _classifier_identity(self) -> str:
-        """Raises UserError if the classifier is an evaluation scorer: a method must not train on what evaluates it."""
-        name, evaluation = self.task.reward.classifier, self.task.evaluation
-        evaluation_scorers = {scorers.scorer_identity(each) for each in (evaluation.scorer, evaluation.second_scorer)}
-        if name != "annotator" and scorers.scorer_identity(name) in evaluation_scorers:
-            raise UserError(f"task.reward.classifier {name} is an evaluation scorer; choose another classifier or scorer")
-        return self.annotators.key if name == "annotator" else scorers.scorer_identity(name)
+    @property
+    def asked(self) -> PromptTurns:
+        """What the task's prompts say, by their tokens."""
+        asked: PromptTurns = self.cached("turns", lambda: PromptTurns(self.task))
+        return asked
+
+    def own_reward(self, folder: Path) -> OwnReward:
+        """The reward model of one's own, with the record in a folder."""
+        task = self.task
+        model = reward_classifier.load(task.reward.model.removeprefix("hf:"), devices.device())
+        return OwnReward(folder, task.model, model, self.asked, task.shaping.normalise)
+
+    def classifier_reward(self, folder: Path) -> ClassifierReward:
+        """The classifier as a reward, with the record in a folder."""
+        task = self.task
+        return ClassifierReward(folder, task.model, self._classifier(), task.shaping.normalise, self.more_is_better)
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether more of the classifier's label is better: never of harm; of other labels the objective says it."""
+        name = self.task.reward.classifier
+        return name != "annotator" and scorers.direction(name) is None and self.task.objective.higher_is_better
 
     def _classifier(self) -> Any:
         name = self.task.reward.classifier

@@ -143,7 +143,7 @@ class TaskModels:
             chosen = prompts.load_split(self.task.prompts, split)
             encoded = encode_prompts(tokenizer, chosen, model)
             for prompt, ids, mask in zip(chosen, encoded.tokens, encoded.mask, strict=True):
-                first = found.setdefault(tuple(ids[mask].tolist()), Asked(prompt.text, prompt.reference))
+                first = found.setdefault(tuple(ids[mask].tolist()), Asked(prompt.text, prompt.reference, prompt.turns))
                 if first.reference != prompt.reference:
                     raise UserError(
                         f"two prompts with different right answers, {first.reference[:40]!r} and {prompt.reference[:40]!r}, "

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isoalign.feedback import annotators
-from isoalign.models.answer_scorers import AnswerScorer
+from isoalign.models.answer_scorers import AnswerScorer, Asked
 
 Losses = list[float | None]
 Floats = NDArray[np.float64]
@@ -23,16 +23,16 @@ class Opinion(Protocol):
     def name(self) -> str:
         """Its name in messages."""
 
-    def losses(self, prompts: Sequence[str], answers: Sequence[str], references: Sequence[str] = ()) -> Losses:
+    def losses(self, prompts: Sequence[Asked], answers: Sequence[str], references: Sequence[str] = ()) -> Losses:
         """The loss of each answer, None without a score."""
 
-    def raw(self, prompts: Sequence[str], answers: Sequence[str]) -> Losses:
+    def raw(self, prompts: Sequence[Asked], answers: Sequence[str]) -> Losses:
         """The figures themselves, whichever direction is better."""
 
     def utilities(self, losses: Floats) -> Floats:
         """Losses as the utilities of a panel, of any shape."""
 
-    def flops(self, prompts: Sequence[str], answers: Sequence[str]) -> int:
+    def flops(self, prompts: Sequence[Asked], answers: Sequence[str]) -> int:
         """FLOPs of reading the answers."""
 
 
@@ -43,12 +43,12 @@ class Offence:
     name: str
     classifier: Any
 
-    def losses(self, prompts: Sequence[str], answers: Sequence[str], references: Sequence[str] = ()) -> Losses:
+    def losses(self, prompts: Sequence[Asked], answers: Sequence[str], references: Sequence[str] = ()) -> Losses:
         """P(offensive) of each answer; prompts are not read."""
         losses: Losses = self.classifier(answers).tolist()
         return losses
 
-    def raw(self, prompts: Sequence[str], answers: Sequence[str]) -> Losses:
+    def raw(self, prompts: Sequence[Asked], answers: Sequence[str]) -> Losses:
         """P(offensive) of each answer."""
         return self.losses(prompts, answers)
 
@@ -56,7 +56,7 @@ class Offence:
         """Logits of P(acceptable)."""
         return annotators.utility(losses)
 
-    def flops(self, prompts: Sequence[str], answers: Sequence[str]) -> int:
+    def flops(self, prompts: Sequence[Asked], answers: Sequence[str]) -> int:
         """FLOPs of the classifier."""
         return int(self.classifier.flops(answers))
 
@@ -73,12 +73,12 @@ class Scores:
         """The scorer's name."""
         return self.scorer.name
 
-    def losses(self, prompts: Sequence[str], answers: Sequence[str], references: Sequence[str] = ()) -> Losses:
+    def losses(self, prompts: Sequence[Asked], answers: Sequence[str], references: Sequence[str] = ()) -> Losses:
         """The scores, with the sign by which less is better."""
         found = self.scorer(prompts, answers, references)
         return [None if score is None else -score if self.higher_is_better else score for score in found]
 
-    def raw(self, prompts: Sequence[str], answers: Sequence[str]) -> Losses:
+    def raw(self, prompts: Sequence[Asked], answers: Sequence[str]) -> Losses:
         """The scores."""
         return self.scorer(prompts, answers)
 
@@ -86,7 +86,7 @@ class Scores:
         """The scores, with the sign by which more is better."""
         return -losses
 
-    def flops(self, prompts: Sequence[str], answers: Sequence[str]) -> int:
+    def flops(self, prompts: Sequence[Asked], answers: Sequence[str]) -> int:
         """FLOPs of the scorer; 0 for a function without a network."""
         return self.scorer.flops(prompts, answers)
 

@@ -18,9 +18,11 @@ from isoalign.config.task import FeedbackConfig
 from isoalign.core.errors import UserError
 from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.records import Estimate, Question
+from isoalign.data.formats import Turn
 from isoalign.feedback import annotators, consensus
 from isoalign.feedback.annotators import verdict_matrix
 from isoalign.feedback.judges.verdicts import Judge, summary
+from isoalign.models.answer_scorers import Asked
 from isoalign.models.classifiers import CharClassifier, WordClassifier
 from isoalign.stages.opinions import Losses, Scores, Scoring, unscored, why_none
 from isoalign.stats import agreement
@@ -113,11 +115,17 @@ def classifier_of(annotators: Path, name: str) -> Any:
 # -- one annotator ---------------------------------------------------------------------------------------------------------
 
 
+def _asked(row: dict[str, Any]) -> Asked:
+    """The turns of a row's prompt, or its text."""
+    return tuple(Turn(**turn) for turn in row.get("turns", ())) or row.get("text", "")
+
+
 def _distinct_pairs(completions: Path, opinion: Scoring, margin: float) -> tuple[Rows, Losses, int]:
     """The pairs whose losses differ by more than the margin, the loss of every answer, and the FLOPs of scoring them."""
     rows = read_rows(completions / "answers.jsonl")
     answers = [text for row in rows for text in row["answers"]]
-    prompts, references = ([row.get(column, "") for row in rows for _ in row["answers"]] for column in ("text", "reference"))
+    prompts = [_asked(row) for row in rows for _ in row["answers"]]
+    references = [row.get("reference", "") for row in rows for _ in row["answers"]]
     losses = opinion.losses(prompts, answers, references)
     each = iter(losses)
     pairs = [pair for row in rows for pair in verdicts(row, [next(each) for _ in row["answers"]], margin)]

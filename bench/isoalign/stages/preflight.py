@@ -25,14 +25,15 @@ from isoalign.data import prompts
 from isoalign.data.opponents import read_answers
 from isoalign.feedback import judges
 from isoalign.feedback.judges.scorer import load_scorer_judge
-from isoalign.models import loading
+from isoalign.models import loading, reward_classifier
 from isoalign.models.answer_scorers import check_price, check_scorers
 from isoalign.models.flops import bill_error, shape_of
 from isoalign.models.language import LanguageModel
 from isoalign.models.probe import probe
 from isoalign.models.reward import load_reward_model
-from isoalign.models.scorers import load_scorer
+from isoalign.models.scorers import REWARD, load_scorer
 from isoalign.models.tokens import check_tokenizer, closing_id
+from isoalign.stages.conversations import PromptTurns
 from isoalign.stages.cutting import Cutter, check_fit, encode_prompts, fit_of, turns_of
 from isoalign.stages.footprint import check_memory
 from isoalign.stages.sft import with_adapter
@@ -55,7 +56,7 @@ def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = Fal
     report["base"] = _check_model(task.model.name, open_ends, task.model.frozen, lora, trl_loop)
     if open_ends:
         closing_id(loading.load_tokenizer(task.model.name))  # closes the answers of SFT
-    if not task.reward.classifier:
+    if not task.reward.classifier and not task.reward.model:
         _check_reward(task.reward.base or task.model.name, task.model)
     for name in writers(task):
         report[name] = _check_model(name, open_ends=True)
@@ -67,6 +68,8 @@ def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = Fal
     _check_win_rate(task)
     if task.reward.classifier not in ("", "annotator"):
         load_scorer(task.reward.classifier, device())
+    for name in own_reward_models(task):
+        report[name] = _check_own_reward(name, task)
     report["prompts"] = _check_prompts(task)
     (work / "preflight.json").write_text(json.dumps(report, indent=1))
 
@@ -83,6 +86,35 @@ def _check_prompts(task: TaskConfig) -> dict[str, dict[str, int]]:
         if fit.told and task.prompts.source:
             print(f"isoalign: {split}: {fit.told} at task.model.prompt_tokens={task.model.prompt_tokens}", file=sys.stderr)
     return report
+
+
+def own_reward_models(task: TaskConfig) -> list[str]:
+    """The reward models of one's own, as reward or as scorers, without what comes before their names."""
+    own = task.reward.model.removeprefix("hf:")
+    return list(dict.fromkeys([*([own] if own else []), *scorer_models(task)]))
+
+
+def scorer_models(task: TaskConfig) -> list[str]:
+    """The names of reward models that are scorers of the evaluation."""
+    named = (task.evaluation.scorer, task.evaluation.second_scorer)
+    return [name.removeprefix(REWARD) for name in named if name.startswith(REWARD)]
+
+
+def _check_own_reward(name: str, task: TaskConfig) -> dict[str, float]:
+    """It gives a text alone and in a batch the same score, is billed, and reads every prompt of the task with an answer."""
+    model = reward_classifier.load(name, device())
+    report: dict[str, float] = {}
+    with _named(name):
+        reward_classifier.check_scores(model)
+        if name == task.reward.model.removeprefix("hf:"):  # evaluation is not billed
+            report["FLOPs"] = model.bill_error()
+    _check_bill(repr(name), model.model, report.get("FLOPs", 0.0))
+    asked = list(PromptTurns(task).all())
+    if name in scorer_models(task):  # the evaluation reads prompts that the policy's lengths cut
+        asked += map(turns_of, prompts.load_split(task.prompts, task.evaluation.split))
+    longest = max(len(model.read(turns, "")) for turns in asked)
+    model.check_length(longest + task.model.new_tokens)
+    return report | {"longest prompt": longest}
 
 
 def _check_win_rate(task: TaskConfig) -> None:

@@ -23,7 +23,7 @@ from isoalign.models import loading
 from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.flops import shape_of
 from isoalign.models.known_reward import KnownFunction, KnownReward
-from isoalign.models.reward import ClassifierReward, HeadReward, Retokenizer, load_reward_model
+from isoalign.models.reward import HeadReward, Retokenizer, load_reward_model
 from isoalign.stages.sft import lora_config, run_trainer, save_trained, trainer_arguments
 
 VERSION = 4
@@ -80,13 +80,16 @@ def make_reward_model(
     whiten_rewards(work, lambda: HeadReward(work, model, config.base, device()), pairs.chosen, pairs.rejected)
 
 
-def make_classifier_reward(work: Path, feedback: Feedback, model: ModelConfig, config: RewardConfig, annotator: Any) -> None:
-    """Whiten a classifier's "not toxic" logit on the answers of the first verdicts. The verdicts themselves are not read."""
+def make_classifier_reward(work: Path, feedback: Feedback, model: ModelConfig, load: Callable[[Path], Any]) -> None:
+    """Whiten a reward that needs no training on the answers of the first verdicts. The verdicts themselves are not read.
+
+    ``load`` gives the reward of a folder with a record. The pass is billed as forward, by formula.
+    """
     count = min(WHITENED, len(feedback))
     pairs = feedback.pairs(torch.arange(count), int(loading.load_tokenizer(model.name).pad_token_id))
     record: dict[str, Any] = {"verdicts": [], "golden": [], "source": feedback.source, "seconds": 0.0}
     (work / "record.json").write_text(json.dumps(record | {"flops": {"forward": 0, "backward": 0}}))
-    reward = whiten_rewards(work, lambda: ClassifierReward(work, model, annotator), pairs.chosen, pairs.rejected)
+    reward = whiten_rewards(work, lambda: load(work), pairs.chosen, pairs.rejected, few="choose another one")
     price = reward.flops(pairs.chosen) + reward.flops(pairs.rejected)
     record = json.loads((work / "record.json").read_text()) | {"flops": {"forward": price, "backward": 0}}
     (work / "record.json").write_text(json.dumps(record, indent=1))

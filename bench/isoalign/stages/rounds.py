@@ -101,7 +101,8 @@ class FeedbackRounds:
         return self._rewards[key]
 
     def _check_fits(self, labelled_by: str) -> None:
-        if not self.shared.task.reward.classifier.startswith("hf:"):  # it learns from no verdict
+        reward = self.shared.task.reward
+        if not reward.model and not reward.classifier.startswith("hf:"):  # these learn from no verdict
             self.shared.check_fits(labelled_by)
 
     def _reward(self, labelled_by: str) -> Rewarder:

@@ -16,7 +16,7 @@ from isoalign.data import prompts
 from isoalign.data.preferences import Feedback, UnpairedFeedback
 from isoalign.models import loading
 from isoalign.models.known_reward import KnownReward
-from isoalign.models.reward import ClassifierReward, HeadReward, Rewarder, Shaped
+from isoalign.models.reward import HeadReward, Rewarder, Shaped
 from isoalign.stages import pairs
 from isoalign.stages.cutting import encode_prompts
 from isoalign.stages.graph import StageGraph
@@ -87,7 +87,9 @@ class SharedStages(StageGraph):
         if task.known_reward and source == pairs.SOURCES["annotator"]:
             return KnownReward(folder, task.model.name, self.known_function(), normalise)
         if task.reward.classifier:
-            return ClassifierReward(folder, task.model, self._classifier(), normalise)
+            return self.classifier_reward(folder)
+        if task.reward.model:
+            return self.own_reward(folder)
         return HeadReward(folder, task.model, task.reward.base, device(), normalise)
 
     def unpaired(self) -> UnpairedFeedback | None:

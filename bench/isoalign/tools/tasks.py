@@ -14,7 +14,7 @@ from isoalign.data import formats, prompts
 from isoalign.data.formats.check import check_file
 from isoalign.data.formats.files import iterate_rows
 from isoalign.data.formats.rows import Row
-from isoalign.models import loading
+from isoalign.models import loading, reward_classifier
 from isoalign.stages.cutting import Cutter, Fit, encode_prompts, fit_of, turns_of
 from isoalign.stages.sft import NONE, read_demonstrations
 
@@ -61,17 +61,22 @@ def show(task: TaskConfig) -> Iterator[str]:
     evaluated = [prompt.text for split in ("validation", "test") for prompt in splits[split]]
     yield _demonstrations(task, Cutter(tokenizer, model), evaluated)
     yield _feedback(task, evaluated)
-    known = f"{task.evaluation.scorer} itself, a known reward" if task.known_reward else ""
-    reward = (
-        known or task.reward.classifier or f"a scalar head on {task.reward.base or 'the SFT base'}, trained on the verdicts"
-    )
-    judge = f"{task.judge.kind} {task.judge.model}".strip()
-    yield f"reward: {reward}; scored by {task.evaluation.scorer} and {task.evaluation.second_scorer}; judge: {judge}"
+    scorers = f"{task.evaluation.scorer} and {task.evaluation.second_scorer}"
+    yield f"reward: {_reward(task)}; scored by {scorers}; judge: {f'{task.judge.kind} {task.judge.model}'.strip()}"
     if task.evaluation.win_rate.on:
         yield f"win rate by {task.evaluation.win_rate.describe(task.evaluation.scorer)}"
     encoded = encode_prompts(tokenizer, splits["test"][:EXAMPLES], model)
     texts = [tokenizer.decode(ids[mask].tolist()) for ids, mask in zip(encoded.tokens, encoded.mask, strict=True)]
     yield "\n".join(["as the model reads them:", *(f"  {clean(text)}" for text in texts)])
+
+
+def _reward(task: TaskConfig) -> str:
+    config = task.reward
+    if task.known_reward:
+        return f"{task.evaluation.scorer} itself, a known reward"
+    if config.model:
+        return reward_classifier.about(config.model.removeprefix("hf:"))
+    return config.classifier or f"a scalar head on {config.base or 'the SFT base'}, trained on the verdicts"
 
 
 def _numbers(fit: Fit) -> list[str]:

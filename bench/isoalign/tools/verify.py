@@ -132,6 +132,8 @@ def _check_claims(card: Card, store: Store, report: Report) -> None:
         for name in (name for name in card.parents if name.startswith(parents)):
             folder = store.find(card.parents[name])
             made_by = _at(json.loads((folder / RECIPE).read_text(encoding="utf-8")), entry) if folder else None
+            if place == "notes.prompts":
+                made_by = made_by or None  # 0 takes all that there are, which the samples show
             if entry in ABSENT and folder and made_by is None:
                 made_by = ABSENT[entry]
             if made_by is not None:

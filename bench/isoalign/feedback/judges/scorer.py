@@ -25,9 +25,10 @@ class ScorerJudge:
         """A verdict on each question. Raises UserError for a principle, which it can't read."""
         if principle is not None:
             raise UserError("a scorer can't read a principle; choose a judge that reads")
-        cells = list(dict.fromkeys((q.prompt, text) for q in questions for text in (q.first, q.second)))
+        cells = list(dict.fromkeys((q.turns or q.prompt, text) for q in questions for text in (q.first, q.second)))
         scores = dict(zip(cells, self.scorer([p for p, _ in cells], [text for _, text in cells]), strict=True))
-        return [self._verdict(scores[q.prompt, q.first], scores[q.prompt, q.second]) for q in questions]
+        asked = [q.turns or q.prompt for q in questions]
+        return [self._verdict(scores[p, q.first], scores[p, q.second]) for p, q in zip(asked, questions, strict=True)]
 
     def _verdict(self, first: float | None, second: float | None) -> Verdict:
         if first is None or second is None:

@@ -21,10 +21,16 @@ def description(card: RewardCard) -> str:
     kind = f"a scalar head on {reward['base'] or 'the SFT base, ' + model['name']}"
     if reward["classifier"]:
         kind = f'the "not toxic" logit of {reward["classifier"]}'
+    if reward.get("model"):
+        kind = f"the reward model {reward['model']}, trained elsewhere, whose training is not billed"
     if shaping["members"] > 1:
         kind = f"{shaping['members']} models combined by {shaping['combine']}, each {kind}"
     read = ", ".join(f"{count(n)} {source}" for source, n in card.bill["verdicts"].items())
     return f"{kind}; verdicts read: {read or 'none'}"
+
+
+def _spent_on(card: RewardCard) -> str:
+    return "for mean and deviation" if card.settings["reward"].get("model") else "for training"
 
 
 def accuracy_ceiling(card: RewardCard) -> str:
@@ -134,7 +140,8 @@ def cut_phrase(card: RewardCard) -> str:
 def _bill(card: RewardCard) -> list[str]:
     bill = card.bill
     rows = [[escape(item["role"]), escape(item["kind"]), scientific(item["flops"])] for item in bill["items"]]
-    spent = f"{scientific(bill['flops'])} FLOP at a method's first call, {scientific(bill['training'])} of it for training; "
+    spent = f"{scientific(bill['flops'])} FLOP at a method's first call, {scientific(bill['training'])} of it "
+    spent += f"{_spent_on(card)}; "
     verdicts = ", ".join(f"{count(n)} {escape(source)}" for source, n in bill["verdicts"].items()) or "none"
     spent += f"verdicts: {verdicts}; {bill['seconds']:.1f} s of training."
     return [spent, grid(["Role", "Kind", "FLOP"], rows, left=(0, 1))]
@@ -163,7 +170,7 @@ def reward_text(card: RewardCard) -> str:
                  ("members unanimous", cell(card.members.unanimous))]  # fmt: skip
     of = f"  of {count(human.overall.estimate.n)} pairs, {count(human.overall.clusters)} objectives"
     rows += [("human-scored pairs", cell(human.overall.estimate) + of)]
-    rows += [("bill", f"{scientific(bill['flops'])} FLOP, {scientific(bill['training'])} of it training")]
+    rows += [("bill", f"{scientific(bill['flops'])} FLOP, {scientific(bill['training'])} of it {_spent_on(card)}")]
     lines = [f"{card.task}: the {card.by}'s reward model, {description(card)}"]
     lines += [f"  {title:<26} {value}" for title, value in rows]
     lines += [f"  warning: {line}" for line in card.warnings]

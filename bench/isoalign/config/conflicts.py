@@ -1,0 +1,30 @@
+"""Settings of a task that exclude one another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from isoalign.config import evaluation, known
+from isoalign.config.feedback import PanelConfig
+
+
+def conflict(task: Any) -> str:
+    """Why the settings of a TaskConfig exclude one another, in a line; empty if they don't."""
+    scorers = (task.evaluation.scorer, task.evaluation.second_scorer)
+    if task.known_reward and (why := known.conflict(task)):
+        return why
+    if task.judge.kind == "scorer" and task.judge.model in scorers:
+        return f"task.judge.model {task.judge.model} is an evaluation scorer; choose another scorer as judge"
+    if task.feedback.file and task.rounds.count > 1:
+        return "task.rounds.count above 1 needs simulated annotators; with task.feedback.file set it to 1"
+    if task.feedback.file and task.panel != PanelConfig():
+        return "task.panel configures simulated annotators and task.feedback.file replaces them: set one of them"
+    if task.evaluation.split == "validation" and (task.reward.golden or task.panel.golden):
+        return "golden verdicts use the validation split, which can't also be the evaluation split; set golden=0"
+    if why := evaluation.conflict(task.evaluation, task.objective):
+        return why
+    if task.reward.model and task.shaping.members > 1:
+        return "task.shaping.members are trained with one seed each; task.reward.model is not trained: set it to 1"
+    if task.rounds.prompts > task.prompts.train:
+        return f"task.rounds.prompts must be at most task.prompts.train={task.prompts.train}, not {task.rounds.prompts}"
+    return ""
