@@ -28,6 +28,7 @@ from isoalign.feedback.judges.scorer import ScorerJudge, load_scorer_judge
 from isoalign.feedback.judges.verdicts import Showing, Verdict, in_both_orders
 from isoalign.models.answer_scorers import AnswerScorer
 from isoalign.stats.length_control import length_controlled
+from isoalign.tools.tune import Search
 from workbench import COMMAND, Terminal, complaint, finished, stages
 
 
@@ -57,6 +58,7 @@ def test_ties_are_halves_flips_are_ties_and_what_is_missing_is_counted() -> None
     assert found["win_rate"].value == pytest.approx((1 + 0.5 + 0.75 + 0 + 0.5 + 0.5) / 6)
     assert (found["win_rate"].n, found["win_rate"].missing) == (6, 0)
     assert (found["judge_flips"].n, found["judge_flips"].missing) == (4, 1)
+    assert found["win_rate_weighted"].value == pytest.approx((0.85 + 0.45 + 0.7 + 0.25 + 0.5 + 0.5) / 6)
     # of the four that were answered in both orders: one flips; half the difference of the orders is 0, 1/2, -1/4, 0
     assert found["judge_flips"].value == pytest.approx(1 / 4)
     assert found["judge_position_bias"].value == pytest.approx((0 + 0.5 - 0.25 + 0) / 4)
@@ -338,6 +340,17 @@ def task(**evaluation: Any) -> TaskConfig:
 def test_a_win_rate_is_switched_off_by_a_word_whatever_else_is_set() -> None:
     made = build_config(WinRateConfig, {"judge": {"kind": "none", "model": "m"}, "draws": 3, "criterion": "is kind"}, "x")
     assert not made.on
+
+
+def test_tuning_asks_no_judge_by_whom_nothing_is_chosen() -> None:
+    judge = ("task.evaluation.win_rate.judge.kind=scorer", "task.evaluation.win_rate.judge.model=vader")
+    goal = ("task.objective={name: win rate, higher_is_better: true, threshold: null}", "task.evaluation.scorer=win_rate")
+
+    def off(*settings: str) -> list[str]:
+        return Search("nano", 1, "one_standard_error", 1, Path("x"), settings=settings)._off
+
+    assert off() == off(*judge, *goal) == []
+    assert off(*judge) == ["task.evaluation.win_rate.judge.kind=none"]
 
 
 def test_a_win_rate_is_told_in_a_line_without_the_folders_of_this_machine(tmp_path: Path) -> None:
