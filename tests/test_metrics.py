@@ -180,6 +180,10 @@ def test_every_metric_that_is_measured_is_declared_once_with_values_within_its_b
     measured = metrics.merged(metrics.measure_all(replace(run, base=run)))
     other = replace(run, objective=Objective("sentiment", True))
     measured |= metrics.merged(metrics.measure_all(replace(other, base=other)))
+    measured |= metrics.merged(metrics.measure_all(replace(other, known_reward=True)))
+    draws = [sample(p, d) for p in "ab" for d in range(64)]
+    rule = ScoredSamples(draws, "main", {"main": [float(d % 3 == 0) for d in range(128)]}, objective=Objective("rule", True))
+    measured |= metrics.merged(metrics.measure_all(rule, ["objective"]))
     bare = {name.partition("@")[0].partition("/")[0] for name in measured}
     assert bare - declared.keys() == {"common_length", "common_length_short", "ead_vocabulary"}, "settings, no metrics"
     assert declared.keys() <= bare

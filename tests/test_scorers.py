@@ -130,7 +130,7 @@ def test_a_failure_is_missing_and_costs_no_other_text_its_score() -> None:
 
 
 def test_unknown_scorers_are_named_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="tox_block, toxic_classifier, vader, polarity and hf:"):
+    with pytest.raises(UserError, match="tox_block, toxic_classifier, vader, vader_half, polarity, rule:NAME and hf:"):
         load_scorer("perspective")
 
 

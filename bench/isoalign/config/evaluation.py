@@ -19,18 +19,16 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class WinRateJudge(JudgeConfig):
-    """The judge of the win rate, with the settings of ``task.judge`` and kinds of its own: ``scorer``, by which the answer
-    with the better score wins, ``model`` being its name; empty for no win rate, and ``none``, whatever else is set."""
+    """The judge of the win rate, with the settings of ``task.judge``; by a ``scorer`` the answer with the better score wins.
+    The kind is empty for no win rate, and ``none`` for none whatever else is set."""
 
     kind: str = ""
 
     PLACE: ClassVar[str] = "task.evaluation.win_rate.judge"
-    KINDS: ClassVar[tuple[str, ...]] = tuple(dict.fromkeys(("", *KINDS, SCORER, NONE)))
+    KINDS: ClassVar[tuple[str, ...]] = ("", *KINDS, NONE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind == SCORER and not self.model:
-            raise ValueError(f"{self.PLACE}.model must name the scorer, as in task.evaluation.scorer")
         if self.kind == SCORER and self.model == WIN_RATE:
             raise ValueError(f"{self.PLACE}.model must be a scorer of single answers, which win_rate is not")
         if not self.kind and (given := _changed(self)):

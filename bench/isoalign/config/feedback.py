@@ -61,14 +61,15 @@ class PanelConfig:
             raise ValueError(f"task.panel.golden must be 0 or more, not {self.golden}")
 
 
-KINDS = ("classifier", "lm", "server")
+KINDS = ("classifier", "lm", "server", "scorer")
 
 
 @dataclass(frozen=True)
 class JudgeConfig:
     """The AI judge.
 
-    ``model``: for ``lm`` a folder, a hub name, nano or smollm2; for ``server`` the server's name of it. ``thought``:
+    ``model``: for ``lm`` a folder, a hub name, nano or smollm2; for ``server`` the server's name of it; for ``scorer`` a
+    scorer's name, as in ``task.evaluation.scorer``, but not one of the evaluation's. ``thought``:
     tokens of chain of thought before the verdict, 0 for none. ``template``: continuation (or empty), reply, or a text file.
 
     For a server: ``base_url`` such as http://localhost:8000/v1; ``key_env``: the environment variable with the key;
@@ -104,10 +105,18 @@ class JudgeConfig:
             raise ValueError(f"{self.PLACE}.timeout must be a number of seconds above 0, not {self.timeout}")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_env):  # not shown, as it may be the key itself
             raise ValueError(f"{self.PLACE}.key_env must be the name of an environment variable, never the key itself")
-        if self.kind in ("lm", "server") and not self.model:
-            raise ValueError(f"{self.PLACE}.model must name the model of the {self.kind} judge")
+        if self.kind in ("lm", "server", "scorer") and not self.model:
+            what = (
+                "the scorer, as in task.evaluation.scorer" if self.kind == "scorer" else f"the model of the {self.kind} judge"
+            )
+            raise ValueError(f"{self.PLACE}.model must name {what}")
         if self.kind == "server":
             _check_address(self.base_url, self.PLACE)
+
+    @property
+    def compares(self) -> bool:
+        """Whether it reads two answers and compares them; else it scores single ones."""
+        return self.kind not in ("classifier", "scorer")
 
 
 def _check_address(url: str, place: str) -> None:

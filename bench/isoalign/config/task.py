@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from isoalign.config import evaluation
+from isoalign.config import evaluation, known
 from isoalign.config.evaluation import EvaluationConfig
 from isoalign.config.feedback import ConstitutionConfig, JudgeConfig, PanelConfig
+from isoalign.config.shaping import RoundsConfig, ShapingConfig
 from isoalign.config.training import TrainConfig
 from isoalign.core.objective import Objective
 from isoalign.core.store import added_later
@@ -70,7 +71,7 @@ class PromptsConfig:
     ``validation_source`` and ``test_source``: files for these splits. ``column``: holds a text or messages, ``a.b`` for key b
     of an object. ``format``: of `isoalign data`, whose prompts are taken instead of a column's. ``stratum``: a column by which
     figures are also given. ``skip``: rows that are left out, as of feedback. ``opening``: words of a text that are the prompt,
-    0 for all.
+    0 for all. ``reference``: a column with the right answer, for scorers that compare with it.
     """
 
     train: int = 800
@@ -86,21 +87,25 @@ class PromptsConfig:
     format: str = added_later("")
     skip: str = added_later("")
     opening: int = added_later(0)
+    reference: str = added_later("")
 
     def __post_init__(self) -> None:
         check_skip("task.prompts.skip", self.skip)
         if self.opening < 0:
             raise ValueError(f"task.prompts.opening must be a number of words, 0 for all, not {self.opening}")
-        if self.format and self.stratum:
-            raise ValueError(
-                "task.prompts.stratum is for prompts of a column, task.prompts.format takes those of feedback: set one"
-            )
+        for name in ("stratum", "reference"):
+            if self.format and getattr(self, name):
+                raise ValueError(
+                    f"task.prompts.{name} is for prompts of a column, task.prompts.format takes those of feedback: set one"
+                )
         for split in ("train", "validation", "test"):
             if getattr(self, split) < (0 if self.source else 1):
                 least = "0 for all, or a number" if self.source else "1 or more"
                 raise ValueError(f"task.prompts.{split} must be {least}, not {getattr(self, split)}")
         if not self.source and (self.validation_source or self.test_source):
             raise ValueError("task.prompts.source is needed where task.prompts.validation_source or test_source is set")
+        if self.reference and not self.source:
+            raise ValueError("task.prompts.reference is a column of task.prompts.source, which is not set")
 
 
 @dataclass(frozen=True)
@@ -189,43 +194,12 @@ class RewardConfig:
 
 
 @dataclass(frozen=True)
-class ShapingConfig:
-    """Reward shaping: ``members`` are trained with one seed each and combined by ``mean``, ``worst`` or ``uncertainty`` (mean
-    - ``uncertainty`` x variance); ``length_penalty`` is subtracted per token; ``clip`` bounds the reward (0 for no bound).
-    Without ``normalise`` a member's rewards keep their scale."""
-
-    members: int = added_later(1)
-    combine: str = added_later("mean")
-    uncertainty: float = added_later(1.0)
-    length_penalty: float = added_later(0.0)
-    clip: float = added_later(0.0)
-    normalise: bool = added_later(True)
-
-    def __post_init__(self) -> None:
-        if self.members < 1:
-            raise ValueError(f"task.shaping.members must be 1 or more, not {self.members}")
-        if self.combine not in ("mean", "worst", "uncertainty"):
-            raise ValueError(f"task.shaping.combine must be mean, worst or uncertainty, not {self.combine!r}")
-        if self.clip < 0 or self.uncertainty < 0:
-            raise ValueError("task.shaping.clip and task.shaping.uncertainty must be 0 or more")
-
-
-@dataclass(frozen=True)
-class RoundsConfig:
-    """Feedback rounds: feedback is collected ``count`` times, first on answers of the SFT base, then, at equal shares of the
-    budget, on answers of the current policy to ``prompts`` of the training prompts (0 for all)."""
-
-    count: int = added_later(1)
-    prompts: int = added_later(0)
-
-    def __post_init__(self) -> None:
-        if self.count < 1 or self.prompts < 0:
-            raise ValueError("task.rounds.count must be 1 or more and task.rounds.prompts 0 or more")
-
-
-@dataclass(frozen=True)
 class TaskConfig:
-    """A task: all that methods share. ``budgets``: FLOPs by name, for budget=NAME. ``seed``: of the shared stages."""
+    """A task: all that methods share. ``budgets``: FLOPs by name, for budget=NAME. ``seed``: of the shared stages.
+
+    ``known_reward``: the annotator, the reward and the objective are one known function, ``evaluation.scorer``: verdicts
+    compare its scores, the reward is its score, and no reward model is trained on the annotator's verdicts.
+    """
 
     name: str
     model: ModelConfig
@@ -243,8 +217,19 @@ class TaskConfig:
     objective: Objective = field(default_factory=Objective)
     budgets: dict[str, float] = field(default_factory=dict)
     seed: int = 0
+    known_reward: bool = added_later(False)
+
+    def scored_by(self, labelled_by: str) -> str:
+        """The scorer by which the ``annotator`` or the ``judge`` compares answers; empty if it is no scorer."""
+        if labelled_by == "annotator":
+            return self.evaluation.scorer if self.known_reward else ""
+        return self.judge.model if self.judge.kind == "scorer" else ""
 
     def __post_init__(self) -> None:
+        if self.known_reward and (conflict := known.conflict(self)):
+            raise ValueError(conflict)
+        if self.judge.kind == "scorer" and self.judge.model in (self.evaluation.scorer, self.evaluation.second_scorer):
+            raise ValueError(f"task.judge.model {self.judge.model} is an evaluation scorer; choose another scorer as judge")
         if self.feedback.file and self.rounds.count > 1:
             raise ValueError("task.rounds.count above 1 needs simulated annotators; with task.feedback.file set it to 1")
         if self.feedback.file and self.panel != PanelConfig():

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from isoalign.config.task import PromptsConfig
 from isoalign.core.access import forbidden
@@ -17,21 +18,34 @@ from isoalign.data.formats.files import iterate_rows
 from isoalign.data.formats.rows import EMPTY, FAULTY, Fault, Row
 from isoalign.data.formats.types import SKIPPED, Node
 
-Asked = tuple[Turns, str, str]
-"""The turns of a prompt, its stratum, and the source that its row names."""
 SPLITS = {"train": 0.60, "validation": 0.75, "test": 1.0}
+
+
+class Asked(NamedTuple):
+    """What a row asks: the turns of a prompt, its stratum, the source that the row names, and the right answer."""
+
+    turns: Turns
+    stratum: str
+    source: str
+    reference: str = ""
+    row: Row | None = None
 
 
 @dataclass(frozen=True)
 class Prompt:
     """One prompt. ``stratum``: ``toxic`` (by Perspective) or ``clean``, or that of its file; ``id``: fingerprint of the text;
-    ``turns``: of a conversation."""
+    ``turns``: of a conversation; ``reference``: the right answer, if its file has one."""
 
     id: str
     text: str
     source: str
     stratum: str
     turns: Turns = ()
+    reference: str = ""
+
+    def row(self) -> dict[str, Any]:
+        """The prompt as a row of a stage; without a right answer that there isn't."""
+        return {name: value for name, value in asdict(self).items() if name != "reference" or value}
 
 
 def split_of(text: str) -> str:
@@ -99,7 +113,7 @@ def other_sources(config: PromptsConfig, wanted: str) -> list[str]:
 
 def read_own(source: str, config: PromptsConfig) -> tuple[Prompt, ...]:
     """The different prompts of a file or hf:NAME, of all splits. Raises UserError naming file and row, and if it has none."""
-    found, _ = _read_own(source, config.column, config.stratum, config.format, config.opening, config.skip)
+    found, _ = _read_own(*_arguments(source, config))
     if not found:
         raise UserError(f"{source} has no prompts")
     return found
@@ -108,24 +122,34 @@ def read_own(source: str, config: PromptsConfig) -> tuple[Prompt, ...]:
 def count_skipped(config: PromptsConfig) -> int:
     """Rows of all of one's own sources that are left out by ``task.prompts.skip``."""
     sources = {config.source, config.validation_source, config.test_source} - {""} if config.skip else set[str]()
-    read = [_read_own(each, config.column, config.stratum, config.format, config.opening, config.skip) for each in sources]
-    return sum(skipped for _, skipped in read)
+    return sum(_read_own(*_arguments(each, config))[1] for each in sources)
+
+
+def _arguments(source: str, config: PromptsConfig) -> tuple[str, str, str, str, str, int, str]:
+    return source, config.column, config.stratum, config.reference, config.format, config.opening, config.skip
 
 
 @cache
-def _read_own(source: str, column: str, stratum: str, format: str, words: int, skip: str) -> tuple[tuple[Prompt, ...], int]:
-    """The different prompts of a source, the first of those that are the same, and the number of rows that are skipped."""
+def _read_own(
+    source: str, column: str, stratum: str, reference: str, format: str, words: int, skip: str
+) -> tuple[tuple[Prompt, ...], int]:
+    """The different prompts of a source, the first of those that are the same, and the number of rows that are skipped.
+
+    One that has two right answers is refused.
+    """
     prompts: dict[str, Prompt] = {}
     skipped = 0
-    for asked in _of_format(source, format, skip) if format else _of_column(source, column, stratum, skip):
+    for asked in _of_format(source, format, skip) if format else _of_column(source, column, stratum, reference, skip):
         if asked is None:
             skipped += 1
             continue
-        turns, label, origin = asked
-        turns = _opening(turns, words)
-        text = as_text(turns)
+        turns = _opening(asked.turns, words)
+        text, right, origin = as_text(turns), asked.reference, asked.source or Path(source).name
         kept = turns if any(turn.role for turn in turns) else ()
-        prompts.setdefault(normalise(text), Prompt(text_fingerprint(text), text, origin or Path(source).name, label, kept))
+        first = prompts.setdefault(normalise(text), Prompt(text_fingerprint(text), text, origin, asked.stratum, kept, right))
+        if asked.row and first.reference != right:
+            fault = asked.row.fault(f"the same prompt has two right answers in {reference}: {first.reference!r} and {right!r}")
+            raise UserError(f"{source}: {fault}")
     return tuple(prompts.values()), skipped
 
 
@@ -134,13 +158,14 @@ def _opening(turns: Turns, words: int) -> Turns:
     return (Turn("", opening(turns[0].content, words)),) if words and not turns[0].role else turns
 
 
-def _of_column(source: str, column: str, stratum: str, skip: str) -> Iterator[Asked | None]:
+def _of_column(source: str, column: str, stratum: str, reference: str, skip: str) -> Iterator[Asked | None]:
     """What each row asks, None for one that is skipped."""
     for row in iterate_rows(source):
         try:
             if isinstance(row, Fault):
                 raise row
-            yield _asked(row, column), str(row.nested(stratum)) if stratum else "", row.source
+            label, right = str(row.nested(stratum)) if stratum else "", _right_answer(row, reference) if reference else ""
+            yield Asked(_asked(row, column), label, row.source, right, row)
         except Fault as fault:
             if skip not in (fault.kind, FAULTY):
                 hint = f"; task.prompts.skip={fault.kind} leaves such rows out" if fault.kind != FAULTY else ""
@@ -156,7 +181,7 @@ def _of_format(source: str, format: str, skip: str) -> Iterator[Asked | None]:
                 if record.what.startswith(SKIPPED):
                     yield None
             elif not isinstance(record, Node):
-                yield record.prompt, "", record.source
+                yield Asked(record.prompt, "", record.source)
 
 
 def _other_way(source: str, row: Row | Fault, column: str) -> str:
@@ -168,6 +193,14 @@ def _other_way(source: str, row: Row | Fault, column: str) -> str:
     except UserError:
         return f"; found: {', '.join(map(str, row.values))}"
     return f"; task.prompts.format={format} takes the prompts of this file"
+
+
+def _right_answer(row: Row, column: str) -> str:
+    value = row.nested(column)
+    text = "" if isinstance(value, bool) or not isinstance(value, str | int | float) else str(value).strip()
+    if not text:
+        raise row.fault(f"{column} must hold the right answer, a text or a number, not {value!r}")
+    return text
 
 
 def _asked(row: Row, column: str) -> Turns:

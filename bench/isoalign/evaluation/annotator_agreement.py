@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from isoalign.core.lazy import scipy
 from isoalign.evaluation import samples
-from isoalign.stages import pairs
+from isoalign.stages.opinions import Opinion
 
 VERSION = 3
 
 
-def make_agreement(work: Path, drawn: Path, scores: Path, annotators: Path) -> None:
+def make_agreement(work: Path, drawn: Path, scores: Path, opinions: Mapping[str, Opinion]) -> None:
     """Write ``correlation.json``: Spearman's rank correlation, over samples, of annotator and judge with each scorer and with
-    each other, where neither is constant. The paths are stage folders."""
+    each other. The paths are stage folders. A column of one value has no rank, and is left out."""
     by_scorer = json.loads((scores / "scores.json").read_text())
-    texts = [row.completion for row in samples.read_samples(drawn)]
-    columns = by_scorer | {by: pairs.classifier_of(annotators, by)(texts).tolist() for by in pairs.SOURCES}
-    varied = {name for name, column in columns.items() if len(set(column) - {None}) > 1}
-    couples = [*((by, name) for by in pairs.SOURCES for name in by_scorer), ("judge", "annotator")]
-    rows = {
-        f"{by} with {other}": round(float(scipy.stats.spearmanr(columns[by], columns[other], nan_policy="omit")[0]), 3)
-        for by, other in couples
-        if {by, other} <= varied
+    rows = samples.read_samples(drawn)
+    prompts, texts = [row.prompt for row in rows], [row.completion for row in rows]
+    columns = by_scorer | {by: each.raw(prompts, texts) for by, each in opinions.items()}
+    couples = [(by, name) for by in opinions for name in by_scorer]
+    couples += [("judge", "annotator")] if {"judge", "annotator"} <= opinions.keys() else [tuple(by_scorer)[:2]]
+    found = {
+        f"{by} with {other}": float(scipy.stats.spearmanr(*_known(columns[by], columns[other]))[0]) for by, other in couples
     }
-    (work / "correlation.json").write_text(json.dumps(rows))
+    (work / "correlation.json").write_text(
+        json.dumps({name: round(value, 3) for name, value in found.items() if math.isfinite(value)})
+    )
+
+
+def _known(first: list[float | None], second: list[float | None]) -> tuple[list[float], list[float]]:
+    both = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    return [a for a, _ in both], [b for _, b in both]

@@ -24,9 +24,9 @@ from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.data.prompts import Prompt
 from isoalign.evaluation import samples as sample
 from isoalign.evaluation.metrics import ScoredSamples
-from isoalign.models import scorers
-from isoalign.models.answer_scorers import load_answer_scorer
+from isoalign.models.answer_scorers import identity, load_answer_scorer
 from isoalign.models.embed import embed
+from isoalign.models.known_reward import Asked
 from isoalign.models.language import LanguageModel
 from isoalign.models.tokens import closing_id
 
@@ -37,7 +37,7 @@ ROWS = 64  # in one pass of the reward model
 def model_digests(config: EvaluationConfig) -> list[str]:
     """Digests of scorers and sentence encoder; for a hub model, its commit."""
     names = (*_models(config), "minilm")
-    return [ASSETS[name].sha256 if name in ASSETS else scorers.scorer_identity(name) for name in names]
+    return [ASSETS[name].sha256 if name in ASSETS else identity(name) for name in names]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Rewarder:
     """The reward model that scores the samples: the one that the method trained on, or the annotator's.
 
     ``held_out`` and ``validation``: verdicts that it was not trained on; ``validation`` is None if that split is evaluated.
+    ``known``: it is the objective itself.
     """
 
     by: str
@@ -52,6 +53,7 @@ class Rewarder:
     model: Any
     held_out: Feedback
     validation: Feedback | None
+    known: bool = False
 
 
 def make_scores(
@@ -70,13 +72,15 @@ def make_scores(
     ``contests``: of all samples, where the task ranks by its win rate.
     """
     drawn, pairs = sample.read_samples(samples), sample.read_pairs(samples)
-    prompts, texts = [row.prompt for row in drawn], [row.completion for row in drawn]
-    scored = _external_scores(samples) or _scorer_outputs(prompts, texts, config)
+    asked = {name: Asked(text) for name, text in _asked(rewarder, base).items()}
+    asked |= {row.prompt_id: Asked(row.prompt) for row in drawn}
+    asked |= {prompt.id: Asked(prompt.text, prompt.reference) for prompt in chosen}
+    texts = [row.completion for row in drawn]
+    scored = _external_scores(samples) or _scorer_outputs([asked[row.prompt_id] for row in drawn], texts, config)
     if config.scorer == WIN_RATE:
         wins = {(contest.prompt_id, contest.draw): contest.win for contest in contests}
         scored |= {WIN_RATE: [wins[row.prompt_id, row.draw] for row in drawn]}
     (work / "scores.json").write_text(json.dumps(scored))
-    asked = _asked(rewarder, base) | {row.prompt_id: row.prompt for row in drawn}
     (work / "pair_scores.json").write_text(json.dumps(_pair_scores(pairs, asked, config)))
     np.save(work / "embeddings.npy", embed(texts, device=device()).cpu().numpy().astype(np.float16))
     if rewarder:
@@ -84,7 +88,9 @@ def make_scores(
             json.dumps(asdict(_make_rewards(rewarder, drawn, bool(pairs), base, model, chosen)))
         )
     source = {"samples": samples.name, "scorer": config.scorer, "second_scorer": config.second_scorer}
-    (work / "source.json").write_text(json.dumps(source | {"vocabulary": base.vocabulary} | objective_recipe(objective)))
+    known = {"known_reward": True} if rewarder and rewarder.known else {}
+    source |= {"vocabulary": base.vocabulary} | objective_recipe(objective) | known
+    (work / "source.json").write_text(json.dumps(source))
 
 
 def _models(config: EvaluationConfig) -> list[str]:
@@ -92,8 +98,9 @@ def _models(config: EvaluationConfig) -> list[str]:
     return [name for name in (config.scorer, config.second_scorer) if name != WIN_RATE]
 
 
-def _scorer_outputs(prompts: list[str], texts: list[str], config: EvaluationConfig) -> dict[str, list[float | None]]:
-    return {name: load_answer_scorer(name, device())(prompts, texts) for name in _models(config)}
+def _scorer_outputs(asked: list[Asked], texts: list[str], config: EvaluationConfig) -> dict[str, list[float | None]]:
+    prompts, references = [each.text for each in asked], [each.reference for each in asked]
+    return {name: load_answer_scorer(name, device())(prompts, texts, references) for name in _models(config)}
 
 
 def _asked(rewarder: Rewarder | None, base: LanguageModel) -> dict[str, str]:
@@ -106,12 +113,12 @@ def _asked(rewarder: Rewarder | None, base: LanguageModel) -> dict[str, str]:
 
 
 def _pair_scores(
-    pairs: Sequence[ScoredPair], asked: Mapping[str, str], config: EvaluationConfig
+    pairs: Sequence[ScoredPair], asked: Mapping[str, Asked], config: EvaluationConfig
 ) -> dict[str, list[list[float | None]]]:
     count = len(pairs)
     if not count:
         return {}
-    prompts = [asked.get(p.prompt_id, "") for p in pairs]
+    prompts = [asked.get(p.prompt_id, Asked("")) for p in pairs]
     outputs = _scorer_outputs(prompts * 2, [p.chosen for p in pairs] + [p.rejected for p in pairs], config)
     outputs |= {WIN_RATE: [None] * (2 * count)} if config.scorer == WIN_RATE else {}  # a pair's answers met no opponent
     return {name: [list(both) for both in zip(s[:count], s[count:], strict=True)] for name, s in outputs.items()}
@@ -181,6 +188,7 @@ def read_scored_samples(
         second_scorer=source["second_scorer"],
         vocabulary=source["vocabulary"],
         objective=read_objective(source.get("objective", {}), str(folder)),
+        known_reward=source.get("known_reward", False),
     )
     return replace(restrict(own), base=restrict(read_scored_samples(base)) if base else None)
 

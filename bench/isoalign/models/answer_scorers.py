@@ -1,12 +1,15 @@
 """Scorers of evaluation as functions of prompt and completion, each with the direction that is better.
 
-They are text classifiers, which read the completion alone; the lexicons ``vader`` and ``polarity``; and modules of other
-packages by entry point ``isoalign.scorers``, with
+They are text classifiers, which read the completion alone; the lexicons ``vader``, ``vader_half`` and ``polarity``; the rules
+``rule:NAME`` (rules.py); and modules of other packages by entry point ``isoalign.scorers``, with
 
     VERSION = 1                     # raised whenever a score would change
     HIGHER_IS_BETTER = True
     BOUNDS = (0.0, 1.0)             # the least and the greatest score, None where there is none
     def load(device): ...           # returns a callable: prompts, completions -> list of float, None where there is no score
+
+The callable gets the right answers as well if it takes an argument ``references``, and has a method ``flops(prompts,
+completions)`` if it runs a network: without one it costs nothing where it is a reward.
 
 Raises UserError in one line for a module that lacks one of these, for a scorer that raises, with the row, and for one whose
 direction is not the objective's.
@@ -14,6 +17,7 @@ direction is not the objective's.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,45 +31,69 @@ from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.memory import machine_failure
 from isoalign.core.objective import Objective
 from isoalign.data import assets
-from isoalign.models import scorers
+from isoalign.models import rules, scorers
 from isoalign.models.polarity import Polarity
 from isoalign.models.vader import Vader
 
 TRIAL = "I am not sure what to say."  # the completion on which a scorer of another package is tried
 Bounds = tuple[float | None, float | None]
-_LEXICONS: dict[str, Callable[..., Callable[[str], float]]] = {"vader": Vader.load, "polarity": Polarity.load}
+_LEXICONS: dict[str, tuple[str, Callable[..., Callable[[str], float]]]] = {
+    "vader": ("vader", Vader.load),
+    "vader_half": ("vader", lambda folder: Vader.load(folder).half()),
+    "polarity": ("polarity", Polarity.load),
+}  # asset, and how its folder is read
 
 
 @dataclass(frozen=True)
 class AnswerScorer:
-    """Scores completions of prompts. ``higher_is_better``: None for a label of a classifier: the task says it."""
+    """Scores completions of prompts. ``higher_is_better``: None for a label of a classifier: the task says it.
+    ``references``: it compares with the right answers. ``price``: FLOPs of a call; None costs nothing."""
 
     name: str
-    score: Callable[[Sequence[str], Sequence[str]], Sequence[float | None]]
+    score: Callable[..., Sequence[float | None]]
     higher_is_better: bool | None
     bounds: Bounds = (0.0, 1.0)
+    references: bool = False
+    price: Callable[[Sequence[str], Sequence[str]], int] | None = None
 
-    def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
-        """The score of each completion, None where it has none. Raises UserError with the row where the scorer fails."""
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], references: Sequence[str] = ()
+    ) -> list[float | None]:
+        """The score of each completion, None where it has none. ``references``: the right answers, empty where there is none.
+
+        Raises UserError with the row where the scorer fails, and if it needs right answers and gets none at all.
+        """
+        columns = [list(prompts), list(completions)]
+        if self.references:
+            if completions and not any(references):
+                raise UserError(
+                    f"the scorer {self.name} compares with right answers, and these prompts have none: set "
+                    "task.prompts.reference to their column in task.prompts.source"
+                )
+            columns.append(list(references))
         try:
-            scores = self.score(list(prompts), list(completions))
+            scores = self.score(*columns)
         except UserError:
             raise
         except Exception as error:
-            raise machine_failure(error) or UserError(self._failure(prompts, completions, error)) from error
+            raise machine_failure(error) or UserError(self._failure(columns, error)) from error
         if not isinstance(scores, Sequence) or isinstance(scores, str) or len(scores) != len(completions):
             count = len(scores) if isinstance(scores, Sequence) else f"a {type(scores).__name__}"
             raise UserError(f"the scorer {self.name} must return a list of {len(completions)} scores, not {count}")
         return [self._checked(row, score, completions[row]) for row, score in enumerate(scores)]
 
-    def _failure(self, prompts: Sequence[str], completions: Sequence[str], error: Exception) -> str:
+    def flops(self, prompts: Sequence[str], completions: Sequence[str]) -> int:
+        """FLOPs of scoring the completions. Raises UserError for a scorer whose network has no price."""
+        return int(self.price(prompts, completions)) if self.price else 0
+
+    def _failure(self, columns: Sequence[Sequence[str]], error: Exception) -> str:
         """The line for a scorer that raises: with the first row on which it does so alone."""
-        for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        for row, cells in enumerate(zip(*columns, strict=True)):
             try:
-                self.score([prompt], [completion])
+                self.score(*([cell] for cell in cells))
             except Exception as own:
-                return f"the scorer {self.name} fails on row {row + 1} ({_shortened(completion)}): {unforeseen(own)}"
-        return f"the scorer {self.name} fails on {len(completions)} rows together: {unforeseen(error)}"
+                return f"the scorer {self.name} fails on row {row + 1} ({_shortened(cells[1])}): {unforeseen(own)}"
+        return f"the scorer {self.name} fails on {len(columns[0])} rows together: {unforeseen(error)}"
 
     def _checked(self, row: int, score: Any, completion: str) -> float | None:
         if score is None:
@@ -81,20 +109,37 @@ class AnswerScorer:
 
 @cache
 def load_answer_scorer(name: str, device: str = "cpu") -> AnswerScorer:
-    """A scorer by name: of `isoalign.models.scorers`, ``vader``, ``polarity``, or an entry point of another package."""
+    """A scorer by name: of `isoalign.models.scorers`, a lexicon, a rule, or an entry point of another package."""
     if name in plugins.entry_points("scorers"):
         return _of_package(name, device)
     if name == WIN_RATE:  # its scores are verdicts, which a stage of their own gives
         return AnswerScorer(name, lambda _, completions: [None] * len(completions), True)
     if name in _LEXICONS:
-        lexicon = _LEXICONS[name](assets.asset_path(name))
+        asset, load = _LEXICONS[name]
+        lexicon = load(assets.asset_path(asset))
         return AnswerScorer(name, lambda _, completions: list(map(lexicon, completions)), True, (-1.0, 1.0))
+    if name.startswith(rules.PREFIX):
+        rule = rules.load_rule(name)
+        return AnswerScorer(name, rule, True, references=rule.references)
     classifier = scorers.load_scorer(name, device)
-    return AnswerScorer(name, lambda _, completions: classifier(completions), scorers.direction(name))
+    return AnswerScorer(
+        name,
+        lambda _, completions: classifier(completions),
+        scorers.direction(name),
+        price=lambda _, completions: classifier.flops(completions),
+    )
+
+
+def identity(name: str) -> str:
+    """All that a scorer's scores depend on: the digest of its asset, the version of a rule or of another package's scorer, or
+    the weights of a model."""
+    if name in _LEXICONS and name not in plugins.entry_points("scorers"):
+        return f"{name} {assets.ASSETS[_LEXICONS[name][0]].sha256}"
+    return scorers.scorer_identity(name)
 
 
 def _of_package(name: str, device: str) -> AnswerScorer:
-    if name in (*scorers.EMBEDDED, *_LEXICONS):
+    if name in (*scorers.EMBEDDED, *_LEXICONS) or name.startswith(rules.PREFIX):
         package = plugins.package_of("scorer", name)
         raise UserError(f"isoalign has a scorer {name!r} already; rename the entry point of {package}")
     module = plugins.load("scorers", name)
@@ -113,7 +158,15 @@ def _of_package(name: str, device: str) -> AnswerScorer:
         raise machine_failure(error) or _wrong(name, module, f"load({device!r}) fails: {unforeseen(error)}") from error
     if not callable(score):
         raise _wrong(name, module, f"load(device) must return a callable, not {score!r}")
-    return AnswerScorer(name, score, direction, tuple(bounds))
+    takes = _takes_references(score)
+    return AnswerScorer(name, score, direction, tuple(bounds), takes, getattr(score, "flops", None))
+
+
+def _takes_references(score: Callable[..., Any]) -> bool:
+    try:
+        return "references" in inspect.signature(score).parameters
+    except (ValueError, TypeError):  # a callable written in C tells no arguments
+        return False
 
 
 def _declared(name: str, module: ModuleType, attribute: str) -> Any:
@@ -126,9 +179,11 @@ def _wrong(name: str, module: ModuleType, why: str) -> UserError:
     return UserError(f"the scorer {name!r} ({module.__name__}): {why}; see docs/extending.md")
 
 
-def check_scorers(first: str, second: str, objective: Objective, device: str, prompts: Sequence[str] = ()) -> None:
-    """Load the two scorers of an objective, compare what they say of themselves with it, and try those of other packages on
-    some ``prompts``.
+def check_scorers(
+    first: str, second: str, objective: Objective, device: str, prompts: Sequence[str] = (), references: Sequence[str] = ()
+) -> None:
+    """Load the two scorers of an objective, compare what they say of themselves with it, and try those of other packages, and
+    those that compare with right answers, on some ``prompts`` with their ``references``.
 
     Raises UserError for a direction that is not the objective's, for scores of the first beyond the objective's bounds, and
     for a scorer that fails.
@@ -141,8 +196,8 @@ def check_scorers(first: str, second: str, objective: Objective, device: str, pr
                 f"task.evaluation.{key}: of the scorer {name} {says} is better, of task.objective {objective.noun} "
                 f"{objective.direction}; choose another scorer or set task.objective.higher_is_better"
             )
-        if name in plugins.entry_points("scorers"):
-            scorer(prompts, [TRIAL] * len(prompts))
+        if scorer.references or name in plugins.entry_points("scorers"):
+            scorer(prompts, [TRIAL] * len(prompts), references)
     own = load_answer_scorer(first, device).bounds
     low, high = -math.inf if own[0] is None else own[0], math.inf if own[1] is None else own[1]
     if low < objective.low or high > objective.high:
@@ -151,6 +206,13 @@ def check_scorers(first: str, second: str, objective: Objective, device: str, pr
             f"task.objective.bounds {list(objective.bounds)} are narrower than the scores of {first}; "
             f"set task.objective.bounds=[{wanted}]"
         )
+
+
+def check_price(name: str, device: str, prompts: Sequence[str], references: Sequence[str] = ()) -> None:
+    """Try a scorer that trains or labels on some ``prompts``. Raises UserError if it fails or its network has no price."""
+    scorer = load_answer_scorer(name, device)
+    scorer(prompts, [TRIAL] * len(prompts), references)
+    scorer.flops(prompts, [TRIAL] * len(prompts))
 
 
 def _shortened(text: str) -> str:

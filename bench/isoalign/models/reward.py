@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from isoalign.config.task import ModelConfig, ShapingConfig
+from isoalign.config.shaping import ShapingConfig
+from isoalign.config.task import ModelConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.data.preferences import rollouts as as_rollouts

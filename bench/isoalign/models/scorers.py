@@ -20,6 +20,7 @@ from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.lazy import transformers
 from isoalign.core.memory import by_rows, machine_failure
 from isoalign.data import assets, hub
+from isoalign.models import rules
 from isoalign.models.bilstm import BiLSTM
 from isoalign.models.flops import shape_of
 
@@ -87,7 +88,7 @@ def load_scorer(name: str, device: str = "cpu") -> Scorer:
     if name.startswith("hf:"):
         return _load_hub_scorer(name, device)
     if name not in EMBEDDED:
-        others = ("vader", "polarity", *plugins.entry_points("scorers"))
+        others = ("vader", "vader_half", "polarity", f"{rules.PREFIX}NAME", *plugins.entry_points("scorers"))
         known = ", ".join((*EMBEDDED, *others))
         raise UserError(f"unknown scorer {name!r}; known: {known} and hf:NAME_OR_PATH[#label]")
     model = BiLSTM.load(assets.asset_path(name), device)
@@ -103,6 +104,8 @@ def direction(name: str) -> bool | None:
 def scorer_identity(name: str) -> str:
     """Identity of the weights of an ``hf:`` scorer (see ``hub.model_identity``); of a scorer of another package its version;
     of others the name."""
+    if name.startswith(rules.PREFIX):
+        return f"{name} {rules.VERSION}"
     if name in plugins.entry_points("scorers"):
         version = getattr(plugins.load("scorers", name), "VERSION", None)
         return f"{name} {version} of {plugins.package_of('scorer', name)}"

@@ -6,15 +6,19 @@ import json
 from dataclasses import asdict
 from typing import Any, Literal
 
+from isoalign.config import known
 from isoalign.config.evaluation import WIN_RATE
-from isoalign.core import plugins
+from isoalign.core import devices, plugins
 from isoalign.core.records import Flag
 from isoalign.data.formats.types import KEPT, SKIPPED
 from isoalign.data.prompts import count_skipped
+from isoalign.models.answer_scorers import load_answer_scorer
 from isoalign.runs.pipeline import Run
 from isoalign.runs.win_rate import protocol, taught
+from isoalign.stages import pairs
 from isoalign.stages.stage import Stage
 
+KNOWN = "annotator, reward and objective are one known function ({}): no proxy gap"
 CAVEAT = "Classifier scorers are weak on implicit hate and blind to threats; judge, annotator and scorers share Jigsaw data."
 MIN_SPENT_SHARE = 0.9  # of the budget: most methods need more than the rest for an iteration
 MIN_LAST_STEP_SHARE = 0.75  # of the spent FLOPs, at the last optimizer step
@@ -26,20 +30,36 @@ def make_notes(run: Run) -> dict[str, Any]:
     config = run.task.evaluation
     flags = [*training_flags(run), *feedback_flags(run), *win_rate_flags(run)]
     prompts = len(run.evaluation_prompts())
-    measured = {
+    notes = {
         "prompts": prompts, "split": config.split, "draws": config.draws,
         "curve": f"{min(config.curve_prompts, prompts)} prompts, {config.curve_draws} draws",
         "scorer": config.scorer, "second_scorer": config.second_scorer, "noise": run.task.feedback.noise,
         "correlation": json.loads((run.shared.get(run.agreement) / "correlation.json").read_text()),
         "tuning": run.tuning if run.trains else None, "caveat": CAVEAT if run.task.objective.is_toxicity else None,
-    } | win_rate_notes(run, run.contests(run.samples))  # fmt: skip
-    feedback = _plugin_packages(run) | _feedback_records(run)
-    return measured | feedback | ({"flags": list(map(asdict, flags))} if flags else {})
+    }  # fmt: skip
+    notes |= win_rate_notes(run, run.contests(run.samples))
+    notes |= _known_reward(run) | _plugin_packages(run) | _feedback_records(run)
+    return notes | ({"flags": list(map(asdict, flags))} if flags else {})
 
 
 def win_rate_notes(run: Run, contests: Stage | None) -> dict[str, Any]:
     """By whom and against whom the win rate is measured, and what the judge was asked; nothing without one."""
     return {"win_rate": protocol(run.shared), "win_rate_judge": _record(run, contests)} if contests else {}
+
+
+def _known_reward(run: Run) -> dict[str, str]:
+    """What a known reward means for the card; empty without one."""
+    task = run.task
+    if not task.known_reward:
+        return {}
+    told = KNOWN.format(task.evaluation.scorer)
+    told += f"; verdicts are flipped at rate {task.feedback.noise:g}" if task.feedback.noise else ""
+    labels = run.read_record().get("spent", {}).get("labels", {})
+    if any(source.startswith("ai") for source in labels):
+        told += (
+            f"; this method learned from another one, the AI judge ({task.judge.kind} {task.judge.model}), which is a proxy"
+        )
+    return {"known_reward": told}
 
 
 def _plugin_packages(run: Run) -> dict[str, Any]:
@@ -84,6 +104,14 @@ def training_flags(run: Run) -> list[Flag]:
 def feedback_flags(run: Run) -> list[Flag]:
     """Flags of feedback that is less than configured or doubtful, or whose cost is unknown."""
     warnings, task, shared = list[str](), run.task, run.shared
+    if why := known.misfit(task, "annotator"):
+        warnings.append(f"the held-out verdicts are not of the objective: {why}")
+    for by in pairs.SOURCES:
+        name = task.scored_by(by) if run.trains and (by == "annotator" or run.rewarded_by() == by) else ""
+        if name in plugins.entry_points("scorers") and load_answer_scorer(name, devices.device()).price is None:
+            warnings.append(f"the scorer {name} of {plugins.package_of('scorer', name)} trained it and is billed at 0 FLOPs")
+    if steps := sum(row.get("unscored") is not None for row in run.read_log()):
+        warnings.append(f"at {steps} steps answers got no score from {task.evaluation.scorer}: their reward is the mean")
     models = [_record(run, model)["verdicts"] for model in shared.reward_models(run.rewarded_by()).values()]
     if any(verdicts and len(verdicts) < task.reward.pairs for verdicts in models):
         warnings.append(
@@ -100,6 +128,9 @@ def feedback_flags(run: Run) -> list[Flag]:
         missing, asked = sum(judge.get("missing", {}).values()), judge.get("asked", 0)
         if missing > MAX_MISSING_SHARE * asked:
             warnings.append(f"the judge gave no verdict on {missing} of {asked} questions")
+    if unscored := verdicts.get("unscored"):
+        name = f"{unscored:,} of {verdicts['answers']:,} answers"
+        warnings.append(f"{name} got no score from the annotator: they are in no pair, and as a reward they get the mean")
     cut = ", ".join(f"{what}: {number:,}" for what, number in verdicts.get("cut", {}).items())
     warnings += [f"feedback is cut to the task's lengths in tokens ({cut})"] if cut else []
     shown = ", ".join(f"{what}: {number:,}" for what, number in _record(run, shared.sft).get("losses", {}).items())

@@ -22,6 +22,7 @@ from isoalign.evaluation.win_rate import WIN_RATE, read_contests
 from isoalign.models.reward import Rewarder
 from isoalign.runs import win_rate
 from isoalign.runs.training import BASE, ROUNDS, Training
+from isoalign.stages import pairs
 from isoalign.stages.rounds import FeedbackRounds
 from isoalign.stages.shared import SharedStages
 from isoalign.stages.stage import Stage
@@ -134,7 +135,8 @@ class Run(Training):
         def make(work: Path) -> None:
             held_out_pairs = Feedback.read(shared.get(held_out))
             validation_pairs = Feedback.read(shared.get(validation)) if validation else None
-            rewarder = scores.Rewarder(source.by, optimised, source.load(), held_out_pairs, validation_pairs)
+            known = self.task.known_reward and source.by == "annotator"
+            rewarder = scores.Rewarder(source.by, optimised, source.load(), held_out_pairs, validation_pairs, known)
             base, model, chosen = shared.base_model(), self.task.model, self.evaluation_prompts()
             judged = read_contests(shared.get(contests)) if contests else []
             scores.make_scores(work, shared.get(drawn), config, base, model, rewarder, self.task.objective, chosen, judged)
@@ -223,18 +225,21 @@ class Run(Training):
         """Rank correlation of judge and annotator with the evaluation scorers, on the SFT base's samples."""
         shared, base = self.shared, self.base
         samples, scores = base.samples, base.own_scores()
+        known = self.task.known_reward  # the annotator is the scorer, and a judge that is no scorer knows something else
+        sources = [by for by in pairs.SOURCES if not known or (by == "judge" and self.task.scored_by(by))]
         recipe = {"version": annotator_agreement.VERSION, "annotators": shared.annotators.key, "scores": scores.key}
+        recipe |= {"annotators": {by: shared.scorer_recipe(by) for by in sources}} if known else {}
 
         def make(work: Path) -> None:
-            folders = [shared.get(stage) for stage in (samples, scores, shared.annotators)]
-            annotator_agreement.make_agreement(work, *folders)
+            opinions = {by: shared.opinion(by) for by in sources}
+            annotator_agreement.make_agreement(work, shared.get(samples), shared.get(scores), opinions)
 
         return Stage("agreement", recipe, make)
 
     def judge_check(self) -> Stage | None:
         """How often a comparing judge agrees, on held-out pairs, with the annotator's verdicts, the same before noise, and the
         evaluation scorers; None unless the method learned from such a judge."""
-        if self.task.judge.kind == "classifier" or self.rewarded_by() != "judge":
+        if not self.task.judge.compares or self.rewarded_by() != "judge":
             return None
         shared, held_out, base_scores = self.shared, self.held_out, self.base_scores()
         recipe = {"version": 1, "judge": shared.judge_identity, "held_out": held_out.key, "scores": base_scores.key}
@@ -254,7 +259,8 @@ class Run(Training):
     def parents(self) -> dict[str, Stage]:
         """Every stage that the card depends on, by name."""
         shared = self.shared
-        stages = {"sft": shared.sft, "annotators": shared.annotators, "agreement": self.agreement}
+        stages = {"sft": shared.sft, "agreement": self.agreement}
+        stages |= {"annotators": shared.annotators} if not self.task.known_reward else {}
         stages |= {"unpaired": shared.unpaired_stage} if shared.unpaired_stage else {}
         stages |= {"completions": shared.completions("train")} if not self.task.feedback.file else {}
         stages |= {"revisions": shared.revisions_stage} if self.uses("revisions") else {}

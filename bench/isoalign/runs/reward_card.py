@@ -142,7 +142,13 @@ def make_reward_card(task: TaskConfig, store: Store, by: str, command: str) -> R
     """
     if by not in pairs.SOURCES:
         raise UserError(unknown("value of --by", by, sorted(pairs.SOURCES)))
+    if task.known_reward and by == "annotator":
+        raise UserError(
+            f"task.known_reward: the reward is {task.evaluation.scorer} itself, so there is no reward model by the annotator "
+            "to describe; use --by judge"
+        )
     shared = SharedStages(task, store)
+    shared.check_fits(by)
     if shared.unpaired_stage:
         raise UserError(
             f"task.feedback.file {task.feedback.file} holds unpaired feedback; a reward model is trained on comparisons"

@@ -135,9 +135,15 @@ class Training:
         """Make the shared stages that the algorithm reads, as its code names them, before policy and reference need memory.
 
         What it reads besides is made when it asks for it."""
-        shared = self.shared
+        shared, by_judge = self.shared, registry.names_constant(type(self.algorithm), "judge")
+        if not by_judge and (self.uses("pairs") or self.uses("labels")):
+            shared.check_fits("annotator")
         shared.get(shared.sft)
-        if registry.names_constant(type(self.algorithm), "judge"):  # what it asks of the judge is not known before
+        if self.task.known_reward:  # a split in which no two answers differ must not end the run after training
+            shared.known_function()
+            for split in dict.fromkeys(("train", "validation", self.task.evaluation.split)):
+                shared.get(shared.pairs("annotator", split))
+        if by_judge:  # what it asks of the judge is not known before
             return
         if shared.unpaired_stage:
             shared.get(shared.unpaired_stage)

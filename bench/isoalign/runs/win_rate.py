@@ -11,7 +11,7 @@ from isoalign.core.store import digest
 from isoalign.data.opponents import read_answers
 from isoalign.evaluation import samples, win_rate
 from isoalign.feedback.judges.identity import judge_model
-from isoalign.models import scorers
+from isoalign.models.answer_scorers import identity
 from isoalign.stages.shared import SharedStages
 from isoalign.stages.stage import Stage
 
@@ -55,11 +55,10 @@ def taught(shared: SharedStages, labels: Mapping[str, float], rewarded: bool) ->
     task = shared.task
     judge = task.evaluation.win_rate.judge
     if judge.kind == SCORER:
-        scorer = scorers.scorer_identity(judge.model)
-        reward = task.reward.classifier
-        if rewarded and reward not in ("", "annotator") and scorers.scorer_identity(reward) == scorer:
-            return "gave the rewards that it trained on"
-        return ""
+        teachers = [task.scored_by("annotator"), task.scored_by("judge")] if labels else []
+        teachers += [task.reward.classifier, task.scored_by("annotator")] if rewarded else []
+        same = any(identity(each) == identity(judge.model) for each in teachers if each not in ("", "annotator"))
+        return "taught it" if same else ""
     model = judge_model(judge)
     if (labels.get("ai") or labels.get("ai_scores")) and judge_model(task.judge) == model:
         return "labelled its training data"

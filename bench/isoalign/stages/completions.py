@@ -1,7 +1,6 @@
 """Completions of the SFT model to the prompts of a split, to be judged."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -36,7 +35,7 @@ def make_completions(
         for place, prompt in enumerate(part):
             own = slice(place * draws, (place + 1) * draws)
             prompt_ids = encoded.tokens[place][encoded.mask[place]].tolist()
-            rows.append(asdict(prompt) | {"prompt_ids": prompt_ids, "answers": texts[own], "answer_ids": ids[own]})
+            rows.append(prompt.row() | {"prompt_ids": prompt_ids, "answers": texts[own], "answer_ids": ids[own]})
     write_rows(work / "answers.jsonl", rows)
     (work / "record.json").write_text(json.dumps({"flops": flops, "draws": draws, "seed": seed}, indent=1))
 

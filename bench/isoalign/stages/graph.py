@@ -18,9 +18,11 @@ from isoalign.feedback import constitution, judges
 from isoalign.feedback.judges.scorer import load_scorer_judge, scorer_judge_identity
 from isoalign.feedback.judges.verdicts import Judge
 from isoalign.models import loading, scorers
+from isoalign.models.answer_scorers import identity
 from isoalign.stages import annotators, completions, from_file, pairs, preflight, revisions, reward
 from isoalign.stages.cutting import Cutter
 from isoalign.stages.models import TaskModels
+from isoalign.stages.opinions import Offence, Scoring
 from isoalign.stages.stage import Stage
 
 
@@ -38,9 +40,11 @@ class StageGraph(TaskModels):
             "packages": [importlib.metadata.version(name) for name in ("torch", "transformers", "peft")],
             "reward": self._reward_identity,
             "writers": [loading.weights_identity(name) for name in preflight.writers(task)],
-            "scorers": list(map(scorers.scorer_identity, names)),
+            "scorers": list(map(identity, names)),
             "prompts": [self.prompt_recipe(split) for split in preflight.SPLITS], "training": task.training,
         } | objective_recipe(task.objective)  # fmt: skip
+        opinions = {by: found for by in pairs.SOURCES if (found := self.scorer_recipe(by))}
+        recipe |= {"opinions": opinions} if opinions else {}
         recipe |= {"win_rate": judged} if (judged := self.win_rate_recipe) else {}
         return Stage("preflight", recipe, lambda work: preflight.make_preflight(work, task, lora, trl_loop))
 
@@ -74,7 +78,9 @@ class StageGraph(TaskModels):
             "version": pairs.VERSION, "completions": answers.key, "annotators": self.annotators.key, "config": task.feedback,
             "labelled_by": labelled_by, "seed": task.seed,
         }  # fmt: skip
-        if labelled_by == "judge" and task.judge.kind != "classifier":
+        if task.scored_by(labelled_by):
+            recipe |= {"annotators": self.scorer_recipe(labelled_by)}
+        if labelled_by == "judge" and task.judge.compares:
             recipe |= {"judge": self.judge_identity}
         if labelled_by == "annotator" and task.panel != PanelConfig():
             recipe |= {"panel": task.panel} | ({"golden": self._golden.key} if task.panel.golden else {})
@@ -82,12 +88,18 @@ class StageGraph(TaskModels):
 
     def judge_pairs(self, work: Path, answers: Path, labelled_by: str, seed: int) -> None:
         """Write the verdicts on answers by annotators or by the AI judge."""
-        task, annotators = self.task, self.get(self.annotators)
+        task = self.task
         if labelled_by == "judge":
-            pairs.make_judge_pairs(work, answers, annotators, task.feedback, self.comparing_judge(), seed)
+            judge = self.comparing_judge() or self.opinion(labelled_by)
+            pairs.make_judge_pairs(work, answers, judge, task.feedback, seed)
         else:
             golden = self.get(self._golden) if task.panel.golden else None
-            pairs.make_annotator_pairs(work, answers, annotators, task.feedback, task.panel, seed, golden)
+            pairs.make_annotator_pairs(work, answers, self.opinion(labelled_by), task.feedback, task.panel, seed, golden)
+
+    def opinion(self, labelled_by: str) -> Scoring:
+        """What the annotator, or the judge that scores single answers, thinks of them."""
+        scores = self.scores_of(labelled_by)
+        return scores or Offence(labelled_by, pairs.classifier_of(self.get(self.annotators), labelled_by))
 
     @property
     def _golden(self) -> Stage:
@@ -203,6 +215,8 @@ class StageGraph(TaskModels):
         recipe |= {"member": member} if member else {}
         recipe |= {"golden": golden.key} if golden else {}
         recipe |= self._reward_identity
+        if task.known_reward and labelled_by == "annotator":
+            recipe |= {"config": None, "known": self.scorer_recipe(labelled_by)}
         return Stage("reward", recipe, lambda work: self.train_reward(work, Feedback.read(self.get(verdicts)), member))
 
     @property
@@ -215,6 +229,9 @@ class StageGraph(TaskModels):
     def train_reward(self, work: Path, verdicts: Feedback, member: int) -> None:
         """Train a reward model, or a member of an ensemble, on verdicts."""
         task, config = self.task, self.task.reward
+        if task.known_reward and verdicts.source == pairs.SOURCES["annotator"]:
+            reward.make_known_reward(work, verdicts, task.model, self.known_function())
+            return
         if config.classifier:
             reward.make_classifier_reward(work, verdicts, task.model, config, self._classifier())
             return

@@ -24,9 +24,13 @@ from isoalign.feedback.judges.identity import judge_model
 from isoalign.feedback.judges.verdicts import Judge
 from isoalign.feedback.judges.writer import LMWriter, ServerWriter, Writer
 from isoalign.models import loading
+from isoalign.models.answer_scorers import identity, load_answer_scorer
+from isoalign.models.known_reward import Asked, KnownFunction
 from isoalign.models.language import LanguageModel
 from isoalign.stages import sft
+from isoalign.stages.cutting import encode_prompts
 from isoalign.stages.from_file import file_identity
+from isoalign.stages.opinions import Scores
 from isoalign.stages.stage import Stage
 
 
@@ -70,7 +74,7 @@ class TaskModels:
             source = getattr(config, f"{split}_source", "") or config.source
             own = {"source": self._digest(source), "named": source != config.source, "column": config.column}
             others = [self._digest(other) for other in prompts.other_sources(config, split)]
-            own |= {name: value for name in ("format", "opening", "skip") if (value := getattr(config, name))}
+            own |= {name: value for name in ("format", "opening", "skip", "reference") if (value := getattr(config, name))}
             return own | {"stratum": config.stratum, "count": getattr(config, split), "others": others}
         data = [ASSETS[name].sha256 for name in ("rtp_scored", "rtp_categories", "comments")]
         return {"data": data, "count": getattr(config, split), "clean": config.clean, "words": config.words}
@@ -99,7 +103,7 @@ class TaskModels:
     def comparing_judge(self) -> Judge | None:
         """The AI judge that compares two answers; None for the classifier, which scores single ones."""
         config = self.task.judge
-        if config.kind == "classifier":
+        if not config.compares:
             return None
 
         def load() -> Judge:
@@ -108,6 +112,44 @@ class TaskModels:
 
         judge: Judge = self.cached("comparing-judge", load)
         return judge
+
+    def scores_of(self, labelled_by: str) -> Scores | None:
+        """What an annotator or judge that is a scorer thinks of answers; None for another one."""
+        if not (name := self.task.scored_by(labelled_by)):
+            return None
+        scorer, objective = load_answer_scorer(name, str(device())), self.task.objective
+        stated = scorer.higher_is_better if labelled_by == "judge" else objective.higher_is_better
+        return Scores(scorer, objective.higher_is_better if stated is None else stated)
+
+    def scorer_recipe(self, labelled_by: str) -> dict[str, Any]:
+        """All that the opinion of an annotator or judge that is a scorer depends on; empty for another one."""
+        name = self.task.scored_by(labelled_by)
+        return {"scorer": identity(name), "higher": self.task.objective.higher_is_better} if name else {}
+
+    def known_function(self) -> KnownFunction:
+        """The known reward, with the prompts of all splits by the tokens that the model reads.
+
+        Raises UserError for prompts with different right answers of which the model reads the same.
+        """
+        scores = self.scores_of("annotator")
+        assert scores is not None
+        asked: dict[tuple[int, ...], Asked] = self.cached("asked", self._asked)
+        return KnownFunction(scores.scorer, scores.higher_is_better, asked)
+
+    def _asked(self) -> dict[tuple[int, ...], Asked]:
+        model, found = self.task.model, dict[tuple[int, ...], Asked]()
+        tokenizer = loading.load_tokenizer(model.name)
+        for split in prompts.SPLITS:
+            chosen = prompts.load_split(self.task.prompts, split)
+            encoded = encode_prompts(tokenizer, chosen, model)
+            for prompt, ids, mask in zip(chosen, encoded.tokens, encoded.mask, strict=True):
+                first = found.setdefault(tuple(ids[mask].tolist()), Asked(prompt.text, prompt.reference))
+                if first.reference != prompt.reference:
+                    raise UserError(
+                        f"two prompts with different right answers, {first.reference[:40]!r} and {prompt.reference[:40]!r}, "
+                        f"are the same once cut to task.model.prompt_tokens={model.prompt_tokens}; raise it"
+                    )
+        return found
 
     @property
     def judge_identity(self) -> dict[str, Any]:

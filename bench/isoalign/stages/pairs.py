@@ -7,7 +7,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from isoalign.feedback import annotators, consensus
 from isoalign.feedback.annotators import verdict_matrix
 from isoalign.feedback.judges.verdicts import Judge, summary
 from isoalign.models.classifiers import CharClassifier, WordClassifier
+from isoalign.stages.opinions import Losses, Scores, Scoring, unscored, why_none
 from isoalign.stats import agreement
 
 VERSION = 1
@@ -39,45 +40,43 @@ class NoVerdict(UserError):
 
 @dataclass(frozen=True)
 class ScoredAnswers:
-    """Scores and numbers of the better and the worse answer. ``favoured``: the prompt is of the bias stratum."""
+    """Losses and numbers of the better and the worse answer. ``favoured``: the prompt is of the bias stratum; ``utilities``:
+    the losses as a panel reads them."""
 
-    scores: tuple[float, float]
+    losses: tuple[float, float]
     answers: tuple[int, int]
     favoured: bool
+    utilities: tuple[float, ...] = ()
 
 
 def make_annotator_pairs(
-    work: Path, completions: Path, annotators: Path, config: FeedbackConfig, panel: PanelConfig, seed: int, golden: Path | None
+    work: Path, completions: Path, opinion: Scoring, config: FeedbackConfig, panel: PanelConfig, seed: int, golden: Path | None
 ) -> None:
-    """Write ``pairs.jsonl`` by the simulated annotator: the answer with the lower score is chosen, unless noise flips the
-    verdict; or by a panel's consensus.
+    """Write ``pairs.jsonl`` by the simulated annotator, whose ``opinion`` it is: the answer with the lower loss is chosen,
+    unless noise flips the verdict; or by a panel's consensus.
 
     ``golden``: completions of another split, on which a panel's annotators are weighted. The record holds the sampling cost
     of a pair, for the bill.
     """
-    rows, _ = _distinct_pairs(completions, classifier_of(annotators, "annotator"), config.margin)
+    rows, losses, flops = _distinct_pairs(completions, opinion, config.margin)
     if not rows:
-        raise NoVerdict(
-            f"the annotator's scores of no two answers differ by more than {config.margin}; lower task.feedback.margin"
-        )
-    panel_record: dict[str, Any] = {}
+        raise NoVerdict(why_none(opinion, losses, config.margin))
+    panel_record = unscored(losses)
     if panel == PanelConfig():
         flip_verdicts(rows, config.noise, seed)
     else:
-        known = _distinct_pairs(golden, classifier_of(annotators, "annotator"), config.margin)[0] if golden else []
-        rows, panel_record = by_panel(rows, known, config, panel, seed)
+        known = _distinct_pairs(golden, opinion, config.margin)[0] if golden else []
+        rows, of_panel = by_panel(rows, known, config, panel, seed)
+        panel_record |= of_panel
     record = {"noise": config.noise, "margin": config.margin} | panel_record
-    _write_pairs(work, rows, completions, "annotator", record)
+    _write_pairs(work, rows, completions, "annotator", record, flops if isinstance(opinion, Scores) and flops else None)
 
 
-def make_judge_pairs(
-    work: Path, completions: Path, annotators: Path, config: FeedbackConfig, judge: Judge | None, seed: int
-) -> None:
-    """Write ``pairs.jsonl`` by the AI judge: the embedded classifier, or a judge that compares every two answers."""
-    if judge is None:
-        classifier = classifier_of(annotators, "judge")
-        rows, texts = _distinct_pairs(completions, classifier, config.judge_margin)
-        flops, record = classifier.flops(texts), dict[str, Any]()
+def make_judge_pairs(work: Path, completions: Path, judge: Scoring | Judge, config: FeedbackConfig, seed: int) -> None:
+    """Write ``pairs.jsonl`` by the AI judge: one that scores single answers, or one that compares every two of them."""
+    if isinstance(judge, Scoring):
+        rows, losses, flops = _distinct_pairs(completions, judge, config.judge_margin)
+        record: dict[str, Any] = unscored(losses)
     else:
         rows, record = by_judge(read_rows(completions / "answers.jsonl"), judge, config, seed)
         work_done, count = record["judge"], max(1, len(rows))
@@ -114,24 +113,35 @@ def classifier_of(annotators: Path, name: str) -> Any:
 # -- one annotator ---------------------------------------------------------------------------------------------------------
 
 
-def _distinct_pairs(completions: Path, annotator: Any, margin: float) -> tuple[Rows, list[str]]:
-    """The pairs whose scores differ by more than the margin, and all texts that were scored."""
-    prompts = read_rows(completions / "answers.jsonl")
-    texts = [text for row in prompts for text in row["answers"]]
-    scores = iter(annotator(texts).tolist())
-    return [pair for row in prompts for pair in verdicts(row, [next(scores) for _ in row["answers"]], margin)], texts
+def _distinct_pairs(completions: Path, opinion: Scoring, margin: float) -> tuple[Rows, Losses, int]:
+    """The pairs whose losses differ by more than the margin, the loss of every answer, and the FLOPs of scoring them."""
+    rows = read_rows(completions / "answers.jsonl")
+    answers = [text for row in rows for text in row["answers"]]
+    prompts, references = ([row.get(column, "") for row in rows for _ in row["answers"]] for column in ("text", "reference"))
+    losses = opinion.losses(prompts, answers, references)
+    each = iter(losses)
+    pairs = [pair for row in rows for pair in verdicts(row, [next(each) for _ in row["answers"]], margin)]
+    scored = [row[SCORED] for row in pairs]
+    utilities = opinion.utilities(np.array([one.losses for one in scored]).reshape(-1, 2)).tolist()
+    for row, one, both in zip(pairs, scored, utilities, strict=True):
+        row[SCORED] = replace(one, utilities=tuple(both))
+    return pairs, losses, opinion.flops(prompts, answers)
 
 
-def verdicts(row: dict[str, Any], scores: list[float], margin: float) -> Rows:
-    """A pair for every two answers of a prompt whose scores differ by more than ``margin``; the lower score is better."""
+def verdicts(row: dict[str, Any], losses: Losses, margin: float) -> Rows:
+    """A pair for every two answers of a prompt whose losses differ by more than ``margin``; the lower one is better. Answers
+    without a loss are in no pair."""
     pairs = []
-    for i, j in itertools.combinations(range(len(scores)), 2):
-        if abs(scores[i] - scores[j]) <= margin or row["answer_ids"][i] == row["answer_ids"][j]:
+    for i, j in itertools.combinations(range(len(losses)), 2):
+        first, second = losses[i], losses[j]
+        if first is None or second is None or row["answer_ids"][i] == row["answer_ids"][j]:
             continue
-        better, worse = (i, j) if scores[i] < scores[j] else (j, i)
-        pairs.append(_pair_row(row, better, worse) | {"gap": round(abs(scores[i] - scores[j]), 4), "clean": True})
-        favoured = row.get("stratum") == BIAS_STRATUM
-        pairs[-1][SCORED] = ScoredAnswers((scores[better], scores[worse]), (better, worse), favoured)
+        if abs(first - second) <= margin:
+            continue
+        better, worse = (i, j) if first < second else (j, i)
+        pairs.append(_pair_row(row, better, worse) | {"gap": round(abs(first - second), 4), "clean": True})
+        favoured, both = row.get("stratum") == BIAS_STRATUM, (min(first, second), max(first, second))
+        pairs[-1][SCORED] = ScoredAnswers(both, (better, worse), favoured)
     return pairs
 
 
@@ -199,7 +209,7 @@ def _panel_verdicts(rows: Rows, config: FeedbackConfig, panel: PanelConfig, seed
     """The panel's verdicts; the first answer of an item is the better one."""
     answers = [row[SCORED] for row in rows]
     words = np.array([[len(row[side].split()) for side in ("chosen", "rejected")] for row in rows], dtype=float)
-    utilities = annotators.utility(np.array([each.scores for each in answers]))
+    utilities = np.array([each.utilities for each in answers])
     favoured = np.array([each.favoured for each in answers])
     return annotators.panel_verdicts(utilities, words, favoured, [row["pair_id"] for row in rows], panel, seed, config.noise)
 

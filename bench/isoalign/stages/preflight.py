@@ -26,7 +26,7 @@ from isoalign.data.opponents import read_answers
 from isoalign.feedback import judges
 from isoalign.feedback.judges.scorer import load_scorer_judge
 from isoalign.models import loading
-from isoalign.models.answer_scorers import check_scorers
+from isoalign.models.answer_scorers import check_price, check_scorers
 from isoalign.models.flops import bill_error, shape_of
 from isoalign.models.language import LanguageModel
 from isoalign.models.probe import probe
@@ -59,8 +59,11 @@ def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = Fal
         _check_reward(task.reward.base or task.model.name, task.model)
     for name in writers(task):
         report[name] = _check_model(name, open_ends=True)
-    tried = [prompt.text for prompt in prompts.load_split(task.prompts, task.evaluation.split)[:2]]
-    check_scorers(task.evaluation.scorer, task.evaluation.second_scorer, task.objective, device(), tried)
+    tried = prompts.load_split(task.prompts, task.evaluation.split)[:2]
+    texts, references = [prompt.text for prompt in tried], [prompt.reference for prompt in tried]
+    check_scorers(task.evaluation.scorer, task.evaluation.second_scorer, task.objective, device(), texts, references)
+    for name in filter(None, map(task.scored_by, ("annotator", "judge"))):  # they need a price, and train or label
+        check_price(name, device(), texts, references)
     _check_win_rate(task)
     if task.reward.classifier not in ("", "annotator"):
         load_scorer(task.reward.classifier, device())

@@ -22,6 +22,7 @@ from isoalign.data.preferences import Feedback
 from isoalign.models import loading
 from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.flops import shape_of
+from isoalign.models.known_reward import KnownFunction, KnownReward
 from isoalign.models.reward import ClassifierReward, HeadReward, Retokenizer, load_reward_model
 from isoalign.stages.sft import lora_config, run_trainer, save_trained, trainer_arguments
 
@@ -89,6 +90,19 @@ def make_classifier_reward(work: Path, feedback: Feedback, model: ModelConfig, c
     price = reward.flops(pairs.chosen) + reward.flops(pairs.rejected)
     record = json.loads((work / "record.json").read_text()) | {"flops": {"forward": price, "backward": 0}}
     (work / "record.json").write_text(json.dumps(record, indent=1))
+
+
+def make_known_reward(work: Path, feedback: Feedback, model: ModelConfig, known: KnownFunction) -> None:
+    """Whiten a known function's score on the answers of the first verdicts. The verdicts themselves are not read."""
+    record: dict[str, Any] = {"verdicts": [], "golden": [], "source": feedback.source, "seconds": 0.0}
+    count = min(WHITENED, len(feedback))
+    pairs = feedback.pairs(torch.arange(count), int(loading.load_tokenizer(model.name).pad_token_id))
+    (work / "record.json").write_text(json.dumps(record | {"flops": {"forward": 0}, "mean": 0.0, "deviation": 1.0}))
+    reward = KnownReward(work, model.name, known)
+    price = sum(reward.flops(each) for each in (pairs.chosen, pairs.rejected))
+    (work / "record.json").write_text(json.dumps(record | {"flops": {"forward": price}}))
+    few = f"the scores by {known.scorer.name} of {2 * count} answers hardly differ"
+    whiten_rewards(work, lambda: KnownReward(work, model.name, known), pairs.chosen, pairs.rejected, few=few)
 
 
 def chosen_verdicts(feedback: Feedback, config: RewardConfig, seed: int) -> list[int]:
@@ -178,16 +192,18 @@ def _trainer(
     )
 
 
-def whiten_rewards(work: Path, load_model: Callable[[], Any], *answers: Rollouts) -> Any:
+def whiten_rewards(work: Path, load_model: Callable[[], Any], *answers: Rollouts, few: str = "") -> Any:
     """Record mean and standard deviation of the rewards of some answers. Without whitening, the scale of a reward model is
-    arbitrary, and so is the effect of a KL coefficient. Returns the whitened model."""
+    arbitrary, and so is the effect of a KL coefficient. Returns the whitened model. ``few``: said if the rewards hardly
+    differ."""
     record = json.loads((work / "record.json").read_text())
     (work / "record.json").write_text(json.dumps(record | {"mean": 0.0, "deviation": 1.0}))
     model = load_model()
     rewards: Tensor = torch.cat([part for each in answers for part in by_rows(model, each, len(each))])
     record |= {"mean": rewards.mean().item(), "deviation": rewards.std().item()}
     if not record["deviation"] > 1e-4:
-        raise UserError(f"the reward model collapsed (deviation {record['deviation']:.2g}); change task.reward.lr")
+        said = few or "change task.reward.lr"
+        raise UserError(f"the reward model collapsed (deviation {record['deviation']:.2g}); {said}")
     (work / "record.json").write_text(json.dumps(record, indent=1))
     model.record = record
     return model

@@ -28,7 +28,7 @@ from isoalign.stages import completions
 from isoalign.stages.pairs import NoVerdict
 
 if TYPE_CHECKING:
-    from isoalign.stages.shared import ClassifierJudge, SharedStages
+    from isoalign.stages.shared import OpinionJudge, SharedStages
 
 
 class FeedbackRounds:
@@ -75,12 +75,14 @@ class FeedbackRounds:
         """The AI judge that compares answers, if the task has one."""
         return self.shared.comparing_judge()
 
-    def scoring_judge(self) -> ClassifierJudge:
+    def scoring_judge(self) -> OpinionJudge:
         """The AI judge that scores single answers, the same in every round."""
+        self.shared.check_fits("judge")
         return self.shared.scoring_judge()
 
     def feedback(self, labelled_by: str) -> Feedback:
-        """The verdicts of all rounds so far, the earliest first."""
+        """The verdicts of all rounds so far, the earliest first. Raises UserError if they are not of the objective."""
+        self._check_fits(labelled_by)
         key = (labelled_by, self.round)
         if key not in self._verdicts:
             folders = [self._pairs(labelled_by, number) for number in range(1, self.round + 1)]
@@ -89,13 +91,18 @@ class FeedbackRounds:
         return self._verdicts[key]
 
     def reward(self, labelled_by: str) -> Rewarder:
-        """The reward model of this round."""
+        """The reward model of this round. Raises UserError if its verdicts are not of the objective."""
+        self._check_fits(labelled_by)
         if not self.round:
             return self.shared.reward(labelled_by)
         key = (labelled_by, self.round)
         if key not in self._rewards:
             self._rewards = {key: self._reward(labelled_by)}  # those of earlier rounds are not used again
         return self._rewards[key]
+
+    def _check_fits(self, labelled_by: str) -> None:
+        if not self.shared.task.reward.classifier.startswith("hf:"):  # it learns from no verdict
+            self.shared.check_fits(labelled_by)
 
     def _reward(self, labelled_by: str) -> Rewarder:
         def train(member: int) -> Callable[[Path], None]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 
+from isoalign.config import known
 from isoalign.core.batches import Prompts
 from isoalign.core.devices import device
 from isoalign.core.errors import UserError
@@ -13,25 +15,44 @@ from isoalign.core.store import recipe_fields
 from isoalign.data import prompts
 from isoalign.data.preferences import Feedback, UnpairedFeedback
 from isoalign.models import loading
+from isoalign.models.known_reward import KnownReward
 from isoalign.models.reward import ClassifierReward, HeadReward, Rewarder, Shaped
 from isoalign.stages import pairs
 from isoalign.stages.cutting import encode_prompts
 from isoalign.stages.graph import StageGraph
+from isoalign.stages.opinions import Offence, Opinion, Scores
 
 
-class ClassifierJudge:
-    """The classifier judge, as a `ScoringJudge`."""
+class OpinionJudge:
+    """A judge that scores single answers, as a `ScoringJudge`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.annotator = pairs.classifier_of(folder, "judge")
+    def __init__(self, opinion: Opinion) -> None:
+        self.opinion = opinion
 
-    def __call__(self, texts: list[str]) -> torch.Tensor:
-        """P(acceptable) [B]."""
-        return 1 - torch.as_tensor(self.annotator(texts), dtype=torch.float32)
+    def __call__(self, texts: list[str], prompts: list[str]) -> torch.Tensor:
+        """P(acceptable) [B]; of a scorer the place of the score between its bounds, 1/2 without a score."""
+        losses = self.opinion.losses(prompts, texts, [""] * len(texts))
+        if not isinstance(self.opinion, Scores):
+            return 1 - torch.tensor(losses, dtype=torch.float32)
+        low, high = self.opinion.scorer.bounds
+        if low is None or high is None:
+            raise UserError(
+                f"the scores of the judge {self.opinion.name} have no bounds, so they are no probability; set "
+                "algorithm.mode=canonical"
+            )
+        worst = -low if self.opinion.higher_is_better else high
+        return torch.tensor([0.5 if loss is None else (worst - loss) / (high - low) for loss in losses], dtype=torch.float32)
 
     def flops(self, texts: list[str]) -> int:
         """Cost of reading the texts, in FLOPs."""
-        return int(self.annotator.flops(texts))
+        return self.opinion.flops([""] * len(texts), texts)
+
+
+class ClassifierJudge(OpinionJudge):
+    """The classifier of toxicity as a judge. ``folder``: of the annotators' stage."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(Offence("judge", pairs.classifier_of(folder, "judge")))
 
 
 class SharedStages(StageGraph):
@@ -62,6 +83,9 @@ class SharedStages(StageGraph):
     def load_reward(self, folder: Path) -> Rewarder:
         """A reward model, loaded."""
         task, normalise = self.task, self.task.shaping.normalise
+        source = json.loads((folder / "record.json").read_text())["source"]
+        if task.known_reward and source == pairs.SOURCES["annotator"]:
+            return KnownReward(folder, task.model.name, self.known_function(), normalise)
         if task.reward.classifier:
             return ClassifierReward(folder, task.model, self._classifier(), normalise)
         return HeadReward(folder, task.model, task.reward.base, device(), normalise)
@@ -79,10 +103,15 @@ class SharedStages(StageGraph):
         feedback: Feedback = self.cached("revisions", lambda: Feedback.read(self.get(self.revisions_stage)))
         return feedback
 
-    def scoring_judge(self) -> ClassifierJudge:
+    def check_fits(self, labelled_by: str) -> None:
+        """Raises UserError if nothing is to be learned from an annotator or judge, who knows toxicity alone."""
+        if why := known.misfit(self.task, labelled_by):
+            raise UserError(why)
+
+    def scoring_judge(self) -> OpinionJudge:
         """The AI judge that scores single answers, loaded."""
-        if self.task.judge.kind != "classifier":
+        if self.task.judge.compares:
             raise UserError(
                 f"a {self.task.judge.kind} judge compares answers and cannot score single ones; set algorithm.mode=canonical"
             )
-        return self.cached("judge", lambda: ClassifierJudge(self.get(self.annotators)))
+        return self.cached("judge", lambda: OpinionJudge(self.opinion("judge")))

@@ -61,8 +61,12 @@ def show(task: TaskConfig) -> Iterator[str]:
     evaluated = [prompt.text for split in ("validation", "test") for prompt in splits[split]]
     yield _demonstrations(task, Cutter(tokenizer, model), evaluated)
     yield _feedback(task, evaluated)
-    reward = task.reward.classifier or f"a scalar head on {task.reward.base or 'the SFT base'}, trained on the verdicts"
-    yield f"reward: {reward}; scored by {task.evaluation.scorer} and {task.evaluation.second_scorer}; judge: {task.judge.kind}"
+    known = f"{task.evaluation.scorer} itself, a known reward" if task.known_reward else ""
+    reward = (
+        known or task.reward.classifier or f"a scalar head on {task.reward.base or 'the SFT base'}, trained on the verdicts"
+    )
+    judge = f"{task.judge.kind} {task.judge.model}".strip()
+    yield f"reward: {reward}; scored by {task.evaluation.scorer} and {task.evaluation.second_scorer}; judge: {judge}"
     if task.evaluation.win_rate.on:
         yield f"win rate by {task.evaluation.win_rate.describe(task.evaluation.scorer)}"
     encoded = encode_prompts(tokenizer, splits["test"][:EXAMPLES], model)
@@ -94,7 +98,8 @@ def _demonstrations(task: TaskConfig, cut: Cutter, evaluated: list[str]) -> str:
 def _feedback(task: TaskConfig, evaluated: list[str]) -> str:
     config = task.feedback
     if not config.file:
-        return f"feedback: a simulated annotator on {config.draws} answers of the base to each prompt"
+        by = f"by {task.evaluation.scorer}, the known reward," if task.known_reward else "by a simulated annotator"
+        return f"feedback: verdicts {by} on {config.draws} answers of the base to each prompt"
     return f"feedback: {config.file}{_leaks(config.file, config.format, evaluated, config.columns, config.skip)}"
 
 

@@ -16,8 +16,8 @@ from isoalign.models.reward import Rewarder
 class ScoringJudge(Protocol):
     """An AI judge that scores single answers."""
 
-    def __call__(self, texts: list[str]) -> Tensor:
-        """P(acceptable) of each text [B]."""
+    def __call__(self, texts: list[str], prompts: list[str]) -> Tensor:
+        """P(acceptable) of each text [B], an answer to the prompt beside it."""
         ...
 
     def flops(self, texts: list[str]) -> int:

@@ -227,7 +227,11 @@ class Lab:
                 meter.charge(role, kind, flops)
             session.reward_models.add(session.round_name(labelled_by))
         meter.charge("reward", "forward", rewarder.flops(rollouts))
-        return torch.cat(by_rows(rewarder, rollouts, session.policy.rows)).to(self.device)
+        before = getattr(rewarder, "unscored", 0)
+        rewards = torch.cat(by_rows(rewarder, rollouts, session.policy.rows))
+        if missing := getattr(rewarder, "unscored", 0) - before:
+            self.log(unscored=missing / len(rollouts))
+        return rewards.to(self.device)
 
     @service
     def judge(self, first: Rollouts, second: Rollouts) -> Tensor:
@@ -251,7 +255,7 @@ class Lab:
         meter.require(price, labels=len(texts))
         meter.label("ai_scores", range(asked, asked + len(texts)))
         meter.charge("judge", "forward", price)
-        return judge(texts).to(self.device)
+        return judge(texts, session.policy.decode_prompts(rollouts)).to(self.device)
 
     def _compare(self, judge: Judge, first: Rollouts, second: Rollouts) -> Tensor:
         """P(first is better) [B] by a judge that compares. Each question counts as an AI label; its cost is known, and

@@ -175,9 +175,10 @@ def data(scored: ScoredSamples) -> dict[str, Any]:
 
 
 def _margins(scored: ScoredSamples) -> tuple[Floats, list[str], float] | None:
-    """Margins of the held-out pairs, their prompts, and the temperature."""
+    """Margins of the held-out pairs, their prompts, and the temperature; None without a reward model. A known reward is none:
+    its verdicts have no probability."""
     rewards, pairs = scored.rewards, scored.pairs
-    if rewards is None or not pairs or not rewards.validation:
+    if rewards is None or not pairs or not rewards.validation or scored.known_reward:
         return None
     order = sorted(range(len(pairs)), key=lambda i: pairs[i].pair_id)
     margins = np.array([rewards.pairs[i][0] - rewards.pairs[i][1] for i in order])

@@ -2,13 +2,14 @@
 
 Measured for every objective but toxicity, which has metrics of its own (toxicity.py). `gain` is the figure that methods are
 ranked by. `_second` is the second scorer's, on a scale of its own: read its sign, and whether its interval lies above 0. What
-narrows a metric down stands last: `gain/clean`, `objective_mean_second/source:rtp_scored`.
+narrows a metric down stands last: `gain/clean`, `objective_mean_second/source:rtp_scored`. Where each score is 0 or 1, as of a
+rule, `pass_at_k` is the chance that one of k completions is right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import inf, isfinite
+from collections.abc import Mapping, Sequence
+from math import comb, inf, isfinite
 
 from isoalign import stats
 from isoalign.core.objective import Objective
@@ -18,6 +19,7 @@ from isoalign.evaluation.metrics.scored_samples import ScoredSamples, subset
 from isoalign.stats import Values
 
 VERSION = 1
+KS = (1, 2, 4, 8, 16, 32, 64)  # of pass@k, as far as there are draws
 
 METRICS = (
     Metric("gain", "Gain", True, bounds=UNBOUNDED,
@@ -30,6 +32,10 @@ METRICS = (
            description="Mean score of completions by the second scorer."),
     Metric("objective_share", "Share", True,
            description="Share of completions on the better side of the objective's threshold."),
+    *(Metric(f"pass_at_{k}", f"Pass@{k}", True,
+             description=f"Chance that at least one of {k} completions of a prompt fulfils the rule, without bias.",
+             section="Pass@k")
+      for k in KS),
 )  # fmt: skip
 
 
@@ -40,7 +46,17 @@ def values(scored: ScoredSamples) -> dict[str, Values]:
     if objective.threshold is not None:
         rows = columns["objective_mean"].items()
         columns["objective_share"] = {prompt: [_on_better_side(score, objective) for score in row] for prompt, row in rows}
+    if _is_rule(scored):
+        fulfilled = columns["objective_mean"].items()
+        for k in (k for k in KS if k <= scored.draws):
+            columns[f"pass_at_{k}"] = {prompt: [_pass_of(row, k, objective)] for prompt, row in fulfilled}
     return columns
+
+
+def pass_at(draws: int, right: int, k: int) -> float:
+    """The unbiased estimate of the chance that one of k completions is right, of ``draws`` of which ``right`` are:
+    1 - C(n - c, k) / C(n, k) (Chen et al. 2021, "Evaluating Large Language Models Trained on Code", eq. 1)."""
+    return 1 - comb(draws - right, k) / comb(draws, k)
 
 
 def measure(scored: ScoredSamples) -> dict[str, Estimate]:
@@ -72,6 +88,18 @@ def flags(estimates: Mapping[str, Estimate], base: Mapping[str, Estimate] | None
     if base is None or main is None or second is None or not gained(second) or gained(main):
         return []
     return [Flag("warning", f"gains by the second scorer only: {shown(second)}, by the main one {shown(main)}")]
+
+
+def _is_rule(scored: ScoredSamples) -> bool:
+    """Whether each score, the base's too, is 0 or 1."""
+    both = [one.scores[one.main_scorer] for one in (scored, scored.base) if one]
+    return scored.objective.bounds == (0.0, 1.0) and {score for scores in both for score in scores} <= {0.0, 1.0, None}
+
+
+def _pass_of(row: Sequence[float | None], k: int, objective: Objective) -> float | None:
+    """Pass@k of one prompt, None with less than k scores."""
+    right = [score == objective.best for score in row if score is not None]
+    return pass_at(len(right), sum(right), k) if len(right) >= k else None
 
 
 def _grids(scored: ScoredSamples) -> dict[str, Values]:

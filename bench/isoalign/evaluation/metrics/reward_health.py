@@ -5,7 +5,8 @@ and no others, since a reward has neither a zero nor a unit. `reward_spread` is 
 the reward model, or the policy, has collapsed. `rm_saturated` is the share of held-out pairs on which sigmoid(D), D as the
 reward model gives it, is within .01 of 0 or 1: there the model is almost certain and learns nothing more. A rescaled reward (a
 whitened one, for example) saturates differently from the raw one. `reward_optimised` is 1 if the method trained on that reward
-model, else 0. Warnings are rules of thumb, each with its reason.
+model, else 0. `reward_known` is 1 where the reward is the objective itself: then there is no proxy, its accuracy is exact
+by construction, and no warning of a reward model holds. Warnings are rules of thumb, each with its reason.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ METRICS = (
     Metric("rm_saturated", "RM saturated",
            description="Share of held-out pairs on which the reward model's probability is within .01 of 0 or 1."),
     Metric("reward_optimised", "Optimised", digits=0, description="1 if the method trained on the reward model, else 0."),
+    Metric("reward_known", "Known", digits=0,
+           description="1 where annotator, reward and objective are one known function: exact, without a proxy gap."),
 )  # fmt: skip
 
 
@@ -100,11 +103,15 @@ def measure(scored: ScoredSamples) -> dict[str, Estimate]:
     if scored.rewards is not None:
         estimates["reward_spread"] = reward_spread(own["proxy_reward"])
         estimates["reward_optimised"] = Estimate(float(scored.rewards.optimised), None, None, len(scored.rows))
+        if scored.known_reward:
+            estimates["reward_known"] = Estimate(1.0, None, None, len(scored.rows))
     return estimates
 
 
 def warnings(estimates: Mapping[str, Estimate]) -> list[str]:
-    """What looks wrong with a reward model, each with its reason; empty without a reward model."""
+    """What looks wrong with a reward model, each with its reason; empty without a reward model, and of a known reward."""
+    if value_of(estimates, "reward_known"):
+        return []
     accuracy, spread = value_of(estimates, "rm_accuracy"), value_of(estimates, "reward_spread")
     sure, own = value_of(estimates, "rm_saturated"), value_of(estimates, "rm_accuracy_on_policy")
     texts = []

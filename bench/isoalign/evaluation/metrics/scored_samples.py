@@ -27,7 +27,8 @@ class ScoredSamples:
     ``pair_scores``: scorer to the scores of (chosen, rejected); ``rewards``: of the reward model that the method trained on,
     or the annotator's; ``embeddings`` [n_samples, d], unit norm; ``reverse``: KL of the base's own samples; ``vocabulary``:
     size of the task's vocabulary (EAD needs it); ``base``: the SFT row's scored samples on the same prompts and draws, for
-    gains (None on that row); ``contests``: a judge's verdicts on some of the samples, for the win rate.
+    gains (None on that row); ``known_reward``: the rewards are the main scorer's scores, up to shift, scale and sign;
+    ``contests``: a judge's verdicts on some of the samples, for the win rate.
 
     Raises UserError that names the sample, pair or scorer at fault.
     """
@@ -44,6 +45,7 @@ class ScoredSamples:
     vocabulary: int | None = None
     base: ScoredSamples | None = None
     objective: Objective = TOXICITY
+    known_reward: bool = False
     contests: list[Contest] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 from isoalign.core.errors import UserError
 from isoalign.core.records import Question
 from isoalign.feedback.judges.verdicts import Verdict
-from isoalign.models import scorers
-from isoalign.models.answer_scorers import AnswerScorer, load_answer_scorer
+from isoalign.models.answer_scorers import AnswerScorer, identity, load_answer_scorer
 
 WHERE = "task.evaluation.win_rate.judge.model"
 
@@ -40,15 +39,17 @@ class ScorerJudge:
 
 def scorer_judge_identity(name: str) -> dict[str, Any]:
     """All that its verdicts depend on, without loading it; its direction follows from the scorer or the task."""
-    return {"kind": "scorer", "scorer": scorers.scorer_identity(name), "name": name}
+    return {"kind": "scorer", "scorer": identity(name), "name": name}
 
 
 def load_scorer_judge(name: str, device: str, default: bool | None) -> ScorerJudge:
     """A scorer by name as a judge. ``default``: whether more is better of one that does not say it, None where nothing does.
 
-    Raises UserError where the direction is not known.
+    Raises UserError where the direction is not known, and for a scorer that compares with right answers.
     """
     scorer = load_answer_scorer(name, device)
+    if scorer.references:
+        raise UserError(f"{WHERE}: {name} compares with right answers, so there is no better one of two; name another scorer")
     direction = default if scorer.higher_is_better is None else scorer.higher_is_better
     if direction is None:
         raise UserError(

@@ -39,6 +39,10 @@ d = exp(α/β − 1). *Within*: whether its interval lies inside the KL that was
 that of reward scores under reinforcement learning; {limit}, so a plateau at that limit
 also fits as a peak."""
 
+_KNOWN = """\
+The reward is known: the proxy of a method that learned from it is the objective itself, shifted and scaled, so that the two
+can't part. Only a method that learned from an AI judge has a proxy of its own."""
+
 _SOURCES = """\
 Sources: the fit is from Gao, Schulman and Hilton 2023, "Scaling Laws for Reward Model Overoptimization", section 1; the
 intervals of a best point from Montiel Olea and Plagborg-Møller 2019, "Simultaneous Confidence Bands"; all others are
@@ -57,6 +61,7 @@ def curves_section(section: Section, number: int = 1) -> list[str]:
     parts = ["### Along the budget", _measured_on(list(curves.values()))]
     parts += [f"![{objective.gain_title} and proxy reward against exact KL, along the budget]({curves_chart_name(number)})"]
     parts += ["\n".join(raised)] if raised else []
+    parts += [_KNOWN] if any(card.notes.get("known_reward") for row in rows for card in row.cards) else []
     parts += _at_equal_kl(rows, curves, objective)
     parts += [*_best_points(rows, curves, peaks, objective), *_fitted_laws(rows, fits, objective)]
     return [*parts, _pareto_points(rows, curves), _SOURCES]

@@ -22,7 +22,10 @@ from isoalign.stats import Comparison
 
 FOLD = 45  # pairs of ten methods; more are folded away
 # Of Card.notes: shown above the metrics, and may differ between rows.
-_NOTES = {"noise": "Label noise", "correlation": "Rank correlations", "tuning": "Tuning", "caveat": "Caveat"}
+_NOTES = {
+    "known_reward": "Known reward", "noise": "Label noise", "correlation": "Rank correlations", "tuning": "Tuning",
+    "caveat": "Caveat",
+}  # fmt: skip
 
 _HOW_TO_READ = """\
 - Values are means over seeds, with 95% intervals. With one seed the interval is the card's: it covers the prompts, not

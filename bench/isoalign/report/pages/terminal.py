@@ -75,6 +75,10 @@ def _caption(section: Section) -> str:
     lines = [f"ranks: {basis}"] if (basis := ranking_phrase(section)) else []
     star = f"* no other row has both {section.objective.better} and less KL"
     lines += [star] if any(row.pareto for row in section.rows) else []
+    cards = [card for row in section.rows for card in row.cards]
+    lines += [
+        clean(told) for told in sorted({str(card.notes["known_reward"]) for card in cards if "known_reward" in card.notes})
+    ]
     methods = [row for row in section.rows if row.part == METHOD]
     untuned = [clean(row.name) for row in methods if not row.tuning or row.tuning.startswith(BY_HAND)]
     lines += [f"not tuned: {', '.join(untuned)}"] if 0 < len(untuned) < len(methods) else []

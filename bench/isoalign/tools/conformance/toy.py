@@ -35,7 +35,7 @@ class Table:
     rewards: Tensor
     texts: tuple[str, ...]
 
-    def __call__(self, batch: Any) -> Tensor:
+    def __call__(self, batch: Any, prompts: Any = None) -> Tensor:
         """Rewards [B] of rollouts, or the judge's P(acceptable) [B] of texts, whose log-odds are the rewards."""
         if isinstance(batch, Rollouts):
             return self.rewards[[ANSWERS.index(answer) for answer in batch.completion.tolist()]]
