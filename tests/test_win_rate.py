@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.records import Contest, Question, Sample
-from isoalign.core.store import recipe_fields
+from isoalign.core.store import Store, recipe_fields
 from isoalign.core.text import text_fingerprint
 from isoalign.data.opponents import read_answers
 from isoalign.evaluation import metrics
@@ -27,7 +27,10 @@ from isoalign.evaluation.win_rate import make_contests, read_contests
 from isoalign.feedback.judges.scorer import ScorerJudge, load_scorer_judge
 from isoalign.feedback.judges.verdicts import Showing, Verdict, in_both_orders
 from isoalign.models.answer_scorers import AnswerScorer
+from isoalign.runs.win_rate import taught
+from isoalign.stages.shared import SharedStages
 from isoalign.stats.length_control import length_controlled
+from isoalign.tools.tune import Search
 from workbench import COMMAND, Terminal, complaint, finished, stages
 
 
@@ -57,6 +60,7 @@ def test_ties_are_halves_flips_are_ties_and_what_is_missing_is_counted() -> None
     assert found["win_rate"].value == pytest.approx((1 + 0.5 + 0.75 + 0 + 0.5 + 0.5) / 6)
     assert (found["win_rate"].n, found["win_rate"].missing) == (6, 0)
     assert (found["judge_flips"].n, found["judge_flips"].missing) == (4, 1)
+    assert found["win_rate_weighted"].value == pytest.approx((0.85 + 0.45 + 0.7 + 0.25 + 0.5 + 0.5) / 6)
     # of the four that were answered in both orders: one flips; half the difference of the orders is 0, 1/2, -1/4, 0
     assert found["judge_flips"].value == pytest.approx(1 / 4)
     assert found["judge_position_bias"].value == pytest.approx((0 + 0.5 - 0.25 + 0) / 4)
@@ -340,6 +344,17 @@ def test_a_win_rate_is_switched_off_by_a_word_whatever_else_is_set() -> None:
     assert not made.on
 
 
+def test_tuning_asks_no_judge_by_whom_nothing_is_chosen() -> None:
+    judge = ("task.evaluation.win_rate.judge.kind=scorer", "task.evaluation.win_rate.judge.model=vader")
+    goal = ("task.objective={name: win rate, higher_is_better: true, threshold: null}", "task.evaluation.scorer=win_rate")
+
+    def off(*settings: str) -> list[str]:
+        return Search("nano", 1, "one_standard_error", 1, Path("x"), settings=settings)._off
+
+    assert off() == off(*judge, *goal) == []
+    assert off(*judge) == ["task.evaluation.win_rate.judge.kind=none"]
+
+
 def test_a_win_rate_is_told_in_a_line_without_the_folders_of_this_machine(tmp_path: Path) -> None:
     source = rows(tmp_path / "given.jsonl", {})
     settings = {"judge": {"kind": "lm", "model": str(tmp_path)}, "opponent": source, "criterion": "is kind", "draws": 2}
@@ -475,3 +490,28 @@ def test_the_base_has_a_win_rate_against_given_answers_and_so_have_completions_f
     (path,) = (furnished.home / "results" / "nano").glob("ours-*.json")
     assert read_card(path).metrics["win_rate"].value == pytest.approx(0.75), "a tie or a win each"
     assert furnished([COMMAND, "verify", str(path), "--store", str(furnished.store)]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("feedback", "judge", "labels", "rewarded", "said"),
+    [
+        ({}, {"kind": "classifier"}, {"ai_scores": 5.0}, False, "labelled its training data"),
+        ({}, {"kind": "classifier"}, {"ai": 5.0}, True, "labelled its training data"),
+        ({}, {"kind": "classifier"}, {"simulated": 5.0}, True, ""),
+        ({"judge": {"kind": "scorer", "model": "polarity"}}, {"kind": "scorer", "model": "polarity"}, {"ai": 5.0}, False,
+         "taught it"),
+        ({"judge": {"kind": "scorer", "model": "polarity"}}, {"kind": "scorer", "model": "polarity"}, {"simulated": 5.0}, True,
+         ""),
+        ({"judge": {"kind": "scorer", "model": "polarity"}}, {"kind": "scorer", "model": "vader_half"}, {"ai": 5.0}, True, ""),
+        ({"judge": {"kind": "server", "model": "m", "base_url": "http://localhost/v1"}},
+         {"kind": "server", "model": "m", "base_url": "http://localhost/v1/", "template": "reply"}, {"ai": 5.0}, True,
+         "labelled its training data"),
+        ({"judge": {"kind": "server", "model": "m", "base_url": "http://localhost/v1"}},
+         {"kind": "server", "model": "other", "base_url": "http://localhost/v1"}, {"ai": 5.0}, True, ""),
+    ],
+)  # fmt: skip
+def test_a_judge_that_taught_the_policy_is_known_whatever_it_is_asked(
+    tmp_path: Path, feedback: dict[str, Any], judge: dict[str, Any], labels: dict[str, float], rewarded: bool, said: str
+) -> None:
+    made = build_config(TaskConfig, asdict(task(win_rate={"judge": judge})) | feedback, "task")
+    assert taught(SharedStages(made, Store(tmp_path)), labels, rewarded) == said

@@ -120,6 +120,11 @@ class Contest:
         """The mean over both orders, so that a verdict that turns with the order is a tie; a tie without a verdict."""
         return 0.5 if self.sides is None else sum(self.sides) / 2
 
+    @property
+    def chance(self) -> float:
+        """P(the completion is better), the mean over both orders; 1/2 without a verdict."""
+        return 0.5 if self.first is None or self.second is None else (self.first + self.second) / 2
+
 
 @dataclass(frozen=True)
 class Rewards:

@@ -55,14 +55,15 @@ def taught(shared: SharedStages, labels: Mapping[str, float], rewarded: bool) ->
     ``labels``: that a run read, by source; ``rewarded``: whether it used a reward model.
     """
     task = shared.task
-    judge = task.evaluation.win_rate.judge
+    judge, by_judge = task.evaluation.win_rate.judge, labels.get("ai") or labels.get("ai_scores")
     if judge.kind == SCORER:
-        teachers = [task.scored_by("annotator"), task.scored_by("judge")] if labels else []
-        teachers += [task.reward.classifier, task.scored_by("annotator")] if rewarded else []
+        teachers = [task.scored_by("annotator")] if labels.get("simulated") or rewarded else []
+        teachers += [task.scored_by("judge")] if by_judge else []
+        teachers += [task.reward.classifier] if rewarded else []
         same = any(identity(each) == identity(judge.model) for each in teachers if each not in ("", "annotator"))
         return "taught it" if same else ""
     model = judge_model(judge)
-    if (labels.get("ai") or labels.get("ai_scores")) and judge_model(task.judge) == model:
+    if by_judge and judge_model(task.judge) == model:
         return "labelled its training data"
     if labels.get("ai_revisions") and judge.kind in ("lm", "server") and shared.critic_model == model:
         return "wrote the revisions that it trained on"

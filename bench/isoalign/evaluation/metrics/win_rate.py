@@ -27,6 +27,8 @@ METRICS = (
            description="Share of answers that the judge prefers to the opponent's, mean over both orders, a tie a half."),
     Metric("win_rate_length_controlled", "Win rate, equal length", True, section=SECTION,
            description="The win rate that a logistic regression predicts where both answers are equally long."),
+    Metric("win_rate_weighted", "Weighted win rate", True, section=SECTION,
+           description="Mean probability that the judge gives the answer to be better, over both orders."),
     Metric("win_rate_longer", "Longer", section=SECTION,
            description="Share of answers with more characters than the opponent's, equal ones being a half."),
     Metric("judge_position_bias", "Position bias", bounds=(-0.5, 0.5), section=SECTION,
@@ -43,8 +45,13 @@ METRICS = (
 
 
 def values(scored: ScoredSamples) -> dict[str, Values]:
-    """Prompt to the wins of its contests, and to which answers are longer."""
-    return _columns(scored.contests, {"win_rate": lambda contest: contest.win, "win_rate_longer": _longer})
+    """Prompt to the wins of its contests, to the judge's probabilities, and to which answers are longer."""
+    figures: dict[str, Callable[[Contest], float | None]] = {
+        "win_rate": lambda contest: contest.win,
+        "win_rate_weighted": lambda contest: contest.chance,
+        "win_rate_longer": _longer,
+    }
+    return _columns(scored.contests, figures)
 
 
 def measure(scored: ScoredSamples) -> dict[str, Estimate]:
