@@ -138,6 +138,8 @@ class Training:
         shared, by_judge = self.shared, registry.names_constant(type(self.algorithm), "judge")
         if not by_judge and (self.uses("pairs") or self.uses("labels")):
             shared.check_fits("annotator")
+        if not by_judge and self.uses("reward"):
+            shared.check_reward_fits("annotator")
         shared.get(shared.sft)
         if self.task.known_reward:  # a split in which no two answers differ must not end the run after training
             shared.known_function()

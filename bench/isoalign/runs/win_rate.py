@@ -12,6 +12,7 @@ from isoalign.data import prompts
 from isoalign.data.opponents import read_answers
 from isoalign.evaluation import samples, win_rate
 from isoalign.feedback.judges.identity import judge_model
+from isoalign.models import scorers
 from isoalign.models.answer_scorers import identity
 from isoalign.stages.shared import SharedStages
 from isoalign.stages.stage import Stage
@@ -59,7 +60,8 @@ def taught(shared: SharedStages, labels: Mapping[str, float], rewarded: bool) ->
     if judge.kind == SCORER:
         teachers = [task.scored_by("annotator")] if labels.get("simulated") or rewarded else []
         teachers += [task.scored_by("judge")] if by_judge else []
-        teachers += [task.reward.classifier] if rewarded else []
+        own = task.reward.model and scorers.REWARD + task.reward.model.removeprefix("hf:")
+        teachers += [task.reward.classifier, own] if rewarded else []
         same = any(identity(each) == identity(judge.model) for each in teachers if each not in ("", "annotator"))
         return "taught it" if same else ""
     model = judge_model(judge)

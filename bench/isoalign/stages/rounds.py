@@ -82,7 +82,10 @@ class FeedbackRounds:
 
     def feedback(self, labelled_by: str) -> Feedback:
         """The verdicts of all rounds so far, the earliest first. Raises UserError if they are not of the objective."""
-        self._check_fits(labelled_by)
+        self.shared.check_fits(labelled_by)
+        return self._feedback(labelled_by)
+
+    def _feedback(self, labelled_by: str) -> Feedback:
         key = (labelled_by, self.round)
         if key not in self._verdicts:
             folders = [self._pairs(labelled_by, number) for number in range(1, self.round + 1)]
@@ -92,7 +95,7 @@ class FeedbackRounds:
 
     def reward(self, labelled_by: str) -> Rewarder:
         """The reward model of this round. Raises UserError if its verdicts are not of the objective."""
-        self._check_fits(labelled_by)
+        self.shared.check_reward_fits(labelled_by)
         if not self.round:
             return self.shared.reward(labelled_by)
         key = (labelled_by, self.round)
@@ -100,14 +103,9 @@ class FeedbackRounds:
             self._rewards = {key: self._reward(labelled_by)}  # those of earlier rounds are not used again
         return self._rewards[key]
 
-    def _check_fits(self, labelled_by: str) -> None:
-        reward = self.shared.task.reward
-        if not reward.model and not reward.classifier.startswith("hf:"):  # these learn from no verdict
-            self.shared.check_fits(labelled_by)
-
     def _reward(self, labelled_by: str) -> Rewarder:
         def train(member: int) -> Callable[[Path], None]:
-            return lambda work: self.shared.train_reward(work, self.feedback(labelled_by), member)
+            return lambda work: self.shared.train_reward(work, self._feedback(labelled_by), member)
 
         count = self.shared.task.shaping.members
         folders = [self._get(self.round, f"reward-{labelled_by}-{member}", train(member)) for member in range(count)]

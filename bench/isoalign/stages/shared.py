@@ -110,6 +110,11 @@ class SharedStages(StageGraph):
         if why := known.misfit(self.task, labelled_by):
             raise UserError(why)
 
+    def check_reward_fits(self, labelled_by: str) -> None:
+        """The same for a reward model that is trained on their verdicts."""
+        if not self.task.reward.model and not self.task.reward.classifier.startswith("hf:"):
+            self.check_fits(labelled_by)
+
     def scoring_judge(self) -> OpinionJudge:
         """The AI judge that scores single answers, loaded."""
         if self.task.judge.compares:
