@@ -47,7 +47,8 @@ _LEXICONS: dict[str, tuple[str, Callable[..., Callable[[str], float]]]] = {
 @dataclass(frozen=True)
 class AnswerScorer:
     """Scores completions of prompts. ``higher_is_better``: None for a label of a classifier: the task says it.
-    ``references``: it compares with the right answers. ``price``: FLOPs of a call; None costs nothing."""
+    ``references``: it compares with the right answers. ``price``: FLOPs of a call; None costs nothing. ``asks``: it may read
+    the prompts."""
 
     name: str
     score: Callable[..., Sequence[float | None]]
@@ -55,6 +56,7 @@ class AnswerScorer:
     bounds: Bounds = (0.0, 1.0)
     references: bool = False
     price: Callable[[Sequence[str], Sequence[str]], int] | None = None
+    asks: bool = True
 
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], references: Sequence[str] = ()
@@ -117,7 +119,7 @@ def load_answer_scorer(name: str, device: str = "cpu") -> AnswerScorer:
     if name in _LEXICONS:
         asset, load = _LEXICONS[name]
         lexicon = load(assets.asset_path(asset))
-        return AnswerScorer(name, lambda _, completions: list(map(lexicon, completions)), True, (-1.0, 1.0))
+        return AnswerScorer(name, lambda _, completions: list(map(lexicon, completions)), True, (-1.0, 1.0), asks=False)
     if name.startswith(rules.PREFIX):
         rule = rules.load_rule(name)
         return AnswerScorer(name, rule, True, references=rule.references)
@@ -127,6 +129,7 @@ def load_answer_scorer(name: str, device: str = "cpu") -> AnswerScorer:
         lambda _, completions: classifier(completions),
         scorers.direction(name),
         price=lambda _, completions: classifier.flops(completions),
+        asks=False,
     )
 
 
