@@ -28,7 +28,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class KnownFunction:
-    """``scorer``, with its direction. ``prompts``: what is asked by the tokens that the model reads of it; ``equal``: the number
+    """``scorer``, with its direction. ``prompts``: what is asked by the tokens that the model reads of it; ``equal``: number
     of prompts of which it reads the same as of an earlier one."""
 
     scorer: AnswerScorer
