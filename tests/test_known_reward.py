@@ -14,6 +14,7 @@ from isoalign.config.feedback import JudgeConfig, PanelConfig
 from isoalign.config.fill import build_config
 from isoalign.config.task import FeedbackConfig, TaskConfig
 from isoalign.core.errors import UserError
+from isoalign.core.store import Store
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.evaluation.card import read_card
 from isoalign.evaluation.metrics import reward_health
@@ -22,7 +23,7 @@ from isoalign.models.answer_scorers import AnswerScorer, load_answer_scorer
 from isoalign.models.known_reward import Asked, KnownFunction, KnownReward
 from isoalign.stages import pairs
 from isoalign.stages.opinions import Scores
-from isoalign.stages.shared import OpinionJudge
+from isoalign.stages.shared import OpinionJudge, SharedStages
 from workbench import Terminal, complaint
 
 KNOWN: dict[str, Any] = {
@@ -123,6 +124,30 @@ def test_a_function_costs_nothing_and_a_network_its_passes(tiny_model: Path, tmp
     assert (billed.flops(answers), billed.training_bill()) == (20, [("reward", "forward", 60)])
     with pytest.raises(UserError, match="tox_block is an evaluation scorer without FLOPs; it can't train anything"):
         load_answer_scorer("tox_block").flops(["a"], ["b"])
+
+
+def sums(folder: Path, count: int = 40) -> Path:
+    rows = [{"question": f"and what is {i} and {i}", "right": {"answer": 2 * i}} for i in range(count)]
+    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "sums.jsonl"
+
+
+def test_each_prompt_is_known_by_what_the_model_reads_of_it(tiny_model: Path, tmp_path: Path) -> None:
+    asked = {"source": str(sums(tmp_path)), "column": "question", "reference": "right.answer"}
+    asked |= {"train": 0, "validation": 0, "test": 0}
+    settings = KNOWN | {
+        "model": {"name": str(tiny_model), "prompt_tokens": 64}, "prompts": asked,
+        "objective": {"name": "sums", "higher_is_better": True, "bounds": [0, 1]},
+        "evaluation": {"scorer": "rule:number", "second_scorer": "rule:exact"},
+    }  # fmt: skip
+    made = build_config(TaskConfig, settings, "task")
+    function = SharedStages(made, Store(tmp_path / "store")).known_function()
+    wanted = {Asked(f"and what is {i} and {i}", str(2 * i)) for i in range(40)}
+    assert set(function.prompts.values()) == wanted
+    assert function.equal == 0
+    short = build_config(TaskConfig, settings | {"model": {"name": str(tiny_model), "prompt_tokens": 1}}, "task")
+    with pytest.raises(UserError, match=r"two prompts with different right answers, .* once cut to"):
+        SharedStages(short, Store(tmp_path / "store")).known_function()
 
 
 # -- the verdicts ------------------------------------------------------------------------------------------------------
@@ -258,6 +283,47 @@ def test_every_kind_of_method_learns_from_a_known_rule(terminal: Terminal, algor
     assert card.metrics["rm_agreement"].value == 1.0 or algorithm == "rlaif"
     learned_from_judge = "the AI judge (scorer rule:lowercase_start), which is a proxy" in card.notes["known_reward"]
     assert learned_from_judge == (algorithm == "rlaif")
+
+
+PLUGIN = """
+VERSION = 1
+HIGHER_IS_BETTER = False
+BOUNDS = (0, None)
+
+def load(device):
+    def score(prompts, completions, references):
+        return [float(len(answer) + 0 * len(right)) for answer, right in zip(completions, references, strict=True)]
+    return score
+"""
+
+
+@pytest.mark.slow
+def test_a_scorer_of_another_package_with_right_answers_is_annotator_reward_and_objective(terminal: Terminal) -> None:
+    home, info = terminal.home / "site" / "counting", terminal.home / "site" / "counting-0.1.dist-info"
+    home.mkdir(parents=True)
+    info.mkdir()
+    (home / "__init__.py").write_text(PLUGIN)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: counting\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[isoalign.scorers]\nbrevity = counting\n")
+    terminal.env["PYTHONPATH"] = str(home.parent)
+    words = [
+        "task.known_reward=true", "task.objective={name: letters, higher_is_better: false, bounds: [0, null], threshold: 9}",
+        "task.evaluation.scorer=brevity", "task.evaluation.second_scorer=toxic_classifier", "algorithm=rloo", "budget.steps=2",
+        "task.evaluation.curve_draws=1", "algorithm.rollouts=8",
+    ]  # fmt: skip
+    line = complaint(terminal(terminal.run(*words)))
+    assert "the scorer brevity compares with right answers, and these prompts have none: set task.prompts.reference" in line
+    words += [f"task.prompts.source={sums(terminal.home, 120)}", "task.prompts.column=question"]
+    words += ["task.prompts.reference=right.answer", *(f"task.prompts.{split}=0" for split in ("train", "validation", "test"))]
+    done = terminal(terminal.run(*words))
+    assert done.returncode == 0, done.stderr
+    card = read_card(Path(done.stdout.strip().splitlines()[-1]))
+    assert card.metrics["rm_agreement"].value == 1.0, "the shorter answer has the higher reward"
+    assert [flag.text for flag in card.flags if "billed at 0 FLOPs" in flag.text]
+    reward = json.loads((next(terminal.store.glob("reward-*")) / "record.json").read_text())
+    for point in card.curve:
+        by_reward = (-point.metrics["objective_mean"].value - reward["mean"]) / reward["deviation"]
+        assert point.metrics["proxy_reward"].value == pytest.approx(by_reward, abs=1e-4)
 
 
 def test_an_objective_that_the_toxicity_annotator_does_not_know_is_not_trained_on_it(terminal: Terminal) -> None:

@@ -25,7 +25,7 @@ from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.data.prompts import Prompt, as_text
 from isoalign.evaluation import samples as sample
 from isoalign.evaluation.metrics import ScoredSamples
-from isoalign.models.answer_scorers import identity, load_answer_scorer, reads_prompts
+from isoalign.models.answer_scorers import identity, load_answer_scorer
 from isoalign.models.embed import embed
 from isoalign.models.known_reward import Asked
 from isoalign.models.language import LanguageModel
@@ -75,7 +75,8 @@ def make_scores(
     ``chosen``, and by ``turns`` of the tokens of the held-out pairs.
     """
     drawn, pairs = sample.read_samples(samples), sample.read_pairs(samples)
-    asked = _asked(rewarder, base, turns if any(map(reads_prompts, (config.scorer, config.second_scorer))) else None)
+    reads_prompts = any(load_answer_scorer(name, device()).reads_prompts for name in _models(config))
+    asked = _asked(rewarder, base, turns if reads_prompts else None)
     asked |= {row.prompt_id: Asked(row.prompt) for row in drawn}
     asked |= {prompt.id: Asked(prompt.text, prompt.reference, prompt.turns) for prompt in chosen}
     texts = [row.completion for row in drawn]

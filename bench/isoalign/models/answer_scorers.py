@@ -51,8 +51,8 @@ _LEXICONS: dict[str, tuple[str, Callable[..., Callable[[str], float]]]] = {
 @dataclass(frozen=True)
 class AnswerScorer:
     """Scores completions of prompts. ``higher_is_better``: None for a label of a classifier: the task says it.
-    ``references``: it compares with the right answers. ``price``: FLOPs of a call; None costs nothing. ``turns``: ``score``
-    and ``price`` read prompts as turns of a conversation, not as text."""
+    ``references``: it compares with the right answers. ``price``: FLOPs of a call; None costs nothing. ``reads_prompts``: it may
+    read more than the completion; with ``turns`` ``score`` and ``price`` get conversations as turns, else as text."""
 
     name: str
     score: Callable[..., Sequence[float | None]]
@@ -61,6 +61,7 @@ class AnswerScorer:
     references: bool = False
     price: Callable[[Sequence[Any], Sequence[str]], int] | None = None
     turns: bool = False
+    reads_prompts: bool = True
 
     def __call__(
         self, prompts: Sequence[Asked], completions: Sequence[str], references: Sequence[str] = ()
@@ -126,7 +127,9 @@ def load_answer_scorer(name: str, device: str = "cpu") -> AnswerScorer:
     if name in _LEXICONS:
         asset, load = _LEXICONS[name]
         lexicon = load(assets.asset_path(asset))
-        return AnswerScorer(name, lambda _, completions: list(map(lexicon, completions)), True, (-1.0, 1.0))
+        return AnswerScorer(
+            name, lambda _, completions: list(map(lexicon, completions)), True, (-1.0, 1.0), reads_prompts=False
+        )
     if name.startswith(rules.PREFIX):
         rule = rules.load_rule(name)
         return AnswerScorer(name, rule, True, references=rule.references)
@@ -139,6 +142,7 @@ def load_answer_scorer(name: str, device: str = "cpu") -> AnswerScorer:
         lambda _, completions: classifier(completions),
         scorers.direction(name),
         price=lambda _, completions: classifier.flops(completions),
+        reads_prompts=False,
     )
 
 
@@ -148,11 +152,6 @@ def identity(name: str) -> str:
     if name in _LEXICONS and name not in plugins.entry_points("scorers"):
         return f"{name} {assets.ASSETS[_LEXICONS[name][0]].sha256}"
     return scorers.scorer_identity(name)
-
-
-def reads_prompts(name: str) -> bool:
-    """Whether a scorer may read more than the completion."""
-    return name.startswith((scorers.REWARD, rules.PREFIX)) or name in plugins.entry_points("scorers")
 
 
 def _of_package(name: str, device: str) -> AnswerScorer:

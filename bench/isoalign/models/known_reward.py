@@ -36,11 +36,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class KnownFunction:
-    """``scorer``, with its direction. ``prompts``: what is asked by the tokens that the model reads of it."""
+    """``scorer``, with its direction. ``prompts``: what is asked by the tokens that the model reads of it; ``equal``: number
+    of prompts of which it reads the same as of an earlier one."""
 
     scorer: AnswerScorer
     higher_is_better: bool
     prompts: Mapping[Ids, Asked]
+    equal: int = 0
 
 
 class KnownReward:

@@ -117,6 +117,12 @@ def feedback_flags(run: Run) -> list[Flag]:
         name = task.scored_by(by) if run.trains and (by == "annotator" or run.rewarded_by() == by) else ""
         if name in plugins.entry_points("scorers") and load_answer_scorer(name, devices.device()).price is None:
             warnings.append(f"the scorer {name} of {plugins.package_of('scorer', name)} trained it and is billed at 0 FLOPs")
+    function = shared.known_function() if task.known_reward else None
+    if function and function.scorer.reads_prompts and function.equal:
+        equal = (
+            f"{function.equal:,} prompts become equal to another one at task.model.prompt_tokens={task.model.prompt_tokens}"
+        )
+        warnings.append(f"{equal}: the known reward reads the text of the first")
     if steps := sum(row.get("unscored") is not None for row in run.read_log()):
         warnings.append(f"at {steps} steps answers got no score from {task.evaluation.scorer}: their reward is the mean")
     models = [_record(run, model)["verdicts"] for model in shared.reward_models(run.rewarded_by()).values()]

@@ -133,23 +133,24 @@ class TaskModels:
         """
         scores = self.scores_of("annotator")
         assert scores is not None
-        asked: dict[tuple[int, ...], Asked] = self.cached("asked", self._asked)
-        return KnownFunction(scores.scorer, scores.higher_is_better, asked)
+        asked, equal = self.cached("asked", self._asked)
+        return KnownFunction(scores.scorer, scores.higher_is_better, asked, equal)
 
-    def _asked(self) -> dict[tuple[int, ...], Asked]:
-        model, found = self.task.model, dict[tuple[int, ...], Asked]()
+    def _asked(self) -> tuple[dict[tuple[int, ...], Asked], int]:
+        model, found, equal = self.task.model, dict[tuple[int, ...], Asked](), 0
         tokenizer = loading.load_tokenizer(model.name)
         for split in prompts.SPLITS:
             chosen = prompts.load_split(self.task.prompts, split)
             encoded = encode_prompts(tokenizer, chosen, model)
             for prompt, ids, mask in zip(chosen, encoded.tokens, encoded.mask, strict=True):
                 first = found.setdefault(tuple(ids[mask].tolist()), Asked(prompt.text, prompt.reference, prompt.turns))
+                equal += first.text != prompt.text
                 if first.reference != prompt.reference:
                     raise UserError(
                         f"two prompts with different right answers, {first.reference[:40]!r} and {prompt.reference[:40]!r}, "
                         f"are the same once cut to task.model.prompt_tokens={model.prompt_tokens}; raise it"
                     )
-        return found
+        return found, equal
 
     @property
     def judge_identity(self) -> dict[str, Any]:

@@ -219,6 +219,8 @@ def _panel_verdicts(rows: Rows, config: FeedbackConfig, panel: PanelConfig, seed
     words = np.array([[len(row[side].split()) for side in ("chosen", "rejected")] for row in rows], dtype=float)
     utilities = np.array([each.utilities for each in answers])
     favoured = np.array([each.favoured for each in answers])
+    if panel.topic and not favoured.any():
+        raise UserError(f"task.panel.topic favours prompts of the stratum {BIAS_STRATUM}, and there are none; set it to 0")
     return annotators.panel_verdicts(utilities, words, favoured, [row["pair_id"] for row in rows], panel, seed, config.noise)
 
 
