@@ -51,8 +51,8 @@ _LEXICONS: dict[str, tuple[str, Callable[..., Callable[[str], float]]]] = {
 @dataclass(frozen=True)
 class AnswerScorer:
     """Scores completions of prompts. ``higher_is_better``: None for a label of a classifier: the task says it.
-    ``references``: it compares with the right answers. ``price``: FLOPs of a call; None costs nothing. ``reads_prompts``: it may
-    read more than the completion; with ``turns`` ``score`` and ``price`` get conversations as turns, else as text."""
+    ``references``: it compares with the right answers. ``price``: FLOPs of a call; None costs nothing. ``reads_prompts``: it
+    may read more than the completion; with ``turns`` ``score`` and ``price`` get conversations as turns, else as text."""
 
     name: str
     score: Callable[..., Sequence[float | None]]
