@@ -333,6 +333,7 @@ def test_an_objective_that_the_toxicity_annotator_does_not_know_is_not_trained_o
     assert not list(terminal.store.glob("sft-*")), "before anything is trained"
 
 
+@pytest.mark.slow
 def test_a_rule_that_no_answer_fulfils_ends_before_training(terminal: Terminal) -> None:
     never = ["task.evaluation.scorer=rule:words_at_least:400", "algorithm=dpo", "task=nano_rule", "budget.steps=1"]
     line = complaint(terminal(terminal.run(*never)))
