@@ -17,6 +17,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.places import CONF
 from isoalign.core.store import Store
 from isoalign.data import prompts
+from isoalign.data.formats import Turn
 from isoalign.evaluation import card as cards
 from isoalign.models import loading
 from isoalign.stages import from_file, sft
@@ -145,6 +146,35 @@ def test_templates_write_conversations_and_plain_prompts_if_they_always_do(tiny_
     assert read(talk, "off") == f"<|endoftext|>user: {said}\n\nassistant:"
     assert read(text, "auto") == read(text, "off") == f"<|endoftext|>{text[0].text}"
     assert read(text, "always") == f"<|user|>{text[0].text}<|endoftext|><|assistant|>"
+
+
+def test_a_template_of_ones_own_is_a_file_for_every_prompt_and_in_the_keys_by_its_content(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    (file := tmp_path / "mine.jinja").write_text(TEMPLATE)
+    model = ModelConfig(str(tiny_model), prompt_tokens=100, template=str(file))
+    tokenizer = loading.task_tokenizer(model)
+    cut = Cutter(tokenizer, model)
+    assert tokenizer.decode(cut.prompt((Turn("", "you are"),)) or []) == "<|user|>you are<|endoftext|><|assistant|>"
+    config_ = task(tiny_model, sft.NONE, write(tmp_path / "plain.jsonl", plain(40)))
+    before = StageGraph(replace(config_, model=model), Store(tmp_path / "store")).sft.key
+    (other := tmp_path / "copy.jinja").write_text(TEMPLATE)
+    assert StageGraph(replace(config_, model=replace(model, template=str(other))), Store(tmp_path / "store")).sft.key == before
+    file.write_text(TEMPLATE.replace("<|assistant|>", "<|me|>"))
+    loading.read_template.cache_clear()
+    assert StageGraph(replace(config_, model=model), Store(tmp_path / "store")).sft.key != before
+
+
+def test_a_template_that_is_none_is_one_line(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"task.model.template must be auto, always, off or a file \*.jinja, not 'mine.txt'"):
+        ModelConfig("nano", template="mine.txt")
+    with pytest.raises(UserError, match=r"task.model.template: cannot read gone.jinja: No such file"):
+        loading.task_tokenizer(ModelConfig("nano", template="gone.jinja"))
+    (file := tmp_path / "plain.jinja").write_text("{{ text }}")
+    with pytest.raises(UserError, match=r"plain.jinja is no chat template: it does not read messages"):
+        loading.task_tokenizer(ModelConfig("nano", template=str(file)))
+    with pytest.raises(UserError, match=r"template=always, but the tokenizer of 'nano' has no chat template"):
+        loading.task_tokenizer(ModelConfig("nano", template="always"))
 
 
 def test_a_last_turn_that_does_not_fit_is_refused(tiny_model: Path, tmp_path: Path) -> None:

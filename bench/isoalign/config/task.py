@@ -26,8 +26,8 @@ class ModelConfig:
     ``name``: nano, smollm2, a folder or a hub name. ``lora``: rank of the adapters, 0 trains all weights. ``bf16``: autocast
     in training passes. ``eos``: ``masked`` fixes the length of answers, ``open`` lets the model end them. ``template``:
     ``auto`` writes conversations in the model's chat template, ``always`` makes a plain prompt a user turn, ``off`` writes out
-    the roles. ``dtype``: of the weights of SFT base and policy, and of the frozen base unless ``frozen_dtype`` says otherwise;
-    reward models are in float32.
+    the roles; a file ``*.jinja`` is the template, for every prompt. ``dtype``: of the weights of SFT base and policy, and of
+    the frozen base unless ``frozen_dtype`` says otherwise; reward models are in float32.
     """
 
     name: str
@@ -43,14 +43,19 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.eos not in ("masked", "open"):
             raise ValueError(f"task.model.eos must be masked or open, not {self.eos!r}")
-        if self.template not in ("auto", "always", "off"):
-            raise ValueError(f"task.model.template must be auto, always or off, not {self.template!r}")
+        if self.template not in ("auto", "always", "off") and not self.template_file:
+            raise ValueError(f"task.model.template must be auto, always, off or a file *.jinja, not {self.template!r}")
         if self.dtype not in DTYPES:
             raise ValueError(f"task.model.dtype must be {' or '.join(DTYPES)}, not {self.dtype!r}")
         if self.frozen_dtype not in ("", *DTYPES):
             raise ValueError(f"task.model.frozen_dtype must be empty, {' or '.join(DTYPES)}, not {self.frozen_dtype!r}")
         if self.prompt_tokens < 1 or self.new_tokens < 1:
             raise ValueError("task.model.prompt_tokens and task.model.new_tokens must be 1 or more")
+
+    @property
+    def template_file(self) -> str:
+        """The file of the chat template; empty for the tokenizer's own."""
+        return self.template if self.template.endswith(".jinja") else ""
 
     @property
     def precision(self) -> str:

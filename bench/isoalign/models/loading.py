@@ -6,11 +6,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from isoalign.config.task import ModelConfig
 from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.lazy import transformers
 from isoalign.core.memory import machine_failure
@@ -89,6 +91,35 @@ def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model, padding on the left."""
     with _user_errors(name):
         return tokens.load(model_path(name))
+
+
+def task_tokenizer(model: ModelConfig) -> Any:
+    """The tokenizer of a task's model, with the task's chat template if that is a file.
+
+    Raises UserError for a file that can't be read, and where every prompt needs a template and there is none.
+    """
+    tokenizer = load_tokenizer(model.name)
+    if model.template_file:
+        tokenizer.chat_template = read_template(model.template_file)
+    if model.template == "always" and not tokenizer.chat_template:
+        raise UserError(
+            f"task.model.template=always, but the tokenizer of {model.name!r} has no chat template; name a file of one, "
+            "task.model.template=FILE.jinja, or set auto or off"
+        )
+    return tokenizer
+
+
+@cache
+def read_template(file: str) -> str:
+    """A chat template in Jinja. Raises UserError for a file that can't be read or holds none."""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", "") or "it is not UTF-8"
+        raise UserError(f"task.model.template: cannot read {file}: {reason}") from error
+    if "messages" not in text:
+        raise UserError(f"task.model.template: {file} is no chat template: it does not read messages")
+    return text
 
 
 @contextmanager

@@ -26,7 +26,7 @@ class OwnReward(Untrained):
         self, folder: Path, config: ModelConfig, model: RewardClassifier, asked: Callable[[Sequence[int]], Turns],
         normalise: bool = True,
     ) -> None:  # fmt: skip
-        self.tokenizer, self.model, self.asked, self.normalise = loading.load_tokenizer(config.name), model, asked, normalise
+        self.tokenizer, self.model, self.asked, self.normalise = loading.task_tokenizer(config), model, asked, normalise
         self.precision = config.precision
         self.record = json.loads((folder / "record.json").read_text())
 

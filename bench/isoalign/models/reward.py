@@ -102,7 +102,7 @@ class HeadReward:
         self.precision = config.precision
         self.record = json.loads((folder / "record.json").read_text())
         self.shape: Shape = shape_of(model, None)
-        self.translate = Retokenizer(loading.load_tokenizer(config.name), tokenizer) if base else None
+        self.translate = Retokenizer(loading.task_tokenizer(config), tokenizer) if base else None
 
     @torch.no_grad()
     def __call__(self, rollouts: Rollouts) -> Tensor:
@@ -165,7 +165,7 @@ class ClassifierReward(Untrained):
     def __init__(
         self, folder: Path, config: ModelConfig, annotator: Annotator, normalise: bool = True, more: bool = False
     ) -> None:
-        self.tokenizer, self.annotator, self.normalise = loading.load_tokenizer(config.name), annotator, normalise
+        self.tokenizer, self.annotator, self.normalise = loading.task_tokenizer(config), annotator, normalise
         self.sign = 1 if more else -1
         self.record = json.loads((folder / "record.json").read_text())
 

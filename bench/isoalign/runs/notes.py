@@ -14,9 +14,11 @@ from isoalign.data.formats.types import KEPT, SKIPPED
 from isoalign.data.prompts import count_skipped
 from isoalign.models import reward_classifier
 from isoalign.models.answer_scorers import load_answer_scorer
+from isoalign.models.loading import task_tokenizer
 from isoalign.runs.pipeline import Run
 from isoalign.runs.win_rate import protocol, taught
 from isoalign.stages import pairs
+from isoalign.stages.cutting import Cutter
 from isoalign.stages.stage import Stage
 
 KNOWN = "annotator, reward and objective are one known function ({}): no proxy gap"
@@ -153,6 +155,11 @@ def feedback_flags(run: Run) -> list[Flag]:
         losses = [f"{split}: {each['cut']:,} of {each['prompts']:,}" for split, each in fit.items() if each["cut"]]
         skipped = count_skipped(task.prompts)
         warnings += [f"prompts: rows that were skipped (task.prompts.skip={task.prompts.skip}): {skipped:,}"] * bool(skipped)
+        cutter = Cutter(task_tokenizer(task.model), task.model)
+        talk = [prompt.turns for prompt in run.evaluation_prompts() if prompt.turns]
+        if talk and not cutter.templated(talk[0]):
+            why = "as task.model.template=off says" if task.model.template == "off" else "as the model has no chat template"
+            warnings.append(f"conversations are written out with the names of their roles, {why}")
         warnings += [f"prompts are cut to {task.model.prompt_tokens} tokens ({', '.join(losses)})"] if losses else []
     return [Flag("warning", text) for text in warnings]
 

@@ -94,7 +94,7 @@ class RewardCardStages:
                 work,
                 human_pairs.load_human_pairs(),
                 shared.reward(self.by),
-                loading.load_tokenizer(task.model.name),
+                loading.task_tokenizer(task.model),
                 task.model,
             )
 
@@ -113,7 +113,7 @@ class RewardCardStages:
         def make(work: Path) -> None:
             judged, pad = (
                 Feedback.read(shared.get(self.held_out)),
-                loading.load_tokenizer(shared.task.model.name).pad_token_id,
+                loading.task_tokenizer(shared.task.model).pad_token_id,
             )
             both = samples.chosen_and_rejected(judged, int(pad))
             models = [shared.load_reward(shared.get(stage)) for stage in each]

@@ -22,7 +22,7 @@ class PromptTurns:
     """
 
     def __init__(self, task: TaskConfig) -> None:
-        self.task, self.tokenizer = task, loading.load_tokenizer(task.model.name)
+        self.task, self.tokenizer = task, loading.task_tokenizer(task.model)
         self.cut = Cutter(self.tokenizer, task.model)
         self._start = tokens.start_tokens(self.tokenizer)
         self._controls = tokens.special_ids(self.tokenizer)

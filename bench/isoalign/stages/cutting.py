@@ -25,13 +25,13 @@ class Cutter:
 
     def text(self, turns: Turns) -> str:
         """A prompt as text: plain text unchanged, a conversation by the chat template, or with role names without one."""
-        if self._templated(turns):
+        if self.templated(turns):
             return tokens.unguarded(tokens.chat_text(self.tokenizer, _messages(turns)))
         return as_text(turns)
 
     def prompt(self, turns: Turns) -> list[int] | None:
         """A prompt's tokens. A conversation in a chat template loses its oldest turns; None if its last one is too long."""
-        if self._templated(turns):
+        if self.templated(turns):
             return tokens.encode_chat(self.tokenizer, _messages(turns), self.model.prompt_tokens)
         return tokens.encode(self.tokenizer, [self.text(turns)], self.model.prompt_tokens)[0]
 
@@ -40,7 +40,7 @@ class Cutter:
         one that closes the turn."""
         [ids] = tokens.encode_words(self.tokenizer, ["\n\n".join(turn.content for turn in turns)])
         if self.model.eos == "open":
-            ids = [*ids, tokens.closing_id(self.tokenizer, chat=self._templated(turns))]
+            ids = [*ids, tokens.closing_id(self.tokenizer, chat=self.templated(turns))]
         return ids[: self.model.new_tokens]
 
     def whole_prompt(self, turns: Turns) -> list[int]:
@@ -63,9 +63,11 @@ class Cutter:
         """The text of an answer."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def _templated(self, turns: Turns) -> bool:
-        chat = self.model.template == "always" or (self.model.template == "auto" and any(turn.role for turn in turns))
-        return chat and bool(self.tokenizer.chat_template)
+    def templated(self, turns: Turns) -> bool:
+        """Whether a prompt is written in a chat template."""
+        always = self.model.template == "always" or bool(self.model.template_file)
+        talk = self.model.template == "auto" and any(turn.role for turn in turns)
+        return (always or talk) and bool(self.tokenizer.chat_template)
 
 
 def _messages(turns: Turns) -> list[dict[str, str]]:

@@ -50,7 +50,7 @@ def training_footprint(task: TaskConfig, lora: int) -> dict[str, int]:
 
     ``lora``: rank of the policy's adapter, 0 if all weights are trained.
     """
-    (model, weights), tokenizer = policy_without_data(task, lora), loading.load_tokenizer(task.model.name)
+    (model, weights), tokenizer = policy_without_data(task, lora), loading.task_tokenizer(task.model)
     lengths = task.model.prompt_tokens, task.model.new_tokens
     rows = 1, task.training.micro_batch
     one, all_rows = step_footprint(model, tokenizer, rows, lengths, task.model.precision)

@@ -175,7 +175,7 @@ class StageGraph(TaskModels):
         recipe = self._file_recipe | {"split": split, "pairs": True}
 
         def make(work: Path) -> None:
-            from_file.make_human_pairs(work, config, loading.load_tokenizer(task.model.name), task.model, split)
+            from_file.make_human_pairs(work, config, loading.task_tokenizer(task.model), task.model, split)
 
         return Stage("pairs", recipe, make)
 
@@ -187,7 +187,7 @@ class StageGraph(TaskModels):
             return None
 
         def make(work: Path) -> None:
-            from_file.make_unpaired(work, config, loading.load_tokenizer(task.model.name), task.model)
+            from_file.make_unpaired(work, config, loading.task_tokenizer(task.model), task.model)
 
         return Stage("unpaired", self._file_recipe, make)
 
@@ -203,7 +203,7 @@ class StageGraph(TaskModels):
         return from_file.file_recipe(config, data) | {
             "tokenizer": loading.weights_identity(model.name),
             "prompt_tokens": model.prompt_tokens, "new_tokens": model.new_tokens, "eos": model.eos,
-        } | ({"template": model.template} if model.template != "auto" else {})  # fmt: skip
+        } | ({"template": self.template_identity} if model.template != "auto" else {})  # fmt: skip
 
     def reward_models(self, labelled_by: str) -> dict[str, Stage]:
         """The reward models trained on these pairs, by their names on cards: one, or the members of an ensemble."""

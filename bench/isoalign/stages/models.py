@@ -15,7 +15,7 @@ from isoalign.config.task import TaskConfig
 from isoalign.core.devices import device
 from isoalign.core.errors import UserError
 from isoalign.core.randomness import own_random_state
-from isoalign.core.store import Store, recipe_fields
+from isoalign.core.store import Store, digest, recipe_fields
 from isoalign.data import prompts
 from isoalign.data.assets import ASSETS
 from isoalign.feedback import constitution, judges
@@ -80,18 +80,26 @@ class TaskModels:
         return {"data": data, "count": getattr(config, split), "clean": config.clean, "words": config.words}
 
     def _digest(self, source: str) -> str:
-        digest: str = self.cached(f"digest-{source}", lambda: file_identity(source))
-        return digest
+        found: str = self.cached(f"digest-{source}", lambda: file_identity(source))
+        return found
 
     @property
     def model_identity(self) -> dict[str, Any]:
         """The model's configuration and the identity of its weights."""
-        return recipe_fields(self.task.model) | {"weights": loading.weights_identity(self.task.model.name)}
+        model = self.task.model
+        identity = recipe_fields(model) | {"weights": loading.weights_identity(model.name)}
+        return identity | ({"template": self.template_identity} if model.template_file else {})
+
+    @property
+    def template_identity(self) -> str:
+        """How prompts are templated: a word, or the digest of a template of one's own."""
+        file = self.task.model.template_file
+        return digest(loading.read_template(file)) if file else self.task.model.template
 
     def base_model(self, precision: str = "float32") -> LanguageModel:
         """The SFT base, frozen."""
-        model, tokenizer = loading.load_model(self.task.model.name, self.get(self.sft), self.task.model.frozen)
-        return self.language_model(model, tokenizer, precision)
+        model, _ = loading.load_model(self.task.model.name, self.get(self.sft), self.task.model.frozen)
+        return self.language_model(model, loading.task_tokenizer(self.task.model), precision)
 
     def language_model(self, model: Any, tokenizer: Any, precision: str) -> LanguageModel:
         """A model as the task's policy or base, on the device."""
@@ -138,7 +146,7 @@ class TaskModels:
 
     def _asked(self) -> tuple[dict[tuple[int, ...], Asked], int]:
         model, found, equal = self.task.model, dict[tuple[int, ...], Asked](), 0
-        tokenizer = loading.load_tokenizer(model.name)
+        tokenizer = loading.task_tokenizer(model)
         for split in prompts.SPLITS:
             chosen = prompts.load_split(self.task.prompts, split)
             encoded = encode_prompts(tokenizer, chosen, model)

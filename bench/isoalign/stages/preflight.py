@@ -55,7 +55,7 @@ def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = Fal
     open_ends = task.model.eos == "open"
     report["base"] = _check_model(task.model.name, open_ends, task.model.frozen, lora, trl_loop)
     if open_ends:
-        closing_id(loading.load_tokenizer(task.model.name))  # closes the answers of SFT
+        closing_id(loading.task_tokenizer(task.model))  # closes the answers of SFT
     if not task.reward.classifier and not task.reward.model:
         _check_reward(task.reward.base or task.model.name, task.model)
     for name in writers(task):
@@ -76,7 +76,7 @@ def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = Fal
 
 def _check_prompts(task: TaskConfig) -> dict[str, dict[str, int]]:
     """How the prompts of each split fit. Losses are told; raises UserError where too many prompts become one."""
-    tokenizer, report = loading.load_tokenizer(task.model.name), {}
+    tokenizer, report = loading.task_tokenizer(task.model), {}
     for split in SPLITS:
         chosen = prompts.load_split(task.prompts, split)
         encode_prompts(tokenizer, chosen, task.model)  # refuses a last turn that does not fit

@@ -45,7 +45,7 @@ def make_reward_model(
     verdicts = chosen_verdicts(feedback, config, seed)
     torch.manual_seed(seed + 1000 * member)  # for the initial scalar head
     model_, tokenizer = load_reward_model(config.base or model.name, loading.model_path(config.base) if config.base else sft)
-    other = Retokenizer(loading.load_tokenizer(model.name), tokenizer) if config.base else None
+    other = Retokenizer(loading.task_tokenizer(model), tokenizer) if config.base else None
     rows, known = token_rows(feedback, verdicts, other), golden_verdicts(golden, config.golden, seed) if golden else []
     golden_rows = token_rows(golden, known, other, clean=True) if golden else []
     training = training or TrainConfig()
@@ -76,7 +76,7 @@ def make_reward_model(
         "golden_flops": sum(golden.price(known).values()) if golden else 0,
     }  # fmt: skip
     save_trained(trainer, work, record | {"seconds": round(time.monotonic() - started, 1)})
-    pairs = feedback.pairs(torch.tensor(verdicts[:WHITENED]), int(loading.load_tokenizer(model.name).pad_token_id))
+    pairs = feedback.pairs(torch.tensor(verdicts[:WHITENED]), int(loading.task_tokenizer(model).pad_token_id))
     whiten_rewards(work, lambda: HeadReward(work, model, config.base, device()), pairs.chosen, pairs.rejected)
 
 
@@ -86,7 +86,7 @@ def make_classifier_reward(work: Path, feedback: Feedback, model: ModelConfig, l
     ``load`` gives the reward of a folder with a record. The pass is billed as forward, by formula.
     """
     count = min(WHITENED, len(feedback))
-    pairs = feedback.pairs(torch.arange(count), int(loading.load_tokenizer(model.name).pad_token_id))
+    pairs = feedback.pairs(torch.arange(count), int(loading.task_tokenizer(model).pad_token_id))
     record: dict[str, Any] = {"verdicts": [], "golden": [], "source": feedback.source, "seconds": 0.0}
     (work / "record.json").write_text(json.dumps(record | {"flops": {"forward": 0, "backward": 0}}))
     reward = whiten_rewards(work, lambda: load(work), pairs.chosen, pairs.rejected, few="choose another one")
@@ -99,7 +99,7 @@ def make_known_reward(work: Path, feedback: Feedback, model: ModelConfig, known:
     """Whiten a known function's score on the answers of the first verdicts. The verdicts themselves are not read."""
     record: dict[str, Any] = {"verdicts": [], "golden": [], "source": feedback.source, "seconds": 0.0}
     count = min(WHITENED, len(feedback))
-    pairs = feedback.pairs(torch.arange(count), int(loading.load_tokenizer(model.name).pad_token_id))
+    pairs = feedback.pairs(torch.arange(count), int(loading.task_tokenizer(model).pad_token_id))
     (work / "record.json").write_text(json.dumps(record | {"flops": {"forward": 0}, "mean": 0.0, "deviation": 1.0}))
     reward = KnownReward(work, model.name, known)
     price = sum(reward.flops(each) for each in (pairs.chosen, pairs.rejected))

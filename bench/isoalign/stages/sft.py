@@ -33,7 +33,8 @@ NONE = "none"  # in the place of a source of demonstrations
 def make_sft(work: Path, task: TaskConfig) -> None:
     """Train on openings and continuations with TRL's SFTTrainer. Saves the model, with adapters merged, in ``work``."""
     torch.manual_seed(task.seed)
-    model, tokenizer = loading.load_model(task.model.name, dtype=task.model.dtype)
+    model, _ = loading.load_model(task.model.name, dtype=task.model.dtype)
+    tokenizer = loading.task_tokenizer(task.model)
     if task.sft.source == NONE:
         model.save_pretrained(work)
         (work / "record.json").write_text(json.dumps({"examples": 0, "steps": 0, "loss": []}))

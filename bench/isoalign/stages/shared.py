@@ -63,7 +63,7 @@ class SharedStages(StageGraph):
         return self.cached("prompts", self._encode)
 
     def _encode(self) -> Prompts:
-        tokenizer, chosen = loading.load_tokenizer(self.task.model.name), prompts.load_split(self.task.prompts, "train")
+        tokenizer, chosen = loading.task_tokenizer(self.task.model), prompts.load_split(self.task.prompts, "train")
         return encode_prompts(tokenizer, chosen, self.task.model)
 
     def feedback(self, labelled_by: str) -> Feedback:

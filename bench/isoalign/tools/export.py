@@ -87,7 +87,7 @@ def export(card: Card, store: Store, folder: Path, merge: bool = False) -> Path:
     """
     policy = Policy.of(card, store)
     with _new_folder(folder) as work:
-        tokenizer = loading.load_tokenizer(policy.task.model.name)
+        tokenizer = loading.task_tokenizer(policy.task.model)
         adapter = policy.adapter and not merge
         model = policy.load(policy.base if policy.adapter or policy.trained is None else policy.trained)
         if policy.adapter and merge:

@@ -42,7 +42,7 @@ training:
 
 def show(task: TaskConfig) -> Iterator[str]:
     """The parts of a task's description, each a paragraph. Raises UserError for what the task cannot use."""
-    model, tokenizer = task.model, loading.load_tokenizer(task.model.name)
+    model, tokenizer = task.model, loading.task_tokenizer(task.model)
     ends = "answers may end" if model.eos == "open" else "answers have a fixed length"
     yield (
         f"{task.name}: base {model.name} ({loading.load_config(model.name).model_type}), "
