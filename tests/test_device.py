@@ -96,9 +96,11 @@ def sized(name: str) -> list[str]:
         ["algorithm=ppo"],
         ["algorithm=dpo", "task.model.lora=4"],
         ["algorithm=best_of_n", "algorithm.draws=2"],
+        ["algorithm=cai", "task.constitution.file=kindness"],
         ["algorithm=ppo_critic", "task.shaping.members=2", "task.reward.golden=4"],
         ["algorithm=online_dpo", "task.reward.classifier=annotator"],
         ["algorithm=iterative_dpo", "task.rounds.count=2", "task.training.snapshots=[0.5]"],
+        ["algorithm=trl_grpo"],
     ],
     ids=lambda words: words[0].partition("=")[2],
 )
@@ -107,6 +109,15 @@ def test_every_stage_on_an_accelerator_gives_what_it_gives_on_a_cpu(terminal: Te
     here = on(terminal, "cpu", *words, *sized(name))
     there = on(terminal, "pretend", *words, *sized(name))
     assert_same(there, here)
+
+
+@pytest.mark.slow
+def test_an_accelerator_without_bf16_is_one_line_before_any_stage(terminal: Terminal) -> None:
+    command = terminal.run("algorithm=kto", "task.model.bf16=true", BUDGET, "device=pretend")
+    assert "the device pretend does not compute in bf16; set task.model.bf16=false" in complaint(
+        terminal([*PRETEND, *command[1:]])
+    )
+    assert not any(terminal.store.glob("sft-*"))
 
 
 @pytest.mark.slow

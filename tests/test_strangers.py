@@ -251,7 +251,7 @@ def test_a_model_that_no_memory_holds_is_refused_before_its_weights_are_read(tin
         (["task.model.dtype=float8"], None, "task.model.dtype must be float32 or bfloat16, not 'float8'"),
         (["device=cuda:7"], None, "device=cuda:7 is not there"),
         pytest.param(["task.model.lora=4"], None, "can't have a LoRA adapter", marks=pytest.mark.slow),
-        pytest.param(["algorithm.lora=4"], None, "can't have a LoRA adapter", marks=pytest.mark.slow),
+        pytest.param(["algorithm=ppo_lora", "algorithm.lora=4"], None, "can't have a LoRA adapter", marks=pytest.mark.slow),
         pytest.param(["task.evaluation.precision=fp16"], None, "must be one of float32, tf32", marks=pytest.mark.slow),
     ],
 )
@@ -262,7 +262,8 @@ def test_the_command_line_says_one_line_before_any_stage(
     if spoil:
         spoil(model)
     terminal = replace(terminal, model=model)
-    line = complaint(terminal(terminal.run("algorithm=dpo", "budget.steps=2", *settings)))
+    settings = settings if "algorithm=ppo_lora" in settings else ["algorithm=dpo", *settings]
+    line = complaint(terminal(terminal.run("budget.steps=2", *settings)))
     assert reason in line
     assert "baselines" not in line
     assert not finished(terminal.store)

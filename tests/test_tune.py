@@ -110,7 +110,7 @@ def test_tuning_tries_each_method_equally_often_and_writes_the_winner_with_its_r
         assert [each["settings"] for each in record["trials"]] == points(space(name), 2)
         assert record["split"] == "validation"
         told = record["trials"]
-        tried = [Trial(t["settings"], Estimate(**t["reduction"]), t["kl"], tuple(t["gates"])) for t in told]
+        tried = [Trial(t["settings"], Estimate(**t["gain"]), t["kl"], tuple(t["gates"])) for t in told]
         chosen = one_standard_error(tried)
         assert chosen is not None
         assert record["chosen"] == chosen.settings

@@ -18,8 +18,9 @@ import torch
 
 from isoalign.config.evaluation import BASE, SCORER
 from isoalign.config.task import ModelConfig, TaskConfig
-from isoalign.core.devices import device
+from isoalign.core.devices import CPU, device
 from isoalign.core.errors import UserError, unforeseen
+from isoalign.core.lazy import transformers
 from isoalign.core.memory import machine_failure
 from isoalign.data import prompts
 from isoalign.data.opponents import read_answers
@@ -51,6 +52,8 @@ def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = Fal
     cannot use.
     """
     check_length(task.model.name, loading.load_config(task.model.name), task.model)
+    if task.model.bf16 and device() != CPU and not transformers.utils.is_torch_bf16_gpu_available():
+        raise UserError(f"the device {device()} does not compute in bf16; set task.model.bf16=false or device=cpu")
     report: dict[str, Any] = {"memory": check_memory(task, lora)}
     open_ends = task.model.eos == "open"
     report["base"] = _check_model(task.model.name, open_ends, task.model.frozen, lora, trl_loop)
