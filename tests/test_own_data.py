@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from isoalign.stages import from_file, sft
 from isoalign.stages.cutting import Cutter, encode_prompts, fit_of, turns_of
 from isoalign.stages.graph import StageGraph
 from isoalign.tools import tasks
+from isoalign.tools.new_task import NewTask
 from workbench import Terminal, complaint, finished, stages
 
 TEMPLATE = (
@@ -244,7 +245,7 @@ def test_prompts_that_all_become_one_are_refused_before_any_stage(terminal: Term
 
 def test_a_new_task_is_written_with_lengths_and_budgets_of_its_data_and_shown(tmp_path: Path, tiny_model: Path) -> None:
     file = write(tmp_path / "mine.jsonl", plain(80))
-    written = tasks.write_task("mine", tmp_path, str(tiny_model), str(file), "prompt", str(file), "", 0)
+    written = NewTask("mine", str(tiny_model), str(file), demonstrations=str(file)).write(tmp_path)
     whole = OmegaConf.merge(OmegaConf.load(CONF / "task" / "common" / "defaults.yaml"), OmegaConf.load(written))
     whole.pop("defaults")
     chosen = build_config(TaskConfig, OmegaConf.to_container(whole), "task")
@@ -260,9 +261,29 @@ def test_a_new_task_is_written_with_lengths_and_budgets_of_its_data_and_shown(tm
     assert re.search(rf"{counts['validation'] + counts['test']} evaluated prompts occur in it", text), text
     assert "as the model reads them:\n  <|endoftext|>" in text
     with pytest.raises(UserError, match="already exists"):
-        tasks.write_task("mine", tmp_path, str(tiny_model), str(file), "prompt", "none", "", 0)
+        NewTask("mine", str(tiny_model), str(file)).write(tmp_path)
     with pytest.raises(UserError, match="lower-case letters"):
-        tasks.write_task("My Task", tmp_path, str(tiny_model), str(file), "prompt", "none", "", 0)
+        NewTask("My Task", str(tiny_model), str(file)).write(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "objective"),
+    [
+        ("vader", {"name": "vader", "higher_is_better": True, "bounds": [-1.0, 1.0], "threshold": None}),
+        ("rule:lowercase_words:10", {"name": "lowercase_words:10", "higher_is_better": True, "bounds": [0.0, 1.0],
+                                     "threshold": 0.5}),
+    ],
+)  # fmt: skip
+def test_a_new_task_of_another_goal_says_its_objective(
+    tmp_path: Path, tiny_model: Path, scorer: str, objective: dict[str, Any]
+) -> None:
+    source = write(tmp_path / "mine, {old}.jsonl", plain(40))  # a name that yaml reads otherwise
+    new = NewTask("mine", str(tiny_model), str(source), scorer=scorer, second_scorer="polarity", known_reward=True)
+    whole = OmegaConf.merge(OmegaConf.load(CONF / "task" / "common" / "defaults.yaml"), OmegaConf.load(new.write(tmp_path)))
+    whole.pop("defaults")
+    chosen = build_config(TaskConfig, OmegaConf.to_container(whole), "task")
+    assert (chosen.known_reward, chosen.evaluation.scorer, chosen.prompts.source) == (True, scorer, str(source))
+    assert asdict(chosen.objective) == objective | {"bounds": tuple(objective["bounds"])}
 
 
 def human(tmp_path: Path, model: Path, rows: list[Any], split: str = "train", **more: Any) -> dict[str, Any]:

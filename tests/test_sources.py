@@ -16,7 +16,7 @@ from isoalign.data import hub, prompts
 from isoalign.data.prompts import read_own
 from isoalign.models import loading, scorers
 from isoalign.stages import sft
-from isoalign.tools import tasks
+from isoalign.tools.new_task import NewTask
 
 OLD, NEW = "a" * 40, "b" * 40
 
@@ -125,7 +125,7 @@ def test_rows_without_a_prompt_are_refused_or_skipped_and_counted(tmp_path: Path
 
 def test_a_new_task_over_feedback_takes_its_prompts(tmp_path: Path) -> None:
     source = lines(tmp_path / "hh.jsonl", [{"chosen": HH.format(i, "so"), "rejected": HH.format(i, "no")} for i in range(60)])
-    file = tasks.write_task("talk", tmp_path / "conf", "nano", source, "prompt", "none", source, lora=0)
+    file = NewTask("talk", "nano", source, feedback=source).write(tmp_path / "conf")
     assert "format: transcripts" in file.read_text()
     assert "column:" not in file.read_text()
 

@@ -1,0 +1,132 @@
+"""The yaml of a new task over data of one's own, with lengths and budgets that suit its model and prompts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from isoalign.config.task import PromptsConfig
+from isoalign.core.errors import UserError
+from isoalign.core.files import save
+from isoalign.data import formats, prompts
+from isoalign.data.formats.files import iterate_rows
+from isoalign.data.formats.rows import Row
+from isoalign.models import loading
+from isoalign.models.answer_scorers import load_answer_scorer
+from isoalign.models.scorers import EMBEDDED
+from isoalign.stages.sft import NONE
+
+YAML = """# {name}: written by isoalign new task; every setting is in conf/task/common/defaults.yaml.
+defaults:
+  - common/defaults@_here_
+  - _self_
+name: {name}
+seed: 0
+{objective}budgets: {{tiny: {tiny:.1e}, small: {small:.1e}, large: {large:.1e}}}   # FLOPs of budget=NAME
+model: {{name: {model}, lora: {lora}, bf16: false, eos: open, prompt_tokens: {prompt_tokens}, new_tokens: {new_tokens}}}
+prompts: {{source: {prompts}, {where}, train: 0, validation: 0, test: 0}}   # 0: all
+sft: {{source: {demonstrations}, steps: 50, lr: 1.0e-4, batch_size: 32}}
+feedback: {{draws: 4, margin: 0.3, judge_margin: 0.3, noise: {noise}, file: {feedback}}}
+reward: {{pairs: 1000, lr: 1.0e-4, batch_size: 16, epochs: 1}}
+evaluation:
+  {{split: test, draws: 4, seed: 1234, scorer: {scorer}, second_scorer: {second}, curve_prompts: 64, curve_draws: 2}}
+training:
+  {{betas: [0.9, 0.95], weight_decay: 0.0, warmup: 10, clip: 1.0, micro_batch: 16, checkpoint_seconds: 60, patience: 20,
+   idle_seconds: 600, snapshots: [0.25, 0.5, 0.75]}}
+"""
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """What a new task is over. ``source``: of prompts, in ``column`` or a format of feedback; ``demonstrations``: or ``none``;
+    ``feedback``: of people, or empty; ``scorer`` and ``second_scorer``: of the objective; ``known_reward``: whether the first
+    is annotator and reward as well."""
+
+    name: str
+    model: str
+    source: str
+    column: str = "prompt"
+    demonstrations: str = NONE
+    feedback: str = ""
+    lora: int = 0
+    scorer: str = "tox_block"
+    second_scorer: str = "toxic_classifier"
+    known_reward: bool = False
+
+    def write(self, folder: Path) -> Path:
+        """Write the yaml into ``folder``; its path.
+
+        Raises UserError, with nothing written, for a name that is taken or cannot be one, and for prompts that cannot be read.
+        """
+        if not self.name.isidentifier() or self.name != self.name.lower():
+            raise UserError(
+                f"{self.name!r} can't be the name of a task: use lower-case letters, digits and underscores, as in my_task"
+            )
+        if (file := folder / f"{self.name}.yaml").exists():
+            raise UserError(f"{file} already exists; remove it, or choose another name")
+        tokenizer, weights = loading.load_tokenizer(self.model), loading.count_parameters(self.model)
+        format = _prompt_format(self.source, self.column)
+        asked = prompts.read_own(self.source, PromptsConfig(source=self.source, column=self.column, format=format))
+        lengths = sorted(len(tokenizer(prompt.text)["input_ids"]) for prompt in asked)
+        prompt_tokens = lengths[min(len(lengths) - 1, len(lengths) * 98 // 100)] + 8
+        new_tokens = _answer_tokens(tokenizer, self.demonstrations, self.feedback)
+        # nano's budgets for its size and the tokens of a row
+        small = 4.5e12 * weights / 4.2e6 * (prompt_tokens + new_tokens) / 44 / (3 if self.lora else 1)
+        text = YAML.format(
+            name=self.name, model=_quoted(self.model), lora=self.lora, prompts=_quoted(self.source),
+            where=f"format: {format}" if format else f"column: {_quoted(self.column)}",
+            demonstrations=_quoted(self.demonstrations), feedback=_quoted(self.feedback), prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens, tiny=small / 2, small=small, large=2 * small, scorer=_quoted(self.scorer),
+            second=_quoted(self.second_scorer), objective=self._objective(), noise=0.0 if self.known_reward else 0.05,
+        )  # fmt: skip
+        save(file, text)
+        return file
+
+    def _objective(self) -> str:
+        """The lines of the objective; none for toxicity."""
+        known = "known_reward: true\n" if self.known_reward else ""
+        if self.scorer in EMBEDDED:
+            return known
+        scorer = load_answer_scorer(self.scorer)
+        name = (self.scorer.partition(":")[2] or self.scorer).rpartition("/")[2].partition("@")[0].replace("#", "_")
+        settings = {
+            "name": _quoted(name), "higher_is_better": "false" if scorer.higher_is_better is False else "true",
+            "bounds": f"[{', '.join(map(_number, scorer.bounds))}]",
+            "threshold": 0.5 if scorer.bounds == (0.0, 1.0) else "null",
+        }  # fmt: skip
+        return f"{known}objective: {{{', '.join(f'{key}: {value}' for key, value in settings.items())}}}\n"
+
+
+def _number(end: float | None) -> str:
+    return "null" if end is None else str(float(end))
+
+
+def _quoted(text: str) -> str:
+    """A text in yaml; the absolute path where it names a file or folder, as runs start elsewhere."""
+    return json.dumps(str(Path(text).resolve()) if text and Path(text).exists() else text, ensure_ascii=False)
+
+
+def _prompt_format(source: str, column: str) -> str:
+    """The format by which the prompts of feedback or demonstrations are read; empty for a file with a column of prompts."""
+    first = next((row for row in iterate_rows(source) if isinstance(row, Row)), None)
+    if first is None or first.has(column.partition(".")[0]):
+        return ""
+    try:
+        return formats.open_file(source).format
+    except UserError:  # reading the column says what is wrong
+        return ""
+
+
+def _answer_tokens(tokenizer: object, demonstrations: str, feedback: str) -> int:
+    """Tokens that nineteen of twenty known answers have at most."""
+    answers: list[str] = []
+    if demonstrations not in ("", NONE):
+        shown = formats.read_file(demonstrations).demonstrations
+        answers += ["".join(turn.content for turn in each.completion) for each in shown]
+    if feedback:
+        data = formats.read_file(feedback)
+        answers += ["".join(turn.content for turn in each.chosen) for each in data.comparisons]
+        answers += ["".join(turn.content for turn in each.completion) for each in data.unpaired]
+    lengths = sorted(len(tokenizer(answer)["input_ids"]) for answer in answers)  # type: ignore[operator]
+    return lengths[len(lengths) * 95 // 100] + 1 if lengths else 64
