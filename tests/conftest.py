@@ -19,6 +19,14 @@ from workbench import Bench, Terminal  # noqa: E402
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that type whole runs over a store that holds the SFT row are slow."""
+    for item in items:
+        if "furnished" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def tiny_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Two layers of width 32, prompts of 2 to 7 tokens and answers of 1 to 5."""
