@@ -7,6 +7,7 @@ same architecture and classifiers with the same labels. Rows are made up and mod
 from __future__ import annotations
 
 import gzip
+import hashlib
 import importlib.util
 import json
 import re
@@ -118,18 +119,19 @@ def test_the_keys_of_pairs_follow_the_annotator_and_its_label_and_those_of_other
     def key(annotator: str, by: str = "annotator") -> str:
         return shared(tmp_path, feedback={"annotator": annotator}).pairs(by).key
 
-    folder = hub / "models--unitary--unbiased-toxic-roberta" / "snapshots" / ("0" * 40)
+    place = Path("models--unitary--unbiased-toxic-roberta", "snapshots", commit_of("unitary/unbiased-toxic-roberta"))
+    folder = hub / place
     names = ["", "vader", f"hf:{folder}#toxicity", f"hf:{folder}#insult"]
     assert len({key(name) for name in names}) == 4
     assert key("vader", "judge") == key("", "judge")
-    moved = tmp_path / "models--unitary--unbiased-toxic-roberta" / "snapshots" / ("0" * 40)
+    moved = tmp_path / place
     moved.parent.mkdir(parents=True)
     moved.symlink_to(folder)
     assert key(f"hf:{moved}#toxicity") == key(f"hf:{folder}#toxicity")
 
 
 def test_an_evaluation_scorer_by_another_label_or_name_is_refused_by_its_weights(hub: Path, tmp_path: Path) -> None:
-    folder = hub / "models--unitary--unbiased-toxic-roberta" / "snapshots" / ("0" * 40)
+    [folder] = (hub / "models--unitary--unbiased-toxic-roberta" / "snapshots").iterdir()
     scorers = {"scorer": f"hf:{folder}#insult", "second_scorer": "vader"}
     both = shared(tmp_path, evaluation=scorers, feedback={"annotator": f"hf:{folder}#toxicity"})
     with pytest.raises(UserError, match=r"task.feedback.annotator hf:.*#toxicity is an evaluation scorer; choose another ann"):
@@ -162,9 +164,14 @@ LABELS = {
 LONG = {"max_position_embeddings": 1024, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 0}
 
 
+def commit_of(name: str) -> str:
+    """The commit that a task pins, or some commit."""
+    return NAMED[name] or hashlib.sha1(name.encode()).hexdigest()
+
+
 def snapshot(hub: Path, kind: str, name: str) -> Path:
     """The folder of a repository's commit in the cache of the hub, as a download leaves it."""
-    root, commit = hub / f"{kind}--{name.replace('/', '--')}", NAMED[name] or "0" * 40
+    root, commit = hub / f"{kind}--{name.replace('/', '--')}", commit_of(name)
     (root / "refs").mkdir(parents=True)
     (root / "refs" / "main").write_text(commit)
     (root / "snapshots" / commit).mkdir(parents=True)
@@ -174,7 +181,7 @@ def snapshot(hub: Path, kind: str, name: str) -> Path:
 def write_classifier(folder: Path, kind: str, labels: list[str], **more: Any) -> None:
     sizes = SIZES | CONFIGS.get(kind, {}) | LONG | {"id2label": dict(enumerate(labels)), "num_labels": len(labels)} | more
     config = AutoConfig.for_model(kind, **sizes)
-    torch.manual_seed(len(str(folder.parents[1].name)))
+    torch.manual_seed(int(folder.name[:8], 16))
     model = AutoModelForSequenceClassification.from_config(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -328,7 +335,7 @@ def test_a_task_is_shown_and_dpo_and_ppo_on_it_end_in_cards(task: str, offline: 
     few = FEW + MORE.get(task, [])
     if task == "gsm8k" and not importlib.util.find_spec("math_verify"):
         few = [*few, "task.evaluation.scorer=rule:number", "task.evaluation.second_scorer=rule:exact"]
-    shown = offline([COMMAND, "task", "show", task])
+    shown = offline([COMMAND, "task", "show", task, *(word for word in few if word.startswith("task.prompts"))])
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith(f"{task}: base {task_named(task).model.name}")
     places = [f"store={offline.store}", f"results={offline.home / 'results'}", "threads=1", "tracking=off"]
