@@ -255,7 +255,8 @@ def write_data(hub: Path) -> None:
     card(folder, {"plain_text": ("plain_text", list(splits))})
 
     folder = snapshot(hub, "datasets", "openai/gsm8k")
-    sums = [{"question": f"{asks[i]} and {i % 3}?", "answer": f"<<{i % 3}={i % 3}>>\n#### {i % 3}"} for i in range(240)]
+    right = [i * i // 3 % 3 for i in range(240)]  # which a tiny model finds in one of three answers
+    sums = [{"question": asks[i], "answer": f"<<{n}={n}>>\n#### {n}"} for i, n in enumerate(right)]
     for part in ("main", "socratic"):
         parquet(folder, {"train": sums[:160], "test": sums[160:]}, part)
     card(folder, {part: (part, ["train", "test"]) for part in ("main", "socratic")})
