@@ -28,6 +28,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.places import PACKAGE
 from isoalign.core.store import Store
 from isoalign.models.answer_scorers import AnswerScorer
+from isoalign.models.scorers import load_scorer
 from isoalign.runs.overrides import task_named
 from isoalign.stages import models
 from isoalign.stages.shared import SharedStages
@@ -35,7 +36,7 @@ from workbench import COMMAND, Terminal, complaint, finished, write_model
 
 TASKS = ("rtp_qwen3", "rtp_gpt2", "imdb", "tldr", "gsm8k", "ultrafeedback", "hh", "tulu3")
 PAGE = (PACKAGE.parents[1] / "docs" / "gpu_tasks.md").read_text(encoding="utf-8")
-HUB_NAME = re.compile(r"(?:(?:hf|reward):)?([\w.-]+/[\w.-]+)(?::[\w-]+)?(?:@([\w.-]+))?(?:#\w+)?")
+HUB_NAME = re.compile(r"(?:(?:hf|reward):)?([\w.-]+/[\w.-]+)(?::[\w-]+)?(?:@([\w./-]+))?(?:#\w+)?")
 
 
 def words_of(value: Any) -> list[str]:
@@ -69,9 +70,10 @@ def test_a_task_has_a_section_that_tells_all_that_it_names(task: str) -> None:
 def test_revisions_are_whole_commits_and_the_page_lists_them_and_what_has_none() -> None:
     pinned, loose = PAGE.split("\n## Pinned and not pinned\n", 1)[1].split("\n## ")[0].split("\nNot pinned", 1)
     for name, revision in NAMED.items():
-        assert re.fullmatch("[0-9a-f]{40}|", revision), name
-        assert f"`{name}`" in (pinned if revision else loose)
-        assert revision in pinned
+        commit = re.fullmatch("[0-9a-f]{40}", revision)
+        assert commit or revision in ("", "refs/pr/1"), name
+        assert f"`{name}`" in (pinned if commit else loose)
+        assert revision in (pinned if commit else loose)
 
 
 # -- an annotator of one's own ---------------------------------------------------------------------------------------------
@@ -138,6 +140,15 @@ def test_an_evaluation_scorer_by_another_label_or_name_is_refused_by_its_weights
         both.pairs("annotator")
 
 
+def test_labels_of_a_classifier_that_applies_a_sigmoid_are_probabilities_each(hub: Path) -> None:
+    [folder] = (hub / "models--unitary--unbiased-toxic-roberta" / "snapshots").iterdir()
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        wanted = model(**tokenizer("you are kind", return_tensors="pt")).logits[0].sigmoid()
+    found = [load_scorer(f"hf:{folder}#{label}")(["you are kind"])[0] for label in LABELS["unitary/unbiased-toxic-roberta"]]
+    assert found == pytest.approx(wanted.tolist(), abs=1e-5)
+
+
 # -- a local copy of all that the tasks name -------------------------------------------------------------------------------
 
 CHAT = (
@@ -153,7 +164,7 @@ LANGUAGE_MODELS = {
 REWARD_MODELS = {
     "Skywork/Skywork-Reward-V2-Qwen3-8B": ("qwen3", True), "Skywork/Skywork-Reward-V2-Qwen3-0.6B": ("qwen3", True),
     "Skywork/Skywork-Reward-V2-Llama-3.2-1B": ("llama", True), "allenai/Llama-3.1-Tulu-3-8B-RM": ("llama", True),
-    "cleanrl/EleutherAI_pythia-1b-deduped__reward__tldr": ("gpt_neox", False),
+    "trl-lib/pythia-1b-deduped-tldr-rm": ("gpt_neox", False),
 }  # fmt: skip
 LABELS = {
     "s-nlp/roberta_toxicity_classifier": ["neutral", "toxic"],
@@ -166,14 +177,15 @@ LONG = {"max_position_embeddings": 1024, "pad_token_id": 1, "bos_token_id": 0, "
 
 def commit_of(name: str) -> str:
     """The commit that a task pins, or some commit."""
-    return NAMED[name] or hashlib.sha1(name.encode()).hexdigest()
+    return NAMED[name] if re.fullmatch("[0-9a-f]{40}", NAMED[name]) else hashlib.sha1(name.encode()).hexdigest()
 
 
 def snapshot(hub: Path, kind: str, name: str) -> Path:
     """The folder of a repository's commit in the cache of the hub, as a download leaves it."""
     root, commit = hub / f"{kind}--{name.replace('/', '--')}", commit_of(name)
-    (root / "refs").mkdir(parents=True)
-    (root / "refs" / "main").write_text(commit)
+    ref = root / "refs" / ("main" if NAMED[name] in ("", commit) else NAMED[name])
+    ref.parent.mkdir(parents=True)
+    ref.write_text(commit)
     (root / "snapshots" / commit).mkdir(parents=True)
     return root / "snapshots" / commit
 
@@ -205,7 +217,7 @@ def write_models(hub: Path, words: Path) -> None:
         elif name in REWARD_MODELS:
             write_classifier(folder, REWARD_MODELS[name][0], ["LABEL_0"], **size)
         else:
-            several = {"problem_type": "multi_label_classification"} if len(LABELS[name]) > 2 else {}
+            several = {"function_to_apply": "sigmoid"} if len(LABELS[name]) > 2 else {}
             write_classifier(folder, "roberta", LABELS[name], **size, **several)
 
 
@@ -348,7 +360,7 @@ def test_a_task_is_shown_and_dpo_and_ppo_on_it_end_in_cards(task: str, offline: 
         assert made["training"]["steps"] == 2
         assert task_named(task).objective.gain in made["metrics"]
         if task.startswith("rtp"):
-            assert made["notes"]["annotator"] == "hf:unitary/unbiased-toxic-roberta#toxicity"
+            assert made["notes"]["annotator"].startswith("hf:unitary/unbiased-toxic-roberta@")
             assert any(item["role"] == "judge" and item["flops"] > 0 for item in made["spent"]["items"])
 
 
