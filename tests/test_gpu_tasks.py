@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.places import PACKAGE
 from isoalign.core.store import Store
+from isoalign.data import hub as hub_module
 from isoalign.models.answer_scorers import AnswerScorer
 from isoalign.models.scorers import load_scorer
 from isoalign.runs.overrides import task_named
@@ -117,19 +119,25 @@ def test_its_direction_is_its_own_or_else_the_objectives(tmp_path: Path, monkeyp
         assert shared(tmp_path, objective=objective).opinion("annotator").losses(["q"], ["ab"]) == losses
 
 
-def test_the_keys_of_pairs_follow_the_annotator_and_its_label_and_those_of_others_stay(hub: Path, tmp_path: Path) -> None:
-    def key(annotator: str, by: str = "annotator") -> str:
-        return shared(tmp_path, feedback={"annotator": annotator}).pairs(by).key
+def test_the_keys_of_pairs_follow_the_annotator_its_label_and_its_weights(hub: Path, tmp_path: Path) -> None:
+    def key(annotator: str) -> str:
+        return shared(tmp_path, feedback={"annotator": annotator}).pairs("annotator").key
 
-    place = Path("models--unitary--unbiased-toxic-roberta", "snapshots", commit_of("unitary/unbiased-toxic-roberta"))
-    folder = hub / place
-    names = ["", "vader", f"hf:{folder}#toxicity", f"hf:{folder}#insult"]
-    assert len({key(name) for name in names}) == 4
-    assert key("vader", "judge") == key("", "judge")
-    moved = tmp_path / place
-    moved.parent.mkdir(parents=True)
-    moved.symlink_to(folder)
-    assert key(f"hf:{moved}#toxicity") == key(f"hf:{folder}#toxicity")
+    [folder] = (hub / "models--unitary--unbiased-toxic-roberta" / "snapshots").iterdir()
+    mine = shutil.copytree(folder, tmp_path / "mine")
+    before = [key(name) for name in ("", "vader", f"hf:{mine}#toxicity", f"hf:{mine}#insult")]
+    (mine / "config.json").write_text((mine / "config.json").read_text() + " ")
+    hub_module.model_identity.cache_clear()
+    assert len({*before, key(f"hf:{mine}#toxicity")}) == 5
+
+
+def test_two_labels_of_a_known_reward_have_keys_of_their_own(hub: Path, tmp_path: Path) -> None:
+    [folder] = (hub / "models--unitary--unbiased-toxic-roberta" / "snapshots").iterdir()
+    made = []
+    for label in ("insult", "threat"):
+        scorers = {"scorer": f"hf:{folder}#{label}", "second_scorer": "vader"}
+        made.append(shared(tmp_path, known_reward=True, feedback={}, evaluation=scorers).pairs("annotator").key)
+    assert made[0] != made[1]
 
 
 def test_an_evaluation_scorer_by_another_label_or_name_is_refused_by_its_weights(hub: Path, tmp_path: Path) -> None:
@@ -362,6 +370,8 @@ def test_a_task_is_shown_and_dpo_and_ppo_on_it_end_in_cards(task: str, offline: 
         if task.startswith("rtp"):
             assert made["notes"]["annotator"].startswith("hf:unitary/unbiased-toxic-roberta@")
             assert any(item["role"] == "judge" and item["flops"] > 0 for item in made["spent"]["items"])
+            verified = offline([COMMAND, "verify", done.stdout.splitlines()[-1], "--store", str(offline.store)])
+            assert verified.returncode == 0, verified.stdout
 
 
 @pytest.mark.slow

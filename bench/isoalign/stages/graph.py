@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +80,8 @@ class StageGraph(TaskModels):
         if labelled_by == "annotator" and task.feedback.file and not self._is_unpaired:
             return self._human_pairs(split)
         recipe = {
-            "version": pairs.VERSION, "completions": answers.key, "annotators": self.annotators.key,
-            "config": replace(task.feedback, annotator=""), "labelled_by": labelled_by, "seed": task.seed,
+            "version": pairs.VERSION, "completions": answers.key, "annotators": self.annotators.key, "config": task.feedback,
+            "labelled_by": labelled_by, "seed": task.seed,
         }  # fmt: skip
         if task.scored_by(labelled_by):
             recipe |= {"annotators": self.scorer_recipe(labelled_by)}
