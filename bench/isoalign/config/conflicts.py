@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isoalign.config import evaluation, known
+from isoalign.config import annotator, evaluation, known
 from isoalign.config.feedback import PanelConfig
 
 
@@ -12,6 +12,8 @@ def conflict(task: Any) -> str:
     """Why the settings of a TaskConfig exclude one another, in a line; empty if they don't."""
     scorers = (task.evaluation.scorer, task.evaluation.second_scorer)
     if task.known_reward and (why := known.conflict(task)):
+        return why
+    if task.feedback.annotator and (why := annotator.conflict(task)):
         return why
     if task.judge.kind == "scorer" and task.judge.model in scorers:
         return f"task.judge.model {task.judge.model} is an evaluation scorer; choose another scorer as judge"

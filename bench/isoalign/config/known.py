@@ -44,10 +44,10 @@ def misfit(task: Any, labelled_by: str) -> str:
     noun = task.objective.noun
     if task.objective.is_toxicity:
         return ""
-    if labelled_by == "annotator" and not task.known_reward and not task.feedback.file:
+    if labelled_by == "annotator" and not task.scored_by(labelled_by) and not task.feedback.file:
         return (
             f"the simulated annotator knows toxicity alone, and the objective is {noun}: set task.known_reward=true for "
-            "verdicts and rewards by task.evaluation.scorer, or task.feedback.file"
+            "verdicts and rewards by task.evaluation.scorer, or task.feedback.annotator or task.feedback.file"
         )
     if labelled_by == "judge" and task.judge.kind == "classifier":
         return (

@@ -148,7 +148,8 @@ class FeedbackConfig:
 
     ``file``: human verdicts instead of simulated ones, a file or hf:NAME; ``format``: one of those of `isoalign data`, empty
     to recognise it; ``columns``: the file's names of columns, where they are others than the format's; ``skip``: rows that are
-    left out and counted instead of refused, ``empty``, ``tools`` or ``faulty``."""
+    left out and counted instead of refused, ``empty``, ``tools`` or ``faulty``. ``annotator``: a scorer, as in
+    ``task.evaluation.scorer`` but none of the evaluation's, that compares answers instead of the embedded annotator."""
 
     draws: int = 4
     margin: float = 0.3
@@ -159,6 +160,7 @@ class FeedbackConfig:
     format: str = added_later("")
     columns: dict[str, str] | None = added_later(None)
     skip: str = added_later("")
+    annotator: str = added_later("")
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise < 0.5:
@@ -227,7 +229,7 @@ class TaskConfig:
     def scored_by(self, labelled_by: str) -> str:
         """The scorer by which the ``annotator`` or the ``judge`` compares answers; empty if it is no scorer."""
         if labelled_by == "annotator":
-            return self.evaluation.scorer if self.known_reward else ""
+            return self.evaluation.scorer if self.known_reward else self.feedback.annotator
         return self.judge.model if self.judge.kind == "scorer" else ""
 
     def __post_init__(self) -> None:

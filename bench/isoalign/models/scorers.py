@@ -121,7 +121,8 @@ def _load_hub_scorer(name: str, device: str) -> Scorer:
     model = model.eval().to(device)
     _check_outputs(source, model.config)
     label = _toxic_label(source, model.config.id2label, wanted)
-    several = model.config.num_labels > 1 and model.config.problem_type != "multi_label_classification"
+    applied, kind = getattr(model.config, "function_to_apply", None), model.config.problem_type
+    several = model.config.num_labels > 1 and kind != "multi_label_classification" and applied != "sigmoid"
     # RoBERTa's positions start at 2
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512) - 2)
 

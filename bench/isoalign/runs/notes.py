@@ -84,6 +84,7 @@ def _feedback_records(run: Run) -> dict[str, Any]:
     """Records of a panel of annotators, a feedback file, revisions and a comparing judge, if the run used them."""
     record, kept = _verdicts(run), ("panel", "file", "dropped", "remarks", "cut")
     records: dict[str, Any] = {name: record[name] for name in kept if name in record}
+    records |= {"annotator": name} if (name := run.task.feedback.annotator) else {}
     if run.uses("revisions"):
         records["revisions"] = _record(run, run.shared.revisions_stage)
     if check := run.judge_check():

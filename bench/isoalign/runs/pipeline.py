@@ -228,7 +228,8 @@ class Run(Training):
         known = self.task.known_reward  # the annotator is the scorer, and a judge that is no scorer knows something else
         sources = [by for by in pairs.SOURCES if not known or (by == "judge" and self.task.scored_by(by))]
         recipe = {"version": annotator_agreement.VERSION, "annotators": shared.annotators.key, "scores": scores.key}
-        recipe |= {"annotators": {by: shared.scorer_recipe(by) for by in sources}} if known else {}
+        own = {by: found for by in sources if (found := shared.scorer_recipe(by))}
+        recipe |= {"annotators": own} if known else {"opinions": own} if own else {}
 
         def make(work: Path) -> None:
             opinions = {by: shared.opinion(by) for by in sources}

@@ -141,8 +141,9 @@ class Training:
         if not by_judge and self.uses("reward"):
             shared.check_reward_fits("annotator")
         shared.get(shared.sft)
-        if self.task.known_reward:  # a split in which no two answers differ must not end the run after training
+        if self.task.known_reward:
             shared.known_function()
+        if self.task.scored_by("annotator"):  # a split in which no two answers differ must not end the run after training
             for split in dict.fromkeys(("train", "validation", self.task.evaluation.split)):
                 shared.get(shared.pairs("annotator", split))
         if by_judge:  # what it asks of the judge is not known before

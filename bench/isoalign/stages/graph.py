@@ -229,22 +229,14 @@ class StageGraph(TaskModels):
         """What the reward model is, for recipes; empty for a head on the SFT base."""
         config = self.task.reward
         if config.base:
-            return {"base": self._apart("base", loading.weights_identity(config.base))}
+            return {"base": self.apart("reward.base", config.base, loading.weights_identity(config.base))}
         if config.model:
-            own = self._apart("model", scorers.scorer_identity(config.model))
+            own = self.apart("reward.model", config.model, scorers.scorer_identity(config.model))
             return {"model": own, "reading": str(reward_classifier.VERSION)}
         if config.classifier in ("", "annotator"):
             return {"classifier": self.annotators.key} if config.classifier else {}
-        sign = {"sign": "+"} if self.more_is_better else {}
-        return {"classifier": self._apart("classifier", scorers.scorer_identity(config.classifier))} | sign
-
-    def _apart(self, setting: str, weights: str) -> str:
-        """The identity of a reward's weights. Raises UserError if they are an evaluation scorer's: a method must not train on
-        what evaluates it."""
-        evaluation, name = self.task.evaluation, getattr(self.task.reward, setting)
-        if weights in map(scorers.scorer_identity, (evaluation.scorer, evaluation.second_scorer)):
-            raise UserError(f"task.reward.{setting} {name} is an evaluation scorer; choose another {setting} or scorer")
-        return weights
+        weights = self.apart("reward.classifier", config.classifier, scorers.scorer_identity(config.classifier))
+        return {"classifier": weights} | ({"sign": "+"} if self.more_is_better else {})
 
     def train_reward(self, work: Path, verdicts: Feedback, member: int) -> None:
         """Train a reward model, or a member of an ensemble, on verdicts."""

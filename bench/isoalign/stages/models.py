@@ -126,13 +126,31 @@ class TaskModels:
         if not (name := self.task.scored_by(labelled_by)):
             return None
         scorer, objective = load_answer_scorer(name, str(device())), self.task.objective
-        stated = scorer.higher_is_better if labelled_by == "judge" else objective.higher_is_better
-        return Scores(scorer, objective.higher_is_better if stated is None else stated)
+        known = self.task.known_reward and labelled_by == "annotator"
+        unsaid = known or scorer.higher_is_better is None
+        return Scores(scorer, bool(objective.higher_is_better if unsaid else scorer.higher_is_better))
 
     def scorer_recipe(self, labelled_by: str) -> dict[str, Any]:
-        """All that the opinion of an annotator or judge that is a scorer depends on; empty for another one."""
-        name = self.task.scored_by(labelled_by)
-        return {"scorer": identity(name), "higher": self.task.objective.higher_is_better} if name else {}
+        """All that the opinion of an annotator or judge that is a scorer depends on; empty for another one.
+
+        Raises UserError for an annotator of one's own whose weights are an evaluation scorer's.
+        """
+        if not (name := self.task.scored_by(labelled_by)):
+            return {}
+        own = labelled_by == "annotator" and not self.task.known_reward
+        weights = self.apart("feedback.annotator", name, identity(name)) if own else identity(name)
+        recipe = {"scorer": weights, "higher": self.task.objective.higher_is_better}
+        label = name.partition("#")[2] if name.startswith("hf:") else ""  # the weights are the same for each
+        return recipe | ({"label": label} if label else {})
+
+    def apart(self, setting: str, name: str, weights: str) -> str:
+        """The identity of the weights that a setting names. Raises UserError if they are an evaluation scorer's: a method must
+        not train on what evaluates it."""
+        evaluation = self.task.evaluation
+        if weights in map(identity, (evaluation.scorer, evaluation.second_scorer)):
+            what = setting.rpartition(".")[2]
+            raise UserError(f"task.{setting} {name} is an evaluation scorer; choose another {what} or scorer")
+        return weights
 
     def known_function(self) -> KnownFunction:
         """The known reward, with the prompts of all splits by the tokens that the model reads.

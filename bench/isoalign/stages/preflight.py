@@ -98,8 +98,8 @@ def own_reward_models(task: TaskConfig) -> list[str]:
 
 
 def scorer_models(task: TaskConfig) -> list[str]:
-    """The names of reward models that are scorers of the evaluation."""
-    named = (task.evaluation.scorer, task.evaluation.second_scorer)
+    """The names of reward models that are scorers of the evaluation, or the annotator."""
+    named = (task.evaluation.scorer, task.evaluation.second_scorer, task.feedback.annotator)
     return [name.removeprefix(REWARD) for name in named if name.startswith(REWARD)]
 
 
@@ -109,7 +109,8 @@ def _check_own_reward(name: str, task: TaskConfig) -> dict[str, float]:
     report: dict[str, float] = {}
     with _named(name):
         reward_classifier.check_scores(model)
-        if name == task.reward.model.removeprefix("hf:"):  # evaluation is not billed
+        if name in (task.reward.model.removeprefix("hf:"), task.feedback.annotator.removeprefix(REWARD)):
+            # evaluation is not billed
             report["FLOPs"] = model.bill_error()
     _check_bill(repr(name), model.model, report.get("FLOPs", 0.0))
     asked = list(PromptTurns(task).all())

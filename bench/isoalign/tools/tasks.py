@@ -81,6 +81,7 @@ def _feedback(task: TaskConfig, evaluated: list[str]) -> str:
     config = task.feedback
     if not config.file:
         by = f"by {task.evaluation.scorer}, the known reward," if task.known_reward else "by a simulated annotator"
+        by += f", {config.annotator}," if config.annotator else ""
         return f"feedback: verdicts {by} on {config.draws} answers of the base to each prompt"
     return f"feedback: {config.file}{_leaks(config.file, config.format, evaluated, config.columns, config.skip)}"
 

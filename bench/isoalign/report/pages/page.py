@@ -23,8 +23,8 @@ from isoalign.stats import Comparison
 FOLD = 45  # pairs of ten methods; more are folded away
 # Of Card.notes: shown above the metrics, and may differ between rows.
 _NOTES = {
-    "known_reward": "Known reward", "reward_model": "Reward", "noise": "Label noise", "correlation": "Rank correlations",
-    "tuning": "Tuning", "caveat": "Caveat",
+    "known_reward": "Known reward", "reward_model": "Reward", "annotator": "Annotator", "noise": "Label noise",
+    "correlation": "Rank correlations", "tuning": "Tuning", "caveat": "Caveat",
 }  # fmt: skip
 
 _HOW_TO_READ = """\
