@@ -343,7 +343,7 @@ def test_a_reward_model_of_any_architecture_is_trained_saved_and_scores_ends(nam
 def test_a_base_that_can_not_have_a_head_is_one_line(tmp_path: Path) -> None:
     write_model(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "sam"}')
-    with pytest.raises(UserError, match=r"cannot load .* as a reward model") as caught:
+    with pytest.raises(UserError, match=r"cannot load the reward model") as caught:
         load_reward_model(str(tmp_path), tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -184,7 +184,7 @@ def test_a_folder_that_is_no_usable_model_is_refused(tiny_model: Path, tmp_path:
     ("more", "reason"),
     [
         ({"prompts": PromptsConfig(test=100000)}, "lower task.prompts.test"),
-        ({"evaluation": EvaluationConfig(scorer="hf:nowhere/scorer")}, "cannot load the scorer hf:nowhere/scorer"),
+        ({"evaluation": EvaluationConfig(scorer="hf:nowhere/scorer")}, "cannot load the scorer 'hf:nowhere/scorer'"),
         ({"judge": JudgeConfig(kind="lm", model="/nowhere/judge")}, "cannot load the model '/nowhere/judge'"),
         ({"training": TrainConfig(gradient_checkpointing=True)}, "CTRLLMHeadModel has no layers that can be checkpointed"),
     ],

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from isoalign.core.errors import UserError
+from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.lazy import huggingface_hub, transformers
+from isoalign.core.memory import machine_failure
 from isoalign.core.store import digest
 from isoalign.data.assets import file_digest
 
@@ -18,6 +21,24 @@ FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 def offline() -> bool:
     """Whether the hub is off limits: True unless HF_HUB_OFFLINE is set to 0."""
     return os.environ.get("HF_HUB_OFFLINE", "1").lower() not in ("0", "false", "no", "off")
+
+
+@contextmanager
+def loading_errors(what: str, name: str) -> Iterator[None]:
+    """Context in which whatever loading a model raises is a UserError in one line. ``what``: "the model"."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        if failure := machine_failure(error):
+            raise failure from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        absent = offline() and not Path(name.removeprefix("hf:")).exists()
+        hint = "; set HF_HUB_OFFLINE=0 to allow the download" if absent else ""
+        raise UserError(f"cannot load {what} {name!r}: {reason}{hint}") from error
+    except Exception as error:  # files that are broken raise anything
+        raise machine_failure(error) or UserError(f"cannot load {what} {name!r}: {unforeseen(error)}") from error
 
 
 @cache

@@ -3,9 +3,6 @@ with ``@REVISION`` for a commit, branch or tag."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,9 +10,8 @@ from typing import Any
 import torch
 
 from isoalign.config.task import ModelConfig
-from isoalign.core.errors import UserError, unforeseen
+from isoalign.core.errors import UserError
 from isoalign.core.lazy import transformers
-from isoalign.core.memory import machine_failure
 from isoalign.data import assets, hub
 from isoalign.data.assets import ASSETS
 from isoalign.models import tokens
@@ -28,7 +24,7 @@ def load_model(name: str, weights: Path | None = None, dtype: str = "float32") -
     model, or lacks weights.
     """
     tokenizer, config = load_tokenizer(name), load_config(name)
-    with _user_errors(name):
+    with hub.loading_errors("the model", model_path(name)):
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             str(weights or model_path(name)), config=None if weights else config, dtype=dtype, use_safetensors=True,
             trust_remote_code=False, output_loading_info=True,
@@ -46,7 +42,7 @@ def load_model(name: str, weights: Path | None = None, dtype: str = "float32") -
 
 def load_config(name: str) -> Any:
     """The configuration of a model. Raises UserError if it can't be loaded or is of no causal language model."""
-    with _user_errors(name):
+    with hub.loading_errors("the model", model_path(name)):
         config = transformers.AutoConfig.from_pretrained(model_path(name), trust_remote_code=False)
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(
@@ -89,7 +85,7 @@ def weights_identity(name: str) -> str:
 
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model, padding on the left."""
-    with _user_errors(name):
+    with hub.loading_errors("the model", model_path(name)):
         return tokens.load(model_path(name))
 
 
@@ -120,20 +116,3 @@ def read_template(file: str) -> str:
     if "messages" not in text:
         raise UserError(f"task.model.template: {file} is no chat template: it does not read messages")
     return text
-
-
-@contextmanager
-def _user_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        if failure := machine_failure(error):
-            raise failure from error
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = "; set HF_HUB_OFFLINE=0 once to download a hub model" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-        raise UserError(f"cannot load the model {model_path(name)!r}: {reason}{hint}") from error
-    except Exception as error:  # files that are broken raise anything
-        reason = f"cannot load the model {model_path(name)!r}: {unforeseen(error)}"
-        raise machine_failure(error) or UserError(reason) from error

@@ -16,7 +16,7 @@ from torch import Tensor
 from isoalign.config.shaping import ShapingConfig
 from isoalign.config.task import ModelConfig
 from isoalign.core.batches import Rollouts
-from isoalign.core.errors import UserError
+from isoalign.data import hub
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.models import loading, tokens
 from isoalign.models.flops import Shape, shape_of
@@ -59,11 +59,8 @@ class Annotator(Protocol):
 def load_reward_model(name: str, weights: Path | str) -> tuple[Any, Any]:
     """A scalar-head model with the weights of a stage (or of a base), and the tokenizer of the model ``name``."""
     tokenizer = loading.load_tokenizer(name)
-    try:
+    with hub.loading_errors("the reward model", str(weights)):
         model = load_scalar_head(str(weights))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot load {str(weights)!r} as a reward model: {reason}") from error
     model.config.pad_token_id = tokenizer.pad_token_id
     return model.eval().requires_grad_(False), tokenizer
 

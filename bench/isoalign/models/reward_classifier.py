@@ -6,8 +6,7 @@ has none. Their weights are frozen, and their sign is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoalign.core.errors import UserError, unforeseen
+from isoalign.core.errors import UserError
 from isoalign.core.lazy import transformers
-from isoalign.core.memory import machine_failure
 from isoalign.data import hub
 from isoalign.data.formats import Turn, Turns
 from isoalign.data.prompts import as_text
@@ -144,7 +142,7 @@ def load(name: str, device: str = "cpu") -> RewardClassifier:
     """
     if "#" in name and not Path(name).exists():
         raise UserError(f"the reward model {name!r}: a reward model has one output and no #label; leave the label out")
-    with _told(name):
+    with hub.loading_errors("the reward model", name):
         source = hub.model_folder(name)
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         kind = _kind(name, config)
@@ -164,7 +162,7 @@ def load(name: str, device: str = "cpu") -> RewardClassifier:
 
 def about(name: str) -> str:
     """What cards say of a reward model: that it was trained elsewhere, and what it reads."""
-    with _told(name):
+    with hub.loading_errors("the reward model", name):
         source = hub.model_folder(name)
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         reader = Reader(tokens.load(source))
@@ -215,24 +213,6 @@ def _check_template(found: RewardClassifier) -> None:
     text = tokens.chat_text(found.reader.tokenizer, said, answer=False)
     if not 0 <= text.find(said[0]["content"]) < text.find(said[1]["content"]):
         raise UserError(f"the chat template of the reward model {found.name!r} does not show prompt and answer; mend it")
-
-
-@contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Context in which whatever loading raises is told in a line that names the reward model."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        if failure := machine_failure(error):
-            raise failure from error
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = "; set HF_HUB_OFFLINE=0 to allow the download" if hub.offline() and not Path(name).exists() else ""
-        raise UserError(f"cannot load the reward model {name!r}: {reason}{hint}") from error
-    except Exception as error:  # files that are broken raise anything
-        reason = f"cannot load the reward model {name!r}: {unforeseen(error)}"
-        raise machine_failure(error) or UserError(reason) from error
 
 
 def _end_tokens(tokenizer: Any) -> list[int]:

@@ -6,7 +6,6 @@ miss threats without swear words.
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -142,16 +141,13 @@ def _load_hub_scorer(name: str, device: str) -> Scorer:
 
 
 def _load_classifier(source: str) -> tuple[Any, Any]:
-    local = hub.offline()
-    where: dict[str, Any] = {"local_files_only": local}
-    try:
+    where: dict[str, Any] = {"local_files_only": hub.offline()}
+    with hub.loading_errors("the scorer", f"hf:{source}"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
-        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+        loaded: Any = transformers.AutoModelForSequenceClassification.from_pretrained(
             source, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **where
         )
-    except (OSError, ValueError) as error:
-        advice = "; set HF_HUB_OFFLINE=0 to allow the download" if local and not os.path.exists(source) else ""
-        raise UserError(f"cannot load the scorer hf:{source}: {str(error).strip().splitlines()[0]}{advice}") from error
+    model, info = loaded
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"]))
         raise UserError(f"hf:{source} is not a trained classifier: it lacks the weights {missing}")
