@@ -21,7 +21,7 @@ from isoalign.data.formats import Turn
 from isoalign.evaluation import card as cards
 from isoalign.models import loading
 from isoalign.stages import from_file, sft
-from isoalign.stages.cutting import Cutter, encode_prompts, fit_of, turns_of
+from isoalign.stages.cutting import Cutter, HeldOut, encode_prompts, fit_of, turns_of
 from isoalign.stages.graph import StageGraph
 from isoalign.tools import tasks
 from isoalign.tools.new_task import NewTask
@@ -262,6 +262,8 @@ def test_a_new_task_is_written_with_lengths_and_budgets_of_its_data_and_shown(tm
     assert "as the model reads them:\n  <|endoftext|>" in text
     with pytest.raises(UserError, match="already exists"):
         NewTask("mine", str(tiny_model), str(file)).write(tmp_path)
+    with pytest.raises(UserError, match="'true' can't be the name of a task: yaml reads it as True"):
+        NewTask("true", str(tiny_model), str(file)).write(tmp_path)
     with pytest.raises(UserError, match="lower-case letters"):
         NewTask("My Task", str(tiny_model), str(file)).write(tmp_path)
 
@@ -327,6 +329,36 @@ def test_the_turns_of_a_conversation_are_not_divided_between_training_and_test(t
     pairs = {split: human(tmp_path, tiny_model, rows, split, prompt_tokens=60)["pairs"] for split in prompts.SPLITS}
     firsts = [prompts.split_of(f"hi {i}") for i in range(30)]
     assert pairs == {split: 2 * firsts.count(split) for split in prompts.SPLITS}
+
+
+def test_verdicts_on_evaluated_prompts_train_nothing_however_they_are_written(tmp_path: Path, tiny_model: Path) -> None:
+    trained = [i for i in range(60) if prompts.split_of(f"are you {i}") == "train"]
+    asked = [f"are you {i}" for i in trained]
+    rows = [{"prompt": text, "chosen": " yes", "rejected": " no"} for text in asked]
+    talk = [{"prompt": [{"role": "user", "content": text}], "chosen": [{"role": "assistant", "content": "yes"}],
+             "rejected": [{"role": "assistant", "content": "no"}]} for text in asked]  # fmt: skip
+    limits = ModelConfig(str(tiny_model), eos="open", prompt_tokens=40, new_tokens=6)
+    tokenizer = loading.load_tokenizer(str(tiny_model))
+    evaluated = [(Turn("", asked[0].upper()),), (Turn("user", asked[1]), Turn("assistant", "so"), Turn("user", "and?"))]
+    for name, kind in (("plain", rows), ("talk", talk)):
+        (work := tmp_path / name).mkdir()
+        feedback = FeedbackConfig(file=str(write(tmp_path / f"{name}.jsonl", kind)))
+        from_file.make_human_pairs(work, feedback, tokenizer, limits, "train", evaluated)
+        record = json.loads((work / "record.json").read_text())
+        assert record["dropped"] == {"whose prompt is evaluated": 2}
+        assert record["pairs"] == len(trained) - 2
+    labels = [{"prompt": text, "completion": " yes", "label": i % 2 == 0} for i, text in enumerate(asked)]
+    feedback = FeedbackConfig(file=str(write(tmp_path / "labels.jsonl", labels)))
+    from_file.make_unpaired(tmp_path, feedback, tokenizer, limits, evaluated)
+    assert json.loads((tmp_path / "record.json").read_text())["dropped"] == {"whose prompt is evaluated": 2}
+
+
+def test_what_is_cut_to_an_evaluated_prompt_is_one(tmp_path: Path, tiny_model: Path) -> None:
+    limits = ModelConfig(str(tiny_model), prompt_tokens=4, new_tokens=6)
+    cut = Cutter(loading.load_tokenizer(str(tiny_model)), limits)
+    held_out = HeldOut(cut, [(Turn("", "I think that you are kind"),)])
+    assert (Turn("", "they say that you are kind"),) in held_out  # the model reads its end
+    assert (Turn("", "they say that you are a moron"),) not in held_out
 
 
 def test_labels_of_which_only_one_kind_is_left_to_train_on_are_refused(tmp_path: Path, tiny_model: Path) -> None:

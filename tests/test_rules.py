@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from decimal import Decimal
 from itertools import combinations
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from isoalign.core.objective import Objective
 from isoalign.core.records import Sample
 from isoalign.data import prompts
 from isoalign.evaluation.metrics import ScoredSamples, objective
-from isoalign.models import scorers
+from isoalign.models import rules, scorers
 from isoalign.models.answer_scorers import check_scorers, load_answer_scorer
 from isoalign.models.rules import load_rule
 
@@ -68,6 +69,21 @@ def test_a_rule_s_version_is_in_its_identity() -> None:
 
 
 # -- right answers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("so 1,234.5 of them", "1234.5"), ("1e3", "1000"), ("2-3", "3"), ("it is -3", "-3"), ("1/2", None), ("12:30", None),
+     ("a ratio of 2:3", None), ("none", None), ("5 and 7.", "7")],
+)  # fmt: skip
+def test_a_number_is_a_plain_one(text: str, number: str | None) -> None:
+    assert rules.last_number(text) == (None if number is None else Decimal(number))
+
+
+def test_a_reference_of_several_numbers_is_refused() -> None:
+    with pytest.raises(UserError, match=r"the reference '5 of 7 apples' has several numbers; write one behind ####"):
+        load_answer_scorer("rule:number")(["q"], ["7"], ["5 of 7 apples"])
+    assert load_answer_scorer("rule:number")(["q"], ["7"], ["5 + 2 = 7 #### 7 apples"]) == [1.0]
 
 
 def test_the_last_number_is_compared_with_the_right_one_after_the_hashes() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,12 +26,12 @@ def make_agreement(
     columns = by_scorer | {by: each.raw(prompts, texts) for by, each in opinions.items()}
     couples = [(by, name) for by in opinions for name in by_scorer]
     couples += [("judge", "annotator")] if {"judge", "annotator"} <= opinions.keys() else [tuple(by_scorer)[:2]]
-    found = {
-        f"{by} with {other}": float(scipy.stats.spearmanr(*_known(columns[by], columns[other]))[0]) for by, other in couples
-    }
-    (work / "correlation.json").write_text(
-        json.dumps({name: round(value, 3) for name, value in found.items() if math.isfinite(value)})
-    )
+    found = {}
+    for by, other in couples:
+        first, second = _known(columns[by], columns[other])
+        if len(set(first)) > 1 < len(set(second)):
+            found[f"{by} with {other}"] = round(float(scipy.stats.spearmanr(first, second)[0]), 3)
+    (work / "correlation.json").write_text(json.dumps(found))
 
 
 def _known(first: list[float | None], second: list[float | None]) -> tuple[list[float], list[float]]:

@@ -19,7 +19,7 @@ from isoalign.core.text import normalise
 VERSION = 1  # raised whenever a score would change
 PREFIX = "rule:"
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"(?:(?<![\w.])-)?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?(?:[/:]\d+)*")
 _ASKING = re.compile(
     r"(?:^|[.!?,;:]|\b(?:and|but|so|or)\b)\W*(?:who|whom|whose|what|which|when|where|why|how|do|does|did|is|are|am|was|were|can"
     r"|could|will|would|should|shall|may|might|have|has|had|isn't|aren't|don't|doesn't|didn't|can't|won't)\b[^.!?]*\?",
@@ -77,9 +77,9 @@ def load_rule(name: str) -> Rule:
 
 
 def last_number(text: str) -> Decimal | None:
-    """The last number of a text, thousands separated or not; None without one."""
+    """The last number of a text, thousands separated or not; None without one, and for a fraction, ratio or time."""
     found = _NUMBER.findall(text)
-    return Decimal(found[-1].replace(",", "")) if found else None
+    return Decimal(found[-1].replace(",", "")) if found and not {"/", ":"} & set(found[-1]) else None
 
 
 def final_answer(reference: str) -> str:
@@ -88,10 +88,11 @@ def final_answer(reference: str) -> str:
 
 
 def _is_number(prompt: str, answer: str, reference: str) -> bool:
-    right = last_number(final_answer(reference))
-    if right is None:
-        raise ValueError(f"the reference {final_answer(reference)[:40]!r} has no number")
-    return last_number(answer) == right
+    right = final_answer(reference)
+    if last_number(right) is None or len(_NUMBER.findall(right)) > 1:
+        why = "has several numbers" if len(_NUMBER.findall(right)) > 1 else "has no number"
+        raise ValueError(f"the reference {right[:40]!r} {why}; write one behind ####, or use rule:exact or rule:math")
+    return last_number(answer) == last_number(right)
 
 
 def _by_math_verify() -> Holds:

@@ -17,7 +17,7 @@ from isoalign.models.answer_scorers import load_answer_scorer
 from isoalign.models.loading import task_tokenizer
 from isoalign.runs.pipeline import Run
 from isoalign.runs.win_rate import protocol, taught
-from isoalign.stages import pairs
+from isoalign.stages import from_file, pairs
 from isoalign.stages.cutting import Cutter
 from isoalign.stages.stage import Stage
 
@@ -25,13 +25,14 @@ KNOWN = "annotator, reward and objective are one known function ({}): no proxy g
 CAVEAT = "Classifier scorers are weak on implicit hate and blind to threats; judge, annotator and scorers share Jigsaw data."
 MIN_SPENT_SHARE = 0.9  # of the budget: most methods need more than the rest for an iteration
 MIN_LAST_STEP_SHARE = 0.75  # of the spent FLOPs, at the last optimizer step
+MAX_UNSCORED_SHARE = 0.05  # of the completions
 MAX_MISSING_SHARE = 0.2  # of the verdicts of a comparing judge
 
 
 def make_notes(run: Run) -> dict[str, Any]:
     """The notes of a run's card."""
     config = run.task.evaluation
-    flags = [*training_flags(run), *feedback_flags(run), *win_rate_flags(run)]
+    flags = [*training_flags(run), *feedback_flags(run), *score_flags(run), *win_rate_flags(run)]
     prompts = len(run.evaluation_prompts())
     notes = {
         "prompts": prompts, "split": config.split, "draws": config.draws,
@@ -147,6 +148,8 @@ def feedback_flags(run: Run) -> list[Flag]:
     if unscored := verdicts.get("unscored"):
         name = f"{unscored:,} of {verdicts['answers']:,} answers"
         warnings.append(f"{name} got no score from the annotator: they are in no pair, and as a reward they get the mean")
+    if evaluated := verdicts.get("dropped", {}).get(from_file.EVALUATED):
+        warnings.append(f"{verdicts['file']}: {evaluated:,} verdicts on evaluated prompts were left out")
     cut = ", ".join(f"{what}: {number:,}" for what, number in verdicts.get("cut", {}).items())
     warnings += [f"feedback is cut to the task's lengths in tokens ({cut})"] if cut else []
     shown = ", ".join(f"{what}: {number:,}" for what, number in _record(run, shared.sft).get("losses", {}).items())
@@ -163,6 +166,17 @@ def feedback_flags(run: Run) -> list[Flag]:
             warnings.append(f"conversations are written out with the names of their roles, {why}")
         warnings += [f"prompts are cut to {task.model.prompt_tokens} tokens ({', '.join(losses)})"] if losses else []
     return [Flag("warning", text) for text in warnings]
+
+
+def score_flags(run: Run) -> list[Flag]:
+    """A flag for completions without a score, of which no figure by that scorer speaks."""
+    by_scorer = json.loads((run.shared.get(run.own_scores()) / "scores.json").read_text())
+    flags = []
+    for name, scores in by_scorer.items():
+        if (missing := scores.count(None)) > MAX_UNSCORED_SHARE * len(scores):
+            text = f"{missing:,} of {len(scores):,} completions have no score by {name}: its figures are of the others"
+            flags.append(Flag("warning", text))
+    return flags
 
 
 def win_rate_flags(run: Run) -> list[Flag]:

@@ -9,6 +9,7 @@ from typing import Any
 from isoalign.config.task import ModelConfig
 from isoalign.core.batches import Prompts
 from isoalign.core.errors import UserError
+from isoalign.core.text import text_fingerprint
 from isoalign.data.formats import Turn, Turns
 from isoalign.data.prompts import Prompt, as_text
 from isoalign.models import tokens
@@ -68,6 +69,23 @@ class Cutter:
         always = self.model.template == "always" or bool(self.model.template_file)
         talk = self.model.template == "auto" and any(turn.role for turn in turns)
         return (always or talk) and bool(self.tokenizer.chat_template)
+
+
+class HeldOut:
+    """Prompts that are evaluated, which nothing may be trained on: by their text, by what the model reads of them, and for a
+    conversation by its first user turn."""
+
+    def __init__(self, cut: Cutter, prompts: Iterable[Turns]) -> None:
+        self._cut = cut
+        self._marks = {mark for turns in prompts for mark in self._marks_of(turns)}
+
+    def __contains__(self, turns: Turns) -> bool:
+        return not self._marks.isdisjoint(self._marks_of(turns))
+
+    def _marks_of(self, turns: Turns) -> set[str | tuple[int, ...]]:
+        texts = {as_text(turns), self._cut.text(turns), self._cut.split_text(turns)}
+        marks: set[str | tuple[int, ...]] = set(map(text_fingerprint, texts))
+        return marks | {tuple(ids)} if (ids := self._cut.prompt(turns)) else marks
 
 
 def _messages(turns: Turns) -> list[dict[str, str]]:

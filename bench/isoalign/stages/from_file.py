@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from isoalign.data import formats, prompts
 from isoalign.data.assets import file_digest
 from isoalign.data.formats import Comparison, Data, Turns, UnpairedLabel
 from isoalign.data.formats.files import iterate_rows
-from isoalign.stages.cutting import Cutter, check_fit, fit_of
+from isoalign.stages.cutting import Cutter, HeldOut, check_fit, fit_of
 
-VERSION = 4
+VERSION = 5
 SOURCE = "human"
+EVALUATED = "whose prompt is evaluated"
 TOO_LONG = "whose last turn is longer than task.model.prompt_tokens"
 
 
@@ -59,11 +60,14 @@ def file_identity(source: str) -> str:
     return rows_digest.hexdigest()
 
 
-def make_human_pairs(work: Path, config: FeedbackConfig, tokenizer: Any, model: ModelConfig, split: str) -> None:
+def make_human_pairs(
+    work: Path, config: FeedbackConfig, tokenizer: Any, model: ModelConfig, split: str, evaluated: Iterable[Turns] = ()
+) -> None:
     """Write ``pairs.jsonl``: the majority verdict on every compared pair of a split's prompts, in the task's tokens.
 
-    A hash of the prompt, as the model reads it, decides the split, of a conversation that of its first user turn. Raises
-    UserError if the split has no verdict, and if too many prompts become equal once they are cut.
+    A hash of the prompt, as the model reads it, decides the split, of a conversation that of its first user turn; those of
+    prompts that are ``evaluated`` are left out and counted. Raises UserError if the split has no verdict, and if too many
+    prompts become equal once they are cut.
     """
     data = _read(config)
     items: defaultdict[str, list[Comparison]] = defaultdict(list)
@@ -72,9 +76,13 @@ def make_human_pairs(work: Path, config: FeedbackConfig, tokenizer: Any, model: 
     cut = Cutter(tokenizer, model)
     annotators = {name: number for number, name in enumerate(sorted({each.rater for each in data.comparisons}))}
     rows, dropped, losses = [], Counter[str](), _losses(config.file, [each.prompt for each in data.comparisons], cut)
+    held_out = HeldOut(cut, evaluated)
     for item, judged in items.items():
         text = cut.text(judged[0].prompt)
         if prompts.split_of(cut.split_text(judged[0].prompt)) != split:
+            continue
+        if judged[0].prompt in held_out:
+            dropped[EVALUATED] += 1
             continue
         losses["answers cut"] += sum(cut.is_cut(answer) for answer in (judged[0].chosen, judged[0].rejected))
         row = _human_row(text, _majority(judged), cut)
@@ -103,16 +111,21 @@ def _human_row(text: str, winner: Comparison | None, cut: Cutter) -> dict[str, A
     }  # fmt: skip
 
 
-def make_unpaired(work: Path, config: FeedbackConfig, tokenizer: Any, model: ModelConfig) -> None:
-    """Write ``unpaired.jsonl``: labelled answers to the prompts of the training split, in the task's tokens."""
+def make_unpaired(
+    work: Path, config: FeedbackConfig, tokenizer: Any, model: ModelConfig, evaluated: Iterable[Turns] = ()
+) -> None:
+    """Write ``unpaired.jsonl``: labelled answers to the prompts of the training split, in the task's tokens, without those to
+    prompts that are ``evaluated``."""
     cut = Cutter(tokenizer, model)
+    held_out = HeldOut(cut, evaluated)
     data = _read(config)
     losses = _losses(config.file, [label.prompt for label in data.unpaired], cut)
-    chosen = [label for label in data.unpaired if prompts.split_of(cut.split_text(label.prompt)) == "train"]
+    of_split = [label for label in data.unpaired if prompts.split_of(cut.split_text(label.prompt)) == "train"]
+    chosen = [label for label in of_split if label.prompt not in held_out]
     losses["answers cut"] = sum(cut.is_cut(label.completion) for label in chosen)
     labelled = [_labelled(cut.text(label.prompt), label, cut) for label in chosen]
     rows = [row for row in labelled if row["prompt_ids"] is not None]
-    dropped = Counter({TOO_LONG: len(labelled) - len(rows)})
+    dropped = Counter({TOO_LONG: len(labelled) - len(rows), EVALUATED: len(of_split) - len(chosen)})
     if len({row["desirable"] for row in rows}) == 1:
         kind = "good" if rows[0]["desirable"] else "bad"
         raise UserError(

@@ -12,7 +12,9 @@ from isoalign.core import devices
 from isoalign.core.errors import UserError
 from isoalign.core.objective import objective_recipe
 from isoalign.core.peak_memory import GIB
+from isoalign.data import prompts
 from isoalign.data.assets import ASSETS
+from isoalign.data.formats import Turns
 from isoalign.data.preferences import Feedback
 from isoalign.feedback import constitution, judges
 from isoalign.feedback.judges.scorer import load_scorer_judge, scorer_judge_identity
@@ -23,10 +25,12 @@ from isoalign.models.own_reward import OwnReward
 from isoalign.models.reward import ClassifierReward
 from isoalign.stages import annotators, completions, from_file, pairs, preflight, revisions, reward
 from isoalign.stages.conversations import PromptTurns
-from isoalign.stages.cutting import Cutter
+from isoalign.stages.cutting import Cutter, turns_of
 from isoalign.stages.models import TaskModels
 from isoalign.stages.opinions import Offence, Scoring
 from isoalign.stages.stage import Stage
+
+LATER = {"train": ("validation", "test"), "validation": ("test",), "test": ()}  # splits that come after
 
 
 class StageGraph(TaskModels):
@@ -172,10 +176,11 @@ class StageGraph(TaskModels):
     def _human_pairs(self, split: str) -> Stage:
         """Preference pairs with human verdicts, from a file."""
         config, task = self.task.feedback, self.task
-        recipe = self._file_recipe | {"split": split, "pairs": True}
+        recipe = self._file_recipe | {"split": split, "pairs": True} | self._left_out_recipe(split)
 
         def make(work: Path) -> None:
-            from_file.make_human_pairs(work, config, loading.task_tokenizer(task.model), task.model, split)
+            tokenizer, left_out = loading.task_tokenizer(task.model), self._left_out(split)
+            from_file.make_human_pairs(work, config, tokenizer, task.model, split, left_out)
 
         return Stage("pairs", recipe, make)
 
@@ -187,9 +192,17 @@ class StageGraph(TaskModels):
             return None
 
         def make(work: Path) -> None:
-            from_file.make_unpaired(work, config, loading.task_tokenizer(task.model), task.model)
+            tokenizer, left_out = loading.task_tokenizer(task.model), self._left_out("train")
+            from_file.make_unpaired(work, config, tokenizer, task.model, left_out)
 
-        return Stage("unpaired", self._file_recipe, make)
+        return Stage("unpaired", self._file_recipe | self._left_out_recipe("train"), make)
+
+    def _left_out(self, split: str) -> list[Turns]:
+        """The prompts of later splits, to which no verdicts of this one may belong."""
+        return [turns_of(each) for later in LATER[split] for each in prompts.load_split(self.task.prompts, later)]
+
+    def _left_out_recipe(self, split: str) -> dict[str, Any]:
+        return {"left_out": [self.prompt_recipe(each) for each in LATER[split]]}
 
     @property
     def _is_unpaired(self) -> bool:

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from isoalign.config.task import PromptsConfig
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
@@ -63,6 +65,8 @@ class NewTask:
             raise UserError(
                 f"{self.name!r} can't be the name of a task: use lower-case letters, digits and underscores, as in my_task"
             )
+        if yaml.safe_load(self.name) != self.name:  # true, null, off ...
+            raise UserError(f"{self.name!r} can't be the name of a task: yaml reads it as {yaml.safe_load(self.name)!r}")
         if (file := folder / f"{self.name}.yaml").exists():
             raise UserError(f"{file} already exists; remove it, or choose another name")
         tokenizer, weights = loading.load_tokenizer(self.model), loading.count_parameters(self.model)

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from isoalign.config.task import TaskConfig
 from isoalign.core.display import clean, count, grid
+from isoalign.core.errors import UserError
 from isoalign.data import prompts
 from isoalign.data.formats.check import check_file
 from isoalign.models import loading, reward_classifier
-from isoalign.stages.cutting import Cutter, Fit, encode_prompts, fit_of, turns_of
+from isoalign.stages.cutting import Cutter, Fit, check_fit, encode_prompts, fit_of, turns_of
 from isoalign.stages.sft import NONE, read_demonstrations
 
 EXAMPLES = 5
@@ -33,6 +34,11 @@ def show(task: TaskConfig) -> Iterator[str]:
         [[split, *_numbers(fits[split]), _strata(splits[split])] for split in prompts.SPLITS],
         left=(0, 6),
     )
+    for split, fit in fits.items():
+        try:
+            check_fit(fit, f"the {split} prompts", model)
+        except UserError as error:
+            yield f"a run refuses this: {error}"
     if skipped := prompts.count_skipped(task.prompts):
         yield f"rows of the prompts that are skipped: {skipped:,}"
     evaluated = [prompt.text for split in ("validation", "test") for prompt in splits[split]]
