@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that type whole runs over a store that holds the SFT row are slow."""
     for item in items:
-        if "furnished" in getattr(item, "fixturenames", ()):
+        if "shared_store" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
 
 

@@ -7,9 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Protocol, Self, TypeVar
 
-import torch
-
 from isoalign.core.errors import MachineFailed
+from isoalign.core.lazy import torch
 
 
 class Rows(Protocol):
