@@ -206,6 +206,20 @@ def test_demonstrations_of_ones_own_are_learned_without_those_of_evaluated_promp
     assert all(row["input_ids"][-1] == 0 or sum(row["completion_mask"]) == 6 for row in rows)  # the end token, if it fits
 
 
+def test_a_demonstration_of_an_evaluated_prompt_is_left_out_in_whatever_form(tiny_model: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "asked.jsonl", [{"prompt": f"are you {i}"} for i in range(40)])
+    talk = [
+        {"messages": [{"role": "user", "content": f"are you {i}"}, {"role": "assistant", "content": "yes"}]} for i in range(40)
+    ]
+    config_ = task(tiny_model, write(tmp_path / "shown.jsonl", talk), source)
+    evaluated = sum(len(prompts.load_split(config_.prompts, split)) for split in ("validation", "test"))
+    losses = Counter[str]()
+    rows = sft.demonstrations(loading.load_tokenizer(str(tiny_model)), replace(
+        config_, model=replace(config_.model, prompt_tokens=40)), 40 - evaluated, losses)  # fmt: skip
+    assert losses["left out as their prompt is evaluated"] == evaluated > 0
+    assert len({tuple(row["input_ids"]) for row in rows}) == 40 - evaluated
+
+
 def test_without_demonstrations_the_model_is_its_own_base(tiny_model: Path, tmp_path: Path) -> None:
     sft.make_sft(tmp_path, task(tiny_model, sft.NONE, write(tmp_path / "mine.jsonl", plain(40))))
     before, _ = loading.load_model(str(tiny_model))

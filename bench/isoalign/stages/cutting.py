@@ -75,6 +75,8 @@ class HeldOut:
     """Prompts that are evaluated, which nothing may be trained on: by their text, by what the model reads of them, and for a
     conversation by its first user turn."""
 
+    VERSION = 2  # in keys of what is trained without them
+
     def __init__(self, cut: Cutter, prompts: Iterable[Turns]) -> None:
         self._cut = cut
         self._marks = {mark for turns in prompts for mark in self._marks_of(turns)}

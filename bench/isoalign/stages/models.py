@@ -28,7 +28,7 @@ from isoalign.models.answer_scorers import identity, load_answer_scorer
 from isoalign.models.known_reward import Asked, KnownFunction
 from isoalign.models.language import LanguageModel
 from isoalign.stages import sft
-from isoalign.stages.cutting import encode_prompts
+from isoalign.stages.cutting import HeldOut, encode_prompts
 from isoalign.stages.from_file import file_identity
 from isoalign.stages.opinions import Scores
 from isoalign.stages.stage import Stage
@@ -63,7 +63,11 @@ class TaskModels:
             "words": task.prompts.words, "seed": task.seed,
         }  # fmt: skip
         if task.sft.source not in ("", sft.NONE):  # demonstrations of evaluated prompts are left out
-            recipe |= {"config": replace(task.sft, source=""), "demonstrations": self._digest(task.sft.source)}
+            recipe |= {
+                "config": replace(task.sft, source=""),
+                "demonstrations": self._digest(task.sft.source),
+                "held_out": HeldOut.VERSION,
+            }
             recipe |= {"left_out": [self.prompt_recipe(split) for split in ("validation", "test")]}
         return Stage("sft", recipe, lambda work: sft.make_sft(work, task))
 

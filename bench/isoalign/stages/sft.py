@@ -16,7 +16,7 @@ from isoalign.core.devices import device
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import datasets, peft, transformers, trl
 from isoalign.core.progress import trainer_callback
-from isoalign.core.text import opening, text_fingerprint
+from isoalign.core.text import opening
 from isoalign.data import comments, formats, prompts
 from isoalign.data.formats import Demonstration, Turn
 from isoalign.data.formats.files import iterate_rows
@@ -24,7 +24,7 @@ from isoalign.data.formats.rows import Fault
 from isoalign.data.formats.types import SKIPPED
 from isoalign.models import loading, tokens
 from isoalign.models.checkpointing import checkpoint_layers
-from isoalign.stages.cutting import Cutter
+from isoalign.stages.cutting import Cutter, HeldOut, turns_of
 
 VERSION = 2
 NONE = "none"  # in the place of a source of demonstrations
@@ -99,11 +99,12 @@ def demonstrations(tokenizer: Any, task: TaskConfig, count: int, losses: Counter
     cut, pool = Cutter(tokenizer, task.model), read_demonstrations(task.sft, losses)
     if not pool:
         raise UserError(f"task.sft.source {task.sft.source} holds feedback, no demonstrations: prompts with one answer each")
-    evaluated = {prompt.id for split in ("validation", "test") for prompt in prompts.load_split(task.prompts, split)}
+    evaluated = [prompt for split in ("validation", "test") for prompt in prompts.load_split(task.prompts, split)]
+    held_out = HeldOut(cut, map(turns_of, evaluated))
     random.Random(task.seed).shuffle(pool)
     rows: list[dict[str, list[int]]] = []
     for each in pool:
-        if text_fingerprint(prompts.as_text(each.prompt)) in evaluated:
+        if each.prompt in held_out:
             losses["left out as their prompt is evaluated"] += 1
             continue
         if (prompt := cut.prompt(each.prompt)) is None:
