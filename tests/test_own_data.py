@@ -21,6 +21,7 @@ from isoalign.data.formats import Turn
 from isoalign.evaluation import card as cards
 from isoalign.models import loading
 from isoalign.stages import from_file, sft
+from isoalign.stages.conversations import PromptTurns
 from isoalign.stages.cutting import Cutter, HeldOut, encode_prompts, fit_of, turns_of
 from isoalign.stages.graph import StageGraph
 from isoalign.tools import tasks
@@ -164,6 +165,17 @@ def test_a_template_of_ones_own_is_a_file_for_every_prompt_and_in_the_keys_by_it
     file.write_text(TEMPLATE.replace("<|assistant|>", "<|me|>"))
     loading.read_template.cache_clear()
     assert StageGraph(replace(config_, model=model), Store(tmp_path / "store")).sft.key != before
+
+
+def test_a_reward_model_reads_the_prompt_and_not_a_template_of_ones_own(tiny_model: Path, tmp_path: Path) -> None:
+    (file := tmp_path / "mine.jinja").write_text("{% for m in messages %}say {{ m['content'] }} now{% endfor %}")
+    config_ = task(tiny_model, sft.NONE, write(tmp_path / "plain.jsonl", plain(40)))
+    config_ = replace(config_, model=replace(config_.model, template=str(file), prompt_tokens=60))
+    prompt = prompts.load_split(config_.prompts, "train")[0]
+    read = PromptTurns(config_)
+    ids = read.cut.prompt((Turn("", prompt.text),))
+    assert ids is not None
+    assert [turn.content for turn in read(ids)] == [prompt.text]
 
 
 def test_a_template_that_is_none_is_one_line(tiny_model: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ class PromptTurns:
 
     def _has_form(self, turns: Turns) -> bool:
         """Whether more than the text of a prompt is in its tokens: roles, or a template."""
-        return self.task.model.template == "always" or any(turn.role for turn in turns)
+        return self.cut.templated(turns) or any(turn.role for turn in turns)
 
     def _without_start(self, ids: Sequence[int]) -> Sequence[int]:
         count = len(self._start)
