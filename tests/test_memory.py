@@ -132,7 +132,7 @@ def test_passes_without_gradients_take_fewer_rows_too_when_memory_runs_out(
             hook.remove()
     wide, narrow = trainers
     for one, other in zip(weights(wide), weights(narrow), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(one, other, atol=5e-5, rtol=1e-4)
     assert wide.meter.spent() | {"seconds": 0} == narrow.meter.spent() | {"seconds": 0}
 
 

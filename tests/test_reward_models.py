@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import trl
-from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from architectures import build
@@ -25,7 +23,6 @@ from isoalign.models.classifiers import WordClassifier
 from isoalign.models.reward import ClassifierReward, HeadReward, Retokenizer, Shaped, load_reward_model
 from isoalign.models.scalar_head import load_scalar_head
 from isoalign.stages import reward, sft
-from isoalign.stages.sft import trainer_arguments
 from workbench import COMMAND, Bench, Size, Terminal, complaint, make_feedback, write_model, write_reward
 
 
@@ -175,9 +172,9 @@ def test_a_golden_verdict_is_read_as_it_was_before_noise_flipped_it(tiny_bench: 
     feedback = replace(tiny_bench.source.verdicts["annotator"])
     flipped = replace(feedback, rows=[row | {"clean": i != 0} for i, row in enumerate(feedback.rows)])
     rows = reward.token_rows(flipped, [0, 1], None, clean=True)
-    assert rows[0]["chosen_ids"] == feedback.prompts[0] + feedback.rejected[0]
-    assert rows[1]["chosen_ids"] == feedback.prompts[1] + feedback.chosen[1]
-    assert reward.token_rows(flipped, [0], None)[0]["chosen_ids"] == feedback.prompts[0] + feedback.chosen[0]
+    assert rows[0][:2] == (feedback.prompts[0], feedback.rejected[0])
+    assert rows[1][:2] == (feedback.prompts[1], feedback.chosen[1])
+    assert reward.token_rows(flipped, [0], None)[0][1] == feedback.chosen[0]
 
 
 def test_a_head_on_another_base_reads_the_same_texts_with_its_own_tokenizer(tiny_bench: Bench, tmp_path: Path) -> None:
@@ -310,17 +307,11 @@ def test_the_loss_of_training_is_that_of_rows_without_padding(name: str, tmp_pat
     model.requires_grad_(True).score.weight.data.normal_()
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == 0
     chosen, rejected = [[0, 5, 9, 7, 0], [0, 5, 9, 0]], [[0, 5, 9, 8, 8, 8, 8], [0, 5, 9, 30, 0]]
-    rows = [{"chosen_ids": up, "rejected_ids": down} for up, down in zip(chosen, rejected, strict=True)]
-    arguments = trainer_arguments(tmp_path, 1e-3, 2, 2, False, 0, "reward")
-    trainer = trl.RewardTrainer(
-        model, args=trl.RewardConfig(**arguments, max_length=None), train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-    )  # fmt: skip
-    model.eval()
-    loss = trainer.compute_loss(model, next(iter(trainer.get_train_dataloader())))
+    rows = [(up[:2], up[2:], down[2:]) for up, down in zip(chosen, rejected, strict=True)]
+    losses = reward.BradleyTerry(model, 0, "float32")(reward.paired(rows, [0, 1], 0))
     up, down = ([by_hand(model, model.score.weight, [torch.tensor(ids)])[0] for ids in side] for side in (chosen, rejected))
-    expected = sum(math.log1p(math.exp(b - a)) for a, b in zip(up, down, strict=True)) / 2
-    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    expected = [math.log1p(math.exp(b - a)) for a, b in zip(up, down, strict=True)]
+    assert losses.tolist() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(("name", "lora"), [("llama", 0), ("granite", 2), ("olmoe", 0), ("mamba", 0)])

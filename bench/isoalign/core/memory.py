@@ -38,17 +38,31 @@ def by_rows(work: Callable[[B], T], batch: B, rows: int) -> list[T]:
     results: list[T] = []
     start = 0
     while start < len(batch) or not results:
+
+        def work_on(count: int, start: int = start) -> T:
+            return work(batch[slice(start, start + count)])
+
+        part, rows = halving(work_on, rows, len(batch) - start)
+        results.append(part)
+        start += rows
+    return results
+
+
+def halving(work: Callable[[int], T], rows: int, most: int) -> tuple[T, int]:
+    """The result of ``work(rows)``, and with how many rows at a time it was had.
+
+    When memory runs out, the work is done anew with half of the rows, of the ``most`` that it has. Raises OutOfMemory when one
+    row does not fit.
+    """
+    while True:
         try:
-            results.append(work(batch[slice(start, start + rows)]))
-        except (RuntimeError, MemoryError) as error:
+            return work(rows), rows
+        except (RuntimeError, MemoryError, OutOfMemory) as error:
             if not is_out_of_memory(error):
                 raise
             if rows == 1:
                 raise out_of_memory(one_row=True) from error
-            rows = max(1, min(rows, len(batch) - start) // 2)
-            continue
-        start += rows
-    return results
+        rows = max(1, min(rows, most) // 2)  # here the error, which holds what the failed work has computed, is gone
 
 
 def out_of_memory(one_row: bool = False) -> OutOfMemory:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from weakref import WeakSet
 
 from tqdm import tqdm
-
-from isoalign.core.lazy import transformers
 
 Item = TypeVar("Item")
 
@@ -54,11 +52,30 @@ def end() -> None:
 
 def track(items: Collection[Item], label: str) -> Iterator[Item]:
     """Iterate with a bar."""
-    bar = _bar(label, len(items))
-    for item in items:
-        yield item
-        bar.update(1)
-    bar.close()
+    with Steps(label, len(items)) as bar:
+        for item in items:
+            yield item
+            bar.advance()
+
+
+class Steps:
+    """A bar of a known number of steps, with the latest loss beside it; a context."""
+
+    def __init__(self, label: str, count: int) -> None:
+        self.label, self.count = label, count
+
+    def __enter__(self) -> Self:
+        self.bar = _bar(self.label, self.count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def advance(self, loss: float | None = None) -> None:
+        """One step is done."""
+        if loss is not None:
+            self.bar.set_postfix({"loss": f"{loss:.3g}"}, refresh=False)
+        self.bar.update(1)
 
 
 class Progress:
@@ -84,21 +101,3 @@ class Progress:
         if self.bar is not None:
             self.bar.update(1.0 - self.bar.n)
             self.bar.close()
-
-
-def trainer_callback(label: str) -> Any:
-    """The same bar for a transformers Trainer, instead of its own output."""
-
-    class Bar(transformers.TrainerCallback):
-        bar: Any = None
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.bar = _bar(label, state.max_steps)
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.bar.update(1)
-
-        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.bar.close()
-
-    return Bar()

@@ -27,12 +27,15 @@ ROWS = 64
 class LanguageModel:
     """A causal LM with its tokenizer.
 
-    ``banned`` tokens have probability 0 in sampling and scoring; ``end_ids`` are those that end an answer, if it ``ends``.
+    ``banned`` tokens have probability 0 in sampling and scoring, unless it is loaded without ``bans``; ``end_ids`` are those
+    that end an answer, if it ``ends``.
     ``precision`` of passes: float32, tf32 or bfloat16 (see `in_precision`). ``rows``: read or sampled at a time where no
     gradients are recorded.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, ends: bool, precision: str = "float32", rows: int = ROWS) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, ends: bool, precision: str = "float32", rows: int = ROWS, bans: bool = True
+    ) -> None:
         self.model = model  # a PeftModel if the policy is an adapter
         self.tokenizer, self.ends, self.precision, self.rows = tokenizer, ends, precision, rows
         self.inner: Any = model.get_base_model() if hasattr(model, "peft_config") else model
@@ -41,7 +44,7 @@ class LanguageModel:
             self.body = find_body(self.inner)
         own_ends = tokens.end_ids(tokenizer, getattr(self.inner, "generation_config", None))
         self.end_ids = torch.tensor(own_ends, dtype=torch.long, device=self.device)
-        banned = tokens.banned_ids(tokenizer, self.vocabulary, own_ends, ends)
+        banned = tokens.banned_ids(tokenizer, self.vocabulary, own_ends, ends) if bans else []
         self.banned = torch.tensor(banned, dtype=torch.long, device=self.device)
 
     @property

@@ -90,6 +90,16 @@ class Retokenizer:
         return as_rollouts(prompts, answers, int(self.other.pad_token_id))
 
 
+def head_rewards(model: Any, rollouts: Rollouts, pad: int, precision: str) -> Tensor:
+    """Rewards [B] of a model with a scalar head, by a pass in ``precision``."""
+    rollouts = rollouts.trimmed().to(model.device)
+    # an encoder, which does not align its rows itself, counts columns as positions
+    ids, mask = left_aligned(rollouts.tokens, rollouts.mask)
+    with in_precision(precision, model.device):
+        logits: Tensor = model(input_ids=ids.masked_fill(~mask, pad), attention_mask=mask.long()).logits
+    return logits[:, 0].float()
+
+
 class HeadReward:
     """A language model with a scalar head, as saved by ``stages/reward.py``; ``record``: its mean, deviation and bill."""
 
@@ -104,13 +114,8 @@ class HeadReward:
     @torch.no_grad()
     def __call__(self, rollouts: Rollouts) -> Tensor:
         """Rewards [B]; if normalised, with mean 0 and deviation 1 on the training answers."""
-        device = self.model.device
-        rollouts = self._retokenize(rollouts)
-        # an encoder, which does not align its rows itself, counts columns as positions
-        ids, mask = left_aligned(rollouts.tokens.to(device), rollouts.mask.to(device))
-        with in_precision(self.precision, device):
-            logits = self.model(input_ids=ids.masked_fill(~mask, self.pad), attention_mask=mask.long()).logits
-        return normalise_rewards(logits[:, 0].float(), self.record, self.normalise)
+        rewards = head_rewards(self.model, self._retokenize(rollouts), self.pad, self.precision)
+        return normalise_rewards(rewards, self.record, self.normalise)
 
     def flops(self, rollouts: Rollouts) -> int:
         """FLOPs of a pass over the real tokens."""

@@ -10,34 +10,37 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from isoalign.config.task import ModelConfig, RewardConfig
 from isoalign.config.training import TrainConfig
-from isoalign.core.batches import Rollouts
+from isoalign.core.batches import Pairs, Rollouts, joined
 from isoalign.core.devices import device
 from isoalign.core.errors import UserError
-from isoalign.core.lazy import datasets, transformers, trl
+from isoalign.core.lazy import peft
 from isoalign.core.memory import by_rows
-from isoalign.data.preferences import Feedback
+from isoalign.data.preferences import Feedback, rollouts
 from isoalign.models import loading
 from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.flops import shape_of
 from isoalign.models.known_reward import KnownFunction, KnownReward
-from isoalign.models.reward import HeadReward, Retokenizer, load_reward_model
-from isoalign.stages.sft import lora_config, run_trainer, save_trained, trainer_arguments
+from isoalign.models.reward import HeadReward, Retokenizer, head_rewards, load_reward_model
+from isoalign.stages.fitting import Fit
+from isoalign.stages.sft import lora_config, save_trained
 
-VERSION = 4
+VERSION = 5
 WHITENED = 64  # verdicts whose answers give the mean and the standard deviation
 EVALUATIONS = 10  # on the golden set, during training
 
-Rows = list[dict[str, list[int]]]
+Rows = list[tuple[list[int], list[int], list[int]]]  # token ids of a prompt, of the chosen and of the rejected answer
 
 
 def make_reward_model(
     work: Path, sft: Path, feedback: Feedback, golden: Feedback | None, model: ModelConfig, config: RewardConfig,
     seed: int, member: int = 0, training: TrainConfig | None = None,
 ) -> None:  # fmt: skip
-    """Train with TRL's RewardTrainer on up to ``config.pairs`` verdicts, and whiten on their answers.
+    """Train on up to ``config.pairs`` verdicts with the Bradley-Terry loss (Ouyang et al. 2022, eq. 1), and whiten on their
+    answers.
 
     Members of an ensemble read the same verdicts, each with its own initial head and order. The record holds the FLOPs of
     training by formula (every run that uses the model pays them) and the verdicts that were read.
@@ -49,21 +52,37 @@ def make_reward_model(
     rows, known = token_rows(feedback, verdicts, other), golden_verdicts(golden, config.golden, seed) if golden else []
     golden_rows = token_rows(golden, known, other, clean=True) if golden else []
     training = training or TrainConfig()
+    model_.to(device())
+    trained = peft.get_peft_model(model_, lora_config(model.lora, "SEQ_CLS")) if model.lora else model_.requires_grad_(True)
     if training.gradient_checkpointing:
         checkpoint_layers(model_)
-    trainer = _trainer(
-        work, model_.requires_grad_(True), tokenizer, rows, golden_rows, model, config, seed + 1000 * member,
-        training.micro_batch // 2,  # a pair is two rows
-    )  # fmt: skip
-    shape = shape_of(trainer.model, None)
-    started = time.monotonic()
-    run_trainer(trainer, f"reward model ({feedback.source})" + (f" {member + 1}" if member else ""))
-    state = trainer.state
-    accuracies = [row["eval_accuracy"] for row in state.log_history if "eval_accuracy" in row]
+    shape, pad = shape_of(trained, None), int(tokenizer.pad_token_id)
+    fit = Fit(
+        len(rows),
+        config.batch_size,
+        training.micro_batch // 2,
+        config.lr,
+        "task.reward.lr",
+        seed + 1000 * member,
+        config.epochs,
+    )  # a pair is two rows
+    losses, accuracies, started = BradleyTerry(trained, pad, model.precision), list[float](), time.monotonic()
+    label = f"reward model ({feedback.source})" + (f" {member + 1}" if member else "")
+    if golden:
+        known_pairs = paired(golden_rows, range(len(golden_rows)), pad)
+        best = Best(trained, lambda: losses.accuracy(known_pairs, config.batch_size), accuracies)
+        every = max(1, fit.steps // EVALUATIONS)
+        fit.run(
+            trained, lambda index: paired(rows, index.tolist(), pad), losses, label,
+            stop=lambda: fit.step % every == 0 and best.measured() >= config.patience,
+        )  # fmt: skip
+        best.restore()
+    else:
+        fit.run(trained, lambda index: paired(rows, index.tolist(), pad), losses, label)
     lengths, whitened = _lengths(rows), _lengths(rows[:WHITENED])
 
     def of_steps_taken(flops: int) -> int:  # training may stop early
-        return config.epochs * flops * state.global_step // max(1, state.max_steps)
+        return config.epochs * flops * fit.step // fit.steps
 
     flops = {
         "forward": of_steps_taken(shape.forward(*_without_head(lengths))) + shape.forward(*_without_head(whitened))
@@ -75,7 +94,7 @@ def make_reward_model(
         "golden_accuracy": accuracies,
         "golden_flops": sum(golden.price(known).values()) if golden else 0,
     }  # fmt: skip
-    save_trained(trainer, work, record | {"seconds": round(time.monotonic() - started, 1)})
+    save_trained(trained, work, record | {"seconds": round(time.monotonic() - started, 1), "loss": fit.curve})
     pairs = feedback.pairs(torch.tensor(verdicts[:WHITENED]), int(loading.task_tokenizer(model).pad_token_id))
     whiten_rewards(work, lambda: HeadReward(work, model, config.base, device()), pairs.chosen, pairs.rejected)
 
@@ -150,12 +169,18 @@ def token_rows(feedback: Feedback, verdicts: Sequence[int], other: Retokenizer |
             sides.reverse()
         if other:
             prompt, sides = other.prompt(prompt), [other.answer(ids) for ids in sides]
-        rows.append({"chosen_ids": prompt + sides[0], "rejected_ids": prompt + sides[1]})
+        rows.append((prompt, sides[0], sides[1]))
     return rows
 
 
+def paired(rows: Rows, places: Sequence[int], pad: int) -> Pairs:
+    """The rows at ``places`` as a batch."""
+    prompts, chosen, rejected = (list(column) for column in zip(*(rows[place] for place in places), strict=True))
+    return Pairs(rollouts(prompts, chosen, pad), rollouts(prompts, rejected, pad), torch.tensor(list(places)))
+
+
 def _lengths(rows: Rows) -> list[int]:
-    return [len(ids) for row in rows for ids in row.values()]
+    return [len(prompt) + len(answer) for prompt, *sides in rows for answer in sides]
 
 
 def _without_head(lengths: list[int]) -> tuple[list[int], list[int]]:
@@ -163,36 +188,49 @@ def _without_head(lengths: list[int]) -> tuple[list[int], list[int]]:
     return lengths, [0] * len(lengths)
 
 
-def _trainer(
-    work: Path,
-    model: Any,
-    tokenizer: Any,
-    rows: Rows,
-    golden: Rows,
-    base: ModelConfig,
-    config: RewardConfig,
-    seed: int,
-    micro_batch: int,
-) -> Any:
-    arguments = trainer_arguments(work, config.lr, config.batch_size, micro_batch, base.bf16, seed, "reward")
-    callbacks: list[transformers.TrainerCallback] = []
-    if golden:
-        steps = max(1, config.epochs * -(-len(rows) // config.batch_size) // EVALUATIONS)
-        arguments |= {
-            "eval_strategy": "steps", "eval_steps": steps, "save_strategy": "steps", "save_steps": steps,
-            "load_best_model_at_end": True, "metric_for_best_model": "eval_accuracy", "greater_is_better": True,
-            "save_total_limit": 1, "per_device_eval_batch_size": config.batch_size,
-        }  # fmt: skip
-        callbacks = [transformers.EarlyStoppingCallback(config.patience)]
-    return trl.RewardTrainer(
-        model,
-        args=trl.RewardConfig(**arguments, num_train_epochs=config.epochs, max_length=None),
-        train_dataset=datasets.Dataset.from_list(rows),
-        eval_dataset=datasets.Dataset.from_list(golden) if golden else None,
-        processing_class=tokenizer,
-        peft_config=lora_config(base.lora, "SEQ_CLS") if base.lora else None,
-        callbacks=callbacks,
-    )
+class BradleyTerry:
+    """The loss of a reward model on verdicts, -log sigmoid(chosen - rejected) (Ouyang et al. 2022, eq. 1)."""
+
+    def __init__(self, model: Any, pad: int, precision: str) -> None:
+        self.model, self.pad, self.precision = model, pad, precision
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        """The loss of each pair [B]."""
+        return -logsigmoid(self.margins(pairs))
+
+    def margins(self, pairs: Pairs) -> Tensor:
+        """The reward of the chosen answer minus that of the rejected one [B]."""
+        both = joined([pairs.chosen, pairs.rejected], self.pad)
+        chosen, rejected = head_rewards(self.model, both, self.pad, self.precision).chunk(2)
+        return chosen - rejected
+
+    @torch.no_grad()
+    def accuracy(self, pairs: Pairs, rows: int) -> float:
+        """The share of pairs with a margin above 0, ``rows`` read at a time."""
+        return torch.cat(by_rows(self.margins, pairs, rows)).gt(0).double().mean().item()
+
+
+class Best:
+    """The trained weights at their best accuracy so far; the first of equals."""
+
+    def __init__(self, model: Any, measure: Callable[[], float], accuracies: list[float]) -> None:
+        self.measure, self.accuracies = measure, accuracies
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.weights: list[Tensor] = []
+
+    def measured(self) -> int:
+        """How many measurements ago the best was, after a new one."""
+        self.accuracies.append(self.measure())
+        ago = len(self.accuracies) - 1 - self.accuracies.index(max(self.accuracies))
+        if ago == 0:
+            self.weights = [parameter.detach().to("cpu", copy=True) for parameter in self.trained]
+        return ago
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the best weights back; the last ones stay where nothing was measured."""
+        for parameter, weights in zip(self.trained, self.weights, strict=False):
+            parameter.copy_(weights)
 
 
 def whiten_rewards(work: Path, load_model: Callable[[], Any], *answers: Rollouts, few: str = "") -> Any:

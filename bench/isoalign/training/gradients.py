@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from isoalign.core.batches import Step
 from isoalign.core.errors import UserError
-from isoalign.core.memory import OutOfMemory, is_out_of_memory, out_of_memory
+from isoalign.core.memory import halving
 from isoalign.training.checkpoint import type_name
 from isoalign.training.lab import Lab
 from isoalign.training.session import Session
@@ -33,23 +33,20 @@ class Gradients:
         Where memory runs out, bill, log and random state are put back and the step is tried again with half of the rows.
         Raises OutOfMemory where one row does not fit, and UserError for a loss that is no tensor [B] with a gradient.
         """
-        rows = self.session.sandboxed(len, step.batch)
-        while True:
-            restore = self._restorer()
-            try:
-                return self._accumulate(step, rows)
-            except (RuntimeError, MemoryError, OutOfMemory) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self.rows == 1:
-                    raise out_of_memory(one_row=True) from error
-            restore()  # here the error, which holds the graph of the failed pass, is gone
-            self.rows = max(1, min(self.rows, rows) // 2)
+        rows, restore = self.session.sandboxed(len, step.batch), self._restorer()
 
-    def _accumulate(self, step: Step, rows: int) -> float:
-        total, order = 0.0, self._order(step, rows)
-        for start in range(0, rows, self.rows):
-            place = slice(start, start + self.rows)
+        def accumulate(at_a_time: int) -> float:
+            if at_a_time < self.rows:  # again
+                restore()
+            return self._accumulate(step, rows, at_a_time)
+
+        loss, self.rows = halving(accumulate, self.rows, rows)
+        return loss
+
+    def _accumulate(self, step: Step, rows: int, at_a_time: int) -> float:
+        total, order = 0.0, self._order(step, rows, at_a_time)
+        for start in range(0, rows, at_a_time):
+            place = slice(start, start + at_a_time)
             part = self.session.sandboxed(step.batch.__getitem__, place if order is None else order[place])
             before = self._versions() if start else []
             losses = self.session.sandboxed(step.loss, self.lab, part)
@@ -66,9 +63,9 @@ class Gradients:
             total += loss.item()
         return total
 
-    def _order(self, step: Step, rows: int) -> Tensor | None:
+    def _order(self, step: Step, rows: int, at_a_time: int) -> Tensor | None:
         """The rows by length, so that those of a part are of similar length and little of it is padding; None for one part."""
-        if rows <= self.rows:
+        if rows <= at_a_time:
             return None
         lengths = step.batch.lengths()
         return None if lengths is None else lengths.cpu().argsort(stable=True)

@@ -1,0 +1,113 @@
+"""Supervised training on fixed rows, of the SFT base and of reward models: AdamW, warm-up, linear decay, clipping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from isoalign.core.batches import Batch
+from isoalign.core.errors import UserError
+from isoalign.core.lazy import transformers
+from isoalign.core.memory import halving
+from isoalign.core.progress import Steps
+from isoalign.training.gradients import make_optimizer
+
+BETAS = (0.9, 0.95)
+WARMUP = 0.1  # share of the steps
+CLIP = 1.0  # of the norm of the gradient
+EVERY = 5  # steps that a point of the loss curve is the mean of
+
+Rows = TypeVar("Rows", bound=Batch)
+
+
+@dataclass
+class Fit:
+    """``epochs`` over ``size`` rows, each in a new seeded order, in batches of ``batch_size``, of which ``micro_batch`` rows
+    are read at a time: halved for good whenever memory runs out. ``lr_key``: the setting of ``lr``, for messages."""
+
+    size: int
+    batch_size: int
+    micro_batch: int
+    lr: float
+    lr_key: str
+    seed: int
+    epochs: int = 1
+    curve: list[dict[str, float]] = field(default_factory=list)
+    step: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in all; the last batch of an epoch may be smaller."""
+        return self.epochs * math.ceil(self.size / self.batch_size)
+
+    def run(
+        self,
+        model: Any,
+        gather: Callable[[Tensor], Rows],
+        losses: Callable[[Rows], Tensor],
+        label: str,
+        *,
+        weight: Callable[[Rows], int] = len,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Train the parameters of ``model`` that require gradients.
+
+        ``gather`` gives the rows of an index [B]. The loss of a batch is the sum of ``losses(rows)`` [B] over its ``weight``:
+        the number of its rows, or of its tokens. Training ends early when ``stop()``, asked after each step, says so. Raises
+        UserError if the loss or the gradient is not finite, and OutOfMemory where one row does not fit.
+        """
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = make_optimizer(trained, BETAS, 0.0)
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr
+        schedule = transformers.get_linear_schedule_with_warmup(optimizer, math.ceil(WARMUP * self.steps), self.steps)
+        recent: list[float] = []
+        with Steps(label, self.steps) as bar:
+            for index in self._batches():
+                batch = gather(index)
+                loss = self._gradients(batch, losses, weight(batch), optimizer)
+                norm = torch.nn.utils.clip_grad_norm_(trained, CLIP)
+                self.step += 1
+                if not (math.isfinite(loss) and math.isfinite(norm)):
+                    raise UserError(
+                        f"{label}: the loss or its gradient is not finite at step {self.step}; lower {self.lr_key}"
+                    )
+                optimizer.step()
+                schedule.step()
+                recent.append(loss)
+                if self.step % EVERY == 0:
+                    self.curve.append({"step": self.step, "loss": math.fsum(recent) / len(recent)})
+                    recent.clear()
+                bar.advance(loss)
+                if stop():
+                    break
+        optimizer.zero_grad(set_to_none=True)
+
+    def _batches(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.epochs):
+            yield from torch.randperm(self.size, generator=generator).split(self.batch_size)
+
+    def _gradients(
+        self, batch: Rows, losses: Callable[[Rows], Tensor], weight: int, optimizer: torch.optim.Optimizer
+    ) -> float:
+        """The mean loss of the batch; its gradients are in the parameters."""
+        lengths = batch.lengths()
+        order = torch.arange(len(batch)) if lengths is None else lengths.cpu().argsort(stable=True)  # little padding in a part
+
+        def accumulate(rows: int) -> float:
+            optimizer.zero_grad(set_to_none=True)
+            total = 0.0
+            for part in order.split(rows):
+                loss = losses(batch[part]).sum() / weight
+                loss.backward()
+                total += loss.item()
+            return total
+
+        loss, self.micro_batch = halving(accumulate, max(1, self.micro_batch), len(batch))
+        return loss
