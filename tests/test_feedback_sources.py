@@ -114,6 +114,7 @@ def test_people_teach_in_the_place_of_the_simulated_annotator(furnished: Termina
     assert card["spent"]["labels"] == {"human": 8 * 3}
     assert not [item for item in card["spent"]["items"] if item["role"] == "feedback"]
     assert card["notes"]["file"] == "mine.jsonl"
+    assert not [couple for couple in card["notes"]["correlation"] if "annotator" in couple]  # none is simulated
     assert card["metrics"]["rm_accuracy"]["n"] == len(held_out)
 
 

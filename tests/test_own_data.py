@@ -283,7 +283,9 @@ def test_a_new_task_is_written_with_lengths_and_budgets_of_its_data_and_shown(tm
     counts = {split: len(prompts.load_split(chosen.prompts, split)) for split in prompts.SPLITS}
     for split, number in counts.items():
         assert re.search(rf"\| {split} +\| +{number} \|", text), text
-    assert "demonstrations: " in text
+    evaluated = counts["validation"] + counts["test"]
+    shown = rf"{80 - evaluated} of 80 rows; {evaluated} left out as their prompt is evaluated"
+    assert re.search(rf"demonstrations: .*: {shown}", text), text
     assert re.search(rf"{counts['validation'] + counts['test']} evaluated prompts occur in it", text), text
     assert "as the model reads them:\n  <|endoftext|>" in text
     with pytest.raises(UserError, match="already exists"):
@@ -292,6 +294,15 @@ def test_a_new_task_is_written_with_lengths_and_budgets_of_its_data_and_shown(tm
         NewTask("true", str(tiny_model), str(file)).write(tmp_path)
     with pytest.raises(UserError, match="lower-case letters"):
         NewTask("My Task", str(tiny_model), str(file)).write(tmp_path)
+
+
+def test_a_new_task_leaves_out_the_rows_that_it_is_told_to(tmp_path: Path, tiny_model: Path) -> None:
+    file = write(tmp_path / "mine.jsonl", [*plain(40), {"prompt": "are you", "completion": "", "kind": "a"}])
+    with pytest.raises(UserError, match="row 41"):
+        NewTask("mine", str(tiny_model), str(file), demonstrations=str(file)).write(tmp_path)
+    written = NewTask("mine", str(tiny_model), str(file), demonstrations=str(file), skip="empty").write(tmp_path)
+    whole = OmegaConf.load(written)
+    assert (whole.prompts.skip, whole.sft.skip, whole.feedback.skip) == ("empty", "empty", "empty")
 
 
 @pytest.mark.parametrize(

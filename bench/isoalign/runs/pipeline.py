@@ -227,6 +227,8 @@ class Run(Training):
         samples, scores = base.samples, base.own_scores()
         known = self.task.known_reward  # the annotator is the scorer, and a judge that is no scorer knows something else
         sources = [by for by in pairs.SOURCES if not known or (by == "judge" and self.task.scored_by(by))]
+        if self.task.feedback.file and not shared.unpaired_stage:  # people judged, and nothing is simulated
+            sources = [by for by in sources if by != "annotator"]
         recipe = {"version": annotator_agreement.VERSION, "annotators": shared.annotators.key, "scores": scores.key}
         own = {by: found for by in sources if (found := shared.scorer_recipe(by))}
         recipe |= {"annotators": own} if known else {"opinions": own} if own else {}

@@ -27,9 +27,9 @@ name: {name}
 seed: 0
 {objective}budgets: {{tiny: {tiny:.1e}, small: {small:.1e}, large: {large:.1e}}}   # FLOPs of budget=NAME
 model: {{name: {model}, lora: {lora}, bf16: false, eos: open, prompt_tokens: {prompt_tokens}, new_tokens: {new_tokens}}}
-prompts: {{source: {prompts}, {where}, train: 0, validation: 0, test: 0}}   # 0: all
-sft: {{source: {demonstrations}, steps: 50, lr: 1.0e-4, batch_size: 32}}
-feedback: {{draws: 4, margin: 0.3, judge_margin: 0.3, noise: {noise}, file: {feedback}}}
+prompts: {{source: {prompts}, {where}, train: 0, validation: 0, test: 0{skip}}}   # 0: all
+sft: {{source: {demonstrations}, steps: 50, lr: 1.0e-4, batch_size: 32{skip}}}
+feedback: {{draws: 4, margin: 0.3, judge_margin: 0.3, noise: {noise}, file: {feedback}{skip}}}
 reward: {{pairs: 1000, lr: 1.0e-4, batch_size: 16, epochs: 1}}
 evaluation:
   {{split: test, draws: 4, seed: 1234, scorer: {scorer}, second_scorer: {second}, curve_prompts: 64, curve_draws: 2}}
@@ -43,7 +43,7 @@ training:
 class NewTask:
     """What a new task is over. ``source``: of prompts, in ``column`` or a format of feedback; ``demonstrations``: or ``none``;
     ``feedback``: of people, or empty; ``scorer`` and ``second_scorer``: of the objective; ``known_reward``: whether the first
-    is annotator and reward as well."""
+    is annotator and reward as well; ``skip``: rows to leave out, ``empty``, ``tools`` or ``faulty``."""
 
     name: str
     model: str
@@ -55,6 +55,7 @@ class NewTask:
     scorer: str = "tox_block"
     second_scorer: str = "toxic_classifier"
     known_reward: bool = False
+    skip: str = ""
 
     def write(self, folder: Path) -> Path:
         """Write the yaml into ``folder``; its path.
@@ -71,10 +72,12 @@ class NewTask:
             raise UserError(f"{file} already exists; remove it, or choose another name")
         tokenizer, weights = loading.load_tokenizer(self.model), loading.count_parameters(self.model)
         format = _prompt_format(self.source, self.column)
-        asked = prompts.read_own(self.source, PromptsConfig(source=self.source, column=self.column, format=format))
+        asked = prompts.read_own(
+            self.source, PromptsConfig(source=self.source, column=self.column, format=format, skip=self.skip)
+        )
         lengths = sorted(len(tokenizer(prompt.text)["input_ids"]) for prompt in asked)
         prompt_tokens = lengths[min(len(lengths) - 1, len(lengths) * 98 // 100)] + 8
-        new_tokens = _answer_tokens(tokenizer, self.demonstrations, self.feedback)
+        new_tokens = _answer_tokens(tokenizer, self.demonstrations, self.feedback, self.skip)
         # nano's budgets for its size and the tokens of a row
         small = 4.5e12 * weights / 4.2e6 * (prompt_tokens + new_tokens) / 44 / (3 if self.lora else 1)
         text = YAML.format(
@@ -83,6 +86,7 @@ class NewTask:
             demonstrations=_quoted(self.demonstrations), feedback=_quoted(self.feedback), prompt_tokens=prompt_tokens,
             new_tokens=new_tokens, tiny=small / 2, small=small, large=2 * small, scorer=_quoted(self.scorer),
             second=_quoted(self.second_scorer), objective=self._objective(), noise=0.0 if self.known_reward else 0.05,
+            skip=f", skip: {self.skip}" if self.skip else "",
         )  # fmt: skip
         save(file, text)
         return file
@@ -122,14 +126,14 @@ def _prompt_format(source: str, column: str) -> str:
         return ""
 
 
-def _answer_tokens(tokenizer: object, demonstrations: str, feedback: str) -> int:
+def _answer_tokens(tokenizer: object, demonstrations: str, feedback: str, skip: str) -> int:
     """Tokens that nineteen of twenty known answers have at most."""
     answers: list[str] = []
     if demonstrations not in ("", NONE):
-        shown = formats.read_file(demonstrations).demonstrations
+        shown = formats.read_file(demonstrations, skip=skip).demonstrations
         answers += ["".join(turn.content for turn in each.completion) for each in shown]
     if feedback:
-        data = formats.read_file(feedback)
+        data = formats.read_file(feedback, skip=skip)
         answers += ["".join(turn.content for turn in each.chosen) for each in data.comparisons]
         answers += ["".join(turn.content for turn in each.completion) for each in data.unpaired]
     lengths = sorted(len(tokenizer(answer)["input_ids"]) for answer in answers)  # type: ignore[operator]

@@ -11,7 +11,7 @@ from isoalign.core.errors import UserError
 from isoalign.data import prompts
 from isoalign.data.formats.check import check_file
 from isoalign.models import loading, reward_classifier
-from isoalign.stages.cutting import Cutter, Fit, check_fit, encode_prompts, fit_of, turns_of
+from isoalign.stages.cutting import Cutter, Fit, HeldOut, check_fit, encode_prompts, fit_of, turns_of
 from isoalign.stages.sft import NONE, read_demonstrations
 
 EXAMPLES = 5
@@ -42,7 +42,7 @@ def show(task: TaskConfig) -> Iterator[str]:
     if skipped := prompts.count_skipped(task.prompts):
         yield f"rows of the prompts that are skipped: {skipped:,}"
     evaluated = [prompt.text for split in ("validation", "test") for prompt in splits[split]]
-    yield _demonstrations(task, Cutter(tokenizer, model), evaluated)
+    yield _demonstrations(task, Cutter(tokenizer, model), splits)
     yield _feedback(task, evaluated)
     scorers = f"{task.evaluation.scorer} and {task.evaluation.second_scorer}"
     yield f"reward: {_reward(task)}; scored by {scorers}; judge: {f'{task.judge.kind} {task.judge.model}'.strip()}"
@@ -71,16 +71,24 @@ def _strata(chosen: list[prompts.Prompt]) -> str:
     return ", ".join(f"{clean(name)} {number:,}" for name, number in strata.most_common(4))
 
 
-def _demonstrations(task: TaskConfig, cut: Cutter, evaluated: list[str]) -> str:
-    source = task.sft.source
+def _demonstrations(task: TaskConfig, cut: Cutter, splits: dict[str, list[prompts.Prompt]]) -> str:
+    config, source = task.sft, task.sft.source
     if not source or source == NONE:
         return f"demonstrations: {'none, the model is its own base' if source else 'openings and continuations of comments'}"
-    shown = read_demonstrations(task.sft)
-    whole = [cut.tokenizer("".join(turn.content for turn in each.completion))["input_ids"] for each in shown]
-    longer = sum(len(ids) > task.model.new_tokens for ids in whole)
-    config = task.sft
-    leaks = "" if config.opening else _leaks(source, config.format, evaluated, config.columns, config.skip)
-    return f"demonstrations: {source}: {len(shown):,}, of which {longer:,} answers are cut{leaks}"
+    evaluated = splits["validation"] + splits["test"]
+    shown, held_out = read_demonstrations(config), HeldOut(cut, map(turns_of, evaluated))
+    kept = [each for each in shown if each.prompt not in held_out]
+    fitting = [each for each in kept if cut.prompt(each.prompt) is not None]
+    longer = sum(cut.is_cut(each.completion) for each in fitting)
+    counts = {
+        "left out as their prompt is evaluated": len(shown) - len(kept),
+        "left out as their last turn is too long": len(kept) - len(fitting), "answers are cut": longer,
+    }  # fmt: skip
+    said = "".join(f"; {number:,} {what}" for what, number in counts.items() if number)
+    texts = [prompt.text for prompt in evaluated]
+    leaks = "" if config.opening else _leaks(source, config.format, texts, config.columns, config.skip)
+    none = "" if fitting else "; a run refuses this: no demonstration is left"
+    return f"demonstrations: {source}: {len(fitting):,} of {len(shown):,} rows{said}{leaks}{none}"
 
 
 def _feedback(task: TaskConfig, evaluated: list[str]) -> str:
