@@ -287,12 +287,13 @@ def test_a_failure_of_the_machine_is_none_of_the_method_however_it_is_wrapped(er
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 def test_a_full_disk_keeps_the_last_checkpoint_and_is_said_so(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, {"w": torch.ones(2)}, {"n": 1})
-    before = (tmp_path / "checkpoint" / "state.pt").read_bytes()
-    os.symlink(FULL, tmp_path / "checkpoint" / "state.tmp")
+    [file] = (tmp_path / "checkpoint").iterdir()
+    before = file.read_bytes()
+    os.symlink(FULL, tmp_path / "checkpoint" / "next.tmp")
     with pytest.raises(MachineFailed, match="cannot write"), as_training_failure():
         save_checkpoint(tmp_path, {"w": torch.zeros(10**6)}, {"n": 2})
-    assert [file.name for file in (tmp_path / "checkpoint").iterdir()] == ["state.pt"]
-    assert (tmp_path / "checkpoint" / "state.pt").read_bytes() == before
+    assert list((tmp_path / "checkpoint").iterdir()) == [file]
+    assert file.read_bytes() == before
 
 
 def test_a_checkpoint_comes_no_oftener_than_saving_pays(tiny_bench: Bench, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from isoalign.core import manifests
+from isoalign.core import store as stores
 from isoalign.core.errors import UserError
-from isoalign.core.store import Store, added_later, content, digest, file_fingerprint, recipe_fields
+from isoalign.core.manifests import content, file_fingerprint
+from isoalign.core.store import Store, added_later, digest, recipe_fields
 from isoalign.tools.verify import check_stage
 
 
@@ -194,3 +198,102 @@ def test_files_that_came_or_went_and_a_recipe_that_does_not_fit_are_named(tmp_pa
     (child / "manifest.json").unlink()
     assert f"{child.name}: has no manifest.json" in check_stage(child, store)
     assert content(child) == ""
+
+
+# -- damage -----------------------------------------------------------------------------------------------------------------
+
+
+class Maker:
+    """A stage with a small file, a record with a clock, and weights that are large."""
+
+    def __init__(self, root: Path) -> None:
+        self.store, self.made = Store(root), 0
+        self.recipe: dict[str, Any] = {"seed": 1}
+        self.key = digest({"stage": "train", **self.recipe})
+
+    def get(self) -> Path:
+        """As another process would open it."""
+        stores._OPENED.clear()
+        return self.store.get("train", self.key, self.recipe, self._make)
+
+    def _make(self, work: Path) -> None:
+        self.made += 1
+        (work / "rows.jsonl").write_text("a\nb\n")
+        (work / "record.json").write_text(
+            json.dumps({"spent": {"flops": 7, "seconds": 0.1 * self.made}, "device": str(self.made)})
+        )
+        (work / "weights.bin").write_bytes(bytes(manifests.ALWAYS + 1))
+
+
+def flip(file: Path) -> None:
+    whole = bytearray(file.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    times = file.stat()
+    file.write_bytes(whole)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # as bad disks do
+
+
+@pytest.mark.parametrize("harm", [flip, lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-1])])
+@pytest.mark.parametrize("name", ["rows.jsonl", "record.json", "weights.bin", "manifest.json", "recipe.json"])
+def test_a_stage_that_was_damaged_is_set_aside_named_and_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, harm: Any
+) -> None:
+    maker = Maker(tmp_path)
+    before = content(maker.get())
+    harm(maker.get() / name)
+    folder = maker.get()
+    assert maker.made == 2
+    assert content(folder) == before  # another clock and machine are the same stage
+    [aside] = tmp_path.glob(".damaged-*")
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"the store's {folder.name} is not as it was made (" in told
+    assert aside.name in told
+    assert name == "manifest.json" or name in told
+    assert maker.store.find(maker.key) == folder
+    assert maker.get() == folder
+    assert maker.made == 2
+
+
+def test_a_large_file_is_read_again_only_when_its_size_or_times_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker, read = Maker(tmp_path), []
+    folder = maker.get()
+    maker.get()
+    whole = manifests._sha256
+    monkeypatch.setattr(manifests, "_sha256", lambda file: read.append(file.name) or whole(file))
+    maker.get()
+    assert "weights.bin" not in read
+    os.utime(folder / "weights.bin")
+    maker.get()
+    assert read.count("weights.bin") == 1
+    assert maker.made == 1
+
+
+def test_a_stage_made_from_another_parent_is_made_again(tmp_path: Path) -> None:
+    store, parent, child = chain(tmp_path)
+    shutil.rmtree(parent)
+    stores._OPENED.clear()
+    recipe = json.loads((parent.parent / child.name / "recipe.json").read_text())
+    assert store.damage(child) == ""  # without its parent there is nothing to compare
+    store.get(
+        "pairs", parent.name.partition("-")[2], {"seed": 1}, lambda work: (work / "rows.jsonl").write_text("x\n") and None
+    )
+    stores._OPENED.clear()
+    assert store.damage(child) == f"manifest.json (made from another {parent.name})"
+    again = store.get("train", child.name.partition("-")[2], {"pairs": recipe["pairs"]},
+                      lambda work: (work / "rows.jsonl").write_text("y\n") and None)  # fmt: skip
+    assert (again / "rows.jsonl").read_text() == "y\n"
+    assert check_stage(again, store) == []
+
+
+def test_those_who_only_read_are_told_of_damage(tmp_path: Path) -> None:
+    maker = Maker(tmp_path)
+    folder = maker.get()
+    stores._OPENED.clear()
+    assert maker.store.damage(folder) == ""
+    flip(folder / "record.json")
+    assert maker.store.damage(folder) == ""  # this process has looked
+    stores._OPENED.clear()
+    assert maker.store.damage(folder) == "record.json"

@@ -6,6 +6,18 @@ from pathlib import Path
 from isoalign.core.errors import UserError
 
 
+def flush(*paths: Path) -> None:
+    """Have the disk hold files, and the names in folders, before anything says that they are there."""
+    for path in paths:
+        if os.name == "nt" and path.is_dir():  # which has no descriptors of folders
+            continue
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def save(path: Path, text: str | bytes) -> None:
     """Make a file appear whole or not at all, its folder with it. Raises UserError where that can't be done."""
     work = path.with_name(f".{path.name}.{os.getpid()}.tmp")

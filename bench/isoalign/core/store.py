@@ -1,14 +1,15 @@
 """The store: one directory a stage, named by its key. A directory that exists is complete.
 
-Each holds a ``manifest.json``: the digest of every file, and of the manifests of the stages that it was made from. So the
-digest of one manifest stands for all that led to it.
+What a stage's folder holds is checked against its manifest when a process first opens it: one that does not fit is set aside,
+named, and made again.
 """
 
 import hashlib
 import json
+import os
 import re
 import shutil
-import zlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -17,9 +18,11 @@ from typing import Any
 from filelock import FileLock
 
 from isoalign.core.errors import UserError
+from isoalign.core.files import flush
+from isoalign.core.manifests import RECIPE, content, misfits, write_manifest
 
 LATER = "later"
-RECIPE, MANIFEST = "recipe.json", "manifest.json"
+_OPENED: set[Path] = set()  # stages that this process has looked at
 
 
 def digest(value: Any) -> str:
@@ -62,8 +65,8 @@ class Store:
         jobs wait for each other. A work directory survives a kill, so a stage that checkpoints into it can go on; after
         an error that ``make`` raised itself nothing is published.
         """
-        final = self.path(stage, key)
-        if final.is_dir():
+        final, recipe = self.path(stage, key), json.loads(json.dumps({"stage": stage, **recipe}, default=_plain))
+        if self._whole(final, recipe):
             return final
         lock = FileLock(self.root / f".{final.name}.lock")
         try:
@@ -72,7 +75,9 @@ class Store:
         except OSError as error:
             raise UserError(f"cannot write to the store {self.root}: {error.strerror}; set store=FOLDER") from error
         with held:
-            if not final.is_dir():
+            if not self._whole(final, recipe):
+                if final.is_dir():
+                    self._set_aside(final, recipe)
                 work = self.root / f".work-{final.name}"
                 work.mkdir(exist_ok=True)
                 try:
@@ -82,11 +87,43 @@ class Store:
                         shutil.rmtree(work)
                     raise
                 shutil.rmtree(work / "checkpoint", ignore_errors=True)
-                recipe = {"stage": stage, **recipe}
-                (work / RECIPE).write_text(json.dumps(recipe, indent=1, sort_keys=True, default=_plain))
-                (work / MANIFEST).write_text(json.dumps(self._manifest(work), indent=1))
+                (work / RECIPE).write_text(json.dumps(recipe, indent=1, sort_keys=True))
+                write_manifest(work, {parent.name: content(parent) for parent in self.parents(work)})
+                flush(*work.rglob("*"), work)
                 work.rename(final)
+                flush(self.root)
+                _OPENED.add(final)
         return final
+
+    def _whole(self, folder: Path, recipe: dict[str, Any]) -> bool:
+        """Whether a stage is there, as it was made; looked at when this process first opens it."""
+        if folder.is_dir() and folder not in _OPENED and not any(misfits(folder, recipe)):
+            _OPENED.add(folder)
+        return folder in _OPENED and folder.is_dir()
+
+    def damage(self, folder: Path) -> str:
+        """What in a stage's folder is not as it was made, in words; empty if all is. For those who only read."""
+        if folder in _OPENED:
+            return ""
+        try:
+            recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return RECIPE
+        wrong = [] if digest(recipe) == folder.name.rpartition("-")[2] else [RECIPE]
+        wrong += misfits(folder, recipe)
+        if not wrong:
+            _OPENED.add(folder)
+        return ", ".join(wrong)
+
+    def _set_aside(self, folder: Path, recipe: dict[str, Any]) -> None:
+        """Move a stage that is not as it was made out of the way, and say so."""
+        aside = self.root / f".damaged-{folder.name}-{os.getpid()}"
+        what = f"the store's {folder.name} is not as it was made ({', '.join(misfits(folder, recipe))})"
+        try:
+            folder.rename(aside)
+        except OSError as error:
+            raise UserError(f"{what}, and can't be made again: {error.strerror}; set store=FOLDER") from error
+        print(f"isoalign: {what}; it is kept as {aside.name} and made again", file=sys.stderr, flush=True)
 
     def find(self, key: str) -> Path | None:
         """The directory of a key, whatever its stage; None where it is not in this store."""
@@ -97,26 +134,3 @@ class Store:
         text = (folder / RECIPE).read_text(encoding="utf-8")
         found = (self.find(key) for key in dict.fromkeys(re.findall(r'"([0-9a-f]{16})"', text)))
         return [parent for parent in found if parent is not None and parent != folder]
-
-    def _manifest(self, work: Path) -> dict[str, Any]:
-        files = {file.relative_to(work).as_posix(): file_fingerprint(file) for file in _files(work)}
-        return {"files": files, "parents": {parent.name: content(parent) for parent in self.parents(work)}}
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / MANIFEST)
-
-
-def content(folder: Path) -> str:
-    """Digest of a stage's manifest; empty where an older version made it without one."""
-    file = folder / MANIFEST
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.exists() else ""
-
-
-def file_fingerprint(file: Path) -> dict[str, Any]:
-    """Digests of a file: ``sha256``, and of JSON lines ``rows``, 8 hex digits per row, to find the changed row."""
-    with file.open("rb") as stream:
-        found: dict[str, Any] = {"sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-    if file.suffix == ".jsonl":
-        found["rows"] = "".join(f"{zlib.crc32(row):08x}" for row in file.read_bytes().split(b"\n"))
-    return found

@@ -9,8 +9,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from isoalign.core import plugins
+from isoalign.core.manifests import content
 from isoalign.core.records import Card
-from isoalign.core.store import content
 from isoalign.evaluation import curve, metric_values
 from isoalign.evaluation.card import key_of
 from isoalign.evaluation.scoring import scored

@@ -21,9 +21,10 @@ from isoalign.config.feedback import PanelConfig
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError, unknown
 from isoalign.core.files import save
+from isoalign.core.manifests import content
 from isoalign.core.records import Estimate
 from isoalign.core.redaction import redact
-from isoalign.core.store import Store, content, digest
+from isoalign.core.store import Store, digest
 from isoalign.data import assets, human_pairs
 from isoalign.data.preferences import Feedback
 from isoalign.evaluation import human, metric_values, samples, scores

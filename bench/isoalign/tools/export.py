@@ -20,8 +20,9 @@ from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.files import save
 from isoalign.core.lazy import huggingface_hub, peft, safetensors, transformers
+from isoalign.core.manifests import RECIPE
 from isoalign.core.records import Card
-from isoalign.core.store import RECIPE, Store
+from isoalign.core.store import Store
 from isoalign.data import hub
 from isoalign.evaluation import card as cards
 from isoalign.models import loading, tokens

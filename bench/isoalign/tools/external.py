@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.jsonl import write_rows
+from isoalign.core.manifests import content
 from isoalign.core.records import Card, Flag, Sample
-from isoalign.core.store import Store, content
+from isoalign.core.store import Store
 from isoalign.core.text import normalise
 from isoalign.data import prompts
 from isoalign.data.preferences import rollouts as as_rollouts

@@ -62,6 +62,11 @@ def stage_of(card: Card, store: Store, name: str) -> Path:
             f"{card.algorithm} seed {card.seed}: the store {store.root} does not hold its {what}; "
             f"name the store of the run with --store, or run it again: {card.command}"
         )
+    if wrong := store.damage(folder):
+        raise UserError(
+            f"{card.algorithm} seed {card.seed}: {folder.name} in the store {store.root} is not as it was made ({wrong}); "
+            f"run it again, which makes it anew: {card.command}"
+        )
     return folder
 
 

@@ -12,9 +12,10 @@ from isoalign.config.feedback import PanelConfig
 from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
+from isoalign.core.manifests import MANIFEST, RECIPE, content, file_fingerprint, fits
 from isoalign.core.objective import objective_of
 from isoalign.core.records import Card
-from isoalign.core.store import MANIFEST, RECIPE, Store, content, digest, file_fingerprint, recipe_fields
+from isoalign.core.store import Store, digest, recipe_fields
 from isoalign.evaluation import card as cards
 from isoalign.evaluation import metrics
 from isoalign.evaluation.card import FAMILY
@@ -209,7 +210,8 @@ def check_stage(folder: Path, store: Store) -> list[str]:
     wrong += [f"{folder.name}/{name}: is missing" for name in sorted(manifest["files"].keys() - there)]
     wrong += [f"{folder.name}/{name}: was added" for name in sorted(there - manifest["files"].keys())]
     for name in sorted(there & manifest["files"].keys()):
-        wrong += _changed(folder, name, manifest["files"][name])
+        if not fits(folder / name, manifest["files"][name], manifest["beside"].get(name)):
+            wrong.append(_changed(folder, name, manifest["files"][name]))
     for name, known in manifest["parents"].items():
         parent = store.root / name
         if not parent.is_dir():
@@ -219,16 +221,15 @@ def check_stage(folder: Path, store: Store) -> list[str]:
     return wrong
 
 
-def _changed(folder: Path, name: str, known: dict[str, Any]) -> list[str]:
-    found = file_fingerprint(folder / name)
-    if found["sha256"] == known["sha256"]:
-        return []
+def _changed(folder: Path, name: str, known: dict[str, Any]) -> str:
+    """The line about a changed file, with the rows where it has any."""
+    found = file_fingerprint(folder / name) if "rows" in known else {}
     rows = [[print_["rows"][i : i + ROW] for i in range(0, len(print_["rows"]), ROW)] for print_ in (found, known)
             if "rows" in print_]  # fmt: skip
     if len(rows) == 2 and len(rows[0]) == len(rows[1]):
         changed = [str(number) for number, (a, b) in enumerate(zip(*rows, strict=True), start=1) if a != b]
-        return [f"{folder.name}/{name}: row {', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''} was changed"]
-    return [f"{folder.name}/{name}: was changed"]
+        return f"{folder.name}/{name}: row {', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''} was changed"
+    return f"{folder.name}/{name}: was changed"
 
 
 def _check_record(card: Card, store: Store, report: Report) -> None:

@@ -1,39 +1,68 @@
-"""Checkpoints: everything that a resumed run needs, in one file that is written atomically."""
+"""Checkpoints: everything that a resumed run needs, in one file that appears whole and is checked before it is read."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
+import pickle
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-FILE = Path("checkpoint") / "state.pt"
+from isoalign.core.files import flush
+
+FOLDER = "checkpoint"
+KEPT = 2  # the newest, and the one before it where the newest turns out to be damaged
 Tensors = dict[str, Any]  # by name, as torch.load returns them with weights_only
 
 
 def save_checkpoint(work: Path, tensors: Tensors, numbers: dict[str, Any]) -> None:
-    """Write tensors and numbers (JSON) into the work folder of a run. Where that fails, the last checkpoint stays."""
-    file = work / FILE
-    file.parent.mkdir(exist_ok=True)
-    part = file.with_suffix(".tmp")
+    """Write tensors and numbers (JSON) into the work folder of a run, in a file named by its place in the row and its digest.
+    Where that fails, the last checkpoint stays."""
+    folder = work / FOLDER
+    folder.mkdir(exist_ok=True)
+    before = _files(folder)
+    part = folder / "next.tmp"
     try:
         with part.open("wb") as stream:  # Python's stream says what is wrong with a disk, torch's does not
             torch.save(tensors | {"numbers": json.dumps(numbers)}, stream)
+        flush(part)
     except Exception:
         part.unlink(missing_ok=True)  # half a file, on a disk that may be full
         raise
-    os.replace(part, file)
+    number = int(before[-1].name.partition("-")[0]) + 1 if before else 1
+    part.rename(folder / f"{number:06d}-{_digest(part)}.pt")
+    flush(folder)
+    for file in before[: 1 - KEPT]:
+        file.unlink()
 
 
 def load_checkpoint(work: Path) -> tuple[Tensors, dict[str, Any]] | None:
-    """Tensors, on the CPU wherever they were saved, and numbers of the last checkpoint; None without one."""
-    if not (work / FILE).exists():
-        return None
-    tensors = torch.load(work / FILE, map_location="cpu", weights_only=True)
-    return tensors, json.loads(tensors.pop("numbers"))
+    """Tensors, on the CPU wherever they were saved, and numbers of the last checkpoint that is whole; None without one. One
+    that is not is told and removed."""
+    for file in reversed(_files(work / FOLDER)):
+        with suppress(pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError):  # what damage makes of a file
+            if _digest(file) == file.stem.partition("-")[2]:
+                tensors = torch.load(file, map_location="cpu", weights_only=True)
+                return tensors, json.loads(tensors.pop("numbers"))
+        said = f"isoalign: the checkpoint {file} is damaged; training goes on from the one before it, or from the start"
+        print(said, file=sys.stderr, flush=True)
+        file.unlink()
+    return None
+
+
+def _files(folder: Path) -> list[Path]:
+    """The checkpoints of a run, the oldest first."""
+    return sorted(folder.glob("[0-9]*-*.pt"))
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
