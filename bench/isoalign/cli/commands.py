@@ -11,7 +11,7 @@ import click
 
 from isoalign.cli.complaint import complain
 from isoalign.core import runtime
-from isoalign.core.errors import UserError, is_interrupt, unforeseen, unknown
+from isoalign.core.errors import UserError, interrupt_of, unforeseen, unknown
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,14 @@ def invoke(arguments: list[str]) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
     except click.exceptions.Abort as error:
-        if is_interrupt(error):
-            raise KeyboardInterrupt from error
+        if stopped := interrupt_of(error):
+            raise stopped from None
         complain(f"{arguments[0]} asks for what is not given, and nobody answered; give it as options, see --help")
     except BrokenPipeError:
         raise
     except Exception as error:
-        if is_interrupt(error):
-            raise KeyboardInterrupt from error
+        if stopped := interrupt_of(error):
+            raise stopped from None
         complain(_line(error, arguments))
     return 2
 

@@ -44,12 +44,12 @@ def run(words: tuple[str, ...]) -> int:
     sweep = any(word in MULTIRUN for word in words)
     arguments = ["-m"] * sweep + [overrides.quoted(word) for word in words if word not in MULTIRUN]  # Hydra wants it first
     overrides.check_overrides(arguments, sweep)
-    from isoalign.runs.run import FAILURES, main  # loads torch, after the words were found to be right
+    from isoalign.runs.run import FAILURES, SWEEP, main  # loads torch, after the words were found to be right
 
     sys.argv = ["isoalign run", *arguments]
     with tempfile.NamedTemporaryFile("r") as failures:
         if sweep:
-            os.environ[FAILURES] = failures.name
+            os.environ |= {FAILURES: failures.name, SWEEP: str(os.getpid())}
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints what is wrong by itself, in many lines
         with overrides.one_line():
             main()

@@ -33,11 +33,13 @@ def unforeseen(error: BaseException) -> str:
     return f"{type(error).__name__}: {reason} ({place}set ISOALIGN_DEBUG=1 for the traceback)"
 
 
-def is_interrupt(error: BaseException | None) -> bool:
-    """Whether an exception was caused by an interrupt: cleaning up after one may raise another."""
-    while error and not isinstance(error, KeyboardInterrupt):
+def interrupt_of(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The interrupt that caused an exception, if one did: cleaning up after one may raise another."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return error
         error = error.__context__
-    return error is not None
+    return None
 
 
 def _text(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from isoalign.core import stopping
 from isoalign.core.errors import UserError
 from isoalign.core.files import flush
 from isoalign.core.manifests import RECIPE, content, misfits, write_manifest
@@ -76,6 +77,7 @@ class Store:
             raise UserError(f"cannot write to the store {self.root}: {error.strerror}; set store=FOLDER") from error
         with held:
             if not self._whole(final, recipe):
+                stopping.stop_here()
                 if final.is_dir():
                     self._set_aside(final, recipe)
                 work = self.root / f".work-{final.name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -17,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
-from isoalign.core import devices, progress, runtime
-from isoalign.core.errors import TrainingFailed, UserError, is_interrupt, unforeseen, unknown
+from isoalign.core import devices, progress, runtime, stopping
+from isoalign.core.errors import TrainingFailed, UserError, interrupt_of, unforeseen, unknown
 from isoalign.core.memory import machine_failure
 from isoalign.core.objective import objective_of
 from isoalign.core.records import Budget, Card
@@ -35,6 +36,7 @@ from isoalign.training import registry
 
 MOST = 2000  # characters of an error line
 FAILURES = "ISOALIGN_FAILURES"  # a file to which the jobs of a sweep add a line when they fail
+SWEEP = "ISOALIGN_SWEEP"  # the process that was typed
 
 
 @hydra.main(version_base="1.3", config_path="pkg://isoalign.conf", config_name="config")
@@ -46,9 +48,13 @@ def main(config: DictConfig) -> float | None:
         card = cards.read_card(path)
         found = card.metrics.get(objective_of(card).gain)
         return found.value if found else None
+    except KeyboardInterrupt as interrupt:
+        if os.environ.get(SWEEP, mine := str(os.getpid())) != mine:  # a process of a sweep, which would take the next run
+            stopping.end_now(getattr(interrupt, "number", signal.SIGINT))
+        raise
     except Exception as error:
-        if is_interrupt(error):
-            raise KeyboardInterrupt from error
+        if stopped := interrupt_of(error):
+            raise stopped from None
         if os.environ.get("ISOALIGN_DEBUG") and not isinstance(error, UserError):
             raise
         error = machine_failure(error) or error
@@ -59,6 +65,8 @@ def main(config: DictConfig) -> float | None:
 
 def execute(config: DictConfig) -> Path:
     """Run a configuration and write its card, its board and its W&B run; the card's path."""
+    stopping.install()  # in each process of a sweep
+    stopping.stop_here()  # asked for at the end of the run before
     runtime.quiet()
     runtime.threads(int(config.threads))
     devices.use(str(config.device))

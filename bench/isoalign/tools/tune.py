@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 
 from isoalign.config.evaluation import NONE, WIN_RATE
 from isoalign.config.search_path import folders, options
+from isoalign.core import stopping
 from isoalign.core.errors import UserError, unknown
 from isoalign.core.files import save
 from isoalign.core.lazy import scipy
@@ -212,6 +213,7 @@ class Search:
                 pool.shutdown(cancel_futures=True)
 
     def _trial(self, algorithm: str, at: Settings) -> Trial:
+        stopping.stop_here()
         words = [f"task={self.task}", f"algorithm={algorithm}", f"seed={SEED}", f"results={self.results / 'trials'}", *LEAN]
         words += [f"store={self.store}"] if self.store else []
         words += [*self.settings, *self._off, *(f"{key}={value}" for key, value in at.items())]

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
+from isoalign.core import stopping
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.data.preferences import Cursor, Feedback
@@ -85,7 +86,7 @@ class Session:
 
     def fetch(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Call the feedback source with the clock stopped: time must not depend on whether a shared stage already exists."""
-        with self.meter.paused():
+        with self.meter.paused(), stopping.breakable():
             return work(*arguments, **named)
 
     def check_read(self, count: int = 1, what: str = "") -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from isoalign.config.training import TrainConfig
+from isoalign.core import stopping
 from isoalign.core.batches import Batch, Step
 from isoalign.core.errors import UserError
 from isoalign.core.progress import Progress
@@ -75,23 +76,25 @@ class Trainer:
         self._resume()
         saved_at = time.monotonic()
         bar = Progress("training")
-        while True:
-            self.begin_round()
-            before = self.meter.flops
-            try:
-                with closing(self.steps()) as steps:
-                    for step in steps:
-                        self._step(step)
-                        bar.show(self.meter.fraction, self.log[-1])
-            except BudgetSpent as spent:
-                reason = str(spent)
-                break
-            if self.meter.flops == before:
-                raise UserError("an iteration spent none of the budget, so the run would never end")
-            self._check_state()
-            if time.monotonic() - saved_at >= self.save_interval:
-                self._save()
-                saved_at = time.monotonic()
+        with stopping.finishing():
+            while True:
+                self.begin_round()
+                before = self.meter.flops
+                try:
+                    with closing(self.steps()) as steps:
+                        for step in steps:
+                            self._step(step)
+                            bar.show(self.meter.fraction, self.log[-1])
+                except BudgetSpent as spent:
+                    reason = str(spent)
+                    break
+                if self.meter.flops == before:
+                    raise UserError("an iteration spent none of the budget, so the run would never end")
+                self._check_state()
+                if stopping.asked() or time.monotonic() - saved_at >= self.save_interval:
+                    self._save()
+                    stopping.stop_here()
+                    saved_at = time.monotonic()
         bar.close()
         self._check_end(label, reason)
 
