@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import click
 
-from isoalign.cli.complaint import complain
 from isoalign.core import runtime
+from isoalign.core.complaint import complain
 from isoalign.core.errors import UserError, interrupt_of, unforeseen, unknown
 
 

@@ -4,8 +4,8 @@ import os
 import signal
 import sys
 
-from isoalign.cli.complaint import complain
 from isoalign.core import stopping
+from isoalign.core.complaint import complain
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import textwrap
 
 import click
 
+from isoalign.core.complaint import say
 from isoalign.runs import overrides
 
 HELP = """Usage: isoalign run [-m] [KEY=VALUE]...
@@ -55,7 +56,7 @@ def run(words: tuple[str, ...]) -> int:
             main()
         failed = failures.read().splitlines()
     if failed:
-        print(f"isoalign: {len(failed)} of the sweep's runs failed: {', '.join(failed)}", file=sys.stderr)
+        say(f"{len(failed)} of the sweep's runs failed: {', '.join(failed)}")
     return 1 if failed else 0
 
 

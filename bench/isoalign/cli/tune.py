@@ -1,6 +1,5 @@
 """`isoalign tune`: equal tuning of methods."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -8,6 +7,7 @@ import click
 from isoalign.cli import options
 from isoalign.config import search_path
 from isoalign.core import plugins
+from isoalign.core.complaint import say
 from isoalign.core.errors import UserError
 from isoalign.core.progress import Progress
 from isoalign.runs import overrides
@@ -51,7 +51,7 @@ def tune(
         try:
             winner, file, record = tuning.write(search, name, tried, conf)
         except UserError as error:  # the others' trials are not lost
-            print(f"isoalign: {error}", file=sys.stderr)
+            say(str(error))
             failed += 1
             continue
         print(f"chosen: {tuning.line(name, winner)}\n  {file}  {record}", flush=True)

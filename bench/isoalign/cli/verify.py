@@ -1,11 +1,11 @@
 """`isoalign verify`: whether cards are what they were."""
 
-import sys
 from pathlib import Path
 
 import click
 
 from isoalign.cli import options
+from isoalign.core.complaint import say
 from isoalign.core.display import clean
 from isoalign.core.errors import UserError
 
@@ -26,7 +26,7 @@ def verify(cards: tuple[Path, ...], store: Path | None) -> int:
         try:
             report = verify_card(path, options.open_store(store))
         except UserError as error:  # the others are still looked at
-            print(f"isoalign: {error}", file=sys.stderr)
+            say(str(error))
             wrong += 1
             continue
         wrong += len(report.wrong)

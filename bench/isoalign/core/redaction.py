@@ -12,8 +12,9 @@ _SECRET_ALWAYS = re.compile(r"(?:secret|passw(?:or)?d|passphrase|api_?key)s?$", 
 _NUMBER = re.compile(r"[-+.\deE_]+|true|false|null|none", re.IGNORECASE)
 
 
-# name=value, "name: value" and --name value, the value bare or in quotes.
-_ASSIGNMENT = re.compile(r"""(?P<name>[\w.\-]+)(?P<between>\s*[=:]\s*|(?<=\w)\s+)(?P<value>"[^"]*"|'[^']*'|[^\s,'"{}\[\]]+)""")
+# name=value, "name: value" and --name value, the value bare or in quotes. Nothing is tried twice, so the time is linear.
+_NAME = re.compile(r"(?<![\w.\-])(?P<name>[\w.\-]++)(?P<between>\s*+[=:]\s*+|(?<=\w)\s++)")
+_VALUE = re.compile(r"""\"[^"]*+\"|'[^']*+'|[^\s,'"{}\[\]]++""")
 
 
 # Secrets that are known by their own form, and user:password@ in an address.
@@ -43,12 +44,20 @@ def redact(value: Any) -> Any:
 
 def redact_text(text: str) -> str:
     """A text with every secret in it replaced by ``[redacted]``."""
-
-    def hide(match: re.Match[str]) -> str:
-        name, between, value = match.group("name", "between", "value")
-        # "--token abc" gives a value; "the token abc" does not.
-        given = name.startswith("-") or between.strip()
-        return f"{name}{between}{REDACTED if given and _secret(name, value) else redact_text(value)}"
-
-    found = _KNOWN.sub(REDACTED, _ASSIGNMENT.sub(hide, text))
+    found = _KNOWN.sub(REDACTED, _without_assigned(text))
     return found if found == text else redact_text(found)  # seals hold for what is redacted again
+
+
+def _without_assigned(text: str) -> str:
+    """A text without the values that are given to the names of secrets."""
+    parts, at = [], 0
+    while match := _NAME.search(text, at):
+        name, between = match.group("name", "between")
+        parts.append(text[at : match.end()])
+        at = match.end()
+        # "--token abc" gives a value; "the token abc" does not
+        given = name.startswith("-") or between.strip()
+        if given and _secret(name, "?") and (value := _VALUE.match(text, at)) and _secret(name, value[0]):
+            parts.append(REDACTED)
+            at = value.end()
+    return "".join([*parts, text[at:]])

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from isoalign.core.complaint import say
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 20.0  # seconds that children have to finish and save a step
 AGAIN = 1.0  # seconds after which the same signal means: at once
@@ -103,7 +105,7 @@ def _importing(frame: FrameType | None) -> bool:
 def end_now(number: int) -> None:
     """Leave at once, with the line."""
     with suppress(Exception):
-        print(f"isoalign: {LINE}", file=sys.stderr, flush=True)
+        say(LINE)
         sys.stdout.flush()
     os._exit(128 + number)
 

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from isoalign.core import stopping
+from isoalign.core.complaint import say
 from isoalign.core.errors import UserError
 from isoalign.core.files import flush
 from isoalign.core.manifests import RECIPE, content, misfits, write_manifest
@@ -125,7 +125,7 @@ class Store:
             folder.rename(aside)
         except OSError as error:
             raise UserError(f"{what}, and can't be made again: {error.strerror}; set store=FOLDER") from error
-        print(f"isoalign: {what}; it is kept as {aside.name} and made again", file=sys.stderr, flush=True)
+        say(f"{what}; it is kept as {aside.name} and made again")
 
     def find(self, key: str) -> Path | None:
         """The directory of a key, whatever its stage; None where it is not in this store."""

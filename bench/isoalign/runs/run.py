@@ -6,7 +6,6 @@ import math
 import os
 import shlex
 import signal
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
 from isoalign.core import devices, progress, runtime, stopping
+from isoalign.core.complaint import complain, one_line
 from isoalign.core.errors import TrainingFailed, UserError, interrupt_of, unforeseen, unknown
 from isoalign.core.memory import machine_failure
 from isoalign.core.objective import objective_of
@@ -34,7 +34,6 @@ from isoalign.runs.pipeline import Run
 from isoalign.stages.shared import SharedStages
 from isoalign.training import registry
 
-MOST = 2000  # characters of an error line
 FAILURES = "ISOALIGN_FAILURES"  # a file to which the jobs of a sweep add a line when they fail
 SWEEP = "ISOALIGN_SWEEP"  # the process that was typed
 
@@ -149,13 +148,12 @@ def _fail(config: DictConfig, line: str, noted: bool = False) -> None:
 
     A single run exits with 2; in a sweep the other runs go on.
     """
-    name, line = str(config.algorithm.get("name", "?")), line[:MOST].encode("utf-8", "replace").decode()
-    progress.end()
+    name, line = str(config.algorithm.get("name", "?")), one_line(line)
     if noted:
         with suppress(UserError):  # where nothing can be written the line must do
             folder = Path(str(config.results)) / str(config.task.name)
             failures.note_failure(failures.Failure(name, int(config.seed), _command(), line), folder)
-    print(f"isoalign: {name} seed {config.seed}: {line}", file=sys.stderr, flush=True)
+    complain(f"{name} seed {config.seed}: {line}")
     if FAILURES not in os.environ:
         raise SystemExit(2)
     with open(os.environ[FAILURES], "a") as file:

@@ -7,7 +7,6 @@ is refused in a line. What passed is in the store, so a preflight is made once f
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,6 +17,7 @@ import torch
 
 from isoalign.config.evaluation import BASE, SCORER
 from isoalign.config.task import ModelConfig, TaskConfig
+from isoalign.core.complaint import say
 from isoalign.core.devices import CPU, device
 from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.lazy import transformers
@@ -87,7 +87,7 @@ def _check_prompts(task: TaskConfig) -> dict[str, dict[str, int]]:
         check_fit(fit, f"task.prompts, {split}", task.model)
         report[split] = asdict(fit)
         if fit.told and task.prompts.source:
-            print(f"isoalign: {split}: {fit.told} at task.model.prompt_tokens={task.model.prompt_tokens}", file=sys.stderr)
+            say(f"{split}: {fit.told} at task.model.prompt_tokens={task.model.prompt_tokens}")
     return report
 
 

@@ -60,12 +60,12 @@ def stage_of(card: Card, store: Store, name: str) -> Path:
         what = f"{name} ({key or 'no key on the card'})"
         raise UserError(
             f"{card.algorithm} seed {card.seed}: the store {store.root} does not hold its {what}; "
-            f"name the store of the run with --store, or run it again: {card.command}"
+            "name the store of the run with --store, or run it again by the card's command"
         )
     if wrong := store.damage(folder):
         raise UserError(
             f"{card.algorithm} seed {card.seed}: {folder.name} in the store {store.root} is not as it was made ({wrong}); "
-            f"run it again, which makes it anew: {card.command}"
+            "run it again by the card's command, which makes it anew"
         )
     return folder
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isoalign.core.complaint import say
 from isoalign.core.files import flush
 
 FOLDER = "checkpoint"
@@ -49,8 +49,7 @@ def load_checkpoint(work: Path) -> tuple[Tensors, dict[str, Any]] | None:
             if _digest(file) == file.stem.partition("-")[2]:
                 tensors = torch.load(file, map_location="cpu", weights_only=True)
                 return tensors, json.loads(tensors.pop("numbers"))
-        said = f"isoalign: the checkpoint {file} is damaged; training goes on from the one before it, or from the start"
-        print(said, file=sys.stderr, flush=True)
+        say(f"the checkpoint {file} is damaged; training goes on from the one before it, or from the start")
         file.unlink()
     return None
 

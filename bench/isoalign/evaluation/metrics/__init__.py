@@ -14,7 +14,6 @@ import ast
 import importlib
 import os
 import pkgutil
-import sys
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from types import ModuleType
 from typing import Any, TypeGuard, TypeVar
 
 from isoalign.core import plugins
+from isoalign.core.complaint import say
 from isoalign.core.errors import UserError, unforeseen, unknown
 from isoalign.core.objective import TOXICITY, Objective
 from isoalign.core.records import Estimate, Flag
@@ -103,7 +103,7 @@ def declared() -> dict[str, Metric]:
         try:
             _declare(name, plugins.load("metrics", name), metrics)
         except UserError as error:
-            print(f"isoalign: {error}; continuing without its METRICS", file=sys.stderr)
+            say(f"{error}; continuing without its METRICS")
     return metrics
 
 

@@ -1,0 +1,26 @@
+"""Lines for the user on stderr. Nothing is imported here: a signal may come at an import."""
+
+import sys
+
+MOST = 2000  # characters of a line
+
+
+def one_line(text: str) -> str:
+    """A text from anywhere (a card, a server, an exception) as one line that no terminal takes for commands."""
+    shown = "".join(char if char.isprintable() else " " for char in text[: 4 * MOST])
+    kept = " ".join(shown.split())
+    return kept if len(kept) <= MOST and len(text) <= 4 * MOST else f"{kept[:MOST]}..."
+
+
+def say(line: str) -> None:
+    """Print one line to stderr."""
+    written = one_line(line).encode("utf-8", "replace").decode()
+    print(f"isoalign: {written}", file=sys.stderr, flush=True)
+
+
+def complain(line: str) -> None:
+    """Print one line to stderr, below any progress bar: failed work does not close its own."""
+    end_bars = getattr(sys.modules.get("isoalign.core.progress"), "end", None)
+    if end_bars:
+        end_bars()
+    say(line)

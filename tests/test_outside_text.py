@@ -1,0 +1,42 @@
+"""Text from outside (cards, servers, models) is inert and bounded where it is shown, in linear time."""
+
+from __future__ import annotations
+
+import pytest
+
+from isoalign.core.complaint import MOST, complain, one_line
+from isoalign.core.redaction import redact_text
+
+HOSTILE = [
+    "\x1b[2J\x1b]0;owned\x07", "a\rb", "a\nisoalign: all is well", "\u202eevil\u202c", "\x9b31m", "\ud800", "a\x00b",
+    "\u2028next",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_line_of_complaint_is_one_printable_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    complain(f"the card says {text}")
+    told = capsys.readouterr().err
+    assert told.endswith("\n")
+    assert told.count("\n") == 1
+    assert told[:-1].isprintable()
+
+
+def test_a_line_of_complaint_is_bounded() -> None:
+    assert len(one_line("x" * 10**7)) == MOST + 3
+    assert one_line("x" * MOST) == "x" * MOST
+    assert one_line("two  words\n") == "two words"
+
+
+REPEATED = ["x", "a=", "key=", "a ", 'a="', "--token ", "://a:", "hf_", "key: 3 ", "a.-", "key='", "key=\"'"]
+
+
+@pytest.mark.parametrize("text", REPEATED)
+def test_redaction_of_a_very_long_text_ends(text: str) -> None:
+    """One that is quadratic takes minutes for it."""
+    once = redact_text(text * 100_000)
+    assert redact_text(once) == once
+
+
+def test_redaction_of_a_long_chain_is_no_recursion() -> None:
+    assert redact_text("a=" * 10_000 + "api_key=hidden") == "a=" * 10_000 + "api_key=[redacted]"
