@@ -8,6 +8,7 @@ from isoalign.config.feedback import ConstitutionConfig, JudgeConfig, PanelConfi
 from isoalign.config.shaping import RoundsConfig, ShapingConfig
 from isoalign.config.training import TrainConfig
 from isoalign.core.objective import Objective
+from isoalign.core.places import is_plain
 from isoalign.core.store import added_later
 
 DTYPES = ("float32", "bfloat16")
@@ -233,5 +234,7 @@ class TaskConfig:
         return self.judge.model if self.judge.kind == "scorer" else ""
 
     def __post_init__(self) -> None:
+        if not is_plain(self.name):
+            raise ValueError(f"task.name must be a plain name, as my_task, not {self.name!r}")
         if conflict := conflicts.conflict(self):
             raise ValueError(conflict)

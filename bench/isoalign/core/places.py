@@ -1,12 +1,18 @@
-"""Where the parts of this installation lie."""
+"""Where the parts of this installation lie, and what can be the name of a folder."""
 
 import os
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 BASELINES = PACKAGE / "baselines"
 CONF = PACKAGE / "conf"
 _HARNESS, _ALGORITHMS = f"{PACKAGE}{os.sep}", f"{BASELINES}{os.sep}"
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name is letters, digits, underscores, dots and dashes, and no more: it stays where it is put."""
+    return bool(re.fullmatch(r"\w[\w.\-]{0,99}", name))
 
 
 def is_harness(file: str) -> bool:

@@ -22,6 +22,7 @@ from isoalign.config.search_path import folders, options, prepare
 from isoalign.config.task import TaskConfig
 from isoalign.core import plugins
 from isoalign.core.errors import UserError, unknown
+from isoalign.runs.exchanged import composed
 
 GROUPS = ("algorithm", "task", "budget")
 # Flags of Hydra that take a word behind them.
@@ -111,8 +112,8 @@ def _check_keys(keys: list[str], chosen: dict[str, list[str]]) -> None:
     keys = [k for k in keys if not (k.startswith(("hydra", "+", "~")) or k in GROUPS or "@" in k or "/" in k)]
     for names in itertools.product(*chosen.values()):
         choices = {group: f"{group}={name}" for group, name in zip(chosen, names, strict=True)}
-        with one_line(" ".join(choices.values())), initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
-            config = compose("config", overrides=list(choices.values()))
+        with one_line(" ".join(choices.values())):
+            config = composed(list(choices.values()))
         for group, name in choices.items():
             own, name = config[group].get("name", ""), name.partition("=")[2]
             if own not in ("", name):
