@@ -16,7 +16,6 @@ from isoalign.core import store as stores
 from isoalign.core.errors import UserError
 from isoalign.core.manifests import content, file_fingerprint
 from isoalign.core.store import Store, added_later, digest, recipe_fields
-from isoalign.tools.verify import check_stage
 
 
 @dataclass(frozen=True)
@@ -175,15 +174,15 @@ def test_a_manifest_stands_for_the_files_and_all_that_led_to_them(tmp_path: Path
     store, parent, child = chain(tmp_path)
     assert store.parents(child) == [parent]
     assert json.loads((child / "manifest.json").read_text())["parents"] == {parent.name: content(parent)}
-    assert check_stage(parent, store) == check_stage(child, store) == []
+    assert store.changes(parent) == store.changes(child) == []
     before = content(child)
     (parent / "rows.jsonl").write_text("a\nB\n")
-    assert check_stage(parent, store) == [f"{parent.name}/rows.jsonl: row 2 was changed"]
+    assert store.changes(parent) == [f"{parent.name}/rows.jsonl: row 2 was changed"]
     forged = json.loads((parent / "manifest.json").read_text())
     forged["files"]["rows.jsonl"] = file_fingerprint(parent / "rows.jsonl")
     (parent / "manifest.json").write_text(json.dumps(forged, indent=1))
-    assert check_stage(parent, store) == []
-    assert check_stage(child, store) == [f"{parent.name}/manifest.json: not the one that {child.name} was made from"]
+    assert store.changes(parent) == []
+    assert store.changes(child) == [f"{parent.name}/manifest.json: not the one that {child.name} was made from"]
     assert content(child) == before
 
 
@@ -191,12 +190,12 @@ def test_files_that_came_or_went_and_a_recipe_that_does_not_fit_are_named(tmp_pa
     store, parent, child = chain(tmp_path)
     (parent / "rows.jsonl").unlink()
     (parent / "more.txt").touch()
-    assert check_stage(parent, store) == [f"{parent.name}/rows.jsonl: is missing", f"{parent.name}/more.txt: was added"]
+    assert store.changes(parent) == [f"{parent.name}/rows.jsonl: is missing", f"{parent.name}/more.txt: was added"]
     recipe = child / "recipe.json"
     recipe.write_text(recipe.read_text().replace("train", "tried"))
-    assert f"{child.name}/recipe.json: does not match the stage's key" in check_stage(child, store)
+    assert f"{child.name}/recipe.json: does not match the stage's key" in store.changes(child)
     (child / "manifest.json").unlink()
-    assert f"{child.name}: has no manifest.json" in check_stage(child, store)
+    assert f"{child.name}: has no manifest.json" in store.changes(child)
     assert content(child) == ""
 
 
@@ -285,7 +284,7 @@ def test_a_stage_made_from_another_parent_is_made_again(tmp_path: Path) -> None:
     again = store.get("train", child.name.partition("-")[2], {"pairs": recipe["pairs"]},
                       lambda work: (work / "rows.jsonl").write_text("y\n") and None)  # fmt: skip
     assert (again / "rows.jsonl").read_text() == "y\n"
-    assert check_stage(again, store) == []
+    assert store.changes(again) == []
 
 
 def test_those_who_only_read_are_told_of_damage(tmp_path: Path) -> None:

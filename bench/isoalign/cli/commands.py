@@ -38,6 +38,7 @@ COMMANDS = {
     "task": Entry("task", "Look at a task: its data in tokens, splits, losses, leaks and examples."),
     "new": Entry("new", "Write the files of a new algorithm or task that works from the start."),
     "check": Entry("check", "Test an algorithm on what every algorithm must do."),
+    "store": Entry("store", "Look at the stages that runs have made, and delete what can go."),
     "doctor": Entry("doctor", "Say what this machine has for runs, what won't work, and what to do."),
     "assets": Entry("assets", "Fetch and verify the embedded models and data."),
 }

@@ -19,6 +19,7 @@ from isoalign.core.files import save
 
 RECIPE, MANIFEST, RECORD = "recipe.json", "manifest.json", "record.json"
 BESIDE = ("seconds", "device")  # entries of a record that decide no figure
+ROW = 8  # hex digits of a row's checksum
 ALWAYS = 2**22  # bytes of a file that is always read; of a larger one, its unchanged size and times will do
 CHECKED = ".checked"  # folder of a store with the sizes and times of large files that were read and fitted
 
@@ -82,6 +83,16 @@ def misfits(folder: Path, recipe: dict[str, Any]) -> Iterator[str]:
         yield MANIFEST
     else:
         _remember(folder, {name: stamp for name, stamp in seen.items() if stamp and stamp[0] > ALWAYS}, known)
+
+
+def changed_rows(file: Path, told: dict[str, Any]) -> str:
+    """The rows of a changed file of JSON lines as ``row 2, 5 ``; empty for another file and where rows came or went."""
+    if "rows" not in told:
+        return ""
+    both = (file_fingerprint(file)["rows"], told["rows"])
+    now, then = ([rows[i : i + ROW] for i in range(0, len(rows), ROW)] for rows in both)
+    changed = [str(number) for number, (a, b) in enumerate(zip(now, then, strict=False), start=1) if a != b]
+    return f"row {', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''} " if len(now) == len(then) else ""
 
 
 def fits(file: Path, told: dict[str, Any], beside: str | None) -> bool:

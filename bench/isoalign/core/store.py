@@ -20,7 +20,7 @@ from isoalign.core import stopping
 from isoalign.core.complaint import say
 from isoalign.core.errors import UserError
 from isoalign.core.files import flush
-from isoalign.core.manifests import RECIPE, content, misfits, write_manifest
+from isoalign.core.manifests import MANIFEST, RECIPE, changed_rows, content, files_of, fits, misfits, write_manifest
 
 LATER = "later"
 _OPENED: set[Path] = set()  # stages that this process has looked at
@@ -116,6 +116,33 @@ class Store:
         if not wrong:
             _OPENED.add(folder)
         return ", ".join(wrong)
+
+    def changes(self, folder: Path) -> list[str]:
+        """What was changed in a stage's directory: its recipe, its files (and which row), the stages that it came from. Reads
+        everything.
+
+        Raises OSError, ValueError, TypeError, KeyError or AttributeError where recipe or manifest can't be read.
+        """
+        recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+        wrong = []
+        if digest(recipe) != folder.name.rpartition("-")[2]:
+            wrong.append(f"{folder.name}/{RECIPE}: does not match the stage's key")
+        if not (folder / MANIFEST).exists():
+            return [*wrong, f"{folder.name}: has no {MANIFEST}"]
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        there = {file.relative_to(folder).as_posix() for file in files_of(folder)}
+        wrong += [f"{folder.name}/{name}: is missing" for name in sorted(manifest["files"].keys() - there)]
+        wrong += [f"{folder.name}/{name}: was added" for name in sorted(there - manifest["files"].keys())]
+        for name in sorted(there & manifest["files"].keys()):
+            if not fits(folder / name, manifest["files"][name], manifest["beside"].get(name)):
+                wrong.append(f"{folder.name}/{name}: {changed_rows(folder / name, manifest['files'][name])}was changed")
+        for name, known in manifest["parents"].items():
+            parent = self.root / name
+            if not parent.is_dir():
+                wrong.append(f"{name}: is missing, and {folder.name} was made from it")
+            elif content(parent) != known:
+                wrong.append(f"{name}/{MANIFEST}: not the one that {folder.name} was made from")
+        return wrong
 
     def _set_aside(self, folder: Path, recipe: dict[str, Any]) -> None:
         """Move a stage that is not as it was made out of the way, and say so."""

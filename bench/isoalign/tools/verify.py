@@ -12,17 +12,16 @@ from isoalign.config.feedback import PanelConfig
 from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
-from isoalign.core.manifests import MANIFEST, RECIPE, content, file_fingerprint, fits
+from isoalign.core.manifests import MANIFEST, RECIPE, content
 from isoalign.core.objective import objective_of
 from isoalign.core.records import Card
-from isoalign.core.store import Store, digest, recipe_fields
+from isoalign.core.store import Store, recipe_fields
 from isoalign.evaluation import card as cards
 from isoalign.evaluation import metrics
 from isoalign.evaluation.card import FAMILY
 from isoalign.evaluation.win_rate import WIN_RATE
 from isoalign.tools.rescore import remeasured, stage_of
 
-ROW = 8  # hex digits of a row's checksum
 TOLERANCE = 1e-9  # of a figure computed again; another processor may round its last bits otherwise
 
 CLAIMS = (
@@ -188,48 +187,13 @@ def _check_chain(card: Card, store: Store, report: Report) -> bool:
             report.unchecked.append(f"{folder.name}: has no {MANIFEST}: an older version made it")
             continue
         try:
-            wrong += check_stage(folder, store)
+            wrong += store.changes(folder)
             waiting += store.parents(folder)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             wrong.append(f"{folder.name}: its {RECIPE} or {MANIFEST} was changed ({type(error).__name__}: {error})")
     if seen:
         report.add(wrong, f"the files of {len(seen)} stages match their manifests")
     return not wrong
-
-
-def check_stage(folder: Path, store: Store) -> list[str]:
-    """What was changed in a stage's directory: its recipe, its files (and which row), the stages that it came from."""
-    recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    wrong = []
-    if digest(recipe) != folder.name.rpartition("-")[2]:
-        wrong.append(f"{folder.name}/{RECIPE}: does not match the stage's key")
-    if not (folder / MANIFEST).exists():
-        return [*wrong, f"{folder.name}: has no {MANIFEST}"]
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()} - {MANIFEST}
-    wrong += [f"{folder.name}/{name}: is missing" for name in sorted(manifest["files"].keys() - there)]
-    wrong += [f"{folder.name}/{name}: was added" for name in sorted(there - manifest["files"].keys())]
-    for name in sorted(there & manifest["files"].keys()):
-        if not fits(folder / name, manifest["files"][name], manifest["beside"].get(name)):
-            wrong.append(_changed(folder, name, manifest["files"][name]))
-    for name, known in manifest["parents"].items():
-        parent = store.root / name
-        if not parent.is_dir():
-            wrong.append(f"{name}: is missing, and {folder.name} was made from it")
-        elif content(parent) != known:
-            wrong.append(f"{name}/{MANIFEST}: not the one that {folder.name} was made from")
-    return wrong
-
-
-def _changed(folder: Path, name: str, known: dict[str, Any]) -> str:
-    """The line about a changed file, with the rows where it has any."""
-    found = file_fingerprint(folder / name) if "rows" in known else {}
-    rows = [[print_["rows"][i : i + ROW] for i in range(0, len(print_["rows"]), ROW)] for print_ in (found, known)
-            if "rows" in print_]  # fmt: skip
-    if len(rows) == 2 and len(rows[0]) == len(rows[1]):
-        changed = [str(number) for number, (a, b) in enumerate(zip(*rows, strict=True), start=1) if a != b]
-        return f"{folder.name}/{name}: row {', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''} was changed"
-    return f"{folder.name}/{name}: was changed"
 
 
 def _check_record(card: Card, store: Store, report: Report) -> None:

@@ -1,0 +1,155 @@
+"""Keeping a store: what is in it, whether it is as it was made, and what can go."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from isoalign.core.display import clean, grid
+from isoalign.core.errors import UserError
+from isoalign.core.manifests import CHECKED
+from isoalign.core.store import Store
+from isoalign.evaluation.card import read_cards
+
+GIB = 2**30
+KINDS = {"stage": "stages", "work": "unfinished", "damaged": "set aside as damaged", "lock": "locks", "note": "notes"}
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something in a store: a stage, the work folder of an unfinished one, a damaged one, a lock, or a note about digests.
+    ``name``: of the stage; ``busy``: a process works on it."""
+
+    path: Path
+    kind: str
+    name: str
+    busy: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def items(store: Store) -> list[Item]:
+    """Everything in a store, by name. Raises UserError where there is no store."""
+    if not store.root.is_dir():
+        raise UserError(f"no store at {store.root}; name one with --store")
+    return sorted(_items(store.root), key=lambda item: (item.kind, item.name))
+
+
+def _items(root: Path) -> Iterator[Item]:
+    for path in root.iterdir():
+        name = path.name
+        if path.is_dir() and not name.startswith("."):
+            yield Item(path, "stage", name)
+        elif name.startswith(".work-"):
+            yield Item(path, "work", name.removeprefix(".work-"), _held(root / f".{name.removeprefix('.work-')}.lock"))
+        elif name.startswith(".damaged-"):
+            yield Item(path, "damaged", name.removeprefix(".damaged-"))
+        elif name.startswith(".") and name.endswith(".lock"):
+            yield Item(path, "lock", name[1:].removesuffix(".lock"), _held(path))
+        elif name == CHECKED:
+            yield from (Item(note, "note", note.name.removesuffix(".json")) for note in path.iterdir())
+
+
+def _held(lock: Path) -> bool:
+    """Whether a process holds a lock."""
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
+
+
+def listing(store: Store) -> Iterator[str]:
+    """What is in a store: the stages by kind, and the rest."""
+    found = items(store)
+    stages = [item for item in found if item.kind == "stage"]
+    kinds = Counter(item.name.rpartition("-")[0] for item in stages)
+    sizes = Counter[str]()
+    for item in stages:
+        sizes[item.name.rpartition("-")[0]] += item.size
+    rows = [[clean(kind), f"{number:,}", f"{sizes[kind] / GIB:.3f}"] for kind, number in sorted(kinds.items())]
+    yield grid(["stages", "number", "GiB"], [*rows, ["all", f"{len(stages):,}", f"{sum(sizes.values()) / GIB:.3f}"]])
+    for kind, words in KINDS.items():
+        others = [item for item in found if item.kind == kind != "stage"]
+        if others and kind != "note":
+            busy = sum(item.busy for item in others)
+            yield f"{words}: {len(others):,}, {sum(item.size for item in others) / GIB:.3f} GiB, {busy:,} of them in use"
+
+
+def verified(store: Store) -> Iterator[tuple[str, list[str]]]:
+    """Each stage and what was changed in it; every file is read."""
+    for item in items(store):
+        if item.kind == "stage":
+            try:
+                yield item.name, store.changes(item.path)
+            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                yield item.name, [f"{item.name}: its recipe or manifest can't be read ({type(error).__name__})"]
+
+
+def descendants(store: Store, keys: Collection[str]) -> list[Item]:
+    """The stages with these keys, and all that were made from them. Raises UserError for a key that is not in the store."""
+    stages = {item.name: item for item in items(store) if item.kind == "stage"}
+    wanted = set()
+    for key in keys:
+        found = {name for name in stages if key in (name, name.rpartition("-")[2])}
+        if not found:
+            raise UserError(f"the store {store.root} holds no stage {key!r}; `isoalign store ls` shows what it holds")
+        wanted |= found
+    parents = {name: {parent.name for parent in store.parents(item.path)} for name, item in stages.items()}
+    while more := {name for name in stages.keys() - wanted if parents[name] & wanted}:
+        wanted |= more
+    return [stages[name] for name in sorted(wanted)]
+
+
+def unnamed(store: Store, results: Iterable[Path]) -> list[Item]:
+    """The stages that no card names, itself or through the stages that it names, in these folders of results.
+
+    Raises UserError where there is no card at all: a wrong folder would make everything superfluous.
+    """
+    folders = [folder for root in results for folder in (root, *root.rglob("*")) if folder.is_dir()]
+    named = {key for folder in folders for card in read_cards(folder) for key in card.parents.values()}
+    if not named:
+        raise UserError(f"no cards in {', '.join(map(str, results))}; name the folders of results with --results")
+    stages = {item.name: item for item in items(store) if item.kind == "stage"}
+    waiting = [item.path for name, item in stages.items() if name.rpartition("-")[2] in named]
+    kept: set[str] = set()
+    while waiting:
+        folder = waiting.pop()
+        if folder.name not in kept:
+            kept.add(folder.name)
+            waiting += store.parents(folder)
+    return [item for name, item in sorted(stages.items()) if name not in kept]
+
+
+def leftovers(store: Store) -> list[Item]:
+    """What dead processes left behind: unfinished work, locks that nobody holds, damaged stages, notes about no stage."""
+    found = items(store)
+    there = {item.name for item in found if item.kind == "stage"}
+    return [
+        item for item in found
+        if not item.busy and (item.kind in ("work", "damaged", "lock") or (item.kind == "note" and item.name not in there))
+    ]  # fmt: skip
+
+
+def remove(chosen: Iterable[Item]) -> None:
+    """Delete items, one that a process has begun to use since excepted."""
+    for item in chosen:
+        if item.kind in ("work", "lock") and _held(item.path.parent / f".{item.name}.lock"):
+            continue
+        if item.path.is_dir():
+            gone = item.path.with_name(f".damaged-{item.path.name.lstrip('.')}")  # at once, so that no half of it is a stage
+            item.path.rename(gone)
+            shutil.rmtree(gone)
+        else:
+            item.path.unlink(missing_ok=True)
