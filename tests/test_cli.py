@@ -315,6 +315,11 @@ def test_an_asset_that_cannot_be_fetched_is_one_line(terminal: Terminal, tmp_pat
 # -- whole runs ----------------------------------------------------------------------------------------------------------
 
 
+def touched(folder: Path) -> dict[Path, int]:
+    """When each file and folder was last written."""
+    return {path: path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
+
+
 @pytest.mark.slow
 def test_a_run_prints_its_card_and_running_it_again_does_no_work_and_loads_little(furnished: Terminal) -> None:
     command = furnished.run("algorithm=dpo", "algorithm.batch_size=8", "budget.flops=2e8", "seed=3", BETAS)
@@ -331,12 +336,13 @@ def test_a_run_prints_its_card_and_running_it_again_does_no_work_and_loads_littl
     assert {"algorithm=dpo", BETAS} <= set(words)
     assert f"'{BETAS}'" in card["command"], "a shell would take the brackets for a pattern"
     assert {"toxicity_mean", "kl", "implicit_accuracy", "distinct_2", "perplexity"} <= set(card["metrics"])
-    before, written = finished(furnished.store), path.read_bytes()
+    before, written, times = finished(furnished.store), path.read_bytes(), touched(furnished.store)
     again = furnished([*without(HEAVY - {"torch"} | {"matplotlib", "scipy.stats"}), *command[1:]])
     assert again.returncode == 0, again.stderr
     assert again.stdout == first.stdout
     assert "%|" not in again.stderr
     assert finished(furnished.store) == before
+    assert touched(furnished.store) == times  # so a store that can only be read will do
     assert path.read_bytes() == written
 
 

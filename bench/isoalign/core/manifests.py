@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from isoalign.core.errors import UserError
 from isoalign.core.files import save
 
 RECIPE, MANIFEST, RECORD = "recipe.json", "manifest.json", "record.json"
@@ -82,7 +83,7 @@ def misfits(folder: Path, recipe: dict[str, Any]) -> Iterator[str]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         yield MANIFEST
     else:
-        _remember(folder, {name: stamp for name, stamp in seen.items() if stamp and stamp[0] > ALWAYS}, known)
+        _note(folder, {name: stamp for name, stamp in seen.items() if stamp and stamp[0] > ALWAYS}, known)
 
 
 def changed_rows(file: Path, told: dict[str, Any]) -> str:
@@ -130,6 +131,13 @@ def _read(file: Path) -> Any:
         return None
 
 
-def _remember(folder: Path, seen: dict[str, list[int]], known: dict[str, list[int]]) -> None:
-    if seen and seen != known and os.access(folder.parent, os.W_OK):
-        save(folder.parent / CHECKED / f"{folder.name}.json", json.dumps(seen))
+def remember(folder: Path) -> None:
+    """Note the large files of a stage that has just been made."""
+    stamps = {file.relative_to(folder).as_posix(): _stamp(file) for file in files_of(folder)}
+    _note(folder, {name: stamp for name, stamp in stamps.items() if stamp[0] > ALWAYS}, {})
+
+
+def _note(folder: Path, seen: dict[str, list[int]], known: dict[str, list[int]]) -> None:
+    if seen and seen != known:
+        with suppress(UserError):  # in a store that can only be read
+            save(folder.parent / CHECKED / f"{folder.name}.json", json.dumps(seen))

@@ -20,7 +20,7 @@ from isoalign.core import stopping
 from isoalign.core.complaint import say
 from isoalign.core.errors import UserError
 from isoalign.core.files import flush
-from isoalign.core.manifests import MANIFEST, RECIPE, changed_rows, content, files_of, fits, misfits, write_manifest
+from isoalign.core.manifests import MANIFEST, RECIPE, changed_rows, content, files_of, fits, misfits, remember, write_manifest
 
 LATER = "later"
 _OPENED: set[Path] = set()  # stages that this process has looked at
@@ -94,6 +94,7 @@ class Store:
                 flush(*work.rglob("*"), work)
                 work.rename(final)
                 flush(self.root)
+                remember(final)
                 _OPENED.add(final)
         return final
 

@@ -83,7 +83,8 @@ def execute(config: DictConfig) -> Path:
     metrics.versions(task.objective)  # a metric that cannot be loaded is reported before the training, not after it
     folder = _writable(Path(str(config.results)) / task.name)
     store = Path(str(config.store)) if config.store else assets.cache_dir() / "store"
-    run = Run(name, algorithm, budget, int(config.seed), SharedStages(task, Store(_writable(store))), how)
+    shared = SharedStages(task, Store(store if store.is_dir() else _writable(store)))  # a whole one may be read-only
+    run = Run(name, algorithm, budget, int(config.seed), shared, how)
     return _publish(config, run, folder)
 
 
