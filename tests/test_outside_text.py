@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 
 from isoalign.core.complaint import MOST, complain, one_line
 from isoalign.core.redaction import redact_text
+from isoalign.report.pages.table import as_csv
 
 HOSTILE = [
     "\x1b[2J\x1b]0;owned\x07", "a\rb", "a\nisoalign: all is well", "\u202eevil\u202c", "\x9b31m", "\ud800", "a\x00b",
@@ -40,3 +43,10 @@ def test_redaction_of_a_very_long_text_ends(text: str) -> None:
 
 def test_redaction_of_a_long_chain_is_no_recursion() -> None:
     assert redact_text("a=" * 10_000 + "api_key=hidden") == "a=" * 10_000 + "api_key=[redacted]"
+
+
+@pytest.mark.parametrize("text", ["=1+2", "+cmd|' /C calc'!A0", "-2+3", "@SUM(1)", " =1", "|x", "%x"])
+def test_a_cell_of_a_table_is_no_formula(text: str) -> None:
+    written = as_csv(["name", text], [[text, -0.5]])
+    assert [cell.startswith("'") for cell in next(csv.reader([written.splitlines()[1]]))] == [True, False]
+    assert next(csv.reader([written.splitlines()[0]]))[1].startswith("'")

@@ -31,12 +31,16 @@ def board_table(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]]
 
 
 def as_csv(header: list[str], rows: list[list[Any]]) -> str:
-    """A table as CSV: plain numbers, empty where a value is missing."""
+    """A table as CSV: plain numbers, empty where a value is missing, texts that no spreadsheet takes for a formula."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([[plain(value) for value in row] for row in rows])
+    writer.writerows([[_cell(value) for value in row] for row in [header, *rows]])
     return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    text = plain(value)
+    return f"'{text}" if isinstance(value, str) and text.lstrip().startswith(("=", "+", "-", "@", "|", "%")) else text
 
 
 def _plain_row(number: int, section: Section, row: Row, metrics: list[str], roles: list[str]) -> list[Any]:
