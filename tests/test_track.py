@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from isoalign.core.errors import UserError
 from isoalign.core.records import Card, Estimate, Point, Sample
 from isoalign.evaluation import card
-from isoalign.report import leaderboard, trackers
+from isoalign.report import trackers
 from isoalign.runs import run
 
 CARD = Card(
@@ -58,16 +58,13 @@ def tables(folder: Path) -> dict[str, Any]:
 
 def test_an_offline_run_holds_everything(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     samples = [sample(i, 0, text, None if i else 0.5) for i, text in enumerate(TEXTS)]
-    trackers.track(CARD, LOG, samples, leaderboard.build_board([CARD]), tmp_path)
+    trackers.track(CARD, LOG, samples, tmp_path)
     assert capfd.readouterr() == ("", "")
 
     found = tables(tmp_path)
-    assert found.keys() == {"metrics", "samples", "leaderboard"}
+    assert found.keys() == {"metrics", "samples"}
     assert found["metrics"]["data"] == [["kl", 2.0, 1.5, 2.5, 128, 0], ["rm_accuracy", None, None, None, 0, 7]]
     assert [row[3] for row in found["samples"]["data"]] == [text.replace("\ud800", "?") for text in TEXTS]
-    header, rows = leaderboard.build_board([CARD]).table()
-    assert found["leaderboard"]["columns"] == header
-    assert len(rows) == len(found["leaderboard"]["data"]) == 1
 
     (run,) = tmp_path.glob("wandb/offline-run-*")
     assert run.name.endswith(CARD.key)
@@ -103,7 +100,7 @@ def test_the_mode_is_offline_unless_there_is_a_key(monkeypatch: pytest.MonkeyPat
 
 
 def test_off_writes_nothing(tmp_path: Path) -> None:
-    trackers.track(CARD, LOG, [], None, tmp_path / "wandb", "off")
+    trackers.track(CARD, LOG, [], tmp_path / "wandb", "off")
     assert not (tmp_path / "wandb").exists()
 
 
@@ -116,32 +113,37 @@ def warned(capfd: pytest.CaptureFixture[str], words: str) -> None:
 
 def test_trouble_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    trackers.track(CARD, LOG, [], None, tmp_path / "file")
+    trackers.track(CARD, LOG, [], tmp_path / "file")
     warned(capfd, "FileExistsError")
-    trackers.track(CARD, LOG, [], None, tmp_path, "nonsense")
+    trackers.track(CARD, LOG, [], tmp_path, "nonsense")
     warned(capfd, "unknown W&B mode 'nonsense'")
-    trackers.track(CARD, [object()], [], None, tmp_path)  # type: ignore[list-item]
+    trackers.track(CARD, [object()], [], tmp_path)  # type: ignore[list-item]
     warned(capfd, "AttributeError")
     monkeypatch.setitem(sys.modules, "wandb", None)
-    trackers.track(CARD, LOG, [], None, tmp_path)
+    trackers.track(CARD, LOG, [], tmp_path)
     warned(capfd, "ModuleNotFoundError")
 
 
-def test_a_broken_card_beside_it_does_not_end_a_finished_run(
+def test_a_run_is_mirrored_whatever_lies_beside_its_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    finished: Any = SimpleNamespace(preflight=None, shared=SimpleNamespace(get=lambda stage: None))
+    """No other card is read: a run's mirror takes no longer in a folder of a thousand cards, or of a broken one."""
+    (drawn := tmp_path / "drawn").mkdir()
+    (drawn / "samples.jsonl").write_text(json.dumps(dataclasses.asdict(sample(0, 0, "text"))))
+    shared = SimpleNamespace(get=lambda stage: stage)
+    finished: Any = SimpleNamespace(preflight=None, samples=drawn, shared=shared, read_log=lambda: LOG)
     monkeypatch.setattr(run, "make_card", lambda finished, command: CARD)
     monkeypatch.setattr(run, "_command", lambda: "")
     (tmp_path / "broken.json").write_text("{")
     config = OmegaConf.create({"seed": 0, "tracking": "offline"})
     path = run._publish(config, finished, tmp_path)
     assert card.read_card(path) == card.redacted(CARD)
-    warned(capfd, "broken.json is not a card")
+    assert capfd.readouterr() == ("", "")
+    assert tables(tmp_path / "wandb").keys() == {"metrics", "samples"}
 
 
 def test_online_without_a_key_never_asks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    trackers.track(CARD, LOG, [], None, tmp_path, "online")
+    trackers.track(CARD, LOG, [], tmp_path, "online")
     warned(capfd, "no API key; set WANDB_API_KEY")
 
 
@@ -154,11 +156,11 @@ def test_online_without_a_network_gives_up_soon(
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{deaf.getsockname()[1]}")
-        trackers.track(CARD, LOG, [], None, tmp_path)
+        trackers.track(CARD, LOG, [], tmp_path)
     warned(capfd, "Error")
 
 
 def test_points_along_the_budget_are_a_table(tmp_path: Path) -> None:
     point = Point(0.5, 2e12, 30, {"kl": Estimate(1.0, 0.5, 1.5, 2)}, {})
-    trackers.track(dataclasses.replace(CARD, key="curve", curve=[point]), LOG, [], None, tmp_path)
+    trackers.track(dataclasses.replace(CARD, key="curve", curve=[point]), LOG, [], tmp_path)
     assert tables(tmp_path)["curve"]["data"] == [[0.5, 2e12, 30, "kl", 1.0, 0.5, 1.5]]

@@ -12,7 +12,6 @@ from isoalign.core.errors import UserError
 from isoalign.core.lazy import wandb
 from isoalign.core.records import Card, Sample
 from isoalign.evaluation.card import redacted
-from isoalign.report.leaderboard import Board
 
 MODES = ("auto", "online", "offline", "off")
 MOST_ROWS = 10_000  # rows of a table that W&B shows
@@ -23,11 +22,10 @@ def track(
     card: Card,
     train_log: Sequence[dict[str, Any]],
     samples: Sequence[Sample],
-    board: Board | None,
     folder: Path,
     mode: str = "auto",
 ) -> None:
-    """Mirror one run: configuration, scalars along the budget, samples, metrics and leaderboard.
+    """Mirror one run: configuration, scalars along the budget, samples and metrics.
 
     Rows of ``train_log`` hold ``flops_spent`` and scalars. Offline runs are written to ``folder``. An error is one line on
     stderr.
@@ -35,7 +33,7 @@ def track(
     with harmless():
         chosen = resolve(mode)
         if chosen != "off":
-            _mirror(redacted(card), train_log, samples, board, Path(folder), chosen)
+            _mirror(redacted(card), train_log, samples, Path(folder), chosen)
 
 
 @contextmanager
@@ -68,7 +66,6 @@ def _mirror(
     card: Card,
     train_log: Sequence[dict[str, Any]],
     samples: Sequence[Sample],
-    board: Board | None,
     folder: Path,
     mode: Literal["online", "offline"],
 ) -> None:
@@ -83,8 +80,6 @@ def _mirror(
         tables = {"metrics": _metrics_table(card), "samples": _samples_table(samples)}
         if card.curve:
             tables["curve"] = _curve_table(card)
-        if board is not None:
-            tables["leaderboard"] = _table(*board.table())
         run.log({**tables, "flops_spent": card.spent["flops"]})
         run.summary.update({f"metrics/{name}": e.value for name, e in card.metrics.items() if e.value is not None})
         run.summary.update({"flags": list(map(str, card.flags)), "samples_total": len(samples)})

@@ -27,7 +27,7 @@ from isoalign.core.store import Store
 from isoalign.data import assets
 from isoalign.evaluation import card as cards
 from isoalign.evaluation import metrics, samples
-from isoalign.report import leaderboard, trackers
+from isoalign.report import trackers
 from isoalign.runs import failures, tuned
 from isoalign.runs.card import make_card
 from isoalign.runs.pipeline import Run
@@ -63,7 +63,7 @@ def main(config: DictConfig) -> float | None:
 
 
 def execute(config: DictConfig) -> Path:
-    """Run a configuration and write its card, its board and its W&B run; the card's path."""
+    """Run a configuration and write its card and its W&B run; the card's path."""
     stopping.install()  # in each process of a sweep
     stopping.stop_here()  # asked for at the end of the run before
     runtime.quiet()
@@ -100,16 +100,12 @@ def _publish(config: DictConfig, run: Run, folder: Path) -> Path:
 
 
 def _track(run: Run, card: Card, path: Path, mode: str) -> None:
-    """Mirror a card to W&B once.
-
-    The leaderboard logged with it reads all cards of the folder, so one broken card stops it.
-    """
+    """Mirror a card to W&B once."""
     marker = path.parent / "wandb" / f".{card.key}"
     if marker.exists():
         return
-    board = leaderboard.build_board(cards.read_cards(path.parent))
     drawn = samples.read_samples(run.shared.get(run.samples))
-    trackers.track(card, run.read_log(), drawn, board, path.parent / "wandb", mode)
+    trackers.track(card, run.read_log(), drawn, path.parent / "wandb", mode)
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.touch()
 
