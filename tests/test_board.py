@@ -26,7 +26,7 @@ from isoalign.evaluation import card, metrics
 from isoalign.evaluation.metrics import Metric
 from isoalign.report import leaderboard
 from isoalign.report.board.ranking import Ranking, pareto_names, pool_estimates, seeds_of
-from isoalign.report.board.rows import Row, settings_of
+from isoalign.report.board.rows import Row, distinct_names, flatten, settings_of
 from isoalign.report.charts import labels
 from isoalign.report.charts.reliability import reliability_by_model, reliability_chart
 from isoalign.report.compare import compare_methods
@@ -262,6 +262,28 @@ def test_two_configurations_of_one_algorithm_are_two_rows_that_tell_the_differen
     assert set(method_rows(cards)) == {"dpo (beta=0.1)", "dpo (beta=0.5)"}
     cards = [make("dpo", 0, config={"opt": {"lr": 1}}), make("dpo", 1, config={"algorithm": {"mode": "x"}, "opt": {"lr": 1}})]
     assert set(method_rows(cards)) == {"dpo (default)", "dpo (mode=x)"}
+
+
+def test_names_of_rows_tell_all_settings_in_which_any_two_differ() -> None:
+    """Against names found pair by pair: a setting is told if any two configurations of the algorithm differ in it."""
+    rng = random.Random(0)
+    configs = [{"algorithm": {key: rng.choice((0.1, 0.2, None, "x")) for key in rng.sample("abcd", 3)}} for _ in range(30)]
+    cards = [make(rng.choice(("ppo", "dpo", "kto")), 0, config=config) for config in configs]
+    flat = [flatten(card.config) for card in cards]
+    for name, one, own in zip(distinct_names(cards), cards, flat, strict=True):
+        twins = [other for other, twin in zip(flat, cards, strict=True) if twin.algorithm == one.algorithm]
+        told = sorted(key for key in own if any(str(twin.get(key)) != str(own.get(key)) for twin in twins))
+        assert set(name[len(one.algorithm) + 2 : -1].split(", ")) >= {f"{key[10:]}={own[key]}" for key in told}
+        everywhere = {key for key in own if len({str(twin.get(key)) for twin in twins}) == 1}
+        assert not [key for key in everywhere if f"{key[10:]}=" in name]
+
+
+def test_only_cards_of_one_seed_are_ordered_by_all_that_they_hold() -> None:
+    cards = [make("dpo", seed, key=key) for seed in (0, 1) for key in ("b", "a")] + [make("kto", 0)]
+    for order in itertools.permutations(cards):
+        assert [(card.algorithm, card.seed, card.key[:1]) for card in leaderboard.ordered(order)] == [
+            ("dpo", 0, "a"), ("dpo", 0, "b"), ("dpo", 1, "a"), ("dpo", 1, "b"), ("kto", 0, cards[-1].key[:1]),
+        ]  # fmt: skip
 
 
 def test_what_only_shows_when_cards_stand_together_is_flagged() -> None:

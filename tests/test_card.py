@@ -117,6 +117,9 @@ def test_any_text_and_any_number_survive(text: str, number: float, whole: int) -
         (["metrics", "kl", "mean"], 2.0, "unknown field metrics.kl.mean"),
         (["spent", "flops"], None, "spent.flops must be a number, not None"),
         (["spent", "items"], [{"flops": float("inf")}], "spent.items[0].flops is not a finite number"),
+        (["notes"], {"a": [1.0, [float("inf"), float("-inf")]]}, "notes.a[1][0] is not a finite number"),
+        (["notes"], {"a": [0.0, 10**400, 1.0]}, "notes.a[1] is not a finite number"),
+        (["notes"], {"a": {"b": 1, "c": float("nan"), "d": "x"}}, "notes.a.c is not a finite number"),
         (["spent", "items"], [{"flops": 1}], "spent.items[0].role must be text, not None"),
         (["spent", "labels"], {"ai": "x"}, "spent.labels.ai must be a number, not 'x'"),
         (["spent", "steps"], "x", "spent.steps must be a number, not 'x'"),
@@ -172,6 +175,12 @@ def test_a_figure_that_is_not_a_number_is_never_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"metrics\.kl\.value is not a finite number"):
         cards.write_card(card, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_whose_sum_overflows_are_numbers(tmp_path: Path) -> None:
+    card = dataclasses.replace(CARD, values={"kl": dict.fromkeys("abc", 1e308)}, notes={"a": [1e308, 1e308, 10**308]})
+    read = cards.read_card(cards.write_card(card, tmp_path))
+    assert (read.values, read.notes) == (card.values, card.notes)
 
 
 def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:

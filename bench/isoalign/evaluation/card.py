@@ -5,7 +5,6 @@ import functools
 import json
 import math
 import re
-import sys
 import types
 import typing
 from pathlib import Path
@@ -207,6 +206,8 @@ def _safe(name: str) -> str:
 
 def _parse(value: Any, hint: Any, where: str, path: Path) -> Any:
     """``value``, checked against the type ``hint``, dataclasses built from mappings; ``where``: its name in the file."""
+    if _plain((value,), hint):
+        return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (dict, list) and isinstance(value, origin) and _plain(value, arguments[-1]):
         return origin(value)
@@ -232,17 +233,20 @@ def _parse(value: Any, hint: Any, where: str, path: Path) -> Any:
     return _finite(value, where, path)
 
 
-_PLAIN: dict[Any, set[type]] = {str: {str}, float: {int, float}, float | None: {int, float, types.NoneType}}
+_PLAIN: dict[Any, set[type]] = {str: {str}, int: {int}, float: {int, float}, float | None: {int, float, types.NoneType}}
 
 
-def _plain(values: dict[str, Any] | list[Any], hint: Any) -> bool:
+def _plain(values: dict[str, Any] | list[Any] | tuple[Any, ...], hint: Any) -> bool:
     """Whether all are text, or all are finite numbers, of the type: a quick check for most of a card. False does not say which
-    entry is wrong."""
+    entry is wrong, nor that one is."""
     items = values.values() if isinstance(values, dict) else values
     kinds = set(map(type, items))
     if not kinds <= _PLAIN.get(hint, {str, int, float, types.NoneType} if hint is Any else set()):
         return False
-    return kinds == {str} or (str not in kinds and all(item is None or abs(item) <= sys.float_info.max for item in items))
+    try:
+        return kinds == {str} or (str not in kinds and math.isfinite(sum(filter(None, items))))
+    except OverflowError:  # a whole number beyond any float
+        return False
 
 
 def _parse_fields(value: Any, cls: Any, where: str, path: Path) -> Any:
@@ -265,6 +269,8 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 def _finite(value: Any, where: str, path: Path | str) -> Any:
     """The value itself. Raises UserError for NaN or an infinity anywhere in it."""
+    if isinstance(value, dict | list | tuple) and _plain(value, Any):
+        return value
     if isinstance(value, dict):
         for name, item in value.items():
             _finite(item, _join(where, name), path)

@@ -6,6 +6,7 @@ A row is one algorithm in one configuration, its seeds pooled. Rows are in one s
 
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,10 @@ def build_board(cards: Iterable[Card], task: str | None = None) -> Board:
 def ordered(cards: Iterable[Card]) -> list[Card]:
     """The cards without secrets, in an order that depends on them alone. Raises UserError for no cards and for several
     tasks or objectives."""
-    cards = sorted(map(redacted, cards), key=lambda card: (card.algorithm, settings_of(card), card.seed, _json(card)))
+    alike: dict[tuple[str, str, int], list[Card]] = defaultdict(list)
+    for card in map(redacted, cards):
+        alike[card.algorithm, settings_of(card), card.seed].append(card)
+    cards = [card for _, same in sorted(alike.items()) for card in (sorted(same, key=_json) if len(same) > 1 else same)]
     tasks = sorted({card.task for card in cards})
     if not cards:
         raise UserError("no cards to make a board from; make some with: isoalign run")
