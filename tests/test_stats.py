@@ -84,12 +84,40 @@ def test_intervals_do_not_read_numpys_global_generator():
     assert stats.mean(grid) == first
 
 
-def test_resampled_weights_draw_every_cluster_as_often_and_sum_to_the_clusters(monkeypatch):
+def test_resampled_weights_draw_every_cluster_as_often_and_sum_to_the_clusters():
     weights = np.array(list(stats.resample(lambda w: w, 50)))
     assert (weights.sum(1) == 50).all()
     assert np.allclose(weights.mean(0), 1, atol=0.1)
-    monkeypatch.setattr(intervals, "BLOCK", 1000)  # in blocks, as thousands of prompts are
-    assert stats.resample(lambda w: w.sum(1), 50).shape == (stats.RESAMPLES,)
+
+
+def test_weights_are_the_same_numbers_however_many_are_kept(monkeypatch):
+    """Against one call of the generator for all: kept as numbers, kept as bytes, and drawn anew in blocks."""
+    drawn = np.random.default_rng(stats.SEED).integers(0, 300, (stats.RESAMPLES, 300))
+    plain = np.array([np.bincount(row, minlength=300) for row in drawn], dtype=float)
+    assert np.array_equal(stats.resample(lambda w: w, 300), plain)
+    monkeypatch.setattr(intervals, "SMALL", 0)
+    assert np.array_equal(stats.resample(lambda w: w, 300), plain)
+    monkeypatch.setattr(intervals, "KEPT", 0)
+    monkeypatch.setattr(intervals, "BLOCK", 1000)
+    assert np.array_equal(stats.resample(lambda w: w, 300), plain)
+
+
+def test_weights_of_many_prompts_are_kept_as_bytes_and_statistics_see_few_at_once():
+    """5 million weights would be 41 MB of numbers."""
+    seen = []
+    stats.resample(lambda weights: seen.append(weights.nbytes) or weights[:, 0], 2560)
+    assert sum(seen) == 2560 * stats.RESAMPLES * 8
+    assert max(seen) <= 8 * intervals.CACHE
+
+
+@given(grids)
+@settings(max_examples=60, deadline=None)
+def test_a_mean_is_of_each_prompt_s_sum_whether_or_not_all_have_as_many_values(grid):
+    known = [[value for value in row if value is not None] for row in grid.values()]
+    (sums, counts), _ = intervals._sums([grid, {p: [1.0] * len(row) for p, row in grid.items()}])
+    by_prompt = [math.fsum(row) for _, row in sorted(zip(grid, known, strict=True)) if row]
+    assert sums.tolist() == pytest.approx(by_prompt, rel=1e-15)
+    assert counts.tolist() == [len(row) for _, row in sorted(zip(grid, known, strict=True)) if row]
 
 
 def test_intervals_of_a_skewed_rate_cover_it():

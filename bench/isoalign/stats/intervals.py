@@ -29,7 +29,10 @@ SEED = 20260
 LEVEL = 0.95
 VERSION = 1  # raised whenever an interval would change; the versions of metrics do not cover that
 TAIL = (1 - LEVEL) / 2
-BLOCK = 2_000_000  # cells of the weight matrix in memory at once: 16 MB
+BLOCK = 2_000_000  # weights drawn at once: 16 MB
+SMALL = 1_000_000  # weights that are kept as numbers: 8 MB
+KEPT = 2**28  # weights that are kept as bytes: a quarter of a GB, over 100,000 prompts
+CACHE = 2**16  # weights that are bytes made numbers at once: half a MB, which stays in a processor's cache
 
 
 def mean(values: Values) -> Estimate:
@@ -134,31 +137,50 @@ def _sums(columns: Sequence[Values]) -> tuple[Array, int]:
     cells = np.array([list(chain.from_iterable(column[p] for p in prompts)) for column in columns], dtype=float)
     whole = np.isfinite(cells).all(0)
     owner, cells = owner[whole], cells[:, whole]
+    count = np.bincount(owner, minlength=len(prompts))
     # summed in order of size, so that the last bit of a sum does not depend on the order of draws
-    ordered = [np.lexsort((column, owner)) for column in cells]
-    sums = np.array([np.bincount(owner, c[o], len(prompts)) for c, o in zip(cells, ordered, strict=True)])
-    return sums[:, np.bincount(owner, minlength=len(prompts)) > 0], int((~whole).sum())
+    if len(owner) and (count == count[0]).all():
+        ordered = [np.sort(column.reshape(-1, count[0])).ravel() for column in cells]
+    else:
+        ordered = [column[np.lexsort((column, owner))] for column in cells]
+    sums = np.array([np.bincount(owner, column, len(prompts)) for column in ordered])
+    return sums[:, count > 0], int((~whole).sum())
 
 
 def _weights(clusters: int, resamples: int) -> Iterable[Array]:
-    """Bootstrap weights in blocks [r, clusters]; common sizes are drawn once and kept."""
-    if clusters * resamples <= 2 * BLOCK:
-        return [_drawn(clusters, resamples)]
-    return _blocks(clusters, resamples)
+    """Bootstrap weights in blocks [r, clusters], few of them kept as numbers, many as bytes, more than `KEPT` drawn anew."""
+    cells = clusters * resamples
+    if cells <= SMALL:
+        yield _numbers(clusters, resamples)
+    elif cells <= KEPT:
+        kept, step = _bytes(clusters, resamples), max(1, CACHE // clusters)
+        yield from (kept[start : start + step].astype(float) for start in range(0, resamples, step))
+    else:
+        yield from (drawn.astype(float) for drawn in _blocks(clusters, resamples))
 
 
 @lru_cache(maxsize=8)
-def _drawn(clusters: int, resamples: int) -> Array:
-    return np.concatenate(list(_blocks(clusters, resamples)))
+def _numbers(clusters: int, resamples: int) -> Array:
+    return np.concatenate(list(_blocks(clusters, resamples))).astype(float)
 
 
-def _blocks(clusters: int, resamples: int) -> Iterable[Array]:
+@lru_cache(maxsize=1)
+def _bytes(clusters: int, resamples: int) -> NDArray[np.uint8]:
+    """All weights. A byte holds them: of 256 clusters or more none is drawn 256 times in 10^500 resamples."""
+    kept, start = np.empty((resamples, clusters), dtype=np.uint8), 0
+    for drawn in _blocks(clusters, resamples):
+        kept[start : start + len(drawn)] = drawn
+        start += len(drawn)
+    return kept
+
+
+def _blocks(clusters: int, resamples: int) -> Iterable[NDArray[np.intp]]:
     rng = np.random.default_rng(SEED)
     step = max(1, BLOCK // max(clusters, 1))
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
         drawn = rng.integers(0, clusters, (rows, clusters)) + clusters * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * clusters).reshape(rows, clusters).astype(float)
+        yield np.bincount(drawn.ravel(), minlength=rows * clusters).reshape(rows, clusters)
 
 
 def _same_prompts(first: Values, second: Values) -> None:
