@@ -3,13 +3,10 @@
 from isoalign.stats.aggregates import Runs, improvement, iqm, stratified
 from isoalign.stats.comparisons import (
     Comparison,
-    Parts,
     Seeds,
     compare,
-    drawn_error,
     hierarchical,
     holm,
-    parts_of,
     ranks,
     resolvable,
     tables_of,
@@ -29,6 +26,7 @@ from isoalign.stats.intervals import (
     relative_reduction,
     resample,
 )
+from isoalign.stats.variance import Parts, drawn_error, parts_of
 
 __all__ = [
     "LEVEL", "RESAMPLES", "SEED", "VERSION", "Array", "Comparison", "Parts", "Runs", "Seeds", "Values", "bca", "compare",

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import chain, combinations
 
 import numpy as np
-from scipy.special import nctdtrinc, ndtr, ndtri, stdtr, stdtrit
+from scipy.special import nctdtrinc, ndtri, stdtr, stdtrit
 
 from isoalign.core.errors import UserError
 from isoalign.core.records import Estimate
-from isoalign.stats.intervals import LEVEL, SEED, TAIL, Array, finite, resample
+from isoalign.stats.intervals import LEVEL, TAIL, Array, finite, resample
+from isoalign.stats.tails import tails
+from isoalign.stats.variance import Parts, drawn_error, levels_of, parts_from, parts_of, shares_of, spread_of
 
 Seeds = Sequence[Mapping[str, float | None]]
 """For each seed, prompt to its value (the mean over its draws)."""
 PAIRED = 10_000  # resamples of a comparison of few pairs
 FEW = 45  # pairs: those of ten methods
+MANY = 400  # pairs: those of 28 methods; of more the resamples that p needs are not drawn
+SUMS = 2**24  # resampled sums in memory at once: 128 MB
+BATCH = 2000  # pairs
 _A_PAIR = 400  # resamples for each of many pairs: for 325 pairs Holm's first step needs p < .00015
 POWER = 0.8
 
@@ -96,7 +99,9 @@ def compare(methods: Mapping[str, Seeds], pairs: Sequence[tuple[str, str]] | Non
 
     Intervals are those of `hierarchical`, and p follows from them: an interval without 0 has p < .05, before Holm's correction
     over ``pairs``. All pairs use the same resampled prompts. With r resamples the smallest p is 2 / (r + 1), which must be far
-    below what Holm's first step needs, so there are more resamples for many pairs.
+    below what Holm's first step needs, so there are more resamples for many pairs. With more than ``MANY`` pairs, whose work
+    would grow with the square of their number, intervals are from `PAIRED` resamples, and p is what as many resamples as
+    before would show on average, by `tails`.
 
     Among many methods the three seeds of some lie close together by chance, and these methods seem to differ: of 26 equal
     methods two were found to differ on 10% of boards. So with more than ``FEW`` pairs no method's seeds are taken to vary less
@@ -109,7 +114,7 @@ def compare(methods: Mapping[str, Seeds], pairs: Sequence[tuple[str, str]] | Non
     resamples, least = PAIRED, 0.0
     if len(pairs) > FEW:
         resamples = max(resamples, _A_PAIR * len(pairs))
-        spreads = [_spread(tables[name]) for name in dict.fromkeys(chain.from_iterable(pairs)) if len(tables[name]) > 1]
+        spreads = [spread_of(tables[name]) for name in dict.fromkeys(chain.from_iterable(pairs)) if len(tables[name]) > 1]
         least = float(np.median(spreads)) if spreads else 0.0
     alike: dict[bytes, list[tuple[str, str]]] = defaultdict(list)  # pairs by the prompts that both have
     for a, b in pairs:
@@ -117,10 +122,10 @@ def compare(methods: Mapping[str, Seeds], pairs: Sequence[tuple[str, str]] | Non
     comparisons: dict[tuple[str, str], Comparison] = {}
     for kept, group in alike.items():
         mask = np.frombuffer(kept, dtype=bool)
-        answered = {name: tables[name][:, mask] for name in dict.fromkeys(chain.from_iterable(group))}
-        comparisons |= {
-            pair: replace(made, missing=int((~mask).sum())) for pair, made in _compared(answered, group, resamples, least)
-        }
+        for batch in _batches(group, max(2, SUMS // (resamples if len(pairs) <= MANY else PAIRED))):
+            answered = {name: tables[name][:, mask] for name in dict.fromkeys(chain.from_iterable(batch))}
+            made = _compared(answered, batch, resamples, least, exact=len(pairs) <= MANY)
+            comparisons |= {pair: replace(one, missing=int((~mask).sum())) for pair, one in made}
     tested = {pair: p for pair in pairs if (p := comparisons[pair].p) is not None}
     for pair, p_holm in zip(tested, holm(list(tested.values())), strict=True):
         comparisons[pair] = replace(comparisons[pair], p_holm=p_holm)
@@ -164,61 +169,25 @@ def resolvable(comparisons: Iterable[Comparison]) -> float | None:
     return float(np.median([nctdtrinc(d, 1 - POWER, stdtrit(d, level)) * error for error, d in tested]))
 
 
-@dataclass(frozen=True)
-class Parts:
-    """A mean over prompts and seeds with the two parts of its variance, ``prompts`` and ``seeds``, and its degrees of
-    ``freedom``; ``scale`` shrinks deviations of the prompts' means to the prompts' own part of the variance."""
-
-    value: float
-    prompts: float
-    seeds: float
-    freedom: float
-    scale: float
-
-    @property
-    def error(self) -> float:
-        """Standard error of the mean."""
-        return math.sqrt(self.prompts + self.seeds)
-
-    def bounds(self, draws: Array, levels: Array) -> tuple[float, float]:
-        """The interval between quantiles of standardised draws, which are normal up to the skewness of the prompts."""
-        low, high = self.value + self.error * stdtrit(self.freedom, ndtr(np.quantile(draws, levels)))
-        return float(low), float(high)
-
-
-def parts_of(means: Array, tables: Sequence[Array], least: float = 0.0) -> Parts:
-    """A mean and its variance, as in `hierarchical`. ``means`` [prompts]: over the seeds of ``tables``, each [seeds, prompts];
-    for a sum or difference of several methods' means the table of each, times its factor. Two prompts or more. ``least``: the
-    smallest variance that a method's seeds are taken to have."""
-    n = len(means)
-    spread = float(means.var(ddof=1)) / n
-    prompts, seeds, uncertain = spread, 0.0, 0.0
-    for table in tables:
-        count = len(table)
-        if count > 1:
-            rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
-            prompts -= float(np.square(rest).sum()) / ((count - 1) * (n - 1)) / (count * n)
-            own = max(_spread(table), least) / count
-            seeds += own
-            uncertain += own**2 / (count - 1)
-    prompts = max(prompts, 0.0)
-    unsure = prompts / (n - 1) + (uncertain / seeds if seeds else 0.0)  # by Welch, the seeds alone have seeds^2 / uncertain
-    freedom = (prompts + seeds) / unsure if unsure else float(n - 1)
-    scale = math.sqrt(prompts / spread * n / (n - 1)) if spread else 0.0
-    return Parts(float(means.mean()), prompts, seeds, freedom, scale)
-
-
-def drawn_error(sums: Array, n: int, part: Parts) -> Array:
-    """Standardised draws [resamples] of the error of a mean over ``n`` prompts, from its ``sums`` over resampled prompts
-    [resamples]; the part of the seeds is normal."""
-    moved = part.scale * (sums / n - part.value)
-    return (moved + math.sqrt(part.seeds) * _normal(len(sums))) / (part.error or 1.0)
+def _batches(pairs: Sequence[tuple[str, str]], methods: int) -> Iterator[list[tuple[str, str]]]:
+    """Pairs in batches of not too many methods or pairs."""
+    batch: list[tuple[str, str]] = []
+    names: set[str] = set()
+    for pair in pairs:
+        new = {*pair} - names
+        if batch and (len(names) + len(new) > methods or len(batch) == BATCH):
+            yield batch
+            batch, names, new = [], set(), {*pair}
+        batch.append(pair)
+        names |= new
+    yield batch
 
 
 def _compared(
-    tables: Mapping[str, Array], pairs: Sequence[tuple[str, str]], resamples: int, least: float
+    tables: Mapping[str, Array], pairs: Sequence[tuple[str, str]], resamples: int, least: float, exact: bool
 ) -> Iterable[tuple[tuple[str, str], Comparison]]:
-    """Comparisons of pairs of tables [seeds, prompts] without missing values on the same prompts; p_holm is still None."""
+    """Comparisons of pairs of tables [seeds, prompts] without missing values on the same prompts; p_holm is still None. p of
+    all ``resamples`` if ``exact``, else as it would be on average."""
     means = {name: table.mean(0) for name, table in tables.items()}
     n = len(next(iter(means.values())))
     if n < 2:
@@ -226,38 +195,38 @@ def _compared(
             yield (a, b), Comparison(finite((means[a] - means[b])[0]) if n else None, None, None, None, None, n, 0)
         return
     stacked = np.array(list(means.values()))
-    sums = dict(zip(means, resample(lambda weights: weights @ stacked.T, n, resamples).T, strict=True))
-    for a, b in pairs:
-        part = parts_of(_apart(means[a], means[b]), [tables[a], tables[b]], least)
+    drawn = resample(lambda weights: weights @ stacked.T, n, resamples if exact else PAIRED)
+    sums = dict(zip(means, np.ascontiguousarray(drawn.T), strict=True))
+    shares = {name: shares_of(table) for name, table in tables.items()}
+    gaps = np.array([_apart(means[a], means[b]) for a, b in pairs])
+    parts = [parts_from(gap, [shares[a], shares[b]], least) for gap, (a, b) in zip(gaps, pairs, strict=True)]
+    # the place of no difference among the draws
+    places = np.array([ndtri(stdtr(part.freedom, -part.value / part.error)) if part.error else 0.0 for part in parts])
+    expected = [0.0] * len(pairs) if exact else (resamples * _tails(gaps, parts, places)).tolist()
+    for (a, b), part, at, beyond in zip(pairs, parts, places, expected, strict=True):
         if part.error:
             draws = drawn_error(sums[a] - sums[b], n, part)
             bounds = part.bounds(draws, np.array([TAIL, 1 - TAIL]))
-            at = ndtri(stdtr(part.freedom, -part.value / part.error))  # the place of no difference among the draws
-            beyond = min(np.sum(draws <= at), np.sum(draws >= at))
+            if exact:
+                beyond = float(min(np.sum(draws <= at), np.sum(draws >= at)))
         else:
             bounds, beyond = (part.value, part.value), 0 if part.value else resamples
-        p = min(1.0, 2 * (float(beyond) + 1) / (resamples + 1))
+        p = min(1.0, 2 * (beyond + 1) / (resamples + 1))
         yield (a, b), Comparison(part.value, *bounds, p, None, n, 0, part.error, part.freedom)
 
 
-def _spread(table: Array) -> float:
-    """Variance of the means of a method's seeds over the prompts with a value for every seed."""
-    whole = np.isfinite(table).all(0)
-    return float(table[:, whole].mean(1).var(ddof=1)) if whole.any() else 0.0
+def _tails(gaps: Array, parts: Sequence[Parts], places: Array) -> Array:
+    """The share of draws beyond the place of no difference [pairs], for the differences of each prompt [pairs, prompts]."""
+    error = np.array([part.error or 1.0 for part in parts])
+    scale = np.array([part.scale for part in parts]) / error / gaps.shape[1]
+    deviations = scale[:, None] * (gaps - np.array([part.value for part in parts])[:, None])
+    return tails(deviations, np.array([part.seeds for part in parts]) / error**2, np.clip(places, -40, 40))
 
 
 def _apart(first: Array, second: Array) -> Array:
     """First minus second, 0 where they differ by rounding only: the mean of three equal numbers need not be that number."""
     gap = first - second
     return np.where(np.abs(gap) <= 1e-12 * np.maximum(np.abs(first), np.abs(second)), 0.0, gap)
-
-
-def levels_of(draws: Array, acceleration: float) -> Array:
-    """Levels of the quantiles of standardised draws that bound the mean, as in `bca`."""
-    below = (np.mean(draws < 0) + np.mean(draws <= 0)) / 2
-    shift = ndtri(np.clip(below, 1 / len(draws), 1 - 1 / len(draws)))
-    reach = ndtri([TAIL, 1 - TAIL]) + shift
-    return ndtr(shift + reach / np.maximum(1 - acceleration * reach, 1e-9))
 
 
 def tables_of(methods: Sequence[Seeds]) -> list[Array]:
@@ -274,9 +243,3 @@ def tables_of(methods: Sequence[Seeds]) -> list[Array]:
         raise UserError("seeds and methods can only be pooled on the same prompts")
     tables = [np.array([[seed[p] for p in prompts] for seed in method], dtype=float) for method in methods]
     return [np.where(np.isfinite(table), table, np.nan) for table in tables]
-
-
-@lru_cache(maxsize=4)
-def _normal(size: int) -> Array:
-    """Evenly spaced quantiles of a normal in random order: with random draws the bounds would be unstable."""
-    return ndtri(np.random.default_rng(SEED).permutation((np.arange(size) + 0.5) / size))

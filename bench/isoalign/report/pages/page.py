@@ -19,6 +19,7 @@ from isoalign.report.charts.reliability import reliability_by_model, reliability
 from isoalign.report.pages.curves import curves_section
 from isoalign.report.pages.phrases import brief_cell, budget_phrase, pairs_phrase, ranking_phrase, row_name
 from isoalign.stats import Comparison
+from isoalign.stats.comparisons import MANY, PAIRED
 
 FOLD = 45  # pairs of ten methods; more are folded away
 # Of Card.notes: shown above the metrics, and may differ between rows.
@@ -48,8 +49,13 @@ _HOW_TO_READ = """\
 - ↑ higher is better, ↓ lower is better. Rows of different budgets, bases, prompts or scorers never share a table."""
 
 
-def how_to_read(objective: Objective) -> str:
-    """What the page's tables mean."""
+_MANY = f"""\
+- Of more than {MANY} pairs, p is what 400 resamples for each would show on average (a saddlepoint approximation), and
+  intervals are from {PAIRED:,} resamples."""
+
+
+def how_to_read(objective: Objective, many: bool = False) -> str:
+    """What the page's tables mean; ``many``: with so many pairs that p is not counted."""
     gain = "- Reduction is mean toxicity of the SFT base minus that of the method, paired on the same prompts."
     gain += " Rows are sorted by it."
     if not objective.is_toxicity:
@@ -57,7 +63,8 @@ def how_to_read(objective: Objective) -> str:
             f"- {objective.gain_heading} is how far the mean moved from the SFT base's in the direction that is better\n"
             f"  ({objective.direction}), paired on the same prompts. Rows are sorted by it."
         )
-    return _HOW_TO_READ.format(gain=gain, gain_noun=objective.gain_noun, better=objective.better)
+    told = _HOW_TO_READ.format(gain=gain, gain_noun=objective.gain_noun, better=objective.better)
+    return f"{told}\n{_MANY}" if many else told
 
 
 def board_page(task: str, sections: Sequence[Section]) -> str:
@@ -66,7 +73,8 @@ def board_page(task: str, sections: Sequence[Section]) -> str:
     parts += ["Same base model, same feedback, same compute: only the algorithm differs."]
     for number, section in enumerate(sections, 1):
         parts += _section(section, number)
-    return "\n\n".join([*parts, "## How to read it", how_to_read(sections[0].objective), _legend(sections)]) + "\n"
+    many = any(len(pairs) > MANY for one in sections for pairs in (one.ranking.pairs, one.ranking.others))
+    return "\n\n".join([*parts, "## How to read it", how_to_read(sections[0].objective, many), _legend(sections)]) + "\n"
 
 
 def excerpt(section: Section) -> list[str]:

@@ -1,0 +1,106 @@
+"""The variance of a mean over prompts and seeds: its two parts, and draws of its error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy.special import ndtr, ndtri, stdtrit
+
+from isoalign.stats.intervals import SEED, TAIL, Array
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A mean over prompts and seeds with the two parts of its variance, ``prompts`` and ``seeds``, and its degrees of
+    ``freedom``; ``scale`` shrinks deviations of the prompts' means to the prompts' own part of the variance."""
+
+    value: float
+    prompts: float
+    seeds: float
+    freedom: float
+    scale: float
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean."""
+        return math.sqrt(self.prompts + self.seeds)
+
+    def bounds(self, draws: Array, levels: Array) -> tuple[float, float]:
+        """The interval between quantiles of standardised draws, which are normal up to the skewness of the prompts."""
+        low, high = self.value + self.error * stdtrit(self.freedom, ndtr(np.quantile(draws, levels)))
+        return float(low), float(high)
+
+
+def parts_of(means: Array, tables: Sequence[Array], least: float = 0.0) -> Parts:
+    """A mean and its variance, as in `hierarchical`. ``means`` [prompts]: over the seeds of ``tables``, each [seeds, prompts];
+    for a sum or difference of several methods' means the table of each, times its factor. Two prompts or more. ``least``: the
+    smallest variance that a method's seeds are taken to have."""
+    return parts_from(means, list(map(shares_of, tables)), least)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What a method's table says of the variance of its mean: what prompts' means owe to the ``rest``, and the variance of the
+    means of its ``count`` seeds."""
+
+    count: int
+    rest: float
+    seeds: float
+
+
+def shares_of(table: Array) -> Shares:
+    """Of a table [seeds, prompts] without missing values."""
+    count, n = table.shape
+    if count < 2:
+        return Shares(count, 0.0, 0.0)
+    rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
+    return Shares(count, float(np.square(rest).sum()) / ((count - 1) * (n - 1)) / (count * n), spread_of(table))
+
+
+def parts_from(means: Array, methods: Sequence[Shares], least: float) -> Parts:
+    """As `parts_of`, of tables that many differences share."""
+    n = len(means)
+    spread = float(means.var(ddof=1)) / n
+    prompts, seeds, uncertain = spread, 0.0, 0.0
+    for one in methods:
+        if one.count > 1:
+            prompts -= one.rest
+            own = max(one.seeds, least) / one.count
+            seeds += own
+            uncertain += own**2 / (one.count - 1)
+    prompts = max(prompts, 0.0)
+    unsure = prompts / (n - 1) + (uncertain / seeds if seeds else 0.0)  # by Welch, the seeds alone have seeds^2 / uncertain
+    freedom = (prompts + seeds) / unsure if unsure else float(n - 1)
+    scale = math.sqrt(prompts / spread * n / (n - 1)) if spread else 0.0
+    return Parts(float(means.mean()), prompts, seeds, freedom, scale)
+
+
+def drawn_error(sums: Array, n: int, part: Parts) -> Array:
+    """Standardised draws [resamples] of the error of a mean over ``n`` prompts, from its ``sums`` over resampled prompts
+    [resamples]; the part of the seeds is normal."""
+    moved = part.scale * (sums / n - part.value)
+    return (moved + math.sqrt(part.seeds) * _normal(len(sums))) / (part.error or 1.0)
+
+
+def levels_of(draws: Array, acceleration: float) -> Array:
+    """Levels of the quantiles of standardised draws that bound the mean, as in `bca`."""
+    below = (np.mean(draws < 0) + np.mean(draws <= 0)) / 2
+    shift = ndtri(np.clip(below, 1 / len(draws), 1 - 1 / len(draws)))
+    reach = ndtri([TAIL, 1 - TAIL]) + shift
+    return ndtr(shift + reach / np.maximum(1 - acceleration * reach, 1e-9))
+
+
+def spread_of(table: Array) -> float:
+    """Variance of the means of a method's seeds over the prompts with a value for every seed."""
+    whole = np.isfinite(table).all(0)
+    return float(table[:, whole].mean(1).var(ddof=1)) if whole.any() else 0.0
+
+
+@lru_cache(maxsize=4)
+def _normal(size: int) -> Array:
+    """Evenly spaced quantiles of a normal in random order: with random draws the bounds would be unstable."""
+    return ndtri(np.random.default_rng(SEED).permutation((np.arange(size) + 0.5) / size))
