@@ -566,7 +566,7 @@ def test_small_panels_show_all_of_bands_seeds_title_and_subtitle(monkeypatch: py
     for axes in figure.axes:
         low, high = axes.get_ylim()
         for line in axes.lines:
-            assert all(low <= y <= high for y in line.get_data()[1])
+            assert all(low <= y <= high for y in line.get_data()[1] if not math.isnan(y))
         for band in axes.collections:
             assert low <= band.get_paths()[0].vertices[:, 1].min() <= band.get_paths()[0].vertices[:, 1].max() <= high
     titles = [axes._left_title.get_window_extent() for axes in figure.axes[:count]]
@@ -594,13 +594,35 @@ def test_a_crowded_chart_of_curves_has_a_panel_a_method_before_all_others(monkey
     assert len(right) == len(names)
     for axes, proxy in zip(left, right, strict=True):
         own, grey = ([line for line in axes.lines if (line.get_color() == "#dddddd") == other] for other in (False, True))
-        assert len(grey) == len(names)
+        ((x, _),) = (line.get_data() for line in grey)
+        assert np.isnan(x).sum() == len(names), "one line, with a gap after each method's"
         ends = {tuple(line.get_data()[0])[-1] for line in own if line.get_linewidth() == 2}
         assert len(ends) == 1
         (score,) = proxy.lines
         assert score.get_data()[0][-1] in ends, "the proxy of the same method"
         heights = [a.transData.transform((0, 0))[1] for a in (axes, proxy)]
         assert heights[0] == pytest.approx(heights[1]), "both zeros at one height"
+
+
+def test_charts_of_very_many_rows_name_the_first_and_those_without_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    four = realistic(1)
+    (dpo,) = (card for card in four if card.algorithm == "dpo")
+    cards = [*four, *(dataclasses.replace(dpo, algorithm=f"dpo_{i:02d}") for i in range(60))]
+    section = section_of(cards)
+    names = [row.name for row in section.rows]
+    figure = drawn(monkeypatch, curve_chart, lambda: curve_chart.curves_chart("nano", section))
+    panels = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
+    assert panels == [name for name in names if name != "sft"][: chart_looks.MOST]
+    (x, _) = figure.axes[0].lines[0].get_data()
+    assert np.isnan(x).sum() == len(names) - 1, "grey: every method"
+    count = f"the first 48 of {len(names) - 1} rows"
+    assert any(count in text.get_text() for text in figure.texts)
+
+    figure = drawn(monkeypatch, frontier, lambda: frontier.frontier_chart("nano", section))
+    named = [text.get_text().split("  ")[1] for text in figure.legends[0].get_texts()]
+    assert named == [*names[: chart_looks.MOST], *(n for n in names[chart_looks.MOST :] if n in ("sft", "sft_chosen"))]
+    (dots,) = [line for line in figure.axes[0].lines if line.get_color() == chart_looks.OTHERS]
+    assert len(dots.get_data()[0]) == len(names) - len(named)
 
 
 def test_looks_of_48_methods_differ() -> None:

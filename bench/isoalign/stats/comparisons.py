@@ -13,16 +13,16 @@ from scipy.special import nctdtrinc, ndtri, stdtr, stdtrit
 from isoalign.core.errors import UserError
 from isoalign.core.records import Estimate
 from isoalign.stats.intervals import LEVEL, TAIL, Array, finite, resample
-from isoalign.stats.tails import tails
+from isoalign.stats.tails import quantile, tails
 from isoalign.stats.variance import Parts, drawn_error, levels_of, parts_from, parts_of, shares_of, spread_of
 
 Seeds = Sequence[Mapping[str, float | None]]
 """For each seed, prompt to its value (the mean over its draws)."""
 PAIRED = 10_000  # resamples of a comparison of few pairs
 FEW = 45  # pairs: those of ten methods
-MANY = 400  # pairs: those of 28 methods; of more the resamples that p needs are not drawn
+MANY = 400  # pairs: those of 28 methods; of more nothing is resampled
 SUMS = 2**24  # resampled sums in memory at once: 128 MB
-BATCH = 2000  # pairs
+BATCH = 500  # pairs of a batch at most
 _A_PAIR = 400  # resamples for each of many pairs: for 325 pairs Holm's first step needs p < .00015
 POWER = 0.8
 
@@ -91,7 +91,7 @@ def hierarchical(values: Seeds, minus: Seeds | None = None) -> Estimate:
         return Estimate(part.value, part.value, part.value, n, missing)
     draws = drawn_error(resample(lambda weights: weights @ mean, n), n, part)
     skewness = ((mean - part.value) ** 3).sum() * (part.scale / (n * part.error)) ** 3
-    return Estimate(part.value, *part.bounds(draws, levels_of(draws, skewness / 6)), n, missing)
+    return Estimate(part.value, *part.bounds(np.quantile(draws, levels_of(draws, skewness / 6))), n, missing)
 
 
 def compare(methods: Mapping[str, Seeds], pairs: Sequence[tuple[str, str]] | None = None) -> dict[tuple[str, str], Comparison]:
@@ -100,8 +100,7 @@ def compare(methods: Mapping[str, Seeds], pairs: Sequence[tuple[str, str]] | Non
     Intervals are those of `hierarchical`, and p follows from them: an interval without 0 has p < .05, before Holm's correction
     over ``pairs``. All pairs use the same resampled prompts. With r resamples the smallest p is 2 / (r + 1), which must be far
     below what Holm's first step needs, so there are more resamples for many pairs. With more than ``MANY`` pairs, whose work
-    would grow with the square of their number, intervals are from `PAIRED` resamples, and p is what as many resamples as
-    before would show on average, by `tails`.
+    would grow with the square of their number, intervals and p are what as many resamples would show on average, by `tails`.
 
     Among many methods the three seeds of some lie close together by chance, and these methods seem to differ: of 26 equal
     methods two were found to differ on 10% of boards. So with more than ``FEW`` pairs no method's seeds are taken to vary less
@@ -120,11 +119,12 @@ def compare(methods: Mapping[str, Seeds], pairs: Sequence[tuple[str, str]] | Non
     for a, b in pairs:
         alike[(whole[a] & whole[b]).tobytes()].append((a, b))
     comparisons: dict[tuple[str, str], Comparison] = {}
+    exact = len(pairs) <= MANY
     for kept, group in alike.items():
         mask = np.frombuffer(kept, dtype=bool)
-        for batch in _batches(group, max(2, SUMS // (resamples if len(pairs) <= MANY else PAIRED))):
+        for batch in _batches(group, max(2, SUMS // resamples) if exact else BATCH):
             answered = {name: tables[name][:, mask] for name in dict.fromkeys(chain.from_iterable(batch))}
-            made = _compared(answered, batch, resamples, least, exact=len(pairs) <= MANY)
+            made = _compared(answered, batch, resamples, least, exact)
             comparisons |= {pair: replace(one, missing=int((~mask).sum())) for pair, one in made}
     tested = {pair: p for pair in pairs if (p := comparisons[pair].p) is not None}
     for pair, p_holm in zip(tested, holm(list(tested.values())), strict=True):
@@ -186,41 +186,57 @@ def _batches(pairs: Sequence[tuple[str, str]], methods: int) -> Iterator[list[tu
 def _compared(
     tables: Mapping[str, Array], pairs: Sequence[tuple[str, str]], resamples: int, least: float, exact: bool
 ) -> Iterable[tuple[tuple[str, str], Comparison]]:
-    """Comparisons of pairs of tables [seeds, prompts] without missing values on the same prompts; p_holm is still None. p of
-    all ``resamples`` if ``exact``, else as it would be on average."""
+    """Comparisons of pairs of tables [seeds, prompts] without missing values on the same prompts; p_holm is still None. By
+    ``resamples`` if ``exact``, else by what they would show on average."""
     means = {name: table.mean(0) for name, table in tables.items()}
     n = len(next(iter(means.values())))
     if n < 2:
         for a, b in pairs:
             yield (a, b), Comparison(finite((means[a] - means[b])[0]) if n else None, None, None, None, None, n, 0)
         return
-    stacked = np.array(list(means.values()))
-    drawn = resample(lambda weights: weights @ stacked.T, n, resamples if exact else PAIRED)
-    sums = dict(zip(means, np.ascontiguousarray(drawn.T), strict=True))
     shares = {name: shares_of(table) for name, table in tables.items()}
     gaps = np.array([_apart(means[a], means[b]) for a, b in pairs])
     parts = [parts_from(gap, [shares[a], shares[b]], least) for gap, (a, b) in zip(gaps, pairs, strict=True)]
-    # the place of no difference among the draws
-    places = np.array([ndtri(stdtr(part.freedom, -part.value / part.error)) if part.error else 0.0 for part in parts])
-    expected = [0.0] * len(pairs) if exact else (resamples * _tails(gaps, parts, places)).tolist()
-    for (a, b), part, at, beyond in zip(pairs, parts, places, expected, strict=True):
-        if part.error:
-            draws = drawn_error(sums[a] - sums[b], n, part)
-            bounds = part.bounds(draws, np.array([TAIL, 1 - TAIL]))
-            if exact:
-                beyond = float(min(np.sum(draws <= at), np.sum(draws >= at)))
-        else:
-            bounds, beyond = (part.value, part.value), 0 if part.value else resamples
+    made = _resampled(means, pairs, parts, resamples) if exact else _approximated(gaps, parts, resamples)
+    for (a, b), part, (low, high, beyond) in zip(pairs, parts, made, strict=True):
         p = min(1.0, 2 * (beyond + 1) / (resamples + 1))
-        yield (a, b), Comparison(part.value, *bounds, p, None, n, 0, part.error, part.freedom)
+        yield (a, b), Comparison(part.value, low, high, p, None, n, 0, part.error, part.freedom)
 
 
-def _tails(gaps: Array, parts: Sequence[Parts], places: Array) -> Array:
-    """The share of draws beyond the place of no difference [pairs], for the differences of each prompt [pairs, prompts]."""
+def _resampled(
+    means: Mapping[str, Array], pairs: Sequence[tuple[str, str]], parts: Sequence[Parts], resamples: int
+) -> Iterable[tuple[float, float, float]]:
+    """The interval of each pair, and the number of draws on the other side of no difference."""
+    stacked = np.array(list(means.values()))
+    drawn = resample(lambda weights: weights @ stacked.T, stacked.shape[1], resamples)
+    sums = dict(zip(means, np.ascontiguousarray(drawn.T), strict=True))
+    for (a, b), part in zip(pairs, parts, strict=True):
+        if part.error:
+            draws, at = drawn_error(sums[a] - sums[b], stacked.shape[1], part), _no_difference(part)
+            bounds = part.bounds(np.quantile(draws, [TAIL, 1 - TAIL]))
+            yield *bounds, float(min(np.sum(draws <= at), np.sum(draws >= at)))
+        else:
+            yield part.value, part.value, 0 if part.value else resamples
+
+
+def _approximated(gaps: Array, parts: Sequence[Parts], resamples: int) -> Iterable[tuple[float, float, float]]:
+    """The same without draws, for the differences of each prompt [pairs, prompts]; the number is the expected one."""
     error = np.array([part.error or 1.0 for part in parts])
     scale = np.array([part.scale for part in parts]) / error / gaps.shape[1]
     deviations = scale[:, None] * (gaps - np.array([part.value for part in parts])[:, None])
-    return tails(deviations, np.array([part.seeds for part in parts]) / error**2, np.clip(places, -40, 40))
+    seeds = np.array([part.seeds for part in parts]) / error**2
+    beyond = resamples * tails(deviations, seeds, np.clip(list(map(_no_difference, parts)), -40, 40))
+    quantiles = np.stack([quantile(deviations, seeds, level) for level in (TAIL, 1 - TAIL)], 1)
+    for part, between, expected in zip(parts, quantiles, beyond.tolist(), strict=True):
+        if part.error:
+            yield *part.bounds(between), expected
+        else:
+            yield part.value, part.value, 0 if part.value else resamples
+
+
+def _no_difference(part: Parts) -> float:
+    """The place of no difference among standardised draws."""
+    return float(ndtri(stdtr(part.freedom, -part.value / part.error))) if part.error else 0.0
 
 
 def _apart(first: Array, second: Array) -> Array:

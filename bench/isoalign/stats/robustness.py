@@ -193,7 +193,7 @@ def _slope(tables: Mapping[float, Array]) -> Estimate:
     if not part.error:
         return Estimate(part.value, part.value, part.value, n)
     draws = stats.drawn_error(stats.resample(lambda weights: weights @ column, n), n, part)
-    return Estimate(part.value, *part.bounds(draws, LEVELS), n)
+    return Estimate(part.value, *part.bounds(np.quantile(draws, LEVELS)), n)
 
 
 def _means(cells: Sequence[Cell], tables: Mapping[Cell, Array]) -> Array:

@@ -1,9 +1,9 @@
-"""How often a resampled mean lies far out, without resampling: the saddlepoint approximation."""
+"""How resampled means are distributed, without resampling: the saddlepoint approximation."""
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 from isoalign.stats.intervals import Array
 
@@ -15,7 +15,8 @@ def tails(deviations: Array, seeds: Array, at: Array) -> Array:
     """P(draw <= at) or P(draw >= at), the smaller one, of bootstrap means with a normal part [means].
 
     A draw is the sum of n deviations picked from a row of ``deviations`` [means, n], whose mean is 0, and of a normal with
-    variance ``seeds`` [means]; ``at`` [means] in the units of draws. The cumulant generating function of draws is known:
+    variance ``seeds`` [means]; ``at`` [means] in the units of draws, whose variance is about 1. The cumulant generating
+    function of draws is known:
 
         K(t) = n log(mean(exp(t deviations))) + t^2 seeds / 2.
 
@@ -27,24 +28,45 @@ def tails(deviations: Array, seeds: Array, at: Array) -> Array:
     """
     n = deviations.shape[1]
     at = np.where(seeds > 0, at, _between(deviations, at))
-    reach = 1 / np.maximum(np.abs(deviations).max(1), 1e-12)
+    reach = _reach(deviations)
     t = np.zeros(len(at))
     for _ in range(STEPS):
         _, first, second = _cumulants(deviations, seeds, t)
         step = np.clip((at - first) / np.maximum(second, 1e-12), -reach, reach)
         t += step
-        if (np.abs(step) <= 1e-6 * reach).all():
+        if (np.abs(step) <= 1e-9 * reach).all():
             break
-    value, first, second = _cumulants(deviations, seeds, t)
     near = np.abs(t) < NEAR
     t = np.where(near, 1.0, t)
-    w = np.sign(t) * np.sqrt(2 * np.maximum(t * first - value, 1e-300))
-    u = t * np.sqrt(np.maximum(second, 1e-12))
-    limit = at + n * (deviations**3).mean(1) / 6
-    beyond = ndtr(-np.abs(np.where(near, limit, w + np.log(np.maximum(u / w, 1e-300)) / w)))
-    beyond = np.where(near, beyond, np.minimum(beyond, np.exp(-(w**2) / 2)))
+    normal, w = _normal(t, *_cumulants(deviations, seeds, t))
+    beyond = np.minimum(ndtr(-np.abs(normal)), np.exp(-(w**2) / 2))
+    beyond = np.where(near, ndtr(-np.abs(at + n * (deviations**3).mean(1) / 6)), beyond)
     possible = (seeds > 0) | ((n * deviations.min(1) <= at) & (at <= n * deviations.max(1)))
     return np.where(possible, beyond, 0.0)
+
+
+def quantile(deviations: Array, seeds: Array, level: float) -> Array:
+    """The quantile of such draws [means], of a level that is not near 1/2."""
+    reach, goal = _reach(deviations), float(ndtri(level))
+    t = np.full(len(seeds), goal)
+    for _ in range(STEPS):
+        cumulants = _cumulants(deviations, seeds, t)
+        step = np.clip((goal - _normal(t, *cumulants)[0]) / np.sqrt(np.maximum(cumulants[2], 1e-12)), -reach, reach)
+        t = np.sign(goal) * np.maximum(np.sign(goal) * (t + step), NEAR)
+        if (np.abs(step) <= 1e-9 * reach).all():
+            break
+    return _cumulants(deviations, seeds, t)[1]
+
+
+def _reach(deviations: Array) -> Array:
+    return 1 / np.maximum(np.abs(deviations).max(1), 1e-12)
+
+
+def _normal(t: Array, value: Array, first: Array, second: Array) -> tuple[Array, Array]:
+    """The place of a draw at K'(t) in a normal, and w."""
+    w = np.sign(t) * np.sqrt(2 * np.maximum(t * first - value, 1e-300))
+    u = t * np.sqrt(np.maximum(second, 1e-12))
+    return w + np.log(np.maximum(u / w, 1e-300)) / w, w
 
 
 def _cumulants(deviations: Array, seeds: Array, t: Array) -> tuple[Array, Array, Array]:

@@ -29,9 +29,9 @@ class Parts:
         """Standard error of the mean."""
         return math.sqrt(self.prompts + self.seeds)
 
-    def bounds(self, draws: Array, levels: Array) -> tuple[float, float]:
-        """The interval between quantiles of standardised draws, which are normal up to the skewness of the prompts."""
-        low, high = self.value + self.error * stdtrit(self.freedom, ndtr(np.quantile(draws, levels)))
+    def bounds(self, quantiles: Array) -> tuple[float, float]:
+        """The interval between two quantiles of standardised draws, which are normal up to the skewness of the prompts."""
+        low, high = self.value + self.error * stdtrit(self.freedom, ndtr(quantiles))
         return float(low), float(high)
 
 

@@ -74,7 +74,7 @@ def seeds_of(cards: Sequence[Card], metric: str) -> Seeds | None:
     seeds: dict[int, list[Mapping[str, float | None]]] = defaultdict(list)
     for card in cards:
         seeds[card.seed].append(card.values[metric])
-    return [{p: _mean([one[p] for one in same]) for p in same[0]} for same in seeds.values()]
+    return [same[0] if len(same) == 1 else {p: _mean([one[p] for one in same]) for p in same[0]} for same in seeds.values()]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -14,6 +14,8 @@ from isoalign.report.charts.labels import Label, boxes_along, place_labels
 from isoalign.report.charts.looks import (
     CROWD,
     FAINT,
+    MOST,
+    OTHERS,
     Look,
     dress,
     even_steps,
@@ -44,8 +46,9 @@ def curves_chart(task: str, section: Section) -> bytes | None:
     lines = [_Line(row, curves[row.name], looks[row.name]) for row in section.rows if row.name in curves]
     scored = [line for line in lines if line.curves.observed.proxy is not None]
     if len(lines) > CROWD:
-        subtitle = f"{setting(task, section)} · {_legend(lines)}"
-        size = (11.5, 1.6 + 1.6 * _panel_rows(lines))
+        subtitle = f"{setting(task, section)} · {_legend(lines[:MOST])}"
+        subtitle += f" · the first {MOST} of {len(lines)} rows" if len(lines) > MOST else ""
+        size = (11.5, 1.6 + 1.6 * math.ceil(min(len(lines), MOST) / PER_ROW))
         return picture(lambda figure: _multiples(figure, lines, subtitle), size)
 
     def draw(figure: Any) -> None:
@@ -87,36 +90,41 @@ class _Line:
 PER_ROW = 6  # panels beside each other
 
 
-def _panel_rows(lines: list[_Line]) -> int:
-    """Number of rows of small panels."""
-    return math.ceil(len(lines) / PER_ROW)
-
-
 def _multiples(figure: Any, lines: list[_Line], subtitle: str) -> None:
-    """A small panel for each method: its gain in its colour, those of all others in grey, and its proxy, thin and dark,
-    on a second axis on the right, with both zeros at one height."""
-    panels = figure.subplots(_panel_rows(lines), PER_ROW, sharex=True, sharey=True, squeeze=False).ravel().tolist()
-    figure.suptitle("Gold and proxy along the budget, against KL\n\n\n", x=0.01, ha="left", fontsize=13, fontweight="bold")
+    """A small panel for each of the first methods: its gain in its colour, those of all others in grey, and its proxy, thin
+    and dark, on a second axis on the right, with both zeros at one height."""
+    figure.set_layout_engine("none")  # laid out by hand: matplotlib needs seconds for a hundred axes
+    width, height = figure.get_size_inches()
+    edges = {"left": 0.75 / width, "right": 1 - 0.55 / width, "bottom": 0.65 / height, "top": 1 - 1.15 / height}
+    everyone, lines = lines, lines[:MOST]
+    grid = figure.add_gridspec(math.ceil(len(lines) / PER_ROW), PER_ROW, wspace=0.08, hspace=0.32, **edges)
+    panels = [figure.add_subplot(grid[divmod(place, PER_ROW)]) for place in range(len(lines))]
+    figure.text(
+        0.01, 1 - 0.12 / height, "Gold and proxy along the budget, against KL", va="top", fontsize=13, fontweight="bold"
+    )
     text = f"{subtitle}\ngrey: the others · thin, on the right: the reward model's score minus the base's"
-    figure.text(0.01, 1 - 0.36 / figure.get_figheight(), text, va="top", color=FAINT, fontsize=9, parse_math=False)
+    figure.text(0.01, 1 - 0.4 / height, text, va="top", color=FAINT, fontsize=9, parse_math=False)
+    others = _one_after_another([line.at(lambda paths: paths.gold) for line in everyone])
     rights = []
-    for place, (axes, line) in enumerate(zip(panels, lines, strict=False)):
-        for other in lines:
-            axes.plot(*other.at(lambda paths: paths.gold), color="#dddddd", linewidth=0.8, zorder=1)
+    for place, (axes, line) in enumerate(zip(panels, lines, strict=True)):
+        axes.plot(*others, color=OTHERS, linewidth=0.8, zorder=1)
         _curve(axes, line, lambda paths: paths.gold)
-        axes.set_title(shorten(name_of(line.row), 22), loc="left", fontsize=9, color=line.look.colour, parse_math=False)
-        axes.tick_params(labelsize=8, labelbottom=place + PER_ROW >= len(lines))
+        axes.set_title(shorten(name_of(line.row), 20), loc="left", fontsize=9, color=line.look.colour, parse_math=False)
+        axes.tick_params(labelsize=8, labelbottom=place + PER_ROW >= len(lines), labelleft=place % PER_ROW == 0)
         rights.append(axes.twinx())
-        # numbers at the right edge only: beside the last panel of an incomplete row they would push the columns apart
+        # numbers at the right edge only, as on the left
         rights[-1].tick_params(labelsize=8, labelright=place % PER_ROW == PER_ROW - 1, right=False)
         if line.curves.observed.proxy is not None:
             rights[-1].plot(*line.at(lambda paths: paths.rise), color="#555555", linewidth=0.9, zorder=2)
-    _level(panels[: len(lines)], rights)
-    for axes in panels[len(lines) :]:
-        axes.remove()
-    _kl_axis(panels[: len(lines)], math.sqrt(max(float(line.curves.observed.kl.max()) for line in lines)), "", most=4)
-    figure.supxlabel(KL_LABEL, fontsize=10)
-    figure.supylabel(lines[0].row.objective.gain_axis, fontsize=10)
+    _level(panels, rights)
+    _kl_axis(panels, math.sqrt(max(float(line.curves.observed.kl.max()) for line in everyone)), "", most=4)
+    figure.supxlabel(KL_LABEL, fontsize=10, y=0.12 / height)
+    figure.supylabel(lines[0].row.objective.gain_axis, fontsize=10, x=0.12 / width)
+
+
+def _one_after_another(lines: list[tuple[list[float], list[float]]]) -> tuple[list[float], list[float]]:
+    """Several lines as one, with gaps between them."""
+    return [x for line in lines for x in (*line[0], math.nan)], [y for line in lines for y in (*line[1], math.nan)]
 
 
 def _level(*groups: list[Any]) -> None:

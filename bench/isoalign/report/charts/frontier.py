@@ -12,10 +12,22 @@ import numpy as np
 from isoalign.core.lazy import matplotlib
 from isoalign.core.records import Estimate
 from isoalign.evaluation.metrics.metric import value_of
-from isoalign.report.board.rows import Row
+from isoalign.report.board.rows import METHOD, Row
 from isoalign.report.board.sections import Section
 from isoalign.report.charts.labels import Box, Label, boxes_along, place_labels
-from isoalign.report.charts.looks import CROWD, FAINT, Look, dress, even_steps, looks_of, name_of, picture, setting
+from isoalign.report.charts.looks import (
+    CROWD,
+    FAINT,
+    MOST,
+    OTHERS,
+    Look,
+    dress,
+    even_steps,
+    looks_of,
+    name_of,
+    picture,
+    setting,
+)
 from isoalign.stats.curves import Curves
 from isoalign.stats.equal_kl import pareto
 
@@ -42,15 +54,20 @@ def frontier_chart(task: str, section: Section) -> bytes | None:
 
     If cards have curves, the chart shows each method's path and the Pareto frontier of all points along the budget. With many
     rows, where lines would hide the marks (the chart of curves has a panel for each), it shows the ends only, on a scale with
-    room for small KL.
+    room for small KL. With more than `MOST` rows it names the first and those without a rank; the others are grey dots.
     """
     points = frontier_points(section)
     if not points:
         return None
     if len(points) > CROWD:
-        size = (11.5, max(6.2, 0.4 + 0.21 * len(points)))
+        size = (11.5, max(6.2, 0.4 + 0.21 * len(_named(points))))
         return picture(lambda figure: _draw(figure, points, {}, setting(task, section)), size)
     return picture(lambda figure: _draw(figure, points, section.curves, setting(task, section)), (8, 5))
+
+
+def _named(points: Marks) -> Marks:
+    """The points that a chart names."""
+    return [point for place, point in enumerate(points) if place < MOST or point[0].part != METHOD]
 
 
 def _draw(figure: Any, points: Marks, curves: Mapping[str, Curves], subtitle: str) -> None:
@@ -60,20 +77,26 @@ def _draw(figure: Any, points: Marks, curves: Mapping[str, Curves], subtitle: st
     else:
         corner = "upper" if objective.higher_is_better else "lower"
         subtitle += f" · {corner} left is better · bars: 95% intervals · small: seeds · dashed: Pareto frontier"
+    everything, points = points, _named(points)
+    names = {row.name for row, _, _ in points}
+    rest = [point for point in everything if point[0].name not in names]
+    subtitle += f" · grey: {len(rest)} more rows" if rest else ""
     dress(axes, f"{objective.title} against KL from the base", subtitle)
     axes.set_xlabel("Exact KL from the SFT base, nats per completion" + (" (square-root scale)" if crowded else ""))
     axes.set_ylabel(f"Mean {objective.noun} of completions")
     looks = looks_of([row for row, _, _ in points])
     if crowded:
-        _square_root(axes, max(kl.high or kl.value or 0.0 for _, kl, _ in points))
+        _square_root(axes, max(kl.high or kl.value or 0.0 for _, kl, _ in everything))
         _draw_key(figure, [(f"{i}  {name_of(row)}", row, looks[row.name]) for i, (row, _, _) in enumerate(points, 1)])
+    if rest:
+        axes.plot(*zip(*((kl.value, level.value) for _, kl, level in rest), strict=True), ".", color=OTHERS, zorder=1)
     for row, kl, level in points:
         _draw_row(axes, row, kl, level, looks[row.name])
     paths = _draw_paths(axes, points, curves, looks)
     style: dict[str, Any] = {"color": FAINT, "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 1}
     if curves:
         style |= {"color": "#b0b0b0", "drawstyle": "steps-post"}
-    axes.plot(*zip(*_pareto_line(points, curves), strict=True), **style)
+    axes.plot(*zip(*_pareto_line(everything, curves), strict=True), **style)
     axes.margins(0.12, 0.12)
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom=max(objective.low, bottom), **({} if objective.is_toxicity else {"top": min(objective.high, top)}))

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from isoalign.core.lazy import matplotlib
 from isoalign.report.charts.looks import FAINT
 
+DISTANCES = (12, 18, 26, 38, 54, 74, 100)  # pixels from a point to the near edge of its name
 Box = tuple[float, float, float, float]  # pixels: left, bottom, right, top
 
 
@@ -66,21 +69,20 @@ def _best_spot(
     frame: Box,
 ) -> Box:
     """The spot around a point with the least overlap, the nearest of equal ones."""
+    angles = math.pi * np.arange(1, 17) / 8
+    distances = np.repeat(DISTANCES, len(angles))
+    across, up = np.tile(np.cos(angles), len(DISTANCES)), np.tile(np.sin(angles), len(DISTANCES))
+    left = point[0] + across * (distances + size[0] / 2) - size[0] / 2
+    bottom = point[1] + up * (distances + size[1] / 2) - size[1] / 2
+    spots = np.stack([left - 2, bottom - 2, left + size[0] + 2, bottom + size[1] + 2], 1)
+    outside = size[0] * size[1] - _overlap(spots, [frame])
+    covered = 40 * _overlap(spots, names) + _overlap(spots, boxes)
+    best = spots[np.argmin(40 * outside + 4 * covered + distances)].tolist()
+    return best[0], best[1], best[2], best[3]
 
-    def overlap(a: Box, b: Box) -> float:
-        return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
-    def cost(spot: Box, distance: float) -> float:
-        outside = size[0] * size[1] - overlap(spot, frame)
-        covered = 40 * sum(overlap(spot, name) for name in names) + sum(overlap(spot, box) for box in boxes)
-        return 40 * outside + 4 * covered + distance
-
-    spots: list[tuple[float, int, Box]] = []
-    for distance in (12, 18, 26, 38, 54, 74, 100):
-        for step in range(16):
-            across, up = math.cos(math.pi * (step + 1) / 8), math.sin(math.pi * (step + 1) / 8)
-            left = point[0] + across * (distance + size[0] / 2) - size[0] / 2
-            bottom = point[1] + up * (distance + size[1] / 2) - size[1] / 2
-            spot = (left - 2, bottom - 2, left + size[0] + 2, bottom + size[1] + 2)
-            spots.append((cost(spot, distance), len(spots), spot))
-    return min(spots)[2]
+def _overlap(spots: Any, boxes: Sequence[Box]) -> Any:
+    """The area that each spot [spots, 4] shares with boxes, summed over these."""
+    sides = np.array(boxes, dtype=float).reshape(-1, 4).T
+    low, high = np.maximum(spots[:, :2, None], sides[:2]), np.minimum(spots[:, 2:, None], sides[2:])
+    return np.maximum(high - low, 0).prod(1).sum(1)

@@ -19,7 +19,7 @@ from isoalign.report.charts.reliability import reliability_by_model, reliability
 from isoalign.report.pages.curves import curves_section
 from isoalign.report.pages.phrases import brief_cell, budget_phrase, pairs_phrase, ranking_phrase, row_name
 from isoalign.stats import Comparison
-from isoalign.stats.comparisons import MANY, PAIRED
+from isoalign.stats.comparisons import MANY
 
 FOLD = 45  # pairs of ten methods; more are folded away
 # Of Card.notes: shown above the metrics, and may differ between rows.
@@ -50,8 +50,8 @@ _HOW_TO_READ = """\
 
 
 _MANY = f"""\
-- Of more than {MANY} pairs, p is what 400 resamples for each would show on average (a saddlepoint approximation), and
-  intervals are from {PAIRED:,} resamples."""
+- Of more than {MANY} pairs, intervals and p are what 400 resamples for each would show on average (a saddlepoint
+  approximation)."""
 
 
 def how_to_read(objective: Objective, many: bool = False) -> str:
