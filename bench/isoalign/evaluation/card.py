@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import re
+import sys
 import types
 import typing
 from pathlib import Path
@@ -37,7 +38,8 @@ def read_card(path: Path) -> Card:
     """The card in a file. Raises UserError that names the file and the field which is missing or wrong."""
     path = Path(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        # a number that a card repeats is kept once: half of them are
+        data = json.loads(path.read_text(encoding="utf-8"), parse_float=functools.cache(float))
     except OSError as error:
         raise UserError(f"cannot read the card {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -49,7 +51,8 @@ def read_card(path: Path) -> Card:
         raise UserError(f"{path}: unknown card format {number!r}; this version of isoalign reads formats 1 to {FORMAT}")
     if number < 3:
         _upgrade_flags(data, path)
-    for holder, where in [(data, "values"), *((p, f"curve[{i}].values") for i, p in enumerate(_points(data)))]:
+    points = data["curve"] if isinstance(data.get("curve"), list) else []
+    for holder, where in [(data, "values"), *((p, f"curve[{i}].values") for i, p in enumerate(points))]:
         if isinstance(holder, dict) and "values" in holder:
             holder["values"] = _unpack(holder["values"], where, path)
     card: Card = _parse(data, Card, "", path)
@@ -144,17 +147,12 @@ def _pack(values: PromptValues) -> list[dict[str, Any]]:
 def _unpack(groups: Any, where: str, path: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for i, group in enumerate(_parse(groups, list[dict[str, Any]], where, path)):
-        prompts = _parse(group.get("prompts"), list[str], f"{where}[{i}].prompts", path)
+        prompts = list(map(sys.intern, _parse(group.get("prompts"), list[str], f"{where}[{i}].prompts", path)))
         for name, column in _parse(group.get("columns"), dict[str, list[Any]], f"{where}[{i}].columns", path).items():
             if len(column) != len(prompts):
                 raise UserError(f"{path}: {where}: {name} has {len(column)} values for {len(prompts)} prompts")
             values[name] = dict(zip(prompts, column, strict=True))
     return dict(sorted(values.items()))
-
-
-def _points(data: dict[str, Any]) -> list[Any]:
-    points = data.get("curve", [])
-    return points if isinstance(points, list) else []
 
 
 def key_of(card: Card) -> str:

@@ -12,7 +12,7 @@ from scipy.special import nctdtrinc, ndtri, stdtr, stdtrit
 
 from isoalign.core.errors import UserError
 from isoalign.core.records import Estimate
-from isoalign.stats.intervals import LEVEL, TAIL, Array, finite, resample
+from isoalign.stats.intervals import KEPT, LEVEL, TAIL, Array, finite, resample
 from isoalign.stats.tails import quantile, tails
 from isoalign.stats.variance import Parts, drawn_error, levels_of, parts_from, parts_of, shares_of, spread_of
 
@@ -21,7 +21,7 @@ Seeds = Sequence[Mapping[str, float | None]]
 PAIRED = 10_000  # resamples of a comparison of few pairs
 FEW = 45  # pairs: those of ten methods
 MANY = 400  # pairs: those of 28 methods; of more nothing is resampled
-SUMS = 2**24  # resampled sums in memory at once: 128 MB
+SUMS = 2**22  # resampled sums in memory at once: 32 MB
 BATCH = 500  # pairs of a batch at most
 _A_PAIR = 400  # resamples for each of many pairs: for 325 pairs Holm's first step needs p < .00015
 POWER = 0.8
@@ -100,7 +100,8 @@ def compare(methods: Mapping[str, Seeds], pairs: Sequence[tuple[str, str]] | Non
     Intervals are those of `hierarchical`, and p follows from them: an interval without 0 has p < .05, before Holm's correction
     over ``pairs``. All pairs use the same resampled prompts. With r resamples the smallest p is 2 / (r + 1), which must be far
     below what Holm's first step needs, so there are more resamples for many pairs. With more than ``MANY`` pairs, whose work
-    would grow with the square of their number, intervals and p are what as many resamples would show on average, by `tails`.
+    would grow with the square of their number, or resamples of too many prompts to be kept, intervals and p are what as many
+    resamples would show on average, by `tails`.
 
     Among many methods the three seeds of some lie close together by chance, and these methods seem to differ: of 26 equal
     methods two were found to differ on 10% of boards. So with more than ``FEW`` pairs no method's seeds are taken to vary less
@@ -119,7 +120,7 @@ def compare(methods: Mapping[str, Seeds], pairs: Sequence[tuple[str, str]] | Non
     for a, b in pairs:
         alike[(whole[a] & whole[b]).tobytes()].append((a, b))
     comparisons: dict[tuple[str, str], Comparison] = {}
-    exact = len(pairs) <= MANY
+    exact = len(pairs) <= MANY and resamples * max((mask.size for mask in whole.values()), default=0) <= KEPT
     for kept, group in alike.items():
         mask = np.frombuffer(kept, dtype=bool)
         for batch in _batches(group, max(2, SUMS // resamples) if exact else BATCH):

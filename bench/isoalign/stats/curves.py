@@ -17,7 +17,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from scipy.special import gammaincinv, ndtri, stdtrit
@@ -85,15 +85,19 @@ class Curves:
         """The measured curves [seeds, points]."""
         return self._paths(self.table.mean(-1))
 
-    @cached_property
+    @property
     def replicates(self) -> Paths:
-        """Bootstrap replicates of the curves [replicates, seeds, points]; needs two prompts.
+        """Bootstrap replicates of the curves [replicates, seeds, points], kept for a while; needs two prompts.
 
         Prompts are resampled, the same draws for all methods, with the width widened for small samples. For the seeds all
         curves of a replicate are shifted together along the directions in which seeds differ, sum_s xi_s (m_s - m) /
         sqrt(S (S - 1)), xi standard normal over the root of a chi-square by its degrees of freedom: a t with S - 1 degrees of
         freedom in any statistic that is linear in the curves.
         """
+        return _replicates(self)
+
+    def drawn(self) -> Paths:
+        """The replicates, made anew."""
         shape, n = self.table.shape[:3], self.prompts
         flat, value = self.table.reshape(-1, n), self.table.mean(-1)
         drawn = resample(lambda weights: weights @ flat.T / n, n).reshape(-1, *shape)
@@ -123,6 +127,11 @@ class Curves:
         chi = np.sqrt(2 * gammaincinv((seeds - 1) / 2, even[-1]) / (seeds - 1))
         steps = ndtri(even[:-1]) / chi / math.sqrt(seeds * (seeds - 1))
         return np.einsum("sr,msk->rmk", steps, apart * kept[:, None])[:, :, None]
+
+
+@lru_cache(maxsize=64)  # a MB each
+def _replicates(curves: Curves) -> Paths:
+    return curves.drawn()
 
 
 def collect(methods: Mapping[str, Sequence[Card]]) -> dict[str, Curves]:
