@@ -615,7 +615,7 @@ def test_charts_of_very_many_rows_name_the_first_and_those_without_a_rank(monkey
     assert panels == [name for name in names if name != "sft"][: chart_looks.MOST]
     (x, _) = figure.axes[0].lines[0].get_data()
     assert np.isnan(x).sum() == len(names) - 1, "grey: every method"
-    count = f"the first 48 of {len(names) - 1} rows"
+    count = f"the first {chart_looks.MOST} of {len(names) - 1} rows"
     assert any(count in text.get_text() for text in figure.texts)
 
     figure = drawn(monkeypatch, frontier, lambda: frontier.frontier_chart("nano", section))

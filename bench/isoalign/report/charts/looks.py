@@ -21,7 +21,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # 
 MARKERS = "osD^vPX*"
 LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 CROWD = 10  # with more rows than these, colours and names beside marks do not tell them apart
-MOST = 48  # rows that a chart names, as many as there are looks; the others are grey
+MOST = 30  # rows that a chart names; the others are grey
 
 
 def picture(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes:
