@@ -1,10 +1,10 @@
-"""What a board takes by its number of rows, and the intervals behind a card by their number of prompts: CPU time and memory.
+"""What a board takes by its number of rows, and intervals by their number of prompts: CPU time and memory.
 
-    python scripts/benchmarks/boards.py [--rows 29 61 334] [--prompts 256 2560] [--published results/published/nano]
+    python scripts/benchmarks/boards.py [--rows 61 334] [--prompts 256 2560 12500] [--repeats 3]
 
-Boards are of made-up cards, three seeds a row: each row's values are those of two published rows, taken prompt by prompt from one
-or the other, so that some rows differ much and others hardly. The first size is the published board itself. Every figure is of
-a process of its own, in one thread; a size is measured again with each repeat, and medians are printed.
+The first board is the published one. The others are of made-up cards, three seeds a row: each row's values are those of two
+published rows, taken prompt by prompt from one or the other, so that some rows differ much and others hardly. Every figure is
+the median of some processes of one thread each. It takes about five minutes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.one:
         kind, what = arguments.one
-        print(json.dumps(board(Path(what)) if kind == "board" else intervals(int(what))), file=sys.__stdout__)
+        print(json.dumps(board(Path(what)) if kind == "board" else intervals(int(what))))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folders = {}
@@ -60,26 +60,25 @@ def main() -> None:
         boards: dict[str, Path] = {"published": arguments.published} | {str(rows): each for rows, each in folders.items()}
         measured = {name: repeated("board", folder, arguments.repeats) for name, folder in boards.items()}
     parts = ["cards", "read", "build", "pages", "charts", "all"]
-    table = [[name, *(f"{found[part]:.1f}" for part in parts), f"{found['peak']:.0f}"] for name, found in measured.items()]
+    table = [
+        [name, f"{found['cards']:.0f}", *(f"{found[part]:.1f}" for part in parts[1:]), f"{found['peak']:.0f}"]
+        for name, found in measured.items()
+    ]
     print(grid(["rows", *(f"{part} (s)" if part != "cards" else part for part in parts), "peak (MB)"], table), "\n")
     each = {prompts: repeated("intervals", prompts, arguments.repeats) for prompts in arguments.prompts}
-    table = [
-        [f"{n:,}", *(f"{found[part]:.2f}" for part in ("mean", "ratio", "hierarchical", "length", "peak"))]
-        for n, found in each.items()
-    ]
-    print(grid(["prompts", "mean (us a prompt)", "ratio", "hierarchical", "length-controlled", "peak (MB)"], table))
+    names = ["mean", "ratio", "hierarchical", "length"]
+    table = [[f"{n:,}", *(f"{one[name]:.1f}" for name in names), f"{one['peak']:.0f}"] for n, one in each.items()]
+    print(grid(["prompts", "mean (µs a prompt)", "ratio", "mean of 3 seeds", "length-controlled", "peak (MB)"], table))
 
 
 def repeated(kind: str, what: object, repeats: int) -> dict[str, float]:
     """Medians of what a process of its own finds."""
     command = [sys.executable, __file__, "--one", kind, str(what)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    found = [
-        json.loads(
-            subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.splitlines()[-1]
-        )
-        for _ in range(repeats)
-    ]
+    found = []
+    for _ in range(repeats):
+        told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+        found.append(json.loads(told))
     return {name: statistics.median(one[name] for one in found) for name in found[0]}
 
 
@@ -95,7 +94,8 @@ def board(folder: Path) -> dict[str, float]:
             made.charts()
         with timed(found, "pages"):
             print_board(made, nowhere)
-            made.csv(), made.markdown()
+            made.csv()
+            made.markdown()
     return found | {"cards": len(cards), "all": time.process_time(), "peak": peak()}
 
 

@@ -204,7 +204,7 @@ def _safe(name: str) -> str:
 
 def _parse(value: Any, hint: Any, where: str, path: Path) -> Any:
     """``value``, checked against the type ``hint``, dataclasses built from mappings; ``where``: its name in the file."""
-    if _plain((value,), hint):
+    if type(value) in _PLAIN.get(hint, ()) and (value is None or hint is str or abs(value) <= sys.float_info.max):
         return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (dict, list) and isinstance(value, origin) and _plain(value, arguments[-1]):
