@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 
 from isoalign.core.complaint import say
 from isoalign.core.files import flush
+from isoalign.core.memory import machine_failure
 
 FOLDER = "checkpoint"
 KEPT = 2  # the newest, and the one before it where the newest turns out to be damaged
@@ -45,10 +44,13 @@ def load_checkpoint(work: Path) -> tuple[Tensors, dict[str, Any]] | None:
     """Tensors, on the CPU wherever they were saved, and numbers of the last checkpoint that is whole; None without one. One
     that is not is told and removed."""
     for file in reversed(_files(work / FOLDER)):
-        with suppress(pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError):  # what damage makes of a file
+        try:
             if _digest(file) == file.stem.partition("-")[2]:
                 tensors = torch.load(file, map_location="cpu", weights_only=True)
                 return tensors, json.loads(tensors.pop("numbers"))
+        except Exception as error:
+            if machine_failure(error):  # too little memory, not a damaged file
+                raise
         say(f"the checkpoint {file} is damaged; training goes on from the one before it, or from the start")
         file.unlink()
     return None
