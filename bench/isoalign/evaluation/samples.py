@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,14 @@ def make_pairs_and_reverse_kl(
     feedback: Feedback,
     base_samples: Sequence[Sample],
     chosen: Sequence[Prompt],
+    base_pairs: Sequence[ScoredPair] = (),
 ) -> None:
     """Write ``pairs.jsonl``, the held-out pairs with their log-probabilities under both models, and ``reverse.jsonl``,
     KL(base || policy) of ``base_samples``: the base's first completion of each of the prompts ``chosen``, the same for all
-    methods."""
-    write_rows(work / "pairs.jsonl", map(asdict, _scored_pairs(feedback, policy, base)))
+    methods. ``base_pairs``: the same pairs with their log-probabilities under the base; where they are given only the policy
+    reads them."""
+    pairs = _policy_pairs(feedback, policy, base_pairs) if base_pairs else _scored_pairs(feedback, policy, base)
+    write_rows(work / "pairs.jsonl", map(asdict, pairs))
     rows: list[ReverseKL] = []
     for start in track(range(0, len(base_samples), 2 * ROWS), "reverse KL"):
         part = base_samples[start : start + 2 * ROWS]
@@ -123,6 +126,25 @@ def _scored_pairs(feedback: Feedback, policy: LanguageModel, base: LanguageModel
         )
         for place, row in enumerate(feedback.rows)
     ]  # fmt: skip
+
+
+def _policy_pairs(feedback: Feedback, policy: LanguageModel, base_pairs: Sequence[ScoredPair]) -> list[ScoredPair]:
+    """The pairs that the base has read, in the order of the verdicts, with the policy's log-probabilities."""
+    read = {pair.pair_id: pair for pair in base_pairs}
+    chosen, rejected = (
+        completion_logp(policy, batch) for batch in chosen_and_rejected(feedback, int(policy.tokenizer.pad_token_id)).values()
+    )
+    return [
+        replace(read[row["pair_id"]], chosen_logp=good, rejected_logp=bad)
+        for row, good, bad in zip(feedback.rows, chosen, rejected, strict=True)
+    ]
+
+
+@torch.no_grad()
+def completion_logp(model: LanguageModel, batch: Rollouts) -> list[float]:
+    """The log-probability of each completion, rounded to five decimals."""
+    parts = by_rows(lambda part: model(part).logp.sum(1), batch, model.rows)
+    return [round(value, 5) for value in torch.cat(parts).tolist()]
 
 
 def chosen_and_rejected(feedback: Feedback, pad: int) -> dict[str, Rollouts]:

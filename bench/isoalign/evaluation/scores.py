@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from isoalign.models.tokens import closing_id
 
 VERSION = 1
 ROWS = 64  # in one pass of the reward model
+SCORES, PAIR_SCORES, REWARDS, EMBEDDINGS = "scores.json", "pair_scores.json", "rewards.json", "embeddings.npy"
 
 
 def model_digests(config: EvaluationConfig) -> list[str]:
@@ -68,33 +70,55 @@ def make_scores(
     chosen: Sequence[Prompt] = (),
     contests: Sequence[Contest] = (),
     turns: Callable[[Sequence[int]], Turns] | None = None,
+    same_texts: Path | None = None,
+    same_pairs: Path | None = None,
 ) -> None:
     """Write ``scores.json`` and ``pair_scores.json`` (by scorer), ``embeddings.npy`` and ``rewards.json``.
 
     ``contests``: of all samples, where the task ranks by its win rate. Scorers get conversations as turns: of the prompts
-    ``chosen``, and by ``turns`` of the tokens of the held-out pairs.
+    ``chosen``, and by ``turns`` of the tokens of the held-out pairs. ``same_texts``: scores of the same samples with another
+    reward model, ``same_pairs``: of other samples with the same reward model and held-out pairs; what they hold is copied.
     """
     drawn, pairs = sample.read_samples(samples), sample.read_pairs(samples)
     reads_prompts = any(load_answer_scorer(name, device()).reads_prompts for name in _models(config))
     asked = _asked(rewarder, base, turns if reads_prompts else None)
     asked |= {row.prompt_id: Asked(row.prompt) for row in drawn}
     asked |= {prompt.id: Asked(prompt.text, prompt.reference, prompt.turns) for prompt in chosen}
-    texts = [row.completion for row in drawn]
-    scored = _external_scores(samples) or _scorer_outputs([asked[row.prompt_id] for row in drawn], texts, config)
-    if config.scorer == WIN_RATE:
-        wins = {(contest.prompt_id, contest.draw): contest.win for contest in contests}
-        scored |= {WIN_RATE: [wins[row.prompt_id, row.draw] for row in drawn]}
-    (work / "scores.json").write_text(json.dumps(scored))
-    (work / "pair_scores.json").write_text(json.dumps(_pair_scores(pairs, asked, config)))
-    np.save(work / "embeddings.npy", embed(texts, device=device()).cpu().numpy().astype(np.float16))
+    _make_text_scores(work, drawn, asked, config, _external_scores(samples), contests, same_texts)
+    if pairs_of := same_pairs or same_texts:
+        shutil.copy(pairs_of / PAIR_SCORES, work)
+    else:
+        (work / PAIR_SCORES).write_text(json.dumps(_pair_scores(pairs, asked, config)))
     if rewarder:
-        (work / "rewards.json").write_text(
-            json.dumps(asdict(_make_rewards(rewarder, drawn, bool(pairs), base, model, chosen)))
-        )
+        rewards = _make_rewards(rewarder, drawn, bool(pairs), base, model, chosen, same_pairs)
+        (work / REWARDS).write_text(json.dumps(asdict(rewards)))
     source = {"samples": samples.name, "scorer": config.scorer, "second_scorer": config.second_scorer}
     known = {"known_reward": True} if rewarder and rewarder.known else {}
     source |= {"vocabulary": base.vocabulary} | objective_recipe(objective) | known
     (work / "source.json").write_text(json.dumps(source))
+
+
+def _make_text_scores(
+    work: Path,
+    drawn: Sequence[Sample],
+    asked: Mapping[str, Asked],
+    config: EvaluationConfig,
+    external: dict[str, list[float | None]] | None,
+    contests: Sequence[Contest],
+    same: Path | None,
+) -> None:
+    """Write what depends on the texts and not on the reward model."""
+    if same:
+        for name in (SCORES, EMBEDDINGS):
+            shutil.copy(same / name, work)
+        return
+    texts = [row.completion for row in drawn]
+    scored = external or _scorer_outputs([asked[row.prompt_id] for row in drawn], texts, config)
+    if config.scorer == WIN_RATE:
+        wins = {(contest.prompt_id, contest.draw): contest.win for contest in contests}
+        scored |= {WIN_RATE: [wins[row.prompt_id, row.draw] for row in drawn]}
+    (work / SCORES).write_text(json.dumps(scored))
+    np.save(work / EMBEDDINGS, embed(texts, device=device()).cpu().numpy().astype(np.float16))
 
 
 def _models(config: EvaluationConfig) -> list[str]:
@@ -132,7 +156,7 @@ def _pair_scores(
 
 def _external_scores(samples: Path) -> dict[str, list[float | None]] | None:
     """The scores that external samples came with, if any."""
-    file = samples / "scores.json"
+    file = samples / SCORES
     return json.loads(file.read_text()) if file.exists() else None
 
 
@@ -143,6 +167,7 @@ def _make_rewards(
     base: LanguageModel,
     model: ModelConfig,
     chosen: Sequence[Prompt],
+    same_pairs: Path | None,
 ) -> Rewards:
     pad = int(base.tokenizer.pad_token_id)
     answers = [s.token_ids or [closing_id(base.tokenizer)] for s in drawn]  # an empty answer is its end token
@@ -154,13 +179,11 @@ def _make_rewards(
         chosen, rejected = (rewards_of(rewarder.model, batch) for batch in sample.chosen_and_rejected(feedback, pad).values())
         return list(zip(chosen, rejected, strict=True))
 
-    return Rewards(
-        by=rewarder.by,
-        optimised=rewarder.optimised,
-        samples=rewards_of(rewarder.model, rollouts),
-        pairs=both(rewarder.held_out),
-        validation=both(rewarder.validation),
-    )
+    samples = rewards_of(rewarder.model, rollouts)
+    if same_pairs:
+        return replace(_read_rewards(same_pairs), by=rewarder.by, optimised=rewarder.optimised, samples=samples)
+    pairs, validation = both(rewarder.held_out), both(rewarder.validation)
+    return Rewards(rewarder.by, rewarder.optimised, samples, pairs, validation)
 
 
 def rewards_of(model: Any, batch: Rollouts) -> list[float]:
@@ -181,15 +204,14 @@ def read_scored_samples(
 
     source = json.loads((folder / "source.json").read_text())
     samples = folder.parent / source["samples"]
-    rewards = folder / "rewards.json"
     own = ScoredSamples(
         samples=sample.read_samples(samples),
         pairs=sample.read_pairs(samples),
         reverse=sample.read_reverse(samples),
-        scores=json.loads((folder / "scores.json").read_text()),
-        pair_scores=_tuples(json.loads((folder / "pair_scores.json").read_text())),
-        rewards=_read_rewards(json.loads(rewards.read_text())) if rewards.exists() else None,
-        embeddings=np.load(folder / "embeddings.npy").astype(np.float32),
+        scores=json.loads((folder / SCORES).read_text()),
+        pair_scores=_tuples(json.loads((folder / PAIR_SCORES).read_text())),
+        rewards=_read_rewards(folder) if (folder / REWARDS).exists() else None,
+        embeddings=np.load(folder / EMBEDDINGS).astype(np.float32),
         main_scorer=source["scorer"],
         second_scorer=source["second_scorer"],
         vocabulary=source["vocabulary"],
@@ -199,7 +221,8 @@ def read_scored_samples(
     return replace(restrict(own), base=restrict(read_scored_samples(base)) if base else None)
 
 
-def _read_rewards(row: dict[str, Any]) -> Rewards:
+def _read_rewards(folder: Path) -> Rewards:
+    row = json.loads((folder / REWARDS).read_text())
     return Rewards(**row | {side: [tuple(both) for both in row[side]] for side in ("pairs", "validation")})
 
 

@@ -27,20 +27,25 @@ def _load_minilm(device: str) -> tuple[Any, Any]:
 def embed(texts: Sequence[str], batch_size: int = 64, device: str = "cpu") -> Tensor:
     """Unit-norm embeddings [len(texts), WIDTH] float32 on the CPU; the dot product of two is their cosine.
 
-    Mean of the last hidden states over real tokens, of at most MAX_TOKENS tokens. Batches hold texts of similar length.
+    Mean of the last hidden states over real tokens, of at most MAX_TOKENS tokens. Batches hold texts of similar numbers of
+    tokens.
     """
     result = torch.zeros(len(texts), WIDTH)
-    order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), texts[i]))
+    if not texts:
+        return result
+    _, tokenizer = _load_minilm(device)
+    ids = tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
+    order = sorted(range(len(texts)), key=lambda i: (len(ids[i]), texts[i]))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        result[rows] = torch.cat(by_rows(lambda part: _embed_batch(part, device), [texts[i] for i in rows], batch_size))
+        result[rows] = torch.cat(by_rows(lambda part: _embed_batch(part, device), [ids[i] for i in rows], batch_size))
     return result
 
 
 @torch.inference_mode()
-def _embed_batch(texts: list[str], device: str) -> Tensor:
+def _embed_batch(ids: list[list[int]], device: str) -> Tensor:
     model, tokenizer = _load_minilm(device)
-    batch = tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt").to(device)
+    batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(device)
     states = model(**batch).last_hidden_state
     mask = batch["attention_mask"].unsqueeze(-1)
     mean = (states * mask).sum(1) / mask.sum(1)

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from isoalign.core.batches import Rollouts
 from isoalign.models.language import LanguageModel
-from isoalign.models.passes import entropy, over_positions, token_logp
+from isoalign.models.shared_prompts import read_states
+
+TOGETHER = 2**19  # logits of each model that are worked on at a time: few enough to stay in a processor's cache
+LEAST = 64  # positions at a time: the weights of the head are read anew for each part
 
 
 def exact_kl(policy_logits: Tensor, base_logits: Tensor) -> Tensor:
@@ -21,9 +24,7 @@ def exact_kl(policy_logits: Tensor, base_logits: Tensor) -> Tensor:
     """
     if policy_logits.shape != base_logits.shape:
         raise ValueError(f"logits of different shapes: {tuple(policy_logits.shape)}, {tuple(base_logits.shape)}")
-    logp, logq = policy_logits.float().log_softmax(-1), base_logits.float().log_softmax(-1)
-    gap = (logp - logq).masked_fill(logp == -torch.inf, 0.0)
-    return (logp.exp() * gap).sum(-1).clamp_min(0.0)  # a negative KL is a rounding error
+    return _kl_and_entropy(policy_logits.float().log_softmax(-1), base_logits.float().log_softmax(-1))[0]
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,37 @@ class Comparison:
 
 @torch.no_grad()
 def compare(policy: LanguageModel, base: LanguageModel, rollouts: Rollouts) -> Comparison:
-    """One pass of each model over completions, without keeping logits. A base that is the policy is read without adapter."""
-    policy_states, policy_logits = policy.states(rollouts), policy.predict_now()
+    """One pass of each model over completions, without keeping logits. A base that is the policy is read without adapter.
+
+    A prompt is read once for all its completions.
+    """
+    rollouts = rollouts.to(policy.device)
+    real = rollouts.completion_mask
+    policy_states, policy_logits = _states(policy, rollouts), policy.predict_now()
     with base.adapter_off():
-        base_states, base_logits = base.states(rollouts), base.predict_now()
+        base_states, base_logits = _states(base, rollouts), base.predict_now()
 
     def work(states: Tensor, other: Tensor, tokens: Tensor) -> Tensor:
-        logits, base = policy_logits(states), base_logits(other)
-        values = token_logp(logits, tokens), token_logp(base, tokens), exact_kl(logits, base), entropy(logits)
-        return torch.stack(values, -1)
+        logp = policy_logits(states.unsqueeze(0))[0].log_softmax(-1)
+        base_logp = base_logits(other.unsqueeze(0))[0].log_softmax(-1)
+        chosen = [each.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) for each in (logp, base_logp)]
+        return torch.stack([*chosen, *_kl_and_entropy(logp, base_logp)], -1)
 
-    tokens = rollouts.completion.to(policy.device)
-    values = over_positions(work, policy_states, base_states, tokens, vocabulary=2 * policy.vocabulary)
-    return Comparison(*values.masked_fill(~rollouts.completion_mask.to(policy.device).unsqueeze(-1), 0.0).unbind(-1))
+    values = torch.zeros(*real.shape, 4, device=policy.device)
+    rows = max(LEAST, TOGETHER // policy.vocabulary)
+    parts = zip(*(part.split(rows) for part in (policy_states, base_states, rollouts.completion[real])), strict=True)
+    values[real] = torch.cat([work(*part) for part in parts])
+    return Comparison(*values.unbind(-1))
+
+
+def _states(model: LanguageModel, rollouts: Rollouts) -> Tensor:
+    """The states that predict the tokens of the completions, without padding [N, D]."""
+    with model.in_precision():
+        return read_states(model.body, rollouts.to(model.device))[rollouts.completion_mask.to(model.device)]
+
+
+def _kl_and_entropy(logp: Tensor, base_logp: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(policy || base) and the policy's entropy of log-probabilities [..., V]."""
+    p = logp.exp()
+    gap = (logp - base_logp).masked_fill_(logp == -torch.inf, 0.0)
+    return (p * gap).sum(-1).clamp_min(0.0), -(p * logp).sum(-1)  # a negative KL is a rounding error

@@ -21,8 +21,10 @@ from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.models import loading, tokens
 from isoalign.models.flops import Shape, shape_of
 from isoalign.models.language import completion_lengths
+from isoalign.models.passes import Body
 from isoalign.models.precision import in_precision
-from isoalign.models.scalar_head import left_aligned, load_scalar_head
+from isoalign.models.scalar_head import ScalarHead, left_aligned, load_scalar_head
+from isoalign.models.shared_prompts import read_ends
 
 Bill = list[tuple[str, str, int]]
 
@@ -91,8 +93,14 @@ class Retokenizer:
 
 
 def head_rewards(model: Any, rollouts: Rollouts, pad: int, precision: str) -> Tensor:
-    """Rewards [B] of a model with a scalar head, by a pass in ``precision``."""
+    """Rewards [B] of a model with a scalar head, by a pass in ``precision``. Without gradients a prompt is read once for all
+    its answers."""
     rollouts = rollouts.trimmed().to(model.device)
+    if isinstance(model, ScalarHead) and not torch.is_grad_enabled():
+        with in_precision(precision, model.device):
+            ends = read_ends(Body(getattr(model, model.base_model_prefix)), rollouts)
+            if ends is not None:
+                return model.score(ends)[:, 0].float()  # type: ignore[no-any-return]
     # an encoder, which does not align its rows itself, counts columns as positions
     ids, mask = left_aligned(rollouts.tokens, rollouts.mask)
     with in_precision(precision, model.device):

@@ -77,8 +77,9 @@ class Run(Training):
                 samples.make_samples(work, policy, reference, self.task.model, chosen, config.draws, config.seed)
             firsts = [s for s in of_base if s.draw == 0]
             feedback = Feedback.read(shared.get(held_out))
+            known = samples.read_pairs(shared.get(base)) if base else []
             samples.make_pairs_and_reverse_kl(
-                work, policy, reference, self.task.model, feedback, firsts, self.evaluation_prompts()
+                work, policy, reference, self.task.model, feedback, firsts, self.evaluation_prompts(), known
             )
 
         return Stage("samples", recipe, make)
@@ -119,7 +120,8 @@ class Run(Training):
 
     def scores(self, drawn: Stage, source: RewardSource | None = None) -> Stage:
         """Scores of samples by scorers, sentence encoder and reward model. ``source``: the reward model, by default this
-        run's; to compare the samples with another run or card, give that one's."""
+        run's; to compare the samples with another run or card, give that one's. What the scores of the SFT base's samples
+        hold already, of the held-out pairs or with another reward model of the texts, is not computed again."""
         config, shared, held_out = self.task.evaluation, self.shared, self.held_out
         source, optimised = source or self.reward_source(), not source and bool(self.reward_rounds())
         # a temperature must not be fitted on the pairs that evaluate it
@@ -133,13 +135,20 @@ class Run(Training):
         recipe |= self.shaping_recipe | objective_recipe(self.task.objective) | _contests_recipe(contests)
 
         def make(work: Path) -> None:
+            by_own = self.scores(drawn)
+            same_texts = shared.get(by_own) if source.key != self.reward_source().key and shared.has(by_own) else None
+            with_pairs = self.trains and drawn.key == self.samples.key
+            same_pairs = shared.get(self.base.scores(self.base.samples, source)) if with_pairs else None
             held_out_pairs = Feedback.read(shared.get(held_out))
             validation_pairs = Feedback.read(shared.get(validation)) if validation else None
             known = self.task.known_reward and source.by == "annotator"
             rewarder = scores.Rewarder(source.by, optimised, source.load(), held_out_pairs, validation_pairs, known)
             base, model, chosen = shared.base_model(), self.task.model, self.evaluation_prompts()
             judged, objective = read_contests(shared.get(contests)) if contests else [], self.task.objective
-            scores.make_scores(work, shared.get(drawn), config, base, model, rewarder, objective, chosen, judged, shared.asked)
+            scores.make_scores(
+                work, shared.get(drawn), config, base, model, rewarder, objective, chosen, judged, shared.asked,
+                same_texts, same_pairs,
+            )  # fmt: skip
 
         return Stage("scores", recipe, make)
 

@@ -52,6 +52,10 @@ class TaskModels:
         with torch.enable_grad(), own_random_state():
             return self.store.get(stage.name, stage.key, stage.recipe, make)
 
+    def has(self, stage: Stage) -> bool:
+        """Whether a stage is made already."""
+        return self.store.path(stage.name, stage.key).is_dir()
+
     # -- the policy ----------------------------------------------------------------------------------------------------
 
     @property

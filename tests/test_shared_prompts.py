@@ -1,0 +1,103 @@
+"""Completions of one prompt are read after one reading of it, and get the states of a pass over whole rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from architectures import CONFIGS, build
+from isoalign.core.batches import Rollouts
+from isoalign.models.passes import Body, find_body
+from isoalign.models.shared_prompts import read_ends, read_states
+
+PROMPTS, ANSWERS = (7, 3, 7, 3, 5, 7, 3), (4, 2, 0, 5, 1, 5, 3)  # tokens of each row's prompt and answer
+WIDTH = 9
+
+
+def rollouts() -> Rollouts:
+    """Three prompts, of which two are asked three times, in mixed order, with padding on both sides."""
+    generator = torch.Generator().manual_seed(3)
+    said = {length: torch.randint(6, 97, (length,), generator=generator) for length in sorted(set(PROMPTS))}
+    tokens, mask = torch.full((len(PROMPTS), WIDTH + 6), 5), torch.zeros(len(PROMPTS), WIDTH + 6, dtype=torch.bool)
+    for row, (length, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
+        tokens[row, WIDTH - length : WIDTH] = said[length]
+        tokens[row, WIDTH : WIDTH + answer] = torch.randint(6, 97, (answer,), generator=generator)
+        mask[row, WIDTH - length : WIDTH + answer] = True
+    return Rollouts(tokens, mask, WIDTH)
+
+
+def tokens_read(body: Body, batch: Rollouts, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of what the body reads to give the states of a batch."""
+    shapes: list[tuple[int, ...]] = []
+    own = body.module.forward
+
+    def forward(*arguments: Any, **named: Any) -> Any:
+        shapes.append(tuple(named["input_ids"].shape))
+        return own(*arguments, **named)
+
+    monkeypatch.setattr(body.module, "forward", forward)
+    monkeypatch.setattr("inspect.signature", lambda _: type("Signature", (), {"parameters": {"past_key_values": None}}))
+    read_states(body, batch)
+    return shapes
+
+
+def last_state(body: Body, batch: Rollouts, row: int) -> Tensor:
+    """The state of a row's last token, by a pass over its own tokens."""
+    tokens = batch.tokens[row][batch.mask[row]].unsqueeze(0)
+    return body(tokens, torch.ones_like(tokens).bool())[0, -1]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_states_are_those_of_whole_rows_for_every_architecture(name: str) -> None:
+    body, batch = find_body(build(name)), rollouts()
+    real = batch.completion_mask
+    torch.testing.assert_close(read_states(body, batch)[real], body.read(batch)[real], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "qwen3_moe"])
+@torch.no_grad()
+def test_ends_are_those_of_each_row_alone_and_of_the_prompt_where_the_answer_is_empty(name: str) -> None:
+    body, batch = find_body(build(name)), rollouts()
+    ends = read_ends(body, batch)
+    assert ends is not None
+    alone = torch.stack([last_state(body, batch, row) for row in range(len(batch))])
+    torch.testing.assert_close(ends, alone, atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_each_prompt_is_read_once_and_whole_rows_only_where_few_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    body, batch = find_body(build("llama")), rollouts()
+    assert tokens_read(body, batch, monkeypatch) == [
+        (3, WIDTH),
+        (7, 5),
+    ]  # three prompts, then all answers but their last token
+    monkeypatch.undo()
+    few = batch[torch.tensor([0, 1, 4])]  # all differ
+    assert tokens_read(body, few, monkeypatch) == [(3, 7 + 3)]
+
+
+@torch.no_grad()
+def test_a_row_without_a_prompt_and_windows_of_attention_are_read_whole() -> None:
+    batch = rollouts()
+    mask = batch.mask.clone()
+    mask[4, :WIDTH] = False
+    assert read_ends(find_body(build("llama")), replace(batch, mask=mask)) is None
+    assert read_ends(find_body(build("mistral")), batch) is None  # keeps the last 6 tokens
+    assert read_ends(find_body(build("mamba")), batch) is None
+
+
+@torch.no_grad()
+def test_prompts_that_differ_only_in_padding_are_not_taken_for_one_another() -> None:
+    batch = rollouts()
+    tokens, mask = batch.tokens.repeat(2, 1), batch.mask.repeat(2, 1)
+    mask[7:, 2] = True  # the same token, which is now real: another prompt
+    mask[7:, 3:WIDTH] = True
+    whole = Rollouts(tokens, mask, WIDTH)
+    body = find_body(build("llama"))
+    real = whole.completion_mask
+    torch.testing.assert_close(read_states(body, whole)[real], body.read(whole)[real], atol=2e-5, rtol=1e-4)
