@@ -13,10 +13,8 @@ from isoalign.core.records import Estimate, Point
 from isoalign.evaluation import metric_values, scores
 from isoalign.evaluation.metrics import ScoredSamples
 
-VERSION = 2
-_FURTHER = (
-    "proxy_reward", "kl", "perplexity", "length", "distinct_2", "self_bleu", "embedding_diversity", "token_entropy",
-)  # fmt: skip
+VERSION = 3
+_FURTHER = ("proxy_reward", "kl", "perplexity", "length", "distinct_2", "self_bleu", "token_entropy")
 
 
 def card_metrics(objective: Objective) -> tuple[str, ...]:

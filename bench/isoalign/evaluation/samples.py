@@ -74,9 +74,12 @@ def prompt_ids(
     model: LanguageModel, samples: Sequence[Sample], config: ModelConfig, chosen: Sequence[Prompt]
 ) -> list[list[int]]:
     """The prompts of samples, which are of those ``chosen``, as token ids that the model reads."""
-    known = {prompt.id: prompt for prompt in chosen}
-    encoded = encode_prompts(model.tokenizer, [known[s.prompt_id] for s in samples], config)
-    return [tokens[mask].tolist() for tokens, mask in zip(encoded.tokens, encoded.mask, strict=True)]
+    wanted = {s.prompt_id for s in samples}
+    asked = [prompt for prompt in chosen if prompt.id in wanted]
+    encoded = encode_prompts(model.tokenizer, asked, config)
+    rows = zip(asked, encoded.tokens, encoded.mask, strict=True)
+    ids = {prompt.id: tokens[mask].tolist() for prompt, tokens, mask in rows}
+    return [ids[s.prompt_id] for s in samples]
 
 
 def _uniforms(prompt: str, draw: int, seed: int, steps: int) -> Tensor:

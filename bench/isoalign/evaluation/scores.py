@@ -72,19 +72,21 @@ def make_scores(
     turns: Callable[[Sequence[int]], Turns] | None = None,
     same_texts: Path | None = None,
     same_pairs: Path | None = None,
+    embeds: bool = True,
 ) -> None:
     """Write ``scores.json`` and ``pair_scores.json`` (by scorer), ``embeddings.npy`` and ``rewards.json``.
 
     ``contests``: of all samples, where the task ranks by its win rate. Scorers get conversations as turns: of the prompts
     ``chosen``, and by ``turns`` of the tokens of the held-out pairs. ``same_texts``: scores of the same samples with another
     reward model, ``same_pairs``: of other samples with the same reward model and held-out pairs; what they hold is copied.
+    Without ``embeds`` there are no embeddings.
     """
     drawn, pairs = sample.read_samples(samples), sample.read_pairs(samples)
     reads_prompts = any(load_answer_scorer(name, device()).reads_prompts for name in _models(config))
     asked = _asked(rewarder, base, turns if reads_prompts else None)
     asked |= {row.prompt_id: Asked(row.prompt) for row in drawn}
     asked |= {prompt.id: Asked(prompt.text, prompt.reference, prompt.turns) for prompt in chosen}
-    _make_text_scores(work, drawn, asked, config, _external_scores(samples), contests, same_texts)
+    _make_text_scores(work, drawn, asked, config, _external_scores(samples), contests, same_texts, embeds)
     if pairs_of := same_pairs or same_texts:
         shutil.copy(pairs_of / PAIR_SCORES, work)
     else:
@@ -106,6 +108,7 @@ def _make_text_scores(
     external: dict[str, list[float | None]] | None,
     contests: Sequence[Contest],
     same: Path | None,
+    embeds: bool,
 ) -> None:
     """Write what depends on the texts and not on the reward model."""
     if same:
@@ -118,7 +121,8 @@ def _make_text_scores(
         wins = {(contest.prompt_id, contest.draw): contest.win for contest in contests}
         scored |= {WIN_RATE: [wins[row.prompt_id, row.draw] for row in drawn]}
     (work / SCORES).write_text(json.dumps(scored))
-    np.save(work / EMBEDDINGS, embed(texts, device=device()).cpu().numpy().astype(np.float16))
+    if embeds:
+        np.save(work / EMBEDDINGS, embed(texts, device=device()).cpu().numpy().astype(np.float16))
 
 
 def _models(config: EvaluationConfig) -> list[str]:
@@ -211,7 +215,7 @@ def read_scored_samples(
         scores=json.loads((folder / SCORES).read_text()),
         pair_scores=_tuples(json.loads((folder / PAIR_SCORES).read_text())),
         rewards=_read_rewards(folder) if (folder / REWARDS).exists() else None,
-        embeddings=np.load(folder / EMBEDDINGS).astype(np.float32),
+        embeddings=np.load(embeddings).astype(np.float32) if (embeddings := folder / EMBEDDINGS).exists() else None,
         main_scorer=source["scorer"],
         second_scorer=source["second_scorer"],
         vocabulary=source["vocabulary"],

@@ -133,22 +133,22 @@ class Run(Training):
         }  # fmt: skip
         contests = self.contests(drawn) if config.scorer == WIN_RATE else None
         recipe |= self.shaping_recipe | objective_recipe(self.task.objective) | _contests_recipe(contests)
+        recipe |= {"embeddings": False} if "steps" in drawn.recipe else {}  # a curve shows nothing of them
 
         def make(work: Path) -> None:
-            by_own = self.scores(drawn)
-            same_texts = shared.get(by_own) if source.key != self.reward_source().key and shared.has(by_own) else None
-            with_pairs = self.trains and drawn.key == self.samples.key
-            same_pairs = shared.get(self.base.scores(self.base.samples, source)) if with_pairs else None
+            other = source.key != self.reward_source().key and shared.has(self.scores(drawn))
+            same_texts = shared.get(self.scores(drawn)) if other else None
+            paired = self.trains and drawn.key == self.samples.key
+            same_pairs = shared.get(self.base.scores(self.base.samples, source)) if paired else None
             held_out_pairs = Feedback.read(shared.get(held_out))
             validation_pairs = Feedback.read(shared.get(validation)) if validation else None
             known = self.task.known_reward and source.by == "annotator"
             rewarder = scores.Rewarder(source.by, optimised, source.load(), held_out_pairs, validation_pairs, known)
-            base, model, chosen = shared.base_model(), self.task.model, self.evaluation_prompts()
+            base, model, chosen = shared.evaluated_base(), self.task.model, self.evaluation_prompts()
             judged, objective = read_contests(shared.get(contests)) if contests else [], self.task.objective
             scores.make_scores(
                 work, shared.get(drawn), config, base, model, rewarder, objective, chosen, judged, shared.asked,
-                same_texts, same_pairs,
-            )  # fmt: skip
+                same_texts, same_pairs, recipe.get("embeddings", True))  # fmt: skip
 
         return Stage("scores", recipe, make)
 
@@ -263,7 +263,7 @@ class Run(Training):
             assert judge is not None
             pairs = Feedback.read(shared.get(held_out))
             by_scorer, objective = json.loads(pair_scores.read_text()), self.task.objective
-            report = judge_check.check_judge(judge, pairs, shared.base_model(), by_scorer, objective)
+            report = judge_check.check_judge(judge, pairs, shared.evaluated_base(), by_scorer, objective)
             (work / "judge.json").write_text(json.dumps(report, indent=1))
 
         return Stage("judge", recipe, make)

@@ -207,6 +207,7 @@ class Training:
     def _policy_to_train(self) -> tuple[LanguageModel, LanguageModel]:
         """Policy and frozen reference. With LoRA they are the same model, with the adapter on and off."""
         task, shared = self.task, self.shared
+        shared.forget_base()
         precision = task.model.precision
         base = shared.base_model(precision)
         if self._lora_rank:
@@ -229,7 +230,7 @@ class Training:
 
     def evaluation_prompts(self) -> list[prompts.Prompt]:
         """The prompts that are evaluated."""
-        return prompts.load_split(self.task.prompts, self.task.evaluation.split)
+        return self.shared.chosen_prompts(self.task.evaluation.split)
 
     @property
     def policy_folder(self) -> str:
@@ -241,8 +242,7 @@ class Training:
 
     def load_policy(self, weights: str = "policy") -> tuple[LanguageModel, LanguageModel]:
         """Policy and SFT base, as they are evaluated."""
-        precision = self.task.evaluation.precision
-        base = self.shared.base_model(precision)
+        base = self.shared.evaluated_base()
         if not self.trains or self.selects:
             return base, base
         folder = self.shared.get(self.train) / weights
@@ -251,7 +251,7 @@ class Training:
             model: Any = adapted.merge_and_unload()  # decoding needs no separate adapter
         else:
             model, _ = loading.load_model(self.task.model.name, folder, self.task.model.dtype)
-        return self.shared.language_model(model.eval(), base.tokenizer, precision), base
+        return self.shared.language_model(model.eval(), base.tokenizer, base.precision), base
 
 
 def _dtypes(model: LanguageModel) -> str:

@@ -33,6 +33,8 @@ from isoalign.stages.from_file import file_identity
 from isoalign.stages.opinions import Scores
 from isoalign.stages.stage import Stage
 
+EVALUATED = "evaluated-base"
+
 
 class TaskModels:
     """What a task loads to answer, to judge and to write; each is loaded once, when it is first needed."""
@@ -91,6 +93,11 @@ class TaskModels:
         found: str = self.cached(f"digest-{source}", lambda: file_identity(source))
         return found
 
+    def chosen_prompts(self, split: str) -> list[prompts.Prompt]:
+        """The prompts of a split."""
+        chosen: list[prompts.Prompt] = self.cached(f"prompts-{split}", lambda: prompts.load_split(self.task.prompts, split))
+        return chosen
+
     @property
     def model_identity(self) -> dict[str, Any]:
         """The model's configuration and the identity of its weights."""
@@ -108,6 +115,15 @@ class TaskModels:
         """The SFT base, frozen."""
         model, _ = loading.load_model(self.task.model.name, self.get(self.sft), self.task.model.frozen)
         return self.language_model(model, loading.task_tokenizer(self.task.model), precision)
+
+    def evaluated_base(self) -> LanguageModel:
+        """The SFT base in the precision of evaluation, loaded once for all that a run evaluates; it must not be changed."""
+        base: LanguageModel = self.cached(EVALUATED, lambda: self.base_model(self.task.evaluation.precision))
+        return base
+
+    def forget_base(self) -> None:
+        """Free the memory of what `evaluated_base` has loaded, before a training needs it."""
+        self._cache.pop(EVALUATED, None)
 
     def language_model(self, model: Any, tokenizer: Any, precision: str) -> LanguageModel:
         """A model as the task's policy or base, on the device."""
