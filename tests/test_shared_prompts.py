@@ -11,8 +11,12 @@ from torch import Tensor
 
 from architectures import CONFIGS, build
 from isoalign.core.batches import Rollouts
+from isoalign.models.kl import compare, exact_kl
 from isoalign.models.passes import Body, find_body
+from isoalign.models.reward import head_rewards
+from isoalign.models.scalar_head import scalar_head_class
 from isoalign.models.shared_prompts import read_ends, read_states
+from test_passes import language_model
 
 PROMPTS, ANSWERS = (7, 3, 7, 3, 5, 7, 3), (4, 2, 0, 5, 1, 5, 3)  # tokens of each row's prompt and answer
 WIDTH = 9
@@ -30,18 +34,16 @@ def rollouts() -> Rollouts:
     return Rollouts(tokens, mask, WIDTH)
 
 
-def tokens_read(body: Body, batch: Rollouts, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+def tokens_read(body: Body, batch: Rollouts) -> list[tuple[int, ...]]:
     """The shapes of what the body reads to give the states of a batch."""
     shapes: list[tuple[int, ...]] = []
-    own = body.module.forward
 
-    def forward(*arguments: Any, **named: Any) -> Any:
+    def note(_: Any, __: Any, named: dict[str, Any]) -> None:
         shapes.append(tuple(named["input_ids"].shape))
-        return own(*arguments, **named)
 
-    monkeypatch.setattr(body.module, "forward", forward)
-    monkeypatch.setattr("inspect.signature", lambda _: type("Signature", (), {"parameters": {"past_key_values": None}}))
+    hook = body.module.register_forward_pre_hook(note, with_kwargs=True)
     read_states(body, batch)
+    hook.remove()
     return shapes
 
 
@@ -69,16 +71,40 @@ def test_ends_are_those_of_each_row_alone_and_of_the_prompt_where_the_answer_is_
     torch.testing.assert_close(ends, alone, atol=2e-5, rtol=1e-4)
 
 
-@torch.no_grad()
-def test_each_prompt_is_read_once_and_whole_rows_only_where_few_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_prompt_is_read_once_and_whole_rows_where_none_repeats() -> None:
     body, batch = find_body(build("llama")), rollouts()
-    assert tokens_read(body, batch, monkeypatch) == [
-        (3, WIDTH),
-        (7, 5),
-    ]  # three prompts, then all answers but their last token
-    monkeypatch.undo()
-    few = batch[torch.tensor([0, 1, 4])]  # all differ
-    assert tokens_read(body, few, monkeypatch) == [(3, 7 + 3)]
+    assert tokens_read(body, batch) == [(3, WIDTH), (7, 5)]  # three prompts, then the answers but their last column
+    assert tokens_read(body, batch[torch.tensor([0, 1, 4])]) == [(3, 7 + 4 - 1)]  # a prompt of 7 and an answer of 4, as before
+
+
+@torch.no_grad()
+def test_log_probabilities_kl_and_entropy_are_those_of_whole_rows() -> None:
+    policy, base = language_model(build("llama")), language_model(build("llama", spread=2.0))
+    batch, mask = rollouts(), rollouts().completion_mask
+    compared = compare(policy, base, batch)
+    ours, theirs = policy(batch), base(batch)  # the plain path: no row shares its prompt
+    for mine, plain in [
+        (compared.logp, ours.logp), (compared.base_logp, theirs.logp), (compared.entropy, ours.entropy * mask),
+        (compared.kl, exact_kl(ours.logits, theirs.logits) * mask),
+    ]:  # fmt: skip
+        torch.testing.assert_close(mine, plain, atol=2e-5, rtol=1e-4)
+    assert compared.kl.sum() > 1
+
+
+@torch.no_grad()
+def test_a_batch_of_empty_completions_has_no_divergence() -> None:
+    policy, batch = language_model(build("llama")), rollouts()
+    empty = Rollouts(batch.tokens, batch.mask & (torch.arange(batch.mask.shape[1]) < WIDTH), WIDTH)
+    assert all(not column.any() for column in vars(compare(policy, policy, empty)).values())
+
+
+@torch.no_grad()
+def test_rewards_of_answers_that_share_a_prompt_are_those_of_each_row_alone() -> None:
+    model = scalar_head_class(build("llama").config)(build("llama").config).eval()
+    batch = rollouts()
+    alone = torch.cat([head_rewards(model, batch[row : row + 1], 5, "float32") for row in range(len(batch))])
+    torch.testing.assert_close(head_rewards(model, batch, 5, "float32"), alone, atol=1e-6, rtol=1e-4)
+    assert alone.std() > 1e-4
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from isoalign.core.batches import Rollouts
+from isoalign.models import passes
 from isoalign.models.language import LanguageModel
 from isoalign.models.shared_prompts import read_states
 
@@ -57,7 +58,7 @@ def compare(policy: LanguageModel, base: LanguageModel, rollouts: Rollouts) -> C
         return torch.stack([*chosen, *_kl_and_entropy(logp, base_logp)], -1)
 
     values = torch.zeros(*real.shape, 4, device=policy.device)
-    rows = max(LEAST, TOGETHER // policy.vocabulary)
+    rows = max(1, min(max(LEAST, TOGETHER // policy.vocabulary), passes.LOGITS // (2 * policy.vocabulary)))
     parts = zip(*(part.split(rows) for part in (policy_states, base_states, rollouts.completion[real])), strict=True)
     values[real] = torch.cat([work(*part) for part in parts])
     return Comparison(*values.unbind(-1))
