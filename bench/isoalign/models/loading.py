@@ -17,13 +17,13 @@ from isoalign.data.assets import ASSETS
 from isoalign.models import tokens
 
 
-def load_model(name: str, weights: Path | None = None, dtype: str = "float32") -> tuple[Any, Any]:
+def load_model(name: str, weights: Path | None = None, dtype: str = "float32", tokenizer: Any = None) -> tuple[Any, Any]:
     """A causal language model, frozen, and its tokenizer.
 
-    ``weights``: folder of a stage that trained it further. Raises UserError if it can't be loaded, is of no causal language
-    model, or lacks weights.
+    ``weights``: folder of a stage that trained it further; ``tokenizer``: its own, where that is loaded already. Raises
+    UserError if it can't be loaded, is of no causal language model, or lacks weights.
     """
-    tokenizer, config = load_tokenizer(name), load_config(name)
+    tokenizer, config = tokenizer or load_tokenizer(name), load_config(name)
     with hub.loading_errors("the model", model_path(name)):
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             str(weights or model_path(name)), config=None if weights else config, dtype=dtype, use_safetensors=True,

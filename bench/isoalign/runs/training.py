@@ -216,7 +216,7 @@ class Training:
                 cast_frozen_weights(adapted)
             policy = reference = shared.language_model(adapted, base.tokenizer, precision)
         else:
-            model, _ = loading.load_model(task.model.name, shared.get(shared.sft), task.model.dtype)
+            model, _ = loading.load_model(task.model.name, shared.get(shared.sft), task.model.dtype, base.tokenizer)
             policy, reference = shared.language_model(model.requires_grad_(True), base.tokenizer, precision), base
         if task.training.gradient_checkpointing:
             checkpoint_layers(policy.inner)
@@ -250,7 +250,7 @@ class Training:
             adapted = peft.PeftModel.from_pretrained(self.shared.base_model().inner, str(folder))
             model: Any = adapted.merge_and_unload()  # decoding needs no separate adapter
         else:
-            model, _ = loading.load_model(self.task.model.name, folder, self.task.model.dtype)
+            model, _ = loading.load_model(self.task.model.name, folder, self.task.model.dtype, base.tokenizer)
         return self.shared.language_model(model.eval(), base.tokenizer, base.precision), base
 
 

@@ -113,8 +113,9 @@ class TaskModels:
 
     def base_model(self, precision: str = "float32") -> LanguageModel:
         """The SFT base, frozen."""
-        model, _ = loading.load_model(self.task.model.name, self.get(self.sft), self.task.model.frozen)
-        return self.language_model(model, loading.task_tokenizer(self.task.model), precision)
+        tokenizer = loading.task_tokenizer(self.task.model)
+        model, _ = loading.load_model(self.task.model.name, self.get(self.sft), self.task.model.frozen, tokenizer)
+        return self.language_model(model, tokenizer, precision)
 
     def evaluated_base(self) -> LanguageModel:
         """The SFT base in the precision of evaluation, loaded once for all that a run evaluates; it must not be changed."""
