@@ -97,7 +97,7 @@ def head_rewards(model: Any, rollouts: Rollouts, pad: int, precision: str) -> Te
     its answers."""
     rollouts = rollouts.trimmed().to(model.device)
     if isinstance(model, ScalarHead) and not torch.is_grad_enabled():
-        with in_precision(precision, model.device):
+        with in_precision(precision, rollouts.tokens.device):
             ends = read_ends(Body(getattr(model, model.base_model_prefix)), rollouts)
             if ends is not None:
                 return model.score(ends)[:, 0].float()  # type: ignore[no-any-return]
