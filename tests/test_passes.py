@@ -2,18 +2,21 @@
 
 import copy
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import peft
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from architectures import CONFIGS, build
 from isoalign.core import memory
 from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError
-from isoalign.models import passes
+from isoalign.models import language, passes
+from isoalign.models.cache_room import make_room
 from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.kl import compare
 from isoalign.models.language import Critic, LanguageModel
@@ -304,3 +307,64 @@ def test_logits_that_were_not_kept_are_refused_once_the_head_has_changed(
     torch.testing.assert_close(kept.entropy, before)
     with pytest.raises(UserError, match="read after an optimizer step"):
         _ = later.entropy
+
+
+@pytest.mark.parametrize("name", ALL)
+@torch.no_grad()
+def test_answers_are_the_same_whether_or_not_finished_rows_leave(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = language_model(build(name))
+    model.end_ids = torch.arange(6, 97, 3)  # a third of the tokens ends an answer, so that rows leave at most steps
+    uniforms = torch.rand(12, 6, generator=torch.Generator().manual_seed(2))
+    batch = padded(rows())
+    prompts = Prompts(batch.tokens[:, :12], batch.mask[:, :12], torch.arange(3))
+    drawn = {}
+    for share in (0.0, 0.99):
+        monkeypatch.setattr(language, "CROWDED", share)
+        drawn[share] = model.generate(prompts, uniforms)
+    assert torch.equal(drawn[0.0].tokens, drawn[0.99].tokens)
+    assert torch.equal(drawn[0.0].mask, drawn[0.99].mask)
+    lengths = drawn[0.0].completion_mask.sum(1)
+    assert lengths.min() < lengths.max()
+    assert (drawn[0.0].completion[~drawn[0.0].completion_mask] == 5).all()  # the padding token
+
+
+@pytest.mark.parametrize("window", [0, 3, 9])
+@torch.no_grad()
+def test_a_layer_with_room_holds_and_returns_what_transformers_own_does(window: int) -> None:
+    generator, kinds = torch.Generator().manual_seed(0), transformers.cache_utils
+
+    def layer() -> Any:
+        return kinds.DynamicSlidingWindowLayer(sliding_window=window) if window else kinds.DynamicLayer()
+
+    own, roomy = layer(), layer()
+    make_room(SimpleNamespace(layers=[roomy]), 4)
+    changes = {0: torch.tensor([0, 0, 1, 1, 1]), 3: torch.tensor([4, 0, 2]), 6: torch.tensor([1])}
+    size = 2
+    for step, count in enumerate((7, 1, 1, 1, 1, 2, 1, 5, 1)):  # more than there is room for
+        new = [torch.randn(size, 3, count, width, generator=generator) for width in (4, 6)]
+        kept = [tensor.clone() for tensor in new]
+        for mine, other in zip(roomy.update(*new), own.update(*kept), strict=True):
+            torch.testing.assert_close(mine, other, atol=0, rtol=0)
+        if step in changes:
+            size = len(changes[step])
+            for each in (own, roomy):
+                each.reorder_cache(changes[step])
+        assert torch.equal(own.keys, roomy.keys)
+        assert torch.equal(own.values, roomy.values)
+        assert own.get_seq_length() == roomy.get_seq_length()
+        assert own.get_mask_sizes(1) == roomy.get_mask_sizes(1)
+
+
+def test_small_models_are_sampled_in_more_rows_at_a_time_and_large_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sizes = language_model(build("llama"), rows=2), []
+    own = model._decode
+    monkeypatch.setattr(model, "_decode", lambda prompts, uniforms: (sizes.append(len(uniforms)), own(prompts, uniforms))[1])
+    batch = padded(rows())
+    prompts = Prompts(batch.tokens[:, :12], batch.mask[:, :12], torch.arange(3))
+    uniforms = torch.rand(24, 3, generator=torch.Generator().manual_seed(2))
+    expected = model.generate(prompts, uniforms)
+    assert sizes == [8, 8, 8]
+    monkeypatch.setattr(language, "CACHED", 1)
+    sizes.clear()
+    assert torch.equal(model.generate(prompts, uniforms).tokens, expected.tokens)
+    assert set(sizes) == {2}

@@ -10,6 +10,8 @@ from torch import Tensor
 from isoalign.core.batches import Batch, Prompts, Rollouts
 from isoalign.models.passes import Body, Predict
 
+CROWDED = 0.75  # completions leave once no more than this share is unfinished: leaving copies the cache
+
 
 @dataclass(frozen=True)
 class Draws(Batch):
@@ -20,34 +22,46 @@ class Draws(Batch):
 
 
 class Decoder:
-    """Completions in the making, ``repeats`` of each prompt and of at most ``steps`` tokens. ``logits`` [B, V]: of each next
-    token."""
+    """Completions in the making, ``repeats`` of each prompt and of at most ``steps`` tokens.
 
-    def __init__(self, body: Body, predict: Predict, prompts: Prompts, repeats: int, steps: int) -> None:
-        self._body, self._predict, self._cache = body, predict, body.cache()
-        self._length, device = prompts.tokens.shape[1], prompts.tokens.device
-        owner = torch.arange(len(prompts), device=device).repeat_interleave(repeats)
-        self._tokens, self._chosen = prompts.tokens[owner], list[Tensor]()
-        self._mask = torch.cat([prompts.mask[owner], torch.zeros(len(owner), steps, dtype=torch.bool, device=device)], 1)
+    ``rows`` [b]: the completions that are being written, at first all. ``logits`` [b, V]: of the next token of each.
+    """
+
+    def __init__(self, body: Body, predict: Predict, prompts: Prompts, repeats: int, steps: int, pad: int = 0) -> None:
+        self._body, self._predict, self._cache = body, predict, body.cache(steps)
+        self._length, self._step = prompts.tokens.shape[1], 0
+        owner = torch.arange(len(prompts), device=prompts.tokens.device).repeat_interleave(repeats)
+        self.rows = torch.arange(len(owner), device=owner.device)
+        self._tokens = torch.cat([prompts.tokens[owner], prompts.tokens.new_full((len(owner), steps), pad)], 1)
+        self._mask = torch.cat([prompts.mask[owner], prompts.mask.new_zeros(len(owner), steps)], 1)
         states = body(prompts.tokens, prompts.mask, self._cache)[:, -1:]
-        self._cache.reorder_cache(owner)
-        self.logits = predict(states)[owner, -1]
+        self.logits = predict(states)[:, -1]
+        if repeats > 1:
+            self._cache.reorder_cache(owner)
+            self.logits = self.logits[owner]
 
-    def append(self, tokens: Tensor, real: Tensor) -> None:
-        """Add a token [B] to each completion; where ``real`` [B] is false it is padding."""
-        self._mask[:, self._length + len(self._chosen)] = real
-        self._chosen.append(tokens)
+    def append(self, tokens: Tensor, real: Tensor | None = None) -> None:
+        """Add a token [b] to each completion being written; where ``real`` [b] is false it is padding."""
+        column = self._length + self._step
+        self._tokens[self.rows, column] = tokens
+        self._mask[self.rows, column] = True if real is None else real
+        self._step += 1
+
+    def leave(self, unfinished: Tensor) -> None:
+        """Go on with the completions where ``unfinished`` [b] is true, at least one; to be called before ``advance``."""
+        self.rows = self.rows[unfinished]
+        self._cache.reorder_cache(unfinished.nonzero().squeeze(1))
 
     def advance(self) -> None:
         """Read the last tokens."""
-        mask = self._mask[:, : self._length + len(self._chosen)]
-        self.logits = self._predict(self._body(self._chosen[-1].unsqueeze(1), mask, self._cache))[:, -1]
+        end = self._length + self._step
+        tokens, mask = self._tokens[self.rows, end - 1], self._mask[self.rows, :end]
+        self.logits = self._predict(self._body(tokens.unsqueeze(1), mask, self._cache))[:, -1]
 
     def rollouts(self) -> Rollouts:
         """The prompts with the completions, as wide as the longest of them."""
         width = self._length + int(self._mask[:, self._length :].sum(1).max())
-        tokens = torch.cat([self._tokens, torch.stack(self._chosen, 1)], 1)
-        return Rollouts(tokens[:, :width], self._mask[:, :width], self._length)
+        return Rollouts(self._tokens[:, :width], self._mask[:, :width], self._length)
 
 
 def sample_tokens(logits: Tensor, uniforms: Tensor) -> Tensor:

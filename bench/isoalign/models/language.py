@@ -15,13 +15,14 @@ from isoalign.core.batches import Prompts, Rollouts, joined
 from isoalign.core.errors import UserError
 from isoalign.core.memory import by_rows
 from isoalign.models import tokens
-from isoalign.models.decoding import Decoder, Draws, sample_tokens
+from isoalign.models.decoding import CROWDED, Decoder, Draws, sample_tokens
 from isoalign.models.flops import Shape, shape_of
 from isoalign.models.passes import Body, Outputs, Predict, find_body, fits_logits, over_positions, own_logits, token_logp
 from isoalign.models.precision import in_precision
 
 NEVER = -1e9  # logit of a masked token: probability exactly 0, without the nan of infinities
 ROWS = 64
+CACHED = 2**26  # numbers of a cache that are worth more rows than ROWS: small products run at less than full speed
 
 
 class LanguageModel:
@@ -141,40 +142,54 @@ class LanguageModel:
 
     @torch.no_grad()
     def generate(self, prompts: Prompts, uniforms: Tensor) -> Rollouts:
-        """Sample completions at T = 1 by inverse CDF, about ``rows`` at a time.
+        """Sample completions at T = 1 by inverse CDF, about ``rows`` at a time, up to four times as many of a small model.
 
         ``uniforms`` [B x K, T] in [0, 1) fix every choice: K completions of each prompt, T tokens each. A prompt is read
         once and its cache repeated for its K samples.
         """
         draws = Draws(prompts, uniforms.view(len(prompts), -1, uniforms.shape[-1])).to(self.device)
+        rows = self._decoded_rows(prompts.tokens.shape[1] + uniforms.shape[-1])
+
+        def decode(draws: Draws) -> Rollouts:
+            prompts, uniforms = draws.prompts, draws.uniforms.flatten(0, 1)
+            if len(prompts) > 1:
+                return self._decode(prompts, uniforms)
+            parts = by_rows(lambda part: self._decode(prompts, part), uniforms, rows)  # many samples of a single prompt
+            return joined(parts, int(self.tokenizer.pad_token_id))
+
         with self.in_precision():
-            parts = by_rows(self._decode_draws, draws, max(1, self.rows * len(prompts) // len(uniforms)))
+            parts = by_rows(decode, draws, max(1, rows * len(prompts) // len(uniforms)))
         return joined(parts, int(self.tokenizer.pad_token_id))
 
-    def _decode_draws(self, draws: Draws) -> Rollouts:
-        prompts, uniforms = draws.prompts, draws.uniforms.flatten(0, 1)
-        if len(prompts) > 1:
-            return self._decode(prompts, uniforms)
-        parts = by_rows(lambda part: self._decode(prompts, part), uniforms, self.rows)  # many samples of a single prompt
-        return joined(parts, int(self.tokenizer.pad_token_id))
+    def _decoded_rows(self, tokens: int) -> int:
+        """Rows of ``tokens`` tokens that are sampled at a time: more than ``rows`` where their cache is small for certain."""
+        layers = getattr(self.inner.config.get_text_config(), "num_hidden_layers", None)
+        return max(self.rows, min(4 * self.rows, CACHED // (2 * layers * self.width * tokens))) if layers else self.rows
 
     def _decode(self, prompts: Prompts, uniforms: Tensor) -> Rollouts:
         rows, steps = uniforms.shape
-        pad = torch.tensor(self.tokenizer.pad_token_id, device=self.device)
+        pad = int(self.tokenizer.pad_token_id)
+        decoder = Decoder(self.body, self.predict_now(), prompts, rows // len(prompts), steps, pad)
         alive = torch.ones(rows, dtype=torch.bool, device=self.device)
-        decoder = Decoder(self.body, self.predict_now(), prompts, rows // len(prompts), steps)
         for step in range(steps):
-            token = sample_tokens(decoder.logits, uniforms[:, step])
+            token = sample_tokens(decoder.logits, uniforms[decoder.rows, step])
             decoder.append(torch.where(alive, token, pad), alive)
             if self.ends:
                 alive = alive & ~torch.isin(token, self.end_ids)
-            if step + 1 == steps or (self._looks(step) and not alive.any()):
+            if step + 1 == steps:
                 break
+            if self._looks(step):
+                unfinished = int(alive.sum())
+                if not unfinished:
+                    break
+                if unfinished <= CROWDED * len(alive):
+                    decoder.leave(alive)
+                    alive = alive[alive]
             decoder.advance()
         return decoder.rollouts()
 
     def _looks(self, step: int) -> bool:
-        """Whether to look if any row is unfinished: an accelerator would wait for the answer at every token."""
+        """Whether to look how many rows are unfinished: an accelerator would wait for the answer at every token."""
         return self.ends and (self.device.type == "cpu" or step % 16 == 15)
 
     @property

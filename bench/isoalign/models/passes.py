@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import transformers
+from isoalign.models.cache_room import make_room
 
 LOGITS = 2**26  # that are in memory at once; more positions are worked on in parts
 
@@ -57,12 +58,12 @@ class Body:
         states = states if states.requires_grad else states.contiguous()  # those of the prompt are freed
         return pad(states, (0, 0, 0, columns - states.shape[1])) if states.shape[1] < columns else states
 
-    def cache(self) -> Any:
-        """An empty cache for decoding. Raises UserError if the architecture takes none."""
+    def cache(self, steps: int) -> Any:
+        """An empty cache for decoding ``steps`` tokens. Raises UserError if the architecture takes none."""
         if not self._cache_name:
             raise UserError(f"{type(self.module).__name__} takes no cache of keys and values, which isoalign needs to sample")
         config: Any = self.module.config
-        return transformers.DynamicCache(config=config)
+        return make_room(transformers.DynamicCache(config=config), steps)
 
 
 class BodyOutput(tuple[Tensor, ...]):

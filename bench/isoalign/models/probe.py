@@ -96,7 +96,7 @@ def _decoded(model: LanguageModel, rows: list[Tensor]) -> Tensor:
     for step in range(STEPS):
         logits.append(decoder.logits[::2])
         tokens = torch.stack([row[len(row) - STEPS + step] for row in rows]).repeat_interleave(2)
-        decoder.append(tokens, torch.ones_like(tokens).bool())
+        decoder.append(tokens)
         if step + 1 < STEPS:
             decoder.advance()
     return torch.stack(logits, 1)
