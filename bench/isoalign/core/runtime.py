@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 
+from isoalign.core import products
 from isoalign.core.lazy import torch
 
 
@@ -41,6 +42,7 @@ def _keep_memory() -> None:
 
 
 def threads(count: int) -> None:
-    """Set torch's threads; 0 leaves its default."""
+    """Set torch's threads; 0 leaves its default. Products take the faster library, see `products`."""
+    products.speed_up()
     if count:
         torch.set_num_threads(count)

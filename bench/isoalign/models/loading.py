@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from isoalign.config.task import ModelConfig
+from isoalign.core import products
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import transformers
 from isoalign.data import assets, hub
@@ -23,6 +24,7 @@ def load_model(name: str, weights: Path | None = None, dtype: str = "float32", t
     ``weights``: folder of a stage that trained it further; ``tokenizer``: its own, where that is loaded already. Raises
     UserError if it can't be loaded, is of no causal language model, or lacks weights.
     """
+    products.speed_up()
     tokenizer, config = tokenizer or load_tokenizer(name), load_config(name)
     with hub.loading_errors("the model", model_path(name)):
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
