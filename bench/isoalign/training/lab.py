@@ -94,8 +94,7 @@ class Lab:
         session.pay_pass("reference", session.reference, rollouts, adapter=False)
         if session.meter.quoting:
             return session.zero_outputs(rollouts)
-        with session.reference.adapter_off():
-            return session.reference(rollouts).within(session.harness_code)
+        return session.remembered.outputs(rollouts, lambda: session.reference_pass(rollouts)).within(session.harness_code)
 
     def log_ratio(self, rollouts: Rollouts) -> Tensor:
         """log pi(y|x) - log pi_base(y|x), summed over the completion [B]."""
@@ -173,6 +172,7 @@ class Lab:
         cursor = session.cursor(session.round_name(f"pairs-{labelled_by}"), len(feedback))
         batch = feedback.pairs(cursor.take(count), session.pad)
         session.pay_verdicts(feedback, batch.index.tolist())
+        session.remembered.expect(batch.chosen, batch.rejected)
         return batch.to(self.device)
 
     @service
@@ -183,11 +183,13 @@ class Lab:
         if labelled_by == "annotator" and (unpaired := session.fetch(session.source.unpaired)) is not None:
             batch = unpaired.labels(session.cursor("unpaired", len(unpaired)).take(count), session.pad)
             session.meter.label(unpaired.source, batch.index.tolist())
+            session.remembered.expect(batch.rollouts)
             return batch.to(self.device)
         feedback = session.fetch(session.source.feedback, labelled_by)
         cursor = session.cursor(session.round_name(f"labels-{labelled_by}"), 2 * len(feedback))
         batch = feedback.labels(cursor.take(count), session.pad)
         session.pay_verdicts(feedback, batch.index.tolist())
+        session.remembered.expect(batch.rollouts)
         return batch.to(self.device)
 
     @service
@@ -199,6 +201,7 @@ class Lab:
         revised = session.fetch(session.source.revisions)
         batch = revised.pairs(session.cursor("revisions", len(revised)).take(count), session.pad)
         session.pay_verdicts(revised, batch.index.tolist())
+        session.remembered.expect(batch.chosen, batch.rejected)
         return batch.to(self.device)
 
     @service

@@ -21,6 +21,7 @@ from isoalign.models.passes import Outputs, QuotedOutputs
 from isoalign.training.feedback_source import FeedbackSource
 from isoalign.training.guard import Guard
 from isoalign.training.meter import Meter
+from isoalign.training.reference_memory import ReferenceMemory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class Session:
         seed: int,
     ) -> None:
         self.policy, self.reference, self.source, self.meter = policy, reference, source, meter
+        self.remembered = ReferenceMemory(reference)
         self.new_tokens, self.seed = new_tokens, seed
         self.generator = torch.Generator().manual_seed(seed)
         self.state: dict[str, Any] = {}
@@ -141,6 +143,12 @@ class Session:
         meter.ask(feedback.asked(new))
         for role, flops in price.items():
             meter.charge(role, "sample" if role in ("feedback", "critic") else "forward", flops)
+
+    @torch.no_grad()
+    def reference_pass(self, rollouts: Rollouts) -> Outputs:
+        """The reference on completions, without the policy's adapter."""
+        with self.reference.adapter_off():
+            return self.reference(rollouts)
 
     def zero_outputs(self, rollouts: Rollouts) -> Outputs:
         """Zeros in the shapes of a pass's outputs, for quoting the cost of a loss. All are views of one number."""

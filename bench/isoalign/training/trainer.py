@@ -258,6 +258,7 @@ class Trainer:
             "optimizers": self.saved.get("optimizers", {}) | optimizers,
             "modules": self.saved.get("modules", {}) | modules,
             "generator": self.session.generator.get_state(),
+            "reference": self.session.remembered.state(),
         }
         numbers = {
             "session": self.session.numbers(),
@@ -288,6 +289,7 @@ class Trainer:
         load_optimizer(self.optimizers["policy"], self.saved["optimizers"]["policy"])
         self.session.generator.set_state(self.saved["generator"])
         self.session.restore(numbers["session"])
+        self.session.remembered.restore(self.saved["reference"])
         self.log, self.snapshots, self.rounds = numbers["log"], numbers["snapshots"], numbers["rounds"]
         self.session.source.round = len(self.rounds)
         self.skipped, self.skipped_in_a_row = numbers["skipped"]
