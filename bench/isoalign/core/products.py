@@ -55,15 +55,19 @@ def _is_worth_it() -> bool:
 def product(a: Tensor, b: Tensor) -> Tensor:
     """[M, K] and [K, N] to [M, N]."""
     if _fits(a, b):
-        return _ops().mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")  # type: ignore[no-any-return]
+        return _by_onednn(a, b, None)
     return _ops().aten.mm.out(a, b, out=a.new_empty(a.shape[0], b.shape[1]))  # type: ignore[no-any-return]
 
 
 def product_and_sum(c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * c + alpha * (a @ b), where c may be any shape that expands to [M, N]."""
     if _fits(a, b) and alpha == beta == 1 and c.dtype == a.dtype and c.shape == b.shape[1:] and c.is_contiguous():
-        return _ops().mkldnn._linear_pointwise(a, b.t(), c, "none", [], "")  # type: ignore[no-any-return]
+        return _by_onednn(a, b, c)
     return _ops().aten.addmm.out(c, a, b, beta=beta, alpha=alpha, out=a.new_empty(a.shape[0], b.shape[1]))  # type: ignore[no-any-return]
+
+
+def _by_onednn(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    return _ops().mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")  # type: ignore[no-any-return]
 
 
 def _fits(a: Tensor, b: Tensor) -> bool:

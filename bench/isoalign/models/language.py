@@ -17,7 +17,17 @@ from isoalign.core.memory import by_rows
 from isoalign.models import tokens
 from isoalign.models.decoding import CROWDED, Decoder, Draws, sample_tokens
 from isoalign.models.flops import Shape, shape_of
-from isoalign.models.passes import Body, Outputs, Predict, find_body, fits_logits, over_positions, own_logits, token_logp
+from isoalign.models.passes import (
+    LOGITS,
+    Body,
+    Outputs,
+    Predict,
+    find_body,
+    fits_logits,
+    over_positions,
+    own_logits,
+    token_logp,
+)
 from isoalign.models.precision import in_precision
 
 NEVER = -1e9  # logit of a masked token: probability exactly 0, without the nan of infinities
@@ -164,7 +174,10 @@ class LanguageModel:
     def _decoded_rows(self, tokens: int) -> int:
         """Rows of ``tokens`` tokens that are sampled at a time: more than ``rows`` where their cache is small for certain."""
         layers = getattr(self.inner.config.get_text_config(), "num_hidden_layers", None)
-        return max(self.rows, min(4 * self.rows, CACHED // (2 * layers * self.width * tokens))) if layers else self.rows
+        if not layers:
+            return self.rows
+        small = min(CACHED // (2 * layers * self.width * tokens), LOGITS // self.vocabulary)
+        return max(self.rows, min(4 * self.rows, small))
 
     def _decode(self, prompts: Prompts, uniforms: Tensor) -> Rollouts:
         rows, steps = uniforms.shape
