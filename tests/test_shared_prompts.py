@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from architectures import CONFIGS, build
-from isoalign.core.batches import Rollouts
+from isoalign.core.batches import Prompts, Rollouts
+from isoalign.evaluation.samples import score_rollouts
 from isoalign.models.kl import compare, exact_kl
 from isoalign.models.passes import Body, find_body
 from isoalign.models.reward import head_rewards
@@ -59,6 +60,32 @@ def test_states_are_those_of_whole_rows_for_every_architecture(name: str) -> Non
     body, batch = find_body(build(name)), rollouts()
     real = batch.completion_mask
     torch.testing.assert_close(read_states(body, batch)[real], body.read(batch)[real], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "bloom", "mamba", "falcon_h1"])
+@pytest.mark.parametrize("rows", [64, 4])
+@torch.no_grad()
+def test_states_of_sampling_are_those_of_reading_the_samples(name: str, rows: int) -> None:
+    model = language_model(build(name), rows=rows)
+    model.end_ids = torch.arange(6, 30)  # a quarter of all tokens, so that completions end at different places
+    prompts = Prompts(rollouts().tokens[:3, :WIDTH], rollouts().mask[:3, :WIDTH], torch.arange(3))
+    sampled = model.sample(prompts, torch.rand(12, 6, generator=torch.Generator().manual_seed(1)))
+    real = sampled.rollouts.completion_mask
+    assert len(set(real.sum(1).tolist())) > 2
+    torch.testing.assert_close(sampled.states[real], model.body.read(sampled.rollouts)[real], atol=5e-5, rtol=1e-4)
+
+
+def test_samples_are_measured_by_the_states_that_drew_them_and_a_base_never_differs_from_itself() -> None:
+    policy, base = language_model(build("llama")), language_model(build("llama", spread=2.0))
+    prompts = Prompts(rollouts().tokens[:3, :WIDTH], rollouts().mask[:3, :WIDTH], torch.arange(3))
+    sampled = policy.sample(prompts, torch.rand(6, 6, generator=torch.Generator().manual_seed(1)))
+    read = score_rollouts(sampled.rollouts, policy, base)
+    for mine, plain in zip(score_rollouts(sampled.rollouts, policy, base, sampled.states), read, strict=True):
+        assert mine == pytest.approx(plain, abs=5e-5)
+    other = score_rollouts(sampled.rollouts, policy, base, sampled.states + 1)  # they are what is used
+    assert other[0] != pytest.approx(read[0], abs=1e-2)
+    logp, base_logp, kl, _ = score_rollouts(sampled.rollouts, base, base, sampled.states)
+    assert (logp, set(kl)) == (base_logp, {0.0})
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "qwen3_moe"])

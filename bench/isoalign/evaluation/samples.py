@@ -20,13 +20,15 @@ from isoalign.core.records import ReverseKL, Sample, ScoredPair
 from isoalign.data.preferences import Feedback
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.data.prompts import Prompt
+from isoalign.models.decoding import Sampled
 from isoalign.models.kl import compare
 from isoalign.models.language import LanguageModel, completion_lengths
 from isoalign.stages.completions import completion_ids
 from isoalign.stages.cutting import encode_prompts
 
 VERSION = 2
-ROWS = 16  # prompts decoded together; also bounds the logits of a scoring pass
+ROWS = 16  # prompts sampled together, at least; where they have few draws, as many as give TOGETHER samples
+TOGETHER = 256
 
 
 def make_samples(
@@ -34,12 +36,13 @@ def make_samples(
 ) -> None:
     """Write ``samples.jsonl``: ``draws`` completions per prompt, with their log-probabilities, KL and entropy."""
     samples: list[Sample] = []
-    for start in track(range(0, len(chosen), ROWS), "samples"):
-        part = chosen[start : start + ROWS]
+    prompts = max(ROWS, TOGETHER // draws)
+    for start in track(range(0, len(chosen), prompts), "samples"):
+        part = chosen[start : start + prompts]
         encoded = encode_prompts(policy.tokenizer, part, model)
         uniforms = [_uniforms(p.id, d, seed, model.new_tokens) for p in part for d in range(draws)]
-        drawn = policy.generate(encoded, torch.stack(uniforms))
-        samples += sample_rows(part, drawn, policy, base, draws)
+        drawn = policy.sample(encoded, torch.stack(uniforms))
+        samples += sample_rows(part, drawn.rollouts, policy, base, draws, drawn.states)
     write_rows(work / "samples.jsonl", map(asdict, samples))
 
 
@@ -90,10 +93,15 @@ def _uniforms(prompt: str, draw: int, seed: int, steps: int) -> Tensor:
 
 
 def sample_rows(
-    part: Sequence[Prompt], drawn: Rollouts, policy: LanguageModel, base: LanguageModel, draws: int
+    part: Sequence[Prompt],
+    drawn: Rollouts,
+    policy: LanguageModel,
+    base: LanguageModel,
+    draws: int,
+    states: Tensor | None = None,
 ) -> list[Sample]:
-    """The samples of completions [B x draws] of ``part``, B prompts."""
-    logp, base_logp, kl, entropy = score_rollouts(drawn, policy, base)
+    """The samples of completions [B x draws] of ``part``, B prompts. ``states``: those with which the policy sampled them."""
+    logp, base_logp, kl, entropy = score_rollouts(drawn, policy, base, states)
     texts, ids = policy.decode(drawn), completion_ids(drawn)
     ends = policy.end_ids.tolist()
     return [
@@ -107,10 +115,21 @@ def sample_rows(
     ]  # fmt: skip
 
 
-def score_rollouts(drawn: Rollouts, policy: LanguageModel, base: LanguageModel) -> tuple[list[float], ...]:
+def score_rollouts(
+    drawn: Rollouts, policy: LanguageModel, base: LanguageModel, states: Tensor | None = None
+) -> tuple[list[float], ...]:
     """Log-probabilities under policy and base, exact KL(policy || base) and the policy's entropy, each summed over the
-    completion; four lists [B]."""
-    parts = by_rows(lambda part: compare(policy, base, part), drawn, policy.rows)
+    completion; four lists [B]. ``states``: those with which the policy sampled them.
+
+    The policy reads its samples again where it would otherwise differ from a base by rounding alone: where it is the base, and
+    in less than float32.
+    """
+    exact = policy is not base and policy.precision == "float32" and policy.dtype == torch.float32
+    parts = (
+        by_rows(lambda part: compare(policy, base, part), drawn, policy.rows)
+        if states is None or not exact
+        else by_rows(lambda part: compare(policy, base, part.rollouts, part.states), Sampled(drawn, states), policy.rows)
+    )
     return tuple(
         [round(value, 5) for part in parts for value in getattr(part, column).sum(1).tolist()]
         for column in ("logp", "base_logp", "kl", "entropy")

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad as constant_pad
 
-from isoalign.core.batches import Batch, Prompts, Rollouts
+from isoalign.core.batches import Batch, Prompts, Rollouts, joined
 from isoalign.models.passes import Body, Predict
 
 CROWDED = 0.75  # completions leave once no more than this share is unfinished: leaving copies the cache
@@ -19,6 +20,22 @@ class Draws(Batch):
 
     prompts: Prompts
     uniforms: Tensor
+
+
+@dataclass(frozen=True)
+class Sampled(Batch):
+    """Completions with the states that predicted their tokens [B, T, D]."""
+
+    rollouts: Rollouts
+    states: Tensor
+
+
+def joined_samples(parts: list[Sampled], pad: int) -> Sampled:
+    """Samples of prompts of one width as one batch, as wide as the longest completion."""
+    rollouts = joined([part.rollouts for part in parts], pad)
+    width = rollouts.completion.shape[1]
+    states = [constant_pad(part.states, (0, 0, 0, width - part.states.shape[1])) for part in parts]
+    return Sampled(rollouts, torch.cat(states))
 
 
 class Decoder:
@@ -35,6 +52,8 @@ class Decoder:
         self._tokens = torch.cat([prompts.tokens[owner], prompts.tokens.new_full((len(owner), steps), pad)], 1)
         self._mask = torch.cat([prompts.mask[owner], prompts.mask.new_zeros(len(owner), steps)], 1)
         states = body(prompts.tokens, prompts.mask, self._cache)[:, -1:]
+        self._states = states.new_zeros(len(owner), steps, states.shape[-1])
+        self._states[:, 0] = states[owner, 0]
         self.logits = predict(states)[:, -1]
         if repeats > 1:
             self._cache.reorder_cache(owner)
@@ -56,12 +75,15 @@ class Decoder:
         """Read the last tokens."""
         end = self._length + self._step
         tokens, mask = self._tokens[self.rows, end - 1], self._mask[self.rows, :end]
-        self.logits = self._predict(self._body(tokens.unsqueeze(1), mask, self._cache))[:, -1]
+        states = self._body(tokens.unsqueeze(1), mask, self._cache)
+        self._states[self.rows, self._step] = states[:, -1]
+        self.logits = self._predict(states)[:, -1]
 
-    def rollouts(self) -> Rollouts:
-        """The prompts with the completions, as wide as the longest of them."""
-        width = self._length + int(self._mask[:, self._length :].sum(1).max())
-        return Rollouts(self._tokens[:, :width], self._mask[:, :width], self._length)
+    def samples(self) -> Sampled:
+        """The prompts with the completions, as wide as the longest of them, and the states that predicted each token."""
+        width = int(self._mask[:, self._length :].sum(1).max())
+        columns = slice(self._length + width)
+        return Sampled(Rollouts(self._tokens[:, columns], self._mask[:, columns], self._length), self._states[:, :width])
 
 
 def sample_tokens(logits: Tensor, uniforms: Tensor) -> Tensor:

@@ -40,14 +40,16 @@ class Comparison:
 
 
 @torch.no_grad()
-def compare(policy: LanguageModel, base: LanguageModel, rollouts: Rollouts) -> Comparison:
+def compare(policy: LanguageModel, base: LanguageModel, rollouts: Rollouts, sampled: Tensor | None = None) -> Comparison:
     """One pass of each model over completions, without keeping logits. A base that is the policy is read without adapter.
 
-    A prompt is read once for all its completions.
+    A prompt is read once for all its completions. ``sampled``: the policy's states that predict each token [B, T, D], where
+    they are known; it is not read then.
     """
     rollouts = rollouts.to(policy.device)
     real = rollouts.completion_mask
-    policy_states, policy_logits = _states(policy, rollouts), policy.predict_now()
+    policy_states = _states(policy, rollouts) if sampled is None else sampled[real].float()
+    policy_logits = policy.predict_now()
     with base.adapter_off():
         base_states, base_logits = _states(base, rollouts), base.predict_now()
 

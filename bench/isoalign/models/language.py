@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoalign.core.batches import Prompts, Rollouts, joined
+from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.memory import by_rows
 from isoalign.models import tokens
-from isoalign.models.decoding import CROWDED, Decoder, Draws, sample_tokens
+from isoalign.models.decoding import CROWDED, Decoder, Draws, Sampled, joined_samples, sample_tokens
 from isoalign.models.flops import Shape, shape_of
 from isoalign.models.passes import (
     LOGITS,
@@ -157,19 +157,24 @@ class LanguageModel:
         ``uniforms`` [B x K, T] in [0, 1) fix every choice: K completions of each prompt, T tokens each. A prompt is read
         once and its cache repeated for its K samples.
         """
+        return self.sample(prompts, uniforms).rollouts
+
+    @torch.no_grad()
+    def sample(self, prompts: Prompts, uniforms: Tensor) -> Sampled:
+        """The same with the states that predicted each token, which another pass over the completions would compute again."""
         draws = Draws(prompts, uniforms.view(len(prompts), -1, uniforms.shape[-1])).to(self.device)
         rows = self._decoded_rows(prompts.tokens.shape[1] + uniforms.shape[-1])
 
-        def decode(draws: Draws) -> Rollouts:
+        def decode(draws: Draws) -> Sampled:
             prompts, uniforms = draws.prompts, draws.uniforms.flatten(0, 1)
             if len(prompts) > 1:
                 return self._decode(prompts, uniforms)
             parts = by_rows(lambda part: self._decode(prompts, part), uniforms, rows)  # many samples of a single prompt
-            return joined(parts, int(self.tokenizer.pad_token_id))
+            return joined_samples(parts, int(self.tokenizer.pad_token_id))
 
         with self.in_precision():
             parts = by_rows(decode, draws, max(1, rows * len(prompts) // len(uniforms)))
-        return joined(parts, int(self.tokenizer.pad_token_id))
+        return joined_samples(parts, int(self.tokenizer.pad_token_id))
 
     def _decoded_rows(self, tokens: int) -> int:
         """Rows of ``tokens`` tokens that are sampled at a time: more than ``rows`` where their cache is small for certain."""
@@ -179,7 +184,7 @@ class LanguageModel:
         small = min(CACHED // (2 * layers * self.width * tokens), LOGITS // self.vocabulary)
         return max(self.rows, min(4 * self.rows, small))
 
-    def _decode(self, prompts: Prompts, uniforms: Tensor) -> Rollouts:
+    def _decode(self, prompts: Prompts, uniforms: Tensor) -> Sampled:
         rows, steps = uniforms.shape
         pad = int(self.tokenizer.pad_token_id)
         decoder = Decoder(self.body, self.predict_now(), prompts, rows // len(prompts), steps, pad)
@@ -199,7 +204,7 @@ class LanguageModel:
                     decoder.leave(alive)
                     alive = alive[alive]
             decoder.advance()
-        return decoder.rollouts()
+        return decoder.samples()
 
     def _looks(self, step: int) -> bool:
         """Whether to look how many rows are unfinished: an accelerator would wait for the answer at every token."""
