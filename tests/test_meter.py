@@ -67,7 +67,7 @@ def executed(meter: Meter, bench: Bench) -> int:
 
 @pytest.fixture
 def nothing_saved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every pass is made in full: what is remembered, or read once for several rows, costs on the bill what it costs in full."""
+    """Every pass is made in full: what is remembered, or read once for several rows, is billed in full."""
     monkeypatch.setattr(ReferenceMemory, "outputs", lambda self, rollouts, compute: compute())
     monkeypatch.setattr(shared_prompts, "_continued", lambda body, rollouts: None)
 
@@ -186,6 +186,7 @@ def test_the_counter_without_its_missing_mappings_would_not_do(even_bench: Bench
     assert plain.get_total_flops() < counted()
 
 
+@pytest.mark.usefixtures("nothing_saved")
 @pytest.mark.parametrize("golden", [0, 6])
 def test_the_training_of_a_reward_model_is_billed_within_one_percent(even_bench: Bench, tmp_path: Path, golden: int) -> None:
     """Looks at the golden set and the whitening included."""
