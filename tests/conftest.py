@@ -12,8 +12,10 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from isoalign.data import assets  # noqa: E402
+from isoalign.models import shared_prompts  # noqa: E402
 from isoalign.tools.conformance.workbench import tiny  # noqa: E402
 from isoalign.training.lab import Lab  # noqa: E402
+from isoalign.training.reference_memory import ReferenceMemory  # noqa: E402
 from workbench import Bench, Terminal  # noqa: E402
 
 torch.set_num_threads(1)
@@ -25,6 +27,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "shared_store" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture
+def nothing_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pass is made in full: what is remembered, or read once for several rows, is billed in full."""
+    monkeypatch.setattr(ReferenceMemory, "outputs", lambda self, rollouts, compute: compute())
+    monkeypatch.setattr(shared_prompts, "_continued", lambda body, rollouts: None)
 
 
 @pytest.fixture(scope="session")

@@ -239,7 +239,7 @@ def test_what_can_t_be_exported_is_one_line_and_nothing_is_written(
         (good, "link", [], "exists already; name a folder that is new or empty"),
         (good, "link/under", [], "cannot write to"),
         (gone, "out", [], f"the store {place.store.root} does not hold its train ({'d' * 16}); name the store of the run with "
-                          "--store, or run it again: isoalign run algorithm=dpo seed=3"),
+                          "--store, or run it again by the card's command"),
         (other, "out", [], "the model 'nano', whose tokenizer the policy needs, is not the one that it began from"),
         (place.card("weights", config={"task": lost}, seed=6), "out", [], "cannot load the model"),
         (place.card("weights", algorithm="best_of_n", training={"steps": 0}), "out", [], "it trains nothing and chooses"),

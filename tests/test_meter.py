@@ -30,13 +30,11 @@ from isoalign.config.task import ModelConfig, RewardConfig
 from isoalign.core.batches import Step
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
-from isoalign.models import shared_prompts
 from isoalign.models.flop_counter import MISSING
 from isoalign.models.flops import Shape, shape_of
 from isoalign.stages import reward
 from isoalign.training.lab import Lab, session_of
 from isoalign.training.meter import BudgetSpent, Meter
-from isoalign.training.reference_memory import ReferenceMemory
 from workbench import Bench, Size, algorithms, make_bench, make_feedback
 
 
@@ -63,13 +61,6 @@ def executed(meter: Meter, bench: Bench) -> int:
 
 
 # -- against the oracle ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def nothing_saved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every pass is made in full: what is remembered, or read once for several rows, is billed in full."""
-    monkeypatch.setattr(ReferenceMemory, "outputs", lambda self, rollouts, compute: compute())
-    monkeypatch.setattr(shared_prompts, "_continued", lambda body, rollouts: None)
 
 
 @pytest.mark.usefixtures("nothing_saved")

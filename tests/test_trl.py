@@ -59,6 +59,7 @@ def test_from_one_start_on_the_same_feedback_trls_trainer_ends_with_the_weights_
     torch.testing.assert_close(mine, other, atol=1e-3, rtol=0)
 
 
+@pytest.mark.usefixtures("nothing_saved")
 @pytest.mark.parametrize("lora", [0, pytest.param(8, marks=pytest.mark.slow)])
 @ALL
 def test_the_bill_is_within_one_percent_of_what_was_counted(

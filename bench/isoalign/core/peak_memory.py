@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 GIB = 2**30
+_INDEXED = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default}
 _ZERO = {torch.bool: False, torch.int32: 0, torch.int64: 0}  # any other type is read as a float
 
 
@@ -20,8 +21,8 @@ class PeakMemory(TorchDispatchMode):
     """Context that counts the bytes of every storage that is made in it, for as long as it lives.
 
     ``current`` and ``peak`` are bytes. What was there before, such as weights, is not counted; buffers inside an operation are
-    not seen. It works on tensors of any device. Within ``FakeTensorMode`` no memory is taken, and a number read from a tensor
-    is 0.
+    not seen. It works on tensors of any device. Within ``FakeTensorMode`` no memory is taken, a number read from a tensor
+    is 0, and a mask that chooses entries is true everywhere.
     """
 
     def __init__(self) -> None:
@@ -33,6 +34,8 @@ class PeakMemory(TorchDispatchMode):
         """Run the operation and count the storages that it makes."""
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             return _ZERO.get(args[0].dtype, 0.0)
+        if func in _INDEXED and isinstance(args[0], FakeTensor):
+            args = (args[0], [each for index in args[1] for each in _places(index)], *args[2:])
         for storage in _storages((args, kwargs)):
             self._known[storage] = True  # a view of it takes no memory
         out = func(*args, **(kwargs or {}))
@@ -46,6 +49,13 @@ class PeakMemory(TorchDispatchMode):
 
     def _free(self, size: int) -> None:
         self.current -= size
+
+
+def _places(index: torch.Tensor | None) -> list[torch.Tensor | None]:
+    """An index; for a mask, as many indices as it has dimensions."""
+    if index is None or index.dtype != torch.bool:
+        return [index]
+    return [torch.zeros(index.numel(), dtype=torch.long) for _ in index.shape]
 
 
 def _storages(tree: Any) -> Iterator[torch.UntypedStorage]:
