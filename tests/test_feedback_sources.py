@@ -18,6 +18,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.store import Store, recipe_fields
 from isoalign.data.formats import Turn
 from isoalign.models import loading
+from isoalign.runs.notes import whose_verdicts
 from isoalign.runs.overrides import task_named
 from isoalign.stages.cutting import Cutter
 from isoalign.stages.shared import SharedStages
@@ -114,6 +115,7 @@ def test_people_teach_in_the_place_of_the_simulated_annotator(furnished: Termina
     assert card["spent"]["labels"] == {"human": 8 * 3}
     assert not [item for item in card["spent"]["items"] if item["role"] == "feedback"]
     assert card["notes"]["file"] == "mine.jsonl"
+    assert card["notes"]["noise"] is None
     assert not [couple for couple in card["notes"]["correlation"] if "annotator" in couple]  # none is simulated
     assert card["metrics"]["rm_accuracy"]["n"] == len(held_out)
 
@@ -127,10 +129,30 @@ def test_kto_learns_from_unpaired_feedback_and_others_say_that_they_can_not(furn
     assert card["spent"]["labels"] == {"human": 24}
     rows = rows_of(furnished, card, "unpaired", "unpaired.jsonl")
     assert {row["desirable"] for row in rows} == {True, False}
+    # nothing that people said is flipped, and what its accuracy is measured on is said
+    assert card["notes"]["noise"] is None
+    told = " | ".join(flag["text"] for flag in card["notes"]["flags"])
+    assert (
+        "thumbs.jsonl compares no answers: the accuracy of reward model and policy is measured on verdicts of toxicity" in told
+    )
+    assert "verdicts of people" not in told
     for method in ("dpo", "ppo"):
         line = complaint(furnished(furnished.run(f"algorithm={method}", "budget.steps=1", f"task.feedback.file={file}")))
         assert "thumbs.jsonl holds unpaired feedback" in line
         assert "KTO learns from unpaired feedback" in line
+
+
+def test_whose_verdicts_a_figure_rests_on_is_said() -> None:
+    task, few = task_named("nano", []), {"verdicts": [{}] * 119}
+    simulated, people = few | {"source": "simulated"}, few | {"source": "human"}
+    (line,) = whose_verdicts(task, [people], "")
+    assert "all 119 verdicts of people, fewer than" in line
+    trained, measured = whose_verdicts(task, [simulated], "thumbs.jsonl")
+    assert "all 119 verdicts of the simulated annotator, fewer than" in trained
+    assert measured.startswith("thumbs.jsonl compares no answers: ")
+    assert measured.endswith("measured on verdicts of toxicity by the simulated annotator, not by people")
+    own = replace(task, feedback=replace(task.feedback, annotator="vader"))
+    assert whose_verdicts(own, [], "thumbs.jsonl")[0].endswith("measured on verdicts by vader, not by people")
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
 from isoalign.config import known
 from isoalign.config.evaluation import WIN_RATE
+from isoalign.config.task import TaskConfig
 from isoalign.core import devices, plugins
 from isoalign.core.records import Flag
 from isoalign.data.formats.types import KEPT, SKIPPED
@@ -37,7 +39,8 @@ def make_notes(run: Run) -> dict[str, Any]:
     notes = {
         "prompts": prompts, "split": config.split, "draws": config.draws,
         "curve": f"{min(config.curve_prompts, prompts)} prompts, {config.curve_draws} draws",
-        "scorer": config.scorer, "second_scorer": config.second_scorer, "noise": run.task.feedback.noise,
+        "scorer": config.scorer, "second_scorer": config.second_scorer,
+        "noise": None if run.task.feedback.file else run.task.feedback.noise,  # people's verdicts are not flipped
         "correlation": json.loads((run.shared.get(run.agreement) / "correlation.json").read_text()),
         "tuning": run.tuning if run.trains else None, "caveat": CAVEAT if run.task.objective.is_toxicity else None,
     }  # fmt: skip
@@ -129,12 +132,9 @@ def feedback_flags(run: Run) -> list[Flag]:
         warnings.append(f"{equal}: the known reward reads the text of the first")
     if steps := sum(row.get("unscored") is not None for row in run.read_log()):
         warnings.append(f"at {steps} steps answers got no score from {task.evaluation.scorer}: their reward is the mean")
-    models = [_record(run, model)["verdicts"] for model in shared.reward_models(run.rewarded_by()).values()]
-    if any(verdicts and len(verdicts) < task.reward.pairs for verdicts in models):
-        warnings.append(
-            f"reward model: it was trained on all {len(models[0])} verdicts, fewer than task.reward.pairs={task.reward.pairs}"
-        )
     verdicts = _verdicts(run)
+    models = [_record(run, model) for model in shared.reward_models(run.rewarded_by()).values()]
+    warnings += whose_verdicts(task, models, verdicts["file"] if shared.unpaired_stage else "")
     told = {what: count for what, count in verdicts.get("remarks", {}).items() if what.startswith((*KEPT, SKIPPED))}
     warnings += [f"{verdicts['file']}: {what}: {count:,}" for what, count in told.items()]
     critic = run.uses("revisions") and task.constitution.kind == "server"
@@ -166,6 +166,24 @@ def feedback_flags(run: Run) -> list[Flag]:
             warnings.append(f"conversations are written out with the names of their roles, {why}")
         warnings += [f"prompts are cut to {task.model.prompt_tokens} tokens ({', '.join(losses)})"] if losses else []
     return [Flag("warning", text) for text in warnings]
+
+
+def whose_verdicts(task: TaskConfig, models: Sequence[Mapping[str, Any]], unpaired: str) -> list[str]:
+    """Whose few verdicts a reward model was trained on, and by whose its accuracy is measured where people's compare nothing.
+
+    ``models``: the records of its members; ``unpaired``: the file of people's labels of single answers, if there is one.
+    """
+    simulated = task.scored_by("annotator") or "the simulated annotator"
+    whose = {from_file.SOURCE: "people", pairs.SOURCES["annotator"]: simulated, pairs.SOURCES["judge"]: "the AI judge"}
+    warnings = []
+    if any(model["verdicts"] and len(model["verdicts"]) < task.reward.pairs for model in models):
+        verdicts = f"all {len(models[0]['verdicts'])} verdicts of {whose[models[0]['source']]}"
+        warnings.append(f"reward model: it was trained on {verdicts}, fewer than task.reward.pairs={task.reward.pairs}")
+    if unpaired:
+        of = "" if task.scored_by("annotator") else " of toxicity"
+        measured = f"accuracy of reward model and policy is measured on verdicts{of} by {simulated}, not by people"
+        warnings.append(f"{unpaired} compares no answers: the {measured}")
+    return warnings
 
 
 def score_flags(run: Run) -> list[Flag]:
