@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from isoalign.config.task import FeedbackConfig
+from isoalign.config.task import FeedbackConfig, SFTConfig
 from isoalign.core.errors import UserError
 from isoalign.core.store import digest
 from isoalign.data import formats
@@ -23,6 +24,7 @@ from isoalign.data.formats.check import check_file
 from isoalign.data.formats.hub import Address
 from isoalign.runs.overrides import task_named
 from isoalign.stages import from_file
+from isoalign.stages.sft import read_demonstrations
 
 THINGS = [f"thing {i}" for i in range(41)]
 GOOD, BAD = "Keep the {} dry and clean.", "Only a fool would ask that about a {}."
@@ -258,6 +260,67 @@ def test_a_column_that_says_which_demonstrations_are_good_is_a_problem(tmp_path:
     assert len(formats.read_file(rated, columns={"score": "rating"}).comparisons) == 2
     assert check_file(jsonl(tmp_path / "c.jsonl", [{**rest[0], "rating_source": "x"} | {"rating": 1}])).problems
     assert not check_file(jsonl(tmp_path / "d.jsonl", [{"prompt": "q", "completion": "a", "id": 1}])).problems
+
+
+STARS = [3, 1, 5, 2, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("stars", STARS), ("quality", [0.5, 4.5, 3, 3, 2.5, 1]), ("Thumb", [True, False, False, True, True, True]),
+        ("verdict", ["good", "bad", "bad", "good", "good", "good"]), ("likert", ["-1", "2", "0", "1", "-2", "0"]),
+        ("meta", [{"stars": value, "user": "u"} for value in STARS]),
+    ],
+)  # fmt: skip
+def test_a_scale_that_differs_between_answers_to_one_prompt_is_refused(tmp_path: Path, column: str, values: list) -> None:
+    rows = [
+        {"prompt": f"q {i // 2}", "completion": f"a {i}", column: value, "user": f"u{i}"} for i, value in enumerate(values)
+    ]
+    file = jsonl(tmp_path / "a.jsonl", rows)
+    (problem,) = check_file(file).problems
+    name = "meta.stars" if column == "meta" else column
+    assert problem.startswith(f"column {name} beside demonstrations is not read, so bad answers would be imitated too (")
+    assert refusal(lambda: formats.read_file(file)) == f"{file}: {problem}"
+    assert len(formats.read_file(file, "demonstrations").demonstrations) == 6  # as the line says
+    if column == "stars":
+        assert "1, 2, 3, 4, 5" in problem
+        assert len(formats.read_file(file, columns={"score": "stars"}).comparisons) == 2  # 3 > 1, 5 > 2, 4 = 4
+        talk = [{"messages": [user(row["prompt"]), assistant(row["completion"])], "stars": row["stars"]} for row in rows]
+        assert check_file(jsonl(tmp_path / "b.jsonl", talk)).problems
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("id", range(6)), ("row", range(100, 106)), ("created", [1764350000 + i for i in range(6)]), ("turn", [1, 3] * 3),
+        ("num_tokens", [4, 9, 2, 3, 8, 1]), ("sample", [1, 0] * 3), ("which", [0, 1] * 3), ("model", ["a", "b"] * 3),
+        ("difficulty", [1, 1, 5, 5, 3, 3]), ("hash", ["1e4", "ff", "0a", "7", "8", "9"]), ("tags", [["good"], []] * 3),
+    ],
+)  # fmt: skip
+def test_columns_that_are_no_scale_are_no_problem(tmp_path: Path, column: str, values: Any) -> None:
+    rows = [{"prompt": f"q {i // 2}", "completion": f"a {i}", column: value} for i, value in enumerate(values)]
+    file = jsonl(tmp_path / "a.jsonl", rows)
+    report = check_file(file)
+    assert report.problems == ()
+    assert len(formats.read_file(file).demonstrations) == 6
+    told = [line for line in report.warnings if "unread column" in line]
+    assert bool(told) == (column == "which")  # it numbers the answers, or says that the second is the better one
+
+
+def test_a_scale_of_which_it_is_not_known_what_it_says_is_told(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q {i}", "completion": f"a {i}", "stars": value} for i, value in enumerate(STARS)]
+    file = jsonl(tmp_path / "a.jsonl", rows)
+    what = "demonstrations beside the unread column stars, which may say how good an answer is"
+    report = check_file(file)
+    assert (report.problems, report.warnings) == ((), (f"{what}: 6",))
+    assert "left out" not in report.text()
+    losses: Counter[str] = Counter()
+    read_demonstrations(SFTConfig(1, 0.1, source=str(file)), losses)
+    assert losses == {what: 6}  # which a card shows
+    percent = [{"prompt": f"q {i // 2}", "completion": f"a {i}", "share": i * 7 % 100} for i in range(120)]
+    (line,) = check_file(jsonl(tmp_path / "b.jsonl", percent)).warnings
+    assert "the unread column share" in line
 
 
 def test_scores_that_tie_or_say_the_opposite_are_counted_and_warned_of(tmp_path: Path) -> None:

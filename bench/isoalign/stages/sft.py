@@ -21,7 +21,7 @@ from isoalign.data import comments, formats, prompts
 from isoalign.data.formats import Demonstration, Turn
 from isoalign.data.formats.files import iterate_rows
 from isoalign.data.formats.rows import Fault
-from isoalign.data.formats.types import SKIPPED
+from isoalign.data.formats.types import SKIPPED, UNREAD
 from isoalign.data.preferences import rollouts
 from isoalign.models import loading, tokens
 from isoalign.models.checkpointing import checkpoint_layers
@@ -82,7 +82,7 @@ def read_demonstrations(config: SFTConfig, losses: Counter[str] | None = None) -
     if config.opening:
         return list(_texts(config, losses))
     data = formats.read_file(config.source, config.format or None, columns=config.columns, skip=config.skip)
-    losses.update({what: count for what, count in data.remarks.items() if what.startswith(SKIPPED)})
+    losses.update({what: count for what, count in data.remarks.items() if what.startswith((SKIPPED, UNREAD))})
     return list(data.demonstrations)
 
 

@@ -20,6 +20,7 @@ from types import ModuleType
 
 from isoalign.core.errors import UserError, unknown
 from isoalign.data.formats.files import iterate_rows
+from isoalign.data.formats.grades import NAMES, Grades, quality_problem
 from isoalign.data.formats.rows import FAULTY, RATERS, SKIPS, SOURCES, Fault, Row, quoted
 from isoalign.data.formats.types import (
     SKIPPED,
@@ -49,7 +50,6 @@ __all__ = [
     "open_file",
     "read_file",
 ]  # fmt: skip
-_QUALITY = ("score", "rating", "label", "desirable", "rank", "helpfulness")  # columns that say which answers are good
 
 
 @cache
@@ -74,14 +74,27 @@ class RowRecords:
 
 @dataclass(frozen=True)
 class FeedbackFile:
-    """An open file. ``unread``: columns of the first row that its format ignores; ``problem``: what they say against training,
-    empty if nothing; ``rows``: iterates over the file once."""
+    """An open file. ``unread``: columns of the first row that its format ignores; ``rows``: iterates over the file once;
+    ``grades``: what ignored columns hold, of the rows read so far."""
 
     name: str
     format: str
     unread: tuple[str, ...]
-    problem: str
     rows: Iterator[RowRecords]
+    grades: Grades | None = None
+
+    @property
+    def problem(self) -> str:
+        """What ignored columns say against training, as far as the rows are read; empty if nothing."""
+        if self.grades is None:
+            return ""
+        found = [column for column in self.unread if column.lower() in NAMES]
+        return quality_problem(found[0]) if found else self.grades.problem
+
+    @property
+    def remarks(self) -> Iterator[Remark]:
+        """Doubts about ignored columns, after the last row."""
+        return self.grades.remarks() if self.grades and not self.problem else iter(())
 
 
 @dataclass
@@ -123,13 +136,14 @@ def read_file(
     malformed, and if the file can't train anything: nothing is left without ties, or all labels are equal.
     """
     opened = open_file(source, format, columns=columns, skip=skip)
-    if opened.problem:
-        raise UserError(f"{opened.name}: {opened.problem}")
     records: list[Record] = []
     count = 0
     for row in opened.rows:
         count += row.number > 0
         records += row.records
+    if opened.problem:
+        raise UserError(f"{opened.name}: {opened.problem}")
+    records += opened.remarks
     data = Data(
         opened.format,
         count,
@@ -177,10 +191,11 @@ def open_file(
     for first in rows:
         if isinstance(first, Row):
             chosen = _check_format(name, first, format) if format else _recognise(name, first)
-            unread = tuple(column for column in first.values if column not in _known_columns(_formats()[chosen]))
-            problem = "" if format or chosen != "demonstrations" else _quality_problem(unread)
-            records = _records(name, _formats()[chosen], chain([first], rows), rejected)
-            return FeedbackFile(name, chosen, unread, problem, chain(before, records))
+            known = _known_columns(_formats()[chosen])
+            unread = tuple(column for column in first.values if column not in known)
+            grades = Grades(known) if chosen == "demonstrations" and not format else None
+            records = _records(name, _formats()[chosen], chain([first], rows), rejected, grades)
+            return FeedbackFile(name, chosen, unread, chain(before, records), grades)
         before += rejected.skipped(first)
     raise UserError(rejected.line(name) if rejected.count else f"{name} has no rows{' that can be read' * bool(before)}")
 
@@ -206,18 +221,9 @@ def _known_columns(module: ModuleType) -> set[str]:
     return {*chain(*module.COLUMNS), *getattr(module, "OPTIONAL", ()), *SOURCES, *RATERS}
 
 
-def _quality_problem(unread: tuple[str, ...]) -> str:
-    """Why demonstrations with these unread columns can't be trained on: some of them may be the bad answers."""
-    found = [column for column in unread if column.lower() in _QUALITY]
-    if not found:
-        return ""
-    return (
-        f"column {found[0]} beside demonstrations is not read, so bad answers would be imitated too; say what it is with "
-        f"columns={{score: {found[0]}}} or columns={{label: {found[0]}}}, remove it, or set format=demonstrations"
-    )
-
-
-def _records(name: str, module: ModuleType, rows: Iterator[Row | Fault], rejected: _RejectedRows) -> Iterator[RowRecords]:
+def _records(
+    name: str, module: ModuleType, rows: Iterator[Row | Fault], rejected: _RejectedRows, grades: Grades | None
+) -> Iterator[RowRecords]:
     kept: list[Record] = []
     for row in rows:
         try:
@@ -226,6 +232,8 @@ def _records(name: str, module: ModuleType, rows: Iterator[Row | Fault], rejecte
             yield from rejected.skipped(fault)
         else:
             yield read
+            if grades and isinstance(row, Row):
+                grades.add(row.values, read.records)
             if hasattr(module, "compare"):
                 kept += read.records
     if rejected.count:

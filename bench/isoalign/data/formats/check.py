@@ -25,7 +25,7 @@ from isoalign.data.formats import (
 from isoalign.data.formats.agreement import Table, add_verdict, judged_by_several, rater_agreement
 from isoalign.data.formats.leakage import Leakage
 from isoalign.data.formats.report import FIRST_ROWS, Leaks, LengthBias, Lengths, Report
-from isoalign.data.formats.types import EQUAL_SCORES, OTHER_PROMPT, REVERSED, SKIPPED, Node
+from isoalign.data.formats.types import EQUAL_SCORES, OTHER_PROMPT, REVERSED, SKIPPED, UNREAD, Node
 
 
 def check_file(
@@ -46,6 +46,7 @@ def check_file(
     tally = _Tally(Leakage(evaluation_prompts, ngram))
     for row in opened.rows:
         tally.add(row)
+    tally.remarks.update(remark.what for remark in opened.remarks)
     return tally.report(opened)
 
 
@@ -184,6 +185,7 @@ class _Tally:
         for what in (EQUAL_SCORES, REVERSED):
             if doubtful := self.remarks[what]:
                 warnings.append(f"{what}: {count(doubtful)}; they are kept")
+        warnings += [f"{what}: {count(number)}" for what, number in self.remarks.items() if what.startswith(UNREAD)]
         if skipped := sum(number for what, number in self.remarks.items() if what.startswith(SKIPPED)):
             warnings.append(f"rows that are skipped by choice: {count(skipped)} of {count(self.rows)}")
         return warnings

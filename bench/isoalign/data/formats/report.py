@@ -11,7 +11,7 @@ import numpy as np
 
 from isoalign.core.display import clean, count, escape, grid, share
 from isoalign.core.records import Estimate
-from isoalign.data.formats.types import KEPT
+from isoalign.data.formats.types import KEPT, UNREAD
 
 FIRST_ROWS = 5
 
@@ -118,7 +118,9 @@ class Report:
         facts += [("pairs", count(self.pairs))] if self.pairs else []
         facts += [("unpaired", f"{count(labels)}, {share(100 * self.up / labels)} good")] if labels else []
         facts += [("demonstrations", count(self.demonstrations))] if self.demonstrations else []
-        left_out = [f"{what}: {count(number)}" for what, number in self.remarks.items() if what not in KEPT]
+        left_out = [
+            f"{what}: {count(number)}" for what, number in self.remarks.items() if not what.startswith((*KEPT, UNREAD))
+        ]
         facts += [("left out", ", ".join(left_out))] if left_out else []
         facts.append(("duplicates", f"rows: {count(self.duplicate_rows)}, verdicts or answers: {count(self.duplicates)}"))
         facts.append(("contradictions", f"judged both ways by one annotator: {count(self.contradictions)}"))

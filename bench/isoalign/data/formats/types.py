@@ -14,6 +14,7 @@ EQUAL_SCORES = "pairs whose two answers have the same score"
 REVERSED = "pairs whose rejected answer has the higher score"
 UNRANKED = "answers without a rank"
 SKIPPED = "skipped rows"
+UNREAD = "demonstrations beside the unread column"
 KEPT = (OTHER_PROMPT, EQUAL_SCORES, REVERSED)
 
 
