@@ -20,7 +20,7 @@ from isoalign.data import prompts
 from isoalign.data.formats import Turn
 from isoalign.evaluation import card as cards
 from isoalign.models import loading
-from isoalign.stages import from_file, sft
+from isoalign.stages import from_file, overlap, sft
 from isoalign.stages.conversations import PromptTurns
 from isoalign.stages.cutting import Cutter, HeldOut, encode_prompts, fit_of, turns_of
 from isoalign.stages.graph import StageGraph
@@ -388,6 +388,44 @@ def test_verdicts_on_evaluated_prompts_train_nothing_however_they_are_written(tm
     feedback = FeedbackConfig(file=str(write(tmp_path / "labels.jsonl", labels)))
     from_file.make_unpaired(tmp_path, feedback, tokenizer, limits, evaluated)
     assert json.loads((tmp_path / "record.json").read_text())["dropped"] == {"whose prompt is evaluated": 2}
+
+
+def test_evaluated_prompts_that_stand_in_others_that_train_are_counted(tmp_path: Path, tiny_model: Path) -> None:
+    asked = [f"do i paint bridge number {i} at home" for i in range(60)]  # eight words
+    evaluated = [(Turn("", text),) for text in asked[:20]] + [(Turn("user", text),) for text in asked[20:30]]
+    hidden: list[Any] = [[{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hi."},
+                          {"role": "user", "content": asked[0]}], f"\n\nHuman: {asked[1]}\n\nAssistant:",
+                         [{"role": "system", "content": asked[2]}, {"role": "user", "content": "and so"}],
+                         asked[3], asked[20], f"Please say: {asked[21].upper()}?", *asked[40:]]  # fmt: skip
+    verdicts = [{"prompt": text, "chosen": " yes", "rejected": " no"} if isinstance(text, str) else
+                {"prompt": text, "chosen": [{"role": "assistant", "content": "yes"}],
+                 "rejected": [{"role": "assistant", "content": "no"}]} for text in hidden]  # fmt: skip
+    cut = Cutter(loading.load_tokenizer(str(tiny_model)), ModelConfig(str(tiny_model), prompt_tokens=200, new_tokens=6))
+    read = [tuple(Turn(**turn) for turn in text) if isinstance(text, list) else (Turn("", text),) for text in hidden]
+    trained = [turns for turns in read if turns not in HeldOut(cut, evaluated)]
+    assert len(trained) == len(hidden) - 2  # 3 and 20 are left out
+    assert overlap.count_overlap(evaluated, trained) == 3  # 0, 1 and 21; 2 is said by the system
+    in_split = [turns for turns in trained if prompts.split_of(cut.split_text(turns)) == "train"]
+    feedback = FeedbackConfig(file=str(write(tmp_path / "verdicts.jsonl", verdicts)))
+    from_file.make_human_pairs(tmp_path, feedback, cut.tokenizer, cut.model, "train", evaluated)
+    found = overlap.count_overlap(evaluated, in_split)
+    assert found > 0
+    assert json.loads((tmp_path / "record.json").read_text())["overlap"] == {"prompts": found, "evaluated": 30}
+    assert set(from_file.trained_prompts(feedback, cut, evaluated)) == set(in_split)
+    labels = [{"prompt": text, "completion": " yes", "label": i % 2 == 0} for text in asked for i in range(2)]
+    other = [row | {"prompt": f"Please say: {row['prompt']}?"} for row in labels]
+    feedback = FeedbackConfig(file=str(write(tmp_path / "labels.jsonl", other)))
+    from_file.make_unpaired(tmp_path, feedback, cut.tokenizer, cut.model, evaluated)
+    held = sum(prompts.split_of(f"Please say: {text}?") == "train" for text in asked[:30])
+    assert json.loads((tmp_path / "record.json").read_text())["overlap"] == {"prompts": held, "evaluated": 30}
+    losses: Counter[str] = Counter()
+    shown = write(tmp_path / "shown.jsonl", [{"prompt": text, "completion": " yes"} for text in (asked[0], f"say {asked[1]}")])
+    held_out = write(tmp_path / "test.jsonl", [{"prompt": text} for text in asked[:30]])
+    chosen = task(tiny_model, shown, write(tmp_path / "mine.jsonl", plain(60)))
+    chosen = replace(chosen, model=cut.model, prompts=replace(chosen.prompts, test_source=str(held_out)))
+    assert len(sft.demonstrations(cut.tokenizer, chosen, 2, losses)) == 2
+    assert losses[sft.OVERLAP] == 1
+    assert losses["left out as their prompt is evaluated"] == 1
 
 
 def test_what_is_cut_to_an_evaluated_prompt_is_one(tmp_path: Path, tiny_model: Path) -> None:

@@ -7,7 +7,7 @@ import click
 from isoalign.core.errors import UserError
 from isoalign.data.formats import check as checks
 from isoalign.data.formats.rows import SKIPS
-from isoalign.data.prompts import load_split
+from isoalign.data.prompts import load_split, question, turns_of
 from isoalign.runs.overrides import task_named
 
 
@@ -34,7 +34,7 @@ def check(file: str, format: str | None, columns: tuple[str, ...], skip: str | N
     prompts: list[str] = []
     if task:
         config = task_named(task)
-        prompts = [prompt.text for split in ("validation", "test") for prompt in load_split(config.prompts, split)]
+        prompts = [question(turns_of(each)) for split in ("validation", "test") for each in load_split(config.prompts, split)]
     report = checks.check_file(file, format, prompts, ngram, columns=_mapping(columns), skip=skip or "")
     print(report.text())
     return 1 if report.problems else 0

@@ -225,6 +225,16 @@ def opening_turn(prompt: Prompt) -> str:
     return next((turn.content for turn in prompt.turns if turn.role == "user"), prompt.text)
 
 
+def question(turns: Turns) -> str:
+    """What tells a prompt in other texts: the text of a plain one, or the longest user turn of a conversation."""
+    return max((turn.content for turn in turns if turn.role in ("", "user")), key=len, default=as_text(turns))
+
+
+def turns_of(prompt: Prompt) -> Turns:
+    """The turns of a prompt; a plain one is a single turn without role."""
+    return prompt.turns or (Turn("", prompt.text),)
+
+
 def load_toxic() -> tuple[Prompt, ...]:
     """The RealToxicityPrompts of both embedded sources, without duplicates."""
     forbidden("the prompts")

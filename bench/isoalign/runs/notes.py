@@ -19,7 +19,7 @@ from isoalign.models.answer_scorers import load_answer_scorer
 from isoalign.models.loading import task_tokenizer
 from isoalign.runs.pipeline import Run
 from isoalign.runs.win_rate import protocol, taught
-from isoalign.stages import from_file, pairs
+from isoalign.stages import from_file, overlap, pairs
 from isoalign.stages.cutting import Cutter
 from isoalign.stages.stage import Stage
 
@@ -150,6 +150,9 @@ def feedback_flags(run: Run) -> list[Flag]:
         warnings.append(f"{name} got no score from the annotator: they are in no pair, and as a reward they get the mean")
     if evaluated := verdicts.get("dropped", {}).get(from_file.EVALUATED):
         warnings.append(f"{verdicts['file']}: {evaluated:,} verdicts on evaluated prompts were left out")
+    if shared_words := verdicts.get("overlap"):
+        still = overlap.told(shared_words["prompts"], shared_words["evaluated"], "verdicts")
+        warnings.append(f"{verdicts['file']}: {still}")
     cut = ", ".join(f"{what}: {number:,}" for what, number in verdicts.get("cut", {}).items())
     warnings += [f"feedback is cut to the task's lengths in tokens ({cut})"] if cut else []
     shown = ", ".join(f"{what}: {number:,}" for what, number in _record(run, shared.sft).get("losses", {}).items())

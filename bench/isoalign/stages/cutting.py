@@ -10,8 +10,8 @@ from isoalign.config.task import ModelConfig
 from isoalign.core.batches import Prompts
 from isoalign.core.errors import UserError
 from isoalign.core.text import text_fingerprint
-from isoalign.data.formats import Turn, Turns
-from isoalign.data.prompts import Prompt, as_text
+from isoalign.data.formats import Turns
+from isoalign.data.prompts import Prompt, as_text, turns_of
 from isoalign.models import tokens
 
 ENDLESS = 10**9  # tokens
@@ -75,7 +75,7 @@ class HeldOut:
     """Prompts that are evaluated, which nothing may be trained on: by their text, by what the model reads of them, and for a
     conversation by its first user turn."""
 
-    VERSION = 2  # in keys of what is trained without them
+    VERSION = 3  # in keys of what is trained without them
 
     def __init__(self, cut: Cutter, prompts: Iterable[Turns]) -> None:
         self._cut = cut
@@ -128,11 +128,6 @@ def check_fit(fit: Fit, where: str, model: ModelConfig) -> None:
             f"{where}: {fit.told} with task.model.prompt_tokens={model.prompt_tokens}, which keeps the end of a prompt: raise "
             f"it; the longest has {fit.longest} tokens"
         )
-
-
-def turns_of(prompt: Prompt) -> Turns:
-    """The turns of a prompt; a plain one is a single turn without role."""
-    return prompt.turns or (Turn("", prompt.text),)
 
 
 def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt], model: ModelConfig) -> Prompts:

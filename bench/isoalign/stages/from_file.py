@@ -19,8 +19,9 @@ from isoalign.data.assets import file_digest
 from isoalign.data.formats import Comparison, Data, Turns, UnpairedLabel
 from isoalign.data.formats.files import iterate_rows
 from isoalign.stages.cutting import Cutter, HeldOut, check_fit, fit_of
+from isoalign.stages.overlap import count_overlap
 
-VERSION = 5
+VERSION = 6
 SOURCE = "human"
 EVALUATED = "whose prompt is evaluated"
 TOO_LONG = "whose last turn is longer than task.model.prompt_tokens"
@@ -76,7 +77,9 @@ def make_human_pairs(
     cut = Cutter(tokenizer, model)
     annotators = {name: number for number, name in enumerate(sorted({each.rater for each in data.comparisons}))}
     rows, dropped, losses = [], Counter[str](), _losses(config.file, [each.prompt for each in data.comparisons], cut)
+    evaluated = list(evaluated)
     held_out = HeldOut(cut, evaluated)
+    trained: list[Turns] = []
     for item, judged in items.items():
         text = cut.text(judged[0].prompt)
         if prompts.split_of(cut.split_text(judged[0].prompt)) != split:
@@ -89,8 +92,10 @@ def make_human_pairs(
         if isinstance(row, str):
             dropped[row] += 1
         else:
+            trained.append(judged[0].prompt)
             rows.append({"pair_id": item} | row | {"annotators": [annotators[each.rater] for each in judged]})
     more = {"annotators": len(annotators), "ties": data.ties, "remarks": dict(data.remarks), "cut": dict(+losses)}
+    more |= _overlap(evaluated, trained)
     _write_human(work / "pairs.jsonl", rows, config.file, split, dropped, more)
 
 
@@ -116,7 +121,7 @@ def make_unpaired(
 ) -> None:
     """Write ``unpaired.jsonl``: labelled answers to the prompts of the training split, in the task's tokens, without those to
     prompts that are ``evaluated``."""
-    cut = Cutter(tokenizer, model)
+    cut, evaluated = Cutter(tokenizer, model), list(evaluated)
     held_out = HeldOut(cut, evaluated)
     data = _read(config)
     losses = _losses(config.file, [label.prompt for label in data.unpaired], cut)
@@ -132,8 +137,21 @@ def make_unpaired(
             f"task.feedback.file {config.file}: all {len(rows)} answers to training prompts are {kind}, and training needs "
             "both; a hash assigns 60% of the prompts to train, so add more prompts"
         )
-    more = {"remarks": dict(data.remarks), "cut": dict(+losses)}
+    more = {"remarks": dict(data.remarks), "cut": dict(+losses)} | _overlap(evaluated, [label.prompt for label in chosen])
     _write_human(work / "unpaired.jsonl", rows, config.file, "train", +dropped, more)
+
+
+def trained_prompts(config: FeedbackConfig, cut: Cutter, evaluated: Iterable[Turns]) -> list[Turns]:
+    """The different prompts of a file whose verdicts train: those of the training split that are not ``evaluated``."""
+    data, held_out = _read(config), HeldOut(cut, evaluated)
+    asked = dict.fromkeys([*(each.prompt for each in data.comparisons), *(each.prompt for each in data.unpaired)])
+    return [turns for turns in asked if prompts.split_of(cut.split_text(turns)) == "train" and turns not in held_out]
+
+
+def _overlap(evaluated: list[Turns], trained: list[Turns]) -> dict[str, Any]:
+    """Evaluated prompts that stand in prompts that train, for a record; empty if there are none."""
+    found = count_overlap(evaluated, trained)
+    return {"overlap": {"prompts": found, "evaluated": len(evaluated)}} if found else {}
 
 
 def _losses(source: str, asked: Sequence[Turns], cut: Cutter) -> Counter[str]:

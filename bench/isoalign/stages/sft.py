@@ -18,7 +18,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.lazy import peft
 from isoalign.core.text import opening
 from isoalign.data import comments, formats, prompts
-from isoalign.data.formats import Demonstration, Turn
+from isoalign.data.formats import Demonstration, Turn, Turns
 from isoalign.data.formats.files import iterate_rows
 from isoalign.data.formats.rows import Fault
 from isoalign.data.formats.types import SKIPPED, UNREAD
@@ -28,9 +28,12 @@ from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.language import LanguageModel
 from isoalign.stages.cutting import Cutter, HeldOut, turns_of
 from isoalign.stages.fitting import Fit
+from isoalign.stages.overlap import WORDS, count_overlap
 
 VERSION = 3
 NONE = "none"  # in the place of a source of demonstrations
+
+OVERLAP = f"evaluated prompts of which {WORDS} are in prompts of demonstrations that train"
 
 Example = tuple[list[int], list[int]]  # token ids of a prompt and of its answer
 
@@ -110,8 +113,8 @@ def demonstrations(tokenizer: Any, task: TaskConfig, count: int, losses: Counter
     cut, pool = Cutter(tokenizer, task.model), read_demonstrations(task.sft, losses)
     if not pool:
         raise UserError(f"task.sft.source {task.sft.source} holds feedback, no demonstrations: prompts with one answer each")
-    evaluated = [prompt for split in ("validation", "test") for prompt in prompts.load_split(task.prompts, split)]
-    held_out = HeldOut(cut, map(turns_of, evaluated))
+    evaluated = [turns_of(each) for split in ("validation", "test") for each in prompts.load_split(task.prompts, split)]
+    held_out, trained = HeldOut(cut, evaluated), list[Turns]()
     random.Random(task.seed).shuffle(pool)
     rows: list[Example] = []
     for each in pool:
@@ -124,6 +127,8 @@ def demonstrations(tokenizer: Any, task: TaskConfig, count: int, losses: Counter
         losses["answers cut"] += cut.is_cut(each.completion)
         answer = cut.answer(each.completion)
         rows.append((prompt, answer))
+        trained.append(each.prompt)
+    losses[OVERLAP] += count_overlap(evaluated, trained[:count])
     if not rows:
         raise UserError(f"task.sft.source {task.sft.source} holds no demonstration that fits task.model.prompt_tokens")
     return [rows[place % len(rows)] for place in range(count)]

@@ -9,13 +9,15 @@ from isoalign.config.task import TaskConfig
 from isoalign.core.display import clean, count, grid
 from isoalign.core.errors import UserError
 from isoalign.data import prompts
+from isoalign.data.formats import Turns
 from isoalign.data.formats.check import check_file
 from isoalign.models import loading, reward_classifier
 from isoalign.stages.cutting import Cutter, Fit, HeldOut, check_fit, encode_prompts, fit_of, turns_of
+from isoalign.stages.from_file import trained_prompts
+from isoalign.stages.overlap import NGRAM, count_overlap, told
 from isoalign.stages.sft import NONE, read_demonstrations
 
 EXAMPLES = 5
-NGRAM = 8  # words in a row that count as a leak
 
 
 def show(task: TaskConfig) -> Iterator[str]:
@@ -41,9 +43,9 @@ def show(task: TaskConfig) -> Iterator[str]:
             yield f"a run refuses this: {error}"
     if skipped := prompts.count_skipped(task.prompts):
         yield f"rows of the prompts that are skipped: {skipped:,}"
-    evaluated = [prompt.text for split in ("validation", "test") for prompt in splits[split]]
-    yield _demonstrations(task, Cutter(tokenizer, model), splits)
-    yield _feedback(task, evaluated)
+    cut, evaluated = Cutter(tokenizer, model), [turns_of(each) for split in ("validation", "test") for each in splits[split]]
+    yield _demonstrations(task, cut, evaluated)
+    yield _feedback(task, cut, evaluated)
     scorers = f"{task.evaluation.scorer} and {task.evaluation.second_scorer}"
     yield f"reward: {_reward(task)}; scored by {scorers}; judge: {f'{task.judge.kind} {task.judge.model}'.strip()}"
     if task.evaluation.win_rate.on:
@@ -71,12 +73,11 @@ def _strata(chosen: list[prompts.Prompt]) -> str:
     return ", ".join(f"{clean(name)} {number:,}" for name, number in strata.most_common(4))
 
 
-def _demonstrations(task: TaskConfig, cut: Cutter, splits: dict[str, list[prompts.Prompt]]) -> str:
+def _demonstrations(task: TaskConfig, cut: Cutter, evaluated: list[Turns]) -> str:
     config, source = task.sft, task.sft.source
     if not source or source == NONE:
         return f"demonstrations: {'none, the model is its own base' if source else 'openings and continuations of comments'}"
-    evaluated = splits["validation"] + splits["test"]
-    shown, held_out = read_demonstrations(config), HeldOut(cut, map(turns_of, evaluated))
+    shown, held_out = read_demonstrations(config), HeldOut(cut, evaluated)
     kept = [each for each in shown if each.prompt not in held_out]
     fitting = [each for each in kept if cut.prompt(each.prompt) is not None]
     longer = sum(cut.is_cut(each.completion) for each in fitting)
@@ -85,24 +86,32 @@ def _demonstrations(task: TaskConfig, cut: Cutter, splits: dict[str, list[prompt
         "left out as their last turn is too long": len(kept) - len(fitting), "answers are cut": longer,
     }  # fmt: skip
     said = "".join(f"; {number:,} {what}" for what, number in counts.items() if number)
-    texts = [prompt.text for prompt in evaluated]
-    leaks = "" if config.opening else _leaks(source, config.format, texts, config.columns, config.skip)
+    leaks = "" if config.opening else _leaks(source, config.format, evaluated, config.columns, config.skip)
+    still = told(count_overlap(evaluated, [each.prompt for each in fitting]), len(evaluated), "demonstrations")
+    leaks += f"; {still}" if still else ""
     none = "" if fitting else "; a run refuses this: no demonstration is left"
     return f"demonstrations: {source}: {len(fitting):,} of {len(shown):,} rows{said}{leaks}{none}"
 
 
-def _feedback(task: TaskConfig, evaluated: list[str]) -> str:
+def _feedback(task: TaskConfig, cut: Cutter, evaluated: list[Turns]) -> str:
     config = task.feedback
     if not config.file:
         by = f"by {task.evaluation.scorer}, the known reward," if task.known_reward else "by a simulated annotator"
         by += f", {config.annotator}," if config.annotator else ""
         return f"feedback: verdicts {by} on {config.draws} answers of the base to each prompt"
-    return f"feedback: {config.file}{_leaks(config.file, config.format, evaluated, config.columns, config.skip)}"
+    leaks = _leaks(config.file, config.format, evaluated, config.columns, config.skip)
+    try:
+        trained = trained_prompts(config, cut, evaluated)
+    except UserError:
+        trained = []  # why nothing can be trained on is among the leaks
+    still = told(count_overlap(evaluated, trained), len(evaluated), "verdicts")
+    return f"feedback: {config.file}{leaks}{f'; {still}' if still else ''}"
 
 
-def _leaks(source: str, format: str, evaluated: list[str], columns: dict[str, str] | None = None, skip: str = "") -> str:
+def _leaks(source: str, format: str, evaluated: list[Turns], columns: dict[str, str] | None = None, skip: str = "") -> str:
     """Problems of a file, and evaluated prompts that it holds."""
-    report = check_file(source, format or None, evaluated, NGRAM, columns=columns, skip=skip)
+    texts = list(map(prompts.question, evaluated))
+    report = check_file(source, format or None, texts, NGRAM, columns=columns, skip=skip)
     held = report.leaks.prompts if report.leaks else 0
     leak = f"; {held:,} of {len(evaluated):,} evaluated prompts occur in it" if held else ""
     return leak + "".join(f"; {problem}" for problem in report.problems)
