@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
 
 from isoalign.core.records import Estimate, Flag, Rewards, Sample, ScoredPair
-from isoalign.evaluation.metrics import ScoredSamples, calibration, reward_health
+from isoalign.evaluation.metrics import ScoredSamples, calibration, reward_accuracy, reward_health
 
 PAIR = ScoredPair("x", "p", "good", "bad", True, -5.0, -6.0, -5.0, -6.0, 2, 4)
 margins_of_both_signs = st.lists(st.floats(-3, 3), min_size=3, max_size=30).filter(lambda d: min(d) < -0.1 and sum(d) > 0.1)
@@ -188,6 +188,16 @@ def test_without_a_reward_model_there_is_no_health_and_nothing_to_warn_of():
     assert reward_health.warnings({}) == []
 
 
+def test_a_reward_that_is_turned_around_is_told_from_one_that_is_merely_unsure():
+    def told(margins: list[float]) -> list[str]:
+        one = replace(scored(margins), pair_scores={"s": [(0.1, 0.6)] * len(margins)})  # toxicity: the chosen is the better
+        return [line for line in reward_health.warnings(reward_accuracy.measure(one)) if "its sign" in line]
+
+    assert told([1.0] * 24) == []
+    assert len(told([-1.0] * 24)) == 1  # the head is negated
+    assert told([1.0, -1.0, -1.0, 1.0] * 6) == []
+
+
 def exactly(**values: float | None) -> dict[str, Estimate]:
     return {name: Estimate(v, v, v, 100) for name, v in values.items()}
 
@@ -212,6 +222,11 @@ SOUND = exactly(rm_accuracy=0.8, reward_spread=0.9, rm_saturated=0.1, rm_accurac
             "on-policy accuracy 0.50 on 100 prompts is under 0.6: it no longer orders this policy's samples",
         ),
         ({"rm_accuracy_on_policy": None}, None),
+        ({"rm_agreement": 0.4}, None),
+        (
+            {"rm_agreement": 0.04},
+            "it prefers the same answer as the evaluation scorer in only 4% of 100 held-out pairs: its sign may be wrong",
+        ),
     ],
 )
 def test_each_warning_comes_with_its_reason(change, says):

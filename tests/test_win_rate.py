@@ -209,6 +209,9 @@ def sample(prompt: str, text: str, draw: int = 0) -> Sample:
 CONFIG = build_config(WinRateConfig, {"judge": {"kind": "lm", "model": "x"}, "criterion": "is kind"}, "win_rate")
 
 
+SCORED = replace(CONFIG, criterion="")
+
+
 def test_contests_ask_in_both_orders_and_not_about_equal_texts(tmp_path: Path) -> None:
     own = [sample("a", "so kind"), sample("b", "same"), sample("c", "plain"), sample("d", "kind")]
     answers = {("a", 0): "rude!", ("b", 0): "same", ("c", 0): "plain too", ("d", 0): "kind as well"}
@@ -249,6 +252,31 @@ def test_a_scorer_judges_by_its_own_direction_and_equal_scores_tie() -> None:
     assert [v.p for v in ScorerJudge(length, True)(questions)] == [1, 0.5, None]
     assert [v.p for v in ScorerJudge(length, False)(questions)] == [0, 0.5, None]
     assert ScorerJudge(length, True)(questions)[2].missing == "no score"
+
+
+def test_what_a_network_costs_as_a_judge_is_entered_or_unknown(tmp_path: Path) -> None:
+    def count(_: Sequence[str], texts: Sequence[str]) -> list[float | None]:
+        return [float(len(text)) for text in texts]
+
+    def judge(price: Any) -> ScorerJudge:
+        return ScorerJudge(AnswerScorer("net", count, True, (0.0, None), price=price), True)
+
+    priced = judge(
+        lambda prompts, texts: sum(10 * len(prompt) + len(text) for prompt, text in zip(prompts, texts, strict=True))
+    )
+    samples, answers = [sample("a", "four"), sample("b", "of")], {("a", 0): "two", ("b", 0): "six"}
+    flops = sum(2 * 10 * len(s.prompt) + len(s.completion) + 3 for s in samples)
+    for each, known in ((priced, flops), (judge(None), None)):
+        make_contests(tmp_path, samples, answers, each, SCORED)
+        record = json.loads((tmp_path / "record.json").read_text())
+        assert (record["flops"], record["tokens"]) == (known, None)
+        found = win_rate.measure(scored(read_contests(tmp_path)))
+        assert found["win_rate"].value == 0.5
+        assert "judge_tokens" not in found
+    lexicon = load_scorer_judge("vader", "cpu", None)
+    make_contests(tmp_path, samples, answers, lexicon, SCORED)
+    assert json.loads((tmp_path / "record.json").read_text())["flops"] == 0
+    assert win_rate.measure(scored(read_contests(tmp_path)))["judge_tokens"].value == 0
 
 
 def test_the_lexicon_says_that_more_is_better_and_a_label_must_be_the_tasks(cache: Path) -> None:

@@ -94,7 +94,7 @@ class Contest:
     ``first``: P(the completion is better) when it is shown first; ``second``: the same when it is shown second; None without
     a verdict, and ``missing`` is then the cause. ``equal``: the two are the same text, a tie (1/2) that no judge is asked
     about. ``length`` and ``other_length``: of completion and opponent's answer, in characters. ``tokens``: that the judge read
-    and wrote.
+    and wrote, None if it can't say.
     """
 
     prompt_id: str
@@ -105,7 +105,7 @@ class Contest:
     other_length: int
     missing: str = ""
     equal: bool = False
-    tokens: int = 0
+    tokens: int | None = 0
 
     @property
     def sides(self) -> tuple[float, float] | None:

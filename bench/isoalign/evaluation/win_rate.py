@@ -13,7 +13,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.records import Contest, Question, Sample
 from isoalign.data.prompts import Prompt
-from isoalign.feedback.judges.verdicts import Judge, Verdict
+from isoalign.feedback.judges.verdicts import Judge, Verdict, known_sum
 
 __all__ = ["WIN_RATE", "make_contests", "read_contests"]
 
@@ -55,7 +55,7 @@ def make_contests(
     record = {
         "judge": judge.name, "contests": len(contests), "equal": len(contests) - len(questions),
         "questions": 2 * len(questions), "missing": dict(sorted(causes.items())),
-        "tokens": sum(verdict.tokens for verdict in verdicts), "flops": sum(verdict.flops for verdict in verdicts),
+        "tokens": known_sum(verdict.tokens for verdict in verdicts), "flops": known_sum(verdict.flops for verdict in verdicts),
         "estimated": sum(verdict.estimated for verdict in verdicts),
     }  # fmt: skip
     (work / "record.json").write_text(json.dumps(record, indent=1))

@@ -154,6 +154,11 @@ def identity(name: str) -> str:
     return scorers.scorer_identity(name)
 
 
+def runs_network(name: str) -> bool:
+    """Whether a scorer costs FLOPs, or may: not a lexicon, a rule or the win rate."""
+    return name in plugins.entry_points("scorers") or not (name in (*_LEXICONS, WIN_RATE) or name.startswith(rules.PREFIX))
+
+
 def _of_package(name: str, device: str) -> AnswerScorer:
     if name in (*scorers.EMBEDDED, *_LEXICONS) or name.startswith(rules.PREFIX):
         package = plugins.package_of("scorer", name)

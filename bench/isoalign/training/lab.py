@@ -269,8 +269,8 @@ class Lab:
         verdicts = self._session.fetch(judge, questions)
         before = len(meter.labels.get("ai_scores", ()))
         meter.label("ai_scores", range(before, before + len(verdicts)))
-        meter.charge("judge", "forward", sum(verdict.flops for verdict in verdicts))
-        meter.ask({"passes": 2 * len(verdicts), "tokens": sum(verdict.tokens for verdict in verdicts)})
+        meter.charge("judge", "forward", sum(verdict.flops or 0 for verdict in verdicts))
+        meter.ask({"passes": 2 * len(verdicts), "tokens": sum(verdict.tokens or 0 for verdict in verdicts)})
         return torch.tensor([0.5 if v.p is None else v.p for v in verdicts], device=self.device)
 
     # -- the run --------------------------------------------------------------------------------------------------

@@ -37,6 +37,9 @@ SATURATED = 0.5
 LOST = 0.6
 """On-policy accuracy below which the reward model no longer orders the policy's samples; chance is .5."""
 
+REVERSED = 0.35
+"""Agreement with the evaluation scorer below which, its interval below 1/2, the reward is likely to be turned around."""
+
 METRICS = (
     Metric("proxy_reward", "Proxy reward", bounds=UNBOUNDED,
            description="Mean reward of the policy's own samples; comparable between methods with one reward model only."),
@@ -114,7 +117,10 @@ def warnings(estimates: Mapping[str, Estimate]) -> list[str]:
         return []
     accuracy, spread = value_of(estimates, "rm_accuracy"), value_of(estimates, "reward_spread")
     sure, own = value_of(estimates, "rm_saturated"), value_of(estimates, "rm_accuracy_on_policy")
-    texts = []
+    same, texts = estimates.get("rm_agreement"), []
+    if same and same.value is not None and same.high is not None and same.value < REVERSED and same.high < 0.5:
+        of = f"{same.value:.0%} of {same.n} held-out pairs"
+        texts.append(f"it prefers the same answer as the evaluation scorer in only {of}: its sign may be wrong")
     if accuracy is not None and accuracy < POOR:
         texts.append(f"accuracy {accuracy:.2f} is under {POOR}: it is undertrained, or its verdicts are noisy")
     if accuracy is not None and accuracy > SUSPECT:

@@ -66,7 +66,9 @@ def measure(scored: ScoredSamples) -> dict[str, Estimate]:
     estimates |= {f"win_rate{end}": stats.mean(subset(own["win_rate"], p)) for end, p in scored.strata().items()}
     wins, differences = [c.win for c in contests], [c.length - c.other_length for c in contests]
     estimates["win_rate_length_controlled"] = length_controlled(wins, differences, [c.prompt_id for c in contests])
-    totals = {"judge_questions": 2 * len(asked), "judge_tokens": sum(contest.tokens for contest in asked)}
+    totals, read = {"judge_questions": 2 * len(asked)}, [contest.tokens for contest in asked]
+    if None not in read:
+        totals["judge_tokens"] = sum(filter(None, read))
     return estimates | {name: Estimate(total, None, None, len(own["win_rate"])) for name, total in totals.items()}
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from isoalign.core.errors import UserError
 from isoalign.core.records import Question
 from isoalign.feedback.judges.verdicts import Verdict
-from isoalign.models.answer_scorers import AnswerScorer, identity, load_answer_scorer
+from isoalign.models.answer_scorers import AnswerScorer, Asked, identity, load_answer_scorer, runs_network
 
 WHERE = "task.evaluation.win_rate.judge.model"
 
@@ -27,20 +27,30 @@ class ScorerJudge:
             raise UserError("a scorer can't read a principle; choose a judge that reads")
         cells = list(dict.fromkeys((q.turns or q.prompt, text) for q in questions for text in (q.first, q.second)))
         scores = dict(zip(cells, self.scorer([p for p, _ in cells], [text for _, text in cells]), strict=True))
-        asked = [q.turns or q.prompt for q in questions]
-        return [self._verdict(scores[p, q.first], scores[p, q.second]) for p, q in zip(asked, questions, strict=True)]
+        return [self._verdict(question, scores) for question in questions]
 
-    def _verdict(self, first: float | None, second: float | None) -> Verdict:
+    def _verdict(self, question: Question, scores: Mapping[tuple[Asked, str], float | None]) -> Verdict:
+        prompt = question.turns or question.prompt
+        first, second = scores[prompt, question.first], scores[prompt, question.second]
+        tokens, flops = (None, self._flops(question)) if runs_network(self.scorer.name) else (0, 0)
         if first is None or second is None:
-            return Verdict(None, (None, None), tokens=0, flops=0, missing="no score")
+            return Verdict(None, (None, None), tokens, flops, missing="no score")
         ahead = self.sign * (first - second)
         p = 0.5 if ahead == 0 else float(ahead > 0)
-        return Verdict(p, (p, p), tokens=0, flops=0)
+        return Verdict(p, (p, p), tokens, flops)
+
+    def _flops(self, question: Question) -> int | None:
+        """FLOPs of scoring both answers; None where the scorer can't say them."""
+        prompt = question.turns or question.prompt
+        try:
+            return self.scorer.flops([prompt] * 2, [question.first, question.second]) if self.scorer.price else None
+        except UserError:
+            return None  # a scorer for evaluation alone has no price
 
 
 def scorer_judge_identity(name: str) -> dict[str, Any]:
     """All that its verdicts depend on, without loading it; its direction follows from the scorer or the task."""
-    return {"kind": "scorer", "scorer": identity(name), "name": name}
+    return {"kind": "scorer", "scorer": identity(name), "name": name} | ({"priced": True} if runs_network(name) else {})
 
 
 def load_scorer_judge(name: str, device: str, default: bool | None) -> ScorerJudge:

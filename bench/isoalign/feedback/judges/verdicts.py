@@ -39,13 +39,13 @@ class Verdict:
 
     ``p``: P(first is better), the mean over both orders; None if either order has no verdict, since one order
     alone is biased by position. ``orders``: P(first is better) when shown first, and when shown second. Other
-    fields: as in `Showing`, over both orders.
+    fields: as in `Showing`, over both orders; ``tokens`` and ``flops`` are None of a judge that can't say them.
     """
 
     p: float | None
     orders: tuple[float | None, float | None]
-    tokens: int
-    flops: int
+    tokens: int | None
+    flops: int | None
     reason: str = ""
     missing: str = ""
     estimated: bool = False
@@ -85,6 +85,12 @@ def combine(ahead: Showing, behind: Showing) -> Verdict:
     )
 
 
+def known_sum(counts: Iterable[int | None]) -> int | None:
+    """The sum; None if one of them is not known."""
+    known = list(counts)
+    return None if None in known else sum(count or 0 for count in known)
+
+
 def summary(questions: Sequence[Question], verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Statistics of a judge's verdicts.
 
@@ -104,8 +110,8 @@ def summary(questions: Sequence[Question], verdicts: Sequence[Verdict]) -> dict[
         "missing": dict(sorted(Counter(verdict.missing for verdict in verdicts if verdict.p is None).items())),
         "position_bias": _mean_over_prompts(bias),
         "inconsistent": _mean_over_prompts(flips),
-        "tokens": sum(verdict.tokens for verdict in verdicts),
-        "flops": sum(verdict.flops for verdict in verdicts),
+        "tokens": known_sum(verdict.tokens for verdict in verdicts),
+        "flops": known_sum(verdict.flops for verdict in verdicts),
         "estimated": sum(verdict.estimated for verdict in verdicts),
     }
 
