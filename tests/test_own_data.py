@@ -18,6 +18,7 @@ from isoalign.core.places import CONF
 from isoalign.core.store import Store
 from isoalign.data import prompts
 from isoalign.data.formats import Turn
+from isoalign.data.formats.check import check_file
 from isoalign.evaluation import card as cards
 from isoalign.models import loading
 from isoalign.stages import from_file, overlap, sft
@@ -426,6 +427,45 @@ def test_evaluated_prompts_that_stand_in_others_that_train_are_counted(tmp_path:
     assert len(sft.demonstrations(cut.tokenizer, chosen, 2, losses)) == 2
     assert losses[sft.OVERLAP] == 1
     assert losses["left out as their prompt is evaluated"] == 1
+
+
+def test_feedback_in_a_form_that_is_never_evaluated_is_told(tmp_path: Path, tiny_model: Path) -> None:
+    tokenizer = loading.load_tokenizer(str(tiny_model))
+    tokenizer.chat_template = TEMPLATE
+    limits = ModelConfig(str(tiny_model), prompt_tokens=60, new_tokens=6)
+    words = [f"are you {i}" for i in range(40)]
+    trained = sum(prompts.split_of(text) == "train" for text in words)
+    talk, texts = [(Turn("user", "hello"),)], [(Turn("", "hello"),)]
+    pairs = write(tmp_path / "verdicts.jsonl", [{"prompt": text, "chosen": " yes", "rejected": " no"} for text in words])
+    labels = write(tmp_path / "labels.jsonl", [{"prompt": text, "completion": " yes", "label": bool(int(text[-1]) % 2)}
+                                               for text in words])  # fmt: skip
+
+    def forms(evaluated: Any, template: str) -> list[Any]:
+        chosen, found = replace(limits, template=template), []
+        for make, file, rest in ((from_file.make_human_pairs, pairs, ["train"]), (from_file.make_unpaired, labels, [])):
+            make(tmp_path, FeedbackConfig(file=str(file)), tokenizer, chosen, *rest, evaluated)
+            found.append(json.loads((tmp_path / "record.json").read_text()).get("forms"))
+        return found
+
+    assert forms(talk, "auto") == [{overlap.PLAIN: trained}] * 2
+    assert forms(talk, "off") == [{overlap.PLAIN: trained}] * 2  # roles are written out in those that are evaluated alone
+    assert forms(talk, "always") == [None, None]
+    assert forms(texts, "auto") == forms(texts + talk, "auto") == [None, None]
+    (line,) = overlap.told_forms({overlap.PLAIN: trained}, "verdicts")
+    assert line.startswith(
+        f"{trained} prompts of verdicts are plain texts, as no evaluated prompt is: the policy is trained on "
+    )
+    cut = Cutter(tokenizer, limits)
+    assert overlap.unlike_forms(cut, texts, talk * 2) == {overlap.TEMPLATE: 1}  # the same prompt twice
+    rows = [{"prompt": [{"role": "user", "content": f"hello {i}"}]} for i in range(20)]
+    shown = write(tmp_path / "shown.jsonl", [{"prompt": text, "completion": " yes"} for text in words])
+    losses: Counter[str] = Counter()
+    chosen = task(tiny_model, shown, write(tmp_path / "mine.jsonl", rows))
+    sft.demonstrations(tokenizer, chosen, 8, losses)  # the first eight
+    assert losses["prompts that are plain texts, as no evaluated prompt is"] == 8
+    said = "40 prompts are plain texts, and all that the task evaluates are conversations; task.model.template=always"
+    assert [line.startswith(said) for line in check_file(pairs, conversations=True).warnings] == [True]
+    assert check_file(pairs, conversations=False).warnings == check_file(pairs).warnings == ()
 
 
 def test_what_is_cut_to_an_evaluated_prompt_is_one(tmp_path: Path, tiny_model: Path) -> None:

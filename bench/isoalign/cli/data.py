@@ -31,11 +31,15 @@ def check(file: str, format: str | None, columns: tuple[str, ...], skip: str | N
     Covers format, counts, duplicates, lengths, leakage, balance and agreement. FILE is JSON lines, JSON, CSV, parquet, a
     folder of these or hf:NAME[:CONFIG][@REVISION][#SPLIT]. The exit status is 1 if training would refuse the file.
     """
-    prompts: list[str] = []
+    prompts, talk = list[str](), set[bool]()
     if task:
         config = task_named(task)
-        prompts = [question(turns_of(each)) for split in ("validation", "test") for each in load_split(config.prompts, split)]
-    report = checks.check_file(file, format, prompts, ngram, columns=_mapping(columns), skip=skip or "")
+        asked = [turns_of(each) for split in ("validation", "test") for each in load_split(config.prompts, split)]
+        prompts = list(map(question, asked))
+        always = config.model.template == "always" or bool(config.model.template_file)  # a plain prompt is a user turn, too
+        talk = set() if always else {any(turn.role for turn in turns) for turns in asked}
+    found, conversations = _mapping(columns), talk.pop() if len(talk) == 1 else None
+    report = checks.check_file(file, format, prompts, ngram, conversations=conversations, columns=found, skip=skip or "")
     print(report.text())
     return 1 if report.problems else 0
 

@@ -19,7 +19,7 @@ from isoalign.data.assets import file_digest
 from isoalign.data.formats import Comparison, Data, Turns, UnpairedLabel
 from isoalign.data.formats.files import iterate_rows
 from isoalign.stages.cutting import Cutter, HeldOut, check_fit, fit_of
-from isoalign.stages.overlap import count_overlap
+from isoalign.stages.overlap import count_overlap, unlike_forms
 
 VERSION = 6
 SOURCE = "human"
@@ -95,7 +95,7 @@ def make_human_pairs(
             trained.append(judged[0].prompt)
             rows.append({"pair_id": item} | row | {"annotators": [annotators[each.rater] for each in judged]})
     more = {"annotators": len(annotators), "ties": data.ties, "remarks": dict(data.remarks), "cut": dict(+losses)}
-    more |= _overlap(evaluated, trained)
+    more |= _compared(cut, evaluated, trained)
     _write_human(work / "pairs.jsonl", rows, config.file, split, dropped, more)
 
 
@@ -137,7 +137,9 @@ def make_unpaired(
             f"task.feedback.file {config.file}: all {len(rows)} answers to training prompts are {kind}, and training needs "
             "both; a hash assigns 60% of the prompts to train, so add more prompts"
         )
-    more = {"remarks": dict(data.remarks), "cut": dict(+losses)} | _overlap(evaluated, [label.prompt for label in chosen])
+    more = {"remarks": dict(data.remarks), "cut": dict(+losses)} | _compared(
+        cut, evaluated, [label.prompt for label in chosen]
+    )
     _write_human(work / "unpaired.jsonl", rows, config.file, "train", +dropped, more)
 
 
@@ -148,10 +150,12 @@ def trained_prompts(config: FeedbackConfig, cut: Cutter, evaluated: Iterable[Tur
     return [turns for turns in asked if prompts.split_of(cut.split_text(turns)) == "train" and turns not in held_out]
 
 
-def _overlap(evaluated: list[Turns], trained: list[Turns]) -> dict[str, Any]:
-    """Evaluated prompts that stand in prompts that train, for a record; empty if there are none."""
-    found = count_overlap(evaluated, trained)
-    return {"overlap": {"prompts": found, "evaluated": len(evaluated)}} if found else {}
+def _compared(cut: Cutter, evaluated: list[Turns], trained: list[Turns]) -> dict[str, Any]:
+    """Evaluated prompts that stand in prompts that train, and forms of these that those have not, for a record; empty if there
+    are none."""
+    found, forms = count_overlap(evaluated, trained), unlike_forms(cut, evaluated, trained)
+    record: dict[str, Any] = {"overlap": {"prompts": found, "evaluated": len(evaluated)}} if found else {}
+    return record | ({"forms": forms} if forms else {})
 
 
 def _losses(source: str, asked: Sequence[Turns], cut: Cutter) -> Counter[str]:

@@ -28,7 +28,7 @@ from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.language import LanguageModel
 from isoalign.stages.cutting import Cutter, HeldOut, turns_of
 from isoalign.stages.fitting import Fit
-from isoalign.stages.overlap import WORDS, count_overlap
+from isoalign.stages.overlap import UNLIKE, WORDS, count_overlap, unlike_forms
 
 VERSION = 3
 NONE = "none"  # in the place of a source of demonstrations
@@ -128,6 +128,8 @@ def demonstrations(tokenizer: Any, task: TaskConfig, count: int, losses: Counter
         answer = cut.answer(each.completion)
         rows.append((prompt, answer))
         trained.append(each.prompt)
+    for form, number in unlike_forms(cut, evaluated, trained[:count]).items():
+        losses[f"prompts that are {form}, {UNLIKE}"] += number
     losses[OVERLAP] += count_overlap(evaluated, trained[:count])
     if not rows:
         raise UserError(f"task.sft.source {task.sft.source} holds no demonstration that fits task.model.prompt_tokens")

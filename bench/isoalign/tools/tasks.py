@@ -14,7 +14,7 @@ from isoalign.data.formats.check import check_file
 from isoalign.models import loading, reward_classifier
 from isoalign.stages.cutting import Cutter, Fit, HeldOut, check_fit, encode_prompts, fit_of, turns_of
 from isoalign.stages.from_file import trained_prompts
-from isoalign.stages.overlap import NGRAM, count_overlap, told
+from isoalign.stages.overlap import NGRAM, count_overlap, told, told_forms, unlike_forms
 from isoalign.stages.sft import NONE, read_demonstrations
 
 EXAMPLES = 5
@@ -87,8 +87,7 @@ def _demonstrations(task: TaskConfig, cut: Cutter, evaluated: list[Turns]) -> st
     }  # fmt: skip
     said = "".join(f"; {number:,} {what}" for what, number in counts.items() if number)
     leaks = "" if config.opening else _leaks(source, config.format, evaluated, config.columns, config.skip)
-    still = told(count_overlap(evaluated, [each.prompt for each in fitting]), len(evaluated), "demonstrations")
-    leaks += f"; {still}" if still else ""
+    leaks += _compared(cut, evaluated, [each.prompt for each in fitting], "demonstrations")
     none = "" if fitting else "; a run refuses this: no demonstration is left"
     return f"demonstrations: {source}: {len(fitting):,} of {len(shown):,} rows{said}{leaks}{none}"
 
@@ -104,8 +103,14 @@ def _feedback(task: TaskConfig, cut: Cutter, evaluated: list[Turns]) -> str:
         trained = trained_prompts(config, cut, evaluated)
     except UserError:
         trained = []  # why nothing can be trained on is among the leaks
-    still = told(count_overlap(evaluated, trained), len(evaluated), "verdicts")
-    return f"feedback: {config.file}{leaks}{f'; {still}' if still else ''}"
+    return f"feedback: {config.file}{leaks}{_compared(cut, evaluated, trained, 'verdicts')}"
+
+
+def _compared(cut: Cutter, evaluated: list[Turns], trained: list[Turns], what: str) -> str:
+    """Evaluated prompts that stand in prompts that train, and forms in which none is evaluated."""
+    still = told(count_overlap(evaluated, trained), len(evaluated), what)
+    forms = told_forms(unlike_forms(cut, evaluated, trained), what)
+    return "".join(f"; {line}" for line in [still, *forms] if line)
 
 
 def _leaks(source: str, format: str, evaluated: list[Turns], columns: dict[str, str] | None = None, skip: str = "") -> str:

@@ -34,16 +34,18 @@ def check_file(
     evaluation_prompts: Sequence[str] = (),
     ngram: int = 8,
     *,
+    conversations: bool | None = None,
     columns: Mapping[str, str] | None = None,
     skip: str = "",
 ) -> Report:
     """Read a file row by row and report on it; ``evaluation_prompts`` are searched for in every prompt and answer.
 
-    ``ngram``: consecutive words that make a match, see leakage.py; ``columns``, ``skip``: as in `open_file`. Raises UserError
-    for malformed rows, as `read_file` does; what only training rejects is in ``problems``.
+    ``ngram``: consecutive words that make a match, see leakage.py; ``conversations``: whether the prompts that are evaluated
+    are all conversations (True) or plain texts (False), to compare with; ``columns``, ``skip``: as in `open_file`. Raises
+    UserError for malformed rows, as `read_file` does; what only training rejects is in ``problems``.
     """
     opened = open_file(source, format, columns=columns, skip=skip)
-    tally = _Tally(Leakage(evaluation_prompts, ngram))
+    tally = _Tally(Leakage(evaluation_prompts, ngram), conversations)
     for row in opened.rows:
         tally.add(row)
     tally.remarks.update(remark.what for remark in opened.remarks)
@@ -58,6 +60,8 @@ class _Tally:
     """
 
     leakage: Leakage
+    conversations: bool | None = None
+    talk: Counter[bool] = field(default_factory=Counter)
     kinds: Counter[type] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
@@ -101,6 +105,7 @@ class _Tally:
 
     def _add_texts(self, prompt: Turns, answers: Sequence[Turns], row: int) -> None:
         key = hash(prompt)
+        self.talk[any(turn.role for turn in prompt)] += key not in self.prompts
         leaks = self._add_text("prompt", self.prompts, key, prompt)
         for answer in answers:
             leaks |= self._add_text("answer", self.answers, hash((key, answer)), answer)
@@ -178,6 +183,10 @@ class _Tally:
             warnings.append(
                 f"{percent} of the evaluation prompts are in the data: rows {rows}; remove these rows before training"
             )
+        if self.conversations is not None and (others := self.talk[not self.conversations]):
+            forms = ("plain texts", "conversations")[:: 1 if self.conversations else -1]
+            hint = "; task.model.template=always makes a plain prompt a user turn" * self.conversations
+            warnings.append(f"{count(others)} prompts are {forms[0]}, and all that the task evaluates are {forms[1]}{hint}")
         if contradictions:
             warnings.append(f"items with contradictory verdicts of one annotator: {count(contradictions)}")
         if odd := self.remarks[OTHER_PROMPT]:
