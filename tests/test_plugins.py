@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import tomllib
 from pathlib import Path
 from textwrap import dedent
 
@@ -186,6 +188,30 @@ def elsewhere(furnished: Terminal) -> Terminal:
     """A terminal in whose Python the package is installed."""
     furnished.env.update(PYTHONPATH=str(package(furnished.home)), STORE=str(furnished.store))
     return furnished
+
+
+def test_the_scorer_and_the_task_of_the_page_are_found_together(terminal: Terminal) -> None:
+    home = terminal.home / "site" / "my_package"
+    (home / "conf" / "task").mkdir(parents=True)
+    for name in ("__init__.py", "conf/__init__.py"):
+        (home / name).touch()
+    (home / "exact.py").write_text(page("my_package/exact.py"))
+    (home / "conf" / "task" / "digits.yaml").write_text(page("my_package/conf/task/digits.yaml"))
+    (info := home.parent / "my_package-0.1.dist-info").mkdir()
+    project = tomllib.loads(page("pyproject.toml"))["project"]
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    (info / "entry_points.txt").write_text(
+        "\n".join(f"[{kind}]\n" + "\n".join(f"{n} = {v}" for n, v in own.items())
+                  for kind, own in project["entry-points"].items())
+    )  # fmt: skip
+    terminal.env.update(PYTHONPATH=str(home.parent))
+    done = terminal([COMMAND, "task", "show", "digits", f"task.model.name={terminal.model}"])
+    assert done.returncode == 0, done.stderr
+    assert "reward: exact itself, a known reward; scored by exact and rule:words_at_least:3" in done.stdout
+    look = "from isoalign.models.answer_scorers import check_scorers; from isoalign.runs.overrides import task_named; "
+    look += "t = task_named('digits'); e = t.evaluation; check_scorers(e.scorer, e.second_scorer, t.objective, 'cpu', ['q'])"
+    tried = terminal([sys.executable, "-c", look])
+    assert tried.returncode == 0, tried.stderr
 
 
 QUICK = ["budget.flops=2e9", "budget.steps=8", "task.training.patience=5", "task.training.idle_seconds=2"]
