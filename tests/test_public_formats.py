@@ -268,7 +268,7 @@ STARS = [3, 1, 5, 2, 4, 4]
 @pytest.mark.parametrize(
     ("column", "values"),
     [
-        ("stars", STARS), ("quality", [0.5, 4.5, 3, 3, 2.5, 1]), ("Thumb", [True, False, False, True, True, True]),
+        ("stars", STARS), ("quality", [0.5, 4.5, 3, 3, 2.5, 1]), ("valid", [True, False, False, True, True, True]),
         ("verdict", ["good", "bad", "bad", "good", "good", "good"]), ("likert", ["-1", "2", "0", "1", "-2", "0"]),
         ("meta", [{"stars": value, "user": "u"} for value in STARS]),
     ],
@@ -295,7 +295,8 @@ def test_a_scale_that_differs_between_answers_to_one_prompt_is_refused(tmp_path:
     [
         ("id", range(6)), ("row", range(100, 106)), ("created", [1764350000 + i for i in range(6)]), ("turn", [1, 3] * 3),
         ("num_tokens", [4, 9, 2, 3, 8, 1]), ("sample", [1, 0] * 3), ("which", [0, 1] * 3), ("model", ["a", "b"] * 3),
-        ("difficulty", [1, 1, 5, 5, 3, 3]), ("hash", ["1e4", "ff", "0a", "7", "8", "9"]), ("tags", [["good"], []] * 3),
+        ("difficulty", [1, 1, 5, 5, 3, 3]),
+        ("user_id", [5, 3, 5, 2, 1, 4]), ("hash", ["1e4", "ff", "0a", "7", "8", "9"]), ("tags", [["good"], []] * 3),
     ],
 )  # fmt: skip
 def test_columns_that_are_no_scale_are_no_problem(tmp_path: Path, column: str, values: Any) -> None:

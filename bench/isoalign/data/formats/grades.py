@@ -12,8 +12,8 @@ from isoalign.data.formats.types import UNREAD, Demonstration, Record, Remark
 NAMES = ("score", "rating", "label", "desirable", "rank", "helpfulness")  # whatever they hold
 _MOST, _FURTHEST = 11, 10.0  # different values of a scale, and its ends
 _COUNTERS = re.compile(
-    r"(^|[._])(idx|index|uuid|hash|turn|round|time|timestamp|date|day|year|token|word|char|character|length|len|size|seed|step"
-    r"|draw|sample|epoch|version|fold|shard|temperature|top_p|.*_?id)s?($|[._])|[a-z]Id$"
+    r"(^|[._])(id|idx|index|uuid|hash|turn|round|time|timestamp|date|day|year|token|word|char|character|length|len|size|seed|step"
+    r"|draw|sample|epoch|version|fold|shard|temperature|top_p)s?($|[._])|[a-z]Id$"
 )
 _WORDS = {
     "true", "false", "yes", "no", "up", "down", "good", "bad", "better", "worse", "best", "worst", "poor", "fair",
@@ -95,7 +95,7 @@ def quality_problem(name: str, how: str = "", two: bool = False) -> str:
     said = f"columns={{label: {name}}} or columns={{score: {name}}}" if two else said
     return (
         f"column {name} beside demonstrations is not read, so bad answers would be imitated too{how}; say what it is with "
-        f"{said}, remove it, or set format=demonstrations"
+        f"{said}, which makes them feedback, remove it, or set format=demonstrations to ignore it"
     )
 
 
