@@ -26,6 +26,8 @@ def quiet() -> None:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     warnings.simplefilter("ignore", FutureWarning)  # of the trainers' own arguments; users cannot fix them
+    # joblib replaces a worker of a sweep whose memory has grown, between two runs, and loses nothing
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
     _keep_memory()
 
 
