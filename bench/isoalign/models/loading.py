@@ -91,6 +91,20 @@ def load_tokenizer(name: str) -> Any:
         return tokens.load(model_path(name))
 
 
+def saved_generation(tokenizer: Any) -> Any:
+    """The generation configuration of the model beside a tokenizer, by its own file or else by its configuration; None if it
+    has neither."""
+    name = tokenizer.name_or_path
+    try:
+        return transformers.GenerationConfig.from_pretrained(name)
+    except (OSError, ValueError):
+        pass
+    try:
+        return transformers.GenerationConfig.from_model_config(transformers.AutoConfig.from_pretrained(name))
+    except (OSError, ValueError):
+        return None
+
+
 def task_tokenizer(model: ModelConfig) -> Any:
     """The tokenizer of a task's model, with the task's chat template if that is a file.
 

@@ -22,6 +22,7 @@ from isoalign.models import loading, tokens
 from isoalign.models.flops import Shape, shape_of
 from isoalign.models.language import completion_lengths
 from isoalign.models.passes import Body
+from isoalign.models.pieces import continued_texts
 from isoalign.models.precision import in_precision
 from isoalign.models.scalar_head import ScalarHead, left_aligned, load_scalar_head
 from isoalign.models.shared_prompts import read_ends
@@ -72,7 +73,7 @@ class Retokenizer:
 
     def __init__(self, own: Any, other: Any) -> None:
         self.own, self.other = own, other
-        self.ends = tokens.end_ids(own, tokens.saved_generation(own))
+        self.ends = tokens.end_ids(own, loading.saved_generation(own))
 
     def prompt(self, ids: list[int]) -> list[int]:
         """Token ids of a prompt, with the other tokenizer's start tokens."""
@@ -80,7 +81,7 @@ class Retokenizer:
 
     def answer(self, ids: list[int]) -> list[int]:
         """Token ids of an answer; an empty one becomes the end token."""
-        [converted] = tokens.encode_words(self.other, [self.own.decode(ids, skip_special_tokens=True)])
+        [converted] = tokens.encode_words(self.other, continued_texts(self.own, [ids]))
         ended = bool(ids) and ids[-1] in self.ends
         return [*converted, tokens.closing_id(self.other)] if ended or not converted else converted
 

@@ -48,7 +48,7 @@ class Reader:
             messages = [{"role": turn.role or "user", "content": turn.content} for turn in prompt]
             text = tokens.chat_text(self.tokenizer, [*messages, {"role": "assistant", "content": answer}], answer=False)
             return tokens.encode_chat_text(self.tokenizer, text)
-        [words] = tokens.encode_words(self.tokenizer, [as_text(prompt) + answer])
+        [words] = tokens.encode_words(self.tokenizer, [as_text(prompt) + answer], begins=True)
         return [*self._start, *words, *self._end]
 
 

@@ -16,8 +16,8 @@ import torch
 from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import transformers
+from isoalign.models.pieces import Ids, continued, continued_texts, plain
 
-Ids = list[int]
 Messages = Sequence[Mapping[str, str]]
 
 GUARD = "\ufdd0"  # a noncharacter of Unicode, which no text holds: it stands in typed control tokens until they are encoded
@@ -53,25 +53,20 @@ def encode(tokenizer: Any, texts: Iterable[str], longest: int | None = None) -> 
     """Token ids of texts with the tokenizer's start tokens and no end token, truncated from the left to ``longest``; the start
     tokens are kept."""
     start = start_tokens(tokenizer)
-    return [start + _last(ids, longest, start) for ids in encode_words(tokenizer, texts)]
+    return [start + _last(ids, longest, start) for ids in encode_words(tokenizer, texts, begins=True)]
 
 
-def encode_words(tokenizer: Any, texts: Iterable[str]) -> list[Ids]:
-    """Token ids of texts that continue others: no start tokens, no end token."""
+def encode_words(tokenizer: Any, texts: Iterable[str], begins: bool = False) -> list[Ids]:
+    """Token ids of texts that continue others, or of whole ones that ``begins``: no start tokens, no end token."""
     texts = list(texts)
-    rows = _plain(tokenizer, texts)
+    first = plain if begins else continued
+    rows = first(tokenizer, texts)
     controls = special_ids(tokenizer) - {tokenizer.unk_token_id}
     for place, text in enumerate(texts):
         if not controls.isdisjoint(rows[place]):  # a unigram model has control tokens among its pieces
-            rows[place] = [token for ids in _plain(tokenizer, _broken(tokenizer, text)) for token in ids]
+            head, *rest = _broken(tokenizer, text)
+            rows[place] = [token for ids in first(tokenizer, [head]) + continued(tokenizer, rest) for token in ids]
     return rows
-
-
-def _plain(tokenizer: Any, texts: list[str]) -> list[Ids]:
-    if not texts:
-        return []
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
-    return [list(ids) for ids in encoded["input_ids"]]
 
 
 def _broken(tokenizer: Any, text: str) -> list[str]:
@@ -100,20 +95,20 @@ def left_padded(rows: Sequence[Ids], pad: int) -> Prompts:
 
 
 def decode(tokenizer: Any, rollouts: Rollouts) -> list[str]:
-    """The text of each completion, without control tokens."""
-    return _decode(tokenizer, rollouts.completion, rollouts.completion_mask)
+    """The text of each completion, as it continues its prompt, without control tokens."""
+    return continued_texts(tokenizer, _real(rollouts.completion, rollouts.completion_mask))
 
 
 def decode_prompts(tokenizer: Any, rollouts: Rollouts) -> list[str]:
     """The text of each prompt, without control tokens."""
     split = rollouts.prompt_length
-    return _decode(tokenizer, rollouts.tokens[:, :split], rollouts.mask[:, :split])
+    rows = _real(rollouts.tokens[:, :split], rollouts.mask[:, :split])
+    return [str(text) for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
-def _decode(tokenizer: Any, tokens: torch.Tensor, mask: torch.Tensor) -> list[str]:
+def _real(tokens: torch.Tensor, mask: torch.Tensor) -> list[Ids]:
     rows = zip(tokens.tolist(), mask.tolist(), strict=True)
-    ids = [[token for token, real in zip(*row, strict=True) if real] for row in rows]
-    return [str(text) for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    return [[token for token, real in zip(*row, strict=True) if real] for row in rows]
 
 
 # -- conversations --------------------------------------------------------------------------------------------------------
@@ -169,7 +164,7 @@ def encode_chat_text(tokenizer: Any, text: str) -> Ids:
 
 
 def _unguarded_words(tokenizer: Any, text: str) -> Ids:
-    return encode_words(tokenizer, [unguarded(text)])[0] if text else []
+    return encode_words(tokenizer, [unguarded(text)], begins=True)[0] if text else []
 
 
 def encode_chat(tokenizer: Any, messages: Messages, longest: int | None = None) -> Ids | None:
@@ -195,16 +190,13 @@ def end_ids(tokenizer: Any, generation: Any = None) -> Ids:
     """The tokens that end an answer: the tokenizer's end token, those of a ``generation`` configuration, and the token that
     closes an assistant's turn."""
     told = getattr(generation, "eos_token_id", None)
-    ends = {tokenizer.eos_token_id, turn_end(tokenizer), *(told if isinstance(told, list | tuple) else [told])}
-    return sorted(int(token) for token in ends if token is not None)
-
-
-def saved_generation(tokenizer: Any) -> Any:
-    """The generation configuration beside a tokenizer; None if it has none."""
-    try:
-        return transformers.GenerationConfig.from_pretrained(tokenizer.name_or_path)
-    except (OSError, ValueError):
-        return None
+    ends = [tokenizer.eos_token_id, turn_end(tokenizer), *(told if isinstance(told, list | tuple) else [told])]
+    if wrong := [token for token in ends if token is not None and not isinstance(token, int)]:
+        raise UserError(
+            f"the generation configuration of {tokenizer.name_or_path!r} has the end token {wrong[0]!r}, not a number; mend "
+            "eos_token_id in its generation_config.json"
+        )
+    return sorted({token for token in ends if token is not None and token >= 0})  # -1 stands for none
 
 
 def turn_end(tokenizer: Any) -> int | None:
@@ -244,9 +236,14 @@ def banned_ids(tokenizer: Any, logits: int, ends: Iterable[int], open_ends: bool
 
     The tokens ``ends`` are allowed if answers have an ``open_ends``, and banned if their length is fixed.
     """
-    controls = special_ids(tokenizer) - set(ends) if open_ends else special_ids(tokenizer) | set(ends)
+    controls = banned_controls(tokenizer, ends, open_ends)
     gaps = set(range(logits)) - set(tokenizer.get_vocab().values())
     return sorted(token for token in controls | gaps if token < logits)
+
+
+def banned_controls(tokenizer: Any, ends: Iterable[int], open_ends: bool) -> set[int]:
+    """The banned tokens (`banned_ids`) that are in the vocabulary."""
+    return special_ids(tokenizer) - set(ends) if open_ends else special_ids(tokenizer) | set(ends)
 
 
 def check_tokenizer(tokenizer: Any, model: Any, open_ends: bool) -> None:

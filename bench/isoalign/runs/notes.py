@@ -154,6 +154,8 @@ def feedback_flags(run: Run) -> list[Flag]:
         still = overlap.told(shared_words["prompts"], shared_words["evaluated"], "verdicts")
         warnings.append(f"{verdicts['file']}: {still}")
     warnings += [f"{verdicts['file']}: {line}" for line in overlap.told_forms(verdicts.get("forms", {}), "verdicts")]
+    if unsayable := verdicts.get("dropped", {}).get(from_file.UNSAYABLE):
+        warnings.append(f"{verdicts['file']}: {unsayable:,} verdicts {from_file.UNSAYABLE} were left out")
     cut = ", ".join(f"{what}: {number:,}" for what, number in verdicts.get("cut", {}).items())
     warnings += [f"feedback is cut to the task's lengths in tokens ({cut})"] if cut else []
     shown = ", ".join(f"{what}: {number:,}" for what, number in _record(run, shared.sft).get("losses", {}).items())

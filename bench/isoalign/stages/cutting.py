@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from isoalign.config.task import ModelConfig
@@ -12,7 +13,8 @@ from isoalign.core.errors import UserError
 from isoalign.core.text import text_fingerprint
 from isoalign.data.formats import Turns
 from isoalign.data.prompts import Prompt, as_text, turns_of
-from isoalign.models import tokens
+from isoalign.models import loading, tokens
+from isoalign.models.pieces import continued_texts
 
 ENDLESS = 10**9  # tokens
 MOST_EQUAL = 0.2  # of prompts, that may become equal to another one
@@ -39,7 +41,7 @@ class Cutter:
     def answer(self, turns: Turns) -> list[int]:
         """An answer's tokens, with an end token if the task has an open end and there is room for it: in a conversation the
         one that closes the turn."""
-        [ids] = tokens.encode_words(self.tokenizer, ["\n\n".join(turn.content for turn in turns)])
+        ids = self._spoken(turns)
         if self.model.eos == "open":
             ids = [*ids, tokens.closing_id(self.tokenizer, chat=self.templated(turns))]
         return ids[: self.model.new_tokens]
@@ -50,8 +52,30 @@ class Cutter:
 
     def is_cut(self, turns: Turns) -> bool:
         """Whether an answer has more tokens than are kept; the end token does not count."""
-        [ids] = tokens.encode_words(self.tokenizer, ["\n\n".join(turn.content for turn in turns)])
-        return len(ids) > self.model.new_tokens
+        return len(self._spoken(turns)) > self.model.new_tokens
+
+    def _spoken(self, turns: Turns) -> list[int]:
+        text = "\n\n".join(turn.content for turn in turns)
+        if self.templated(turns):
+            text = self._lead + text
+        return tokens.encode_words(self.tokenizer, [text])[0]
+
+    @cached_property
+    def _lead(self) -> str:
+        """The white space that the chat template writes between the opening of an answer and the answer itself."""
+        talk = [{"role": role, "content": tokens.MARK} for role in ("user", "assistant")]
+        opened, said = tokens.chat_text(self.tokenizer, talk[:1]), tokens.chat_text(self.tokenizer, talk, answer=False)
+        lead = said.removeprefix(opened).partition(tokens.MARK)[0] if said.startswith(opened) else ""
+        return lead if lead.isspace() else ""
+
+    def is_sayable(self, answer: Iterable[int]) -> bool:
+        """Whether the model may write all of an answer's tokens; of one that it may not, its probability is 0."""
+        return self._banned.isdisjoint(answer)
+
+    @cached_property
+    def _banned(self) -> set[int]:
+        ends = tokens.end_ids(self.tokenizer, loading.saved_generation(self.tokenizer))
+        return tokens.banned_controls(self.tokenizer, ends, self.model.eos == "open")
 
     def split_text(self, turns: Turns) -> str:
         """What decides the split of a prompt: a conversation's first user turn, or of a text what the model reads."""
@@ -60,8 +84,12 @@ class Cutter:
         ids, whole = self.prompt(turns) or [], self.whole_prompt(turns)
         return self.text(turns) if len(ids) == len(whole) else self.decoded(ids)
 
+    def spoken_text(self, answer: list[int]) -> str:
+        """The text of an answer, as it continues its prompt."""
+        return continued_texts(self.tokenizer, [answer])[0]
+
     def decoded(self, ids: Iterable[int]) -> str:
-        """The text of an answer."""
+        """The text of a prompt."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def templated(self, turns: Turns) -> bool:

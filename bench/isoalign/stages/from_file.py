@@ -24,6 +24,7 @@ from isoalign.stages.overlap import count_overlap, unlike_forms
 VERSION = 6
 SOURCE = "human"
 EVALUATED = "whose prompt is evaluated"
+UNSAYABLE = "with a token that no answer may have"  # an unknown one, or one that ends answers where their length is fixed
 TOO_LONG = "whose last turn is longer than task.model.prompt_tokens"
 
 
@@ -107,11 +108,13 @@ def _human_row(text: str, winner: Comparison | None, cut: Cutter) -> dict[str, A
     if prompt is None:
         return TOO_LONG
     chosen, rejected = cut.answer(winner.chosen), cut.answer(winner.rejected)
+    if not (cut.is_sayable(chosen) and cut.is_sayable(rejected)):
+        return UNSAYABLE
     if chosen == rejected:
         return "with equal answers after truncation"
     return {
-        "prompt_id": text_fingerprint(text), "prompt_ids": prompt, "chosen": cut.decoded(chosen),
-        "rejected": cut.decoded(rejected), "chosen_ids": chosen, "rejected_ids": rejected, "clean": True,
+        "prompt_id": text_fingerprint(text), "prompt_ids": prompt, "chosen": cut.spoken_text(chosen),
+        "rejected": cut.spoken_text(rejected), "chosen_ids": chosen, "rejected_ids": rejected, "clean": True,
         "source": winner.source,
     }  # fmt: skip
 
@@ -129,8 +132,11 @@ def make_unpaired(
     chosen = [label for label in of_split if label.prompt not in held_out]
     losses["answers cut"] = sum(cut.is_cut(label.completion) for label in chosen)
     labelled = [_labelled(cut.text(label.prompt), label, cut) for label in chosen]
-    rows = [row for row in labelled if row["prompt_ids"] is not None]
-    dropped = Counter({TOO_LONG: len(labelled) - len(rows), EVALUATED: len(of_split) - len(chosen)})
+    fitting = [row for row in labelled if row["prompt_ids"] is not None]
+    rows = [row for row in fitting if cut.is_sayable(row["answer_ids"])]
+    dropped = Counter(
+        {TOO_LONG: len(labelled) - len(fitting), EVALUATED: len(of_split) - len(chosen), UNSAYABLE: len(fitting) - len(rows)}
+    )
     if len({row["desirable"] for row in rows}) == 1:
         kind = "good" if rows[0]["desirable"] else "bad"
         raise UserError(

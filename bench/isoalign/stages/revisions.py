@@ -19,7 +19,7 @@ from isoalign.feedback.judges.writer import Exchange, Talk, Writer, Written
 from isoalign.models.flops import Shape
 from isoalign.stages.cutting import Cutter
 
-VERSION = 1
+VERSION = 2
 SOURCE = "ai_revisions"
 RED_TEAM = "toxic"  # the stratum of prompts that elicit harmful answers
 
@@ -95,7 +95,9 @@ def revision_row(row: Row, principle: Principle, critique: Written, revision: Wr
     if not text:
         return revision.missing or "blank"
     ids = cut.answer((Turn("", with_space(text)),))
-    revised, answer = cut.decoded(ids), row["answers"][0]
+    if not cut.is_sayable(ids):
+        return "a token that no answer may have"
+    revised, answer = cut.spoken_text(ids), row["answers"][0]
     if " ".join(revised.split()) == " ".join(answer.split()):
         return "unchanged"
     return {

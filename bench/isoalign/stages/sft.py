@@ -30,7 +30,7 @@ from isoalign.stages.cutting import Cutter, HeldOut, turns_of
 from isoalign.stages.fitting import Fit
 from isoalign.stages.overlap import UNLIKE, WORDS, count_overlap, unlike_forms
 
-VERSION = 3
+VERSION = 4
 NONE = "none"  # in the place of a source of demonstrations
 
 OVERLAP = f"evaluated prompts of which {WORDS} are in prompts of demonstrations that train"
