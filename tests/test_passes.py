@@ -93,27 +93,42 @@ def test_padded_batches_have_the_logits_of_the_models_own_forward_on_each_row_al
     assert model(padded(rows())).hidden.shape[-1] == model.width
 
 
-@pytest.mark.parametrize("name", ["llama", "cohere", "qwen3_moe", "opt:projected"])
+@pytest.mark.parametrize("limit", [2**26, 200])  # logits of few positions at a time are made once the states are there
+@pytest.mark.parametrize("name", ["llama", "cohere", "qwen3_moe", "opt:projected", "modernbert-decoder"])
 @torch.no_grad()
-def test_an_adapter_counts_as_long_as_it_is_on(name: str) -> None:
+def test_an_adapter_counts_as_long_as_it_is_on(monkeypatch: pytest.MonkeyPatch, name: str, limit: int) -> None:
+    monkeypatch.setattr(passes, "LOGITS", limit)
     torch.manual_seed(0)
     model = build(name)
-    before = language_model(model)(padded(rows())).logp
+    plain = language_model(model)(padded(rows()))
+    before, spread = plain.logp, plain.entropy
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
     policy = language_model(adapted.eval())
     assert_exact(policy)
     assert (policy(padded(rows())).logp - before).abs().max() > 0.1
     with policy.adapter_off():
-        torch.testing.assert_close(policy(padded(rows())).logp, before, atol=1e-5, rtol=0)
+        reference = policy(padded(rows()))
+    torch.testing.assert_close(reference.logp, before, atol=1e-5, rtol=0)
+    torch.testing.assert_close(reference.entropy, spread, atol=1e-5, rtol=0)
     compared = compare(policy, policy, padded(rows()))
     torch.testing.assert_close(compared.base_logp, before, atol=1e-5, rtol=0)
     assert (compared.kl.sum(1) > 0.01).all()
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        *((name, {}) for name in ALL),
+        ("llama", {"sliding_window": 6}),  # Llama ignores windows, whatever its configuration says
+        ("llama", {"attention_chunk_size": 6}),
+        ("llama", {"sliding_window": 6, "layer_types": ["full_attention", "sliding_attention"]}),
+    ],
+)
 @torch.no_grad()
-def test_a_sampled_answer_is_the_one_that_decoding_each_row_alone_without_a_cache_gives(name: str) -> None:
-    model = language_model(build(name))
+def test_a_sampled_answer_is_the_one_that_decoding_each_row_alone_without_a_cache_gives(
+    name: str, more: dict[str, Any]
+) -> None:
+    model = language_model(build(name, **more))
     uniforms = torch.rand(6, 5, generator=torch.Generator().manual_seed(1))
     batch = padded(rows()[:3])
     prompts = Prompts(batch.tokens[:, :12], batch.mask[:, :12], torch.arange(3))

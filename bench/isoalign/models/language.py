@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -50,6 +50,7 @@ class LanguageModel:
         self.model = model  # a PeftModel if the policy is an adapter
         self.tokenizer, self.ends, self.precision, self.rows = tokenizer, ends, precision, rows
         self.inner: Any = model.get_base_model() if hasattr(model, "peft_config") else model
+        self._adapter_is_off = False
         self.head: nn.Module = self.inner.get_output_embeddings()
         with self.in_precision():
             self.body = find_body(self.inner)
@@ -86,11 +87,15 @@ class LanguageModel:
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
         """Context without the adapter, in which the model is the reference."""
-        if self.model is self.inner:
+        if self.model is self.inner or self._adapter_is_off:
             yield
             return
-        with self.model.disable_adapter():
-            yield
+        self._adapter_is_off = True
+        try:
+            with self.model.disable_adapter():
+                yield
+        finally:
+            self._adapter_is_off = False
 
     def encode(self, texts: Sequence[str], longest: int) -> Prompts:
         """Texts as left-padded prompts, truncated from the left to ``longest`` tokens; the start token is kept."""
@@ -134,17 +139,19 @@ class LanguageModel:
             return self.body.read(rollouts.to(self.device))
 
     def predict_now(self) -> Predict:
-        """The function from states [B, T, D] to logits [B, T, V] in fp32. Whenever it is called, gradients are recorded as
-        they are now. It raises UserError once the weights have changed: states of old weights say nothing to a new head."""
+        """The function from states [B, T, D] to logits [B, T, V] in fp32. Whenever it is called, gradients are recorded and
+        the adapter is on as they are now. It raises UserError once the weights have changed: states of old weights say
+        nothing to a new head."""
         recorded, head = torch.is_grad_enabled(), self.head.weight
         version = head._version  # type: ignore[union-attr]
+        adapter = self.adapter_off if self._adapter_is_off else nullcontext
 
         def predict(states: Tensor) -> Tensor:
             if head._version != version:  # type: ignore[union-attr]
                 raise UserError(
                     "logits or entropy of a pass are read after an optimizer step has changed the weights; read them before it"
                 )
-            with torch.set_grad_enabled(recorded), self.in_precision():
+            with torch.set_grad_enabled(recorded), adapter(), self.in_precision():
                 logits = own_logits(self.inner, self.body, states if self.autocast else states.to(self.dtype))
             return self.ban(logits.float())
 

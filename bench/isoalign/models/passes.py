@@ -63,7 +63,18 @@ class Body:
         if not self._cache_name:
             raise UserError(f"{type(self.module).__name__} takes no cache of keys and values, which isoalign needs to sample")
         config: Any = self.module.config
-        return make_room(transformers.DynamicCache(config=config), steps)
+        return make_room(_without_windows(transformers.DynamicCache(config=config)), steps)
+
+
+def _without_windows(cache: Any) -> Any:
+    """The cache, which drops no keys: what a configuration says of windows, an architecture may ignore. Masks hide what is
+    beyond them."""
+    layers = transformers.cache_utils
+    for place, layer in enumerate(cache.layers):
+        if type(layer) is layers.DynamicSlidingWindowLayer:
+            cache.layers[place] = layers.DynamicLayer()
+            cache.layers[place].is_sliding = True  # masks look for the first layer of their kind
+    return cache
 
 
 class BodyOutput(tuple[Tensor, ...]):
