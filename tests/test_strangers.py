@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
@@ -20,7 +21,9 @@ from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.evaluation import card as cards
-from isoalign.models.loading import load_config
+from isoalign.models import reward_classifier
+from isoalign.models.loading import load_config, load_model
+from isoalign.models.reward import load_reward_model
 from isoalign.stages.preflight import check_length, make_preflight
 from workbench import Terminal, complaint, finished, stages
 
@@ -155,7 +158,17 @@ def custom_code(folder: Path) -> None:
     (folder / "code.py").write_text("raise SystemExit('this must never run')")
 
 
+def adapter_beside(folder: Path) -> None:
+    model = transformers.LlamaForCausalLM.from_pretrained(folder)
+    peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear")).save_pretrained(
+        folder
+    )
+
+
 FAULTS = [
+    (lambda folder: edit(folder / "config.json", num_hidden_layers=1), "has 9 weights that its config.json has no place for"),
+    (adapter_beside, "has an adapter beside its weights"),
+    (lambda folder: edit(folder / "generation_config.json", eos_token_id=[[0]]), "has the end token [0], not a number"),
     (no_tokenizer, "has no tokenizer"),
     (other_tokenizer, "embeddings for 97 tokens only"),
     (no_end, "has no end token"),
@@ -178,6 +191,22 @@ def test_a_folder_that_is_no_usable_model_is_refused(tiny_model: Path, tmp_path:
     with pytest.raises(UserError, match=re.escape(reason)) as error:
         check(model)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_whose_configuration_asks_for_attentions_can_be_saved(tiny_model: Path, tmp_path: Path) -> None:
+    folder = stranger(tmp_path / "model", "llama", tiny_model)
+    edit(folder / "config.json", output_attentions=True)
+    load_model(str(folder))[0].save_pretrained(tmp_path / "saved")
+    load_reward_model(str(folder), folder)[0].save_pretrained(tmp_path / "head")
+
+
+def test_a_head_is_put_on_no_model_whose_configuration_leaves_weights_unread(tiny_model: Path, tmp_path: Path) -> None:
+    folder = stranger(tmp_path / "model", "llama", tiny_model)
+    edit(folder / "config.json", num_hidden_layers=1)
+    with pytest.raises(UserError, match="has 9 weights that its config"):
+        load_reward_model(str(folder), folder)
+    with pytest.raises(UserError, match="lacks the weights"):
+        reward_classifier.load(str(folder))
 
 
 @pytest.mark.parametrize(

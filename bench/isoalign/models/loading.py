@@ -3,6 +3,7 @@ with ``@REVISION`` for a commit, branch or tag."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def load_model(name: str, weights: Path | None = None, dtype: str = "float32", t
     """A causal language model, frozen, and its tokenizer.
 
     ``weights``: folder of a stage that trained it further; ``tokenizer``: its own, where that is loaded already. Raises
-    UserError if it can't be loaded, is of no causal language model, or lacks weights.
+    UserError if it can't be loaded, is of no causal language model, or lacks weights or has other ones.
     """
     products.speed_up()
     tokenizer, config = tokenizer or load_tokenizer(name), load_config(name)
@@ -38,8 +39,24 @@ def load_model(name: str, weights: Path | None = None, dtype: str = "float32", t
             f"the model {name!r} lacks {len(missing)} of its weights, {missing[0]} among them, which would be random; "
             "download or save it anew"
         )
+    if hasattr(model, "peft_config"):
+        raise UserError(
+            f"the model {name!r} has an adapter beside its weights (adapter_config.json); merge it into them with peft's "
+            "merge_and_unload and save that, or take its files away"
+        )
+    if info["unexpected_keys"]:
+        raise other_model(name, info["unexpected_keys"])
+    model.config.output_attentions = False  # which nothing reads, and no fast kernel gives
     model.config.pad_token_id = tokenizer.pad_token_id
     return model.eval().requires_grad_(False), tokenizer
+
+
+def other_model(name: str, unread: Collection[str]) -> UserError:
+    """The error of a model whose configuration leaves some of its weights ``unread``."""
+    return UserError(
+        f"the model {name!r} has {len(unread)} weights that its config.json has no place for, {min(unread)} among them, so it "
+        "would be another model; mend its config.json, or save it anew"
+    )
 
 
 def load_config(name: str) -> Any:

@@ -23,7 +23,7 @@ from isoalign.data.prompts import as_text
 from isoalign.models import loading, tokens
 from isoalign.models.flops import Shape, bill_error, shape_of
 from isoalign.models.precision import in_precision
-from isoalign.models.scalar_head import scalar_head_class
+from isoalign.models.scalar_head import scalar_head_class, unread_weights
 
 VERSION = 1
 ROWS = 16  # texts scored together
@@ -196,6 +196,8 @@ def _check_head(name: str, model: Any, info: dict[str, Any]) -> None:
         )
     if other := sorted(key for key in info["unexpected_keys"] if key.startswith(("score", "classifier"))):
         raise UserError(f"the reward model {name!r} has {other[0]}, which {type(model).__name__} does not read; save it anew")
+    if unread := unread_weights(model, info):
+        raise loading.other_model(name, unread)
     labels = list(model.config.id2label.values())
     if len(labels) != 1:
         raise UserError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from isoalign.core.lazy import transformers
+from isoalign.models import loading
 
 
 class ScalarHead:
@@ -47,13 +48,25 @@ def load_scalar_head(name: str) -> Any:
     """The reward model in a folder or on the hub, in fp32; on a language model's weights it gets a new head.
 
     A causal model reads the last token. An encoder keeps its own classifier. Raises OSError or ValueError if it can't be
-    loaded or its architecture has no scalar head.
+    loaded or its architecture has no scalar head, and UserError if its configuration leaves weights of its body unread.
     """
     config = transformers.AutoConfig.from_pretrained(name, num_labels=1, trust_remote_code=False)
     encoder = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
     causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and not encoder
     kind = scalar_head_class(config) if causal else transformers.AutoModelForSequenceClassification
-    return kind.from_pretrained(name, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    model, info = kind.from_pretrained(
+        name, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    )
+    if unread := unread_weights(model, info):
+        raise loading.other_model(name, unread)
+    model.config.output_attentions = False
+    return model
+
+
+def unread_weights(model: Any, info: dict[str, Any]) -> list[str]:
+    """The weights of a body that were in the files and not read; heads and poolers of other tasks are left out."""
+    unread = [key for key in info["unexpected_keys"] if key.startswith(f"{model.base_model_prefix}.")]
+    return [key for key in unread if ".pooler." not in key]
 
 
 def scalar_head_class(config: Any, trained: bool = False) -> Any:
