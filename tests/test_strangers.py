@@ -20,10 +20,11 @@ from isoalign.config.task import ModelConfig, PromptsConfig, RewardConfig, SFTCo
 from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
+from isoalign.data.preferences import rollouts
 from isoalign.evaluation import card as cards
 from isoalign.models import reward_classifier
 from isoalign.models.loading import load_config, load_model
-from isoalign.models.reward import load_reward_model
+from isoalign.models.reward import head_rewards, load_reward_model
 from isoalign.stages.preflight import check_length, make_preflight
 from workbench import Terminal, complaint, finished, stages
 
@@ -88,6 +89,19 @@ REFUSED = [
     ("mamba2", "no rule covers its parameter"),
     ("falcon_h1", "no rule covers its parameter"),
 ]  # fmt: skip
+
+
+def encoder(folder: Path, name: str, tiny_model: Path, **more: Any) -> Path:
+    """An encoder with the tiny model's tokenizer."""
+    sizes = {
+        "vocab_size": 328, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256,
+        "max_position_embeddings": 64, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.2,
+    }  # fmt: skip
+    config = transformers.AutoConfig.for_model(name, **{**sizes, **more})
+    transformers.AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    for file in tiny_model.glob("token*"):
+        shutil.copy(file, folder)
+    return folder
 
 
 def check(model: Path, lora: int = 0, trl_loop: bool = False, **more: Any) -> None:
@@ -259,6 +273,52 @@ def test_a_base_of_the_reward_model_that_can_not_read_the_answers_is_refused(
         spoil(base)
     with pytest.raises(UserError, match=reason):
         check(stranger(tmp_path / "model", "llama", tiny_model), reward=RewardConfig(1, 1e-3, base=str(base)))
+
+
+@pytest.mark.parametrize("name", ["fnet", "convbert"])
+def test_a_base_of_the_reward_model_whose_rewards_depend_on_the_batch_is_refused(
+    tiny_model: Path, tmp_path: Path, name: str
+) -> None:
+    base = encoder(tmp_path / "base", name, tiny_model)
+    model = stranger(tmp_path / "model", "llama", tiny_model)
+    with pytest.raises(UserError, match=r"with a scalar head it gives three texts .* in a padded batch, and .* alone"):
+        check(model, reward=RewardConfig(1, 1e-3, base=str(base)))
+
+
+@pytest.mark.parametrize("positions", [49, 50])
+def test_positions_that_begin_after_the_padding_token_are_no_room_for_text(
+    tiny_model: Path, tmp_path: Path, positions: int
+) -> None:
+    base = encoder(tmp_path / "base", "roberta", tiny_model, max_position_embeddings=positions)  # two of them are lost
+    model = stranger(tmp_path / "model", "llama", tiny_model)
+    read = load_reward_model(str(base), base)
+    short, long = ([[0] * (positions - 2 - n)] for n in (4, 3))
+    assert head_rewards(read[0], rollouts(short * 2, [[5] * 4, [5] * 2], 1), 1, "float32").shape == (2,)
+    with pytest.raises(UserError, match=f"reads at most {positions - 2} tokens, and a prompt .* has {positions - 1}"):
+        head_rewards(read[0], rollouts(long, [[5] * 4], 1), 1, "float32")
+    if positions == 50:  # a prompt of 24 tokens that is cut within a word has 28 once it is a text
+        check(model, reward=RewardConfig(1, 1e-3, base=str(base)))
+        return
+    with pytest.raises(UserError, match="reads at most 47 tokens, and a prompt with its answer may have 48"):
+        check(model, reward=RewardConfig(1, 1e-3, base=str(base)))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("distilbert", None), ("mamba", "can't have a LoRA adapter"), ("phimoe", "cannot be counted")]
+)
+def test_the_adapter_of_a_reward_model_is_tried_before_a_run(
+    tiny_model: Path, tmp_path: Path, name: str, reason: str | None
+) -> None:
+    make = encoder if name == "distilbert" else stranger
+    model, base = stranger(tmp_path / "model", "llama", tiny_model), make(tmp_path / "base", name, tiny_model)
+    work = tmp_path / "preflight"
+    work.mkdir()
+    task = TaskConfig("strange", ModelConfig(str(model), lora=4), SFTConfig(1, 1e-3), RewardConfig(1, 1e-3, base=str(base)))
+    if reason is None:
+        make_preflight(work, task, 0)
+        return
+    with pytest.raises(UserError, match=reason):
+        make_preflight(work, task, 0)
 
 
 def test_a_model_whose_rotary_embedding_keeps_what_a_pass_told_it_is_run(tiny_model: Path, tmp_path: Path) -> None:

@@ -81,6 +81,16 @@ def longest_text(config: Any) -> int | None:
     for scaling in (rope, *(each for each in rope.values() if isinstance(each, dict))):  # of all layers, or of each kind
         if scaling.get("rope_type") in ("dynamic", "longrope"):
             limits.append(scaling.get("original_max_position_embeddings"))
+    return min((limit for limit in limits if limit and limit > 0), default=None)  # XLNet's -1 is none
+
+
+def longest_read(model: Any) -> int | None:
+    """The most tokens of a text that a model has positions for; RoBERTa's begin after the padding token. None without a
+    limit."""
+    limits = [longest_text(model.config)]
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            limits.append(module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
     return min((limit for limit in limits if limit), default=None)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from isoalign.config.shaping import ShapingConfig
 from isoalign.config.task import ModelConfig
 from isoalign.core.batches import Rollouts
+from isoalign.core.errors import UserError
 from isoalign.data import hub
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.models import loading, tokens
@@ -95,15 +96,24 @@ class Retokenizer:
 
 def head_rewards(model: Any, rollouts: Rollouts, pad: int, precision: str) -> Tensor:
     """Rewards [B] of a model with a scalar head, by a pass in ``precision``. Without gradients a prompt is read once for all
-    its answers."""
+    its answers. Raises UserError for a text that is longer than the model reads."""
     rollouts = rollouts.trimmed().to(model.device)
+    width, longest = rollouts.tokens.shape[1], loading.longest_read(model)
+    if longest is not None and width > longest:
+        width = int(rollouts.mask.sum(1).max())  # without the padding on either side
+        if width > longest:
+            raise UserError(
+                f"the reward model ({type(model).__name__}) reads at most {longest} tokens, and a prompt with its answer has "
+                f"{width} of them; lower task.model.prompt_tokens or task.model.new_tokens, or choose another "
+                "task.reward.base"
+            )
     if isinstance(model, ScalarHead) and not torch.is_grad_enabled():
         with in_precision(precision, rollouts.tokens.device):
             ends = read_ends(Body(getattr(model, model.base_model_prefix)), rollouts)
             if ends is not None:
                 return model.score(ends)[:, 0].float()  # type: ignore[no-any-return]
     # an encoder, which does not align its rows itself, counts columns as positions
-    ids, mask = left_aligned(rollouts.tokens, rollouts.mask)
+    ids, mask = (each[:, :width] for each in left_aligned(rollouts.tokens, rollouts.mask))
     with in_precision(precision, model.device):
         logits: Tensor = model(input_ids=ids.masked_fill(~mask, pad), attention_mask=mask.long()).logits
     return logits[:, 0].float()

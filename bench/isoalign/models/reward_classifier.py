@@ -57,7 +57,7 @@ class RewardClassifier:
 
     def __init__(self, name: str, model: Any, tokenizer: Any) -> None:
         self.name, self.model, self.reader = name, model.eval().requires_grad_(False), Reader(tokenizer)
-        self.longest = _longest(model)
+        self.longest = loading.longest_read(model)
         self._pad = _own_padding(model.config, model.get_input_embeddings().weight.shape[0])
 
     @cached_property
@@ -244,15 +244,6 @@ def _own_padding(config: Any, words: int) -> int | None:
     own = config.get_text_config().pad_token_id
     pads = own is not None and 0 <= own < words and type(config) in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     return own if pads else None
-
-
-def _longest(model: Any) -> int | None:
-    """The most tokens of a text that it has positions for; RoBERTa's begin after the padding token."""
-    limits = [loading.longest_text(model.config)]
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            limits.append(module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
-    return min((limit for limit in limits if limit), default=None)
 
 
 def check_scores(model: RewardClassifier) -> None:

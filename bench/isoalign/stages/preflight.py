@@ -7,7 +7,7 @@ is refused in a line. What passed is in the store, so a preflight is made once f
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +24,7 @@ from isoalign.core.lazy import transformers
 from isoalign.core.memory import machine_failure
 from isoalign.data import prompts
 from isoalign.data.opponents import read_answers
+from isoalign.data.preferences import rollouts
 from isoalign.feedback import judges
 from isoalign.feedback.judges.scorer import load_scorer_judge
 from isoalign.models import loading, reward_classifier
@@ -31,7 +32,7 @@ from isoalign.models.answer_scorers import check_price, check_scorers
 from isoalign.models.flops import bill_error, shape_of
 from isoalign.models.language import LanguageModel
 from isoalign.models.probe import probe
-from isoalign.models.reward import load_reward_model
+from isoalign.models.reward import Retokenizer, head_rewards, load_reward_model
 from isoalign.models.scorers import REWARD, load_scorer
 from isoalign.models.tokens import check_tokenizer, closing_id
 from isoalign.stages.conversations import PromptTurns
@@ -40,7 +41,7 @@ from isoalign.stages.footprint import check_memory
 from isoalign.stages.sft import with_adapter
 from isoalign.training.trl.models import lent
 
-VERSION = 1
+VERSION = 2
 TOLERANCE = 0.03  # of a formula for FLOPs, relative
 SPLITS = tuple(prompts.SPLITS)
 
@@ -60,7 +61,8 @@ def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = Fal
     if open_ends:
         closing_id(loading.task_tokenizer(task.model))  # closes the answers of SFT
     if not task.reward.classifier and not task.reward.model:
-        _check_reward(task.reward.base or task.model.name, task.model)
+        asked = _prompt_ids(task) if task.reward.base else ()
+        _check_reward(task.reward.base or task.model.name, task.model, asked)
     for name in writers(task):
         report[name] = _check_model(name, open_ends=True)
     tried = prompts.load_split(task.prompts, task.evaluation.split)[:2]
@@ -89,6 +91,13 @@ def _check_prompts(task: TaskConfig) -> dict[str, dict[str, int]]:
         if fit.told and task.prompts.source:
             say(f"{split}: {fit.told} at task.model.prompt_tokens={task.model.prompt_tokens}")
     return report
+
+
+def _prompt_ids(task: TaskConfig) -> Iterator[list[int]]:
+    """Every prompt as the task's model reads it."""
+    cut = Cutter(loading.task_tokenizer(task.model), task.model)
+    asked = (turns_of(prompt) for split in SPLITS for prompt in prompts.load_split(task.prompts, split))
+    return (ids for turns in asked if (ids := cut.prompt(turns)) is not None)
 
 
 def own_reward_models(task: TaskConfig) -> list[str]:
@@ -143,7 +152,10 @@ def writers(task: TaskConfig) -> list[str]:
 
 def check_length(name: str, architecture: Any, config: ModelConfig) -> None:
     """Refuse prompts and answers of a task that are longer than a model of this configuration reads. Raises UserError."""
-    longest, asked = loading.longest_text(architecture), config.prompt_tokens + config.new_tokens
+    _refuse_longer(name, loading.longest_text(architecture), config.prompt_tokens + config.new_tokens)
+
+
+def _refuse_longer(name: str, longest: int | None, asked: int) -> None:
     if longest is not None and asked > longest:
         raise UserError(
             f"the model {name!r} reads at most {longest} tokens, and a prompt with its answer may have {asked}; lower "
@@ -177,13 +189,16 @@ def _check_bill(name: str, model: Any, error: float) -> None:
         )
 
 
-def _check_reward(name: str, config: ModelConfig) -> None:
-    """A scalar head on a model reads answers, gives each row a finite number, and its passes can be billed."""
+def _check_reward(name: str, config: ModelConfig, asked: Iterable[list[int]] = ()) -> None:
+    """A scalar head on a model reads answers, gives each text a finite number that does not depend on its batch, may have the
+    task's adapter, and its passes can be billed. ``asked``: prompts in the policy's tokens, of which it may make more."""
     model, tokenizer = load_reward_model(name, loading.model_path(name))
-    check_length(name, model.config, config)
     check_tokenizer(tokenizer, model, open_ends=False)
     if config.eos == "open":
         closing_id(tokenizer)  # closes the answers that end
+    translate = Retokenizer(loading.task_tokenizer(config), tokenizer)
+    longest = max([config.prompt_tokens, *(len(translate.prompt(ids)) for ids in asked)])
+    _refuse_longer(name, loading.longest_read(model), longest + config.new_tokens)
     with _named(name), torch.no_grad():
         error = bill_error(model.to(device()), shape_of(model, None))
         tokens = torch.arange(8, device=device()).view(2, 4)
@@ -193,6 +208,26 @@ def _check_reward(name: str, config: ModelConfig) -> None:
         raise UserError(
             f"the model {name!r} can't be a reward model: a scalar head on it gives {rewards.tolist()} for two rows, not a "
             "finite number each; choose another task.reward.base"
+        )
+    _check_batch(name, model, int(tokenizer.pad_token_id))
+    if config.lora:
+        with _named(name):
+            shape_of(with_adapter(model, config.lora, "SEQ_CLS"), None)  # there are rules for its bill
+
+
+@torch.no_grad()
+def _check_batch(name: str, model: Any, pad: int) -> None:
+    """The reward of a text is the same in a padded batch and alone."""
+    words = [token for token in range(3, 40) if token != pad]
+    rows = [(words[:n], words[n : n + m]) for n, m in ((3, 2), (9, 3), (5, 6))]
+    batches = [rollouts([p for p, _ in part], [a for _, a in part], pad) for part in (rows, *([row] for row in rows))]
+    with _named(name):
+        together, *each = (head_rewards(model, batch, pad, "float32") for batch in batches)
+    alone = torch.cat(each)
+    if not (together - alone).abs().max() <= reward_classifier.TOLERANCE * alone.abs().max():
+        raise UserError(
+            f"the model {name!r} ({type(model).__name__}) can't be a reward model: with a scalar head it gives three texts "
+            f"{together.tolist()} in a padded batch, and {alone.tolist()} alone; choose another task.reward.base"
         )
 
 

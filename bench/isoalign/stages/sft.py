@@ -159,18 +159,25 @@ def examples(tokenizer: Any, model: ModelConfig, count: int, words: int, seed: i
 
 
 def lora_config(rank: int, kind: str) -> Any:
-    """A LoRA configuration on all linear layers (Hu et al. 2021), alpha = 2 x rank, no dropout."""
-    keep = ["score"] if kind == "SEQ_CLS" else None
+    """A LoRA configuration on all linear layers (Hu et al. 2021), alpha = 2 x rank, no dropout. Heads are trained whole."""
+    keep, heads = (["score"], r"\w*(score|classifier)") if kind == "SEQ_CLS" else (None, None)
     return peft.LoraConfig(
-        task_type=kind, r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", modules_to_save=keep
+        task_type=kind,
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        modules_to_save=keep,
+        exclude_modules=heads,
     )
 
 
-def with_adapter(model: Any, rank: int) -> Any:
-    """The language model with a LoRA adapter on all of its linear layers. Raises UserError where it can't have one."""
+def with_adapter(model: Any, rank: int, kind: str = "CAUSAL_LM") -> Any:
+    """The language model, or the reward model (``SEQ_CLS``), with a LoRA adapter on all of its linear layers. Raises UserError
+    where it can't have one."""
     try:
-        return peft.get_peft_model(model, lora_config(rank, "CAUSAL_LM"))
-    except ValueError as error:
+        return peft.get_peft_model(model, lora_config(rank, kind))
+    except (TypeError, ValueError) as error:
         raise UserError(f"{type(model).__name__} can't have a LoRA adapter: {error}; set lora=0") from error
 
 
