@@ -20,6 +20,7 @@ from isoalign.core.errors import UserError
 from isoalign.data.preferences import Feedback, rollouts
 from isoalign.models import loading
 from isoalign.models.classifiers import WordClassifier
+from isoalign.models.flops import shape_of
 from isoalign.models.reward import ClassifierReward, HeadReward, Retokenizer, Shaped, load_reward_model
 from isoalign.models.scalar_head import load_scalar_head
 from isoalign.stages import reward, sft
@@ -166,6 +167,21 @@ def test_the_best_look_at_the_golden_set_is_kept_and_patience_ends_the_training(
     pairs = feedback.pairs(torch.tensor(record["golden"]), kept.pad)
     assert (kept(pairs.chosen) > kept(pairs.rejected)).float().mean().item() == pytest.approx(best)
     assert not [file for file in tmp_path.iterdir() if "checkpoint" in file.name or "trainer" in file.name]
+
+
+def test_training_that_ends_early_is_billed_by_the_rows_that_it_read(tiny_bench: Bench, tmp_path: Path) -> None:
+    feedback, seed = tiny_bench.source.verdicts["annotator"], 5
+    config = RewardConfig(pairs=8, lr=1e-12, batch_size=7, epochs=5, golden=4, patience=2)  # so accuracy never changes
+    model = ModelConfig(str(tiny_bench.model))
+    reward.make_reward_model(tmp_path, tiny_bench.model, feedback, feedback, model, config, seed)
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert len(record["golden_accuracy"]) == 3  # after steps of 7, 1 and 7 pairs: 15 of 40 in 3 of 10 steps
+    generator = torch.Generator().manual_seed(seed)
+    order = [*torch.randperm(8, generator=generator).tolist(), *torch.randperm(8, generator=generator).tolist()[:7]]
+    read = [record["verdicts"][place] for place in order]
+    lengths = [len(feedback.prompts[i]) + len(side[i]) for i in read for side in (feedback.chosen, feedback.rejected)]
+    shape = shape_of(load_reward_model(model.name, tmp_path)[0].requires_grad_(True), None)
+    assert record["flops"]["backward"] == shape.backward(lengths, [0] * 30)
 
 
 def test_a_golden_verdict_is_read_as_it_was_before_noise_flipped_it(tiny_bench: Bench) -> None:

@@ -20,7 +20,7 @@ from isoalign.training.gradients import make_optimizer
 BETAS = (0.9, 0.95)
 WARMUP = 0.1  # share of the steps
 CLIP = 1.0  # of the norm of the gradient
-EVERY = 5  # steps that a point of the loss curve is the mean of
+EVERY = 5  # steps that a point of the loss curve is the mean of; the last one is of those that are left
 
 Rows = TypeVar("Rows", bound=Batch)
 
@@ -39,6 +39,7 @@ class Fit:
     epochs: int = 1
     curve: list[dict[str, float]] = field(default_factory=list)
     step: int = 0
+    read: list[int] = field(default_factory=list)  # the rows, in the order in which they were read
 
     @property
     def steps(self) -> int:
@@ -70,6 +71,7 @@ class Fit:
         with Steps(label, self.steps) as bar:
             for index in self._batches():
                 batch = gather(index)
+                self.read += index.tolist()
                 loss = self._gradients(batch, losses, weight(batch), optimizer)
                 norm = torch.nn.utils.clip_grad_norm_(trained, CLIP)
                 self.step += 1
@@ -86,6 +88,8 @@ class Fit:
                 bar.advance(loss)
                 if stop():
                     break
+        if recent:
+            self.curve.append({"step": self.step, "loss": math.fsum(recent) / len(recent)})
         optimizer.zero_grad(set_to_none=True)
 
     def _batches(self) -> Iterator[Tensor]:

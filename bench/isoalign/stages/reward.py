@@ -17,7 +17,6 @@ from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Pairs, Rollouts, joined
 from isoalign.core.devices import device
 from isoalign.core.errors import UserError
-from isoalign.core.lazy import peft
 from isoalign.core.memory import by_rows
 from isoalign.data.preferences import Feedback, rollouts
 from isoalign.models import loading
@@ -26,9 +25,9 @@ from isoalign.models.flops import shape_of
 from isoalign.models.known_reward import KnownFunction, KnownReward
 from isoalign.models.reward import HeadReward, Retokenizer, head_rewards, load_reward_model
 from isoalign.stages.fitting import Fit
-from isoalign.stages.sft import lora_config, save_trained
+from isoalign.stages.sft import save_trained, with_adapter
 
-VERSION = 5
+VERSION = 6
 WHITENED = 64  # verdicts whose answers give the mean and the standard deviation
 EVALUATIONS = 10  # on the golden set, during training
 
@@ -53,7 +52,7 @@ def make_reward_model(
     golden_rows = token_rows(golden, known, other, clean=True) if golden else []
     training = training or TrainConfig()
     model_.to(device())
-    trained = peft.get_peft_model(model_, lora_config(model.lora, "SEQ_CLS")) if model.lora else model_.requires_grad_(True)
+    trained = with_adapter(model_, model.lora, "SEQ_CLS") if model.lora else model_.requires_grad_(True)
     if training.gradient_checkpointing:
         checkpoint_layers(model_)
     shape, pad = shape_of(trained, None), int(tokenizer.pad_token_id)
@@ -79,15 +78,11 @@ def make_reward_model(
         best.restore()
     else:
         fit.run(trained, lambda index: paired(rows, index.tolist(), pad), losses, label)
-    lengths, whitened = _lengths(rows), _lengths(rows[:WHITENED])
-
-    def of_steps_taken(flops: int) -> int:  # training may stop early
-        return config.epochs * flops * fit.step // fit.steps
-
+    lengths, whitened = _lengths([rows[place] for place in fit.read]), _lengths(rows[:WHITENED])
     flops = {
-        "forward": of_steps_taken(shape.forward(*_without_head(lengths))) + shape.forward(*_without_head(whitened))
+        "forward": shape.forward(*_without_head(lengths)) + shape.forward(*_without_head(whitened))
         + len(accuracies) * shape.forward(*_without_head(_lengths(golden_rows))),
-        "backward": of_steps_taken(shape.backward(*_without_head(lengths))),
+        "backward": shape.backward(*_without_head(lengths)),
     }  # fmt: skip
     record = {
         "flops": flops, "verdicts": verdicts, "golden": known, "source": feedback.source, "seed": seed,
