@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from isoalign.config.fill import build_config
 from isoalign.config.task import FeedbackConfig, ModelConfig, PromptsConfig, RewardConfig, SFTConfig, TaskConfig
@@ -217,6 +219,20 @@ def test_demonstrations_of_ones_own_are_learned_without_those_of_evaluated_promp
     assert asked
     assert not any(text.endswith(tuple(asked)) for text in evaluated)
     assert all(answer[-1] == 0 or len(answer) == 6 for _, answer in rows)  # the end token, if it fits
+
+
+def test_a_demonstration_whose_answer_has_no_tokens_is_left_out_and_counted(tiny_model: Path, tmp_path: Path) -> None:
+    letters = {"<s>": 0, "</s>": 1} | {letter: place for place, letter in enumerate("asked", 2)}
+    own = Tokenizer(models.BPE(letters, []))  # without an unknown token it drops every other letter
+    own.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=own, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    rows = [{"prompt": f"asked {'asked ' * n}", "completion": " sad" if n % 2 else " why"} for n in range(8)]
+    shown, losses = write(tmp_path / "shown.jsonl", rows), Counter[str]()
+    config_ = task(tiny_model, shown, write(tmp_path / "asked.jsonl", plain(40)))
+    fixed = replace(config_, model=replace(config_.model, eos="masked"))
+    assert {tuple(answer) for _, answer in sft.demonstrations(tokenizer, fixed, 8, losses)} == {(3, 2, 6)}
+    assert losses["left out as their answer has no tokens"] == 4
+    assert () not in {tuple(answer) for _, answer in sft.demonstrations(tokenizer, config_, 8, losses)}  # the end is a token
 
 
 def test_a_demonstration_of_an_evaluated_prompt_is_left_out_in_whatever_form(tiny_model: Path, tmp_path: Path) -> None:

@@ -124,15 +124,19 @@ def demonstrations(tokenizer: Any, task: TaskConfig, count: int, losses: Counter
         if (prompt := cut.prompt(each.prompt)) is None:
             losses["left out as their last turn is too long"] += 1
             continue
+        if not (answer := cut.answer(each.completion)):
+            losses["left out as their answer has no tokens"] += 1
+            continue
         losses["answers cut"] += cut.is_cut(each.completion)
-        answer = cut.answer(each.completion)
         rows.append((prompt, answer))
         trained.append(each.prompt)
     for form, number in unlike_forms(cut, evaluated, trained[:count]).items():
         losses[f"prompts that are {form}, {UNLIKE}"] += number
     losses[OVERLAP] += count_overlap(evaluated, trained[:count])
     if not rows:
-        raise UserError(f"task.sft.source {task.sft.source} holds no demonstration that fits task.model.prompt_tokens")
+        raise UserError(
+            f"task.sft.source {task.sft.source} holds no demonstration with an answer that fits task.model.prompt_tokens"
+        )
     return [rows[place % len(rows)] for place in range(count)]
 
 
