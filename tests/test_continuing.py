@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -21,6 +22,7 @@ from isoalign.models.language import LanguageModel
 from isoalign.models.reward import Retokenizer
 from isoalign.stages import from_file, sft
 from isoalign.stages.cutting import Cutter
+from isoalign.tools import external
 
 WORDS = ["The cat sat on the mat and the dog sat too [INST] [/INST] . isoalign"] * 30
 INST = "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + m['content'] + ' [/INST]' }}"
@@ -92,9 +94,8 @@ def test_an_answer_keeps_its_space_in_another_models_tokens(kind: str) -> None:
     assert translate.prompt(prompt) + translate.answer(answer) == other("The cat sat on")["input_ids"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_examples_of_sft_are_the_tokens_of_the_whole_comment(kind: str) -> None:
-    tokenizer = make(kind)
+def test_examples_of_sft_are_the_tokens_of_the_whole_comment() -> None:
+    tokenizer = make("prepended")
     rows = sft.examples(tokenizer, ModelConfig("m", eos="masked", prompt_tokens=999, new_tokens=5), 20, 3, 0)
     texts = [comment.text for comment in comments.load_comments("sft")]
     random.Random(0).shuffle(texts)
@@ -157,6 +158,19 @@ def test_labels_with_an_unknown_token_are_left_out_and_counted(tmp_path: Path) -
     left = [json.loads(line)["answer_ids"] for line in (tmp_path / "unpaired.jsonl").read_text().splitlines()]
     assert record["dropped"][from_file.UNSAYABLE] > 0
     assert all(tokenizer.unk_token_id not in ids for ids in left)
+
+
+def test_an_outside_answer_with_an_unknown_token_has_the_probability_that_the_weights_give(tmp_path: Path) -> None:
+    folder = str(saved(tmp_path, make("first")))
+    inner, tokenizer = loading.load_model(folder)
+    prompt, answers = [1, 5, 6], [[7, 8], [], [7, 0]]
+    usual, none, unknown = external.base_logp([prompt] * 3, answers, LanguageModel(inner, tokenizer, ends=True))
+    logp = inner(input_ids=torch.tensor([[*prompt, 7, 0]])).logits[0].log_softmax(-1)
+    assert unknown == pytest.approx((logp[2, 7] + logp[3, 0]).item(), abs=1e-4)
+    allowed = inner(input_ids=torch.tensor([[*prompt, 7, 8]])).logits[0]
+    allowed[:, [0, 1]] = -torch.inf
+    assert usual == pytest.approx((allowed.log_softmax(-1)[2, 7] + allowed.log_softmax(-1)[3, 8]).item(), abs=1e-4)
+    assert none == 0
 
 
 def test_an_end_token_below_zero_is_none_and_a_nested_one_is_refused() -> None:

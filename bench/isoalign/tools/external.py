@@ -221,16 +221,23 @@ def _with_base(drawn: Sequence[Sample], model: LanguageModel, base: Run) -> list
     """The samples with their tokens, and their log-probability under the task's SFT base: fluency needs no policy."""
     tokens = encode_words(model.tokenizer, [s.completion for s in drawn])
     contexts = sample.prompt_ids(model, drawn, base.task.model, base.evaluation_prompts())
-    found: list[Sample] = []
-    for start in range(0, len(drawn), sample.ROWS):
-        part = range(start, min(start + sample.ROWS, len(drawn)))
-        spoken = [i for i in part if tokens[i]]
-        logp: dict[int, float] = {}
-        if spoken:
-            pad = int(model.tokenizer.pad_token_id)
-            batch = as_rollouts([contexts[i] for i in spoken], [tokens[i] for i in spoken], pad)
-            logp = dict(zip(spoken, sample.score_rollouts(batch, model, model)[1], strict=True))
-        found += [replace(drawn[i], token_ids=tokens[i], base_logp=logp.get(i, 0.0)) for i in part]
+    logp = base_logp(contexts, tokens, model)
+    return [replace(s, token_ids=ids, base_logp=p) for s, ids, p in zip(drawn, tokens, logp, strict=True)]
+
+
+def base_logp(contexts: Sequence[list[int]], answers: Sequence[list[int]], model: LanguageModel) -> list[float]:
+    """Log-probability of each answer in nats under the base; 0 of one without tokens. Of an answer with a token that the base
+    never writes, such as an unknown one, that which its weights give it."""
+    found, banned = [0.0] * len(answers), set(model.banned.tolist())
+    unbanned = LanguageModel(model.model, model.tokenizer, model.ends, model.precision, model.rows, bans=False)
+    written = [i for i, ids in enumerate(answers) if ids and banned.isdisjoint(ids)]
+    others = [i for i, ids in enumerate(answers) if not banned.isdisjoint(ids)]
+    for places, reader in ((written, model), (others, unbanned)):
+        for start in range(0, len(places), sample.ROWS):
+            part = places[start : start + sample.ROWS]
+            batch = as_rollouts([contexts[i] for i in part], [answers[i] for i in part], int(model.tokenizer.pad_token_id))
+            for i, logp in zip(part, sample.score_rollouts(batch, reader, reader)[1], strict=True):
+                found[i] = logp
     return found
 
 
