@@ -127,7 +127,8 @@ def saved_generation(tokenizer: Any) -> Any:
     except (OSError, ValueError):
         pass
     try:
-        return transformers.GenerationConfig.from_model_config(transformers.AutoConfig.from_pretrained(name))
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        return transformers.GenerationConfig.from_model_config(config)
     except (OSError, ValueError):
         return None
 
