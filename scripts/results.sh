@@ -2,6 +2,7 @@
 # Makes every card and board of results/published, and the tables of the README, from nothing but this checkout.
 #   bash scripts/results.sh            # nano: all methods, three seeds; smol: a few, one seed; two one-thread workers
 #   bash scripts/results.sh nano       # that task alone
+#   bash scripts/results.sh nano_sentiment nano_rule   # the tasks with a known reward: eight rows, one seed
 #   bash scripts/results.sh second     # nano again, a few methods, to results/second: what another machine changes
 # Only the cards of these commands are published. After a stop, run it again: what the store holds is not done twice.
 set -euo pipefail
@@ -24,6 +25,12 @@ second() {
     run task=nano algorithm=sft
     sweep task=nano algorithm=trl_online_dpo,online_dpo,trl_dpo,dpo,ppo,kto seed=0,1,2
 }
+known() { # a task with a known reward
+    run task="$1" algorithm=sft
+    sweep task="$1" algorithm=ppo,rlaif,rloo,grpo,kto,dpo,sft_chosen seed=0
+}
+nano_sentiment() { known nano_sentiment; }
+nano_rule() { known nano_rule; }
 smol() {
     run task=smol algorithm=sft
     sweep task=smol algorithm=sft_chosen,ppo,dpo,kto,rlaif seed=0
