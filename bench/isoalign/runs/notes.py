@@ -14,6 +14,7 @@ from isoalign.core import devices, plugins
 from isoalign.core.records import Flag
 from isoalign.data.formats.types import KEPT, SKIPPED
 from isoalign.data.prompts import count_skipped
+from isoalign.evaluation import samples
 from isoalign.models import reward_classifier
 from isoalign.models.answer_scorers import load_answer_scorer
 from isoalign.models.loading import task_tokenizer
@@ -35,7 +36,8 @@ def make_notes(run: Run) -> dict[str, Any]:
     """The notes of a run's card."""
     config = run.task.evaluation
     flags = [*training_flags(run), *feedback_flags(run), *score_flags(run), *win_rate_flags(run)]
-    prompts = len(run.evaluation_prompts())
+    drawn = samples.read_samples(run.shared.get(run.samples))  # reading the prompts themselves takes seconds
+    prompts = len({sample.prompt_id for sample in drawn})
     notes = {
         "prompts": prompts, "split": config.split, "draws": config.draws,
         "curve": f"{min(config.curve_prompts, prompts)} prompts, {config.curve_draws} draws",
