@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+from typing import Any
 
 import pytest
 
 from isoalign.core.complaint import MOST, complain, one_line
 from isoalign.core.redaction import redact_text
+from isoalign.report.charts.looks import dress, picture
 from isoalign.report.pages.table import as_csv
 
 HOSTILE = [
@@ -43,6 +45,20 @@ def test_redaction_of_a_very_long_text_ends(text: str) -> None:
 
 def test_redaction_of_a_long_chain_is_no_recursion() -> None:
     assert redact_text("a=" * 10_000 + "api_key=hidden") == "a=" * 10_000 + "api_key=[redacted]"
+
+
+@pytest.mark.parametrize("name", ["$\\href{}$", "$x^$", "a $ b", "$\\frac{1}{$", "<script>", "&amp;", "\x1b[2J"])
+def test_a_name_is_no_formula_or_markup_on_a_chart(name: str) -> None:
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        dress(axes, name, name)
+        axes.set_xlabel(name)
+        axes.plot([0, 1], label=name)
+        axes.legend()
+
+    shown = picture(draw, (4.0, 3.0)).decode()
+    assert "<script>" not in shown
+    assert "\x1b" not in shown
 
 
 @pytest.mark.parametrize("text", ["=1+2", "+cmd|' /C calc'!A0", "-2+3", "@SUM(1)", " =1", "|x", "%x"])

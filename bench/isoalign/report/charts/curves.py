@@ -103,13 +103,13 @@ def _multiples(figure: Any, lines: list[_Line], subtitle: str) -> None:
         0.01, 1 - 0.12 / height, "Gold and proxy along the budget, against KL", va="top", fontsize=13, fontweight="bold"
     )
     text = f"{subtitle}\ngrey: the others · thin, on the right: the reward model's score minus the base's"
-    figure.text(0.01, 1 - 0.4 / height, text, va="top", color=FAINT, fontsize=9, parse_math=False)
+    figure.text(0.01, 1 - 0.4 / height, text, va="top", color=FAINT, fontsize=9)
     others = _one_after_another([line.at(lambda paths: paths.gold) for line in everyone])
     rights = []
     for place, (axes, line) in enumerate(zip(panels, lines, strict=True)):
         axes.plot(*others, color=OTHERS, linewidth=0.8, zorder=1)
         _curve(axes, line, lambda paths: paths.gold)
-        axes.set_title(shorten(name_of(line.row), 20), loc="left", fontsize=9, color=line.look.colour, parse_math=False)
+        axes.set_title(shorten(name_of(line.row), 20), loc="left", fontsize=9, color=line.look.colour)
         axes.tick_params(labelsize=8, labelbottom=place + PER_ROW >= len(lines), labelleft=place % PER_ROW == 0)
         rights.append(axes.twinx())
         # numbers at the right edge only, as on the left

@@ -121,9 +121,7 @@ def _draw_key(figure: Any, rows: Sequence[tuple[str, Row, Look]]) -> None:
         matplotlib.lines.Line2D([], [], color=look.colour, marker=look.marker, markerfacecolor=_face(row, look), linestyle="")
         for _, row, look in rows
     ]
-    key = figure.legend(marks, [name for name, _, _ in rows], loc="outside right upper", frameon=False, fontsize=9)
-    for text in key.get_texts():
-        text.set_parse_math(False)
+    figure.legend(marks, [name for name, _, _ in rows], loc="outside right upper", frameon=False, fontsize=9)
 
 
 def _draw_paths(

@@ -35,7 +35,7 @@ def place_labels(figure: Any, axes: Any, labels: Iterable[Label], boxes: Sequenc
     point = 72 / figure.dpi
     for label in labels:
         at = {"xy": label.at, "textcoords": "offset points"}
-        text = axes.annotate(label.text, xytext=(0, 0), parse_math=False, color=label.colour, zorder=6, **at)
+        text = axes.annotate(label.text, xytext=(0, 0), color=label.colour, zorder=6, **at)
         text.set_path_effects([matplotlib.patheffects.withStroke(linewidth=2.5, foreground="white")])
         extent = text.get_window_extent()
         x, y = axes.transData.transform(label.at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from isoalign.core.lazy import matplotlib
 from isoalign.report.board.rows import CONTROL, METHOD, REFERENCE, UNMETERED, Row
 from isoalign.report.board.sections import Section
 
+CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # that no XML may hold
 FAINT = "#8a8a8a"
 INK = "#222222"
 GRID = "#ececec"
@@ -27,6 +29,7 @@ MOST = 30  # rows that a chart names; the others are grey
 def picture(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes:
     """An SVG of what ``draw`` puts on a figure of a size in inches. The same drawing gives the same bytes."""
     rc: dict[Any, Any] = {"svg.hashsalt": "isoalign", "font.size": 10, "axes.spines.top": False}
+    rc |= {"text.parse_math": False}  # names come from anywhere, and a dollar in one is a dollar
     rc |= {"axes.spines.right": False, "axes.edgecolor": FAINT, "text.color": INK, "axes.labelcolor": INK}
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # names with letters that the font lacks
@@ -36,13 +39,13 @@ def picture(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes:
         draw(figure)
         file = io.BytesIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": "isoalign"})
-    return file.getvalue()
+    return CONTROLS.sub(b"", file.getvalue())
 
 
 def dress(axes: Any, title: str, subtitle: str) -> None:
     """Add a title with a subtitle, and a grid behind the data."""
     axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=22)
-    text = axes.text(0, 1.025, subtitle, transform=axes.transAxes, color=FAINT, fontsize=9, parse_math=False)
+    text = axes.text(0, 1.025, subtitle, transform=axes.transAxes, color=FAINT, fontsize=9)
     text.set_in_layout(False)  # it may extend above the next panel
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -172,7 +172,7 @@ def _names(figure: Any, axes: Any, lines: Sequence[_Line]) -> None:
         beside: dict[str, Any] = {"xytext": ((right + 15 - x) * point, (height - y) * point), "textcoords": "offset points"}
         arrow = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 5}
         beside |= {"arrowprops": arrow} if abs(height - y) > 6 else {}
-        axes.annotate(label.text, label.at, color=label.colour, va="center", parse_math=False, zorder=6, **beside)
+        axes.annotate(label.text, label.at, color=label.colour, va="center", zorder=6, **beside)
     place_labels(figure, axes, [label for label in labels if label not in ends], boxes)
 
 
