@@ -471,7 +471,7 @@ def test_rescoring_refuses_what_it_does_not_know_and_changes_nothing(place: Term
     assert "unknown metric 'nothing'" in complaint(place([*command, str(place.store), "--metric", "nothing"]))
     line = complaint(place([*command, str(tmp_path), "--all"]))
     assert "does not hold its scores" in line
-    assert "run it again: isoalign run" in line
+    assert "run it again by the card's command" in line
     old = tmp_path / "old.json"
     old.write_text(sft_card.read_text().replace('"format": 3', '"format": 4', 1))
     assert "unknown card format 4" in complaint(place([COMMAND, "rescore", str(old), "--all"]))

@@ -38,12 +38,11 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def content(folder: Path) -> str:
-    """Digest of a stage's files and of what they were made from; empty without a manifest."""
-    file = folder / MANIFEST
-    if not file.exists():
+    """Digest of a stage's files and of what they were made from; empty without a manifest that can be read."""
+    whole = _read(folder / MANIFEST)
+    if not isinstance(whole, dict):
         return ""
-    whole = json.loads(file.read_text(encoding="utf-8"))
-    text = json.dumps({name: whole[name] for name in ("files", "parents")}, sort_keys=True)
+    text = json.dumps({name: whole.get(name) for name in ("files", "parents")}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
