@@ -252,6 +252,10 @@ def test_a_stage_that_was_damaged_is_set_aside_named_and_made_again(
     assert maker.store.find(maker.key) == folder
     assert maker.get() == folder
     assert maker.made == 2
+    harm(folder / name)
+    assert maker.get() == folder  # the same process, or one of the same number in another container
+    assert maker.made == 3
+    assert len(list(tmp_path.glob(".damaged-*"))) == 2
 
 
 def test_a_large_file_is_read_again_only_when_its_size_or_times_change(

@@ -67,7 +67,7 @@ def misfits(folder: Path, recipe: dict[str, Any]) -> Iterator[str]:
         yield RECIPE
     try:
         whole = _read(folder / MANIFEST)
-        files, parents, beside = whole["files"], whole["parents"], whole["beside"]
+        files, parents, beside = whole["files"], whole["parents"], whole.get("beside", {})  # an older version had none
         known = _remembered(folder)
         seen = {}
         for name, told in files.items():

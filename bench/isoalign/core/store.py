@@ -5,8 +5,8 @@ named, and made again.
 """
 
 import hashlib
+import itertools
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -135,7 +135,7 @@ class Store:
         wrong += [f"{folder.name}/{name}: is missing" for name in sorted(manifest["files"].keys() - there)]
         wrong += [f"{folder.name}/{name}: was added" for name in sorted(there - manifest["files"].keys())]
         for name in sorted(there & manifest["files"].keys()):
-            if not fits(folder / name, manifest["files"][name], manifest["beside"].get(name)):
+            if not fits(folder / name, manifest["files"][name], manifest.get("beside", {}).get(name)):
                 wrong.append(f"{folder.name}/{name}: {changed_rows(folder / name, manifest['files'][name])}was changed")
         for name, known in manifest["parents"].items():
             parent = self.root / name
@@ -147,7 +147,8 @@ class Store:
 
     def _set_aside(self, folder: Path, recipe: dict[str, Any]) -> None:
         """Move a stage that is not as it was made out of the way, and say so."""
-        aside = self.root / f".damaged-{folder.name}-{os.getpid()}"
+        places = (self.root / f".damaged-{folder.name}-{number}" for number in itertools.count(1))
+        aside = next(place for place in places if not place.exists())
         what = f"the store's {folder.name} is not as it was made ({', '.join(misfits(folder, recipe))})"
         try:
             folder.rename(aside)
