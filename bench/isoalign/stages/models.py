@@ -48,8 +48,12 @@ class TaskModels:
         the run's no_grad, and leaves its random state unchanged."""
 
         def make(work: Path) -> None:
-            stage.make(work)
-            gc.collect()  # trainers hold their models in cycles
+            gc.freeze()  # what is there already isn't searched again and again
+            try:
+                stage.make(work)
+                gc.collect()  # trainers hold their models in cycles
+            finally:
+                gc.unfreeze()
 
         with torch.enable_grad(), own_random_state():
             return self.store.get(stage.name, stage.key, stage.recipe, make)
