@@ -1,0 +1,118 @@
+"""What a run of DPO on nano takes, and the commands around it: CPU seconds of one thread.
+
+    python scripts/benchmarks/runs.py evaluation|start [--rounds 3]
+
+``evaluation`` makes a run in an empty store and tells its stages apart, each without those that it makes on the way. ``start``
+is help, the same run once more, and the board of the published cards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from work import QUIET, ROOT
+
+from isoalign.core.display import grid
+from isoalign.core.store import Store
+from isoalign.runs import run
+
+TRAINING = "train"
+BEFORE = ("preflight", "sft", "annotators", "completions", "pairs", "reward", "unpaired", "revisions")
+
+
+def command(store: Path, results: Path) -> list[str]:
+    return ["algorithm=dpo", "task=nano", f"store={store}", f"results={results}", "threads=1", "tracking=off"]
+
+
+def by_stage(words: list[str]) -> dict[str, float]:
+    """CPU seconds of each stage of a run in this process, and of what is no stage."""
+    spent, inner = defaultdict[str, float](float), [0.0]
+    original = Store.get
+
+    def get(self: Store, stage: str, key: str, recipe: dict[str, Any], make: Callable[[Path], None]) -> Path:
+        def timed(work: Path) -> None:
+            start = time.process_time()
+            inner.append(0.0)
+            make(work)
+            taken = time.process_time() - start
+            spent[f"{stage} of the curve" if "steps" in recipe else stage] += taken - inner.pop()
+            inner[-1] += taken
+
+        return original(self, stage, key, recipe, timed)
+
+    Store.get = get  # type: ignore[method-assign]
+    sys.argv = ["isoalign", *words]
+    run.main()
+    return dict(spent) | {"imports, loading and the card": time.process_time() - inner[0]}
+
+
+def evaluation(rounds: int) -> str:
+    found = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            words = command(Path(folder) / "store", Path(folder) / "results")
+            done = subprocess.run(
+                [sys.executable, __file__, "--one", *words], check=True, capture_output=True, text=True, env=os.environ | QUIET
+            )
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+    seconds = {stage: statistics.median(each.get(stage, 0.0) for each in found) for stage in found[0]}
+    kinds = {stage: "training" if stage == TRAINING else "before" if stage in BEFORE else "evaluation" for stage in seconds}
+    order = sorted(seconds, key=lambda stage: (["before", "training", "evaluation"].index(kinds[stage]), -seconds[stage]))
+    rows = [[kinds[stage], stage, f"{seconds[stage]:.1f}"] for stage in order]
+    for kind in ("training", "evaluation"):
+        each = [sum(taken for stage, taken in one.items() if kinds.get(stage) == kind) for one in found]
+        rows.append([f"all {kind}", "", f"{statistics.median(each):.1f} ({min(each):.1f} to {max(each):.1f})"])
+    return grid(["part", "stage", "CPU s"], rows, left=(0, 1))
+
+
+def start(rounds: int) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        first = command(Path(folder) / "store", Path(folder) / "results")
+        words = {
+            "isoalign --help": ["--help"],
+            "isoalign run algorithm=dpo task=nano, finished": ["run", *first, "budget.steps=2"],
+            "isoalign board nano, published cards": ["board", "nano", f"results={ROOT / 'results' / 'published'}"],
+        }
+        spent(words["isoalign run algorithm=dpo task=nano, finished"])
+        times: dict[str, list[float]] = {name: [] for name in words}
+        for _ in range(rounds):
+            for name, each in words.items():
+                times[name].append(spent(each))
+    rows = [[name, f"{statistics.median(each):.1f} ({min(each):.1f} to {max(each):.1f})"] for name, each in times.items()]
+    return grid(["command", "CPU s"], rows)
+
+
+def spent(words: list[str]) -> float:
+    """CPU seconds of a command."""
+    process = subprocess.Popen([sys.executable, "-m", "isoalign", *words], stdout=subprocess.DEVNULL, env=os.environ | QUIET)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"isoalign {' '.join(words)} failed")
+    return usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(by_stage(sys.argv[2:])))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["evaluation", "start"])
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    print(evaluation(arguments.rounds) if arguments.part == "evaluation" else start(arguments.rounds))
+
+
+if __name__ == "__main__":
+    main()
