@@ -13,6 +13,7 @@ import argparse
 import statistics
 import sys
 import tempfile
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -42,31 +43,33 @@ SIDES = ["ours", "TRL", "TRL at its fastest", "before", "machine"]
 REFERENCE = ("dpo", "kto")  # read in the first epoch, and the same in later ones
 
 
+Times = dict[str, dict[str, float]]  # milliseconds a step by part of a run and side
+
+
 @dataclass
-class Row:
-    """What was measured of a method: milliseconds a step of each side, round by round, in each part of a run."""
+class Round:
+    """What was measured of a method in one round, and why a side was not."""
 
-    label: str
-    times: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-
-    def add(self, part: str, side: str, milliseconds: float) -> None:
-        self.times.setdefault(part, {}).setdefault(side, []).append(milliseconds)
-
-    def cells(self) -> list[list[str]]:
-        """Lines of the table."""
-        return [
-            [f"{self.label}{part}", *(middle(sides.get(side)) for side in SIDES)]
-            + [ratio(sides.get(side), sides.get("ours")) for side in SIDES[1:4]]
-            for part, sides in self.times.items()
-        ]
+    times: Times = field(default_factory=lambda: defaultdict(dict))
+    failures: dict[str, str] = field(default_factory=dict)
 
 
-def middle(values: list[float] | None) -> str:
+def lines(label: str, rounds: list[Round]) -> list[list[str]]:
+    """A method's lines of the table."""
+    found = []
+    for part in rounds[0].times:
+        sides = {side: [each.times[part][side] for each in rounds if side in each.times[part]] for side in SIDES}
+        ratios = [ratio(sides[side], sides["ours"]) for side in SIDES[1:4]]
+        found.append([f"{label}{part}", *map(middle, sides.values()), *ratios])
+    return found
+
+
+def middle(values: list[float]) -> str:
     return f"{statistics.median(values):.0f}" if values else "–"
 
 
-def ratio(others: list[float] | None, ours: list[float] | None) -> str:
-    if not others or not ours or len(others) != len(ours):
+def ratio(others: list[float], ours: list[float]) -> str:
+    if not others or len(others) != len(ours):
         return "–"
     each = [other / own for other, own in zip(others, ours, strict=True)]
     return f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
@@ -80,45 +83,40 @@ def parts(name: str, found: dict[str, Any], work: Work) -> dict[str, tuple[int, 
     return {"": (work.warm * found.get("each", 1), last)}
 
 
-def add(row: Row, name: str, side: str, found: dict[str, Any], work: Work, speed: float) -> None:
+def add(times: Times, name: str, side: str, found: dict[str, Any], work: Work, speed: float) -> None:
     """Enter what a process found. An epoch's share of what was computed before it is part of it."""
     for part, (start, end) in parts(name, found, work).items():
         steps = (end - start) * found.get("updates", 1)
         milliseconds = 1000 * (found["marks"][end] - found["marks"][start]) / steps
         if "first" in part:
             milliseconds += 1000 * found.get("precomputing", 0.0) / found["epoch"]
-        row.add(part, side, milliseconds)
+        times[part][side] = milliseconds
         if side == "ours" and "later" not in part:  # where some of the FLOPs on the bill are remembered
-            row.add(part, "machine", 1000 * (found["flops"][end] - found["flops"][start]) / steps / speed)
+            times[part]["machine"] = 1000 * (found["flops"][end] - found["flops"][start]) / steps / speed
 
 
-def measure(name: str, model: str, folder: Path, rounds: int, paths: dict[str, str]) -> tuple[Row, list[str]]:
-    """All sides in turn, some rounds. Also what could not be measured, and why."""
-    work, label = WORKS[model], NAMES[name]
-    row = Row(label if model == "nano" else f"{label}, {model}")
-    trl, failures = "ppo" if name.startswith("ppo") else name, dict[str, str]()
-    path = paths["ppo"] if trl == "ppo" else ""
+def label(name: str, model: str) -> str:
+    return NAMES[name] if model == "nano" else f"{NAMES[name]}, {model}"
+
+
+def measure(name: str, model: str, folder: Path, paths: dict[str, str]) -> Round:
+    """All sides of a method in turn, each in a new process."""
+    found, trl = Round(), "ppo" if name.startswith("ppo") else name
     ours = partial(measured, "steps_ours.py", str(folder), name)
-    sides = {
-        "ours": ours,
-        "TRL": partial(measured, "steps_trl.py", str(folder), trl, "default", path=path),
-        "TRL at its fastest": partial(measured, "steps_trl.py", str(folder), trl, "fastest", path=path),
-    }
+    peer = partial(measured, "steps_trl.py", str(folder), trl, path=paths["ppo"] if trl == "ppo" else "")
+    sides = {"ours": ours, "TRL": partial(peer, "default"), "TRL at its fastest": partial(peer, "fastest")}
     if "before" in paths:
         sides["before"] = partial(ours, path=paths["before"])
-    for _ in range(rounds):
-        speed = measured("steps_ours.py", str(folder), "machine")
-        for side, run in sides.items():
-            if side in failures:
-                continue
-            found = run()
-            if isinstance(found, str):
-                failures[side] = found
-            else:
-                add(row, name, side, found, work, speed)
-    for cells in row.cells():
+    speed = measured("steps_ours.py", str(folder), "machine")
+    for side, run in sides.items():
+        told = run()
+        if isinstance(told, str):
+            found.failures[side] = told
+        else:
+            add(found.times, name, side, told, WORKS[model], speed)
+    for cells in lines(label(name, model), [found]):
         print(*cells, sep="  ", file=sys.stderr, flush=True)
-    return row, [f"{row.label}, {side}: {why}" for side, why in failures.items()]
+    return found
 
 
 def main() -> None:
@@ -134,23 +132,25 @@ def main() -> None:
     if unknown := sorted(set(arguments.names) - set(every)):
         parser.error(f"no row is called {', '.join(unknown)}; rows are {', '.join(every)}")
     runtime.quiet()
-    chosen = {name: SIZES.get(name, (name, "nano")) for name in arguments.names}
+    chosen = [SIZES.get(name, (name, "nano")) for name in arguments.names]
     with ExitStack() as stack:
         paths = {"before": stack.enter_context(checkout(arguments.against))} if arguments.against else {}
-        if any(name.startswith("ppo") for name, _ in chosen.values()):
+        if any(name.startswith("ppo") for name, _ in chosen):
             paths["ppo"] = stack.enter_context(old_trl(TRL_WITH_PPO))
         folders = {}
-        for size in sorted({size for _, size in chosen.values()}):
+        for size in sorted({size for _, size in chosen}):
             folders[size] = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             write(WORKS[size], folders[size])
         pool = stack.enter_context(ThreadPoolExecutor(arguments.jobs))
-        run = partial(measure, rounds=arguments.rounds, paths=paths)
-        found = list(pool.map(run, *zip(*((name, size, folders[size]) for name, size in chosen.values()), strict=True)))
+        tasks = [(name, size, folders[size]) for _ in range(arguments.rounds) for name, size in chosen]
+        found = list(pool.map(partial(measure, paths=paths), *zip(*tasks, strict=True)))
     before = git("rev-parse", "--short", arguments.against) if arguments.against else "before"
     titles = ["CPU ms a step", *SIDES, "times as fast as TRL", "as TRL at its fastest", f"as {before}"]
-    print(grid(titles, [line for row, _ in found for line in row.cells()]))
-    for _, failures in found:
-        print(*(f"\nNot measured: {failure}" for failure in failures), sep="")
+    rows = {label(*each): found[place :: len(chosen)] for place, each in enumerate(chosen)}
+    print(grid(titles, [line for name, rounds in rows.items() for line in lines(name, rounds)]))
+    for name, rounds in rows.items():
+        for side, why in {side: why for each in rounds for side, why in each.failures.items()}.items():
+            print(f"\nNot measured: {name}, {side}: {why}")
 
 
 if __name__ == "__main__":
