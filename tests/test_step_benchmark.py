@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from isoalign.core.store import Store
 from isoalign.models.loading import load_model
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "scripts" / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
+import runs  # noqa: E402
 import steps  # noqa: E402
 import steps_trl  # noqa: E402
 from work import Work, write  # noqa: E402
@@ -90,3 +92,15 @@ def test_both_sides_begin_with_the_same_loss_on_the_same_rows(tmp_path: Path) ->
         float(line.split("'train_loss': '")[1].split("'")[0]) for line in done.stdout.splitlines() if "train_loss" in line
     )
     assert abs(loss - expected) < 1e-3 * expected
+
+
+def test_a_stage_is_told_without_those_that_it_makes_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, clock = Store(tmp_path), iter([0.0, 1.0, 4.0, 10.0])  # the outer stage takes 10 s, the inner one 3 of them
+    monkeypatch.setattr(runs.time, "process_time", lambda: next(clock))
+
+    def score(_: Path) -> None:
+        store.get("samples", "2", {}, lambda _: None)
+
+    with runs.stages_timed() as spent:
+        store.get("scores", "1", {"steps": 5}, score)
+    assert spent == {"samples": 3.0, "scores of the curve": 7.0}

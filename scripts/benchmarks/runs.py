@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,26 +36,36 @@ def command(store: Path, results: Path) -> list[str]:
     return ["algorithm=dpo", "task=nano", f"store={store}", f"results={results}", "threads=1", "tracking=off"]
 
 
-def by_stage(words: list[str]) -> dict[str, float]:
-    """CPU seconds of each stage of a run in this process, and of what is no stage."""
-    spent, inner = defaultdict[str, float](float), [0.0]
+@contextmanager
+def stages_timed() -> Iterator[dict[str, float]]:
+    """The CPU seconds of each stage that this process makes, without those that it makes on the way."""
+    spent, within = defaultdict[str, float](float), [0.0]
     original = Store.get
 
     def get(self: Store, stage: str, key: str, recipe: dict[str, Any], make: Callable[[Path], None]) -> Path:
         def timed(work: Path) -> None:
             start = time.process_time()
-            inner.append(0.0)
+            within.append(0.0)
             make(work)
             taken = time.process_time() - start
-            spent[f"{stage} of the curve" if "steps" in recipe else stage] += taken - inner.pop()
-            inner[-1] += taken
+            spent[f"{stage} of the curve" if "steps" in recipe else stage] += taken - within.pop()
+            within[-1] += taken
 
         return original(self, stage, key, recipe, timed)
 
     Store.get = get  # type: ignore[method-assign]
+    try:
+        yield spent
+    finally:
+        Store.get = original  # type: ignore[method-assign]
+
+
+def by_stage(words: list[str]) -> dict[str, float]:
+    """CPU seconds of each stage of a run in this process, and of what is no stage."""
     sys.argv = ["isoalign", *words]
-    run.main()
-    return dict(spent) | {"imports, loading and the card": time.process_time() - inner[0]}
+    with stages_timed() as spent:
+        run.main()
+    return spent | {"imports, loading and the card": time.process_time() - sum(spent.values())}
 
 
 def evaluation(rounds: int) -> str:
