@@ -3,7 +3,7 @@
     python scripts/benchmarks/all.py [steps sampling evaluation boards start ...] [--jobs 2]
 
 Each part is a script beside this one; what it prints replaces what stands between its marks on the page, under the processor's
-name, the date and the commit. All take about 25 minutes on two cores.
+name, the date and the commit.
 """
 
 from __future__ import annotations
