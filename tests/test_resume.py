@@ -209,7 +209,7 @@ def test_a_run_stopped_by_the_keyboard_says_one_line_and_leaves_no_card(furnishe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dpo", "kto", "ppo", "rlaif", "reinforce"])
+@pytest.mark.parametrize("name", ["dpo", "kto", "ppo", "rlaif", "reinforce", "trl_dpo", "trl_grpo"])
 def test_the_command_killed_and_typed_again_gives_the_card_of_a_run_that_was_not(furnished: Terminal, name: str) -> None:
     sizes = [word for word in SIZES if word.partition("=")[0] in fields(name)]
     words = [f"algorithm={name}", "budget.flops=6e9", *sizes]

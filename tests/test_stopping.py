@@ -73,7 +73,7 @@ def test_a_signal_in_a_step_lets_it_end_and_saves_it(
     assert list((works[1] / "checkpoint").iterdir())
     stopping._State.asked = None
     resumed = tiny_bench.trainer(algorithm, budget, works[1], config=RARELY)
-    resumed._resume()
+    resumed.resume()
     assert resumed.meter.steps >= 1
     resumed = tiny_bench.trainer(algorithm, budget, works[1], config=RARELY)
     resumed.run(name)
@@ -103,11 +103,11 @@ def test_children_that_do_not_end_are_ended(handling: None, monkeypatch: pytest.
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("sweep", [False, True])
+@pytest.mark.parametrize(("name", "sweep"), [("dpo", False), ("dpo", True), ("trl_dpo", False)])
 def test_a_run_and_a_sweep_end_within_seconds_and_go_on_by_the_same_command(
-    furnished: Terminal, number: int, sweep: bool
+    furnished: Terminal, number: int, name: str, sweep: bool
 ) -> None:
-    words = ["algorithm=dpo", "algorithm.batch_size=8", "budget.flops=6e9"]
+    words = [f"algorithm={name}", "algorithm.batch_size=8", "budget.flops=6e9"]
     typed = furnished.run(*words)
     if sweep:
         typed = [*typed, "-m", "seed=0,1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import signal
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from torch.nn.functional import logsigmoid
 
 from architectures import build
 from isoalign.config.training import TrainConfig
+from isoalign.core import stopping
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
@@ -22,6 +25,7 @@ from isoalign.models.precision import cast_frozen_weights
 from isoalign.training import registry, trl
 from isoalign.training.lab import Lab, session_of
 from isoalign.training.trainer import Trainer
+from isoalign.training.trl.harness import Harness
 from isoalign.training.trl.models import check_fused_head, lent
 from test_meter import counting, even_bench, executed  # noqa: F401
 from workbench import Bench, Terminal, loops, same, weights
@@ -296,50 +300,90 @@ def test_banned_tokens_have_probability_zero_in_trls_losses(tiny_bench: Bench, t
     assert (logits[..., 2:] > NEVER / 2).all()
 
 
+class Killed(Exception):
+    """Stands for a signal."""
+
+
+class Mortal(Trainer):
+    """Dies at the end of a step, within a cycle where that has several."""
+
+    left = 0
+
+    def log_step(self, loss: float | None, rate: float, norm: float | None) -> None:
+        self.left -= 1
+        if not self.left:
+            raise Killed
+        super().log_step(loss, rate, norm)
+
+
+OFTEN = TrainConfig(warmup=2, checkpoint_seconds=0, snapshots=(0.1, 0.5))
+
+
+def outcome(trainer: Trainer) -> tuple[Any, ...]:
+    kept = {file.name: file.stat().st_size for file in (trainer.work / "snapshots").iterdir()}
+    return trainer.log, trainer.meter.spent() | {"seconds": 0}, trainer.snapshots, trainer.skipped, kept
+
+
+@pytest.mark.parametrize("lora", [0, pytest.param(4, marks=pytest.mark.slow)])
 @ALL
-def test_a_run_that_died_starts_again_and_ends_as_one_that_did_not(
-    tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any
+def test_a_run_killed_twice_ends_with_the_weights_the_bill_and_the_log_of_one_that_was_not(
+    tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int
 ) -> None:
-    class Killed(Exception):
-        """Stands for a signal."""
-
-    class Mortal(Lab):
-        left = 2
-
-        def pairs(self, *args: Any, **kwargs: Any) -> Any:
-            return self.die_or(super().pairs, *args, **kwargs)
-
-        def labels(self, *args: Any, **kwargs: Any) -> Any:
-            return self.die_or(super().labels, *args, **kwargs)
-
-        def prompts(self, *args: Any, **kwargs: Any) -> Any:
-            return self.die_or(super().prompts, *args, **kwargs)
-
-        def die_or(self, read: Any, *args: Any, **kwargs: Any) -> Any:
-            self.left -= 1
-            if self.left < 0:
-                raise Killed
-            return read(*args, **kwargs)
-
-    outcomes = []
-    for kills in (0, 1):
-        work = tmp_path / str(kills)
+    ends = []
+    for kills in ((), (6, 5)):
+        work = tmp_path / str(len(kills))
         work.mkdir()
-        for mortal in [True] * kills + [False]:
-            trainer = tiny_bench.trainer(
-                algorithm, Budget(1e15, steps=9), work, config=TrainConfig(warmup=2, snapshots=(0.1, 0.5))
-            )
-            if mortal:
-                trainer.lab.__class__ = Mortal
-                with pytest.raises(Killed):
-                    trainer.run(name)
-                assert trainer.meter.steps
-            else:
+        for left in (*kills, 0):
+            torch.manual_seed(left)  # the state of the process is another one each time
+            trainer = tiny_bench.replace(lora=lora).trainer(algorithm, Budget(1e15, steps=13), work, config=OFTEN)
+            trainer.__class__ = Mortal
+            trainer.left = left  # type: ignore[attr-defined]
+            with pytest.raises(Killed) if left else nullcontext():
                 trainer.run(name)
-        kept = {file.name: file.stat().st_size for file in (work / "snapshots").iterdir()}
-        outcomes.append((weights(trainer), trainer.log, trainer.meter.spent() | {"seconds": 0}, trainer.snapshots, kept))
-    assert same(outcomes[0][0], outcomes[1][0])
-    assert outcomes[0][1:] == outcomes[1][1:]
+        ends.append(trainer)
+    assert -trainer.left < 13 - 4  # type: ignore[attr-defined]  # the last one went on from a checkpoint
+    assert same(weights(ends[0]), weights(ends[1]))
+    assert outcome(ends[0]) == outcome(ends[1])
+
+
+def test_a_signal_lets_a_trainer_of_trls_finish_its_step_and_save_it(
+    tiny_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = []
+    for number in (None, signal.SIGTERM):
+        work = tmp_path / str(number)
+        work.mkdir()
+        monkeypatch.setattr(stopping._State, "asked", number)
+        config = TrainConfig(warmup=2, checkpoint_seconds=1e6)
+        if number:
+            stopped = tiny_bench.trainer(small("trl_grpo"), Budget(1e15, steps=9), work, config=config)
+            with pytest.raises(stopping.Stopped):
+                stopped.run("stopped")
+            assert 0 < stopped.meter.steps < 9
+            monkeypatch.setattr(stopping._State, "asked", None)
+        ends.append(tiny_bench.trainer(small("trl_grpo"), Budget(1e15, steps=9), work, config=config))
+        ends[-1].run("a run")
+    assert same(weights(ends[0]), weights(ends[1]))
+    assert ends[0].log == ends[1].log
+
+
+def test_a_checkpoint_of_another_device_is_not_resumed_where_chance_is_the_devices(
+    tiny_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends = []
+    for work in (tmp_path / "whole", tmp_path / "moved"):
+        work.mkdir()
+        if work.name == "moved":
+            trainer = tiny_bench.trainer(small("trl_rloo"), Budget(1e15, steps=5), work, config=OFTEN)
+            trainer.__class__, trainer.left = Mortal, 3  # type: ignore[attr-defined]
+            with monkeypatch.context() as elsewhere:
+                elsewhere.setattr(Harness, "state", lambda self: {"device": "cuda"})
+                with pytest.raises(Killed):
+                    trainer.run("killed")
+        ends.append(run(tiny_bench, small("trl_rloo"), work, steps=5, snapshots=(0.1, 0.5)))
+    assert "is of another device (cuda); training starts over" in capsys.readouterr().err
+    assert same(weights(ends[0]), weights(ends[1]))
+    assert ends[0].log == ends[1].log
 
 
 @pytest.mark.slow

@@ -20,14 +20,25 @@ def own_random_state() -> Iterator[None]:
     Those of accelerators are put back too: ``torch.manual_seed`` seeds all devices, and a stage may be made in the midst of
     a run, or have been made before it.
     """
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state(), _read()
+    states = random_states()
     try:
         yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        _restore(states[3])
+        restore_random_states(states)
+
+
+def random_states() -> list[Any]:
+    """The states of all random generators, as torch.load returns them with weights_only."""
+    kind, keys, *rest = np.random.get_state()
+    return [random.getstate(), (kind, [int(key) for key in keys], *rest), torch.get_rng_state(), _read()]
+
+
+def restore_random_states(states: list[Any]) -> None:
+    """Restore what `random_states` returned on the same devices."""
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+    _restore(states[3])
 
 
 def _accelerator() -> tuple[Any, str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,11 @@ from torch import nn
 from isoalign.config.training import TrainConfig
 from isoalign.core import stopping
 from isoalign.core.batches import Batch, Step
+from isoalign.core.complaint import say
 from isoalign.core.errors import UserError
 from isoalign.core.progress import Progress
-from isoalign.training.checkpoint import (
-    Tensors,
-    find_non_json,
-    load_checkpoint,
-    save_checkpoint,
-    trainable_state,
-    type_name,
-)
+from isoalign.training import checkpoint
+from isoalign.training.checkpoint import find_non_json, trainable_state, type_name
 from isoalign.training.gradients import Gradients, load_optimizer, make_optimizer
 from isoalign.training.guard import Guard
 from isoalign.training.lab import Lab
@@ -52,12 +47,13 @@ class Trainer:
         self.rounds: list[dict[str, Any]] = []
         self.loop = ""
         self.skipped = self.skipped_in_a_row = 0
-        self.save_seconds = 0.0  # of the last checkpoint
+        self.save_seconds, self.saved_at = 0.0, time.monotonic()  # of the last checkpoint
         self.trained = [p for p in self.policy.inner.parameters() if p.requires_grad]
         self.parameters: dict[str, list[nn.Parameter]] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.gradients = Gradients(session, self.lab, self.parameters, config.micro_batch)
-        self.saved: Tensors = {}
+        self.saved: checkpoint.Tensors = {}
+        self.loop_state: Callable[[], dict[str, Any]] = dict  # what another training loop keeps, for checkpoints
         session.adopt_module, session.trainer = self._adopt, self
         weights = [*self.policy.inner.parameters(), *session.reference.inner.parameters()]
         self.guard = Guard(self.meter, session.modules.values, forbidden, config.idle_seconds, weights)
@@ -73,8 +69,7 @@ class Trainer:
         if hasattr(self.algorithm, "train"):
             self._run_own_loop(label)
             return
-        self._resume()
-        saved_at = time.monotonic()
+        self.resume()
         bar = Progress("training")
         with stopping.finishing():
             while True:
@@ -91,15 +86,12 @@ class Trainer:
                 if self.meter.flops == before:
                     raise UserError("an iteration spent none of the budget, so the run would never end")
                 self._check_state()
-                if stopping.asked() or time.monotonic() - saved_at >= self.save_interval:
-                    self._save()
-                    stopping.stop_here()
-                    saved_at = time.monotonic()
+                self.save_if_due()
         bar.close()
         self._check_end(label, reason)
 
     def _run_own_loop(self, label: str) -> None:
-        """Run an algorithm that has its own training loop. It has no checkpoints: a killed run starts over."""
+        """Run an algorithm that has its own training loop."""
         try:
             with self.guard.sandboxed():
                 self.algorithm.train(self.lab)
@@ -248,6 +240,12 @@ class Trainer:
         least = self.config.checkpoint_seconds
         return max(least, SAVE_COST * self.save_seconds) if least else 0.0
 
+    def save_if_due(self) -> None:
+        """Write a checkpoint if it is time for one, or if a signal has come: then Stopped is raised."""
+        if stopping.asked() or time.monotonic() - self.saved_at >= self.save_interval:
+            self._save()
+            stopping.stop_here()
+
     def _save(self) -> None:
         """Write a checkpoint. A module not used since the last resume is saved as it was loaded."""
         started = time.monotonic()
@@ -259,6 +257,7 @@ class Trainer:
             "modules": self.saved.get("modules", {}) | modules,
             "generator": self.session.generator.get_state(),
             "reference": self.session.remembered.state(),
+            "loop": self.loop_state(),
         }
         numbers = {
             "session": self.session.numbers(),
@@ -267,8 +266,9 @@ class Trainer:
             "rounds": self.rounds,
             "skipped": [self.skipped, self.skipped_in_a_row],
         }
-        save_checkpoint(self.work, tensors, numbers)
-        self.save_seconds = time.monotonic() - started
+        checkpoint.save_checkpoint(self.work, tensors, numbers)
+        self.saved_at = time.monotonic()
+        self.save_seconds = self.saved_at - started
 
     def _check_state(self) -> None:
         """Refuse a state that a checkpoint would not restore exactly."""
@@ -278,9 +278,14 @@ class Trainer:
                 "keys, and lab.module for weights"
             )
 
-    def _resume(self) -> None:
-        loaded = load_checkpoint(self.work)
+    def resume(self) -> None:
+        """Go on from the last checkpoint, if there is one; the state of another loop is then in ``saved["loop"]``."""
+        loaded = checkpoint.load_checkpoint(self.work)
         if loaded is None:
+            return
+        made, now = (state.get("device") for state in (loaded[0].get("loop", {}), self.loop_state()))
+        if made != now:  # chance is the device's there
+            say(f"the checkpoint of {self.loop} is of another device ({made}); training starts over")
             return
         self.saved, numbers = loaded
         with torch.no_grad():

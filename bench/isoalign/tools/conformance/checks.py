@@ -117,7 +117,7 @@ def finite(tested: AlgorithmUnderTest) -> str:
 def resumes(tested: AlgorithmUnderTest) -> str:
     """A killed run resumes with the same result."""
     if tested.has_own_loop:
-        raise NotApplicable("it has its own training loop: a killed run starts over")
+        raise NotApplicable("it has its own training loop, whose checkpoints are the harness's")
     limit, every_step = Budget(tested.price()), replace(CONFIG, checkpoint_seconds=0)
     complete = tested.trainer(limit, config=every_step)
     complete.run(tested.name)

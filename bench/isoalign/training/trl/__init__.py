@@ -10,7 +10,8 @@ sample. On a GPU its kernels skip positions without a loss; the charge is still 
 every machine. The next step is priced by the last one of its kind and begins only if the budget covers that price. If it turns
 out to cost more (a batch with a longer row), the first pass that is not covered does not begin.
 
-A trainer holds state that our checkpoints do not: a killed run starts over, with the same result.
+Checkpoints are the harness's, between batches: there a trainer holds nothing that decides a figure but the state of the
+process's random generators, which a checkpoint has. On another device a killed run starts over, as these generators differ.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isoalign.core import stopping
 from isoalign.core.batches import Rollouts
 from isoalign.core.lazy import datasets, trl
 from isoalign.core.randomness import own_random_state
@@ -95,7 +97,8 @@ def train(
         if reference is not policy:
             pay_passes(reference, session.meter)
         stack.callback(harness.bar.close)
-        trainer.train()
+        with stopping.finishing():
+            trainer.train()
 
 
 def _parts(lab: Lab, session: Session, trainer_class: Any, reward: Callable[[Rollouts], Tensor] | None) -> dict[str, Any]:

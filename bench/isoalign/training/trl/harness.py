@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from isoalign.core.progress import Progress
+from isoalign.core.randomness import random_states, restore_random_states
 from isoalign.training.trainer import Trainer
 from isoalign.training.trl.rows import Rows
 
@@ -24,14 +25,24 @@ class Harness:
         self.prices = [(0, 0)] * repeats  # FLOPs and tokens of the last step at each position of a cycle
         self.rate = self.loss = self.norm = 0.0
         self.finite = True
+        run.loop_state = self.state
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint between batches needs besides the trainer's: TRL's samplers draw from the process's generators."""
+        return {"prices": self.prices, "random": random_states(), "device": self.run.policy.device.type}
 
     def batches(self, collate: Callable[[Rows], Any]) -> Iterator[Any]:
-        """The batches of the run. Feedback is charged when its batch is gathered."""
+        """The batches of the run, from the last checkpoint on. Feedback is charged when its batch is gathered."""
+        self.run.resume()
+        if saved := self.run.saved.get("loop"):
+            self.prices = saved["prices"]
+            restore_random_states(saved["random"])
         while True:
             self.run.begin_round()
             rows = self.gather()
             for _ in range(self.repeats):
                 yield collate(rows)
+            self.run.save_if_due()
 
     def before_gradients(self) -> None:
         """Called before the pass with gradients is charged: here a step begins for the schedule, as in our loop."""
