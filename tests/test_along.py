@@ -334,7 +334,7 @@ def typed(environment: dict[str, str], *words: str) -> subprocess.CompletedProce
 
 def test_the_command_writes_page_and_chart_and_prints_the_report(tmp_path: Path, environment: dict[str, str]) -> None:
     for one in swept():
-        cards_on_disk.write_card(one, tmp_path / "nano")
+        cards_on_disk.write_card(cards_on_disk.sealed(one), tmp_path / "nano")
     done = typed(environment, "nano", "--along", NOISE, "--results", str(tmp_path))
     assert done.returncode == 0, done.stderr
     page = tmp_path / "nano" / f"along-{NOISE}.md"
@@ -348,6 +348,6 @@ def test_the_command_writes_page_and_chart_and_prints_the_report(tmp_path: Path,
 def test_the_command_is_of_one_task(tmp_path: Path, environment: dict[str, str]) -> None:
     for task in ("nano", "smol"):
         for one in swept():
-            cards_on_disk.write_card(dataclasses.replace(one, task=task), tmp_path / task)
+            cards_on_disk.write_card(cards_on_disk.sealed(dataclasses.replace(one, task=task)), tmp_path / task)
     said = complaint(typed(environment, "--along", NOISE, "--results", str(tmp_path)))
     assert said == f"isoalign: --along reports on one task: isoalign board TASK --along {NOISE}"

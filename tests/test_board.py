@@ -176,7 +176,7 @@ def test_the_order_of_cards_changes_no_byte_of_it(tmp_path: Path) -> None:
 
 
 def test_cards_that_went_to_disk_give_the_same_board(tmp_path: Path) -> None:
-    cards = golden_cards()
+    cards = list(map(card.sealed, golden_cards()))
     for one in cards:
         card.write_card(one, tmp_path)
     assert leaderboard.build_board(card.read_cards(tmp_path)) == leaderboard.build_board(cards)

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isoalign.cli.commands import invoke
 from isoalign.core.errors import UserError
 from isoalign.core.records import Card, Estimate, Flag, Point
 from isoalign.core.store import digest
 from isoalign.evaluation import card as cards
+from isoalign.evaluation.seals import seals_of
 
 CARD = Card(
     key="0123456789abcdef",
@@ -43,7 +45,9 @@ def test_a_card_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
     assert cards.read_card(path) == CARD
     assert json.loads(path.read_text())["format"] == 3
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    assert cards.read_cards(path.parent) == [CARD]
+    whole = cards.sealed(CARD)
+    cards.write_card(whole, path.parent)
+    assert cards.read_cards(path.parent) == [whole]
     assert cards.read_cards(tmp_path / "none") == []
 
 
@@ -52,7 +56,7 @@ def older(card: Card, number: int) -> dict[str, Any]:
     data: dict[str, Any] = json.loads(cards.to_json(card)) | {"format": number}
     notes = {"draws": 8, "warnings": ["gate: it ran a model", "it stopped"]}
     data |= {"flags": ["gate: perplexity", "has not moved: KL 0.05"], "notes": notes}
-    seals = {name: seal for name, seal in cards.seals_of(card).items() if not name.startswith(("flags.", "notes."))}
+    seals = {name: seal for name, seal in seals_of(card).items() if not name.startswith(("flags.", "notes."))}
     lines = {f"flags.{i}": line for i, line in enumerate(data["flags"])} | {f"notes.{name}": n for name, n in notes.items()}
     data["seals"] = seals | {name: digest(line)[:8] for name, line in lines.items()}
     return data if number == 2 else {name: data[name] for name in data if name not in ("values", "curve", "seals")}
@@ -64,7 +68,7 @@ def test_flags_of_older_formats_are_read_as_they_were_meant(tmp_path: Path) -> N
         path.write_text(json.dumps(older(CARD, number)))
         card = cards.read_card(path)
         assert (card.flags, card.notes) == (CARD.flags, CARD.notes)
-    assert card.seals == cards.seals_of(card) == cards.seals_of(CARD), "what was sealed as text holds"
+    assert card.seals == seals_of(card) == seals_of(CARD), "what was sealed as text holds"
     assert cards.read_card(cards.write_card(card, tmp_path)) == card, "written anew it is of the newest format"
 
 
@@ -84,9 +88,51 @@ def test_a_change_of_an_older_card_s_flags_breaks_their_seal(
     data[place[0]][place[1]] = changed
     (tmp_path / "card.json").write_text(json.dumps(data))
     card = cards.read_card(tmp_path / "card.json")
-    found = cards.seals_of(card)
+    found = seals_of(card)
     assert found.keys() == card.seals.keys()
     assert [name for name in found if found[name] != card.seals[name]] == [seal]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["board", "nano"],
+        ["board", "--across"],
+        ["compare", "CARD", "dpo"],
+        ["publish", "CARD"],
+        ["export", "CARD", "to"],
+        ["rescore", "CARD", "--all"],
+    ],
+)
+@pytest.mark.parametrize("harm", ["a figure", "no seals"])
+def test_what_builds_on_a_card_that_was_changed_refuses_it_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], harm: str
+) -> None:
+    path = cards.write_card(cards.sealed(CARD), tmp_path / "nano")
+    data = json.loads(path.read_text())
+    if harm == "a figure":
+        data["metrics"]["kl"]["value"] += 1e-9
+    else:
+        data["seals"] = {}
+    path.write_text(json.dumps(data))
+    before = path.read_bytes()
+    typed = [{"CARD": str(path), "to": str(tmp_path / "to")}.get(word, word) for word in words]
+    place = {"export": ["--store", str(tmp_path)], "rescore": ["--store", str(tmp_path)]}
+    assert invoke([*typed, *place.get(words[0], ["--results", str(tmp_path)])]) == 2
+    said = capsys.readouterr()
+    entry = "metrics.kl" if harm == "a figure" else "seals"
+    assert said.err.count("\n") == 1
+    assert f"{path} was changed since it was written: {entry};" in said.err
+    assert not said.out
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == [path.name]
+
+
+def test_cards_of_a_version_without_seals_are_read_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = cards.write_card(CARD, tmp_path / "nano")
+    path.write_text(json.dumps(older(dataclasses.replace(CARD, contents={}), 1)))
+    assert invoke(["board", "nano", "--results", str(tmp_path)]) == 0
+    assert "1 of 1 cards in" in capsys.readouterr().err
 
 
 def test_the_published_cards_are_read_with_their_seals() -> None:
@@ -94,7 +140,7 @@ def test_the_published_cards_are_read_with_their_seals() -> None:
     flagged = [card for card in map(cards.read_card, paths) if card.flags]
     assert {flag.kind for card in flagged for flag in card.flags} == {"gate", "warning"}
     for card in flagged:
-        assert cards.seals_of(card) == {name: card.seals[name] for name in cards.seals_of(card)}
+        assert seals_of(card) == {name: card.seals[name] for name in seals_of(card)}
 
 
 @given(st.text(max_size=20), st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**70), 2**70))

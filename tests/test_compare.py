@@ -88,8 +88,9 @@ def test_figures_of_different_reward_models_are_left_out() -> None:
 
 
 def test_sides_are_paths_or_names(tmp_path: Path) -> None:
-    path, *_ = [cards.write_card(one, tmp_path) for one in GOOD + BAD]
-    assert sides("good", str(path), tmp_path) == (GOOD, GOOD[:1])
+    good, bad = ([cards.sealed(one) for one in these] for these in (GOOD, BAD))
+    path, *_ = [cards.write_card(one, tmp_path) for one in good + bad]
+    assert sides("good", str(path), tmp_path) == (good, good[:1])
     with pytest.raises(UserError, match="goood"):
         sides("goood", "bad", tmp_path)
     with pytest.raises(UserError, match="no cards in"):
@@ -98,7 +99,7 @@ def test_sides_are_paths_or_names(tmp_path: Path) -> None:
 
 def test_the_command_prints_it(tmp_path: Path) -> None:
     for one in GOOD + BAD:
-        cards.write_card(one, tmp_path / "nano")
+        cards.write_card(cards.sealed(one), tmp_path / "nano")
     done = subprocess.run([COMMAND, "compare", "good", "bad", "--results", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "good is better" in done.stdout

@@ -100,7 +100,7 @@ class Place:
             notes={"prompts": 16, "split": "test", "draws": 2, "tuning": "by hand"},
             training={} if kind in ("plain", "base") else {"steps": 9},
         )  # fmt: skip
-        return cards.write_card(replace(card, **changes), self.home / "cards")
+        return cards.write_card(cards.sealed(replace(card, **changes)), self.home / "cards")
 
     def export(self, card: Path, folder: Path, *flags: str) -> int:
         return invoke(["export", str(card), str(folder), "--store", str(self.store.root), *flags])

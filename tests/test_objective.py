@@ -16,7 +16,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.objective import TOXICITY, Objective, objective_of, objective_recipe
 from isoalign.core.records import Card, Estimate, Flag, Point, Rewards, Sample, ScoredPair
 from isoalign.evaluation import judge_check, metrics
-from isoalign.evaluation.card import read_card, write_card
+from isoalign.evaluation.card import read_card, sealed, write_card
 from isoalign.evaluation.metrics import ScoredSamples, kl, objective, quality, reward_accuracy
 from isoalign.report import compare, publish
 from isoalign.report.board.columns import leading, metric
@@ -306,7 +306,7 @@ def test_cards_of_two_objectives_share_neither_board_nor_comparison_nor_folder(c
     assert "\n" not in str(raised.value)
     with pytest.raises(UserError, match="2 objectives"):
         compare.compare_methods(dpo[:2], [mirrored(dpo[2])])
-    paths = [write_card(card, tmp_path / str(i)) for i, card in enumerate(mixed)]
+    paths = [write_card(sealed(card), tmp_path / str(i)) for i, card in enumerate(mixed)]
     with pytest.raises(UserError, match="2 objectives"):
         publish.publish(paths, tmp_path / "results")
     assert not (tmp_path / "results").exists(), "nothing was copied"

@@ -15,7 +15,9 @@ from isoalign.core import manifests
 from isoalign.core import store as stores
 from isoalign.core.errors import UserError
 from isoalign.core.manifests import content, file_fingerprint
+from isoalign.core.records import Card
 from isoalign.core.store import Store, added_later, digest, recipe_fields
+from isoalign.tools.rescore import stage_of
 
 
 @dataclass(frozen=True)
@@ -300,3 +302,14 @@ def test_those_who_only_read_are_told_of_damage(tmp_path: Path) -> None:
     assert maker.store.damage(folder) == ""  # this process has looked
     stores._OPENED.clear()
     assert maker.store.damage(folder) == "record.json"
+
+
+def test_a_stage_that_is_whole_but_another_than_its_card_was_made_from_is_not_rescored(tmp_path: Path) -> None:
+    maker = Maker(tmp_path)
+    folder = maker.get()
+    key = folder.name.rpartition("-")[2]
+    card = Card("", "nano", "dpo", {}, 0, {}, {}, {}, {"scores": key}, {}, "", contents={"scores": content(folder)})
+    assert stage_of(card, maker.store, "scores") == folder
+    card.contents["scores"] = "0123456789abcdef"
+    with pytest.raises(UserError, match=f"{folder.name} in the store .* is another than the card was made from"):
+        stage_of(card, maker.store, "scores")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from filelock import FileLock
 from isoalign.cli.commands import invoke
 from isoalign.core.errors import UserError
 from isoalign.core.store import Store, digest
+from isoalign.evaluation.card import read_card, sealed, write_card
 from isoalign.tools import storekeeping
 
 CARD = next(Path(__file__).parents[1].glob("results/published/nano/dpo-s0-*.json"))
@@ -62,8 +63,8 @@ def test_what_no_card_names_is_found_and_its_parents_are_kept(
     words = ["store", "prune", "--unnamed", "--results", str(tmp_path / "results"), "--store", str(store.root)]
     assert invoke([*words, "--yes"]) == 2
     assert "no cards in" in capsys.readouterr().err
-    card = json.loads(CARD.read_text()) | {"parents": {"scores": key_of(found["scores"])}}
-    (folder / "card.json").write_text(json.dumps(card))
+    card = replace(read_card(CARD), parents={"scores": key_of(found["scores"])})
+    write_card(sealed(card), folder)
     assert names(storekeeping.unnamed(store, [tmp_path / "results"])) == {found["train1"].name, found["alone"].name}
     assert invoke(words) == 0
     assert "would go" in capsys.readouterr().out

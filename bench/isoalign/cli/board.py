@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from isoalign.cli import options
+from isoalign.core.complaint import say
 from isoalign.core.display import clean
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
@@ -30,6 +31,11 @@ def board(task: str | None, results: Path, across: bool, along: str | None) -> N
         raise click.UsageError("--across and --along cannot be combined")
     folders = [results / task] if task else sorted(path for path in results.glob("*") if path.is_dir())
     cards = {folder: read for folder in folders if (read := cards_on_disk.read_cards(folder))}
+    for folder, read in cards.items():
+        if bare := sum(not card.seals for card in read):
+            say(
+                f"{bare} of {len(read)} cards in {folder} have no seals, as those of older versions; no change of them shows"
+            )
     if not cards:
         where = results / (task or "")
         raise UserError(f"no cards in {where}; make some with `isoalign run` (or name another folder with --results)")

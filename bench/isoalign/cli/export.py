@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from isoalign.cli import options
-from isoalign.evaluation.card import read_card
+from isoalign.evaluation.card import read_unchanged
 
 
 @click.command()
@@ -21,7 +21,7 @@ def export(card: Path, folder: Path, merge: bool, push: str | None, store: Path 
     configuration that never samples what isoalign bans, and a model card with the result. It needs neither isoalign nor its
     store.
     """
-    read = read_card(card)
+    read = read_unchanged(card)
     from isoalign.tools import export as exporting  # loads torch, which the help does without
 
     opened = options.open_store(store)

@@ -33,14 +33,14 @@ def rescore(cards: tuple[Path, ...], families: tuple[str, ...], every: bool, sto
         raise UserError("no cards in results/local; name some, or make some with: isoalign run")
     from isoalign.tools.rescore import rescored, stage_of  # loads torch, which the help does without
 
-    old = {path: cards_on_disk.read_card(path) for path in paths}
+    old = {path: cards_on_disk.read_unchanged(path) for path in paths}
     opened = options.open_store(store)
     for card in old.values():  # nothing is written, or begun, unless all can be scored
         stage_of(card, opened, "scores")
     new = {path: rescored(old[path], opened, families or None) for path in track(paths, "rescoring")}
     boards = {  # one that can't be made is found out before anything is written
         folder: leaderboard.build_board(
-            [new.get(path) or cards_on_disk.read_card(path) for path in sorted(folder.glob("*.json"))]
+            [new.get(path) or cards_on_disk.read_unchanged(path) for path in sorted(folder.glob("*.json"))]
         )
         for folder in sorted({path.parent for path in paths})
     }

@@ -16,6 +16,7 @@ from isoalign.core.files import save
 from isoalign.core.records import Card, Flag, PromptValues
 from isoalign.core.redaction import redact
 from isoalign.core.store import digest
+from isoalign.evaluation.seals import broken_seals, seal, seals_of
 
 BY_HAND = "by hand"  # how an untuned method got its settings
 OTHER_BASE = f"{BY_HAND}; what tuning chose is for another base"
@@ -88,8 +89,8 @@ def _flag_of(line: str) -> dict[str, str]:
 
 def _reseal(seals: dict[str, Any], old_name: str, old: Any, name: str, new: Any) -> None:
     if old_name in seals:
-        seal = seals.pop(old_name)
-        seals[name] = _seal(new) if seal == _seal(old) else seal
+        kept = seals.pop(old_name)
+        seals[name] = seal(new) if kept == seal(old) else kept
 
 
 def _check_bill(spent: dict[str, Any], path: Path) -> None:
@@ -102,9 +103,21 @@ def _check_bill(spent: dict[str, Any], path: Path) -> None:
         _parse(item.get("flops"), float, f"spent.items[{i}].flops", path)
 
 
+def read_unchanged(path: Path) -> Card:
+    """The card in a file. Raises UserError as `read_card` does, and for one that was changed since it was written."""
+    card = read_card(path)
+    if broken := broken_seals(card):
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise UserError(
+            f"{path} was changed since it was written: {broken[0]}{more}; `isoalign verify` says what; make "
+            "it anew by its command, or move it away"
+        )
+    return card
+
+
 def read_cards(folder: Path) -> list[Card]:
-    """Every card of a folder, by file name; none if there is no folder."""
-    return [read_card(path) for path in sorted(Path(folder).glob("*.json"))]
+    """Every card of a folder, by file name; none if there is no folder. Raises UserError for one that was changed."""
+    return [read_unchanged(path) for path in sorted(Path(folder).glob("*.json"))]
 
 
 def file_name(card: Card) -> str:
@@ -175,22 +188,6 @@ def sealed(card: Card) -> Card:
     """The card, without secrets, with a digest of each of its entries, by which `isoalign verify` finds and names a change."""
     card = redacted(card)
     return dataclasses.replace(card, seals=seals_of(card))
-
-
-def seals_of(card: Card) -> dict[str, str]:
-    """Name to seal of every field, and of every entry of fields that are mappings or lists."""
-    data = dataclasses.asdict(card)
-    data.pop("seals")
-    seals: dict[str, str] = {}
-    for name, value in data.items():
-        entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        seals |= {f"{name}.{key}": _seal(item) for key, item in entries} or {name: _seal(value)}
-    return seals
-
-
-def _seal(value: Any) -> str:
-    """The first eight hex digits of the value's digest."""
-    return digest(value)[:8]
 
 
 def redacted(card: Card) -> Card:

@@ -14,7 +14,7 @@ from isoalign.core.display import clean, scientific
 from isoalign.core.errors import UserError, unknown
 from isoalign.core.objective import TOXICITY, Objective, objective_of
 from isoalign.core.records import Card
-from isoalign.evaluation.card import FAMILY, read_card, read_cards
+from isoalign.evaluation.card import FAMILY, read_cards, read_unchanged
 from isoalign.report.board.columns import metric, shown
 from isoalign.report.board.rows import stage_identity
 from isoalign.report.board.sections import PROTOCOL
@@ -36,7 +36,7 @@ def sides(first: str, second: str, folder: Path) -> tuple[list[Card], list[Card]
 
 def _side(name: str, folder: Path) -> list[Card]:
     if name.endswith(".json"):
-        return [read_card(Path(name))]
+        return [read_unchanged(Path(name))]
     cards = read_cards(folder)
     if not cards:
         raise UserError(f"no cards in {folder}; name cards by path, or another folder by --task and --results")

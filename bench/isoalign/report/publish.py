@@ -7,7 +7,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.files import save
 from isoalign.core.places import is_plain
 from isoalign.core.records import Card
-from isoalign.evaluation.card import file_name, read_card, read_cards, to_json
+from isoalign.evaluation.card import file_name, read_card, read_cards, read_unchanged, to_json
 from isoalign.report import leaderboard
 
 
@@ -21,7 +21,7 @@ def publish(paths: Iterable[Path], results_root: Path) -> list[Path]:
     for path in map(Path, paths):
         if path.is_dir():
             raise UserError(f"{path} is a folder; name the cards in it: {path}/*.json")
-        card = read_card(path)
+        card = read_unchanged(path)
         if not is_plain(card.task):
             raise UserError(f"{path}: task {card.task!r} can't be the name of a folder")
         copy = Path(results_root) / "published" / card.task / file_name(card)

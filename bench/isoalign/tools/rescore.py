@@ -10,6 +10,7 @@ from pathlib import Path
 
 from isoalign import stats
 from isoalign.core.errors import UserError
+from isoalign.core.manifests import content
 from isoalign.core.objective import objective_of
 from isoalign.core.records import Card, Point
 from isoalign.core.store import Store
@@ -66,6 +67,11 @@ def stage_of(card: Card, store: Store, name: str) -> Path:
         raise UserError(
             f"{card.algorithm} seed {card.seed}: {folder.name} in the store {store.root} is not as it was made ({wrong}); "
             "run it again by the card's command, which makes it anew"
+        )
+    if card.contents.get(name, content(folder)) != content(folder):
+        raise UserError(
+            f"{card.algorithm} seed {card.seed}: {folder.name} in the store {store.root} is another than the card was "
+            "made from; run it again by the card's command, which writes the card anew"
         )
     return folder
 

@@ -19,6 +19,7 @@ from isoalign.core.store import Store, recipe_fields
 from isoalign.evaluation import card as cards
 from isoalign.evaluation import metrics
 from isoalign.evaluation.card import FAMILY
+from isoalign.evaluation.seals import broken_seals
 from isoalign.evaluation.win_rate import WIN_RATE
 from isoalign.tools.rescore import remeasured, stage_of
 
@@ -70,8 +71,9 @@ def verify(path: Path, store: Store) -> Report:
     """
     card, report = cards.read_card(path), Report()
     if card.seals:
-        report.add(_broken_seals(card) + _odd_numbers(path), f"the card's {len(card.seals)} entries agree with their seals")
-    elif card.contents or card.values:
+        changed = [f"{name}: changed since the card was written" for name in broken_seals(card)]
+        report.add(changed + _odd_numbers(path), f"the card's {len(card.seals)} entries agree with their seals")
+    elif broken_seals(card):
         report.wrong.append("seals: missing")
     else:
         report.unchecked.append("the card has no seals: an older version wrote it")
@@ -86,13 +88,6 @@ def verify(path: Path, store: Store) -> Report:
     else:
         report.unchecked.append("metrics were not computed again: the stages behind them were changed")
     return report
-
-
-def _broken_seals(card: Card) -> list[str]:
-    # a field that came later, and is empty on this card, has no seal
-    seals = {name: seal for name, seal in cards.seals_of(card).items() if name in card.seals or getattr(card, name, True)}
-    broken = [name for name in sorted(seals.keys() | card.seals.keys()) if seals.get(name) != card.seals.get(name)]
-    return [f"{name}: changed since the card was written" for name in broken]
 
 
 def _odd_numbers(path: Path) -> list[str]:
