@@ -1,7 +1,9 @@
 """Fixtures that the tests share; what they are made of is in workbench.py."""
 
 import os
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 from isoalign.core import runtime
@@ -16,7 +18,7 @@ from isoalign.models import shared_prompts  # noqa: E402
 from isoalign.tools.conformance.workbench import tiny  # noqa: E402
 from isoalign.training.lab import Lab  # noqa: E402
 from isoalign.training.reference_memory import ReferenceMemory  # noqa: E402
-from workbench import Bench, Terminal  # noqa: E402
+from workbench import Bench, SmallDisk, Terminal  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -27,6 +29,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "shared_store" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> SmallDisk:
+    """Runs a command with a disk of a given size at DISK."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def run(size: str, command: list[str], env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        words = [word.replace("DISK", str(place)) for word in command]
+        mount = f"mount -t tmpfs -o size={size} tmpfs {place} && exec {shlex.join(words)}"
+        return subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, text=True, env=env)
+
+    if shutil.which("unshare") is None or run("1m", ["true"]).returncode:
+        pytest.skip("this system lets no user mount a disk of its own")
+    return run
 
 
 @pytest.fixture

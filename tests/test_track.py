@@ -17,6 +17,7 @@ from isoalign.core.records import Card, Estimate, Point, Sample
 from isoalign.evaluation import card
 from isoalign.report import trackers
 from isoalign.runs import run
+from workbench import SmallDisk
 
 CARD = Card(
     key="0123456789abcdef",
@@ -80,6 +81,11 @@ def test_an_offline_run_holds_everything(tmp_path: Path, capfd: pytest.CaptureFi
     assert "flops_spent" in told
     assert "4000000000000" in json.dumps(history)
     assert "NaN" not in told
+
+    (log,) = run.glob("*.wandb")
+    log.write_bytes(log.read_bytes()[:-100])  # as a full disk leaves it: W&B's own process, which writes it, says nothing
+    with pytest.raises(OSError, match="is not written to its end"):
+        trackers._check_written(run)
 
 
 def test_a_samples_table_is_cut_to_the_first_draws_of_every_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,3 +170,21 @@ def test_points_along_the_budget_are_a_table(tmp_path: Path) -> None:
     point = Point(0.5, 2e12, 30, {"kl": Estimate(1.0, 0.5, 1.5, 2)}, {})
     trackers.track(dataclasses.replace(CARD, key="curve", curve=[point]), LOG, [], tmp_path)
     assert tables(tmp_path)["curve"]["data"] == [[0.5, 2e12, 30, "kl", 1.0, 0.5, 1.5]]
+
+
+FULL = """
+import sys
+sys.path[:0] = [sys.argv[1]]
+import test_track
+from pathlib import Path
+long = [row | {"loss": step / 7} for step, row in enumerate(test_track.LOG * 400)]
+print(test_track.trackers.track(test_track.CARD, long, [], Path(sys.argv[2])))
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told(tmp_path: Path, small_disk: SmallDisk) -> None:
+    done = small_disk("64k", [sys.executable, "-c", FULL, str(Path(__file__).parent), "DISK/wandb"])
+    assert done.stdout.split() == ["False"], done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("warning: W&B has no record of this run: ")]
+    assert len(told) == 1

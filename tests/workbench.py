@@ -6,6 +6,7 @@ import copy
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,9 @@ TINY = [
     "task.feedback.judge_margin=0.0", "task.reward.pairs=16", "task.reward.batch_size=8", "task.evaluation.draws=2",
     "task.training.checkpoint_seconds=0", "threads=1", "tracking=off",
 ]  # fmt: skip
+
+
+SmallDisk = Callable[..., subprocess.CompletedProcess[str]]  # of conftest.py's fixture
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,7 @@ def board(task: str | None, results: Path, across: bool, along: str | None) -> N
     cards = {folder: read for folder in folders if (read := cards_on_disk.read_cards(folder))}
     for folder, read in cards.items():
         if bare := sum(not card.seals for card in read):
-            say(
-                f"{bare} of {len(read)} cards in {folder} have no seals, as those of older versions; no change of them shows"
-            )
+            say(f"{bare} of {len(read)} cards in {folder} have no seals, as those of older versions; no change of them shows")
     if not cards:
         where = results / (task or "")
         raise UserError(f"no cards in {where}; make some with `isoalign run` (or name another folder with --results)")

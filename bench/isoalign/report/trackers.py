@@ -2,12 +2,14 @@
 
 import math
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from isoalign.core.complaint import one_line
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import wandb
 from isoalign.core.records import Card, Sample
@@ -24,16 +26,18 @@ def track(
     samples: Sequence[Sample],
     folder: Path,
     mode: str = "auto",
-) -> None:
+) -> bool:
     """Mirror one run: configuration, scalars along the budget, samples and metrics.
 
     Rows of ``train_log`` hold ``flops_spent`` and scalars. Offline runs are written to ``folder``. An error is one line on
-    stderr.
+    stderr. Returns whether there was none.
     """
     with harmless():
         chosen = resolve(mode)
         if chosen != "off":
             _mirror(redacted(card), train_log, samples, Path(folder), chosen)
+        return True
+    return False
 
 
 @contextmanager
@@ -43,7 +47,8 @@ def harmless() -> Iterator[None]:
         yield
     except Exception as error:
         reason = str(error).strip().splitlines() or ["no reason given"]
-        print(f"warning: W&B has no record of this run: {type(error).__name__}: {reason[0]}", file=sys.stderr)
+        line = f"warning: W&B has no record of this run: {type(error).__name__}: {reason[0]}"
+        print(one_line(line), file=sys.stderr)
 
 
 def resolve(mode: str) -> Literal["online", "offline", "off"]:
@@ -86,6 +91,17 @@ def _mirror(
         failed = 0
     finally:
         run.finish(exit_code=failed)
+    if mode == "offline":
+        _check_written(Path(run.dir).parent)
+
+
+def _check_written(folder: Path) -> None:
+    """Raises OSError unless W&B reads the end of an offline run: the process that writes it says nothing of a full disk."""
+    read = subprocess.run([sys.executable, "-m", "wandb", "leet", "inspect", "--json", folder], capture_output=True, text=True)
+    if '"type":"exit"' not in read.stdout.rstrip().rpartition("\n")[2]:
+        raise OSError(
+            f"{folder} is not written to its end; free some space and run the same command again, or set tracking=off"
+        )
 
 
 def _start(card: Card, folder: Path, mode: Literal["online", "offline"]) -> "wandb.Run":

@@ -105,9 +105,9 @@ def _track(run: Run, card: Card, path: Path, mode: str) -> None:
     if marker.exists():
         return
     drawn = samples.read_samples(run.shared.get(run.samples))
-    trackers.track(card, run.read_log(), drawn, path.parent / "wandb", mode)
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.touch()
+    if trackers.track(card, run.read_log(), drawn, path.parent / "wandb", mode):
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
 
 
 def _plain(node: Any) -> dict[str, Any]:
