@@ -207,6 +207,13 @@ def test_a_folder_that_is_no_usable_model_is_refused(tiny_model: Path, tmp_path:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("trl_loop", [False, True])
+def test_a_model_whose_configuration_asks_for_other_outputs_runs(tiny_model: Path, tmp_path: Path, trl_loop: bool) -> None:
+    folder = stranger(tmp_path / "model", "llama", tiny_model)
+    edit(folder / "config.json", return_dict=False, output_hidden_states=True)
+    check(folder, trl_loop=trl_loop)
+
+
 def test_a_model_whose_configuration_asks_for_attentions_can_be_saved(tiny_model: Path, tmp_path: Path) -> None:
     folder = stranger(tmp_path / "model", "llama", tiny_model)
     edit(folder / "config.json", output_attentions=True)

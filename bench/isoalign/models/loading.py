@@ -46,9 +46,15 @@ def load_model(name: str, weights: Path | None = None, dtype: str = "float32", t
         )
     if info["unexpected_keys"]:
         raise other_model(name, info["unexpected_keys"])
-    model.config.output_attentions = False  # which nothing reads, and no fast kernel gives
+    settle_outputs(model)
     model.config.pad_token_id = tokenizer.pad_token_id
     return model.eval().requires_grad_(False), tokenizer
+
+
+def settle_outputs(model: Any) -> None:
+    """Have a model return named outputs and no attentions, which no fast kernel gives, whatever its config.json says."""
+    for config in (model.config, model.config.get_text_config()):
+        config.return_dict, config.output_attentions, config.output_hidden_states = True, False, False
 
 
 def other_model(name: str, unread: Collection[str]) -> UserError:

@@ -151,6 +151,7 @@ def load(name: str, device: str = "cpu") -> RewardClassifier:
         )
         tokenizer = tokens.load(source)
     model, info = loaded
+    loading.settle_outputs(model)
     _check_head(name, model, info)
     if (tokenizer.pad_token_id or 0) >= model.get_input_embeddings().weight.shape[0]:  # rows are padded with another token
         tokenizer.pad_token = tokenizer.eos_token

@@ -59,7 +59,7 @@ def load_scalar_head(name: str) -> Any:
     )
     if unread := unread_weights(model, info):
         raise loading.other_model(name, unread)
-    model.config.output_attentions = False
+    loading.settle_outputs(model)
     return model
 
 

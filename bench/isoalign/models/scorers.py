@@ -19,7 +19,7 @@ from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.lazy import transformers
 from isoalign.core.memory import by_rows, machine_failure
 from isoalign.data import assets, hub
-from isoalign.models import rules
+from isoalign.models import loading, rules
 from isoalign.models.bilstm import BiLSTM
 from isoalign.models.flops import shape_of
 
@@ -153,6 +153,7 @@ def _load_classifier(source: str) -> tuple[Any, Any]:
         raise UserError(f"hf:{source} is not a trained classifier: it lacks the weights {missing}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    loading.settle_outputs(model)
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 

@@ -100,7 +100,7 @@ def _check_written(folder: Path) -> None:
     read = subprocess.run([sys.executable, "-m", "wandb", "leet", "inspect", "--json", folder], capture_output=True, text=True)
     if '"type":"exit"' not in read.stdout.rstrip().rpartition("\n")[2]:
         raise OSError(
-            f"{folder} is not written to its end; free some space and run the same command again, or set tracking=off"
+            f"{folder} is not written to its end; if the disk is full, free some space; then run the same command again"
         )
 
 
