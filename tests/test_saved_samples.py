@@ -142,7 +142,7 @@ def bad(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[Any], str]]:
     yield "unequal", rows[:-1], "unequal draws"
     yield "infinite", ['{"prompt_id": "x", "completion": "", "kl": 1e999}', *rest], "row 1: kl must be a number of nats"
     yield "negative", [first | {"kl": -5}, second, *rest], "row 1: kl must be a number of nats"
-    yield "half", [first | {"completion": "\ud83d"}, second, *rest], "row 1: completion holds half a character"
+    yield "half", [first | {"completion": "\ud83d"}, second, *rest], "row 1: cannot be read: it holds half a character"
     yield "deep", ["[" * 100_000, *rest], "row 1: cannot be read"
     yield "other-text", [first | {"prompt": "something else"}, second, *rest], "has another text in nano"
     yield "finished", [first | {"finished": "false"}, second, *rest], "row 1: finished must be true or false"

@@ -5,8 +5,7 @@ from pathlib import Path
 import click
 
 from isoalign.cli import options
-from isoalign.core.complaint import say
-from isoalign.core.display import clean
+from isoalign.core.complaint import one_line, say
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
 from isoalign.core.records import Card
@@ -51,7 +50,7 @@ def _print_board(folder: Path, cards: list[Card]) -> None:
     leaderboard.print_board(made)
     failed = failures.read_failures(folder)
     for one in failed:
-        print(clean(f"failed: {one.algorithm} seed {one.seed}: {one.reason}"))
+        print(one_line(f"failed: {one.algorithm} seed {one.seed}: {one.reason}"))
     if failed:
         print(f"(until the same command succeeds, or its file in {folder / 'failed'} is deleted)")
     print(leaderboard.write_board(made, folder))

@@ -11,6 +11,7 @@ import typing
 from pathlib import Path
 from typing import Any, NoReturn
 
+from isoalign.core import outside_json
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
 from isoalign.core.records import Card, Flag, PromptValues
@@ -22,6 +23,7 @@ BY_HAND = "by hand"  # how an untuned method got its settings
 OTHER_BASE = f"{BY_HAND}; what tuning chose is for another base"
 FORMAT = 3
 READS = (1, 2, 3)  # 1 has no values by prompt, no curve and no seals; up to 2 flags were lines of text
+LONGEST_NAME = 200  # characters
 FAMILY = "metric "  # prefix of the versions of families of metrics on a card
 
 
@@ -40,10 +42,10 @@ def read_card(path: Path) -> Card:
     path = Path(path)
     try:
         # a number that a card repeats is kept once: half of them are
-        data = json.loads(path.read_text(encoding="utf-8"), parse_float=functools.cache(float))
+        data = outside_json.decode(path.read_text(encoding="utf-8"), parse_float=functools.cache(float))
     except OSError as error:
         raise UserError(f"cannot read the card {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is not a card: not JSON ({error})") from error
     if not isinstance(data, dict) or "format" not in data:
         raise UserError(f'{path} is not a card: it has no "format"')
@@ -57,6 +59,9 @@ def read_card(path: Path) -> Card:
         if isinstance(holder, dict) and "values" in holder:
             holder["values"] = _unpack(holder["values"], where, path)
     card: Card = _parse(data, Card, "", path)
+    for name in ("task", "algorithm", "key"):
+        if (length := len(getattr(card, name))) > LONGEST_NAME:
+            raise UserError(f"{path}: {name} has {length:,} characters, of which {LONGEST_NAME} are the most")
     _parse(card.notes.get("flags", []), list[Flag], "notes.flags", path)
     if card.metered or card.spent:
         _parse(card.budget.get("flops"), float, "budget.flops", path)

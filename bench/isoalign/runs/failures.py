@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from isoalign.core import outside_json
 from isoalign.core.files import save
 from isoalign.core.redaction import redact
 from isoalign.core.store import digest
@@ -41,7 +42,7 @@ def read_failures(folder: Path) -> list[Failure]:
     found = []
     for file in sorted((folder / "failed").glob("*.json")):
         try:
-            found.append(Failure(**json.loads(file.read_text(encoding="utf-8"))))
+            found.append(Failure(**outside_json.decode(file.read_text(encoding="utf-8"))))
         except (OSError, ValueError, TypeError):
             continue
     return found

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from isoalign.config.task import TaskConfig
+from isoalign.core import outside_json
 from isoalign.core.errors import UserError
 from isoalign.core.jsonl import write_rows
 from isoalign.core.manifests import content
@@ -128,9 +129,8 @@ def read_external(file: Path, text: str, chosen: Sequence[Prompt], task: TaskCon
 
 def _row(file: Path, number: int, line: str, low: float, high: float) -> dict[str, Any]:
     try:
-        row = json.loads(line, parse_constant=_no_number)
-        line.encode()
-    except (ValueError, RecursionError) as error:
+        row = outside_json.decode(line, parse_constant=_no_number)
+    except ValueError as error:
         _refuse(file, number, f"cannot be read: {error}")
     if not isinstance(row, dict):
         _refuse(file, number, f"a row is a JSON object, not {line[:40]}")
@@ -144,8 +144,6 @@ def _row(file: Path, number: int, line: str, low: float, high: float) -> dict[st
             _refuse(file, number, f"{name} must be a text")
     if not isinstance(row.get("draw", 0), int) or isinstance(row.get("draw"), bool) or row.get("draw", 0) < 0:
         _refuse(file, number, "draw must be a whole number from 0")
-    if any("\ud800" <= char <= "\udfff" for char in row["completion"]):
-        _refuse(file, number, "completion holds half a character (a lone surrogate)")
     if "kl" in row and (type(row["kl"]) not in (int, float) or not 0 <= row["kl"] <= MOST):
         _refuse(file, number, f"kl must be a number of nats from 0 to {MOST:g}, or null")
     if not isinstance(row.get("finished", False), bool):
