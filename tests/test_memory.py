@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +274,20 @@ def test_work_by_rows_takes_lists_and_passes_on_other_errors() -> None:
             RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file data/0"),
             "cannot wri",
         ),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "cannot write: .*quota"),
+        (OSError(errno.EROFS, "Read-only file system"), "cannot write: .*Read-only"),
+        (OSError(errno.EIO, "Input/output error"), "cannot write: .*output error"),
         (torch.AcceleratorError("CUDA error: unspecified launch failure"), "the device failed: CUDA error"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"),
+            "the device failed: CUDA error",
+        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "too little memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "too little memory"),
+        (MemoryError(), "too little memory"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "a process was killed, .*worker"),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "a process was killed"),
+        (BrokenProcessPool("A process in the process pool was terminated abruptly"), "a process was killed"),
         (torch.OutOfMemoryError("CUDA out of memory"), "too little memory; .*task.training.micro_batch"),
     ],
 )

@@ -1,5 +1,6 @@
 """The store: a stage that is there is complete, whatever happened while it was made, and is made once."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -13,11 +14,12 @@ import pytest
 
 from isoalign.core import manifests
 from isoalign.core import store as stores
-from isoalign.core.errors import UserError
+from isoalign.core.errors import MachineFailed, UserError
 from isoalign.core.manifests import content, file_fingerprint
 from isoalign.core.records import Card
 from isoalign.core.store import Store, added_later, digest, recipe_fields
 from isoalign.tools.rescore import stage_of
+from workbench import SmallDisk, Terminal, complaint
 
 
 @dataclass(frozen=True)
@@ -313,3 +315,41 @@ def test_a_stage_that_is_whole_but_another_than_its_card_was_made_from_is_not_re
     card.contents["scores"] = "0123456789abcdef"
     with pytest.raises(UserError, match=f"{folder.name} in the store .* is another than the card was made from"):
         stage_of(card, maker.store, "scores")
+
+
+def test_a_folder_that_vanishes_while_a_stage_is_made_is_the_machines_failure(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+
+    def vanish(work: Path) -> None:
+        shutil.rmtree(store.root)
+        (work / "rows.jsonl").write_text("")
+
+    with pytest.raises(MachineFailed, match="work-pairs-0123456789abcdef vanished while it was written"):
+        store.get("pairs", "0123456789abcdef", {}, vanish)
+
+
+def test_a_disk_that_is_full_is_named_once(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+
+    def fill(work: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def outer(work: Path) -> None:
+        store.get("sft", "0123456789abcdef", {}, fill)
+
+    with pytest.raises(MachineFailed, match="No space left on device; free some space") as raised:
+        store.get("pairs", "0123456789abcdef", {}, outer)
+    assert str(raised.value).count(str(store.root)) == 1
+    assert not list(store.root.glob(".work-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["100k", "600k"])
+def test_a_disk_that_fills_up_ends_a_run_in_one_line_and_nothing_is_the_methods_failure(
+    terminal: Terminal, small_disk: SmallDisk, size: str
+) -> None:
+    typed = [word.replace(str(terminal.store), "DISK/store") for word in terminal.run("algorithm=dpo", "budget.flops=6e9")]
+    line = complaint(small_disk(size, typed, terminal.env))
+    assert "No space left on device" in line
+    assert "/disk/store" in line
+    assert not list((terminal.home / "results").rglob("*.json"))

@@ -21,9 +21,16 @@ class Rows(Protocol):
 
 B = TypeVar("B", bound=Rows)
 T = TypeVar("T")
-ALLOCATION = re.compile(r"DefaultCPUAllocator|out of memory", re.IGNORECASE)  # what is raised as a plain RuntimeError
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
-ON_DISK = re.compile(r"No space left on device|Disk quota exceeded|os error (28|122)\b|PytorchStreamWriter failed")
+ALLOCATION = re.compile(r"DefaultCPUAllocator|out of memory|CU\w+_STATUS_ALLOC_FAILED", re.IGNORECASE)  # of a RuntimeError
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, getattr(errno, "ESTALE", errno.EIO))
+ON_DISK = re.compile(
+    r"No space left on device|Disk quota exceeded|Read-only file system|Input/output error|os error (5|28|30|122)\b|"
+    "PytorchStreamWriter failed"
+)
+DEVICE = re.compile(r"CU\w+_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR|NOT_INITIALIZED)|uncorrectable ECC|NCCL error")
+KILLED = re.compile(
+    r"DataLoader worker .* (is killed|exited unexpectedly)|process .* unexpectedly terminated|terminated abruptly"
+)
 
 
 class OutOfMemory(MachineFailed):
@@ -88,7 +95,7 @@ def machine_failure(error: BaseException | None) -> MachineFailed | None:
     while error is not None:
         if isinstance(error, MachineFailed):
             return error
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             return out_of_memory()
         reason = str(error).strip().partition("\n")[0][:200]
         library = isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError"  # these raise no OSError
@@ -96,7 +103,9 @@ def machine_failure(error: BaseException | None) -> MachineFailed | None:
             return MachineFailed(
                 f"cannot write: {reason}; free some space, or set store=FOLDER, and run the same command again"
             )
-        if isinstance(error, torch.AcceleratorError):
+        if KILLED.search(reason):
+            return MachineFailed(f"a process was killed, as where memory runs out: {reason}; run the same command again")
+        if isinstance(error, torch.AcceleratorError) or (library and DEVICE.search(reason)):
             return MachineFailed(f"the device failed: {reason}; run the same command again")
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None

@@ -18,9 +18,10 @@ from filelock import FileLock
 
 from isoalign.core import stopping
 from isoalign.core.complaint import say
-from isoalign.core.errors import UserError
+from isoalign.core.errors import MachineFailed, UserError
 from isoalign.core.files import flush
 from isoalign.core.manifests import MANIFEST, RECIPE, changed_rows, content, files_of, fits, misfits, remember, write_manifest
+from isoalign.core.memory import machine_failure
 
 LATER = "later"
 _OPENED: set[Path] = set()  # stages that this process has looked at
@@ -84,14 +85,19 @@ class Store:
                 work.mkdir(exist_ok=True)
                 try:
                     make(work)
-                except Exception:
+                    shutil.rmtree(work / "checkpoint", ignore_errors=True)
+                    (work / RECIPE).write_text(json.dumps(recipe, indent=1, sort_keys=True))
+                    write_manifest(work, {parent.name: content(parent) for parent in self.parents(work)})
+                    flush(*work.rglob("*"), work)
+                except Exception as error:
+                    if not work.is_dir():
+                        raise MachineFailed(f"{work} vanished while it was written; run the same command again") from error
                     if not (work / "checkpoint").exists():
-                        shutil.rmtree(work)
+                        shutil.rmtree(work, ignore_errors=True)  # of a disk that fails
+                    told = str(machine_failure(error) or "")
+                    if told.startswith("cannot write") and str(self.root) not in told:
+                        raise MachineFailed(f"{told} (the store: {self.root})") from error
                     raise
-                shutil.rmtree(work / "checkpoint", ignore_errors=True)
-                (work / RECIPE).write_text(json.dumps(recipe, indent=1, sort_keys=True))
-                write_manifest(work, {parent.name: content(parent) for parent in self.parents(work)})
-                flush(*work.rglob("*"), work)
                 work.rename(final)
                 flush(self.root)
                 remember(final)
