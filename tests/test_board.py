@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import json
 import math
 import random
 import statistics
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 
 from isoalign import stats
+from isoalign.cli.commands import invoke
 from isoalign.core.errors import UserError
 from isoalign.core.records import Card, Estimate, Flag
 from isoalign.evaluation import card, metrics
@@ -702,3 +704,25 @@ if __name__ == "__main__":
     leaderboard.write_board(leaderboard.build_board(golden_cards()), GOLDEN)
     for picture in GOLDEN.glob("*.svg"):
         picture.unlink()
+
+
+@pytest.mark.parametrize(
+    "place", [["training", "reported"], ["data", "calibration"], ["notes", "flags"], ["config", "task"], ["versions"]]
+)
+@pytest.mark.parametrize("value", [True, "x", [["x"]], 7])
+def test_a_card_of_which_no_board_can_be_made_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: list[str], value: object
+) -> None:
+    """Its seals fit: whoever changed it has sealed it anew."""
+    good, bad = make("dpo"), make("kto")
+    if len(place) == 2:
+        bad = dataclasses.replace(bad, **{place[0]: {**getattr(bad, place[0]), place[1]: value}})
+    paths = [card.write_card(card.sealed(one), tmp_path / "nano") for one in (good, bad)]
+    if len(place) == 1:
+        data = json.loads(paths[1].read_text()) | {place[0]: value}
+        paths[1].write_text(json.dumps(data))
+    status = invoke(["board", "nano", "--results", str(tmp_path)])
+    told = capsys.readouterr().err.splitlines()
+    assert status in (0, 2)
+    assert len(told) == (1 if status else 0)
+    assert not status or paths[1].name in told[0]

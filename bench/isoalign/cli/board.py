@@ -42,7 +42,8 @@ def board(task: str | None, results: Path, across: bool, along: str | None) -> N
         _print_across({folder.name: read for folder, read in cards.items()}, results)
     else:
         for folder, read in cards.items():
-            _print_board(folder, read)
+            with leaderboard.naming_its_card(read):
+                _print_board(folder, read)
 
 
 def _print_board(folder: Path, cards: list[Card]) -> None:

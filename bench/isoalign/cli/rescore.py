@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from isoalign.cli import options
-from isoalign.core.errors import UserError
+from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.files import save
 from isoalign.core.progress import track
 from isoalign.core.records import Card
@@ -37,7 +37,14 @@ def rescore(cards: tuple[Path, ...], families: tuple[str, ...], every: bool, sto
     opened = options.open_store(store)
     for card in old.values():  # nothing is written, or begun, unless all can be scored
         stage_of(card, opened, "scores")
-    new = {path: rescored(old[path], opened, families or None) for path in track(paths, "rescoring")}
+    new: dict[Path, Card] = {}
+    for path in track(paths, "rescoring"):
+        try:
+            new[path] = rescored(old[path], opened, families or None)
+        except (UserError, OSError, MemoryError):
+            raise
+        except Exception as error:  # of what its fields may hold
+            raise UserError(f"{path} can't be scored again: {unforeseen(error)}") from error
     boards = {  # one that can't be made is found out before anything is written
         folder: leaderboard.build_board(
             [new.get(path) or cards_on_disk.read_unchanged(path) for path in sorted(folder.glob("*.json"))]

@@ -7,7 +7,7 @@ import click
 from isoalign.cli import options
 from isoalign.core.complaint import say
 from isoalign.core.display import clean
-from isoalign.core.errors import UserError
+from isoalign.core.errors import UserError, unforeseen
 
 
 @click.command()
@@ -25,8 +25,8 @@ def verify(cards: tuple[Path, ...], store: Path | None) -> int:
     for path in cards:
         try:
             report = verify_card(path, options.open_store(store))
-        except UserError as error:  # the others are still looked at
-            say(str(error))
+        except Exception as error:  # the others are still looked at
+            say(str(error) if isinstance(error, UserError) else f"{path} can't be checked: {unforeseen(error)}")
             wrong += 1
             continue
         wrong += len(report.wrong)

@@ -5,20 +5,22 @@ A row is one algorithm in one configuration, its seeds pooled. Rows are in one s
 """
 
 import json
+import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
 
-from isoalign.core.errors import UserError
+from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.files import save
 from isoalign.core.objective import objective_of
 from isoalign.core.records import Card
-from isoalign.evaluation.card import redacted
+from isoalign.evaluation.card import file_name, redacted
 from isoalign.report.board.rows import settings_of
 from isoalign.report.board.sections import Section, build_sections
 from isoalign.report.charts.curves import curves_chart, curves_chart_name
@@ -70,6 +72,23 @@ def build_board(cards: Iterable[Card], task: str | None = None) -> Board:
     if task not in (None, cards[0].task):
         raise UserError(f"a board of {task} can't be made from cards of {cards[0].task}")
     return Board(cards[0].task, tuple(build_sections(cards)))
+
+
+@contextmanager
+def naming_its_card(cards: Collection[Card]) -> Iterator[None]:
+    """Context in which boards are made of cards that may hold anything: an error is told with the card that is at fault."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError | OSError) or os.environ.get("ISOALIGN_DEBUG"):
+            raise
+        for card in cards:
+            try:
+                board = build_board([card])
+                board.markdown(), board.charts()
+            except Exception as own:
+                raise UserError(f"no board can be made of {file_name(card)}, so move it away: {unforeseen(own)}") from error
+        raise
 
 
 def ordered(cards: Iterable[Card]) -> list[Card]:

@@ -36,4 +36,10 @@ def publish(paths: Iterable[Path], results_root: Path) -> list[Path]:
         leaderboard.ordered([*read_cards(folder), *(card for copy, card in cards.items() if copy.parent == folder)])
     for copy, text in copies.items():
         save(copy, text)
-    return [leaderboard.write_board(leaderboard.build_board(read_cards(folder), folder.name), folder) for folder in folders]
+    return [_write_board(folder) for folder in folders]
+
+
+def _write_board(folder: Path) -> Path:
+    cards = read_cards(folder)
+    with leaderboard.naming_its_card(cards):
+        return leaderboard.write_board(leaderboard.build_board(cards, folder.name), folder)
