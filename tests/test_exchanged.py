@@ -10,7 +10,9 @@ import pytest
 
 from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
+from isoalign.core import plugins
 from isoalign.core.errors import UserError
+from isoalign.runs.exchanged import _is_large, composed
 from workbench import Terminal, complaint
 
 PLAIN = "defaults:\n  - nano\n  - _self_\nname: {name}\n"
@@ -94,3 +96,30 @@ def test_a_name_typed_does_not_leave_the_results(terminal: Terminal) -> None:
     line = complaint(terminal(terminal.run("task.name=../../up", "algorithm=dpo")))
     assert "task.name must be a plain name, as my_task, not '../../up'" in line
     assert not list(terminal.home.parent.glob("**/up"))
+
+
+LAUGHS = "a0: &a0 [x, x, x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}, *a{i - 1}]\n" for i in range(1, 9))
+TOO_MUCH = {
+    "references": LAUGHS,
+    "a part within itself": "a: &a {b: *a}\n",
+    "mappings": "a: " + "{a: " * 60 + "1" + "}" * 60,
+    "lists": "a: " + "[" * 5000 + "]" * 5000,
+    "a long text": f"a: {'x' * 10**6}",
+    "many values": f"a: [{'1, ' * 30_000}]",
+}
+
+
+@pytest.mark.parametrize("kind", TOO_MUCH)
+def test_yaml_that_is_too_much_to_read_is_refused_before_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    (tmp_path / "task").mkdir()
+    file = tmp_path / "task" / "mine.yaml"
+    file.write_text(TOO_MUCH[kind])
+    monkeypatch.setattr(plugins, "configurations", lambda: {"foreign.conf": tmp_path})
+    with pytest.raises(UserError, match=f"{file} is too much for a configuration"):
+        composed(["task=nano", "algorithm=dpo"])
+
+
+def test_references_are_no_fault() -> None:
+    assert not _is_large("a: &a [1, 2]\nb: [*a, *a, {c: *a}]\n")

@@ -6,26 +6,39 @@ the command line may.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
+from isoalign.config.search_path import folders
+from isoalign.core import plugins
 from isoalign.core.errors import UserError
+from isoalign.core.outside_json import DEEPEST
 
+LONGEST = 200_000  # characters of a file
+PARTS = 20_000  # values in a file
 OF_A_RUN = ("runtime", "overrides", "job")  # entries of Hydra's part that differ between runs
 RESOLVER = re.compile(r"\$\{[^${}]*:")
 
 
 def composed(choices: list[str]) -> DictConfig:
     """The configuration of some choices. Raises UserError for one that is more than data."""
-    with initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
-        config = compose("config", overrides=choices, return_hydra_config=True)
-        own = _hydra_itself()
     where = " ".join(choices)
+    _check_size(choices)
+    with initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
+        try:
+            config = compose("config", overrides=choices, return_hydra_config=True)
+        except (ValueError, RecursionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{where}: its yaml is no configuration: {reason}") from error
+        own = _hydra_itself()
     for key, value in _of_hydra(config).items():
         if value != own.get(key):
             raise UserError(f"{where}: its yaml sets hydra.{key}; only the command line may")
@@ -38,6 +51,39 @@ def composed(choices: list[str]) -> DictConfig:
             raise UserError(f"{where}: {key} is {value!r}; a configuration reads neither the environment nor files")
     OmegaConf.set_struct(config, True)
     return config
+
+
+def _check_size(choices: list[str]) -> None:
+    """Refuse yaml that is too much to read: the files of the choices, and all of plug-ins, which may include one another."""
+    chosen = [f"{group}/{name}.yaml" for group, _, name in (choice.partition("=") for choice in choices)]
+    files = [folder / name for folder in folders() for name in chosen]
+    files += [file for folder in plugins.configurations().values() for file in sorted(folder.rglob("*.yaml"))]
+    for file in dict.fromkeys(file for file in files if file.is_file()):
+        text = file.read_text(encoding="utf-8", errors="replace")
+        with suppress(yaml.YAMLError):  # which composing says
+            if len(text) > LONGEST or _is_large(text):
+                raise UserError(
+                    f"{file} is too much for a configuration: at most {LONGEST:,} characters, {DEEPEST} levels, and {PARTS:,} "
+                    "values, references written out"
+                )
+
+
+def _is_large(text: str) -> bool:
+    """Whether yaml is too deep, or has too many values once each reference (``*name``) is what it stands for."""
+    sizes: dict[str | None, float] = {}
+    open_parts: list[list[Any]] = [[None, 0.0]]  # of each level, its name and how many values are in it
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_parts.append([event.anchor, 1.0])
+        elif isinstance(event, yaml.AliasEvent | yaml.ScalarEvent | yaml.CollectionEndEvent):
+            name, size = open_parts.pop() if isinstance(event, yaml.CollectionEndEvent) else (event.anchor, 1.0)
+            if isinstance(event, yaml.AliasEvent):
+                size = sizes.get(name, math.inf)  # unknown as yet: a part within itself
+            sizes[name] = size
+            open_parts[-1][1] += size
+        if len(open_parts) > DEEPEST or open_parts[-1][1] > PARTS:
+            return True
+    return False
 
 
 @cache
