@@ -180,6 +180,14 @@ class QuotedOutputs(Outputs):
         return self.logp
 
 
+def zero_outputs(rollouts: Rollouts, width: int, vocabulary: int, device: torch.device) -> QuotedOutputs:
+    """Zeros in the shapes of a pass's outputs on completions. All are views of one number."""
+    shape = rollouts.completion.shape
+    zero: Tensor = torch.zeros((), device=device, requires_grad=torch.is_grad_enabled())
+    hidden = zero.expand(*shape, width)
+    return QuotedOutputs(zero.expand(shape), hidden, lambda states: zero.expand(*states.shape[:2], vocabulary), vocabulary)
+
+
 def fits_logits(states: Tensor, vocabulary: int) -> bool:
     """Whether the logits of states [B, T, D] may be in memory at once."""
     return states.shape[0] * states.shape[1] * vocabulary <= LOGITS

@@ -51,16 +51,20 @@ def load_scalar_head(name: str) -> Any:
     loaded or its architecture has no scalar head, and UserError if its configuration leaves weights of its body unread.
     """
     config = transformers.AutoConfig.from_pretrained(name, num_labels=1, trust_remote_code=False)
-    encoder = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
-    causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and not encoder
-    kind = scalar_head_class(config) if causal else transformers.AutoModelForSequenceClassification
-    model, info = kind.from_pretrained(
+    model, info = scalar_head_kind(config).from_pretrained(
         name, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
     if unread := unread_weights(model, info):
         raise loading.other_model(name, unread)
     loading.settle_outputs(model)
     return model
+
+
+def scalar_head_kind(config: Any) -> Any:
+    """The class of reward models of a configuration: an encoder keeps transformers' own."""
+    encoder = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and not encoder
+    return scalar_head_class(config) if causal else transformers.AutoModelForSequenceClassification
 
 
 def unread_weights(model: Any, info: dict[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ from isoalign.core.memory import by_rows
 from isoalign.data.preferences import Feedback, rollouts
 from isoalign.models import loading
 from isoalign.models.checkpointing import checkpoint_layers
-from isoalign.models.flops import shape_of
+from isoalign.models.flops import Shape, shape_of
 from isoalign.models.known_reward import KnownFunction, KnownReward
 from isoalign.models.reward import HeadReward, Retokenizer, head_rewards, load_reward_model
 from isoalign.stages.fitting import Fit
@@ -31,7 +31,7 @@ VERSION = 6
 WHITENED = 64  # verdicts whose answers give the mean and the standard deviation
 EVALUATIONS = 10  # on the golden set, during training
 
-Rows = list[tuple[list[int], list[int], list[int]]]  # token ids of a prompt, of the chosen and of the rejected answer
+Rows = Sequence[tuple[list[int], list[int], list[int]]]  # token ids of a prompt, of the chosen and of the rejected answer
 
 
 def make_reward_model(
@@ -78,12 +78,7 @@ def make_reward_model(
         best.restore()
     else:
         fit.run(trained, lambda index: paired(rows, index.tolist(), pad), losses, label)
-    lengths, whitened = _lengths([rows[place] for place in fit.read]), _lengths(rows[:WHITENED])
-    flops = {
-        "forward": shape.forward(*_without_head(lengths)) + shape.forward(*_without_head(whitened))
-        + len(accuracies) * shape.forward(*_without_head(_lengths(golden_rows))),
-        "backward": shape.backward(*_without_head(lengths)),
-    }  # fmt: skip
+    flops = training_flops(shape, rows, fit.read, golden_rows, len(accuracies))
     record = {
         "flops": flops, "verdicts": verdicts, "golden": known, "source": feedback.source, "seed": seed,
         "golden_accuracy": accuracies,
@@ -172,6 +167,19 @@ def paired(rows: Rows, places: Sequence[int], pad: int) -> Pairs:
     """The rows at ``places`` as a batch."""
     prompts, chosen, rejected = (list(column) for column in zip(*(rows[place] for place in places), strict=True))
     return Pairs(rollouts(prompts, chosen, pad), rollouts(prompts, rejected, pad), torch.tensor(list(places)))
+
+
+def training_flops(
+    shape: Shape, rows: Rows, read: Sequence[int], golden: Rows = (), measured: int = 0
+) -> dict[str, int]:
+    """FLOPs of training on ``rows`` in the order in which they are ``read``, of whitening on the first ones, and of as many
+    passes over the ``golden`` ones as were ``measured``."""
+    lengths, whitened = _lengths([rows[place] for place in read]), _lengths(rows[:WHITENED])
+    return {
+        "forward": shape.forward(*_without_head(lengths)) + shape.forward(*_without_head(whitened))
+        + measured * shape.forward(*_without_head(_lengths(golden))),
+        "backward": shape.backward(*_without_head(lengths)),
+    }  # fmt: skip
 
 
 def _lengths(rows: Rows) -> list[int]:

@@ -17,7 +17,7 @@ from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.data.preferences import Cursor, Feedback
 from isoalign.models.language import LanguageModel, completion_lengths, prompt_lengths
-from isoalign.models.passes import Outputs, QuotedOutputs
+from isoalign.models.passes import Outputs, zero_outputs
 from isoalign.training.feedback_source import FeedbackSource
 from isoalign.training.guard import Guard
 from isoalign.training.meter import Meter
@@ -34,7 +34,8 @@ class Session:
     ``generator``: the source of all randomness, on the CPU. ``state``: what an algorithm keeps between iterations.
     ``modules``: the algorithm's modules by name. ``reward_models``: those whose training is charged. ``started_at``: spent
     fraction of the budget at the first optimizer step. ``logged``: scalars of the current step. The trainer sets
-    ``adopt_module`` and ``trainer``; the caller that runs an algorithm's code sets ``guard``.
+    ``adopt_module`` and ``trainer``; the caller that runs an algorithm's code sets ``guard``. ``plan_loop``: set by a plan, which
+    takes the calls of `trl.train` instead of running them.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Session:
         self.guard: Guard | None = None
         self.adopt_module: Callable[[str, nn.Module], None] = lambda name, module: None
         self.trainer: Any = None
+        self.plan_loop: Callable[[Any], None] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -151,11 +153,8 @@ class Session:
             return self.reference(rollouts)
 
     def zero_outputs(self, rollouts: Rollouts) -> Outputs:
-        """Zeros in the shapes of a pass's outputs, for quoting the cost of a loss. All are views of one number."""
-        shape, vocabulary = rollouts.completion.shape, self.policy.vocabulary
-        zero: Tensor = torch.zeros((), device=self.device, requires_grad=torch.is_grad_enabled())
-        hidden = zero.expand(*shape, self.policy.width)
-        return QuotedOutputs(zero.expand(shape), hidden, lambda states: zero.expand(*states.shape[:2], vocabulary), vocabulary)
+        """Zeros in the shapes of a pass's outputs, for quoting the cost of a loss."""
+        return zero_outputs(rollouts, self.policy.width, self.policy.vocabulary, self.device)
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ from isoalign.training.session import Session
 from isoalign.training.trainer import Trainer
 from isoalign.training.trl.harness import Harness, TokenIds, with_harness
 from isoalign.training.trl.models import lent, pay_passes
+from isoalign.training.trl.planned import PlannedLoop
 from isoalign.training.trl.rows import Rows, contexts, preferences, unpaired, whole_answers
 
 __all__ = ["contexts", "loop_versions", "preferences", "train", "unpaired", "whole_answers"]
@@ -68,6 +69,9 @@ def train(
     Raises BudgetSpent if the budget does not cover the next step, or the next pass.
     """
     session = session_of(lab)
+    if session.plan_loop is not None:
+        session.plan_loop(PlannedLoop(lab, name, gather, reward, repeats, settings))
+        return
     policy, reference = session.policy, session.reference
     run: Trainer = session.trainer
     module, _, kind = f"trl.{name}".rpartition(".")

@@ -1,0 +1,191 @@
+"""One run, planned: the algorithm's own iterations on a real session, charged by the real meter, until the budget is spent.
+
+Nothing is computed. Iterations that cost what the last one did are not walked through but leapt over: their bill is the mean of
+those that were, and verdicts are paid for as the cursors pass them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from isoalign.core.batches import Step
+from isoalign.core.errors import UserError
+from isoalign.core.records import Budget
+from isoalign.data.preferences import Feedback
+from isoalign.tools.plan.models import PlannedCritic, PlannedLab, PlannedModel
+from isoalign.tools.plan.source import PlannedSource
+from isoalign.training.meter import BudgetSpent, Meter
+from isoalign.training.session import Session
+from isoalign.training.trl.planned import PlannedLoop
+
+LEAST = 4  # iterations of one kind that are walked through before a leap
+SCORES = "ai_scores"  # the labels of a judge that is asked in an iteration
+ALIKE = 0.3  # relative difference of the FLOPs of two iterations of one kind
+
+Bill = Counter[tuple[str, str]]
+
+
+class PlannedSession(Session):
+    """A session that knows what it has charged for verdicts, which are paid for once (``paid``)."""
+
+    paid: Bill
+
+    def pay_verdicts(self, feedback: Feedback, index: list[int], extra_flops: int = 0, extra_labels: int = 0) -> None:
+        """Charge the verdicts that were not read before."""
+        before = Counter(self.meter.items)
+        super().pay_verdicts(feedback, index, extra_flops, extra_labels)
+        self.paid += self.meter.items - before
+
+
+class PlannedRun:
+    """A run of an algorithm. ``lab``: what its code is given."""
+
+    def __init__(
+        self, algorithm: Any, budget: Budget, policy: PlannedModel, reference: PlannedModel, source: PlannedSource, seed: int = 0
+    ) -> None:
+        self.algorithm, self.meter, self.source = algorithm, Meter(budget), source
+        source.round = 0
+        self.session = PlannedSession(policy, reference, source, self.meter, source.task.model.new_tokens, seed)
+        self.session.paid = Counter()
+        self.session.modules["critic"] = PlannedCritic()
+        self.session.plan_loop = self._take_loop
+        self.session.trainer = self
+        self.lab = PlannedLab(self.session)
+        self.loop: PlannedLoop | None = None
+        self.prices: dict[int, tuple[int, int]] = {}  # of the last step at each position of a cycle of TRL's
+        self.reason = ""
+
+    def run(self) -> None:
+        """Spend the budget. Raises UserError if it covers no step, or if the algorithm can't be planned."""
+        if hasattr(self.algorithm, "train"):
+            self.algorithm.train(self.lab)
+            if self.loop is None:
+                raise UserError("its own training loop can't be planned")
+        kinds: list[Bill] = []
+        with suppress(BudgetSpent):
+            while True:
+                if self.source.round_due(self.meter.fraction) and self.meter.steps:
+                    self.source.begin_round(self.session.policy)
+                spent = self._walked()
+                kinds = [*kinds, spent] if kinds and _alike(kinds[-1], spent) else [spent]
+                if len(kinds) >= LEAST:
+                    self._leap(kinds)
+        self.reason = max(self.meter.refused, key=len, default="")
+        if not self.meter.steps:
+            raise UserError(f"the budget does not cover a step: {self.reason}")
+
+    # -- iterations ---------------------------------------------------------------------------------------------------
+
+    def _iterate(self) -> None:
+        """One iteration, as the trainer makes it."""
+        if self.loop is not None:
+            self.loop.cycle(self._trl_step)
+            return
+        before = self.meter.flops
+        for step in self.algorithm.iteration(self.lab):
+            self._step(step)
+        if self.meter.flops == before:
+            raise UserError("an iteration spends none of the budget")
+
+    def _step(self, step: Step) -> None:
+        meter = self.meter
+        if not meter.steps:
+            self.session.started_at = meter.fraction
+        with meter.quote() as price:
+            step.loss(self.lab, step.batch)
+        meter.require(price.total(), steps=1)
+        for (role, kind), flops in price.items():
+            meter.charge(role, kind, flops)
+        meter.steps += 1
+
+    def _trl_step(self, passes: Callable[[], None]) -> None:
+        """A step of TRL's: it begins only if the budget covers the cost of the last one of its kind."""
+        assert self.loop is not None
+        meter, position = self.meter, self.meter.steps % self.loop.repeats
+        reward_models = set(self.session.reward_models)
+        meter.require(*self.prices.get(position, (0, 0)), steps=1)
+        before = meter.flops, meter.tokens
+        passes()
+        if reward_models == self.session.reward_models:
+            self.prices[position] = meter.flops - before[0], meter.tokens - before[1]
+        meter.steps += 1
+
+    def _take_loop(self, loop: PlannedLoop) -> None:
+        self.loop = loop
+
+    def _walked(self) -> Bill:
+        """The bill of one iteration, with ``steps``, ``tokens`` and how far each cursor moved."""
+        before = self._counts()
+        self._iterate()
+        return _minus(self._counts(), before)
+
+    def _counts(self) -> Bill:
+        counts: Bill = self.meter.items - self.session.paid
+        counts["", "steps"], counts["", "tokens"] = self.meter.steps, self.meter.tokens
+        for source, read in self.meter.labels.items():
+            counts["labels", source] = len(read)
+        for name, cursor in self.session.cursors.items():
+            counts["cursor", name] = cursor.position
+        return counts
+
+    # -- leaps --------------------------------------------------------------------------------------------------------
+
+    def _leap(self, kinds: list[Bill]) -> None:
+        """Go on by as many iterations as half of what is left covers; by fewer if the next one is then of another kind."""
+        total = sum((flops for (role, _), flops in _works(kinds[-1]).items() if role), 0)
+        limits = [self.meter.budget.flops - self.meter.flops]
+        if self.source.round + 1 < self.source.task.rounds.count:
+            limits.append(self.meter.budget.flops * (self.source.round + 1) / self.source.task.rounds.count - self.meter.flops)
+        count = int(min(limits) / max(1, total) / 2)
+        while count >= LEAST:
+            numbers, paid, round = self.session.numbers(), Counter(self.session.paid), self.source.round
+            try:
+                self._skip(kinds, count)
+                spent = self._walked()
+            except BudgetSpent:
+                spent = Counter()
+            if _alike(kinds[-1], spent):
+                kinds.append(spent)
+                return
+            self.session.restore(numbers)
+            self.session.paid, self.source.round = paid, round
+            count //= 2
+
+    def _skip(self, kinds: list[Bill], count: int) -> None:
+        """Charge ``count`` iterations at the mean of those that were walked through, verdicts by those that are new."""
+        session, meter = self.session, self.meter
+        for (what, name), moved in kinds[-1].items():
+            if what != "cursor":
+                continue
+            index = session.cursors[name].take(count * moved).tolist()
+            kind, _, by = name.partition("@")[0].partition("-")
+            if kind in ("pairs", "labels"):
+                session.pay_verdicts(self.source.feedback(by), [place // (1 + (kind == "labels")) for place in index])
+            elif kind == "revisions":
+                session.pay_verdicts(self.source.revisions(), index)
+        asked = len(meter.labels.get(SCORES, ()))
+        meter.label(SCORES, range(asked, asked + count * kinds[-1]["labels", SCORES]))
+        mean = {key: count * sum(bill[key] for bill in kinds) // len(kinds) for key in _works(kinds[-1])}
+        meter.steps += mean.pop(("", "steps"), 0)
+        tokens = mean.pop(("", "tokens"), 0)
+        for (role, kind), flops in mean.items():
+            meter.charge(role, kind, flops, tokens if kind == "sample" else 0)
+            tokens = 0 if kind == "sample" else tokens
+
+
+def _works(spent: Bill) -> Bill:
+    """The part of a bill that is work: FLOPs, steps and tokens."""
+    return Counter({key: n for key, n in spent.items() if key[0] not in ("cursor", "labels")})
+
+
+def _alike(first: Bill, second: Bill) -> bool:
+    """Whether two iterations do the same: kinds of work, and about as much of it."""
+    first, second = _works(first), _works(second)
+    return first.keys() == second.keys() and all(abs(first[key] - second[key]) <= ALIKE * first[key] for key in first)
+
+
+def _minus(after: Bill, before: Bill) -> Bill:
+    return Counter({key: n - before[key] for key, n in after.items() if n != before[key]})
