@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from isoalign.config.search_path import options
+from isoalign.config.search_path import folders, options
 from isoalign.config.task import ModelConfig
 from isoalign.evaluation.card import BY_HAND, OTHER_BASE
 from isoalign.models import loading
@@ -17,6 +18,13 @@ from isoalign.models import loading
 def base_of(model: ModelConfig) -> dict[str, Any]:
     """What makes a base for tuning: its weights, by digest or commit, the rank of the task's adapters, and the dtype."""
     return {"weights": loading.weights_identity(model.name), "lora": model.lora, "dtype": model.dtype}
+
+
+def tuned_settings(task: str, algorithm: str, model: ModelConfig) -> dict[str, Any]:
+    """The settings that tuning chose for an algorithm on a task; empty without any, or where they are of another base."""
+    files = (folder / "tuned" / f"{task}_{algorithm}.yaml" for folder in folders())
+    found = next((yaml.safe_load(file.read_text(encoding="utf-8")) for file in files if file.exists()), {})
+    return found.get("algorithm", {}) if found and found.get("tuned_on") == base_of(model) else {}
 
 
 def settings_and_tuning(config: DictConfig, model: ModelConfig) -> tuple[dict[str, Any], str]:

@@ -58,34 +58,42 @@ def training_footprint(task: TaskConfig, lora: int) -> dict[str, int]:
 
 
 def step_footprint(
-    model: Any, tokenizer: Any, rows: Sequence[int], lengths: tuple[int, int], precision: str = "float32"
+    model: Any, tokenizer: Any, rows: Sequence[int], lengths: tuple[int, int], precision: str = "float32", train: bool = True
 ) -> list[int]:
-    """Bytes at the peak of a forward and backward pass, for each number of rows, of a model on the meta device.
+    """Bytes at the peak of a forward and backward pass, for each number of rows, of a model on the meta device; without
+    ``train``, of a pass without gradients.
 
     ``lengths``: tokens of each prompt and of each answer. Gradients are counted, weights are not.
     """
     mode, (prompt, answer) = FakeTensorMode(), lengths
     _give_device(model, mode)
     peaks = []
-    with mode:
-        policy = LanguageModel(model, tokenizer, ends=True, precision=precision)
+    with mode, torch.set_grad_enabled(train):
+        policy = LanguageModel(model, tokenizer, ends=True, precision=precision, rows=max(rows))
         for count in rows:
             shape = count, prompt + answer
             batch = Rollouts(torch.zeros(shape, dtype=torch.long), torch.ones(shape, dtype=torch.bool), prompt)
             with PeakMemory() as memory:
-                policy(batch).logp.sum().backward()
+                logp = policy(batch).logp
+                if train:
+                    logp.sum().backward()
             policy.inner.zero_grad()
             peaks.append(memory.peak)
     return peaks
 
 
-def policy_without_data(task: TaskConfig, lora: int) -> tuple[Any, int]:
+def policy_without_data(task: TaskConfig, lora: int, layers: int = 0) -> tuple[Any, int]:
     """The policy to be trained, as tensors without data, and the bytes of all ``weights`` of a training run.
 
-    Raises UserError if there is no such model.
+    ``layers``: of them only so many, 0 for all. Raises UserError if there is no such model.
     """
     config = task.model
     shape = loading.load_config(config.name)
+    if layers:
+        text = shape.get_text_config()
+        text.num_hidden_layers = layers
+        if getattr(text, "layer_types", None):
+            text.layer_types = text.layer_types[:layers]
     with torch.device("meta"):
         dtype = getattr(torch, config.frozen if lora else config.dtype)
         model = transformers.AutoModelForCausalLM.from_config(shape, dtype=dtype).eval()

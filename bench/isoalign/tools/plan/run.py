@@ -11,10 +11,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from isoalign.core.batches import Step
+from isoalign.core.batches import Rollouts, Step
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
 from isoalign.data.preferences import Feedback
+from isoalign.evaluation.samples import ROWS
+from isoalign.models.language import LanguageModel
 from isoalign.tools.plan.models import PlannedCritic, PlannedLab, PlannedModel
 from isoalign.tools.plan.source import PlannedSource
 from isoalign.training.meter import BudgetSpent, Meter
@@ -29,9 +31,21 @@ Bill = Counter[tuple[str, str]]
 
 
 class PlannedSession(Session):
-    """A session that knows what it has charged for verdicts, which are paid for once (``paid``)."""
+    """A session that knows what it has charged for verdicts, which are paid for once (``paid``), and the rows of its passes:
+    those with gradients since ``trained`` was set to 0, and the most of one without (``read``)."""
 
     paid: Bill
+    trained = read = 0
+
+    def pay_pass(
+        self, role: str, model: LanguageModel, rollouts: Rollouts, backward: bool = False, adapter: bool = True
+    ) -> None:
+        """Charge a pass over completions."""
+        super().pay_pass(role, model, rollouts, backward, adapter)
+        if backward:
+            self.trained += len(rollouts)
+        else:
+            self.read = max(self.read, len(rollouts))
 
     def pay_verdicts(self, feedback: Feedback, index: list[int], extra_flops: int = 0, extra_labels: int = 0) -> None:
         """Charge the verdicts that were not read before."""
@@ -56,10 +70,14 @@ class PlannedRun:
         self.lab = PlannedLab(self.session)
         self.loop: PlannedLoop | None = None
         self.prices: dict[int, tuple[int, int]] = {}  # of the last step at each position of a cycle of TRL's
+        self.micro_batch, self.rows = source.task.training.micro_batch, 0  # rows with gradients in memory at a time
         self.reason = ""
 
     def run(self) -> None:
         """Spend the budget. Raises UserError if it covers no step, or if the algorithm can't be planned."""
+        if hasattr(self.algorithm, "select"):
+            self.select()
+            return
         if hasattr(self.algorithm, "train"):
             self.algorithm.train(self.lab)
             if self.loop is None:
@@ -76,6 +94,16 @@ class PlannedRun:
         self.reason = max(self.meter.refused, key=len, default="")
         if not self.meter.steps:
             raise UserError(f"the budget does not cover a step: {self.reason}")
+
+    def select(self) -> None:
+        """Instead of training, select answers to the evaluation prompts. Raises UserError if the budget does not cover it."""
+        config, asked = self.source.task.evaluation, self.source.encoded(self.source.task.evaluation.split)
+        try:
+            for start in range(0, len(asked), ROWS):
+                answers = self.lab.generate(asked[start : start + ROWS], config.draws * self.algorithm.draws)
+                self.algorithm.select(self.lab, answers)
+        except BudgetSpent as spent:
+            raise UserError(f"the budget does not cover the best of {self.algorithm.draws} answers: {spent}") from spent
 
     # -- iterations ---------------------------------------------------------------------------------------------------
 
@@ -94,8 +122,11 @@ class PlannedRun:
         meter = self.meter
         if not meter.steps:
             self.session.started_at = meter.fraction
+        self.session.trained = 0
         with meter.quote() as price:
             step.loss(self.lab, step.batch)
+        rows = len(step.batch)
+        self.rows = max(self.rows, self.session.trained * min(rows, self.micro_batch) // rows)
         meter.require(price.total(), steps=1)
         for (role, kind), flops in price.items():
             meter.charge(role, kind, flops)

@@ -1,0 +1,145 @@
+"""A plan as text for a terminal, and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from isoalign.core.display import count, grid, scientific
+from isoalign.core.peak_memory import GIB
+from isoalign.tools.plan.accelerators import Accelerator
+from isoalign.tools.plan.plan import Assumed, MethodPlan, TaskPlan, hours
+
+TB = 1e12
+
+
+def paragraphs(plan: TaskPlan, methods: Sequence[MethodPlan], accelerator: Accelerator, assumed: Assumed) -> Iterator[str]:
+    """The plan of a task: what all methods share, each method, what it comes to, what is assumed and what to change."""
+    task, devices = plan.task, assumed.devices
+    where = f"{devices} {accelerator.name}" if devices > 1 else accelerator.name
+    weights = f"LoRA of rank {task.model.lora}" if task.model.lora else "all weights are trained"
+    yield f"{task.name}: base {task.model.name}, {weights}; on {where}"
+    shared = plan.stages()
+    yield grid(
+        ["made for all methods", "sampling", "forward", "backward", "hours"],
+        [[name, *_by_kind(items), _hours(hours(items, accelerator, assumed))] for name, items in shared.items()],
+    )
+    yield grid(
+        ["method", "budget", "FLOPs", "before a step", "steps", "answers", "labels", "GiB a device", "hours", "$"],
+        [_row(each, accelerator, assumed) for each in methods],
+        left=(0, 1),
+    )
+    yield from _totals(plan, methods, accelerator, assumed)
+    yield "\n".join(["assumed:", *(f"- {note}" for note in assumptions(plan, accelerator, assumed))])
+    if changes := list(advice(methods, accelerator, assumed)):
+        yield "\n".join(["what to change:", *(f"- {line}" for line in changes)])
+
+
+def _by_kind(items: dict[tuple[str, str], int]) -> list[str]:
+    sums = [sum(flops for (_, own), flops in items.items() if own == kind) for kind in ("sample", "forward", "backward")]
+    return [scientific(each) if each else "–" for each in sums]
+
+
+def _row(each: MethodPlan, accelerator: Accelerator, assumed: Assumed) -> list[str]:
+    named = [each.method, f"{each.budget} {scientific(each.limit)}"]
+    if each.problem:
+        return [*named, "no run", *["–"] * 7]
+    time = each.hours(accelerator, assumed)
+    memory = f"{each.footprint.on(assumed.devices) / GIB:.1f}" if each.footprint else "–"
+    numbers = [scientific(each.flops), scientific(each.start), *map(count, (each.steps, each.answers, each.labels))]
+    return [*named, *numbers, memory, _hours(time), _dollars(time, accelerator, assumed)]
+
+
+def _hours(value: float) -> str:
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}" if value else "0"
+
+
+def _dollars(time: float, accelerator: Accelerator, assumed: Assumed) -> str:
+    return "–" if accelerator.price is None else f"{time * assumed.devices * accelerator.price:,.2f}"
+
+
+def _totals(
+    plan: TaskPlan, methods: Sequence[MethodPlan], accelerator: Accelerator, assumed: Assumed
+) -> Iterator[str]:
+    """What a board of the methods comes to under each budget, its store, and what it can tell apart."""
+    shared = [hours(items, accelerator, assumed) for items in plan.stages().values()]
+    for budget in dict.fromkeys(each.budget for each in methods):
+        runs = [each for each in methods if each.budget == budget and not each.problem]
+        number = len(runs) * assumed.seeds
+        time = assumed.seeds * sum(each.hours(accelerator, assumed) for each in runs) + sum(shared[:-1]) + number * shared[-1]
+        money = "" if accelerator.price is None else f", ${_dollars(time, accelerator, assumed)}"
+        yield (
+            f"{budget}: {number} runs ({len(runs)} methods, {assumed.seeds} seeds) with their evaluation {_hours(time)} hours"
+            f"{money}; store {_bytes(plan.store_bytes(number))}; smallest resolvable difference {_resolvable(plan, len(runs))}"
+        )
+
+
+def _resolvable(plan: TaskPlan, methods: int) -> str:
+    found = plan.resolvable(methods)
+    return f"{found:.3f}" if found is not None else "not known"
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB" if size < TB else f"{size / TB:,.1f} TB"
+
+
+def assumptions(plan: TaskPlan, accelerator: Accelerator, assumed: Assumed) -> Iterator[str]:
+    """Everything that a plan takes for granted, a sentence each."""
+    yield (
+        f"passes reach {assumed.mfu:.0%} of {accelerator.name}'s {accelerator.peak / TB:g} TFLOP/s, sampling "
+        f"{assumed.sampling_mfu:.0%} (--mfu, --sampling-mfu); loading, scorers and servers take time on top"
+    )
+    if accelerator.price is not None:
+        yield f"${accelerator.price:g} an hour and device: {accelerator.source}"
+    if assumed.devices > 1:
+        yield "work is spread evenly, weights and optimizer are sharded as by FSDP: by formula, a run takes one device today"
+    yield "memory is without buffers of kernels and libraries; TRL's own loops are not measured"
+    yield "seeds and prompts spread as on nano's board"
+    yield from plan.notes
+    yield from plan.source.notes
+
+
+def advice(methods: Sequence[MethodPlan], accelerator: Accelerator, assumed: Assumed) -> Iterator[str]:
+    """What to change where a method has no run, or takes more memory than a device has."""
+    for each in methods:
+        if each.problem and each.least is not None:
+            yield f"{each.method}: {each.problem}; a step takes budget.flops={scientific(each.least)} or more"
+        elif each.problem:
+            yield f"{each.method}: {each.problem}"
+    for each in {each.method: each for each in methods}.values():
+        needed = each.footprint.on(assumed.devices) if each.footprint else 0
+        if needed > accelerator.memory:
+            yield (
+                f"{each.method}: {needed / GIB:.1f} GiB do not fit into {accelerator.name}'s {accelerator.memory / GIB:.1f}; lower "
+                "task.training.micro_batch, or set task.training.gradient_checkpointing=true, task.model.lora=16 or "
+                "task.model.dtype=bfloat16"
+            )
+
+
+def as_json(plan: TaskPlan, methods: Sequence[MethodPlan], accelerator: Accelerator, assumed: Assumed) -> dict[str, Any]:
+    """The plan in plain types; bytes, FLOPs, hours and dollars."""
+    names = {each.method for each in methods if not each.problem}
+    stages = plan.stages()
+    return {
+        "task": plan.task.name, "base": plan.task.model.name, "assumed": asdict(assumed),
+        "accelerator": {name: value for name, value in asdict(accelerator).items() if value != math.inf},
+        "shared": [
+            {"stage": name, "items": _items(items), "hours": hours(items, accelerator, assumed)} for name, items in stages.items()
+        ],
+        "methods": [_method(each, accelerator, assumed) for each in methods],
+        "store": plan.store_bytes(len(names) * assumed.seeds), "resolvable": plan.resolvable(len(names)),
+        "notes": list(assumptions(plan, accelerator, assumed)), "advice": list(advice(methods, accelerator, assumed)),
+    }  # fmt: skip
+
+
+def _items(items: dict[tuple[str, str], int]) -> list[dict[str, Any]]:
+    return [{"role": role, "kind": kind, "flops": flops} for (role, kind), flops in sorted(items.items())]
+
+
+def _method(each: MethodPlan, accelerator: Accelerator, assumed: Assumed) -> dict[str, Any]:
+    plain = {name: value for name, value in vars(each).items() if name not in ("items", "footprint")}
+    plain |= {"flops": each.flops, "items": _items(each.items), "hours": each.hours(accelerator, assumed)}
+    memory = asdict(each.footprint) | {"device": each.footprint.on(assumed.devices)} if each.footprint else None
+    return plain | {"memory": memory}
