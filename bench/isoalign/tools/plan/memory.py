@@ -46,7 +46,8 @@ class Memory:
         """Of a run with an adapter of rank ``lora`` (0: all weights), ``trained`` rows in one pass with gradients and ``read``
         rows in one without. ``beside``: bytes of other models; ``critic``: a value model is trained as the policy is."""
         weights, gradients, layer = self._weights(lora)
-        step, reading = self._peak(lora, trained, True), self._peak(lora, read, False)
+        step = self._peak(lora, trained, True)
+        reading = self._peak(lora, read, False) if read > trained else 0  # without gradients the same rows take less
         copies = 1 + critic
         own = weights + (3 * self._size if critic else 0)
         passes = max(copies * max(0, step - gradients), reading)

@@ -26,7 +26,7 @@ from isoalign.stages.shared import SharedStages
 from isoalign.tools.plan.accelerators import Accelerator
 from isoalign.tools.plan.memory import Footprint, Memory, model_size
 from isoalign.tools.plan.models import PlannedModel, Tokenless, language_model
-from isoalign.tools.plan.run import PlannedRun
+from isoalign.tools.plan.run import Bill, PlannedRun
 from isoalign.tools.plan.source import VERDICTS, PlannedSource
 from isoalign.training import registry
 
@@ -145,28 +145,29 @@ class TaskPlan:
         for name in names or registry.algorithm_names():
             kind = registry.algorithm(name)
             if any(hasattr(kind, what) for what in ("iteration", "train", "select")):
+                kinds: list[list[Bill]] = []
                 for budget, limit in budgets.items():
-                    yield self._method(name, kind, budget, limit)
+                    yield self._method(name, kind, budget, limit, kinds)
 
-    def _method(self, name: str, kind: type, budget: str, limit: float) -> MethodPlan:
+    def _method(self, name: str, kind: type, budget: str, limit: float, kinds: list[list[Bill]]) -> MethodPlan:
         plan = MethodPlan(name, budget, limit)
         try:
             with registry.sandboxed(name):
                 algorithm = registry.with_checked_settings(kind(**tuned_settings(self.task.name, name, self.task.model)))
-            self._fill(plan, algorithm)
+            self._fill(plan, algorithm, kinds)
         except UserError as error:
             plan.problem = str(error)
         except Exception as error:  # an algorithm of one's own may do anything
             plan.problem = unforeseen(error)
         return plan
 
-    def _fill(self, plan: MethodPlan, algorithm: Any) -> None:
+    def _fill(self, plan: MethodPlan, algorithm: Any, kinds: list[list[Bill]]) -> None:
         lora = int(getattr(algorithm, "lora", 0) or self.lora)
         policy = self.model(lora)
         reference = policy if lora else self.model(0)
 
         def planned(budget: Budget) -> PlannedRun:
-            run = PlannedRun(algorithm, budget, policy, reference, self.source)
+            run = PlannedRun(algorithm, budget, policy, reference, self.source, kinds)
             with progress.hidden():
                 run.run()
             return run

@@ -55,14 +55,17 @@ class PlannedSession(Session):
 
 
 class PlannedRun:
-    """A run of an algorithm. ``lab``: what its code is given."""
+    """A run of an algorithm. ``lab``: what its code is given; ``kinds``: bills of iterations, each list of one kind, which runs
+    of one algorithm share."""
 
     def __init__(
-        self, algorithm: Any, budget: Budget, policy: PlannedModel, reference: PlannedModel, source: PlannedSource, seed: int = 0
-    ) -> None:
+        self, algorithm: Any, budget: Budget, policy: PlannedModel, reference: PlannedModel, source: PlannedSource,
+        kinds: list[list[Bill]] | None = None,
+    ) -> None:  # fmt: skip
         self.algorithm, self.meter, self.source = algorithm, Meter(budget), source
+        self.kinds = [] if kinds is None else kinds
         source.round = 0
-        self.session = PlannedSession(policy, reference, source, self.meter, source.task.model.new_tokens, seed)
+        self.session = PlannedSession(policy, reference, source, self.meter, source.task.model.new_tokens, 0)
         self.session.paid = Counter()
         self.session.modules["critic"] = PlannedCritic()
         self.session.plan_loop = self._take_loop
@@ -82,15 +85,13 @@ class PlannedRun:
             self.algorithm.train(self.lab)
             if self.loop is None:
                 raise UserError("its own training loop can't be planned")
-        kinds: list[Bill] = []
         with suppress(BudgetSpent):
             while True:
                 if self.source.round_due(self.meter.fraction) and self.meter.steps:
                     self.source.begin_round(self.session.policy)
-                spent = self._walked()
-                kinds = [*kinds, spent] if kinds and _alike(kinds[-1], spent) else [spent]
-                if len(kinds) >= LEAST:
-                    self._leap(kinds)
+                kind = self._kind_of(self._walked())
+                if len(kind) >= LEAST:
+                    self._leap(kind)
         self.reason = max(self.meter.refused, key=len, default="")
         if not self.meter.steps:
             raise UserError(f"the budget does not cover a step: {self.reason}")
@@ -152,6 +153,15 @@ class PlannedRun:
         before = self._counts()
         self._iterate()
         return _minus(self._counts(), before)
+
+    def _kind_of(self, spent: Bill) -> list[Bill]:
+        """The bills of all iterations like this one, which is among them from now on."""
+        kind = next((kind for kind in self.kinds if _alike(kind[0], spent)), None)
+        if kind is None:
+            kind = []
+            self.kinds.append(kind)
+        kind.append(spent)
+        return kind
 
     def _counts(self) -> Bill:
         counts: Bill = self.meter.items - self.session.paid

@@ -23,7 +23,7 @@ from isoalign.feedback.constitution import PrincipledJudge
 from isoalign.feedback.judges.lm import LMJudge
 from isoalign.feedback.judges.verdicts import Judge, Verdict
 from isoalign.feedback.judges.writer import LMWriter
-from isoalign.models import loading
+from isoalign.models import loading, tokens
 from isoalign.models.flops import Shape
 from isoalign.models.language import LanguageModel, completion_lengths
 from isoalign.models.reward import Bill, Retokenizer
@@ -130,6 +130,9 @@ class PlannedSource:
 
     def _encode(self, split: str) -> Prompts:
         config = self.task.prompts
+        if folder := self._made(lambda: self.shared.completions(split)):
+            ids = [row["prompt_ids"] for row in read_rows(folder / "answers.jsonl")]
+            return tokens.left_padded(ids, int(self.tokenizer.pad_token_id))
         try:
             return encode_prompts(self.tokenizer, prompts.load_split(config, split), self.task.model)
         except (UserError, AttributeError):
@@ -312,11 +315,11 @@ class PlannedSource:
             found = stage()
         except UserError:
             return None
-        return self.shared.get(found) if found and self.shared.has(found) else None
+        return self.shared.store.path(found.name, found.key) if found and self.shared.has(found) else None
 
     @staticmethod
     def _ids(asked: Prompts) -> list[list[int]]:
-        return [tokens[mask].tolist() for tokens, mask in zip(asked.tokens, asked.mask, strict=True)]
+        return [ids[mask].tolist() for ids, mask in zip(asked.tokens, asked.mask, strict=True)]
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
         if name not in self._cache:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,15 +21,17 @@ def paragraphs(plan: TaskPlan, methods: Sequence[MethodPlan], accelerator: Accel
     where = f"{devices} {accelerator.name}" if devices > 1 else accelerator.name
     weights = f"LoRA of rank {task.model.lora}" if task.model.lora else "all weights are trained"
     yield f"{task.name}: base {task.model.name}, {weights}; on {where}"
-    shared = plan.stages()
     yield grid(
-        ["made for all methods", "sampling", "forward", "backward", "hours"],
-        [[name, *_by_kind(items), _hours(hours(items, accelerator, assumed))] for name, items in shared.items()],
+        ["made for all methods", "sampling", "forward", "backward", "time"],
+        [[name, *_by_kind(items), duration(hours(items, accelerator, assumed))] for name, items in plan.stages().items()],
     )
+    budgets = {each.budget: each.limit for each in methods}
+    by_method = [[each for each in methods if each.method == name] for name in dict.fromkeys(each.method for each in methods)]
+    titles = ["steps", "answers", "labels", "time", "$"]
+    yield "budgets: " + ", ".join(f"{name} {scientific(limit)} FLOPs" for name, limit in budgets.items())
     yield grid(
-        ["method", "budget", "FLOPs", "before a step", "steps", "answers", "labels", "GiB a device", "hours", "$"],
-        [_row(each, accelerator, assumed) for each in methods],
-        left=(0, 1),
+        ["method", "before a step", "GiB a device", *(f"{title}: {' / '.join(budgets)}" for title in titles)],
+        [_row(rows, accelerator, assumed) for rows in by_method],
     )
     yield from _totals(plan, methods, accelerator, assumed)
     yield "\n".join(["assumed:", *(f"- {note}" for note in assumptions(plan, accelerator, assumed))])
@@ -42,18 +44,27 @@ def _by_kind(items: dict[tuple[str, str], int]) -> list[str]:
     return [scientific(each) if each else "–" for each in sums]
 
 
-def _row(each: MethodPlan, accelerator: Accelerator, assumed: Assumed) -> list[str]:
-    named = [each.method, f"{each.budget} {scientific(each.limit)}"]
-    if each.problem:
-        return [*named, "no run", *["–"] * 7]
-    time = each.hours(accelerator, assumed)
-    memory = f"{each.footprint.on(assumed.devices) / GIB:.1f}" if each.footprint else "–"
-    numbers = [scientific(each.flops), scientific(each.start), *map(count, (each.steps, each.answers, each.labels))]
-    return [*named, *numbers, memory, _hours(time), _dollars(time, accelerator, assumed)]
+def _row(rows: Sequence[MethodPlan], accelerator: Accelerator, assumed: Assumed) -> list[str]:
+    """A method under each budget."""
+    run = next((each for each in rows if not each.problem), None)
+    start = scientific(run.start) if run else "–"
+    memory = f"{run.footprint.on(assumed.devices) / GIB:.2f}" if run and run.footprint else "–"
+    cells: list[Callable[[MethodPlan], str]] = [
+        lambda each: count(each.steps),
+        lambda each: count(each.answers),
+        lambda each: count(each.labels),
+        lambda each: duration(each.hours(accelerator, assumed)),
+        lambda each: _dollars(each.hours(accelerator, assumed), accelerator, assumed),
+    ]
+    return [rows[0].method, start, memory, *(" / ".join("–" if e.problem else cell(e) for e in rows) for cell in cells)]
 
 
-def _hours(value: float) -> str:
-    return f"{value:.1f}" if value >= 1 else f"{value:.2g}" if value else "0"
+def duration(hours: float) -> str:
+    """Hours in a unit that suits them."""
+    for size, unit in ((24.0, "days"), (1.0, "h"), (1 / 60, "min")):
+        if hours >= 2 * size or (unit == "h" and hours >= 1):
+            return f"{hours / size:.1f} {unit}"
+    return f"{3600 * hours:.2g} s"
 
 
 def _dollars(time: float, accelerator: Accelerator, assumed: Assumed) -> str:
@@ -71,7 +82,7 @@ def _totals(
         time = assumed.seeds * sum(each.hours(accelerator, assumed) for each in runs) + sum(shared[:-1]) + number * shared[-1]
         money = "" if accelerator.price is None else f", ${_dollars(time, accelerator, assumed)}"
         yield (
-            f"{budget}: {number} runs ({len(runs)} methods, {assumed.seeds} seeds) with their evaluation {_hours(time)} hours"
+            f"{budget}: {number} runs ({len(runs)} methods, {assumed.seeds} seeds) with their evaluation {duration(time)}"
             f"{money}; store {_bytes(plan.store_bytes(number))}; smallest resolvable difference {_resolvable(plan, len(runs))}"
         )
 

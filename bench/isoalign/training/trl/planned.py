@@ -110,7 +110,10 @@ class PlannedLoop:
 
     def _train(self, rows: int, columns: int, fused: bool = True) -> None:
         """Charge a pass with gradients; a fused head is applied a second time in the backward pass."""
-        meter, shape = session_of(self.lab).meter, self._policy.shape
+        session, shape = session_of(self.lab), self._policy.shape
+        meter = session.meter
+        if not meter.steps:
+            session.started_at = meter.fraction
         lengths, heads = [columns] * rows, [columns - fused] * rows
         forward, backward = shape.forward(lengths, heads), shape.backward(lengths, heads) + fused * 2 * shape.head * sum(heads)
         meter.require(forward + backward)
