@@ -31,14 +31,14 @@ SHARE = click.FloatRange(min=0, max=1, min_open=True)
 @options.store
 def plan(
     words: tuple[str, ...], methods: tuple[str, ...], budgets: tuple[str, ...], accelerator: str, devices: int,
-    price: float | None, mfu: float, sampling_mfu: float, seeds: int, mean_answer: float | None, verdicts: float, as_json: bool,
-    store: Path | None,
+    price: float | None, mfu: float, sampling_mfu: float, seeds: int, mean_answer: float | None, verdicts: float,
+    as_json: bool, store: Path | None,
 ) -> None:  # fmt: skip
     """Say what runs of tasks will cost, before anything is launched.
 
-    FLOPs of every stage and method, optimizer steps, answers and labels that each budget buys, memory, hours, dollars, the store,
-    the smallest difference that seeds and prompts resolve, and what to change where a run does not fit. No weights are loaded:
-    the config.json of a model is enough.
+    FLOPs of every stage and method, optimizer steps, answers and labels that each budget buys, memory, hours, dollars, the
+    store, the smallest difference that seeds and prompts resolve, and what to change where a run does not fit. No weights are
+    loaded: the config.json of a model is enough.
     """
     # loads torch, which the help does without
     from isoalign.runs.overrides import task_named

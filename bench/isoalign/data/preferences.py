@@ -167,15 +167,16 @@ class Cursor:
 
     def take(self, count: int) -> Tensor:
         """The next ``count`` items [count]."""
-        items = []
-        for place in range(self.position, self.position + count):
-            epoch = place // self.size
+        parts = [torch.empty(0, dtype=torch.long)]
+        end = self.position + count
+        while self.position < end:
+            epoch, start = divmod(self.position, self.size)
             if epoch != self._epoch:
                 generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
                 self._epoch, self._order = epoch, torch.randperm(self.size, generator=generator)
-            items.append(int(self._order[place % self.size]))
-        self.position += count
-        return torch.tensor(items)
+            parts.append(self._order[start : start + end - self.position])
+            self.position += len(parts[-1])
+        return torch.cat(parts)
 
 
 def select(prompts: Prompts, index: Tensor) -> Prompts:

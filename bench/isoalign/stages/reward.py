@@ -169,9 +169,7 @@ def paired(rows: Rows, places: Sequence[int], pad: int) -> Pairs:
     return Pairs(rollouts(prompts, chosen, pad), rollouts(prompts, rejected, pad), torch.tensor(list(places)))
 
 
-def training_flops(
-    shape: Shape, rows: Rows, read: Sequence[int], golden: Rows = (), measured: int = 0
-) -> dict[str, int]:
+def training_flops(shape: Shape, rows: Rows, read: Sequence[int], golden: Rows = (), measured: int = 0) -> dict[str, int]:
     """FLOPs of training on ``rows`` in the order in which they are ``read``, of whitening on the first ones, and of as many
     passes over the ``golden`` ones as were ``measured``."""
     lengths, whitened = _lengths([rows[place] for place in read]), _lengths(rows[:WHITENED])

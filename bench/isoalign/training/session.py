@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from isoalign.core import stopping
 from isoalign.core.batches import Rollouts
@@ -34,8 +34,8 @@ class Session:
     ``generator``: the source of all randomness, on the CPU. ``state``: what an algorithm keeps between iterations.
     ``modules``: the algorithm's modules by name. ``reward_models``: those whose training is charged. ``started_at``: spent
     fraction of the budget at the first optimizer step. ``logged``: scalars of the current step. The trainer sets
-    ``adopt_module`` and ``trainer``; the caller that runs an algorithm's code sets ``guard``. ``plan_loop``: set by a plan, which
-    takes the calls of `trl.train` instead of running them.
+    ``adopt_module`` and ``trainer``; the caller that runs an algorithm's code sets ``guard``. ``plan_loop``: set by a plan,
+    which takes the calls of `trl.train` instead of running them.
     """
 
     def __init__(

@@ -29,8 +29,8 @@ class Footprint:
     layer: int
 
     def on(self, devices: int) -> int:
-        """Bytes on each of some devices. On several, weights, gradients and optimizer are sharded, as by FSDP, and the weights of
-        two layers are gathered at a time: by formula, as this version trains on one."""
+        """Bytes on each of some devices. On several, weights, gradients and optimizer are sharded as by FSDP, and the weights
+        of two layers are gathered at a time: by formula, as this version trains on one."""
         whole = self.weights + self.gradients + self.beside
         return self.passes + (whole if devices == 1 else -(-whole // devices) + 2 * self.layer)
 

@@ -1,4 +1,4 @@
-"""Models that are billed and compute nothing: those of the meta device, whose passes are zeros and whose answers are planned."""
+"""Models that are billed and compute nothing: on the meta device, with passes that give zeros and answers that are planned."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def language_model(name: str) -> Any:
 
 
 def reward_shapes(name: str, lora: int = 0) -> tuple[Shape, Shape]:
-    """The shapes of a scalar head on the model ``name``: as it is trained, with an adapter of rank ``lora``, and as it scores."""
+    """The shapes of a scalar head on the model ``name``: as it is trained (LoRA of rank ``lora``) and as it scores."""
     path = loading.model_path(name)
     with hub.loading_errors("the reward model", path):
         config = transformers.AutoConfig.from_pretrained(path, num_labels=1, trust_remote_code=False)

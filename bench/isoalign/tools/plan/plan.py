@@ -32,6 +32,7 @@ from isoalign.training import registry
 
 UNLIMITED = 1e30  # FLOPs
 SEED_SPREAD, PROMPT_SPREAD = 0.004, 0.038  # standard deviations on nano's board, in shares of the objective's range
+SOME = 256  # prompts, whose tokens planned answers are made of
 TEXT = 1500  # bytes that a sample takes with its scores
 LIST = 3  # verdicts, rewards and the like beside it
 
@@ -97,13 +98,19 @@ class TaskPlan:
         base = self.model(0)
         shared = SharedStages(task, store)
         self.source = PlannedSource(shared, self.tokenizer, base.shape, base, assumed.verdicts)
-        asked = self.source.prompts()
+        asked = self.source.prompts()[:SOME]
         base.filler = torch.cat([tokens[mask][1:] for tokens, mask in zip(asked.tokens, asked.mask, strict=True)])
         base.answer = self._answer()
         self.memory = Memory(task, self.tokenizer)
 
     def _tokenizer(self) -> Any:
-        loading.load_config(self.task.model.name)
+        try:
+            loading.load_config(self.task.model.name)
+        except UserError as error:
+            raise UserError(
+                f"{error}; a plan needs its config.json alone: put it into a folder and set task.model.name=FOLDER, or into "
+                "the hub's cache by `hf download NAME config.json --revision REVISION`"
+            ) from error
         try:
             return loading.task_tokenizer(self.task.model)
         except UserError:
@@ -256,8 +263,8 @@ class TaskPlan:
         return int(base + reward + runs * (trained * (1 + len(task.training.snapshots)) + samples))
 
     def resolvable(self, methods: int) -> float | None:
-        """The smallest difference of two methods' mean scores that a board of so many methods will resolve, if seeds and prompts
-        spread as on nano's board; None for an objective without bounds."""
+        """The smallest difference of two methods' mean scores that a board of so many methods resolves, if seeds and
+        prompts spread as on nano's board; None for an objective without bounds."""
         low, high = self.task.objective.bounds
         if low is None or high is None or methods < 2:
             return None

@@ -1,13 +1,13 @@
 """One run, planned: the algorithm's own iterations on a real session, charged by the real meter, until the budget is spent.
 
-Nothing is computed. Iterations that cost what the last one did are not walked through but leapt over: their bill is the mean of
-those that were, and verdicts are paid for as the cursors pass them.
+Nothing is computed. Iterations that cost what the last one did are not walked through but leapt over: their bill is the mean
+of those that were, and verdicts are paid for as the cursors pass them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -28,6 +28,29 @@ SCORES = "ai_scores"  # the labels of a judge that is asked in an iteration
 ALIKE = 0.3  # relative difference of the FLOPs of two iterations of one kind
 
 Bill = Counter[tuple[str, str]]
+
+
+class PlannedMeter(Meter):
+    """A meter that counts the answers that a judge scores, and does not keep their numbers: there may be millions."""
+
+    def label(self, source: str, verdicts: Iterable[int]) -> int:
+        """Charge reading verdicts of one source, each of them once. Returns how many were new."""
+        if source != SCORES:
+            return super().label(source, verdicts)
+        count = len(list(verdicts)) if not isinstance(verdicts, range) else len(verdicts)
+        self.require(labels=count)
+        self.labels[source] = range(len(self.labels.get(source, ())) + count)  # type: ignore[assignment]
+        return count
+
+    def state(self) -> dict[str, Any]:
+        """All counts."""
+        labels = {source: seen if source == SCORES else set(seen) for source, seen in self.labels.items()}
+        return {"items": Counter(self.items), "labels": labels, "tokens": self.tokens, "steps": self.steps}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Restore the counts of ``state()``."""
+        self.items, self.labels = state["items"], state["labels"]
+        self.tokens, self.steps = state["tokens"], state["steps"]
 
 
 class PlannedSession(Session):
@@ -55,14 +78,14 @@ class PlannedSession(Session):
 
 
 class PlannedRun:
-    """A run of an algorithm. ``lab``: what its code is given; ``kinds``: bills of iterations, each list of one kind, which runs
-    of one algorithm share."""
+    """A run of an algorithm. ``lab``: what its code is given; ``kinds``: bills of iterations, each list of one kind, which
+    runs of one algorithm share."""
 
     def __init__(
         self, algorithm: Any, budget: Budget, policy: PlannedModel, reference: PlannedModel, source: PlannedSource,
         kinds: list[list[Bill]] | None = None,
     ) -> None:  # fmt: skip
-        self.algorithm, self.meter, self.source = algorithm, Meter(budget), source
+        self.algorithm, self.meter, self.source = algorithm, PlannedMeter(budget), source
         self.kinds = [] if kinds is None else kinds
         source.round = 0
         self.session = PlannedSession(policy, reference, source, self.meter, source.task.model.new_tokens, 0)
@@ -201,20 +224,23 @@ class PlannedRun:
         for (what, name), moved in kinds[-1].items():
             if what != "cursor":
                 continue
-            index = session.cursors[name].take(count * moved).tolist()
-            kind, _, by = name.partition("@")[0].partition("-")
-            if kind in ("pairs", "labels"):
-                session.pay_verdicts(self.source.feedback(by), [place // (1 + (kind == "labels")) for place in index])
-            elif kind == "revisions":
+            cursor, kind = session.cursors[name], name.partition("@")[0].partition("-")
+            ahead = count * moved
+            known = min(ahead, 2 * cursor.size) if kind[0] in ("pairs", "labels", "revisions") else 0  # the rest was read
+            index = cursor.take(known).tolist()
+            cursor.position += ahead - known
+            if kind[0] in ("pairs", "labels"):
+                session.pay_verdicts(self.source.feedback(kind[2]), [place // (1 + (kind[0] == "labels")) for place in index])
+            elif kind[0] == "revisions":
                 session.pay_verdicts(self.source.revisions(), index)
-        asked = len(meter.labels.get(SCORES, ()))
-        meter.label(SCORES, range(asked, asked + count * kinds[-1]["labels", SCORES]))
+        if scores := kinds[-1]["labels", SCORES]:
+            meter.label(SCORES, range(count * scores))
         mean = {key: count * sum(bill[key] for bill in kinds) // len(kinds) for key in _works(kinds[-1])}
         meter.steps += mean.pop(("", "steps"), 0)
         tokens = mean.pop(("", "tokens"), 0)
-        for (role, kind), flops in mean.items():
-            meter.charge(role, kind, flops, tokens if kind == "sample" else 0)
-            tokens = 0 if kind == "sample" else tokens
+        for (role, work), flops in mean.items():
+            meter.charge(role, work, flops, tokens if work == "sample" else 0)
+            tokens = 0 if work == "sample" else tokens
 
 
 def _works(spent: Bill) -> Bill:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError
@@ -21,77 +19,24 @@ from isoalign.data import prompts
 from isoalign.data.preferences import Feedback, UnpairedFeedback
 from isoalign.feedback.constitution import PrincipledJudge
 from isoalign.feedback.judges.lm import LMJudge
-from isoalign.feedback.judges.verdicts import Judge, Verdict
+from isoalign.feedback.judges.verdicts import Judge
 from isoalign.feedback.judges.writer import LMWriter
 from isoalign.models import loading, tokens
 from isoalign.models.flops import Shape
-from isoalign.models.language import LanguageModel, completion_lengths
-from isoalign.models.reward import Bill, Retokenizer
+from isoalign.models.language import LanguageModel
+from isoalign.models.reward import Retokenizer
 from isoalign.stages import pairs, revisions
 from isoalign.stages.completions import completion_ids
 from isoalign.stages.cutting import Cutter, encode_prompts
 from isoalign.stages.reward import WHITENED, chosen_verdicts, token_rows, training_flops
 from isoalign.stages.shared import SharedStages
 from isoalign.stages.stage import Stage
+from isoalign.tools.plan.feedback import PlannedReward, PlannedScores, PlannedServer
 from isoalign.tools.plan.models import PlannedModel, language_model, reward_shapes
 
 VERDICTS = 0.2  # share of the pairs of answers that get a verdict: .22 and .24 on nano, .14 and .15 on smol
 FEATURES = 230  # of a text, that the classifier of the judge reads: models/classifiers.py
 ASKED = 32  # questions by which a judge's price is estimated, and answers by which a critic's is
-
-
-@dataclass
-class PlannedReward:
-    """A reward model that is billed and gives noise. ``price``: FLOPs of reading rollouts; ``bill``: of its training."""
-
-    price: Callable[[Rollouts], int]
-    bill: Bill
-    read: dict[str, list[int]]
-
-    def __call__(self, rollouts: Rollouts) -> Tensor:
-        """A number for each row [B], so that there are a best and a worst one."""
-        return torch.linspace(-1, 1, len(rollouts))
-
-    def flops(self, rollouts: Rollouts) -> int:
-        """FLOPs of a pass over the rollouts."""
-        return self.price(rollouts)
-
-    def training_bill(self) -> Bill:
-        """Role, kind and FLOPs of its training."""
-        return self.bill
-
-    def seconds(self) -> float:
-        """Not known before."""
-        return 0.0
-
-    def verdicts(self) -> dict[str, list[int]]:
-        """Training verdicts by source."""
-        return self.read
-
-
-@dataclass(frozen=True)
-class PlannedScores:
-    """A judge that scores single answers, as far as its price goes. ``of``: FLOPs of reading a number of texts."""
-
-    of: Callable[[int], int]
-
-    def __call__(self, texts: list[str], prompts: list[str]) -> Tensor:
-        """1/2 for each text."""
-        return torch.full((len(texts),), 0.5)
-
-    def flops(self, texts: list[str]) -> int:
-        """Cost of reading the texts."""
-        return self.of(len(texts))
-
-
-class PlannedServer:
-    """A judge behind a server, whose FLOPs nobody knows."""
-
-    name = "a server"
-
-    def __call__(self, questions: Sequence[Question], principle: str | None = None) -> list[Verdict]:
-        """No verdict, at no price."""
-        return [Verdict(0.5, (0.5, 0.5), None, None) for _ in questions]
 
 
 class PlannedSource:
@@ -130,7 +75,7 @@ class PlannedSource:
 
     def _encode(self, split: str) -> Prompts:
         config = self.task.prompts
-        if folder := self._made(lambda: self.shared.completions(split)):
+        if folder := self._made(f"completions-{split}", lambda: self.shared.completions(split)):
             ids = [row["prompt_ids"] for row in read_rows(folder / "answers.jsonl")]
             return tokens.left_padded(ids, int(self.tokenizer.pad_token_id))
         try:
@@ -138,7 +83,8 @@ class PlannedSource:
         except (UserError, AttributeError):
             count, width = getattr(config, split) or 1000, self.task.model.prompt_tokens
             self.notes[f"prompts have {width} tokens each, the most that the task allows: their data is not at hand"] = None
-            return Prompts(torch.ones(count, width, dtype=torch.long), torch.ones(count, width).bool(), torch.arange(count))
+            row = torch.ones(1, width, dtype=torch.long)
+            return Prompts(row.expand(count, -1), row.bool().expand(count, -1), torch.arange(count))
 
     # -- verdicts -----------------------------------------------------------------------------------------------------
 
@@ -148,7 +94,7 @@ class PlannedSource:
         return self._once(f"feedback-{labelled_by}-{self.round}", lambda: self._feedback(labelled_by))
 
     def _feedback(self, labelled_by: str) -> Feedback:
-        if not self.round and (folder := self._made(lambda: self.shared.pairs(labelled_by))):
+        if not self.round and (folder := self._made(f"pairs-{labelled_by}", lambda: self.shared.pairs(labelled_by))):
             return Feedback.read(folder)
         task, source = self.task, pairs.SOURCES[labelled_by]
         asked = self.prompts()
@@ -174,7 +120,7 @@ class PlannedSource:
 
     def completions(self, split: str) -> int:
         """FLOPs of the completions to be judged."""
-        if folder := self._made(lambda: self.shared.completions(split)):
+        if folder := self._made(f"completions-{split}", lambda: self.shared.completions(split)):
             return int(json.loads((folder / "record.json").read_text())["flops"])
         lengths, draws = self.encoded(split).lengths().tolist(), self.task.feedback.draws
         contexts = [length for length in lengths for _ in range(draws)]
@@ -197,7 +143,7 @@ class PlannedSource:
 
     def unpaired(self) -> UnpairedFeedback | None:
         """Human labels of single answers, if the store holds them already."""
-        folder = self._made(lambda: self.shared.unpaired_stage)
+        folder = self._made("unpaired", lambda: self.shared.unpaired_stage)
         return self._once("unpaired", lambda: UnpairedFeedback.read(folder)) if folder else None
 
     # -- revisions ----------------------------------------------------------------------------------------------------
@@ -208,7 +154,7 @@ class PlannedSource:
 
     def _revise(self) -> Feedback:
         stage = self.shared.revisions_stage
-        if folder := self._made(lambda: stage):
+        if folder := self._made("revisions", lambda: stage):
             return Feedback.read(folder)
         config, principles = self.task.constitution, self.shared.constitution
         assert principles is not None
@@ -305,12 +251,15 @@ class PlannedSource:
     @cached_property
     def mean_answer(self) -> float | None:
         """The mean length of the base's completions, in tokens; None unless the store has them."""
-        folder = self._made(lambda: self.shared.completions("train"))
+        folder = self._made("completions-train", lambda: self.shared.completions("train"))
         lengths = [len(ids) for row in read_rows(folder / "answers.jsonl") for ids in row["answer_ids"]] if folder else []
         return sum(lengths) / len(lengths) if lengths else None
 
-    def _made(self, stage: Callable[[], Stage | None]) -> Path | None:
-        """The folder of a stage that the store has; None too where its key can't be known."""
+    def _made(self, name: str, stage: Callable[[], Stage | None]) -> Path | None:
+        """The folder of a stage that the store has, looked for once; None too where its key can't be known."""
+        return self._once(f"made-{name}", lambda: self._folder(stage))
+
+    def _folder(self, stage: Callable[[], Stage | None]) -> Path | None:
         try:
             found = stage()
         except UserError:
@@ -319,6 +268,8 @@ class PlannedSource:
 
     @staticmethod
     def _ids(asked: Prompts) -> list[list[int]]:
+        if asked.tokens.stride(0) == 0:  # all are the same
+            return [asked.tokens[0].tolist()] * len(asked)
         return [ids[mask].tolist() for ids, mask in zip(asked.tokens, asked.mask, strict=True)]
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:

@@ -71,9 +71,7 @@ def _dollars(time: float, accelerator: Accelerator, assumed: Assumed) -> str:
     return "–" if accelerator.price is None else f"{time * assumed.devices * accelerator.price:,.2f}"
 
 
-def _totals(
-    plan: TaskPlan, methods: Sequence[MethodPlan], accelerator: Accelerator, assumed: Assumed
-) -> Iterator[str]:
+def _totals(plan: TaskPlan, methods: Sequence[MethodPlan], accelerator: Accelerator, assumed: Assumed) -> Iterator[str]:
     """What a board of the methods comes to under each budget, its store, and what it can tell apart."""
     shared = [hours(items, accelerator, assumed) for items in plan.stages().values()]
     for budget in dict.fromkeys(each.budget for each in methods):
@@ -123,8 +121,8 @@ def advice(methods: Sequence[MethodPlan], accelerator: Accelerator, assumed: Ass
         needed = each.footprint.on(assumed.devices) if each.footprint else 0
         if needed > accelerator.memory:
             yield (
-                f"{each.method}: {needed / GIB:.1f} GiB do not fit into {accelerator.name}'s {accelerator.memory / GIB:.1f}; lower "
-                "task.training.micro_batch, or set task.training.gradient_checkpointing=true, task.model.lora=16 or "
+                f"{each.method}: {needed / GIB:.1f} GiB do not fit into {accelerator.name}'s {accelerator.memory / GIB:.1f}; "
+                "lower task.training.micro_batch, or set task.training.gradient_checkpointing=true, task.model.lora=16 or "
                 "task.model.dtype=bfloat16"
             )
 
@@ -137,7 +135,8 @@ def as_json(plan: TaskPlan, methods: Sequence[MethodPlan], accelerator: Accelera
         "task": plan.task.name, "base": plan.task.model.name, "assumed": asdict(assumed),
         "accelerator": {name: value for name, value in asdict(accelerator).items() if value != math.inf},
         "shared": [
-            {"stage": name, "items": _items(items), "hours": hours(items, accelerator, assumed)} for name, items in stages.items()
+            {"stage": name, "items": _items(items), "hours": hours(items, accelerator, assumed)}
+            for name, items in stages.items()
         ],
         "methods": [_method(each, accelerator, assumed) for each in methods],
         "store": plan.store_bytes(len(names) * assumed.seeds), "resolvable": plan.resolvable(len(names)),
