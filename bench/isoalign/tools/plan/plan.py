@@ -101,7 +101,8 @@ class TaskPlan:
         asked = self.source.prompts()[:SOME]
         base.filler = torch.cat([tokens[mask][1:] for tokens, mask in zip(asked.tokens, asked.mask, strict=True)])
         base.answer = self._answer()
-        self.memory = Memory(task, self.tokenizer)
+        tokenizer = loading.load_tokenizer("nano") if isinstance(self.tokenizer, Tokenless) else self.tokenizer
+        self.memory = Memory(task, tokenizer)  # any will do: it says which tokens end, pad and are banned
 
     def _tokenizer(self) -> Any:
         try:
