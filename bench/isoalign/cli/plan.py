@@ -10,6 +10,7 @@ import click
 
 from isoalign.cli import options
 from isoalign.core.errors import UserError, unknown
+from isoalign.tools.plan import accelerators
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
 SHARE = click.FloatRange(min=0, max=1, min_open=True)
@@ -40,16 +41,14 @@ def plan(
     store, the smallest difference that seeds and prompts resolve, and what to change where a run does not fit. No weights are
     loaded: the config.json of a model is enough.
     """
-    # loads torch, which the help does without
-    from isoalign.runs.overrides import task_named
-    from isoalign.tools.plan import text
-    from isoalign.tools.plan.accelerators import accelerator as accelerator_named
-    from isoalign.tools.plan.plan import Assumed, TaskPlan
+    from isoalign.runs.overrides import task_named  # loads hydra, which the help does without
+    from isoalign.tools.plan import text  # loads torch, too
+    from isoalign.tools.plan.plan import Assumed, TaskPlan  # as well
 
     names, settings = ([word for word in words if ("=" in word) is typed] for typed in (False, True))
     if not names:
         raise UserError("name a task, as `isoalign plan nano`")
-    chosen, assumed = accelerator_named(accelerator), Assumed(mfu, sampling_mfu, devices, seeds, mean_answer, verdicts)
+    chosen, assumed = accelerators.accelerator(accelerator), Assumed(mfu, sampling_mfu, devices, seeds, mean_answer, verdicts)
     if price is not None:
         chosen = replace(chosen, price=price, source="--price")
     found = []

@@ -23,7 +23,7 @@ def base_of(model: ModelConfig) -> dict[str, Any]:
 def tuned_settings(task: str, algorithm: str, model: ModelConfig) -> dict[str, Any]:
     """The settings that tuning chose for an algorithm on a task; empty without any, or where they are of another base."""
     files = (folder / "tuned" / f"{task}_{algorithm}.yaml" for folder in folders())
-    found = next((yaml.safe_load(file.read_text(encoding="utf-8")) for file in files if file.exists()), {})
+    found: dict[str, Any] = next((yaml.safe_load(file.read_text(encoding="utf-8")) for file in files if file.exists()), {})
     return found.get("algorithm", {}) if found and found.get("tuned_on") == base_of(model) else {}
 
 
