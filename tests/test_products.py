@@ -65,6 +65,26 @@ def test_other_types_factors_and_shapes_are_pytorchs_own_and_so_are_its_errors()
             products.product(a, bad)
 
 
+def test_weights_laid_out_once_give_the_same_products_and_none_of_old_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "speed_up", lambda: True)
+    torch.manual_seed(0)
+    layer, other, rows = torch.nn.Linear(64, 96), torch.nn.Linear(64, 96), torch.randn(40, 64)
+    with torch.no_grad(), products.packed(layer, 40):
+        assert layer.weight.data_ptr() in products._packed
+        for count in (40, 17):  # rows that have ended leave
+            for weight in (layer.weight, other.weight, layer.weight[:48], layer.weight[:, :32]):
+                some = rows[:count, : weight.shape[1]]
+                true = some.double() @ weight.t().double()
+                torch.testing.assert_close(products.product(some, weight.t()).double(), true, atol=1e-5, rtol=0)
+        layer.weight.mul_(2)
+        torch.testing.assert_close(products.product(rows, layer.weight.t()), rows @ layer.weight.t(), atol=1e-5, rtol=0)
+    assert not products._packed
+    large, half = torch.nn.Linear(2**13, 2**13 + 1, device="meta"), torch.nn.Linear(64, 96).bfloat16()
+    for module, count in ((layer, products.FEW + 1), (large, 8), (half, 8)):
+        with products.packed(module, count):
+            assert not products._packed
+
+
 IN_A_PROCESS = """
 import hashlib, sys
 from isoalign.core import products, runtime

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LEAST = 2**16  # multiplications of a product that is worth the call
+FEW = 64  # rows, of products in which laying out the weights takes a good part of the time
+PACKED = 2**26  # numbers of weights of which a second copy is worth its memory
 
 
 @functools.cache
@@ -52,6 +56,31 @@ def _is_worth_it() -> bool:
         return False
 
 
+@contextmanager
+def packed(module: torch.nn.Module, rows: int) -> Iterator[None]:
+    """Context in which oneDNN lays out the weights of a module's linear layers once, for products of ``rows`` rows, instead of
+    in each of them. Where that gains little, or the copy would be large, nothing is done.
+
+    A weight that changes meanwhile is read as it is.
+    """
+    linear = [part.weight for part in module.modules() if isinstance(part, torch.nn.Linear)]
+    weights = [w for w in linear if type(w.data) is torch.Tensor and w.dtype == torch.float32 and w.device.type == "cpu"]
+    if rows > FEW or sum(weight.numel() for weight in weights) > PACKED or not speed_up():
+        yield
+        return
+    before = dict(_packed)
+    for w in weights:
+        _packed[w.data_ptr()] = w, w._version, _ops().mkldnn._reorder_linear_weight(w.detach(), rows)
+    try:
+        yield
+    finally:
+        _packed.clear()
+        _packed.update(before)
+
+
+_packed: dict[int, tuple[Tensor, int, Tensor]] = {}  # by where a weight lies: it, its version, and its layout for oneDNN
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
     """[M, K] and [K, N] to [M, N]."""
     if _fits(a, b):
@@ -67,7 +96,11 @@ def product_and_sum(c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: 
 
 
 def _by_onednn(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    return _ops().mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")  # type: ignore[no-any-return]
+    weight = b.t()
+    own, version, laid_out = _packed.get(b.data_ptr(), (None, 0, weight)) if _packed else (None, 0, weight)
+    if own is not None and own._version == version and own.shape == weight.shape and own.stride() == weight.stride():
+        weight = laid_out
+    return _ops().mkldnn._linear_pointwise(a, weight, bias, "none", [], "")  # type: ignore[no-any-return]
 
 
 def _fits(a: Tensor, b: Tensor) -> bool:

@@ -41,6 +41,8 @@ def _convolution_backward(
     return int(forward * (mask[0] + mask[1]))
 
 
+GROUPED = torch.ops.aten._grouped_mm
+
 # Formulas on shapes that PyTorch's counter lacks: attention on a CPU, products with a vector, in-place products, those of
 # mixtures of experts, and convolutions by groups.
 MISSING: dict[Any, Callable[..., int]] = {
@@ -48,7 +50,7 @@ MISSING: dict[Any, Callable[..., int]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     torch.ops.aten.mv: _products,
     torch.ops.aten.dot: _products,
-    torch.ops.aten._grouped_mm: _grouped,
+    GROUPED: _grouped,
     torch.ops.aten.convolution_backward: _convolution_backward,
     torch.ops.aten.addmm_: counter.addmm_flop.__wrapped__,  # type: ignore[attr-defined]  # unwrapped, as the others
     torch.ops.aten.baddbmm_: counter.baddbmm_flop.__wrapped__,  # type: ignore[attr-defined]
@@ -98,7 +100,7 @@ class DryRun(Counter):
             return 0
         if func is torch.ops.aten.nonzero.default:
             return args[0].new_empty((0, args[0].dim()), dtype=torch.long)
-        if func is torch.ops.aten._grouped_mm.default:  # on meta tensors it takes bfloat16 alone
+        if func is GROUPED.default:  # on meta tensors it takes bfloat16 alone
             first, second = args[:2]
             self.flops += _grouped(first.shape, second.shape)
             return first.new_empty((*second.shape[:-2] * (first.dim() - 2), first.shape[-2], second.shape[-1]))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isoalign.core import products
 from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.memory import by_rows
@@ -179,7 +180,7 @@ class LanguageModel:
             parts = by_rows(lambda part: self._decode(prompts, part), uniforms, rows)  # many samples of a single prompt
             return joined_samples(parts, int(self.tokenizer.pad_token_id))
 
-        with self.in_precision():
+        with self.in_precision(), products.packed(self.inner, min(rows, len(uniforms))):
             parts = by_rows(decode, draws, max(1, rows * len(prompts) // len(uniforms)))
         return joined_samples(parts, int(self.tokenizer.pad_token_id))
 
