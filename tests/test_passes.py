@@ -20,7 +20,7 @@ from isoalign.models.cache_room import make_room
 from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.kl import compare
 from isoalign.models.language import Critic, LanguageModel
-from isoalign.models.precision import cast_frozen_weights
+from isoalign.models.precision import SHORT, cast_frozen_weights, in_precision
 from isoalign.models.probe import probe
 from workbench import Bench
 
@@ -306,6 +306,28 @@ def test_frozen_weights_that_were_cast_once_give_what_autocast_gives(tiny_bench:
     frozen = [p for part in base.inner.modules() if isinstance(part, torch.nn.Linear) for p in part.parameters(recurse=False)]
     assert {p.dtype for p in frozen if not p.requires_grad} == {torch.bfloat16}
     assert base.inner.get_input_embeddings().weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("length", [12, 300])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_attention_under_autocast_stays_in_fp32_over_short_texts_on_a_processor(length: int, grouped: bool) -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 1 if grouped and n else 2, length, 16, requires_grad=True) for n in range(3))
+    hidden = torch.ones(2, 1, length, length, dtype=torch.bool).tril()
+    attend = torch.nn.functional.scaled_dot_product_attention
+    true = attend(query, key, value, hidden, scale=0.3, enable_gqa=grouped)
+    with in_precision("bfloat16", torch.device("cpu")):
+        found = attend(query, key, value, hidden, scale=0.3, enable_gqa=grouped)
+        again = attend(query, key, value, torch.zeros(hidden.shape).masked_fill(~hidden, -1e9), scale=0.3, enable_gqa=grouped)
+    if length <= SHORT:
+        assert torch.equal(found, true)
+        torch.testing.assert_close(again, true)
+    else:
+        assert found.dtype == again.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), true, atol=0.03, rtol=0)
+    found.float().sum().backward()
+    assert query.grad is not None
+    assert attend(query, key, value).dtype == torch.float32
 
 
 def test_logits_that_were_not_kept_are_refused_once_the_head_has_changed(

@@ -18,11 +18,12 @@ from isoalign.config.evaluation import EvaluationConfig
 from isoalign.config.feedback import JudgeConfig
 from isoalign.config.task import ModelConfig, PromptsConfig, RewardConfig, SFTConfig, TaskConfig
 from isoalign.config.training import TrainConfig
+from isoalign.core import products
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.data.preferences import rollouts
 from isoalign.evaluation import card as cards
-from isoalign.models import reward_classifier
+from isoalign.models import precision, reward_classifier
 from isoalign.models.loading import load_config, load_model
 from isoalign.models.reward import head_rewards, load_reward_model
 from isoalign.stages.preflight import check_length, make_preflight
@@ -344,6 +345,11 @@ def test_a_model_that_no_memory_holds_is_refused_before_its_weights_are_read(tin
     [
         ([], no_tokenizer, "has no tokenizer"),
         pytest.param([], not_finite, "logits are not finite", marks=pytest.mark.slow),
+        (
+            ["task.model.dtype=bfloat16"],
+            None,
+            "task.model.dtype=bfloat16 needs task.model.lora",
+        ),
         (["task.model.dtype=float8"], None, "task.model.dtype must be float32 or bfloat16, not 'float8'"),
         (["device=cuda:7"], None, "device=cuda:7 is not there"),
         pytest.param(["task.model.lora=4"], None, "can't have a LoRA adapter", marks=pytest.mark.slow),
@@ -364,6 +370,23 @@ def test_the_command_line_says_one_line_before_any_stage(
     assert "baselines" not in line
     assert not finished(terminal.store)
     assert not list((tmp_path / "results").rglob("*.jsonl"))
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_bf16_on_a_processor_that_has_none_is_said_to_be_slower(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], able: bool
+) -> None:
+    monkeypatch.setattr(products, "multiplies_bf16", lambda: able)
+    model = stranger(tmp_path / "model", "rwkv", tiny_model)  # is refused right after
+    with pytest.raises(UserError, match="takes no cache"):
+        check(model, evaluation=EvaluationConfig(precision="bfloat16"))
+    assert ("this processor has no bf16" in capsys.readouterr().err) != able
+
+
+def test_precision_is_in_keys_unless_it_is_float32() -> None:
+    assert precision.precision_recipe("float32") == {}
+    assert precision.precision_recipe("tf32") == {"precision": "tf32"}
+    assert precision.precision_recipe("bfloat16") == {"precision": "bfloat16", "autocast": precision.VERSION}
 
 
 def test_rollouts_of_columns_that_are_all_padding_are_trimmed() -> None:

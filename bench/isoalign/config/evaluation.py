@@ -102,9 +102,9 @@ OFF = WinRateConfig()
 class EvaluationConfig:
     """``draws`` completions of each prompt of ``split``, scored by two scorers that never train anything. Tuning uses the
     validation split, reports the test split. Snapshots along the budget are scored on ``curve_prompts`` of the prompts and
-    their first ``curve_draws`` samples. ``precision`` of the policy's and the base's passes: float32, or on an accelerator
-    tf32 or bfloat16, which are faster and change every figure a little. ``scorer`` may be ``win_rate``: the score of a
-    completion is then the verdict of the judge of ``win_rate``, 1 for a win and a half for a tie."""
+    their first ``curve_draws`` samples. ``precision`` of the policy's and the base's passes: float32, or tf32 (on an
+    accelerator) or bfloat16, which are faster and change every figure a little. ``scorer`` may be ``win_rate``: the score of
+    a completion is then the verdict of the judge of ``win_rate``, 1 for a win and a half for a tie."""
 
     split: str = "test"
     draws: int = 8

@@ -28,7 +28,8 @@ class ModelConfig:
     in training passes. ``eos``: ``masked`` fixes the length of answers, ``open`` lets the model end them. ``template``:
     ``auto`` writes conversations in the model's chat template, ``always`` makes a plain prompt a user turn, ``off`` writes out
     the roles; a file ``*.jinja`` is the template, for every prompt. ``dtype``: of the weights of SFT base and policy, and of
-    the frozen base unless ``frozen_dtype`` says otherwise; reward models are in float32.
+    the frozen base unless ``frozen_dtype`` says otherwise; reward models are in float32. Weights that are trained, all of
+    them or an adapter, are in float32.
     """
 
     name: str
@@ -50,6 +51,11 @@ class ModelConfig:
             raise ValueError(f"task.model.dtype must be {' or '.join(DTYPES)}, not {self.dtype!r}")
         if self.frozen_dtype not in ("", *DTYPES):
             raise ValueError(f"task.model.frozen_dtype must be empty, {' or '.join(DTYPES)}, not {self.frozen_dtype!r}")
+        if self.dtype == "bfloat16" and not self.lora:
+            raise ValueError(
+                "task.model.dtype=bfloat16 needs task.model.lora: trained in bfloat16, weights round most updates away; set "
+                "task.model.bf16=true for products in bfloat16, or task.model.frozen_dtype=bfloat16 for the frozen base"
+            )
         if self.prompt_tokens < 1 or self.new_tokens < 1:
             raise ValueError("task.model.prompt_tokens and task.model.new_tokens must be 1 or more")
 

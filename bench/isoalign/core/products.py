@@ -81,6 +81,12 @@ def packed(module: torch.nn.Module, rows: int) -> Iterator[None]:
 _packed: dict[int, tuple[Tensor, int, Tensor]] = {}  # by where a weight lies: it, its version, and its layout for oneDNN
 
 
+def multiplies_bf16() -> bool:
+    """Whether this processor multiplies in bf16; others do it in software, slower than in fp32."""
+    abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
     """[M, K] and [K, N] to [M, N]."""
     if _fits(a, b):

@@ -24,7 +24,7 @@ from isoalign.models.flops import Shape, shape_of
 from isoalign.models.language import completion_lengths
 from isoalign.models.passes import Body
 from isoalign.models.pieces import continued_texts
-from isoalign.models.precision import in_precision
+from isoalign.models.precision import cast_frozen_weights, in_precision
 from isoalign.models.scalar_head import ScalarHead, left_aligned, load_scalar_head
 from isoalign.models.shared_prompts import read_ends
 
@@ -126,6 +126,8 @@ class HeadReward:
         model, tokenizer = load_reward_model(base or config.name, folder)
         self.model, self.pad, self.normalise = model.to(device), int(tokenizer.pad_token_id), normalise
         self.precision = config.precision
+        if self.precision == "bfloat16":
+            cast_frozen_weights(model)
         self.record = json.loads((folder / "record.json").read_text())
         self.shape: Shape = shape_of(model, None)
         self.translate = Retokenizer(loading.task_tokenizer(config), tokenizer) if base else None

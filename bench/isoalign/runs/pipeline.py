@@ -19,6 +19,7 @@ from isoalign.data.preferences import Feedback
 from isoalign.data.prompts import Prompt
 from isoalign.evaluation import annotator_agreement, curve, judge_check, metric_values, metrics, samples, scores, selection
 from isoalign.evaluation.win_rate import WIN_RATE, read_contests
+from isoalign.models.precision import precision_recipe
 from isoalign.models.reward import Rewarder
 from isoalign.runs import win_rate
 from isoalign.runs.training import BASE, ROUNDS, Training
@@ -99,11 +100,10 @@ class Run(Training):
 
     @property
     def _sampling(self) -> dict[str, Any]:
-        precision = self.task.evaluation.precision
         return {
             "version": samples.VERSION, "policy": self.train.key if self.trains else self.shared.sft.key,
             "sft": self.shared.sft.key, "seed": self.task.evaluation.seed,
-        } | self.prompt_recipe | ({"precision": precision} if precision != "float32" else {})  # fmt: skip
+        } | self.prompt_recipe | precision_recipe(self.task.evaluation.precision)  # fmt: skip
 
     @property
     def held_out(self) -> Stage:

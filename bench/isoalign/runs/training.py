@@ -29,7 +29,6 @@ from isoalign.evaluation.metrics.kl import best_of_n_bound
 from isoalign.models import loading
 from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.language import LanguageModel
-from isoalign.models.precision import cast_frozen_weights
 from isoalign.stages import pairs
 from isoalign.stages.rounds import FeedbackRounds
 from isoalign.stages.sft import with_adapter
@@ -209,11 +208,9 @@ class Training:
         task, shared = self.task, self.shared
         shared.forget_base()
         precision = task.model.precision
-        base = shared.base_model(precision)
+        base = shared.base_model("float32" if self._lora_rank else precision)
         if self._lora_rank:
             adapted = with_adapter(base.inner, self._lora_rank)
-            if task.model.bf16:
-                cast_frozen_weights(adapted)
             policy = reference = shared.language_model(adapted, base.tokenizer, precision)
         else:
             model, _ = loading.load_model(task.model.name, shared.get(shared.sft), task.model.dtype, base.tokenizer)

@@ -27,6 +27,7 @@ from isoalign.models import loading
 from isoalign.models.answer_scorers import identity, load_answer_scorer
 from isoalign.models.known_reward import Asked, KnownFunction
 from isoalign.models.language import LanguageModel
+from isoalign.models.precision import cast_frozen_weights, precision_recipe
 from isoalign.stages import sft
 from isoalign.stages.cutting import HeldOut, encode_prompts
 from isoalign.stages.from_file import file_identity
@@ -107,6 +108,7 @@ class TaskModels:
         """The model's configuration and the identity of its weights."""
         model = self.task.model
         identity = recipe_fields(model) | {"weights": loading.weights_identity(model.name)}
+        identity |= precision_recipe(model.precision)
         return identity | ({"template": self.template_identity} if model.template_file else {})
 
     @property
@@ -133,6 +135,8 @@ class TaskModels:
     def language_model(self, model: Any, tokenizer: Any, precision: str) -> LanguageModel:
         """A model as the task's policy or base, on the device."""
         task = self.task
+        if precision == "bfloat16":
+            cast_frozen_weights(model)
         return LanguageModel(model.to(device()), tokenizer, task.model.eos == "open", precision, task.training.rows)
 
     # -- judges and critics --------------------------------------------------------------------------------------------

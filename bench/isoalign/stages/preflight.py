@@ -17,6 +17,7 @@ import torch
 
 from isoalign.config.evaluation import BASE, SCORER
 from isoalign.config.task import ModelConfig, TaskConfig
+from isoalign.core import products
 from isoalign.core.complaint import say
 from isoalign.core.devices import CPU, device
 from isoalign.core.errors import UserError, unforeseen
@@ -55,6 +56,8 @@ def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = Fal
     check_length(task.model.name, loading.load_config(task.model.name), task.model)
     if task.model.bf16 and device() != CPU and not transformers.utils.is_torch_bf16_gpu_available():
         raise UserError(f"the device {device()} does not compute in bf16; set task.model.bf16=false or device=cpu")
+    if device() == CPU and "bfloat16" in (task.model.precision, task.evaluation.precision) and not products.multiplies_bf16():
+        say("this processor has no bf16: task.model.bf16=true and task.evaluation.precision=bfloat16 only make it slower")
     report: dict[str, Any] = {"memory": check_memory(task, lora)}
     open_ends = task.model.eos == "open"
     report["base"] = _check_model(task.model.name, open_ends, task.model.frozen, lora, trl_loop)

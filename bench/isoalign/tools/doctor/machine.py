@@ -6,10 +6,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from isoalign.core.devices import memory_limit
 from isoalign.core.lazy import torch
+from isoalign.core.products import multiplies_bf16
 from isoalign.tools.doctor.finding import NOTE, OK, PROBLEM, Finding
 
 TOPIC = "machine"
@@ -93,8 +93,7 @@ def _no_gpu() -> Finding:
 
 
 def _cpu_precision() -> Finding:
-    abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    if abilities.get("avx512_bf16") or abilities.get("amx_bf16") or abilities.get("bf16"):
+    if multiplies_bf16():
         return Finding(OK, TOPIC, "precision", "fp32; bf16 in hardware (task.model.bf16=true)")
     slow = "leave task.model.bf16=false: without hardware for it bf16 is slower than fp32"
     return Finding(NOTE, TOPIC, "precision", "fp32; no bf16 in hardware", slow)
