@@ -74,6 +74,34 @@ def test_a_stage_is_made_once_and_carries_its_recipe(tmp_path: Path) -> None:
     assert visible(store.root) == ["sft-abc"]
 
 
+def test_a_stage_that_was_not_read_is_no_parent_whether_it_is_in_the_store_or_not(tmp_path: Path) -> None:
+    read, unread = digest({"stage": "read"}), digest({"stage": "unread"})
+    contents = []
+    for others in ([], ["unread"]):
+        store = Store(tmp_path / str(len(others)))
+        for name in ["read", *others]:
+            store.get(name, digest({"stage": name}), {}, lambda work: None)
+        made = store.get("train", "abc", {"pairs": [read, unread]}, lambda work: [unread])
+        assert json.loads((made / "manifest.json").read_text())["parents"].keys() == {f"read-{read}"}
+        contents.append(content(made))
+    assert contents[0] == contents[1]
+
+
+def test_a_manifest_that_names_another_parent_or_row_is_not_as_it_was_made(tmp_path: Path) -> None:
+    parent = digest({"stage": "pairs"})
+    for number, (old, new) in enumerate([(parent, parent[::-1]), ('"rows": "', '"rows": "0')]):
+        store = Store(tmp_path / str(number))
+        store.get("pairs", parent, {}, lambda work: None)
+        key, recipe = digest({"stage": "train", "pairs": parent}), {"pairs": parent}
+        made = store.get("train", key, recipe, lambda work: (work / "log.jsonl").write_text("a") and None)
+        assert not store.changes(made)
+        stores._OPENED.clear()
+        manifest = made / "manifest.json"
+        manifest.write_text(manifest.read_text().replace(old, new))
+        assert "train" in store.changes(made)[0]
+        assert store.damage(made) == "manifest.json"
+
+
 def test_while_a_stage_is_being_made_it_is_not_there(tmp_path: Path) -> None:
     store = Store(tmp_path)
 
@@ -185,6 +213,8 @@ def test_a_manifest_stands_for_the_files_and_all_that_led_to_them(tmp_path: Path
     forged = json.loads((parent / "manifest.json").read_text())
     forged["files"]["rows.jsonl"] = file_fingerprint(parent / "rows.jsonl")
     (parent / "manifest.json").write_text(json.dumps(forged, indent=1))
+    assert store.changes(parent) == [f"{parent.name}/manifest.json: is not as it was written"]
+    (parent / "manifest.json").write_text(json.dumps(forged | {"content": content(parent)}, indent=1))
     assert store.changes(parent) == []
     assert store.changes(child) == [f"{parent.name}/manifest.json: not the one that {child.name} was made from"]
     assert content(child) == before

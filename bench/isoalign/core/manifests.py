@@ -1,6 +1,6 @@
 """Manifests: what lies in a stage's folder, as digests of its files and of the stages that it was made from.
 
-``manifest.json`` has ``files`` and ``parents``, whose digest is the stage's ``content``: so the content of one stage stands
+``manifest.json`` has ``files`` and ``parents``, and their digest, the stage's ``content``: so the content of one stage stands
 for all that led to it. ``beside`` has the digests of records with the times and machines in them, which decide no figure: a
 stage that is made again has the same content on another day.
 """
@@ -29,7 +29,8 @@ def write_manifest(folder: Path, parents: Mapping[str, str]) -> None:
     """Write the manifest of a folder whose files are all there. ``parents``: the contents of other stages, by folder name."""
     files = {file.relative_to(folder).as_posix(): file_fingerprint(file) for file in files_of(folder)}
     beside = {file.name: _sha256(file) for file in files_of(folder) if file.name == RECORD and file.parent == folder}
-    (folder / MANIFEST).write_text(json.dumps({"files": files, "parents": parents, "beside": beside}, indent=1))
+    whole = {"files": files, "parents": dict(parents), "beside": beside}
+    (folder / MANIFEST).write_text(json.dumps(whole | {"content": _content(whole)}, indent=1))
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -40,10 +41,17 @@ def files_of(folder: Path) -> list[Path]:
 def content(folder: Path) -> str:
     """Digest of a stage's files and of what they were made from; empty without a manifest that can be read."""
     whole = _read(folder / MANIFEST)
-    if not isinstance(whole, dict):
-        return ""
+    return _content(whole) if isinstance(whole, dict) else ""
+
+
+def _content(whole: dict[str, Any]) -> str:
     text = json.dumps({name: whole.get(name) for name in ("files", "parents")}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_whole(manifest: dict[str, Any]) -> bool:
+    """Whether a manifest is as it was written; of one from before manifests said so, True."""
+    return manifest.get("content") in (None, _content(manifest))
 
 
 def file_fingerprint(file: Path) -> dict[str, Any]:
@@ -68,6 +76,8 @@ def misfits(folder: Path, recipe: dict[str, Any]) -> Iterator[str]:
     try:
         whole = _read(folder / MANIFEST)
         files, parents, beside = whole["files"], whole["parents"], whole.get("beside", {})  # an older version had none
+        if not is_whole(whole):
+            yield MANIFEST
         known = _remembered(folder)
         seen = {}
         for name, told in files.items():

@@ -9,7 +9,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,18 @@ from isoalign.core import stopping
 from isoalign.core.complaint import say
 from isoalign.core.errors import MachineFailed, UserError
 from isoalign.core.files import flush
-from isoalign.core.manifests import MANIFEST, RECIPE, changed_rows, content, files_of, fits, misfits, remember, write_manifest
+from isoalign.core.manifests import (
+    MANIFEST,
+    RECIPE,
+    changed_rows,
+    content,
+    files_of,
+    fits,
+    is_whole,
+    misfits,
+    remember,
+    write_manifest,
+)
 from isoalign.core.memory import machine_failure
 
 LATER = "later"
@@ -60,12 +71,13 @@ class Store:
         """Where a stage with this key lies, made or not."""
         return self.root / f"{stage}-{key}"
 
-    def get(self, stage: str, key: str, recipe: dict[str, Any], make: Callable[[Path], None]) -> Path:
+    def get(self, stage: str, key: str, recipe: dict[str, Any], make: Callable[[Path], Iterable[str] | None]) -> Path:
         """The directory of a stage.
 
         Where it is missing, ``make`` fills a work directory, which then appears under its name by one rename. Parallel
         jobs wait for each other. A work directory survives a kill, so a stage that checkpoints into it can go on; after
-        an error that ``make`` raised itself nothing is published.
+        an error that ``make`` raised itself nothing is published. The manifest names the stages of the recipe as those that
+        this one was made from, but for the keys that ``make`` returns: those it did not read, be they in the store or not.
         """
         final, recipe = self.path(stage, key), json.loads(json.dumps({"stage": stage, **recipe}, default=_plain))
         if self._whole(final, recipe):
@@ -84,10 +96,11 @@ class Store:
                 work = self.root / f".work-{final.name}"
                 work.mkdir(exist_ok=True)
                 try:
-                    make(work)
+                    unread = set(make(work) or ())
                     shutil.rmtree(work / "checkpoint", ignore_errors=True)
                     (work / RECIPE).write_text(json.dumps(recipe, indent=1, sort_keys=True))
-                    write_manifest(work, {parent.name: content(parent) for parent in self.parents(work)})
+                    read = [parent for parent in self.parents(work) if parent.name.rpartition("-")[2] not in unread]
+                    write_manifest(work, {parent.name: content(parent) for parent in read})
                     flush(*work.rglob("*"), work)
                 except Exception as error:
                     if not work.is_dir():
@@ -137,6 +150,7 @@ class Store:
         if not (folder / MANIFEST).exists():
             return [*wrong, f"{folder.name}: has no {MANIFEST}"]
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        wrong += [] if is_whole(manifest) else [f"{folder.name}/{MANIFEST}: is not as it was written"]
         there = {file.relative_to(folder).as_posix() for file in files_of(folder)}
         wrong += [f"{folder.name}/{name}: is missing" for name in sorted(manifest["files"].keys() - there)]
         wrong += [f"{folder.name}/{name}: was added" for name in sorted(there - manifest["files"].keys())]

@@ -106,7 +106,7 @@ class Training:
         """Whether the algorithm's code names a service of the lab; its result cannot depend on one that it never names."""
         return registry.uses_attribute(type(self.algorithm), service)
 
-    def _train(self, work: Path) -> None:
+    def _train(self, work: Path) -> list[str]:
         torch.manual_seed(self.seed)
         self._make_feedback()
         policy, reference = self._policy_to_train()
@@ -125,10 +125,10 @@ class Training:
             "reported_error": reported_kl_error(log),
         }  # fmt: skip
         record |= {"device": devices.label(), "dtype": _dtypes(policy)}
-        record |= {"rounds": trainer.rounds} if trainer.rounds else {}
-        record |= {"unmetered": trainer.guard.models} if trainer.guard.models else {}
-        record |= {"loop": trainer.loop} if trainer.loop else {}
+        more = {"rounds": trainer.rounds, "unmetered": trainer.guard.models, "loop": trainer.loop}
+        record |= {name: value for name, value in more.items() if value}
         (work / "record.json").write_text(json.dumps(record, indent=1))
+        return self.shared.unread([*session.cursors, *session.reward_models])
 
     def _make_feedback(self) -> None:
         """Make the shared stages that the algorithm reads, as its code names them, before policy and reference need memory.
@@ -160,7 +160,7 @@ class Training:
         """Whether the method does not train but selects among answers of the SFT base."""
         return hasattr(self.algorithm, "select")
 
-    def _select(self, work: Path) -> None:
+    def _select(self, work: Path) -> list[str]:
         """Instead of training, select the answers to the evaluation prompts, and charge it."""
         base, meter, config = self.shared.base_model(), Meter(self.budget), self.task.evaluation
         source = FeedbackRounds(self.shared, work / ROUNDS)
@@ -178,6 +178,7 @@ class Training:
         record |= {"device": devices.label(), "dtype": _dtypes(base)}
         record |= {"unmetered": session.guard.models} if session.guard.models else {}
         (work / "record.json").write_text(json.dumps(record, indent=1))
+        return self.shared.unread([*session.cursors, *session.reward_models])
 
     @property
     def _forbidden(self) -> tuple[Path, Path]:

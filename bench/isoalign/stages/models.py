@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,14 @@ class TaskModels:
         """The directory of a stage, made first if missing. This may happen within a training run: the stage is independent of
         the run's no_grad, and leaves its random state unchanged."""
 
-        def make(work: Path) -> None:
+        def make(work: Path) -> Iterable[str] | None:
             gc.freeze()  # what is there already isn't searched again and again
             try:
-                stage.make(work)
+                unread = stage.make(work)
                 gc.collect()  # trainers hold their models in cycles
             finally:
                 gc.unfreeze()
+            return unread
 
         with torch.enable_grad(), own_random_state():
             return self.store.get(stage.name, stage.key, stage.recipe, make)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -122,3 +123,8 @@ class SharedStages(StageGraph):
                 f"a {self.task.judge.kind} judge compares answers and cannot score single ones; set algorithm.mode=canonical"
             )
         return self.cached("judge", lambda: OpinionJudge(self.opinion("judge")))
+
+    def unread(self, read: Iterable[str]) -> list[str]:
+        """Keys of the feedback and the reward models of those sources that none of the names of what was read has in it."""
+        others = [by for by in pairs.SOURCES if not any(by in name for name in read)]
+        return [stage.key for by in others for stage in [self.pairs(by), *self.reward_models(by).values()]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from isoalign.core.store import digest
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage. ``recipe``: everything that its output depends on; ``make``: fills a work directory with the output."""
+    """A stage. ``recipe``: everything that its output depends on; ``make``: fills a work directory with the output, and may
+    return keys in the recipe of stages that it did not read."""
 
     name: str
     recipe: dict[str, Any]
-    make: Callable[[Path], None]
+    make: Callable[[Path], Iterable[str] | None]
 
     @property
     def key(self) -> str:
