@@ -83,10 +83,18 @@ def points(card: Card, store: Store, own: metric_values.MetricValues) -> list[Po
         return card.curve
     record = json.loads((stage_of(card, store, "train") / "record.json").read_text())
     folders = [stage_of(card, store, f"scores@{place['steps']}") for place in record["snapshots"]]
-    prompts = list(next(iter(card.curve[0].values.values())))
-    draws = int(card.config["task"]["evaluation"]["curve_draws"])
+    changed = UserError(
+        f"{card.algorithm} seed {card.seed}: its curve is not that of its run; run it again by the card's command"
+    )
+    try:
+        prompts = list(next(iter(card.curve[0].values.values())))
+        draws = int(card.config["task"]["evaluation"]["curve_draws"])
+    except (LookupError, TypeError, ValueError, OverflowError, StopIteration) as error:
+        raise changed from error
     base = stage_of(card, store, "base_scores")
     folders.append(stage_of(card, store, "scores"))
+    if len(card.curve) != len(folders) + 1:
+        raise changed
     fresh = curve.measure_curve(curve.read_places(record), folders, base, prompts, draws, list(own.families))
     stale = {figure for family in own.families for figure in card.families.get(family, [])}
     return [
