@@ -33,6 +33,13 @@ def test_a_line_of_complaint_is_one_printable_line(text: str, capsys: pytest.Cap
     assert told[:-1].isprintable()
 
 
+def test_a_line_of_complaint_has_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    complain("task.judge.base_url=http://me:pa55@h/v1?api_key=hidden and hf_abcdefghijklmnopqrst")
+    assert capsys.readouterr().err == (
+        "isoalign: task.judge.base_url=http://[redacted]@h/v1?api_key=[redacted] and [redacted]\n"
+    )
+
+
 def test_a_line_of_complaint_is_bounded() -> None:
     assert len(one_line("x" * 10**7)) == MOST + 3
     assert one_line("x" * MOST) == "x" * MOST

@@ -1,14 +1,17 @@
-"""Lines for the user on stderr. Nothing is imported here: a signal may come at an import."""
+"""Lines for the user on stderr. Nothing heavy is imported here: a signal may come at an import."""
 
 import sys
+
+from isoalign.core.redaction import redact_text
 
 MOST = 2000  # characters of a line
 
 
 def one_line(text: str) -> str:
-    """A text from anywhere (a card, a server, an exception) as one line that no terminal takes for commands."""
+    """A text from anywhere (a word that was typed, a card, a server, an exception) as one line that no terminal takes for
+    commands, without secrets."""
     shown = "".join(char if char.isprintable() else " " for char in text[: 4 * MOST])
-    kept = " ".join(shown.split())
+    kept = redact_text(" ".join(shown.split()))
     return kept if len(kept) <= MOST and len(text) <= 4 * MOST else f"{kept[:MOST]}..."
 
 
