@@ -1,0 +1,1 @@
+"""Trials, with real processes, of what isoalign promises when things go wrong."""
