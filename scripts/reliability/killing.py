@@ -87,7 +87,7 @@ def signals(bench: Bench, chance: random.Random, number: int) -> Trial:
         _changes(place, running, chance.randint(0, 110))
     trial = Trial({f"{which.name} to a {kind}{', typed' if typed else ''}": 1})
     running.send(which)
-    ended = running.end(60.0)
+    ended = running.end(180.0)
     trial.wrong += ended.wrong(SIGNALS[which], 0)
     if ended.status and ended.told != "isoalign: stopped; run the same command to resume":
         trial.wrong.append(f"said {ended.told!r}")
