@@ -1,7 +1,10 @@
 """The language model samples what it scores: decoding with a cache, teacher forcing and the written distribution agree."""
 
+import json
+import shutil
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -11,6 +14,7 @@ from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError
 from isoalign.models.language import LanguageModel, completion_lengths
 from isoalign.models.loading import load_model
+from isoalign.stages.sft import with_adapter
 from workbench import Bench
 
 TEXTS = ["you are", "what a lovely page", "go", "thank you for your kind help"]
@@ -206,3 +210,18 @@ def test_the_state_of_each_position_is_what_the_head_predicts_its_token_from(mod
 def test_a_model_that_is_not_there_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot load the model"):
         load_model(str(tmp_path / "nothing"))
+
+
+def test_a_saved_adapter_does_not_depend_on_where_the_model_under_it_lies(tiny_model: Path, tmp_path: Path) -> None:
+    saved = []
+    for place in ("here", "there"):
+        shutil.copytree(tiny_model, tmp_path / place)
+        torch.manual_seed(0)
+        model, tokenizer = load_model(str(tmp_path / place))
+        LanguageModel(with_adapter(model, 2), tokenizer, ends=True).save(tmp_path / f"saved-{place}")
+        saved.append({file.name: file.read_bytes() for file in (tmp_path / f"saved-{place}").iterdir()})
+    assert saved[0] == saved[1]
+    modules = json.loads(saved[0]["adapter_config.json"])["target_modules"]
+    assert modules == sorted(modules)
+    again = peft.PeftModel.from_pretrained(load_model(str(tiny_model))[0], str(tmp_path / "saved-here"))
+    assert again.peft_config["default"].r == 2

@@ -102,6 +102,23 @@ def test_a_manifest_that_names_another_parent_or_row_is_not_as_it_was_made(tmp_p
         assert store.damage(made) == "manifest.json"
 
 
+def test_the_record_of_a_round_within_a_stage_is_checked_to_the_byte_and_counts_without_its_seconds(tmp_path: Path) -> None:
+    contents = []
+    for seconds in (1.5, 2.5):
+
+        def make(work: Path, seconds: float = seconds) -> None:
+            (work / "rounds" / "1").mkdir(parents=True)
+            (work / "rounds" / "1" / "record.json").write_text(json.dumps({"asked": 3, "seconds": seconds}))
+
+        store = Store(tmp_path / str(seconds))
+        made = store.get("train", digest({"stage": "train"}), {}, make)
+        assert store.changes(made) == []
+        stores._OPENED.clear()
+        assert store.damage(made) == ""
+        contents.append(content(made))
+    assert contents[0] == contents[1]
+
+
 def test_while_a_stage_is_being_made_it_is_not_there(tmp_path: Path) -> None:
     store = Store(tmp_path)
 

@@ -28,7 +28,7 @@ CHECKED = ".checked"  # folder of a store with the sizes and times of large file
 def write_manifest(folder: Path, parents: Mapping[str, str]) -> None:
     """Write the manifest of a folder whose files are all there. ``parents``: the contents of other stages, by folder name."""
     files = {file.relative_to(folder).as_posix(): file_fingerprint(file) for file in files_of(folder)}
-    beside = {file.name: _sha256(file) for file in files_of(folder) if file.name == RECORD and file.parent == folder}
+    beside = {file.relative_to(folder).as_posix(): _sha256(file) for file in files_of(folder) if file.name == RECORD}
     whole = {"files": files, "parents": dict(parents), "beside": beside}
     (folder / MANIFEST).write_text(json.dumps(whole | {"content": _content(whole)}, indent=1))
 
@@ -136,7 +136,7 @@ def _read(file: Path) -> Any:
     """The JSON in a file; None where it can't be read."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -129,7 +129,7 @@ class Store:
             return ""
         try:
             recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return RECIPE
         wrong = [] if digest(recipe) == folder.name.rpartition("-")[2] else [RECIPE]
         wrong += misfits(folder, recipe)

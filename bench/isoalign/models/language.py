@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,6 +66,16 @@ class LanguageModel:
     def device(self) -> torch.device:
         """Device of the weights."""
         return next(self.inner.parameters()).device
+
+    def save(self, folder: Path) -> None:
+        """Save the weights, or the adapter: without the place of the model under it, which is another in each store, and with
+        its lists in order, which PEFT keeps as sets."""
+        self.model.save_pretrained(folder)
+        if (file := folder / "adapter_config.json").exists():
+            (folder / "README.md").unlink(missing_ok=True)
+            settings = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": None}
+            ordered = {name: sorted(value) if isinstance(value, list) else value for name, value in settings.items()}
+            file.write_text(json.dumps(ordered, indent=2), encoding="utf-8")
 
     @property
     def dtype(self) -> torch.dtype:

@@ -116,7 +116,7 @@ class Training:
         trainer = Trainer(self.algorithm, session, self.task.training, work, self._forbidden)
         with as_training_failure(), preserved():
             trainer.run(self.name)
-        policy.model.save_pretrained(work / "policy")
+        policy.save(work / "policy")
         log = [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in trainer.log]
         write_rows(work / "log.jsonl", log)
         record = {

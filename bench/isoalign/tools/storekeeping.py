@@ -93,7 +93,7 @@ def verified(store: Store) -> Iterator[tuple[str, list[str]]]:
         if item.kind == "stage":
             try:
                 yield item.name, store.changes(item.path)
-            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 yield item.name, [f"{item.name}: its recipe or manifest can't be read ({type(error).__name__})"]
 
 

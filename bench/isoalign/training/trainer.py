@@ -212,7 +212,7 @@ class Trainer:
         reached, done = self.meter.fraction, self.snapshots[-1]["fraction"] if self.snapshots else 0.0
         if any(done < share <= reached for share in self.config.snapshots):
             place = {"fraction": reached, "flops": self.meter.flops, "steps": self.meter.steps}
-            self.policy.model.save_pretrained(self.work / "snapshots" / str(self.meter.steps))
+            self.policy.save(self.work / "snapshots" / str(self.meter.steps))
             self.snapshots.append(place)
 
     # -- optimizers and modules -----------------------------------------------------------------------------------
