@@ -16,6 +16,7 @@ from typing import Any
 
 from isoalign.config.fill import build_config
 from isoalign.config.task import PromptsConfig, TaskConfig
+from isoalign.core.display import clean
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
 from isoalign.core.store import Store
@@ -187,8 +188,8 @@ def _elsewhere(place: Place, chance: random.Random, folder: Path) -> None:
 def _folders(place: Place, chance: random.Random, folder: Path) -> None:
     note = {"algorithm": "dpo", "seed": 0, "command": "isoalign run", "reason": "no"}
     _written(folder / "failed" / "a.json", odd(note, chance), chance)
-    for failure in failures.read_failures(folder):
-        failures.note_failure(failure, folder)
+    for failed in failures.read_failures(folder):
+        clean(f"failed: {failed.algorithm} seed {failed.seed}: {failed.reason}")
     store = folder / "store"
     for name in ("sft-0123456789abcdef", ".work-x", ".checked"):
         (store / name).mkdir(parents=True, exist_ok=True)

@@ -83,7 +83,9 @@ def damage(bench: Bench, chance: random.Random, number: int) -> Trial:
         shutil.rmtree(file, ignore_errors=True)  # the user's own affair: it says so in a line
     harmed = file.relative_to(place.home).parts[1]
     ends = list(bench.finish(place, name))
-    unopened = [line for line in ends if line.startswith(f"{harmed}/") or f"and {harmed} was made from it" in line]
+    unopened = [
+        line for line in ends if line.startswith((f"{harmed}/", f"{harmed}:")) or f"and {harmed} was made from it" in line
+    ]
     trial.beside["harmed stages that the run did not open, and left"] += bool(unopened)
     said += [line for line in ends if line not in unopened]
     said += ["the pickle was run"] if _trace(file).exists() else []
