@@ -282,6 +282,15 @@ def test_the_fraction_follows_the_limit_that_is_nearest_to_its_end(limit: dict[s
     assert meter.fraction == 0.25
 
 
+def test_a_pass_that_the_harness_makes_for_a_round_of_feedback_costs_nothing() -> None:
+    meter = Meter(Budget(100))
+    with meter.paused():
+        meter.charge("policy", "forward", 1000, tokens=5)
+    assert (meter.flops, meter.tokens) == (0, 0)
+    meter.charge("policy", "forward", 10)
+    assert meter.flops == 10
+
+
 def test_the_clock_stops_while_shared_stages_are_made_and_continues_after_a_resume(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -71,11 +71,11 @@ def odd(value: Any, chance: random.Random) -> Any:
             parents.append((place, name))
             place = place[name]
         if not parents:
-            return chance.choice(ODD)
+            return copy.deepcopy(chance.choice(ODD))
         holder, name = parents[-1]
         action = chance.random()
         if action < 0.65:
-            holder[name] = chance.choice(ODD) if chance.random() < 0.8 else _nearly(holder[name], chance)
+            holder[name] = copy.deepcopy(chance.choice(ODD)) if chance.random() < 0.8 else _nearly(holder[name], chance)
         elif action < 0.85:
             del holder[name]
         elif isinstance(holder, dict):

@@ -92,7 +92,7 @@ class Training:
         recipe |= {"unpaired": shared.unpaired_stage.key} if shared.unpaired_stage and self.uses("labels") else {}
         recipe |= {"revisions": shared.revisions_stage.key} if self.uses("revisions") else {}
         recipe |= {"rounds": rounds} if (rounds := recipe_fields(task.rounds)) else {}
-        recipe |= {"loop": trl.loop_versions()} if hasattr(self.algorithm, "train") else {}
+        recipe |= {"loop": trl.loop_versions(bool(rounds))} if hasattr(self.algorithm, "train") else {}
         recipe |= {"answers": self.prompt_recipe | {"draws": self.task.evaluation.draws}} if self.selects else {}
         return Stage("train", recipe, self._select if self.selects else self._train)
 

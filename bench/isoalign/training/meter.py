@@ -27,6 +27,7 @@ class Meter:
         self._seconds = 0.0
         self._since = time.monotonic()
         self._quote: Counter[tuple[str, str]] | None = None
+        self._is_paused = False
         self.refused: set[str] = set()  # reasons of every BudgetSpent
 
     @property
@@ -62,6 +63,8 @@ class Meter:
 
         Raises BudgetSpent, and charges nothing, if the budget does not cover it.
         """
+        if self._is_paused:
+            return
         if self._quote is not None:
             self._quote[role, kind] += flops
             return
@@ -110,11 +113,13 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Context in which the clock stops: time must not depend on whether a shared stage already exists."""
-        started = time.monotonic()
+        """Context in which the clock stops, and passes cost nothing, in another training loop as in ours: a bill must not
+        depend on whether a shared stage, or the answers of a round, are there already."""
+        started, self._is_paused = time.monotonic(), True
         try:
             yield
         finally:
+            self._is_paused = False
             self._since += time.monotonic() - started
 
     def add_seconds(self, seconds: float) -> None:

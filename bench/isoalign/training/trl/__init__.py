@@ -44,12 +44,14 @@ from isoalign.training.trl.rows import Rows, contexts, preferences, unpaired, wh
 __all__ = ["contexts", "loop_versions", "preferences", "train", "unpaired", "whole_answers"]
 
 VERSION = 2  # raised whenever a figure would change
+ROUNDS_VERSION = 1  # their answers are sampled for nothing, as in our loop
 FOREVER = 10**9  # optimizer steps
 
 
-def loop_versions() -> list[str | int]:
-    """What training in a TRL loop depends on besides the algorithm's code: the versions of TRL and of this package."""
-    return [importlib.metadata.version("trl"), VERSION]
+def loop_versions(rounds: bool) -> list[str | int]:
+    """What training in a TRL loop depends on besides the algorithm's code: the versions of TRL and of this package, and with
+    feedback ``rounds`` that of what they cost."""
+    return [importlib.metadata.version("trl"), VERSION, *([ROUNDS_VERSION] if rounds else [])]
 
 
 def train(
