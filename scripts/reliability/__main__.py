@@ -1,4 +1,4 @@
-"""Try, with real processes, what isoalign promises when things go wrong, and write docs/reliability.md.
+"""Try, with real processes, what isoalign promises when things go wrong, and write a page about it.
 
     python -m scripts.reliability                            # all parts
     python -m scripts.reliability kills races --share 0.1    # some of them, a tenth of the trials
@@ -87,7 +87,11 @@ def try_part(bench: Bench, piece: tuple[str, int, int], seed: int, share: float,
         if only is not None
         else sum(found.tried.values()) + found.skipped.total() < share * goal and time.monotonic() < until
     ):
-        trial = function(bench, random.Random(f"{seed} {part} {number}"), number)
+        try:
+            trial = function(bench, random.Random(f"{seed} {part} {number}"), number)
+        except Exception as error:  # the others' counts are kept
+            trial = Trial({"broken off": 1})
+            trial.wrong = [f"the trial itself failed: {type(error).__name__}: {error}"]
         found.tried += trial.tried
         found.beside += trial.beside
         found.skipped[trial.skipped] += bool(trial.skipped)
@@ -165,7 +169,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes that try, beside one another")
     parser.add_argument("--minutes", type=float, default=math.inf, help="after which no trial begins")
     parser.add_argument("--trial", type=int, help="this trial alone")
-    parser.add_argument("-o", "--output", type=Path, help="the page to write, docs/reliability.md for the published one")
+    parser.add_argument("-o", "--output", type=Path, help="the page to write")
     chosen = parser.parse_args()
     if unknown := [part for part in chosen.parts if part not in PARTS]:
         parser.error(f"no such part: {', '.join(unknown)}")
