@@ -211,8 +211,8 @@ class Bench:
     def undisturbed(self, place: Place, name: str, *more: str) -> Ended:
         """A run that nothing happens to."""
         ended = self.do(place, *self.words(place, name, *more))
-        if ended.status:
-            raise SystemExit(f"{name}, to which nothing happened, failed: {ended.err}")
+        if ended.status != 0:
+            raise RuntimeError(f"{name}, to which nothing happened, ended with {ended.status}: {ended.told}")
         return ended
 
     def reference(self, name: str, *more: str) -> tuple[Place, dict[str, Any]]:
