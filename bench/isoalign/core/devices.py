@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from isoalign.core import world
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import torch
 
@@ -32,13 +33,14 @@ def device() -> str:
     return next(iter(_chosen.values()), None) or use(AUTO)
 
 
-def use(wanted: str) -> str:
+def use(wanted: str, several: bool = False) -> str:
     """Choose the device: ``auto`` (a free accelerator, or else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps`` and so on.
 
     Later runs of the same process that ask for the same get the same. Raises UserError for a device that is
-    not there, and where other processes train the same model.
+    not there, and in one of several processes of a launcher unless the work is for ``several``: each takes a GPU of its own.
     """
-    one_process()
+    if not several:
+        _one_process()
     if wanted not in _chosen:
         _let_go()
         found = _choose(wanted)
@@ -46,13 +48,12 @@ def use(wanted: str) -> str:
     return _chosen[wanted]
 
 
-def one_process() -> None:
-    """Raises UserError in one of several processes of a launcher: each would train the whole run."""
-    world = os.environ.get("WORLD_SIZE", "1")
-    if world.isdecimal() and int(world) > 1:
+def _one_process() -> None:
+    """Raises UserError in one of several processes of a launcher: each would do all of the work."""
+    if world.launched() > 1:
         raise UserError(
-            f"WORLD_SIZE is {world}, but this version runs each method in one process; start isoalign without torchrun or "
-            "accelerate launch, and give each process of a sweep its own GPU (hydra/launcher=joblib)"
+            f"WORLD_SIZE is {world.launched()}, but several processes share a single `isoalign run` only; start this without "
+            "torchrun or accelerate launch"
         )
 
 
@@ -61,6 +62,11 @@ def label() -> str:
     kind = torch.device(device()).type
     names = getattr(getattr(torch, kind, None), "get_device_name", None)
     return str(names(device())) if names else kind
+
+
+def count_label() -> str:
+    """How many devices share the work, and their model, as ``8 x NVIDIA H100 80GB HBM3``; the model alone of one."""
+    return label() if world.size() == 1 else f"{world.size()} x {label()}"
 
 
 def memory() -> float:
@@ -105,6 +111,16 @@ def _choose(wanted: str) -> str:
             os.environ[VISIBLE] = ""  # so that libraries stay off the GPU as well
         return CPU
     gpus = torch.cuda.device_count()  # by NVML, which leaves CUDA uninitialised
+    if gpus and kind in (AUTO, CUDA) and world.launched() > 1:
+        if number:
+            raise UserError(
+                f"device={wanted} is one GPU, but each of {world.launched()} processes takes its own; set device=cuda"
+            )
+        if world.local_rank() >= gpus:
+            raise UserError(
+                f"a machine has {gpus} GPU{'s' * (gpus > 1)}, but more processes; start one for each GPU, or set device=cpu"
+            )
+        return _take([world.local_rank()], gpus)
     if gpus and kind in (AUTO, CUDA):
         if number and int(number) >= gpus:
             raise _absent(wanted, [CUDA] + [f"{CUDA}:{i}" for i in range(gpus)])

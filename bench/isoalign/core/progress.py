@@ -28,6 +28,11 @@ def hidden() -> Iterator[None]:
         _run["hidden"] = before
 
 
+def hide(always: bool) -> None:
+    """Show no bar from now on, if so: of several processes of a run one shows them."""
+    _run["hidden"] = _run["hidden"] or always
+
+
 def set_run(name: str, line: int) -> None:
     """Set the name of the run that the bars show and their line on the screen: workers of a sweep share a terminal."""
     _run.update(name=name, line=line)

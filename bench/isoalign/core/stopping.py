@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from isoalign.core.complaint import say
+from isoalign.core.complaint import complain
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 20.0  # seconds that children have to finish and save a step
@@ -72,6 +72,16 @@ def asked() -> bool:
     return _State.asked is not None
 
 
+def signal_asked() -> int:
+    """The signal that has come; 0 for none."""
+    return _State.asked or 0
+
+
+def ask(number: int) -> None:
+    """Take note of a signal that has come to another process of this run; 0 for none."""
+    _State.asked = _State.asked or number or None
+
+
 def stop_here() -> None:
     """Raises Stopped if a signal has come."""
     if _State.asked is not None:
@@ -105,7 +115,7 @@ def _importing(frame: FrameType | None) -> bool:
 def end_now(number: int) -> None:
     """Leave at once, with the line."""
     with suppress(Exception):
-        say(LINE)
+        complain(LINE)
         sys.stdout.flush()
     os._exit(128 + number)
 

@@ -10,13 +10,14 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from isoalign.core import stopping
+from isoalign.core import stopping, world
 from isoalign.core.complaint import say
 from isoalign.core.errors import MachineFailed, UserError
 from isoalign.core.files import flush
@@ -35,6 +36,7 @@ from isoalign.core.manifests import (
 from isoalign.core.memory import machine_failure
 
 LATER = "later"
+Make = Callable[[Path], Iterable[str] | None]  # fills a work directory; returns keys of stages that it did not read
 _OPENED: set[Path] = set()  # stages that this process has looked at
 
 
@@ -71,17 +73,43 @@ class Store:
         """Where a stage with this key lies, made or not."""
         return self.root / f"{stage}-{key}"
 
-    def get(self, stage: str, key: str, recipe: dict[str, Any], make: Callable[[Path], Iterable[str] | None]) -> Path:
+    def get(self, stage: str, key: str, recipe: dict[str, Any], make: Make, together: bool = False) -> Path:
         """The directory of a stage.
 
         Where it is missing, ``make`` fills a work directory, which then appears under its name by one rename. Parallel
         jobs wait for each other. A work directory survives a kill, so a stage that checkpoints into it can go on; after
         an error that ``make`` raised itself nothing is published. The manifest names the stages of the recipe as those that
         this one was made from, but for the keys that ``make`` returns: those it did not read, be they in the store or not.
+
+        Of several processes of a run the first one locks, makes and publishes, and the others wait. A stage that is made
+        ``together`` runs ``make`` in all of them, in which the first one alone writes.
         """
         final, recipe = self.path(stage, key), json.loads(json.dumps({"stage": stage, **recipe}, default=_plain))
         if self._whole(final, recipe):
             return final
+        if world.rank():
+            self._follow(final, recipe, make)
+            return final
+        with world.telling(f"{final.name} ended"):
+            return self._get(final, recipe, make, together)
+
+    def _follow(self, final: Path, recipe: dict[str, Any], make: Make) -> None:
+        """Wait until the first process has published a stage; work with it where all are wanted."""
+        ended = f"{final.name} ended"
+        if world.heard(f"{final.name} begun", until=lambda: self._whole(final, recipe) or world.was_told(ended)):
+            make(self._work(final))
+        world.heard(ended, until=lambda: self._whole(final, recipe))
+        if not self._whole(final, recipe):
+            raise UserError(
+                f"process {world.rank()} does not see {final}, which process 0 has made; the store must be on a file system "
+                "that all processes share"
+            )
+
+    def _work(self, final: Path) -> Path:
+        return self.root / f".work-{final.name}"
+
+    def _get(self, final: Path, recipe: dict[str, Any], make: Make, together: bool) -> Path:
+        """The directory of a stage, which no other job makes in the meantime."""
         lock = FileLock(self.root / f".{final.name}.lock")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -93,10 +121,12 @@ class Store:
                 stopping.stop_here()
                 if final.is_dir():
                     self._set_aside(final, recipe)
-                work = self.root / f".work-{final.name}"
+                work = self._work(final)
                 work.mkdir(exist_ok=True)
+                world.tell(f"{final.name} begun", together)
                 try:
-                    unread = set(make(work) or ())
+                    with nullcontext() if together else world.alone():
+                        unread = set(make(work) or ())
                     shutil.rmtree(work / "checkpoint", ignore_errors=True)
                     (work / RECIPE).write_text(json.dumps(recipe, indent=1, sort_keys=True))
                     read = [parent for parent in self.parents(work) if parent.name.rpartition("-")[2] not in unread]

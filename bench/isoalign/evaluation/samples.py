@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from isoalign.config.task import ModelConfig
+from isoalign.core import world
 from isoalign.core.batches import Rollouts
 from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.memory import by_rows
-from isoalign.core.progress import track
 from isoalign.core.records import ReverseKL, Sample, ScoredPair
+from isoalign.core.sharing import spread
 from isoalign.data.preferences import Feedback
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.data.prompts import Prompt
@@ -35,15 +36,18 @@ def make_samples(
     work: Path, policy: LanguageModel, base: LanguageModel, model: ModelConfig, chosen: Sequence[Prompt], draws: int, seed: int
 ) -> None:
     """Write ``samples.jsonl``: ``draws`` completions per prompt, with their log-probabilities, KL and entropy."""
-    samples: list[Sample] = []
     prompts = max(ROWS, TOGETHER // draws)
-    for start in track(range(0, len(chosen), prompts), "samples"):
+
+    def draw(start: int) -> list[Sample]:
         part = chosen[start : start + prompts]
         encoded = encode_prompts(policy.tokenizer, part, model)
         uniforms = [_uniforms(p.id, d, seed, model.new_tokens) for p in part for d in range(draws)]
         drawn = policy.sample(encoded, torch.stack(uniforms))
-        samples += sample_rows(part, drawn.rollouts, policy, base, draws, drawn.states)
-    write_rows(work / "samples.jsonl", map(asdict, samples))
+        return sample_rows(part, drawn.rollouts, policy, base, draws, drawn.states)
+
+    samples = [sample for part in spread(range(0, len(chosen), prompts), draw, "samples") for sample in part]
+    if not world.rank():
+        write_rows(work / "samples.jsonl", map(asdict, samples))
 
 
 def make_pairs_and_reverse_kl(
@@ -60,17 +64,21 @@ def make_pairs_and_reverse_kl(
     KL(base || policy) of ``base_samples``: the base's first completion of each of the prompts ``chosen``, the same for all
     methods. ``base_pairs``: the same pairs with their log-probabilities under the base; where they are given only the policy
     reads them."""
-    pairs = _policy_pairs(feedback, policy, base_pairs) if base_pairs else _scored_pairs(feedback, policy, base)
-    write_rows(work / "pairs.jsonl", map(asdict, pairs))
-    rows: list[ReverseKL] = []
-    for start in track(range(0, len(base_samples), 2 * ROWS), "reverse KL"):
+
+    def reverse(start: int) -> list[ReverseKL]:
         part = base_samples[start : start + 2 * ROWS]
         batch = as_rollouts(
             prompt_ids(policy, part, model, chosen), [s.token_ids for s in part], int(policy.tokenizer.pad_token_id)
         )
         _, _, kl, _ = score_rollouts(batch, base, policy)
-        rows += [ReverseKL(s.prompt_id, s.draw, value) for s, value in zip(part, kl, strict=True)]
-    write_rows(work / "reverse.jsonl", map(asdict, rows))
+        return [ReverseKL(s.prompt_id, s.draw, value) for s, value in zip(part, kl, strict=True)]
+
+    parts = spread(range(0, len(base_samples), 2 * ROWS), reverse, "reverse KL")
+    if world.rank():
+        return
+    write_rows(work / "reverse.jsonl", (asdict(row) for part in parts for row in part))
+    pairs = _policy_pairs(feedback, policy, base_pairs) if base_pairs else _scored_pairs(feedback, policy, base)
+    write_rows(work / "pairs.jsonl", map(asdict, pairs))
 
 
 def prompt_ids(

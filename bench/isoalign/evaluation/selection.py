@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from isoalign.config.task import ModelConfig
+from isoalign.core import world
 from isoalign.core.errors import UserError
 from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.progress import track
@@ -59,7 +60,8 @@ def make_selection(
             f"the budget does not cover the best of {each} for {draws} answers to each of {len(chosen)} prompts: {spent}; "
             "lower algorithm.draws"
         ) from spent
-    write_rows(work / ANSWERS, rows)
+    if not world.rank():
+        write_rows(work / ANSWERS, rows)
 
 
 def make_selected_samples(
@@ -76,4 +78,5 @@ def make_selected_samples(
         drawn = as_rollouts([prompt for prompt in prompts for _ in range(draws)], answers, int(base.tokenizer.pad_token_id))
         samples = sample.sample_rows(part, drawn.to(base.device), base, base, draws)
         rows += [asdict(replace(each, logp=None, kl=bound, entropy=None)) for each in samples]
-    write_rows(work / "samples.jsonl", rows)
+    if not world.rank():
+        write_rows(work / "samples.jsonl", rows)

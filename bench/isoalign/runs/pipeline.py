@@ -83,7 +83,7 @@ class Run(Training):
                 work, policy, reference, self.task.model, feedback, firsts, self.evaluation_prompts(), known
             )
 
-        return Stage("samples", recipe, make)
+        return Stage("samples", recipe, make, together=True)
 
     def snapshot(self, steps: int) -> Stage:
         """Completions of the policy after some steps, for a subset of the prompts and samples of the full evaluation."""
@@ -96,7 +96,7 @@ class Run(Training):
                 work, policy, reference, self.task.model, self.curve_prompts(), config.curve_draws, config.seed
             )
 
-        return Stage("samples", recipe, make)
+        return Stage("samples", recipe, make, together=True)
 
     @property
     def _sampling(self) -> dict[str, Any]:

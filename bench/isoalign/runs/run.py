@@ -17,11 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
-from isoalign.core import devices, progress, runtime, stopping
+from isoalign.core import devices, progress, runtime, stopping, world
 from isoalign.core.complaint import complain, one_line
 from isoalign.core.errors import TrainingFailed, UserError, interrupt_of, unforeseen, unknown
 from isoalign.core.memory import machine_failure
 from isoalign.core.objective import objective_of
+from isoalign.core.peak_memory import GIB
+from isoalign.core.places import code_digest
 from isoalign.core.records import Budget, Card
 from isoalign.core.store import Store
 from isoalign.data import assets
@@ -29,7 +31,7 @@ from isoalign.evaluation import card as cards
 from isoalign.evaluation import metrics, samples
 from isoalign.report import trackers
 from isoalign.runs import failures, tuned
-from isoalign.runs.card import make_card
+from isoalign.runs.card import make_card, packages
 from isoalign.runs.pipeline import Run
 from isoalign.stages.shared import SharedStages
 from isoalign.training import registry
@@ -43,6 +45,8 @@ def main(config: DictConfig) -> float | None:
     """One run; the last line printed is the path of its card. Returns the gain, for sweepers that search."""
     try:
         path = execute(config)
+        if path is None:
+            return None
         print(path, flush=True)
         card = cards.read_card(path)
         found = card.metrics.get(objective_of(card).gain)
@@ -59,16 +63,18 @@ def main(config: DictConfig) -> float | None:
         error = machine_failure(error) or error
         line = str(error) if isinstance(error, UserError) else unforeseen(error)
         _fail(config, line, isinstance(error, TrainingFailed))
+    finally:
+        world.leave()
     return None
 
 
-def execute(config: DictConfig) -> Path:
-    """Run a configuration and write its card and its W&B run; the card's path."""
+def execute(config: DictConfig) -> Path | None:
+    """Run a configuration and write its card and its W&B run; the card's path. None in a process that only helps another."""
     stopping.install()  # in each process of a sweep
     stopping.stop_here()  # asked for at the end of the run before
     runtime.quiet()
     runtime.threads(int(config.threads))
-    devices.use(str(config.device))
+    _meet(config)
     name = str(config.algorithm.get("name", ""))
     task: TaskConfig = build_config(TaskConfig, _plain(config.task), "task")
     budget: Budget = build_config(Budget, _plain(config.budget), "budget")
@@ -79,6 +85,8 @@ def execute(config: DictConfig) -> Path:
     settings, how = tuned.settings_and_tuning(config, task.model)
     with registry.sandboxed(name):
         algorithm = registry.with_checked_settings(build_config(registry.algorithm(name), settings, "algorithm"))
+    if world.size() > 1 and hasattr(algorithm, "train"):
+        raise UserError(f"{name} has a training loop of its own, which runs in one process; start it without torchrun")
     progress.set_run(f"{name} seed {config.seed}", _line())
     metrics.versions(task.objective)  # a metric that cannot be loaded is reported before the training, not after it
     folder = _writable(Path(str(config.results)) / task.name)
@@ -88,8 +96,29 @@ def execute(config: DictConfig) -> Path:
     return _publish(config, run, folder)
 
 
-def _publish(config: DictConfig, run: Run, folder: Path) -> Path:
+def _meet(config: DictConfig) -> None:
+    """Choose the device, and meet the other processes of the run, if a launcher has started several."""
+    devices.use(str(config.device), several=True)
+    if world.launched() == 1:
+        return
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError("a sweep has no use for several processes of a launcher; start each of its runs by torchrun instead")
+    task = {f"task.{name}": str(value) for name, value in _plain(config.task).items()}
+    settings = {name: str(value) for name, value in _plain(config).items() if name not in ("task", "device", "threads")}
+    device = {"device": devices.label(), "memory": f"{devices.memory() / GIB:.0f} GiB"}
+    world.join(devices.device(), packages() | {"code": code_digest()} | device | settings | task)
+
+
+def _publish(config: DictConfig, run: Run, folder: Path) -> Path | None:
+    """Make the card, and return its path; None in a process that only helps."""
     run.shared.get(run.preflight)
+    if world.size() > 1:  # what all make together, before what the first one makes alone
+        snapshots = [run.snapshot(place["steps"]) for place in run.read_record().get("snapshots", ())]
+        for stage in (*run.shared.reward_models(run.rewarded_by()).values(), run.base.samples, run.samples, *snapshots):
+            run.shared.get(stage)
+    world.done()
+    if world.rank():
+        return None
     card = make_card(run, _command())
     path = cards.write_card(card, folder)
     failures.clear_failure(card.algorithm, card.seed, _command(), folder)
@@ -146,7 +175,7 @@ def _fail(config: DictConfig, line: str, noted: bool = False) -> None:
     A single run exits with 2; in a sweep the other runs go on.
     """
     name, line = str(config.algorithm.get("name", "?")), one_line(line)
-    if noted:
+    if noted and not world.rank():
         with suppress(UserError):  # where nothing can be written the line must do
             folder = Path(str(config.results)) / str(config.task.name)
             failures.note_failure(failures.Failure(name, int(config.seed), _command(), line), folder)

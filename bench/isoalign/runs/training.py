@@ -16,7 +16,7 @@ import torch
 
 from isoalign.config.task import TaskConfig
 from isoalign.config.training import TrainConfig
-from isoalign.core import devices
+from isoalign.core import devices, world
 from isoalign.core.errors import MachineFailed, TrainingFailed, UserError, unforeseen
 from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.lazy import peft
@@ -94,7 +94,7 @@ class Training:
         recipe |= {"rounds": rounds} if (rounds := recipe_fields(task.rounds)) else {}
         recipe |= {"loop": trl.loop_versions(bool(rounds))} if hasattr(self.algorithm, "train") else {}
         recipe |= {"answers": self.prompt_recipe | {"draws": self.task.evaluation.draws}} if self.selects else {}
-        return Stage("train", recipe, self._select if self.selects else self._train)
+        return Stage("train", recipe, self._select if self.selects else self._train, together=True)
 
     @property
     def shaping_recipe(self) -> dict[str, Any]:
@@ -110,12 +110,13 @@ class Training:
         torch.manual_seed(self.seed)
         self._make_feedback()
         policy, reference = self._policy_to_train()
-        meter = Meter(self.budget)
-        source = FeedbackRounds(self.shared, work / ROUNDS)
+        meter, source = Meter(self.budget), FeedbackRounds(self.shared, work / ROUNDS)
         session = Session(policy, reference, source, meter, self.task.model.new_tokens, self.seed)
         trainer = Trainer(self.algorithm, session, self.task.training, work, self._forbidden)
         with as_training_failure(), preserved():
             trainer.run(self.name)
+        if world.rank():
+            return []
         policy.save(work / "policy")
         log = [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in trainer.log]
         write_rows(work / "log.jsonl", log)
@@ -124,7 +125,7 @@ class Training:
             "fraction": meter.fraction, "snapshots": trainer.snapshots, "reported": reported_kl(log),
             "reported_error": reported_kl_error(log),
         }  # fmt: skip
-        record |= {"device": devices.label(), "dtype": _dtypes(policy)}
+        record |= {"device": devices.count_label(), "dtype": _dtypes(policy)}
         more = {"rounds": trainer.rounds, "unmetered": trainer.guard.models, "loop": trainer.loop}
         record |= {name: value for name, value in more.items() if value}
         (work / "record.json").write_text(json.dumps(record, indent=1))
@@ -163,19 +164,20 @@ class Training:
     def _select(self, work: Path) -> list[str]:
         """Instead of training, select the answers to the evaluation prompts, and charge it."""
         base, meter, config = self.shared.base_model(), Meter(self.budget), self.task.evaluation
-        source = FeedbackRounds(self.shared, work / ROUNDS)
-        session = Session(base, base, source, meter, self.task.model.new_tokens, self.seed)
+        session = Session(base, base, FeedbackRounds(self.shared, work / ROUNDS), meter, self.task.model.new_tokens, self.seed)
         session.guard = Guard(meter, tuple, self._forbidden, self.task.training.idle_seconds)
         with as_training_failure(), preserved():
             selection.make_selection(
                 work, self.algorithm, session, base, self.task.model, self.evaluation_prompts(), config.draws
             )
+        if world.rank():
+            return []
         write_rows(work / "log.jsonl", [])
         record = {
             "spent": meter.spent(), "steps": 0, "skipped": 0, "reward": sorted(session.reward_models),
             "fraction": meter.fraction, "snapshots": [], "reported": {}, "kl_bound": best_of_n_bound(self.algorithm.draws),
         }  # fmt: skip
-        record |= {"device": devices.label(), "dtype": _dtypes(base)}
+        record |= {"device": devices.count_label(), "dtype": _dtypes(base)}
         record |= {"unmetered": session.guard.models} if session.guard.models else {}
         (work / "record.json").write_text(json.dumps(record, indent=1))
         return self.shared.unread([*session.cursors, *session.reward_models])

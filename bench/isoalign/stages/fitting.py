@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from isoalign.core import sharing, world
 from isoalign.core.batches import Batch
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import transformers
 from isoalign.core.memory import halving
 from isoalign.core.progress import Steps
-from isoalign.training.gradients import make_optimizer
+from isoalign.training.gradients import add_up_gradients, make_optimizer
 
 BETAS = (0.9, 0.95)
 WARMUP = 0.1  # share of the steps
@@ -27,8 +28,9 @@ Rows = TypeVar("Rows", bound=Batch)
 
 @dataclass
 class Fit:
-    """``epochs`` over ``size`` rows, each in a new seeded order, in batches of ``batch_size``, of which ``micro_batch`` rows
-    are read at a time: halved for good whenever memory runs out. ``lr_key``: the setting of ``lr``, for messages."""
+    """``epochs`` over ``size`` rows, each in a new seeded order, in batches of ``batch_size``, which a run's processes share.
+    ``micro_batch`` of their rows are read at a time: halved for good whenever memory runs out. ``lr_key``: the setting of
+    ``lr``, for messages."""
 
     size: int
     batch_size: int
@@ -103,15 +105,22 @@ class Fit:
         """The mean loss of the batch; its gradients are in the parameters."""
         lengths = batch.lengths()
         order = torch.arange(len(batch)) if lengths is None else lengths.cpu().argsort(stable=True)  # little padding in a part
+        mine = order[world.rank() :: world.size()]
 
         def accumulate(rows: int) -> float:
             optimizer.zero_grad(set_to_none=True)
             total = 0.0
-            for part in order.split(rows):
+            for part in mine.split(rows) if len(mine) else ():
                 loss = losses(batch[part]).sum() / weight
                 loss.backward()
                 total += loss.item()
             return total
 
-        loss, self.micro_batch = halving(accumulate, max(1, self.micro_batch), len(batch))
+        def work() -> float:
+            loss, self.micro_batch = halving(accumulate, max(1, self.micro_batch), len(mine))
+            return loss
+
+        loss = sum(sharing.together(work))
+        if world.size() > 1:
+            add_up_gradients([parameter for group in optimizer.param_groups for parameter in group["params"]])
         return loss

@@ -235,7 +235,7 @@ class StageGraph(TaskModels):
         recipe |= self._reward_identity
         if task.known_reward and labelled_by == "annotator":
             recipe |= {"config": None, "known": self.scorer_recipe(labelled_by)}
-        return Stage("reward", recipe, lambda work: self.train_reward(work, Feedback.read(self.get(verdicts)), member))
+        return Stage("reward", recipe, lambda work: self.train_reward(work, Feedback.read(self.get(verdicts)), member), True)
 
     @property
     def _reward_identity(self) -> dict[str, str]:

@@ -58,7 +58,7 @@ class TaskModels:
             return unread
 
         with torch.enable_grad(), own_random_state():
-            return self.store.get(stage.name, stage.key, stage.recipe, make)
+            return self.store.get(stage.name, stage.key, stage.recipe, make, stage.together)
 
     def has(self, stage: Stage) -> bool:
         """Whether a stage is made already."""
@@ -81,7 +81,7 @@ class TaskModels:
                 "held_out": HeldOut.VERSION,
             }
             recipe |= {"left_out": [self.prompt_recipe(split) for split in ("validation", "test")]}
-        return Stage("sft", recipe, lambda work: sft.make_sft(work, task))
+        return Stage("sft", recipe, lambda work: sft.make_sft(work, task), together=True)
 
     def prompt_recipe(self, split: str) -> dict[str, Any]:
         """Everything that a split's prompts depend on."""

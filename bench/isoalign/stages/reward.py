@@ -14,6 +14,7 @@ from torch.nn.functional import logsigmoid
 
 from isoalign.config.task import ModelConfig, RewardConfig
 from isoalign.config.training import TrainConfig
+from isoalign.core import world
 from isoalign.core.batches import Pairs, Rollouts, joined
 from isoalign.core.devices import device
 from isoalign.core.errors import UserError
@@ -69,7 +70,7 @@ def make_reward_model(
     label = f"reward model ({feedback.source})" + (f" {member + 1}" if member else "")
     if golden:
         known_pairs = paired(golden_rows, range(len(golden_rows)), pad)
-        best = Best(trained, lambda: losses.accuracy(known_pairs, config.batch_size), accuracies)
+        best = Best(trained, lambda: world.of_first(lambda: losses.accuracy(known_pairs, config.batch_size)), accuracies)
         every = max(1, fit.steps // EVALUATIONS)
         fit.run(
             trained, lambda index: paired(rows, index.tolist(), pad), losses, label,
@@ -78,6 +79,8 @@ def make_reward_model(
         best.restore()
     else:
         fit.run(trained, lambda index: paired(rows, index.tolist(), pad), losses, label)
+    if world.rank():
+        return
     flops = training_flops(shape, rows, fit.read, golden_rows, len(accuracies))
     record = {
         "flops": flops, "verdicts": verdicts, "golden": known, "source": feedback.source, "seed": seed,
@@ -94,6 +97,8 @@ def make_classifier_reward(work: Path, feedback: Feedback, model: ModelConfig, l
 
     ``load`` gives the reward of a folder with a record. The pass is billed as forward, by formula.
     """
+    if world.rank():
+        return
     count = min(WHITENED, len(feedback))
     pairs = feedback.pairs(torch.arange(count), int(loading.task_tokenizer(model).pad_token_id))
     record: dict[str, Any] = {"verdicts": [], "golden": [], "source": feedback.source, "seconds": 0.0}
@@ -106,6 +111,8 @@ def make_classifier_reward(work: Path, feedback: Feedback, model: ModelConfig, l
 
 def make_known_reward(work: Path, feedback: Feedback, model: ModelConfig, known: KnownFunction) -> None:
     """Whiten a known function's score on the answers of the first verdicts. The verdicts themselves are not read."""
+    if world.rank():
+        return
     record: dict[str, Any] = {"verdicts": [], "golden": [], "source": feedback.source, "seconds": 0.0}
     count = min(WHITENED, len(feedback))
     pairs = feedback.pairs(torch.arange(count), int(loading.task_tokenizer(model).pad_token_id))

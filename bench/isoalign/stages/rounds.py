@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from isoalign.core import world
 from isoalign.core.batches import Prompts
 from isoalign.core.randomness import own_random_state
 from isoalign.core.store import recipe_fields
@@ -123,10 +124,19 @@ class FeedbackRounds:
         return self._get(number, f"pairs-{labelled_by}", make)
 
     def _get(self, number: int, name: str, make: Callable[[Path], None]) -> Path:
-        """A folder of a round, made atomically if missing. The run's random state does not change."""
+        """A folder of a round, made atomically if missing; of several processes the first one makes it. The run's random state
+        does not change."""
         final = self.folder / str(number) / name
+        what = f"round {number} {name}"
+        if world.rank():
+            world.heard(what, until=final.is_dir)
+            return final
+        with world.telling(what), world.alone():
+            return self._made(final, make)
+
+    def _made(self, final: Path, make: Callable[[Path], None]) -> Path:
         if not final.is_dir():
-            work = final.with_name(f".work-{name}")
+            work = final.with_name(f".work-{final.name}")
             shutil.rmtree(work, ignore_errors=True)  # left by a killed run; the lock of the train stage keeps others out
             work.mkdir(parents=True)
             try:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from isoalign.config.task import ModelConfig, SFTConfig, TaskConfig
-from isoalign.core import devices
+from isoalign.core import devices, world
 from isoalign.core.batches import Rollouts
 from isoalign.core.devices import device
 from isoalign.core.errors import UserError
@@ -44,6 +44,8 @@ def make_sft(work: Path, task: TaskConfig) -> None:
     model, _ = loading.load_model(task.model.name, dtype=task.model.dtype)
     tokenizer = loading.task_tokenizer(task.model)
     if task.sft.source == NONE:
+        if world.rank():
+            return
         model.save_pretrained(work)
         (work / "record.json").write_text(json.dumps({"examples": 0, "steps": 0, "loss": []}))
         return
@@ -55,7 +57,9 @@ def make_sft(work: Path, task: TaskConfig) -> None:
         else examples(tokenizer, task.model, count, task.prompts.words, task.seed)
     )
     trained, fit = train_on(rows, model.to(device()), tokenizer, task)
-    record = {"examples": len(rows), "steps": fit.step, "seed": task.seed, "device": devices.label()}
+    if world.rank():
+        return
+    record = {"examples": len(rows), "steps": fit.step, "seed": task.seed, "device": devices.count_label()}
     save_trained(trained, work, record | ({"losses": dict(+losses)} if +losses else {}) | {"loss": fit.curve})
 
 

@@ -13,11 +13,14 @@ from isoalign.core.store import digest
 @dataclass(frozen=True)
 class Stage:
     """A stage. ``recipe``: everything that its output depends on; ``make``: fills a work directory with the output, and may
-    return keys in the recipe of stages that it did not read."""
+    return keys in the recipe of stages that it did not read.
+
+    ``together``: all processes of a run make it, and the first one alone writes; else the first one makes it by itself."""
 
     name: str
     recipe: dict[str, Any]
     make: Callable[[Path], Iterable[str] | None]
+    together: bool = False
 
     @property
     def key(self) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoalign.core.batches import Step
+from isoalign.core import sharing, world
+from isoalign.core.batches import Batch, Step
 from isoalign.core.errors import UserError
 from isoalign.core.memory import halving
 from isoalign.training.checkpoint import type_name
@@ -33,23 +34,53 @@ class Gradients:
         Where memory runs out, bill, log and random state are put back and the step is tried again with half of the rows.
         Raises OutOfMemory where one row does not fit, and UserError for a loss that is no tensor [B] with a gradient.
         """
-        rows, restore = self.session.sandboxed(len, step.batch), self._restorer()
+        rows = self.session.sandboxed(len, step.batch)
+        return self._own_rows(step, rows, rows) if world.size() == 1 else self._shared(step, rows)
+
+    def _shared(self, step: Step, rows: int) -> float:
+        """The same, each process of a run on its own rows: loss, gradients, bill and log are those of the whole batch."""
+        session = self.session
+        if world.size() > rows and not session.meter.steps:
+            raise UserError(
+                f"{world.size()} processes share steps of {rows} rows; start at most {rows}, or train larger batches"
+            )
+        logged, session.logged = session.logged, {}
+        count = len(range(world.rank(), rows, world.size()))
+
+        def work() -> tuple[Any, ...]:
+            with session.meter.share() as bill:
+                loss = self._own_rows(step, rows, count) if count else 0.0
+            return loss, bill, session.logged, session.remembered.news()
+
+        losses, bills, logs, known = zip(*sharing.together(work), strict=True)
+        session.logged = logged
+        for name, values in (each for log in logs for each in log.items()):
+            logged.setdefault(name, []).extend(values)
+        for news in known:
+            session.remembered.learn(news)
+        add_up_gradients([parameter for group in self.groups.values() for parameter in group])
+        session.meter.settle(bills)
+        return sum(losses)
+
+    def _own_rows(self, step: Step, rows: int, count: int) -> float:
+        """The sum of the losses of this process's ``count`` rows, over the ``rows`` of the batch, with its gradients."""
+        restore = self._restorer()
 
         def accumulate(at_a_time: int) -> float:
             if at_a_time < self.rows:  # again
                 restore()
-            return self._accumulate(step, rows, at_a_time)
+            return self._accumulate(step, rows, count, at_a_time)
 
-        loss, self.rows = halving(accumulate, self.rows, rows)
+        loss, self.rows = halving(accumulate, self.rows, count)
         return loss
 
-    def _accumulate(self, step: Step, rows: int, at_a_time: int) -> float:
+    def _accumulate(self, step: Step, rows: int, count: int, at_a_time: int) -> float:
         total, order = 0.0, self._order(step, rows, at_a_time)
-        for start in range(0, rows, at_a_time):
+        for start in range(0, count, at_a_time):
             place = slice(start, start + at_a_time)
             part = self.session.sandboxed(step.batch.__getitem__, place if order is None else order[place])
             before = self._versions() if start else []
-            losses = self.session.sandboxed(step.loss, self.lab, part)
+            losses = self._losses(step, part, rows)
             if self._versions() != before:
                 raise UserError("its own code called backward(); return the loss, and the harness computes the gradients")
             if not isinstance(losses, Tensor):
@@ -63,12 +94,23 @@ class Gradients:
             total += loss.item()
         return total
 
+    def _losses(self, step: Step, part: Batch, rows: int) -> Any:
+        self.session.loss_share = len(part) / rows
+        try:
+            return self.session.sandboxed(step.loss, self.lab, part)
+        finally:
+            self.session.loss_share = 0.0
+
     def _order(self, step: Step, rows: int, at_a_time: int) -> Tensor | None:
-        """The rows by length, so that those of a part are of similar length and little of it is padding; None for one part."""
-        if rows <= at_a_time:
+        """This process's rows by length, so that those of a part are of similar length and little of it is padding; None for
+        all rows as they are."""
+        if world.size() == 1 and rows <= at_a_time:
             return None
         lengths = step.batch.lengths()
-        return None if lengths is None else lengths.cpu().argsort(stable=True)
+        order = None if lengths is None else lengths.cpu().argsort(stable=True)
+        if world.size() == 1:
+            return order
+        return (torch.arange(rows) if order is None else order)[world.rank() :: world.size()]
 
     def _versions(self) -> list[int]:
         """How often each existing gradient has been written."""
@@ -91,6 +133,22 @@ class Gradients:
                     parameter.grad = None
 
         return restore
+
+
+def add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Sum the gradients of all processes of a run. One without a gradient of a parameter adds 0; where none has one, it stays
+    so."""
+    written = sharing.exchange([parameter.grad is not None for parameter in parameters])
+    used = [parameter for parameter, *has in zip(parameters, *written, strict=True) if any(has)]
+    for parameter in used:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    sharing.add_up([parameter.grad for parameter in used])
+
+
+def weighted_mean(values: Sequence[tuple[float, float]]) -> float:
+    """The mean of values, each with its weight."""
+    return sum(value * weight for value, weight in values) / sum(weight for _, weight in values)
 
 
 def make_optimizer(parameters: list[nn.Parameter], betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:

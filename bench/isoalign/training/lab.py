@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from isoalign.core import sharing, world
 from isoalign.core.batches import Labels, Pairs, Prompts, Rollouts
 from isoalign.core.errors import UserError
-from isoalign.core.memory import by_rows
 from isoalign.core.randomness import own_random_state
 from isoalign.core.records import Question
 from isoalign.data.preferences import select
@@ -83,7 +83,7 @@ class Lab:
         The backward pass is charged too, except under torch.no_grad()."""
         session = self._session
         session.pay_pass("policy", session.policy, rollouts, backward=torch.is_grad_enabled())
-        outputs = session.zero_outputs(rollouts) if session.meter.quoting else session.policy(rollouts)
+        outputs = session.zero_outputs(rollouts) if session.meter.quoting else session.read_by_policy(rollouts)
         return outputs.within(session.harness_code)
 
     @service
@@ -94,7 +94,7 @@ class Lab:
         session.pay_pass("reference", session.reference, rollouts, adapter=False)
         if session.meter.quoting:
             return session.zero_outputs(rollouts)
-        return session.remembered.outputs(rollouts, lambda: session.reference_pass(rollouts)).within(session.harness_code)
+        return session.read_by_reference(rollouts).within(session.harness_code)
 
     def log_ratio(self, rollouts: Rollouts) -> Tensor:
         """log pi(y|x) - log pi_base(y|x), summed over the completion [B]."""
@@ -112,7 +112,7 @@ class Lab:
         price = shape.prefill(lengths) + shape.decode(contexts, [session.new_tokens] * rows)
         meter.require(price, tokens=rows * session.new_tokens)  # the most that the completions can cost
         uniforms = torch.rand(rows, session.new_tokens, generator=session.generator)
-        rollouts = session.policy.generate(prompts, uniforms)
+        rollouts = session.sample(prompts, uniforms)
         used = completion_lengths(rollouts)
         meter.charge("policy", "sample", shape.prefill(lengths) + shape.decode(contexts, used), sum(used))
         return rollouts
@@ -149,7 +149,7 @@ class Lab:
             meter.charge("value", "backward", shape.backward(lengths, none) + 2 * head)
         if meter.quoting:
             return session.zero_outputs(rollouts).logp
-        return critic(rollouts) if torch.is_grad_enabled() else torch.cat(by_rows(critic, rollouts, session.policy.rows))
+        return critic(rollouts) if torch.is_grad_enabled() else session.by_rows(critic, rollouts)
 
     # -- data and feedback ----------------------------------------------------------------------------------------
 
@@ -231,10 +231,10 @@ class Lab:
             session.reward_models.add(session.round_name(labelled_by))
         meter.charge("reward", "forward", rewarder.flops(rollouts))
         before = getattr(rewarder, "unscored", 0)
-        rewards = torch.cat(by_rows(rewarder, rollouts, session.policy.rows))
-        if missing := getattr(rewarder, "unscored", 0) - before:
+        rewards = session.by_rows(rewarder, rollouts)
+        if missing := sum(sharing.exchange(getattr(rewarder, "unscored", 0) - before)):
             self.log(unscored=missing / len(rollouts))
-        return rewards.to(self.device)
+        return rewards
 
     @service
     def judge(self, first: Rollouts, second: Rollouts) -> Tensor:
@@ -258,7 +258,8 @@ class Lab:
         meter.require(price, labels=len(texts))
         meter.label("ai_scores", range(asked, asked + len(texts)))
         meter.charge("judge", "forward", price)
-        return judge(texts, session.policy.decode_prompts(rollouts)).to(self.device)
+        prompts = session.policy.decode_prompts(rollouts)
+        return world.of_first(lambda: judge(texts, prompts)).to(self.device)
 
     def _compare(self, judge: Judge, first: Rollouts, second: Rollouts) -> Tensor:
         """P(first is better) [B] by a judge that compares. Each question counts as an AI label; its cost is known, and
@@ -266,7 +267,7 @@ class Lab:
         policy, meter = self._session.policy, self._session.meter
         prompts, answers = policy.decode_prompts(first), [policy.decode(each) for each in (first, second)]
         questions = [Question(*texts) for texts in zip(prompts, *answers, strict=True)]
-        verdicts = self._session.fetch(judge, questions)
+        verdicts = self._session.fetch(world.of_first, lambda: judge(questions))
         before = len(meter.labels.get("ai_scores", ()))
         meter.label("ai_scores", range(before, before + len(verdicts)))
         meter.charge("judge", "forward", sum(verdict.flops or 0 for verdict in verdicts))
@@ -281,13 +282,14 @@ class Lab:
         return self._session.progress
 
     def log(self, **scalars: float | Tensor) -> None:
-        """Log scalars of the current step; values of one name within a step are averaged."""
+        """Log scalars of the current step; values of one name within a step are averaged, by rows in a
+        loss."""
         if reserved := sorted(HARNESS_SCALARS & scalars.keys()):
             raise UserError(f"lab.log cannot take {', '.join(reserved)}: the harness logs it already; use another name")
         if not self._session.meter.quoting:
             for name, value in scalars.items():
                 number = float(value.detach() if isinstance(value, Tensor) else value)
-                self._session.logged.setdefault(name, []).append(number)
+                self._session.logged.setdefault(name, []).append((number, self._session.loss_share or 1.0))
 
 
 def session_of(lab: Lab) -> Session:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from isoalign.core import world
 from isoalign.core.records import Budget
 
 
@@ -26,8 +27,10 @@ class Meter:
         self.steps = 0
         self._seconds = 0.0
         self._since = time.monotonic()
+        self._agreed = 0.0
         self._quote: Counter[tuple[str, str]] | None = None
         self._is_paused = False
+        self._trusting = False
         self.refused: set[str] = set()  # reasons of every BudgetSpent
 
     @property
@@ -39,6 +42,12 @@ class Meter:
     def seconds(self) -> float:
         """Wall seconds, those before a resume included."""
         return self._seconds + time.monotonic() - self._since
+
+    @property
+    def _judged_seconds(self) -> float:
+        """Seconds by which the budget is judged: of several processes, those that the first one had last, or they would part
+        ways."""
+        return self.seconds if world.size() == 1 else self._agreed
 
     @property
     def label_count(self) -> int:
@@ -54,7 +63,7 @@ class Meter:
     def fraction(self) -> float:
         """Spent fraction of the budget, by the limit that is closest to exhausted."""
         spent: dict[str, float] = {"flops": self.flops, "labels": self.label_count, "tokens": self.tokens}
-        spent |= {"steps": self.steps, "seconds": self.seconds}
+        spent |= {"steps": self.steps, "seconds": self._judged_seconds}
         limits = {name: getattr(self.budget, name) for name in spent}
         return max((spent[name] / limit for name, limit in limits.items() if limit), default=0.0)
 
@@ -68,14 +77,18 @@ class Meter:
         if self._quote is not None:
             self._quote[role, kind] += flops
             return
-        self._cover(flops=flops, tokens=tokens)
+        if not self._trusting:
+            self._cover(flops=flops, tokens=tokens)
         self.items[role, kind] += flops
         self.tokens += tokens
 
     def require(self, flops: int = 0, tokens: int = 0, labels: int = 0, steps: int = 0) -> None:
         """Raise BudgetSpent unless the budget covers these amounts and time is left."""
         self._cover(flops=flops, tokens=tokens, labels=labels, steps=steps)
-        if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
+        if self.budget.seconds is None:
+            return
+        self._agreed = world.of_first(lambda: self.seconds)
+        if self._judged_seconds >= self.budget.seconds:
             self._refuse(f"seconds: the {self.budget.seconds:g} of the budget are over")
 
     def _cover(self, **more: int) -> None:
@@ -110,6 +123,26 @@ class Meter:
             yield self._quote
         finally:
             self._quote = None
+
+    @contextmanager
+    def share(self) -> Iterator[Counter[tuple[str, str]]]:
+        """Context in which one of several processes counts its share of common work, which all of them `settle` afterwards.
+        The share is known at its end, and taken off again."""
+        before, mine = Counter(self.items), Counter[tuple[str, str]]()
+        self._trusting = True
+        try:
+            yield mine
+        finally:
+            mine.update({key: flops - before[key] for key, flops in self.items.items() if (key, flops) not in before.items()})
+            self.items, self._trusting = before, False
+
+    def settle(self, shares: Iterable[Counter[tuple[str, str]]]) -> None:
+        """Charge the shares of all processes. Raises BudgetSpent if they are not covered."""
+        total = Counter[tuple[str, str]]()
+        for share in shares:
+            total.update(share)
+        for (role, kind), flops in total.items():
+            self.charge(role, kind, flops)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -160,3 +193,4 @@ class Meter:
         self.labels = {source: set(seen) for source, seen in state["labels"].items()}
         self.tokens, self.steps, self.asked = state["tokens"], state["steps"], Counter(state["asked"])
         self._seconds, self._since = state["seconds"], time.monotonic()
+        self._agreed = self._seconds

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isoalign.core import world
 from isoalign.core.batches import Rollouts
 from isoalign.models.language import LanguageModel
 from isoalign.models.passes import Outputs
@@ -30,6 +31,7 @@ class ReferenceMemory:
         self._model = model
         self._feedback, self._known = set[bytes](), dict[bytes, Tensor]()
         self._numbers, self._weights = 0, self._fingerprint()
+        self._news: dict[bytes, Tensor] = {}
 
     def expect(self, *feedback: Rollouts) -> None:
         """Keep what will be computed on these rows."""
@@ -59,6 +61,20 @@ class ReferenceMemory:
             if digest in self._feedback and digest not in self._known and self._numbers + length <= MOST:
                 self._known[digest] = row[:length].clone()
                 self._numbers += length
+                if world.size() > 1:
+                    self._news[digest] = self._known[digest]
+
+    def news(self) -> dict[bytes, Tensor]:
+        """What became known since the last time, for the other processes of a run."""
+        news, self._news = self._news, {}
+        return news
+
+    def learn(self, news: dict[bytes, Tensor]) -> None:
+        """Know what another process has told."""
+        for digest, row in news.items():
+            if digest not in self._known and self._numbers + len(row) <= MOST:
+                self._known[digest] = row
+                self._numbers += len(row)
 
     def state(self) -> dict[str, Tensor]:
         """What is known, as tensors for a checkpoint: a resumed run goes on with the same numbers."""

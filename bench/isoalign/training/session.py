@@ -10,15 +10,17 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from isoalign.core import stopping
-from isoalign.core.batches import Rollouts
+from isoalign.core import sharing, stopping, world
+from isoalign.core.batches import Prompts, Rollouts, joined
 from isoalign.core.errors import UserError
+from isoalign.core.memory import by_rows
 from isoalign.data.preferences import Cursor, Feedback
 from isoalign.models.language import LanguageModel, completion_lengths, prompt_lengths
-from isoalign.models.passes import Outputs, zero_outputs
+from isoalign.models.passes import Outputs, Predict, zero_outputs
 from isoalign.training.feedback_source import FeedbackSource
+from isoalign.training.gathered import GatheredOutputs
 from isoalign.training.guard import Guard
 from isoalign.training.meter import Meter
 from isoalign.training.reference_memory import ReferenceMemory
@@ -33,9 +35,10 @@ class Session:
     ``source``: where prompts and feedback come from. ``new_tokens``: the maximum number of tokens of a completion.
     ``generator``: the source of all randomness, on the CPU. ``state``: what an algorithm keeps between iterations.
     ``modules``: the algorithm's modules by name. ``reward_models``: those whose training is charged. ``started_at``: spent
-    fraction of the budget at the first optimizer step. ``logged``: scalars of the current step. The trainer sets
-    ``adopt_module`` and ``trainer``; the caller that runs an algorithm's code sets ``guard``. ``plan_loop``: set by a plan,
-    which takes the calls of `trl.train` instead of running them.
+    fraction of the budget at the first optimizer step. ``logged``: scalars of the current step, each with its weight.
+    ``loss_share``: within a loss, the share of the batch that its rows are; 0 elsewhere. ``plan_loop``: in a plan, what takes
+    the calls of `trl.train`. The trainer sets ``adopt_module`` and ``trainer``; the caller that runs an algorithm's code sets
+    ``guard``.
     """
 
     def __init__(
@@ -56,7 +59,8 @@ class Session:
         self.modules: dict[str, nn.Module] = {}
         self.reward_models: set[str] = set()
         self.started_at = 0.0
-        self.logged: dict[str, list[float]] = {}
+        self.logged: dict[str, list[tuple[float, float]]] = {}
+        self.loss_share = 0.0
         self.guard: Guard | None = None
         self.adopt_module: Callable[[str, nn.Module], None] = lambda name, module: None
         self.trainer: Any = None
@@ -85,6 +89,54 @@ class Session:
     def harness_code(self) -> AbstractContextManager[None]:
         """Context in which the harness works on the algorithm's behalf, unwatched by the guard."""
         return self.guard.harness_code() if self.guard else nullcontext()
+
+    # -- models ---------------------------------------------------------------------------------------------------
+    # Outside of a loss the processes of a run share the rows of what needs no gradients; within one, rows are a process's own.
+
+    def read_by_policy(self, rollouts: Rollouts) -> Outputs:
+        """The policy on completions."""
+        return self._read(self.policy, rollouts, self.policy, self.policy.predict_now)
+
+    @torch.no_grad()
+    def read_by_reference(self, rollouts: Rollouts) -> Outputs:
+        """The reference on completions, without the policy's adapter, or what is known of it."""
+
+        def compute(rows: Rollouts) -> Outputs:
+            with self.reference.adapter_off():
+                return self.reference(rows)
+
+        def predict() -> Predict:
+            with self.reference.adapter_off():
+                return self.reference.predict_now()
+
+        def read(rows: Rollouts) -> Outputs:
+            return self.remembered.outputs(rows, lambda: compute(rows))
+
+        return self._read(self.reference, rollouts, read, predict)
+
+    def _read(
+        self, model: LanguageModel, rollouts: Rollouts, read: Callable[[Rollouts], Outputs], predict: Callable[[], Predict]
+    ) -> Outputs:
+        if world.size() == 1 or self.loss_share or torch.is_grad_enabled():
+            return read(rollouts)
+        mine = sharing.own(rollouts)
+        return GatheredOutputs(lambda: read(mine) if len(mine) else None, model, predict, lambda: bool(self.loss_share))
+
+    def sample(self, prompts: Prompts, uniforms: Tensor) -> Rollouts:
+        """Completions by the policy; ``uniforms`` [B x draws, T] fix every one of them."""
+        if world.size() == 1:
+            return self.policy.generate(prompts, uniforms)
+        mine, numbers = sharing.own(prompts), sharing.own(uniforms.view(len(prompts), -1, uniforms.shape[-1])).flatten(0, 1)
+        parts = sharing.together(lambda: self.policy.generate(mine, numbers).to("cpu") if len(mine) else None)
+        return joined([part for part in parts if part], self.pad).to(self.device)
+
+    def by_rows(self, model: Callable[[Rollouts], Tensor], rollouts: Rollouts) -> Tensor:
+        """What a model makes of the rows [B, ...], without gradients."""
+        if self.loss_share:
+            return torch.cat(by_rows(model, rollouts, self.policy.rows))
+        mine = sharing.own(rollouts)
+        found = sharing.gather_rows(lambda: torch.cat(by_rows(model, mine, self.policy.rows)) if len(mine) else None)
+        return found.to(self.device)
 
     # -- feedback -------------------------------------------------------------------------------------------------
 
@@ -145,12 +197,6 @@ class Session:
         meter.ask(feedback.asked(new))
         for role, flops in price.items():
             meter.charge(role, "sample" if role in ("feedback", "critic") else "forward", flops)
-
-    @torch.no_grad()
-    def reference_pass(self, rollouts: Rollouts) -> Outputs:
-        """The reference on completions, without the policy's adapter."""
-        with self.reference.adapter_off():
-            return self.reference(rollouts)
 
     def zero_outputs(self, rollouts: Rollouts) -> Outputs:
         """Zeros in the shapes of a pass's outputs, for quoting the cost of a loss."""

@@ -12,14 +12,15 @@ import torch
 from torch import nn
 
 from isoalign.config.training import TrainConfig
-from isoalign.core import stopping
+from isoalign.core import stopping, world
 from isoalign.core.batches import Batch, Step
 from isoalign.core.complaint import say
 from isoalign.core.errors import UserError
 from isoalign.core.progress import Progress
 from isoalign.training import checkpoint
+from isoalign.training.agreement import agreed_to_save
 from isoalign.training.checkpoint import find_non_json, trainable_state, type_name
-from isoalign.training.gradients import Gradients, load_optimizer, make_optimizer
+from isoalign.training.gradients import Gradients, load_optimizer, make_optimizer, weighted_mean
 from isoalign.training.guard import Guard
 from isoalign.training.lab import Lab
 from isoalign.training.meter import BudgetSpent
@@ -160,7 +161,7 @@ class Trainer:
             raise UserError("the loss of a step makes no paid call to the lab, so it does not depend on the policy")
         self.meter.require(price.total(), steps=1)
         rate = self.learning_rate()
-        loss = self.backward(step)
+        loss = self.gradients.accumulate(step)
         norms = {name: self.clip(group) for name, group in self.parameters.items()}
         self.meter.steps += 1
         finite = all(torch.isfinite(torch.tensor([loss, *norms.values()])).tolist())
@@ -175,10 +176,6 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         self.log_step(loss if finite else None, rate, norms["policy"] if finite else None)
         self.snapshot()
-
-    def backward(self, step: Step) -> float:
-        """Accumulate gradients of the mean loss over the batch, by micro-batches that fit into memory. Returns the loss."""
-        return self.gradients.accumulate(step)
 
     def clip(self, parameters: list[nn.Parameter]) -> float:
         """Clip a group's gradients to the configured norm. Returns the norm before clipping."""
@@ -203,7 +200,7 @@ class Trainer:
         row: dict[str, Any] = {"step": self.meter.steps, "flops_spent": self.meter.flops, "lr": rate}
         if loss is not None:
             row |= {"loss": loss, "grad_norm": norm}
-        row |= {name: sum(values) / len(values) for name, values in self.session.logged.items()}
+        row |= {name: weighted_mean(values) for name, values in self.session.logged.items()}
         self.session.logged.clear()
         self.log.append(row)
 
@@ -212,7 +209,8 @@ class Trainer:
         reached, done = self.meter.fraction, self.snapshots[-1]["fraction"] if self.snapshots else 0.0
         if any(done < share <= reached for share in self.config.snapshots):
             place = {"fraction": reached, "flops": self.meter.flops, "steps": self.meter.steps}
-            self.policy.save(self.work / "snapshots" / str(self.meter.steps))
+            if not world.rank():
+                self.policy.save(self.work / "snapshots" / str(self.meter.steps))
             self.snapshots.append(place)
 
     # -- optimizers and modules -----------------------------------------------------------------------------------
@@ -242,12 +240,17 @@ class Trainer:
 
     def save_if_due(self) -> None:
         """Write a checkpoint if it is time for one, or if a signal has come: then Stopped is raised."""
-        if stopping.asked() or time.monotonic() - self.saved_at >= self.save_interval:
+        if agreed_to_save(self.session, self.parameters, time.monotonic() - self.saved_at >= self.save_interval):
             self._save()
             stopping.stop_here()
 
     def _save(self) -> None:
-        """Write a checkpoint. A module not used since the last resume is saved as it was loaded."""
+        """Write a checkpoint; of several processes the first one does."""
+        self.save_seconds = world.of_first(self._write)
+        self.saved_at = time.monotonic()
+
+    def _write(self) -> float:
+        """Write a checkpoint; the seconds that it took. A module not used since the last resume is saved as it was loaded."""
         started = time.monotonic()
         optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         modules = {name: trainable_state(module) for name, module in self.session.modules.items()}
@@ -267,8 +270,7 @@ class Trainer:
             "skipped": [self.skipped, self.skipped_in_a_row],
         }
         checkpoint.save_checkpoint(self.work, tensors, numbers)
-        self.saved_at = time.monotonic()
-        self.save_seconds = self.saved_at - started
+        return time.monotonic() - started
 
     def _check_state(self) -> None:
         """Refuse a state that a checkpoint would not restore exactly."""
@@ -280,7 +282,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the last checkpoint, if there is one; the state of another loop is then in ``saved["loop"]``."""
-        loaded = checkpoint.load_checkpoint(self.work)
+        loaded = world.first_then_others(lambda: checkpoint.load_checkpoint(self.work))
         if loaded is None:
             return
         made, now = (state.get("device") for state in (loaded[0].get("loop", {}), self.loop_state()))

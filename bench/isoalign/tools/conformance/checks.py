@@ -175,7 +175,7 @@ def pure(tested: AlgorithmUnderTest) -> str:
             raise CheckFailed("its first iteration yields no step")
         if len(step.batch) < 2:
             raise NotApplicable("its batches have a single row")
-        loss = trainer.backward(step)
+        loss = trainer.gradients.accumulate(step)
         results.append((loss, [p.grad for p in _all_parameters(trainer)], trainer.meter.items))
     expected_loss, expected_gradients, expected_items = results[0]
     for loss, gradients, items in results[1:]:
