@@ -67,7 +67,7 @@ def join(device: str, facts: dict[str, str]) -> None:
         return
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise UserError(
-            f"WORLD_SIZE is {launched()}, but {', '.join(missing)} is not set; unset it, or start isoalign by torchrun or "
+            f"WORLD_SIZE is {launched()}, but {', '.join(missing)} are not set; unset it, or start isoalign by torchrun or "
             "accelerate launch"
         )
     for name, plain in PLAIN.items():

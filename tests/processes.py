@@ -1,0 +1,65 @@
+"""Trains algorithms on a tiny bench, in as many processes as a launcher starts, and writes down what came of each.
+
+python -m torch.distributed.run --nproc_per_node 2 tests/processes.py BENCH OUT NAME[:LORA]...
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isoalign.config.training import TrainConfig
+from isoalign.core import devices, world
+from isoalign.core.records import Budget
+from isoalign.tools.conformance.checks import DiesAtStep, Killed
+from isoalign.tools.conformance.workbench import Bench, tiny
+from isoalign.training.trainer import Trainer
+from workbench import small, weights
+
+BUDGET = Budget(1.2e8)
+ODD = {"batch_size": 5, "minibatch": 5}  # of no number of processes a multiple; the last minibatch of 6 has one row
+
+
+def trainer_of(bench: Bench, name: str, work: Path) -> Trainer:
+    """The trainer of ``NAME[-MODE][:LORA][!STEPS]``, in a folder in which it may go on from a checkpoint."""
+    name, _, steps = name.partition("!")
+    name, _, lora = name.partition(":")
+    name, _, mode = name.partition("-")
+    algorithm = small(name, **{"mode": mode} if mode else {})
+    algorithm = replace(algorithm, **{key: value for key, value in ODD.items() if hasattr(algorithm, key)})
+    work.mkdir(parents=True, exist_ok=True)
+    config = TrainConfig(warmup=2, checkpoint_seconds=0, micro_batch=2)
+    dying = DiesAtStep(algorithm, int(steps)) if steps else algorithm
+    return bench.replace(lora=int(lora or 0), ends=True).trainer(dying, BUDGET, work, config=config)
+
+
+def outcome(bench: Bench, name: str, work: Path) -> dict[str, Any]:
+    """Bill, log, weights and state of an algorithm after a budget, or when it is killed."""
+    trainer = trainer_of(bench, name, work)
+    with suppress(Killed):
+        trainer.run(name)
+    spent = {key: value for key, value in trainer.meter.spent().items() if key != "seconds"}
+    return {"spent": spent, "log": trainer.log, "weights": weights(trainer), "state": trainer.lab.state}
+
+
+def main() -> None:
+    """What is typed."""
+    bench, out, *names = sys.argv[1:]
+    torch.set_num_threads(1)
+    devices.use("cpu", several=True)
+    made = tiny(Path(bench) / str(world.local_rank()))
+    world.join("cpu", {"names": str(names)})
+    found = {name: outcome(made, name, Path(out).parent / name.partition("!")[0]) for name in names}
+    if not world.rank():
+        torch.save(found, out)
+    world.done()
+    world.leave()
+
+
+if __name__ == "__main__":
+    main()
