@@ -33,7 +33,7 @@ def trainer_of(bench: Bench, name: str, work: Path) -> Trainer:
     algorithm = small(name, **{"mode": mode} if mode else {})
     algorithm = replace(algorithm, **{key: value for key, value in ODD.items() if hasattr(algorithm, key)})
     work.mkdir(parents=True, exist_ok=True)
-    config = TrainConfig(warmup=2, checkpoint_seconds=0, micro_batch=2)
+    config = TrainConfig(warmup=2, checkpoint_seconds=0 if steps else 1e9, micro_batch=2)
     dying = DiesAtStep(algorithm, int(steps)) if steps else algorithm
     return bench.replace(lora=int(lora or 0), ends=True).trainer(dying, BUDGET, work, config=config)
 

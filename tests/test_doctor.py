@@ -80,9 +80,9 @@ def test_the_table_is_for_people(environment: Environment, tmp_path: Path) -> No
     assert max(map(len, lines)) <= 120
     assert lines[-1] == "A run will not work: see processes, results."
     place = next(
-        n for n, line in enumerate(lines) if re.match(r"  problem  processes +WORLD_SIZE=2; a run is one process", line)
+        n for n, line in enumerate(lines) if re.match(r"  problem  processes +WORLD_SIZE=2, but RANK is not set", line)
     )
-    assert "-> start `isoalign run` by itself" in lines[place + 1]
+    assert "-> unset WORLD_SIZE" in lines[place + 1]
     text = " ".join(done.stdout.split())
     assert re.search(r"problem results cannot write to \S+file/cards: Not a directory -> \S.* results=FOLDER", text)
 

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import safetensors.torch
 import torch
 
 from processes import outcome
-from workbench import Bench, algorithms
+from workbench import Bench, Terminal, algorithms, complaint, stages
 
 HERE = Path(__file__).parent
 QUICK = ["dpo", "kto", "ppo", "rloo:4"]
 ALL = [each.id for each in algorithms()]
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+
+
 def launch(count: int, folder: Path, environment: dict[str, str], names: Sequence[str]) -> dict[str, Any]:
     """What comes of algorithms in so many processes."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-    command = [*torchrun, str(HERE / "processes.py"), str(folder / "bench"), str(folder / "out.pt"), *names]
+    command = [*TORCHRUN, str(count), str(HERE / "processes.py"), str(folder / "bench"), str(folder / "out.pt"), *names]
     done = subprocess.run(command, capture_output=True, text=True, cwd=HERE, env=environment | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = torch.load(folder / "out.pt")
@@ -59,7 +69,8 @@ def test_in_several_processes_the_bill_is_the_same_and_so_are_losses_and_weights
         print(f"{count} processes, {name}: {len(one['log'])} steps, losses to {loss:.1e}, weights to {weight:.1e}")
 
 
-@pytest.mark.parametrize("name", ["ppo", pytest.param("dpo:4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ppo", "dpo:4"])
 def test_a_run_goes_on_in_another_number_of_processes(
     tiny_bench: Bench, tmp_path: Path, environment: dict[str, str], name: str
 ) -> None:
@@ -68,3 +79,122 @@ def test_a_run_goes_on_in_another_number_of_processes(
     assert list((tmp_path / name / "checkpoint").glob("*.pt"))
     outcome(tiny_bench, f"{name}!4", tmp_path / name)
     check_same(one, launch(3, tmp_path, environment, [name])[name])
+
+
+# -- the command line ---------------------------------------------------------------------------------------------------
+
+
+def typed(terminal: Terminal, count: int, *words: str) -> list[str]:
+    """`torchrun ... -m isoalign run` of the words."""
+    return [*TORCHRUN, str(count), "-m", "isoalign", *terminal.run(*words)[1:]]
+
+
+def said(stderr: str) -> list[str]:
+    """The lines that isoalign said; torchrun adds a report of its own."""
+    return re.findall("isoalign: .*", stderr)
+
+
+def rows(store: Path, stage: str, file: str) -> list[dict[str, Any]]:
+    """The rows of a file in all stages of a kind."""
+    return [json.loads(row) for name in stages(store, stage) for row in (store / name / file).read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_base_reward_model_policy_samples_and_bill_of_a_whole_run_are_those_of_one_process(terminal: Terminal) -> None:
+    pair = replace(terminal, home=terminal.home / "pair", store=terminal.home / "pair" / "store")
+    pair.home.mkdir()
+    words = ["algorithm=ppo", "algorithm.rollouts=10", "algorithm.minibatch=5", "budget.flops=1e9", "task.rounds.count=2"]
+    for place, command in ((terminal, terminal.run(*words)), (pair, typed(pair, 2, *words))):
+        done = place(command)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert len(done.stdout.splitlines()) == 1
+    assert stages(pair.store) == stages(terminal.store)
+    for stage, file in (("sft", ""), ("reward", ""), ("train", "policy")):
+        [name] = stages(terminal.store, stage)
+        here, there = (
+            safetensors.torch.load_file(s / name / file / name_of(s / name / file)) for s in (terminal.store, pair.store)
+        )
+        assert max((here[key] - there[key]).abs().max().item() for key in here) < 1e-6, stage
+    drawn = [[row["token_ids"] for row in rows(place.store, "samples", "samples.jsonl")] for place in (terminal, pair)]
+    assert drawn[0] == drawn[1]
+    one, two = (json.loads(next(place.home.glob("results/nano/*.json")).read_text()) for place in (terminal, pair))
+    assert one["spent"] | {"seconds": 0} == two["spent"] | {"seconds": 0}
+    assert one["parents"] == two["parents"]
+    assert (one["training"]["device"], two["training"]["device"]) == ("cpu", "2 x cpu")
+
+
+def name_of(folder: Path) -> str:
+    """The file of a model's or an adapter's weights."""
+    return next(file.name for file in folder.glob("*.safetensors"))
+
+
+@pytest.mark.slow
+def test_what_several_processes_cannot_do_is_one_line(terminal: Terminal) -> None:
+    def line(*words: str, count: int = 2, **environment: str) -> str:
+        place = replace(terminal, env=terminal.env | environment)
+        done = place(typed(place, count, *words))
+        assert done.returncode
+        assert done.stdout == ""
+        [found] = said(done.stderr)
+        return str(found)
+
+    assert "trl_dpo has a training loop of its own, which runs in one process" in line("algorithm=trl_dpo")
+    assert "ACCELERATE_USE_FSDP=true has no effect" in line("algorithm=dpo", ACCELERATE_USE_FSDP="true")
+    assert "unknown algorithm 'dqo'" in line("algorithm=dqo") or "dqo" in line("algorithm=dqo")
+    assert "2 processes share steps of 1 rows; start at most 1" in line(
+        "algorithm=dpo", "algorithm.batch_size=1", "budget.flops=1e9"
+    )
+
+
+def test_a_sweep_shares_no_run_out(terminal: Terminal) -> None:
+    terminal.env["WORLD_SIZE"] = "2"
+    assert "a sweep shares no run out" in complaint(terminal(terminal.run("-m", "algorithm=dpo,kto")))
+
+
+@pytest.mark.slow
+def test_processes_with_other_settings_are_refused_at_the_start_and_the_first_says_so(terminal: Terminal) -> None:
+    terminal.env |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    words = [["algorithm=dpo", f"algorithm.lr={rate}"] for rate in ("1e-4", "2e-4")]
+    both = [replace(terminal, env=terminal.env | {"RANK": str(rank)}) for rank in (0, 1)]
+    running = [place.start(place.run(*each)) for place, each in zip(both, words, strict=True)]
+    outcomes = [(*process.communicate(), process.returncode) for process in running]
+    assert [status for *_, status in outcomes] == [2, 2]
+    assert "process 1 of this run differs from process 0 in algorithm: " in outcomes[0][1]
+    assert outcomes[1][:2] == ("", "")
+    assert not terminal.store.exists()
+
+
+def free_port() -> int:
+    """A port that nobody uses."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_when_one_process_is_killed_the_others_end_in_a_line_and_the_same_command_goes_on(
+    furnished: Terminal, killed: int
+) -> None:
+    words = ["algorithm=dpo", "algorithm.batch_size=7", "budget.flops=2e9"]
+    running = furnished.start(typed(furnished, 2, *words))
+    wait_for(lambda: bool(list(furnished.store.glob(".work-train-*/checkpoint/*.pt"))), running)
+    ranks = {process.environ().get("RANK"): process for process in psutil.Process(running.pid).children()}
+    ranks[str(killed)].send_signal(signal.SIGKILL)
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode
+    assert len(said(stderr)) == 1, stderr
+    assert "run the same command" in said(stderr)[0]
+    assert not stages(furnished.store, "train")
+    done = furnished(furnished.run(*words))  # in one process
+    assert done.returncode == 0, done.stderr
+    [train] = stages(furnished.store, "train")
+    log = [json.loads(row) for row in (furnished.store / train / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == list(range(1, len(log) + 1))
+
+
+def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait until something is there, while a process runs."""
+    while not ready():
+        assert process.poll() is None, process.communicate()[1]
+        os.sched_yield()

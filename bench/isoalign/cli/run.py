@@ -7,7 +7,9 @@ import textwrap
 
 import click
 
+from isoalign.core import world
 from isoalign.core.complaint import say
+from isoalign.core.errors import UserError
 from isoalign.runs import overrides
 
 HELP = """Usage: isoalign run [-m] [KEY=VALUE]...
@@ -45,6 +47,8 @@ def run(words: tuple[str, ...]) -> int:
     sweep = any(word in MULTIRUN for word in words)
     arguments = ["-m"] * sweep + [overrides.quoted(word) for word in words if word not in MULTIRUN]  # Hydra wants it first
     overrides.check_overrides(arguments, sweep)
+    if sweep and world.launched() > 1:
+        raise UserError(f"WORLD_SIZE is {world.launched()}, but a sweep shares no run out; start each of its runs by torchrun")
     from isoalign.runs.run import FAILURES, SWEEP, main  # loads torch, after the words were found to be right
 
     sys.argv = ["isoalign run", *arguments]

@@ -70,18 +70,12 @@ def join(device: str, facts: dict[str, str]) -> None:
             f"WORLD_SIZE is {launched()}, but {', '.join(missing)} are not set; unset it, or start isoalign by torchrun or "
             "accelerate launch"
         )
-    for name, plain in PLAIN.items():
-        if os.environ.get(name, plain).lower() != plain:
-            raise UserError(
-                f"{name}={os.environ[name]} has no effect: isoalign trains data-parallel; launch without it, and set "
-                "task.model.bf16=true for bf16, task.model.lora=16 or task.training.gradient_checkpointing=true to save memory"
-            )
     rank, size = int(os.environ["RANK"]), launched()
     distributed = torch.distributed
     try:
         store, _, _ = next(distributed.rendezvous("env://", rank=rank, world_size=size, timeout=JOIN))
         store.set_timeout(JOIN)
-        _compare(rank, size, store, facts)
+        _check(rank, size, store, facts)
         kind = "cuda" if device.startswith("cuda") else "cpu"
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         group = distributed.PrefixStore("group", store)
@@ -96,22 +90,40 @@ def join(device: str, facts: dict[str, str]) -> None:
     heartbeat.start()
 
 
-def _compare(rank: int, size: int, store: Any, facts: dict[str, str]) -> None:
-    """Raise UserError naming the first fact in which a process differs from the first one."""
+def _check(rank: int, size: int, store: Any, facts: dict[str, str]) -> None:
+    """Raise UserError if the processes can't run together. The first one says it for all."""
     store.set(f"facts/{rank}", pickle.dumps(facts))
-    known = [pickle.loads(store.get(f"facts/{other}")) for other in range(size)]
-    for other, theirs in enumerate(known):
-        for name in sorted(theirs.keys() | known[0].keys()):
-            first, differs = (each.get(name, "nothing") for each in (known[0], theirs))
-            if first != differs:
-                if rank:  # the first one says it for all
-                    store.wait(["told"], JOIN)
-                    raise SystemExit(2)
-                store.set("told", b"")
-                raise UserError(
-                    f"process {other} of this run differs from process 0 in {name}: {differs[:60]} instead of {first[:60]}; "
+    wrong = _has_no_effect() or _differs([pickle.loads(store.get(f"facts/{other}")) for other in range(size)])
+    if wrong and rank:
+        store.wait(["refused"], JOIN)
+        raise SystemExit(2)
+    if wrong:
+        store.set("refused", b"")
+        raise UserError(wrong)
+
+
+def _has_no_effect() -> str:
+    """What a launcher was told in vain."""
+    for name, plain in PLAIN.items():
+        if os.environ.get(name, plain).lower() != plain:
+            return (
+                f"{name}={os.environ[name]} has no effect: isoalign trains data-parallel; launch without it, and set "
+                "task.model.bf16=true for bf16, task.model.lora=16 or task.training.gradient_checkpointing=true to save memory"
+            )
+    return ""
+
+
+def _differs(facts: list[dict[str, str]]) -> str:
+    """The first fact in which a process differs from the first one."""
+    for other, theirs in enumerate(facts):
+        for name in sorted(theirs.keys() | facts[0].keys()):
+            first, second = (each.get(name, "nothing") for each in (facts[0], theirs))
+            if first != second:
+                return (
+                    f"process {other} of this run differs from process 0 in {name}: {second[:60]} instead of {first[:60]}; "
                     "start all with the same command, code and packages"
                 )
+    return ""
 
 
 def leave() -> None:

@@ -101,8 +101,6 @@ def _meet(config: DictConfig) -> None:
     devices.use(str(config.device), several=True)
     if world.launched() == 1:
         return
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise UserError("a sweep has no use for several processes of a launcher; start each of its runs by torchrun instead")
     task = {f"task.{name}": str(value) for name, value in _plain(config.task).items()}
     settings = {name: str(value) for name, value in _plain(config).items() if name not in ("task", "device", "threads")}
     device = {"device": devices.label(), "memory": f"{devices.memory() / GIB:.0f} GiB"}

@@ -32,12 +32,14 @@ def look() -> Iterator[Finding]:
 
 
 def _processes() -> Finding:
-    """torchrun and SLURM start one process a device; isoalign runs in one."""
+    """torchrun and accelerate launch say of how many processes this is one; somebody else's variables would mislead a run."""
     size = os.environ.get("WORLD_SIZE", "")
     if size in ("", "1"):
         return Finding(OK, TOPIC, "processes", "1" if size else "1 (WORLD_SIZE is not set)")
-    remedy = "start `isoalign run` by itself, not with torchrun or accelerate launch, or unset WORLD_SIZE"
-    return Finding(PROBLEM, TOPIC, "processes", f"WORLD_SIZE={size}; a run is one process", remedy, fatal=True)
+    if {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        return Finding(OK, TOPIC, "processes", f"{size}, started by a launcher")
+    remedy = "unset WORLD_SIZE, or start `isoalign run` by torchrun or accelerate launch"
+    return Finding(PROBLEM, TOPIC, "processes", f"WORLD_SIZE={size}, but RANK is not set", remedy, fatal=True)
 
 
 def _memory() -> Finding:
