@@ -6,7 +6,6 @@ machine that is gone, and for processes that wait for what nobody will tell them
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from contextlib import suppress
@@ -14,6 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from isoalign.core.complaint import complain
+from isoalign.core.stopping import leave
 
 EVERY = 2.0  # seconds between signs of life
 SILENT = 40.0  # seconds without one after which a process counts as dead
@@ -53,7 +53,7 @@ class Heartbeat(threading.Thread):
         if not self._ended.is_set():
             with suppress(Exception):
                 complain(f"{why}; run the same command again to go on from the last checkpoint")
-            os._exit(2)
+            leave(2)
 
     def leave(self, failed: bool) -> None:
         """No more signs of life. The others of one that has ``failed`` end as well, after a moment to do so."""

@@ -70,6 +70,8 @@ class Fit:
             group["lr"] = self.lr
         schedule = transformers.get_linear_schedule_with_warmup(optimizer, math.ceil(WARMUP * self.steps), self.steps)
         recent: list[float] = []
+        if world.rank():  # or dropout would hide the same units in every process
+            torch.manual_seed(self.seed + world.rank())
         with Steps(label, self.steps) as bar:
             for index in self._batches():
                 batch = gather(index)

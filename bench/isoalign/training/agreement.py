@@ -32,6 +32,6 @@ def agreed_to_save(session: Session, parameters: Mapping[str, Sequence[nn.Parame
 
 
 def _place(session: Session, parameters: Mapping[str, Sequence[nn.Parameter]]) -> tuple[Any, ...]:
-    weights = [p.detach().sum(dtype=torch.float64).item() for group in parameters.values() for p in group]
+    weights = torch.stack([p.detach().float().sum() for group in parameters.values() for p in group])
     state = json.dumps(session.state, sort_keys=True)
-    return state, session.meter.paid, weights, bytes(session.generator.get_state().tolist())
+    return state, session.meter.paid, str(weights.tolist()), bytes(session.generator.get_state().tolist())

@@ -98,19 +98,21 @@ class Session:
         return self._read(self.policy, rollouts, self.policy, self.policy.predict_now)
 
     @torch.no_grad()
+    def reference_pass(self, rollouts: Rollouts) -> Outputs:
+        """The reference on completions, without the policy's adapter."""
+        with self.reference.adapter_off():
+            return self.reference(rollouts)
+
+    @torch.no_grad()
     def read_by_reference(self, rollouts: Rollouts) -> Outputs:
         """The reference on completions, without the policy's adapter, or what is known of it."""
-
-        def compute(rows: Rollouts) -> Outputs:
-            with self.reference.adapter_off():
-                return self.reference(rows)
 
         def predict() -> Predict:
             with self.reference.adapter_off():
                 return self.reference.predict_now()
 
         def read(rows: Rollouts) -> Outputs:
-            return self.remembered.outputs(rows, lambda: compute(rows))
+            return self.remembered.outputs(rows, lambda: self.reference_pass(rows))
 
         return self._read(self.reference, rollouts, read, predict)
 
