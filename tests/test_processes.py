@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ def test_a_sweep_shares_no_run_out(terminal: Terminal) -> None:
 
 @pytest.mark.slow
 def test_processes_with_other_settings_are_refused_at_the_start_and_the_first_says_so(terminal: Terminal) -> None:
-    terminal.env |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    terminal.env.update({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())})
     words = [["algorithm=dpo", f"algorithm.lr={rate}"] for rate in ("1e-4", "2e-4")]
     both = [replace(terminal, env=terminal.env | {"RANK": str(rank)}) for rank in (0, 1)]
     running = [place.start(place.run(*each)) for place, each in zip(both, words, strict=True)]
@@ -196,5 +196,6 @@ def test_when_one_process_is_killed_the_others_end_in_a_line_and_the_same_comman
 def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Wait until something is there, while a process runs."""
     while not ready():
-        assert process.poll() is None, process.communicate()[1]
-        os.sched_yield()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)
+            raise AssertionError(process.communicate()[1])

@@ -95,10 +95,12 @@ def _check(rank: int, size: int, store: Any, facts: dict[str, str]) -> None:
     store.set(f"facts/{rank}", pickle.dumps(facts))
     wrong = _has_no_effect() or _differs([pickle.loads(store.get(f"facts/{other}")) for other in range(size)])
     if wrong and rank:
-        store.wait(["refused"], JOIN)
+        store.get("refused")
+        store.set(f"heard/{rank}", b"")
         raise SystemExit(2)
     if wrong:
         store.set("refused", b"")
+        store.wait([f"heard/{other}" for other in range(1, size)], JOIN)  # its end may be the store's
         raise UserError(wrong)
 
 
