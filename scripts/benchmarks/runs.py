@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 from work import QUIET, ROOT
 
 from isoalign.core.display import grid
-from isoalign.core.store import Store
+from isoalign.core.store import Make, Store
 from isoalign.runs import run
 
 TRAINING = "train"
@@ -42,16 +42,17 @@ def stages_timed() -> Iterator[dict[str, float]]:
     spent, within = defaultdict[str, float](float), [0.0]
     original = Store.get
 
-    def get(self: Store, stage: str, key: str, recipe: dict[str, Any], make: Callable[[Path], None]) -> Path:
-        def timed(work: Path) -> None:
+    def get(self: Store, stage: str, key: str, recipe: dict[str, Any], make: Make, together: bool = False) -> Path:
+        def timed(work: Path) -> Iterable[str] | None:
             start = time.process_time()
             within.append(0.0)
-            make(work)
+            unread = make(work)
             taken = time.process_time() - start
             spent[f"{stage} of the curve" if "steps" in recipe else stage] += taken - within.pop()
             within[-1] += taken
+            return unread
 
-        return original(self, stage, key, recipe, timed)
+        return original(self, stage, key, recipe, timed, together)
 
     Store.get = get  # type: ignore[method-assign]
     try:

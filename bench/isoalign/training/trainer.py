@@ -246,8 +246,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint; of several processes the first one does."""
-        self.save_seconds = world.of_first(self._write)
-        self.saved_at = time.monotonic()
+        self.save_seconds, self.saved_at = world.of_first(self._write), time.monotonic()
 
     def _write(self) -> float:
         """Write a checkpoint; the seconds that it took. A module not used since the last resume is saved as it was loaded."""
@@ -262,13 +261,8 @@ class Trainer:
             "reference": self.session.remembered.state(),
             "loop": self.loop_state(),
         }
-        numbers = {
-            "session": self.session.numbers(),
-            "log": self.log,
-            "snapshots": self.snapshots,
-            "rounds": self.rounds,
-            "skipped": [self.skipped, self.skipped_in_a_row],
-        }
+        numbers = {"session": self.session.numbers(), "log": self.log, "snapshots": self.snapshots, "rounds": self.rounds}
+        numbers["skipped"] = [self.skipped, self.skipped_in_a_row]
         checkpoint.save_checkpoint(self.work, tensors, numbers)
         return time.monotonic() - started
 
