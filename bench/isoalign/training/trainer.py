@@ -261,8 +261,8 @@ class Trainer:
             "reference": self.session.remembered.state(),
             "loop": self.loop_state(),
         }
-        numbers = {"session": self.session.numbers(), "log": self.log, "snapshots": self.snapshots, "rounds": self.rounds}
-        numbers["skipped"] = [self.skipped, self.skipped_in_a_row]
+        numbers = {"session": self.session.numbers(), "log": self.log, "skipped": [self.skipped, self.skipped_in_a_row]}
+        numbers |= {"snapshots": self.snapshots, "rounds": self.rounds}
         checkpoint.save_checkpoint(self.work, tensors, numbers)
         return time.monotonic() - started
 
