@@ -1,8 +1,10 @@
 """Best-of-n: no training; sample several answers and keep the best."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
-from isoalign import Lab, Rollouts, register
+from isoalign import Lab, Paper, Rollouts, register
 
 
 @register
@@ -11,6 +13,12 @@ class BestOfN:
     the SFT base, the one with the highest reward. Its budget pays for inference instead of training: sampling and scoring all
     answers, for all evaluation prompts.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Nakano et al.", "WebGPT: Browser-assisted question-answering with human feedback", 2021, "2112.09332", "section 3.2",
+        family="reward", learns_from="nothing: a reward model picks one of several answers, and all are paid",
+        values={"draws": "4 to 64"}, parity="test_selection.py: the best by scores given by hand",
+    )  # fmt: skip
 
     draws: int = 3
 

@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from isoalign import Lab, Rollouts, Step, register
+from isoalign import Lab, Paper, Rollouts, Step, register
+from isoalign.baselines.ppo import PENALISED
 from isoalign.baselines.rlaif import RLAIF
 from isoalign.baselines.sft_chosen import mean_logp
 
@@ -22,6 +23,12 @@ class CAI(RLAIF):
     ``revision_share``: fraction of the budget for supervised learning; ``batch_size``: revisions per step of it. The other
     settings are those of PPO.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Bai et al.", "Constitutional AI: Harmlessness from AI Feedback", 2022, "2212.08073", "sections 3.1 and 4.1",
+        family="judge", learns_from="revisions by written principles, then an AI judge",
+        parity="test_cai.py: imitation and PPO, each in its share of the budget", logs=PENALISED,
+    )  # fmt: skip
 
     closed_form: ClassVar[bool] = False  # the revisions change the optimum
 

@@ -5,8 +5,8 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from isoalign import Lab, Pairs, register
-from isoalign.baselines.dpo import DPO, margin
+from isoalign import Lab, Pairs, Paper, register
+from isoalign.baselines.dpo import DPO, MARGIN, margin
 
 
 @register
@@ -16,6 +16,12 @@ class CDPO(DPO):
 
     The other settings are those of DPO.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Mitchell", "A note on DPO with noisy preferences & relationship to IPO", 2023, equation="eq. 3", family="pairs",
+        learns_from="pairs, believed with probability 1 - label_smoothing",
+        parity="test_dpo_relatives.py: TRL's DPOTrainer on both orders of each pair, loss and gradient", logs=MARGIN,
+    )  # fmt: skip
 
     label_smoothing: float = 0.05
 

@@ -6,7 +6,13 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from isoalign import Lab, Pairs, Step, register
+from isoalign import Lab, Pairs, Paper, Scalars, Step, register
+
+MARGIN: Scalars = {
+    "chosen_log_ratio": "log-ratio of policy to base of the chosen answers, in nats an answer",
+    "rejected_log_ratio": "the same of the rejected answers",
+}
+"""What `margin` logs."""
 
 
 @register
@@ -15,6 +21,13 @@ class DPO:
 
     ``beta``: KL coefficient. ``batch_size``: pairs per step.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Rafailov et al.", "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", 2023,
+        "2305.18290", "eq. 7", family="pairs", learns_from="pairs of answers",
+        values={"beta": "0.1", "batch_size": "64", "lr": "1e-6"}, parity="test_dpo.py: TRL's DPOTrainer, loss and gradient",
+        logs=MARGIN,
+    )  # fmt: skip
 
     beta: float = 0.1
     batch_size: int = 32

@@ -7,8 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from isoalign import Batch, Lab, Rollouts, Step, register
+from isoalign import Batch, Lab, Paper, Rollouts, Step, register
 from isoalign.baselines.ppo import minibatches, policy_loss, row_mean
+from isoalign.baselines.reinforce import PRICED
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,14 @@ class GRPO:
     Without ``scale_std``, the division by a group's standard deviation, and ``scale_length``, the division by a completion's
     length, it is Dr. GRPO (Liu et al. 2025, "Understanding R1-Zero-Like Training"), which removes both as biases.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Shao et al.", "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models", 2024,
+        "2402.03300", "eq. 3, with the KL of eq. 4", family="reward",
+        learns_from="a reward model, on groups of its own answers",
+        values={"draws": "64", "epochs": "1", "kl": "0.04", "lr": "1e-6"},
+        parity="test_grpo.py: TRL's GRPOTrainer, loss and gradient", logs=PRICED,
+    )  # fmt: skip
 
     kl_price: ClassVar[str] = "kl"
 

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from isoalign import Lab, Pairs, Step, register
-from isoalign.baselines.dpo import margin
+from isoalign import Lab, Pairs, Paper, Step, register
+from isoalign.baselines.dpo import MARGIN, margin
 
 
 @register
@@ -18,6 +18,13 @@ class IPO:
     As in the paper, log-ratios are summed over an answer's tokens. TRL divides each by its answer's length, so that its
     margin is in nats per token and its beta about ours times the length.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Azar et al.", "A General Theoretical Paradigm to Understand Learning from Human Preferences", 2024, "2310.12036",
+        "eq. 17", family="pairs", learns_from="pairs", values={"batch_size": "90", "lr": "1e-2"},
+        parity="test_dpo_relatives.py: TRL's DPOTrainer with loss_type ipo, loss and gradient up to its division by length",
+        logs=MARGIN,
+    )  # fmt: skip
 
     beta: float = 0.1
     batch_size: int = 32

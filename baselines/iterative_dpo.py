@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from isoalign import Lab, Pairs, Rollouts, Step, register
-from isoalign.baselines.dpo import DPO
+from isoalign import Lab, Pairs, Paper, Rollouts, Step, register
+from isoalign.baselines.dpo import DPO, MARGIN
 from isoalign.baselines.ppo import minibatches
 from isoalign.baselines.rft import best
 
@@ -21,6 +21,14 @@ class IterativeDPO(DPO):
     ``prompts``: prompts per iteration; ``draws``: answers per prompt; ``epochs``: over the pairs; ``batch_size``: pairs per
     step; ``beta``: as in DPO.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Dong et al.", "RLHF Workflow: From Reward Modeling to Online RLHF", 2024, "2405.07863", "algorithm 1",
+        family="reward", learns_from="the best and the worst of its own answers by a reward model",
+        values={"beta": "0.1", "draws": "8", "epochs": "2", "batch_size": "128", "lr": "5e-7"},
+        parity="test_online_preferences.py: DPO on pairs picked by hand",
+        logs=MARGIN | {"reward": "mean reward of all answers that were sampled"},
+    )  # fmt: skip
 
     kl_price: ClassVar[str] = ""  # with deterministic verdicts the optimal margin is infinite, at any beta
     closed_form: ClassVar[bool] = False

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from isoalign import Batch, Lab, Labels, Rollouts, Step, register
+from isoalign import Batch, Lab, Labels, Paper, Rollouts, Step, register
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,19 @@ class KTO:
     ``beta``: risk aversion. ``desirable_weight``, ``undesirable_weight``: lambda_D and lambda_U. No field is a KL coefficient:
     gains and losses saturate, so that nothing pulls a distant policy back to the base.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Ethayarajh et al.", "KTO: Model Alignment as Prospect Theoretic Optimization", 2024, "2402.01306", "eq. 8",
+        family="unpaired", learns_from="single answers, each good or bad",
+        values={
+            "beta": "0.1", "desirable_weight": "1 to 4/3 as many times undesirable_weight x bad / good answers", "lr": "5e-7",
+        },
+        parity="test_kto.py: TRL's KTOTrainer, loss and gradient",
+        logs={
+            "reference_point": "max(0, KL of policy from base) on mismatched prompts and answers, in nats an answer",
+            "gain": "log-ratio of policy to base minus the reference point, in nats an answer",
+        },
+    )  # fmt: skip
 
     beta: float = 0.1
     desirable_weight: float = 1.0

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from isoalign import Lab, Rollouts, Step, register
-from isoalign.baselines.dpo import DPO
+from isoalign import Lab, Paper, Rollouts, Step, register
+from isoalign.baselines.dpo import DPO, MARGIN
 from isoalign.baselines.iterative_dpo import best_against_worst
 
 
@@ -18,6 +18,14 @@ class OnlineDPO(DPO):
     ``labelled_by``: ``judge`` asks the AI judge which of the two answers is better, as in the paper; ``reward`` chooses the
     one with the higher reward. ``batch_size``: prompts, and pairs, per step; ``beta``: as in DPO.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Guo et al.", "Direct Language Model Alignment from Online AI Feedback", 2024, "2402.04792", "algorithm 1",
+        family="judge", learns_from="its own answers, compared by an AI judge",
+        values={"beta": "0.1", "batch_size": "128", "lr": "5e-7"},
+        parity="test_online_preferences.py: DPO on pairs picked by hand, and TRL's OnlineDPOTrainer in test_trl.py",
+        logs=MARGIN,
+    )  # fmt: skip
 
     kl_price: ClassVar[str] = ""  # with deterministic verdicts the optimal margin is infinite, at any beta
     closed_form: ClassVar[bool] = False

@@ -1,11 +1,12 @@
 """Odds ratio preference optimisation: imitation and preference in one loss, without a reference."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from isoalign import Lab, Pairs, Step, register
+from isoalign import Lab, Pairs, Paper, Step, register
 from isoalign.baselines.sft_chosen import mean_logp
 
 
@@ -17,6 +18,16 @@ class ORPO:
     ``odds_weight``: their lambda; with 0 it is the control, ``sft_chosen``. ``batch_size``: pairs per step.
     The likelihood is the answer's; TRL's includes the prompt.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Hong et al.", "ORPO: Monolithic Preference Optimization without Reference Model", 2024, "2403.07691", "eq. 6",
+        family="pairs", learns_from="pairs, without a reference", values={"odds_weight": "0.1 to 0.25", "lr": "8e-6"},
+        parity="test_reference_free.py: TRL's ORPOTrainer, loss and gradient",
+        logs={
+            "nll": "mean negative log-likelihood of a token of the chosen answers, in nats",
+            "log_odds_ratio": "log of the odds of the chosen over those of the rejected answer",
+        },
+    )  # fmt: skip
 
     odds_weight: float = 0.1
     batch_size: int = 32

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from isoalign import Batch, Lab, Rollouts, Step, register
+from isoalign import Batch, Lab, Paper, Rollouts, Scalars, Step, register
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,14 @@ class Experience(Batch):
     returns: Tensor
 
 
+PENALISED: Scalars = {
+    "reward": "mean reward of the sampled answers, in deviations of the reward model's training answers",
+    "kl_k1": "log-ratio of policy to base of the sampled answers: an estimate of the KL, in nats an answer",
+    "kl_price": "the KL coefficient, which target_kl adapts",
+}
+"""What PPO logs."""
+
+
 @register
 class PPO:
     """Schulman et al. 2017, "Proximal Policy Optimization Algorithms", eq. 9, set up as by Ziegler et al. 2019,
@@ -29,6 +37,16 @@ class PPO:
     ``rollouts``: completions per iteration; ``draws``: samples per prompt; ``kl``: KL coefficient; ``target_kl``: nats per
     completion that an adaptive coefficient targets, 0 for a fixed one; ``gae_lambda``: Schulman et al. 2016, eq. 16.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Ziegler et al.", "Fine-Tuning Language Models from Human Preferences", 2019, "1909.08593",
+        "eq. 2, with eq. 9 of Schulman et al. 2017", family="reward", learns_from="a reward model, on its own answers",
+        values={
+            "epochs": "4", "kl": "0.03 to 0.15", "gamma": "1", "gae_lambda": "0.95", "clip": "0.2", "value_clip": "0.2",
+            "value_weight": "0.1",
+        },
+        parity="test_ppo.py: numbers worked by hand, and brute force for the advantages", logs=PENALISED,
+    )  # fmt: skip
 
     kl_price: ClassVar[str] = "kl"
     closed_form: ClassVar[bool] = True

@@ -1,9 +1,11 @@
 """PPO with a separate value model."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
-from isoalign import Lab, Rollouts, register
-from isoalign.baselines.ppo import PPO
+from isoalign import Lab, Paper, Rollouts, register
+from isoalign.baselines.ppo import PENALISED, PPO
 
 
 @register
@@ -12,6 +14,13 @@ class PPOCritic(PPO):
     separate model, so that their loss does not change the policy. It is initialized from the SFT base, theirs from the reward
     model. Its passes and its training are charged.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Ouyang et al.", "Training language models to follow instructions with human feedback", 2022, "2203.02155",
+        "appendix C.4", family="reward", learns_from="a reward model, with a value model of its own",
+        values={"epochs": "1", "kl": "0.02", "gamma": "1", "clip": "0.2", "lr": "9e-6"},
+        parity="test_ppo.py: PPO with another value function", logs=PENALISED,
+    )  # fmt: skip
 
     value_weight: float = 1.0
 

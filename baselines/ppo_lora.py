@@ -1,7 +1,9 @@
 """PPO on a low-rank adapter."""
 
-from isoalign import register
-from isoalign.baselines.ppo import PPO
+from typing import ClassVar
+
+from isoalign import Paper, register
+from isoalign.baselines.ppo import PENALISED, PPO
 
 
 @register
@@ -11,6 +13,12 @@ class PPOLora(PPO):
 
     ``lora``: rank of the adapter. The other settings are those of PPO.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Santacroce et al.", "Efficient RLHF: Reducing the Memory Usage of PPO", 2023, "2309.00754", "section 3",
+        family="reward", learns_from="a reward model, training an adapter", parity="test_ppo.py: PPO on an adapter",
+        logs=PENALISED,
+    )  # fmt: skip
 
     lora: int = 16
     lr: float = 1e-3

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from isoalign import Batch, Lab, Rollouts, Step, register
+from isoalign import Batch, Lab, Paper, Rollouts, Scalars, Step, register
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,13 @@ class Weighed(Batch):
     advantages: Tensor
 
 
+PRICED: Scalars = {
+    "reward": "mean reward of the sampled answers, in deviations of the reward model's training answers",
+    "kl_k1": "log-ratio of policy to base of the sampled answers: an estimate of the KL, in nats an answer",
+}
+"""What methods log that are paid by reward and KL."""
+
+
 @register
 class Reinforce:
     """Williams 1992, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning", set up as
@@ -26,6 +33,12 @@ class Reinforce:
     ``rollouts``: completions per step, one per prompt; ``kl``: KL coefficient; ``decay``: of the baseline, a moving average of
     returns; 0 is the batch mean.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Williams", "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning", 1992,
+        equation="section 4", family="reward", learns_from="a reward model, on its own answers",
+        parity="test_reinforce.py: the exact gradient by counting all answers", logs=PRICED,
+    )  # fmt: skip
 
     kl_price: ClassVar[str] = "kl"
     closed_form: ClassVar[bool] = True

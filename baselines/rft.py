@@ -1,11 +1,12 @@
 """Rejection-sampling fine-tuning: repeated supervised learning on the policy's own best answers."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from isoalign import Lab, Step, register
+from isoalign import Lab, Paper, Step, register
 from isoalign.baselines.ppo import minibatches
 from isoalign.baselines.sft_chosen import SFTChosen
 
@@ -18,6 +19,15 @@ class RFT(SFTChosen):
     ``prompts``: prompts per iteration; ``draws``: answers per prompt, of which the best is kept; ``epochs``: over the kept
     answers, with negative log-likelihood; ``batch_size``: answers per step.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Dong et al.", "RAFT: Reward rAnked FineTuning for Generative Foundation Model Alignment", 2023, "2304.06767",
+        "algorithm 1", family="reward", learns_from="the best of its own answers by a reward model",
+        parity="test_online_preferences.py: numbers worked by hand",
+        logs={
+            "reward": "mean reward of all answers that were sampled", "kept_reward": "mean reward of those that are imitated",
+        },
+    )  # fmt: skip
 
     prompts: int = 64
     draws: int = 4

@@ -1,9 +1,11 @@
 """Reinforcement learning from AI feedback: an AI judge's verdicts instead of human ones."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
-from isoalign import Lab, Rollouts, register
-from isoalign.baselines.ppo import PPO
+from isoalign import Lab, Paper, Rollouts, register
+from isoalign.baselines.ppo import PENALISED, PPO
 
 
 @register
@@ -13,6 +15,13 @@ class RLAIF(PPO):
     ``mode``: ``canonical`` trains a reward model on pairs labelled by the judge; ``direct`` uses the log-odds of the judge's
     score as reward (their section 2.2.2).
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Lee et al.", "RLAIF vs. RLHF: Scaling Reinforcement Learning from Human Feedback with AI Feedback", 2023,
+        "2309.00267", "section 2.2", family="judge",
+        learns_from="a reward model of an AI judge's verdicts, or the judge's own score", values={"kl": "0.05", "lr": "1e-5"},
+        parity="test_ppo.py: PPO with another reward", logs=PENALISED,
+    )  # fmt: skip
 
     mode: str = "canonical"
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import ClassVar
 
-from isoalign import Lab, Step, register
-from isoalign.baselines.dpo import DPO
-from isoalign.baselines.ppo import PPO
+from isoalign import Lab, Paper, Step, register
+from isoalign.baselines.dpo import DPO, MARGIN
+from isoalign.baselines.ppo import PENALISED, PPO
 
 
 @register
@@ -15,6 +15,12 @@ class RLHFThenDPO(PPO):
 
     ``rlhf_share``: fraction of the budget for PPO; ``beta`` and ``batch_size``: of DPO. The other settings are those of PPO.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "isoalign", "PPO, then DPO: a hybrid of this benchmark, of no paper", 2026, equation="those of ppo and dpo",
+        family="reward", learns_from="a reward model, then the pairs that it learned from",
+        parity="test_online_preferences.py: PPO's and DPO's own steps", logs=PENALISED | MARGIN,
+    )  # fmt: skip
 
     kl_price: ClassVar[str] = ""  # each stage has its own KL coefficient
     closed_form: ClassVar[bool] = False

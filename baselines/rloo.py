@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from isoalign import Lab, Step, register
-from isoalign.baselines.reinforce import Weighed, priced_reward, reinforce_loss
+from isoalign import Lab, Paper, Step, register
+from isoalign.baselines.reinforce import PRICED, Weighed, priced_reward, reinforce_loss
 
 
 @register
@@ -16,6 +16,14 @@ class RLOO:
 
     ``rollouts``: completions per step; ``draws``: samples per prompt; ``kl``: KL coefficient, as part of the reward.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Ahmadian et al.", "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in LLMs",
+        2024, "2402.14740", "eq. 8", family="reward", learns_from="a reward model, on its own answers",
+        values={"rollouts": "512", "draws": "2 to 4", "kl": "0.03", "lr": "1e-6"},
+        parity="test_reinforce.py: the exact gradient by counting all answers, and TRL's RLOOTrainer in test_trl.py",
+        logs=PRICED,
+    )  # fmt: skip
 
     kl_price: ClassVar[str] = "kl"
     closed_form: ClassVar[bool] = True

@@ -1,12 +1,13 @@
 """Robust DPO: a loss that is unbiased under label noise."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from isoalign import Lab, Pairs, Step, register
-from isoalign.baselines.dpo import margin
+from isoalign import Lab, Pairs, Paper, Step, register
+from isoalign.baselines.dpo import MARGIN, margin
 
 
 @register
@@ -17,6 +18,13 @@ class RobustDPO:
     ``beta`` and ``batch_size``: as in DPO. But no field is a KL coefficient: the margin of a pair without a contradicting
     verdict grows without bound at any beta, since the loss keeps falling by flip_rate / (1 - 2 flip_rate) times beta per nat.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Chowdhury et al.", "Provably Robust DPO: Aligning Language Models with Noisy Feedback", 2024, "2403.00409",
+        "section 3.1", family="pairs", learns_from="pairs, their known noise subtracted",
+        values={"beta": "0.01", "flip_rate": "0.1", "batch_size": "16", "lr": "1e-3"},
+        parity="test_dpo_relatives.py: TRL's DPOTrainer with loss_type robust, loss and gradient", logs=MARGIN,
+    )  # fmt: skip
 
     beta: float = 0.1
     flip_rate: float = 0.05

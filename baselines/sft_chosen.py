@@ -1,15 +1,22 @@
 """The control: further supervised fine-tuning on the chosen answers."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor
 
-from isoalign import Lab, Rollouts, Step, register
+from isoalign import Lab, Paper, Rollouts, Step, register
 
 
 @register
 class SFTChosen:
     """Negative log-likelihood of the chosen answers. A method's gain over it is due to preferences, not imitation."""
+
+    paper: ClassVar[Paper] = Paper(
+        "Rafailov et al.", "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", 2023,
+        "2305.18290", "section 6, Preferred-FT", family="none", learns_from="the preferred answers, imitated: the control",
+        parity="test_reference_free.py: ORPO's likelihood, itself against TRL's ORPOTrainer",
+    )  # fmt: skip
 
     batch_size: int = 32
     lr: float = 1e-4

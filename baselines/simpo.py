@@ -1,11 +1,12 @@
 """Simple preference optimisation: no reference, and rewards per token."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from isoalign import Lab, Pairs, Step, register
+from isoalign import Lab, Pairs, Paper, Step, register
 from isoalign.baselines.sft_chosen import mean_logp
 
 
@@ -17,6 +18,17 @@ class SimPO:
     ``beta``: scale of the rewards; ``gamma``: target margin between the rewards of the chosen and the rejected answer.
     ``batch_size``: pairs per step.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Meng et al.", "SimPO: Simple Preference Optimization with a Reference-Free Reward", 2024, "2405.14734", "eq. 6",
+        family="pairs", learns_from="pairs, without a reference",
+        values={"beta": "2 to 2.5", "gamma": "0.3 to 1.6", "batch_size": "128", "lr": "3e-7 to 1e-6"},
+        parity="test_reference_free.py: TRL's CPOTrainer with loss_type simpo, loss and gradient",
+        logs={
+            "chosen_reward": "beta times the mean log-probability of the chosen answers' tokens",
+            "rejected_reward": "the same of the rejected answers",
+        },
+    )  # fmt: skip
 
     beta: float = 2.0
     gamma: float = 1.0

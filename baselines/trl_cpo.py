@@ -1,6 +1,8 @@
 """CPO by TRL's trainer."""
 
-from isoalign import Lab, register, trl
+from typing import ClassVar
+
+from isoalign import Lab, Paper, register, trl
 
 
 @register
@@ -11,6 +13,14 @@ class TRLCPO:
     ``beta``: scale of the log-probabilities; ``cpo_alpha``: weight of the likelihood. ``loss_type`` ``simpo`` averages over
     tokens and has the target margin ``simpo_gamma``. ``batch_size``: pairs per step. There is no reference model.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Xu et al.", "Contrastive Preference Optimization: Pushing the Boundaries of LLM Performance in Machine Translation",
+        2024, "2401.08417", "eq. 3", family="pairs",
+        learns_from="pairs, without a reference; the chosen answers are imitated as well",
+        values={"beta": "0.1", "cpo_alpha": "1", "batch_size": "128"},
+        parity="test_trl.py: the paper's first loss and gradient",
+    )  # fmt: skip
 
     beta: float = 0.1
     cpo_alpha: float = 1.0

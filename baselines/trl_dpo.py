@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from isoalign import Lab, register, trl
+from isoalign import Lab, Paper, register, trl
 
 
 @register
@@ -11,6 +11,12 @@ class TRLDPO:
 
     The settings are those of ``dpo``: ``beta``, the KL coefficient; ``batch_size``, pairs per step.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Rafailov et al.", "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", 2023,
+        "2305.18290", "eq. 7", family="pairs", learns_from="pairs", values={"beta": "0.1", "batch_size": "64", "lr": "1e-6"},
+        parity="test_trl.py: the weights of dpo after a whole run",
+    )  # fmt: skip
 
     kl_price: ClassVar[str] = "beta"
 

@@ -1,6 +1,8 @@
 """KTO by TRL's trainer."""
 
-from isoalign import Lab, register, trl
+from typing import ClassVar
+
+from isoalign import Lab, Paper, register, trl
 
 
 @register
@@ -10,6 +12,15 @@ class TRLKTO:
     The settings are those of ``kto``: ``beta``, risk aversion; ``desirable_weight`` and ``undesirable_weight``, lambda_D
     and lambda_U; ``batch_size``, answers per step.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Ethayarajh et al.", "KTO: Model Alignment as Prospect Theoretic Optimization", 2024, "2402.01306", "eq. 8",
+        family="unpaired", learns_from="single answers, each good or bad",
+        values={
+            "beta": "0.1", "desirable_weight": "1 to 4/3 as many times undesirable_weight x bad / good answers", "lr": "5e-7",
+        },
+        parity="test_trl.py: the weights of kto after a whole run",
+    )  # fmt: skip
 
     beta: float = 0.1
     desirable_weight: float = 1.0

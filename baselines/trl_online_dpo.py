@@ -1,6 +1,8 @@
 """Online DPO by TRL's trainer."""
 
-from isoalign import Lab, register, trl
+from typing import ClassVar
+
+from isoalign import Lab, Paper, register, trl
 
 
 @register
@@ -12,6 +14,13 @@ class TRLOnlineDPO:
     ``labelled_by``: ``judge`` chooses the answer with the higher P(acceptable) by the AI judge (the order of ``lab.judge`` for
     a judge that scores single answers), ``reward`` the one with the higher reward.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Guo et al.", "Direct Language Model Alignment from Online AI Feedback", 2024, "2402.04792", "algorithm 1",
+        family="judge", learns_from="its own answers, scored by an AI judge",
+        values={"beta": "0.1", "batch_size": "128", "lr": "5e-7"}, parity="test_trl.py: the paper's first loss and gradient",
+        logs={"reward": "mean reward of the answers that were sampled"},
+    )  # fmt: skip
 
     beta: float = 0.1
     batch_size: int = 32

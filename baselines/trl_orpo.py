@@ -1,6 +1,8 @@
 """ORPO by TRL's trainer."""
 
-from isoalign import Lab, register, trl
+from typing import ClassVar
+
+from isoalign import Lab, Paper, register, trl
 
 
 @register
@@ -9,6 +11,12 @@ class TRLORPO:
 
     ``beta``: their lambda, the weight of the odds ratio. ``batch_size``: pairs per step. There is no reference model.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Hong et al.", "ORPO: Monolithic Preference Optimization without Reference Model", 2024, "2403.07691", "eq. 6",
+        family="pairs", learns_from="pairs, without a reference", values={"beta": "0.1 to 0.25", "lr": "8e-6"},
+        parity="test_trl.py: the paper's first loss and gradient",
+    )  # fmt: skip
 
     beta: float = 0.1
     batch_size: int = 32

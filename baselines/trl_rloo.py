@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from isoalign import Lab, register, trl
+from isoalign import Lab, Paper, register, trl
 
 
 @register
@@ -13,6 +13,13 @@ class TRLRLOO:
     completion's baseline. ``batch_size``: completions per step; ``steps_per_generation``: steps per batch of samples;
     ``num_iterations``: passes over these steps. ``epsilon``: clip range of the ratio.
     """
+
+    paper: ClassVar[Paper] = Paper(
+        "Ahmadian et al.", "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in LLMs",
+        2024, "2402.14740", "eq. 8", family="reward", learns_from="a reward model, on its own answers",
+        values={"num_generations": "2 to 4", "beta": "0.03", "batch_size": "512", "lr": "1e-6"},
+        parity="test_trl.py: the paper's first gradient", logs={"reward": "mean reward of the answers that were sampled"},
+    )  # fmt: skip
 
     kl_price: ClassVar[str] = "beta"
 

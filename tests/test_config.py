@@ -24,7 +24,7 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 
 def settings_of(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config["algorithm"].items() if key != "name"}
+    return {key: value for key, value in config["algorithm"].items() if key not in ("name", "of")}
 
 
 TASKS = [pytest.param(task, marks=[] if task == "nano" else pytest.mark.slow) for task in options("task")]
@@ -55,7 +55,7 @@ def test_a_yaml_says_every_field_of_its_dataclass_its_default_and_its_own_name(n
     config = composed(f"algorithm={name}")
     assert config["algorithm"]["name"] == name
     cls = registry.algorithm(name)
-    assert cls.__module__ == f"isoalign.baselines.{name}"
+    assert cls.__module__ == f"isoalign.baselines.{config['algorithm'].get('of', name)}"
     assert list(settings_of(config)) == [field.name for field in dataclasses.fields(cls)]
     with pytest.raises(dataclasses.FrozenInstanceError):
         cls().anything = 1

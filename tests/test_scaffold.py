@@ -28,12 +28,12 @@ def points(project: Path) -> str:
 
 @pytest.fixture
 def new(terminal: Terminal) -> Terminal:
-    """A terminal in whose Python the package that `isoalign new algorithm dpop` wrote is installed."""
+    """A terminal in whose Python the package that `isoalign new algorithm smaug` wrote is installed."""
     folder = terminal.home / "mine"
-    done = terminal([COMMAND, "new", "algorithm", "dpop", "--package", str(folder)])
+    done = terminal([COMMAND, "new", "algorithm", "smaug", "--package", str(folder)])
     assert done.returncode == 0, done.stderr
-    assert f"next: pip install -e {folder} && isoalign check dpop" in done.stdout
-    installed(folder, "isoalign_dpop", points(folder / "pyproject.toml"))
+    assert f"next: pip install -e {folder} && isoalign check smaug" in done.stdout
+    installed(folder, "isoalign_smaug", points(folder / "pyproject.toml"))
     terminal.env["PYTHONPATH"] = str(folder)
     return terminal
 
@@ -49,26 +49,29 @@ def own_tests_pass(new: Terminal) -> None:
 @pytest.mark.slow
 def test_what_new_writes_is_found_configured_tested_and_conforms(new: Terminal) -> None:
     own_tests_pass(new)
-    done = new([COMMAND, "check", "dpop", "settings", "budget", "pure", "metered"])
+    done = new([COMMAND, "check", "smaug", "settings", "budget", "pure", "metered"])
     assert done.returncode == 0, done.stdout
-    assert done.stdout.splitlines()[-1] == "dpop: 4 checks, none failed"
+    assert done.stdout.splitlines()[-1] == "smaug: 4 checks, none failed"
     assert [line.split()[0] for line in done.stdout.splitlines()[:-1]] == ["passed"] * 4
     assert "unknown key 'algorithm.bta'; did you mean 'algorithm.beta'" in complaint(
-        new(new.run("algorithm=dpop", "algorithm.bta=1"))
+        new(new.run("algorithm=smaug", "algorithm.bta=1"))
     )
-    assert "algorithm.beta=0.03" in new(new.run("-m", "algorithm=dpop", "+sweep=dpop", "budget.flops=0")).stdout
+    assert "algorithm.beta=0.03" in new(new.run("-m", "algorithm=smaug", "+sweep=smaug", "budget.flops=0")).stdout
 
 
 @pytest.mark.slow
 def test_a_second_algorithm_joins_the_package_of_the_first(new: Terminal) -> None:
     folder = new.home / "mine"
-    first = (folder / "isoalign_dpop" / "dpop.py").read_text()
+    first = (folder / "isoalign_smaug" / "smaug.py").read_text()
     done = new([COMMAND, "new", "algorithm", "second", "--package", str(folder)])
     assert done.returncode == 0, done.stderr
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"]["isoalign.algorithms"] == {"dpop": "isoalign_dpop.dpop", "second": "isoalign_dpop.second"}
-    assert (folder / "isoalign_dpop" / "dpop.py").read_text() == first
-    assert (folder / "isoalign_dpop" / "conf" / "algorithm" / "second.yaml").exists()
+    assert project["entry-points"]["isoalign.algorithms"] == {
+        "smaug": "isoalign_smaug.smaug",
+        "second": "isoalign_smaug.second",
+    }
+    assert (folder / "isoalign_smaug" / "smaug.py").read_text() == first
+    assert (folder / "isoalign_smaug" / "conf" / "algorithm" / "second.yaml").exists()
     own_tests_pass(new)
     done = new([COMMAND, "new", "algorithm", "second", "--package", str(folder)])
     assert "pyproject.toml already has an algorithm second" in complaint(done)
@@ -96,26 +99,26 @@ def test_a_package_that_brings_no_algorithm_is_left_as_it_is(terminal: Terminal)
 @pytest.fixture
 def of_the_page(new: Terminal) -> Terminal:
     """The same, with the files of docs/extending.md in place of the start."""
-    home = new.home / "mine" / "isoalign_dpop"
-    (home / "dpop.py").write_text(page("baselines/dpop.py"))
-    (home / "conf" / "algorithm" / "dpop.yaml").write_text(page("conf/algorithm/dpop.yaml"))
-    (home / "conf" / "sweep" / "dpop.yaml").write_text(page("conf/sweep/dpop.yaml"))
-    test = page("tests/test_dpop.py").replace("isoalign.baselines.dpop", "isoalign_dpop.dpop")
-    (new.home / "mine" / "tests" / "test_dpop.py").write_text(test)
+    home = new.home / "mine" / "isoalign_smaug"
+    (home / "smaug.py").write_text(page("baselines/smaug.py"))
+    (home / "conf" / "algorithm" / "smaug.yaml").write_text(page("conf/algorithm/smaug.yaml"))
+    (home / "conf" / "sweep" / "smaug.yaml").write_text(page("conf/sweep/smaug.yaml"))
+    test = page("tests/test_smaug.py").replace("isoalign.baselines.smaug", "isoalign_smaug.smaug")
+    (new.home / "mine" / "tests" / "test_smaug.py").write_text(test)
     return new
 
 
 @pytest.mark.slow
 def test_the_algorithm_of_the_page_works_as_it_stands(of_the_page: Terminal) -> None:
     own_tests_pass(of_the_page)
-    done = of_the_page([COMMAND, "check", "dpop", "settings", "budget", "pure"])
+    done = of_the_page([COMMAND, "check", "smaug", "settings", "budget", "pure"])
     assert done.returncode == 0, done.stdout
-    assert done.stdout.splitlines()[-1] == "dpop: 3 checks, none failed"
+    assert done.stdout.splitlines()[-1] == "smaug: 3 checks, none failed"
 
 
 @pytest.mark.slow
 def test_the_algorithm_of_the_page_conforms(of_the_page: Terminal) -> None:
-    done = of_the_page([COMMAND, "check", "dpop"])
+    done = of_the_page([COMMAND, "check", "smaug"])
     assert done.returncode == 0, done.stdout
     assert "FAILED" not in done.stdout
 

@@ -12,15 +12,22 @@ if TYPE_CHECKING:
     from isoalign.models.language import Outputs
     from isoalign.training import trl
     from isoalign.training.lab import Lab
+    from isoalign.training.provenance import Paper, Rows, Scalars
     from isoalign.training.registry import register
 
-__all__ = ["Batch", "Lab", "Labels", "Outputs", "Pairs", "Prompts", "Rollouts", "Step", "register", "trl"]
+__all__ = [
+    "Batch", "Lab", "Labels", "Outputs", "Pairs", "Paper", "Prompts", "Rollouts", "Rows", "Scalars", "Step", "register", "trl",
+]  # fmt: skip
 
-_HOMES = dict.fromkeys(("Batch", "Labels", "Pairs", "Prompts", "Rollouts", "Step"), "isoalign.core.batches") | {
-    "Lab": "isoalign.training.lab",
-    "Outputs": "isoalign.models.language",
-    "register": "isoalign.training.registry",
-}
+_HOMES = (
+    dict.fromkeys(("Batch", "Labels", "Pairs", "Prompts", "Rollouts", "Step"), "isoalign.core.batches")
+    | {
+        "Lab": "isoalign.training.lab",
+        "Outputs": "isoalign.models.language",
+        "register": "isoalign.training.registry",
+    }
+    | dict.fromkeys(("Paper", "Rows", "Scalars"), "isoalign.training.provenance")
+)
 
 
 def __getattr__(name: str) -> Any:

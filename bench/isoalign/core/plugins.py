@@ -49,9 +49,17 @@ def baselines() -> set[str]:
     return {module.name for module in pkgutil.iter_modules([str(BASELINES)])}
 
 
+def rows() -> dict[str, Path]:
+    """Algorithms that are another one's class with settings of their own: name to the yaml that says so."""
+    own = baselines() | entry_points("algorithms").keys()
+    folders = [*configurations().values(), CONF]
+    files = (file for folder in folders for file in sorted((folder / "algorithm").glob("*.yaml")))
+    return {file.stem: file for file in files if file.stem not in own}
+
+
 def algorithms() -> list[str]:
     """Every algorithm there is, without importing any."""
-    return sorted(baselines() | entry_points("algorithms").keys())
+    return sorted(baselines() | entry_points("algorithms").keys() | rows().keys())
 
 
 def load(kind: str, name: str) -> ModuleType:

@@ -13,6 +13,7 @@ from functools import cache
 
 BASELINES = "isoalign.baselines"
 _Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+_PROVENANCE = {"Paper", "Rows", "Scalars"}  # types of what is only told of a method: see training/provenance.py
 _IGNORED = {"ctx", "kind", "type_comment", "type_params"}  # of a node's fields: they say nothing, or not in every Python
 
 
@@ -34,13 +35,29 @@ def names_constant(modules: Iterable[str], value: str) -> bool:
 
 @cache
 def _constants(text: str) -> frozenset[str]:
-    constants = (node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant))
+    constants = (node.value for node in ast.walk(_parsed(text)) if isinstance(node, ast.Constant))
     return frozenset(value for value in constants if isinstance(value, str))
 
 
 @cache
 def _attributes(text: str) -> frozenset[str]:
-    return frozenset(node.attr for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute))
+    return frozenset(node.attr for node in ast.walk(_parsed(text)) if isinstance(node, ast.Attribute))
+
+
+def _parsed(text: str) -> ast.Module:
+    """The syntax tree of a module without the provenance of methods, which changes no result."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef):
+            node.body = [statement for statement in node.body if not _is_provenance(statement)]
+    return tree
+
+
+def _is_provenance(statement: ast.stmt) -> bool:
+    """Whether it is an assignment annotated as provenance: ``paper: ClassVar[Paper] = Paper(...)``."""
+    return isinstance(statement, ast.AnnAssign) and any(
+        isinstance(node, ast.Name) and node.id in _PROVENANCE for node in ast.walk(statement.annotation)
+    )
 
 
 @cache
@@ -49,7 +66,7 @@ def meaning(text: str, module: str) -> str:
 
     ``module``: the dotted name by which its relative imports are resolved.
     """
-    tree = ast.parse(text)
+    tree = _parsed(text)
     imports = dict(_bindings(tree, module))
     rebound = imports.keys() & _bound(tree)
     resolver = _Resolver({name: full for name, full in imports.items() if name not in rebound})

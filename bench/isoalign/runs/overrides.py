@@ -118,7 +118,7 @@ def _check_keys(keys: list[str], chosen: dict[str, list[str]]) -> None:
             own, name = config[group].get("name", ""), name.partition("=")[2]
             if own not in ("", name):
                 raise UserError(f"{group}/{name}.yaml has name: {own}; it must be name: {name}, as the file")
-        known = _leaves(OmegaConf.to_container(config, resolve=False))
+        known = _leaves(OmegaConf.to_container(config, resolve=False)) - {"algorithm.of"}  # a row's class is its file's
         for key in keys:
             if key not in known:
                 group = key.partition(".")[0]

@@ -39,4 +39,4 @@ def settings_and_tuning(config: DictConfig, model: ModelConfig) -> tuple[dict[st
         config = compose("config", overrides=[*words, "~tuned"])  # by the Hydra that runs this job
         tuning = OTHER_BASE
     settings: Any = OmegaConf.to_container(config.algorithm, resolve=True)
-    return {key: value for key, value in settings.items() if key != "name"}, BY_HAND if typed else tuning
+    return {key: value for key, value in settings.items() if key not in ("name", "of")}, BY_HAND if typed else tuning

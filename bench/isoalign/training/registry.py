@@ -1,4 +1,5 @@
-"""Algorithms by name: those of baselines/, where file name = registry name = yaml name, and those of plug-ins."""
+"""Algorithms by name: those of baselines/, where file name = registry name = yaml name, those of plug-ins, and rows: yaml
+files without a class of their own, which name another algorithm's (``of: dpo``) and have settings of their own."""
 
 import dataclasses
 import importlib
@@ -7,7 +8,11 @@ import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any, dataclass_transform
+
+from omegaconf import OmegaConf
 
 from isoalign.core import plugins
 from isoalign.core import source as code
@@ -45,6 +50,8 @@ def algorithm(name: str) -> type:
     """
     if name not in algorithm_names():
         raise UserError(unknown("algorithm", name, algorithm_names()))
+    if name in (rows := plugins.rows()):
+        return _row(name, rows[name])
     entry_points = plugins.entry_points("algorithms")
     if name in entry_points and name in plugins.baselines():
         raise UserError(
@@ -62,6 +69,28 @@ def algorithm(name: str) -> type:
     if hasattr(cls, "iteration") and "lr" not in {field.name for field in dataclasses.fields(cls)}:
         raise UserError(f"{module.__file__}: {cls.__name__} has no learning rate; give it a field: lr: float = 1e-4")
     return cls
+
+
+@cache
+def _row(name: str, file: Path) -> type:
+    """The class of an algorithm that is a yaml over another one's: a subclass with the yaml's settings as defaults and the
+    attributes that the class has for it in ``rows``."""
+    settings: Any = OmegaConf.to_container(OmegaConf.load(file))
+    of = settings.pop("of", None) if isinstance(settings, dict) else None
+    others = sorted(set(plugins.algorithms()) - plugins.rows().keys())
+    if of not in others:
+        wanted = "which has no file in baselines/, must say whose class it takes, as in of: dpo"
+        raise UserError(f"{file}: {wanted}" if of is None else f"{file}: {unknown('algorithm', str(of), others)}")
+    base: Any = algorithm(of)
+    fields = {field.name: field for field in dataclasses.fields(base)}
+    if settings.pop("name", None) != name:
+        raise UserError(f"{file}: name must be {name}, the name of the file")
+    if strange := [key for key in settings if key not in fields]:
+        raise UserError(f"{file}: {unknown(f'setting of {of}', strange[0], list(fields))}")
+    own = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    body = own | getattr(base, "rows", {}).get(name, {}) | {"__module__": base.__module__, "__doc__": base.__doc__}
+    types = {key: fields[key].type for key in own}
+    return dataclasses.dataclass(frozen=True)(type(base.__name__, (base,), body | {"__annotations__": types}))
 
 
 def default_algorithm(name: str) -> Any:

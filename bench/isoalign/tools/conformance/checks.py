@@ -49,6 +49,7 @@ def settings(tested: AlgorithmUnderTest) -> str:
         raise CheckFailed(f"{files[0]} is not a mapping of fields to values")
     if values.pop("name", None) != tested.name:
         raise CheckFailed(f"{files[0]}: name must be {tested.name}, the name of the file")
+    values.pop("of", None)
     differences = [f"{key!r} is not a field" for key in values if key not in defaults]
     differences += [f"{key} is missing" for key in defaults if key not in values]
     differences += [
