@@ -5,12 +5,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from isoalign import Lab, Pairs, Paper, register
-from isoalign.baselines.apo_zero import APOZero, implicit_rewards
+from isoalign.baselines.apo_zero import PairLoss, implicit_rewards
 from isoalign.baselines.dpo import MARGIN
 
 
 @register
-class APODown(APOZero):
+class APODown(PairLoss):
     """D'Oosterlinck et al. 2024, "Anchored Preference Optimization", eq. 8: both answers become less likely, the rejected one
     more so.
 
@@ -23,6 +23,8 @@ class APODown(APOZero):
         values={"beta": "0.1", "lr": "2e-7"},
         parity="test_pairwise.py: TRL's DPOTrainer with loss_type apo_down, loss and gradient", logs=MARGIN,
     )  # fmt: skip
+
+    suppresses: ClassVar[bool] = True  # on pairs of the policy's own answers the best one loses likelihood as well
 
     def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
         """sigmoid(reward of the chosen) + 1 - sigmoid(difference of the rewards) [B]."""

@@ -1,15 +1,34 @@
 """Anchored preference optimisation for pairs whose chosen answers are better than the policy's own."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from isoalign import Lab, Pairs, Paper, register
-from isoalign.baselines.dpo import DPO, MARGIN
+from isoalign import Lab, Pairs, Paper, Step, register
+from isoalign.baselines.dpo import MARGIN
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """A loss on pairs with the settings of DPO, of which none is a KL coefficient."""
+
+    beta: float = 0.1
+    batch_size: int = 32
+    lr: float = 1e-4
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        """One batch of pairs, one step."""
+        yield Step(lab.pairs(self.batch_size), self.loss)
+
+    def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
+        """One value a pair [B]."""
+        raise NotImplementedError
 
 
 @register
-class APOZero(DPO):
+class APOZero(PairLoss):
     """D'Oosterlinck et al. 2024, "Anchored Preference Optimization", eq. 7: the chosen answer becomes likelier and the
     rejected one less likely, each by itself.
 
@@ -23,9 +42,6 @@ class APOZero(DPO):
         values={"beta": "0.1", "lr": "2e-7"},
         parity="test_pairwise.py: TRL's DPOTrainer with loss_type apo_zero, loss and gradient", logs=MARGIN,
     )  # fmt: skip
-
-    kl_price: ClassVar[str] = ""
-    closed_form: ClassVar[bool] = False
 
     def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
         """1 - sigmoid(reward of the chosen) + sigmoid(reward of the rejected) [B]."""

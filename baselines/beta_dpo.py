@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from isoalign import Batch, Lab, Pairs, Paper, Step, register
-from isoalign.baselines.dpo import DPO, MARGIN, margin
+from isoalign.baselines.apo_zero import PairLoss
+from isoalign.baselines.dpo import MARGIN, margin
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Tempered(Batch):
 
 
 @register
-class BetaDPO(DPO):
+class BetaDPO(PairLoss):
     """Wu et al. 2024, "beta-DPO: Direct Preference Optimization with Dynamic beta", algorithm 1. From the margins M of a
     batch come moving averages of mean M0 and deviation; pairs are kept with a chance that falls with their distance from M0
     (a normal density), and beta is ``beta`` * (1 + ``alpha`` * (mean margin of the kept - M0)).
@@ -41,9 +42,6 @@ class BetaDPO(DPO):
             "batch_beta": "beta of the step", "usual_margin": "moving average of the margins, which beta is compared to",
         },
     )  # fmt: skip
-
-    kl_price: ClassVar[str] = ""
-    closed_form: ClassVar[bool] = False
 
     alpha: float = 0.6
     keep: float = 0.8
@@ -67,8 +65,8 @@ class BetaDPO(DPO):
         kept = (weight + noise.to(weight.device)).topk(max(1, int(self.keep * len(gaps)))).indices
         beta = (self.beta * (1 + self.alpha * (gaps[kept].mean() - usual))).clamp(min=1e-3)
         lab.log(batch_beta=beta, usual_margin=usual)
-        yield Step(Tempered(pairs[kept], beta.expand(len(kept))), self.tempered_loss)
+        yield Step(Tempered(pairs[kept], beta.expand(len(kept))), self.loss)
 
-    def tempered_loss(self, lab: Lab, batch: Tempered) -> Tensor:
+    def loss(self, lab: Lab, batch: Tempered) -> Tensor:  # type: ignore[override]
         """-log sigmoid(the batch's beta * margin) [B]."""
         return -logsigmoid(batch.beta * margin(lab, batch.pairs))

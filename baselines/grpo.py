@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from isoalign import Batch, Lab, Paper, Rollouts, Step, register
+from isoalign import Batch, Lab, Paper, Rollouts, Rows, Step, register
 from isoalign.baselines.ppo import minibatches, policy_loss, row_mean
 from isoalign.baselines.reinforce import PRICED
 
@@ -38,6 +38,12 @@ class GRPO:
         values={"draws": "64", "epochs": "1", "kl": "0.04", "lr": "1e-6"},
         parity="test_grpo.py: TRL's GRPOTrainer, loss and gradient", logs=PRICED,
     )  # fmt: skip
+
+    rows: ClassVar[Rows] = {"dr_grpo": {"paper": Paper(
+        "Liu et al.", "Understanding R1-Zero-Like Training: A Critical Perspective", 2025, "2503.20783", "section 3.2",
+        family="reward", learns_from="a reward model, on groups of its own answers", values={"draws": "8", "kl": "0"},
+        parity="test_grpo.py: TRL's GRPOTrainer with loss_type dr_grpo, loss and gradient", logs=PRICED,
+    )}}  # fmt: skip
 
     kl_price: ClassVar[str] = "kl"
 

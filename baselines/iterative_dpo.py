@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from isoalign import Lab, Pairs, Paper, Rollouts, Step, register
+from isoalign import Lab, Pairs, Paper, Rollouts, Rows, Step, register
 from isoalign.baselines.dpo import DPO, MARGIN
 from isoalign.baselines.ppo import minibatches
 from isoalign.baselines.rft import best
@@ -29,6 +29,13 @@ class IterativeDPO(DPO):
         parity="test_online_preferences.py: DPO on pairs picked by hand",
         logs=MARGIN | {"reward": "mean reward of all answers that were sampled"},
     )  # fmt: skip
+
+    rows: ClassVar[Rows] = {"semi_online_dpo": {"paper": Paper(
+        "Lanchantin et al.", "Bridging Offline and Online Reinforcement Learning for LLMs", 2025, "2506.21495",
+        "section 2, semi-online DPO", family="reward", learns_from="its own answers of ten steps before, by a reward model",
+        values={"beta": "0.1", "draws": "8", "lr": "1e-6"}, parity="test_online_preferences.py: DPO on pairs picked by hand",
+        logs=MARGIN | {"reward": "mean reward of all answers that were sampled"},
+    )}}  # fmt: skip
 
     kl_price: ClassVar[str] = ""  # with deterministic verdicts the optimal margin is infinite, at any beta
     closed_form: ClassVar[bool] = False

@@ -6,12 +6,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from isoalign import Lab, Pairs, Paper, register
-from isoalign.baselines.apo_zero import APOZero, implicit_rewards
+from isoalign.baselines.apo_zero import PairLoss, implicit_rewards
 from isoalign.baselines.dpo import MARGIN
 
 
 @register
-class NCA(APOZero):
+class NCA(PairLoss):
     """Chen et al. 2024, "Noise Contrastive Alignment of Language Models with Explicit Rewards", section 4.1: NCA for pairs.
     The chosen answer's reward is drawn to log 2 and the rejected one's down, so that the chosen one does not lose likelihood.
 

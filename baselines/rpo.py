@@ -6,11 +6,11 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from isoalign import Lab, Pairs, Paper, register
-from isoalign.baselines.dpo import DPO
+from isoalign.baselines.apo_zero import PairLoss
 
 
 @register
-class RPO(DPO):
+class RPO(PairLoss):
     """Pang et al. 2024, "Iterative Reasoning Preference Optimization", eq. 1: DPO's loss, and ``sft_weight`` times the
     negative log-likelihood of the chosen answer, so that it does not lose likelihood with the rejected one.
 
@@ -29,9 +29,6 @@ class RPO(DPO):
             "nll": "mean negative log-likelihood of a token of the chosen answers, in nats",
         },
     )  # fmt: skip
-
-    kl_price: ClassVar[str] = ""
-    closed_form: ClassVar[bool] = False
 
     sft_weight: float = 1.0
     scale_length: bool = True

@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn.functional import kl_div, logsigmoid
 
 from isoalign import Lab, Pairs, Paper, Rollouts, Rows, register
-from isoalign.baselines.dpo import DPO, MARGIN
+from isoalign.baselines.apo_zero import PairLoss
+from isoalign.baselines.dpo import MARGIN
 
 CITED = ("Zeng et al.", "Token-level Direct Preference Optimization", 2024, "2404.11999")
 LOGS = MARGIN | {
@@ -17,7 +18,7 @@ PARITY = "test_pairwise.py: the authors' formulas on full distributions, loss an
 
 
 @register
-class TDPO(DPO):
+class TDPO(PairLoss):
     """Zeng et al. 2024, "Token-level Direct Preference Optimization", TDPO2: DPO's margin less ``alpha`` times how
     much farther the policy is from the base along the rejected answer than along the chosen one.
 
@@ -34,9 +35,6 @@ class TDPO(DPO):
         *CITED, "the loss TDPO1", family="pairs", learns_from="pairs, token by token", values={"beta": "0.1"}, parity=PARITY,
         logs=LOGS,
     )}}  # fmt: skip
-
-    kl_price: ClassVar[str] = ""
-    closed_form: ClassVar[bool] = False
 
     alpha: float = 0.5
     fix_chosen: bool = True

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from isoalign import Paper, register
+from isoalign import Paper, Rows, register
 from isoalign.baselines.trl_rloo import TRLRLOO
 
 
@@ -23,6 +23,21 @@ class TRLGRPO(TRLRLOO):
         values={"num_generations": "64", "num_iterations": "1", "beta": "0.04", "lr": "1e-6"},
         parity="test_trl.py: the paper's first gradient", logs={"reward": "mean reward of the answers that were sampled"},
     )  # fmt: skip
+
+    rows: ClassVar[Rows] = {
+        "trl_dr_grpo": {"paper": Paper(
+            "Liu et al.", "Understanding R1-Zero-Like Training: A Critical Perspective", 2025, "2503.20783", "section 3.2",
+            family="reward", learns_from="a reward model, on groups of its own answers",
+            values={"num_generations": "8", "beta": "0"}, parity="test_trl.py: the first gradient",
+            logs={"reward": "mean reward of the answers that were sampled"},
+        )},
+        "trl_bnpo": {"paper": Paper(
+            "Xiao et al.", "BNPO: Beta Normalization Policy Optimization", 2025, "2506.02864",
+            "the mean over the tokens of a batch, of which TRL has the name", family="reward",
+            learns_from="a reward model, on groups of its own answers", parity="test_trl.py: the first gradient",
+            logs={"reward": "mean reward of the answers that were sampled"},
+        )},
+    }  # fmt: skip
 
     beta: float = 0.04
     num_generations: int = 8

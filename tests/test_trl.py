@@ -247,6 +247,23 @@ def test_without_a_kl_coefficient_the_reference_is_not_used_and_samples_may_be_r
     assert not any(role == "reference" for role, _ in trainer.meter.items)
 
 
+@pytest.mark.parametrize("name", ["trl_dr_grpo", "trl_bnpo", "trl_dapo", "trl_cispo", "trl_gspo"])
+def test_before_the_first_step_a_row_of_grpo_has_the_gradient_of_its_average(
+    tiny_bench: Bench, tmp_path: Path, name: str
+) -> None:
+    """All ratios are 1 and all answers equally long, so that only the scale of the advantages and the number of tokens differ."""
+    trainer = rewarded(tiny_bench, small(name, batch_size=10, **ONE_STEP), tmp_path, Budget(1e15, steps=1))
+    ((answers, rewards), *_) = trainer.lab.seen  # type: ignore[attr-defined]
+    groups = rewards.reshape(2, 5)
+    scaled = groups - groups.mean(1, keepdim=True)
+    if name != "trl_dr_grpo":
+        scaled = scaled / (groups.std(1, keepdim=True) + 1e-4)
+    lab = tiny_bench.lab()
+    (-(scaled.flatten() * lab.policy(answers).logp.mean(1)).mean()).backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in session_of(lab).policy.inner.parameters() if p.grad is not None])
+    assert trainer.log[0]["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+
+
 def test_a_round_of_sampling_that_its_tokens_do_not_cover_is_not_begun(tiny_bench: Bench, tmp_path: Path) -> None:
     trainer = rewarded(tiny_bench, small("trl_rloo", batch_size=10), tmp_path, Budget(1e15, tokens=180))
     assert len(trainer.lab.seen) == 3  # type: ignore[attr-defined]

@@ -99,3 +99,15 @@ def test_the_first_loss_of_a_row_is_its_papers(tiny_bench: Bench, tmp_path: Path
 def test_what_trl_would_turn_into_nonsense_is_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         registry.algorithm("trl_pairs")(**settings)
+
+
+def test_the_first_loss_of_apo_zero_on_single_answers_is_its_papers(tiny_bench: Bench, tmp_path: Path) -> None:
+    algorithm = small("trl_apo_zero_unpaired", batch_size=5, desirable_weight=1.5, undesirable_weight=0.5)
+    trainer = tiny_bench.trainer(algorithm, Budget(1e15, steps=1), tmp_path)
+    nudge(trainer.lab)
+    fresh = nudge(tiny_bench.lab())
+    labels = fresh.labels(5)
+    reward, up = algorithm.beta * fresh.log_ratio(labels.rollouts), labels.desirable
+    trainer.run("trl_apo_zero_unpaired")
+    hoped = torch.where(up, 1.5 * (1 - reward.sigmoid()), 0.5 * reward.sigmoid()).mean()
+    assert trainer.log[0]["loss"] == pytest.approx(hoped.item(), rel=1e-4)

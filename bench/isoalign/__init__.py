@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isoalign.core.batches import Batch, Labels, Pairs, Prompts, Rollouts, Step
+    from isoalign.core.batches import Batch, Labels, Pairs, Prompts, Rollouts, Step, joined
     from isoalign.models.language import Outputs
     from isoalign.training import trl
     from isoalign.training.lab import Lab
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from isoalign.training.registry import register
 
 __all__ = [
-    "Batch", "Lab", "Labels", "Outputs", "Pairs", "Paper", "Prompts", "Rollouts", "Rows", "Scalars", "Step", "register", "trl",
+    "Batch", "Lab", "Labels", "Outputs", "Pairs", "Paper", "Prompts", "Rollouts", "Rows", "Scalars", "Step", "joined",
+    "register", "trl",
 ]  # fmt: skip
 
 _HOMES = (
-    dict.fromkeys(("Batch", "Labels", "Pairs", "Prompts", "Rollouts", "Step"), "isoalign.core.batches")
+    dict.fromkeys(("Batch", "Labels", "Pairs", "Prompts", "Rollouts", "Step", "joined"), "isoalign.core.batches")
     | {
         "Lab": "isoalign.training.lab",
         "Outputs": "isoalign.models.language",

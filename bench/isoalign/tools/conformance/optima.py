@@ -18,6 +18,8 @@ COEFFICIENT = 0.5  # KL coefficient, at which the best policy is about a nat fro
 
 def learns(tested: AlgorithmUnderTest) -> str:
     """Its expected reward rises on a toy problem with countable answers."""
+    if getattr(tested.algorithm, "suppresses", False):
+        raise NotApplicable("it declares that it makes chosen answers less likely, too (suppresses)")
     bench = toy.toy_bench(tested.bench, 1.0)
     rewards, base = bench.source.the_judge.rewards, toy.answer_logp(bench.language_model())
     before, after = (float((logp.exp() * rewards).sum(-1).mean()) for logp in (base, _train_on_toy(tested, bench)))

@@ -1,0 +1,73 @@
+"""REINFORCE++: PPO without a critic, advantages scaled over the whole batch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from isoalign import Batch, Lab, Paper, Rollouts, Step, register
+from isoalign.baselines.ppo import gae, minibatches, place_rewards, policy_loss, row_mean, whiten
+from isoalign.baselines.reinforce import PRICED
+
+
+@dataclass(frozen=True)
+class Advanced(Batch):
+    """Rollouts with their tokens' log-probabilities when they were sampled, and advantages [B, T]."""
+
+    rollouts: Rollouts
+    logp: Tensor
+    advantages: Tensor
+
+
+@register
+class ReinforcePP:
+    """Hu et al. 2025, "REINFORCE++": the reward of an answer less the KL penalty of its tokens from here to its end,
+    standardised over all tokens of the batch, in PPO's clipped loss.
+
+    ``rollouts``: completions per iteration; ``draws``: samples per prompt; ``kl``: KL coefficient, on k1 of each token. The
+    deviation is the biased one, with 1e-8 added to it; the loss is the mean over each answer's tokens. The variant with a
+    baseline of the group is not this one.
+    """
+
+    paper: ClassVar[Paper] = Paper(
+        "Hu et al.", "REINFORCE++: Stabilizing Critic-Free Policy Optimization with Global Advantage Normalization", 2025,
+        "2501.03262", "section 3.2", family="reward", learns_from="a reward model, on its own answers",
+        parity="test_grpo_relatives.py: numbers worked by hand, and PPO without a critic", logs=PRICED,
+    )  # fmt: skip
+
+    kl_price: ClassVar[str] = "kl"
+
+    rollouts: int = 64
+    draws: int = 1
+    epochs: int = 2
+    minibatch: int = 32
+    kl: float = 0.05
+    clip: float = 0.2
+    lr: float = 3e-4
+
+    def __post_init__(self) -> None:
+        if min(self.draws, self.epochs, self.minibatch) < 1 or self.rollouts < self.draws:
+            raise ValueError("draws, epochs and minibatch must be 1 or more, and rollouts at least draws")
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        """Sample, score and standardise; then epochs of minibatches over all."""
+        rollouts = lab.generate(lab.prompts(self.rollouts // self.draws), self.draws)
+        yield from minibatches(lab, self.advance(lab, rollouts), self.loss, self.epochs, self.minibatch)
+
+    @torch.no_grad()
+    def advance(self, lab: Lab, rollouts: Rollouts) -> Advanced:
+        """Rollouts with the advantage of each token."""
+        score, logp, mask = lab.reward(rollouts), lab.policy(rollouts).logp, rollouts.completion_mask
+        drift = (logp - lab.reference(rollouts).logp) * mask
+        lab.log(reward=score.mean(), kl_k1=drift.sum(1).mean())
+        rewards = place_rewards(score, drift, self.kl, mask)
+        zero = torch.zeros_like(rewards)  # in place of values, so that an advantage is all that is still to come
+        returns, _ = gae(rewards, zero, mask, gamma=1.0, lam=1.0)
+        return Advanced(rollouts, logp, whiten(returns, mask))
+
+    def loss(self, lab: Lab, batch: Advanced) -> Tensor:
+        """Clipped policy loss, averaged over each row's tokens [B]."""
+        logp, mask = lab.policy(batch.rollouts).logp, batch.rollouts.completion_mask
+        return row_mean(policy_loss(logp - batch.logp, batch.advantages, self.clip), mask)
