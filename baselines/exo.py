@@ -7,16 +7,18 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from isoalign import Lab, Pairs, Paper, register
-from isoalign.baselines.dpo import DPO, MARGIN, margin
+from isoalign.baselines.apo_zero import PairLoss
+from isoalign.baselines.dpo import MARGIN, margin
 
 
 @register
-class EXO(DPO):
+class EXO(PairLoss):
     """Ji et al. 2024, "Towards Efficient Exact Optimization of Language Model Alignment", eq. 16: of the two answers the
     policy, relative to the base, prefers the chosen one with probability sigmoid(beta * margin), the labels with probability
     1 - ``label_smoothing``; the loss is the KL from the former to the latter, where DPO has the reverse.
 
-    ``label_smoothing``: their epsilon, above 0, or the KL is infinite. The other settings are those of DPO. The optimal
+    ``label_smoothing``: their epsilon, above 0, or the KL is infinite. The other settings are those of DPO; but
+    no field is a KL coefficient, since the loss is flat where the policy is sure of the wrong order. The optimal
     margin is logit(1 - label_smoothing) / beta nats.
     """
 
@@ -25,8 +27,6 @@ class EXO(DPO):
         family="pairs", learns_from="pairs", values={"beta": "0.1", "batch_size": "64", "lr": "1e-6"},
         parity="test_pairwise.py: TRL's DPOTrainer with loss_type exo_pair, loss and gradient", logs=MARGIN,
     )  # fmt: skip
-
-    closed_form: ClassVar[bool] = False
 
     label_smoothing: float = 0.001
 

@@ -251,7 +251,7 @@ def test_without_a_kl_coefficient_the_reference_is_not_used_and_samples_may_be_r
 def test_before_the_first_step_a_row_of_grpo_has_the_gradient_of_its_average(
     tiny_bench: Bench, tmp_path: Path, name: str
 ) -> None:
-    """All ratios are 1 and all answers equally long, so that only the scale of the advantages and the number of tokens differ."""
+    """All ratios are 1 and all answers equally long, so that only the scale of the advantages differs."""
     trainer = rewarded(tiny_bench, small(name, batch_size=10, **ONE_STEP), tmp_path, Budget(1e15, steps=1))
     ((answers, rewards), *_) = trainer.lab.seen  # type: ignore[attr-defined]
     groups = rewards.reshape(2, 5)

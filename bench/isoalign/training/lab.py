@@ -19,6 +19,7 @@ from isoalign.core.randomness import own_random_state
 from isoalign.core.records import Question
 from isoalign.data.preferences import select
 from isoalign.feedback.judges.verdicts import Judge
+from isoalign.models.decoding import GREEDY
 from isoalign.models.language import Critic, completion_lengths
 from isoalign.models.passes import Outputs
 from isoalign.training.modules import PassCounter, make_module
@@ -101,20 +102,21 @@ class Lab:
         return (self.policy(rollouts).logp - self.reference(rollouts).logp).sum(-1)
 
     @service
-    def generate(self, prompts: Prompts, draws: int = 1) -> Rollouts:
-        """Sample ``draws`` completions per prompt from the policy at temperature 1 [B x draws]."""
-        session, meter = self._session, self._session.meter
+    def generate(self, prompts: Prompts, draws: int = 1, by: str = "policy", greedy: bool = False) -> Rollouts:
+        """Sample ``draws`` completions per prompt at temperature 1 [B x draws], ``by`` the policy or the frozen ``reference``;
+        ``greedy`` takes the likeliest tokens instead."""
+        session, meter, own = self._session, self._session.meter, by == "policy"
         session.check_read()
-        lengths = prompts.mask.sum(1).tolist()
-        rows = len(prompts) * draws
-        contexts = [length for length in lengths for _ in range(draws)]
-        shape = session.policy.shape
-        price = shape.prefill(lengths) + shape.decode(contexts, [session.new_tokens] * rows)
-        meter.require(price, tokens=rows * session.new_tokens)  # the most that the completions can cost
-        uniforms = torch.rand(rows, session.new_tokens, generator=session.generator)
-        rollouts = session.sample(prompts, uniforms)
+        if by not in ("policy", "reference"):
+            raise UserError(f"lab.generate samples by policy or reference, not {by!r}")
+        lengths, shape = prompts.mask.sum(1).tolist(), (session.policy if own else session.reference).shape
+        size, contexts = (len(prompts) * draws, session.new_tokens), [length for length in lengths for _ in range(draws)]
+        price = shape.prefill(lengths, own) + shape.decode(contexts, [session.new_tokens] * len(contexts), own)
+        meter.require(price, tokens=size[0] * size[1])  # the most that the completions can cost
+        uniforms = torch.full(size, GREEDY) if greedy else torch.rand(size, generator=session.generator)
+        rollouts = session.sample(prompts, uniforms, own)
         used = completion_lengths(rollouts)
-        meter.charge("policy", "sample", shape.prefill(lengths) + shape.decode(contexts, used), sum(used))
+        meter.charge(by, "sample", shape.prefill(lengths, own) + shape.decode(contexts, used, own), sum(used))
         return rollouts
 
     @service

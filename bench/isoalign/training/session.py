@@ -124,12 +124,16 @@ class Session:
         mine = sharing.own(rollouts)
         return GatheredOutputs(lambda: read(mine) if len(mine) else None, model, predict, lambda: bool(self.loss_share))
 
-    def sample(self, prompts: Prompts, uniforms: Tensor) -> Rollouts:
-        """Completions by the policy; ``uniforms`` [B x draws, T] fix every one of them."""
+    def sample(self, prompts: Prompts, uniforms: Tensor, own: bool = True) -> Rollouts:
+        """Completions by the policy, or by the reference if not ``own``; ``uniforms`` [B x draws, T] fix every one of them."""
+        with nullcontext() if own else self.reference.adapter_off():
+            return self._sample(self.policy if own else self.reference, prompts, uniforms)
+
+    def _sample(self, model: LanguageModel, prompts: Prompts, uniforms: Tensor) -> Rollouts:
         if world.size() == 1:
-            return self.policy.generate(prompts, uniforms)
+            return model.generate(prompts, uniforms)
         mine, numbers = sharing.own(prompts), sharing.own(uniforms.view(len(prompts), -1, uniforms.shape[-1])).flatten(0, 1)
-        parts = sharing.together(lambda: self.policy.generate(mine, numbers).to("cpu") if len(mine) else None)
+        parts = sharing.together(lambda: model.generate(mine, numbers).to("cpu") if len(mine) else None)
         return joined([part for part in parts if part], self.pad).to(self.device)
 
     def by_rows(self, model: Callable[[Rollouts], Tensor], rollouts: Rollouts) -> Tensor:

@@ -1,0 +1,46 @@
+"""ReMax: REINFORCE whose baseline is the reward of the policy's likeliest answer."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from torch import Tensor
+
+from isoalign import Lab, Paper, Step, register
+from isoalign.baselines.reinforce import PRICED, Weighed, priced_reward, reinforce_loss
+
+
+@register
+class ReMax:
+    """Li et al. 2024, "ReMax: A Simple, Effective, and Efficient Reinforcement Learning Method for Aligning LLMs", algorithm
+    1: an answer's advantage is its reward minus that of the greedy answer to its prompt.
+
+    ``rollouts``: completions per step, one per prompt, besides as many greedy ones, which are paid, too; ``kl``: KL
+    coefficient, as part of the reward of the whole answer. The greedy answer's reward is without a KL penalty, as in the
+    paper.
+    """
+
+    paper: ClassVar[Paper] = Paper(
+        "Li et al.", "ReMax: A Simple, Effective, and Efficient Reinforcement Learning Method for Aligning LLMs", 2024,
+        "2310.10505", "algorithm 1", family="reward", learns_from="a reward model, on its own answers",
+        parity="test_reference_samples.py: advantages by hand, with the loss of test_reinforce.py",
+        logs=PRICED | {"greedy_reward": "mean reward of the greedy answers"},
+    )  # fmt: skip
+
+    kl_price: ClassVar[str] = "kl"
+    closed_form: ClassVar[bool] = True
+
+    rollouts: int = 64
+    kl: float = 0.05
+    lr: float = 3e-4
+
+    def __post_init__(self) -> None:
+        if self.rollouts < 1:
+            raise ValueError("rollouts must be 1 or more")
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        """One batch of new completions and of greedy ones, one step."""
+        prompts = lab.prompts(self.rollouts)
+        answers, greedy = lab.generate(prompts), lab.generate(prompts, greedy=True)
+        baseline: Tensor = lab.reward(greedy)
+        lab.log(greedy_reward=baseline.mean())
+        yield Step(Weighed(answers, priced_reward(lab, answers, self.kl) - baseline), reinforce_loss)
