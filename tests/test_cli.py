@@ -31,7 +31,7 @@ BETAS = "task.training.betas=[0.9,0.95]"  # the default
 
 # What a user may get wrong, and what the line must say. None of these may start a stage. (test_config has more of them.)
 WRONG: dict[str, tuple[list[str], list[str]]] = {
-    "an unknown algorithm": (["algorithm=dop"], ["unknown algorithm 'dop'", "did you mean 'dpo'", *options("algorithm")]),
+    "an unknown algorithm": (["algorithm=dpoo"], ["unknown algorithm 'dpoo'", "did you mean 'dpo'", *options("algorithm")]),
     "an unknown task": (["task=mano"], ["unknown task 'mano'", "did you mean 'nano'", *options("task")]),
     "a typo in a key": (["algorithm.bta=1"], ["algorithm.bta", "did you mean 'algorithm.beta'"]),
     "a word where a number is due": (["algorithm.beta=big"], ["algorithm.beta", "big"]),

@@ -73,8 +73,8 @@ def test_an_unknown_choice_lists_the_known_ones(group: str) -> None:
     ("word", "line"),
     [
         (
-            "algorithm=dop",
-            f"unknown algorithm 'dop'; did you mean 'dpo'? known: {', '.join(registry.algorithm_names())}",
+            "algorithm=dpoo",
+            f"unknown algorithm 'dpoo'; did you mean 'dpo'? known: {', '.join(registry.algorithm_names())}",
         ),
         ("algorithm.bta=0.2", "unknown key 'algorithm.bta'; did you mean 'algorithm.beta'?"),
         ("task.modle.lora=4", "unknown key 'task.modle.lora'; did you mean 'task.model.lora'?"),
@@ -109,8 +109,8 @@ def test_a_sweep_is_refused_for_the_one_algorithm_that_lacks_a_key(algorithms: s
 
 
 def test_a_sweep_over_nothing_or_over_one_unknown_name_is_refused() -> None:
-    with pytest.raises(UserError, match=r"algorithm=glob\(x\*\): matches nothing"):
-        check_overrides(["-m", "algorithm=glob(x*)"], sweep=True)
+    with pytest.raises(UserError, match=r"algorithm=glob\(z\*\): matches nothing"):
+        check_overrides(["-m", "algorithm=glob(z*)"], sweep=True)
     with pytest.raises(UserError, match="unknown algorithm 'dop'"):
         check_overrides(["-m", "algorithm=choice(kto,dop)"], sweep=True)
 

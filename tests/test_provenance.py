@@ -48,13 +48,18 @@ def test_every_family_has_a_method_or_waits_for_one_and_an_unknown_one_is_refuse
         Paper("A", "B", 2024, family="magic", learns_from="c", parity="d: e")
 
 
-@pytest.mark.parametrize(("name", "algorithm"), algorithms())
+def quick(params: list[Any], *fast: str) -> list[Any]:
+    """Parameters of which all but a few are slow."""
+    return [each if each.id in fast else pytest.param(*each.values, id=each.id, marks=pytest.mark.slow) for each in params]
+
+
+@pytest.mark.parametrize(("name", "algorithm"), quick(algorithms(), "dpo", "bco", "ppo", "dapo", "xpo"))
 def test_what_a_method_logs_is_what_it_says_that_it_logs(tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any) -> None:
     said: Paper = type(algorithm).paper
     assert seen(tiny_bench, tmp_path, name, algorithm) == set(said.logs)
 
 
-@pytest.mark.parametrize(("name", "algorithm"), [each for each in loops() if each.id not in plugins.rows()])
+@pytest.mark.parametrize(("name", "algorithm"), quick([each for each in loops() if each.id not in plugins.rows()], "trl_dpo"))
 def test_what_a_loop_of_trls_logs_is_what_it_says_that_it_logs(
     tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any
 ) -> None:
@@ -86,7 +91,7 @@ def test_a_row_is_its_class_with_its_yaml_as_defaults_and_shares_its_code(tmp_pa
     ("text", "words"),
     [
         ("name: mine\nbeta: 0.5\n", "must say whose class it takes"),
-        ("name: mine\nof: dop\n", "unknown algorithm 'dop'; did you mean 'dpo'"),
+        ("name: mine\nof: dpoo\n", "unknown algorithm 'dpoo'; did you mean 'dpo'"),
         ("name: mine\nof: trl_exo\n", "unknown algorithm 'trl_exo'"),
         ("name: mine\nof: dpo\nbta: 0.5\n", "unknown setting of dpo 'bta'; did you mean 'beta'"),
         ("name: other\nof: dpo\n", "name must be mine"),
