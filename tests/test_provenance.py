@@ -59,7 +59,7 @@ def test_what_a_method_logs_is_what_it_says_that_it_logs(tiny_bench: Bench, tmp_
     assert seen(tiny_bench, tmp_path, name, algorithm) == set(said.logs)
 
 
-@pytest.mark.parametrize(("name", "algorithm"), quick([each for each in loops() if each.id not in plugins.rows()], "trl_dpo"))
+@pytest.mark.parametrize(("name", "algorithm"), quick(loops(), "trl_dpo"))
 def test_what_a_loop_of_trls_logs_is_what_it_says_that_it_logs(
     tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any
 ) -> None:

@@ -209,7 +209,7 @@ def test_a_tuned_setting_is_told_on_the_card_unless_another_is_typed_or_the_base
         (["task.model.name=smollm2"], 1e-4, OTHER_BASE),
         (["task.model.name=nowhere"], 1e-4, OTHER_BASE),
         (["task.model.lora=8"], 1e-4, OTHER_BASE),
-        (["task.model.dtype=bfloat16"], 1e-4, OTHER_BASE),
+        (["task.model.dtype=bfloat16", "task.model.lora=8"], 1e-4, OTHER_BASE),
         (["task.model.lora=8", "algorithm.lr=0.5"], 0.5, "by hand"),
         (["algorithm.beta=0.5"], 3e-5, "by hand"),
         (["task=nano_open"], 1e-4, "by hand"),

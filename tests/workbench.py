@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from isoalign.core import plugins
 from isoalign.core.batches import Pairs
 from isoalign.tools.conformance.workbench import (
     Bench,
@@ -107,16 +108,20 @@ def small(name: str, **settings: Any) -> Any:
     return replace(cut(registry.algorithm(name)()), **settings)
 
 
+CLASSES = [name for name in registry.algorithm_names() if name not in plugins.rows()]
+
+
 def algorithms() -> list[Any]:
-    """Every registered algorithm that trains, as a pytest parameter; one with modes comes in each."""
-    names = [name for name in registry.algorithm_names() if hasattr(registry.algorithm(name), "iteration")]
+    """Every registered algorithm that trains, as a pytest parameter; one with modes comes in each. Those that are a yaml over
+    another one's class are not among them."""
+    names = [name for name in CLASSES if hasattr(registry.algorithm(name), "iteration")]
     found = [(name, small(name)) for name in names] + [("rlaif", small("rlaif", mode="direct"))]
     return [pytest.param(name, made, id=f"{name}-{getattr(made, 'mode', '')}".rstrip("-")) for name, made in found]
 
 
 def loops() -> list[Any]:
     """Every registered algorithm that brings a training loop of its own, as a pytest parameter."""
-    names = [name for name in registry.algorithm_names() if hasattr(registry.algorithm(name), "train")]
+    names = [name for name in CLASSES if hasattr(registry.algorithm(name), "train")]
     return [pytest.param(name, small(name), id=name) for name in names]
 
 

@@ -30,7 +30,7 @@ import numpy as np
 from isoalign import stats
 from isoalign.core.display import grid
 from isoalign.core.records import Card, Estimate, Point, PromptValues
-from isoalign.evaluation.card import read_cards, write_card
+from isoalign.evaluation.card import read_cards, sealed, write_card
 from isoalign.report.board.rows import METHOD, part_of, settings_of
 from isoalign.report.leaderboard import build_board, print_board
 from isoalign.stats.length_control import length_controlled
@@ -151,7 +151,7 @@ def make_cards(published: list[Card], folder: Path, rows: int) -> None:
     for number in range(rows - others):
         first, second = whole[number % len(whole)], whole[number * 7 // len(whole) % len(whole)]
         for seed, card in first.items():
-            write_card(mixed(card, second[seed], number), folder)
+            write_card(sealed(mixed(card, second[seed], number)), folder)
 
 
 def mixed(card: Card, other: Card, number: int) -> Card:

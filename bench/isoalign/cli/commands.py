@@ -35,7 +35,7 @@ COMMANDS = {
     "prompts": Entry("score", "Print a task's evaluation prompts, to answer elsewhere."),
     "score": Entry("score", "Score completions made elsewhere, for an unmetered row."),
     "data": Entry("data", "Look at a file of feedback before anything learns from it."),
-    "plan": Entry("plan", "Say what runs of a task will cost, before anything is launched."),
+    "plan": Entry("plan", "Say what runs of tasks will cost, before anything is launched."),
     "task": Entry("task", "Look at a task: its data in tokens, splits, losses, leaks and examples."),
     "new": Entry("new", "Write the files of a new algorithm or task that works from the start."),
     "check": Entry("check", "Test an algorithm on what every algorithm must do."),
