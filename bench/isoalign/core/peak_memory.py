@@ -20,9 +20,10 @@ _ZERO = {torch.bool: False, torch.int32: 0, torch.int64: 0}  # any other type is
 class PeakMemory(TorchDispatchMode):
     """Context that counts the bytes of every storage that is made in it, for as long as it lives.
 
-    ``current`` and ``peak`` are bytes. What was there before, such as weights, is not counted; buffers inside an operation, and
-    copies of weights that oneDNN lays out for sampling, are not seen. It works on tensors of any device. Within
-    ``FakeTensorMode`` no memory is taken, a number read from a tensor is 0, and a mask that chooses entries is true everywhere.
+    ``current`` and ``peak`` are bytes. What was there before, such as weights, is not counted; buffers inside an operation
+    and copies of weights that oneDNN lays out for sampling are not seen. It works on tensors of any device. Within
+    ``FakeTensorMode`` no memory is taken, a number read from a tensor is 0, and a mask that chooses entries is true
+    everywhere.
     """
 
     def __init__(self) -> None:
