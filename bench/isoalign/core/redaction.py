@@ -6,7 +6,7 @@ from typing import Any
 REDACTED = "[redacted]"
 
 
-# A count ("max_new_tokens: 20", "key: 3") is not a secret, nor is what stands for one ("KEY=VALUE"); a password may be a number.
+# A count ("max_new_tokens: 20", "key: 3") is no secret, nor is what stands for one ("KEY=VALUE"); a password may be a number.
 _SECRET_TEXT = re.compile(r"(?:key|token|secret|passw(?:or)?d|passphrase|credential)s?$", re.IGNORECASE)
 _SECRET_ALWAYS = re.compile(r"(?:secret|passw(?:or)?d|passphrase|api_?key)s?$", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+.\deE_]+|true|false|null|none|value\W?", re.IGNORECASE)

@@ -8,7 +8,7 @@ alone, the others wait for what it tells them, however long that takes.
 from __future__ import annotations
 
 import os
-import pickle
+import pickle  # among processes of one run, which torch.distributed does as well
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

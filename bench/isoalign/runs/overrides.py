@@ -30,8 +30,13 @@ TAKES_A_WORD = ("--cfg", "-c", "--info", "-i", "--package", "-p", "--config-dir"
 
 
 def listed() -> dict[str, str]:
-    """Every group's choices, for the help."""
-    return {f"{group}s": ", ".join(options(group)) for group in GROUPS}
+    """Every group's choices, for the help; of rows over one of TRL's loops, how many there are."""
+    found = {group: list(options(group)) for group in GROUPS}
+    rows = [name for name in found["algorithm"] if name.startswith("trl_") and name in plugins.rows()]
+    found["algorithm"] = [name for name in found["algorithm"] if name not in rows] + [
+        f"and {len(rows)} losses of TRL's: trl_*"
+    ]
+    return {f"{group}s": ", ".join(choices) for group, choices in found.items()}
 
 
 def check_overrides(arguments: list[str], sweep: bool) -> None:
