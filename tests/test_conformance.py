@@ -28,12 +28,14 @@ from isoalign.training import registry, trl
 from isoalign.training.lab import Lab, session_of
 from isoalign.training.meter import BudgetSpent
 from isoalign.training.process_state import preserved
-from workbench import Bench, algorithms, loops, same, small, weights
+from workbench import Bench, algorithms, loops, quick, same, small, weights
 
-LOOPS = [each if each.id == "trl_dpo" else pytest.param(*each.values, id=each.id, marks=pytest.mark.slow) for each in loops()]
+LOOPS = quick(loops(), "trl_dpo")
+WHOLE = ("dpo", "rloo")  # do all on the toy in a test of their own
+ON_TOY = [each for each in algorithms() + LOOPS if each.id == "trl_dpo" or (each not in LOOPS and each.id not in WHOLE)]
 ALL = pytest.mark.parametrize(("name", "algorithm"), algorithms() + LOOPS)
 FLOPS = Budget(6e7)  # a few steps of the tiny model
-QUICK = ("budget", "deterministic", "finite", "resumes", "isolated", "metered", "pure")
+QUICK = ("budget", "deterministic", "finite", "isolated", "metered", "pure")  # of "resumes" test_resume has more
 ON_THE_TOY = ("learns", "zero_reward", "large_kl_coefficient", "closed_form")
 
 
@@ -61,7 +63,7 @@ def test_every_algorithm_conforms(tiny_bench: Bench, tmp_path: Path, name: str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "algorithm"), [*algorithms(), *(each for each in LOOPS if each.id == "trl_dpo")])
+@pytest.mark.parametrize(("name", "algorithm"), ON_TOY)
 @pytest.mark.parametrize("check", ON_THE_TOY)
 def test_every_algorithm_does_on_the_toy_as_it_declares(
     tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, check: str
@@ -72,7 +74,7 @@ def test_every_algorithm_does_on_the_toy_as_it_declares(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dpo", "rloo"])
+@pytest.mark.parametrize("name", WHOLE)
 def test_the_closed_form_is_reached_and_the_base_with_equal_rewards_or_a_large_kl_coefficient(
     tiny_bench: Bench, tmp_path: Path, name: str
 ) -> None:
@@ -576,7 +578,7 @@ def test_scalars_of_one_step_are_averaged_and_belong_to_that_step(tiny_bench: Be
     trainer = tiny_bench.trainer(Talks(set()), Budget(1e15, steps=2), tmp_path, config=config)
     trainer.run("talks")
     assert [row["seen"] for row in trainer.log] == [0.0, 10.0]
-    assert [row["rows"] for row in trainer.log] == [2.0, 2.0]  # micro-batches of 3 and 1
+    assert [row["rows"] for row in trainer.log] == [2.5, 2.5]  # 3 rows log 3, and the fourth logs 1
 
 
 def test_a_loss_may_gather_logits_at_tokens(tiny_bench: Bench, tmp_path: Path) -> None:

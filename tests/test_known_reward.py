@@ -247,6 +247,7 @@ def test_no_warning_of_a_reward_model_is_raised_for_a_known_reward() -> None:
 RULE = ["task=nano_rule", "task.evaluation.scorer=rule:contains:a", "task.evaluation.curve_draws=1", "budget.steps=2"]
 
 
+@pytest.mark.slow
 def test_a_run_on_a_known_rule_ends_in_a_card_without_a_proxy_gap(terminal: Terminal) -> None:
     done = terminal(terminal.run("algorithm=ppo", "algorithm.rollouts=8", "algorithm.minibatch=8", *RULE))
     assert done.returncode == 0, done.stderr

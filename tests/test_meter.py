@@ -35,7 +35,7 @@ from isoalign.models.flops import Shape, shape_of
 from isoalign.stages import reward
 from isoalign.training.lab import Lab, session_of
 from isoalign.training.meter import BudgetSpent, Meter
-from workbench import Bench, Size, algorithms, make_bench, make_feedback
+from workbench import FAST, Bench, Size, algorithms, make_bench, make_feedback, quick
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def executed(meter: Meter, bench: Bench) -> int:
 
 @pytest.mark.usefixtures("nothing_saved")
 @pytest.mark.parametrize("lora", [0, 8])
-@pytest.mark.parametrize(("name", "algorithm"), algorithms())
+@pytest.mark.parametrize(("name", "algorithm"), quick(algorithms(), *FAST))
 def test_the_bill_of_a_run_is_within_one_percent_of_what_was_counted(
     even_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int
 ) -> None:

@@ -29,7 +29,7 @@ from isoalign.training import registry
 from isoalign.training.meter import Meter
 from isoalign.training.session import Session
 from isoalign.training.trainer import Trainer
-from workbench import Bench, algorithms, loops
+from workbench import FAST, Bench, algorithms, loops, quick
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "published"
 PAIRS = {"nano": 1076 / 4800, "smol": 1140 / 8400}  # with a verdict, of all pairs of answers: what the runs found
@@ -88,8 +88,8 @@ BY_VALUES = {
 @pytest.mark.parametrize(
     ("name", "algorithm"),
     [
-        *(each for each in algorithms() if each.id not in BY_VALUES),
-        *(pytest.param(*each.values, id=each.id, marks=pytest.mark.slow) for each in loops()),
+        *quick([each for each in algorithms() if each.id not in BY_VALUES], *FAST),
+        *quick(loops()),
     ],
 )
 def test_a_plan_of_known_lengths_is_the_bill_of_a_run_to_the_last_flop(

@@ -190,6 +190,7 @@ def elsewhere(furnished: Terminal) -> Terminal:
     return furnished
 
 
+@pytest.mark.slow
 def test_the_scorer_and_the_task_of_the_page_are_found_together(terminal: Terminal) -> None:
     home = terminal.home / "site" / "my_package"
     (home / "conf" / "task").mkdir(parents=True)

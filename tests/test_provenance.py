@@ -14,7 +14,7 @@ from isoalign.core.records import Budget
 from isoalign.training import registry
 from isoalign.training.lab import HARNESS_SCALARS
 from isoalign.training.provenance import FAMILIES, Paper
-from workbench import Bench, algorithms, loops, small
+from workbench import Bench, algorithms, loops, quick, small
 
 TESTS = Path(__file__).parent
 
@@ -46,11 +46,6 @@ def test_every_family_has_a_method_or_waits_for_one_and_an_unknown_one_is_refuse
     assert {"pairs", "unpaired", "reward", "judge", "none"} <= found
     with pytest.raises(ValueError, match="family must be one of pairs, unpaired"):
         Paper("A", "B", 2024, family="magic", learns_from="c", parity="d: e")
-
-
-def quick(params: list[Any], *fast: str) -> list[Any]:
-    """Parameters of which all but a few are slow."""
-    return [each if each.id in fast else pytest.param(*each.values, id=each.id, marks=pytest.mark.slow) for each in params]
 
 
 @pytest.mark.parametrize(("name", "algorithm"), quick(algorithms(), "dpo", "bco", "ppo", "dapo", "xpo"))

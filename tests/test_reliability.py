@@ -13,6 +13,7 @@ PARTS = ("kills", "signals", "races", "damage", "disks", "text", "fuzz", "server
 SCRIPT = [sys.executable, "-m", "scripts.reliability"]
 
 
+@pytest.mark.slow
 def test_a_part_that_there_is_not_is_named() -> None:
     done = subprocess.run([*SCRIPT, "kils"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2

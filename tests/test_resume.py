@@ -23,7 +23,7 @@ from isoalign.tools.conformance.checks import DiesAtStep, Killed
 from isoalign.training import registry
 from isoalign.training.lab import Lab
 from isoalign.training.trainer import Trainer
-from workbench import Bench, Terminal, algorithms, same, weights
+from workbench import Bench, Terminal, algorithms, quick, same, weights
 
 FLOPS = Budget(2.5e8)
 OFTEN = TrainConfig(warmup=2, checkpoint_seconds=0, snapshots=(0.1, 0.4, 0.7))  # a checkpoint after every iteration
@@ -51,9 +51,8 @@ def kept(work: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("lora", [0, 4])
 @pytest.mark.parametrize(
     ("name", "algorithm"),
-    [each if each.id in ("dpo", "ppo", "kto") else pytest.param(*each.values, id=each.id, marks=pytest.mark.slow)
-     for each in algorithms()],
-)  # fmt: skip
+    quick(algorithms(), "dpo", "ppo", "kto"),
+)
 def test_a_run_killed_twice_ends_with_the_weights_the_bill_and_the_log_of_one_that_was_not(
     tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int
 ) -> None:

@@ -28,7 +28,7 @@ from isoalign.training.trainer import Trainer
 from isoalign.training.trl.harness import Harness
 from isoalign.training.trl.models import check_fused_head, lent
 from test_meter import counting, even_bench, executed  # noqa: F401
-from workbench import Bench, Terminal, loops, same, weights
+from workbench import Bench, Terminal, loops, quick, same, weights
 from workbench import small as cut
 
 ALL = pytest.mark.parametrize(("name", "algorithm"), loops())
@@ -342,7 +342,7 @@ def outcome(trainer: Trainer) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("lora", [0, pytest.param(4, marks=pytest.mark.slow)])
-@ALL
+@pytest.mark.parametrize(("name", "algorithm"), quick(loops(), "trl_dpo", "trl_grpo"))
 def test_a_run_killed_twice_ends_with_the_weights_the_bill_and_the_log_of_one_that_was_not(
     tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int
 ) -> None:

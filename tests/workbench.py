@@ -125,6 +125,17 @@ def loops() -> list[Any]:
     return [pytest.param(name, small(name), id=name) for name in names]
 
 
+FAST = (
+    "dpo", "kto", "ppo", "ppo_critic", "rloo", "grpo", "online_dpo", "rlaif-canonical", "rlaif-direct", "orpo",
+    "cai-canonical", "remax", "xpo", "trl_dpo", "trl_grpo",
+)  # fmt: skip
+
+
+def quick(params: list[Any], *fast: str) -> list[Any]:
+    """Parameters of which all but a few are slow."""
+    return [each if each.id in fast else pytest.param(*each.values, id=each.id, marks=pytest.mark.slow) for each in params]
+
+
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 
 
