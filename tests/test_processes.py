@@ -40,6 +40,14 @@ def launch(count: int, folder: Path, environment: dict[str, str], names: Sequenc
     return found
 
 
+def apart(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> float:
+    """By how much weights differ at most: by float error."""
+    moved = torch.cat([(a - b).abs().flatten() for a, b in zip(ones, others, strict=True)])
+    assert (moved > 1e-6).float().mean() < 1e-3  # Adam divides what rounding leaves of a gradient that is 0 by almost 0
+    assert moved.max() < 1e-4
+    return moved.max().item()
+
+
 def check_same(one: dict[str, Any], several: dict[str, Any]) -> tuple[float, float]:
     """All that is counted is equal, losses and weights are so to float error; returns the largest of each."""
     assert several["spent"] == one["spent"]
@@ -49,10 +57,7 @@ def check_same(one: dict[str, Any], several: dict[str, Any]) -> tuple[float, flo
     least = 0.1  # of a loss by which an error is divided: its terms cancel where it is near 0
     losses = [abs(a["loss"] - b["loss"]) / max(abs(a["loss"]), least) for a, b in zip(one["log"], several["log"], strict=True)]
     assert max(losses) < 2e-5
-    moved = torch.cat([(a - b).abs().flatten() for a, b in zip(one["weights"], several["weights"], strict=True)])
-    assert (moved > 1e-6).float().mean() < 1e-3  # Adam divides what rounding leaves of a gradient that is 0 by almost 0
-    assert moved.max() < 1e-4
-    return max(losses), moved.max().item()
+    return max(losses), apart(one["weights"], several["weights"])
 
 
 @pytest.mark.parametrize(
@@ -115,7 +120,7 @@ def test_base_reward_model_policy_samples_and_bill_of_a_whole_run_are_those_of_o
         here, there = (
             safetensors.torch.load_file(s / name / file / name_of(s / name / file)) for s in (terminal.store, pair.store)
         )
-        assert max((here[key] - there[key]).abs().max().item() for key in here) < 1e-6, stage
+        apart(list(here.values()), [there[key] for key in here])
     drawn = [[row["token_ids"] for row in rows(place.store, "samples", "samples.jsonl")] for place in (terminal, pair)]
     assert drawn[0] == drawn[1]
     one, two = (json.loads(next(place.home.glob("results/nano/*.json")).read_text()) for place in (terminal, pair))
@@ -136,12 +141,12 @@ def test_what_several_processes_cannot_do_is_one_line(terminal: Terminal) -> Non
         done = place(typed(place, count, *words))
         assert done.returncode
         assert done.stdout == ""
-        [found] = said(done.stderr)
+        [found] = set(said(done.stderr))  # what is typed wrong each of them says, as they have not met
         return str(found)
 
     assert "trl_dpo has a training loop of its own, which runs in one process" in line("algorithm=trl_dpo")
     assert "ACCELERATE_USE_FSDP=true has no effect" in line("algorithm=dpo", ACCELERATE_USE_FSDP="true")
-    assert "unknown algorithm 'dqo'" in line("algorithm=dqo") or "dqo" in line("algorithm=dqo")
+    assert "dqo" in line("algorithm=dqo")
     assert "2 processes share steps of 1 rows; start at most 1" in line(
         "algorithm=dpo", "algorithm.batch_size=1", "budget.flops=1e9"
     )

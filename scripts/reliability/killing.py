@@ -21,7 +21,7 @@ SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 VARIANTS: dict[str, list[str]] = {  # of the task, for the stages that the plain one does not have
     "": [],
     "rounds": ["task.rounds.count=2", "task.rounds.prompts=8"],
-    "panel": ["task.panel.annotators=3", "task.panel.golden=4"],
+    "panel": ["task.panel.annotators=3", "task.panel.golden=2"],
     "ensemble": ["task.shaping.members=2"],
     "win rate": ["task.evaluation.win_rate.judge.kind=classifier"],
     "adapter": ["task.model.lora=2"],
