@@ -18,11 +18,12 @@ SHARE = click.FloatRange(min=0, max=1, min_open=True)
 
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="TASK... [task.KEY=VALUE]...")
-@click.option("--method", "methods", multiple=True, help="Only this method; may be given several times.  [default: all]")
+@click.option("--method", "methods", multiple=True, help="Only this one; repeatable.  [default: all]")
 @click.option("--budget", "budgets", multiple=True, help="A budget of the task by name, or FLOPs.  [default: all of the task]")
 @click.option("--accelerator", default="h100", show_default=True, help="What the runs take.")
 @click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="Number of them for a run.")
-@click.option("--price", type=click.FloatRange(min=0), help="US dollars an hour and device.  [default: of a table]")
+@click.option("--shards", type=click.IntRange(min=1), default=1, show_default=True, help="Memory as if FSDP sharded.")
+@click.option("--price", type=click.FloatRange(min=0), help="US dollars an hour.  [default: listed]")
 @click.option("--mfu", type=SHARE, default=0.35, show_default=True, help="Share of the peak that passes reach.")
 @click.option("--sampling-mfu", type=SHARE, default=0.03, show_default=True, help="Share of the peak that sampling reaches.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each method.")
@@ -31,7 +32,7 @@ SHARE = click.FloatRange(min=0, max=1, min_open=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.store
 def plan(
-    words: tuple[str, ...], methods: tuple[str, ...], budgets: tuple[str, ...], accelerator: str, devices: int,
+    words: tuple[str, ...], methods: tuple[str, ...], budgets: tuple[str, ...], accelerator: str, devices: int, shards: int,
     price: float | None, mfu: float, sampling_mfu: float, seeds: int, mean_answer: float | None, verdicts: float,
     as_json: bool, store: Path | None,
 ) -> None:  # fmt: skip
@@ -48,7 +49,8 @@ def plan(
     names, settings = ([word for word in words if ("=" in word) is typed] for typed in (False, True))
     if not names:
         raise UserError("name a task, as `isoalign plan nano`")
-    chosen, assumed = accelerators.accelerator(accelerator), Assumed(mfu, sampling_mfu, devices, seeds, mean_answer, verdicts)
+    chosen = accelerators.accelerator(accelerator)
+    assumed = Assumed(mfu, sampling_mfu, devices, seeds, mean_answer, verdicts, shards)
     if price is not None:
         chosen = replace(chosen, price=price, source="--price")
     found = []

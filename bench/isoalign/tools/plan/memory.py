@@ -28,11 +28,11 @@ class Footprint:
     passes: int
     layer: int
 
-    def on(self, devices: int) -> int:
-        """Bytes on each of some devices. On several, weights, gradients and optimizer are sharded as by FSDP, and the weights
-        of two layers are gathered at a time: by formula, as this version trains on one."""
+    def on(self, shards: int) -> int:
+        """Bytes on a device. Where weights, gradients and optimizer were sharded as by FSDP, the weights of two layers are
+        gathered at a time: by formula, as runs hold them whole."""
         whole = self.weights + self.gradients + self.beside
-        return self.passes + (whole if devices == 1 else -(-whole // devices) + 2 * self.layer)
+        return self.passes + (whole if shards == 1 else -(-whole // shards) + 2 * self.layer)
 
 
 class Memory:

@@ -41,7 +41,7 @@ LIST = 3  # verdicts, rewards and the like beside it
 class Assumed:
     """What a plan assumes. ``mfu``: share of the peak that passes reach, ``sampling_mfu``: that sampling does; ``seeds``:
     trained by each method; ``answer``: tokens of an answer, None for what the store says or else the most; ``verdicts``: share
-    of the pairs of answers that get one."""
+    of the pairs of answers that get one; ``shards``: devices that would hold weights and optimizer together."""
 
     mfu: float = 0.35
     sampling_mfu: float = 0.03
@@ -49,6 +49,7 @@ class Assumed:
     seeds: int = 3
     answer: float | None = None
     verdicts: float = VERDICTS
+    shards: int = 1
 
 
 @dataclass

@@ -48,7 +48,7 @@ def _row(rows: Sequence[MethodPlan], accelerator: Accelerator, assumed: Assumed)
     """A method under each budget."""
     run = next((each for each in rows if not each.problem), None)
     start = scientific(run.start) if run else "–"
-    memory = f"{run.footprint.on(assumed.devices) / GIB:.2f}" if run and run.footprint else "–"
+    memory = f"{run.footprint.on(assumed.shards) / GIB:.2f}" if run and run.footprint else "–"
     cells: list[Callable[[MethodPlan], str]] = [
         lambda each: count(each.steps),
         lambda each: count(each.answers),
@@ -103,7 +103,9 @@ def assumptions(plan: TaskPlan, accelerator: Accelerator, assumed: Assumed) -> I
     if accelerator.price is not None:
         yield f"${accelerator.price:g} an hour and device: {accelerator.source}"
     if assumed.devices > 1:
-        yield "work is spread evenly, weights and optimizer are sharded as by FSDP: by formula, a run takes one device today"
+        yield "work is spread evenly; each device holds weights, gradients and optimizer whole"
+    if assumed.shards > 1:
+        yield f"memory is as if FSDP sharded weights and optimizer in {assumed.shards}: by formula, no run does so yet"
     yield "memory is without buffers of kernels and libraries; TRL's own loops are not measured"
     yield "seeds and prompts spread as on nano's board"
     yield from plan.notes
@@ -118,12 +120,12 @@ def advice(methods: Sequence[MethodPlan], accelerator: Accelerator, assumed: Ass
         elif each.problem:
             yield f"{each.method}: {each.problem}"
     for each in {each.method: each for each in methods}.values():
-        needed = each.footprint.on(assumed.devices) if each.footprint else 0
+        needed = each.footprint.on(assumed.shards) if each.footprint else 0
         if needed > accelerator.memory:
             yield (
                 f"{each.method}: {needed / GIB:.1f} GiB do not fit into {accelerator.name}'s {accelerator.memory / GIB:.1f}; "
-                "lower task.training.micro_batch, or set task.training.gradient_checkpointing=true, task.model.lora=16 or "
-                "task.model.dtype=bfloat16"
+                "lower task.training.micro_batch, or set task.training.gradient_checkpointing=true, task.model.lora=16 (then "
+                "task.model.dtype=bfloat16 as well)"
             )
 
 
@@ -151,5 +153,5 @@ def _items(items: dict[tuple[str, str], int]) -> list[dict[str, Any]]:
 def _method(each: MethodPlan, accelerator: Accelerator, assumed: Assumed) -> dict[str, Any]:
     plain = {name: value for name, value in vars(each).items() if name not in ("items", "footprint")}
     plain |= {"flops": each.flops, "items": _items(each.items), "hours": each.hours(accelerator, assumed)}
-    memory = asdict(each.footprint) | {"device": each.footprint.on(assumed.devices)} if each.footprint else None
+    memory = asdict(each.footprint) | {"device": each.footprint.on(assumed.shards)} if each.footprint else None
     return plain | {"memory": memory}
