@@ -50,10 +50,11 @@ class PlannedLoop:
         own, mismatched = (
             max(len(row["prompt_ids"]) + len(row[side]) for row in rows) for side in ("completion_ids", "KL_completion_ids")
         )
-        self._read("policy", len(rows), mismatched)
         self._train(len(rows), own)
         self._read("reference", len(rows), own)
-        self._read("reference", len(rows), mismatched)
+        if self.settings.get("loss_type", "kto") == "kto":  # others have no estimate of the KL
+            self._read("policy", len(rows), mismatched)
+            self._read("reference", len(rows), mismatched)
 
     def _cpo(self, rows: Rows, _: int) -> None:
         sides = ("chosen_input_ids", "rejected_input_ids")
