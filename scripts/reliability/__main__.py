@@ -124,30 +124,7 @@ def page(found: dict[str, Found], command: str) -> str:
         lines.append(
             f"| [{part}](#{part}) | {sum(each.tried.values())} | {each.trials} | {each.failed} | {each.seconds / 60:.1f} |"
         )
-    lines += [
-        "", WRONG,
-    ]  # fmt: skip
-    for part, each in found.items():
-        lines.append(
-            f"| [{part}](#{part}) | {sum(each.tried.values())} | {each.trials} | {each.failed} | {each.seconds / 60:.1f} |"
-        )
-    lines += [
-        "", WRONG,
-    ]  # fmt: skip
-    for part, each in found.items():
-        lines.append(
-            f"| [{part}](#{part}) | {sum(each.tried.values())} | {each.trials} | {each.failed} | {each.seconds / 60:.1f} |"
-        )
-    lines += [
-        "", WRONG,
-    ]  # fmt: skip
-    for part, each in found.items():
-        lines.append(
-            f"| [{part}](#{part}) | {sum(each.tried.values())} | {each.trials} | {each.failed} | {each.seconds / 60:.1f} |"
-        )
-    lines += [
-        "", WRONG,
-    ]  # fmt: skip
+    lines += ["", WRONG]
     for part, each in found.items():
         lines += ["", f"## {part}", "", " ".join((PARTS[part][0].__doc__ or "").split()), ""]
         lines += ["| what | tried |", "| --- | ---: |", *(f"| {what} | {n} |" for what, n in sorted(each.tried.items()))]
