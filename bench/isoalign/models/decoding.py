@@ -11,7 +11,7 @@ from torch.nn.functional import pad as constant_pad
 from isoalign.core.batches import Batch, Prompts, Rollouts, joined
 from isoalign.models.passes import Body, Predict
 
-GREEDY = -1.0  # in place of a random number: the likeliest token
+GREEDY = -1.0  # in place of all random numbers: the likeliest tokens
 CROWDED = 0.75  # completions leave once no more than this share is unfinished: leaving copies the cache
 
 
@@ -88,8 +88,8 @@ class Decoder:
 
 
 def sample_tokens(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Inverse-CDF choice: logits [B, V] and uniforms [B] to tokens [B]; the likeliest token where a uniform is GREEDY."""
+    """Inverse-CDF choice: logits [B, V] and uniforms [B] to tokens [B]."""
     cumulative = logits.softmax(-1).cumsum(-1)
     target = uniforms.to(cumulative.dtype).unsqueeze(-1) * cumulative[:, -1:]
     token = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    return torch.where(uniforms < 0, logits.argmax(-1), token.clamp(max=logits.shape[-1] - 1))
+    return token.clamp(max=logits.shape[-1] - 1)

@@ -18,7 +18,7 @@ from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.memory import by_rows
 from isoalign.models import tokens
-from isoalign.models.decoding import CROWDED, Decoder, Draws, Sampled, joined_samples, sample_tokens
+from isoalign.models.decoding import CROWDED, GREEDY, Decoder, Draws, Sampled, joined_samples, sample_tokens
 from isoalign.models.flops import Shape, shape_of
 from isoalign.models.passes import (
     LOGITS,
@@ -209,8 +209,10 @@ class LanguageModel:
         pad = int(self.tokenizer.pad_token_id)
         decoder = Decoder(self.body, self.predict_now(), prompts, rows // len(prompts), steps, pad)
         alive = torch.ones(rows, dtype=torch.bool, device=self.device)
+        greedy = bool((uniforms == GREEDY).all())  # looked at once: a choice costs nothing more at each token
         for step in range(steps):
-            token = sample_tokens(decoder.logits, uniforms[decoder.rows, step])
+            logits = decoder.logits
+            token = logits.argmax(-1) if greedy else sample_tokens(logits, uniforms[decoder.rows, step])
             decoder.append(torch.where(alive, token, pad), alive)
             if self.ends:
                 alive = alive & ~torch.isin(token, self.end_ids)

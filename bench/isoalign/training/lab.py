@@ -284,8 +284,7 @@ class Lab:
         return self._session.progress
 
     def log(self, **scalars: float | Tensor) -> None:
-        """Log scalars of the current step; values of one name within a step are averaged, by rows in a
-        loss."""
+        """Log scalars of the current step; values of one name within a step are averaged, in a loss by rows."""
         if reserved := sorted(HARNESS_SCALARS & scalars.keys()):
             raise UserError(f"lab.log cannot take {', '.join(reserved)}: the harness logs it already; use another name")
         if not self._session.meter.quoting:
