@@ -25,7 +25,7 @@ from isoalign.training.lab import Lab
 from isoalign.training.trainer import Trainer
 from workbench import Bench, Terminal, algorithms, quick, same, weights
 
-FLOPS = Budget(2.5e8)
+FLOPS = Budget(3e8)  # ten steps and more of every method
 OFTEN = TrainConfig(warmup=2, checkpoint_seconds=0, snapshots=(0.1, 0.4, 0.7))  # a checkpoint after every iteration
 
 
