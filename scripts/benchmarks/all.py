@@ -1,6 +1,6 @@
 """All benchmarks, or some parts by name, and their tables in docs/performance.md.
 
-    python scripts/benchmarks/all.py [steps sampling evaluation boards start ...] [--jobs 2]
+    python scripts/benchmarks/all.py [steps sampling evaluation boards start bf16 ...] [--jobs 2]
 
 Each part is a script beside this one; what it prints replaces what stands between its marks on the page, under the processor's
 name, the date and the commit.
@@ -24,6 +24,7 @@ PARTS = {
     "evaluation": "runs.py evaluation --rounds 1",
     "boards": "boards.py",
     "start": "runs.py start",
+    "bf16": "bf16.py",
 }
 
 

@@ -107,12 +107,10 @@ def write_algorithm(name: str, package: Path | None) -> list[Path]:
     if not name.isidentifier() or name != name.lower():
         wanted = "use lower-case letters, digits and underscores, as in my_method"
         raise UserError(f"{name!r} can't be the name of an algorithm: {wanted}")
+    files = _into_package(name, package) if package and (package / "pyproject.toml").exists() else {}
     if name in plugins.algorithms():
         raise UserError(f"algorithm {name} already exists; choose another name")
-    if package and (package / "pyproject.toml").exists():
-        files = _into_package(name, package)
-    else:
-        files = _in_package(name, package) if package else _in_checkout(name)
+    files = files or (_in_package(name, package) if package else _in_checkout(name))
     if taken := [path for path in files if path.exists() and path.name != "pyproject.toml"]:
         raise UserError(f"{taken[0]} already exists; remove it, or choose another name")
     for path, text in files.items():

@@ -79,7 +79,7 @@ def _row(name: str, file: Path) -> type:
     of = settings.pop("of", None) if isinstance(settings, dict) else None
     others = sorted(set(plugins.algorithms()) - plugins.rows().keys())
     if of not in others:
-        wanted = "which has no file in baselines/, must say whose class it takes, as in of: dpo"
+        wanted = "without a class of this name it must say whose class it takes, as in of: dpo; or install its package again"
         raise UserError(f"{file}: {wanted}" if of is None else f"{file}: {unknown('algorithm', str(of), others)}")
     base: Any = algorithm(of)
     fields = {field.name: field for field in dataclasses.fields(base)}
