@@ -513,6 +513,7 @@ ROWS: list[tuple[str, Any, str]] = [
     ("a number", "7", "a row must be a JSON object, not '7'"),
     ("broken JSON", '{"prompt": "q"', "cannot be read: Expecting ',' delimiter"),
     ("two objects", '{"prompt": "q"} {}', "more follows the object"),
+    ("a name twice", '{"prompt": "q", "completion": "a", "label": true, "label": false}', "it has 'label' twice"),
     ("endless nesting", '{"prompt": ' + "[" * 100_000, "it is nested too deeply"),
 ]  # fmt: skip
 GOOD: dict[str, Any] = {

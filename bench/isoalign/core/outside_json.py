@@ -19,7 +19,7 @@ def decode(text: str, **options: Any) -> Any:
     long or that UTF-8 can't hold.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_mapping, **options)
+        value = json.loads(text, object_pairs_hook=mapping_once, **options)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if _HALVES.search(text):
@@ -46,7 +46,8 @@ def decode(text: str, **options: Any) -> Any:
     raise ValueError(f"it is nested too deeply: more than {DEEPEST} levels")
 
 
-def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def mapping_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The mapping of these names and values. Raises ValueError if it has a name twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

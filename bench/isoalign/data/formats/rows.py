@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from isoalign.core.outside_json import mapping_once
+
 SOURCES = ("source", "subset", "dataset")
 RATERS = ("rater", "annotator", "labeler")
 MOST_ANSWERS = 1000  # to one prompt by one rater: 499,500 pairs
@@ -156,7 +158,7 @@ def _reject_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not a finite number; write null for a missing value")
 
 
-_STRICT = json.JSONDecoder(parse_constant=_reject_constant)
+_STRICT = json.JSONDecoder(parse_constant=_reject_constant, object_pairs_hook=mapping_once)
 
 
 def decode_json(text: str, start: int = 0) -> tuple[Any, int]:
