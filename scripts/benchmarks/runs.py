@@ -2,8 +2,8 @@
 
     python scripts/benchmarks/runs.py evaluation|start [--rounds 3]
 
-``evaluation`` makes a run in an empty store and tells its stages apart, each without those that it makes on the way. ``start``
-is help, the same run once more, and the board of the published cards.
+``evaluation`` makes a run in an empty store, and one of another method after it, and tells their stages apart, each without
+those that it makes on the way. ``start`` is help, a run once more, and the board of the published cards.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -32,8 +33,8 @@ TRAINING = "train"
 BEFORE = ("preflight", "sft", "annotators", "completions", "pairs", "reward", "unpaired", "revisions")
 
 
-def command(store: Path, results: Path) -> list[str]:
-    return ["algorithm=dpo", "task=nano", f"store={store}", f"results={results}", "threads=1", "tracking=off"]
+def command(store: Path, results: Path, algorithm: str = "dpo") -> list[str]:
+    return [f"algorithm={algorithm}", "task=nano", f"store={store}", f"results={results}", "threads=1", "tracking=off"]
 
 
 @contextmanager
@@ -70,31 +71,41 @@ def by_stage(words: list[str]) -> dict[str, float]:
 
 
 def evaluation(rounds: int) -> str:
-    found = []
+    found: list[list[dict[str, float]]] = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            words = command(Path(folder) / "store", Path(folder) / "results")
-            done = subprocess.run(
-                [sys.executable, __file__, "--one", *words], check=True, capture_output=True, text=True, env=os.environ | QUIET
-            )
-            found.append(json.loads(done.stdout.splitlines()[-1]))
-    seconds = {stage: statistics.median(each.get(stage, 0.0) for each in found) for stage in found[0]}
-    kinds = {stage: "training" if stage == TRAINING else "before" if stage in BEFORE else "evaluation" for stage in seconds}
-    order = sorted(seconds, key=lambda stage: (["before", "training", "evaluation"].index(kinds[stage]), -seconds[stage]))
-    rows = [[kinds[stage], stage, f"{seconds[stage]:.1f}"] for stage in order]
+            found.append([alone(command(Path(folder) / "store", Path(folder) / "results", name)) for name in ("dpo", "ipo")])
+    stages = found[0][0]
+    kinds = {stage: "training" if stage == TRAINING else "before" if stage in BEFORE else "evaluation" for stage in stages}
+    seconds = {
+        stage: [statistics.median(each[place].get(stage, 0.0) for each in found) for place in (0, 1)] for stage in stages
+    }
+    order = sorted(stages, key=lambda stage: (["before", "training", "evaluation"].index(kinds[stage]), -seconds[stage][0]))
+    rows = [[kinds[stage], stage, *(f"{each:.1f}" if each else "–" for each in seconds[stage])] for stage in order]
     for kind in ("training", "evaluation"):
-        each = [sum(taken for stage, taken in one.items() if kinds.get(stage) == kind) for one in found]
-        rows.append([f"all {kind}", "", f"{statistics.median(each):.1f} ({min(each):.1f} to {max(each):.1f})"])
-    return grid(["part", "stage", "CPU s"], rows, left=(0, 1))
+        whole = [
+            [sum(one[stage] for stage in one if kinds.get(stage) == kind) for one in each] for each in zip(*found, strict=True)
+        ]
+        rows.append([f"all {kind}", "", *(f"{statistics.median(each):.1f}" for each in whole)])
+    return grid(["part", "stage", "DPO, first (CPU s)", "IPO, after it (CPU s)"], rows, left=(0, 1))
+
+
+def alone(words: list[str]) -> dict[str, float]:
+    """What a run in a process of its own spends on each stage."""
+    line = [sys.executable, __file__, "--one", *words]
+    done = subprocess.run(line, check=True, capture_output=True, text=True, env=os.environ | QUIET)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def start(rounds: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         first = command(Path(folder) / "store", Path(folder) / "results")
+        published = shutil.copytree(ROOT / "results" / "published" / "nano", Path(folder) / "published" / "nano").parent
         words = {
             "isoalign --help": ["--help"],
             "isoalign run algorithm=dpo task=nano, finished": ["run", *first, "budget.steps=2"],
-            "isoalign board nano, published cards": ["board", "nano", f"results={ROOT / 'results' / 'published'}"],
+            "isoalign board nano, published cards": ["board", "nano", "--results", str(published)],
         }
         spent(words["isoalign run algorithm=dpo task=nano, finished"])
         times: dict[str, list[float]] = {name: [] for name in words}
