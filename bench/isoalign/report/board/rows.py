@@ -15,7 +15,7 @@ from isoalign.report.board.columns import clip_bounds
 from isoalign.report.board.ranking import pooled_estimate
 
 REFERENCE, CONTROL, METHOD, UNMETERED = "reference", "control", "method", "unmetered"
-_PARTS = {"sft": REFERENCE, "sft_chosen": CONTROL}
+_PARTS = {"sft": REFERENCE, "sft_chosen": CONTROL, "drift_rloo": CONTROL, "drift_dpo": CONTROL}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ def learns(tested: AlgorithmUnderTest) -> str:
     """Its expected reward rises on a toy problem with countable answers."""
     if getattr(tested.algorithm, "suppresses", False):
         raise NotApplicable("it declares that it makes chosen answers less likely, too (suppresses)")
+    if getattr(tested.algorithm, "control", False):
+        raise NotApplicable("it declares that it learns from no feedback (control)")
     bench = toy.toy_bench(tested.bench, 1.0)
     rewards, base = bench.source.the_judge.rewards, toy.answer_logp(bench.language_model())
     before, after = (float((logp.exp() * rewards).sum(-1).mean()) for logp in (base, _train_on_toy(tested, bench)))

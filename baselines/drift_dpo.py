@@ -1,0 +1,43 @@
+"""A control for drift: DPO on verdicts by coin."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from isoalign import Lab, Pairs, Paper, Step, register
+from isoalign.baselines.dpo import MARGIN, margin
+from isoalign.baselines.drift_rloo import random_numbers
+
+
+@register
+class DriftDPO:
+    """DPO, where a coin says which answer of a pair is the better one, once for each pair.
+
+    What it changes is what moving away from the base changes, on the same answers: a method has learned what it gains beyond
+    that, at equal KL.
+
+    ``verdict_seed``: which coins. The other settings are those of DPO.
+    """
+
+    paper: ClassVar[Paper] = Paper(
+        "isoalign", "A control for drift", 2026, equation="docs/statistics.md", family="none",
+        learns_from="pairs with verdicts by coin: a control", parity="test_drift.py: numbers worked by hand", logs=MARGIN,
+    )  # fmt: skip
+
+    control: ClassVar[bool] = True
+
+    beta: float = 0.1
+    batch_size: int = 32
+    lr: float = 1e-4
+    verdict_seed: int = 0
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        """One batch of pairs, one step."""
+        yield Step(lab.pairs(self.batch_size), self.loss)
+
+    def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
+        """-log sigmoid(beta * margin) [B], the margin's sign by coin."""
+        coin = random_numbers(pairs.index, self.verdict_seed).sign()
+        return -logsigmoid(self.beta * coin * margin(lab, pairs))
