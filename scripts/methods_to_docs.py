@@ -10,7 +10,7 @@ import yaml
 
 from isoalign.config.search_path import options
 from isoalign.core import plugins
-from isoalign.tools.tune import space
+from isoalign.tools.tuning.space import space
 from isoalign.training import registry
 from isoalign.training.provenance import FAMILIES, Paper
 

@@ -20,7 +20,9 @@ from isoalign.core.records import Estimate
 from isoalign.data import hub
 from isoalign.evaluation.card import OTHER_BASE
 from isoalign.runs import tuned
-from isoalign.tools.tune import RULES, Trial, largest_gain, one_standard_error, points, space
+from isoalign.tools.tuning.search import at_ends
+from isoalign.tools.tuning.space import beyond, points, space, widened
+from isoalign.tools.tuning.trials import RULES, Trial, largest_gain, one_paired_error, one_standard_error, paired
 from workbench import COMMAND, TINY, Terminal, complaint
 
 SPACE = {"a": ["1", "2", "3"], "b": ["x", "y", "z", "w"]}
@@ -58,6 +60,40 @@ def test_a_space_is_read_as_it_is_typed_and_one_that_there_is_not_is_named() -> 
         space("nobody")
 
 
+GRID = {"algorithm.lr": ["1e-4", "3e-4", "1e-3"], "algorithm.draws": ["2", "4", "8"], "algorithm.mode": ["a", "b"]}
+
+
+def at(rate: str, draws: str, reduction: float, **more: Any) -> Trial:
+    settings = {"algorithm.lr": rate, "algorithm.draws": draws, "algorithm.mode": "a"}
+    return Trial(settings, Estimate(reduction, 0.0, 1.0, 100), 1.0, **more)
+
+
+def test_a_space_grows_beyond_the_end_at_which_the_best_lies_and_nowhere_else() -> None:
+    middle, corner = at("3e-4", "4", 0.1), at("1e-3", "8", 0.2)
+    assert widened(GRID, [middle]) == {}
+    assert widened(GRID, [middle, corner]) == {"algorithm.lr": ["0.003"], "algorithm.draws": ["16"]}
+    assert widened(GRID, [middle, at("1e-4", "2", 0.2)]) == {"algorithm.lr": ["3e-05"], "algorithm.draws": ["1"]}
+    assert widened(GRID, [middle, at("1e-3", "8", 0.2, gates=("gate",))]) == {}  # which is as many as half
+
+
+def test_where_under_half_can_be_chosen_a_lower_rate_is_tried() -> None:
+    gated = at("1e-3", "8", 0.2, gates=("gate",))
+    assert widened(GRID, [at("3e-4", "4", 0.1), gated, gated]) == {"algorithm.lr": ["3e-05"]}
+    assert widened(GRID, [gated]) == {"algorithm.lr": ["3e-05"]}
+
+
+def test_later_trials_are_new_and_lie_beyond_the_end_or_are_the_next_ones_of_the_space() -> None:
+    middle, corner = at("3e-4", "4", 0.1), at("1e-3", "4", 0.2)
+    found = beyond(GRID, [middle, corner], 3)
+    assert [one["algorithm.lr"] for one in found] == ["0.003"] * 3
+    assert len({tuple(one.items()) for one in found}) == 3
+    tried = [at(one["algorithm.lr"], one["algorithm.draws"], 0.1) for one in points(GRID, 4)]
+    inner = [Trial(one, trial.gain, 1.0) for one, trial in zip(points(GRID, 4), tried, strict=True)]
+    inner.append(at("3e-4", "4", 0.5))
+    assert all(one in points(GRID, 18) and one not in [trial.settings for trial in inner] for one in beyond(GRID, inner, 3))
+    assert at_ends([middle, corner], corner) == ["lr"]
+
+
 # -- rules -------------------------------------------------------------------------------------------------------------
 
 
@@ -66,6 +102,19 @@ def test_of_trials_within_one_standard_error_of_the_best_the_one_with_least_kl_i
     a, b, c = trial("a", 0.100, 0.0196, 6.0), trial("b", 0.091, 0.0196, 2.0), trial("c", 0.089, 0.0196, 0.5)
     assert one_standard_error([c, a, b]) == b
     assert largest_gain([c, a, b]) == a
+
+
+def test_the_paired_error_is_that_of_the_difference_prompt_by_prompt() -> None:
+    """Scores of 4 prompts: the best is better by 0, 0, .02, .02, a mean of .01 with the error .01155 / 2 = .00577."""
+    best, near, far = trial("best", 0.100, 0.1, 6.0), trial("near", 0.095, 0.1, 2.0), trial("far", 0.090, 0.1, 0.5)
+    scores = {"a": 0.1, "b": 0.3, "c": 0.2, "d": 0.4}
+    worse = scores | {"c": 0.22, "d": 0.42}
+    found = paired([near, best, far], [worse, scores, worse | {"e": 9.0}])
+    assert [one.behind_error for one in found] == pytest.approx([0.0057735, 0.0, 0.0057735])
+    assert one_paired_error(found) == found[0]  # .005 behind; far is .010 behind
+    assert one_standard_error(found) == found[2]  # whose error, .051, is that of a gain by itself
+    assert largest_gain(found) == found[1]
+    assert paired([Trial({"a": "x"}, failed="NaN")], [{}]) == [Trial({"a": "x"}, failed="NaN")]
 
 
 def test_what_is_gated_failed_or_unknown_is_not_chosen() -> None:
@@ -110,14 +159,13 @@ def test_tuning_tries_each_method_equally_often_and_writes_the_winner_with_its_r
         assert [each["settings"] for each in record["trials"]] == points(space(name), 2)
         assert record["split"] == "validation"
         told = record["trials"]
-        tried = [Trial(t["settings"], Estimate(**t["gain"]), t["kl"], tuple(t["gates"])) for t in told]
-        chosen = one_standard_error(tried)
+        chosen = largest_gain(Trial(t["settings"], Estimate(**t["gain"]), t["kl"], tuple(t["gates"])) for t in told)
         assert chosen is not None
         assert record["chosen"] == chosen.settings
         text = (place.home / "conf" / "tuned" / f"nano_{name}.yaml").read_text()
         assert text.splitlines()[:2] == ["# @package _global_", f"# {record['command']}"]
         written = yaml.safe_load(text)
-        assert written["tuning"] == "2 trials on validation prompts, by one_standard_error"
+        assert written["tuning"] == "2 trials on validation prompts, by largest_gain"
         assert on_base(place.model) == f"tuned_on: {{weights: '{written['tuned_on']['weights']}', lora: 0, dtype: float32}}\n"
         assert {f"algorithm.{key}": float(value) for key, value in written["algorithm"].items()} == {
             key: float(value) for key, value in chosen.settings.items()

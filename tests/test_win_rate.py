@@ -30,7 +30,7 @@ from isoalign.models.answer_scorers import AnswerScorer
 from isoalign.runs.win_rate import taught
 from isoalign.stages.shared import SharedStages
 from isoalign.stats.length_control import length_controlled
-from isoalign.tools.tune import Search
+from isoalign.tools.tuning.search import Search
 from workbench import COMMAND, Terminal, complaint, finished, stages
 
 

@@ -11,16 +11,15 @@ from isoalign.core.complaint import say
 from isoalign.core.errors import UserError
 from isoalign.core.progress import Progress
 from isoalign.runs import overrides
-from isoalign.tools import tune as tuning
+from isoalign.tools.tuning import search as tuning
+from isoalign.tools.tuning.space import points, space
 
 
 @click.command()
 @click.argument("task")
 @click.argument("words", nargs=-1, metavar="[ALGORITHM|KEY=VALUE]...")
 @click.option("--trials", default=8, show_default=True, help="Trials of each method.")
-@click.option(
-    "--rule", default="one_standard_error", show_default=True, help="Rule of choice: one_standard_error or largest_gain."
-)
+@click.option("--rule", default="largest_gain", show_default=True, help="Rule of choice: largest_gain or one_paired_error.")
 @click.option("--workers", default=2, show_default=True, help="Trials in parallel.")
 @click.option("--results", type=options.PATH, default="results/tuning", show_default=True, help="Folder of the record.")
 @click.option("--conf", type=options.PATH, help="Folder for tuned/TASK_ALGORITHM.yaml.  [default: conf/ of this installation]")
@@ -32,8 +31,8 @@ def tune(
     """Give each method equally many trials and keep its best settings.
 
     Without ALGORITHM, every one that declares a search space in conf/sweep/. Trials are scored on validation prompts. Settings
-    task.KEY=VALUE and budget=NAME hold for all. one_standard_error chooses the least KL within one standard error of the
-    largest gain in the task's objective.
+    task.KEY=VALUE and budget=NAME hold for all. A third of the trials come after the others, beyond an end of the space where
+    the best lies there. largest_gain chooses by the task's objective, one_paired_error the least KL within an error of that.
     """
     settings = [overrides.quoted(word) for word in words if "=" in word]
     named = [word for word in words if "=" not in word]
@@ -45,7 +44,7 @@ def tune(
     conf = conf or search_path.folders()[0]
     for name in wanted:
         search.file(name, conf)  # one that can't be written is found out before the trials
-    bar = _Bar(sum(len(tuning.points(tuning.space(name), trials)) for name in wanted))
+    bar = _Bar(sum(len(points(space(name), trials)) for name in wanted))
     failed = 0
     for name, tried in search.run(wanted, bar.hear):
         try:
@@ -54,7 +53,9 @@ def tune(
             say(str(error))
             failed += 1
             continue
-        print(f"chosen: {tuning.line(name, winner)}\n  {file}  {record}", flush=True)
+        ends = ", ".join(tuning.at_ends(tried, winner))
+        print(f"chosen: {tuning.line(name, winner)}{f'; at an end of what was tried: {ends}' if ends else ''}", flush=True)
+        print(f"  {file}  {record}", flush=True)
     bar.close()
     return 1 if failed else 0
 
@@ -69,4 +70,4 @@ class _Bar(Progress):
     def hear(self, name: str, trial: tuning.Trial) -> None:
         self.heard += 1
         print(tuning.line(name, trial), flush=True)
-        self.show(self.heard / self.count, {})
+        self.show(min(1.0, self.heard / self.count), {})

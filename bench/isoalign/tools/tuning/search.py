@@ -1,141 +1,42 @@
-"""Equal tuning: each method gets the same number of trials over its declared search space, on validation prompts, and the
-same rule chooses among them.
+"""A search: the trials of some methods on a task, and what is written of them.
 
-The space of a method is ``conf/sweep/<name>.yaml``, choices in Hydra's grammar, so `isoalign run -m +sweep=<name>` walks all
-of it; here a scrambled Halton sequence picks as many points as every other method gets. A trial is an `isoalign run` like any
-other, one thread each, so what the store holds is not trained twice, and a stopped search goes on by the same command.
+A third of a method's trials wait for the others: where the best of these lies at an end of its space, or under half can be
+chosen, they go beyond that end. A trial is an `isoalign run` like any other, one thread each, so what the store holds is not
+trained twice, and a stopped search goes on by the same command.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from isoalign.config.evaluation import NONE, WIN_RATE
-from isoalign.config.search_path import folders, options
 from isoalign.core import stopping
 from isoalign.core.errors import UserError, unknown
 from isoalign.core.files import save
-from isoalign.core.lazy import scipy
 from isoalign.core.objective import objective_of
-from isoalign.core.records import Estimate
 from isoalign.evaluation import card as cards
 from isoalign.runs import overrides
+from isoalign.tools.tuning.space import SEED, beyond, ends, points, space
+from isoalign.tools.tuning.trials import RULES, Settings, Trial, paired
 
-SEED = 100  # of the trials' training; no seed of a published card
-Settings = dict[str, str]
+Scores = dict[str, float]
+
 LEAN = [
     "task.evaluation.split=validation", "task.evaluation.draws=4", "task.evaluation.curve_draws=1",
     "task.training.snapshots=[]", "threads=1", "tracking=off",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A point of the search space and its result: its gain on validation prompts and exact KL.
-
-    ``gates``: the gates that its text failed; ``failed``: why there is no card.
-    """
-
-    settings: Settings
-    gain: Estimate | None = None
-    kl: float | None = None
-    gates: tuple[str, ...] = ()
-    failed: str = ""
-
-    @property
-    def usable(self) -> bool:
-        """Whether it may be chosen."""
-        return self.gain is not None and self.gain.value is not None and self.kl is not None and not self.gates
-
-
-def one_standard_error(trials: Iterable[Trial]) -> Trial | None:
-    """Of the trials within one standard error of the largest gain, that with the least KL (Breiman et al. 1984, section
-    3.4.3): a trial not distinguishable from the best, with the least drift."""
-    usable = [trial for trial in trials if trial.usable]
-    if not usable:
-        return None
-    best = max(usable, key=_gain)
-    return min((t for t in usable if _gain(t) >= _gain(best) - _error(best)), key=lambda t: (t.kl, -_gain(t)))
-
-
-def largest_gain(trials: Iterable[Trial]) -> Trial | None:
-    """The trial with the largest gain, at whatever KL."""
-    return max((trial for trial in trials if trial.usable), key=_gain, default=None)
-
-
-RULES: dict[str, Callable[[Iterable[Trial]], Trial | None]] = {
-    "one_standard_error": one_standard_error, "largest_gain": largest_gain, "largest_reduction": largest_gain,
-}  # fmt: skip
-"""The rules by name; `largest_reduction` is what records of toxicity tasks call the second."""
-
-
-def _gain(trial: Trial) -> float:
-    assert trial.gain is not None
-    return trial.gain.value or 0.0
-
-
-def _error(trial: Trial) -> float:
-    """Standard error, from a 95% interval."""
-    found = trial.gain
-    return (found.high - found.low) / 3.92 if found and found.high is not None and found.low is not None else 0.0
-
-
-# -- the space ---------------------------------------------------------------------------------------------------------
-
-
-def space(algorithm: str) -> dict[str, list[str]]:
-    """Key to the values it may take, as they are typed.
-
-    Raises UserError if none is declared, or if one is not a choice(...).
-    """
-    file = next((f for folder in folders() if (f := folder / "sweep" / f"{algorithm}.yaml").exists()), None)
-    if file is None:
-        raise UserError(
-            f"{algorithm} declares no search space; write sweep/{algorithm}.yaml in conf/, or in its package's conf. "
-            f"Declared: {', '.join(options('sweep'))}"
-        )
-    found: dict[str, list[str]] = {}
-    for key, values in _leaves(OmegaConf.to_container(OmegaConf.load(file))).items():
-        override = OverridesParser.create().parse_override(f"{key}={values}")
-        if not override.is_choice_sweep():
-            raise UserError(f"{file}: {key} must be choice(...), not {values}")
-        found[key] = list(override.sweep_string_iterator())
-    return found
-
-
-def _leaves(node: Any, prefix: str = "") -> dict[str, str]:
-    if not isinstance(node, dict):
-        return {prefix: str(node)}
-    inner = [_leaves(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in node.items()]
-    return {key: value for part in inner for key, value in part.items()}
-
-
-def points(space: Mapping[str, Sequence[str]], count: int, seed: int = SEED) -> list[Settings]:
-    """The first ``count`` distinct points of a scrambled Halton sequence over the choices; all of a smaller space."""
-    whole = math.prod(map(len, space.values()))
-    found: dict[tuple[str, ...], None] = {}
-    sequence = scipy.stats.qmc.Halton(len(space), seed=seed)
-    while len(found) < min(count, whole):
-        (place,) = sequence.random(1)
-        found[tuple(values[int(share * len(values))] for share, values in zip(place, space.values(), strict=True))] = None
-    return [dict(zip(space, point, strict=True)) for point in found]
-
-
-# -- the trials --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -195,24 +96,36 @@ class Search:
 
         The SFT row comes first, alone: it makes the stages that all trials share.
         """
-        wanted = {name: points(space(name), self.trials) for name in algorithms}
-        first = self._trial("sft", {})
+        late = self.trials // 3
+        wanted = {name: points(space(name), self.trials - late) for name in algorithms}
+        first, _ = self._trial("sft", {})
         if first.failed:
             raise UserError(f"the SFT row failed: {first.failed}")
-        found: dict[str, list[Trial]] = {name: [] for name in wanted}
+        found: dict[str, list[tuple[Trial, Scores]]] = {name: [] for name in wanted}
+        second: set[str] = set()  # methods whose late trials have begun
         with ThreadPoolExecutor(self.workers) as pool:
             tried = {pool.submit(self._trial, name, at): name for name, every in wanted.items() for at in every}
             try:
-                for future in as_completed(tried):
-                    name, trial = tried[future], future.result()
-                    found[name].append(trial)
-                    report(name, trial)
-                    if len(found[name]) == len(wanted[name]):
-                        yield name, sorted(found[name], key=lambda trial: wanted[name].index(trial.settings))
+                while tried:
+                    for future in wait(tried, return_when=FIRST_COMPLETED).done:
+                        name = tried.pop(future)
+                        found[name].append(future.result())
+                        report(name, found[name][-1][0])
+                        if len(found[name]) < len(wanted[name]):
+                            continue
+                        found[name].sort(key=lambda one: wanted[name].index(one[0].settings))
+                        trials, scores = zip(*found[name], strict=True)
+                        more = [] if name in second else beyond(space(name), trials, late)
+                        second.add(name)
+                        wanted[name] += more
+                        tried |= {pool.submit(self._trial, name, at): name for at in more}
+                        if not more:
+                            yield name, paired(trials, scores)
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _trial(self, algorithm: str, at: Settings) -> Trial:
+    def _trial(self, algorithm: str, at: Settings) -> tuple[Trial, Scores]:
+        """A trial, and the score of each prompt."""
         stopping.stop_here()
         words = [f"task={self.task}", f"algorithm={algorithm}", f"seed={SEED}", f"results={self.results / 'trials'}", *LEAN]
         words += [f"store={self.store}"] if self.store else []
@@ -223,13 +136,13 @@ class Search:
         )  # fmt: skip
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.startswith("isoalign: ")]
-            return Trial(at, failed=(lines or done.stderr.splitlines() or ["no error message"])[-1].removeprefix("isoalign: "))
+            last = (lines or done.stderr.splitlines() or ["no error message"])[-1]
+            return Trial(at, failed=last.removeprefix("isoalign: ")), {}
         card = cards.read_card(Path(done.stdout.splitlines()[-1]))
         gates = tuple(flag.text for flag in card.flags if flag.kind == "gate")
-        return Trial(at, card.metrics.get(objective_of(card).gain), card.metrics["kl"].value, gates)
-
-
-# -- what is written ---------------------------------------------------------------------------------------------------
+        objective = objective_of(card)
+        scores = {prompt: value for prompt, value in card.values.get(objective.level, {}).items() if value is not None}
+        return Trial(at, card.metrics.get(objective.gain), card.metrics["kl"].value, gates), scores
 
 
 def write(search: Search, algorithm: str, trials: Sequence[Trial], conf: Path) -> tuple[Trial, Path, Path]:
@@ -242,7 +155,7 @@ def write(search: Search, algorithm: str, trials: Sequence[Trial], conf: Path) -
     told = {
         "task": search.task, "algorithm": algorithm, "command": search.command(algorithm), "rule": search.rule, "seed": SEED,
         "base": search.base, "split": "validation", "space": space(algorithm), "trials": [asdict(trial) for trial in trials],
-        "chosen": winner.settings if winner else None,
+        "chosen": winner.settings if winner else None, "at_ends": at_ends(trials, winner) if winner else [],
     }  # fmt: skip
     save(record, json.dumps(told, indent=1) + "\n")
     if winner is None:
@@ -254,6 +167,12 @@ def write(search: Search, algorithm: str, trials: Sequence[Trial], conf: Path) -
     text = [*head, f"tuned_on: {json.dumps(search.base)}", "algorithm:", *lines]
     save(file, "\n".join(text) + "\n")
     return replace(winner), file, record
+
+
+def at_ends(trials: Sequence[Trial], chosen: Trial) -> list[str]:
+    """The settings whose best value is the least or largest that was tried: a larger space may hold better ones."""
+    tried = {key: sorted({trial.settings[key] for trial in trials}) for key in chosen.settings}
+    return [key.removeprefix("algorithm.") for key in ends(tried, chosen.settings)]
 
 
 def line(algorithm: str, trial: Trial) -> str:
