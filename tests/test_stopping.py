@@ -90,6 +90,21 @@ def test_a_second_signal_breaks_off_what_is_to_be_finished(handling: None, monke
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("words", [["--help"], ["nonsense"]])
+def test_a_signal_while_the_interpreter_ends_changes_nothing(number: signal.Signals, words: list[str]) -> None:
+    code = f"""
+import atexit, os, sys
+from isoalign.cli.main import main
+atexit.register(os.kill, os.getpid(), {int(number)})
+sys.argv = ["isoalign", *{words!r}]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == (2 if words == ["nonsense"] else 0)
+    assert done.stderr.count("\n") == (words == ["nonsense"])
+
+
 def test_children_that_do_not_end_are_ended(handling: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stopping, "GRACE", 0.2)
     deaf = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); sys.stdin.read()"

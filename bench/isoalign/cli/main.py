@@ -18,8 +18,10 @@ def main() -> None:
 
         status = invoke(sys.argv[1:])
         sys.stdout.flush()  # a closed pipe is noticed now, not at exit
+        stopping.over()
     except SystemExit as stop:  # Hydra's way to end
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        stopping.over()
     except KeyboardInterrupt as stopped:
         for number in stopping.SIGNALS:
             signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once

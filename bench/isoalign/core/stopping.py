@@ -44,6 +44,13 @@ def install() -> None:
             signal.signal(number, _handle)
 
 
+def over() -> None:
+    """Ignore the signals: all is done, and what is raised while the interpreter ends is caught by nobody."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def finishing() -> Iterator[None]:
     """Context whose work is not broken off by a first signal: it looks at `asked`, or ends, and `stop_here` comes later."""
