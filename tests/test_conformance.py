@@ -3,11 +3,12 @@
 import contextlib
 import copy
 import dataclasses
+import functools
 import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,55 +32,56 @@ from isoalign.training.process_state import preserved
 from workbench import Bench, algorithms, loops, quick, same, small, weights
 
 LOOPS = quick(loops(), "trl_dpo")
-WHOLE = ("dpo", "rloo")  # do all on the toy in a test of their own
-ON_TOY = [each for each in algorithms() + LOOPS if each.id == "trl_dpo" or (each not in LOOPS and each.id not in WHOLE)]
 ALL = pytest.mark.parametrize(("name", "algorithm"), algorithms() + LOOPS)
 FLOPS = Budget(6e7)  # a few steps of the tiny model
-QUICK = ("budget", "deterministic", "finite", "isolated", "metered", "pure")  # of "resumes" test_resume has more
+OF_ONE_RUN = ("budget", "isolated", "metered", "pure")
+OF_MORE = ("deterministic", "finite")  # of "resumes" test_resume has more
 ON_THE_TOY = ("learns", "zero_reward", "large_kl_coefficient", "closed_form")
 
 
-def enough(algorithm: Any) -> Budget:
-    """A few steps; a loop of TRL's pays for padding, prompts and a second pass of the head, too."""
-    return FLOPS if hasattr(algorithm, "iteration") else Budget(2.4e8)
+@pytest.fixture(scope="module")
+def tested(tiny_bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], AlgorithmUnderTest]:
+    """An algorithm under test, whose runs all tests of it share."""
+
+    @functools.cache
+    def under_test(algorithm: Any) -> AlgorithmUnderTest:
+        mode = {"mode": algorithm.mode} if hasattr(algorithm, "mode") else {}
+        whole = dataclasses.replace(type(algorithm)(), **mode)
+        return AlgorithmUnderTest(type(algorithm).__name__, whole, tiny_bench, tmp_path_factory.mktemp("tested"))
+
+    return under_test
 
 
-def suite() -> list[Any]:
-    """Every algorithm with every quick check; what takes long in all is fast for a few algorithms and slow for the others."""
-    found = []
-    for each in algorithms() + LOOPS:
-        for check in QUICK:
-            fast = check in ("budget", "pure") or each.id in ("dpo", "kto", "ppo")
-            marks = [*each.marks, *([] if fast else [pytest.mark.slow])]
-            found.append(pytest.param(*each.values, check, id=f"{check}-{each.id}", marks=marks))
-    return found
+def conforms(tested: AlgorithmUnderTest, checks: tuple[str, ...]) -> None:
+    """All checks hold. None of rows applies to a loop of one's own, and all on the toy to what declares its optimum."""
+    declared = getattr(tested.algorithm, "closed_form", False)
+    for check in checks:
+        exempt = contextlib.suppress if check in ON_THE_TOY and not declared else pytest.raises
+        free = (check in ON_THE_TOY and not declared) or (check == "pure" and tested.has_own_loop)
+        with exempt(NotApplicable) if free else contextlib.nullcontext():
+            CHECKS[check](tested)
 
 
-@pytest.mark.parametrize(("name", "algorithm", "check"), suite())
-def test_every_algorithm_conforms(tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, check: str) -> None:
-    exempt = hasattr(algorithm, "train") and check in ("resumes", "pure")  # of a loop of one's own
-    with pytest.raises(NotApplicable) if exempt else contextlib.nullcontext():
-        CHECKS[check](AlgorithmUnderTest(name, algorithm, tiny_bench, tmp_path))
+@ALL
+def test_every_algorithm_keeps_to_its_budget_leaves_alone_what_is_not_its_own_and_has_a_loss_of_rows(
+    tested: Callable[[Any], AlgorithmUnderTest], name: str, algorithm: Any
+) -> None:
+    conforms(tested(algorithm), OF_ONE_RUN)
+
+
+@pytest.mark.parametrize(("name", "algorithm"), quick(algorithms() + loops(), "dpo", "kto", "ppo"))
+def test_every_algorithm_repeats_itself_and_stays_finite(
+    tested: Callable[[Any], AlgorithmUnderTest], name: str, algorithm: Any
+) -> None:
+    conforms(tested(algorithm), OF_MORE)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "algorithm"), ON_TOY)
-@pytest.mark.parametrize("check", ON_THE_TOY)
+@pytest.mark.parametrize(("name", "algorithm"), [*algorithms(), *(each for each in loops() if each.id == "trl_dpo")])
 def test_every_algorithm_does_on_the_toy_as_it_declares(
-    tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, check: str
+    tested: Callable[[Any], AlgorithmUnderTest], name: str, algorithm: Any
 ) -> None:
-    whole = dataclasses.replace(registry.algorithm(name)(), **({"mode": algorithm.mode} if hasattr(algorithm, "mode") else {}))
-    with contextlib.suppress(NotApplicable):
-        CHECKS[check](AlgorithmUnderTest(name, whole, tiny_bench, tmp_path))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", WHOLE)
-def test_the_closed_form_is_reached_and_the_base_with_equal_rewards_or_a_large_kl_coefficient(
-    tiny_bench: Bench, tmp_path: Path, name: str
-) -> None:
-    for check in ON_THE_TOY:
-        CHECKS[check](AlgorithmUnderTest(name, registry.algorithm(name)(), tiny_bench, tmp_path / check))
+    conforms(tested(algorithm), ON_THE_TOY)
 
 
 @ALL
@@ -198,7 +200,7 @@ def test_a_check_finds_the_algorithm_that_breaks_its_demand(tiny_bench: Bench, t
         CHECKS[check](AlgorithmUnderTest("broken", dataclasses.dataclass(frozen=True)(cls)(), tiny_bench, tmp_path))
 
 
-@pytest.mark.parametrize("check", [name for name in QUICK if name != "budget"])
+@pytest.mark.parametrize("check", [*OF_ONE_RUN[1:], *OF_MORE])
 def test_no_check_accuses_the_honest_one(tiny_bench: Bench, tmp_path: Path, check: str) -> None:
     CHECKS[check](AlgorithmUnderTest("honest", Honest(), tiny_bench, tmp_path))
 

@@ -12,7 +12,7 @@ from isoalign.core import progress
 def check(name: str, checks: tuple[str, ...], device: str) -> int:
     """Test an algorithm on what every algorithm must do.
 
-    ALGORITHM may be a plug-in's. It is tried on a tiny model, in about a minute. Without CHECK, all checks are run; each
+    ALGORITHM may be a plug-in's. It is tried on a tiny model, in seconds. Without CHECK, all checks are run; each
     prints a line with its name. The exit status is 1 if one fails.
     """
     from isoalign.core import devices  # loads torch where a device is looked for

@@ -17,7 +17,7 @@ from isoalign.core.records import Budget
 from isoalign.data.preferences import Feedback
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.models.language import LanguageModel
-from isoalign.tools.conformance.workbench import SOURCES, Bench, FixedSource
+from isoalign.tools.conformance.workbench import SOURCES, Bench, FixedSource, Size, write_model
 from isoalign.training.trainer import Trainer
 
 WORDS = (40, 41, 42, 43)  # single characters, so that each answer has its own text
@@ -59,8 +59,11 @@ class Table:
 
 
 def toy_bench(bench: Bench, scale: float) -> Bench:
-    """The toy problem on a bench's model, with rewards evenly spaced in [-scale, scale]."""
+    """The toy problem on a model of one layer, with rewards evenly spaced in [-scale, scale]."""
     rewards = scale * (torch.tensor(RANKS, dtype=torch.float32) / 7.5 - 1)
+    if not (folder := bench.model.with_name("toy")).exists():
+        write_model(folder, Size(layers=1, feed_forward=32))
+    bench = bench.replace(model=folder)
     model = bench.language_model()
     table = Table(rewards, tuple(model.decode(all_answers(1))))
     source = FixedSource(_toy_prompts(), {by: _verdicts(rewards, source) for by, source in SOURCES.items()}, {}, table)
@@ -70,7 +73,6 @@ def toy_bench(bench: Bench, scale: float) -> Bench:
 
 def train_policy(bench: Bench, algorithm: Any, steps: int, folder: Path) -> Tensor:
     """log pi [2, 16] over all answers, after optimizer steps."""
-    folder.mkdir(parents=True)
     trainer: Trainer = bench.trainer(algorithm, Budget(1e18, steps=steps), folder, config=TrainConfig(warmup=5))
     trainer.run(type(algorithm).__name__)
     return answer_logp(trainer.policy)
