@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from isoalign import Lab, Paper, register, trl
+from isoalign import Conditions, Lab, Paper, register, trl
 
 
 @register
@@ -21,6 +21,8 @@ class TRLCPO:
         values={"beta": "0.1", "cpo_alpha": "1", "batch_size": "128"},
         parity="test_trl.py: the paper's first loss and gradient",
     )  # fmt: skip
+
+    acts_with: ClassVar[Conditions] = {"simpo_gamma": ("loss_type", ("simpo",))}
 
     beta: float = 0.1
     cpo_alpha: float = 1.0

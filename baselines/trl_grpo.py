@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from isoalign import Paper, Rows, register
+from isoalign import Conditions, Paper, Rows, register
 from isoalign.baselines.trl_rloo import TRLRLOO
 
 
@@ -38,6 +38,8 @@ class TRLGRPO(TRLRLOO):
             logs={"reward": "mean reward of the answers that were sampled"},
         )},
     }  # fmt: skip
+
+    acts_with: ClassVar[Conditions] = {"epsilon": ("loss_type", ("grpo", "dapo", "dr_grpo", "bnpo"))}
 
     beta: float = 0.04
     num_generations: int = 8

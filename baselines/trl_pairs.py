@@ -2,13 +2,15 @@
 
 from typing import Any, ClassVar
 
-from isoalign import Lab, Paper, Rows, register, trl
+from isoalign import Conditions, Lab, Paper, Rows, register, trl
 from isoalign.baselines.trl_dpo import TRLDPO
 
 LOSSES = (
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero",
     "apo_down", "discopop", "sigmoid_norm",
 )  # fmt: skip
+SCORED = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop")
+UNWEIGHED = ("aot", "aot_unpaired", "hinge")  # TRL 1.16 multiplies in place what the hinge keeps for its gradient
 DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 AOT = ("Melnyk et al.", "Distributional Preference Alignment of LLMs via Optimal Transport", 2024, "2406.05882")
 APO = ("D'Oosterlinck et al.", "Anchored Preference Optimization and Contrastive Revisions", 2024, "2408.06266")
@@ -37,6 +39,13 @@ class TRLPairs(TRLDPO):
     """
 
     kl_price: ClassVar[str] = ""
+    acts_with: ClassVar[Conditions] = {
+        "label_smoothing": ("loss_type", ("exo_pair", "robust", "aot", "aot_unpaired")),
+        "discopop_tau": ("loss_type", ("discopop",)),
+        "f_divergence": ("loss_type", SCORED),
+        "alpha": ("f_divergence", ("alpha_divergence",)),
+        "weighting": ("loss_type", tuple(each for each in LOSSES if each not in UNWEIGHED)),
+    }
 
     paper: ClassVar[Paper] = Paper(
         "Lambert et al.", "Tulu 3: Pushing Frontiers in Open Language Model Post-Training", 2024, "2411.15124",

@@ -26,6 +26,10 @@ Rows = dict[str, dict[str, Any]]
 """Further algorithms over a class, by the names of their yaml files: the class attributes that differ, ``paper`` at least."""
 
 
+Conditions = dict[str, tuple[str, tuple[Any, ...]]]
+"""Setting to another setting and its values: only with these the first has an effect. Elsewhere it is refused if it is set."""
+
+
 @dataclass(frozen=True)
 class Paper:
     """The provenance of a method.

@@ -101,8 +101,8 @@ def default_algorithm(name: str) -> Any:
 
 
 def with_checked_settings(algorithm: Any) -> Any:
-    """The algorithm itself. Raises UserError for a setting that yaml cannot hold, or that is not finite or negative where it
-    must not be."""
+    """The algorithm itself. Raises UserError for a setting that yaml cannot hold, that is not finite or negative where it
+    must not be, or that has no effect beside the others (`provenance.Conditions`)."""
     for name, value in hyperparameters(algorithm).items():
         if not isinstance(value, bool | int | float | str | tuple | list | None):
             raise UserError(
@@ -112,6 +112,12 @@ def with_checked_settings(algorithm: Any) -> Any:
             raise UserError(f"algorithm.{name} must be a finite number, not {value}")
         if name in ("lr", "lora") and isinstance(value, int | float) and value < 0:
             raise UserError(f"algorithm.{name} must be 0 or more, not {value}")
+    for name, (other, values) in getattr(algorithm, "acts_with", {}).items():
+        if getattr(algorithm, name) != getattr(type(algorithm), name) and getattr(algorithm, other) not in values:
+            raise UserError(
+                f"algorithm.{name} has an effect only with algorithm.{other} {' or '.join(map(str, values))}, not with "
+                f"{getattr(algorithm, other)}; leave it at {getattr(type(algorithm), name)}"
+            )
     return algorithm
 
 
