@@ -1,30 +1,20 @@
 """Anchored preference optimisation for pairs whose chosen answers are better than the policy's own."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from isoalign import Lab, Pairs, Paper, Step, register
-from isoalign.baselines.dpo import MARGIN
+from isoalign import Lab, Pairs, Paper, register
+from isoalign.baselines.dpo import DPO, MARGIN
 
 
 @dataclass(frozen=True)
-class PairLoss:
+class PairLoss(DPO):
     """A loss on pairs with the settings of DPO, of which none is a KL coefficient."""
 
-    beta: float = 0.1
-    batch_size: int = 32
-    lr: float = 1e-4
-
-    def iteration(self, lab: Lab) -> Iterator[Step]:
-        """One batch of pairs, one step."""
-        yield Step(lab.pairs(self.batch_size), self.loss)
-
-    def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
-        """One value a pair [B]."""
-        raise NotImplementedError
+    kl_price: ClassVar[str] = ""
+    closed_form: ClassVar[bool] = False
 
 
 @register

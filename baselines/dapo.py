@@ -1,40 +1,24 @@
 """Decoupled clip and dynamic sampling: GRPO on the tokens of groups that differ."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from isoalign import Batch, Lab, Paper, Rollouts, Scalars, Step, joined, register
-from isoalign.baselines.grpo import group_advantages
-from isoalign.baselines.ppo import minibatches
-
-REWARD: Scalars = {"reward": "mean reward of the sampled answers, in deviations of the reward model's training answers"}
-
-
-@dataclass(frozen=True)
-class Grouped(Batch):
-    """Rollouts with their tokens' log-probabilities when they were sampled [B, T], advantages [B], and the mean number of
-    tokens of the step's answers [B]."""
-
-    rollouts: Rollouts
-    logp: Tensor
-    advantages: Tensor
-    mean_length: Tensor
+from isoalign import Lab, Paper, Rollouts, joined, register
+from isoalign.baselines.gspo import REWARD, Grouped, GroupLoss, clipped_loss
 
 
 @register
-class DAPO:
+class DAPO(GroupLoss):
     """Yu et al. 2025, "DAPO: An Open-Source LLM Reinforcement Learning System at Scale", eq. 8: a clip range that is wider
-    above than below, the mean over all tokens of a step, groups without differences drawn again, and a penalty for long
-    answers (eq. 13). There is no KL penalty.
+    above than below, a mean over tokens instead of answers, groups without differences drawn again (eq. 11), and a penalty
+    for long answers (eq. 13). The mean is over all tokens of a step, as in the authors' code and TRL; in eq. 8 over those of
+    a group. Answers without an end are not left out of the loss (their overlong filtering).
 
-    ``rollouts``: completions per iteration; ``draws``: samples per prompt, a group. ``clip``, ``clip_high``: their epsilon
-    low and high. ``tries``: how often prompts are sampled for groups whose rewards differ; what is missing then is filled
-    with groups that teach nothing. ``overlong``: the last share of the longest answer over which a penalty grows from 0 to 1,
-    0 for none. Advantages are GRPO's, with the unbiased deviation and 1e-4 added to it, as in TRL.
+    ``clip``, ``clip_high``: their epsilon low and high. ``tries``: how often prompts are sampled for groups whose rewards
+    differ; what is missing then is filled with groups that teach nothing. ``overlong``: the last share of the longest answer
+    over which a penalty grows from 0 to 1, 0 for none. The other settings are those of GSPO.
     """
 
     paper: ClassVar[Paper] = Paper(
@@ -45,25 +29,15 @@ class DAPO:
         logs=REWARD | {"varied": "share of the groups sampled whose rewards differ"},
     )  # fmt: skip
 
-    rollouts: int = 64
-    draws: int = 8
-    epochs: int = 2
-    minibatch: int = 32
     clip: float = 0.2
     clip_high: float = 0.28
     tries: int = 4
     overlong: float = 0.2
-    lr: float = 3e-4
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.minibatch, self.tries) < 1 or not 2 <= self.draws <= self.rollouts:
-            raise ValueError("epochs, minibatch and tries must be 1 or more, draws 2 or more and rollouts at least draws")
-        if not 0 <= self.clip < 1 or self.clip_high < 0 or not 0 <= self.overlong <= 1:
-            raise ValueError("clip must lie in [0, 1), clip_high be 0 or more and overlong lie in [0, 1]")
-
-    def iteration(self, lab: Lab) -> Iterator[Step]:
-        """Sample until the groups differ; then epochs of minibatches over all."""
-        yield from by_tokens(lab, grouped(lab, *self.sample(lab), self.draws), self.loss, self.epochs, self.minibatch)
+        super().__post_init__()
+        if not 0 <= self.clip < 1 or self.clip_high < 0 or not 0 <= self.overlong <= 1 or self.tries < 1:
+            raise ValueError("clip must lie in [0, 1), clip_high be 0 or more, overlong lie in [0, 1] and tries be 1 or more")
 
     def sample(self, lab: Lab) -> tuple[Rollouts, Tensor]:
         """Answers in groups, and their scores [B]."""
@@ -87,27 +61,6 @@ class DAPO:
         log_ratio = lab.policy(batch.rollouts).logp - batch.logp
         loss = clipped_loss(log_ratio, batch.advantages.unsqueeze(1), self.clip, self.clip_high)
         return (loss * batch.rollouts.completion_mask).sum(1) / batch.mean_length
-
-
-def grouped(lab: Lab, rollouts: Rollouts, score: Tensor, draws: int) -> Grouped:
-    """Rollouts with advantages within groups of ``draws``, and what the policy that sampled them said."""
-    with torch.no_grad():
-        logp = lab.policy(rollouts).logp
-    return Grouped(rollouts, logp, group_advantages(score, draws, scale=True), torch.ones_like(score))
-
-
-def by_tokens(lab: Lab, batch: Grouped, loss: Callable[[Any, Any], Tensor], epochs: int, size: int) -> Iterator[Step]:
-    """Minibatches whose rows know the mean length of their step, so that the mean over rows is one over the step's tokens."""
-    for step in minibatches(lab, batch, loss, epochs, size):
-        rows: Any = step.batch
-        mean = rows.rollouts.completion_mask.sum(1).float().mean()
-        yield Step(replace(rows, mean_length=mean.expand(len(rows))), loss)
-
-
-def clipped_loss(log_ratio: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
-    """-min(r A, clip(r, 1 - low, 1 + high) A), elementwise."""
-    ratio = log_ratio.exp()
-    return -torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
 
 
 def overlong_penalty(length: Tensor, longest: int, share: float) -> Tensor:

@@ -1,24 +1,15 @@
 """REINFORCE++: PPO without a critic, advantages scaled over the whole batch."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from isoalign import Batch, Lab, Paper, Rollouts, Step, register
-from isoalign.baselines.ppo import gae, minibatches, place_rewards, policy_loss, row_mean, whiten
+from isoalign import Lab, Paper, Rollouts, Step, register
+from isoalign.baselines.gspo import Grouped, by_tokens
+from isoalign.baselines.ppo import gae, place_rewards, policy_loss, row_mean, whiten
 from isoalign.baselines.reinforce import PRICED
-
-
-@dataclass(frozen=True)
-class Advanced(Batch):
-    """Rollouts with their tokens' log-probabilities when they were sampled, and advantages [B, T]."""
-
-    rollouts: Rollouts
-    logp: Tensor
-    advantages: Tensor
 
 
 @register
@@ -26,8 +17,9 @@ class ReinforcePP:
     """Hu et al. 2025, "REINFORCE++": the reward of an answer less the KL penalty of its tokens from here to its end,
     standardised over all tokens of the batch, in PPO's clipped loss.
 
-    ``rollouts``: completions per iteration; ``draws``: samples per prompt; ``kl``: KL coefficient, on k1 of each token. The
-    deviation is the biased one, with 1e-8 added to it; the loss is the mean over each answer's tokens. The variant with a
+    ``rollouts``: completions per iteration; ``draws``: samples per prompt; ``kl``: KL coefficient, on k1 of each token.
+    ``scale_length``: the loss is a mean over each answer's tokens; without, over all tokens of a step, as in the authors'
+    OpenRLHF. The deviation is the biased one, as there (verl has the unbiased one), with 1e-8 added to it. The variant with a
     baseline of the group is not this one.
     """
 
@@ -45,6 +37,7 @@ class ReinforcePP:
     minibatch: int = 32
     kl: float = 0.05
     clip: float = 0.2
+    scale_length: bool = True
     lr: float = 3e-4
 
     def __post_init__(self) -> None:
@@ -54,10 +47,10 @@ class ReinforcePP:
     def iteration(self, lab: Lab) -> Iterator[Step]:
         """Sample, score and standardise; then epochs of minibatches over all."""
         rollouts = lab.generate(lab.prompts(self.rollouts // self.draws), self.draws)
-        yield from minibatches(lab, self.advance(lab, rollouts), self.loss, self.epochs, self.minibatch)
+        yield from by_tokens(lab, self.advance(lab, rollouts), self.loss, self.epochs, self.minibatch)
 
     @torch.no_grad()
-    def advance(self, lab: Lab, rollouts: Rollouts) -> Advanced:
+    def advance(self, lab: Lab, rollouts: Rollouts) -> Grouped:
         """Rollouts with the advantage of each token."""
         score, logp, mask = lab.reward(rollouts), lab.policy(rollouts).logp, rollouts.completion_mask
         drift = (logp - lab.reference(rollouts).logp) * mask
@@ -65,9 +58,10 @@ class ReinforcePP:
         rewards = place_rewards(score, drift, self.kl, mask)
         zero = torch.zeros_like(rewards)  # in place of values, so that an advantage is all that is still to come
         returns, _ = gae(rewards, zero, mask, gamma=1.0, lam=1.0)
-        return Advanced(rollouts, logp, whiten(returns, mask))
+        return Grouped(rollouts, logp, whiten(returns, mask), torch.ones_like(score))
 
-    def loss(self, lab: Lab, batch: Advanced) -> Tensor:
-        """Clipped policy loss, averaged over each row's tokens [B]."""
+    def loss(self, lab: Lab, batch: Grouped) -> Tensor:
+        """Clipped policy loss, averaged over each row's tokens, or divided by the mean length of the step's rows [B]."""
         logp, mask = lab.policy(batch.rollouts).logp, batch.rollouts.completion_mask
-        return row_mean(policy_loss(logp - batch.logp, batch.advantages, self.clip), mask)
+        loss = policy_loss(logp - batch.logp, batch.advantages, self.clip)
+        return row_mean(loss, mask) if self.scale_length else (loss * mask).sum(1) / batch.mean_length

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, tensor
 
 from isoalign.baselines.cispo import CISPO
-from isoalign.baselines.dapo import DAPO, Grouped, by_tokens, clipped_loss, grouped, overlong_penalty
-from isoalign.baselines.gspo import GSPO
+from isoalign.baselines.dapo import DAPO, overlong_penalty
+from isoalign.baselines.gspo import GSPO, Grouped, by_tokens, clipped_loss, grouped
 from isoalign.baselines.ppo import PPO
-from isoalign.baselines.reinforce_pp import Advanced, ReinforcePP
+from isoalign.baselines.reinforce_pp import ReinforcePP
 from isoalign.core.records import Budget
 from isoalign.training.lab import Lab, session_of
 from workbench import Bench, nudge, open_vocabulary, trl_arguments
@@ -77,8 +77,10 @@ def test_reinforce_pp_gives_a_token_what_is_still_to_come_in_deviations_of_the_b
     found = ReinforcePP(kl=0.5).advance(lab, ANSWERS).advantages
     # rewards -.5 x (0 - base): first row 0, .5 + 3; second 1 + 1. To come: 3.5, 3.5 and 2; mean 3, biased deviation 1/sqrt(2)
     torch.testing.assert_close(found, tensor([[0.5, 0.5, 0.0], [-1.0, 0.0, 0.0]]) * math.sqrt(2), atol=1e-5, rtol=0)
-    batch = Advanced(ANSWERS, torch.zeros(2, 3), tensor([[2.0, 2.0, 0.0], [-1.0, 0.0, 0.0]]))
+    advantages = tensor([[2.0, 2.0, 0.0], [-1.0, 0.0, 0.0]])
+    batch = Grouped(ANSWERS, torch.zeros(2, 3), advantages, tensor([1.5, 1.5]))
     assert fixed(ReinforcePP(), batch) == pytest.approx([-(2.4 + 2) / 2, 1.5])
+    assert fixed(ReinforcePP(scale_length=False), batch) == pytest.approx([-(2.4 + 2) / 1.5, 1.5 / 1.5])
 
 
 def test_reinforce_pp_is_ppo_whose_values_are_zero(tiny_bench: Bench) -> None:
@@ -149,7 +151,7 @@ def test_a_mean_over_rows_is_one_over_the_tokens_of_the_step_and_stays_it_in_mic
     ("make", "words"),
     [
         (lambda: DAPO(draws=1), "draws 2 or more"),
-        (lambda: DAPO(tries=0), "tries must be 1 or more"),
+        (lambda: DAPO(tries=0), "tries be 1 or more"),
         (lambda: DAPO(overlong=1.5), r"overlong lie in \[0, 1\]"),
         (lambda: GSPO(clip=1.0), r"clip must lie in \[0, 1\)"),
         (lambda: GSPO(draws=65), "rollouts at least draws"),
