@@ -17,7 +17,8 @@ MARGIN: Scalars = {
 
 @register
 class DPO:
-    """Rafailov et al. 2023, "Direct Preference Optimization", eq. 7: the policy is its own reward model.
+    """Rafailov et al. 2023, "Direct Preference Optimization", eq. 7: the policy is its own reward model. Log-ratios are summed
+    over an answer's tokens, as in the paper.
 
     ``beta``: KL coefficient. ``batch_size``: pairs per step.
     """

@@ -26,7 +26,9 @@ class Compared(Batch):
 class GRPO:
     """Shao et al. 2024, "DeepSeekMath", eq. 3, with the KL of eq. 4 in the loss and the advantage of section 4.1.2.
 
-    ``rollouts``: completions per iteration; ``draws``: samples per prompt, a group; ``kl``: KL coefficient, per token.
+    ``rollouts``: completions per iteration; ``draws``: samples per prompt, a group; ``kl``: KL coefficient, per token. The
+    paper does not say which deviation it divides by: here it is the unbiased one of the group, with 1e-4 added to it, as in
+    TRL (verl adds 1e-6). The estimate of the KL, k3, is not clamped, as in the paper and TRL; verl clamps it to 10.
     Without ``scale_std``, the division by a group's standard deviation, and ``scale_length``, the division by a completion's
     length, it is Dr. GRPO (Liu et al. 2025, "Understanding R1-Zero-Like Training"), which removes both as biases.
     """

@@ -6,7 +6,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from isoalign import Lab, Pairs, Paper, Step, register
-from isoalign.baselines.dpo import MARGIN, margin
+from isoalign.baselines.apo_zero import implicit_rewards
+from isoalign.baselines.dpo import MARGIN
 
 
 @register
@@ -14,20 +15,21 @@ class IPO:
     """Azar et al. 2024, "A General Theoretical Paradigm to Understand Learning from Human Preferences", eq. 17: regression
     of the margin, so that it stays bounded on pairs with unanimous verdicts, unlike in DPO.
 
-    ``beta``: their tau; the target margin is 1 / (2 beta) nats. ``batch_size``: pairs per step.
-    As in the paper, log-ratios are summed over an answer's tokens. TRL divides each by its answer's length, so that its
-    margin is in nats per token and its beta about ours times the length.
+    ``beta``: their tau; the target margin is 1 / (2 beta) nats. ``batch_size``: pairs per step. ``scale_length``: each
+    log-ratio is divided by its answer's number of tokens, so that margins are in nats per token and beta is about as many
+    times larger. The paper's equation has sums; TRL divides, and has it from the authors that their experiments did.
     """
 
     paper: ClassVar[Paper] = Paper(
         "Azar et al.", "A General Theoretical Paradigm to Understand Learning from Human Preferences", 2024, "2310.12036",
         "eq. 17", family="pairs", learns_from="pairs", values={"batch_size": "90", "lr": "1e-2"},
-        parity="test_dpo_relatives.py: TRL's DPOTrainer with loss_type ipo, loss and gradient up to its division by length",
+        parity="test_dpo_relatives.py: TRL's DPOTrainer with loss_type ipo, loss and gradient",
         logs=MARGIN,
     )  # fmt: skip
 
     beta: float = 0.1
     batch_size: int = 32
+    scale_length: bool = False
     lr: float = 1e-4
 
     kl_price: ClassVar[str] = "beta"  # against the probability of winning, not a reward
@@ -41,5 +43,10 @@ class IPO:
         yield Step(lab.pairs(self.batch_size), self.loss)
 
     def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
-        """(margin - 1 / (2 beta))^2 [B]."""
-        return (margin(lab, pairs) - 1 / (2 * self.beta)) ** 2
+        """(margin - 1 / (2 beta))^2 [B], the margin per answer or per token."""
+        chosen, rejected = implicit_rewards(lab, pairs, 1.0)
+        if self.scale_length:
+            chosen, rejected = (
+                ratio / side.completion_mask.sum(1) for ratio, side in ((chosen, pairs.chosen), (rejected, pairs.rejected))
+            )
+        return (chosen - rejected - 1 / (2 * self.beta)) ** 2

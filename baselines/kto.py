@@ -20,14 +20,15 @@ class Judged(Batch):
 
 @register
 class KTO:
-    """Ethayarajh et al. 2024, "KTO: Model Alignment as Prospect Theoretic Optimization", eq. 8.
+    """Ethayarajh et al. 2024, "KTO: Model Alignment as Prospect Theoretic Optimization", eq. 7. Log-ratios are summed over
+    an answer's tokens.
 
     ``beta``: risk aversion. ``desirable_weight``, ``undesirable_weight``: lambda_D and lambda_U. No field is a KL coefficient:
     gains and losses saturate, so that nothing pulls a distant policy back to the base.
     """
 
     paper: ClassVar[Paper] = Paper(
-        "Ethayarajh et al.", "KTO: Model Alignment as Prospect Theoretic Optimization", 2024, "2402.01306", "eq. 8",
+        "Ethayarajh et al.", "KTO: Model Alignment as Prospect Theoretic Optimization", 2024, "2402.01306", "eq. 7",
         family="unpaired", learns_from="single answers, each good or bad",
         values={
             "beta": "0.1", "desirable_weight": "1 to 4/3 as many times undesirable_weight x bad / good answers", "lr": "5e-7",

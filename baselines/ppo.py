@@ -35,7 +35,12 @@ class PPO:
     "Fine-Tuning Language Models from Human Preferences": reward on the last token, per-token KL penalty, whitening.
 
     ``rollouts``: completions per iteration; ``draws``: samples per prompt; ``kl``: KL coefficient; ``target_kl``: nats per
-    completion that an adaptive coefficient targets, 0 for a fixed one; ``gae_lambda``: Schulman et al. 2016, eq. 16.
+    completion that an adaptive coefficient targets, 0 for a fixed one; ``gamma``, ``gae_lambda``: Schulman et al. 2016, eq.
+    16; ``clip``, ``value_clip``: how far ratios and values may move; ``value_weight``, ``entropy_weight``: of the value loss
+    and of a bonus for entropy; ``reward_clip``: the most that a reward counts; ``whiten``: standardise advantages over the
+    tokens of all rollouts, by the biased deviation with 1e-8 added to it (TRL 1.12 and verl: the unbiased one, 1e-8 added to
+    the variance). The loss is a mean over each answer's tokens; in TRL 1.12 and OpenRLHF over the tokens of all answers. An
+    answer without an end pays no penalty, which is an option of TRL 1.12.
     """
 
     paper: ClassVar[Paper] = Paper(

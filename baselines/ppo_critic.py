@@ -12,7 +12,7 @@ from isoalign.baselines.ppo import PENALISED, PPO
 class PPOCritic(PPO):
     """PPO as in Ouyang et al. 2022, "Training language models to follow instructions with human feedback": values come from a
     separate model, so that their loss does not change the policy. It is initialized from the SFT base, theirs from the reward
-    model. Its passes and its training are charged.
+    model. Its passes and its training are charged. The settings are those of PPO.
     """
 
     paper: ClassVar[Paper] = Paper(

@@ -15,8 +15,9 @@ class ReMax:
     1: an answer's advantage is its reward minus that of the greedy answer to its prompt.
 
     ``rollouts``: completions per step, one per prompt, besides as many greedy ones, which are paid, too; ``kl``: KL
-    coefficient, as part of the reward of the whole answer. The greedy answer's reward is without a KL penalty, as in the
-    paper.
+    coefficient, as part of the reward of the whole answer, and likelihoods are sums over its tokens; the authors' code gives
+    each token its own KL alone, and averages over the tokens of a batch. The greedy answer's reward is without a KL penalty,
+    as there.
     """
 
     paper: ClassVar[Paper] = Paper(

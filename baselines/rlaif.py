@@ -13,7 +13,7 @@ class RLAIF(PPO):
     """Lee et al. 2023, "RLAIF vs. RLHF": PPO with a reward from the AI judge.
 
     ``mode``: ``canonical`` trains a reward model on pairs labelled by the judge; ``direct`` uses the log-odds of the judge's
-    score as reward (their section 2.2.2).
+    score as reward (their section 2.2.2). The other settings are those of PPO.
     """
 
     paper: ClassVar[Paper] = Paper(

@@ -14,7 +14,8 @@ class RLOO:
     """Ahmadian et al. 2024, "Back to Basics: Revisiting REINFORCE-Style Optimization for Learning from Human Feedback in
     LLMs", with the estimator of Kool et al. 2019, "Buy 4 REINFORCE Samples, Get a Baseline for Free!".
 
-    ``rollouts``: completions per step; ``draws``: samples per prompt; ``kl``: KL coefficient, as part of the reward.
+    ``rollouts``: completions per step; ``draws``: samples per prompt; ``kl``: KL coefficient, as part of the reward. An answer
+    is one action: its log-ratio and its log-likelihood are sums over tokens, as in the paper and TRL.
     """
 
     paper: ClassVar[Paper] = Paper(

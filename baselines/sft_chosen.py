@@ -10,7 +10,10 @@ from isoalign import Lab, Paper, Rollouts, Step, register
 
 @register
 class SFTChosen:
-    """Negative log-likelihood of the chosen answers. A method's gain over it is due to preferences, not imitation."""
+    """Negative log-likelihood of the chosen answers. A method's gain over it is due to preferences, not imitation.
+
+    The mean is over each answer's tokens, then over answers; in most trainers it is over the tokens of all answers.
+    """
 
     paper: ClassVar[Paper] = Paper(
         "Rafailov et al.", "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", 2023,

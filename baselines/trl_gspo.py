@@ -20,19 +20,19 @@ class TRLGSPO(TRLGRPO):
     paper: ClassVar[Paper] = Paper(
         "Zheng et al.", "Group Sequence Policy Optimization", 2025, "2507.18071", "eq. 5", family="reward", learns_from=GROUPS,
         values={"beta": "0", "epsilon": "3e-4", "epsilon_high": "4e-4"},
-        parity="test_grpo_relatives.py: gspo has its loss and gradient", logs=REWARD,
+        parity="test_trl.py: the first gradient; TRL's own loss is that of gspo, test_grpo_relatives.py", logs=REWARD,
     )  # fmt: skip
     rows: ClassVar[Rows] = {
         "trl_cispo": {"paper": Paper(
             "MiniMax", "MiniMax-M1: Scaling Test-Time Compute Efficiently with Lightning Attention", 2025, "2506.13585",
             "eq. 4", family="reward", learns_from=GROUPS, values={"beta": "0"},
-            parity="test_grpo_relatives.py: cispo has its loss and gradient", logs=REWARD,
+            parity="test_trl.py: the first gradient; TRL's own loss is that of cispo, test_grpo_relatives.py", logs=REWARD,
         )},
         "trl_dapo": {"paper": Paper(
             "Yu et al.", "DAPO: An Open-Source LLM Reinforcement Learning System at Scale", 2025, "2503.14476",
             "eq. 8, without dynamic sampling", family="reward", learns_from=GROUPS,
             values={"beta": "0", "num_generations": "16", "epsilon": "0.2", "epsilon_high": "0.28"},
-            parity="test_grpo_relatives.py: dapo has its loss and gradient", logs=REWARD,
+            parity="test_trl.py: the first gradient; TRL's own loss is that of dapo, test_grpo_relatives.py", logs=REWARD,
         )},
     }  # fmt: skip
 

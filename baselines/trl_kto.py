@@ -7,14 +7,14 @@ from isoalign import Lab, Paper, register, trl
 
 @register
 class TRLKTO:
-    """``trl.KTOTrainer``: the loss of Ethayarajh et al. 2024, eq. 8, in TRL's own training loop.
+    """``trl.KTOTrainer``: the loss of Ethayarajh et al. 2024, eq. 7, in TRL's own training loop.
 
     The settings are those of ``kto``: ``beta``, risk aversion; ``desirable_weight`` and ``undesirable_weight``, lambda_D
     and lambda_U; ``batch_size``, answers per step.
     """
 
     paper: ClassVar[Paper] = Paper(
-        "Ethayarajh et al.", "KTO: Model Alignment as Prospect Theoretic Optimization", 2024, "2402.01306", "eq. 8",
+        "Ethayarajh et al.", "KTO: Model Alignment as Prospect Theoretic Optimization", 2024, "2402.01306", "eq. 7",
         family="unpaired", learns_from="single answers, each good or bad",
         values={
             "beta": "0.1", "desirable_weight": "1 to 4/3 as many times undesirable_weight x bad / good answers", "lr": "5e-7",

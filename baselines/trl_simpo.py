@@ -11,6 +11,7 @@ class TRLSimPO(TRLCPO):
     """``trl.experimental.cpo.CPOTrainer`` with the loss of Meng et al. 2024, "SimPO", eq. 6, without a likelihood term.
 
     ``beta``: scale of the rewards; ``simpo_gamma``: target margin between the rewards of the chosen and rejected answers.
+    The other settings are those of ``trl_cpo``.
     """
 
     paper: ClassVar[Paper] = Paper(

@@ -144,6 +144,19 @@ def test_ipo_is_trls_for_answers_of_one_token_and_for_longer_ones_differs_by_the
     assert_same_gradients(session_of(lab).policy.inner, trainer.model, times=length**2)
 
 
+def test_ipo_per_token_is_trls_on_ragged_answers(tiny_bench: Bench, tmp_path: Path) -> None:
+    from trl import DPOConfig, DPOTrainer
+
+    lab, feedback = open_vocabulary(nudge(tiny_bench.lab())), make_feedback("simulated", [2, 7, 4, 3], [1, 5, 2, 4])
+    ours = IPO(beta=0.3, scale_length=True).loss(lab, feedback.pairs(torch.arange(4), session_of(lab).pad)).mean()
+    ours.backward()
+    trainer = trl_trainer(DPOTrainer, DPOConfig, lab, tmp_path, loss_type="ipo", beta=0.3, max_length=None)
+    theirs = trainer.compute_loss(trainer.model, trainer.data_collator(rows(feedback)))
+    theirs.backward()
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    assert_same_gradients(session_of(lab).policy.inner, trainer.model)
+
+
 def test_loss_and_gradient_of_robust_dpo_are_trls(tiny_bench: Bench, tmp_path: Path) -> None:
     from trl import DPOConfig, DPOTrainer
 
