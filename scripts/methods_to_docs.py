@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ HEAD = """# Methods
 One row for each method, by what it learns from. `python scripts/methods_to_docs.py` writes this page from the classes in
 `baselines/`; a method of which something is missing fails a test. The paper's values are those that it recommends or reports;
 where there is none, it names none or we found none. Default settings on `nano` and `smol` are tuned, equally many trials for
-each method that has tuned settings; see [tuning](runs.md#tuning) and [what tuning does not do](limits.md#tuning).
+each method that has tuned settings; see [tuning](runs.md#tuning) and [what tuning does not do](limits.md#tuning). Where
+implementations differ, in sums or means over tokens, deviations, clamps, what is added to a denominator, or the penalty for
+answers without an end, the text says what the paper has and what is done here.
 
 A method is one file, or a yaml of settings over another one's class. TRL's own trainers, `trl_*`, run under the same base,
 data, meter and budget: from the same start on the same pairs, TRL's DPO and KTO end with our weights to 1e-5
@@ -62,6 +65,14 @@ def fields(name: str) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in rows] if len(rows) > 2 else []
 
 
+def meaning(name: str) -> str:
+    """What a method does, its conventions and its fields, as its class says it; a row has those of its class."""
+    if name in plugins.rows():
+        base = registry.algorithm(name).__module__.rpartition(".")[2]
+        return f"Its fields are those of [`{base}`](#{base})."
+    return inspect.cleandoc(registry.algorithm(name).__doc__ or "").replace("``", "`")
+
+
 def entry(name: str) -> str:
     """The section of a method."""
     told = paper(name)
@@ -71,6 +82,7 @@ def entry(name: str) -> str:
     if any(cards.values()):
         seen = (f"[{n} on {task}](../results/published/{task}/leaderboard.md)" for task, n in cards.items() if n)
         lines[1] += f" Published cards: {', '.join(seen)}."
+    lines.append(meaning(name))
     if table := fields(name):
         lines.append("\n".join(table))
     if told.logs:

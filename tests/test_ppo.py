@@ -7,6 +7,10 @@ import torch
 from torch import Tensor, tensor
 
 from isoalign.baselines.ppo import PPO, Experience, gae, place_rewards, policy_loss, row_mean, value_loss, whiten
+from isoalign.baselines.ppo_critic import PPOCritic
+from isoalign.baselines.ppo_lora import PPOLora
+from isoalign.baselines.rlaif import RLAIF
+from isoalign.core.batches import Rollouts
 from isoalign.training.lab import Lab, session_of
 from workbench import Bench
 
@@ -162,3 +166,38 @@ def test_a_reward_does_not_depend_on_its_batch_or_on_padding(tiny_bench: Bench) 
     torch.testing.assert_close(reward(batch), alone)
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(reward(batch[order]), alone[order])
+
+
+# -- its relatives -----------------------------------------------------------------------------------------------------
+
+
+def test_ppo_critic_is_ppo_with_the_values_of_a_model_apart(tiny_lab: Lab) -> None:
+    class Told(PPO):
+        def values(self, lab: Lab, rollouts: Rollouts, hidden: Tensor) -> Tensor:
+            return values
+
+    answers = tiny_lab.generate(tiny_lab.prompts(4))
+    values = tiny_lab.critic(answers).detach()
+    ours, theirs = (kind(kl=0.3).experience(tiny_lab, answers) for kind in (PPOCritic, Told))
+    torch.testing.assert_close(ours.advantages, theirs.advantages)
+    losses = [kind(value_weight=1.0).loss(tiny_lab, ours) for kind in (PPOCritic, Told)]
+    torch.testing.assert_close(*losses)
+
+
+def test_ppo_lora_is_ppo_on_an_adapter(tiny_bench: Bench) -> None:
+    lab = tiny_bench.replace(lora=4).lab()
+    answers = lab.generate(lab.prompts(4))
+    batch = PPO().experience(lab, answers)
+    torch.testing.assert_close(PPOLora().loss(lab, batch), PPO().loss(lab, batch))
+    PPOLora().loss(lab, batch).sum().backward()
+    moved = {name for name, p in session_of(lab).policy.inner.named_parameters() if p.grad is not None}
+    assert moved
+    assert all("lora" in name for name in moved)
+
+
+def test_rlaif_is_ppo_by_the_judges_reward_model_or_the_log_odds_of_its_own_score(tiny_lab: Lab) -> None:
+    answers, source = tiny_lab.generate(tiny_lab.prompts(4)), session_of(tiny_lab).source
+    torch.testing.assert_close(RLAIF().score(tiny_lab, answers), source.reward("judge")(answers))
+    policy = session_of(tiny_lab).policy
+    chance = source.scoring_judge()(policy.decode(answers), policy.decode_prompts(answers)).clamp(1e-3, 1 - 1e-3)
+    torch.testing.assert_close(RLAIF(mode="direct").score(tiny_lab, answers), (chance / (1 - chance)).log())

@@ -14,7 +14,7 @@ from isoalign.core.records import Budget
 from isoalign.training import registry
 from isoalign.training.lab import HARNESS_SCALARS
 from isoalign.training.provenance import FAMILIES, Paper
-from workbench import Bench, algorithms, loops, quick, small
+from workbench import CLASSES, Bench, algorithms, loops, quick, small
 
 TESTS = Path(__file__).parent
 
@@ -37,7 +37,24 @@ def test_a_method_has_a_paper_values_of_its_fields_a_search_space_and_a_test_of_
     assert colon
     assert against
     text = (TESTS / file).read_text(encoding="utf-8")
-    assert cls.__name__ in text or name in text or name == "sft" or "rows" in text, f"{file} has no test of {name}"
+    names = {cls.__name__, name, name.removeprefix("trl_"), cls.__module__.rpartition(".")[2]}  # a row by its class's file
+    assert name == "sft" or any(re.search(rf"\b{word}\b", text) for word in names), f"{file}: no {name}"
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_docstring_says_what_every_field_is(name: str) -> None:
+    cls = registry.algorithm(name)
+    said = re.sub(r"\s+", " ", cls.__doc__ or "")
+    others = re.search(r"settings( of both)?,? (and the advantages \(eq. 6\), )?are those of|as in (GRPO|DPO|PPO)", said)
+    usual = {"lr", "epochs", "minibatch", "batch_size", "rollouts", "draws", "clip"}  # the same in all
+    fields = {field.name for field in dataclasses.fields(cls)}
+    assert others or fields - usual <= set(re.findall(r"``(\w+)``", said))
+
+
+def test_families_are_known_without_importing_a_method() -> None:
+    named = {name: registry.algorithm(name).paper.family for name in registry.algorithm_names()}  # type: ignore[attr-defined]
+    assert plugins.families() == named
+    assert list(plugins.families()) == registry.algorithm_names()
 
 
 def test_every_family_has_a_method_or_waits_for_one_and_an_unknown_one_is_refused() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from isoalign.baselines.best_of_n import BestOfN
 from isoalign.config.task import ModelConfig
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
@@ -61,6 +62,13 @@ def test_of_every_few_answers_the_one_with_the_highest_score_is_kept_and_all_are
     assert set(bill) == {("policy", "sample")}
     first, _ = choose(tiny_bench, tmp_path, Choice(lambda answers: -torch.arange(len(answers)).float()))
     assert [row["ids"] for row in first] == [group[0] for group in groups], "the same answers, another choice"
+
+
+def test_best_of_n_chooses_by_the_reward_model_and_pays_for_it(tiny_bench: Bench, tmp_path: Path) -> None:
+    rows, bill = choose(tiny_bench, tmp_path, BestOfN(draws=EACH))  # type: ignore[arg-type]
+    among = Choice(lambda answers: tiny_bench.source.reward("annotator")(answers))
+    assert choose(tiny_bench, tmp_path, among)[0] == rows
+    assert bill["reward", "forward"] > 0
 
 
 def test_answers_are_those_that_were_sampled_whatever_select_does_to_them(tiny_bench: Bench, tmp_path: Path) -> None:

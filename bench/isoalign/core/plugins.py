@@ -22,6 +22,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -55,6 +56,20 @@ def rows() -> dict[str, Path]:
     folders = [*configurations().values(), CONF]
     files = (file for folder in folders for file in sorted((folder / "algorithm").glob("*.yaml")))
     return {file.stem: file for file in files if file.stem not in own}
+
+
+def families() -> dict[str, str]:
+    """What each of isoalign's own algorithms learns from (`isoalign.training.provenance.FAMILIES`), without importing any."""
+    texts = {name: (BASELINES / f"{name}.py").read_text(encoding="utf-8") for name in baselines()}
+    texts |= {name: texts.get(_class_of(file), "") for name, file in rows().items()}
+    found = {name: re.search(r'family="(\w+)"', text) for name, text in texts.items()}
+    return {name: match[1] for name, match in sorted(found.items()) if match}
+
+
+def _class_of(row: Path) -> str:
+    """The algorithm whose class a yaml takes."""
+    match = re.search(r"^of: *(\w+)", row.read_text(encoding="utf-8"), re.MULTILINE)
+    return match[1] if match else ""
 
 
 def algorithms() -> list[str]:

@@ -23,6 +23,7 @@ from isoalign.config.task import TaskConfig
 from isoalign.core import plugins
 from isoalign.core.errors import UserError, unknown
 from isoalign.runs.exchanged import composed
+from isoalign.training.provenance import FAMILIES
 
 GROUPS = ("algorithm", "task", "budget")
 # Flags of Hydra that take a word behind them.
@@ -30,13 +31,16 @@ TAKES_A_WORD = ("--cfg", "-c", "--info", "-i", "--package", "-p", "--config-dir"
 
 
 def listed() -> dict[str, str]:
-    """Every group's choices, for the help; of rows over one of TRL's loops, how many there are."""
+    """Every group's choices, for the help; algorithms by what they learn from, and of rows over one of TRL's loops, how many
+    there are."""
     found = {group: list(options(group)) for group in GROUPS}
     rows = [name for name in found["algorithm"] if name.startswith("trl_") and name in plugins.rows()]
-    found["algorithm"] = [name for name in found["algorithm"] if name not in rows] + [
-        f"and {len(rows)} losses of TRL's: trl_*"
-    ]
-    return {f"{group}s": ", ".join(choices) for group, choices in found.items()}
+    families, parts = plugins.families(), []
+    for family in (*FAMILIES, ""):
+        members = [name for name in found["algorithm"] if families.get(name, "") == family and name not in rows]
+        parts += [f"{family or 'others'}: {', '.join(members)}"] if members else []
+    texts = {f"{group}s": ", ".join(choices) for group, choices in found.items()}
+    return texts | {"algorithms": "; ".join([*parts, f"{len(rows)} losses of TRL's: trl_*"])}
 
 
 def check_overrides(arguments: list[str], sweep: bool) -> None:
