@@ -30,8 +30,6 @@ class RPO(PairLoss):
         },
     )  # fmt: skip
 
-    imitates: ClassVar[bool] = True  # the chosen answers, whatever makes them so
-
     sft_weight: float = 1.0
     scale_length: bool = True
 

@@ -23,7 +23,7 @@ from isoalign.tools.conformance.checks import DiesAtStep, Killed
 from isoalign.training import registry
 from isoalign.training.lab import Lab
 from isoalign.training.trainer import Trainer
-from workbench import Bench, Terminal, algorithms, quick, same, weights
+from workbench import FAST, Bench, Terminal, algorithms, quick, same, weights
 
 FLOPS = Budget(3e8)  # ten steps and more of every method
 OFTEN = TrainConfig(warmup=2, checkpoint_seconds=0, snapshots=(0.1, 0.4, 0.7))  # a checkpoint after every iteration
@@ -48,10 +48,12 @@ def kept(work: Path) -> dict[str, bytes]:
     return {file.relative_to(work).as_posix(): file.read_bytes() for file in files}
 
 
-@pytest.mark.parametrize("lora", [0, 4])
+ON_ADAPTERS = [pytest.param(*each.values, 4, id=f"{each.id}-4", marks=each.marks) for each in algorithms() if each.id in FAST]
+
+
 @pytest.mark.parametrize(
-    ("name", "algorithm"),
-    quick(algorithms(), "dpo", "ppo", "kto"),
+    ("name", "algorithm", "lora"),
+    quick([pytest.param(*each.values, 0, id=each.id) for each in algorithms()] + ON_ADAPTERS, "dpo", "ppo", "kto", "dpo-4"),
 )
 def test_a_run_killed_twice_ends_with_the_weights_the_bill_and_the_log_of_one_that_was_not(
     tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int
@@ -118,7 +120,7 @@ def test_a_module_that_sleeps_through_a_resume_wakes_up_with_what_it_had_learnt(
 
 
 def test_a_checkpoint_holds_tensors_and_json_only_and_appears_whole(tiny_bench: Bench, tmp_path: Path) -> None:
-    for name, algorithm in (param.values for param in algorithms()):
+    for name, algorithm in (param.values for param in algorithms() if param.id in FAST):
         work = tmp_path / name
         work.mkdir(exist_ok=True)
         trainer = tiny_bench.trainer(algorithm, Budget(1e15, steps=4), work, config=OFTEN)
