@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, combinations
 
@@ -14,12 +14,11 @@ from isoalign.core.errors import UserError
 from isoalign.core.records import Estimate
 from isoalign.stats.intervals import KEPT, LEVEL, TAIL, Array, finite, resample
 from isoalign.stats.tails import quantile, tails
-from isoalign.stats.variance import Parts, drawn_error, levels_of, parts_from, parts_of, shares_of, spread_of
+from isoalign.stats.variance import Parts, drawn_error, levels_of, parts_from, parts_of, shares_of
 
 Seeds = Sequence[Mapping[str, float | None]]
 """For each seed, prompt to its value (the mean over its draws)."""
 PAIRED = 10_000  # resamples of a comparison of few pairs
-FEW = 45  # pairs: those of ten methods
 MANY = 400  # pairs: those of 28 methods; of more nothing is resampled
 SUMS = 2**22  # resampled sums in memory at once: 32 MB
 BATCH = 500  # pairs of a batch at most
@@ -32,7 +31,8 @@ class Comparison:
     """First minus second of two methods, with its 95% interval, over ``n`` prompts; ``missing`` prompts lack a value.
 
     ``p``: two-sided, of no difference; ``p_holm``: the same after Holm's correction over all compared pairs; ``error``:
-    standard error; ``freedom``: its degrees of freedom. None with fewer than two prompts.
+    standard error; ``freedom``: its degrees of freedom. None with fewer than two prompts. ``single``: whether a side is one
+    training seed, so that it says nothing of the methods and has no ``p_holm``.
     """
 
     value: float | None
@@ -44,6 +44,7 @@ class Comparison:
     missing: int
     error: float | None = None
     freedom: float | None = None
+    single: bool = False
 
     @property
     def resolved(self) -> bool:
@@ -67,9 +68,9 @@ def hierarchical(values: Seeds, minus: Seeds | None = None) -> Estimate:
 
     The uncertainty of a variance over few seeds decides the width: bounds are those of Student's t with the harmonic mean of
     the two parts' degrees of freedom, weighted by their shares of the variance. Satterthwaite's squared shares are too
-    optimistic: a mean of three seeds is covered in 92% at worst, and of ten equal methods two are found to differ on up to 11%
-    of boards. With the harmonic mean it is 93 to 97%, and 2 to 6% of boards, for three seeds or more. Two seeds are too few:
-    15% of boards of ten methods.
+    optimistic: a mean of three seeds is covered in 92% at worst. With the harmonic mean it is 93 to 97%, for three seeds or
+    more. Two seeds often lie close together by chance, which makes both their variance and its share too small: they have one
+    degree of freedom, and its weight is the root of the share. That covers 94 to 98%.
 
     The bounds of a mean are corrected for skewness as in `bca`. Those of a difference are not: without a true difference it is
     not skewed, and correcting for chance skewness finds twice as many differences as it should at p < .01. A prompt that lacks
@@ -94,40 +95,46 @@ def hierarchical(values: Seeds, minus: Seeds | None = None) -> Estimate:
     return Estimate(part.value, *part.bounds(np.quantile(draws, levels_of(draws, skewness / 6))), n, missing)
 
 
-def compare(methods: Mapping[str, Seeds], pairs: Sequence[tuple[str, str]] | None = None) -> dict[tuple[str, str], Comparison]:
+def compare(
+    methods: Mapping[str, Seeds],
+    pairs: Sequence[tuple[str, str]] | None = None,
+    trained: Collection[str] = (),
+    counted: int = MANY,
+) -> dict[tuple[str, str], Comparison]:
     """Paired differences, first minus second, of methods that answered the same prompts; ``pairs``: all, by default.
+    ``trained``: those whose rows are training seeds; one such seed says nothing of its method, so its pairs are `single`.
 
-    Intervals are those of `hierarchical`, and p follows from them: an interval without 0 has p < .05, before Holm's correction
-    over ``pairs``. All pairs use the same resampled prompts. With r resamples the smallest p is 2 / (r + 1), which must be far
-    below what Holm's first step needs, so there are more resamples for many pairs. With more than ``MANY`` pairs, whose work
-    would grow with the square of their number, or resamples of too many prompts to be kept, intervals and p are what as many
+    Intervals are those of `hierarchical`; p is from the same resamples, before Holm's correction over ``pairs``. All pairs
+    use the same resampled prompts. With r resamples the smallest p is 2 / (r + 1), which must be far below what Holm's
+    first step needs, so there are more resamples for many pairs. With more than ``counted`` pairs, whose work would
+    grow with the square of their number, or resamples of too many prompts to be kept, intervals and p are what as many
     resamples would show on average, by `tails`.
 
-    Among many methods the three seeds of some lie close together by chance, and these methods seem to differ: of 26 equal
-    methods two were found to differ on 10% of boards. So with more than ``FEW`` pairs no method's seeds are taken to vary less
-    than those of the median method, which brings it under 2% (under 5% if methods vary 15-fold). Tusher et al. 2001,
-    "Significance analysis of microarrays", guard against small variances of few replicates in a similar way.
+    Among many methods the few seeds of some lie close together by chance, and these methods seem to differ: with the
+    degrees of freedom of the intervals two of 26 equal methods of three seeds were found to differ on 10% of boards. So
+    for p the weight of the seeds' degrees of freedom is their share of the variance to the power (S - 1) / (S + 1), S
+    the fewer seeds. That keeps it at 5% or less for 2 to 10 seeds and 4 to 30 methods, be their seeds equally variable
+    or not (tests/test_validity.py), and what is found of two methods does not depend on the others, but for Holm's
+    correction. It is cautious: a pair whose interval just excludes 0 may have p > .05.
     """
     pairs = list(combinations(methods, 2) if pairs is None else pairs)
     tables = dict(zip(methods, tables_of(list(methods.values())), strict=True))
     whole = {name: np.isfinite(table).all(0) for name, table in tables.items()}
-    resamples, least = PAIRED, 0.0
-    if len(pairs) > FEW:
-        resamples = max(resamples, _A_PAIR * len(pairs))
-        spreads = [spread_of(tables[name]) for name in dict.fromkeys(chain.from_iterable(pairs)) if len(tables[name]) > 1]
-        least = float(np.median(spreads)) if spreads else 0.0
+    resamples = max(PAIRED, _A_PAIR * len(pairs))
     alike: dict[bytes, list[tuple[str, str]]] = defaultdict(list)  # pairs by the prompts that both have
     for a, b in pairs:
         alike[(whole[a] & whole[b]).tobytes()].append((a, b))
     comparisons: dict[tuple[str, str], Comparison] = {}
-    exact = len(pairs) <= MANY and resamples * max((mask.size for mask in whole.values()), default=0) <= KEPT
+    exact = len(pairs) <= counted and resamples * max((mask.size for mask in whole.values()), default=0) <= KEPT
     for kept, group in alike.items():
         mask = np.frombuffer(kept, dtype=bool)
         for batch in _batches(group, max(2, SUMS // resamples) if exact else BATCH):
             answered = {name: tables[name][:, mask] for name in dict.fromkeys(chain.from_iterable(batch))}
-            made = _compared(answered, batch, resamples, least, exact)
+            made = _compared(answered, batch, resamples, exact)
             comparisons |= {pair: replace(one, missing=int((~mask).sum())) for pair, one in made}
-    tested = {pair: p for pair in pairs if (p := comparisons[pair].p) is not None}
+    lone = {name for name in trained if name in tables and len(tables[name]) == 1}
+    comparisons = {pair: replace(c, single=not lone.isdisjoint(pair)) for pair, c in comparisons.items()}
+    tested = {pair: c.p for pair in pairs if (c := comparisons[pair]).p is not None and not c.single}
     for pair, p_holm in zip(tested, holm(list(tested.values())), strict=True):
         comparisons[pair] = replace(comparisons[pair], p_holm=p_holm)
     return {pair: comparisons[pair] for pair in pairs}
@@ -185,7 +192,7 @@ def _batches(pairs: Sequence[tuple[str, str]], methods: int) -> Iterator[list[tu
 
 
 def _compared(
-    tables: Mapping[str, Array], pairs: Sequence[tuple[str, str]], resamples: int, least: float, exact: bool
+    tables: Mapping[str, Array], pairs: Sequence[tuple[str, str]], resamples: int, exact: bool
 ) -> Iterable[tuple[tuple[str, str], Comparison]]:
     """Comparisons of pairs of tables [seeds, prompts] without missing values on the same prompts; p_holm is still None. By
     ``resamples`` if ``exact``, else by what they would show on average."""
@@ -197,11 +204,11 @@ def _compared(
         return
     shares = {name: shares_of(table) for name, table in tables.items()}
     gaps = np.array([_apart(means[a], means[b]) for a, b in pairs])
-    parts = [parts_from(gap, [shares[a], shares[b]], least) for gap, (a, b) in zip(gaps, pairs, strict=True)]
+    parts = [parts_from(gap, [shares[a], shares[b]]) for gap, (a, b) in zip(gaps, pairs, strict=True)]
     made = _resampled(means, pairs, parts, resamples) if exact else _approximated(gaps, parts, resamples)
     for (a, b), part, (low, high, beyond) in zip(pairs, parts, made, strict=True):
         p = min(1.0, 2 * (beyond + 1) / (resamples + 1))
-        yield (a, b), Comparison(part.value, low, high, p, None, n, 0, part.error, part.freedom)
+        yield (a, b), Comparison(part.value, low, high, p, None, n, 0, part.error, part.strict)
 
 
 def _resampled(
@@ -237,7 +244,7 @@ def _approximated(gaps: Array, parts: Sequence[Parts], resamples: int) -> Iterab
 
 def _no_difference(part: Parts) -> float:
     """The place of no difference among standardised draws."""
-    return float(ndtri(stdtr(part.freedom, -part.value / part.error))) if part.error else 0.0
+    return float(ndtri(stdtr(part.strict, -part.value / part.error))) if part.error else 0.0
 
 
 def _apart(first: Array, second: Array) -> Array:

@@ -16,13 +16,15 @@ from isoalign.stats.intervals import SEED, TAIL, Array
 @dataclass(frozen=True)
 class Parts:
     """A mean over prompts and seeds with the two parts of its variance, ``prompts`` and ``seeds``, and its degrees of
-    ``freedom``; ``scale`` shrinks deviations of the prompts' means to the prompts' own part of the variance."""
+    ``freedom``, and ``strict`` ones for the p of a comparison among many; ``scale`` shrinks deviations of the prompts'
+    means to the prompts' own part of the variance."""
 
     value: float
     prompts: float
     seeds: float
     freedom: float
     scale: float
+    strict: float
 
     @property
     def error(self) -> float:
@@ -35,11 +37,10 @@ class Parts:
         return float(low), float(high)
 
 
-def parts_of(means: Array, tables: Sequence[Array], least: float = 0.0) -> Parts:
+def parts_of(means: Array, tables: Sequence[Array]) -> Parts:
     """A mean and its variance, as in `hierarchical`. ``means`` [prompts]: over the seeds of ``tables``, each [seeds, prompts];
-    for a sum or difference of several methods' means the table of each, times its factor. Two prompts or more. ``least``: the
-    smallest variance that a method's seeds are taken to have."""
-    return parts_from(means, list(map(shares_of, tables)), least)
+    for a sum or difference of several methods' means the table of each, times its factor. Two prompts or more."""
+    return parts_from(means, list(map(shares_of, tables)))
 
 
 @dataclass(frozen=True)
@@ -58,25 +59,31 @@ def shares_of(table: Array) -> Shares:
     if count < 2:
         return Shares(count, 0.0, 0.0)
     rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
-    return Shares(count, float(np.square(rest).sum()) / ((count - 1) * (n - 1)) / (count * n), spread_of(table))
+    seeds = float(table.mean(1).var(ddof=1))
+    return Shares(count, float(np.square(rest).sum()) / ((count - 1) * (n - 1)) / (count * n), seeds)
 
 
-def parts_from(means: Array, methods: Sequence[Shares], least: float) -> Parts:
+def parts_from(means: Array, methods: Sequence[Shares]) -> Parts:
     """As `parts_of`, of tables that many differences share."""
     n = len(means)
     spread = float(means.var(ddof=1)) / n
-    prompts, seeds, uncertain = spread, 0.0, 0.0
+    prompts, seeds, uncertain, fewest = spread, 0.0, 0.0, math.inf
     for one in methods:
         if one.count > 1:
             prompts -= one.rest
-            own = max(one.seeds, least) / one.count
+            own = one.seeds / one.count
             seeds += own
             uncertain += own**2 / (one.count - 1)
+            fewest = min(fewest, one.count)
     prompts = max(prompts, 0.0)
-    unsure = prompts / (n - 1) + (uncertain / seeds if seeds else 0.0)  # by Welch, the seeds alone have seeds^2 / uncertain
-    freedom = (prompts + seeds) / unsure if unsure else float(n - 1)
     scale = math.sqrt(prompts / spread * n / (n - 1)) if spread else 0.0
-    return Parts(float(means.mean()), prompts, seeds, freedom, scale)
+    freedom = strict = float(n - 1)
+    if seeds:
+        share = seeds / (prompts + seeds)
+        unsure = uncertain / seeds**2 if fewest > 2 else 1.0  # by Welch, the seeds alone have seeds^2 / uncertain
+        freedom = 1 / ((1 - share) / (n - 1) + share ** (1.0 if fewest > 2 else 0.5) * unsure)
+        strict = 1 / ((1 - share) / (n - 1) + share ** ((fewest - 1) / (fewest + 1)) * unsure)
+    return Parts(float(means.mean()), prompts, seeds, freedom, scale, strict)
 
 
 def drawn_error(sums: Array, n: int, part: Parts) -> Array:
@@ -92,12 +99,6 @@ def levels_of(draws: Array, acceleration: float) -> Array:
     shift = ndtri(np.clip(below, 1 / len(draws), 1 - 1 / len(draws)))
     reach = ndtri([TAIL, 1 - TAIL]) + shift
     return ndtr(shift + reach / np.maximum(1 - acceleration * reach, 1e-9))
-
-
-def spread_of(table: Array) -> float:
-    """Variance of the means of a method's seeds over the prompts with a value for every seed."""
-    whole = np.isfinite(table).all(0)
-    return float(table[:, whole].mean(1).var(ddof=1)) if whole.any() else 0.0
 
 
 @lru_cache(maxsize=4)
