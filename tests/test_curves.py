@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import random
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,9 @@ from isoalign.report.charts import curves as curve_chart
 from isoalign.report.charts import frontier
 from isoalign.report.charts import looks as chart_looks
 from isoalign.report.pages import curves as curve_text
+from isoalign.report.pages import equal_kl as equal_kl_text
 from isoalign.stats import curves, equal_kl, overoptimization
+from isoalign.stats import frontier as frontier_stats
 from isoalign.stats.curves import Curves
 from isoalign.stats.overoptimization import BEST_OF_N, TRAINED
 
@@ -128,29 +131,29 @@ def realistic(seeds: int = 3, seed: int = 5) -> list[Card]:
     [
         (0.0, 0.4),
         (1.0, 0.3),
-        (2.25, 0.25),  # d = 1.5, half-way from 1 to 2
+        (1.5625, 0.275),  # d = 1.25, half-way from 1 to 1.5
         (9.0, 0.25),
         (6.25, 0.225),  # d = 2.5, half-way from .2 to .25
-        (0.25, 0.35),
-        (16.0, 0.25),  # never reached: its farthest point
+        (0.25, math.nan),  # the base is no neighbour
+        (16.0, math.nan),  # never reached
     ],
 )
 def test_a_curve_is_read_off_linearly_in_the_root_of_kl(kl: float, expected: float) -> None:
-    found = equal_kl.read_off(np.array([0.0, 1.0, 4.0, 9.0]), np.array([0.4, 0.3, 0.2, 0.25]), kl)
-    assert float(found) == pytest.approx(expected)
+    found = equal_kl.read_off(np.array([0.0, 1.0, 2.25, 4.0, 9.0]), np.array([0.4, 0.3, 0.25, 0.2, 0.25]), kl)
+    assert float(found) == pytest.approx(expected, nan_ok=True)
 
 
 def test_a_curve_that_turns_back_is_read_where_it_first_passes() -> None:
-    kl, toxicity = [0.0, 4.0, 1.0, 9.0], [0.4, 0.2, 0.1, 0.05]
-    assert float(equal_kl.read_off(np.array(kl), np.array(toxicity), 2.25)) == pytest.approx(0.4 - 0.75 * 0.2)
-    found = equal_kl.matched({"m": one(points(kl, toxicity))}, 2.25)["m"]
+    kl, toxicity = [0.0, 1.0, 2.25, 1.0, 9.0], [0.4, 0.3, 0.2, 0.1, 0.05]  # d: 0, 1, 1.5, 1, 3
+    assert float(equal_kl.read_off(np.array(kl), np.array(toxicity), 1.5625)) == pytest.approx(0.25)
+    found = equal_kl.matched({"m": one(points(kl, toxicity))}, 1.5625)["m"]
     assert found.again
     assert found.level.value == pytest.approx(0.25)
-    assert not equal_kl.matched({"m": one(points(kl, toxicity))}, 6.25)["m"].again
+    assert not equal_kl.matched({"m": one(points(kl, toxicity))}, 9.0)["m"].again
 
 
 def test_curves_are_read_off_row_by_row() -> None:
-    kl = np.array([[[0.0, 1.0, 4.0], [0.0, 4.0, 9.0]]])
+    kl = np.array([[[0.0, 1.0, 4.0], [0.0, 4.0, 9.0]]])  # at a snapshot there is nothing to read between
     score = np.array([[[0.4, 0.2, 0.0], [0.4, 0.2, 0.0]]])
     assert equal_kl.read_off(kl, score, 4.0).tolist() == [[0.0, 0.2]]
 
@@ -161,7 +164,7 @@ def test_two_methods_on_one_curve_are_equal_at_equal_kl_whatever_their_lengths()
     def on_it(*d: float) -> list[Point]:  # toxicity falls by a fifth of the base's a root nat
         return points([[x * x] * 12 for x in d], [base * (1 - x / 5) for x in d])
 
-    both = {"short": one(on_it(0, 0.7, 2), name="short"), "long": one(on_it(0, 1, 1.8, 3, 4), name="long")}
+    both = {"short": one(on_it(0, 1.2, 2), name="short"), "long": one(on_it(0, 1, 1.6, 2.5, 3.4, 4), name="long")}
     kl = equal_kl.common_kl(both)
     assert kl == pytest.approx(4)
     found = equal_kl.matched(both, 4.0)
@@ -169,6 +172,7 @@ def test_two_methods_on_one_curve_are_equal_at_equal_kl_whatever_their_lengths()
         assert found[name].level.value == pytest.approx(0.6 * base.mean())
         assert found[name].gain.value == pytest.approx(0.4 * base.mean())
         assert found[name].level.low < found[name].level.value < found[name].level.high
+        assert found[name].rank == (1, 2)
     behind = [reading.behind for reading in found.values() if reading.behind.value is not None]
     assert len(behind) == 1
     assert (behind[0].value, behind[0].low, behind[0].high) == pytest.approx((0, 0, 0), abs=1e-12)
@@ -410,15 +414,15 @@ def test_reward_hacking_is_flagged_and_sound_training_is_not(seeds: int) -> None
 def test_the_frontier_is_what_no_other_point_beats() -> None:
     rng = np.random.default_rng(9)
     made = {n: one(points([0, *rng.uniform(0, 9, 6)], [0.5, *rng.uniform(0, 0.5, 6)]), name=n) for n in "abc"}
-    every = [place for each in made.values() for place in equal_kl.places(each)]
+    every = [place for each in made.values() for place in frontier_stats.places(each)]
     beaten = {
         (p.kl, p.level)
         for p, q in itertools.permutations(every, 2)
         if q.kl <= p.kl and q.level <= p.level and (q.kl, q.level) != (p.kl, p.level)
     }
-    found = equal_kl.pareto(made)
+    found = frontier_stats.pareto(made)
     assert {(p.kl, p.level) for p in found} == {(p.kl, p.level) for p in every} - beaten
-    assert found[0] == equal_kl.Place(0.0, 0.5, None, 0.0)
+    assert found[0] == frontier_stats.Place(0.0, 0.5, None, 0.0)
     assert [p.kl for p in found] == sorted(p.kl for p in found)
 
 
@@ -431,26 +435,39 @@ def test_the_page_tells_all_tables_flags_and_sources() -> None:
     assert "](curves-2.svg)" in text
     assert "- **rlaif:** reward hacking: proxy and gold part after" in text
     assert "**dpo:**" not in text
-    for title in ("#### At equal KL", "#### Best point", "#### Gao et al.'s law", "Pareto frontier", "Sources:"):
+    for title in ("#### Best point", "#### Gao et al.'s law", "Pareto frontier", "Sources:"):
         assert title in text
-    matched, peaks, fits = (block for block in text.split("\n\n") if block.startswith("| Method"))
-    for table in (matched, peaks, fits):
+    peaks, fits = (block for block in text.split("\n\n") if block.startswith("| Method"))
+    for table in (peaks, fits):
         assert len({line.count("|") for line in table.splitlines()}) == 1
         assert all(f"| {name} " in table for name in ("dpo", "kto", "ppo", "rlaif", "*sft_chosen*"))
-    assert "not reached" in next(line for line in matched.splitlines() if "sft_chosen" in line)
-    assert "best" in next(line for line in matched.splitlines() if line.startswith("| kto"))
     assert "| *sft* " not in text, "the base has no curve of its own"
 
 
-def test_a_gated_row_neither_sets_the_kl_nor_is_the_best() -> None:
-    cards = [c for c in realistic(seeds=1) if c.algorithm in ("dpo", "kto", "sft")]
-    gated = [dataclasses.replace(c, flags=[Flag("gate", "empty")]) if c.algorithm == "kto" else c for c in cards]
-    titles = [
-        next(block for block in curve_text.curves_section(section_of(which)) if block.startswith("| Method")).splitlines()
-        for which in (cards, gated)
-    ]
-    assert titles[0][0] != titles[1][0], "dpo's end is the KL where kto no longer counts"
-    assert "not reached" in next(line for line in titles[1] if line.startswith("| kto"))
+def test_the_page_shows_gains_at_equal_kl_with_their_ranks_or_that_they_are_not_measured() -> None:
+    """Points lie at .2, .4, ... of the KL at the end, and at equal steps of it, so the first step is a wide one."""
+    title, table, how = equal_kl_text.equal_kl_section(section_of(realistic()))
+    rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in table.splitlines()}
+    columns = rows["Method"]
+    assert title == "### At equal KL"
+    assert columns == ["KL at the end", *(f"Reduction at {kl} ↑" for kl in ("0.5", "1", "2", "4")), "Mean, 0.5 to 4 ↑"]
+    at = {name: dict(zip(columns, row, strict=True)) for name, row in rows.items()}
+    for name in ("dpo", "kto", "ppo", "rlaif"):
+        assert at[name]["Reduction at 0.5 ↑"].startswith("not measured (0 to "), "before the first snapshot"
+        assert re.match(r"0\.\d+ \[.*\]; [1-4]", at[name]["Reduction at 4 ↑"])
+        assert at[name]["Mean, 0.5 to 4 ↑"] == "not measured"
+    assert at["*sft_chosen*"]["Reduction at 4 ↑"] == "not reached"
+    assert "; " not in at["*sft_chosen*"]["Reduction at 1 ↑"], "the control has no rank"
+    assert "jointly at 95%" in how
+
+
+def test_of_one_seed_no_rank_is_shown_at_equal_kl_and_a_gated_row_has_none() -> None:
+    table = equal_kl_text.equal_kl_section(section_of(realistic(seeds=1)))[1]
+    assert ";" not in table
+    gated = [dataclasses.replace(c, flags=[Flag("gate", "empty")]) if c.algorithm == "kto" else c for c in realistic()]
+    lines = equal_kl_text.equal_kl_section(section_of(gated))[1].splitlines()
+    assert ";" not in next(line for line in lines if line.startswith("| kto"))
+    assert ";" in next(line for line in lines if line.startswith("| dpo"))
 
 
 def test_names_can_not_break_out_of_the_page() -> None:

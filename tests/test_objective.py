@@ -27,6 +27,7 @@ from isoalign.report.leaderboard import Board, build_board
 from isoalign.report.sweeps.sweep_report import sweep_report
 from isoalign.report.sweeps.text import sweep_page
 from isoalign.stats import equal_kl
+from isoalign.stats import frontier as frontier_stats
 from isoalign.stats.overoptimization import find_peak
 
 SENTIMENT = Objective("sentiment", True, (-1.0, 1.0), 0.5)
@@ -236,7 +237,7 @@ def test_the_mirror_of_curves_has_the_same_gains_peaks_and_frontier(boards: tupl
     for name, found in at.items():
         for a, b in ((found.gain, mirror[name].gain), (found.behind, mirror[name].behind)):
             assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high), abs=1e-9)
-    best, same_best = (equal_kl.pareto(dict(section.curves)) for section in (one, other))
+    best, same_best = (frontier_stats.pareto(dict(section.curves)) for section in (one, other))
     assert [(p.method, p.fraction) for p in best] == [(p.method, p.fraction) for p in same_best]
 
 

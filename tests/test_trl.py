@@ -291,7 +291,7 @@ def test_models_are_handed_back_as_they_were(tiny_bench: Bench, tmp_path: Path, 
 def test_snapshots_hold_a_model_and_nothing_of_the_trainers(
     tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any
 ) -> None:
-    trainer = run(tiny_bench, algorithm, tmp_path, steps=5, snapshots=(0.5,))
+    trainer = run(tiny_bench, algorithm, tmp_path, steps=5, snapshots=(0.5,), kl_snapshots=())
     (place,) = trainer.snapshots
     folder = tmp_path / "snapshots" / str(place["steps"])
     assert {file.name for file in tmp_path.iterdir()} == {"snapshots"}

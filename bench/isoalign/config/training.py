@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from isoalign.core.store import added_later
 
+KL_GRID = (0.25, 0.38, 0.57, 0.85, 1.3, 1.9, 2.9, 4.3, 6.5, 9.7, 15.0, 22.0, 31.0)  # nats, each half as much again or less
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -16,7 +18,9 @@ class TrainConfig:
     as many. ``gradient_checkpointing``: recompute the policy's layers in the backward pass instead of keeping their
     activations. ``checkpoint_seconds``: time between checkpoints, more where saving takes long; 0 for one after each
     iteration. ``patience``: consecutive non-finite steps that stop a run.
-    ``snapshots``: shares of the budget at which the policy is saved for scoring, after the first step that reaches each.
+    ``snapshots``: shares of what is left of the budget at the first step, at which the policy is saved for scoring, after the
+    first step that reaches each; with any, it is saved at the values of ``kl_snapshots``, too: nats of KL from the base, each
+    within a ratio of 5/3 in its root and within 1 of the next, or there is no reading between them.
     ``idle_seconds``: maximum time without FLOPs charged to an algorithm; 0 for no limit.
     """
 
@@ -30,6 +34,12 @@ class TrainConfig:
     snapshots: tuple[float, ...] = ()
     idle_seconds: float = added_later(600.0)
     gradient_checkpointing: bool = added_later(False)
+    kl_snapshots: tuple[float, ...] = added_later(KL_GRID)
+
+    @property
+    def most_snapshots(self) -> int:
+        """The largest number of snapshots that a run may save."""
+        return len(self.snapshots) + len(self.kl_snapshots) if self.snapshots else 0
 
     @property
     def rows(self) -> int:
@@ -43,3 +53,5 @@ class TrainConfig:
             raise ValueError(f"task.training.idle_seconds must be 0 or more, not {self.idle_seconds}")
         if any(not 0 < share < 1 for share in self.snapshots) or sorted(set(self.snapshots)) != list(self.snapshots):
             raise ValueError(f"task.training.snapshots must be increasing and lie in (0, 1), not {list(self.snapshots)}")
+        if any(kl <= 0 for kl in self.kl_snapshots) or sorted(set(self.kl_snapshots)) != list(self.kl_snapshots):
+            raise ValueError(f"task.training.kl_snapshots must be increasing and above 0, not {list(self.kl_snapshots)}")

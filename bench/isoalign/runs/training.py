@@ -41,7 +41,7 @@ from isoalign.training.process_state import preserved
 from isoalign.training.session import Session
 from isoalign.training.trainer import Trainer
 
-VERSION = 4
+VERSION = 5
 ROUNDS = "rounds"  # folder of a train stage with the outputs of later feedback rounds
 BASE = "sft"  # the row of the SFT base
 MIN_LOGGED_SHARE = 0.9  # of the spent FLOPs: a KL logged only before does not describe the trained policy
@@ -122,7 +122,7 @@ class Training:
         write_rows(work / "log.jsonl", log)
         record = {
             "spent": meter.spent(), "steps": meter.steps, "skipped": trainer.skipped, "reward": sorted(session.reward_models),
-            "fraction": meter.fraction, "snapshots": trainer.snapshots, "reported": reported_kl(log),
+            "fraction": session.fraction, "snapshots": trainer.snapshots, "reported": reported_kl(log),
             "reported_error": reported_kl_error(log),
         }  # fmt: skip
         record |= {"device": devices.count_label(), "dtype": _dtypes(policy)}

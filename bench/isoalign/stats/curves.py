@@ -61,14 +61,21 @@ class Paths:
 @dataclass(frozen=True, eq=False)
 class Curves:
     """The curves of one method. ``fraction`` [points] of the budget, mean over seeds; ``table`` [metrics, seeds, points,
-    prompts] holds KL, score and, if known, the proxy; ``missing`` counts prompts that are left out for a missing value;
-    ``rising``: whether a higher score is better."""
+    prompts] holds KL, score and, if known, the proxy, at points that all seeds have; ``missing`` counts prompts that are left
+    out for a missing value; ``rising``: whether a higher score is better; ``runs``: for each seed a table of all its points,
+    if it has more."""
 
     name: str
     fraction: Array
     table: Array
     missing: int = 0
     rising: bool = False
+    runs: tuple[Array, ...] = ()
+
+    @property
+    def own(self) -> tuple[Array, ...]:
+        """The curve of each seed with all of its points [metrics, points, prompts]; seeds may differ in their number."""
+        return self.runs or tuple(self.table[:, seed] for seed in range(self.seeds))
 
     @property
     def seeds(self) -> int:
@@ -141,7 +148,7 @@ def collect(methods: Mapping[str, Sequence[Card]]) -> dict[str, Curves]:
     one seed are averaged.
     """
     objective = next((objective_of(card) for cards in methods.values() for card in cards), TOXICITY)
-    runs = {name: _aligned([card for card in cards if len(card.curve) > 1]) for name, cards in methods.items()}
+    runs = {name: [card for card in cards if len(card.curve) > 1] for name, cards in methods.items()}
     tables = {name: _Table(found, objective) for name, found in runs.items() if found}
     tables = {name: table for name, table in tables.items() if table.whole}
     if not tables:
@@ -152,11 +159,11 @@ def collect(methods: Mapping[str, Sequence[Card]]) -> dict[str, Curves]:
 
 
 class _Table:
-    """The values of one method's aligned runs, before prompts are chosen."""
+    """The values of one method's runs, before prompts are chosen."""
 
-    def __init__(self, runs: Mapping[int, Sequence[Sequence[Point]]], objective: Objective) -> None:
-        self.runs, self.objective = runs, objective
-        points = [point for seed in runs.values() for run in seed for point in run]
+    def __init__(self, cards: Sequence[Card], objective: Objective) -> None:
+        self.cards, self.objective = cards, objective
+        points = [point for card in cards for point in card.curve]
         self.prompts = {prompt for point in points for prompt in point.values.get(objective.level, {})}
         with_proxy = ["kl", objective.level, "proxy_reward"]
         self.metrics = with_proxy if self._complete(points, with_proxy) else with_proxy[:2]
@@ -170,22 +177,23 @@ class _Table:
         def column(point: Point, metric: str) -> list[float | None]:
             return [point.values[metric][prompt] for prompt in prompts]
 
-        def of_seed(metric: str, seed: Sequence[Sequence[Point]]) -> Array:
-            return np.array([[column(point, metric) for point in run] for run in seed], dtype=float).mean(0)
+        def of_seed(seed: Sequence[Sequence[Point]]) -> Array:
+            each = [[[column(point, metric) for point in run] for metric in self.metrics] for run in seed]
+            return np.array(each, dtype=float).mean(0)
 
-        seeds = [self.runs[seed] for seed in sorted(self.runs)]
-        fraction = np.array([[point.fraction for point in run] for seed in seeds for run in seed]).mean(0)
-        table = np.array([[of_seed(m, seed) for seed in seeds] for m in self.metrics])
-        return Curves(name, fraction, table, missing, self.objective.higher_is_better)
+        aligned = _aligned(self.cards)
+        fraction = np.array([[point.fraction for point in run] for seed in aligned.values() for run in seed]).mean(0)
+        table = np.stack([of_seed(seed) for seed in aligned.values()], 1)
+        own = {seed: _aligned([card for card in self.cards if card.seed == seed])[seed] for seed in aligned}
+        runs = tuple(map(of_seed, own.values()))
+        return Curves(name, fraction, table, missing, self.objective.higher_is_better, runs)
 
 
 def _aligned(cards: Sequence[Card]) -> dict[int, list[list[Point]]]:
-    """Runs by seed, all with as many points as the shortest run: of each run the points nearest to its fractions."""
-    if not cards:
-        return {}
+    """Runs by seed, in order, all with as many points as the shortest run: of each the points nearest to its fractions."""
     shortest = min((card.curve for card in cards), key=len)
     runs: dict[int, list[list[Point]]] = defaultdict(list)
-    for card in cards:
+    for card in sorted(cards, key=lambda card: card.seed):
         runs[card.seed].append([min(card.curve, key=lambda p: abs(p.fraction - at.fraction)) for at in shortest])
     return dict(runs)
 

@@ -1,56 +1,179 @@
-"""Methods compared at equal KL from the base, read off their curves along the budget, and the Pareto frontier of all points.
+"""Methods compared at equal KL from the base, read off their curves along the budget.
 
-KL here is the price of a change, not how hard a method optimised.
+A curve is read between two snapshots that are neighbours, by a line in d = sqrt(KL); between snapshots that lie farther apart
+it is not measured, and nothing is read. KL here is the price of a change, not how hard a method optimised.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr
 
 from isoalign.core.records import Estimate
-from isoalign.stats.curves import NONE, Curves, Paths, estimate
+from isoalign.stats.comparisons import Comparison, Seeds, compare, hierarchical, holm, ranks
+from isoalign.stats.curves import NONE, Curves
 from isoalign.stats.intervals import Array
 
 MOVED = 0.1  # nats: a method that ends below it has hardly left the base, and sets no KL at which others are compared
+NEAR = 0.5  # in sqrt(KL): how far from a snapshot a curve is known
+RATIO = 5 / 3  # of the sqrt(KL) of two neighbours, at most: near the base curves bend most
+GRID = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # nats at which boards compare
+COUNTED = 45  # pairs, those of ten methods: of more, p is not counted in resamples
+STEPS = 33  # readings of which an area is the mean
 
 
 def read_off(kl: Array, score: Array, at: float) -> Array:
-    """The score [...] of curves [..., points] where they first reach a KL, by linear interpolation in sqrt(KL).
+    """The score [...] of curves [..., points] where they first reach a KL, by linear interpolation in sqrt(KL); NaN where a
+    curve does not reach it, or between snapshots that are not `neighbours`.
 
-    Gains are roughly linear in the root; interpolation in KL would bend every curve near the base. A curve whose KL falls
-    again is read where it first crosses ``at``. A curve that does not reach ``at`` is read at its largest KL: check `reaches`
-    first.
+    Gains are roughly linear in the root; interpolation in KL would bend every curve near the base. Of the law of Gao et al.
+    2023 such a line is less than 2% off (tests/test_equal_kl.py). A curve whose KL falls again is read where it first crosses
+    ``at``.
     """
     d, goal = np.sqrt(np.maximum(kl, 0)), math.sqrt(at)
-    reached = d >= goal
-    right = np.where(reached.any(-1), reached.argmax(-1), d.argmax(-1))[..., None]
-    left = np.maximum(right - 1, 0)
+    left, right = _around(d, goal)
     d0, d1 = np.take_along_axis(d, left, -1), np.take_along_axis(d, right, -1)
-    share = np.divide(goal - d0, d1 - d0, out=np.ones_like(d0), where=d1 > d0).clip(0, 1)
+    share = np.divide(goal - d0, d1 - d0, out=np.ones_like(d0), where=d1 > d0)
     low, high = np.take_along_axis(score, left, -1), np.take_along_axis(score, right, -1)
-    return ((1 - share) * low + share * high)[..., 0]
+    known = (d1 >= goal) & (neighbours(d0, d1) | (d1 == goal))
+    return np.where(known, (1 - share) * low + share * high, np.nan)[..., 0]
+
+
+def neighbours(d0: Array, d1: Array) -> NDArray[np.bool_]:
+    """Whether a curve is known between two snapshots at sqrt(KL) d0 < d1: at most twice `NEAR` apart, so that a snapshot lies
+    within `NEAR` of any place between, and at most `RATIO` apart."""
+    return (d1 - d0 <= 2 * NEAR) & (d1 <= RATIO * d0)
+
+
+def _around(d: Array, goal: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The points [..., 1] before and behind which curves first reach a place."""
+    right = (d >= goal).argmax(-1)[..., None]
+    return np.maximum(right - 1, 0), right
+
+
+def area(kl: Array, score: Array, to: float) -> Array:
+    """The mean score [...] of curves [..., points] over sqrt(KL) from the first KL of `GRID` to another: the area under the
+    curve, by its width. NaN where a part of it is not known."""
+    places = np.linspace(math.sqrt(GRID[0]), math.sqrt(to), STEPS) ** 2
+    return np.mean([read_off(kl, score, at) for at in places], axis=0)
+
+
+def gap_at(kl: Array, at: float) -> tuple[float, float] | None:
+    """The KL of the snapshots between which a curve [points] is not known at a KL that it passes; None where it is known."""
+    d, goal = np.sqrt(np.maximum(kl, 0)), math.sqrt(at)
+    left, right = (int(place[0]) for place in _around(d, goal))
+    if d[right] < goal or d[right] == goal or neighbours(d[left], d[right]):
+        return None
+    return float(kl[left]), float(kl[right])
 
 
 def reaches(curves: Curves, kl: float) -> bool:
-    """Whether the mean curve reaches a KL."""
-    return bool((curves.observed.pooled.kl >= kl).any())
+    """Whether the curve of every seed reaches a KL."""
+    return all((run[0].mean(-1) >= kl).any() for run in curves.own)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A score read off a method's curves at a KL: for each seed, by prompt. ``error``: how far off the line between two
+    snapshots may be, by the bend of the curve beside them."""
+
+    seeds: Seeds
+    error: float = 0.0
+
+    def estimate(self) -> Estimate:
+        """The mean with its interval, which allows for prompts, seeds and the line between snapshots."""
+        mean = hierarchical(self.seeds)
+        if mean.low is None or mean.high is None:
+            return mean
+        return replace(mean, low=mean.low - self.error, high=mean.high + self.error)
+
+
+def read_curves(curves: Curves, statistic: Callable[[Array, Array], Array], gain: bool = False) -> Reading | None:
+    """A statistic of each seed's curve, KL [..., points] and score [..., points] to [...], by prompt: of the ``gain`` over the
+    base, or of the score; None where it is not known of every seed.
+
+    A prompt's value is the statistic of the means plus the prompt's influence on it, so that the values have the statistic as
+    their mean and its error as theirs.
+    """
+    seeds = [_by_prompt(statistic, *_scored(run, curves.rising, gain)) for run in curves.own]
+    if not all(np.isfinite(values).all() for values in seeds):
+        return None
+    bends = [_bend(statistic, *_scored(run, curves.rising, gain)) for run in curves.own]
+    return Reading([dict(enumerate_prompts(values)) for values in seeds], abs(float(np.mean(bends))))
+
+
+def enumerate_prompts(values: Array) -> list[tuple[str, float]]:
+    """Values [prompts] with names that are the same for all methods, whose curves are on the same prompts."""
+    return [(f"{place:06}", float(value)) for place, value in enumerate(values)]
+
+
+def _scored(run: Array, rising: bool, gain: bool) -> tuple[Array, Array]:
+    """KL and score, or gain, of a seed [points, prompts]."""
+    level = run[1]
+    return run[0], ((level - level[:1]) if rising else (level[:1] - level)) if gain else level
+
+
+def _by_prompt(statistic: Callable[[Array, Array], Array], kl: Array, score: Array) -> Array:
+    """A statistic by prompt [prompts], of KL and score [points, prompts], by its derivatives in the means."""
+    table = np.concatenate([kl, score])
+    means, points = table.mean(-1), len(kl)
+    step = 1e-5 * np.maximum(np.abs(means), 1e-2)
+    moved = means + np.diag(step), means - np.diag(step)
+    up, down = (statistic(each[:, :points], each[:, points:]) for each in moved)
+    value = float(statistic(means[:points], means[points:]))
+    slopes = np.nan_to_num((up - down) / (2 * step))  # 0 where a curve is not known a step further
+    return value + slopes @ (table - means[:, None])
+
+
+def _bend(statistic: Callable[[Array, Array], Array], kl: Array, score: Array) -> float:
+    """How much a statistic changes if each line between two snapshots is bent like the curve beside it."""
+    d, mean = np.sqrt(np.maximum(kl.mean(-1), 0)), score.mean(-1)
+    bent_d, bent = [d[0]], [mean[0]]
+    for i in range(1, len(d)):
+        if d[i] > d[i - 1]:
+            inner = np.linspace(d[i - 1], d[i], 10)[1:-1]
+            line = np.interp(inner, d[i - 1 : i + 1], mean[i - 1 : i + 1])
+            bent_d += inner.tolist()
+            bent += (line + (inner - d[i - 1]) * (inner - d[i]) * _second_difference(d, mean, i)).tolist()
+        bent_d.append(d[i])
+        bent.append(mean[i])
+    straight = float(statistic(kl.mean(-1), mean))
+    return float(statistic(np.square(bent_d), np.array(bent))) - straight
+
+
+def _second_difference(d: Array, score: Array, right: int) -> float:
+    """Half the second derivative about a line between two points, from the points on either side that are not too close."""
+    left, width = right - 1, d[right] - d[right - 1]
+    found = []
+    for beside, end in (([i for i in range(left - 1, 0, -1) if d[left] - d[i] >= width / 2][:1], left),
+                        ([i for i in range(right + 1, len(d)) if d[i] - d[right] >= width / 2][:1], right)):  # fmt: skip
+        for i in beside:
+            outer = (score[i] - score[end]) / (d[i] - d[end])
+            inner = (score[right] - score[left]) / width
+            found.append((outer - inner) / (d[i] - (d[left] if end == right else d[right])))
+    return float(np.mean(found)) if found else 0.0
 
 
 @dataclass(frozen=True)
 class AtKL:
-    """A method at a given KL. ``end``: the KL at the end of its curve; ``behind``: how much worse its score is than the best,
-    paired by prompt (missing for that method); ``again``: whether its KL crosses this value more than once (the first time
-    counts)."""
+    """A method at a given KL. ``behind``: how much worse its score is than the best, paired by prompt (missing for that
+    method); ``end``: the KL at the end of its curve, mean over seeds; ``again``: whether its KL crosses this value more than
+    once (the first time counts); ``gap``: the KL of the snapshots between which it is not measured; ``rank``: first and last
+    rank that it may have by its gain."""
 
     level: Estimate
     gain: Estimate
     behind: Estimate
     end: float
     again: bool
+    gap: tuple[float, float] | None = None
+    rank: tuple[int, int] | None = None
 
 
 def common_kl(methods: Mapping[str, Curves]) -> float | None:
@@ -58,7 +181,7 @@ def common_kl(methods: Mapping[str, Curves]) -> float | None:
     methods.
 
     Only methods that moved (`MOVED`) count: otherwise one that did not would have all others compared at the base. Among many,
-    so would one that hardly moves by design, such as best-of-n.
+    so would one that hardly moves by design.
     """
     ends = sorted(float(curves.observed.pooled.kl[-1]) for curves in methods.values())
     moved = [end for end in ends if end >= MOVED] or ends[:1]
@@ -66,73 +189,71 @@ def common_kl(methods: Mapping[str, Curves]) -> float | None:
 
 
 def matched(methods: Mapping[str, Curves], kl: float, ranked: Sequence[str] | None = None) -> dict[str, AtKL]:
-    """Each method at equal exact KL, with 95% intervals for this KL; values are missing where a curve does not reach it.
+    """Each method at equal exact KL, with 95% intervals for this KL; values are missing where the curve of a seed does not
+    reach it, or is not known there.
 
     ``behind`` compares with the best of the ``ranked`` methods (default: all). Its interval is narrower than those of the two
     values, since the difficulty of the prompts cancels. It makes no allowance for having picked the best.
     """
 
-    def level(paths: Paths) -> Array:
-        return read_off(paths.pooled.kl, paths.pooled.level, kl)
+    def at(d: Array, score: Array) -> Array:
+        return read_off(d, score, kl)
 
-    def loss(name: str) -> float:
-        value = float(level(there[name].observed))
-        return -value if there[name].rising else value
-
-    there = {name: curves for name, curves in methods.items() if reaches(curves, kl)}
-    named = [name for name in there if ranked is None or name in ranked]
-    best = min(named, key=lambda name: (loss(name), name), default=None)
+    levels = {name: reading for name, curves in methods.items() if (reading := read_curves(curves, at)) is not None}
+    gains = {name: reading for name in levels if (reading := read_curves(methods[name], at, gain=True)) is not None}
+    named = [name for name in gains if ranked is None or name in ranked]
+    spans = standings({name: gains[name] for name in named})
+    means = {name: reading.estimate() for name, reading in gains.items()}
+    best = min(named, key=lambda name: (-(means[name].value or 0.0), name), default=None)
     at_kl = {}
     for name, curves in methods.items():
         path = curves.observed.pooled.kl
         again = int(np.count_nonzero(np.diff((path >= kl).astype(int)))) > 1
-        if name not in there:
-            at_kl[name] = AtKL(NONE, NONE, NONE, float(path[-1]), False)
+        if name not in gains:
+            gaps = [gap for run in curves.own if (gap := gap_at(run[0].mean(-1), kl)) is not None]
+            gap = (min(low for low, _ in gaps), max(high for _, high in gaps)) if gaps and reaches(curves, kl) else None
+            at_kl[name] = AtKL(NONE, NONE, NONE, float(path[-1]), False, gap)
             continue
-        own = estimate([curves], lambda paths: level(paths))
-        gain = estimate([curves], lambda paths: _first_minus(paths, paths.pooled.level[..., 0], level(paths)))
         behind = NONE
         if best is not None and name != best:
-            behind = estimate([curves, there[best]], lambda paths, others: _first_minus(paths, level(paths), level(others)))
-        at_kl[name] = AtKL(own, gain, behind, float(path[-1]), again)
+            c = difference(gains, best, name)
+            behind = Estimate(c.value, c.low, c.high, c.n, c.missing)
+        at_kl[name] = AtKL(levels[name].estimate(), means[name], behind, float(path[-1]), again, None, spans.get(name))
     return at_kl
 
 
-def _first_minus(paths: Paths, first: Array, second: Array) -> Array:
-    """How much worse the first of two scores is than the second."""
-    return second - first if paths.rising else first - second
+def areas(methods: Mapping[str, Curves], to: float) -> dict[str, Reading]:
+    """The mean gain of methods over sqrt(KL) from the first KL of `GRID` to another, for those of which all of it is known."""
+    found = {name: read_curves(curves, lambda kl, gain: area(kl, gain, to), gain=True) for name, curves in methods.items()}
+    return {name: reading for name, reading in found.items() if reading is not None}
 
 
-@dataclass(frozen=True)
-class Place:
-    """A point in the plane of KL and score, mean over seeds. ``method`` is None for the base, where all curves start."""
+def standings(readings: Mapping[str, Reading]) -> dict[str, tuple[int, int]]:
+    """First and last rank of each method by its reading, of which more is better: spans that hold all true ranks with about
+    95%, as those of a board. Of a single seed nothing is known of the method, and its span is all."""
+    pairs = list(combinations([name for name, reading in readings.items() if len(reading.seeds) > 1], 2))
+    compared = compare({name: reading.seeds for name, reading in readings.items()}, pairs, counted=COUNTED)
+    widened = {(a, b): _widened(c, readings[a].error + readings[b].error) for (a, b), c in compared.items()}
+    tested = {pair: c.p for pair, c in widened.items() if c.p is not None}
+    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
+    widened = {pair: replace(c, p_holm=adjusted.get(pair)) for pair, c in widened.items()}
 
-    kl: float
-    level: float
-    method: str | None
-    fraction: float
+    def better(a: str, b: str) -> bool:
+        pair, sign = ((a, b), 1) if (a, b) in widened else ((b, a), -1)
+        return pair in widened and widened[pair].resolved and sign * (widened[pair].value or 0.0) > 0
+
+    return ranks(list(readings), better)
 
 
-def places(curves: Curves) -> list[Place]:
-    """The points of a method's mean curve, the base first."""
-    paths = curves.observed.pooled
-    columns = zip(paths.kl.tolist(), paths.level.tolist(), curves.fraction.tolist(), strict=True)
-    return [Place(kl, level, curves.name if i else None, at) for i, (kl, level, at) in enumerate(columns)]
+def difference(readings: Mapping[str, Reading], a: str, b: str) -> Comparison:
+    """First minus second, paired by prompt, with the error of both lines in its interval."""
+    compared = compare({"a": readings[a].seeds, "b": readings[b].seeds})["a", "b"]
+    return _widened(compared, readings[a].error + readings[b].error)
 
 
-def pareto(methods: Mapping[str, Curves]) -> list[Place]:
-    """The Pareto frontier by KL: the points of all curves for which no other point has both less KL and a better score.
-
-    It is of measured means. The best of many noisy points is biased, so a new run need not reach the line again.
-    """
-    rising = any(curves.rising for curves in methods.values())
-
-    def loss(place: Place) -> float:
-        return -place.level if rising else place.level
-
-    best: list[Place] = []
-    everything = [place for curves in methods.values() for place in places(curves)]
-    for place in sorted(everything, key=lambda place: (place.kl, loss(place), place.method or "")):
-        if not best or loss(place) < loss(best[-1]):
-            best.append(place)
-    return best
+def _widened(c: Comparison, by: float) -> Comparison:
+    """A comparison whose difference may be off by so much, whatever the prompts and seeds."""
+    if not by or c.value is None or c.low is None or c.high is None or c.p is None or not c.error or c.freedom is None:
+        return c
+    p = 2 * float(stdtr(c.freedom, -max(abs(c.value) - by, 0.0) / c.error))
+    return replace(c, low=c.low - by, high=c.high + by, p=max(c.p, min(1.0, p)))

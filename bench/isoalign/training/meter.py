@@ -62,10 +62,15 @@ class Meter:
     @property
     def fraction(self) -> float:
         """Spent fraction of the budget, by the limit that is closest to exhausted."""
+        return max(self.fractions.values(), default=0.0)
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """Spent fraction of each limit."""
         spent: dict[str, float] = {"flops": self.flops, "labels": self.label_count, "tokens": self.tokens}
         spent |= {"steps": self.steps, "seconds": self._judged_seconds}
         limits = {name: getattr(self.budget, name) for name in spent}
-        return max((spent[name] / limit for name, limit in limits.items() if limit), default=0.0)
+        return {name: spent[name] / limit for name, limit in limits.items() if limit}
 
     def charge(self, role: str, kind: str, flops: int, tokens: int = 0) -> None:
         """Charge work that is about to begin. Does not check the time, as a step may be under way.

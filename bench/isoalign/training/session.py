@@ -34,8 +34,8 @@ class Session:
 
     ``source``: where prompts and feedback come from. ``new_tokens``: the maximum number of tokens of a completion.
     ``generator``: the source of all randomness, on the CPU. ``state``: what an algorithm keeps between iterations.
-    ``modules``: the algorithm's modules by name. ``reward_models``: those whose training is charged. ``started_at``: spent
-    fraction of the budget at the first optimizer step. ``logged``: scalars of the current step, each with its weight.
+    ``modules``: the algorithm's modules by name. ``reward_models``: those whose training is charged. ``started``: spent
+    fraction of each limit at the first optimizer step. ``logged``: scalars of the current step, each with its weight.
     ``loss_share``: within a loss, the share of the batch that its rows are; 0 elsewhere. ``plan_loop``: in a plan, what takes
     the calls of `trl.train`. The trainer sets ``adopt_module`` and ``trainer``; the caller that runs an algorithm's code sets
     ``guard``.
@@ -58,7 +58,7 @@ class Session:
         self.cursors: dict[str, Cursor] = {}
         self.modules: dict[str, nn.Module] = {}
         self.reward_models: set[str] = set()
-        self.started_at = 0.0
+        self.started: dict[str, float] = {}
         self.logged: dict[str, list[tuple[float, float]]] = {}
         self.loss_share = 0.0
         self.guard: Guard | None = None
@@ -76,10 +76,31 @@ class Session:
         """The padding token."""
         return int(self.policy.tokenizer.pad_token_id)
 
+    def begin_steps(self) -> None:
+        """The first optimizer step begins: what is spent now was the start-up cost."""
+        self.started = self.meter.fractions
+
+    @property
+    def started_at(self) -> float:
+        """Spent fraction of the budget at the first optimizer step, by the limits that were not used up by then."""
+        return max((share for share in self.started.values() if share < 1), default=0.0)
+
+    @property
+    def fraction(self) -> float:
+        """Spent fraction of the budget, by the limit that is closest to exhausted. One that was used up at the first step, as
+        that of labels may be by a reward model's verdicts, is no measure of the rest."""
+        return max((share for share, _ in self._left().values()), default=self.meter.fraction)
+
     @property
     def progress(self) -> float:
-        """Spent fraction of the budget, from 0 at the first optimizer step to 1."""
-        return min(1.0, max(0.0, (self.meter.fraction - self.started_at) / max(1e-12, 1 - self.started_at)))
+        """Spent fraction of what was left of the budget at the first optimizer step, from 0 to 1, by the limit that is closest
+        to exhausted of those that were not used up by then."""
+        return min(1.0, max(((now - start) / (1 - start) for now, start in self._left().values()), default=0.0))
+
+    def _left(self) -> dict[str, tuple[float, float]]:
+        """Spent fraction, now and at the first step, of each limit of which something was left by then."""
+        pairs = {name: (share, self.started.get(name, 0.0)) for name, share in self.meter.fractions.items()}
+        return {name: (share, start) for name, (share, start) in pairs.items() if start < 1}
 
     def sandboxed(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Run an algorithm's own code, under the guard if there is one, and return its result."""
@@ -217,7 +238,7 @@ class Session:
             "cursors": {name: [c.size, c.seed, c.position] for name, c in self.cursors.items()},
             "state": self.state,
             "reward_models": sorted(self.reward_models),
-            "started_at": self.started_at,
+            "started": self.started,
         }
 
     def restore(self, numbers: dict[str, Any]) -> None:
@@ -225,7 +246,7 @@ class Session:
         self.meter.restore(numbers["meter"])
         self.cursors = {name: Cursor(*each) for name, each in numbers["cursors"].items()}
         self.state, self.reward_models = numbers["state"], set(numbers["reward_models"])
-        self.started_at = numbers["started_at"]
+        self.started = numbers["started"]
 
 
 def row_lengths(rollouts: Rollouts) -> tuple[list[int], list[int]]:

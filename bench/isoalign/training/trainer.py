@@ -25,6 +25,7 @@ from isoalign.training.guard import Guard
 from isoalign.training.lab import Lab
 from isoalign.training.meter import BudgetSpent
 from isoalign.training.session import Session
+from isoalign.training.snapshots import SnapshotPlan
 
 SAVE_COST = 20  # a checkpoint every so many times as long as the last one took
 
@@ -45,6 +46,7 @@ class Trainer:
         self.lab, self.policy, self.meter = Lab(session), session.policy, session.meter
         self.log: list[dict[str, float]] = []
         self.snapshots: list[dict[str, Any]] = []
+        self.plan = SnapshotPlan(session, config.snapshots, config.kl_snapshots)
         self.rounds: list[dict[str, Any]] = []
         self.loop = ""
         self.skipped = self.skipped_in_a_row = 0
@@ -75,16 +77,16 @@ class Trainer:
         with stopping.finishing():
             while True:
                 self.begin_round()
-                before = self.meter.flops
+                before = self.meter.fractions
                 try:
                     with closing(self.steps()) as steps:
                         for step in steps:
                             self._step(step)
-                            bar.show(self.meter.fraction, self.log[-1])
+                            bar.show(self.session.fraction, self.log[-1])
                 except BudgetSpent as spent:
                     reason = str(spent)
                     break
-                if self.meter.flops == before:
+                if self.meter.fractions == before:
                     raise UserError("an iteration spent none of the budget, so the run would never end")
                 self._check_state()
                 self.save_if_due()
@@ -117,11 +119,11 @@ class Trainer:
     def begin_round(self) -> None:
         """Begin a feedback round if one is due. A checkpoint comes first, so that a resumed run samples the same policy."""
         session = self.session
-        if self.meter.steps and session.fetch(session.source.round_due, self.meter.fraction):
+        if self.meter.steps and session.fetch(session.source.round_due, session.fraction):
             self._save()
             session.fetch(session.source.begin_round, self.policy)
             labels = {source: len(read) for source, read in self.meter.labels.items()}
-            place = {"fraction": self.meter.fraction, "flops": self.meter.flops, "steps": self.meter.steps, "labels": labels}
+            place = {"fraction": session.fraction, "flops": self.meter.flops, "steps": self.meter.steps, "labels": labels}
             self.rounds.append(place)
 
     def steps(self) -> Generator[Step, None, None]:
@@ -154,7 +156,7 @@ class Trainer:
     def _step(self, step: Step) -> None:
         """One optimizer step. It begins only if the budget covers all of it."""
         if not self.log and not self.meter.steps:
-            self.session.started_at = self.meter.fraction
+            self.session.begin_steps()
         with self.meter.quote() as price:
             self.session.sandboxed(step.loss, self.lab, step.batch)
         if not price.total():
@@ -205,10 +207,9 @@ class Trainer:
         self.log.append(row)
 
     def snapshot(self) -> None:
-        """Save the policy when the spent fraction passes a configured one. A large charge may pass several at once."""
-        reached, done = self.meter.fraction, self.snapshots[-1]["fraction"] if self.snapshots else 0.0
-        if any(done < share <= reached for share in self.config.snapshots):
-            place = {"fraction": reached, "flops": self.meter.flops, "steps": self.meter.steps}
+        """Save the policy if it is time for that."""
+        if self.plan.due():
+            place = {"fraction": self.session.fraction, "flops": self.meter.flops, "steps": self.meter.steps}
             if not world.rank():
                 self.policy.save(self.work / "snapshots" / str(self.meter.steps))
             self.snapshots.append(place)
@@ -262,7 +263,7 @@ class Trainer:
             "loop": self.loop_state(),
         }
         numbers = {"session": self.session.numbers(), "log": self.log, "skipped": [self.skipped, self.skipped_in_a_row]}
-        numbers |= {"snapshots": self.snapshots, "rounds": self.rounds}
+        numbers |= {"snapshots": self.snapshots, "rounds": self.rounds, "plan": [self.plan.progress, self.plan.passed]}
         checkpoint.save_checkpoint(self.work, tensors, numbers)
         return time.monotonic() - started
 
@@ -293,4 +294,5 @@ class Trainer:
         self.session.remembered.restore(self.saved["reference"])
         self.log, self.snapshots, self.rounds = numbers["log"], numbers["snapshots"], numbers["rounds"]
         self.session.source.round = len(self.rounds)
+        self.plan.progress, self.plan.passed = numbers["plan"]
         self.skipped, self.skipped_in_a_row = numbers["skipped"]

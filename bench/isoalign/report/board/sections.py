@@ -28,6 +28,7 @@ from isoalign.report.board.rows import (
     stage_identity,
 )
 from isoalign.stats.curves import Curves, collect
+from isoalign.stats.equal_kl import GRID, AtKL, areas, common_kl, matched, reaches, standings
 
 ROLES = ("policy", "reference", "value", "reward", "judge", "feedback")
 PROTOCOL = {
@@ -80,6 +81,23 @@ class Section:
     def curves(self) -> dict[str, Curves]:
         """The curves along the budget of the rows that have some, by name; they all start at the reference, which has none."""
         return collect({row.name: row.cards for row in self.rows if row.part != REFERENCE})
+
+    @cached_property
+    def equal_kl(self) -> dict[float, dict[str, AtKL]]:
+        """Rows with curves by name, at each KL of a fixed grid that two of them reach; empty without curves."""
+        ranked = [row.name for row in self.rows if row.rankable and row.name in self.curves]
+        at = {kl: matched(self.curves, kl, ranked) for kl in GRID if sum(reaches(one, kl) for one in self.curves.values()) > 1}
+        return at if any(found.gain.value is not None or found.gap for one in at.values() for found in one.values()) else {}
+
+    @cached_property
+    def areas(self) -> tuple[float, dict[str, tuple[Estimate, tuple[int, int] | None]]]:
+        """The KL that nine in ten ranked rows reach, by the grid, and for rows whose curve is known so far the mean gain up to
+        it, with first and last rank of those that may be ranked."""
+        ranked = {row.name: self.curves[row.name] for row in self.rows if row.rankable and row.name in self.curves}
+        to = max((kl for kl in GRID[1:] if kl <= (common_kl(ranked) or 0.0)), default=GRID[0])
+        found = areas(self.curves, to) if to > GRID[0] else {}
+        spans = standings({name: reading for name, reading in found.items() if name in ranked})
+        return to, {name: (reading.estimate(), spans.get(name)) for name, reading in found.items()}
 
 
 def build_sections(cards: list[Card]) -> list[Section]:

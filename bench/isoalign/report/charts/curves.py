@@ -14,11 +14,13 @@ from isoalign.report.charts.labels import Label, boxes_along, place_labels
 from isoalign.report.charts.looks import (
     CROWD,
     FAINT,
+    GAP,
     MOST,
     OTHERS,
     Look,
     dress,
     even_steps,
+    known_parts,
     looks_of,
     name_of,
     picture,
@@ -140,7 +142,7 @@ def _level(*groups: list[Any]) -> None:
 
 
 def _legend(lines: list[_Line]) -> str:
-    entries = ["dots: along the budget", "bands: 95% intervals"]
+    entries = ["dots: along the budget, dotted where they are too far apart to read", "bands: 95%"]
     entries += ["faint: seeds"] if any(line.curves.seeds > 1 for line in lines) else []
     entries += ["ring: best point, passed"] if any(line.passed is not None for line in lines) else []
     return " · ".join(entries)
@@ -163,7 +165,8 @@ def _curve(axes: Any, line: _Line, metric: Callable[[Paths], Array]) -> None:
     if line.curves.seeds > 1:
         for kl, one in zip(observed.kl, metric(observed), strict=True):
             axes.plot([math.sqrt(x) for x in kl], one, color=colour, linewidth=0.8, alpha=0.3, zorder=2)
-    axes.plot(d, score, color=colour, linewidth=2, linestyle=line.look.line, marker=".", markersize=5, zorder=3)
+    axes.plot(d, score, color=colour, linewidth=0.8, linestyle=GAP, marker=".", markersize=5, zorder=3)
+    axes.plot(*known_parts(d, score), color=colour, linewidth=2, linestyle=line.look.line, zorder=3)
     face = "white" if line.row.gated else colour
     axes.plot(d[-1], score[-1], line.look.marker, color=colour, markerfacecolor=face, markersize=8, zorder=4)
     if line.passed is not None:

@@ -18,18 +18,20 @@ from isoalign.report.charts.labels import Box, Label, boxes_along, place_labels
 from isoalign.report.charts.looks import (
     CROWD,
     FAINT,
+    GAP,
     MOST,
     OTHERS,
     Look,
     dress,
     even_steps,
+    known_parts,
     looks_of,
     name_of,
     picture,
     setting,
 )
 from isoalign.stats.curves import Curves
-from isoalign.stats.equal_kl import pareto
+from isoalign.stats.frontier import pareto
 
 Marks = list[tuple[Row, Estimate, Estimate]]  # rows with their KL and score
 
@@ -73,7 +75,9 @@ def _named(points: Marks) -> Marks:
 def _draw(figure: Any, points: Marks, curves: Mapping[str, Curves], subtitle: str) -> None:
     axes, crowded, objective = figure.add_subplot(), len(points) > CROWD, points[0][0].objective
     if curves:
-        subtitle += " · bars: 95% · small: seeds · lines: along the budget · dashed: Pareto frontier"
+        subtitle += (
+            " · bars: 95% · small: seeds · lines: along the budget, dotted where not measured · dashed: Pareto frontier"
+        )
     else:
         corner = "upper" if objective.higher_is_better else "lower"
         subtitle += f" · {corner} left is better · bars: 95% intervals · small: seeds · dashed: Pareto frontier"
@@ -135,7 +139,9 @@ def _draw_paths(
         look: dict[str, Any] = {"color": looks[row.name].colour, "alpha": 0.6, "zorder": 2}
         paths = curves[row.name].observed.pooled
         x, y = paths.kl.tolist(), paths.level.tolist()
-        axes.plot(x, y, linewidth=1.1, linestyle=looks[row.name].line, marker=".", markersize=4, **look)
+        axes.plot(x, y, linewidth=0.7, linestyle=GAP, marker=".", markersize=4, **look)
+        d, known = known_parts(np.sqrt(x).tolist(), y)
+        axes.plot(np.square(d), known, linewidth=1.1, linestyle=looks[row.name].line, **look)
         axes.plot([x[-1], kl.value], [y[-1], level.value], linewidth=1, linestyle=":", **look)
         drawn.append((x, y))
     return drawn

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from isoalign.core.display import clean, scientific
 from isoalign.core.lazy import matplotlib
 from isoalign.report.board.rows import CONTROL, METHOD, REFERENCE, UNMETERED, Row
 from isoalign.report.board.sections import Section
+from isoalign.stats.equal_kl import neighbours
 
 CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # that no XML may hold
 FAINT = "#8a8a8a"
@@ -22,6 +27,7 @@ OTHERS = "#dddddd"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's, without yellow
 MARKERS = "osD^vPX*"
 LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
+GAP = (0, (1, 2))  # of the line between two snapshots that lie too far apart for anything to be read between them
 CROWD = 10  # with more rows than these, colours and names beside marks do not tell them apart
 MOST = 30  # rows that a chart names; the others are grey
 
@@ -54,6 +60,18 @@ def dress(axes: Any, title: str, subtitle: str) -> None:
 def setting(task: str, section: Section) -> str:
     """Task and budget, for a chart's subtitle."""
     return f"{clean(task)}, {scientific(section.budget.get('flops'))} FLOP"
+
+
+def known_parts(d: Sequence[float], score: Sequence[float]) -> tuple[list[float], list[float]]:
+    """A path with breaks (nan) where two snapshots are too far apart in d = sqrt(KL) for anything to be read between them."""
+    x, y = list(d[:1]), list(score[:1])
+    for (d0, d1), s1 in zip(pairwise(d), score[1:], strict=True):
+        if not neighbours(np.array(min(d0, d1)), np.array(max(d0, d1))):
+            x.append(math.nan)
+            y.append(math.nan)
+        x.append(d1)
+        y.append(s1)
+    return x, y
 
 
 def even_steps(farthest: float, most: int) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,15 +15,8 @@ from isoalign.report.board.sections import Section
 from isoalign.report.charts.curves import curves_chart_name
 from isoalign.report.pages.phrases import row_name
 from isoalign.stats.curves import Curves
-from isoalign.stats.equal_kl import AtKL, common_kl, matched, pareto
-from isoalign.stats.overoptimization import FIT_FROM, Fit, Peak, find_peak, fit_law, peak_warnings
-
-_EQUAL_KL = """\
-The metrics of each method where its curve, mean over seeds, first reaches that KL, by linear interpolation in √KL between two
-points. The KL is the largest that nine in ten of the ranked methods that moved (0.1 nats or more) reach, with fewer than ten
-methods all of them, and half of it. *Behind* is {behind}, paired by prompt: above 0
-is worse. It makes no allowance for choosing the best. † crosses that KL more than once. KL here is the price of a change, not
-how hard a method optimised: by that measure methods differ at equal KL (Gao et al. 2023)."""
+from isoalign.stats.frontier import pareto
+from isoalign.stats.overoptimization import Fit, Peak, find_peak, fit_law, peak_warnings
 
 _PEAK = """\
 *Best* is the point with the largest {gain}, mean over seeds; *firm* is how often a bootstrap picks the same point. The
@@ -62,7 +54,6 @@ def curves_section(section: Section, number: int = 1) -> list[str]:
     parts += [f"![{objective.gain_title} and proxy reward against exact KL, along the budget]({curves_chart_name(number)})"]
     parts += ["\n".join(raised)] if raised else []
     parts += [_KNOWN] if any(card.notes.get("known_reward") for row in rows for card in row.cards) else []
-    parts += _at_equal_kl(rows, curves, objective)
     parts += [*_best_points(rows, curves, peaks, objective), *_fitted_laws(rows, fits, objective)]
     return [*parts, _pareto_points(rows, curves), _SOURCES]
 
@@ -76,42 +67,6 @@ def _measured_on(curves: Sequence[Curves]) -> str:
         f"Each run is scored at {points} points along its budget, the base included, on {first.prompts} prompts{lacking}: the "
         "same prompts and draws at all points and for all methods, fewer than for the ranking, so values differ from it."
     )
-
-
-def _at_equal_kl(rows: list[Row], curves: dict[str, Curves], objective: Objective) -> list[str]:
-    """The score at equal KL: at the largest that nine in ten ranked methods reach, and at half of it."""
-    ranked = [row.name for row in rows if row.rankable]
-    kl = common_kl({name: curves[name] for name in ranked or curves})
-    if kl is None or kl < FIT_FROM:
-        return []
-    known = {row.name: curves[row.name] for row in rows}
-    full, half = matched(known, kl, ranked or None), matched(known, kl / 2, ranked or None)
-    titles = ["Method", "KL at the end"]
-    for at in (f"{kl:.3g}", f"{kl / 2:.3g}"):
-        titles += [with_arrow(f"{objective.title} at KL {at}", objective.higher_is_better)]
-        titles += [with_arrow(f"{objective.gain_title} at {at}", True)]
-        titles += [with_arrow(f"Behind at {at}", False)]
-    cells = [
-        [row_name(row), f"{full[row.name].end:.2f}", *_at_kl_cells(full[row.name]), *_at_kl_cells(half[row.name])]
-        for row in sorted(rows, key=lambda row: _order(full[row.name], half[row.name], objective))
-    ]
-    behind = f"{objective.noun} minus that of the best ranked method there"
-    if objective.higher_is_better:
-        behind = f"{objective.noun} of the best ranked method there minus its own"
-    return ["#### At equal KL", grid(titles, cells), _EQUAL_KL.format(behind=behind)]
-
-
-def _order(full: AtKL, half: AtKL, objective: Objective) -> tuple[bool, float, float]:
-    """By the score at the larger KL; methods that do not reach it last, by that at the smaller one."""
-    first, second = (None if at.level.value is None else objective.loss(at.level.value) for at in (full, half))
-    return first is None, 0.0 if first is None else first, math.inf if second is None else second
-
-
-def _at_kl_cells(at: AtKL) -> list[str]:
-    if at.level.value is None:
-        return ["not reached", "–", "–"]
-    behind = "best" if at.behind.value is None else _cell(at.behind)
-    return [_cell(at.level) + " †" * at.again, _cell(at.gain), behind]
 
 
 def _best_points(rows: list[Row], curves: dict[str, Curves], peaks: dict[str, Peak], objective: Objective) -> list[str]:

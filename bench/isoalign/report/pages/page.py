@@ -17,6 +17,7 @@ from isoalign.report.board.sections import PROTOCOL, Section
 from isoalign.report.charts.frontier import frontier_chart_name, frontier_points
 from isoalign.report.charts.reliability import reliability_by_model, reliability_chart_name
 from isoalign.report.pages.curves import curves_section
+from isoalign.report.pages.equal_kl import equal_kl_section
 from isoalign.report.pages.phrases import brief_cell, budget_phrase, pairs_phrase, ranking_phrase, row_name
 from isoalign.stats import Comparison
 from isoalign.stats.comparisons import MANY
@@ -96,6 +97,7 @@ def _section(section: Section, number: int) -> list[str]:
     if frontier_points(section):
         alt = f"Mean {objective.noun} against exact KL, one point per method"
         parts += [f"![{alt}]({frontier_chart_name(number)})"]
+    parts += equal_kl_section(section)
     parts += _pairwise(section)
     parts += curves_section(section, number)
     for title, metrics in tables([card for row in section.rows for card in row.cards], objective).items():

@@ -18,6 +18,11 @@ def budget_phrase(section: Section) -> str:
     return ", ".join([f"{scientific(section.budget.get('flops'))} FLOP", *others])
 
 
+def rank_phrase(rank: tuple[int, int]) -> str:
+    """First and last rank as text: ``3``, ``2–5``."""
+    return str(rank[0]) if rank[0] == rank[1] else f"{rank[0]}–{rank[1]}"
+
+
 def pairs_phrase(pairs: Sized) -> str:
     """The number of pairs."""
     return f"{len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'}"

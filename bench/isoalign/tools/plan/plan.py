@@ -237,7 +237,7 @@ class TaskPlan:
         """Sampling the evaluation's answers, those of snapshots too, and reading them with the base; scorers are not in it."""
         config, shape = self.task.evaluation, self._models[0].shape
         asked = self.source.encoded(config.split).lengths().tolist()
-        points = len(self.task.training.snapshots)
+        points = self.task.training.most_snapshots
         curve = asked[: min(config.curve_prompts, len(asked))]
         rounds = [(asked, config.draws), *[(curve, config.curve_draws)] * points]
         return {
@@ -262,7 +262,7 @@ class TaskPlan:
         rewards = 0 if task.reward.classifier or task.reward.model or task.known_reward else task.shaping.members
         samples = len(self.source.encoded(task.evaluation.split)) * task.evaluation.draws * TEXT * LIST
         reward = rewards * self._size(task.reward.base or task.model.name)
-        return int(base + reward + runs * (trained * (1 + len(task.training.snapshots)) + samples))
+        return int(base + reward + runs * (trained * (1 + task.training.most_snapshots) + samples))
 
     def resolvable(self, methods: int) -> float | None:
         """The smallest difference of two methods' mean scores that a board of so many methods resolves, if seeds and

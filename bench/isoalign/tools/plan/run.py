@@ -110,7 +110,7 @@ class PlannedRun:
                 raise UserError("its own training loop can't be planned")
         with suppress(BudgetSpent):
             while True:
-                if self.source.round_due(self.meter.fraction) and self.meter.steps:
+                if self.source.round_due(self.session.fraction) and self.meter.steps:
                     self.source.begin_round(self.session.policy)
                 kind = self._kind_of(self._walked())
                 if len(kind) >= LEAST:
@@ -145,7 +145,7 @@ class PlannedRun:
     def _step(self, step: Step) -> None:
         meter = self.meter
         if not meter.steps:
-            self.session.started_at = meter.fraction
+            self.session.begin_steps()
         self.session.trained = 0
         with meter.quote() as price:
             step.loss(self.lab, step.batch)

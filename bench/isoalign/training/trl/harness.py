@@ -47,7 +47,7 @@ class Harness:
     def before_gradients(self) -> None:
         """Called before the pass with gradients is charged: here a step begins for the schedule, as in our loop."""
         if not self.run.meter.steps:
-            self.run.session.started_at = self.run.meter.fraction
+            self.run.session.begin_steps()
         self.rate = self.run.learning_rate()
 
     def step(self, work: Callable[[], Tensor]) -> Tensor:
@@ -81,7 +81,7 @@ class Harness:
             self.run.skip_step()
         self.run.log_step(self.loss if self.finite else None, self.rate, self.norm if self.finite else None)
         self.run.snapshot()
-        self.bar.show(self.run.meter.fraction, self.run.log[-1])
+        self.bar.show(self.run.session.fraction, self.run.log[-1])
 
 
 class TokenIds:

@@ -114,7 +114,7 @@ class PlannedLoop:
         session, shape = session_of(self.lab), self._policy.shape
         meter = session.meter
         if not meter.steps:
-            session.started_at = meter.fraction
+            session.begin_steps()
         lengths, heads = [columns] * rows, [columns - fused] * rows
         forward, backward = shape.forward(lengths, heads), shape.backward(lengths, heads) + fused * 2 * shape.head * sum(heads)
         meter.require(forward + backward)

@@ -1,0 +1,60 @@
+"""Methods at equal KL, and the areas under their curves, as a section of the board's page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from isoalign.core.display import grid
+from isoalign.core.records import Estimate
+from isoalign.evaluation.metrics.metric import with_arrow
+from isoalign.report.board.cells import cell
+from isoalign.report.board.rows import Row
+from isoalign.report.board.sections import Section
+from isoalign.report.pages.phrases import rank_phrase, row_name
+from isoalign.stats.equal_kl import GRID, NEAR, AtKL
+
+_HOW = """\
+Read off the snapshots along each run, at the same KL from the base for all methods: {gain} where the curve of each seed first
+reaches it, by a line in √KL between two snapshots, mean over seeds. Behind the interval stand the first and last rank that
+the method may have at this KL, jointly at 95% for each column. *Not measured*: somewhere between these nats a seed has no
+snapshots that are near enough, at most {apart:g} apart in √KL and within a ratio of 5/3. Intervals and ranks allow for
+prompts, seeds, and the bend of the curve between two snapshots. † crosses that KL more than once; the first time counts.
+{area}KL here is the price of a change, not how hard a method optimised: by that measure methods differ at equal KL (Gao et
+al. 2023)."""
+
+_AREA = """*Mean* is that of {gain} over √KL
+from {start:g} to {to:g} nats: the area under the curve, by its width. """
+
+
+def equal_kl_section(section: Section) -> list[str]:
+    """The gain of each method at several KL and its mean over them; empty if no card has a curve."""
+    at_kl, (to, areas) = section.equal_kl, section.areas
+    if not at_kl:
+        return []
+    objective = section.objective
+    rows = [row for row in section.rows if row.name in section.curves]
+    first = next(iter(at_kl.values()))
+    titles = ["Method", "KL at the end", *(with_arrow(f"{objective.gain_title} at {kl:g}", True) for kl in at_kl)]
+    titles += [with_arrow(f"Mean, {GRID[0]:g} to {to:g}", True)] if to > GRID[0] else []
+    cells = []
+    for row in rows:
+        line = [row_name(row), f"{first[row.name].end:.2f}", *(at_kl_cell(row, found[row.name]) for found in at_kl.values())]
+        if to > GRID[0]:
+            mean, rank = areas.get(row.name, (None, None))
+            line.append(_ranked(row, mean, rank) if mean else "not measured")
+        cells.append(line)
+    gain = objective.gain_noun
+    area = _AREA.format(gain=gain, start=GRID[0], to=to) if to > GRID[0] else ""
+    return ["### At equal KL", grid(titles, cells), _HOW.format(gain=f"the {gain}", apart=2 * NEAR, area=area)]
+
+
+def at_kl_cell(row: Row, at: AtKL) -> str:
+    """A gain with its interval and its rank, or why there is none."""
+    if at.gain.value is None:
+        return "not reached" if at.gap is None else f"not measured ({at.gap[0]:.2g} to {at.gap[1]:.2g})"
+    return _ranked(row, at.gain, at.rank) + " †" * at.again
+
+
+def _ranked(row: Row, gain: Estimate, rank: tuple[int, int] | None) -> str:
+    shown = cell(replace(gain, missing=0), 3)
+    return f"{shown}; {rank_phrase(rank)}" if rank and row.seeds > 1 else shown

@@ -1,0 +1,223 @@
+"""Curves read at equal KL: what is known between two snapshots, on frontiers that are known, with every kind of schedule."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from isoalign.config.training import KL_GRID
+from isoalign.stats import Array, equal_kl, frontier
+from isoalign.stats.curves import Curves
+
+ALPHA, BETA = 0.1, 0.04  # of Gao's law: .1 at 1 nat, .149 at 8
+SHARES = (0.25, 0.5, 0.75)
+STEPS = 60
+PROMPTS = 128
+
+
+def gold(d: Array, scale: float = 1.0) -> Array:
+    """The true gain at d = sqrt(KL)."""
+    d = np.asarray(d, dtype=float)
+    return scale * d * (ALPHA - BETA * np.log(np.maximum(d, 1e-9)))
+
+
+def snapshots(
+    rng: np.random.Generator, end: float, start: float, steps: int = STEPS, grid: Sequence[float] = KL_GRID
+) -> Array:
+    """The KL at the snapshots of a run that ends at ``end`` nats: where it pays a share ``start`` of its budget first, it has
+    fewer steps. Snapshots lie where a look at the KL, a fifth off, first passes a value of the grid, and at the shares."""
+    left = max(4, round(steps * (1 - start)))
+    path = end * (np.arange(1, left + 1) / left) ** rng.uniform(0.8, 1.6)
+    seen = path * rng.lognormal(0, 0.2, 1) * rng.lognormal(0, 0.05, left)
+    kept, passed = {left - 1}, 0.0
+    for step, kl in enumerate(seen):
+        beyond = [value for value in grid if passed < value <= kl]
+        passed = max(beyond, default=passed)
+        shared = any(step / left < share <= (step + 1) / left for share in SHARES)
+        kept |= {step} if beyond or shared else set()
+    return np.array([0.0, *path[sorted(kept)]])
+
+
+def method(
+    rng: np.random.Generator, base: Array, end: float, start: float, spread: float = 0.0, seeds: int = 3, noise: float = 0.08,
+    grid: Sequence[float] = KL_GRID, name: str = "m", steps: int = STEPS,
+) -> Curves:  # fmt: skip
+    """A method on the true frontier, of which each seed has a factor; each prompt moves by its own part of the gain."""
+    runs = []
+    for _ in range(seeds):
+        factor = 1 + spread * rng.normal()
+        kl = snapshots(rng, end * rng.lognormal(0, 0.2), start, steps, grid)
+        d = np.sqrt(kl)[:, None]
+        level = base - gold(d, factor) * base / base.mean() + noise * rng.normal(size=(len(kl), len(base)))
+        level[0] = base
+        drift = kl[:, None] * rng.gamma(8, 1 / 8, (len(kl), len(base)))
+        runs.append(np.array([drift, level]))
+    fewest = min(run.shape[1] for run in runs)
+    table = np.stack([run[:, np.linspace(0, run.shape[1] - 1, fewest).round().astype(int)] for run in runs], 1)
+    return Curves(name, np.linspace(0, 1, fewest), table, runs=tuple(runs))
+
+
+def prompts(rng: np.random.Generator) -> Array:
+    return rng.beta(0.6, 2.0, PROMPTS) + 0.01
+
+
+# what is known between two snapshots
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "known"),
+    [
+        (0.9, 3.4, False),  # KTO's neighbours of 1.7 nats on nano's board of November 2026: .95 and 1.84 in the root
+        (0.05, 5.8, False),  # RLOO's
+        (0.0, 0.3, False),  # the base is no neighbour: there the curve's slope is infinite
+        (1.0, 2.7, True),  # a ratio of 1.64 in the root
+        (1.0, 2.9, False),
+        (9.0, 15.9, True),  # 3 and 3.99
+        (9.0, 16.1, False),
+    ],
+)
+def test_between_snapshots_that_lie_far_apart_nothing_is_read(left: float, right: float, known: bool) -> None:
+    kl = np.array([0.0, left, right]) if left else np.array([0.0, right])
+    score, between = np.linspace(0.4, 0.2, len(kl)), (left + right) / 2
+    assert bool(np.isfinite(equal_kl.read_off(kl, score, between))) is known
+    assert equal_kl.gap_at(kl, between) == (None if known else (left, right))
+    assert float(equal_kl.read_off(kl, score, right)) == pytest.approx(0.2), "at a snapshot there is nothing to read between"
+
+
+def test_of_the_grid_of_snapshots_each_value_and_the_next_but_for_noise_are_neighbours() -> None:
+    roots = [math.sqrt(kl) for kl in KL_GRID]
+    for low, high in itertools.pairwise(roots):
+        assert equal_kl.neighbours(np.array(low), np.array(high))
+    for low, high in zip(roots, roots[2:], strict=False):
+        assert high > 2.6 or equal_kl.neighbours(np.array(low), np.array(high)), "one may be skipped below 7 nats"
+
+
+def test_a_gap_of_one_seed_is_a_gap_of_the_method_and_is_named() -> None:
+    rng = np.random.default_rng(0)
+    base = prompts(rng)
+    whole, holed = (np.array([0, 0.5, 1.0, 1.5, 2.2, 4.0]), np.array([0, 0.5, 4.0]))
+    runs = [np.stack([kl[:, None] * np.ones(PROMPTS), base - 0.02 * np.sqrt(kl)[:, None]]) for kl in (whole, whole, holed)]
+    made = Curves("m", np.linspace(0, 1, 3), np.stack([run[:, [0, 1, -1]] for run in runs], 1), runs=tuple(runs))
+    found = equal_kl.matched({"m": made}, 1.7)["m"]
+    assert (found.gain.value, found.gap) == (None, (0.5, 4.0))
+    assert equal_kl.matched({"m": made}, 4.0)["m"].gain.value == pytest.approx(0.04)
+    beyond = equal_kl.matched({"m": made}, 4.1)["m"]
+    assert (beyond.gain.value, beyond.gap) == (None, None), "not reached is not a gap"
+
+
+def test_thinning_a_curve_changes_no_reading_but_to_not_measured() -> None:
+    """A curve of KTO's shape, with all snapshots and thinned to those that RLOO has: .05 and 5.8 nats."""
+    d = np.sqrt([0.0, 0.05, 0.25, 0.38, 0.57, 0.9, 1.3, 1.9, 2.9, 4.3, 5.8])
+    full = float(equal_kl.read_off(d**2, gold(d), 1.7))
+    assert full == pytest.approx(float(gold(np.sqrt(1.7))), rel=0.01)
+    thin = [0, 1, -1]
+    assert math.isnan(float(equal_kl.read_off(d[thin] ** 2, gold(d[thin]), 1.7)))
+
+
+# true frontiers
+
+
+@pytest.mark.parametrize("at", equal_kl.GRID)
+@pytest.mark.parametrize("start", [0.0, 0.25, 0.5])
+def test_readings_are_within_2_percent_of_the_truth_for_every_schedule(start: float, at: float) -> None:
+    rng = np.random.default_rng(round(100 * start) + round(10 * at))
+    found = []
+    for _ in range(200):
+        kl = snapshots(rng, at * rng.uniform(1.05, 4), start)
+        found.append(float(equal_kl.read_off(kl, gold(np.sqrt(kl)), at)))
+    truth, known = float(gold(np.sqrt(at))), np.isfinite(found)
+    assert known.mean() > 0.8, "what a run passed is measured"
+    assert abs(np.nanmean(found) - truth) < 0.02 * truth
+    assert np.nanmax(np.abs(np.array(found) - truth)) < 0.04 * truth
+
+
+def test_readings_and_areas_are_means_by_prompt_of_the_same_statistic_of_the_mean_curves() -> None:
+    rng = np.random.default_rng(2)
+    made = method(rng, prompts(rng), 9.0, 0.25)
+    for statistic in (lambda kl, score: equal_kl.read_off(kl, score, 2.0), lambda kl, score: equal_kl.area(kl, score, 4.0)):
+        reading = equal_kl.read_curves(made, statistic)
+        assert reading is not None
+        for seed, run in zip(reading.seeds, made.own, strict=True):
+            value = statistic(run[0].mean(-1), run[1].mean(-1))
+            assert np.mean(list(seed.values())) == pytest.approx(float(value))  # type: ignore[arg-type]
+
+
+def test_the_influence_of_prompts_is_that_of_resampling_them() -> None:
+    """The standard error of a reading by its values by prompt, and by reading resampled curves."""
+    rng = np.random.default_rng(3)
+    made = method(rng, prompts(rng), 9.0, 0.25, seeds=1)
+    reading = equal_kl.read_curves(made, lambda kl, score: equal_kl.read_off(kl, score, 2.0))
+    assert reading is not None
+    by_prompt = np.std(list(reading.seeds[0].values()), ddof=1) / math.sqrt(PROMPTS)  # type: ignore[arg-type]
+    (run,) = made.own
+    drawn = [run[..., rng.integers(0, PROMPTS, PROMPTS)].mean(-1) for _ in range(4000)]
+    resampled = [float(equal_kl.read_off(kl, level, 2.0)) for kl, level in drawn]
+    assert by_prompt == pytest.approx(np.nanstd(resampled), rel=0.05)
+
+
+def test_the_area_is_the_mean_gain_over_the_root_of_kl() -> None:
+    d = np.linspace(0, 3, 61)
+    truth = np.mean(gold(np.linspace(math.sqrt(0.5), 2, 33)))
+    assert float(equal_kl.area(d**2, gold(d), 4.0)) == pytest.approx(truth, rel=1e-3)
+    assert math.isnan(float(equal_kl.area(d[:20] ** 2, gold(d[:20]), 4.0)))
+    holed = np.delete(np.arange(61), range(20, 45))
+    assert math.isnan(float(equal_kl.area(d[holed] ** 2, gold(d[holed]), 4.0)))
+
+
+def simulate(boards: int, spread: float, seed: int, scale: float = 1.0) -> tuple[float, float, dict[str, float]]:
+    """Shares of boards on which methods of one frontier are told apart, of readings that hold the truth, and mean errors by
+    schedule, relative to the effect. ``scale`` of the true gains of half of the methods."""
+    rng = np.random.default_rng(seed)
+    parted, held, off = 0, [], dict[str, list[float]]()
+    ends = {"offline": (9.0, 0.0), "late": (12.0, 0.5), "short": (5.0, 0.25), "steep": (20.0, 0.5)}
+    for _ in range(boards):
+        base = prompts(rng)
+        made = {name: method(rng, base, end, start, spread, name=name) for name, (end, start) in ends.items()}
+        found = equal_kl.matched(made, 2.0)
+        known = {name: at for name, at in found.items() if at.gain.value is not None}
+        parted += any(at.rank != (1, len(known)) for at in known.values())
+        truth = float(gold(np.sqrt(2.0), scale))
+        for name, at in known.items():
+            held.append((at.gain.low or 0.0) <= truth <= (at.gain.high or 0.0))
+            off.setdefault(name, []).append((at.gain.value or 0.0) / truth - 1)
+    return parted / boards, float(np.mean(held)), {name: float(np.mean(one)) for name, one in off.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", [0.0, 0.1])
+def test_methods_of_one_frontier_are_told_apart_on_at_most_5_percent_of_boards_whatever_their_schedules(spread: float) -> None:
+    parted, held, off = simulate(200, spread, 5)
+    assert parted <= 0.05
+    assert held >= 0.93
+    assert len(off) == 4
+    assert all(abs(mean) < 0.02 for mean in off.values()), off
+
+
+# the frontier of all methods
+
+
+def ends(rng: np.random.Generator, places: dict[str, tuple[float, float]], noise: float = 0.1) -> dict[str, Curves]:
+    """Policies at (KL, score), with noise by prompt."""
+
+    def table(kl: float, level: float) -> Any:
+        rows = [kl * np.ones(PROMPTS), level + noise * rng.normal(size=PROMPTS)]
+        return np.array(rows)[:, None, None]
+
+    return {name: Curves(name, np.ones(1), table(*place)) for name, place in places.items()}
+
+
+def test_the_share_of_replicates_on_the_frontier_is_sure_where_points_are_and_even_where_two_are_equal() -> None:
+    rng = np.random.default_rng(6)
+    sure = frontier.pareto_shares(ends(rng, {"base": (0, 0.5), "near": (1, 0.3), "far": (9, 0.1), "beaten": (4, 0.4)}))
+    assert sure == pytest.approx({"base": 1, "near": 1, "far": 1, "beaten": 0})
+    base = rng.normal(size=PROMPTS)
+    tie = {name: Curves(name, np.ones(1), np.array([kl + 0 * base, 0.3 + 0.1 * rng.normal(size=PROMPTS)])[:, None, None])
+           for name, kl in {"a": 1.0, "b": 1.5}.items()}  # fmt: skip
+    shares = frontier.pareto_shares(tie)
+    assert shares["a"] == 1, "nothing has less KL"
+    gap = tie["b"].observed.level[0, 0] - tie["a"].observed.level[0, 0]
+    error = np.std(tie["a"].table[1] - tie["b"].table[1]) / math.sqrt(PROMPTS)
+    assert shares["b"] == pytest.approx(0.5 * math.erfc(gap / error / math.sqrt(2)), abs=0.05)  # P(b is lower), normal
