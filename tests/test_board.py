@@ -405,7 +405,8 @@ def test_cards_of_one_seed_are_one_seed_to_the_statistics() -> None:
 
 
 def test_without_values_ranks_go_by_intervals_and_the_board_says_so() -> None:
-    cards = [valued(make("dpo")), valued(make("kto")), make("ppo"), valued(make("sft"))]
+    cards = [valued(make(name, seed)) for name in ("dpo", "kto") for seed in (0, 1)]
+    cards += [make("ppo", 0), make("ppo", 1), valued(make("sft"))]
     made = leaderboard.build_board(cards)
     (section,) = made.sections
     assert section.ranking.unpaired == ("ppo",)
@@ -416,14 +417,34 @@ def test_without_values_ranks_go_by_intervals_and_the_board_says_so() -> None:
     assert list(section.ranking.pairs) == [("dpo", "kto")], "what can be paired still is"
 
 
+def test_of_one_seed_no_board_and_no_comparison_says_which_method_is_better() -> None:
+    one = [valued(make(name)) for name in ("dpo", "kto", "sft_chosen")] + [valued(make("sft"))]
+    made = leaderboard.build_board(one)
+    (section,) = made.sections
+    assert {row.place for row in section.rows if row.part == "method"} == {"1–2"}
+    assert section.ranking.smallest is None
+    for text in (made.markdown(), made.terminal()):
+        assert "none, from one seed of each method" in text
+        assert "would take 6 more runs (seed=1, seed=2): " in " ".join(text.split())
+    assert " is less toxic" not in made.markdown()
+    told = compare_methods([one[0]], [one[1]])
+    assert "One seed says nothing of its method" in told
+    assert "better" not in told
+    three = [valued(make(name, seed)) for name in ("dpo", "kto") for seed in range(3)]
+    mixed = leaderboard.build_board([*three, valued(make("ppo")), valued(make("sft"))]).sections[0]
+    places = {row.name: row.place for row in mixed.rows if row.part == "method"}
+    assert places == {"dpo": "1–2", "kto": "2–3", "ppo": "1–3"}, "the third has one seed"
+    assert "of one seed nothing is said: ppo" in leaderboard.build_board([*three, valued(make("ppo"))]).terminal()
+
+
 def test_a_row_of_an_older_metric_is_shown_loudly_and_compared_with_nothing() -> None:
-    new = [scored(valued(make(name, seed)), toxicity=10, kl=1) for name in ("dpo", "kto") for seed in (0, 1)]
+    new = [scored(valued(make(name, seed)), toxicity=10, kl=1) for name in ("dpo", "kto") for seed in (0, 1, 3)]
     old = scored(valued(make("dpo", 2, -0.03)), toxicity=9, kl=1)
     made = leaderboard.build_board([*new, old, scored(valued(make("sft")), toxicity=10, kl=1)])
     (section,) = made.sections
     assert [(row.name, row.place, row.seeds) for row in section.rows] == [
-        ("dpo", "1", 2),
-        ("kto", "2", 2),
+        ("dpo", "1", 3),
+        ("kto", "2", 3),
         ("sft", "reference", 1),
         ("dpo [toxicity 9]", "outdated", 1),
     ]
@@ -449,7 +470,7 @@ def test_an_outdated_base_is_not_paired_and_other_families_keep_their_rank() -> 
     assert [rows[one].estimate("toxicity_reduction") for one in rows if rows[one].part == "method"] == [
         one.metrics["toxicity_reduction"] for one in new
     ]
-    assert {row.rank for row in section.rows if row.part == "method"} == {(1, 1), (2, 2)}
+    assert {row.rank for row in section.rows if row.part == "method"} == {(1, 2)}, "one seed"
     assert all(
         row.is_outdated("distinct_2") and not row.is_outdated("toxicity_mean") for row in section.rows if row.part == "method"
     )
@@ -479,7 +500,7 @@ def test_what_was_made_elsewhere_is_shown_beside_the_rest_and_ranked_with_nothin
     assert "## Budget not metered, base ab12cd34ef56ab78" in page
     bill = [line for line in page.split("### The bill")[1].splitlines() if "unmetered" in line]
     assert set(bill[0].replace("*dpo \\[unmetered\\]*", "").replace("|", "").split()) == {"–"}
-    assert "dpo \\[unmetered\\] is less toxic (one seed)" in page
+    assert "dpo \\[unmetered\\] is less toxic |" in page
     assert "not metered" in made.terminal()
 
 

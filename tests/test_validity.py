@@ -55,14 +55,40 @@ def test_one_method_under_four_names_is_told_apart_on_at_most_5_percent_of_board
     assert 0 < resolved <= 0.05 * boards, "not even one pair, and not because nothing ever is"
 
 
+FIELD = [(2, 4), (2, 10), (3, 4), (3, 10), (3, 30), (5, 10), (10, 10)]
+
+
 @pytest.mark.slow
-def test_one_method_under_26_names_is_told_apart_on_at_most_5_percent_of_boards() -> None:
-    rng = np.random.default_rng(1)
-    boards, parted = 80, 0
+@pytest.mark.parametrize("unequal", [False, True])
+@pytest.mark.parametrize(("seeds", "methods"), FIELD)
+def test_one_method_under_many_names_is_told_apart_on_at_most_5_percent_of_boards(
+    seeds: int, methods: int, unequal: bool
+) -> None:
+    """Seeds that spread by a fifth of the effect, in all methods or in every second one; then all spans of ranks are all."""
+    rng = np.random.default_rng(100 * seeds + methods)
+    boards, parted = 60 if methods < 30 else 30, 0
     for _ in range(boards):
         hard = hardness(rng)
-        parted += any(pair.resolved for pair in stats.compare({str(i): trained(rng, hard) for i in range(26)}).values())
+        tables = {str(i): trained(rng, hard, 1.0, 0.0 if unequal and i % 2 else 0.2, seeds) for i in range(methods)}
+        compared = stats.compare(tables, trained=list(tables))
+        parted += any(pair.resolved for pair in compared.values())
     assert parted <= 0.05 * boards
+
+
+@pytest.mark.slow
+def test_two_seeds_of_a_few_methods_hold_their_ranks_and_one_seed_has_none() -> None:
+    rng = np.random.default_rng(21)
+    boards, parted = 300, 0
+    for _ in range(boards):
+        hard = hardness(rng)
+        tables = {name: trained(rng, hard, 1.0, 0.2 if name < "c" else 0.0, 2) for name in "abcd"}
+        parted += any(pair.resolved for pair in stats.compare(tables, trained="abcd").values())
+    assert parted <= 0.05 * boards
+    single = {name: trained(rng, hard, share, 0.0, 1) for name, share in {"a": 0.1, "b": 1.0}.items()}
+    (pair,) = stats.compare(single, trained="ab").values()
+    assert (pair.single, pair.p_holm, pair.resolved) == (True, None, False)
+    assert (pair.high or 0.0) < 0, "the interval of the two policies is there"
+    assert not stats.compare(single, trained=()).popitem()[1].single, "two fixed sets of answers are compared as they are"
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from isoalign.core.objective import TOXICITY, Objective, objective_of
 from isoalign.core.records import Card
 from isoalign.evaluation.card import FAMILY, read_cards, read_unchanged
 from isoalign.report.board.columns import metric, shown
-from isoalign.report.board.rows import stage_identity
+from isoalign.report.board.rows import CONTROL, METHOD, part_of, stage_identity
 from isoalign.report.board.sections import PROTOCOL
 from isoalign.report.leaderboard import build_board, different_objectives
 from isoalign.report.pages.console import rendered
@@ -64,7 +64,7 @@ def compare_methods(first: Sequence[Card], second: Sequence[Card]) -> str:
     comparisons = {name: c for name in _shared(first, second) if (c := _difference(first, second, name)) is not None}
     if not comparisons:
         raise UserError("no metric has values by prompt on both sides; run both again with this version of isoalign")
-    tested = [name for name, c in comparisons.items() if c.p is not None]
+    tested = [name for name, c in comparisons.items() if c.p is not None and not c.single]
     adjusted = dict(zip(tested, stats.holm([comparisons[name].p or 0.0 for name in tested]), strict=True))
     a, b = _name(first), _name(second)
     if a == b:
@@ -121,11 +121,15 @@ def _shared(first: Sequence[Card], second: Sequence[Card]) -> list[str]:
 def _difference(first: Sequence[Card], second: Sequence[Card], name: str) -> Comparison | None:
     tables = {side: [card.values[name] for card in cards] for side, cards in (("a", first), ("b", second))}
     prompts = {frozenset(table) for side in tables.values() for table in side}
-    return stats.compare(tables)["a", "b"] if len(prompts) == 1 else None
+    trained = [side for side, cards in (("a", first), ("b", second)) if part_of(cards[0]) in (METHOD, CONTROL)]
+    return stats.compare(tables, trained=trained)["a", "b"] if len(prompts) == 1 else None
 
 
 def verdict(name: str, c: Comparison, p_holm: float | None, a: str, b: str, objective: Objective = TOXICITY) -> str:
-    """Which side is higher or better, and whether that holds after the correction for the number of metrics."""
+    """Which side is higher or better, and whether that holds after the correction for the number of metrics; of one training
+    seed nothing is said."""
+    if c.single:
+        return "one seed"
     if c.value is None or c.p is None or p_holm is None:
         return "too few prompts"
     if c.p >= 1 - stats.LEVEL:
@@ -150,12 +154,15 @@ def _footer(
     seeds = [len({card.seed for card in side}) for side in (first, second)]
     counts = " and ".join("one seed" if count == 1 else f"{count} seeds" for count in seeds)
     lines = [f"{a} (A) against {b} (B) on {clean(first[0].task)}: {counts}, paired on {prompts} prompts."]
-    if min(seeds) == 1:
-        lines += ["With one seed the spread of training is unknown: verdicts hold for these runs only."]
-    lines += [
-        f"Of {len(comparisons)} metrics a few differ by chance: a verdict that does not hold after correction for their",
-        'number says "before correction".',
-    ]
+    if any(c.single for c in comparisons.values()):
+        lines += [
+            "One seed says nothing of its method: intervals cover the prompts, not the training, and there are no verdicts."
+        ]
+    else:
+        lines += [
+            f"Of {len(comparisons)} metrics a few differ by chance: a verdict that does not hold after correction for their",
+            'number says "before correction".',
+        ]
     objective = objective_of(first[0])
     verdicts = [
         f"{name}: {verdict(name, comparisons[name], adjusted.get(name), a, b, objective)}"

@@ -24,12 +24,14 @@ class Ranking:
 
     ``pairs``: of ranked methods. ``others``: with the reference, the control or an unmetered row; they have a separate Holm
     correction, so that they change no rank. ``unpaired``: ranked methods without values on the prompts of the others; if there
-    are any, ranks go by intervals. ``smallest``: the smallest difference that ``pairs`` could resolve.
+    are any, ranks go by intervals. ``lone``: rows of one training seed, which says nothing of the method: none of their pairs
+    is resolved. ``smallest``: the smallest difference that ``pairs`` could resolve.
     """
 
     pairs: dict[Pair, Comparison] = field(default_factory=dict)
     others: dict[Pair, Comparison] = field(default_factory=dict)
     unpaired: tuple[str, ...] = ()
+    lone: frozenset[str] = frozenset()
     smallest: float | None = None
 
     def ranks(self, intervals: Mapping[str, Estimate]) -> dict[str, tuple[int, int]]:
@@ -37,15 +39,18 @@ class Ranking:
         if not self.unpaired:
             return stats.ranks(list(intervals), self._better)
         bounds = {name: (e.low, e.high) for name, e in intervals.items() if e.low is not None and e.high is not None}
-        return stats.ranks(list(bounds), lambda a, b: bounds[a][0] > bounds[b][1])
+        return stats.ranks(list(bounds), lambda a, b: self.lone.isdisjoint((a, b)) and bounds[a][0] > bounds[b][1])
 
     def _better(self, a: str, b: str) -> bool:
         comparison, sign = (self.pairs[a, b], 1) if (a, b) in self.pairs else (self.pairs[b, a], -1)
         return comparison.resolved and sign * (comparison.value or 0.0) > 0
 
 
-def compare_pairwise(rows: Mapping[str, Seeds | None], ranked: Collection[str], higher_is_better: bool = False) -> Ranking:
-    """Compare all rows (name to values, None without values, in the board's order), of which some are ``ranked``.
+def compare_pairwise(
+    rows: Mapping[str, Seeds | None], ranked: Collection[str], lone: Collection[str] = (), higher_is_better: bool = False
+) -> Ranking:
+    """Compare all rows (name to values, None without values, in the board's order), of which some are ``ranked``, and some
+    ``lone``, with one training seed.
 
     Rows are paired on the set of prompts that most of them have.
     """
@@ -53,16 +58,19 @@ def compare_pairwise(rows: Mapping[str, Seeds | None], ranked: Collection[str], 
     prompts = max(sets, key=lambda one: (sets.count(one), sorted(one)), default=frozenset())
     paired = {name: seeds for name, seeds in rows.items() if seeds is not None and frozenset(seeds[0]) == prompts}
     pairs = list(combinations(paired, 2))
-    first = _differences(paired, [(a, b) for a, b in pairs if a in ranked and b in ranked], higher_is_better)
-    second = _differences(paired, [(a, b) for a, b in pairs if a not in ranked or b not in ranked], higher_is_better)
+    first = _differences(paired, [(a, b) for a, b in pairs if a in ranked and b in ranked], lone, higher_is_better)
+    second = _differences(paired, [(a, b) for a, b in pairs if a not in ranked or b not in ranked], lone, higher_is_better)
     unpaired = tuple(name for name in rows if name in ranked and name not in paired)
-    return Ranking(first, second, unpaired if len(ranked) > 1 else (), stats.resolvable(first.values()))
+    smallest = stats.resolvable(c for c in first.values() if not c.single)
+    return Ranking(first, second, unpaired if len(ranked) > 1 else (), frozenset(lone), smallest)
 
 
-def _differences(paired: Mapping[str, Seeds], pairs: Sequence[Pair], higher_is_better: bool) -> dict[Pair, Comparison]:
+def _differences(
+    paired: Mapping[str, Seeds], pairs: Sequence[Pair], lone: Collection[str], higher_is_better: bool
+) -> dict[Pair, Comparison]:
     if higher_is_better:
-        return stats.compare(paired, pairs)
-    return {(a, b): c for (b, a), c in stats.compare(paired, [(b, a) for a, b in pairs]).items()}
+        return stats.compare(paired, pairs, lone)
+    return {(a, b): c for (b, a), c in stats.compare(paired, [(b, a) for a, b in pairs], lone).items()}
 
 
 def seeds_of(cards: Sequence[Card], metric: str) -> Seeds | None:

@@ -14,6 +14,7 @@ from isoalign.core.records import Card, Estimate
 from isoalign.report.board.columns import metric
 from isoalign.report.board.ranking import Ranking, clip, compare_pairwise, pareto_names, seeds_of
 from isoalign.report.board.rows import (
+    CONTROL,
     METHOD,
     REFERENCE,
     UNMETERED,
@@ -153,7 +154,8 @@ def _build_section(key: Key, cards: list[Card]) -> Section:
     ranked = [row.name for row in rows if row.rankable and (values[row.name] or gains[row.name].value is not None)]
     others = [row.name for row in rows if row.part != METHOD and not row.gated]
     compared = {name: seeds for name, seeds in values.items() if name in (*ranked, *others)}
-    ranking = compare_pairwise(compared, ranked, objective.higher_is_better)
+    lone = [row.name for row in rows if row.part in (METHOD, CONTROL) and row.seeds == 1]
+    ranking = compare_pairwise(compared, ranked, lone, objective.higher_is_better)
     ranks = ranking.ranks({name: gains[name] for name in ranked})
     frontier = pareto_names({row.name: point for row in rows if (point := _kl_and_loss(row)) is not None})
     rows = [replace(row, rank=ranks.get(row.name), pareto=row.name in frontier) for row in rows]

@@ -18,7 +18,7 @@ from isoalign.report.charts.frontier import frontier_chart_name, frontier_points
 from isoalign.report.charts.reliability import reliability_by_model, reliability_chart_name
 from isoalign.report.pages.curves import curves_section
 from isoalign.report.pages.equal_kl import equal_kl_section
-from isoalign.report.pages.phrases import brief_cell, budget_phrase, pairs_phrase, ranking_phrase, row_name
+from isoalign.report.pages.phrases import brief_cell, budget_phrase, more_seeds_phrase, pairs_phrase, ranking_phrase, row_name
 from isoalign.stats import Comparison
 from isoalign.stats.comparisons import MANY
 
@@ -36,10 +36,10 @@ _HOW_TO_READ = """\
   by their number, since all seeds answer the same prompts) and that of the seeds (with t) are added.
 {gain}
 - Methods are compared in pairs, prompt by prompt. Holm's correction keeps the chance of any false difference on the board
-  at about 5%; with 10,000 resamples no p is below .0002 before it. With more than 45 pairs there are 400 resamples for each,
-  and no method's seeds are taken to vary less than the median method's. A rank is a span, from 1 + the number of methods
+  at about 5%; with 10,000 resamples no p is below .0002 before it, and of more than 25 pairs there are 400 resamples for each.
+  p allows for the few seeds of a method that lie close together by chance. A rank is a span, from 1 + the number of methods
   that are shown to be better to the number of methods minus those shown to be worse; together the spans contain all true
-  ranks with about 95%. A comparison that rests on one seed holds for that trained policy only. The smallest resolvable
+  ranks with about 95%. One seed says nothing of its method: none of its pairs is decided. The smallest resolvable
   difference is found with a nominal power of 80% (70 to 78% in simulations) at the strictest step of Holm's correction,
   median over the pairs.
 - If a method has no values by prompt (older cards), a method is shown to be better if the intervals of {gain_noun} do not
@@ -174,12 +174,11 @@ def _comparisons(section: Section, pairs: dict[Pair, Comparison]) -> str:
 
 
 def _verdict(a: Row, b: Row, c: Comparison) -> str:
+    if c.single:
+        return "one seed"
     if c.p_holm is None or c.value is None:
         return "too few prompts"
-    if not c.resolved:
-        return "not resolved"
-    single = any(row.seeds == 1 and row.part != REFERENCE for row in (a, b))
-    return f"{(a if c.value > 0 else b).name} is {a.objective.comparative}{' (one seed)' if single else ''}"
+    return f"{(a if c.value > 0 else b).name} is {a.objective.comparative}" if c.resolved else "not resolved"
 
 
 def _header(section: Section) -> str:
@@ -188,6 +187,7 @@ def _header(section: Section) -> str:
     lines += [] if objective.is_toxicity else [("Objective", f"{objective.noun}, {objective.direction}")]
     lines += [(title, _note_text(section.protocol[name])) for name, title in PROTOCOL.items() if name in section.protocol]
     lines += [("Ranks", basis)] if (basis := ranking_phrase(section)) else []
+    lines += [("More seeds", cost)] if (cost := more_seeds_phrase(section)) else []
     if packages := [f"{row.name}: {row.packages}" for row in section.rows if row.packages]:
         lines += [("From other packages", "; ".join(packages))]
     for name, title in _NOTES.items():

@@ -6,8 +6,10 @@ from dataclasses import replace
 from isoalign.core.display import clean, escape, plain, scientific
 from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import metric
-from isoalign.report.board.rows import METHOD, Row
+from isoalign.report.board.rows import CONTROL, METHOD, Row
 from isoalign.report.board.sections import Section
+
+SEEDS = 3  # the fewest with which methods are told apart
 
 
 def budget_phrase(section: Section) -> str:
@@ -30,16 +32,33 @@ def pairs_phrase(pairs: Sized) -> str:
 
 def ranking_phrase(section: Section) -> str:
     """What the ranks rest on, in a sentence; empty if there is nothing to rank."""
-    ranking = section.ranking
+    ranking, ranked = section.ranking, [row for row in section.rows if row.rankable]
+    if len(ranked) > 1 and all(row.name in ranking.lone for row in ranked):
+        return "none, from one seed of each method: rows are in the order of their gain, and intervals cover the prompts alone"
     if ranking.unpaired:
         lacking = ", ".join(map(clean, ranking.unpaired))
         return f"by overlapping intervals, not in pairs: values on the same prompts are missing for {lacking}"
-    if not ranking.pairs:
+    judged = [c for c in ranking.pairs.values() if not c.single]
+    if not judged:
         return ""
-    n = min(c.n for c in ranking.pairs.values())
-    spans = f"spans of possible ranks, jointly at 95%; {pairs_phrase(ranking.pairs)} compared on {n} prompts, Holm-corrected"
+    n = min(c.n for c in judged)
+    spans = f"spans of possible ranks, jointly at 95%; {pairs_phrase(judged)} compared on {n} prompts, Holm-corrected"
     least = f"; smallest resolvable difference {ranking.smallest:.3f} (nominal power 80%)"
-    return spans + ("" if ranking.smallest is None else least)
+    lone = [clean(row.name) for row in ranked if row.name in ranking.lone]
+    alone = f"; of one seed nothing is said: {', '.join(lone)}" if lone else ""
+    return spans + ("" if ranking.smallest is None else least) + alone
+
+
+def more_seeds_phrase(section: Section) -> str:
+    """What three seeds of every trained row would cost beyond those that are there; empty if all have them."""
+    few = [row for row in section.rows if row.part in (METHOD, CONTROL) and row.seeds < SEEDS and row.spent("flops")]
+    if not few:
+        return ""
+    flops, seconds = (sum((SEEDS - row.seeds) * (row.spent(name) or 0.0) for row in few) for name in ("flops", "seconds"))
+    runs = sum(SEEDS - row.seeds for row in few)
+    plural = "" if runs == 1 else "s"
+    cost = f"{scientific(flops)} FLOP, and {plain(round(seconds / 60, 1))} minutes of training as on these cards"
+    return f"three seeds of each would take {runs} more run{plural} (seed=1, seed=2): {cost}, evaluation not counted"
 
 
 def brief_cell(row: Row, name: str) -> str:
