@@ -10,8 +10,8 @@ from isoalign import Lab, Paper, Rollouts, register
 @register
 class BestOfN:
     """Stiennon et al. 2020, "Learning to summarize from human feedback"; Nakano et al. 2021, "WebGPT": of ``draws`` answers of
-    the SFT base, the one with the highest reward. Its budget pays for inference instead of training: sampling and scoring all
-    answers, for all evaluation prompts.
+    the SFT base, the one with the highest reward. It trains nothing and pays at inference, so it is on boards and has no rank;
+    its budget covers the reward model.
     """
 
     paper: ClassVar[Paper] = Paper(

@@ -20,6 +20,8 @@ from isoalign.core.records import Budget
 from isoalign.data.prompts import Prompt
 from isoalign.evaluation import selection
 from isoalign.stages.completions import completion_ids
+from isoalign.stages.cutting import encode_prompts
+from isoalign.training.lab import Lab
 from workbench import Bench
 
 PROMPTS = [Prompt(str(n), text, "here", "clean") for n, text in enumerate(["you are", "they say", "it is"])]
@@ -50,9 +52,7 @@ def choose(bench: Bench, work: Path, choice: Choice, flops: float = 1e15) -> tup
     return read_rows(work / selection.ANSWERS), dict(session.meter.items)
 
 
-def test_of_every_few_answers_the_one_with_the_highest_score_is_kept_and_all_are_paid(
-    tiny_bench: Bench, tmp_path: Path
-) -> None:
+def test_of_every_few_answers_the_one_with_the_highest_score_is_kept(tiny_bench: Bench, tmp_path: Path) -> None:
     choice = Choice(sums)
     rows, bill = choose(tiny_bench, tmp_path, choice)
     assert len(choice.seen) == len(PROMPTS) * DRAWS * EACH
@@ -80,6 +80,16 @@ def test_answers_are_those_that_were_sampled_whatever_select_does_to_them(tiny_b
     assert choose(tiny_bench, tmp_path, Choice(forge))[0] == honest
 
 
+def test_the_bill_is_of_one_choice_however_many_prompts_are_scored(tiny_bench: Bench, tmp_path: Path) -> None:
+    """What a budget must cover, and so the largest number of answers to choose from, does not depend on the evaluation."""
+    _, bill = choose(tiny_bench, tmp_path, Choice(sums))
+    session = tiny_bench.session(Budget(1e15))
+    config = ModelConfig(str(tiny_bench.model), prompt_tokens=8, new_tokens=tiny_bench.new_tokens)
+    Lab(session).generate(encode_prompts(session.policy.tokenizer, PROMPTS[:1], config), EACH)
+    assert bill == dict(session.meter.items)
+    assert choose(tiny_bench, tmp_path / "..", Choice(sums), flops=sum(bill.values()))[1] == bill, "to the last unit"
+
+
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
@@ -98,7 +108,7 @@ def test_invalid_scores_of_a_selection_are_refused_and_no_file_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_budget_that_does_not_cover_all_answers_is_refused_before_any_is_chosen(tiny_bench: Bench, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the best of 3 for 2 answers to each of 3 prompts: flops: .* lower algorithm\.draws"):
+def test_a_budget_that_does_not_cover_one_choice_is_refused(tiny_bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the best of 3 answers: flops: .* lower algorithm\.draws"):
         choose(tiny_bench, tmp_path, Choice(sums), flops=1000)
     assert not list(tmp_path.iterdir())

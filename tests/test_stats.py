@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import mannwhitneyu, nct
+from scipy.stats import binomtest, mannwhitneyu, nct
 
 from isoalign import stats
 from isoalign.core.errors import UserError
+from isoalign.core.records import Estimate
 from isoalign.stats import comparisons, intervals
 
 grids = st.dictionaries(
@@ -326,13 +327,31 @@ def test_where_no_pair_is_told_apart_wrongly_each_true_rank_lies_in_its_span(val
         assert first <= 1 + above <= last
 
 
-def test_the_smallest_resolvable_difference_is_by_its_formula():
-    # three pairs: level 1 - .05 / 6 = .99167; with many degrees of freedom 2.394 + .842 = 3.236 standard errors of .01
-    pairs = [stats.Comparison(0.0, 0.0, 0.0, 1.0, 1.0, 9, 0, error, 1e9) for error in (0.005, 0.01, 0.03)]
-    assert stats.resolvable(pairs) == pytest.approx(0.01 * 3.2357, rel=1e-4)
-    # few degrees of freedom: a noncentral t lies above t(.975, 4) = 2.776 in 80%
+def test_the_smallest_resolvable_difference_is_found_with_84_percent_if_errors_are_known():
+    # three pairs: level 1 - .05 / 6 = .99167; with many degrees of freedom 2.394 + .9945 = 3.3885 standard errors of .01
+    pairs = [stats.Comparison(0.0, 0.0, 0.0, 1.0, 1.0, 9, 0, 0.01, 1e9)] * 3
+    assert stats.resolvable(pairs) == pytest.approx(0.01 * 3.3885, rel=1e-3)
+    # few degrees of freedom: a noncentral t lies above t(.975, 4) = 2.776 in 84%
     found = stats.resolvable([stats.Comparison(0.0, 0.0, 0.0, 1.0, 1.0, 9, 0, 0.1, 4.0)])
-    assert nct.sf(2.7764, 4, found / 0.1) == pytest.approx(0.8, abs=1e-4)
+    assert nct.sf(2.7764, 4, found / 0.1) == pytest.approx(0.84, abs=1e-3)
+    # of unequal pairs on average
+    errors = (0.005, 0.01, 0.03)
+    found = stats.resolvable([stats.Comparison(0.0, 0.0, 0.0, 1.0, 1.0, 9, 0, error, 9.0) for error in errors])
+    least = nct.isf(0.05 / 6, 9, 0)
+    assert np.mean([nct.sf(least, 9, found / error) for error in errors]) == pytest.approx(0.84, abs=0.01)
+
+
+@pytest.mark.parametrize(("n", "bound"), [(1, 0.975), (10, 0.3085), (256, 0.0143)])
+def test_of_a_share_that_was_never_or_always_seen_the_interval_is_exact(n: int, bound: float) -> None:
+    """Clopper and Pearson's for 0 of 10: 30.85%, as in their table; scipy's by the beta distribution."""
+    never = stats.exact_ends(Estimate(0.0, 0.0, 0.0, n, 2))
+    assert (never.value, never.low, never.missing) == (0, 0, 2)
+    assert never.high == pytest.approx(bound, abs=5e-5)
+    assert never.high == pytest.approx(binomtest(0, n).proportion_ci(0.95, "exact").high)
+    always = stats.exact_ends(Estimate(1.0, 1.0, 1.0, n))
+    assert (always.low, always.high) == pytest.approx((1 - never.high, 1))
+    for other in (Estimate(0.5, 0.5, 0.5, n), Estimate(0.0, -0.1, 0.1, n), Estimate(None, None, None, 0)):
+        assert stats.exact_ends(other) == other
 
 
 # runs of two methods on two tasks; in the tests is what rliable 1.2.0 says of them (50,000 and 20,000 resamples), which

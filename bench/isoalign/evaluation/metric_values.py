@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from isoalign import stats
 from isoalign.core.records import Estimate, PromptValues
 from isoalign.evaluation import metrics
 from isoalign.evaluation.metrics import ScoredSamples
@@ -34,12 +35,18 @@ def measure_metrics(scored: ScoredSamples, wanted: Collection[str] | None = None
     by_family = metrics.measure_all(scored, wanted)
     versions = metrics.versions(scored.objective, bool(scored.contests))
     return MetricValues(
-        metrics.merged(by_family),
+        {name: _bounded(name, estimate) for name, estimate in metrics.merged(by_family).items()},
         prompt_means(metrics.values_all(scored, wanted)),
         {family: sorted(part) for family, part in by_family.items()},
         {family: versions[family] for family in by_family},
         metrics.data_all(scored, wanted),
     )
+
+
+def _bounded(name: str, estimate: Estimate) -> Estimate:
+    """The estimate, of shares with an interval where all values are 0 or all 1; ``name@variant/stratum`` is of ``name``."""
+    metric = metrics.declared().get(name.partition("@")[0].partition("/")[0])
+    return stats.exact_ends(estimate) if metric and metric.bounds == (0.0, 1.0) else estimate
 
 
 def make_metrics(work: Path, scored: ScoredSamples) -> None:

@@ -31,16 +31,24 @@ def make_selection(
     work: Path, algorithm: Any, session: Session, base: LanguageModel, model: ModelConfig, chosen: Sequence[Prompt], draws: int
 ) -> None:
     """Write ``answers.jsonl``: ``draws`` answers to each evaluation prompt. Each is the best, by ``algorithm.select``, of
-    ``algorithm.draws`` answers of the SFT base. Sampling and scoring are charged.
+    ``algorithm.draws`` answers of the SFT base.
 
-    Raises UserError if the budget does not cover all of it.
+    What has to be made before the first answer, such as a reward model, is charged, and one choice, for one prompt. The
+    evaluation's answers are as free as those of every method, or the largest ``draws`` that a budget covers would depend on
+    how many prompts are scored. Raises UserError if the budget does not cover it.
     """
     rows: list[dict[str, Any]] = []
     lab = Lab(session)
     each = getattr(algorithm, "draws", 0)
     if not isinstance(each, int) or each < 1:
         raise UserError("a method with select() needs a field draws: int of 1 or more, the number of answers to select from")
+    state = session.generator.get_state()
     try:
+        session.sandboxed(algorithm.select, lab, lab.generate(encode_prompts(base.tokenizer, chosen[:1], model), each))
+    except BudgetSpent as spent:
+        raise UserError(f"the budget does not cover the best of {each} answers: {spent}; lower algorithm.draws") from spent
+    session.generator.set_state(state)
+    with session.meter.paused():
         for start in track(range(0, len(chosen), sample.ROWS), "selecting"):
             part = chosen[start : start + sample.ROWS]
             answers = lab.generate(encode_prompts(base.tokenizer, part, model), draws * each)
@@ -55,11 +63,6 @@ def make_selection(
                 for draw in range(draws)
                 for row in [place * draws + draw]
             ]
-    except BudgetSpent as spent:
-        raise UserError(
-            f"the budget does not cover the best of {each} for {draws} answers to each of {len(chosen)} prompts: {spent}; "
-            "lower algorithm.draws"
-        ) from spent
     if not world.rank():
         write_rows(work / ANSWERS, rows)
 

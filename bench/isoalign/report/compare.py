@@ -16,7 +16,7 @@ from isoalign.core.objective import TOXICITY, Objective, objective_of
 from isoalign.core.records import Card
 from isoalign.evaluation.card import FAMILY, read_cards, read_unchanged
 from isoalign.report.board.columns import metric, shown
-from isoalign.report.board.rows import CONTROL, METHOD, part_of, stage_identity
+from isoalign.report.board.rows import REFERENCE, UNMETERED, part_of, stage_identity
 from isoalign.report.board.sections import PROTOCOL
 from isoalign.report.leaderboard import build_board, different_objectives
 from isoalign.report.pages.console import rendered
@@ -121,7 +121,7 @@ def _shared(first: Sequence[Card], second: Sequence[Card]) -> list[str]:
 def _difference(first: Sequence[Card], second: Sequence[Card], name: str) -> Comparison | None:
     tables = {side: [card.values[name] for card in cards] for side, cards in (("a", first), ("b", second))}
     prompts = {frozenset(table) for side in tables.values() for table in side}
-    trained = [side for side, cards in (("a", first), ("b", second)) if part_of(cards[0]) in (METHOD, CONTROL)]
+    trained = [side for side, cards in (("a", first), ("b", second)) if part_of(cards[0]) not in (REFERENCE, UNMETERED)]
     return stats.compare(tables, trained=trained)["a", "b"] if len(prompts) == 1 else None
 
 

@@ -104,6 +104,7 @@ def training_flags(run: Run) -> list[Flag]:
     if "kl_bound" in record:
         bound = "its KL is the bound log n - (n - 1) / n of best-of-n, not exact, and its reverse KL is not known"
         flags.append(Flag("warning", bound))
+        flags.append(Flag("warning", f"it trains nothing: each answer takes {run.algorithm.draws} answers and their scores"))
     elif record and record["fraction"] < MIN_SPENT_SHARE:
         spent = f"only {record['fraction']:.0%} of the budget was spent: the next charge exceeds the rest"
         flags.append(Flag("warning", spent))

@@ -20,6 +20,7 @@ from isoalign.stats.intervals import (
     Values,
     bca,
     difference,
+    exact_ends,
     jackknife,
     mean,
     ratio,
@@ -29,7 +30,7 @@ from isoalign.stats.intervals import (
 from isoalign.stats.variance import Parts, drawn_error, parts_of
 
 __all__ = [
-    "LEVEL", "RESAMPLES", "SEED", "VERSION", "Array", "Comparison", "Parts", "Runs", "Seeds", "Values", "bca", "compare",
-    "difference", "drawn_error", "hierarchical", "holm", "improvement", "iqm", "jackknife", "mean", "parts_of", "ranks",
-    "ratio", "relative_reduction", "resample", "resolvable", "stratified", "tables_of",
+    "LEVEL", "RESAMPLES", "SEED", "VERSION", "Array", "Comparison", "Parts", "Runs", "Seeds", "Values", "bca",
+    "compare", "difference", "drawn_error", "exact_ends", "hierarchical", "holm", "improvement", "iqm", "jackknife",
+    "mean", "parts_of", "ranks", "ratio", "relative_reduction", "resample", "resolvable", "stratified", "tables_of",
 ]  # fmt: skip

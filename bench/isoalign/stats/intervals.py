@@ -3,14 +3,15 @@
 Every interval is 95% and deterministic: each call makes its own generator from ``SEED`` and sorts the prompts first,
 so neither numpy's global state nor the order of rows matters. Draws of a prompt stay together, since they share its
 difficulty. Missing (None or not finite) values are left out and counted, never counted as 0. What is undefined is None: an
-interval of one prompt, an estimate without values. Values that do not vary have equal bounds: read [0, 0] of a rare event as
-"none seen", whose upper limit is about 3 / n ("rule of three").
+interval of one prompt, an estimate without values. Values that do not vary have equal bounds; where they are shares, all 0 or
+all 1, `exact_ends` gives the bound that none, or all, of n prompts leave open.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 
@@ -27,7 +28,7 @@ Values = Mapping[str, Sequence[float | None]]
 RESAMPLES = 2000
 SEED = 20260
 LEVEL = 0.95
-VERSION = 1  # raised whenever an interval would change; the versions of metrics do not cover that
+VERSION = 2  # raised whenever an interval would change; the versions of metrics do not cover that
 TAIL = (1 - LEVEL) / 2
 BLOCK = 2_000_000  # weights drawn at once: 16 MB
 SMALL = 1_000_000  # weights that are kept as numbers: 8 MB
@@ -195,6 +196,16 @@ def _minus(a: float | None, b: float | None) -> float | None:
 
 def _quotient(top: Array, bottom: Array) -> Array:
     return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom != 0)
+
+
+def exact_ends(e: Estimate) -> Estimate:
+    """An estimate of a mean of values between 0 and 1 that are all 0, or all 1, with the exact interval of a share that was
+    seen in none, or all, of its n prompts (Clopper and Pearson 1934): of 0 it ends at 1 - .025^(1/n), about 3.7 / n. Other
+    estimates as they are."""
+    if e.n < 1 or e.value not in (0.0, 1.0) or not e.low == e.high == e.value:
+        return e
+    least = TAIL ** (1 / e.n)
+    return replace(e, high=1 - least) if e.value == 0 else replace(e, low=least)
 
 
 def finite(value: float) -> float | None:

@@ -97,6 +97,8 @@ class Meter:
             self._refuse(f"seconds: the {self.budget.seconds:g} of the budget are over")
 
     def _cover(self, **more: int) -> None:
+        if self._is_paused:
+            return
         spent = {"flops": self.flops, "tokens": self.tokens, "labels": self.label_count, "steps": self.steps}
         for name, amount in more.items():
             total, limit = spent[name] + amount, getattr(self.budget, name)
@@ -153,12 +155,14 @@ class Meter:
     def paused(self) -> Iterator[None]:
         """Context in which the clock stops, and passes cost nothing, in another training loop as in ours: a bill must not
         depend on whether a shared stage, or the answers of a round, are there already."""
-        started, self._is_paused = time.monotonic(), True
+        started, outer = time.monotonic(), self._is_paused
+        self._is_paused = True
         try:
             yield
         finally:
-            self._is_paused = False
-            self._since += time.monotonic() - started
+            self._is_paused = outer
+            if not outer:
+                self._since += time.monotonic() - started
 
     def add_seconds(self, seconds: float) -> None:
         """Add the time of work that was done elsewhere."""

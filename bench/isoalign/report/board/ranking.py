@@ -6,11 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
+import numpy as np
+
 from isoalign import stats
 from isoalign.core.lazy import scipy
 from isoalign.core.records import Card, Estimate
 from isoalign.evaluation.metrics.metric import UNBOUNDED
-from isoalign.stats import Comparison, Seeds
+from isoalign.stats import Comparison, Seeds, frontier
+from isoalign.stats.curves import Curves
 
 Z = 1.96  # an interval's half-width in standard errors
 SAME = 0.02  # of an interval's width: a mean over prompts that is farther from the card's value is another statistic
@@ -115,7 +118,8 @@ def _is_prompt_mean(card: Card, metric: str) -> bool:
 
 
 def clip(e: Estimate, bounds: tuple[float, float]) -> Estimate:
-    """The estimate with its interval clipped to the values that the metric can take."""
+    """The estimate with its interval clipped to the values that the metric can take; of shares it is exact at the ends."""
+    e = stats.exact_ends(e) if bounds == (0.0, 1.0) else e
     if e.low is None or e.high is None:
         return e
     return replace(e, low=max(bounds[0], e.low), high=min(bounds[1], e.high))
@@ -137,7 +141,7 @@ def pool_estimates(estimates: Sequence[Sequence[Estimate]], bounds: tuple[float,
         return Estimate(None, None, None, 0, missing)
     n = min(e.n for e in cards)
     if len(cards) == 1:
-        return replace(cards[0], missing=missing)
+        return clip(replace(cards[0], missing=missing), bounds)
     mean = math.fsum(values) / len(values)
     variances = [((e.high - e.low) / 2 / Z) ** 2 for e in cards if e.low is not None and e.high is not None]
     if len(variances) < len(cards):
@@ -154,6 +158,24 @@ def _seed_variance(values: list[float]) -> float:
     mean = math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
     return float(scipy.special.stdtrit(len(values) - 1, 0.975)) ** 2 * variance / len(values)
+
+
+def pareto_shares(rows: Mapping[str, tuple[Seeds, Seeds | None]], higher_is_better: bool) -> dict[str, float]:
+    """The share of replicates in which a row is on the Pareto frontier, of rows with score and KL by prompt; the KL of the
+    base is None, and 0. On the prompts of most rows that have all values."""
+    sets = [frozenset(level[0]) for level, _ in rows.values()]
+    asked = max(sets, key=lambda one: (sets.count(one), sorted(one)), default=frozenset())
+    tables = {}
+    for name, (level, kl) in rows.items():
+        drift: Seeds = kl or [dict.fromkeys(level[0], 0.0)] * len(level)
+        if frozenset(level[0]) == frozenset(drift[0]) == asked:
+            tables[name] = np.array(stats.tables_of([drift, level]))
+    whole = np.all([np.isfinite(table).all((0, 1)) for table in tables.values()], axis=0) if tables else np.zeros(0, bool)
+    policies = {
+        name: Curves(name, np.ones(1), table[:, :, None][..., whole], rising=higher_is_better)
+        for name, table in tables.items()
+    }
+    return frontier.pareto_shares(policies)
 
 
 def pareto_names(points: Mapping[str, tuple[float, float]]) -> set[str]:

@@ -15,6 +15,7 @@ from isoalign.report.board.columns import clip_bounds
 from isoalign.report.board.ranking import pooled_estimate
 
 REFERENCE, CONTROL, METHOD, UNMETERED = "reference", "control", "method", "unmetered"
+INFERENCE = "inference"  # trains nothing and pays for every answer instead: a budget of training measures nothing of it
 _PARTS = {"sft": REFERENCE, "sft_chosen": CONTROL, "drift_rloo": CONTROL, "drift_dpo": CONTROL}
 
 
@@ -23,7 +24,8 @@ class Row:
     """One algorithm in one configuration; ``cards`` are its seeds, in order. ``rank``: first and last that it may have.
 
     ``outdated``: families of metrics, each with the version that scored these cards and the newest in the section.
-    ``pareto``: whether no other row has both as little exact KL and as good a score, and is better in one.
+    ``pareto``: whether no other row has both as little exact KL and as good a score, and is better in one; ``on_frontier``: in
+    which share of resamples, None without values by prompt.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Row:
     outdated: dict[str, tuple[str, str]] = field(default_factory=dict)
     rank: tuple[int, int] | None = None
     pareto: bool = False
+    on_frontier: float | None = None
 
     @property
     def objective(self) -> Objective:
@@ -65,7 +68,7 @@ class Row:
     @property
     def comparable(self) -> bool:
         """Whether its score and KL may be compared with those of others."""
-        return not (self.gated or self.part == UNMETERED or self.is_outdated("kl") or self._unranked)
+        return not (self.gated or self.part in (UNMETERED, INFERENCE) or self.is_outdated("kl") or self._unranked)
 
     @property
     def _unranked(self) -> bool:
@@ -164,8 +167,11 @@ def _flags(cards: list[Card]) -> list[Flag]:
 
 
 def part_of(card: Card) -> str:
-    """What a card's row is on the board: reference, control, method or unmetered."""
-    return _PARTS.get(card.algorithm, METHOD) if card.metered else UNMETERED
+    """What a card's row is on the board: reference, control, method, inference or unmetered."""
+    if not card.metered:
+        return UNMETERED
+    trains = card.training.get("steps") != 0
+    return _PARTS.get(card.algorithm, METHOD if trains else INFERENCE)
 
 
 def newest_versions(cards: Iterable[Card]) -> dict[str, str]:

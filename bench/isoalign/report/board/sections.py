@@ -12,9 +12,10 @@ from isoalign import stats
 from isoalign.core.objective import Objective, objective_of
 from isoalign.core.records import Card, Estimate
 from isoalign.report.board.columns import metric
-from isoalign.report.board.ranking import Ranking, clip, compare_pairwise, pareto_names, seeds_of
+from isoalign.report.board.ranking import Ranking, clip, compare_pairwise, pareto_names, pareto_shares, seeds_of
 from isoalign.report.board.rows import (
     CONTROL,
+    INFERENCE,
     METHOD,
     REFERENCE,
     UNMETERED,
@@ -154,11 +155,20 @@ def _build_section(key: Key, cards: list[Card]) -> Section:
     ranked = [row.name for row in rows if row.rankable and (values[row.name] or gains[row.name].value is not None)]
     others = [row.name for row in rows if row.part != METHOD and not row.gated]
     compared = {name: seeds for name, seeds in values.items() if name in (*ranked, *others)}
-    lone = [row.name for row in rows if row.part in (METHOD, CONTROL) and row.seeds == 1]
+    lone = [row.name for row in rows if row.part in (METHOD, CONTROL, INFERENCE) and row.seeds == 1]
     ranking = compare_pairwise(compared, ranked, lone, objective.higher_is_better)
     ranks = ranking.ranks({name: gains[name] for name in ranked})
     frontier = pareto_names({row.name: point for row in rows if (point := _kl_and_loss(row)) is not None})
-    rows = [replace(row, rank=ranks.get(row.name), pareto=row.name in frontier) for row in rows]
+    points = {
+        row.name: (levels, kl)
+        for row in rows
+        for levels, kl in [(values[row.name], None if row.part == REFERENCE else seeds_of(row.cards, "kl"))]
+        if row.comparable and levels and (kl or row.part == REFERENCE)
+    }
+    shares = pareto_shares(points, objective.higher_is_better)
+    rows = [
+        replace(row, rank=ranks.get(row.name), pareto=row.name in frontier, on_frontier=shares.get(row.name)) for row in rows
+    ]
     rows.sort(key=lambda row: row.part == METHOD and row.rank is None)
     return Section(json.loads(key[0]), key[1], json.loads(key[2]), tuple(rows), ranking)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from isoalign.core.display import clean, scientific
 from isoalign.core.lazy import matplotlib
-from isoalign.report.board.rows import CONTROL, METHOD, REFERENCE, UNMETERED, Row
+from isoalign.report.board.rows import CONTROL, INFERENCE, METHOD, REFERENCE, UNMETERED, Row
 from isoalign.report.board.sections import Section
 from isoalign.stats.equal_kl import neighbours
 
@@ -92,7 +92,7 @@ class Look:
 
 def looks_of(rows: list[Row]) -> dict[str, Look]:
     """Looks by name, so that neither a new rank nor colour blindness confuses two methods. Colours repeat after six."""
-    methods = sorted(row.name for row in rows if row.part in (METHOD, UNMETERED))
+    methods = sorted(row.name for row in rows if row.part in (METHOD, UNMETERED, INFERENCE))
     looks = {REFERENCE: Look(INK, "p"), CONTROL: Look("#777777", "h")}
     own = {
         name: Look(PALETTE[i % 6], MARKERS[(i + i // 24) % 8], LINES[i // 6 % 3]) for i, name in enumerate(methods)
@@ -102,7 +102,8 @@ def looks_of(rows: list[Row]) -> dict[str, Look]:
 
 def name_of(row: Row) -> str:
     """A row's name in charts, with the reason why it can't be compared, if there is one."""
-    why = "" if row.comparable else " (gate)" if row.gated else " (unmetered)" if row.part == UNMETERED else " (outdated)"
+    apart = f" ({row.part})" if row.part in (UNMETERED, INFERENCE) else " (outdated)"
+    why = "" if row.comparable else " (gate)" if row.gated else apart
     return shorten(clean(row.name), 36) + why
 
 

@@ -18,7 +18,15 @@ from isoalign.report.charts.frontier import frontier_chart_name, frontier_points
 from isoalign.report.charts.reliability import reliability_by_model, reliability_chart_name
 from isoalign.report.pages.curves import curves_section
 from isoalign.report.pages.equal_kl import equal_kl_section
-from isoalign.report.pages.phrases import brief_cell, budget_phrase, more_seeds_phrase, pairs_phrase, ranking_phrase, row_name
+from isoalign.report.pages.phrases import (
+    brief_cell,
+    budget_phrase,
+    more_seeds_phrase,
+    pairs_phrase,
+    pareto_phrase,
+    ranking_phrase,
+    row_name,
+)
 from isoalign.stats import Comparison
 from isoalign.stats.comparisons import MANY
 
@@ -40,13 +48,13 @@ _HOW_TO_READ = """\
   p allows for the few seeds of a method that lie close together by chance. A rank is a span, from 1 + the number of methods
   that are shown to be better to the number of methods minus those shown to be worse; together the spans contain all true
   ranks with about 95%. One seed says nothing of its method: none of its pairs is decided. The smallest resolvable
-  difference is found with a nominal power of 80% (70 to 78% in simulations) at the strictest step of Holm's correction,
-  median over the pairs.
+  difference is found with a power of 80% at the strictest step of Holm's correction, mean over the pairs.
 - If a method has no values by prompt (older cards), a method is shown to be better if the intervals of {gain_noun} do not
   overlap.
-- The reference, the control and completions from outside isoalign (unmetered: not held to a budget) have no rank; nor has a
-  row that failed a gate or was scored by an outdated metric. The last two are listed last.
-- Pareto: no other row has both {better} and less exact KL.
+- The reference, the control, completions from outside isoalign (unmetered: not held to a budget) and methods that train
+  nothing and pay for every answer instead (inference) have no rank; nor has a row that failed a gate or was scored by an
+  outdated metric. The last two are listed last.
+- Pareto: in which share of resamples, of prompts and seeds, no other row has both {better} and less exact KL.
 - ↑ higher is better, ↓ lower is better. Rows of different budgets, bases, prompts or scorers never share a table."""
 
 
@@ -119,7 +127,7 @@ def _ranking(section: Section, titles: list[str], cells: list[list[str]], spent:
     flagged = [row for row in section.rows if row.flags]
     rows = []
     for row, shown in zip(section.rows, cells, strict=True):
-        end = ["yes" if row.pareto else "", *([share(row.percent), escape(row.tuning)] if spent else [])]
+        end = [pareto_phrase(row), *([share(row.percent), escape(row.tuning)] if spent else [])]
         end += [str(flagged.index(row) + 1) if row.flags else ""]
         rows.append([escape(row.place), row_name(row), str(row.seeds), *shown, *end])
     titles = ["Rank", "Method", "Seeds", *titles, "Pareto", *(["Budget spent", "Tuning"] if spent else []), "Note"]

@@ -43,7 +43,7 @@ def ranking_phrase(section: Section) -> str:
         return ""
     n = min(c.n for c in judged)
     spans = f"spans of possible ranks, jointly at 95%; {pairs_phrase(judged)} compared on {n} prompts, Holm-corrected"
-    least = f"; smallest resolvable difference {ranking.smallest:.3f} (nominal power 80%)"
+    least = f"; smallest resolvable difference {ranking.smallest:.3f} (power 80%)"
     lone = [clean(row.name) for row in ranked if row.name in ranking.lone]
     alone = f"; of one seed nothing is said: {', '.join(lone)}" if lone else ""
     return spans + ("" if ranking.smallest is None else least) + alone
@@ -59,6 +59,18 @@ def more_seeds_phrase(section: Section) -> str:
     plural = "" if runs == 1 else "s"
     cost = f"{scientific(flops)} FLOP, and {plain(round(seconds / 60, 1))} minutes of training as on these cards"
     return f"three seeds of each would take {runs} more run{plural} (seed=1, seed=2): {cost}, evaluation not counted"
+
+
+def pareto_phrase(row: Row) -> str:
+    """In which share of resamples a row is on the Pareto frontier, if in one of twenty; "yes" where that is not known."""
+    if row.on_frontier is None:
+        return "yes" if row.pareto else ""
+    return f"{row.on_frontier:.0%}" if row.on_frontier >= 0.05 else ""
+
+
+def surely_pareto(row: Row) -> bool:
+    """Whether a row is on the Pareto frontier in 95% of resamples."""
+    return row.pareto if row.on_frontier is None else row.on_frontier >= 0.95
 
 
 def brief_cell(row: Row, name: str) -> str:

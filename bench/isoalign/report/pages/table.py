@@ -20,7 +20,7 @@ def board_table(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]]
     metrics = [*first, *sorted(names.difference(first))]
     roles = list(ROLES) + sorted({role for section in sections for role in section.roles}.difference(ROLES))
     header = ["section", "budget_flops", "base", "rank", "rank_last", "method", "algorithm", "part"]
-    header += ["gated", "outdated", "pareto", "seeds", "prompts", "tuning", "packages"]
+    header += ["gated", "outdated", "pareto", "pareto_share", "seeds", "prompts", "tuning", "packages"]
     header += [name + end for name in metrics for end in ("", "_low", "_high")]
     header += ["spent_percent", *(f"spent_{name}" for name in LIMITS)]
     header += [*(f"flops_{role}" for role in roles), "flags"]
@@ -48,7 +48,7 @@ def _plain_row(number: int, section: Section, row: Row, metrics: list[str], role
     bill = row.flops_by_role()
     cells: list[Any] = [number, section.budget.get("flops"), clean(section.base), *(row.rank or (None, None)), clean(row.name)]
     outdated = "; ".join(f"{family} {own} < {newest}" for family, (own, newest) in row.outdated.items())
-    cells += [clean(row.cards[0].algorithm), row.part, row.gated, clean(outdated), row.pareto]
+    cells += [clean(row.cards[0].algorithm), row.part, row.gated, clean(outdated), row.pareto, row.on_frontier]
     cells += [row.seeds, row.estimate(row.objective.level).n, clean(row.tuning), clean(row.packages)]
     cells += [value for e in estimates for value in (e.value, e.low, e.high)]
     cells += [row.percent, *(row.spent(name) for name in LIMITS)]

@@ -9,12 +9,12 @@ from rich.text import Text
 from isoalign.core.display import clean, share
 from isoalign.core.objective import Objective
 from isoalign.evaluation.card import BY_HAND
-from isoalign.report.board.rows import CONTROL, METHOD, REFERENCE, UNMETERED, Row
+from isoalign.report.board.rows import CONTROL, INFERENCE, METHOD, REFERENCE, UNMETERED, Row
 from isoalign.report.board.sections import Section
 from isoalign.report.pages.console import rendered
-from isoalign.report.pages.phrases import brief_cell, budget_phrase, more_seeds_phrase, ranking_phrase
+from isoalign.report.pages.phrases import brief_cell, budget_phrase, more_seeds_phrase, ranking_phrase, surely_pareto
 
-_PLACES = {REFERENCE: "ref", CONTROL: "ctrl", UNMETERED: "unmet.", "outdated": "old"}
+_PLACES = {REFERENCE: "ref", CONTROL: "ctrl", UNMETERED: "unmet.", INFERENCE: "infer.", "outdated": "old"}
 _TITLES = {
     "kl": "KL",
     "perplexity": "PPL",
@@ -66,7 +66,7 @@ def _titles(objective: Objective) -> dict[str, str]:
 def _row_cells(row: Row) -> list[str]:
     """A row's cells, with a star at the KL on the Pareto frontier."""
     cells = {name: brief_cell(row, name) for name in _titles(row.objective)}
-    cells["kl"] += "*" if row.pareto else " "
+    cells["kl"] += "*" if surely_pareto(row) else " "
     return [_PLACES.get(row.place, row.place), clean(row.name), str(row.seeds), *cells.values(), share(row.percent)]
 
 
@@ -74,8 +74,8 @@ def _caption(section: Section) -> str:
     """What the ranks rest on, what the star means, and the flags."""
     lines = [f"ranks: {basis}"] if (basis := ranking_phrase(section)) else []
     lines += [cost] if (cost := more_seeds_phrase(section)) else []
-    star = f"* no other row has both {section.objective.better} and less KL"
-    lines += [star] if any(row.pareto for row in section.rows) else []
+    star = f"* no other row has both {section.objective.better} and less KL, in 95% of resamples"
+    lines += [star] if any(map(surely_pareto, section.rows)) else []
     cards = [card for row in section.rows for card in row.cards]
     lines += [
         clean(told) for told in sorted({str(card.notes["known_reward"]) for card in cards if "known_reward" in card.notes})

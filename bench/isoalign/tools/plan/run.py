@@ -15,7 +15,6 @@ from isoalign.core.batches import Rollouts, Step
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
 from isoalign.data.preferences import Feedback
-from isoalign.evaluation.samples import ROWS
 from isoalign.models.language import LanguageModel
 from isoalign.tools.plan.models import PlannedCritic, PlannedLab, PlannedModel
 from isoalign.tools.plan.source import PlannedSource
@@ -120,12 +119,10 @@ class PlannedRun:
             raise UserError(f"the budget does not cover a step: {self.reason}")
 
     def select(self) -> None:
-        """Instead of training, select answers to the evaluation prompts. Raises UserError if the budget does not cover it."""
-        config, asked = self.source.task.evaluation, self.source.encoded(self.source.task.evaluation.split)
+        """Instead of training, select an answer to a prompt. Raises UserError if the budget does not cover it."""
+        asked = self.source.encoded(self.source.task.evaluation.split)
         try:
-            for start in range(0, len(asked), ROWS):
-                answers = self.lab.generate(asked[start : start + ROWS], config.draws * self.algorithm.draws)
-                self.algorithm.select(self.lab, answers)
+            self.algorithm.select(self.lab, self.lab.generate(asked[:1], self.algorithm.draws))
         except BudgetSpent as spent:
             raise UserError(f"the budget does not cover the best of {self.algorithm.draws} answers: {spent}") from spent
 
