@@ -24,7 +24,7 @@ MOST = 10  # rows
 SEEDS = 3  # the fewest that a rank may rest on
 BENCH = ("ppo", "dpo", "kto", "rlaif")  # what `make bench` trains, beside base and control
 RULE = (
-    "Ten of {count} rows: base, control, what failed a gate, the four methods that `make bench` trains, and of the others the "
+    "Ten of {count} rows: base, control, what has no rank, the four methods that `make bench` trains, and of the others the "
     "first, the middle and the last."
 )
 

@@ -144,17 +144,25 @@ def overoptimisation(bench: Bench) -> Outcome:
 
 
 def kl_price(bench: Bench) -> Outcome:
-    """PPO with three KL prices, read off at the same KL; holds if all are within .03 of the best, fails if one is behind."""
+    """PPO with three KL prices, read off at the same KL; holds if all are measured there and within .03 of the best, fails if
+    one is behind."""
     found = curves.collect({f"kl={price}": bench.cards_of("ppo", kl=price) for price in PRICES})
     at = equal_kl.common_kl(found)
     matched = equal_kl.matched(found, at or 0.0)
     behind = [r.behind for r in matched.values() if r.behind.value is not None]
-    near = all(e.high is not None and e.high < EPSILON for e in behind)
-    figures = [
-        f"{name}: reduction {show(r.gain)}, behind the best {show(r.behind)}, ends at KL {r.end:.1f}"
-        for name, r in matched.items()
-    ]
+    measured = all(r.gain.value is not None for r in matched.values())
+    near = measured and all(e.high is not None and e.high < EPSILON for e in behind)
+    figures = [f"{name}: {reading(r)}, ends at KL {r.end:.1f}" for name, r in matched.items()]
     return Outcome(False if any(map(sign, behind)) else True if near else None, f"at KL {at:.2f}: {'; '.join(figures)}")
+
+
+def reading(at: equal_kl.AtKL) -> str:
+    """What is read of a method at a KL, or where nothing is."""
+    if at.gain.value is None:
+        return (
+            "not reached by every seed" if at.gap is None else f"not measured between {at.gap[0]:.2g} and {at.gap[1]:.2g} nats"
+        )
+    return f"reduction {show(at.gain)}, behind the best {show(at.behind)}"
 
 
 def noise(bench: Bench) -> Outcome:
@@ -252,7 +260,7 @@ def report(bench: Bench) -> str:
              "A claim that is not shown may still be true: of larger models, other rewards, or more seeds.", ""]  # fmt: skip
     for finding in FINDINGS:
         outcome = finding.judge(bench)
-        rule = (finding.judge.__doc__ or "").strip()
+        rule = " ".join((finding.judge.__doc__ or "").split())
         lines += [f"## {finding.name}: {WORDS[outcome.holds]}", "", f"- **Claim:** {finding.claim} ({finding.source}).",
                   f"- **Judged by:** {rule}", f"- **Seen:** {outcome.figures}."]  # fmt: skip
         lines += [f"- **Remark, after the runs:** {finding.remark}"] * bool(finding.remark) + [""]

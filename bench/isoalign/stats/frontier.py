@@ -10,6 +10,8 @@ import numpy as np
 from isoalign.stats.curves import Curves
 from isoalign.stats.intervals import Array
 
+LEAST = 1e-6  # nats: what moved at all is not at the base, whose KL is 0, in any resample
+
 
 @dataclass(frozen=True)
 class Place:
@@ -52,9 +54,10 @@ def pareto_shares(ends: Mapping[str, Curves]) -> dict[str, float]:
     if not ends or min(curves.prompts for curves in ends.values()) < 2:
         return {}
     drawn = [curves.drawn().pooled for curves in ends.values()]
+    moved = [LEAST if curves.observed.kl.any() else 0.0 for curves in ends.values()]
     replicates = max(len(paths.kl) for paths in drawn)
     kl, loss = (np.stack([np.broadcast_to(column, replicates) for column in columns]) for columns in (
-        [paths.kl[:, 0] for paths in drawn],
+        [np.maximum(paths.kl[:, 0], least) for paths, least in zip(drawn, moved, strict=True)],
         [-paths.level[:, 0] if paths.rising else paths.level[:, 0] for paths in drawn],
     ))  # fmt: skip
     beaten = [_beaten(kl, loss, row) for row in range(len(drawn))]

@@ -11,7 +11,7 @@ from isoalign.report.board.cells import cell
 from isoalign.report.board.rows import Row
 from isoalign.report.board.sections import Section
 from isoalign.report.pages.phrases import rank_phrase, row_name
-from isoalign.stats.equal_kl import GRID, NEAR, AtKL
+from isoalign.stats.equal_kl import GRID, NEAR, AtKL, reaches
 
 _HOW = """\
 Read off the snapshots along each run, at the same KL from the base for all methods: {gain} where the curve of each seed first
@@ -22,8 +22,8 @@ prompts, seeds, and the bend of the curve between two snapshots. † crosses tha
 {area}KL here is the price of a change, not how hard a method optimised: by that measure methods differ at equal KL (Gao et
 al. 2023)."""
 
-_AREA = """*Mean* is that of {gain} over √KL
-from {start:g} to {to:g} nats: the area under the curve, by its width. """
+_AREA = """*Mean* is that of {gain} over √KL from {start:g} to {to:g} nats: the area under the curve, by its width.
+"""
 
 
 def equal_kl_section(section: Section) -> list[str]:
@@ -41,7 +41,8 @@ def equal_kl_section(section: Section) -> list[str]:
         line = [row_name(row), f"{first[row.name].end:.2f}", *(at_kl_cell(row, found[row.name]) for found in at_kl.values())]
         if to > GRID[0]:
             mean, rank = areas.get(row.name, (None, None))
-            line.append(_ranked(row, mean, rank) if mean else "not measured")
+            short = "not measured" if reaches(section.curves[row.name], to) else "not reached"
+            line.append(_ranked(row, mean, rank) if mean else short)
         cells.append(line)
     gain = objective.gain_noun
     area = _AREA.format(gain=gain, start=GRID[0], to=to) if to > GRID[0] else ""
