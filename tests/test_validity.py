@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from isoalign import stats
 from isoalign.core.records import Card, Estimate
@@ -67,12 +68,13 @@ def test_one_method_under_many_names_is_told_apart_on_at_most_5_percent_of_board
     """Seeds that spread by a fifth of the effect, in all methods or in every second one; then all spans of ranks are all."""
     rng = np.random.default_rng(100 * seeds + methods)
     boards, parted = 60 if methods < 30 else 30, 0
+    most = binom.ppf(0.95, boards, 0.05)  # so many of few boards may be by chance, at 5%
     for _ in range(boards):
         hard = hardness(rng)
         tables = {str(i): trained(rng, hard, 1.0, 0.0 if unequal and i % 2 else 0.2, seeds) for i in range(methods)}
         compared = stats.compare(tables, trained=list(tables))
         parted += any(pair.resolved for pair in compared.values())
-    assert parted <= 0.05 * boards
+    assert parted <= most
 
 
 @pytest.mark.slow
