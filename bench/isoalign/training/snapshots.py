@@ -12,7 +12,7 @@ from isoalign.models import kl
 from isoalign.training.session import Session
 
 ANSWERS = 16  # of a look at the KL, one to each of the first training prompts
-LOOKS = 64  # at most, evenly along what is left of the budget
+LOOKS = 32  # at most, evenly along what is left of the budget
 
 
 class SnapshotPlan:
