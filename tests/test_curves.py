@@ -459,6 +459,12 @@ def test_the_page_shows_gains_at_equal_kl_with_their_ranks_or_that_they_are_not_
     assert at["*sft_chosen*"]["Reduction at 4 ↑"] == "not reached"
     assert "; " not in at["*sft_chosen*"]["Reduction at 1 ↑"], "the control has no rank"
     assert "jointly at 95%" in how
+    header, lines = leaderboard.build_board(realistic()).table()
+    plain = {line[header.index("method")]: dict(zip(header, line, strict=True)) for line in lines}
+    assert plain["dpo"]["gain_at_kl_0.5"] is None
+    shown = f"{plain['dpo']['gain_at_kl_4']:.3f} [{plain['dpo']['gain_at_kl_4_low']:.3f}"
+    assert at["dpo"]["Reduction at 4 ↑"].startswith(shown)
+    assert plain["sft_chosen"]["gain_at_kl_1_rank"] is plain["sft"]["gain_at_kl_1"] is None
 
 
 def test_of_one_seed_no_rank_is_shown_at_equal_kl_and_a_gated_row_has_none() -> None:

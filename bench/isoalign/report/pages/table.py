@@ -9,6 +9,7 @@ from isoalign.core.display import clean, plain
 from isoalign.report.board.columns import shown
 from isoalign.report.board.rows import Row
 from isoalign.report.board.sections import ROLES, Section
+from isoalign.stats.equal_kl import GRID
 
 LIMITS = ("flops", "labels", "tokens", "steps", "seconds")
 
@@ -22,6 +23,8 @@ def board_table(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]]
     header = ["section", "budget_flops", "base", "rank", "rank_last", "method", "algorithm", "part"]
     header += ["gated", "outdated", "pareto", "pareto_share", "seeds", "prompts", "tuning", "packages"]
     header += [name + end for name in metrics for end in ("", "_low", "_high")]
+    header += [f"gain_at_kl_{kl:g}{end}" for kl in GRID for end in ("", "_low", "_high", "_rank", "_rank_last")]
+    header += [f"gain_mean_over_kl{end}" for end in ("_to", "", "_low", "_high", "_rank", "_rank_last")]
     header += ["spent_percent", *(f"spent_{name}" for name in LIMITS)]
     header += [*(f"flops_{role}" for role in roles), "flags"]
     rows = [
@@ -51,5 +54,19 @@ def _plain_row(number: int, section: Section, row: Row, metrics: list[str], role
     cells += [clean(row.cards[0].algorithm), row.part, row.gated, clean(outdated), row.pareto, row.on_frontier]
     cells += [row.seeds, row.estimate(row.objective.level).n, clean(row.tuning), clean(row.packages)]
     cells += [value for e in estimates for value in (e.value, e.low, e.high)]
+    cells += _at_equal_kl(section, row)
     cells += [row.percent, *(row.spent(name) for name in LIMITS)]
     return [*cells, *(bill.get(role) for role in roles), clean("; ".join(map(str, row.flags)))]
+
+
+def _at_equal_kl(section: Section, row: Row) -> list[Any]:
+    """Gains at the KL of the grid, and their mean up to a KL, each with interval and rank; empty where not measured."""
+    cells: list[Any] = []
+    for kl in GRID:
+        at = section.equal_kl.get(kl, {}).get(row.name)
+        cells += [at.gain.value, at.gain.low, at.gain.high, *(at.rank or (None, None))] if at else [None] * 5
+    to, means = section.areas
+    if row.name not in means:
+        return [*cells, *[None] * 6]
+    mean, rank = means[row.name]
+    return [*cells, to, mean.value, mean.low, mean.high, *(rank or (None, None))]
