@@ -33,7 +33,8 @@ def trainer_of(bench: Bench, name: str, work: Path) -> Trainer:
     algorithm = small(name, **{"mode": mode} if mode else {})
     algorithm = replace(algorithm, **{key: value for key, value in ODD.items() if hasattr(algorithm, key)})
     work.mkdir(parents=True, exist_ok=True)
-    config = TrainConfig(warmup=2, checkpoint_seconds=0 if steps else 1e9, micro_batch=2)
+    along = {"snapshots": (0.5,), "kl_snapshots": (0.001, 0.01, 0.1, 1.0)}
+    config = TrainConfig(warmup=2, checkpoint_seconds=0 if steps else 1e9, micro_batch=2, **along)  # type: ignore[arg-type]
     dying = DiesAtStep(algorithm, int(steps)) if steps else algorithm
     return bench.replace(lora=int(lora or 0), ends=True).trainer(dying, BUDGET, work, config=config)
 
@@ -44,7 +45,13 @@ def outcome(bench: Bench, name: str, work: Path) -> dict[str, Any]:
     with suppress(Killed):
         trainer.run(name)
     spent = {key: value for key, value in trainer.meter.spent().items() if key != "seconds"}
-    return {"spent": spent, "log": trainer.log, "weights": weights(trainer), "state": trainer.lab.state}
+    return {
+        "spent": spent,
+        "log": trainer.log,
+        "weights": weights(trainer),
+        "state": trainer.lab.state,
+        "snapshots": trainer.snapshots,
+    }
 
 
 def main() -> None:

@@ -52,6 +52,8 @@ def check_same(one: dict[str, Any], several: dict[str, Any]) -> tuple[float, flo
     """All that is counted is equal, losses and weights are so to float error; returns the largest of each."""
     assert several["spent"] == one["spent"]
     assert several["state"].keys() == one["state"].keys()
+    assert several["snapshots"] == one["snapshots"]
+    assert one["snapshots"], "one at half of what is left, at least"
     assert [row.keys() for row in several["log"]] == [row.keys() for row in one["log"]]
     assert [row["flops_spent"] for row in several["log"]] == [row["flops_spent"] for row in one["log"]]
     least = 0.1  # of a loss by which an error is divided: its terms cancel where it is near 0
