@@ -178,7 +178,7 @@ def test_tuning_tries_each_method_equally_often_and_writes_the_winner_with_its_r
 
 @pytest.mark.slow
 def test_a_method_of_which_every_trial_fails_is_told_recorded_and_harms_no_other(place: Terminal) -> None:
-    done = place(command(place, "best_of_n", "sft_chosen", "budget.tokens=50"))
+    done = place(command(place, "best_of_n", "sft_chosen", "budget.tokens=5"))
     assert done.returncode == 1
     assert "no trial of best_of_n can be chosen" in done.stderr
     assert "Traceback" not in done.stderr
