@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from isoalign import Lab, Paper, Rollouts, Step, register
+from isoalign import Lab, Needs, Paper, Rollouts, Step, register
 from isoalign.baselines.ppo import PENALISED
 from isoalign.baselines.rlaif import RLAIF
 from isoalign.baselines.sft_chosen import mean_logp
@@ -30,6 +30,7 @@ class CAI(RLAIF):
         parity="test_cai.py: imitation and PPO, each in its share of the budget", logs=PENALISED,
     )  # fmt: skip
 
+    needs: ClassVar[Needs] = RLAIF.needs | {"": ("revisions",)}
     closed_form: ClassVar[bool] = False  # the revisions change the optimum
 
     revision_share: float = 0.25

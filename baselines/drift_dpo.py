@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from isoalign import Lab, Pairs, Paper, Step, register
+from isoalign import Lab, Needs, Pairs, Paper, Step, register
 from isoalign.baselines.dpo import MARGIN, margin
 from isoalign.baselines.drift_rloo import random_numbers
 
@@ -26,6 +26,7 @@ class DriftDPO:
         learns_from="pairs with verdicts by coin: a control", parity="test_drift.py: numbers worked by hand", logs=MARGIN,
     )  # fmt: skip
 
+    needs: ClassVar[Needs] = {"": ("pairs",)}
     control: ClassVar[bool] = True
 
     beta: float = 0.1

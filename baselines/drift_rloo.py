@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from isoalign import Lab, Paper, Rollouts, Step, register
+from isoalign import Lab, Needs, Paper, Rollouts, Step, register
 from isoalign.baselines.reinforce import PRICED, Weighed, reinforce_loss
 from isoalign.baselines.rloo import leave_one_out
 
@@ -29,6 +29,7 @@ class DriftRLOO:
         logs=PRICED | {"reward": "mean random reward of the sampled answers, about a deviation wide"},
     )  # fmt: skip
 
+    needs: ClassVar[Needs] = {}
     control: ClassVar[bool] = True
 
     rollouts: int = 64

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from isoalign import Lab, Pairs, Paper, Rollouts, Rows, Step, register
+from isoalign import Lab, Needs, Pairs, Paper, Rollouts, Rows, Step, register
 from isoalign.baselines.dpo import DPO, MARGIN
 from isoalign.baselines.ppo import minibatches
 from isoalign.baselines.rft import best
@@ -37,6 +37,7 @@ class IterativeDPO(DPO):
         logs=MARGIN | {"reward": "mean reward of all answers that were sampled"},
     )}}  # fmt: skip
 
+    needs: ClassVar[Needs] = {"": ("reward",)}
     kl_price: ClassVar[str] = ""  # with deterministic verdicts the optimal margin is infinite, at any beta
     closed_form: ClassVar[bool] = False
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from isoalign import Lab, Paper, Rollouts, Step, register
+from isoalign import Lab, Needs, Paper, Rollouts, Step, register
 from isoalign.baselines.dpo import DPO, MARGIN
 from isoalign.baselines.iterative_dpo import best_against_worst
 
@@ -27,6 +27,7 @@ class OnlineDPO(DPO):
         logs=MARGIN,
     )  # fmt: skip
 
+    needs: ClassVar[Needs] = {"labelled_by=judge": ("judge",), "labelled_by=reward": ("reward",)}
     kl_price: ClassVar[str] = ""  # with deterministic verdicts the optimal margin is infinite, at any beta
     closed_form: ClassVar[bool] = False
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from isoalign import Lab, Paper, Step, register
+from isoalign import Lab, Needs, Paper, Step, register
 from isoalign.baselines.ppo import minibatches
 from isoalign.baselines.sft_chosen import SFTChosen
 
@@ -28,6 +28,8 @@ class RFT(SFTChosen):
             "reward": "mean reward of all answers that were sampled", "kept_reward": "mean reward of those that are imitated",
         },
     )  # fmt: skip
+
+    needs: ClassVar[Needs] = {"": ("reward",)}
 
     prompts: int = 64
     draws: int = 4

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from isoalign import Lab, Paper, Rollouts, register
+from isoalign import Lab, Needs, Paper, Rollouts, register
 from isoalign.baselines.ppo import PENALISED, PPO
 
 
@@ -22,6 +22,8 @@ class RLAIF(PPO):
         learns_from="a reward model of an AI judge's verdicts, or the judge's own score", values={"kl": "0.05", "lr": "1e-5"},
         parity="test_ppo.py: PPO with another reward", logs=PENALISED,
     )  # fmt: skip
+
+    needs: ClassVar[Needs] = {"mode=direct": ("judge_score",), "mode=canonical": ("judge_reward",)}
 
     mode: str = "canonical"
 

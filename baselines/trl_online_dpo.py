@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from isoalign import Lab, Paper, register, trl
+from isoalign import Lab, Needs, Paper, register, trl
 
 
 @register
@@ -21,6 +21,8 @@ class TRLOnlineDPO:
         values={"beta": "0.1", "batch_size": "128", "lr": "5e-7"}, parity="test_trl.py: the paper's first loss and gradient",
         logs={"reward": "mean reward of the answers that were sampled"},
     )  # fmt: skip
+
+    needs: ClassVar[Needs] = {"labelled_by=judge": ("judge_score",), "labelled_by=reward": ("reward",)}
 
     beta: float = 0.1
     batch_size: int = 32

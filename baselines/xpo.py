@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from isoalign import Batch, Lab, Paper, Rollouts, Step, register
+from isoalign import Batch, Lab, Needs, Paper, Rollouts, Step, register
 from isoalign.baselines.dpo import MARGIN
 
 
@@ -37,6 +37,8 @@ class XPO:
         parity="test_reference_samples.py: figures of TRL 1.12's XPOTrainer, loss and gradient",
         logs=MARGIN | {"wins": "share of prompts where the policy's answer is the better one"},
     )  # fmt: skip
+
+    needs: ClassVar[Needs] = {"labelled_by=judge": ("judge",), "labelled_by=reward": ("reward",)}
 
     beta: float = 0.1
     alpha: float = 1e-3

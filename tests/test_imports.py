@@ -110,8 +110,9 @@ def test_importing_every_algorithm_loads_nothing_from_beyond_the_wall() -> None:
 def test_the_lab_has_no_public_door_to_the_meter_the_source_or_the_models(tiny_lab: isoalign.Lab) -> None:
     public = {name for name in dir(tiny_lab) if not name.startswith("_")}
     assert public == {
-        "policy", "reference", "log_ratio", "generate", "critic", "module", "prompts", "pairs", "labels", "revisions",
-        "reward", "judge", "judge_score", "progress", "log", "state", "generator", "device", "new_tokens",
+        "policy", "reference", "anchor", "move_anchor", "teacher", "log_ratio", "generate", "critic", "module", "prompts",
+        "pairs", "labels", "revisions", "reward", "judge", "judge_score", "progress", "log", "state", "generator", "device",
+        "new_tokens",
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.records import Estimate, Flag, ReverseKL, Rewards, Sample, ScoredPair
 from isoalign.evaluation.metrics import ScoredSamples, kl, reward_accuracy
 from isoalign.models.kl import exact_kl
-from isoalign.runs.training import reported_kl, reported_kl_error
+from isoalign.runs.reported import reported_kl, reported_kl_error
 
 SAMPLE = Sample("p", 0, "", "", [1, 2], -3.0, -4.0, 0.7, False)
 PAIR = ScoredPair("x", "p", "good", "bad", True, -5.0, -6.0, -5.0, -6.0, 2, 4)

@@ -58,8 +58,8 @@ def test_the_base_samples_what_the_policy_sampled_before_it_was_trained_and_its_
 
 def test_any_other_sampler_is_refused(tiny_bench: Bench) -> None:
     lab = tiny_bench.lab()
-    with pytest.raises(UserError, match="samples by policy or reference, not 'teacher'"):
-        lab.generate(lab.prompts(1), by="teacher")
+    with pytest.raises(UserError, match="samples by policy, reference, anchor or teacher, not 'judge'"):
+        lab.generate(lab.prompts(1), by="judge")
 
 
 # -- ReMax -------------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from isoalign.models.language import NEVER, LanguageModel
 from isoalign.models.precision import cast_frozen_weights
 from isoalign.training import registry, trl
 from isoalign.training.lab import Lab, session_of
+from isoalign.training.needs import needs_of
 from isoalign.training.trainer import Trainer
 from isoalign.training.trl.harness import Harness
 from isoalign.training.trl.models import check_fused_head, lent
@@ -39,6 +40,13 @@ def small(name: str, **settings: Any) -> Any:
     """An algorithm with batches of five, where it has such."""
     fields = {field.name for field in dataclasses.fields(registry.algorithm(name))}
     return cut(name, **{key: 5 for key in ("batch_size", "num_generations") if key in fields} | settings)
+
+
+def adapted(bench: Bench, algorithm: Any, lora: int) -> Bench:
+    """The bench with an adapter; there is none for an algorithm that trains all weights."""
+    if lora and "all_weights" in needs_of(algorithm):
+        pytest.skip("it trains all weights")
+    return bench.replace(lora=lora)
 
 
 def run(bench: Bench, algorithm: Any, work: Path, steps: int = 6, **config: Any) -> Trainer:
@@ -70,7 +78,7 @@ def test_the_bill_is_within_one_percent_of_what_was_counted(
     even_bench: Bench,  # noqa: F811
     tmp_path: Path, name: str, algorithm: Any, lora: int,
 ) -> None:  # fmt: skip
-    bench = even_bench.replace(lora=lora)
+    bench = adapted(even_bench, algorithm, lora)
     with counting() as counted:
         trainer = run(bench, algorithm, tmp_path, steps=4)
     assert trainer.meter.steps == 4
@@ -273,7 +281,7 @@ def test_a_round_of_sampling_that_its_tokens_do_not_cover_is_not_begun(tiny_benc
 @LORA
 @ALL
 def test_models_are_handed_back_as_they_were(tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int) -> None:
-    trainer = tiny_bench.replace(lora=lora).trainer(algorithm, Budget(1e15, steps=2), tmp_path)
+    trainer = adapted(tiny_bench, algorithm, lora).trainer(algorithm, Budget(1e15, steps=2), tmp_path)
     models = [trainer.session.policy, trainer.session.reference]
     before = [(set(m.model.state_dict()), set(vars(m.model)) - {"training"}, set(vars(m.inner))) for m in models]
     wanted = [p.requires_grad for p in models[0].model.parameters()]
@@ -352,7 +360,7 @@ def test_a_run_killed_twice_ends_with_the_weights_the_bill_and_the_log_of_one_th
         work.mkdir()
         for left in (*kills, 0):
             torch.manual_seed(left)  # the state of the process is another one each time
-            trainer = tiny_bench.replace(lora=lora).trainer(algorithm, Budget(1e15, steps=13), work, config=OFTEN)
+            trainer = adapted(tiny_bench, algorithm, lora).trainer(algorithm, Budget(1e15, steps=13), work, config=OFTEN)
             trainer.__class__ = Mortal
             trainer.left = left  # type: ignore[attr-defined]
             with pytest.raises(Killed) if left else nullcontext():

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from isoalign.models.language import Outputs
     from isoalign.training import trl
     from isoalign.training.lab import Lab
-    from isoalign.training.provenance import Conditions, Paper, Rows, Scalars
+    from isoalign.training.provenance import Conditions, Needs, Paper, Rows, Scalars
     from isoalign.training.registry import register
 
 __all__ = [
-    "Batch", "Conditions", "Lab", "Labels", "Outputs", "Pairs", "Paper", "Prompts", "Rollouts", "Rows", "Scalars", "Step",
+    "Batch", "Conditions", "Lab", "Labels", "Needs", "Outputs", "Pairs", "Paper", "Prompts", "Rollouts", "Rows", "Scalars",
+    "Step",
     "joined", "register", "trl",
 ]  # fmt: skip
 
@@ -27,7 +28,7 @@ _HOMES = (
         "Outputs": "isoalign.models.language",
         "register": "isoalign.training.registry",
     }
-    | dict.fromkeys(("Conditions", "Paper", "Rows", "Scalars"), "isoalign.training.provenance")
+    | dict.fromkeys(("Conditions", "Needs", "Paper", "Rows", "Scalars"), "isoalign.training.provenance")
 )
 
 

@@ -36,6 +36,14 @@ def conflict(task: Any) -> str:
     return ""
 
 
+def unpaired(file: str, wanted: str) -> str:
+    """Why ``wanted`` cannot be had of a file of unpaired feedback, in a line."""
+    return (
+        f"task.feedback.file {file} holds unpaired feedback; {wanted} must come from comparisons. KTO learns from unpaired "
+        "feedback"
+    )
+
+
 def misfit(task: Any, labelled_by: str) -> str:
     """Why verdicts by ``annotator`` or ``judge`` are not of the objective of a TaskConfig, in a line; empty if they are.
 

@@ -211,6 +211,7 @@ class RewardConfig:
 class TaskConfig:
     """A task: all that methods share. ``budgets``: FLOPs by name, for budget=NAME. ``seed``: of the shared stages.
 
+    ``teacher``: a language model of the same tokenizer, a folder or hub name, for methods that distil one; empty for none.
     ``known_reward``: the annotator, the reward and the objective are one known function, ``evaluation.scorer``: verdicts
     compare its scores, the reward is its score, and no reward model is trained on the annotator's verdicts.
     """
@@ -232,6 +233,7 @@ class TaskConfig:
     budgets: dict[str, float] = field(default_factory=dict)
     seed: int = 0
     known_reward: bool = added_later(False)
+    teacher: str = added_later("")
 
     def scored_by(self, labelled_by: str) -> str:
         """The scorer by which the ``annotator`` or the ``judge`` compares answers; empty if it is no scorer."""

@@ -13,7 +13,7 @@ from functools import cache
 
 BASELINES = "isoalign.baselines"
 _Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-_PROVENANCE = {"Paper", "Rows", "Scalars", "Conditions"}  # types of what is only told of a method: see training/provenance.py
+_PROVENANCE = {"Conditions", "Needs", "Paper", "Rows", "Scalars"}  # what is only told of a method: training/provenance.py
 _IGNORED = {"ctx", "kind", "type_comment", "type_params"}  # of a node's fields: they say nothing, or not in every Python
 
 

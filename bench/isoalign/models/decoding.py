@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,6 +88,54 @@ class Decoder:
         width = int(self._mask[:, self._length :].sum(1).max())
         columns = slice(self._length + width)
         return Sampled(Rollouts(self._tokens[:, columns], self._mask[:, columns], self._length), self._states[:, :width])
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A model, an `isoalign.models.language.LanguageModel` without its adapter, whose logits a decoder mixes into its own: the
+    probability of each token is then own^(1 - share) x the model's^share, normalised. ``share`` lies in (0, 1)."""
+
+    model: Any
+    share: float
+
+
+class MixedDecoder:
+    """A decoder whose logits are mixed with those of another one, which reads the same completions within a ``context``."""
+
+    def __init__(
+        self, own: Decoder, other: Decoder, share: float, context: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self._own, self._other, self._share, self._context = own, other, share, context
+
+    @property
+    def rows(self) -> Tensor:
+        """The completions that are being written [b]."""
+        return self._own.rows
+
+    @property
+    def logits(self) -> Tensor:
+        """Of the next token of each completion [b, V]; softmax normalises the product of powers."""
+        return (1 - self._share) * self._own.logits + self._share * self._other.logits
+
+    def append(self, tokens: Tensor, real: Tensor | None = None) -> None:
+        """Add a token [b] to each completion."""
+        self._own.append(tokens, real)
+        self._other.append(tokens, real)
+
+    def leave(self, unfinished: Tensor) -> None:
+        """Go on with the completions where ``unfinished`` [b] is true."""
+        self._own.leave(unfinished)
+        self._other.leave(unfinished)
+
+    def advance(self) -> None:
+        """Read the last tokens."""
+        self._own.advance()
+        with self._context():
+            self._other.advance()
+
+    def samples(self) -> Sampled:
+        """The completions, with the states of the first decoder."""
+        return self._own.samples()
 
 
 def sample_tokens(logits: Tensor, uniforms: Tensor) -> Tensor:

@@ -18,7 +18,17 @@ from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.memory import by_rows
 from isoalign.models import tokens
-from isoalign.models.decoding import CROWDED, GREEDY, Decoder, Draws, Sampled, joined_samples, sample_tokens
+from isoalign.models.decoding import (
+    CROWDED,
+    GREEDY,
+    Beside,
+    Decoder,
+    Draws,
+    MixedDecoder,
+    Sampled,
+    joined_samples,
+    sample_tokens,
+)
 from isoalign.models.flops import Shape, shape_of
 from isoalign.models.passes import (
     LOGITS,
@@ -171,16 +181,16 @@ class LanguageModel:
         return predict
 
     @torch.no_grad()
-    def generate(self, prompts: Prompts, uniforms: Tensor) -> Rollouts:
+    def generate(self, prompts: Prompts, uniforms: Tensor, beside: Beside | None = None) -> Rollouts:
         """Sample completions at T = 1 by inverse CDF, about ``rows`` at a time, up to four times as many of a small model.
 
         ``uniforms`` [B x K, T] in [0, 1) fix every choice: K completions of each prompt, T tokens each. A prompt is read
-        once and its cache repeated for its K samples.
+        once and its cache repeated for its K samples. ``beside``: a model that is mixed in.
         """
-        return self.sample(prompts, uniforms).rollouts
+        return self.sample(prompts, uniforms, beside).rollouts
 
     @torch.no_grad()
-    def sample(self, prompts: Prompts, uniforms: Tensor) -> Sampled:
+    def sample(self, prompts: Prompts, uniforms: Tensor, beside: Beside | None = None) -> Sampled:
         """The same with the states that predicted each token, which another pass over the completions would compute again."""
         draws = Draws(prompts, uniforms.view(len(prompts), -1, uniforms.shape[-1])).to(self.device)
         rows = self._decoded_rows(prompts.tokens.shape[1] + uniforms.shape[-1])
@@ -188,8 +198,10 @@ class LanguageModel:
         def decode(draws: Draws) -> Sampled:
             prompts, uniforms = draws.prompts, draws.uniforms.flatten(0, 1)
             if len(prompts) > 1:
-                return self._decode(prompts, uniforms)
-            parts = by_rows(lambda part: self._decode(prompts, part), uniforms, rows)  # many samples of a single prompt
+                return self._decode(prompts, uniforms, beside)
+            parts = by_rows(
+                lambda part: self._decode(prompts, part, beside), uniforms, rows
+            )  # many samples of a single prompt
             return joined_samples(parts, int(self.tokenizer.pad_token_id))
 
         with self.in_precision(), products.packed(self.inner, min(rows, len(uniforms))):
@@ -204,10 +216,18 @@ class LanguageModel:
         small = min(CACHED // (2 * layers * self.width * tokens), LOGITS // self.vocabulary)
         return max(self.rows, min(4 * self.rows, small))
 
-    def _decode(self, prompts: Prompts, uniforms: Tensor) -> Sampled:
+    def _decoder(self, prompts: Prompts, repeats: int, steps: int) -> Decoder:
+        return Decoder(self.body, self.predict_now(), prompts, repeats, steps, int(self.tokenizer.pad_token_id))
+
+    def _decode(self, prompts: Prompts, uniforms: Tensor, beside: Beside | None) -> Sampled:
         rows, steps = uniforms.shape
-        pad = int(self.tokenizer.pad_token_id)
-        decoder = Decoder(self.body, self.predict_now(), prompts, rows // len(prompts), steps, pad)
+        pad, repeats = int(self.tokenizer.pad_token_id), rows // len(prompts)
+        decoder: Decoder | MixedDecoder = self._decoder(prompts, repeats, steps)
+        if beside is not None:
+            model: LanguageModel = beside.model
+            with model.adapter_off():
+                other = model._decoder(prompts, repeats, steps)
+            decoder = MixedDecoder(own=decoder, other=other, share=beside.share, context=model.adapter_off)  # type: ignore[arg-type]
         alive = torch.ones(rows, dtype=torch.bool, device=self.device)
         greedy = bool((uniforms == GREEDY).all())  # looked at once: a choice costs nothing more at each token
         for step in range(steps):

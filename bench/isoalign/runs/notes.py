@@ -90,6 +90,7 @@ def _feedback_records(run: Run) -> dict[str, Any]:
     """Records of a panel of annotators, a feedback file, revisions and a comparing judge, if the run used them."""
     record, kept = _verdicts(run), ("panel", "file", "dropped", "remarks", "cut")
     records: dict[str, Any] = {name: record[name] for name in kept if name in record}
+    records |= {"teacher": {"model": run.task.teacher, "weights": run.teacher}} if run.teacher else {}
     records |= {"annotator": name} if (name := run.task.feedback.annotator) else {}
     if run.uses("revisions"):
         records["revisions"] = _record(run, run.shared.revisions_stage)
@@ -148,6 +149,8 @@ def feedback_flags(run: Run) -> list[Flag]:
         missing, asked = sum(judge.get("missing", {}).values()), judge.get("asked", 0)
         if missing > MAX_MISSING_SHARE * asked:
             warnings.append(f"the judge gave no verdict on {missing} of {asked} questions")
+    if run.teacher:
+        warnings.append(f"it learned from the teacher {task.teacher}, whose own training is in no bill")
     if unscored := verdicts.get("unscored"):
         name = f"{unscored:,} of {verdicts['answers']:,} answers"
         warnings.append(f"{name} got no score from the annotator: they are in no pair, and as a reward they get the mean")

@@ -32,6 +32,7 @@ from isoalign.evaluation import metrics, samples
 from isoalign.report import trackers
 from isoalign.runs import failures, tuned
 from isoalign.runs.card import make_card, packages
+from isoalign.runs.needs import check_needs
 from isoalign.runs.pipeline import Run
 from isoalign.stages.shared import SharedStages
 from isoalign.training import registry
@@ -92,6 +93,7 @@ def execute(config: DictConfig) -> Path | None:
     folder = _writable(Path(str(config.results)) / task.name)
     store = Path(str(config.store)) if config.store else assets.cache_dir() / "store"
     shared = SharedStages(task, Store(store if store.is_dir() else _writable(store)))  # a whole one may be read-only
+    check_needs(algorithm, shared)
     run = Run(name, algorithm, budget, int(config.seed), shared, how)
     return _publish(config, run, folder)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +28,8 @@ from isoalign.evaluation.metrics.kl import best_of_n_bound
 from isoalign.models import loading
 from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.language import LanguageModel
+from isoalign.runs.needs import check_needs
+from isoalign.runs.reported import reported_kl, reported_kl_error
 from isoalign.stages import pairs
 from isoalign.stages.rounds import FeedbackRounds
 from isoalign.stages.sft import with_adapter
@@ -37,6 +38,7 @@ from isoalign.stages.stage import Stage
 from isoalign.training import registry, trl
 from isoalign.training.guard import Guard
 from isoalign.training.meter import Meter
+from isoalign.training.needs import needs_of
 from isoalign.training.process_state import preserved
 from isoalign.training.session import Session
 from isoalign.training.trainer import Trainer
@@ -44,7 +46,6 @@ from isoalign.training.trainer import Trainer
 VERSION = 5
 ROUNDS = "rounds"  # folder of a train stage with the outputs of later feedback rounds
 BASE = "sft"  # the row of the SFT base
-MIN_LOGGED_SHARE = 0.9  # of the spent FLOPs: a KL logged only before does not describe the trained policy
 DEFAULT_IDLE_SECONDS = TrainConfig().idle_seconds
 
 
@@ -91,6 +92,7 @@ class Training:
         recipe |= self.shaping_recipe if self.uses("reward") else {}
         recipe |= {"unpaired": shared.unpaired_stage.key} if shared.unpaired_stage and self.uses("labels") else {}
         recipe |= {"revisions": shared.revisions_stage.key} if self.uses("revisions") else {}
+        recipe |= {"teacher": self.teacher} if self.teacher else {}
         recipe |= {"rounds": rounds} if (rounds := recipe_fields(task.rounds)) else {}
         recipe |= {"loop": trl.loop_versions(bool(rounds))} if hasattr(self.algorithm, "train") else {}
         recipe |= {"answers": self.prompt_recipe | {"draws": self.task.evaluation.draws}} if self.selects else {}
@@ -105,6 +107,11 @@ class Training:
     def uses(self, service: str) -> bool:
         """Whether the algorithm's code names a service of the lab; its result cannot depend on one that it never names."""
         return registry.uses_attribute(type(self.algorithm), service)
+
+    @property
+    def teacher(self) -> str:
+        """The identity of the weights of the task's teacher; empty for a method that asks for none."""
+        return loading.weights_identity(self.task.teacher) if "teacher" in needs_of(self.algorithm) else ""
 
     def _train(self, work: Path) -> list[str]:
         torch.manual_seed(self.seed)
@@ -132,28 +139,23 @@ class Training:
         return self.shared.unread([*session.cursors, *session.reward_models])
 
     def _make_feedback(self) -> None:
-        """Make the shared stages that the algorithm reads, as its code names them, before policy and reference need memory.
+        """Make the shared stages that the algorithm reads, by its needs, before policy and reference need memory.
 
         What it reads besides is made when it asks for it."""
-        shared, by_judge = self.shared, registry.names_constant(type(self.algorithm), "judge")
-        if not by_judge and (self.uses("pairs") or self.uses("labels")):
-            shared.check_fits("annotator")
-        if not by_judge and self.uses("reward"):
-            shared.check_reward_fits("annotator")
+        shared, needs = self.shared, needs_of(self.algorithm)
+        check_needs(self.algorithm, shared)
         shared.get(shared.sft)
         if self.task.known_reward:
             shared.known_function()
         if self.task.scored_by("annotator"):  # a split in which no two answers differ must not end the run after training
             for split in dict.fromkeys(("train", "validation", self.task.evaluation.split)):
                 shared.get(shared.pairs("annotator", split))
-        if by_judge:  # what it asks of the judge is not known before
-            return
         if shared.unpaired_stage:
             shared.get(shared.unpaired_stage)
-        elif self.uses("reward"):
+        elif "reward" in needs:
             for stage in shared.reward_models("annotator").values():
                 shared.get(stage)
-        elif self.uses("pairs") or self.uses("labels"):
+        elif needs & {"pairs", "labels"}:
             shared.get(shared.pairs("annotator"))
 
     @property
@@ -277,23 +279,3 @@ def as_training_failure() -> Iterator[None]:
         if failure := machine_failure(error):
             raise failure from error
         raise TrainingFailed(unforeseen(error)) from error
-
-
-def reported_kl(log: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """A method's own estimates of its KL: means over the last tenth of the values that it logged."""
-    return {name: statistics.fmean(values[-max(1, len(values) // 10) :]) for name, values in _logged_kl(log).items()}
-
-
-def reported_kl_error(log: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Standard errors of these means, from the spread of that tenth, but at least five rows; none for a single row."""
-    tenths = {name: (values, max(1, len(values) // 10)) for name, values in _logged_kl(log).items() if len(values) > 1}
-    return {name: statistics.stdev(values[-max(5, tenth) :]) / math.sqrt(tenth) for name, (values, tenth) in tenths.items()}
-
-
-def _logged_kl(log: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """The KL values that a method logged, if it logged them to the end: those of a hybrid's first stage do not describe the
-    trained policy."""
-    logged = {name: [row for row in log if row.get(name) is not None] for name in ("kl", "kl_k1", "kl_k2", "kl_k3")}
-    least = MIN_LOGGED_SHARE * log[-1]["flops_spent"] if log else 0
-    to_the_end = {name: rows for name, rows in logged.items() if rows and rows[-1]["flops_spent"] >= least}
-    return {name: [row[name] for row in rows] for name, rows in to_the_end.items()}

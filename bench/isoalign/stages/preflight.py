@@ -147,10 +147,10 @@ def _check_win_rate(task: TaskConfig) -> None:
 
 
 def writers(task: TaskConfig) -> list[str]:
-    """The language models that judge answers or write critiques and revisions."""
+    """The language models that judge answers, write critiques and revisions, or teach."""
     judge = [config.model for config in (task.judge, task.evaluation.win_rate.judge) if config.kind == "lm"]
     critic = [task.constitution.model] if task.constitution.file and task.constitution.kind == "lm" else []
-    return list(dict.fromkeys(filter(None, judge + critic)))
+    return list(dict.fromkeys(filter(None, [*judge, *critic, task.teacher])))
 
 
 def check_length(name: str, architecture: Any, config: ModelConfig) -> None:

@@ -41,6 +41,7 @@ class FeedbackRounds:
         self.round = 0
         self._rewards: dict[tuple[str, int], Rewarder] = {}
         self._verdicts: dict[tuple[str, int], Feedback] = {}
+        self._teacher: LanguageModel | None = None
 
     def round_due(self, fraction: float) -> bool:
         """Whether the next round begins at this spent fraction of the budget."""
@@ -71,6 +72,11 @@ class FeedbackRounds:
     def revisions(self) -> Feedback:
         """The SFT base's answers and their revisions, the same in every round."""
         return self.shared.revisions()
+
+    def teacher(self) -> LanguageModel:
+        """The task's teacher, loaded once; it goes when the run ends."""
+        self._teacher = self._teacher or self.shared.teacher()
+        return self._teacher
 
     def comparing_judge(self) -> Judge | None:
         """The AI judge that compares answers, if the task has one."""

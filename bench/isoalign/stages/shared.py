@@ -17,11 +17,13 @@ from isoalign.data import prompts
 from isoalign.data.preferences import Feedback, UnpairedFeedback
 from isoalign.models import loading
 from isoalign.models.known_reward import KnownReward
+from isoalign.models.language import LanguageModel
 from isoalign.models.reward import HeadReward, Rewarder, Shaped
 from isoalign.stages import pairs
 from isoalign.stages.cutting import encode_prompts
 from isoalign.stages.graph import StageGraph
 from isoalign.stages.opinions import Offence, Opinion, Scores
+from isoalign.stages.teacher import require_teacher
 
 
 class OpinionJudge:
@@ -106,6 +108,16 @@ class SharedStages(StageGraph):
         feedback: Feedback = self.cached("revisions", lambda: Feedback.read(self.get(self.revisions_stage)))
         return feedback
 
+    def teacher(self) -> LanguageModel:
+        """The task's teacher, frozen. Raises UserError if the task names none."""
+        model, tokenizer = loading.load_model(require_teacher(self.task), dtype=self.task.model.frozen)
+        return self.language_model(model, tokenizer, self.task.model.precision)
+
+    def check_pairs(self, wanted: str) -> None:
+        """Raises UserError if human feedback is unpaired: ``wanted`` would come from the simulated annotator instead."""
+        if self.unpaired_stage:
+            raise UserError(known.unpaired(self.task.feedback.file, wanted))
+
     def check_fits(self, labelled_by: str) -> None:
         """Raises UserError if nothing is to be learned from an annotator or judge, who knows toxicity alone."""
         if why := known.misfit(self.task, labelled_by):
@@ -116,12 +128,16 @@ class SharedStages(StageGraph):
         if not self.task.reward.model and not self.task.reward.classifier.startswith("hf:"):
             self.check_fits(labelled_by)
 
-    def scoring_judge(self) -> OpinionJudge:
-        """The AI judge that scores single answers, loaded."""
+    def check_scoring_judge(self) -> None:
+        """Raises UserError if the task's judge compares answers."""
         if self.task.judge.compares:
             raise UserError(
                 f"a {self.task.judge.kind} judge compares answers and cannot score single ones; set algorithm.mode=canonical"
             )
+
+    def scoring_judge(self) -> OpinionJudge:
+        """The AI judge that scores single answers, loaded."""
+        self.check_scoring_judge()
         return self.cached("judge", lambda: OpinionJudge(self.opinion("judge")))
 
     def unread(self, read: Iterable[str]) -> list[str]:

@@ -62,6 +62,10 @@ class FeedbackSource(Protocol):
         """The reward model of this round."""
         ...
 
+    def teacher(self) -> LanguageModel:
+        """The frozen language model that the task names as its teacher, which reads and writes the policy's tokens."""
+        ...
+
     def comparing_judge(self) -> Judge | None:
         """The AI judge that compares two answers; None if the task's judge scores single ones."""
         ...

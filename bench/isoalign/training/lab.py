@@ -16,18 +16,17 @@ from isoalign.core import sharing, world
 from isoalign.core.batches import Labels, Pairs, Prompts, Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.randomness import own_random_state
-from isoalign.core.records import Question
 from isoalign.data.preferences import select
-from isoalign.feedback.judges.verdicts import Judge
 from isoalign.models.decoding import GREEDY
 from isoalign.models.language import Critic, completion_lengths
 from isoalign.models.passes import Outputs
 from isoalign.training.modules import PassCounter, make_module
-from isoalign.training.session import Session, row_lengths
+from isoalign.training.purchases import compare, pay_reward_model
+from isoalign.training.session import ROLES, Session, row_lengths
 
 Service = TypeVar("Service", bound=Callable[..., Any])
 HARNESS_SCALARS = {"step", "flops_spent", "lr", "loss", "grad_norm"}  # of a training log
-RESERVED_NAMES = ("policy", "reference", "reward", "judge", "feedback", "critic")  # of items on the bill, or of the lab
+RESERVED_NAMES = (*ROLES, "reward", "judge", "feedback", "critic")  # of items on the bill, or of the lab
 
 
 def service(method: Service) -> Service:
@@ -87,36 +86,66 @@ class Lab:
         outputs = session.zero_outputs(rollouts) if session.meter.quoting else session.read_by_policy(rollouts)
         return outputs.within(session.harness_code)
 
+    def reference(self, rollouts: Rollouts) -> Outputs:
+        """The frozen SFT base on completions, without gradients."""
+        return self._frozen("reference", rollouts)
+
+    def anchor(self, rollouts: Rollouts) -> Outputs:
+        """The anchor on completions, without gradients: a copy of the policy, taken at the first call of this or of
+        ``move_anchor``. It stays as it is until the algorithm moves it."""
+        return self._frozen("anchor", rollouts)
+
+    def teacher(self, rollouts: Rollouts) -> Outputs:
+        """The frozen language model ``task.teacher`` on completions, without gradients. It has the policy's vocabulary."""
+        return self._frozen("teacher", rollouts)
+
     @service
     @torch.no_grad()
-    def reference(self, rollouts: Rollouts) -> Outputs:
-        """The frozen SFT base on completions."""
+    def _frozen(self, role: str, rollouts: Rollouts) -> Outputs:
         session = self._session
-        session.pay_pass("reference", session.reference, rollouts, adapter=False)
+        if role == "anchor":
+            session.anchor.take()  # while a loss is quoted, too: then every process of a run does
+        session.pay_pass(role, session.model(role), rollouts, adapter=role != "reference")
         if session.meter.quoting:
-            return session.zero_outputs(rollouts)
-        return session.read_by_reference(rollouts).within(session.harness_code)
-
-    def log_ratio(self, rollouts: Rollouts) -> Tensor:
-        """log pi(y|x) - log pi_base(y|x), summed over the completion [B]."""
-        return (self.policy(rollouts).logp - self.reference(rollouts).logp).sum(-1)
+            return session.zero_outputs(rollouts, role)
+        read = session.read_by_reference(rollouts) if role == "reference" else session.read_by(role, rollouts)
+        return read.within(session.harness_code)
 
     @service
-    def generate(self, prompts: Prompts, draws: int = 1, by: str = "policy", greedy: bool = False) -> Rollouts:
-        """Sample ``draws`` completions per prompt at temperature 1 [B x draws], ``by`` the policy or the frozen ``reference``;
-        ``greedy`` takes the likeliest tokens instead."""
-        session, meter, own = self._session, self._session.meter, by == "policy"
+    def move_anchor(self, share: float = 1.0) -> None:
+        """Move the anchor's weights by ``share`` in (0, 1] of the way to the policy's; 1 copies them. Not within a loss."""
+        if self._session.meter.quoting:
+            raise UserError("a loss cannot move the anchor: do so in iteration()")
+        self._session.anchor.move(share)
+
+    def log_ratio(self, rollouts: Rollouts, to: str = "reference") -> Tensor:
+        """log pi(y|x) - log pi_base(y|x), summed over the completion [B]; ``to`` the reference, the anchor or the teacher."""
+        if to not in ROLES[1:]:
+            raise UserError(f"lab.log_ratio is to the {' or the '.join(ROLES[1:])}, not {to!r}")
+        return (self.policy(rollouts).logp - self._frozen(to, rollouts).logp).sum(-1)
+
+    @service
+    def generate(
+        self, prompts: Prompts, draws: int = 1, by: str = "policy", greedy: bool = False, mix: float = 0.0
+    ) -> Rollouts:
+        """Sample ``draws`` completions per prompt at temperature 1 [B x draws], ``by`` the policy, the frozen ``reference``,
+        the ``anchor`` or the ``teacher``; ``greedy`` takes the likeliest tokens instead. ``mix``: the policy's distribution
+        of each token is mixed with the reference's, pi^(1 - mix) x base^mix, normalised; both models are charged."""
+        session, meter = self._session, self._session.meter
         session.check_read()
-        if by not in ("policy", "reference"):
-            raise UserError(f"lab.generate samples by policy or reference, not {by!r}")
-        lengths, shape = prompts.mask.sum(1).tolist(), (session.policy if own else session.reference).shape
-        size, contexts = (len(prompts) * draws, session.new_tokens), [length for length in lengths for _ in range(draws)]
-        price = shape.prefill(lengths, own) + shape.decode(contexts, [session.new_tokens] * len(contexts), own)
-        meter.require(price, tokens=size[0] * size[1])  # the most that the completions can cost
+        if by not in ROLES:
+            raise UserError(f"lab.generate samples by {', '.join(ROLES[:-1])} or {ROLES[-1]}, not {by!r}")
+        if not 0 <= mix < 1 or (mix and by != "policy"):
+            raise UserError(f"lab.generate mixes a share in [0, 1) of the reference into the policy, not {mix} into the {by}")
+        roles, size = [by, "reference"] if mix else [by], (len(prompts) * draws, session.new_tokens)
+        most = sum(session.sampling_price(role, prompts, draws) for role in roles)
+        meter.require(most, tokens=size[0] * size[1])  # the most that the completions can cost
         uniforms = torch.full(size, GREEDY) if greedy else torch.rand(size, generator=session.generator)
-        rollouts = session.sample(prompts, uniforms, own)
+        rollouts = session.sample(prompts, uniforms, by, mix)
         used = completion_lengths(rollouts)
-        meter.charge(by, "sample", shape.prefill(lengths, own) + shape.decode(contexts, used, own), sum(used))
+        for role in roles:
+            tokens = sum(used) if role == by else 0
+            meter.charge(role, "sample", session.sampling_price(role, prompts, draws, used), tokens)
         return rollouts
 
     @service
@@ -216,21 +245,7 @@ class Lab:
         if labelled_by == "annotator":
             session.require_pairs("a reward model")
         rewarder = session.fetch(session.source.reward, labelled_by)
-        if session.round_name(labelled_by) not in session.reward_models:
-            feedback = session.fetch(session.source.feedback, labelled_by)
-            bill, read = rewarder.training_bill(), rewarder.verdicts()
-            own = read.get(feedback.source, [])
-            others = {source: verdicts for source, verdicts in read.items() if source != feedback.source}
-            unpaid = sum(len(set(read) - meter.labels.get(source, set())) for source, read in others.items())
-            if others and not unpaid:  # the golden set was charged with an earlier round's reward model
-                bill = [item for item in bill if item[0] == "reward"]
-            session.pay_verdicts(feedback, own, sum(flops for _, _, flops in bill), unpaid)
-            for source, verdicts in others.items():
-                meter.label(source, verdicts)
-            meter.add_seconds(rewarder.seconds())
-            for role, kind, flops in bill:
-                meter.charge(role, kind, flops)
-            session.reward_models.add(session.round_name(labelled_by))
+        pay_reward_model(session, rewarder, labelled_by)
         meter.charge("reward", "forward", rewarder.flops(rollouts))
         before = getattr(rewarder, "unscored", 0)
         rewards = session.by_rows(rewarder, rollouts)
@@ -245,7 +260,7 @@ class Lab:
         session = self._session
         session.check_read()
         if (judge := session.fetch(session.source.comparing_judge)) is not None:
-            return self._compare(judge, first, second)
+            return compare(session, judge, first, second)
         odds = [torch.logit(self.judge_score(rollouts), eps=1e-3) for rollouts in (first, second)]
         return torch.sigmoid(odds[0] - odds[1])
 
@@ -262,19 +277,6 @@ class Lab:
         meter.charge("judge", "forward", price)
         prompts = session.policy.decode_prompts(rollouts)
         return world.of_first(lambda: judge(texts, prompts)).to(self.device)
-
-    def _compare(self, judge: Judge, first: Rollouts, second: Rollouts) -> Tensor:
-        """P(first is better) [B] by a judge that compares. Each question counts as an AI label; its cost is known, and
-        charged, once it is answered."""
-        policy, meter = self._session.policy, self._session.meter
-        prompts, answers = policy.decode_prompts(first), [policy.decode(each) for each in (first, second)]
-        questions = [Question(*texts) for texts in zip(prompts, *answers, strict=True)]
-        verdicts = self._session.fetch(world.of_first, lambda: judge(questions))
-        before = len(meter.labels.get("ai_scores", ()))
-        meter.label("ai_scores", range(before, before + len(verdicts)))
-        meter.charge("judge", "forward", sum(verdict.flops or 0 for verdict in verdicts))
-        meter.ask({"passes": 2 * len(verdicts), "tokens": sum(verdict.tokens or 0 for verdict in verdicts)})
-        return torch.tensor([0.5 if v.p is None else v.p for v in verdicts], device=self.device)
 
     # -- the run --------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,11 @@ FAMILIES = {
 Scalars = dict[str, str]
 """Name to meaning, with its unit, of what a method logs beside step, loss, gradient norm, learning rate and FLOPs."""
 
+Needs = dict[str, tuple[str, ...]]
+"""What a method asks of a task (see `isoalign.training.needs`), by the setting that has it ask, as ``labelled_by=judge``;
+under an empty string whatever its settings. Of methods that don't say it, it is what their code names, and the code that they
+import of their own package."""
+
 Rows = dict[str, dict[str, Any]]
 """Further algorithms over a class, by the names of their yaml files: the class attributes that differ, ``paper`` at least."""
 

@@ -12,18 +12,24 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
+from isoalign.config import known
 from isoalign.core import sharing, stopping, world
 from isoalign.core.batches import Prompts, Rollouts, joined
 from isoalign.core.errors import UserError
 from isoalign.core.memory import by_rows
 from isoalign.data.preferences import Cursor, Feedback
+from isoalign.models.decoding import Beside
 from isoalign.models.language import LanguageModel, completion_lengths, prompt_lengths
 from isoalign.models.passes import Outputs, Predict, zero_outputs
+from isoalign.training.anchor import Anchor
 from isoalign.training.feedback_source import FeedbackSource
 from isoalign.training.gathered import GatheredOutputs
 from isoalign.training.guard import Guard
 from isoalign.training.meter import Meter
 from isoalign.training.reference_memory import ReferenceMemory
+
+ROLES = ("policy", "reference", "anchor", "teacher")
+"""The language models of a run: the policy, the frozen SFT base, a copy of the policy that moves, the task's teacher."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,7 +39,7 @@ class Session:
     """Models, feedback, meter and state of one training run.
 
     ``source``: where prompts and feedback come from. ``new_tokens``: the maximum number of tokens of a completion.
-    ``generator``: the source of all randomness, on the CPU. ``state``: what an algorithm keeps between iterations.
+    ``anchor``: a copy of the policy, for methods that take one. ``generator``: the source of all randomness, on the CPU. ``state``: what an algorithm keeps between iterations.
     ``modules``: the algorithm's modules by name. ``reward_models``: those whose training is charged. ``started``: spent
     fraction of each limit at the first optimizer step. ``logged``: scalars of the current step, each with its weight.
     ``loss_share``: within a loss, the share of the batch that its rows are; 0 elsewhere. ``plan_loop``: in a plan, what takes
@@ -51,7 +57,7 @@ class Session:
         seed: int,
     ) -> None:
         self.policy, self.reference, self.source, self.meter = policy, reference, source, meter
-        self.remembered = ReferenceMemory(reference)
+        self.remembered, self.anchor = ReferenceMemory(reference), Anchor(policy)
         self.new_tokens, self.seed = new_tokens, seed
         self.generator = torch.Generator().manual_seed(seed)
         self.state: dict[str, Any] = {}
@@ -114,6 +120,18 @@ class Session:
     # -- models ---------------------------------------------------------------------------------------------------
     # Outside of a loss the processes of a run share the rows of what needs no gradients; within one, rows are a process's own.
 
+    def model(self, role: str) -> LanguageModel:
+        """The model of a role; that of the anchor is the policy's, which has the anchor's weights while it is lent them."""
+        if role == "teacher":
+            teacher = self.fetch(self.source.teacher)  # it may write what the policy may
+            teacher.banned, teacher.end_ids, teacher.ends = self.policy.banned, self.policy.end_ids, self.policy.ends
+            return teacher
+        return self.reference if role == "reference" else self.policy
+
+    def lender(self, role: str) -> Callable[[], AbstractContextManager[None]]:
+        """What makes contexts in which the model of a role computes as that role does."""
+        return {"reference": lambda: self.reference.adapter_off, "anchor": self.anchor.lender}.get(role, lambda: nullcontext)()
+
     def read_by_policy(self, rollouts: Rollouts) -> Outputs:
         """The policy on completions."""
         return self._read(self.policy, rollouts, self.policy, self.policy.predict_now)
@@ -137,6 +155,26 @@ class Session:
 
         return self._read(self.reference, rollouts, read, predict)
 
+    @torch.no_grad()
+    def read_by(self, role: str, rollouts: Rollouts) -> Outputs:
+        """The anchor or the teacher on completions; nothing of it is remembered."""
+        model, lend = self.model(role), self.lender(role)
+
+        def read(rows: Rollouts) -> Outputs:
+            with lend():
+                return model(rows).within(lend)
+
+        def predict() -> Predict:
+            made = model.predict_now()
+
+            def later(states: Tensor) -> Tensor:
+                with lend():
+                    return made(states)
+
+            return later
+
+        return self._read(model, rollouts, read, predict)
+
     def _read(
         self, model: LanguageModel, rollouts: Rollouts, read: Callable[[Rollouts], Outputs], predict: Callable[[], Predict]
     ) -> Outputs:
@@ -145,16 +183,18 @@ class Session:
         mine = sharing.own(rollouts)
         return GatheredOutputs(lambda: read(mine) if len(mine) else None, model, predict, lambda: bool(self.loss_share))
 
-    def sample(self, prompts: Prompts, uniforms: Tensor, own: bool = True) -> Rollouts:
-        """Completions by the policy, or by the reference if not ``own``; ``uniforms`` [B x draws, T] fix every one of them."""
-        with nullcontext() if own else self.reference.adapter_off():
-            return self._sample(self.policy if own else self.reference, prompts, uniforms)
-
-    def _sample(self, model: LanguageModel, prompts: Prompts, uniforms: Tensor) -> Rollouts:
-        if world.size() == 1:
-            return model.generate(prompts, uniforms)
-        mine, numbers = sharing.own(prompts), sharing.own(uniforms.view(len(prompts), -1, uniforms.shape[-1])).flatten(0, 1)
-        parts = sharing.together(lambda: model.generate(mine, numbers).to("cpu") if len(mine) else None)
+    def sample(self, prompts: Prompts, uniforms: Tensor, by: str = "policy", mix: float = 0.0) -> Rollouts:
+        """Completions by the model of a role; ``uniforms`` [B x draws, T] fix every one of them. ``mix``: share of the
+        reference in a geometric mixture with it, at each token."""
+        model, beside = self.model(by), Beside(self.reference, mix) if mix else None
+        with self.lender(by)():
+            if world.size() == 1:
+                return model.generate(prompts, uniforms, beside)
+            mine, numbers = (
+                sharing.own(prompts),
+                sharing.own(uniforms.view(len(prompts), -1, uniforms.shape[-1])).flatten(0, 1),
+            )
+            parts = sharing.together(lambda: model.generate(mine, numbers, beside).to("cpu") if len(mine) else None)
         return joined([part for part in parts if part], self.pad).to(self.device)
 
     def by_rows(self, model: Callable[[Rollouts], Tensor], rollouts: Rollouts) -> Tensor:
@@ -185,10 +225,7 @@ class Session:
     def require_pairs(self, wanted: str) -> None:
         """Raises UserError if human feedback is unpaired: ``wanted`` would come from the simulated annotator instead."""
         if (unpaired := self.fetch(self.source.unpaired)) is not None:
-            raise UserError(
-                f"task.feedback.file {unpaired.file} holds unpaired feedback; {wanted} must come from comparisons. "
-                "KTO learns from unpaired feedback"
-            )
+            raise UserError(known.unpaired(unpaired.file, wanted))
 
     def cursor(self, name: str, size: int) -> Cursor:
         """The cursor over some data, created at its first use."""
@@ -209,6 +246,12 @@ class Session:
         if backward:
             self.meter.charge(role, "backward", model.shape.backward(lengths, completions))
 
+    def sampling_price(self, role: str, prompts: Prompts, draws: int, used: list[int] | None = None) -> int:
+        """FLOPs of ``draws`` completions of each prompt by the model of a role: of ``used`` tokens each, or of the most."""
+        lengths, own, shape = prompts.mask.sum(1).tolist(), role != "reference", self.model(role).shape
+        contexts = [length for length in lengths for _ in range(draws)]
+        return shape.prefill(lengths, own) + shape.decode(contexts, used or [self.new_tokens] * len(contexts), own)
+
     def pay_verdicts(self, feedback: Feedback, index: list[int], extra_flops: int = 0, extra_labels: int = 0) -> None:
         """Charge the verdicts that were not read before, if the budget covers them and the extra FLOPs and labels."""
         meter = self.meter
@@ -225,9 +268,10 @@ class Session:
         for role, flops in price.items():
             meter.charge(role, "sample" if role in ("feedback", "critic") else "forward", flops)
 
-    def zero_outputs(self, rollouts: Rollouts) -> Outputs:
-        """Zeros in the shapes of a pass's outputs, for quoting the cost of a loss."""
-        return zero_outputs(rollouts, self.policy.width, self.policy.vocabulary, self.device)
+    def zero_outputs(self, rollouts: Rollouts, role: str = "policy") -> Outputs:
+        """Zeros in the shapes of the outputs of a pass, for quoting the cost of a loss."""
+        model = self.model(role)
+        return zero_outputs(rollouts, model.width, model.vocabulary, self.device)
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 

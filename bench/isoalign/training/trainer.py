@@ -260,6 +260,7 @@ class Trainer:
             "modules": self.saved.get("modules", {}) | modules,
             "generator": self.session.generator.get_state(),
             "reference": self.session.remembered.state(),
+            "anchor": self.session.anchor.state(),
             "loop": self.loop_state(),
         }
         numbers = {"session": self.session.numbers(), "log": self.log, "skipped": [self.skipped, self.skipped_in_a_row]}
@@ -292,6 +293,7 @@ class Trainer:
         self.session.generator.set_state(self.saved["generator"])
         self.session.restore(numbers["session"])
         self.session.remembered.restore(self.saved["reference"])
+        self.session.anchor.restore(self.saved.get("anchor", []))
         self.log, self.snapshots, self.rounds = numbers["log"], numbers["snapshots"], numbers["rounds"]
         self.session.source.round = len(self.rounds)
         self.plan.progress, self.plan.passed = numbers["plan"]

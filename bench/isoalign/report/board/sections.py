@@ -32,7 +32,7 @@ from isoalign.report.board.rows import (
 from isoalign.stats.curves import Curves, collect
 from isoalign.stats.equal_kl import GRID, AtKL, areas, common_kl, matched, reaches, standings
 
-ROLES = ("policy", "reference", "value", "reward", "judge", "feedback")
+ROLES = ("policy", "reference", "anchor", "teacher", "value", "reward", "judge", "feedback")
 PROTOCOL = {
     "prompts": "Prompts",
     "split": "Split",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from isoalign.core.records import Budget
 from isoalign.tools.conformance.workbench import Bench, same, small, weights
+from isoalign.training.needs import needs_of
 from isoalign.training.process_state import preserved
 from isoalign.training.trainer import Trainer
 
@@ -77,12 +78,9 @@ class AlgorithmUnderTest:
         return self.done["limit"]  # type: ignore[no-any-return]
 
     def variants(self) -> dict[str, Bench]:
-        """The bench in the configurations that tasks use."""
-        return {
-            "all weights": self.bench,
-            "LoRA": self.bench.replace(lora=4),
-            "open end of text": self.bench.replace(ends=True),
-        }
+        """The bench in the configurations that tasks use; without an adapter for a method that trains all weights."""
+        adapter = {} if "all_weights" in needs_of(self.algorithm) else {"LoRA": self.bench.replace(lora=4)}
+        return {"all weights": self.bench} | adapter | {"open end of text": self.bench.replace(ends=True)}
 
     def run(self, variant: str = "all weights") -> Run:
         """A run of a few steps on a variant of the bench."""

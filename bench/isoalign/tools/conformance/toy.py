@@ -3,6 +3,7 @@ the best policy is known in closed form, and the KL of any policy from it is exa
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ ANSWERS = [list(pair) for pair in itertools.product(WORDS, repeat=2)]
 RANKS = [3, 14, 8, 0, 11, 5, 15, 9, 1, 12, 6, 2, 13, 7, 4, 10]  # of the answers, by reward
 VERDICTS_PER_PAIR = 8  # of answers, split by the Bradley-Terry model
 PAD = 1
+STEPS, RATE = 60, 3e-3  # of fitting the teacher
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,22 @@ def toy_bench(bench: Bench, scale: float) -> Bench:
     table = Table(rewards, tuple(model.decode(all_answers(1))))
     source = FixedSource(_toy_prompts(), {by: _verdicts(rewards, source) for by, source in SOURCES.items()}, {}, table)
     source = replace(source, rewards={"annotator": table, "judge": table})
+    source.make_teacher = functools.cache(lambda: _teacher(bench.replace(words=WORDS), rewards))
     return bench.replace(source=source, new_tokens=2, words=WORDS)
+
+
+@torch.enable_grad()
+def _teacher(bench: Bench, rewards: Tensor) -> LanguageModel:
+    """A model that is close to the best policy at a coefficient of 1/2."""
+    model, answers = bench.language_model(trained=True), all_answers(len(PROMPTS))
+    best = optimum(answer_logp(model), rewards, 0.5)
+    optimizer = torch.optim.Adam(model.inner.parameters(), lr=RATE)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        (-best.exp().flatten() * model(answers).logp.sum(-1).cpu()).sum().backward()
+        optimizer.step()
+    model.inner.requires_grad_(False)
+    return model
 
 
 def train_policy(bench: Bench, algorithm: Any, steps: int, folder: Path) -> Tensor:

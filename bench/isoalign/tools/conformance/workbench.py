@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from isoalign.config.task import ModelConfig
 from isoalign.config.training import TrainConfig
 from isoalign.core.batches import Prompts
+from isoalign.core.errors import UserError
 from isoalign.core.lazy import peft, transformers
 from isoalign.core.randomness import own_random_state
 from isoalign.core.records import Budget
@@ -110,6 +113,13 @@ class FixedSource:
     rewards: dict[str, Any]
     the_judge: Any
     round: int = 0
+    make_teacher: Callable[[], LanguageModel] | None = None
+
+    def teacher(self) -> LanguageModel:
+        """The teacher."""
+        if self.make_teacher is None:
+            raise UserError("it learns from a teacher, and there is none")
+        return self.make_teacher()
 
     def comparing_judge(self) -> None:
         """None."""
@@ -226,7 +236,18 @@ def make_bench(
     source = FixedSource(
         *prompts_and_verdicts(prompt_lengths, answer_lengths, size.vocabulary), rewards, ClassifierJudge(folder / "annotators")
     )
-    return Bench(model, source, new_tokens=new_tokens, device=device)
+    bench = Bench(model, source, new_tokens=new_tokens, device=device)
+    source.make_teacher = functools.cache(lambda: nudged(bench.language_model(), seed=11))
+    return bench
+
+
+@torch.no_grad()
+def nudged(model: LanguageModel, seed: int, by: float = 0.1) -> LanguageModel:
+    """The model with every weight moved at random, which says something else."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.inner.parameters():
+        parameter.add_(by * torch.randn(parameter.shape, generator=generator).to(parameter.device))
+    return model
 
 
 SOURCES = {"annotator": "simulated", "judge": "ai", "revisions": "ai_revisions"}
@@ -254,7 +275,7 @@ def with_odd_shapes(bench: Bench) -> Bench:
     return bench.replace(source=replace(bench.source, prompt_rows=prompts, verdicts=verdicts))
 
 
-SMALL = {"batch_size": 4, "rollouts": 6, "prompts": 6, "draws": 2, "minibatch": 4, "num_generations": 4}
+SMALL = {"batch_size": 4, "rollouts": 6, "prompts": 6, "draws": 2, "minibatch": 4, "num_generations": 4, "tau": 2, "kept": 2}
 
 
 def small(algorithm: Any) -> Any:

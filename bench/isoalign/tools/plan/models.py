@@ -14,6 +14,7 @@ from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.lazy import transformers
 from isoalign.data import hub
 from isoalign.models import loading
+from isoalign.models.decoding import Beside
 from isoalign.models.flops import Shape, shape_of
 from isoalign.models.language import Critic, LanguageModel
 from isoalign.models.passes import Outputs, zero_outputs
@@ -46,7 +47,7 @@ class PlannedModel(LanguageModel):
         """Zeros."""
         return zero_outputs(rollouts, self.width, self.vocabulary, CPU)
 
-    def generate(self, prompts: Prompts, uniforms: Tensor) -> Rollouts:
+    def generate(self, prompts: Prompts, uniforms: Tensor, beside: Beside | None = None) -> Rollouts:
         """Planned answers, as many as there are rows of ``uniforms``."""
         rows, width = uniforms.shape
         tokens, mask = (part.repeat_interleave(rows // len(prompts), 0) for part in (prompts.tokens, prompts.mask))

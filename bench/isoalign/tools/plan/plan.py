@@ -192,16 +192,20 @@ class TaskPlan:
         plan.answers, plan.start = meter.tokens // policy.answer, round(run.session.started_at * plan.limit)
         if not hasattr(algorithm, "train"):
             most, critic = self.task.training.rows, registry.uses_attribute(type(algorithm), "critic")
-            beside = self._beside(run)
+            beside = self._beside(run, lora)
             plan.footprint = self.memory.of(lora, max(1, run.rows), min(most, max(1, run.session.read)), beside, critic)
 
-    def _beside(self, run: PlannedRun) -> int:
+    def _beside(self, run: PlannedRun, lora: int) -> int:
         """Bytes of the other models that a run loads."""
         task, total = self.task, 0
         if run.session.reward_models and not (task.reward.classifier or task.reward.model or task.known_reward):
             total += task.shaping.members * self._size(task.reward.base or task.model.name)
         if task.judge.kind == "lm" and "ai_scores" in run.meter.labels:
             total += self._size(task.judge.model)
+        if any(role == "teacher" for role, _ in run.meter.items):
+            total += self._size(task.teacher)
+        if any(role == "anchor" for role, _ in run.meter.items):  # a copy of what is trained
+            total += self.memory.of(lora, 1, 1).gradients
         return total
 
     def _size(self, name: str) -> int:

@@ -31,6 +31,7 @@ from isoalign.stages.cutting import Cutter, encode_prompts
 from isoalign.stages.reward import WHITENED, chosen_verdicts, token_rows, training_flops
 from isoalign.stages.shared import SharedStages
 from isoalign.stages.stage import Stage
+from isoalign.stages.teacher import require_teacher
 from isoalign.tools.plan.feedback import PlannedReward, PlannedScores, PlannedServer
 from isoalign.tools.plan.models import PlannedModel, language_model, reward_shapes
 
@@ -174,6 +175,18 @@ class PlannedSource:
                 LMWriter("the critic", model, config.tokens), principles, config.prompts, self.task.seed,
             )  # fmt: skip
             return Feedback.read(Path(work))
+
+    def teacher(self) -> PlannedModel:
+        """The task's teacher, which writes as long answers as the policy."""
+        name = require_teacher(self.task)
+
+        def load() -> PlannedModel:
+            return PlannedModel(
+                language_model(name), self.tokenizer, self.policy.ends, self.policy.answer,
+                self.policy.filler.tolist(),
+            )  # fmt: skip
+
+        return self._once("teacher", load)
 
     # -- rewards and judges -------------------------------------------------------------------------------------------
 

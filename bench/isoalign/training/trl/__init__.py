@@ -16,6 +16,7 @@ process's random generators, which a checkpoint has. On another device a killed 
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.metadata
 import inspect
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from isoalign.core import stopping
 from isoalign.core.batches import Rollouts
+from isoalign.core.errors import UserError
 from isoalign.core.lazy import datasets, trl
 from isoalign.core.randomness import own_random_state
 from isoalign.data.preferences import rollouts
@@ -74,7 +76,10 @@ def train(
     if session.plan_loop is not None:
         session.plan_loop(PlannedLoop(lab, name, gather, reward, repeats, settings))
         return
-    policy, reference = session.policy, session.reference
+    policy, moving = session.policy, bool(settings.get("sync_ref_model"))
+    if moving and policy.model is not policy.inner:
+        raise UserError("TRL's trainers move no reference of an adapter; set task.model.lora=0, or use lab.anchor")
+    reference = _copied(session.reference) if moving else session.reference
     run: Trainer = session.trainer
     module, _, kind = f"trl.{name}".rpartition(".")
     trainer_class = getattr(importlib.import_module(module), kind)
@@ -90,11 +95,11 @@ def train(
             gradient_checkpointing=False, disable_dropout=True, remove_unused_columns=False, dataloader_pin_memory=False,
             save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, **settings,
         )  # fmt: skip
-        harness = Harness(run, gather, repeats)
+        harness = Harness(run, gather, repeats, list(reference.inner.parameters()) if moving else [])
         trainer = with_harness(trainer_class, harness)(
             model=policy.model, args=arguments, processing_class=policy.tokenizer,
             optimizers=(harness.optimizer, torch.optim.lr_scheduler.LambdaLR(harness.optimizer, lambda _: 1.0)),
-            **_parts(lab, session, trainer_class, reward),
+            **_parts(lab, session, reference, trainer_class, reward),
         )  # fmt: skip
         _give_reference(trainer, policy, reference)
         if reward is not None and not hasattr(trainer_class, "_tokenize_prompts"):
@@ -107,7 +112,15 @@ def train(
             trainer.train()
 
 
-def _parts(lab: Lab, session: Session, trainer_class: Any, reward: Callable[[Rollouts], Tensor] | None) -> dict[str, Any]:
+def _copied(reference: LanguageModel) -> LanguageModel:
+    """A reference that the trainer may move: the lab's stays what it is, as KL and evaluation are from it."""
+    inner = copy.deepcopy(reference.inner)
+    return LanguageModel(inner, reference.tokenizer, reference.ends, reference.precision, reference.rows)
+
+
+def _parts(
+    lab: Lab, session: Session, reference: LanguageModel, trainer_class: Any, reward: Callable[[Rollouts], Tensor] | None
+) -> dict[str, Any]:
     """The trainer's arguments for the reference or the reward, and a dataset, which it requires but never reads."""
 
     class Untouched(datasets.Dataset):
@@ -116,7 +129,7 @@ def _parts(lab: Lab, session: Session, trainer_class: Any, reward: Callable[[Rol
 
     parts: dict[str, Any] = {"train_dataset": Untouched.from_list([{"prompt": "", "label": True}])}
     if session.policy.model is session.policy.inner and "ref_model" in inspect.signature(trainer_class).parameters:
-        parts["ref_model"] = session.reference.inner
+        parts["ref_model"] = reference.inner
     if reward is not None:
 
         def score(prompts: list[list[int]], completion_ids: list[list[int]], **_: Any) -> list[float]:

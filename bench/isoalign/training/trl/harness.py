@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from isoalign.core.progress import Progress
 from isoalign.core.randomness import random_states, restore_random_states
@@ -16,10 +16,11 @@ from isoalign.training.trl.rows import Rows
 
 
 class Harness:
-    """Batches, budget, optimizer, schedule and log for a TRL training loop."""
+    """Batches, budget, optimizer, schedule and log for a TRL training loop. ``moving``: weights beside the policy's that the
+    trainer changes, those of a reference that it moves."""
 
-    def __init__(self, run: Trainer, gather: Callable[[], Rows], repeats: int) -> None:
-        self.run, self.gather, self.repeats = run, gather, repeats
+    def __init__(self, run: Trainer, gather: Callable[[], Rows], repeats: int, moving: list[nn.Parameter]) -> None:
+        self.run, self.gather, self.repeats, self.moving = run, gather, repeats, moving
         self.optimizer = run.optimizers["policy"]
         self.bar = Progress("training")
         self.prices = [(0, 0)] * repeats  # FLOPs and tokens of the last step at each position of a cycle
@@ -29,7 +30,8 @@ class Harness:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint between batches needs besides the trainer's: TRL's samplers draw from the process's generators."""
-        return {"prices": self.prices, "random": random_states(), "device": self.run.policy.device.type}
+        state = {"prices": self.prices, "random": random_states(), "device": self.run.policy.device.type}
+        return state | ({"moving": [weight.detach() for weight in self.moving]} if self.moving else {})
 
     def batches(self, collate: Callable[[Rows], Any]) -> Iterator[Any]:
         """The batches of the run, from the last checkpoint on. Feedback is charged when its batch is gathered."""
@@ -37,6 +39,8 @@ class Harness:
         if saved := self.run.saved.get("loop"):
             self.prices = saved["prices"]
             restore_random_states(saved["random"])
+            for weight, value in zip(self.moving, saved.get("moving", []), strict=True):
+                weight.data.copy_(value)
         while True:
             self.run.begin_round()
             rows = self.gather()
@@ -111,6 +115,7 @@ def with_harness(trainer_class: Any, harness: Harness) -> Any:
             return harness.batches(self.data_collator)
 
         def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+            self.state.global_step = harness.run.meter.steps  # by which its callbacks go, after a resume too
             return harness.step(functools.partial(super().training_step, *args, **kwargs))
 
         def _clip_grad_norm(self, model: Any) -> float:

@@ -1,0 +1,47 @@
+"""What an algorithm buys in one piece: a reward model, at its first use, and comparisons by an AI judge."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from isoalign.core import world
+from isoalign.core.batches import Rollouts
+from isoalign.core.records import Question
+from isoalign.feedback.judges.verdicts import Judge
+from isoalign.models.reward import Rewarder
+from isoalign.training.session import Session
+
+
+def pay_reward_model(session: Session, rewarder: Rewarder, labelled_by: str) -> None:
+    """Charge the training of the reward model of this round, and the verdicts that it learned from; nothing at later calls."""
+    if (name := session.round_name(labelled_by)) in session.reward_models:
+        return
+    meter, feedback = session.meter, session.fetch(session.source.feedback, labelled_by)
+    bill, read = rewarder.training_bill(), rewarder.verdicts()
+    own = read.get(feedback.source, [])
+    others = {source: verdicts for source, verdicts in read.items() if source != feedback.source}
+    unpaid = sum(len(set(read) - meter.labels.get(source, set())) for source, read in others.items())
+    if others and not unpaid:  # the golden set was charged with an earlier round's reward model
+        bill = [item for item in bill if item[0] == "reward"]
+    session.pay_verdicts(feedback, own, sum(flops for _, _, flops in bill), unpaid)
+    for source, verdicts in others.items():
+        meter.label(source, verdicts)
+    meter.add_seconds(rewarder.seconds())
+    for role, kind, flops in bill:
+        meter.charge(role, kind, flops)
+    session.reward_models.add(name)
+
+
+def compare(session: Session, judge: Judge, first: Rollouts, second: Rollouts) -> Tensor:
+    """P(first is better) [B] by a judge that compares. Each question counts as an AI label; its cost is known, and charged,
+    once it is answered."""
+    policy, meter = session.policy, session.meter
+    prompts, answers = policy.decode_prompts(first), [policy.decode(each) for each in (first, second)]
+    questions = [Question(*texts) for texts in zip(prompts, *answers, strict=True)]
+    verdicts = session.fetch(world.of_first, lambda: judge(questions))
+    before = len(meter.labels.get("ai_scores", ()))
+    meter.label("ai_scores", range(before, before + len(verdicts)))
+    meter.charge("judge", "forward", sum(verdict.flops or 0 for verdict in verdicts))
+    meter.ask({"passes": 2 * len(verdicts), "tokens": sum(verdict.tokens or 0 for verdict in verdicts)})
+    return torch.tensor([0.5 if v.p is None else v.p for v in verdicts], device=session.device)
