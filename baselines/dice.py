@@ -24,8 +24,8 @@ class DICE:
     It is a self-rewarding method without an instruction to judge, which needs no model that can be asked. ``dpo_share``:
     fraction of the budget for DPO on the given pairs; ``prompts``: per round; ``draws``: answers per prompt; ``replay``: steps
     on given pairs after each step on own ones (1 is the paper's gamma of 1/2). The paper picks the length penalty so that
-    both answers of its pairs are equally long. ``beta`` and ``batch_size``: as in DPO. Its own
-    reward grows on itself: where verdicts say nothing it leaves the base all the same.
+    both answers of its pairs are equally long. ``beta`` and ``batch_size``: as in DPO. Its own reward grows on itself: where
+    verdicts say nothing it leaves the base all the same.
     """
 
     paper: ClassVar[Paper] = Paper(

@@ -63,7 +63,7 @@ def test_what_is_accepted_first_is_a_sample_of_the_tilted_base() -> None:
 
 def test_pairs_are_of_accepted_answers_to_one_prompt_the_better_one_first(tiny_bench: Bench) -> None:
     lab, again = (nudge(tiny_bench.lab()) for _ in range(2))
-    rso = RSO(prompts=4, draws=5, kept=4, batch_size=8)
+    rso = RSO(prompts=4, candidates=5, kept=4, batch_size=8)
     (step,) = rso.iteration(lab)
     answers = again.generate(again.prompts(4), 5, by="reference")
     score = again.reward(answers)
@@ -164,7 +164,7 @@ def test_apas_advantages_are_ppos_of_the_reward_alone(tiny_bench: Bench) -> None
     [
         (lambda: RSO(kept=3), "kept must be even"),
         (lambda: RSO(tilt=0.0), "tilt positive"),
-        (lambda: RSO(draws=2, kept=4), "at most draws"),
+        (lambda: RSO(candidates=4, kept=4), "below candidates"),
         (lambda: QRPO(beta=0.0), "beta positive"),
         (lambda: APA(kl=0.0), "kl positive"),
     ],

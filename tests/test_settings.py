@@ -23,6 +23,7 @@ NO_EFFECT = {
     ("grpo", "scale_length"): ALIKE,
     ("reinforce_pp", "scale_length"): ALIKE,
     ("dapo", "overlong"): ALIKE,
+    ("dice", "length_penalty"): ALIKE,
     ("dapo", "tries"): "the rewards of the tiny bench differ in every group",
     ("ppo_lora", "lora"): "a run reads it, no lab",
     ("trl_rloo", "epsilon"): "it uses its samples once, so that all ratios are 1",
