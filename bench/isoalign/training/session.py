@@ -39,12 +39,12 @@ class Session:
     """Models, feedback, meter and state of one training run.
 
     ``source``: where prompts and feedback come from. ``new_tokens``: the maximum number of tokens of a completion.
-    ``anchor``: a copy of the policy, for methods that take one. ``generator``: the source of all randomness, on the CPU. ``state``: what an algorithm keeps between iterations.
-    ``modules``: the algorithm's modules by name. ``reward_models``: those whose training is charged. ``started``: spent
-    fraction of each limit at the first optimizer step. ``logged``: scalars of the current step, each with its weight.
-    ``loss_share``: within a loss, the share of the batch that its rows are; 0 elsewhere. ``plan_loop``: in a plan, what takes
-    the calls of `trl.train`. The trainer sets ``adopt_module`` and ``trainer``; the caller that runs an algorithm's code sets
-    ``guard``.
+    ``anchor``: a copy of the policy, for methods that take one. ``generator``: the source of all randomness, on the CPU.
+    ``state``: what an algorithm keeps between iterations. ``modules``: the algorithm's modules by name. ``reward_models``:
+    those whose training is charged. ``started``: spent fraction of each limit at the first optimizer step. ``logged``:
+    scalars of the current step, each with its weight. ``loss_share``: within a loss, the share of the batch that its rows
+    are; 0 elsewhere. ``plan_loop``: in a plan, what takes the calls of `trl.train`. The trainer sets ``adopt_module`` and
+    ``trainer``; the caller that runs an algorithm's code sets ``guard``.
     """
 
     def __init__(
