@@ -275,7 +275,17 @@ def with_odd_shapes(bench: Bench) -> Bench:
     return bench.replace(source=replace(bench.source, prompt_rows=prompts, verdicts=verdicts))
 
 
-SMALL = {"batch_size": 4, "rollouts": 6, "prompts": 6, "draws": 2, "minibatch": 4, "num_generations": 4, "tau": 2, "kept": 2}
+SMALL = {
+    "batch_size": 4,
+    "rollouts": 6,
+    "prompts": 6,
+    "draws": 2,
+    "minibatch": 4,
+    "num_generations": 4,
+    "tau": 2,
+    "kept": 2,
+    "candidates": 5,
+}
 
 
 def small(algorithm: Any) -> Any:
