@@ -22,7 +22,7 @@ from isoalign.evaluation.scores import rewards_of
 from isoalign.models import language
 from isoalign.models.language import Critic
 from isoalign.models.scorers import Scorer
-from isoalign.runs.training import as_training_failure
+from isoalign.runs.blame import as_training_failure
 from isoalign.training.checkpoint import save_checkpoint
 from isoalign.training.lab import Lab, session_of
 from isoalign.training.trainer import Trainer

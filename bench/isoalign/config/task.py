@@ -9,9 +9,11 @@ from isoalign.config.shaping import RoundsConfig, ShapingConfig
 from isoalign.config.training import TrainConfig
 from isoalign.core.objective import Objective
 from isoalign.core.places import is_plain
-from isoalign.core.store import added_later
+from isoalign.core.store import added_later, in_no_key
 
 DTYPES = ("float32", "bfloat16")
+OWN = "own"  # isoalign's own decoding
+SAMPLERS = (OWN, "transformers", "vllm")
 
 
 def check_skip(key: str, skip: str) -> None:
@@ -29,7 +31,8 @@ class ModelConfig:
     ``auto`` writes conversations in the model's chat template, ``always`` makes a plain prompt a user turn, ``off`` writes out
     the roles; a file ``*.jinja`` is the template, for every prompt. ``dtype``: of the weights of SFT base and policy, and of
     the frozen base unless ``frozen_dtype`` says otherwise; reward models are in float32. Weights that are trained, all of
-    them or an adapter, are in float32.
+    them or an adapter, are in float32. ``sampler``: what samples rollouts of the policy, ``own`` decoding or an engine; the
+    key of what an engine has sampled names it with its version.
     """
 
     name: str
@@ -41,6 +44,7 @@ class ModelConfig:
     template: str = added_later("auto")
     dtype: str = added_later("float32")
     frozen_dtype: str = added_later("")
+    sampler: str = in_no_key(OWN)
 
     def __post_init__(self) -> None:
         if self.eos not in ("masked", "open"):
@@ -55,6 +59,13 @@ class ModelConfig:
             raise ValueError(
                 "task.model.dtype=bfloat16 needs task.model.lora: trained in bfloat16, weights round most updates away; set "
                 "task.model.bf16=true for products in bfloat16, or task.model.frozen_dtype=bfloat16 for the frozen base"
+            )
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"task.model.sampler must be {', '.join(SAMPLERS[:-1])} or {SAMPLERS[-1]}, not {self.sampler!r}")
+        if self.sampler == "transformers" and self.bf16:
+            raise ValueError(
+                "task.model.sampler=transformers keeps its cache in the weights' data type, task.model.bf16=true computes in "
+                "bfloat16; set task.model.bf16=false, or task.model.sampler=own"
             )
         if self.prompt_tokens < 1 or self.new_tokens < 1:
             raise ValueError("task.model.prompt_tokens and task.model.new_tokens must be 1 or more")

@@ -39,11 +39,12 @@ if TYPE_CHECKING:
     import transformers.trainer_callback
     import transformers.utils.hub
     import trl.trainer.utils
+    import vllm
     import wandb
 
 __all__ = [
     "datasets", "h5py", "huggingface_hub", "krippendorff", "matplotlib", "peft", "pyarrow", "safetensors", "scipy",
-    "sklearn", "statsmodels", "torch", "transformers", "trl", "wandb",
+    "sklearn", "statsmodels", "torch", "transformers", "trl", "vllm", "wandb",
 ]  # fmt: skip
 
 

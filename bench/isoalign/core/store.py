@@ -35,7 +35,7 @@ from isoalign.core.manifests import (
 )
 from isoalign.core.memory import machine_failure
 
-LATER = "later"
+LATER, UNKEYED = "later", "unkeyed"
 Make = Callable[[Path], Iterable[str] | None]  # fills a work directory; returns keys of stages that it did not read
 _OPENED: set[Path] = set()  # stages that this process has looked at
 
@@ -51,9 +51,18 @@ def added_later(default: Any) -> Any:
     return field(default=default, metadata={LATER: True})
 
 
+def in_no_key(default: Any) -> Any:
+    """A setting that recipes leave out; the stages that depend on it name it themselves."""
+    return field(default=default, metadata={UNKEYED: True})
+
+
 def recipe_fields(value: Any) -> dict[str, Any]:
     """A dataclass as recipes have it: its settings, without those that came later and are at their default."""
-    kept = (f for f in fields(value) if not (f.metadata.get(LATER) and getattr(value, f.name) == f.default))
+    kept = (
+        f
+        for f in fields(value)
+        if not (f.metadata.get(UNKEYED) or (f.metadata.get(LATER) and getattr(value, f.name) == f.default))
+    )
     return {f.name: getattr(value, f.name) for f in kept}
 
 

@@ -193,7 +193,7 @@ class LanguageModel:
     def sample(self, prompts: Prompts, uniforms: Tensor, beside: Beside | None = None) -> Sampled:
         """The same with the states that predicted each token, which another pass over the completions would compute again."""
         draws = Draws(prompts, uniforms.view(len(prompts), -1, uniforms.shape[-1])).to(self.device)
-        rows = self._decoded_rows(prompts.tokens.shape[1] + uniforms.shape[-1])
+        rows = self.decoded_rows(prompts.tokens.shape[1] + uniforms.shape[-1])
 
         def decode(draws: Draws) -> Sampled:
             prompts, uniforms = draws.prompts, draws.uniforms.flatten(0, 1)
@@ -208,7 +208,7 @@ class LanguageModel:
             parts = by_rows(decode, draws, max(1, rows * len(prompts) // len(uniforms)))
         return joined_samples(parts, int(self.tokenizer.pad_token_id))
 
-    def _decoded_rows(self, tokens: int) -> int:
+    def decoded_rows(self, tokens: int) -> int:
         """Rows of ``tokens`` tokens that are sampled at a time: more than ``rows`` where their cache is small for certain."""
         layers = getattr(self.inner.config.get_text_config(), "num_hidden_layers", None)
         if not layers:

@@ -19,7 +19,8 @@ from isoalign.runs.pipeline import Run
 from isoalign.training.meter import Meter
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "evaluate", "hydra-core", "numpy", "scipy")
-RECORD_FIELDS = ("steps", "skipped", "reported", "reported_error", "rounds", "loop", "device", "dtype")  # of training
+# of training
+RECORD_FIELDS = ("steps", "skipped", "reported", "reported_error", "rounds", "loop", "device", "dtype", "sampler")
 
 
 def make_card(run: Run, command: str) -> Card:

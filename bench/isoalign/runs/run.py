@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from isoalign.config.fill import build_config
-from isoalign.config.task import TaskConfig
+from isoalign.config.task import OWN, TaskConfig
 from isoalign.core import devices, progress, runtime, stopping, world
 from isoalign.core.complaint import complain, one_line
 from isoalign.core.errors import TrainingFailed, UserError, interrupt_of, unforeseen, unknown
@@ -88,6 +88,10 @@ def execute(config: DictConfig) -> Path | None:
         algorithm = registry.with_checked_settings(build_config(registry.algorithm(name), settings, "algorithm"))
     if world.size() > 1 and hasattr(algorithm, "train"):
         raise UserError(f"{name} has a training loop of its own, which runs in one process; start it without torchrun")
+    if (engine := task.model.sampler) != OWN and hasattr(algorithm, "train"):
+        raise UserError(f"{name} samples in a training loop of its own; set task.model.sampler=own, not {engine}")
+    if world.size() > 1 and engine == "vllm":
+        raise UserError("task.model.sampler=vllm runs in one process; start it without torchrun, or set it to own")
     progress.set_run(f"{name} seed {config.seed}", _line())
     metrics.versions(task.objective)  # a metric that cannot be loaded is reported before the training, not after it
     folder = _writable(Path(str(config.results)) / task.name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,13 +12,12 @@ from typing import Any
 
 import torch
 
-from isoalign.config.task import TaskConfig
+from isoalign.config.task import OWN, TaskConfig
 from isoalign.config.training import TrainConfig
 from isoalign.core import devices, world
-from isoalign.core.errors import MachineFailed, TrainingFailed, UserError, unforeseen
+from isoalign.core.errors import UserError
 from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.lazy import peft
-from isoalign.core.memory import machine_failure
 from isoalign.core.records import Budget
 from isoalign.core.store import recipe_fields
 from isoalign.data import assets, prompts
@@ -28,6 +26,8 @@ from isoalign.evaluation.metrics.kl import best_of_n_bound
 from isoalign.models import loading
 from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.language import LanguageModel
+from isoalign.models.samplers.engine import make_sampler, sampler_identity
+from isoalign.runs.blame import as_training_failure
 from isoalign.runs.needs import check_needs
 from isoalign.runs.reported import reported_kl, reported_kl_error
 from isoalign.stages import pairs
@@ -96,6 +96,7 @@ class Training:
         recipe |= {"rounds": rounds} if (rounds := recipe_fields(task.rounds)) else {}
         recipe |= {"loop": trl.loop_versions(bool(rounds))} if hasattr(self.algorithm, "train") else {}
         recipe |= {"answers": self.prompt_recipe | {"draws": self.task.evaluation.draws}} if self.selects else {}
+        recipe |= {"sampler": sampler_identity(self.sampler)} if self.sampler else {}
         return Stage("train", recipe, self._select if self.selects else self._train, together=True)
 
     @property
@@ -103,6 +104,24 @@ class Training:
         """The shaping of the reward models' rewards, for recipes; empty without shaping."""
         shaping = recipe_fields(self.task.shaping)
         return {"shaping": shaping} if shaping else {}
+
+    @property
+    def sampler(self) -> str:
+        """The engine that samples the method's rollouts; empty for own decoding, and for a method that has none."""
+        name = self.task.model.sampler
+        return name if name != OWN and self.trains and self.uses("generate") | self.selects else ""
+
+    @contextmanager
+    def _engine(self, session: Session) -> Iterator[None]:
+        """Context in which an engine samples a session's rollouts, if the task says so."""
+        if not self.sampler:
+            yield
+            return
+        session.engine = make_sampler(self.sampler, session.policy, self.task.model.prompt_tokens + self.task.model.new_tokens)
+        try:
+            yield
+        finally:
+            session.engine.close()
 
     def uses(self, service: str) -> bool:
         """Whether the algorithm's code names a service of the lab; its result cannot depend on one that it never names."""
@@ -120,7 +139,7 @@ class Training:
         meter, source = Meter(self.budget), FeedbackRounds(self.shared, work / ROUNDS)
         session = Session(policy, reference, source, meter, self.task.model.new_tokens, self.seed)
         trainer = Trainer(self.algorithm, session, self.task.training, work, self._forbidden)
-        with as_training_failure(), preserved():
+        with self._engine(session), as_training_failure(), preserved():
             trainer.run(self.name)
         if world.rank():
             return []
@@ -133,7 +152,8 @@ class Training:
             "reported_error": reported_kl_error(log),
         }  # fmt: skip
         record |= {"device": devices.count_label(), "dtype": _dtypes(policy)}
-        more = {"rounds": trainer.rounds, "unmetered": trainer.guard.models, "loop": trainer.loop}
+        more: dict[str, Any] = {"rounds": trainer.rounds, "unmetered": trainer.guard.models, "loop": trainer.loop}
+        more |= {"sampler": session.engine and session.engine.record()}
         record |= {name: value for name, value in more.items() if value}
         (work / "record.json").write_text(json.dumps(record, indent=1))
         return self.shared.unread([*session.cursors, *session.reward_models])
@@ -168,7 +188,7 @@ class Training:
         base, meter, config = self.shared.base_model(), Meter(self.budget), self.task.evaluation
         session = Session(base, base, FeedbackRounds(self.shared, work / ROUNDS), meter, self.task.model.new_tokens, self.seed)
         session.guard = Guard(meter, tuple, self._forbidden, self.task.training.idle_seconds)
-        with as_training_failure(), preserved():
+        with self._engine(session), as_training_failure(), preserved():
             selection.make_selection(
                 work, self.algorithm, session, base, self.task.model, self.evaluation_prompts(), config.draws
             )
@@ -181,6 +201,7 @@ class Training:
         }  # fmt: skip
         record |= {"device": devices.count_label(), "dtype": _dtypes(base)}
         record |= {"unmetered": session.guard.models} if session.guard.models else {}
+        record |= {"sampler": session.engine.record()} if session.engine else {}
         (work / "record.json").write_text(json.dumps(record, indent=1))
         return self.shared.unread([*session.cursors, *session.reward_models])
 
@@ -201,7 +222,7 @@ class Training:
     def preflight(self) -> Stage:
         """The check of everything that the run loads; whoever makes stages gets it first."""
         lora = self._lora_rank if self.trains else self.task.model.lora
-        return self.shared.preflight(lora, trl_loop=hasattr(self.algorithm, "train"))
+        return self.shared.preflight(lora, trl_loop=hasattr(self.algorithm, "train"), sampler=self.sampler)
 
     @property
     def _lora_rank(self) -> int:
@@ -260,22 +281,3 @@ def _dtypes(model: LanguageModel) -> str:
     """In what a model's weights are, and its passes if that differs: ``float32``, or ``float32, passes in bfloat16``."""
     weights = str(next(model.inner.parameters()).dtype).removeprefix("torch.")
     return f"{weights}, passes in bfloat16" if model.autocast and weights != "bfloat16" else weights
-
-
-@contextmanager
-def as_training_failure() -> Iterator[None]:
-    """Context in which every error is a failure of the method, except one of the machine."""
-    try:
-        yield
-    except MachineFailed:
-        raise
-    except UserError as error:
-        if failure := machine_failure(error):
-            raise failure from error
-        raise TrainingFailed(str(error)) from error
-    except Exception as error:
-        if os.environ.get("ISOALIGN_DEBUG"):
-            raise
-        if failure := machine_failure(error):
-            raise failure from error
-        raise TrainingFailed(unforeseen(error)) from error

@@ -23,6 +23,7 @@ from isoalign.models import loading, reward_classifier, scorers
 from isoalign.models.answer_scorers import identity
 from isoalign.models.own_reward import OwnReward
 from isoalign.models.reward import ClassifierReward
+from isoalign.models.samplers.engine import sampler_identity
 from isoalign.stages import annotators, completions, from_file, pairs, preflight, revisions, reward
 from isoalign.stages.conversations import PromptTurns
 from isoalign.stages.cutting import Cutter, turns_of
@@ -36,9 +37,8 @@ LATER = {"train": ("validation", "test"), "validation": ("test",), "test": ()}  
 class StageGraph(TaskModels):
     """The stages that all methods and seeds of a task share."""
 
-    def preflight(self, lora: int, trl_loop: bool = False) -> Stage:
-        """The check of everything that a run loads, before its first stage. ``lora``: rank of the policy's adapter;
-        ``trl_loop``: a trainer of TRL will train it."""
+    def preflight(self, lora: int, trl_loop: bool = False, sampler: str = "") -> Stage:
+        """The check of everything that a run loads, before its first stage: see `make_preflight`."""
         task, evaluation = self.task, self.task.evaluation
         names = [evaluation.scorer, evaluation.second_scorer]
         recipe = {
@@ -53,9 +53,9 @@ class StageGraph(TaskModels):
         if task.feedback.file and preflight.own_reward_models(task):  # they read its prompts
             recipe |= {"file": self._file_recipe}
         opinions = {by: found for by in pairs.SOURCES if (found := self.scorer_recipe(by))}
-        recipe |= {"opinions": opinions} if opinions else {}
+        recipe |= ({"opinions": opinions} if opinions else {}) | ({"sampler": sampler_identity(sampler)} if sampler else {})
         recipe |= {"win_rate": judged} if (judged := self.win_rate_recipe) else {}
-        return Stage("preflight", recipe, lambda work: preflight.make_preflight(work, task, lora, trl_loop))
+        return Stage("preflight", recipe, lambda work: preflight.make_preflight(work, task, lora, trl_loop, sampler))
 
     def completions(self, split: str) -> Stage:
         """Completions of the SFT model, to be judged."""

@@ -34,6 +34,7 @@ from isoalign.models.flops import bill_error, shape_of
 from isoalign.models.language import LanguageModel
 from isoalign.models.probe import probe
 from isoalign.models.reward import Retokenizer, head_rewards, load_reward_model
+from isoalign.models.samplers.engine import check_sampler, make_sampler
 from isoalign.models.scorers import REWARD, load_scorer
 from isoalign.models.tokens import check_tokenizer, closing_id
 from isoalign.stages.conversations import PromptTurns
@@ -47,11 +48,11 @@ TOLERANCE = 0.03  # of a formula for FLOPs, relative
 SPLITS = tuple(prompts.SPLITS)
 
 
-def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = False) -> None:
+def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = False, sampler: str = "") -> None:
     """Check the models, scorers and prompts of a task. Writes ``preflight.json`` with what was measured.
 
-    ``lora``: rank of the policy's adapter; ``trl_loop``: a trainer of TRL will train it. Raises UserError for what a run
-    cannot use.
+    ``lora``: rank of the policy's adapter; ``trl_loop``: a trainer of TRL will train it; ``sampler``: the engine of its
+    rollouts. Raises UserError for what a run cannot use.
     """
     check_length(task.model.name, loading.load_config(task.model.name), task.model)
     if task.model.bf16 and device() != CPU and not transformers.utils.is_torch_bf16_gpu_available():
@@ -61,6 +62,7 @@ def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = Fal
     report: dict[str, Any] = {"memory": check_memory(task, lora)}
     open_ends = task.model.eos == "open"
     report["base"] = _check_model(task.model.name, open_ends, task.model.frozen, lora, trl_loop)
+    report |= {sampler: {"gap": _check_sampler(sampler, task, lora)}} if sampler else {}
     if open_ends:
         closing_id(loading.task_tokenizer(task.model))  # closes the answers of SFT
     if not task.reward.classifier and not task.reward.model:
@@ -182,6 +184,17 @@ def _check_model(
             _ = LanguageModel(with_adapter(model, lora), tokenizer, open_ends).shape  # there are rules for its bill
     _check_bill(repr(name), own.inner, report["FLOPs"])
     return report
+
+
+def _check_sampler(engine: str, task: TaskConfig, lora: int) -> float:
+    """An engine gives the policy's tokens the probabilities that the policy gives them, up to the gap in nats a token."""
+    config = task.model
+    model, tokenizer = loading.load_model(config.name, dtype=config.frozen if lora else config.dtype)
+    adapted = with_adapter(model, lora) if lora else model
+    policy = LanguageModel(adapted.to(device()), tokenizer, config.eos == "open", config.precision, task.training.rows)
+    tried = encode_prompts(tokenizer, prompts.load_split(task.prompts, task.evaluation.split)[:2], config)
+    with _named(config.name):
+        return check_sampler(make_sampler(engine, policy, config.prompt_tokens + config.new_tokens), tried, config.new_tokens)
 
 
 def _check_bill(name: str, model: Any, error: float) -> None:

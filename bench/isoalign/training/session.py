@@ -21,6 +21,7 @@ from isoalign.data.preferences import Cursor, Feedback
 from isoalign.models.decoding import Beside
 from isoalign.models.language import LanguageModel, completion_lengths, prompt_lengths
 from isoalign.models.passes import Outputs, Predict, zero_outputs
+from isoalign.models.samplers.engine import EngineSampler
 from isoalign.training.anchor import Anchor
 from isoalign.training.feedback_source import FeedbackSource
 from isoalign.training.gathered import GatheredOutputs
@@ -43,18 +44,12 @@ class Session:
     ``state``: what an algorithm keeps between iterations. ``modules``: the algorithm's modules by name. ``reward_models``:
     those whose training is charged. ``started``: spent fraction of each limit at the first optimizer step. ``logged``:
     scalars of the current step, each with its weight. ``loss_share``: within a loss, the share of the batch that its rows
-    are; 0 elsewhere. ``plan_loop``: in a plan, what takes the calls of `trl.train`. The trainer sets ``adopt_module`` and
-    ``trainer``; the caller that runs an algorithm's code sets ``guard``.
+    are; 0 elsewhere. ``engine``: what samples from the policy, if not its own decoding. ``plan_loop``: in a plan, what takes
+    the calls of `trl.train`. The trainer sets ``adopt_module`` and ``trainer``; the caller of an algorithm's code ``guard``.
     """
 
     def __init__(
-        self,
-        policy: LanguageModel,
-        reference: LanguageModel,
-        source: FeedbackSource,
-        meter: Meter,
-        new_tokens: int,
-        seed: int,
+        self, policy: LanguageModel, reference: LanguageModel, source: FeedbackSource, meter: Meter, new_tokens: int, seed: int
     ) -> None:
         self.policy, self.reference, self.source, self.meter = policy, reference, source, meter
         self.remembered, self.anchor = ReferenceMemory(reference), Anchor(policy)
@@ -71,6 +66,7 @@ class Session:
         self.adopt_module: Callable[[str, nn.Module], None] = lambda name, module: None
         self.trainer: Any = None
         self.plan_loop: Callable[[Any], None] | None = None
+        self.engine: EngineSampler | None = None
 
     @property
     def device(self) -> torch.device:
@@ -93,14 +89,12 @@ class Session:
 
     @property
     def fraction(self) -> float:
-        """Spent fraction of the budget, by the limit that is closest to exhausted. One that was used up at the first step, as
-        that of labels may be by a reward model's verdicts, is no measure of the rest."""
+        """Spent fraction of the budget, by the limit closest to exhausted of those that were not used up by the first step."""
         return max((share for share, _ in self._left().values()), default=self.meter.fraction)
 
     @property
     def progress(self) -> float:
-        """Spent fraction of what was left of the budget at the first optimizer step, from 0 to 1, by the limit that is closest
-        to exhausted of those that were not used up by then."""
+        """Spent fraction of what was left of the budget at the first optimizer step, from 0 to 1, by the same limits."""
         return min(1.0, max(((now - start) / (1 - start) for now, start in self._left().values()), default=0.0))
 
     def _left(self) -> dict[str, tuple[float, float]]:
@@ -185,16 +179,21 @@ class Session:
 
     def sample(self, prompts: Prompts, uniforms: Tensor, by: str = "policy", mix: float = 0.0) -> Rollouts:
         """Completions by the model of a role; ``uniforms`` [B x draws, T] fix every one of them. ``mix``: share of the
-        reference in a geometric mixture with it, at each token."""
+        reference in a geometric mixture with it, at each token, which is own decoding's even where an engine samples."""
+        if self.engine and by == "policy" and not mix:
+            rollouts = self._sample(self.engine.generate, prompts, uniforms)
+            gap = self.engine.settle(sharing.exchange(self.engine.take_gap()))
+            self.logged.setdefault("sampler_gap", []).append((gap, 1.0))
+            return rollouts
         model, beside = self.model(by), Beside(self.reference, mix) if mix else None
         with self.lender(by)():
-            if world.size() == 1:
-                return model.generate(prompts, uniforms, beside)
-            mine, numbers = (
-                sharing.own(prompts),
-                sharing.own(uniforms.view(len(prompts), -1, uniforms.shape[-1])).flatten(0, 1),
-            )
-            parts = sharing.together(lambda: model.generate(mine, numbers, beside).to("cpu") if len(mine) else None)
+            return self._sample(lambda some, numbers: model.generate(some, numbers, beside), prompts, uniforms)
+
+    def _sample(self, generate: Callable[[Prompts, Tensor], Rollouts], prompts: Prompts, uniforms: Tensor) -> Rollouts:
+        if world.size() == 1:
+            return generate(prompts, uniforms)
+        mine, numbers = sharing.own(prompts), sharing.own(uniforms.view(len(prompts), -1, uniforms.shape[-1])).flatten(0, 1)
+        parts = sharing.together(lambda: generate(mine, numbers).to("cpu") if len(mine) else None)
         return joined([part for part in parts if part], self.pad).to(self.device)
 
     def by_rows(self, model: Callable[[Rollouts], Tensor], rollouts: Rollouts) -> Tensor:
@@ -283,7 +282,7 @@ class Session:
             "state": self.state,
             "reward_models": sorted(self.reward_models),
             "started": self.started,
-        }
+        } | ({"sampler_gaps": self.engine.gaps} if self.engine else {})
 
     def restore(self, numbers: dict[str, Any]) -> None:
         """Restore what `numbers` returned."""
@@ -291,6 +290,8 @@ class Session:
         self.cursors = {name: Cursor(*each) for name, each in numbers["cursors"].items()}
         self.state, self.reward_models = numbers["state"], set(numbers["reward_models"])
         self.started = numbers["started"]
+        if self.engine:
+            self.engine.gaps = numbers["sampler_gaps"]
 
 
 def row_lengths(rollouts: Rollouts) -> tuple[list[int], list[int]]:

@@ -20,6 +20,7 @@ from isoalign.core.records import Budget
 from isoalign.core.store import Store
 from isoalign.models import loading
 from isoalign.models.flops import Shape
+from isoalign.models.samplers.vllm_sampler import MEMORY
 from isoalign.runs.tuned import tuned_settings
 from isoalign.stages.sft import NONE, with_adapter
 from isoalign.stages.shared import SharedStages
@@ -102,6 +103,8 @@ class TaskPlan:
         asked = self.source.prompts()[:SOME]
         base.filler = torch.cat([tokens[mask][1:] for tokens, mask in zip(asked.tokens, asked.mask, strict=True)])
         base.answer = self._answer()
+        if task.model.sampler == "vllm":
+            self.notes.append(f"vLLM takes {MEMORY:.0%} of a GPU's memory for its own weights and cache, which come on top")
         tokenizer = loading.load_tokenizer("nano") if isinstance(self.tokenizer, Tokenless) else self.tokenizer
         self.memory = Memory(task, tokenizer)  # any will do: it says which tokens end, pad and are banned
 

@@ -1,0 +1,1 @@
+"""Engines that sample rollouts in place of isoalign's own decoding."""
