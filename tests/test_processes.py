@@ -78,7 +78,7 @@ def test_in_several_processes_the_bill_is_the_same_and_so_are_losses_and_weights
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ppo", "dpo:4"])
+@pytest.mark.parametrize("name", ["ppo_critic", "dpo:4"])  # with a module of its own, and with an adapter
 def test_a_run_goes_on_in_another_number_of_processes(
     tiny_bench: Bench, tmp_path: Path, environment: dict[str, str], name: str
 ) -> None:

@@ -7,6 +7,7 @@ torchvision; for all others a stand-in has the calls that are made to it, over a
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from isoalign.models.samplers.vllm_sampler import VLLMSampler, merged_weights, s
 from isoalign.runs.notes import OFF
 from isoalign.tools.conformance.workbench import Size, make_bench, weights
 from isoalign.training.trainer import Trainer
-from workbench import Bench, Terminal, complaint, small
+from workbench import Bench, Terminal, complaint, small, stages
 
 NAMED = {"engine": "transformers", "version": "5"}
 BUDGET = Budget(6e7)
@@ -355,6 +356,20 @@ def test_bf16_and_an_unknown_engine_are_refused() -> None:
         ModelConfig("nano", sampler="sglang")
     with pytest.raises(ValueError, match=r"set task\.model\.bf16=false, or task\.model\.sampler=own"):
         ModelConfig("nano", sampler="transformers", bf16=True)
+
+
+@pytest.mark.slow
+def test_a_run_by_an_engine_has_it_in_the_key_of_training_alone_and_the_gap_on_its_card(terminal: Terminal) -> None:
+    done = terminal(terminal.run("algorithm=rloo", "budget.flops=1e9", "task.model.sampler=transformers"))
+    assert done.returncode == 0, done.stderr
+    named = [name for name in stages(terminal.store) if '"sampler"' in (terminal.store / name / "recipe.json").read_text()]
+    assert [name.partition("-")[0] for name in named] == ["preflight", "train"]
+    card = json.loads(next(terminal.home.glob("results/nano/*.json")).read_text())
+    said = card["training"]["sampler"]
+    assert said["version"] == transformers.__version__
+    assert said["rollouts"] > 1
+    assert said["mean_gap"] <= said["max_gap"] < 1e-4 < said["limit"]
+    assert not any("did not sample" in flag["text"] for flag in card["flags"])
 
 
 def test_an_engine_that_is_missing_or_has_no_effect_is_one_line_before_any_stage(terminal: Terminal) -> None:
