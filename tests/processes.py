@@ -1,6 +1,6 @@
 """Trains algorithms on a tiny bench, in as many processes as a launcher starts, and writes down what came of each.
 
-python -m torch.distributed.run --nproc_per_node 2 tests/processes.py BENCH OUT NAME[:LORA]...
+python -m torch.distributed.run --nproc_per_node 2 tests/processes.py BENCH OUT NAME[:LORA][+ENGINE]...
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from isoalign.config.training import TrainConfig
 from isoalign.core import devices, world
 from isoalign.core.records import Budget
+from isoalign.models.samplers.engine import make_sampler
 from isoalign.tools.conformance.checks import DiesAtStep, Killed
 from isoalign.tools.conformance.workbench import Bench, tiny
 from isoalign.training.trainer import Trainer
@@ -26,8 +27,9 @@ ODD = {"batch_size": 5, "minibatch": 5}  # of no number of processes a multiple;
 
 
 def trainer_of(bench: Bench, name: str, work: Path) -> Trainer:
-    """The trainer of ``NAME[-MODE][:LORA][!STEPS]``, in a folder in which it may go on from a checkpoint."""
+    """The trainer of ``NAME[-MODE][:LORA][+ENGINE][!STEPS]``, in a folder in which it may go on from a checkpoint."""
     name, _, steps = name.partition("!")
+    name, _, engine = name.partition("+")
     name, _, lora = name.partition(":")
     name, _, mode = name.partition("-")
     algorithm = small(name, **{"mode": mode} if mode else {})
@@ -36,7 +38,10 @@ def trainer_of(bench: Bench, name: str, work: Path) -> Trainer:
     along = {"snapshots": (0.5,), "kl_snapshots": (0.001, 0.01, 0.1, 1.0)}
     config = TrainConfig(warmup=2, checkpoint_seconds=0 if steps else 1e9, micro_batch=2, **along)  # type: ignore[arg-type]
     dying = DiesAtStep(algorithm, int(steps)) if steps else algorithm
-    return bench.replace(lora=int(lora or 0), ends=True).trainer(dying, BUDGET, work, config=config)
+    trainer = bench.replace(lora=int(lora or 0), ends=True).trainer(dying, BUDGET, work, config=config)
+    if engine:
+        trainer.session.engine = make_sampler(engine, trainer.policy, 12)
+    return trainer
 
 
 def outcome(bench: Bench, name: str, work: Path) -> dict[str, Any]:

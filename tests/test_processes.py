@@ -64,7 +64,11 @@ def check_same(one: dict[str, Any], several: dict[str, Any]) -> tuple[float, flo
 
 @pytest.mark.parametrize(
     ("count", "names"),
-    [(2, QUICK), pytest.param(2, ALL, marks=pytest.mark.slow), pytest.param(3, SOME, marks=pytest.mark.slow)],
+    [
+        (2, QUICK),
+        pytest.param(2, [*ALL, "rloo:4+transformers"], marks=pytest.mark.slow),
+        pytest.param(3, SOME, marks=pytest.mark.slow),
+    ],
 )
 def test_in_several_processes_the_bill_is_the_same_and_so_are_losses_and_weights_to_float_error(
     tiny_bench: Bench, tmp_path: Path, environment: dict[str, str], count: int, names: list[str]

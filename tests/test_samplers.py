@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from architectures import CONFIGS, build
 from isoalign.config.task import ModelConfig
 from isoalign.core.batches import Prompts
 from isoalign.core.errors import MachineFailed, UserError
@@ -30,9 +31,11 @@ from isoalign.models.samplers.answers import Answer, Engine
 from isoalign.models.samplers.engine import EngineSampler, check_sampler, make_sampler
 from isoalign.models.samplers.paged import PagedSampler
 from isoalign.models.samplers.vllm_sampler import VLLMSampler, merged_weights, seed_of
+from isoalign.models.tokens import left_padded
 from isoalign.runs.notes import OFF
 from isoalign.tools.conformance.workbench import Size, make_bench, weights
 from isoalign.training.trainer import Trainer
+from test_passes import language_model
 from workbench import Bench, Terminal, complaint, small, stages
 
 NAMED = {"engine": "transformers", "version": "5"}
@@ -97,6 +100,28 @@ def test_the_likeliest_tokens_are_those_of_own_decoding(tiny_bench: Bench) -> No
     policy, uniforms = policy_of(tiny_bench, ends=False), torch.full((5, STEPS), GREEDY)
     rollouts = make_sampler("transformers", policy, 14).generate(asked(tiny_bench), uniforms)
     assert torch.equal(rollouts.tokens, policy.generate(asked(tiny_bench), uniforms).tokens)
+
+
+KNOWN = {"gemma2": "", "gpt_oss": "", "bloom": "nats from its own", "gpt2": "continuous batching failed"}  # why refused
+NOT_OWN = ("rwkv", "minimax")  # which own decoding refuses
+
+
+@pytest.mark.parametrize(
+    "name", [*KNOWN, *(pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS if name not in (*KNOWN, *NOT_OWN))]
+)
+def test_an_architecture_is_sampled_as_by_own_decoding_or_refused(name: str) -> None:
+    policy = language_model(build(name))
+    prompts = left_padded([[3, 4, 6, 7, 8, 9, 10, 11], [7, 6], [7, 9, 11, 13, 20]], 5)
+    refused = ""
+    try:
+        check_sampler(make_sampler("transformers", policy, 8 + STEPS), prompts, STEPS)
+        rollouts = make_sampler("transformers", policy, 8 + STEPS).generate(prompts, draw(6))
+        assert torch.equal(rollouts.tokens, policy.generate(prompts, draw(6)).tokens)
+    except UserError as error:
+        refused = str(error)
+    print(f"{name}: {refused[:100] or 'as by own decoding'}")
+    assert bool(refused) == bool(KNOWN.get(name, refused))
+    assert KNOWN.get(name, "") in refused
 
 
 # -- a run ----------------------------------------------------------------------------------------------------------------
