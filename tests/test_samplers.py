@@ -89,9 +89,10 @@ def test_continuous_batching_gives_the_tokens_and_probabilities_of_own_decoding(
         assert not own.completion_mask.all()
 
 
-def test_fewer_answers_at_a_time_are_the_same_answers(tiny_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [1, 2, 5])  # of 5, a prompt is read in two parts
+def test_fewer_answers_at_a_time_are_the_same_answers(tiny_bench: Bench, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     policy, prompts, uniforms = policy_of(tiny_bench, ends=True), asked(tiny_bench), draw(15)
-    monkeypatch.setattr(policy, "decoded_rows", lambda tokens: 2)
+    monkeypatch.setattr(policy, "decoded_rows", lambda tokens: rows)
     rollouts = make_sampler("transformers", policy, 14).generate(prompts, uniforms)
     assert torch.equal(rollouts.tokens, policy.generate(prompts, uniforms).tokens)
 

@@ -98,12 +98,15 @@ class _Choice:
         return arg_storage
 
     def __call__(self, tokens: Tensor, logits: Tensor, arguments: Tensor) -> Tensor:
-        """Logits [B, V] of which only the chosen token's is finite."""
-        rows, steps, logits = self._rows, self._steps[self._rows], self._ban(logits)
-        chosen = logits.argmax(-1) if self._greedy else sample_tokens(logits, self._uniforms[rows, steps])
-        self.logp[rows, steps] = token_logp(logits, chosen)
+        """Logits [B, V] of which only the chosen token's is finite. Answers whose prompt is not read to its end have none yet;
+        the manager fills up with rows that it does not look at."""
+        rows, steps, scores = self._rows, self._steps[self._rows], self._ban(logits[: len(self._rows)])
+        chosen = scores.argmax(-1) if self._greedy else sample_tokens(scores, self._uniforms[rows, steps])
+        self.logp[rows, steps] = token_logp(scores, chosen)
         self._steps[rows] += 1
-        return torch.full_like(logits, -torch.inf).scatter_(-1, chosen.unsqueeze(-1), 0.0)
+        only = torch.full_like(logits, -torch.inf)
+        only[torch.arange(len(rows)), chosen] = 0.0
+        return only
 
 
 def _collect(manager: Any, count: int) -> list[Any]:
