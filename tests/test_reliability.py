@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("kills", "signals", "races", "damage", "disks", "text", "fuzz", "servers", "secrets")
+PARTS = ("kills", "signals", "races", "machines", "damage", "disks", "text", "fuzz", "servers", "secrets")
 SCRIPT = [sys.executable, "-m", "scripts.reliability"]
 
 

@@ -157,7 +157,7 @@ def test_a_stage_that_died_with_a_checkpoint_finds_it_again_and_leaves_none_behi
 
     with pytest.raises(RuntimeError):
         store.get("train", "abc", {}, dies)
-    assert visible(tmp_path) == [".work-train-abc"]
+    assert [name.partition("abc")[0] for name in visible(tmp_path)] == [".work-train-"]
     done = store.get("train", "abc", {}, goes_on)
     assert (done / "result").read_text() == "7"
     assert not (done / "checkpoint").exists()
@@ -371,7 +371,7 @@ def test_a_folder_that_vanishes_while_a_stage_is_made_is_the_machines_failure(tm
         shutil.rmtree(store.root)
         (work / "rows.jsonl").write_text("")
 
-    with pytest.raises(MachineFailed, match="work-pairs-0123456789abcdef vanished while it was written"):
+    with pytest.raises(MachineFailed, match=r"work-pairs-0123456789abcdef\.\S+ vanished while it was written"):
         store.get("pairs", "0123456789abcdef", {}, vanish)
 
 

@@ -38,15 +38,16 @@ from .bench import Bench  # noqa: E402
 from .disks import disks  # noqa: E402
 from .fuzzing import fuzz  # noqa: E402
 from .harming import damage  # noqa: E402
-from .killing import kills, races, signals  # noqa: E402
+from .killing import kills, machines, races, signals  # noqa: E402
 from .outside import secrets, text  # noqa: E402
 from .servers import servers  # noqa: E402
 from .trial import Trial  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS: dict[str, tuple[Callable[[Bench, random.Random, int], Trial], int]] = {  # and how many are tried in all
-    "kills": (kills, 300), "signals": (signals, 48), "races": (races, 40), "damage": (damage, 240), "disks": (disks, 30),
-    "text": (text, 60), "fuzz": (fuzz, 10_000), "servers": (servers, 24), "secrets": (secrets, 16),
+    "kills": (kills, 300), "signals": (signals, 48), "races": (races, 40), "machines": (machines, 12),
+    "damage": (damage, 240), "disks": (disks, 30), "text": (text, 60),
+    "fuzz": (fuzz, 10_000), "servers": (servers, 24), "secrets": (secrets, 16),
 }  # fmt: skip
 PIECES = {"kills": 4, "damage": 2, "signals": 2, "fuzz": 2}  # that processes try beside one another
 

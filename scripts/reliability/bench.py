@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,9 +182,10 @@ class Bench:
         return ["run", f"algorithm={name}", *TINY, *given, *places, *sizes, *MORE.get(name, []), *more]
 
     def start(
-        self, place: Place, words: list[str], typed: bool = False, environment: Mapping[str, str] | None = None
-    ) -> Running:
-        """Begin a command."""
+        self, place: Place, words: list[str], typed: bool = False, environment: Mapping[str, str] | None = None,
+        first: Callable[[], object] = lambda: None,
+    ) -> Running:  # fmt: skip
+        """Begin a command; ``first`` is done in its process, if that is forked."""
         place.home.mkdir(parents=True, exist_ok=True)
         files = [(place.home / name).open("wb") for name in ("out", "err")]
         whole = self.environment | dict(environment or {})
@@ -199,6 +200,7 @@ class Bench:
             sys.stdout.flush()
             pid = os.fork()
             if not pid:
+                first()
                 _be(words, place.home, files[0].fileno(), files[1].fileno(), whole)
         for file in files:
             file.close()

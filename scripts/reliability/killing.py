@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
+from isoalign.core import claims, presence
 from isoalign.core.store import Store
 from isoalign.tools import storekeeping
 
 from .bench import Bench, Place, Running, choose
 from .trial import Trial
 
+NODE_LEASE = 8.0  # seconds, in place of a minute
 MOST_KILLS = 8  # of one run
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 VARIANTS: dict[str, list[str]] = {  # of the task, for the stages that the plain one does not have
@@ -118,6 +123,44 @@ def races(bench: Bench, chance: random.Random, number: int) -> Trial:
     made, known = ({path.name for path in each.store.iterdir() if path.is_dir()} for each in (place, whole))
     trial.wrong += [f"{name}: stages {sorted(made ^ known)}"] if made != known else []
     return trial
+
+
+def machines(bench: Bench, chance: random.Random, number: int) -> Trial:
+    """Six processes on three machines, to which the file system grants every lock (flock does nothing), want the same run at
+    once. One is killed and one frozen at random moments, the latter for longer than a lease. The killed one aside they end
+    well, or, frozen, in a line that says that another machine went on; no stage is of two makers."""
+    name = chance.choice(bench.methods())
+    whole, _ = bench.reference(name)
+    place, trial = bench.place("shared", bench.base), Trial({"processes": 6})
+    homes = [Place(place.home / str(each)) for each in range(6)]
+    running = [
+        bench.start(home, bench.words(place, name), first=partial(_elsewhere, f"node-{each % 3}"))
+        for each, home in enumerate(homes)
+    ]
+    killed, frozen = choose(chance, running, 2)
+    time.sleep(chance.uniform(0.5, 4.0))
+    killed.send(signal.SIGKILL)
+    frozen.send(signal.SIGSTOP)
+    time.sleep(NODE_LEASE + chance.uniform(0.5, 4.0))
+    frozen.send(signal.SIGCONT)
+    for each in running:
+        ended = each.end(2 * 300.0)
+        trial.wrong += ended.wrong(*((137, 0) if each is killed else (0, 2) if each is frozen else (0,)))
+        if each is frozen and ended.status == 2 and "another machine went on with it" not in ended.told:
+            trial.wrong.append(f"the frozen one said {ended.told!r}")
+        trial.beside[f"a frozen process ended with {ended.status}"] += each is frozen
+    trial.wrong += [f"{name}: {line}" for line in bench.finish(place, name)]
+    made, known = ({path.name for path in each.store.iterdir() if path.is_dir()} for each in (place, whole))
+    trial.wrong += [f"{name}: stages {sorted(made ^ known)}"] if made != known else []
+    return trial
+
+
+def _elsewhere(node: str) -> None:
+    """Be a process of another machine, on a file system on which flock does nothing."""
+    fcntl.flock = lambda *_: None  # type: ignore[assignment]
+    socket.gethostname = lambda: node
+    presence.machine = lambda: node  # type: ignore[assignment]
+    claims.LEASE = NODE_LEASE
 
 
 def _many(bench: Bench, place: Place, kind: str, name: str) -> list[str]:

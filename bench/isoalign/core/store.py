@@ -4,20 +4,19 @@ What a stage's folder holds is checked against its manifest when a process first
 named, and made again.
 """
 
+import errno
 import hashlib
 import itertools
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from isoalign.core import stopping, world
+from isoalign.core import claims, doing, stopping, world
 from isoalign.core.complaint import say
 from isoalign.core.errors import MachineFailed, UserError
 from isoalign.core.files import flush
@@ -99,14 +98,14 @@ class Store:
         if world.rank():
             self._follow(final, recipe, make)
             return final
-        with world.telling(f"{final.name} ended"):
+        with world.telling(f"{final.name} ended"), doing.stage(final.name):
             return self._get(final, recipe, make, together)
 
     def _follow(self, final: Path, recipe: dict[str, Any], make: Make) -> None:
         """Wait until the first process has published a stage; work with it where all are wanted."""
         ended = f"{final.name} ended"
-        if world.heard(f"{final.name} begun", until=lambda: self._whole(final, recipe) or world.was_told(ended)):
-            make(self._work(final))
+        if work := world.heard(f"{final.name} begun", until=lambda: self._whole(final, recipe) or world.was_told(ended)):
+            make(Path(work))
         world.heard(ended, until=lambda: self._whole(final, recipe))
         if not self._whole(final, recipe):
             raise UserError(
@@ -114,47 +113,65 @@ class Store:
                 "that all processes share"
             )
 
-    def _work(self, final: Path) -> Path:
-        return self.root / f".work-{final.name}"
-
     def _get(self, final: Path, recipe: dict[str, Any], make: Make, together: bool) -> Path:
         """The directory of a stage, which no other job makes in the meantime."""
-        lock = FileLock(self.root / f".{final.name}.lock")
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            held = lock.acquire()
-        except OSError as error:
-            raise UserError(f"cannot write to the store {self.root}: {error.strerror}; set store=FOLDER") from error
-        with held:
-            if not self._whole(final, recipe):
-                stopping.stop_here()
-                if final.is_dir():
-                    self._set_aside(final, recipe)
-                work = self._work(final)
-                work.mkdir(exist_ok=True)
-                world.tell(f"{final.name} begun", together)
-                try:
-                    with nullcontext() if together else world.alone():
-                        unread = set(make(work) or ())
-                    shutil.rmtree(work / "checkpoint", ignore_errors=True)
-                    (work / RECIPE).write_text(json.dumps(recipe, indent=1, sort_keys=True))
-                    read = [parent for parent in self.parents(work) if parent.name.rpartition("-")[2] not in unread]
-                    write_manifest(work, {parent.name: content(parent) for parent in read})
-                    flush(*work.rglob("*"), work)
-                except Exception as error:
-                    if not work.is_dir():
-                        raise MachineFailed(f"{work} vanished while it was written; run the same command again") from error
-                    if not (work / "checkpoint").exists():
-                        shutil.rmtree(work, ignore_errors=True)  # of a disk that fails
-                    told = str(machine_failure(error) or "")
-                    if told.startswith("cannot write") and str(self.root) not in told:
-                        raise MachineFailed(f"{told} (the store: {self.root})") from error
-                    raise
-                work.rename(final)
-                flush(self.root)
-                remember(final)
-                _OPENED.add(final)
+        with self._claimed(final) as claim:
+            if self._whole(final, recipe):
+                return final
+            stopping.stop_here()
+            if final.is_dir():
+                self._set_aside(final, recipe)
+            work = claim.begin()
+            world.tell(f"{final.name} begun", str(work) if together else "")
+            try:
+                with nullcontext() if together else world.alone():
+                    unread = set(make(work) or ())
+                shutil.rmtree(work / "checkpoint", ignore_errors=True)
+                (work / RECIPE).write_text(json.dumps(recipe, indent=1, sort_keys=True))
+                read = [parent for parent in self.parents(work) if parent.name.rpartition("-")[2] not in unread]
+                write_manifest(work, {parent.name: content(parent) for parent in read})
+                flush(*work.rglob("*"), work)
+                if not claim.is_held():
+                    raise OSError(errno.ENOENT, "it is another folder")
+            except Exception as error:
+                if not claim.is_held():
+                    shutil.rmtree(work, ignore_errors=True)  # which it may have made anew: files are saved with their folders
+                    raise MachineFailed(
+                        f"{work} vanished while it was written, or another machine went on with it, as this process had given "
+                        f"no sign of life for {claims.LEASE:.0f} seconds; run the same command again"
+                    ) from error
+                if not (work / "checkpoint").exists():
+                    shutil.rmtree(work, ignore_errors=True)  # of a disk that fails
+                told = str(machine_failure(error) or "")
+                if told.startswith("cannot write") and str(self.root) not in told:
+                    raise MachineFailed(f"{told} (the store: {self.root})") from error
+                raise
+            self._publish(work, final, recipe)
         return final
+
+    @contextmanager
+    def _claimed(self, final: Path) -> Iterator[claims.Claim]:
+        """Context in which this process alone makes a stage."""
+        with ExitStack() as stack:
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                claim = stack.enter_context(claims.claimed(self.root, final.name))
+            except OSError as error:
+                raise UserError(f"cannot write to the store {self.root}: {error.strerror}; set store=FOLDER") from error
+            yield claim
+
+    def _publish(self, work: Path, final: Path, recipe: dict[str, Any]) -> None:
+        """Give a complete work folder the stage's name, unless another machine was faster."""
+        try:
+            work.rename(final)
+        except OSError:
+            if not self._whole(final, recipe):
+                raise
+            shutil.rmtree(work, ignore_errors=True)
+            return
+        flush(self.root)
+        remember(final)
+        _OPENED.add(final)
 
     def _whole(self, folder: Path, recipe: dict[str, Any]) -> bool:
         """Whether a stage is there, as it was made; looked at when this process first opens it."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from isoalign.core import products
 from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError
+from isoalign.core.files import flush
 from isoalign.core.memory import by_rows
 from isoalign.models import tokens
 from isoalign.models.decoding import (
@@ -86,6 +87,7 @@ class LanguageModel:
             settings = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": None}
             ordered = {name: sorted(value) if isinstance(value, list) else value for name, value in settings.items()}
             file.write_text(json.dumps(ordered, indent=2), encoding="utf-8")
+        flush(*folder.rglob("*"), folder)  # a checkpoint may count on it
 
     @property
     def dtype(self) -> torch.dtype:

@@ -19,6 +19,7 @@ import torch
 
 from isoalign.core import world
 from isoalign.core.batches import Prompts
+from isoalign.core.files import flush
 from isoalign.core.randomness import own_random_state
 from isoalign.core.store import recipe_fields
 from isoalign.data.preferences import Feedback, UnpairedFeedback, join_feedback
@@ -148,6 +149,7 @@ class FeedbackRounds:
             try:
                 with torch.enable_grad(), own_random_state():
                     make(work)
+                flush(*work.rglob("*"), work)  # a checkpoint that is flushed counts on it
                 work.rename(final)
             finally:
                 shutil.rmtree(work, ignore_errors=True)

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from filelock import FileLock, Timeout
-
+from isoalign.core import claims, presence
 from isoalign.core.display import clean, grid
 from isoalign.core.errors import UserError
 from isoalign.core.manifests import CHECKED
@@ -49,25 +49,14 @@ def _items(root: Path) -> Iterator[Item]:
         name = path.name
         if path.is_dir() and not name.startswith("."):
             yield Item(path, "stage", name)
-        elif name.startswith(".work-"):
-            yield Item(path, "work", name.removeprefix(".work-"), _held(root / f".{name.removeprefix('.work-')}.lock"))
+        elif name.startswith(claims.WORK):
+            yield Item(path, "work", claims.stage_of(path), claims.is_claimed(root, claims.stage_of(path)))
         elif name.startswith(".damaged-"):
             yield Item(path, "damaged", name.removeprefix(".damaged-"))
-        elif name.startswith(".") and name.endswith(".lock"):
-            yield Item(path, "lock", name[1:].removesuffix(".lock"), _held(path))
+        elif name.startswith(".") and path.suffix in (".lock", ".lease"):
+            yield Item(path, "lock", path.stem[1:], claims.is_claimed(root, path.stem[1:]))
         elif name == CHECKED:
             yield from (Item(note, "note", note.name.removesuffix(".json")) for note in path.iterdir())
-
-
-def _held(lock: Path) -> bool:
-    """Whether a process holds a lock."""
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except (Timeout, OSError):
-        return True
 
 
 def listing(store: Store) -> Iterator[str]:
@@ -85,6 +74,23 @@ def listing(store: Store) -> Iterator[str]:
         if others and kind != "note":
             busy = sum(item.busy for item in others)
             yield f"{words}: {len(others):,}, {sum(item.size for item in others) / GIB:.3f} GiB, {busy:,} of them in use"
+
+
+def making(store: Store) -> Iterator[dict[str, Any]]:
+    """The stages that are being made, as `runs.status.read_statuses` has runs; ``dead`` are those whose maker has ended or
+    given up, with which the next run goes on."""
+    now = presence.clock(store.root)
+    for work in claims.works(store.root):
+        name, who, lease = claims.stage_of(work), claims.owner(work), claims.lease_of(store.root, claims.stage_of(work))
+        holder, file = lease.owner, Path(lease.lock_file)
+        try:
+            age = max(0.0, now - (file if holder else work).stat().st_mtime)
+        except OSError:  # it has just ended
+            continue
+        alive = presence.is_alive(who) if holder else False
+        state = "silent" if alive is None and age > claims.LEASE else "dead" if alive is False else "running"
+        host = holder.hostname.partition("?")[0] if holder else "?"
+        yield {"command": name, "state": state, "host": host, "pid": who["pid"], "age": age, "file": str(work), "line": ""}
 
 
 def verified(store: Store) -> Iterator[tuple[str, list[str]]]:
@@ -145,7 +151,7 @@ def leftovers(store: Store) -> list[Item]:
 def remove(chosen: Iterable[Item]) -> None:
     """Delete items, one that a process has begun to use since excepted."""
     for item in chosen:
-        if item.kind in ("work", "lock") and _held(item.path.parent / f".{item.name}.lock"):
+        if item.kind in ("work", "lock") and claims.is_claimed(item.path.parent, item.name):
             continue
         if item.path.is_dir():
             gone = item.path.with_name(f".damaged-{item.path.name.lstrip('.')}")  # at once, so that no half of it is a stage
