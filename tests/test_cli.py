@@ -132,7 +132,7 @@ def test_the_help_of_run_names_every_algorithm_task_and_budget(capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("bord", "unknown command 'bord'; did you mean 'board'? known: run, board, "),
+        ("bord", "unknown command 'bord'; did you mean 'board'? known: run, status, "),
         ("--verbose", "no such option '--verbose'; see `isoalign --help`"),
         (
             "board --reslts x",

@@ -2,22 +2,27 @@
 
 import dataclasses
 import json
+import os
+import random
+import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
-from omegaconf import OmegaConf
+import torch
 
 from isoalign.core.errors import UserError
 from isoalign.core.records import Card, Estimate, Point, Sample
 from isoalign.evaluation import card
 from isoalign.report import trackers
 from isoalign.runs import run
-from workbench import SmallDisk
+from workbench import SmallDisk, Terminal
 
 CARD = Card(
     key="0123456789abcdef",
@@ -141,8 +146,8 @@ def test_a_run_is_mirrored_whatever_lies_beside_its_card(
     monkeypatch.setattr(run, "make_card", lambda finished, command: CARD)
     monkeypatch.setattr(run, "_command", lambda: "")
     (tmp_path / "broken.json").write_text("{")
-    config = OmegaConf.create({"seed": 0, "tracking": "offline"})
-    path = run._publish(config, finished, tmp_path)
+    mirror = trackers.Mirror("live", "nano", "dpo", 1, tmp_path / "wandb", "offline")
+    path = run._publish(finished, tmp_path, mirror)
     assert card.read_card(path) == card.redacted(CARD)
     assert capfd.readouterr() == ("", "")
     assert tables(tmp_path / "wandb").keys() == {"metrics", "samples"}
@@ -188,3 +193,86 @@ def test_a_full_disk_is_told(tmp_path: Path, small_disk: SmallDisk) -> None:
     assert done.stdout.split() == ["False"], done.stderr
     told = [line for line in done.stderr.splitlines() if line.startswith("warning: W&B has no record of this run: ")]
     assert len(told) == 1
+
+
+# -- while a run is trained ------------------------------------------------------------------------------------------------
+
+DIES = """
+import os, signal, sys
+sys.path[:0] = [sys.argv[1]]
+import test_track
+from pathlib import Path
+mirror = test_track.trackers.Mirror("live", "nano", "dpo", 1, Path(sys.argv[2]))
+for step in (1, 2, 3):
+    mirror.log(test_track.LOG[:step])
+print("logged", flush=True)
+sys.stdin.readline()
+"""
+
+
+def mirror_in(folder: Path) -> trackers.Mirror:
+    return trackers.Mirror("live", "nano", "dpo", 1, folder)
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the one offline run in a folder."""
+    (run,) = folder.glob("wandb/offline-run-*-live")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [json.loads(line) for line in told.splitlines() if '"type":"history"' in line]
+
+
+def test_rows_are_there_before_the_run_ends_and_none_twice_after_it_was_killed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-c", DIES, str(Path(__file__).parent), str(tmp_path)]
+    own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # not that of this process
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=own)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "logged\n"
+    other = mirror_in(tmp_path)
+    other.log(LOG)  # a process that trains the same run leaves it to the first
+    assert not other.finish(CARD, [])
+    last = time.monotonic() + 30
+    while len(history(tmp_path)) < 2:
+        assert time.monotonic() < last
+    process.kill()
+    process.wait()
+    again = mirror_in(tmp_path)
+    again.log(LOG[:2])  # from a checkpoint after the second step
+    again.log(LOG)
+    assert again.finish(CARD, [])
+    rows = history(tmp_path)
+    assert len(rows) == len(LOG) + 1
+    assert [row["history"]["item"]["_step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert capfd.readouterr().err == ""
+
+
+def test_trouble_in_the_midst_is_one_line_and_draws_no_random_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]
+    mirror = mirror_in(tmp_path)
+    mirror.log(LOG[:1])
+    monkeypatch.setattr(mirror._run, "log", lambda *_, **__: 1 / 0)
+    mirror.log(LOG[:2])
+    mirror.log(LOG[:3])
+    assert not mirror.finish(CARD, [])
+    mirror.stop()
+    warned(capfd, "ZeroDivisionError")
+    assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_a_run_is_mirrored_while_it_is_trained_and_ends_as_without(furnished: Terminal) -> None:
+    typed = [word for word in furnished.run("algorithm=dpo", "budget.flops=6e9") if word != "tracking=off"]
+    done = furnished([*typed, "tracking=offline"])
+    assert done.returncode == 0, done.stderr
+    (run,) = furnished.home.glob("results/nano/wandb/wandb/offline-run-*")
+    assert (run / "files").is_dir()
+    mirrored = json.loads(Path(furnished.home, done.stdout.split()[-1]).read_text())
+    shutil.rmtree(furnished.home / "results")
+    shutil.rmtree(next(furnished.store.glob("train-*")))
+    done = furnished([*typed, "tracking=off"])
+    plain = json.loads(Path(furnished.home, done.stdout.split()[-1]).read_text())
+    assert mirrored["contents"] == plain["contents"]

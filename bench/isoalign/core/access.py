@@ -16,3 +16,16 @@ def forbidden(what: str) -> None:
     """Called by code that returns evaluation data. Raises if an algorithm's own code requests it."""
     for deny in _deny:
         deny(what)
+
+
+_exempt: set[int] = set()
+
+
+def exempt(thread: int) -> None:
+    """What a thread of the harness opens is not what an algorithm's code opens, though it does so at the same time."""
+    _exempt.add(thread)
+
+
+def is_exempt(thread: int) -> bool:
+    """Whether it is such a thread."""
+    return thread in _exempt

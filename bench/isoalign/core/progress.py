@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 from weakref import WeakSet
 
 from tqdm import tqdm
+
+from isoalign.core import doing
 
 Item = TypeVar("Item")
 
@@ -44,8 +47,17 @@ def _bar(label: str, total: float, initial: float = 0.0) -> Any:
         total=total, initial=initial, desc=f"{_run['name']}: {label}".ljust(36), bar_format=LAYOUT,
         mininterval=0.5 if terminal else 20.0, position=_run["line"] if terminal else None, leave=True, disable=_run["hidden"],
     )  # fmt: skip
+    bar.started = time.monotonic()
     _open.add(bar)
     return bar
+
+
+def _tell(label: str, bar: Any) -> None:
+    """Have others see how far a bar is, and when it will be at its end if the rest takes as long as what it has seen."""
+    if bar.disable:
+        return
+    gone, seen = bar.n - bar.initial, time.monotonic() - bar.started
+    doing.step(label, bar.n / bar.total if bar.total else 1.0, (bar.total - bar.n) * seen / gone if gone > 0 else None)
 
 
 def end() -> None:
@@ -75,12 +87,14 @@ class Steps:
 
     def __exit__(self, *_: object) -> None:
         self.bar.close()
+        doing.no_step()
 
     def advance(self, loss: float | None = None) -> None:
         """One step is done."""
         if loss is not None:
             self.bar.set_postfix({"loss": f"{loss:.3g}"}, refresh=False)
         self.bar.update(1)
+        _tell(self.label, self.bar)
 
 
 class Progress:
@@ -100,9 +114,11 @@ class Progress:
         fields = {name: f"{row[name]:.3g}" for name in ("loss", "reward") if row.get(name) is not None}
         self.bar.set_postfix(fields, refresh=False)
         self.bar.update(min(fraction, 1.0) - self.bar.n)
+        _tell(self.label, self.bar)
 
     def close(self) -> None:
         """The budget is spent."""
         if self.bar is not None:
             self.bar.update(1.0 - self.bar.n)
             self.bar.close()
+            doing.no_step()

@@ -20,6 +20,7 @@ from isoalign.core.complaint import complain
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 20.0  # seconds that children have to finish and save a step
 AGAIN = 1.0  # seconds after which the same signal means: at once
+HELPERS = ("resource_tracker", "wandb-core")  # children that end with this process, and are needed until then
 LINE = "stopped; run the same command to resume"
 
 
@@ -137,7 +138,7 @@ def _end_children() -> None:
     import psutil  # here: a signal may come before anything is loaded
 
     mine = psutil.Process().children(recursive=True)
-    workers = [child for child in mine if not any("resource_tracker" in word for word in _words(child))]
+    workers = [child for child in mine if not any(name in word for word in _words(child) for name in HELPERS)]
     for child in workers:
         with suppress(psutil.Error):
             child.terminate()

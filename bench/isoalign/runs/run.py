@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 import signal
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ from isoalign.core.objective import objective_of
 from isoalign.core.peak_memory import GIB
 from isoalign.core.places import code_digest
 from isoalign.core.records import Budget, Card
-from isoalign.core.store import Store
+from isoalign.core.store import Store, digest
 from isoalign.data import assets
 from isoalign.evaluation import card as cards
 from isoalign.evaluation import metrics, samples
 from isoalign.report import trackers
-from isoalign.runs import failures, tuned
+from isoalign.runs import failures, status, tuned
 from isoalign.runs.card import make_card, packages
 from isoalign.runs.needs import check_needs
 from isoalign.runs.pipeline import Run
@@ -48,16 +48,19 @@ def main(config: DictConfig) -> float | None:
         path = execute(config)
         if path is None:
             return None
+        status.end(status.DONE, str(path))
         print(path, flush=True)
         card = cards.read_card(path)
         found = card.metrics.get(objective_of(card).gain)
         return found.value if found else None
     except KeyboardInterrupt as interrupt:
+        status.end(status.STOPPED, stopping.LINE)
         if os.environ.get(SWEEP, mine := str(os.getpid())) != mine:  # a process of a sweep, which would take the next run
             stopping.end_now(getattr(interrupt, "number", signal.SIGINT))
         raise
     except Exception as error:
         if stopped := interrupt_of(error):
+            status.end(status.STOPPED, stopping.LINE)
             raise stopped from None
         if os.environ.get("ISOALIGN_DEBUG") and not isinstance(error, UserError):
             raise
@@ -65,6 +68,7 @@ def main(config: DictConfig) -> float | None:
         line = str(error) if isinstance(error, UserError) else unforeseen(error)
         _fail(config, line, isinstance(error, TrainingFailed))
     finally:
+        status.end(status.FAILED)
         world.leave()
     return None
 
@@ -98,8 +102,21 @@ def execute(config: DictConfig) -> Path | None:
     store = Path(str(config.store)) if config.store else assets.cache_dir() / "store"
     shared = SharedStages(task, Store(store if store.is_dir() else _writable(store)))  # a whole one may be read-only
     check_needs(algorithm, shared)
-    run = Run(name, algorithm, budget, int(config.seed), shared, how)
-    return _publish(config, run, folder)
+    run, rank = Run(name, algorithm, budget, int(config.seed), shared, how), world.rank()
+    if not rank:
+        about = {"task": task.name, "algorithm": name, "seed": str(config.seed), "device": devices.count_label()}
+        status.begin(Path(str(config.results)), _command(), **about)
+    mode = "off" if rank else str(config.tracking)
+    mirror = trackers.Mirror(_mirror_key(run), task.name, name, run.seed, folder / "wandb", mode)
+    try:
+        return _publish(replace(run, follow=mirror.log), folder, mirror)
+    finally:
+        mirror.stop()
+
+
+def _mirror_key(run: Run) -> str:
+    """The id of a run in W&B, which is known before it is trained."""
+    return digest({"train": run.train.key if run.trains else run.shared.sft.key, "task": run.task, "seed": run.seed})
 
 
 def _meet(config: DictConfig) -> None:
@@ -113,7 +130,7 @@ def _meet(config: DictConfig) -> None:
     world.join(devices.device(), packages() | {"code": code_digest()} | device | settings | task)
 
 
-def _publish(config: DictConfig, run: Run, folder: Path) -> Path | None:
+def _publish(run: Run, folder: Path, mirror: trackers.Mirror) -> Path | None:
     """Make the card, and return its path; None in a process that only helps."""
     run.shared.get(run.preflight)
     if world.size() > 1:  # what all make together, before what the first one makes alone
@@ -126,21 +143,19 @@ def _publish(config: DictConfig, run: Run, folder: Path) -> Path | None:
     card = make_card(run, _command())
     path = cards.write_card(card, folder)
     failures.clear_failure(card.algorithm, card.seed, _command(), folder)
-    if str(config.tracking) != "off":
-        with trackers.harmless():
-            _track(run, card, path, str(config.tracking))
+    if not (marker := path.parent / "wandb" / f".{card.key}").exists():
+        with trackers.harmless():  # what is read of the store, too
+            _mirror(run, card, marker, mirror)
     return path
 
 
-def _track(run: Run, card: Card, path: Path, mode: str) -> None:
-    """Mirror a card to W&B once."""
-    marker = path.parent / "wandb" / f".{card.key}"
-    if marker.exists():
-        return
-    drawn = samples.read_samples(run.shared.get(run.samples))
-    if trackers.track(card, run.read_log(), drawn, path.parent / "wandb", mode):
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
+def _mirror(run: Run, card: Card, marker: Path, mirror: trackers.Mirror) -> None:
+    """Have W&B hold all of a run, once."""
+    if mirror.mode != "off":
+        mirror.log(run.read_log())  # where it was in the store
+        if mirror.finish(card, samples.read_samples(run.shared.get(run.samples))):
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
 
 
 def _plain(node: Any) -> dict[str, Any]:
@@ -168,9 +183,7 @@ def _line() -> int:
 
 
 def _command() -> str:
-    words = HydraConfig.get().overrides.task
-    overrides = [word for word in words if not word.startswith(("store=", "results=", "threads=", "device=", "tracking="))]
-    return shlex.join(["isoalign", "run", *overrides])
+    return status.command_of(HydraConfig.get().overrides.task)
 
 
 def _fail(config: DictConfig, line: str, noted: bool = False) -> None:
@@ -178,10 +191,13 @@ def _fail(config: DictConfig, line: str, noted: bool = False) -> None:
 
     A single run exits with 2; in a sweep the other runs go on.
     """
-    name, line = str(config.algorithm.get("name", "?")), one_line(line)
+    name, line, results = str(config.algorithm.get("name", "?")), one_line(line), Path(str(config.results))
+    status.end(status.FAILED, line)
+    if not world.rank():
+        status.refuse(results, _command(), line)
     if noted and not world.rank():
         with suppress(UserError):  # where nothing can be written the line must do
-            folder = Path(str(config.results)) / str(config.task.name)
+            folder = results / str(config.task.name)
             failures.note_failure(failures.Failure(name, int(config.seed), _command(), line), folder)
     complain(f"{name} seed {config.seed}: {line}")
     if FAILURES not in os.environ:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,14 @@ DEFAULT_IDLE_SECONDS = TrainConfig().idle_seconds
 
 @dataclass(frozen=True)
 class Training:
-    """A method on a task under a budget with a seed, up to the trained policy."""
+    """A method on a task under a budget with a seed, up to the trained policy. ``follow`` gets the log after each step."""
 
     name: str
     algorithm: Any
     budget: Budget
     seed: int
     shared: SharedStages
+    follow: Callable[[Sequence[dict[str, Any]]], None] = field(default=lambda log: None, kw_only=True, compare=False)
 
     @property
     def task(self) -> TaskConfig:
@@ -134,11 +135,12 @@ class Training:
 
     def _train(self, work: Path) -> list[str]:
         torch.manual_seed(self.seed)
+        self.follow([])  # before the meter's clock, and before what may be laid to the algorithm
         self._make_feedback()
         policy, reference = self._policy_to_train()
         meter, source = Meter(self.budget), FeedbackRounds(self.shared, work / ROUNDS)
         session = Session(policy, reference, source, meter, self.task.model.new_tokens, self.seed)
-        trainer = Trainer(self.algorithm, session, self.task.training, work, self._forbidden)
+        trainer = Trainer(self.algorithm, session, self.task.training, work, self._forbidden, self.follow)
         with self._engine(session), as_training_failure(), preserved():
             trainer.run(self.name)
         if world.rank():
@@ -149,9 +151,8 @@ class Training:
         record = {
             "spent": meter.spent(), "steps": meter.steps, "skipped": trainer.skipped, "reward": sorted(session.reward_models),
             "fraction": session.fraction, "snapshots": trainer.snapshots, "reported": reported_kl(log),
-            "reported_error": reported_kl_error(log),
+            "reported_error": reported_kl_error(log), "device": devices.count_label(), "dtype": _dtypes(policy),
         }  # fmt: skip
-        record |= {"device": devices.count_label(), "dtype": _dtypes(policy)}
         more: dict[str, Any] = {"rounds": trainer.rounds, "unmetered": trainer.guard.models, "loop": trainer.loop}
         more |= {"sampler": session.engine and session.engine.record()}
         record |= {name: value for name, value in more.items() if value}
@@ -198,8 +199,8 @@ class Training:
         record = {
             "spent": meter.spent(), "steps": 0, "skipped": 0, "reward": sorted(session.reward_models),
             "fraction": meter.fraction, "snapshots": [], "reported": {}, "kl_bound": best_of_n_bound(self.algorithm.draws),
+            "device": devices.count_label(), "dtype": _dtypes(base),
         }  # fmt: skip
-        record |= {"device": devices.count_label(), "dtype": _dtypes(base)}
         record |= {"unmetered": session.guard.models} if session.guard.models else {}
         record |= {"sampler": session.engine.record()} if session.engine else {}
         (work / "record.json").write_text(json.dumps(record, indent=1))

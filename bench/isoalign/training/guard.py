@@ -191,7 +191,7 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     guard = _active["guard"]
-    if guard is None:
+    if guard is None or access.is_exempt(threading.get_ident()):
         return
     if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
         if guard.forbids(path := os.fsdecode(arguments[0])):

@@ -36,14 +36,15 @@ class Trainer:
     ``snapshots``: where along the budget the policy was saved, each under ``snapshots/<steps>`` of the work directory.
     ``rounds``: where a feedback round began, and what was spent by then. ``guard``: watches the algorithm's code and records
     models that it runs outside the lab. ``loop``: name of the training loop if it is not this one. ``forbidden``: folders that
-    the algorithm's code must not read.
+    the algorithm's code must not read. ``follow``: gets the log after each step.
     """
 
     def __init__(
-        self, algorithm: Any, session: Session, config: TrainConfig, work: Path, forbidden: Iterable[Path] = ()
-    ) -> None:
+        self, algorithm: Any, session: Session, config: TrainConfig, work: Path, forbidden: Iterable[Path] = (),
+        follow: Callable[[list[dict[str, Any]]], None] = lambda log: None,
+    ) -> None:  # fmt: skip
         self.algorithm, self.session, self.config, self.work = algorithm, session, config, work
-        self.lab, self.policy, self.meter = Lab(session), session.policy, session.meter
+        self.follow, self.lab, self.policy, self.meter = follow, Lab(session), session.policy, session.meter
         self.log: list[dict[str, float]] = []
         self.snapshots: list[dict[str, Any]] = []
         self.plan = SnapshotPlan(session, config.snapshots, config.kl_snapshots)
@@ -205,6 +206,7 @@ class Trainer:
         row |= {name: weighted_mean(values) for name, values in self.session.logged.items()}
         self.session.logged.clear()
         self.log.append(row)
+        self.follow(self.log)
 
     def snapshot(self) -> None:
         """Save the policy if it is time for that."""
