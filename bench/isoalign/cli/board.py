@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from isoalign.cli import options
+from isoalign.core import remote
 from isoalign.core.complaint import one_line, say
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
@@ -32,7 +33,8 @@ def board(task: str | None, results: Path, across: bool, along: str | None) -> N
     cards = {folder: read for folder in folders if (read := cards_on_disk.read_cards(folder))}
     for folder, read in cards.items():
         if bare := sum(not card.seals for card in read):
-            say(f"{bare} of {len(read)} cards in {folder} have no seals, as those of older versions; no change of them shows")
+            named = remote.named(folder)
+            say(f"{bare} of {len(read)} cards in {named} have no seals, as those of older versions; no change of them shows")
     if not cards:
         where = results / (task or "")
         raise UserError(f"no cards in {where}; make some with `isoalign run` (or name another folder with --results)")
@@ -53,14 +55,14 @@ def _print_board(folder: Path, cards: list[Card]) -> None:
     for one in failed:
         print(one_line(f"failed: {one.algorithm} seed {one.seed}: {one.reason}"))
     if failed:
-        print(f"(until the same command succeeds, or its file in {folder / 'failed'} is deleted)")
-    print(leaderboard.write_board(made, folder))
+        print(f"(until the same command succeeds, or its file in {remote.named(folder / 'failed')} is deleted)")
+    print(remote.named(leaderboard.write_board(made, folder)))
 
 
 def _print_across(cards: dict[str, list[Card]], results: Path) -> None:
     found = cross_task.cross_task(cards)
     save(results / "across.md", found.markdown())
-    print(f"{found.terminal()}\n{results / 'across.md'}")
+    print(f"{found.terminal()}\n{remote.named(results / 'across.md')}")
 
 
 def _print_along(cards: dict[Path, list[Card]], key: str) -> None:
@@ -69,4 +71,4 @@ def _print_along(cards: dict[Path, list[Card]], key: str) -> None:
     ((folder, read),) = cards.items()
     report = sweep_report.sweep_report(read, key)
     path = files.write_sweep_report(report, folder)
-    print(f"{text.sweep_text(report)}\n{path}")
+    print(f"{text.sweep_text(report)}\n{remote.named(path)}")

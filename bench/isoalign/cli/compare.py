@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from isoalign.cli import options
+from isoalign.core import remote
 from isoalign.report import compare as comparison
 
 
@@ -13,10 +14,12 @@ from isoalign.report import compare as comparison
 @click.argument("second", metavar="B")
 @click.option("--task", default="nano", show_default=True, help="Task of the board that has the rows A and B.")
 @options.results
-def compare(first: str, second: str, task: str, results: Path) -> None:
+@click.pass_context
+def compare(context: click.Context, first: str, second: str, task: str, results: Path) -> None:
     """Compare two methods or cards, paired, on every metric.
 
-    A and B are each the path of a card or the name of a row of the board. Differences are paired prompt by prompt; the last
-    lines give the verdict in words.
+    A and B are each the path or URL of a card, or the name of a row of the board. Differences are paired prompt by prompt; the
+    last lines give the verdict in words.
     """
+    first, second = (str(context.with_resource(remote.file(name))) for name in (first, second))
     print(comparison.compare_methods(*comparison.sides(first, second, results / task)))

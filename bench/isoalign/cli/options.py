@@ -4,14 +4,22 @@ from pathlib import Path
 
 import click
 
+from isoalign.core import remote
 from isoalign.core.store import Store
 from isoalign.data import assets
 
 PATH = click.Path(path_type=Path)
 
+
+def at_hand(context: click.Context, _: click.Parameter, value: str) -> Path:
+    """A folder, or the URL of one, as a path until the command ends."""
+    return context.with_resource(remote.folder(value))
+
+
 results = click.option(
-    "--results", type=PATH, default="results/local", show_default=True, help="Folder of the cards, with one folder per task."
-)
+    "--results", callback=at_hand, default="results/local", show_default=True,
+    help="Folder of the cards, with one folder per task, or a URL (s3://...).",
+)  # fmt: skip
 store = click.option("--store", type=PATH, help="Folder of the stages.  [default: store/ in the user cache]")
 device = click.option("--device", default="auto", show_default=True, help="Where models run, as device= of a run.")
 settings = click.argument("settings", nargs=-1, metavar="[task.KEY=VALUE]...")

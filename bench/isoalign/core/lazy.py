@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import datasets
+    import fsspec.core
     import h5py
     import huggingface_hub.constants
     import krippendorff
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     import wandb
 
 __all__ = [
-    "datasets", "h5py", "huggingface_hub", "krippendorff", "matplotlib", "peft", "pyarrow", "safetensors", "scipy",
+    "datasets", "fsspec", "h5py", "huggingface_hub", "krippendorff", "matplotlib", "peft", "pyarrow", "safetensors", "scipy",
     "sklearn", "statsmodels", "torch", "transformers", "trl", "vllm", "wandb",
 ]  # fmt: skip
 
