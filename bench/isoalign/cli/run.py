@@ -49,6 +49,7 @@ def run(words: tuple[str, ...]) -> int:
     overrides.check_overrides(arguments, sweep)
     if sweep and world.launched() > 1:
         raise UserError(f"WORLD_SIZE is {world.launched()}, but a sweep shares no run out; start each of its runs by torchrun")
+    from isoalign.runs import status  # loads hydra
     from isoalign.runs.run import FAILURES, SWEEP, main  # loads torch, after the words were found to be right
 
     sys.argv = ["isoalign run", *arguments]
@@ -58,7 +59,7 @@ def run(words: tuple[str, ...]) -> int:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints what is wrong by itself, in many lines
         with overrides.one_line():
             main()
-        failed = failures.read().splitlines()
+        failed = status.failed_jobs() or failures.read().splitlines()
     if failed:
         say(f"{len(failed)} of the sweep's runs failed: {', '.join(failed)}")
     return 1 if failed else 0

@@ -20,6 +20,8 @@ from isoalign.core.errors import UserError
 from isoalign.core.redaction import redact
 from isoalign.core.store import Store
 
+NAMED = ("algorithm=", "seed=")  # words of a command that are shown though all have them
+LONGEST = 100  # characters of a command
 AGAIN = 2.0  # seconds between two looks of --watch
 CLEAR = "\x1b[H\x1b[2J"
 
@@ -65,7 +67,10 @@ def _look(folder: Path) -> list[dict[str, Any]]:
 
 def _lines(found: list[dict[str, Any]], everything: bool) -> Iterator[str]:
     """A line for each run, and one that counts them."""
-    rows = [_row(each) for each in found if everything or each["state"] != "done"]
+    words = [str(each.get("command", "")).removeprefix("isoalign run ").split() for each in found]
+    common = set.intersection(*map(set, words)) if len(found) > 1 else set()
+    shown = [[word for word in each if word not in common or word.startswith(NAMED)] for each in words]
+    rows = [_row(each, " ".join(n)) for each, n in zip(found, shown, strict=True) if everything or each["state"] != "done"]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     most = max(shutil.get_terminal_size().columns, 60) if sys.stdout.isatty() else 1000
     for row in rows:
@@ -74,11 +79,10 @@ def _lines(found: list[dict[str, Any]], everything: bool) -> Iterator[str]:
     yield f"{len(found)} in all" + "".join(f", {count} {state}" for state, count in counts.most_common())
 
 
-def _row(each: dict[str, Any]) -> list[str]:
-    name = str(each.get("command", each["file"])).removeprefix("isoalign run ")
+def _row(each: dict[str, Any], name: str) -> list[str]:
     where = f"{each.get('host', '?')}:{each.get('pid', '?')}"
     sign = f"{_duration(each['age'])} ago"
-    cells = [each["state"], name[:60], each.get("device", ""), where, sign, _doing(each)]
+    cells = [each["state"], (name or each["file"])[:LONGEST], each.get("device", ""), where, sign, _doing(each)]
     return [clean(one_line(str(cell))) for cell in cells]
 
 

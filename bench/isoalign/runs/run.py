@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +80,7 @@ def execute(config: DictConfig) -> Path | None:
     stopping.stop_here()  # asked for at the end of the run before
     runtime.quiet()
     runtime.threads(int(config.threads))
+    _go_to(Path(HydraConfig.get().runtime.cwd))
     _meet(config)
     name = str(config.algorithm.get("name", ""))
     task: TaskConfig = build_config(TaskConfig, _plain(config.task), "task")
@@ -117,6 +119,17 @@ def execute(config: DictConfig) -> Path | None:
 def _mirror_key(run: Run) -> str:
     """The id of a run in W&B, which is known before it is trained."""
     return digest({"train": run.train.key if run.trains else run.shared.sft.key, "task": run.task, "seed": run.seed})
+
+
+def _go_to(folder: Path) -> None:
+    """Work where the command was typed: launchers start jobs elsewhere, and paths may be relative."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise UserError(
+            f"this machine, {socket.gethostname()}, has no folder {folder}, where the sweep was started ({error.strerror}); "
+            "start it in a folder that all machines share"
+        ) from error
 
 
 def _meet(config: DictConfig) -> None:
@@ -200,7 +213,8 @@ def _fail(config: DictConfig, line: str, noted: bool = False) -> None:
             folder = results / str(config.task.name)
             failures.note_failure(failures.Failure(name, int(config.seed), _command(), line), folder)
     complain(f"{name} seed {config.seed}: {line}")
-    if FAILURES not in os.environ:
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
         raise SystemExit(2)
-    with open(os.environ[FAILURES], "a") as file:
-        file.write(f"{name} seed {config.seed}\n")
+    if os.path.exists(file := os.environ.get(FAILURES, "")):  # on the machine where the sweep was typed
+        with open(file, "a") as stream:
+            stream.write(f"{name} seed {config.seed}\n")

@@ -60,10 +60,7 @@ class Beat(threading.Thread):
         self.file = results / FOLDER / f"{name}-{digest(presence.myself())[:8]}{SUFFIX}"
         self.about = {"command": one_line(command), **about, "began": time.time()}
         self._closed = threading.Event()
-        for file in (results / FOLDER).glob(f"{name}-*{SUFFIX}"):
-            if file != self.file and state_of(_read(file), age=0.0) not in (RUNNING, SILENT):
-                with suppress(OSError):
-                    file.unlink()
+        _forget(results, name)
         self._write(RUNNING)
         self.start()
 
@@ -83,6 +80,15 @@ class Beat(threading.Thread):
     def _write(self, state: str, line: str = "") -> None:
         with suppress(UserError):
             _save(self.file, self.about | presence.myself() | doing.now() | {"state": state, "line": one_line(line)})
+
+
+def _forget(results: Path, name: str) -> None:
+    """Delete the files of a command by processes that do not run it any more."""
+    now = presence.clock(results / FOLDER)
+    for file in (results / FOLDER).glob(f"{name}-*{SUFFIX}"):
+        with suppress(OSError):  # another one deletes it
+            if state_of(_read(file), now - file.stat().st_mtime) != RUNNING:
+                file.unlink()
 
 
 def _save(file: Path, content: dict[str, Any]) -> None:
@@ -125,16 +131,31 @@ class Sweep(Callback):
         params: dict[str, Any] = OmegaConf.to_container(config.hydra.sweeper.params or OmegaConf.create({}))  # type: ignore[assignment]
         words = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
         batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
-        files = []
+        files, _jobs[:] = [], []
         for job in batches[0][:MOST_JOBS]:
             typed = dict(word.partition("=")[::2] for word in job)
             results, command = Path(typed.get("results", str(config.results)).strip("'\"")), command_of(job)
             about: dict[str, Any] = {name: typed.get(name, str(config.hydra.runtime.choices.get(name, ""))) for name in GROUPS}
             about |= {"command": one_line(command), "seed": typed.get("seed", "0"), "began": time.time()}
             files.append(_waiting(results, command))
+            _forget(results, _name(command))
+            _jobs.append((results, command, f"{about['algorithm']} seed {about['seed']}"))
             with suppress(UserError):
                 _save(files[-1], about | presence.myself() | {"state": WAITING, "line": ""})
         threading.Thread(target=_keep_waiting, args=(files,), name="status", daemon=True).start()
+
+
+_jobs: list[tuple[Path, str, str]] = []  # of the sweep of this process: results, command, and what it is called
+
+
+def failed_jobs() -> list[str]:
+    """The jobs of this process's sweep, which has ended, that have not come through, on whatever machine: those that failed,
+    and those that never began or ended without a word."""
+    found = []
+    for results, command, name in _jobs:
+        states = [_read(file)["state"] for file in (results / FOLDER).glob(f"{_name(command)}-*{SUFFIX}")]
+        found += [name] if states and DONE not in states else []
+    return found
 
 
 def _keep_waiting(files: list[Path]) -> None:
