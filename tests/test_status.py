@@ -109,6 +109,23 @@ def test_what_is_no_number_of_a_process_is_no_living_one(running: Any, tmp_path:
     assert only(tmp_path)["state"] == "dead"
 
 
+def test_a_process_of_another_user_that_is_hidden_counts_by_its_signs_of_life(
+    running: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where /proc is mounted with hidepid."""
+
+    def forbidden(pid: int, number: int) -> None:
+        raise PermissionError
+
+    running.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(presence, "started", lambda pid: "")
+    monkeypatch.setattr(os, "kill", forbidden)
+    assert only(tmp_path)["state"] == "running"
+    [file] = (tmp_path / "status").iterdir()
+    os.utime(file, (0, 0))
+    assert only(tmp_path)["state"] == "silent"
+
+
 def test_of_another_machine_signs_of_life_count_by_the_clock_of_the_file_system(
     running: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

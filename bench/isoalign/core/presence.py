@@ -66,11 +66,21 @@ def started(pid: int) -> str:
 
 
 def is_alive(told: dict[str, Any]) -> bool | None:
-    """Whether the process that `myself` described is alive; None where only its own machine knows."""
+    """Whether the process that `myself` described is alive; None where only its own machine, or another user, knows."""
     if told.get("machine") != machine():
         return None
     pid = told.get("pid")
-    return isinstance(pid, int) and 0 < pid < 2**31 and started(pid) == told.get("started") != ""
+    if not isinstance(pid, int) or not 0 < pid < 2**31:
+        return False
+    if found := started(pid):
+        return found == told.get("started")
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # another user's, which /proc may hide
+        return None
+    except OSError:
+        pass
+    return False
 
 
 def clock(folder: Path) -> float:

@@ -180,11 +180,11 @@ def read_statuses(results: Path) -> Iterator[dict[str, Any]]:
     folder = results / FOLDER
     now, found = presence.clock(folder), []
     for file in sorted(folder.glob(f"*{SUFFIX}")):
+        told = _read(file)  # first: opening a file makes NFS look up its times
         try:
             age = now - file.stat().st_mtime
         except OSError:  # it has just gone
             continue
-        told = _read(file)
         found.append(told | {"state": state_of(told, age), "age": max(0.0, age), "file": str(file)})
     yield from sorted(found, key=lambda told: (told.get("began") or 0.0, told["file"]))
 
