@@ -211,7 +211,7 @@ sys.stdin.readline()
 
 
 def mirror_in(folder: Path) -> trackers.Mirror:
-    return trackers.Mirror("live", "nano", "dpo", 1, folder)
+    return trackers.Mirror("live", "nano", "dpo", 1, folder, config=CARD.config)
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
@@ -236,6 +236,7 @@ def test_rows_are_there_before_the_run_ends_and_none_twice_after_it_was_killed(
     last = time.monotonic() + 30
     while len(history(tmp_path)) < 2:
         assert time.monotonic() < last
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()]
     process.kill()
     process.wait()
     again = mirror_in(tmp_path)
@@ -244,6 +245,7 @@ def test_rows_are_there_before_the_run_ends_and_none_twice_after_it_was_killed(
     assert again.finish(CARD, [])
     rows = history(tmp_path)
     assert len(rows) == len(LOG) + 1
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()]
     assert [row["history"]["item"]["_step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert capfd.readouterr().err == ""
 

@@ -17,6 +17,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.lazy import wandb
 from isoalign.core.randomness import own_random_state
 from isoalign.core.records import Card, Sample
+from isoalign.core.redaction import redact
 from isoalign.evaluation.card import redacted
 
 OF_CARD = ("key", "task", "algorithm", "config", "seed", "budget", "spent", "parents", "versions", "command", "notes")
@@ -43,15 +44,20 @@ def track(
 
 
 class Mirror:
-    """The W&B run of a run, written while it is trained. ``key``: its id, the same whenever the run goes on.
+    """The W&B run of a run, written while it is trained. ``key``: its id, the same whenever the run goes on. ``config``: as on
+    its card, which is not made yet.
 
     No method raises: trouble is one line on stderr, after which nothing more is mirrored. A process that goes on from a
     checkpoint writes an offline run anew, from the first row of its log, in the place of that of the process which was killed;
     online it goes on behind the last step that W&B has. Of several processes with one ``key`` one mirrors.
     """
 
-    def __init__(self, key: str, task: str, algorithm: str, seed: int, folder: Path, mode: str = "auto") -> None:
+    def __init__(
+        self, key: str, task: str, algorithm: str, seed: int, folder: Path, mode: str = "auto",
+        config: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         self.key, self.names, self.folder, self.mode = key, (task, algorithm, seed), Path(folder), mode
+        self.config = redact(config or {})
         self.next = 0  # the step of the next row that W&B does not have
         self._run: wandb.Run | None = None
         self._lock: FileLock | None = None
@@ -105,7 +111,7 @@ class Mirror:
                     self._lock.acquire()
                     for former in self.folder.glob(f"wandb/offline-run-*-{self.key}"):
                         shutil.rmtree(former)
-                    self._run = _start(self.key, self.names, self.folder, mode)
+                    self._run = _start(self.key, self.names, self.config, self.folder, mode)
                     self.next = self._run.step  # 0, or that behind the last one that W&B has
             self._over = self._run is None
         return not self._over
@@ -168,7 +174,9 @@ def _check_written(folder: Path) -> None:
         )
 
 
-def _start(key: str, names: tuple[str, str, int], folder: Path, mode: Literal["online", "offline"]) -> "wandb.Run":
+def _start(
+    key: str, names: tuple[str, str, int], config: dict[str, Any], folder: Path, mode: Literal["online", "offline"]
+) -> "wandb.Run":
     """A W&B run without output and prompts, and with short timeouts."""
     os.environ.setdefault("WANDB_SILENT", "true")
     if mode == "online" and not os.environ.get("WANDB_API_KEY") and not wandb.login(prompt=False, verify=False):
@@ -194,6 +202,7 @@ def _start(key: str, names: tuple[str, str, int], folder: Path, mode: Literal["o
         dir=folder,
         mode=mode,
         reinit="create_new",  # another trainer may have a run open
+        config={"task": task, "algorithm": algorithm, "seed": seed, "config": config},
         settings=settings,
     )
     run.define_metric("flops_spent", hidden=True)

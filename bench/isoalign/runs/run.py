@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,8 @@ def execute(config: DictConfig) -> Path | None:
         about = {"task": task.name, "algorithm": name, "seed": str(config.seed), "device": devices.count_label()}
         status.begin(Path(str(config.results)), _command(), **about)
     mode = "off" if rank else str(config.tracking)
-    mirror = trackers.Mirror(_mirror_key(run), task.name, name, run.seed, folder / "wandb", mode)
+    typed = {"algorithm": run.settings, "task": asdict(task)}
+    mirror = trackers.Mirror(_mirror_key(run), task.name, name, run.seed, folder / "wandb", mode, typed)
     try:
         return _publish(replace(run, follow=mirror.log), folder, mirror)
     finally:
