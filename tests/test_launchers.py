@@ -1,6 +1,6 @@
 """Sweeps by Hydra's launchers, with what they launch by: every job comes through once, on whatever node, or is told as failed.
 
-What is not installed is skipped, so CI runs joblib's and submitit's alone.
+What is not installed is skipped, so CI runs submitit's alone; test_stopping.py has joblib's.
 """
 
 from __future__ import annotations
@@ -62,17 +62,9 @@ def whole(terminal: Terminal, done: subprocess.CompletedProcess[str]) -> None:
     assert not list(terminal.store.glob(".work-*"))
 
 
-@pytest.mark.parametrize(
-    ("module", "words"),
-    [
-        ("hydra_plugins.hydra_joblib_launcher", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
-        ("hydra_plugins.hydra_submitit_launcher", ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=20"]),
-    ],
-    ids=["joblib", "submitit"],
-)
-def test_a_sweep_on_one_machine(furnished: Terminal, module: str, words: list[str]) -> None:
-    needs(module)
-    whole(furnished, furnished(furnished.run(*SWEEP, *words)))
+def test_a_sweep_by_submitit_on_one_machine(furnished: Terminal) -> None:
+    needs("hydra_plugins.hydra_submitit_launcher")
+    whole(furnished, furnished(furnished.run(*SWEEP, "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=20")))
 
 
 # -- SLURM: the daemons of one node, by whoever may start them -------------------------------------------------------------
