@@ -169,17 +169,20 @@ def secrets(bench: Bench, chance: random.Random, number: int) -> Trial:
     ended = bench.start(place, words, environment=environment).end()
     trial = Trial({kind: 1})
     trial.wrong += ended.wrong(0, 2)
+    planted = None  # a card that somebody else has put a key into; it is refused, and stays
     if kind == "cards" and not ended.status:
+        planted = place.card()
         card = json.loads(place.card().read_text())
         card["command"] += f" --api_key {key}"
         card["config"]["note"] = f"password={key}"
-        place.card().write_text(json.dumps(card))
+        planted.write_text(json.dumps(card))
         for typed in (["rescore", "--all", str(place.card()), "--store", str(place.store)], ["board", "--results", "results"],
                       ["verify", str(place.card()), "--store", str(place.store)]):  # fmt: skip
             ended = bench.do(place, *typed)
             trial.wrong += [f"{typed[0]} says the key"] if key in ended.out + ended.err else []
     trial.wrong += ["the key is printed"] if key in ended.out + ended.err else []
-    held = [file for file in place.home.rglob("*") if file.is_file() and key.encode() in file.read_bytes()]
+    files = [file for file in place.home.rglob("*") if file.is_file() and file != planted]
+    held = [file for file in files if key.encode() in file.read_bytes()]
     trial.wrong += [f"{file.relative_to(place.home)} has the key" for file in held]
     trial.wrong = [f"{kind}: {line}" for line in trial.wrong]
     return trial

@@ -3,13 +3,10 @@
 import dataclasses
 import functools
 import json
-import math
 import re
 import sys
-import types
-import typing
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from isoalign.core import outside_json
 from isoalign.core.errors import UserError
@@ -17,6 +14,7 @@ from isoalign.core.files import save
 from isoalign.core.records import Card, Flag, PromptValues
 from isoalign.core.redaction import redact
 from isoalign.core.store import digest
+from isoalign.core.typed import finite, parse
 from isoalign.evaluation.seals import broken_seals, seal, seals_of
 
 BY_HAND = "by hand"  # how an untuned method got its settings
@@ -25,6 +23,13 @@ FORMAT = 3
 READS = (1, 2, 3)  # 1 has no values by prompt, no curve and no seals; up to 2 flags were lines of text
 LONGEST_NAME = 200  # characters
 FAMILY = "metric "  # prefix of the versions of families of metrics on a card
+INNER: dict[str, Any] = {
+    "notes.flags": list[Flag],
+    "training.reported": dict[str, float | None],
+    "training.reported_error": dict[str, float | None],
+    "data.calibration.reliability": list[dict[str, float | None]],
+}
+"""What boards and reports read within the mappings of a card, and of which type it is."""
 
 
 def write_card(card: Card, folder: Path) -> Path:
@@ -58,15 +63,26 @@ def read_card(path: Path) -> Card:
     for holder, where in [(data, "values"), *((p, f"curve[{i}].values") for i, p in enumerate(points))]:
         if isinstance(holder, dict) and "values" in holder:
             holder["values"] = _unpack(holder["values"], where, path)
-    card: Card = _parse(data, Card, "", path)
+    card: Card = parse(data, Card, "", path)
     for name in ("task", "algorithm", "key"):
         if (length := len(getattr(card, name))) > LONGEST_NAME:
             raise UserError(f"{path}: {name} has {length:,} characters, of which {LONGEST_NAME} are the most")
-    _parse(card.notes.get("flags", []), list[Flag], "notes.flags", path)
+    for place, hint in INNER.items():
+        _check_inner(card, place.split("."), hint, path)
     if card.metered or card.spent:
-        _parse(card.budget.get("flops"), float, "budget.flops", path)
+        parse(card.budget.get("flops"), float, "budget.flops", path)
         _check_bill(card.spent, path)
     return card
+
+
+def _check_inner(card: Card, place: list[str], hint: Any, path: Path) -> None:
+    """Check what a mapping of the card holds at some place, if anything."""
+    value: Any = vars(card)
+    for depth, name in enumerate(place):
+        if name not in parse(value, dict[str, Any], ".".join(place[:depth]), path):
+            return
+        value = value[name]
+    parse(value, hint, ".".join(place), path)
 
 
 def _upgrade_flags(data: dict[str, Any], path: Path) -> None:
@@ -75,14 +91,14 @@ def _upgrade_flags(data: dict[str, Any], path: Path) -> None:
     A seal that matches its entry is replaced by the seal of the new entry; one that does not match is kept, and does not
     match the new entry either.
     """
-    seals = data["seals"] = _parse(data.get("seals", {}), dict[str, str], "seals", path)
-    notes = data["notes"] = _parse(data.get("notes", {}), dict[str, Any], "notes", path)
-    lines = _parse(data.get("flags", []), list[str], "flags", path)
+    seals = data["seals"] = parse(data.get("seals", {}), dict[str, str], "seals", path)
+    notes = data["notes"] = parse(data.get("notes", {}), dict[str, Any], "notes", path)
+    lines = parse(data.get("flags", []), list[str], "flags", path)
     data["flags"] = list(map(_flag_of, lines))
     for i, line in enumerate(lines):
         _reseal(seals, f"flags.{i}", line, f"flags.{i}", data["flags"][i])
     if "warnings" in notes:
-        lines = _parse(notes.pop("warnings"), list[str], "notes.warnings", path)
+        lines = parse(notes.pop("warnings"), list[str], "notes.warnings", path)
         notes["flags"] = list(map(_flag_of, lines))
         _reseal(seals, "notes.warnings", lines, "notes.flags", notes["flags"])
 
@@ -100,12 +116,12 @@ def _reseal(seals: dict[str, Any], old_name: str, old: Any, name: str, new: Any)
 
 def _check_bill(spent: dict[str, Any], path: Path) -> None:
     """Check ``spent`` as a meter writes it: ``flops``, counts (or counts by source) of the other limits, and its items."""
-    _parse(spent.get("flops"), float, "spent.flops", path)
+    parse(spent.get("flops"), float, "spent.flops", path)
     for name in spent.keys() - {"items"}:
-        _parse(spent[name], dict[str, float] if isinstance(spent[name], dict) else float | None, f"spent.{name}", path)
-    for i, item in enumerate(_parse(spent.get("items", []), list[dict[str, Any]], "spent.items", path)):
-        _parse(item.get("role"), str, f"spent.items[{i}].role", path)
-        _parse(item.get("flops"), float, f"spent.items[{i}].flops", path)
+        parse(spent[name], dict[str, float] if isinstance(spent[name], dict) else float | None, f"spent.{name}", path)
+    for i, item in enumerate(parse(spent.get("items", []), list[dict[str, Any]], "spent.items", path)):
+        parse(item.get("role"), str, f"spent.items[{i}].role", path)
+        parse(item.get("flops"), float, f"spent.items[{i}].flops", path)
 
 
 def read_unchanged(path: Path) -> Card:
@@ -133,7 +149,7 @@ def file_name(card: Card) -> str:
 def to_json(card: Card, path: Path | str = "card") -> str:
     """A card as JSON, without secrets. Raises UserError that names the field which JSON can't hold."""
     data: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(redacted(card))}
-    _finite(data, "", path)
+    finite(data, "", path)
     data["values"] = _pack(data["values"])
     data["curve"] = [point | {"values": _pack(point["values"])} for point in data["curve"]]
     try:
@@ -164,9 +180,9 @@ def _pack(values: PromptValues) -> list[dict[str, Any]]:
 
 def _unpack(groups: Any, where: str, path: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for i, group in enumerate(_parse(groups, list[dict[str, Any]], where, path)):
-        prompts = list(map(sys.intern, _parse(group.get("prompts"), list[str], f"{where}[{i}].prompts", path)))
-        for name, column in _parse(group.get("columns"), dict[str, list[Any]], f"{where}[{i}].columns", path).items():
+    for i, group in enumerate(parse(groups, list[dict[str, Any]], where, path)):
+        prompts = list(map(sys.intern, parse(group.get("prompts"), list[str], f"{where}[{i}].prompts", path)))
+        for name, column in parse(group.get("columns"), dict[str, list[Any]], f"{where}[{i}].columns", path).items():
             if len(column) != len(prompts):
                 raise UserError(f"{path}: {where}: {name} has {len(column)} values for {len(prompts)} prompts")
             values[name] = dict(zip(prompts, column, strict=True))
@@ -202,99 +218,3 @@ def redacted(card: Card) -> Card:
 
 def _safe(name: str) -> str:
     return re.sub(r"[^\w.\-]+|^\.+", "-", name)
-
-
-def _parse(value: Any, hint: Any, where: str, path: Path) -> Any:
-    """``value``, checked against the type ``hint``, dataclasses built from mappings; ``where``: its name in the file."""
-    if type(value) in _PLAIN.get(hint, ()) and (value is None or hint is str or abs(value) <= sys.float_info.max):
-        return value
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (dict, list) and isinstance(value, origin) and _plain(value, arguments[-1]):
-        return origin(value)
-    if dataclasses.is_dataclass(hint):
-        return _parse_fields(value, hint, where, path)
-    if origin is dict and isinstance(value, dict):
-        return {name: _parse(item, arguments[1], _join(where, name), path) for name, item in value.items()}
-    if origin is list and isinstance(value, list):
-        return [_parse(item, arguments[0], f"{where}[{i}]", path) for i, item in enumerate(value)]
-    if origin is types.UnionType and value is None and types.NoneType in arguments:
-        return None
-    if origin is types.UnionType:
-        return _parse(value, arguments[0], where, path)
-    if origin is typing.Literal:
-        if value not in arguments:
-            raise UserError(f"{path}: {where} must be {' or '.join(map(repr, arguments))}, not {_shortened(value)}")
-        return value
-    if hint is Any:
-        return _finite(value, where, path)
-    accepted = {float: (int, float), dict: (), list: ()}.get(origin or hint, hint)
-    if not isinstance(value, accepted) or isinstance(value, bool):
-        _wrong(value, origin or hint, where, path)
-    return _finite(value, where, path)
-
-
-_PLAIN: dict[Any, set[type]] = {str: {str}, int: {int}, float: {int, float}, float | None: {int, float, types.NoneType}}
-
-
-def _plain(values: dict[str, Any] | list[Any] | tuple[Any, ...], hint: Any) -> bool:
-    """Whether all are text, or all are finite numbers, of the type: a quick check for most of a card. False does not say which
-    entry is wrong, nor that one is."""
-    items = values.values() if isinstance(values, dict) else values
-    kinds = set(map(type, items))
-    if not kinds <= _PLAIN.get(hint, {str, int, float, types.NoneType} if hint is Any else set()):
-        return False
-    try:
-        return kinds == {str} or (str not in kinds and math.isfinite(sum(filter(None, items))))
-    except OverflowError:  # a whole number beyond any float
-        return False
-
-
-def _parse_fields(value: Any, cls: Any, where: str, path: Path) -> Any:
-    if not isinstance(value, dict):
-        _wrong(value, dict, where, path)
-    hints = _hints(cls)
-    for name in value.keys() - hints.keys():
-        raise UserError(f"{path}: unknown field {_join(where, name)}")
-    for field in dataclasses.fields(cls):
-        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-        if field.name not in value and not optional:
-            raise UserError(f"{path}: {_join(where, field.name)} is missing")
-    return cls(**{name: _parse(item, hints[name], _join(where, name), path) for name, item in value.items()})
-
-
-@functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _finite(value: Any, where: str, path: Path | str) -> Any:
-    """The value itself. Raises UserError for NaN or an infinity anywhere in it."""
-    if isinstance(value, dict | list | tuple) and _plain(value, Any):
-        return value
-    if isinstance(value, dict):
-        for name, item in value.items():
-            _finite(item, _join(where, name), path)
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            _finite(item, f"{where}[{i}]", path)
-    elif isinstance(value, int | float):
-        try:
-            finite = math.isfinite(value)
-        except OverflowError:  # a whole number beyond any float
-            finite = False
-        if not finite:
-            raise UserError(f"{path}: {where} is not a finite number; a missing value must be null")
-    return value
-
-
-def _wrong(value: Any, kind: type, where: str, path: Path) -> NoReturn:
-    names = {str: "text", int: "a whole number", float: "a number", dict: "a mapping", list: "a list"}
-    raise UserError(f"{path}: {where or 'the card'} must be {names[kind]}, not {_shortened(value)}")
-
-
-def _shortened(value: Any) -> str:
-    return repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "..."
-
-
-def _join(where: str, name: Any) -> str:
-    return f"{where}.{name}" if where else str(name)

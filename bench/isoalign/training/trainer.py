@@ -46,10 +46,8 @@ class Trainer:
         self.algorithm, self.session, self.config, self.work = algorithm, session, config, work
         self.follow, self.lab, self.policy, self.meter = follow, Lab(session), session.policy, session.meter
         self.log: list[dict[str, float]] = []
-        self.snapshots: list[dict[str, Any]] = []
-        self.plan = SnapshotPlan(session, config.snapshots, config.kl_snapshots)
-        self.rounds: list[dict[str, Any]] = []
-        self.loop = ""
+        self.snapshots, self.rounds = list[dict[str, Any]](), list[dict[str, Any]]()
+        self.plan, self.loop = SnapshotPlan(session, config.snapshots, config.kl_snapshots), ""
         self.skipped = self.skipped_in_a_row = 0
         self.save_seconds, self.saved_at = 0.0, time.monotonic()  # of the last checkpoint
         self.trained = [p for p in self.policy.inner.parameters() if p.requires_grad]
