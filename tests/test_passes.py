@@ -395,7 +395,12 @@ def test_a_layer_with_room_holds_and_returns_what_transformers_own_does(window: 
 def test_small_models_are_sampled_in_more_rows_at_a_time_and_large_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sizes = language_model(build("llama"), rows=2), []
     own = model._decode
-    monkeypatch.setattr(model, "_decode", lambda prompts, uniforms: (sizes.append(len(uniforms)), own(prompts, uniforms))[1])
+
+    def counted(prompts: Any, uniforms: Any, *more: Any) -> Any:
+        sizes.append(len(uniforms))
+        return own(prompts, uniforms, *more)
+
+    monkeypatch.setattr(model, "_decode", counted)
     batch = padded(rows())
     prompts = Prompts(batch.tokens[:, :12], batch.mask[:, :12], torch.arange(3))
     uniforms = torch.rand(24, 3, generator=torch.Generator().manual_seed(2))

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 
 from isoalign.core.devices import device
+from isoalign.core.lazy import torch
 
 
 @contextmanager
