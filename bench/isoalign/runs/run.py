@@ -197,7 +197,7 @@ def _line() -> int:
 
 
 def _command() -> str:
-    return status.command_of(HydraConfig.get().overrides.task)
+    return status.command_of(OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))  # type: ignore[arg-type]
 
 
 def _fail(config: DictConfig, line: str, noted: bool = False) -> None:

@@ -79,7 +79,6 @@ def train(
     policy, moving = session.policy, bool(settings.get("sync_ref_model"))
     if moving and policy.model is not policy.inner:
         raise UserError("TRL's trainers move no reference of an adapter; set task.model.lora=0, or use lab.anchor")
-    reference = _copied(session.reference) if moving else session.reference
     run: Trainer = session.trainer
     module, _, kind = f"trl.{name}".rpartition(".")
     trainer_class = getattr(importlib.import_module(module), kind)
@@ -88,6 +87,7 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(run.guard.harness_code())
         stack.enter_context(own_random_state())
+        reference = _copied(session.reference) if moving else session.reference
         stack.enter_context(lent(policy, reference))
         arguments = config_class(
             output_dir=stack.enter_context(tempfile.TemporaryDirectory()), max_steps=FOREVER, seed=session.seed,
