@@ -32,6 +32,7 @@ from pathlib import Path
 
 from isoalign.core import runtime
 
+os.environ["OMP_NUM_THREADS"] = "1"  # as typed commands have it: with more threads annotators differ in their last digits
 runtime.quiet()  # before torch is imported
 
 from .bench import Bench  # noqa: E402

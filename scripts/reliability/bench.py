@@ -29,6 +29,7 @@ from isoalign.runs import run as _run  # noqa: F401
 from isoalign.tools.conformance.workbench import write_model
 from isoalign.tools.storekeeping import verified
 from isoalign.training import registry
+from isoalign.training.needs import needs_of
 
 COMMAND = str(Path(sys.executable).parent / "isoalign")
 STUCK = 300.0  # seconds after which a process is stuck; the longest of these commands takes a few
@@ -178,6 +179,7 @@ class Bench:
             f"task.sft.source={own}",
             "task.prompts.stratum=kind",
         ]
+        given += [f"task.teacher={self.model}"] if "teacher" in needs_of(registry.algorithm(name)()) else []
         places = [f"store={place.store}", f"results={place.results}"]
         return ["run", f"algorithm={name}", *TINY, *given, *places, *sizes, *MORE.get(name, []), *more]
 
