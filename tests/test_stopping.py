@@ -27,9 +27,10 @@ RARELY = TrainConfig(checkpoint_seconds=1e6, warmup=2)
 def handling(monkeypatch: pytest.MonkeyPatch) -> Any:
     """This process handles signals as isoalign does; afterwards as before."""
     monkeypatch.setattr(stopping._State, "asked", None)
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before, hook = {number: signal.getsignal(number) for number in SIGNALS}, sys.unraisablehook
     stopping.install()
     yield
+    sys.unraisablehook = hook
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -103,6 +104,28 @@ main()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == (2 if words == ["nonsense"] else 0)
     assert done.stderr.count("\n") == (words == ["nonsense"])
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_an_object_is_deleted_is_not_lost(
+    handling: None, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    class Dying:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+            time.monotonic()  # a call, before which Python looks for signals
+
+    def work() -> None:
+        dying = Dying()
+        del dying  # what is raised in there, Python ignores
+        last = time.monotonic() + 30
+        while time.monotonic() < last:
+            pass
+
+    with pytest.raises(stopping.Stopped) as caught:
+        work()
+    assert caught.value.number == number
+    assert "Exception ignored" not in capsys.readouterr().err
 
 
 def test_children_that_do_not_end_are_ended(handling: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ class _State:
     asked: int | None = None  # the signal that has come
     at = 0.0
     waits = False  # whether what is under way is to be finished first
+    hook: Any = sys.unraisablehook
 
 
 def install() -> None:
@@ -43,6 +44,19 @@ def install() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, _handle)
+        if sys.unraisablehook is not _raise_later:
+            _State.hook, sys.unraisablehook = sys.unraisablehook, _raise_later
+
+
+def _raise_later(ignored: Any) -> None:
+    """Called with what Python ignores, such as what is raised while an object is deleted: ask again, a moment later."""
+    if not isinstance(ignored.exc_value, Stopped):
+        _State.hook(ignored)
+        return
+    _State.at = -AGAIN
+    again = threading.Timer(0.05, os.kill, (os.getpid(), ignored.exc_value.number))
+    again.daemon = True
+    again.start()
 
 
 def over() -> None:
