@@ -204,6 +204,22 @@ def test_on_the_same_machine_a_dead_maker_is_followed_at_once(
     assert (seen.read_text(), whole(root)) == ("seven", "second")
 
 
+def test_who_waits_for_another_maker_says_so(tmp_path: Path, started: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        (tmp_path / "go").touch()
+
+    monkeypatch.setattr(claims, "PATIENCE", 0.01)
+    monkeypatch.setattr(claims, "say", say)
+    first = start(started, "node-1", tmp_path / "store", stuck(tmp_path / "go", maker("first", tmp_path / "log")))
+    until((tmp_path / "open").exists)
+    Store(tmp_path / "store").get("train", KEY, RECIPE, maker("second", tmp_path / "log"))
+    assert ended(first) == ""
+    assert (said, whole(tmp_path / "store")) == ([f"waiting for another process to make train-{KEY}"], "first")
+
+
 def test_the_first_complete_folder_that_gets_the_name_is_the_stage(tmp_path: Path) -> None:
     """Two makers that both hold themselves for the only one: the later one takes what is there."""
     root, log, inner = tmp_path / "store", tmp_path / "log", tmp_path / "inner"

@@ -46,7 +46,7 @@ from .trial import Trial  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS: dict[str, tuple[Callable[[Bench, random.Random, int], Trial], int]] = {  # and how many are tried in all
-    "kills": (kills, 300), "signals": (signals, 48), "races": (races, 40), "machines": (machines, 12),
+    "kills": (kills, 360), "signals": (signals, 48), "races": (races, 40), "machines": (machines, 12),
     "damage": (damage, 240), "disks": (disks, 30), "text": (text, 60),
     "fuzz": (fuzz, 10_000), "servers": (servers, 24), "secrets": (secrets, 16),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import gc
 import json
 import os
@@ -65,7 +66,7 @@ class Ended:
     def wrong(self, *allowed: int) -> Iterator[str]:
         """What no command may do whatever happens to it: hang, show a traceback, end otherwise than allowed."""
         if self.status is None:
-            yield f"stuck after {STUCK:.0f} s: {self.told}"
+            yield f"stuck after {STUCK:.0f} s: {self.err[-3000:]}"
         elif self.status not in allowed:
             yield f"status {self.status}: {self.told}"
         if "Traceback (most recent call last)" in self.err + self.out:
@@ -103,6 +104,8 @@ class Running:
             time.sleep(0.005)
         status = self.status
         if status is None:
+            os.kill(self.pid, signal.SIGUSR1)  # a forked one writes where each thread is
+            time.sleep(0.5)
             os.killpg(self.pid, signal.SIGKILL)
             while not self.poll():
                 time.sleep(0.005)
@@ -263,6 +266,7 @@ def _be(words: list[str], home: Path, out: int, err: int, environment: dict[str,
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(out, 1)
         os.dup2(err, 2)
+        faulthandler.register(signal.SIGUSR1)
         os.chdir(home)
         os.environ.clear()
         os.environ.update(environment)

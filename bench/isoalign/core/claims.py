@@ -17,12 +17,14 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, SoftFileLease, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
 from isoalign.core import presence
+from isoalign.core.complaint import say
 
 LEASE = presence.SILENT  # seconds; processes that share a store must agree on it
 LOOK = 0.5  # seconds between two looks at another machine's lease
+PATIENCE = 10.0  # seconds after which a process says that it waits
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 WORK = ".work-"
 
@@ -88,20 +90,29 @@ def owner(work: Path) -> dict[str, Any]:
 
 def lease_of(root: Path, name: str) -> SoftFileLease:
     """The lease of a stage, taken or not."""
-    return SoftFileLease(root / f".{name}.lease", lease_duration=LEASE, heartbeat_interval=LEASE / 12)
+    return SoftFileLease(root / f".{name}.lease", lease_duration=LEASE, heartbeat_interval=LEASE / 12, poll_interval=LOOK)
 
 
 @contextmanager
 def claimed(root: Path, name: str) -> Iterator[Claim]:
     """Context in which this process alone makes a stage. Waits for others. Raises OSError where nothing can be written."""
-    with _locked(root / f".{name}.lock"), lease_of(root, name).acquire(poll_interval=LOOK):
+    with _locked(root, name), _held(lease_of(root, name), name):
         yield Claim(root, name)
 
 
-def _locked(file: Path) -> Any:
+def _held(lock: BaseFileLock, name: str) -> Any:
+    """The lock, held; a line if that takes a while."""
+    try:
+        return lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        say(f"waiting for another process to make {name}")
+        return lock.acquire()
+
+
+def _locked(root: Path, name: str) -> Any:
     """The lock of a file, held; nothing on a file system that knows no locks."""
     try:
-        return FileLock(file, fallback_to_soft=False).acquire()
+        return _held(FileLock(root / f".{name}.lock", fallback_to_soft=False), name)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
