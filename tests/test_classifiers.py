@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.linear_model  # noqa: F401  # loads the BLAS whose threads a test sets
+from threadpoolctl import threadpool_limits
 
 from isoalign.core.errors import UserError
 from isoalign.core.text import unit_hash
@@ -114,3 +116,15 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     _fitted(WordClassifier).save(tmp_path)
     with pytest.raises(UserError, match="holds a WordClassifier, not a CharClassifier"):
         CharClassifier.load(tmp_path)
+
+
+def test_a_fit_does_not_depend_on_the_number_of_threads() -> None:
+    """BLAS adds up in several threads what is longer than some ten thousand numbers."""
+    rows = [Comment(" ".join(f"w{(n * 7 + i * i * i) % 25000}" for i in range(40)), n % 3 == 0) for n in range(4000)]
+    fits = []
+    for count in (2, 1):
+        with threadpool_limits(count, "blas"):
+            fits.append(WordClassifier.fit(rows))
+    assert len(fits[0].weight) > 20_000
+    np.testing.assert_array_equal(fits[0].weight, fits[1].weight)
+    assert fits[0].bias == fits[1].bias

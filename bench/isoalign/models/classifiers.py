@@ -33,6 +33,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
+from threadpoolctl import threadpool_limits
 
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import scipy, sklearn
@@ -78,7 +79,9 @@ class TextClassifier:
             raise UserError(
                 f"{cls.__name__}: {len(rows)} comments are too few to learn words from; use more comments"
             ) from error
-        model = sklearn.linear_model.LogisticRegression(C=cls.C, solver="liblinear", random_state=0).fit(features, labels)
+        model = sklearn.linear_model.LogisticRegression(C=cls.C, solver="liblinear", random_state=0)
+        with threadpool_limits(1, "blas"):  # sums of several threads differ in their last digits
+            model.fit(features, labels)
         vocabulary = counter.get_feature_names_out().tolist() if hasattr(counter, "vocabulary_") else []
         idf, weight = tfidf.idf_.astype(np.float32), model.coef_[0].astype(np.float32)
         return cls(vocabulary, idf, weight, float(model.intercept_[0]))
