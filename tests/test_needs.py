@@ -94,7 +94,7 @@ LACKING = [
     ("gkd", [], "it learns from a teacher, and the task has none: set task.teacher"),
 ]
 TYPED = {
-    "OTHER": ["+task.objective.name=warmth", "task.evaluation.scorer=rule:words_at_least:3",
+    "OTHER": ["task.objective.name=warmth", "task.evaluation.scorer=rule:words_at_least:3",
               "task.evaluation.second_scorer=rule:lowercase_start", "task.objective.higher_is_better=true"],
 }  # fmt: skip
 
@@ -109,7 +109,7 @@ def typed(words: list[str], folder: Path) -> list[str]:
 
 @pytest.mark.parametrize(("name", "words", "line"), LACKING, ids=lambda each: each if isinstance(each, str) else "")
 def test_what_a_task_does_not_have_is_found(tmp_path: Path, name: str, words: list[str], line: str) -> None:
-    settings = [word.removeprefix("+") for word in typed(words, tmp_path) if "task." in word]
+    settings = [word for word in typed(words, tmp_path) if "task." in word]
     own = dict(word.removeprefix("algorithm.").split("=") for word in words if word.startswith("algorithm."))
     shared = SharedStages(task_named("nano", settings), Store(tmp_path / "store"))
     with pytest.raises(UserError, match=re.escape(line)):
