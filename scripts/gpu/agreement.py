@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from isoalign.tools.conformance.workbench import (
     RUDE,
     Bench,
     FixedSource,
+    nudged,
     prompts_and_verdicts,
     small,
     write_reward,
@@ -48,7 +50,9 @@ def make_bench(folder: Path, device: str) -> Bench:
     CharClassifier.fit(comments).save(folder / "annotators" / "judge")
     vocabulary = loading.load_tokenizer("nano").vocab_size
     source = FixedSource(*prompts_and_verdicts(PROMPTS, ANSWERS, vocabulary), rewards, ClassifierJudge(folder / "annotators"))
-    return Bench(nano, source, new_tokens=NEW_TOKENS, device=device)
+    bench = Bench(nano, source, new_tokens=NEW_TOKENS, device=device)
+    source.make_teacher = cache(lambda: nudged(bench.language_model(), seed=3, by=0.01))
+    return bench
 
 
 def train(name: str, bench: Bench, folder: Path) -> dict[str, Any]:
