@@ -1,4 +1,4 @@
-"""A twentieth of what `scripts/reliability/` tries: kills, signals, races, damage, disks, hostile input, servers, secrets."""
+"""A tenth of what `scripts/reliability/` tries: kills, signals, races, damage, disks, hostile input, servers, secrets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_part_that_there_is_not_is_named() -> None:
 @pytest.mark.slow
 def test_nothing_is_lost_and_nothing_is_silent(environment: dict[str, str], tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    command = [*SCRIPT, "--share", "0.05", "--seed", "1", "-o", str(page)]
+    command = [*SCRIPT, "--share", "0.1", "--seed", "1", "-o", str(page)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-2000:]}"
     for part in PARTS:
