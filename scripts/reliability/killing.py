@@ -21,7 +21,7 @@ from .bench import Bench, Place, Running, choose
 from .trial import Trial
 
 NODE_LEASE = 8.0  # seconds, in place of a minute
-MOST_KILLS = 5  # of one run
+MOST_KILLS = 4  # of one run
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 VARIANTS: dict[str, list[str]] = {  # of the task, for the stages that the plain one does not have
     "": [],
@@ -35,7 +35,7 @@ VARIANTS: dict[str, list[str]] = {  # of the task, for the stages that the plain
 
 def kills(bench: Bench, chance: random.Random, number: int) -> Trial:
     """A run of one method, in turn all of them, from a store without some of its stages; SIGKILL after a change of a file
-    chosen at random, or some time later, or, of a typed command, at any moment from the start of Python; up to five times."""
+    chosen at random, or some time later, or, of a typed command, at any moment from the start of Python; up to four times."""
     names = bench.methods()
     name, trial = names[number % len(names)], Trial()
     variant = chance.choice(list(VARIANTS)) if chance.random() < 0.3 else ""
