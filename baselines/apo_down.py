@@ -5,8 +5,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from isoalign import Lab, Pairs, Paper, register
-from isoalign.baselines.apo_zero import PairLoss, implicit_rewards
 from isoalign.baselines.dpo import MARGIN
+from isoalign.baselines.parts.pairs import PairLoss, implicit_rewards
 
 
 @register

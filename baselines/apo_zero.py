@@ -1,20 +1,12 @@
 """Anchored preference optimisation for pairs whose chosen answers are better than the policy's own."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from isoalign import Lab, Pairs, Paper, register
-from isoalign.baselines.dpo import DPO, MARGIN
-
-
-@dataclass(frozen=True)
-class PairLoss(DPO):
-    """A loss on pairs with the settings of DPO, of which none is a KL coefficient."""
-
-    kl_price: ClassVar[str] = ""
-    closed_form: ClassVar[bool] = False
+from isoalign.baselines.dpo import MARGIN
+from isoalign.baselines.parts.pairs import PairLoss, implicit_rewards
 
 
 @register
@@ -37,10 +29,3 @@ class APOZero(PairLoss):
         """1 - sigmoid(reward of the chosen) + sigmoid(reward of the rejected) [B]."""
         chosen, rejected = implicit_rewards(lab, pairs, self.beta)
         return 1 - chosen.sigmoid() + rejected.sigmoid()
-
-
-def implicit_rewards(lab: Lab, pairs: Pairs, beta: float) -> tuple[Tensor, Tensor]:
-    """``beta`` times the log-ratio to the base of the chosen and of the rejected answer [B] each."""
-    chosen, rejected = lab.log_ratio(pairs.chosen), lab.log_ratio(pairs.rejected)
-    lab.log(chosen_log_ratio=chosen.mean(), rejected_log_ratio=rejected.mean())
-    return beta * chosen, beta * rejected

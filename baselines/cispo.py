@@ -5,7 +5,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from isoalign import Lab, Paper, register
-from isoalign.baselines.gspo import REWARD, Grouped, GroupLoss
+from isoalign.baselines.parts.groups import Grouped, GroupLoss
+from isoalign.baselines.parts.sampling import REWARD
 
 
 @register

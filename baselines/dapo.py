@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from isoalign import Lab, Paper, Rollouts, joined, register
-from isoalign.baselines.gspo import REWARD, Grouped, GroupLoss, clipped_loss
+from isoalign.baselines.parts.groups import Grouped, GroupLoss
+from isoalign.baselines.parts.losses import clipped_loss
+from isoalign.baselines.parts.sampling import REWARD
 
 
 @register

@@ -9,8 +9,8 @@ from torch.nn.functional import logsigmoid
 
 from isoalign import Lab, Needs, Pairs, Paper, Step, register
 from isoalign.baselines.dpo import DPO
-from isoalign.baselines.iterative_dpo import best_against_worst
-from isoalign.baselines.ppo import minibatches
+from isoalign.baselines.parts.choosing import best_against_worst
+from isoalign.baselines.parts.sampling import check_sizes, minibatches
 from isoalign.baselines.tr_dpo import MOVING
 
 
@@ -48,10 +48,9 @@ class DICE:
     length_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dpo_share <= 1 or min(self.prompts, self.batch_size) < 1 or self.draws < 2 or self.replay < 0:
-            raise ValueError(
-                "dpo_share must lie in [0, 1], prompts and batch_size be 1 or more, draws 2 or more, replay 0 or more"
-            )
+        check_sizes(self, draws=2)  # two make a pair
+        if not 0 <= self.dpo_share <= 1 or self.replay < 0:
+            raise ValueError("dpo_share must lie in [0, 1], and replay be 0 or more")
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
         """One batch of given pairs, one step; after their share of the budget, a round on own pairs."""

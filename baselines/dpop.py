@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from isoalign import Lab, Pairs, Paper, register
-from isoalign.baselines.apo_zero import implicit_rewards
 from isoalign.baselines.dpo import DPO, MARGIN
+from isoalign.baselines.parts.pairs import implicit_rewards
 
 
 @register

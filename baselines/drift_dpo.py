@@ -1,18 +1,18 @@
 """A control for drift: DPO on verdicts by coin."""
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from isoalign import Lab, Needs, Pairs, Paper, Step, register
+from isoalign import Lab, Needs, Pairs, Paper, register
 from isoalign.baselines.dpo import MARGIN, margin
 from isoalign.baselines.drift_rloo import random_numbers
+from isoalign.baselines.parts.pairs import PairLoss
 
 
 @register
-class DriftDPO:
+class DriftDPO(PairLoss):
     """DPO, where a coin says which answer of a pair is the better one, once for each pair.
 
     What it changes is what moving away from the base changes, on the same answers: a method has learned what it gains beyond
@@ -29,14 +29,7 @@ class DriftDPO:
     needs: ClassVar[Needs] = {"": ("pairs",)}
     control: ClassVar[bool] = True
 
-    beta: float = 0.1
-    batch_size: int = 32
-    lr: float = 1e-4
     verdict_seed: int = 0
-
-    def iteration(self, lab: Lab) -> Iterator[Step]:
-        """One batch of pairs, one step."""
-        yield Step(lab.pairs(self.batch_size), self.loss)
 
     def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
         """-log sigmoid(beta * margin) [B], the margin's sign by coin."""

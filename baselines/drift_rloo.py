@@ -1,20 +1,19 @@
 """A control for drift: RLOO on a reward that means nothing."""
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from isoalign import Lab, Needs, Paper, Rollouts, Step, register
-from isoalign.baselines.reinforce import PRICED, Weighed, reinforce_loss
-from isoalign.baselines.rloo import leave_one_out
+from isoalign import Lab, Needs, Paper, Rollouts, register
+from isoalign.baselines.parts.sampling import PRICED
+from isoalign.baselines.rloo import RLOO
 
 TABLE = 2**18  # random numbers; tokens and verdicts beyond share them
 
 
 @register
-class DriftRLOO:
+class DriftRLOO(RLOO):
     """RLOO whose reward of an answer is the sum of random weights of its tokens, over the root of their number.
 
     What it changes is what moving away from the base in some direction changes: a method has learned what it gains beyond
@@ -31,24 +30,14 @@ class DriftRLOO:
 
     needs: ClassVar[Needs] = {}
     control: ClassVar[bool] = True
+    kl_price: ClassVar[str] = ""  # what it is paid means nothing
+    closed_form: ClassVar[bool] = False
 
-    rollouts: int = 64
-    draws: int = 4
-    kl: float = 0.05
-    lr: float = 3e-4
     reward_seed: int = 0
 
-    def __post_init__(self) -> None:
-        if not 2 <= self.draws <= self.rollouts:
-            raise ValueError("draws must be 2 or more, to leave one out, and rollouts at least draws")
-
-    def iteration(self, lab: Lab) -> Iterator[Step]:
-        """One batch of new completions, one step, as RLOO's."""
-        rollouts = lab.generate(lab.prompts(self.rollouts // self.draws), self.draws)
-        with torch.no_grad():
-            score, drift = token_reward(rollouts, self.reward_seed), lab.log_ratio(rollouts)
-        lab.log(reward=score.mean(), kl_k1=drift.mean())
-        yield Step(Weighed(rollouts, leave_one_out(score - self.kl * drift, self.draws)), reinforce_loss)
+    def score(self, lab: Lab, rollouts: Rollouts) -> Tensor:
+        """The random reward of each completion [B]."""
+        return token_reward(rollouts, self.reward_seed)
 
 
 def token_reward(rollouts: Rollouts, seed: int) -> Tensor:

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from isoalign import Lab, Pairs, Paper, register
-from isoalign.baselines.apo_zero import PairLoss
 from isoalign.baselines.dpo import MARGIN, margin
+from isoalign.baselines.parts.pairs import PairLoss
 
 
 @register

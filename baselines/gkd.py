@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from isoalign import Lab, Needs, Paper, Rollouts, Step, register
-from isoalign.baselines.ppo import row_mean
+from isoalign.baselines.parts.losses import row_mean
+from isoalign.baselines.parts.sampling import check_sizes
 
 
 @register
@@ -40,8 +41,9 @@ class GKD:
     lr: float = 1e-4
 
     def __post_init__(self) -> None:
-        if not 0 <= self.beta <= 1 or not 0 <= self.on_policy <= 1 or self.batch_size < 1:
-            raise ValueError("beta and on_policy must lie in [0, 1], and batch_size be 1 or more")
+        check_sizes(self)
+        if not 0 <= self.beta <= 1 or not 0 <= self.on_policy <= 1:
+            raise ValueError("beta and on_policy must lie in [0, 1]")
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
         """Answers of the student, or now and then of the teacher, one step."""

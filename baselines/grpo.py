@@ -1,15 +1,15 @@
 """Group relative policy optimisation: PPO's clipping, with the other completions of a prompt instead of a value head."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from isoalign import Batch, Lab, Paper, Rollouts, Rows, Step, register
-from isoalign.baselines.ppo import minibatches, policy_loss, row_mean
-from isoalign.baselines.reinforce import PRICED
+from isoalign import Batch, Lab, Paper, Rollouts, Rows, register
+from isoalign.baselines.parts.advantages import group_advantages
+from isoalign.baselines.parts.losses import clipped_loss, k3, row_mean
+from isoalign.baselines.parts.sampling import PRICED, OnPolicy
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Compared(Batch):
 
 
 @register
-class GRPO:
+class GRPO(OnPolicy):
     """Shao et al. 2024, "DeepSeekMath", eq. 3, with the KL of eq. 4 in the loss and the advantage of section 4.1.2.
 
     ``rollouts``: completions per iteration; ``draws``: samples per prompt, a group; ``kl``: KL coefficient, per token. The
@@ -48,28 +48,16 @@ class GRPO:
     )}}  # fmt: skip
 
     kl_price: ClassVar[str] = "kl"
+    least_draws: ClassVar[int] = 2
 
-    rollouts: int = 64
     draws: int = 8
-    epochs: int = 2
-    minibatch: int = 32
     kl: float = 0.04
     clip: float = 0.2
     scale_std: bool = True
     scale_length: bool = True
-    lr: float = 3e-4
-
-    def __post_init__(self) -> None:
-        if min(self.epochs, self.minibatch) < 1 or not 2 <= self.draws <= self.rollouts:
-            raise ValueError("epochs and minibatch must be 1 or more, draws 2 or more and rollouts at least draws")
-
-    def iteration(self, lab: Lab) -> Iterator[Step]:
-        """Sample groups and compute advantages within them; then epochs of minibatches over all."""
-        rollouts = lab.generate(lab.prompts(self.rollouts // self.draws), self.draws)
-        yield from minibatches(lab, self.compare(lab, rollouts), self.loss, self.epochs, self.minibatch)
 
     @torch.no_grad()
-    def compare(self, lab: Lab, rollouts: Rollouts) -> Compared:
+    def experience(self, lab: Lab, rollouts: Rollouts) -> Compared:
         """Rollouts with their advantages, and the log-probabilities that the loss needs."""
         score, logp, base = lab.reward(rollouts), lab.policy(rollouts).logp, lab.reference(rollouts).logp
         lab.log(reward=score.mean(), kl_k1=(logp - base).sum(1).mean())
@@ -78,22 +66,6 @@ class GRPO:
     def loss(self, lab: Lab, batch: Compared) -> Tensor:
         """Clipped policy loss and KL penalty [B], averaged over each row's tokens (or divided by the maximum length)."""
         logp, mask = lab.policy(batch.rollouts).logp, batch.rollouts.completion_mask
-        loss = policy_loss(logp - batch.logp, batch.advantages.unsqueeze(1), self.clip)
+        loss = clipped_loss(logp - batch.logp, batch.advantages.unsqueeze(1), self.clip, self.clip)
         loss = loss + self.kl * k3(logp, batch.base_logp)
         return row_mean(loss, mask) if self.scale_length else (loss * mask).sum(1) / lab.new_tokens
-
-
-def group_advantages(score: Tensor, draws: int, scale: bool) -> Tensor:
-    """Scores minus their group's mean [B x draws], over its standard deviation if ``scale``; 0 if all scores are equal."""
-    groups = score.view(-1, draws)
-    advantages = groups - groups.mean(1, keepdim=True)
-    if scale:
-        advantages = advantages / (groups.std(1, keepdim=True) + 1e-4)
-    return advantages.flatten()
-
-
-def k3(logp: Tensor, base_logp: Tensor) -> Tensor:
-    """Schulman's third estimator of KL(pi || base), per token: b / p - log(b / p) - 1, never negative. Its mean is that KL,
-    but its gradient is that of KL(base || pi), so that base * exp(reward / kl) is not the optimum."""
-    log_ratio = base_logp - logp
-    return log_ratio.exp() - log_ratio - 1

@@ -1,17 +1,16 @@
 """Identity preference optimisation."""
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 from torch import Tensor
 
-from isoalign import Lab, Pairs, Paper, Step, register
-from isoalign.baselines.apo_zero import implicit_rewards
-from isoalign.baselines.dpo import MARGIN
+from isoalign import Lab, Pairs, Paper, register
+from isoalign.baselines.dpo import DPO, MARGIN
+from isoalign.baselines.parts.pairs import implicit_rewards
 
 
 @register
-class IPO:
+class IPO(DPO):
     """Azar et al. 2024, "A General Theoretical Paradigm to Understand Learning from Human Preferences", eq. 17: regression
     of the margin, so that it stays bounded on pairs with unanimous verdicts, unlike in DPO.
 
@@ -27,20 +26,13 @@ class IPO:
         logs=MARGIN,
     )  # fmt: skip
 
-    beta: float = 0.1
-    batch_size: int = 32
-    scale_length: bool = False
-    lr: float = 1e-4
+    closed_form: ClassVar[bool] = False  # beta is against the probability of winning, not a reward
 
-    kl_price: ClassVar[str] = "beta"  # against the probability of winning, not a reward
+    scale_length: bool = False
 
     def __post_init__(self) -> None:
         if self.beta <= 0:
             raise ValueError("beta must be positive: the margin is drawn to 1 / (2 beta)")
-
-    def iteration(self, lab: Lab) -> Iterator[Step]:
-        """One batch of pairs, one step."""
-        yield Step(lab.pairs(self.batch_size), self.loss)
 
     def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
         """(margin - 1 / (2 beta))^2 [B], the margin per answer or per token."""

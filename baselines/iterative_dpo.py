@@ -3,13 +3,10 @@
 from collections.abc import Iterator
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from isoalign import Lab, Needs, Pairs, Paper, Rollouts, Rows, Step, register
+from isoalign import Lab, Needs, Paper, Rows, Step, register
 from isoalign.baselines.dpo import DPO, MARGIN
-from isoalign.baselines.ppo import minibatches
-from isoalign.baselines.rft import best
+from isoalign.baselines.parts.choosing import best_against_worst
+from isoalign.baselines.parts.sampling import check_sizes, minibatches
 
 
 @register
@@ -46,8 +43,7 @@ class IterativeDPO(DPO):
     epochs: int = 2
 
     def __post_init__(self) -> None:
-        if min(self.prompts, self.epochs, self.batch_size) < 1 or self.draws < 2:
-            raise ValueError("prompts, epochs and batch_size must be 1 or more, and draws 2 or more: two make a pair")
+        check_sizes(self, draws=2)  # two make a pair
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
         """Sample, pair the best with the worst; then epochs of DPO on the pairs."""
@@ -56,10 +52,3 @@ class IterativeDPO(DPO):
         lab.log(reward=score.mean())
         pairs = best_against_worst(answers, score, self.draws)
         yield from minibatches(lab, pairs, self.loss, self.epochs, self.batch_size)
-
-
-def best_against_worst(answers: Rollouts, score: Tensor, draws: int) -> Pairs:
-    """The best and the worst of each prompt's ``draws`` answers [B], by their scores [B x draws]. With equal scores, an answer
-    is paired with itself, which gives DPO no gradient."""
-    chosen, rejected = best(score, draws), best(-score, draws)
-    return Pairs(answers[chosen], answers[rejected], torch.arange(len(chosen), device=score.device))

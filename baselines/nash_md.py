@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 
 from isoalign import Lab, Needs, Paper, Step, register
-from isoalign.baselines.reinforce import Weighed, reinforce_loss
+from isoalign.baselines.parts.sampling import Weighed, check_sizes
+from isoalign.baselines.reinforce import reinforce_loss
 
 
 @register
@@ -41,8 +42,9 @@ class NashMD:
     labelled_by: str = "reward"
 
     def __post_init__(self) -> None:
-        if self.labelled_by not in ("judge", "reward") or self.rollouts < 1 or not 0 <= self.mix < 1:
-            raise ValueError("labelled_by must be judge or reward, rollouts 1 or more, and mix lie in [0, 1)")
+        check_sizes(self)
+        if self.labelled_by not in ("judge", "reward") or not 0 <= self.mix < 1:
+            raise ValueError("labelled_by must be judge or reward, and mix lie in [0, 1)")
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
         """An answer of each player to each prompt, one step."""

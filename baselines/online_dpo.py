@@ -8,7 +8,7 @@ from torch import Tensor
 
 from isoalign import Lab, Needs, Paper, Rollouts, Step, register
 from isoalign.baselines.dpo import DPO, MARGIN
-from isoalign.baselines.iterative_dpo import best_against_worst
+from isoalign.baselines.parts.choosing import best_against_worst
 
 
 @register

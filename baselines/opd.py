@@ -1,22 +1,14 @@
 """On-policy distillation by policy gradient: the reward of a token is how much likelier the teacher finds it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from isoalign import Batch, Lab, Needs, Paper, Rollouts, Step, register
-from isoalign.baselines.ppo import row_mean
-
-
-@dataclass(frozen=True)
-class Taught(Batch):
-    """Rollouts with the advantage of each token [B, T]."""
-
-    rollouts: Rollouts
-    advantages: Tensor
+from isoalign import Lab, Needs, Paper, Step, register
+from isoalign.baselines.parts.losses import row_mean
+from isoalign.baselines.parts.sampling import Weighed, check_sizes
 
 
 @register
@@ -43,8 +35,7 @@ class OPD:
     lr: float = 1e-4
 
     def __post_init__(self) -> None:
-        if self.rollouts < 1:
-            raise ValueError("rollouts must be 1 or more")
+        check_sizes(self)
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
         """One batch of new completions, one step."""
@@ -52,8 +43,8 @@ class OPD:
         with torch.no_grad():
             advantages = lab.teacher(rollouts).logp - lab.policy(rollouts).logp
         lab.log(teacher_kl=-advantages.sum(1).mean())
-        yield Step(Taught(rollouts, advantages), self.loss)
+        yield Step(Weighed(rollouts, advantages), self.loss)
 
-    def loss(self, lab: Lab, batch: Taught) -> Tensor:
+    def loss(self, lab: Lab, batch: Weighed) -> Tensor:
         """-A log pi, averaged over each row's tokens [B]."""
         return row_mean(-batch.advantages * lab.policy(batch.rollouts).logp, batch.rollouts.completion_mask)

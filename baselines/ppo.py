@@ -1,13 +1,15 @@
 """Proximal policy optimisation against a reward model, with a KL penalty from the base."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from isoalign import Batch, Lab, Paper, Rollouts, Scalars, Step, register
+from isoalign import Batch, Lab, Paper, Rollouts, Scalars, register
+from isoalign.baselines.parts.advantages import gae, place_rewards, value_head, whiten
+from isoalign.baselines.parts.losses import clipped_loss, row_mean
+from isoalign.baselines.parts.sampling import PRICED, OnPolicy
 
 
 @dataclass(frozen=True)
@@ -21,16 +23,12 @@ class Experience(Batch):
     returns: Tensor
 
 
-PENALISED: Scalars = {
-    "reward": "mean reward of the sampled answers, in deviations of the reward model's training answers",
-    "kl_k1": "log-ratio of policy to base of the sampled answers: an estimate of the KL, in nats an answer",
-    "kl_price": "the KL coefficient, which target_kl adapts",
-}
+PENALISED: Scalars = PRICED | {"kl_price": "the KL coefficient, which target_kl adapts"}
 """What PPO logs."""
 
 
 @register
-class PPO:
+class PPO(OnPolicy):
     """Schulman et al. 2017, "Proximal Policy Optimization Algorithms", eq. 9, set up as by Ziegler et al. 2019,
     "Fine-Tuning Language Models from Human Preferences": reward on the last token, per-token KL penalty, whitening.
 
@@ -56,10 +54,6 @@ class PPO:
     kl_price: ClassVar[str] = "kl"
     closed_form: ClassVar[bool] = True
 
-    rollouts: int = 64
-    draws: int = 1
-    epochs: int = 2
-    minibatch: int = 32
     kl: float = 0.05
     target_kl: float = 0.0
     gamma: float = 1.0
@@ -70,17 +64,6 @@ class PPO:
     entropy_weight: float = 0.0
     reward_clip: float = 5.0
     whiten: bool = True
-    lr: float = 3e-4
-
-    def __post_init__(self) -> None:
-        if min(self.draws, self.epochs, self.minibatch) < 1 or self.rollouts < self.draws:
-            raise ValueError("draws, epochs and minibatch must be 1 or more, and rollouts at least draws")
-
-    def iteration(self, lab: Lab) -> Iterator[Step]:
-        """Sample, score and compute advantages; then epochs of minibatches over them."""
-        rollouts = lab.generate(lab.prompts(self.rollouts // self.draws), self.draws)
-        batch = self.experience(lab, rollouts)
-        yield from minibatches(lab, batch, self.loss, self.epochs, self.minibatch)
 
     @torch.no_grad()
     def experience(self, lab: Lab, rollouts: Rollouts) -> Experience:
@@ -103,9 +86,8 @@ class PPO:
         return lab.reward(rollouts)
 
     def values(self, lab: Lab, rollouts: Rollouts, hidden: Tensor) -> Tensor:
-        """Expected future reward before each token [B, T], from a linear head on the policy's hidden states."""
-        head = lab.module("value", lambda width: nn.Linear(width, 1))
-        return head(hidden).squeeze(-1)
+        """Expected future reward before each token [B, T]."""
+        return value_head(lab, hidden)
 
     def next_price(self, price: float, kl: float) -> float:
         """Ziegler et al. 2019, section 2.2: a proportional controller in log space."""
@@ -117,58 +99,14 @@ class PPO:
         """Clipped policy and value losses minus the entropy bonus, averaged over each row's tokens [B]."""
         outputs, mask = lab.policy(batch.rollouts), batch.rollouts.completion_mask
         values = self.values(lab, batch.rollouts, outputs.hidden)
-        loss = policy_loss(outputs.logp - batch.logp, batch.advantages, self.clip)
+        loss = clipped_loss(outputs.logp - batch.logp, batch.advantages, self.clip, self.clip)
         loss = loss + self.value_weight * value_loss(values, batch.values, batch.returns, self.value_clip)
         if self.entropy_weight:
             loss = loss - self.entropy_weight * outputs.entropy
         return row_mean(loss, mask)
 
 
-def minibatches(lab: Lab, batch: Batch, loss: Callable[[Any, Any], Tensor], epochs: int, size: int) -> Iterator[Step]:
-    """Steps on ``size`` rows each; every epoch visits all rows in a new order."""
-    for _ in range(epochs):
-        for rows in torch.randperm(len(batch), generator=lab.generator).split(size):
-            yield Step(batch[rows], loss)
-
-
-def place_rewards(score: Tensor, drift: Tensor, price: float, mask: Tensor) -> Tensor:
-    """Per-token rewards [B, T]: minus ``price``, the KL coefficient, times the log-ratio ``drift`` of each token, plus the
-    score [B] on the last token of the completion."""
-    rewards = -price * drift
-    last = mask.sum(1, keepdim=True).clamp(min=1) - 1
-    return rewards.scatter_add(1, last, score.unsqueeze(1).to(rewards.dtype))
-
-
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (Schulman et al. 2016, eq. 16): advantages and returns [B, T], 0 on padding."""
-    advantages = torch.zeros_like(rewards)
-    ahead = value_ahead = torch.zeros(len(rewards), device=rewards.device)
-    for t in reversed(range(rewards.shape[1])):
-        error = rewards[:, t] + gamma * value_ahead - values[:, t]
-        ahead = (error + gamma * lam * ahead) * mask[:, t]
-        value_ahead = values[:, t] * mask[:, t]
-        advantages[:, t] = ahead
-    return advantages, (advantages + values) * mask
-
-
-def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Shift and scale to mean 0 and standard deviation 1 over tokens that are not padding."""
-    real = advantages[mask]
-    return (advantages - real.mean()) / (real.std(correction=0) + 1e-8) * mask
-
-
-def policy_loss(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
-    """-min(r A, clip(r) A), per token."""
-    ratio = log_ratio.exp()
-    return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
-
-
 def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
     """Half the larger of the squared errors with and without clipping the change from the old value."""
     clipped = old + (values - old).clamp(-clip, clip)
     return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
-
-
-def row_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over each row's tokens that are not padding [B]."""
-    return (values * mask).sum(1) / mask.sum(1).clamp(min=1)

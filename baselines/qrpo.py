@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from isoalign import Batch, Lab, Paper, Rollouts, Step, register
-from isoalign.baselines.ppo import minibatches
+from isoalign.baselines.parts.sampling import check_sizes, minibatches
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ class QRPO:
     lr: float = 1e-4
 
     def __post_init__(self) -> None:
-        if min(self.prompts, self.draws, self.references, self.epochs, self.batch_size) < 1 or self.beta <= 0:
-            raise ValueError("prompts, draws, references, epochs and batch_size must be 1 or more, and beta positive")
+        check_sizes(self)
+        if self.beta <= 0:
+            raise ValueError(f"beta must be positive, not {self.beta}")
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
         """Own answers, and the base's to rank them among; then epochs of regression."""

@@ -1,28 +1,13 @@
 """REINFORCE: the policy gradient of complete completions, with a moving-average baseline."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from isoalign import Batch, Lab, Paper, Rollouts, Scalars, Step, register
-
-
-@dataclass(frozen=True)
-class Weighed(Batch):
-    """Rollouts with the advantage of each completion [B]."""
-
-    rollouts: Rollouts
-    advantages: Tensor
-
-
-PRICED: Scalars = {
-    "reward": "mean reward of the sampled answers, in deviations of the reward model's training answers",
-    "kl_k1": "log-ratio of policy to base of the sampled answers: an estimate of the KL, in nats an answer",
-}
-"""What methods log that are paid by reward and KL."""
+from isoalign import Lab, Paper, Rollouts, Step, register
+from isoalign.baselines.parts.sampling import PRICED, Weighed, check_sizes
 
 
 @register
@@ -49,23 +34,24 @@ class Reinforce:
     lr: float = 3e-4
 
     def __post_init__(self) -> None:
-        if self.rollouts < 1 or not 0 <= self.decay < 1:
-            raise ValueError("rollouts must be 1 or more and decay lie in [0, 1)")
+        check_sizes(self)
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay must lie in [0, 1), not {self.decay}")
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
         """One batch of new completions, one step: the gradient is that of the policy that sampled them."""
         rollouts = lab.generate(lab.prompts(self.rollouts))
-        returns = priced_reward(lab, rollouts, self.kl)
+        returns = priced(lab, rollouts, lab.reward(rollouts), self.kl)
         mean = float(returns.mean())
         lab.state["baseline"] = self.decay * lab.state.get("baseline", mean) + (1 - self.decay) * mean
         yield Step(Weighed(rollouts, returns - lab.state["baseline"]), reinforce_loss)
 
 
 @torch.no_grad()
-def priced_reward(lab: Lab, rollouts: Rollouts, price: float) -> Tensor:
-    """r(x, y) - price * (log pi(y|x) - log pi_base(y|x)) of each completion [B]; its mean estimates E[r] - price * KL.
+def priced(lab: Lab, rollouts: Rollouts, score: Tensor, price: float) -> Tensor:
+    """score - price * (log pi(y|x) - log pi_base(y|x)) of each completion [B]; its mean estimates E[score] - price * KL.
     ``price`` is the KL coefficient."""
-    score, drift = lab.reward(rollouts), lab.log_ratio(rollouts)
+    drift = lab.log_ratio(rollouts)
     lab.log(reward=score.mean(), kl_k1=drift.mean())
     return score - price * drift
 

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from isoalign import Lab, Paper, Rollouts, Step, register
-from isoalign.baselines.gspo import Grouped, by_tokens
-from isoalign.baselines.ppo import gae, place_rewards, policy_loss, row_mean, whiten
-from isoalign.baselines.reinforce import PRICED
+from isoalign.baselines.parts.advantages import gae, place_rewards, whiten
+from isoalign.baselines.parts.groups import Grouped, by_tokens
+from isoalign.baselines.parts.losses import clipped_loss, row_mean
+from isoalign.baselines.parts.sampling import PRICED, OnPolicy
 
 
 @register
-class ReinforcePP:
+class ReinforcePP(OnPolicy):
     """Hu et al. 2025, "REINFORCE++": the reward of an answer less the KL penalty of its tokens from here to its end,
     standardised over all tokens of the batch, in PPO's clipped loss.
 
@@ -31,26 +32,17 @@ class ReinforcePP:
 
     kl_price: ClassVar[str] = "kl"
 
-    rollouts: int = 64
-    draws: int = 1
-    epochs: int = 2
-    minibatch: int = 32
     kl: float = 0.05
     clip: float = 0.2
     scale_length: bool = True
-    lr: float = 3e-4
-
-    def __post_init__(self) -> None:
-        if min(self.draws, self.epochs, self.minibatch) < 1 or self.rollouts < self.draws:
-            raise ValueError("draws, epochs and minibatch must be 1 or more, and rollouts at least draws")
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
         """Sample, score and standardise; then epochs of minibatches over all."""
         rollouts = lab.generate(lab.prompts(self.rollouts // self.draws), self.draws)
-        yield from by_tokens(lab, self.advance(lab, rollouts), self.loss, self.epochs, self.minibatch)
+        yield from by_tokens(lab, self.experience(lab, rollouts), self.loss, self.epochs, self.minibatch)
 
     @torch.no_grad()
-    def advance(self, lab: Lab, rollouts: Rollouts) -> Grouped:
+    def experience(self, lab: Lab, rollouts: Rollouts) -> Grouped:
         """Rollouts with the advantage of each token."""
         score, logp, mask = lab.reward(rollouts), lab.policy(rollouts).logp, rollouts.completion_mask
         drift = (logp - lab.reference(rollouts).logp) * mask
@@ -63,5 +55,5 @@ class ReinforcePP:
     def loss(self, lab: Lab, batch: Grouped) -> Tensor:
         """Clipped policy loss, averaged over each row's tokens, or divided by the mean length of the step's rows [B]."""
         logp, mask = lab.policy(batch.rollouts).logp, batch.rollouts.completion_mask
-        loss = policy_loss(logp - batch.logp, batch.advantages, self.clip)
+        loss = clipped_loss(logp - batch.logp, batch.advantages, self.clip, self.clip)
         return row_mean(loss, mask) if self.scale_length else (loss * mask).sum(1) / batch.mean_length

@@ -6,7 +6,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from isoalign import Lab, Paper, Step, register
-from isoalign.baselines.reinforce import PRICED, Weighed, priced_reward, reinforce_loss
+from isoalign.baselines.parts.sampling import PRICED, Weighed, check_sizes
+from isoalign.baselines.reinforce import priced, reinforce_loss
 
 
 @register
@@ -35,8 +36,7 @@ class ReMax:
     lr: float = 3e-4
 
     def __post_init__(self) -> None:
-        if self.rollouts < 1:
-            raise ValueError("rollouts must be 1 or more")
+        check_sizes(self)
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
         """One batch of new completions and of greedy ones, one step."""
@@ -44,4 +44,4 @@ class ReMax:
         answers, greedy = lab.generate(prompts), lab.generate(prompts, greedy=True)
         baseline: Tensor = lab.reward(greedy)
         lab.log(greedy_reward=baseline.mean())
-        yield Step(Weighed(answers, priced_reward(lab, answers, self.kl) - baseline), reinforce_loss)
+        yield Step(Weighed(answers, priced(lab, answers, lab.reward(answers), self.kl) - baseline), reinforce_loss)

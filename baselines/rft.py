@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from isoalign import Lab, Needs, Paper, Step, register
-from isoalign.baselines.ppo import minibatches
+from isoalign.baselines.parts.choosing import best
+from isoalign.baselines.parts.sampling import check_sizes, minibatches
 from isoalign.baselines.sft_chosen import SFTChosen
 
 
@@ -36,8 +34,7 @@ class RFT(SFTChosen):
     epochs: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.prompts, self.epochs, self.batch_size) < 1 or self.draws < 2:
-            raise ValueError("prompts, epochs and batch_size must be 1 or more, and draws 2 or more: the best is kept")
+        check_sizes(self, draws=2)  # the best is kept
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
         """Sample, and keep the best answer to each prompt; then epochs of supervised learning on them."""
@@ -46,8 +43,3 @@ class RFT(SFTChosen):
         kept = best(score, self.draws)
         lab.log(reward=score.mean(), kept_reward=score[kept].mean())
         yield from minibatches(lab, answers[kept], self.loss, self.epochs, self.batch_size)
-
-
-def best(score: Tensor, draws: int) -> Tensor:
-    """The row with the highest of each prompt's ``draws`` scores [B], from scores [B x draws]; the first of equal ones."""
-    return score.view(-1, draws).argmax(1) + torch.arange(0, len(score), draws, device=score.device)

@@ -5,8 +5,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from isoalign import Lab, Paper, Step, register
-from isoalign.baselines.reinforce import PRICED, Weighed, priced_reward, reinforce_loss
+from isoalign import Lab, Paper, Rollouts, Step, register
+from isoalign.baselines.parts.advantages import leave_one_out
+from isoalign.baselines.parts.sampling import PRICED, Weighed, check_sizes
+from isoalign.baselines.reinforce import priced, reinforce_loss
 
 
 @register
@@ -35,17 +37,14 @@ class RLOO:
     lr: float = 3e-4
 
     def __post_init__(self) -> None:
-        if not 2 <= self.draws <= self.rollouts:
-            raise ValueError("draws must be 2 or more, to leave one out, and rollouts at least draws")
+        check_sizes(self, draws=2)  # to leave one out
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
         """One batch of new completions, one step: the gradient is that of the policy that sampled them."""
         rollouts = lab.generate(lab.prompts(self.rollouts // self.draws), self.draws)
-        returns = priced_reward(lab, rollouts, self.kl)
+        returns = priced(lab, rollouts, self.score(lab, rollouts), self.kl)
         yield Step(Weighed(rollouts, leave_one_out(returns, self.draws)), reinforce_loss)
 
-
-def leave_one_out(returns: Tensor, draws: int) -> Tensor:
-    """Each return minus the mean of the other ``draws`` - 1 returns of its prompt [B x draws]."""
-    groups = returns.view(-1, draws)
-    return (groups - (groups.sum(1, keepdim=True) - groups) / (draws - 1)).flatten()
+    def score(self, lab: Lab, rollouts: Rollouts) -> Tensor:
+        """The reward of each completion [B]."""
+        return lab.reward(rollouts)

@@ -1,17 +1,17 @@
 """Robust DPO: a loss that is unbiased under label noise."""
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from isoalign import Lab, Pairs, Paper, Step, register
+from isoalign import Lab, Pairs, Paper, register
 from isoalign.baselines.dpo import MARGIN, margin
+from isoalign.baselines.parts.pairs import PairLoss
 
 
 @register
-class RobustDPO:
+class RobustDPO(PairLoss):
     """Chowdhury et al. 2024, "Provably Robust DPO: Aligning Language Models with Noisy Feedback", rDPO: a loss whose mean over
     verdicts flipped at ``flip_rate`` is DPO's on the true ones.
 
@@ -26,18 +26,11 @@ class RobustDPO:
         parity="test_dpo_relatives.py: TRL's DPOTrainer with loss_type robust, loss and gradient", logs=MARGIN,
     )  # fmt: skip
 
-    beta: float = 0.1
     flip_rate: float = 0.05
-    batch_size: int = 32
-    lr: float = 1e-4
 
     def __post_init__(self) -> None:
         if not 0 <= self.flip_rate < 0.5:
             raise ValueError(f"flip_rate must lie in [0, 0.5), not {self.flip_rate}")
-
-    def iteration(self, lab: Lab) -> Iterator[Step]:
-        """One batch of pairs, one step."""
-        yield Step(lab.pairs(self.batch_size), self.loss)
 
     def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
         """((1 - flip_rate) * DPO's loss - flip_rate * DPO's loss of the flipped pair) / (1 - 2 flip_rate) [B]."""

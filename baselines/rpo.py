@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from isoalign import Lab, Pairs, Paper, register
-from isoalign.baselines.apo_zero import PairLoss
+from isoalign.baselines.parts.pairs import PairLoss
 
 
 @register

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from isoalign import Lab, Needs, Pairs, Paper, Step, register
 from isoalign.baselines.dpo import DPO, MARGIN
-from isoalign.baselines.ppo import minibatches
+from isoalign.baselines.parts.sampling import check_sizes, minibatches
 
 
 @register
@@ -44,8 +44,9 @@ class RSO(DPO):
     epochs: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.prompts, self.epochs, self.batch_size) < 1 or self.tilt <= 0:
-            raise ValueError("prompts, epochs and batch_size must be 1 or more, and tilt positive")
+        check_sizes(self)
+        if self.tilt <= 0:
+            raise ValueError(f"tilt must be positive, not {self.tilt}")
         if self.kept % 2 or not 2 <= self.kept < self.candidates:
             raise ValueError("kept must be even, 2 or more and below candidates: two accepted answers make a pair")
 

@@ -1,17 +1,17 @@
 """Simple preference optimisation: no reference, and rewards per token."""
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from isoalign import Lab, Pairs, Paper, Step, register
+from isoalign import Lab, Pairs, Paper, register
+from isoalign.baselines.parts.pairs import PairLoss
 from isoalign.baselines.sft_chosen import mean_logp
 
 
 @register
-class SimPO:
+class SimPO(PairLoss):
     """Meng et al. 2024, "SimPO: Simple Preference Optimization with a Reference-Free Reward", eq. 6: an answer's reward is
     beta times its mean log-probability. Nothing pulls to the base, so no field is a KL coefficient.
 
@@ -32,12 +32,6 @@ class SimPO:
 
     beta: float = 2.0
     gamma: float = 1.0
-    batch_size: int = 32
-    lr: float = 1e-4
-
-    def iteration(self, lab: Lab) -> Iterator[Step]:
-        """One batch of pairs, one step."""
-        yield Step(lab.pairs(self.batch_size), self.loss)
 
     def loss(self, lab: Lab, pairs: Pairs) -> Tensor:
         """-log sigmoid(reward of the chosen - reward of the rejected - gamma) [B]."""

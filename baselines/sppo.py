@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from isoalign import Batch, Lab, Needs, Paper, Rollouts, Step, register
-from isoalign.baselines.ppo import minibatches
+from isoalign.baselines.parts.sampling import check_sizes, minibatches
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ class SPPO:
     def __post_init__(self) -> None:
         if self.labelled_by not in ("judge", "reward") or self.beta <= 0:
             raise ValueError(f"labelled_by must be judge or reward, not {self.labelled_by!r}, and beta positive")
-        if min(self.prompts, self.epochs, self.batch_size) < 1 or self.draws < 2:
-            raise ValueError("prompts, epochs and batch_size must be 1 or more, and draws 2 or more: two make a game")
+        check_sizes(self, draws=2)  # two make a game
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
         """Sample, let the answers play; then epochs of regression."""

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn.functional import kl_div, logsigmoid
 
 from isoalign import Lab, Pairs, Paper, Rollouts, Rows, register
-from isoalign.baselines.apo_zero import PairLoss
 from isoalign.baselines.dpo import MARGIN
+from isoalign.baselines.parts.pairs import PairLoss
 
 CITED = ("Zeng et al.", "Token-level Direct Preference Optimization", 2024, "2404.11999")
 LOGS = MARGIN | {

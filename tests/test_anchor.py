@@ -240,7 +240,7 @@ def test_before_its_share_is_spent_dice_is_dpo(tiny_bench: Bench, tmp_path: Path
     [
         (lambda: TRDPO(alpha=0.0), r"alpha must lie in \(0, 1\]"),
         (lambda: TRDPO(tau=0), "tau be 1 or more"),
-        (lambda: DICE(draws=1), "draws 2 or more"),
+        (lambda: DICE(draws=1), "draws must be 2 or more"),
         (lambda: DICE(dpo_share=2.0), r"dpo_share must lie in \[0, 1\]"),
     ],
 )

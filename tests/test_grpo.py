@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
-from isoalign.baselines.grpo import GRPO, Compared, group_advantages, k3
+from isoalign.baselines.grpo import GRPO, Compared
+from isoalign.baselines.parts.advantages import group_advantages
+from isoalign.baselines.parts.losses import k3
 from isoalign.training.lab import Lab, session_of
 from workbench import Bench, nudge, open_vocabulary, trl_arguments
 
@@ -81,12 +83,18 @@ def test_rewards_are_compared_within_a_prompts_own_group(tiny_lab: Lab) -> None:
     answers = tiny_lab.generate(tiny_lab.prompts(2), 3)
     first, second = tiny_lab.reward(answers[:3]), tiny_lab.reward(answers[3:])
     hoped = torch.cat([first - first.mean(), second - second.mean()])
-    torch.testing.assert_close(algorithm.compare(tiny_lab, answers).advantages, hoped)
+    torch.testing.assert_close(algorithm.experience(tiny_lab, answers).advantages, hoped)
 
 
-@pytest.mark.parametrize("bad", [{"draws": 1}, {"draws": 65}, {"epochs": 0}, {"minibatch": 0}])
-def test_a_group_of_one_is_refused_and_so_is_no_epoch(bad: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="draws 2 or more"):
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"draws": 1}, "draws must be 2 or more, not 1"), ({"draws": 65}, "rollouts must be at least draws, 65, not 64"),
+        ({"epochs": 0}, "epochs must be 1 or more, not 0"), ({"minibatch": 0}, "minibatch must be 1 or more, not 0"),
+    ],
+)  # fmt: skip
+def test_a_group_of_one_is_refused_and_so_is_no_epoch(bad: dict[str, int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
         GRPO(**bad)
 
 
@@ -98,7 +106,7 @@ def test_loss_and_gradient_are_trls_on_the_same_rollouts(tiny_bench: Bench, tmp_
     lab = open_vocabulary(nudge(tiny_bench.replace(ends=True).lab()))
     scaled = kind == "grpo"
     algorithm = GRPO(rollouts=8, draws=4, kl=0.3, clip=0.1, scale_std=scaled, scale_length=scaled)
-    batch = algorithm.compare(lab, lab.generate(lab.prompts(2), 4))
+    batch = algorithm.experience(lab, lab.generate(lab.prompts(2), 4))
     nudge(lab, seed=3, by=0.02)  # one step further, so that ratios are not 1
     ours = algorithm.loss(lab, batch).mean()
     ours.backward()

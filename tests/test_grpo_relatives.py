@@ -13,7 +13,9 @@ from torch import Tensor, tensor
 
 from isoalign.baselines.cispo import CISPO
 from isoalign.baselines.dapo import DAPO, overlong_penalty
-from isoalign.baselines.gspo import GSPO, Grouped, by_tokens, clipped_loss, grouped
+from isoalign.baselines.gspo import GSPO
+from isoalign.baselines.parts.groups import Grouped, by_tokens, grouped
+from isoalign.baselines.parts.losses import clipped_loss
 from isoalign.baselines.ppo import PPO
 from isoalign.baselines.reinforce_pp import ReinforcePP
 from isoalign.core.records import Budget
@@ -74,7 +76,7 @@ def test_reinforce_pp_gives_a_token_what_is_still_to_come_in_deviations_of_the_b
         reward=lambda _: tensor([3.0, 1.0]), policy=lambda _: SimpleNamespace(logp=torch.zeros(2, 3)), log=lambda **_: None,
         reference=lambda _: SimpleNamespace(logp=base),
     )  # fmt: skip
-    found = ReinforcePP(kl=0.5).advance(lab, ANSWERS).advantages
+    found = ReinforcePP(kl=0.5).experience(lab, ANSWERS).advantages
     # rewards -.5 x (0 - base): first row 0, .5 + 3; second 1 + 1. To come: 3.5, 3.5 and 2; mean 3, biased deviation 1/sqrt(2)
     torch.testing.assert_close(found, tensor([[0.5, 0.5, 0.0], [-1.0, 0.0, 0.0]]) * math.sqrt(2), atol=1e-5, rtol=0)
     advantages = tensor([[2.0, 2.0, 0.0], [-1.0, 0.0, 0.0]])
@@ -90,7 +92,7 @@ def test_reinforce_pp_is_ppo_whose_values_are_zero(tiny_bench: Bench) -> None:
 
     lab = nudge(tiny_bench.replace(ends=True).lab())
     answers = lab.generate(lab.prompts(6), 1)
-    ours = ReinforcePP(kl=0.3).advance(lab, answers)
+    ours = ReinforcePP(kl=0.3).experience(lab, answers)
     theirs = Valueless(kl=0.3, gae_lambda=1.0, reward_clip=1e9).experience(lab, answers)
     torch.testing.assert_close(ours.advantages, theirs.advantages)
     nudge(lab, seed=3, by=0.02)
@@ -150,13 +152,13 @@ def test_a_mean_over_rows_is_one_over_the_tokens_of_the_step_and_stays_it_in_mic
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: DAPO(draws=1), "draws 2 or more"),
+        (lambda: DAPO(draws=1), "draws must be 2 or more, not 1"),
         (lambda: DAPO(tries=0), "tries be 1 or more"),
         (lambda: DAPO(overlong=1.5), r"overlong lie in \[0, 1\]"),
         (lambda: GSPO(clip=1.0), r"clip must lie in \[0, 1\)"),
-        (lambda: GSPO(draws=65), "rollouts at least draws"),
+        (lambda: GSPO(draws=65), "rollouts must be at least draws, 65, not 64"),
         (lambda: CISPO(cap=0.5), "cap must be 1 or more"),
-        (lambda: ReinforcePP(epochs=0), "epochs and minibatch must be 1 or more"),
+        (lambda: ReinforcePP(epochs=0), "epochs must be 1 or more, not 0"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(make: Any, words: str) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import ast
+import io
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from isoalign.core.places import PACKAGE
+from isoalign.core.places import BASELINES, PACKAGE
+from isoalign.core.source import is_provenance
 
 SOURCES = sorted(file for file in PACKAGE.rglob("*.py") if "__pycache__" not in file.parts)
-MOST_INDENTED, MOST_REACHES, MOST_LINES = 40, 10, 300
+ALGORITHMS = sorted(BASELINES.rglob("*.py"))
+MOST_INDENTED, MOST_REACHES, MOST_LINES, MOST_LINES_OF_CODE = 40, 10, 300, 60
+BLANK = {
+    tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
+}  # fmt: skip
 FOREIGN = {  # private names of Python and torch for which there is no public way
     "_get_current_dispatch_mode_stack", "_pop_mode", "_threads_queues", "_version", "_overloadpacket",
 }  # fmt: skip
@@ -69,3 +76,32 @@ def test_at_most_three_modules_are_loose_at_the_top() -> None:
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.relative_to(PACKAGE).as_posix())
 def test_a_file_is_one_story(file: Path) -> None:
     assert len(file.read_text().splitlines()) <= MOST_LINES
+
+
+def code(text: str) -> set[int]:
+    """The lines of a module that say what it does: not blank, a comment, a text by itself, an import, or provenance."""
+    told = {
+        line
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        or (isinstance(node, ast.stmt) and is_provenance(node))
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    lines = {line for t in tokens if t.type not in BLANK for line in range(t.start[0], t.end[0] + 1)}
+    return lines - told
+
+
+def test_lines_of_code_are_those_that_do_something() -> None:
+    text = (
+        '"""A text."""\n\nimport math\nfrom a import (\n    b,\n)\n\n\nclass A:\n    """Of two\n    lines."""\n\n'
+        "    paper: ClassVar[Paper] = Paper(\n        1,\n    )\n    # why\n    beta: float = (\n        0.1  # so\n    )\n"
+    )
+    assert code(text) == {9, 17, 18, 19}
+
+
+@pytest.mark.parametrize("file", ALGORITHMS, ids=lambda file: file.relative_to(BASELINES).as_posix())
+def test_an_algorithm_is_at_most_sixty_lines_of_code(file: Path) -> None:
+    """Beside its docstrings, imports and paper, which only tell."""
+    assert len(code(file.read_text())) <= MOST_LINES_OF_CODE

@@ -83,7 +83,8 @@ def test_an_algorithm_imports_only_the_standard_library_torch_its_siblings_and_w
             assert set(names) <= set(isoalign.__all__), f"{file.name} takes {set(names) - set(isoalign.__all__)} from isoalign"
 
 
-DOORS = ["isoalign", "isoalign.training.lab", *(f"isoalign.baselines.{file.stem}" for file in sources("baselines")[1:])]
+ALGORITHMS = [file for file in sources("baselines") if file.parent.name == "baselines" and file.stem != "__init__"]
+DOORS = ["isoalign", "isoalign.training.lab", *(f"isoalign.baselines.{file.stem}" for file in ALGORITHMS)]
 BEYOND = ("isoalign.evaluation", "isoalign.models.scorers", "isoalign.data.prompts", "isoalign.stages", "isoalign.runs")
 
 
@@ -99,7 +100,7 @@ def test_nothing_that_an_algorithm_holds_leads_to_scorers_metrics_or_prompts(doo
 
 
 def test_importing_every_algorithm_loads_nothing_from_beyond_the_wall() -> None:
-    names = [f"isoalign.baselines.{file.stem}" for file in sources("baselines")[1:]]
+    names = [f"isoalign.baselines.{file.stem}" for file in ALGORITHMS]
     code = f"import sys, importlib; [importlib.import_module(n) for n in {names}]; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = [name for name in done.stdout.split() if name.startswith("isoalign.")]
@@ -175,9 +176,11 @@ def test_code_that_comes_with_a_model_is_refused_and_never_asked_about() -> None
                 assert is_constant(call, "trust_remote_code", False), f"{file.name}:{call.lineno}: {name}"
 
 
-def test_baselines_is_a_package_of_algorithms_alone() -> None:
+def test_the_files_of_baselines_are_the_algorithms_and_its_folder_has_none() -> None:
     from isoalign.training import registry
 
-    files = [file.stem for file in sources("baselines") if file.stem != "__init__"]
-    assert files == [name for name in registry.algorithm_names() if name not in plugins.rows()]
+    assert [file.stem for file in ALGORITHMS] == [name for name in registry.algorithm_names() if name not in plugins.rows()]
+    shared = set(sources("baselines")) - {*ALGORITHMS}
+    assert len(shared) > 2
+    assert not [file for file in shared if "@register" in file.read_text()]
     assert baselines.__doc__

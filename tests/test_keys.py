@@ -143,10 +143,10 @@ def test_where_a_method_is_from_is_no_part_of_its_key_and_its_settings_are() -> 
     assert not registry.names_constant(registry.algorithm("dpo"), "pairs")
 
 
-@pytest.mark.parametrize("file", sorted(BASELINES.glob("*.py")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted(BASELINES.rglob("*.py")), ids=lambda file: file.stem)
 def test_every_algorithm_formatted_otherwise_and_without_its_docstrings_keeps_its_key(file: Path) -> None:
     """Python's own unparser is another formatter; every constant and operator of the files counts."""
-    text, module = file.read_text(), f"isoalign.baselines.{file.stem}"
+    text, module = file.read_text(), ".".join(["isoalign.baselines", *file.relative_to(BASELINES).with_suffix("").parts])
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node):

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, tensor
 
 from isoalign.baselines.dpo import DPO
-from isoalign.baselines.iterative_dpo import IterativeDPO, best_against_worst
+from isoalign.baselines.iterative_dpo import IterativeDPO
 from isoalign.baselines.online_dpo import OnlineDPO
-from isoalign.baselines.rft import RFT, best
+from isoalign.baselines.parts.choosing import best, best_against_worst
+from isoalign.baselines.rft import RFT
 from isoalign.baselines.rlhf_then_dpo import RLHFThenDPO
 from isoalign.core.batches import Rollouts
 from isoalign.core.records import Budget
@@ -170,9 +171,9 @@ def test_its_second_stage_is_dpo_against_the_base(tiny_bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("cls", "bad", "line"),
     [
-        (RFT, {"draws": 1}, "draws 2 or more: the best is kept"),
+        (RFT, {"draws": 1}, "draws must be 2 or more"),
         (RFT, {"epochs": 0}, "must be 1 or more"),
-        (IterativeDPO, {"draws": 1}, "draws 2 or more: two make a pair"),
+        (IterativeDPO, {"draws": 1}, "draws must be 2 or more"),
         (IterativeDPO, {"prompts": 0}, "must be 1 or more"),
         (OnlineDPO, {"labelled_by": "annotator"}, "labelled_by must be judge or reward, not 'annotator'"),
         (RLHFThenDPO, {"rlhf_share": 1.1}, r"rlhf_share must lie in \[0, 1\]"),

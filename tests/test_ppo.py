@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
-from isoalign.baselines.ppo import PPO, Experience, gae, place_rewards, policy_loss, row_mean, value_loss, whiten
+from isoalign.baselines.parts.advantages import gae, place_rewards, whiten
+from isoalign.baselines.parts.losses import clipped_loss, row_mean
+from isoalign.baselines.ppo import PPO, Experience, value_loss
 from isoalign.baselines.ppo_critic import PPOCritic
 from isoalign.baselines.ppo_lora import PPOLora
 from isoalign.baselines.rlaif import RLAIF
@@ -70,12 +72,12 @@ def test_the_policy_loss_clips_gains_and_never_losses() -> None:
     ratios = tensor([1.0, 1.5, 1.5, 0.5, 0.5, 1.1])
     advantages = tensor([2.0, 2.0, -2.0, 2.0, -2.0, 1.0])
     # a gain stops at 1.2 or .8 of the advantage; where the ratio moved the wrong way the full price is paid
-    close(policy_loss(ratios.log(), advantages, clip=0.2), [-2.0, -2.4, 3.0, -1.0, 1.6, -1.1])
+    close(clipped_loss(ratios.log(), advantages, 0.2, 0.2), [-2.0, -2.4, 3.0, -1.0, 1.6, -1.1])
 
 
 def test_a_clipped_ratio_has_no_gradient() -> None:
     log_ratio = tensor([math.log(1.5), math.log(1.5), 0.0], requires_grad=True)
-    policy_loss(log_ratio, tensor([1.0, -1.0, 1.0]), clip=0.2).sum().backward()
+    clipped_loss(log_ratio, tensor([1.0, -1.0, 1.0]), 0.2, 0.2).sum().backward()
     assert log_ratio.grad is not None
     close(log_ratio.grad, [0.0, 1.5, -1.0])
 

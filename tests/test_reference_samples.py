@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
-from isoalign.baselines.reinforce import priced_reward
+from isoalign.baselines.reinforce import priced
 from isoalign.baselines.remax import ReMax
 from isoalign.baselines.xpo import XPO, Explored
 from isoalign.core.errors import UserError
@@ -71,7 +71,7 @@ def test_the_advantage_is_the_penalised_reward_less_that_of_the_greedy_answer(ti
     prompts = again.prompts(5)
     answers, greedy = again.generate(prompts), again.generate(prompts, greedy=True)
     assert torch.equal(step.batch.rollouts.tokens, answers.tokens)
-    hoped = priced_reward(again, answers, 0.7) - again.reward(greedy)
+    hoped = priced(again, answers, again.reward(answers), 0.7) - again.reward(greedy)
     torch.testing.assert_close(step.batch.advantages, hoped)
     assert hoped.std() > 0.01
 

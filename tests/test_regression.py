@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, tensor
 
 from isoalign.baselines.apa import APA, Induced
-from isoalign.baselines.ppo import gae
+from isoalign.baselines.parts.advantages import gae, value_head
 from isoalign.baselines.qrpo import QRPO, Ranked
 from isoalign.baselines.rso import RSO, accepted
 from isoalign.core.batches import Rollouts
@@ -145,14 +145,14 @@ def test_apa_squares_what_is_between_a_tokens_log_ratio_and_its_advantage_over_l
 def test_apas_advantages_are_ppos_of_the_reward_alone(tiny_bench: Bench) -> None:
     lab, again = (nudge(tiny_bench.lab()) for _ in range(2))
     apa = APA(rollouts=4, gae_lambda=0.9)
-    batch = apa.induced(lab, lab.generate(lab.prompts(4)))
+    batch = apa.experience(lab, lab.generate(lab.prompts(4)))
     answers = again.generate(again.prompts(4))
     with torch.no_grad():
         outputs, mask = again.policy(answers), answers.completion_mask
         rewards = torch.zeros_like(outputs.logp)
         rewards[torch.arange(4), mask.sum(1) - 1] = again.reward(answers)
         values = torch.zeros_like(rewards)  # of a head that is new, and the same in both labs
-        values = apa.values(again, outputs.hidden) * mask
+        values = value_head(again, outputs.hidden) * mask
         hoped, returns = gae(rewards, values, mask, 1.0, 0.9)
     torch.testing.assert_close(batch.advantages, hoped, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(batch.returns, returns, atol=1e-5, rtol=1e-5)
@@ -163,10 +163,10 @@ def test_apas_advantages_are_ppos_of_the_reward_alone(tiny_bench: Bench) -> None
     ("make", "words"),
     [
         (lambda: RSO(kept=3), "kept must be even"),
-        (lambda: RSO(tilt=0.0), "tilt positive"),
+        (lambda: RSO(tilt=0.0), "tilt must be positive"),
         (lambda: RSO(candidates=4, kept=4), "below candidates"),
-        (lambda: QRPO(beta=0.0), "beta positive"),
-        (lambda: APA(kl=0.0), "kl positive"),
+        (lambda: QRPO(beta=0.0), "beta must be positive"),
+        (lambda: APA(kl=0.0), "kl must be positive"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(make: Any, words: str) -> None:

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
-from isoalign.baselines.reinforce import Reinforce, Weighed, priced_reward, reinforce_loss
-from isoalign.baselines.rloo import RLOO, leave_one_out
+from isoalign.baselines.parts.advantages import leave_one_out
+from isoalign.baselines.parts.sampling import Weighed
+from isoalign.baselines.reinforce import Reinforce, priced, reinforce_loss
+from isoalign.baselines.rloo import RLOO
 from isoalign.core.batches import Rollouts
 from isoalign.data.preferences import rollouts
 from isoalign.training.lab import Lab, session_of
@@ -37,7 +39,7 @@ def test_the_baseline_is_a_moving_average_that_starts_at_the_first_mean(
 def test_every_nat_of_a_completions_log_ratio_is_taken_off_its_reward(tiny_lab: Lab) -> None:
     nudge(tiny_lab)
     answers = tiny_lab.pairs(5).chosen
-    found = priced_reward(tiny_lab, answers, 0.7)
+    found = priced(tiny_lab, answers, tiny_lab.reward(answers), 0.7)
     ratio = (session_of(tiny_lab).policy(answers).logp - session_of(tiny_lab).reference(answers).logp).sum(1).detach()
     assert ratio.abs().max() > 0.01
     torch.testing.assert_close(found, tiny_lab.reward(answers) - 0.7 * ratio)
@@ -85,7 +87,7 @@ def test_rloo_compares_completions_of_one_prompt_with_each_other_and_no_others(t
     (step,) = RLOO(rollouts=13, draws=3, kl=0.3).iteration(tiny_lab)
     answers = step.batch.rollouts
     assert len(answers) == 12
-    returns = priced_reward(tiny_lab, answers, 0.3).tolist()
+    returns = priced(tiny_lab, answers, tiny_lab.reward(answers), 0.3).tolist()
     prompts = [tuple(row.tolist()) for row in answers.tokens[:, : answers.prompt_length]]
     for row, advantage in enumerate(step.batch.advantages.tolist()):
         others = [returns[i] for i in range(12) if prompts[i] == prompts[row] and i != row]
@@ -95,13 +97,13 @@ def test_rloo_compares_completions_of_one_prompt_with_each_other_and_no_others(t
 
 @pytest.mark.parametrize("bad", [{"draws": 1}, {"draws": 5, "rollouts": 4}])
 def test_a_group_of_one_or_of_more_than_there_are_is_refused(bad: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="draws must be 2 or more"):
+    with pytest.raises(ValueError, match=r"draws must be 2 or more, not 1|rollouts must be at least draws, 5, not 4"):
         RLOO(**bad)
 
 
 @pytest.mark.parametrize("bad", [{"decay": 1.0}, {"decay": -0.1}, {"rollouts": 0}])
 def test_a_baseline_that_never_moves_is_refused(bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"decay lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"decay must lie in \[0, 1\)|rollouts must be 1 or more"):
         Reinforce(**bad)
 
 
@@ -120,7 +122,7 @@ def test_the_gradient_is_trls_rloo_on_the_same_rollouts(tiny_bench: Bench, tmp_p
 
     lab = open_vocabulary(nudge(tiny_bench.replace(ends=True).lab()))
     answers = lab.generate(lab.prompts(4), draws=2)
-    advantages = leave_one_out(priced_reward(lab, answers, 0.3), 2)
+    advantages = leave_one_out(priced(lab, answers, lab.reward(answers), 0.3), 2)
     reinforce_loss(lab, Weighed(answers, advantages)).mean().backward()
 
     model = copy.deepcopy(session_of(lab).policy.inner)

@@ -119,7 +119,7 @@ def test_nash_mds_return_is_the_chance_of_winning_less_a_half_less_the_price_of_
     ("make", "words"),
     [
         (lambda: SPPO(labelled_by="coin"), "labelled_by must be judge or reward"),
-        (lambda: SPPO(draws=1), "draws 2 or more"),
+        (lambda: SPPO(draws=1), "draws must be 2 or more"),
         (lambda: SPPO(beta=0.0), "beta positive"),
         (lambda: NashMD(mix=1.0), r"mix lie in \[0, 1\)"),
     ],

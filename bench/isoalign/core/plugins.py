@@ -46,8 +46,8 @@ def entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
 
 
 def baselines() -> set[str]:
-    """Names of isoalign's own algorithms: the files of baselines/."""
-    return {module.name for module in pkgutil.iter_modules([str(BASELINES)])}
+    """Names of isoalign's own algorithms: the files of baselines/. Its folder has what several of them share."""
+    return {module.name for module in pkgutil.iter_modules([str(BASELINES)]) if not module.ispkg}
 
 
 def rows() -> dict[str, Path]:

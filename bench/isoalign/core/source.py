@@ -49,11 +49,11 @@ def _parsed(text: str) -> ast.Module:
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef):
-            node.body = [statement for statement in node.body if not _is_provenance(statement)]
+            node.body = [statement for statement in node.body if not is_provenance(statement)]
     return tree
 
 
-def _is_provenance(statement: ast.stmt) -> bool:
+def is_provenance(statement: ast.stmt) -> bool:
     """Whether it is an assignment annotated as provenance: ``paper: ClassVar[Paper] = Paper(...)``."""
     return isinstance(statement, ast.AnnAssign) and any(
         isinstance(node, ast.Name) and node.id in _PROVENANCE for node in ast.walk(statement.annotation)
