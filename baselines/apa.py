@@ -29,12 +29,14 @@ class APA(OnPolicy):
 
     ``kl``: KL coefficient, their lambda; nothing else holds the policy at the base, and the reward has no penalty.
     ``rollouts``: completions per iteration; ``draws``: samples per prompt; ``gae_lambda``: as in PPO; ``value_weight``: of the
-    squared error of the values, by a linear head on the policy. Advantages are neither whitened nor clipped.
+    squared error of the values, by a linear head on the policy. Advantages are as estimated; the
+    authors' code whitens them over the batch, so that its ``kl`` is in other units.
     """
 
     paper: ClassVar[Paper] = Paper(
         "Zhu et al.", "Fine-Tuning Language Models with Advantage-Induced Policy Alignment", 2023, "2306.02231", "eq. 4",
         family="reward", learns_from="a reward model, on its own answers",
+        values={"rollouts": "128", "epochs": "2", "kl": "0.1", "gae_lambda": "0.95", "value_weight": "0.5", "lr": "1e-6"},
         parity="test_regression.py: numbers worked by hand, with PPO's advantages", logs=PRICED,
     )  # fmt: skip
 

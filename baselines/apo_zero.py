@@ -21,7 +21,7 @@ class APOZero(PairLoss):
     paper: ClassVar[Paper] = Paper(
         "D'Oosterlinck et al.", "Anchored Preference Optimization and Contrastive Revisions", 2024, "2408.06266", "eq. 7",
         family="pairs", learns_from="pairs whose chosen answers are better than the policy's own",
-        values={"beta": "0.1", "lr": "2e-7"},
+        values={"beta": "0.1", "batch_size": "64", "lr": "2e-7"},
         parity="test_pairwise.py: TRL's DPOTrainer with loss_type apo_zero, loss and gradient", logs=MARGIN,
     )  # fmt: skip
 

@@ -31,7 +31,7 @@ class DICE:
     paper: ClassVar[Paper] = Paper(
         "Chen et al.", "Bootstrapping Language Models with DPO Implicit Rewards", 2024, "2406.09760", "section 3",
         family="pairs", learns_from="pairs, then its own answers by the reward that it has learnt from them",
-        values={"beta": "0.1", "draws": "16", "replay": "1", "lr": "5e-7"},
+        values={"beta": "0.1", "batch_size": "32", "draws": "16", "replay": "1", "lr": "5e-7"},
         parity="test_anchor.py: pairs picked by hand, DPO's loss over the policy of the round",
         logs=MOVING | {"implicit_reward": "mean implicit reward of the answers of a round"},
     )  # fmt: skip

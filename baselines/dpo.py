@@ -26,8 +26,8 @@ class DPO:
     paper: ClassVar[Paper] = Paper(
         "Rafailov et al.", "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", 2023,
         "2305.18290", "eq. 7", family="pairs", learns_from="pairs of answers",
-        values={"beta": "0.1", "batch_size": "64", "lr": "1e-6"}, parity="test_dpo.py: TRL's DPOTrainer, loss and gradient",
-        logs=MARGIN,
+        values={"beta": "0.1 to 0.5", "batch_size": "64", "lr": "1e-6"},
+        parity="test_dpo.py: TRL's DPOTrainer, loss and gradient", logs=MARGIN,
     )  # fmt: skip
 
     beta: float = 0.1

@@ -25,7 +25,7 @@ class EXO(PairLoss):
     paper: ClassVar[Paper] = Paper(
         "Ji et al.", "Towards Efficient Exact Optimization of Language Model Alignment", 2024, "2402.00856", "eq. 16",
         family="pairs", learns_from="pairs",
-        values={"beta": "0.1", "label_smoothing": "1e-3", "batch_size": "64", "lr": "1e-6"},
+        values={"beta": "0.1 to 0.5", "label_smoothing": "1e-3", "batch_size": "64", "lr": "1e-6"},
         parity="test_pairwise.py: TRL's DPOTrainer with loss_type exo_pair, loss and gradient", logs=MARGIN,
     )  # fmt: skip
 

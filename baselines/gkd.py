@@ -28,7 +28,7 @@ class GKD:
         "Agarwal et al.", "On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes", 2023,
         "2306.13649", "algorithm 1", family="distillation",
         learns_from="a teacher's distributions of the tokens of its own answers",
-        values={"beta": "0.1 to 0.9", "on_policy": "1", "lr": "3e-4"},
+        values={"beta": "0.1 to 0.9", "on_policy": "1", "batch_size": "32", "lr": "3e-4"},
         parity="test_distillation.py: TRL's generalized_jsd_loss, loss and gradient",
         logs={"divergence": "divergence of student and teacher in nats a token"},
     )  # fmt: skip

@@ -43,7 +43,8 @@ class GRPO(OnPolicy):
 
     rows: ClassVar[Rows] = {"dr_grpo": {"paper": Paper(
         "Liu et al.", "Understanding R1-Zero-Like Training: A Critical Perspective", 2025, "2503.20783", "section 3.2",
-        family="reward", learns_from="a reward model, on groups of its own answers", values={"draws": "8", "kl": "0"},
+        family="reward", learns_from="a reward model, on groups of its own answers",
+        values={"draws": "8", "epochs": "1", "kl": "0", "lr": "1e-6"},
         parity="test_grpo.py: TRL's GRPOTrainer with loss_type dr_grpo, loss and gradient", logs=PRICED,
     )}}  # fmt: skip
 

@@ -21,7 +21,7 @@ class ORPO:
 
     paper: ClassVar[Paper] = Paper(
         "Hong et al.", "ORPO: Monolithic Preference Optimization without Reference Model", 2024, "2403.07691", "eq. 6",
-        family="pairs", learns_from="pairs, without a reference", values={"odds_weight": "0.1 to 0.25", "lr": "8e-6"},
+        family="pairs", learns_from="pairs, without a reference", values={"odds_weight": "0.1 to 0.25", "lr": "5e-6 to 8e-6"},
         parity="test_reference_free.py: TRL's ORPOTrainer, loss and gradient",
         logs={
             "nll": "mean negative log-likelihood of a token of the chosen answers, in nats",

@@ -45,7 +45,7 @@ class PPO(OnPolicy):
         "Ziegler et al.", "Fine-Tuning Language Models from Human Preferences", 2019, "1909.08593",
         "eq. 2, with eq. 9 of Schulman et al. 2017", family="reward", learns_from="a reward model, on its own answers",
         values={
-            "epochs": "4", "kl": "0.03 to 0.15", "gamma": "1", "gae_lambda": "0.95", "clip": "0.2", "value_clip": "0.2",
+            "epochs": "4", "kl": "0.01 to 0.15", "gamma": "1", "gae_lambda": "0.95", "clip": "0.2", "value_clip": "0.2",
             "value_weight": "0.1",
         },
         parity="test_ppo.py: numbers worked by hand, and brute force for the advantages", logs=PENALISED,

@@ -18,7 +18,7 @@ class PPOCritic(PPO):
     paper: ClassVar[Paper] = Paper(
         "Ouyang et al.", "Training language models to follow instructions with human feedback", 2022, "2203.02155",
         "appendix C.4", family="reward", learns_from="a reward model, with a value model of its own",
-        values={"epochs": "1", "kl": "0.02", "gamma": "1", "clip": "0.2", "lr": "9e-6"},
+        values={"epochs": "1", "kl": "0.02", "gamma": "1", "clip": "0.2"},
         parity="test_ppo.py: PPO with another value function", logs=PENALISED,
     )  # fmt: skip
 

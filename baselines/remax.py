@@ -24,6 +24,7 @@ class ReMax:
     paper: ClassVar[Paper] = Paper(
         "Li et al.", "ReMax: A Simple, Effective, and Efficient Reinforcement Learning Method for Aligning LLMs", 2024,
         "2310.10505", "algorithm 1", family="reward", learns_from="a reward model, on its own answers",
+        values={"kl": "0.05", "lr": "1e-6"},
         parity="test_reference_samples.py: advantages by hand, with the loss of test_reinforce.py",
         logs=PRICED | {"greedy_reward": "mean reward of the greedy answers"},
     )  # fmt: skip

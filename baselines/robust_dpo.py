@@ -22,7 +22,7 @@ class RobustDPO(PairLoss):
     paper: ClassVar[Paper] = Paper(
         "Chowdhury et al.", "Provably Robust DPO: Aligning Language Models with Noisy Feedback", 2024, "2403.00409",
         "section 3.1", family="pairs", learns_from="pairs, their known noise subtracted",
-        values={"beta": "0.01", "flip_rate": "0.1", "batch_size": "16", "lr": "1e-3"},
+        values={"beta": "0.1", "flip_rate": "0.1", "batch_size": "16", "lr": "1e-3"},
         parity="test_dpo_relatives.py: TRL's DPOTrainer with loss_type robust, loss and gradient", logs=MARGIN,
     )  # fmt: skip
 

@@ -18,7 +18,7 @@ class TRLCPO:
         "Xu et al.", "Contrastive Preference Optimization: Pushing the Boundaries of LLM Performance in Machine Translation",
         2024, "2401.08417", "eq. 3", family="pairs",
         learns_from="pairs, without a reference; the chosen answers are imitated as well",
-        values={"beta": "0.1", "cpo_alpha": "1", "batch_size": "128"},
+        values={"beta": "0.1", "cpo_alpha": "1", "batch_size": "128", "lr": "1e-4"},
         parity="test_trl.py: the paper's first loss and gradient",
     )  # fmt: skip
 

@@ -14,7 +14,8 @@ class TRLDPO:
 
     paper: ClassVar[Paper] = Paper(
         "Rafailov et al.", "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", 2023,
-        "2305.18290", "eq. 7", family="pairs", learns_from="pairs", values={"beta": "0.1", "batch_size": "64", "lr": "1e-6"},
+        "2305.18290", "eq. 7", family="pairs", learns_from="pairs",
+        values={"beta": "0.1 to 0.5", "batch_size": "64", "lr": "1e-6"},
         parity="test_trl.py: the weights of dpo after a whole run",
     )  # fmt: skip
 

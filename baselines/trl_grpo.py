@@ -28,7 +28,8 @@ class TRLGRPO(TRLRLOO):
         "trl_dr_grpo": {"paper": Paper(
             "Liu et al.", "Understanding R1-Zero-Like Training: A Critical Perspective", 2025, "2503.20783", "section 3.2",
             family="reward", learns_from="a reward model, on groups of its own answers",
-            values={"num_generations": "8", "beta": "0"}, parity="test_trl.py: the first gradient",
+            values={"num_generations": "8", "num_iterations": "1", "beta": "0", "lr": "1e-6"},
+            parity="test_trl.py: the first gradient",
             logs={"reward": "mean reward of the answers that were sampled"},
         )},
         "trl_bnpo": {"paper": Paper(

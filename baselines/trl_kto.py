@@ -17,7 +17,8 @@ class TRLKTO:
         "Ethayarajh et al.", "KTO: Model Alignment as Prospect Theoretic Optimization", 2024, "2402.01306", "eq. 7",
         family="unpaired", learns_from="single answers, each good or bad",
         values={
-            "beta": "0.1", "desirable_weight": "1 to 4/3 as many times undesirable_weight x bad / good answers", "lr": "5e-7",
+            "beta": "0.1", "desirable_weight": "1 to 4/3 as many times undesirable_weight x bad / good answers",
+            "lr": "5e-7 to 5e-6",
         },
         parity="test_trl.py: the weights of kto after a whole run",
     )  # fmt: skip

@@ -14,7 +14,7 @@ class TRLORPO:
 
     paper: ClassVar[Paper] = Paper(
         "Hong et al.", "ORPO: Monolithic Preference Optimization without Reference Model", 2024, "2403.07691", "eq. 6",
-        family="pairs", learns_from="pairs, without a reference", values={"beta": "0.1 to 0.25", "lr": "8e-6"},
+        family="pairs", learns_from="pairs, without a reference", values={"beta": "0.1 to 0.25", "lr": "5e-6 to 8e-6"},
         parity="test_trl.py: the paper's first loss and gradient",
     )  # fmt: skip
 

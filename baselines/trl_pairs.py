@@ -60,7 +60,7 @@ class TRLPairs(TRLDPO):
         ),
         "trl_exo": row(
             "Ji et al.", "Towards Efficient Exact Optimization of Language Model Alignment", 2024, "2402.00856", "eq. 16",
-            values={"beta": "0.1", "batch_size": "64", "lr": "1e-6"},
+            values={"beta": "0.1 to 0.5", "batch_size": "64", "lr": "1e-6"},
         ),
         "trl_nca": row(
             "Chen et al.", "Noise Contrastive Alignment of Language Models with Explicit Rewards", 2024, "2402.05369",
@@ -76,8 +76,8 @@ class TRLPairs(TRLDPO):
         ),
         "trl_aot": row(*AOT, "section 3, paired"),
         "trl_aot_unpaired": row(*AOT, "section 3, unpaired"),
-        "trl_apo_zero": row(*APO, "eq. 7", values={"beta": "0.1", "lr": "2e-7"}),
-        "trl_apo_down": row(*APO, "eq. 8", values={"beta": "0.1", "lr": "2e-7"}),
+        "trl_apo_zero": row(*APO, "eq. 7", values={"beta": "0.1", "batch_size": "64", "lr": "2e-7"}),
+        "trl_apo_down": row(*APO, "eq. 8", values={"beta": "0.1", "batch_size": "64", "lr": "2e-7"}),
         "trl_discopop": row(
             "Lu et al.", "Discovering Preference Optimization Algorithms with and for Large Language Models", 2024,
             "2406.08414", "eq. 5", values={"beta": "0.05", "discopop_tau": "0.05", "batch_size": "64", "lr": "5e-7"},
@@ -88,6 +88,7 @@ class TRLPairs(TRLDPO):
         ),
         "trl_wpo": row(
             "Zhou et al.", "WPO: Enhancing RLHF with Weighted Preference Optimization", 2024, "2406.11827", "eq. 2",
+            values={"beta": "0.01", "lr": "5e-7"},
         ),
         "trl_ld_dpo": row(
             "Liu et al.", "Length Desensitization in Direct Preference Optimization", 2024, "2409.06411",
