@@ -19,7 +19,7 @@ class DAPO(GroupLoss):
     a group. Answers without an end are not left out of the loss (their overlong filtering).
 
     ``clip``, ``clip_high``: their epsilon low and high. ``tries``: how often prompts are sampled for groups whose rewards
-    differ; what is missing then is filled with groups that teach nothing. ``overlong``: the last share of the longest answer
+    differ; what is missing then is filled with groups whose rewards do not. ``overlong``: the last share of the longest answer
     over which a penalty grows from 0 to 1, 0 for none. The other settings are those of GSPO.
     """
 
@@ -46,12 +46,11 @@ class DAPO(GroupLoss):
         wanted, parts, scores, rest = self.rollouts // self.draws, list[Rollouts](), list[Tensor](), 0
         for attempt in range(self.tries):
             answers = lab.generate(lab.prompts(wanted - rest), self.draws)
-            score = lab.reward(answers)
-            lab.log(reward=score.mean())
-            score = score - overlong_penalty(answers.completion_mask.sum(1), lab.new_tokens, self.overlong)
-            groups = score.view(-1, self.draws)
+            reward = lab.reward(answers)
+            score = reward - overlong_penalty(answers.completion_mask.sum(1), lab.new_tokens, self.overlong)
+            groups = reward.view(-1, self.draws)  # lengths alone make no difference
             varied = (groups.max(1).values > groups.min(1).values).repeat_interleave(self.draws)
-            lab.log(varied=varied.float().mean())
+            lab.log(reward=reward.mean(), varied=varied.float().mean())
             kept = varied if attempt + 1 < self.tries else torch.ones_like(varied)
             parts, scores, rest = [*parts, answers[kept]], [*scores, score[kept]], rest + int(kept.sum()) // self.draws
             if rest == wanted:

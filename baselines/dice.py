@@ -17,9 +17,10 @@ from isoalign.baselines.tr_dpo import MOVING
 @register
 class DICE:
     """Chen et al. 2024, "Bootstrapping Language Models with DPO Implicit Rewards": DPO on the given pairs, then rounds of DPO
-    on the policy's own answers, of which the best and the worst by its implicit reward make a pair. The implicit reward is
-    beta times the log-ratio to the SFT base, less ``length_penalty`` per token; the reference of a round is the policy at its
-    start.
+    on the policy's own answers, of which the best and the worst by its implicit reward make a pair. The reference of a round
+    is the policy at its start. The implicit reward is beta times the log-ratio to what the policy was trained against, less
+    ``length_penalty`` per token: in the first round to the SFT base, then to the reference of the round before, as in the
+    authors' code.
 
     It is a self-rewarding method without an instruction to judge, which needs no model that can be asked. ``dpo_share``:
     fraction of the budget for DPO on the given pairs; ``prompts``: per round; ``draws``: answers per prompt; ``replay``: steps
@@ -57,11 +58,12 @@ class DICE:
         if self.dpo_share == 1 or lab.progress < self.dpo_share:
             yield from DPO(self.beta, self.batch_size).iteration(lab)
             return
-        lab.move_anchor()
         answers = lab.generate(lab.prompts(self.prompts), self.draws)
         with torch.no_grad():
-            reward = self.beta * lab.log_ratio(answers)
+            reward = self.beta * lab.log_ratio(answers, to="anchor" if "rounds" in lab.state else "reference")
         lab.log(implicit_reward=reward.mean())
+        lab.state["rounds"] = lab.state.get("rounds", 0) + 1
+        lab.move_anchor()
         own = best_against_worst(answers, reward - self.length_penalty * answers.completion_mask.sum(1), self.draws)
         for step in minibatches(lab, own, self.round_loss, 1, self.batch_size):
             yield step

@@ -203,6 +203,26 @@ def test_dices_pairs_are_the_best_and_the_worst_by_the_log_ratio_to_the_base_les
         assert texts[3 * group + int(own.argmin())] == tuple(rejected)
 
 
+def test_a_later_round_of_dice_is_judged_by_the_log_ratio_to_the_policy_of_the_round_before(tiny_bench: Bench) -> None:
+    lab = nudge(tiny_bench.replace(ends=True).lab())
+    dice = DICE(dpo_share=0.0, prompts=4, draws=3, batch_size=4, beta=0.5, replay=0)
+    list(dice.iteration(lab))
+    before = [p.detach().clone() for p in trained(lab)]  # the reference of the first round, which then trains
+    shift(lab, 5)
+    (step,) = dice.iteration(lab)
+    pairs: Any = step.batch
+    now = [lab.policy(side).logp.sum(1).detach() for side in (pairs.chosen, pairs.rejected)]
+    base = [lab.reference(side).logp.sum(1) for side in (pairs.chosen, pairs.rejected)]
+    with torch.no_grad():
+        for parameter, value in zip(trained(lab), before, strict=True):
+            parameter.copy_(value)
+    then = [lab.policy(side).logp.sum(1).detach() for side in (pairs.chosen, pairs.rejected)]
+    gaps = (now[0] - then[0]) - (now[1] - then[1])
+    assert (gaps >= 0).all()
+    assert (gaps > 0).any()
+    assert ((now[0] - base[0]) < (now[1] - base[1])).any(), "the base would have picked other pairs"
+
+
 def test_a_round_of_dice_is_dpo_over_the_policy_at_its_start_with_given_pairs_in_between(tiny_bench: Bench) -> None:
     lab = nudge(tiny_bench.lab())
     dice = DICE(dpo_share=0.0, prompts=4, draws=2, batch_size=2, beta=0.5, replay=1)

@@ -129,6 +129,25 @@ def test_groups_whose_answers_score_alike_are_drawn_again(tiny_bench: Bench) -> 
     assert len(answers) == 6
 
 
+class Ragged(Scores):
+    """The same, where every second answer is two tokens shorter."""
+
+    def generate(self, prompts: Any, draws: int) -> Any:
+        answers = self.lab.generate(prompts, draws)
+        mask = answers.mask.clone()
+        mask[1::2, -2:] = False
+        return replace(answers, mask=mask)
+
+
+def test_answers_of_one_reward_are_drawn_again_even_if_their_lengths_are_priced_differently(tiny_bench: Bench) -> None:
+    """Eq. 11 asks whether answers differ in what is right, in which their length has no part."""
+    lab = Ragged(tiny_bench, [1, 1, 1, 1, 0, 2], [5, 6, 4, 7])
+    _, score = DAPO(rollouts=6, draws=2, overlong=1.0).sample(lab)  # type: ignore[arg-type]
+    assert lab.asked == [3, 2]
+    # less 5/5 for five tokens of at most five, and 3/5 for three
+    assert score.tolist() == pytest.approx([0 - 1, 2 - 0.6, 5 - 1, 6 - 0.6, 4 - 1, 7 - 0.6])
+
+
 def test_after_the_last_try_the_step_is_filled_with_groups_that_teach_nothing(tiny_bench: Bench) -> None:
     lab = Scores(tiny_bench, [1, 1, 0, 2, 3, 3], [5, 5, 4, 4])
     _, score = DAPO(rollouts=6, draws=2, overlong=0.0, tries=2).sample(lab)  # type: ignore[arg-type]
