@@ -8,7 +8,7 @@ from torch import Tensor
 
 from isoalign import Batch, Lab, Paper, Rollouts, Scalars, register
 from isoalign.baselines.parts.advantages import gae, place_rewards, value_head, whiten
-from isoalign.baselines.parts.losses import clipped_loss, row_mean
+from isoalign.baselines.parts.losses import clipped_loss, clipped_squares, row_mean
 from isoalign.baselines.parts.sampling import PRICED, OnPolicy
 
 
@@ -35,10 +35,11 @@ class PPO(OnPolicy):
     ``rollouts``: completions per iteration; ``draws``: samples per prompt; ``kl``: KL coefficient; ``target_kl``: nats per
     completion that an adaptive coefficient targets, 0 for a fixed one; ``gamma``, ``gae_lambda``: Schulman et al. 2016, eq.
     16; ``clip``, ``value_clip``: how far ratios and values may move; ``value_weight``, ``entropy_weight``: of the value loss
-    and of a bonus for entropy; ``reward_clip``: the most that a reward counts; ``whiten``: standardise advantages over the
-    tokens of all rollouts, by the biased deviation with 1e-8 added to it (TRL 1.12 and verl: the unbiased one, 1e-8 added to
-    the variance). The loss is a mean over each answer's tokens; in TRL 1.12 and OpenRLHF over the tokens of all answers. An
-    answer without an end pays no penalty, which is an option of TRL 1.12.
+    and of a bonus for entropy; ``value_warmup``: iterations at the start that train the values alone, billed as any;
+    ``reward_clip``: the most that a reward counts; ``whiten``: standardise advantages over the tokens of all rollouts, by the
+    biased deviation with 1e-8 added to it (TRL 1.12 and verl: the unbiased one, 1e-8 added to the variance). The loss is a
+    mean over each answer's tokens; in TRL 1.12 and OpenRLHF over the tokens of all answers. An answer without an end pays no
+    penalty, which is an option of TRL 1.12. The value head starts at 0.
     """
 
     paper: ClassVar[Paper] = Paper(
@@ -61,9 +62,15 @@ class PPO(OnPolicy):
     clip: float = 0.2
     value_clip: float = 0.2
     value_weight: float = 0.1
+    value_warmup: int = 0
     entropy_weight: float = 0.0
     reward_clip: float = 5.0
     whiten: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.value_warmup < 0:
+            raise ValueError(f"value_warmup must be a number of iterations, 0 for none, not {self.value_warmup}")
 
     @torch.no_grad()
     def experience(self, lab: Lab, rollouts: Rollouts) -> Experience:
@@ -78,6 +85,7 @@ class PPO(OnPolicy):
         if self.whiten:
             advantages = whiten(advantages, mask)
         lab.log(reward=score.mean(), kl_k1=drift.sum(1).mean(), kl_price=lab.state["kl"])
+        lab.state["iterations"] = lab.state.get("iterations", 0) + 1
         lab.state["kl"] = self.next_price(lab.state["kl"], float(drift.sum(1).mean()))
         return Experience(rollouts, outputs.logp, values, advantages, returns)
 
@@ -96,17 +104,15 @@ class PPO(OnPolicy):
         return price * (1 + 0.1 * max(-0.2, min(0.2, kl / self.target_kl - 1)))
 
     def loss(self, lab: Lab, batch: Experience) -> Tensor:
-        """Clipped policy and value losses minus the entropy bonus, averaged over each row's tokens [B]."""
-        outputs, mask = lab.policy(batch.rollouts), batch.rollouts.completion_mask
+        """Clipped policy and value losses minus the entropy bonus, averaged over each row's tokens [B]; in the first iterations
+        that of the values alone, which moves nothing of the policy."""
+        values_alone = lab.state.get("iterations", 1) <= self.value_warmup
+        with torch.set_grad_enabled(not values_alone):
+            outputs, mask = lab.policy(batch.rollouts), batch.rollouts.completion_mask
         values = self.values(lab, batch.rollouts, outputs.hidden)
-        loss = clipped_loss(outputs.logp - batch.logp, batch.advantages, self.clip, self.clip)
-        loss = loss + self.value_weight * value_loss(values, batch.values, batch.returns, self.value_clip)
-        if self.entropy_weight:
+        loss = self.value_weight * clipped_squares(values, batch.values, batch.returns, self.value_clip)
+        if not values_alone:
+            loss = loss + clipped_loss(outputs.logp - batch.logp, batch.advantages, self.clip, self.clip)
+        if self.entropy_weight and not values_alone:
             loss = loss - self.entropy_weight * outputs.entropy
         return row_mean(loss, mask)
-
-
-def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
-    """Half the larger of the squared errors with and without clipping the change from the old value."""
-    clipped = old + (values - old).clamp(-clip, clip)
-    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)

@@ -150,6 +150,29 @@ def test_an_entropy_bonus_lowers_the_loss_by_its_weight(tiny_lab: Lab) -> None:
     torch.testing.assert_close(gap, 0.3 * entropy)
 
 
+def test_the_first_values_are_zero_so_the_first_advantages_are_the_rewards_alone(tiny_lab: Lab) -> None:
+    batch = experience_of(tiny_lab, PPO(gae_lambda=0.5, whiten=False, reward_clip=1e9))
+    mask = batch.rollouts.completion_mask
+    assert not batch.values.any()
+    # errors are 0 but at the last token, and the policy is the base: the score, times .5 for each token ahead
+    ahead = mask.sum(1, keepdim=True) - mask.cumsum(1)
+    torch.testing.assert_close(batch.advantages, tiny_lab.reward(batch.rollouts)[:, None] * 0.5**ahead * mask)
+
+
+def test_value_warmup_trains_the_values_alone_and_bills_no_backward_pass_of_the_policy(tiny_lab: Lab) -> None:
+    algorithm, session = PPO(rollouts=4, epochs=1, minibatch=4, value_warmup=1), session_of(tiny_lab)
+    trained = [p for p in session.policy.inner.parameters() if p.requires_grad]
+    for warming in (True, False):
+        (step,) = algorithm.iteration(tiny_lab)
+        step.loss(tiny_lab, step.batch).sum().backward()
+        assert (session.meter.items["policy", "backward"] == 0) is warming
+        assert all(p.grad is None for p in trained) is warming
+        assert session.modules["value"].weight.grad is not None
+        if warming:  # values of 0 and rewards' returns: half the squared return, by value_weight
+            hoped = row_mean(0.1 * 0.5 * step.batch.returns**2, step.batch.rollouts.completion_mask)
+            torch.testing.assert_close(step.loss(tiny_lab, step.batch), hoped)
+
+
 def test_every_epoch_visits_every_rollout_once(tiny_lab: Lab) -> None:
     steps = list(PPO(rollouts=6, draws=2, epochs=2, minibatch=4).iteration(tiny_lab))
     assert [len(step.batch) for step in steps] == [4, 2, 4, 2]

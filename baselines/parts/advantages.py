@@ -7,9 +7,16 @@ from isoalign import Lab
 
 
 def value_head(lab: Lab, hidden: Tensor) -> Tensor:
-    """Expected future reward before each token [B, T], from a linear head on the policy's hidden states [B, T, D]."""
-    head = lab.module("value", lambda width: nn.Linear(width, 1))
-    return head(hidden).squeeze(-1)
+    """Expected future reward before each token [B, T], from a linear head on the policy's hidden states [B, T, D]. It values
+    everything at 0 until it is trained: the first advantages are those of the rewards alone."""
+    return lab.module("value", _zero_head)(hidden).squeeze(-1)
+
+
+def _zero_head(width: int) -> nn.Linear:
+    head = nn.Linear(width, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def place_rewards(score: Tensor, drift: Tensor, price: float, mask: Tensor) -> Tensor:
