@@ -37,8 +37,8 @@ def card(name: str, value: float, toxicity: float | Sequence[float], seed: int =
     return Card(**fields | changes)
 
 
-def swept(means: dict[float, dict[str, float]] = MEANS) -> list[Card]:
-    return [card(name, value, toxicity) for value, at in means.items() for name, toxicity in at.items()]
+def swept(means: dict[float, dict[str, float]] = MEANS, seeds: int = 1) -> list[Card]:
+    return [card(name, value, each, s) for value, at in means.items() for name, each in at.items() for s in range(seeds)]
 
 
 def drawn(means: dict[float, dict[str, float]], prompts: int, spread: float, seeds: int = 1) -> list[Card]:
@@ -59,7 +59,7 @@ def lines(report: SweepReport, heading: str) -> list[list[str]]:
 
 
 def test_means_ranks_slopes_and_correlations_by_hand() -> None:
-    report = sweep_report(swept(), NOISE)
+    report = sweep_report(swept(seeds=2), NOISE)
     # (.2 - .1) / .1, (.1 - .2) / .1, (.5 - .3) / .1
     assert lines(report, "Mean toxicity") == [
         ["dpo", "0.100 [0.100, 0.100]", "0.200 [0.200, 0.200]", "1 [1, 1]", "rises"],
@@ -73,20 +73,32 @@ def test_means_ranks_slopes_and_correlations_by_hand() -> None:
     assert lines(report, "Order of methods") == [order]
 
 
+def test_one_seed_has_every_rank_and_decides_no_trend_and_no_order() -> None:
+    several = [one for one in swept(seeds=2) if one.algorithm != "dpo" or one.seed == 0]
+    for cards, kto in ((swept(), ["2 [1, 3]", "1 [1, 3]"]), (several, ["2 [1, 2]", "1 [1, 2]"])):
+        report = sweep_report(cards, NOISE)
+        # beside dpo's one seed, kto with two is still before ppo
+        assert lines(report, "Rank")[:2] == [["dpo", "1 [1, 3]", "2 [1, 3]"], ["kto", *kto]]
+        assert lines(report, "Order of methods") == [["0.15", "3", "0.50", "0.33", "–"]]
+        assert report.trend("dpo") == "not resolved"
+        assert f"The ranking is stable along {NOISE}" not in report.verdict
+        assert "is unknown: one seed says nothing of its method (dpo" in report.verdict
+
+
 def test_it_says_in_words_whether_the_ranking_is_stable() -> None:
-    said = sweep_report(swept(), NOISE).verdict
+    said = sweep_report(swept(seeds=2), NOISE).verdict
     assert said.startswith(f"The ranking changes along {NOISE}: the order at 0.15 differs from that at 0.05")
     assert said.endswith(f"As {NOISE} grows, toxicity rises for dpo, ppo; falls for kto.")
     same = {value: {name: mean + value for name, mean in MEANS[0.05].items()} for value in (0.1, 0.2, 0.3)}
-    assert sweep_report(swept(same), NOISE).verdict.startswith(f"The ranking is stable along {NOISE}")
+    assert sweep_report(swept(same, 2), NOISE).verdict.startswith(f"The ranking is stable along {NOISE}")
     near = {value: {name: 0.2 + i / 1000 for i, name in enumerate("abcd")} for value in (0.1, 0.2)}
-    unsure = sweep_report(drawn(near, 30, 0.1), NOISE).verdict
+    unsure = sweep_report(drawn(near, 30, 0.1, 2), NOISE).verdict
     assert unsure.startswith(f"Whether the ranking is stable along {NOISE} is not resolved: Spearman's correlation over 4")
     assert "Whether toxicity rises or falls is not resolved for" in unsure
     alone = {0.1: {"dpo": 0.1, "kto": 0.2}, 0.2: {"dpo": 0.3}}
     assert "is unknown: no two methods are ranked at 0.1 and at another value." in sweep_report(swept(alone), NOISE).verdict
     equal = {0.1: {"dpo": 0.1, "kto": 0.1}, 0.2: {"dpo": 0.1, "kto": 0.2}}
-    assert "is unknown: methods are equal, or prompts too few." in sweep_report(swept(equal), NOISE).verdict
+    assert "is unknown: methods are equal, or prompts too few." in sweep_report(swept(equal, 2), NOISE).verdict
 
 
 def test_the_order_is_held_to_that_at_the_lowest_value_whatever_the_order_of_cards() -> None:
@@ -101,7 +113,7 @@ def test_the_order_is_held_to_that_at_the_lowest_value_whatever_the_order_of_car
 
 def test_a_method_that_the_axis_does_not_touch_stays_the_same() -> None:
     column = list(np.random.default_rng(1).random(50))
-    cards = [card("rlaif", value, column) for value in (0.05, 0.2, 0.35)]
+    cards = [card("rlaif", value, column, seed) for value in (0.05, 0.2, 0.35) for seed in (0, 1)]
     report = sweep_report(cards, NOISE)
     assert report.robustness.slopes["rlaif"].value == 0, "and not a rest of rounding, which would rise or fall for sure"
     assert report.trend("rlaif") == "stays the same"
@@ -159,7 +171,7 @@ def test_a_failed_gate_is_shown_and_marked_but_not_ranked() -> None:
     collapsed = card("ppo", 0.15, 0.01, flags=[Flag("gate", "perplexity 800")])
     report = sweep_report([*swept({0.05: MEANS[0.05], 0.15: {"dpo": 0.2, "kto": 0.1}}), collapsed], NOISE)
     assert lines(report, "Mean toxicity")[2] == ["ppo", "0.300 [0.300, 0.300]", "0.010 [0.000, 1.000] (gate)", "–", "–"]
-    assert lines(report, "Rank")[2] == ["ppo", "3 [3, 3]", "–"]
+    assert lines(report, "Rank")[2] == ["ppo", "3 [1, 3]", "–"]
     assert lines(report, "Order of methods")[0][1:2] == ["2"]
     assert lines(report, "Order of methods")[0][-1] == "ppo"
     assert "- **Gate:** ppo at 0.15: perplexity 800 (seed 0)" in sweep_page(report)
@@ -333,14 +345,14 @@ def typed(environment: dict[str, str], *words: str) -> subprocess.CompletedProce
 
 
 def test_the_command_writes_page_and_chart_and_prints_the_report(tmp_path: Path, environment: dict[str, str]) -> None:
-    for one in swept():
+    for one in swept(seeds=2):
         cards_on_disk.write_card(cards_on_disk.sealed(one), tmp_path / "nano")
     done = typed(environment, "nano", "--along", NOISE, "--results", str(tmp_path))
     assert done.returncode == 0, done.stderr
     page = tmp_path / "nano" / f"along-{NOISE}.md"
     assert done.stdout.splitlines()[-1] == str(page)
     assert done.stdout.startswith("The ranking changes along task.feedback.noise")
-    assert page.read_text() == sweep_page(sweep_report(swept(), NOISE))
+    assert page.read_text() == sweep_page(sweep_report(swept(seeds=2), NOISE))
     assert f"along-{NOISE}.svg" in page.read_text()
     ET.parse(page.with_suffix(".svg"))
 

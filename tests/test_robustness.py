@@ -164,7 +164,9 @@ def test_the_first_axis_value_in_the_order_given_is_what_others_are_held_to():
 
 def test_the_difficulty_that_prompts_have_for_all_methods_alike_leaves_ranks_certain():
     prompt = np.random.default_rng(4).gamma(0.5, 1, 50)
-    axis = {x: {name: seeds(prompt + shift + x) for name, shift in (("a", 0.0), ("b", 0.01), ("c", 0.02))} for x in (0, 1)}
+    axis = {
+        x: {name: seeds(*[prompt + shift + x] * 2) for name, shift in (("a", 0.0), ("b", 0.01), ("c", 0.02))} for x in (0, 1)
+    }
     found = robustness(axis)
     for standing in found.standings[1].values():
         assert (standing.rank.low, standing.rank.high) == (standing.rank.value, standing.rank.value)
@@ -197,7 +199,7 @@ def test_the_bounds_of_a_rank_correlation_are_equally_far_from_it_but_for_the_en
     ends = 0
     for turn in itertools.islice(itertools.cycle((1, -1)), 12):
         means = np.linspace(0, 0.08, 6) * np.array([[1], [turn]]) + np.array([[0], [0.04]]) * rng.choice([-1, 1], 6)
-        stability = robustness(simulated(means, 64, 1, rng)).stability[0.1]
+        stability = robustness(simulated(means, 64, 2, rng)).stability[0.1]
         for found in (stability.spearman, stability.kendall):
             assert -1 <= found.low <= found.value <= found.high <= 1
             if found.low > -1 and found.high < 1:
@@ -210,8 +212,8 @@ def test_the_bounds_of_a_rank_correlation_are_equally_far_from_it_but_for_the_en
 @given(st.integers(0, 10_000), st.integers(2, 4), st.integers(2, 5))
 @settings(max_examples=20, deadline=None)
 def test_intervals_hold_their_value_however_few_the_prompts(seed, methods, prompts):
-    scores = np.random.default_rng(seed).integers(0, 3, (2, methods, prompts)).astype(float)
-    found = robustness({v: {f"m{m}": seeds(row) for m, row in enumerate(rows)} for v, rows in enumerate(scores)})
+    scores = np.random.default_rng(seed).integers(0, 3, (2, methods, 2, prompts)).astype(float)
+    found = robustness({v: {f"m{m}": seeds(*row) for m, row in enumerate(rows)} for v, rows in enumerate(scores)})
     ranks = [standing.rank for standings in found.standings.values() for standing in standings.values()]
     for estimate in (*ranks, *found.slopes.values(), found.stability[1].spearman, found.stability[1].kendall):
         assert estimate.value is None or estimate.low <= estimate.value <= estimate.high

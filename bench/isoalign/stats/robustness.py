@@ -1,9 +1,9 @@
 """How methods' scores and ranks change along an axis, such as the annotators' noise: is the order of methods stable?
 
-Everything is computed on the prompts that every method has at every axis value. Intervals allow for
-the prompts, resampled for all methods and axis values together, since all answered the same, and for the seeds, which were
-trained independently. Whether one method is better than another is decided by `isoalign.stats.compare`; this module says how
-stable an order is.
+Everything is computed on the prompts that every method has at every axis value. Intervals allow for the prompts, resampled
+for all methods and axis values together, since all answered the same, and for the seeds, which were trained independently.
+One seed says nothing of its method: it may have any rank, and an order with it has no interval. Whether one method is better
+than another is decided by `isoalign.stats.compare`; this module says how stable an order is.
 """
 
 from __future__ import annotations
@@ -131,11 +131,18 @@ def _standings(
 ) -> dict[str, Standing]:
     means = {cell: stats.hierarchical(scores[cell]) for cell in cells}
     ranks = scipy.stats.rankdata(sign * _means(cells, tables))
-    moved = scipy.stats.rankdata([sign * drawn[cell] for cell in cells], axis=0) if drawn and cells else [None] * len(cells)
-    standings = {
-        cell[1]: Standing(means[cell], _estimate(rank, replicates, means[cell].n))
-        for cell, rank, replicates in zip(cells, ranks.tolist(), moved, strict=True)
-    }
+    several = [cell for cell in cells if len(tables[cell]) > 1]
+    lone = len(cells) - len(several)
+    moved = scipy.stats.rankdata([sign * drawn[cell] for cell in several], axis=0) if drawn and several else []
+    replicates = dict(zip(several, moved, strict=False))
+    standings = {}
+    for cell, rank in zip(cells, ranks.tolist(), strict=True):
+        own = _estimate(rank, replicates.get(cell), means[cell].n)
+        if cell not in several:
+            own = replace(own, low=1.0, high=float(len(cells)))
+        elif own.high is not None:
+            own = replace(own, high=own.high + lone)  # those of one seed may all be better
+        standings[cell[1]] = Standing(means[cell], own)
     return dict(sorted(standings.items(), key=lambda row: row[1].rank.value or 0.0))
 
 
@@ -159,7 +166,8 @@ def _stability(
     if not both:
         return Stability(nothing := Estimate(None, None, None, 0), nothing, left_out)
     x, y = (_means(row, tables) for row in cells)
-    moved = [np.stack([drawn[cell] for cell in row], -1) for row in cells] if drawn else None
+    lone = any(len(tables[cell]) == 1 for row in cells for cell in row)
+    moved = [np.stack([drawn[cell] for cell in row], -1) for row in cells] if drawn and not lone else None
 
     def estimate(correlation: Callable[[Array, Array], Array]) -> Estimate:
         percentile = _estimate(float(correlation(x, y)), correlation(*moved) if moved else None, len(both))

@@ -67,11 +67,17 @@ class SweepReport:
         row = self.sweep.rows[value].get(name)
         return row is not None and row.gated
 
+    def lone(self, name: str) -> bool:
+        """Whether a method has one training seed at an axis value, which says nothing of the method."""
+        return any(row.seeds == 1 for rows in self.sweep.rows.values() if (row := rows.get(name)))
+
     def trend(self, name: str) -> str:
-        """How a method's score changes along the axis, as a word; empty if its slope is unknown."""
+        """How a method's score changes along the axis, as a word; empty if its slope is unknown. One seed decides none."""
         slope = self.robustness.slopes.get(name)
         if slope is None or slope.low is None or slope.high is None:
             return ""
+        if self.lone(name):
+            return UNRESOLVED
         if slope.low == slope.high == 0:
             return STAYS
         return RISES if slope.low > 0 else FALLS if slope.high < 0 else UNRESOLVED
@@ -117,7 +123,9 @@ def _ranking_sentence(report: SweepReport) -> str:
     known = {value: s.spearman for value, s in report.robustness.stability.items() if s.spearman.low is not None}
     if not known:
         few = all(s.spearman.n < 2 for s in report.robustness.stability.values())
-        why = f"no two methods are ranked at {first} and at another value" if few else "methods are equal, or prompts too few"
+        lone = [name for name in report.methods if report.lone(name)]
+        why = f"one seed says nothing of its method ({', '.join(lone)})" if lone else "methods are equal, or prompts too few"
+        why = f"no two methods are ranked at {first} and at another value" if few else why
         return f"Whether the ranking is stable along {key} is unknown: {why}."
     bounds = {value: (e.low or 0.0, e.high or 0.0) for value, e in known.items()}
     changed = [value for value, (low, high) in bounds.items() if high < 1 and high - low <= _KNOWN]

@@ -35,7 +35,8 @@ _HOW_TO_READ = """\
   The ranking *changes* if an interval of Spearman's lies below 1 and is at most 1 long, is *stable* if all intervals reach 1
   and lie above 0, and otherwise it is not resolved, as with few methods or with methods that hardly differ.
 - Intervals allow for the prompts, resampled for all methods and axis values together, and for the seeds, which were trained
-  independently; with one seed they hold for that trained policy only. They are not corrected for their number."""
+  independently. They are not corrected for their number. With one seed those of a mean and of a slope hold for that trained
+  policy only, and nothing else is decided: the method may have any rank, its trend and any order with it are not resolved."""
 
 ACCURACY_NOTES = """\
 How often the reward model that a method was trained on agrees with the annotators' held-out verdicts: *with noise*, that of
