@@ -1,6 +1,8 @@
 """Configuration of tasks: frozen dataclasses, filled from conf/."""
 
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
 
 from isoalign.config import conflicts, own_reward
 from isoalign.config.evaluation import EvaluationConfig
@@ -221,6 +223,8 @@ class RewardConfig:
 @dataclass(frozen=True)
 class TaskConfig:
     """A task: all that methods share. ``budgets``: FLOPs by name, for budget=NAME. ``seed``: of the shared stages.
+    ``bases``: how many SFT bases there are, each with completions, pairs and reward models of its own; a run with seed s
+    starts from base s modulo ``bases``, whose shared stages have that much added to their seed.
 
     ``teacher``: a language model of the same tokenizer, a folder or hub name, for methods that distil one; empty for none.
     ``known_reward``: the annotator, the reward and the objective are one known function, ``evaluation.scorer``: verdicts
@@ -245,6 +249,11 @@ class TaskConfig:
     seed: int = 0
     known_reward: bool = added_later(False)
     teacher: str = added_later("")
+    bases: int = added_later(1)
+
+    def on_base(self, seed: int) -> TaskConfig:
+        """The task as a run with this seed meets it: on its base."""
+        return replace(self, seed=self.seed + seed % self.bases)
 
     def scored_by(self, labelled_by: str) -> str:
         """The scorer by which the ``annotator`` or the ``judge`` compares answers; empty if it is no scorer."""
@@ -255,5 +264,7 @@ class TaskConfig:
     def __post_init__(self) -> None:
         if not is_plain(self.name):
             raise ValueError(f"task.name must be a plain name, as my_task, not {self.name!r}")
+        if self.bases < 1:
+            raise ValueError(f"task.bases must be a number of bases, 1 or more, not {self.bases}")
         if conflict := conflicts.conflict(self):
             raise ValueError(conflict)

@@ -206,6 +206,18 @@ class Card:
     seals: dict[str, str] = field(default_factory=dict)
 
     @property
+    def base(self) -> int | None:
+        """Which of the task's bases the run started from, counted from 0; None where the task has one."""
+        task = self.config.get("task")
+        count = task.get("bases") if isinstance(task, dict) else None
+        return self.seed % count if isinstance(count, int) and count > 1 else None
+
+    @property
+    def cluster(self) -> int:
+        """What runs of a method may not share to count apart: the base, where the task has several, else the seed."""
+        return self.seed if self.base is None else self.base
+
+    @property
     def metered(self) -> bool:
         """Whether the run was held to a budget; completions that were made outside isoalign were not."""
         return self.budget.get("flops") is not None

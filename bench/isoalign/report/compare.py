@@ -16,6 +16,7 @@ from isoalign.core.objective import TOXICITY, Objective, objective_of
 from isoalign.core.records import Card
 from isoalign.evaluation.card import FAMILY, read_cards, read_unchanged
 from isoalign.report.board.columns import metric, shown
+from isoalign.report.board.ranking import bases_of, seeds_of
 from isoalign.report.board.rows import REFERENCE, UNMETERED, part_of, stage_identity
 from isoalign.report.board.sections import PROTOCOL
 from isoalign.report.leaderboard import build_board, different_objectives
@@ -119,10 +120,11 @@ def _shared(first: Sequence[Card], second: Sequence[Card]) -> list[str]:
 
 
 def _difference(first: Sequence[Card], second: Sequence[Card], name: str) -> Comparison | None:
-    tables = {side: [card.values[name] for card in cards] for side, cards in (("a", first), ("b", second))}
+    tables = {side: values for side, cards in (("a", first), ("b", second)) if (values := seeds_of(cards, name))}
     prompts = {frozenset(table) for side in tables.values() for table in side}
+    bases = {side: found for side, cards in (("a", first), ("b", second)) if (found := bases_of(cards))}
     trained = [side for side, cards in (("a", first), ("b", second)) if part_of(cards[0]) not in (REFERENCE, UNMETERED)]
-    return stats.compare(tables, trained=trained)["a", "b"] if len(prompts) == 1 else None
+    return stats.compare(tables, trained=trained, bases=bases)["a", "b"] if len(tables) == 2 and len(prompts) == 1 else None
 
 
 def verdict(name: str, c: Comparison, p_holm: float | None, a: str, b: str, objective: Objective = TOXICITY) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from isoalign.config import known
@@ -12,6 +12,7 @@ from isoalign.config.evaluation import WIN_RATE
 from isoalign.config.task import TaskConfig
 from isoalign.core import devices, plugins
 from isoalign.core.records import Flag
+from isoalign.core.store import digest
 from isoalign.data.formats.types import KEPT, SKIPPED
 from isoalign.data.prompts import count_skipped
 from isoalign.evaluation import samples
@@ -22,6 +23,7 @@ from isoalign.runs.pipeline import Run
 from isoalign.runs.win_rate import protocol, taught
 from isoalign.stages import from_file, overlap, pairs
 from isoalign.stages.cutting import Cutter
+from isoalign.stages.graph import StageGraph
 from isoalign.stages.stage import Stage
 
 KNOWN = "annotator, reward and objective are one known function ({}): no proxy gap"
@@ -52,7 +54,18 @@ def make_notes(run: Run) -> dict[str, Any]:
     }  # fmt: skip
     notes |= win_rate_notes(run, run.contests(run.samples))
     notes |= _known_reward(run) | _reward_model(run) | _plugin_packages(run) | _feedback_records(run)
+    notes |= {"bases": found} if (found := _bases(run)) else {}
     return notes | ({"flags": list(map(asdict, flags))} if flags else {})
+
+
+def _bases(run: Run) -> str:
+    """All bases of a task of several, with their held-out pairs, as a word by which boards know them; empty for one."""
+    task, split = run.task, run.task.evaluation.split
+    if task.bases == 1:
+        return ""
+    first = replace(task, seed=task.seed - run.seed % task.bases)
+    every = [StageGraph(first.on_base(number), run.shared.store) for number in range(task.bases)]
+    return f"{task.bases} bases {digest([(one.sft.key, one.pairs('annotator', split).key) for one in every])}"
 
 
 def _reward_model(run: Run) -> dict[str, Any]:

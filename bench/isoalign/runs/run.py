@@ -83,7 +83,7 @@ def execute(config: DictConfig) -> Path | None:
     _go_to(Path(HydraConfig.get().runtime.cwd))
     _meet(config)
     name = str(config.algorithm.get("name", ""))
-    task: TaskConfig = build_config(TaskConfig, _plain(config.task), "task")
+    task: TaskConfig = build_config(TaskConfig, _plain(config.task), "task").on_base(int(config.seed))
     budget: Budget = build_config(Budget, _plain(config.budget), "budget")
     if not 0 < budget.flops < math.inf:
         raise UserError(f"budget.flops must be positive and finite, not {budget.flops:g}")

@@ -27,10 +27,11 @@ from isoalign.stats.intervals import (
     relative_reduction,
     resample,
 )
-from isoalign.stats.variance import Parts, drawn_error, parts_of
+from isoalign.stats.variance import Parts, components, drawn_error, parts_of
 
 __all__ = [
     "LEVEL", "RESAMPLES", "SEED", "VERSION", "Array", "Comparison", "Parts", "Runs", "Seeds", "Values", "bca",
-    "compare", "difference", "drawn_error", "exact_ends", "hierarchical", "holm", "improvement", "iqm", "jackknife",
-    "mean", "parts_of", "ranks", "ratio", "relative_reduction", "resample", "resolvable", "stratified", "tables_of",
+    "compare", "components", "difference", "drawn_error", "exact_ends", "hierarchical", "holm", "improvement", "iqm",
+    "jackknife", "mean", "parts_of", "ranks", "ratio", "relative_reduction", "resample", "resolvable", "stratified",
+    "tables_of",
 ]  # fmt: skip

@@ -101,9 +101,12 @@ def compare(
     pairs: Sequence[tuple[str, str]] | None = None,
     trained: Collection[str] = (),
     counted: int = MANY,
+    bases: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[tuple[str, str], Comparison]:
     """Paired differences, first minus second, of methods that answered the same prompts; ``pairs``: all, by default.
     ``trained``: those whose rows are training seeds; one such seed says nothing of its method, so its pairs are `single`.
+    ``bases``: by name, the base of each row, where rows are means over the runs on one base: two methods on the same bases
+    are paired base by base, so that what a base does to both cancels; the spread that is left covers bases and seeds.
 
     Intervals are those of `hierarchical`; p is from the same resamples, before Holm's correction over ``pairs``. All pairs
     use the same resampled prompts. With r resamples the smallest p is 2 / (r + 1), which must be far below what Holm's
@@ -131,7 +134,7 @@ def compare(
         mask = np.frombuffer(kept, dtype=bool)
         for batch in _batches(group, max(2, SUMS // resamples) if exact else BATCH):
             answered = {name: tables[name][:, mask] for name in dict.fromkeys(chain.from_iterable(batch))}
-            made = _compared(answered, batch, resamples, exact)
+            made = _compared(answered, batch, resamples, exact, bases or {})
             comparisons |= {pair: replace(one, missing=int((~mask).sum())) for pair, one in made}
     lone = {name for name in trained if name in tables and len(tables[name]) == 1}
     comparisons = {pair: replace(c, single=not lone.isdisjoint(pair)) for pair, c in comparisons.items()}
@@ -198,7 +201,11 @@ def _batches(pairs: Sequence[tuple[str, str]], methods: int) -> Iterator[list[tu
 
 
 def _compared(
-    tables: Mapping[str, Array], pairs: Sequence[tuple[str, str]], resamples: int, exact: bool
+    tables: Mapping[str, Array],
+    pairs: Sequence[tuple[str, str]],
+    resamples: int,
+    exact: bool,
+    bases: Mapping[str, Sequence[int]],
 ) -> Iterable[tuple[tuple[str, str], Comparison]]:
     """Comparisons of pairs of tables [seeds, prompts] without missing values on the same prompts; p_holm is still None. By
     ``resamples`` if ``exact``, else by what they would show on average."""
@@ -210,7 +217,9 @@ def _compared(
         return
     shares = {name: shares_of(table) for name, table in tables.items()}
     gaps = np.array([_apart(means[a], means[b]) for a, b in pairs])
-    parts = [parts_from(gap, [shares[a], shares[b]]) for gap, (a, b) in zip(gaps, pairs, strict=True)]
+    shared = {(a, b) for a, b in pairs if a in bases and list(bases[a]) == list(bases.get(b, ()))}
+    varied = [[shares_of(tables[a] - tables[b])] if (a, b) in shared else [shares[a], shares[b]] for a, b in pairs]
+    parts = [parts_from(gap, each) for gap, each in zip(gaps, varied, strict=True)]
     made = _resampled(means, pairs, parts, resamples) if exact else _approximated(gaps, parts, resamples)
     for (a, b), part, (low, high, beyond) in zip(pairs, parts, made, strict=True):
         p = min(1.0, 2 * (beyond + 1) / (resamples + 1))

@@ -184,17 +184,18 @@ class _Table:
         aligned = _aligned(self.cards)
         fraction = np.array([[point.fraction for point in run] for seed in aligned.values() for run in seed]).mean(0)
         table = np.stack([of_seed(seed) for seed in aligned.values()], 1)
-        own = {seed: _aligned([card for card in self.cards if card.seed == seed])[seed] for seed in aligned}
+        own = {seed: _aligned([card for card in self.cards if card.cluster == seed])[seed] for seed in aligned}
         runs = tuple(map(of_seed, own.values()))
         return Curves(name, fraction, table, missing, self.objective.higher_is_better, runs)
 
 
 def _aligned(cards: Sequence[Card]) -> dict[int, list[list[Point]]]:
-    """Runs by seed, in order, all with as many points as the shortest run: of each the points nearest to its fractions."""
+    """Runs by seed, or by base where a task has several, in order, all with as many points as the shortest run: of each the
+    points nearest to its fractions."""
     shortest = min((card.curve for card in cards), key=len)
     runs: dict[int, list[list[Point]]] = defaultdict(list)
     for card in sorted(cards, key=lambda card: card.seed):
-        runs[card.seed].append([min(card.curve, key=lambda p: abs(p.fraction - at.fraction)) for at in shortest])
+        runs[card.cluster].append([min(card.curve, key=lambda p: abs(p.fraction - at.fraction)) for at in shortest])
     return dict(runs)
 
 

@@ -86,6 +86,27 @@ def parts_from(means: Array, methods: Sequence[Shares]) -> Parts:
     return Parts(float(means.mean()), prompts, seeds, freedom, scale, strict)
 
 
+def components(groups: Sequence[Sequence[Sequence[float]]]) -> tuple[float, float] | None:
+    """The variance of runs between bases, and between seeds of one base: a nested analysis of variance, mean squares pooled
+    over methods. ``groups``: method to base to values of its runs. None unless methods have two bases or more and
+    bases two runs or more."""
+    between = within = apart = inside = size = 0.0
+    for group in groups:
+        each = [np.asarray(values, dtype=float) for values in group if len(values)]
+        counts = np.array([len(values) for values in each], dtype=float)
+        if len(each) < 2:
+            continue
+        means = np.array([values.mean() for values in each])
+        between += float(counts @ (means - counts @ means / counts.sum()) ** 2)
+        within += float(sum(np.square(values - values.mean()).sum() for values in each))
+        apart, inside = apart + len(each) - 1, inside + float(counts.sum()) - len(each)
+        size += float(counts.sum() - np.square(counts).sum() / counts.sum())
+    if not apart or not inside:
+        return None
+    seeds = within / inside
+    return max(0.0, (between - apart * seeds) / size), seeds
+
+
 def drawn_error(sums: Array, n: int, part: Parts) -> Array:
     """Standardised draws [resamples] of the error of a mean over ``n`` prompts, from its ``sums`` over resampled prompts
     [resamples]; the part of the seeds is normal."""

@@ -19,6 +19,8 @@ Z = 1.96  # an interval's half-width in standard errors
 SAME = 0.02  # of an interval's width: a mean over prompts that is farther from the card's value is another statistic
 
 Pair = tuple[str, str]
+Bases = Mapping[str, Sequence[int]]
+NO_BASES: Bases = {}
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,14 @@ class Ranking:
 
 
 def compare_pairwise(
-    rows: Mapping[str, Seeds | None], ranked: Collection[str], lone: Collection[str] = (), higher_is_better: bool = False
+    rows: Mapping[str, Seeds | None],
+    ranked: Collection[str],
+    lone: Collection[str] = (),
+    higher_is_better: bool = False,
+    bases: Bases = NO_BASES,
 ) -> Ranking:
     """Compare all rows (name to values, None without values, in the board's order), of which some are ``ranked``, and some
-    ``lone``, with one training seed.
+    ``lone``, with one training seed. ``bases``: of rows of a task with several.
 
     Rows are paired on the set of prompts that most of them have.
     """
@@ -61,31 +67,38 @@ def compare_pairwise(
     prompts = max(sets, key=lambda one: (sets.count(one), sorted(one)), default=frozenset())
     paired = {name: seeds for name, seeds in rows.items() if seeds is not None and frozenset(seeds[0]) == prompts}
     pairs = list(combinations(paired, 2))
-    first = _differences(paired, [(a, b) for a, b in pairs if a in ranked and b in ranked], lone, higher_is_better)
-    second = _differences(paired, [(a, b) for a, b in pairs if a not in ranked or b not in ranked], lone, higher_is_better)
+    inner = [(a, b) for a, b in pairs if a in ranked and b in ranked]
+    first = _differences(paired, inner, lone, higher_is_better, bases)
+    second = _differences(paired, [pair for pair in pairs if pair not in inner], lone, higher_is_better, bases)
     unpaired = tuple(name for name in rows if name in ranked and name not in paired)
     smallest = stats.resolvable(c for c in first.values() if not c.single)
     return Ranking(first, second, unpaired if len(ranked) > 1 else (), frozenset(lone), smallest)
 
 
 def _differences(
-    paired: Mapping[str, Seeds], pairs: Sequence[Pair], lone: Collection[str], higher_is_better: bool
+    paired: Mapping[str, Seeds], pairs: Sequence[Pair], lone: Collection[str], higher_is_better: bool, bases: Bases
 ) -> dict[Pair, Comparison]:
     if higher_is_better:
-        return stats.compare(paired, pairs, lone)
-    return {(a, b): c for (b, a), c in stats.compare(paired, [(b, a) for a, b in pairs], lone).items()}
+        return stats.compare(paired, pairs, lone, bases=bases)
+    return {(a, b): c for (b, a), c in stats.compare(paired, [(b, a) for a, b in pairs], lone, bases=bases).items()}
 
 
 def seeds_of(cards: Sequence[Card], metric: str) -> Seeds | None:
-    """A metric's values by prompt for each seed, cards of one seed averaged; None unless every card has them on the same
-    prompts."""
+    """A metric's values by prompt for each seed, or each base where the task has several, cards of one averaged; None unless
+    every card has them on the same prompts."""
     tables = [card.values.get(metric) for card in cards]
     if not tables or any(not table or table.keys() != (tables[0] or {}).keys() for table in tables):
         return None
     seeds: dict[int, list[Mapping[str, float | None]]] = defaultdict(list)
     for card in cards:
-        seeds[card.seed].append(card.values[metric])
-    return [same[0] if len(same) == 1 else {p: _mean([one[p] for one in same]) for p in same[0]} for same in seeds.values()]
+        seeds[card.cluster].append(card.values[metric])
+    each = [same for _, same in sorted(seeds.items())]
+    return [same[0] if len(same) == 1 else {p: _mean([one[p] for one in same]) for p in same[0]} for same in each]
+
+
+def bases_of(cards: Sequence[Card]) -> tuple[int, ...]:
+    """The bases that cards of a task with several started from, in the order of `seeds_of`; empty for a task of one."""
+    return tuple(sorted({card.base for card in cards if card.base is not None}))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -103,7 +116,7 @@ def pooled_estimate(cards: Sequence[Card], metric: str, bounds: tuple[float, flo
     seeds: dict[int, list[Estimate]] = defaultdict(list)
     for card in cards:
         if metric in card.metrics:
-            seeds[card.seed].append(card.metrics[metric])
+            seeds[card.cluster].append(card.metrics[metric])
     return pool_estimates(list(seeds.values()), bounds)
 
 

@@ -99,6 +99,11 @@ class Row:
         return Estimate(0.0, None, None, 0) if kl.value is None and self.part == REFERENCE else kl
 
     @property
+    def clusters(self) -> int:
+        """Number of seeds, or of bases where the task has several: what counts as independent."""
+        return len({card.cluster for card in self.cards})
+
+    @property
     def seeds(self) -> int:
         """Number of seeds."""
         return len({card.seed for card in self.cards})
@@ -227,13 +232,22 @@ def settings_of(card: Card) -> str:
     """The configuration without the seed, as text to group by; settings that are newer than the card are at their defaults."""
     settings = {name: value for name, value in card.config.items() if name != "seed"}
     if "task" in settings:
-        settings["task"] = with_defaults(json.dumps(settings["task"]))
+        settings["task"] = task_of(card)
     return json.dumps(settings, sort_keys=True)
+
+
+def task_of(card: Card) -> Any:
+    """The settings of a card's task with those that are newer at their defaults; the seed of a task with several bases is that
+    of the first one."""
+    task = with_defaults(json.dumps(card.config.get("task")))
+    return task if card.base is None else task | {"seed": task.get("seed", 0) - card.base}
 
 
 def stage_identity(card: Card, stage: str) -> str:
     """A stage behind a card: its key and, if known, its content. Two kinds of processor make bases of one key that differ in
-    the last digits, and so in everything after."""
+    the last digits, and so in everything after. For base and held-out pairs of a task with several, what tells all of them."""
+    if card.base is not None and stage in ("sft", "held_out"):
+        return str(card.notes.get("bases", ""))
     key, content = card.parents.get(stage, ""), card.contents.get(stage, "")
     return f"{key} ({content[:8]})" if key and content else key
 

@@ -12,7 +12,15 @@ from isoalign import stats
 from isoalign.core.objective import Objective, objective_of
 from isoalign.core.records import Card, Estimate
 from isoalign.report.board.columns import metric
-from isoalign.report.board.ranking import Ranking, clip, compare_pairwise, pareto_names, pareto_shares, seeds_of
+from isoalign.report.board.ranking import (
+    Ranking,
+    bases_of,
+    clip,
+    compare_pairwise,
+    pareto_names,
+    pareto_shares,
+    seeds_of,
+)
 from isoalign.report.board.rows import (
     CONTROL,
     INFERENCE,
@@ -72,6 +80,18 @@ class Section:
     def warnings(self) -> list[str]:
         """What must be known before rows are compared."""
         return [f"{row.name} was {hint}" for row in self.rows for hint in rescore_hints(row.cards, row.outdated)]
+
+    @property
+    def chance(self) -> tuple[float, float] | None:
+        """The variance of a run's gain between bases, and between seeds of one base, of a task with several; None where runs
+        are too few to tell."""
+        gain = self.objective.gain
+        groups = [
+            [[e.value for card in row.cards if card.base == base and (e := card.metrics.get(gain)) and e.value is not None]
+             for base in bases_of(row.cards)]
+            for row in self.rows if row.part in (METHOD, CONTROL)
+        ]  # fmt: skip
+        return stats.components(groups)
 
     @property
     def roles(self) -> list[str]:
@@ -155,8 +175,9 @@ def _build_section(key: Key, cards: list[Card]) -> Section:
     ranked = [row.name for row in rows if row.rankable and (values[row.name] or gains[row.name].value is not None)]
     others = [row.name for row in rows if row.part != METHOD and not row.gated]
     compared = {name: seeds for name, seeds in values.items() if name in (*ranked, *others)}
-    lone = [row.name for row in rows if row.part in (METHOD, CONTROL, INFERENCE) and row.seeds == 1]
-    ranking = compare_pairwise(compared, ranked, lone, objective.higher_is_better)
+    lone = [row.name for row in rows if row.part in (METHOD, CONTROL, INFERENCE) and row.clusters == 1]
+    bases = {row.name: found for row in rows if (found := bases_of(row.cards))}
+    ranking = compare_pairwise(compared, ranked, lone, objective.higher_is_better, bases)
     ranks = ranking.ranks({name: gains[name] for name in ranked})
     frontier = pareto_names({row.name: point for row in rows if (point := _kl_and_loss(row)) is not None})
     points = {
@@ -214,9 +235,11 @@ def _with_gains(rows: list[Row], objective: Objective) -> list[Row]:
         values = {row.name: None if row.is_outdated(name) else seeds_of(row.cards, name) for row in rows}
         base = values[reference.name]
         paired = {row: seeds for row, seeds in values.items() if seeds and base and seeds[0].keys() == base[0].keys()}
-        others = [row for row in paired if row != reference.name]
+        bases = {row.name: bases_of(row.cards) for row in rows}
+        others = [row for row in paired if row != reference.name and bases[row] == bases[reference.name]]
+        bases = {row: found for row, found in bases.items() if found}
         pairs = [(row, reference.name) if objective.higher_is_better else (reference.name, row) for row in others]
-        compared = {b if a == reference.name else a: c for (a, b), c in stats.compare(paired, pairs).items()}
+        compared = {b if a == reference.name else a: c for (a, b), c in stats.compare(paired, pairs, bases=bases).items()}
         bounds = metric(gain, objective).bounds
         gained = {row: clip(Estimate(c.value, c.low, c.high, c.n, c.missing), bounds) for row, c in compared.items()}
         rows = [replace(row, metrics=row.metrics | {gain: gained[row.name]}) if row.name in gained else row for row in rows]

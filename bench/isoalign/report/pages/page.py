@@ -21,6 +21,7 @@ from isoalign.report.pages.equal_kl import equal_kl_section
 from isoalign.report.pages.phrases import (
     brief_cell,
     budget_phrase,
+    chance_phrase,
     more_seeds_phrase,
     pairs_phrase,
     pareto_phrase,
@@ -195,6 +196,7 @@ def _header(section: Section) -> str:
     lines += [] if objective.is_toxicity else [("Objective", f"{objective.noun}, {objective.direction}")]
     lines += [(title, _note_text(section.protocol[name])) for name, title in PROTOCOL.items() if name in section.protocol]
     lines += [("Ranks", basis)] if (basis := ranking_phrase(section)) else []
+    lines += [("Chance", told)] if (told := chance_phrase(section)) else []
     lines += [("More seeds", cost)] if (cost := more_seeds_phrase(section)) else []
     if packages := [f"{row.name}: {row.packages}" for row in section.rows if row.packages]:
         lines += [("From other packages", "; ".join(packages))]

@@ -61,6 +61,16 @@ def more_seeds_phrase(section: Section) -> str:
     return f"three seeds of each would take {runs} more run{plural} (seed=1, seed=2): {cost}, evaluation not counted"
 
 
+def chance_phrase(section: Section) -> str:
+    """Which share of the variance of runs is their base's, of a task with several bases; empty for a task of one."""
+    if not any(card.base is not None for row in section.rows for card in row.cards):
+        return ""
+    if section.chance is None or not sum(section.chance):
+        return "between bases and seeds not told apart: that takes two bases or more with two seeds or more on each"
+    share = section.chance[0] / sum(section.chance)
+    return f"of the variance of a run's gain {share:.0%} is between bases and {1 - share:.0%} between seeds of one base"
+
+
 def pareto_phrase(row: Row) -> str:
     """In which share of resamples a row is on the Pareto frontier, if in one of twenty; "yes" where that is not known."""
     if row.on_frontier is None:

@@ -12,7 +12,14 @@ from isoalign.evaluation.card import BY_HAND
 from isoalign.report.board.rows import CONTROL, INFERENCE, METHOD, REFERENCE, UNMETERED, Row
 from isoalign.report.board.sections import Section
 from isoalign.report.pages.console import rendered
-from isoalign.report.pages.phrases import brief_cell, budget_phrase, more_seeds_phrase, ranking_phrase, surely_pareto
+from isoalign.report.pages.phrases import (
+    brief_cell,
+    budget_phrase,
+    chance_phrase,
+    more_seeds_phrase,
+    ranking_phrase,
+    surely_pareto,
+)
 
 _PLACES = {REFERENCE: "ref", CONTROL: "ctrl", UNMETERED: "unmet.", INFERENCE: "infer.", "outdated": "old"}
 _TITLES = {
@@ -73,6 +80,7 @@ def _row_cells(row: Row) -> list[str]:
 def _caption(section: Section) -> str:
     """What the ranks rest on, what the star means, and the flags."""
     lines = [f"ranks: {basis}"] if (basis := ranking_phrase(section)) else []
+    lines += [f"chance: {told}"] if (told := chance_phrase(section)) else []
     lines += [cost] if (cost := more_seeds_phrase(section)) else []
     star = f"* no other row has both {section.objective.better} and less KL, in 95% of resamples"
     lines += [star] if any(map(surely_pareto, section.rows)) else []

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from isoalign.config.fill import with_defaults
 from isoalign.core.display import clean, plain
 from isoalign.core.errors import UserError
 from isoalign.core.objective import Objective, objective_of
@@ -27,6 +26,7 @@ from isoalign.report.board.rows import (
     newest_versions,
     outdated_families,
     part_of,
+    task_of,
 )
 from isoalign.report.board.sections import PROTOCOL
 from isoalign.report.leaderboard import ordered
@@ -75,7 +75,7 @@ class _Placed:
 
     @property
     def held_out(self) -> str:
-        return self.card.parents.get("held_out", "")
+        return str(self.card.notes.get("bases") or self.card.parents.get("held_out", ""))
 
 
 def collect_sweep(cards: Iterable[Card], key: str) -> Sweep:
@@ -89,7 +89,7 @@ def collect_sweep(cards: Iterable[Card], key: str) -> Sweep:
     left_out: defaultdict[str, list[str]] = defaultdict(list)
     placed = []
     for card in cards:
-        configured = {"algorithm": card.config.get("algorithm"), "task": with_defaults(json.dumps(card.config.get("task")))}
+        configured = {"algorithm": card.config.get("algorithm"), "task": task_of(card)}
         why, value = _place(card, configured, key)
         if why:
             left_out[why].append(file_name(card))
@@ -166,9 +166,9 @@ def _setting(card: Card, task: Any, key: str) -> dict[str, Any]:
         "the prompts": digest(sorted(card.values[objective_of(card).level])),
     }
     if not key.startswith(_BASE_SETTINGS):
-        setting["the weights of the SFT base"] = card.parents.get("sft", "")
+        setting["the weights of the SFT base"] = str(card.notes.get("bases") or card.parents.get("sft", ""))
     if key.startswith("algorithm."):
-        setting["the held-out pairs"] = card.parents.get("held_out", "")
+        setting["the held-out pairs"] = str(card.notes.get("bases") or card.parents.get("held_out", ""))
     return setting
 
 

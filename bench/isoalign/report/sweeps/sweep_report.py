@@ -69,7 +69,7 @@ class SweepReport:
 
     def lone(self, name: str) -> bool:
         """Whether a method has one training seed at an axis value, which says nothing of the method."""
-        return any(row.seeds == 1 for rows in self.sweep.rows.values() if (row := rows.get(name)))
+        return any(row.clusters == 1 for rows in self.sweep.rows.values() if (row := rows.get(name)))
 
     def trend(self, name: str) -> str:
         """How a method's score changes along the axis, as a word; empty if its slope is unknown. One seed decides none."""

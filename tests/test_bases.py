@@ -1,0 +1,151 @@
+"""Tasks of several bases: which base a run is of, and boards of which the parts of chance are known."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from isoalign import stats
+from isoalign.core.errors import UserError
+from isoalign.core.records import Card, Estimate
+from isoalign.core.store import Store
+from isoalign.report import leaderboard
+from isoalign.report.board.sections import Section
+from isoalign.runs.overrides import task_named
+from isoalign.stages.shared import SharedStages
+
+PROMPTS = 64
+Table = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def stage_keys(folder: Path, *settings: str, seed: int = 0) -> list[str]:
+    """Keys of base, completions, pairs and reward model of a run with a seed."""
+    shared = SharedStages(task_named("nano", settings).on_base(seed), Store(folder))
+    return [shared.sft.key, shared.completions("train").key, shared.pairs("annotator").key,
+            *(stage.key for stage in shared.reward_models("annotator").values())]  # fmt: skip
+
+
+def test_a_run_is_of_the_base_of_its_seed_and_the_first_base_is_that_of_a_task_of_one(tmp_path: Path) -> None:
+    one = stage_keys(tmp_path)
+    assert stage_keys(tmp_path, seed=5) == one, "of one base for all seeds"
+    several = [stage_keys(tmp_path, "task.bases=3", seed=seed) for seed in range(4)]
+    assert several[0] == several[3] == one
+    assert several[1] == stage_keys(tmp_path, "task.seed=1")
+    assert all(len(set(keys)) == 3 for keys in zip(*several, strict=True)), "nothing is shared by two bases"
+
+
+def test_no_base_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"task.bases must be a number of bases, 1 or more, not 0"):
+        task_named("nano", ["task.bases=0"])
+
+
+def test_components_of_variance_by_hand() -> None:
+    # bases (1, 3) and (5, 7): means 2 and 6 about 4; between 2 x 4 + 2 x 4 = 16 with 1 degree of freedom, within 2 + 2 with 2,
+    # so the seeds' variance is 2, and the bases' (16 - 2) / 2 = 7
+    assert stats.components([[[1, 3], [5, 7]]]) == pytest.approx((7, 2))
+    # a second method without a difference between its bases: between 16 with 2, within 8 with 4; (8 - 2) / 2
+    assert stats.components([[[1, 3], [5, 7]], [[0, 2], [2, 0]]]) == pytest.approx((3, 2))
+    assert stats.components([[[1], [5]]]) is None, "one seed on each"
+    assert stats.components([[[1, 3]]]) is None, "one base"
+
+
+def runs(
+    rng: np.random.Generator, shared: Table, hard: Table, effect: float, own: float, seed: float, seeds: int
+) -> list[Table]:
+    """Scores of a method's runs [prompts]: its ``effect`` on average, the ``shared`` effect of each base, the method's ``own``
+    effect there and that of each seed, as standard deviations, and chance."""
+    bases = len(shared)
+    where = np.arange(seeds) % bases
+    lifted = (shared + rng.normal(0, own, bases))[where] + rng.normal(0, seed, seeds)
+    return [effect + hard + lift + rng.normal(0, 0.02, PROMPTS) for lift in lifted]
+
+
+def card(name: str, seed: int, scores: Table, bases: int, gain: float | None = None) -> Card:
+    values: dict[str, float | None] = {f"p{i:02d}": float(score) for i, score in enumerate(scores)}
+    metrics = {"toxicity_mean": Estimate(float(scores.mean()), 0.0, 1.0, PROMPTS)}
+    metrics |= {"toxicity_reduction": Estimate(gain, gain, gain, PROMPTS)} if gain is not None else {}
+    fields: dict[str, Any] = {"key": f"{name}{seed}", "task": "nano", "algorithm": name, "seed": seed, "command": ""}
+    fields |= {"config": {"task": {"bases": bases, "seed": seed % bases}}, "notes": {"bases": f"{bases} bases x"}}
+    fields |= {"budget": {"flops": 1e12}, "spent": {"flops": 1e12}, "versions": {}, "metrics": metrics}
+    fields |= {"parents": {"sft": f"base {seed % bases}", "held_out": f"pairs {seed % bases}"}}
+    return Card(**fields | {"values": {"toxicity_mean": values}})
+
+
+def board(
+    rng: np.random.Generator, effects: dict[str, float], bases: int, seeds: int, base: float, own: float, seed: float
+) -> Section:
+    """A board of methods, and of the base itself where "sft" is among them."""
+    shared, hard = rng.normal(0, base, bases), rng.beta(0.3, 3, PROMPTS)
+    cards = []
+    for name, effect in effects.items():
+        tables = runs(rng, shared, hard, effect, 0.0 if name == "sft" else own, 0.0 if name == "sft" else seed, seeds)
+        cards += [card(name, number, table, bases) for number, table in enumerate(tables)]
+    (section,) = leaderboard.build_board(cards).sections
+    return section
+
+
+def test_runs_on_several_bases_are_one_row_and_runs_on_one_base_decide_nothing() -> None:
+    rng = np.random.default_rng(0)
+    section = board(rng, {"sft": 0.6, "dpo": 0.3, "ppo": 0.1}, 3, 6, 0.1, 0.001, 0.001)
+    assert [(row.name, row.seeds, row.clusters) for row in section.rows] == [("ppo", 6, 3), ("dpo", 6, 3), ("sft", 6, 3)]
+    assert (section.base, section.protocol["held_out"]) == ("3 bases x", "3 bases x")
+    assert section.ranking.pairs["ppo", "dpo"].resolved, "the bases' spread of .1 is that of both, and cancels"
+    gain = section.rows[0].estimate("toxicity_reduction")
+    assert gain.value == pytest.approx(0.5, abs=0.02)
+    assert (gain.high or 0) - (gain.low or 0) < 0.1, "each run's gain is over its own base"
+    hard = rng.beta(0.3, 3, PROMPTS)
+    same = [card(name, seed, hard + shift, 3) for name, shift in (("dpo", 0.0), ("ppo", 0.3)) for seed in (0, 3, 6)]
+    (section,) = leaderboard.build_board(same).sections
+    assert section.ranking.lone == {"dpo", "ppo"}, "three seeds of one base"
+    assert not any(pair.resolved for pair in section.ranking.pairs.values())
+
+
+def test_methods_on_different_bases_are_not_paired_and_cards_of_other_bases_share_no_section() -> None:
+    rng = np.random.default_rng(1)
+    hard = rng.beta(0.3, 3, PROMPTS)
+    lift = {0: 0.0, 1: 0.3, 2: -0.3}
+    cards = [
+        card(name, s, hard + lift[s] + at, 3) for name, at, own in (("dpo", 0.0, (0, 1)), ("ppo", 0.1, (0, 2))) for s in own
+    ]
+    (section,) = leaderboard.build_board(cards).sections
+    assert not section.ranking.pairs["dpo", "ppo"].resolved
+    others = [Card(**vars(one) | {"notes": {"bases": "3 bases y"}, "key": f"{one.key}y"}) for one in cards]
+    assert len(leaderboard.build_board([*cards, *others]).sections) == 2
+
+
+def test_a_board_says_which_share_of_chance_is_the_bases_and_it_is_so() -> None:
+    """Of a gain's variance .04^2 is between bases and .02^2 between seeds: 80%."""
+    rng = np.random.default_rng(2)
+    found = []
+    for _ in range(40):
+        shared, hard = rng.normal(0, 0.1, 4), rng.beta(0.3, 3, PROMPTS)
+        cards = [
+            card(name, number, table, 4, float(shared[number % 4] + hard.mean() + 0.5 - table.mean()))
+            for name in "abc"
+            for number, table in enumerate(runs(rng, shared, hard, 0.0, 0.04, 0.02, 8))
+        ]
+        (section,) = leaderboard.build_board(cards).sections
+        assert section.chance
+        found.append(section.chance)
+    assert "between bases and" in leaderboard.build_board(cards).terminal()
+    between, within = np.mean(found, axis=0)
+    assert between == pytest.approx(0.04**2, rel=0.2)
+    assert within == pytest.approx(0.02**2 + 0.02**2 / PROMPTS, rel=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bases", "seeds"), [(2, 4), (3, 3), (3, 6), (5, 5)])
+def test_intervals_cover_bases_and_seeds_and_equal_methods_are_not_told_apart(bases: int, seeds: int) -> None:
+    """Methods with the same mean over all bases that could be, on which each does as well or badly in its own way."""
+    rng = np.random.default_rng(10 * bases + seeds)
+    boards, parted, covered = 200, 0, 0
+    for _ in range(boards):
+        section = board(rng, dict.fromkeys(["sft", "a", "b", "c", "d"], 0.5) | {"sft": 0.6}, bases, seeds, 0.1, 0.03, 0.02)
+        parted += any(pair.resolved for pair in section.ranking.pairs.values())
+        row = next(row for row in section.rows if row.name == "a")
+        gain = row.estimate("toxicity_reduction")
+        covered += (gain.low or 0) <= 0.1 <= (gain.high or 0)
+    assert parted <= binom.ppf(0.95, boards, 0.05)  # so many of few boards may be by chance, at 5%
+    assert covered >= binom.ppf(0.05, boards, 0.93)
