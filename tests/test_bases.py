@@ -11,10 +11,12 @@ from isoalign import stats
 from isoalign.core.errors import UserError
 from isoalign.core.records import Card, Estimate
 from isoalign.core.store import Store
+from isoalign.evaluation.card import file_name, read_cards
 from isoalign.report import leaderboard
 from isoalign.report.board.sections import Section
 from isoalign.runs.overrides import task_named
 from isoalign.stages.shared import SharedStages
+from workbench import COMMAND, Terminal
 
 PROMPTS = 64
 Table = np.ndarray[Any, np.dtype[np.float64]]
@@ -149,3 +151,27 @@ def test_intervals_cover_bases_and_seeds_and_equal_methods_are_not_told_apart(ba
         covered += (gain.low or 0) <= 0.1 <= (gain.high or 0)
     assert parted <= binom.ppf(0.95, boards, 0.05)  # so many of few boards may be by chance, at 5%
     assert covered >= binom.ppf(0.05, boards, 0.93)
+
+
+@pytest.mark.slow
+def test_runs_of_two_seeds_on_two_bases_make_one_board_of_gains_over_their_own_base(furnished: Terminal) -> None:
+    results, words = furnished.home / "results", ["algorithm=sft,dpo", "seed=0,1", "task.bases=2", "budget.steps=2"]
+    done = furnished(furnished.run("-m", *words))
+    assert done.returncode == 0, done.stderr
+    cards = {(card.algorithm, card.seed): card for card in read_cards(results / "nano")}
+    assert {key: (card.base, card.config["task"]["seed"]) for key, card in cards.items()} == {
+        (name, seed): (seed, seed) for name in ("sft", "dpo") for seed in (0, 1)
+    }
+    for stage in ("sft", "held_out", "completions", "pairs"):
+        assert cards["dpo", 0].parents[stage] != cards["dpo", 1].parents[stage]
+        assert cards["dpo", 1].parents[stage] == cards["sft", 1].parents[stage]
+    (section,) = leaderboard.build_board(cards.values()).sections
+    row = next(row for row in section.rows if row.name == "dpo")
+    own = [cards["dpo", seed].metrics["toxicity_reduction"].value or 0.0 for seed in (0, 1)]
+    assert row.estimate("toxicity_reduction").value == pytest.approx(sum(own) / 2, abs=1e-6)
+    said = furnished([COMMAND, "board", "nano", "--results", str(results)]).stdout
+    assert "chance: between bases and seeds not told apart" in said
+    for seed in (0, 1):
+        file = results / "nano" / file_name(cards["dpo", seed])
+        verified = furnished([COMMAND, "verify", str(file), "--store", str(furnished.store)])
+        assert verified.returncode == 0, verified.stdout
