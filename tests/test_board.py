@@ -641,6 +641,24 @@ def test_a_board_tells_whose_settings_were_tuned_and_whose_code_is_another_packa
     assert "not tuned" not in leaderboard.build_board([tuned]).terminal(110)
 
 
+def test_a_board_of_one_track_is_printed_and_the_whole_one_is_left_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = {"kto": "4 trials on validation prompts, by largest_gain", "dpo": "default", "ppo": "by hand", "sft": None}
+    paths = {
+        name: card.write_card(card.sealed(make(name, notes=NOTES | {"tuning": told})), tmp_path / "nano")
+        for name, told in how.items()
+    }
+    for track, shown in {"tuned": {"kto", "sft"}, "default": {"dpo", "sft"}}.items():
+        assert invoke(["board", "nano", "--results", str(tmp_path), "--track", track]) == 0
+        said = capsys.readouterr().out
+        assert {name for name in how if f" {name} " in said} == shown
+    assert not (tmp_path / "nano" / "leaderboard.md").exists()
+    paths["kto"].unlink()
+    assert invoke(["board", "nano", "--results", str(tmp_path), "--track", "tuned"]) == 2
+    assert "no card of the track tuned" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("width", [100, 110, 120])
 def test_the_terminal_cuts_no_figure_off_at_the_right(width: int) -> None:
     far = {"kl": around(112.24, 1.0), "perplexity": around(12345.6, 12.0), "toxicity_reduction": around(-0.123, 0.05)}

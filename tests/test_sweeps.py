@@ -12,10 +12,11 @@ from hydra import compose, initialize_config_module
 
 from isoalign.config.fill import build_config
 from isoalign.config.search_path import options, prepare
+from isoalign.core import plugins
 from isoalign.core.records import Estimate
 from isoalign.runs import tuned
 from isoalign.runs.overrides import task_named
-from isoalign.tools.tuning.space import points, space
+from isoalign.tools.tuning.space import RATE, points, space
 from isoalign.tools.tuning.trials import RULES, Trial
 from isoalign.training import registry
 from workbench import Terminal
@@ -74,20 +75,31 @@ def test_kl_price_names_a_setting_and_is_not_a_setting_itself(name: str) -> None
 RECORDS = sorted((ROOT / "results" / "tuning").glob("*/*.json"))
 
 
+@pytest.mark.parametrize("name", sorted({*options("sweep")} & {*plugins.algorithms()}))
+def test_spaces_are_of_one_kind_as_the_rules_say(name: str) -> None:
+    declared = space(name)
+    assert 1 <= len(declared) <= 3
+    assert all(3 <= len(values) <= 4 for values in declared.values())
+    if name != "best_of_n":
+        rates = sorted(map(float, declared[RATE]))
+        assert rates[-1] >= 29.9 * rates[0]
+
+
 @pytest.mark.parametrize("record", [r for r in RECORDS if r.stem != "reward"], ids=lambda r: f"{r.parent.name}_{r.stem}")
 def test_a_tuned_file_says_what_its_record_chose_and_the_rule_chooses_it_again(record: Path) -> None:
     told = json.loads(record.read_text())
     gains = [one.pop("reduction", None) or one.pop("gain", None) for one in told["trials"]]  # the older name is toxicity's
     trials = [Trial(**one, gain=e and Estimate(**e)) for one, e in zip(told["trials"], gains, strict=True)]
     early = len(trials) - len(trials) // 3  # later ones may lie beyond the space
-    assert [trial.settings for trial in trials[:early]] == points(space(told["algorithm"]), early)
+    assert [trial.settings for trial in trials[:early]] == points(space(told["algorithm"]), early, told["seed"])
     winner = RULES[told["rule"]](trials)
     assert told["chosen"] == (winner and winner.settings)
-    file = ROOT / "conf" / "tuned" / f"{told['task']}_{told['algorithm']}.yaml"
+    file = ROOT / "conf" / "tuned" / f"{told['task']}_{record.stem}.yaml"
     assert file.exists() == (winner is not None)
     if winner:
         written = yaml.safe_load(file.read_text())
-        assert written["tuning"] == f"{len(trials)} trials on validation prompts, by {told['rule']}"
+        study = f" in study {told['study']} of {told['studies']}" if "study" in told else ""
+        assert written["tuning"] == f"{len(trials)} trials{study} on validation prompts, by {told['rule']}"
         assert {f"algorithm.{name}": float(value) for name, value in written["algorithm"].items()} == {
             name: float(value) for name, value in winner.settings.items()
         }
@@ -111,7 +123,7 @@ def test_trl_s_trainers_have_the_settings_that_tuning_chose_for_ours(ours: str, 
     assert second["tuning"] == f"as {ours}, {first['tuning']}"
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "conf" / "tuned").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted((ROOT / "conf" / "tuned").glob("*_*.yaml")), ids=lambda file: file.stem)
 def test_a_run_takes_the_settings_of_its_tuned_file_and_says_so(file: Path) -> None:
     task = next(name for name in sorted(options("task"), key=len, reverse=True) if file.stem.startswith(f"{name}_"))
     name = file.stem.removeprefix(f"{task}_")

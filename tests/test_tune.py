@@ -20,7 +20,7 @@ from isoalign.core.records import Estimate
 from isoalign.data import hub
 from isoalign.evaluation.card import OTHER_BASE
 from isoalign.runs import tuned
-from isoalign.tools.tuning.search import at_ends
+from isoalign.tools.tuning.search import at_ends, spread
 from isoalign.tools.tuning.space import beyond, points, space, widened
 from isoalign.tools.tuning.trials import RULES, Trial, largest_gain, one_paired_error, one_standard_error, paired
 from workbench import COMMAND, TINY, Terminal, complaint
@@ -177,6 +177,22 @@ def test_tuning_tries_each_method_equally_often_and_writes_the_winner_with_its_r
 
 
 @pytest.mark.slow
+def test_a_second_study_has_other_points_and_seeds_and_a_file_that_runs_can_name(place: Terminal) -> None:
+    done = place([*command(place, "dpo"), "--studies", "2"])
+    assert done.returncode == 0, done.stderr + done.stdout
+    records = [json.loads((place.home / "tuning" / "nano" / f"{name}.json").read_text()) for name in ("dpo", "dpo-2")]
+    for number, record in enumerate(records):
+        assert (record["study"], record["studies"], record["seed"]) == (number + 1, 2, 100 + number)
+        assert [each["settings"] for each in record["trials"]] == points(space("dpo"), 2, 100 + number)
+        assert "--studies 2" in record["command"]
+    files = [yaml.safe_load((place.home / "conf" / "tuned" / f"nano_dpo{end}.yaml").read_text()) for end in ("", "-2")]
+    assert [each["tuning"].partition(" on ")[0] for each in files] == ["2 trials in study 1 of 2", "2 trials in study 2 of 2"]
+    assert "dpo over 2 studies: gain" in done.stdout.splitlines()[-1]
+    cards = [json.loads(file.read_text()) for file in (place.home / "tuning" / "trials" / "nano").glob("dpo*.json")]
+    assert sorted(card["seed"] for card in cards) == [100, 100, 101, 101]
+
+
+@pytest.mark.slow
 def test_a_method_of_which_every_trial_fails_is_told_recorded_and_harms_no_other(place: Terminal) -> None:
     done = place(command(place, "best_of_n", "sft_chosen", "budget.tokens=5"))
     assert done.returncode == 1
@@ -195,7 +211,7 @@ def test_a_method_of_which_every_trial_fails_is_told_recorded_and_harms_no_other
         (["nobody"], "unknown algorithm 'nobody'"),
         (["sft"], "sft declares no search space"),
         (["dpo", "--rule", "mine"], "unknown rule 'mine'"),
-        (["dpo", "--trials", "0"], "--trials and --workers must be 1 or more"),
+        (["dpo", "--trials", "0"], "--trials, --workers and --studies must be 1 or more"),
         (
             ["dpo", "algorithm.lr=1"],
             "algorithm.lr=1: settings must be of the task or the budget: task.KEY=VALUE or budget=NAME",
@@ -260,20 +276,49 @@ def test_a_tuned_setting_is_told_on_the_card_unless_another_is_typed_or_the_base
         (["task.model.dtype=bfloat16", "task.model.lora=8"], 1e-4, OTHER_BASE),
         (["task.model.lora=8", "algorithm.lr=0.5"], 0.5, "by hand"),
         (["algorithm.beta=0.5"], 3e-5, "by hand"),
-        (["task=nano_open"], 1e-4, "by hand"),
+        (["task=nano_open"], 1e-4, "default"),
+        (["tuned=default"], 1e-4, "default"),
+        (
+            ["task=nano_sentiment", "tuned=nano_dpo"],
+            3e-5,
+            "4 trials on validation prompts, by one_standard_error, as nano_dpo",
+        ),
     ],
 )
 def test_settings_belong_to_the_base_that_they_were_tuned_on(words: list[str], lr: float, tuning: str) -> None:
+    settings, told = composed(words)
+    assert (settings["lr"], told) == (lr, tuning)
+    assert "name" not in settings
+
+
+def composed(words: list[str]) -> tuple[dict[str, Any], str]:
+    """The settings of a run of DPO, and how they were found."""
     with initialize_config_module(version_base="1.3", config_module="isoalign.conf"):
         config = compose("config", overrides=words, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         try:
             model: TaskConfig = build_config(TaskConfig, OmegaConf.to_container(config.task, resolve=True), "task")
-            settings, told = tuned.settings_and_tuning(config, model.model)
+            return tuned.settings_and_tuning(config, model.model)
         finally:
             HydraConfig.instance().cfg = None
-    assert (settings["lr"], told) == (lr, tuning)
-    assert "name" not in settings
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["tuned=nano_robust_dpo"], "tuned=nano_robust_dpo holds no settings of dpo"),
+        (["tuned=nano_trl_dpo"], "tuned=nano_trl_dpo holds no settings of dpo"),
+        (["tuned=smol_dpo"], "tuned=smol_dpo was tuned on another base than this run's"),
+    ],
+)
+def test_settings_of_another_method_or_base_are_refused_where_they_are_asked_for(words: list[str], line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        composed(words)
+
+
+def test_the_spread_of_what_studies_chose_is_a_line() -> None:
+    winners = [Trial({"algorithm.lr": lr}, Estimate(gain, 0, 1, 9), 1.0) for lr, gain in (("1e-3", 0.2), ("3e-4", 0.15))]
+    assert spread("dpo", winners) == "dpo over 2 studies: gain 0.150 to 0.200; lr 1e-3, 3e-4"
 
 
 def test_tuning_on_another_base_does_not_replace_what_was_tuned(terminal: Terminal) -> None:

@@ -21,12 +21,19 @@ from isoalign.runs import failures
 @options.results
 @click.option("--across", is_flag=True, help="One table over all tasks: interquartile means and P(A beats B).")
 @click.option("--along", metavar="KEY", help="How scores and ranks move along a swept setting, e.g. task.feedback.noise.")
-def board(task: str | None, results: Path, across: bool, along: str | None) -> None:
+@click.option(
+    "--track",
+    type=click.Choice([cards_on_disk.TUNED, cards_on_disk.DEFAULT]),
+    help="Methods of one track alone; printed, not written.",
+)
+def board(task: str | None, results: Path, across: bool, along: str | None, track: str | None) -> None:
     """Build and print the leaderboard of a task from its cards.
 
     Without TASK, of every task that has cards. The board is written beside the cards as leaderboard.md and leaderboard.csv,
     with its charts.
     """
+    if track and (across or along):
+        raise click.UsageError("--track cannot be combined with --across or --along")
     if across and along:
         raise click.UsageError("--across and --along cannot be combined")
     folders = [results / task] if task else sorted(path for path in results.glob("*") if path.is_dir())
@@ -38,6 +45,10 @@ def board(task: str | None, results: Path, across: bool, along: str | None) -> N
     if not cards:
         where = results / (task or "")
         raise UserError(f"no cards in {where}; make some with `isoalign run` (or name another folder with --results)")
+    if track:
+        cards = {folder: of_track for folder, read in cards.items() if (of_track := _of_track(read, track))}
+        if not cards:
+            raise UserError(f"no card of the track {track}; see docs/rules.md, and `isoalign tune` or tuned=default")
     if along:
         _print_along(cards, along)
     elif across:
@@ -45,10 +56,16 @@ def board(task: str | None, results: Path, across: bool, along: str | None) -> N
     else:
         for folder, read in cards.items():
             with leaderboard.naming_its_card(read):
-                _print_board(folder, read)
+                _print_board(folder, read, written=not track)
 
 
-def _print_board(folder: Path, cards: list[Card]) -> None:
+def _of_track(cards: list[Card], track: str) -> list[Card]:
+    """The cards of a track, with the reference, which is of none; empty without a method."""
+    found = [card for card in cards if cards_on_disk.track(card) in ("", track)]
+    return found if any(map(cards_on_disk.track, found)) else []
+
+
+def _print_board(folder: Path, cards: list[Card], written: bool = True) -> None:
     made = leaderboard.build_board(cards, folder.name)
     leaderboard.print_board(made)
     failed = failures.read_failures(folder)
@@ -56,7 +73,8 @@ def _print_board(folder: Path, cards: list[Card]) -> None:
         print(one_line(f"failed: {one.algorithm} seed {one.seed}: {one.reason}"))
     if failed:
         print(f"(until the same command succeeds, or its file in {remote.named(folder / 'failed')} is deleted)")
-    print(remote.named(leaderboard.write_board(made, folder)))
+    if written:
+        print(remote.named(leaderboard.write_board(made, folder)))
 
 
 def _print_across(cards: dict[str, list[Card]], results: Path) -> None:

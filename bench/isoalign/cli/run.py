@@ -25,7 +25,7 @@ HELP = """Usage: isoalign run [-m] [KEY=VALUE]...
   algorithm.KEY=VALUE  a hyperparameter; conf/algorithm/NAME.yaml lists them
   task.KEY=VALUE       a setting of the task, e.g. task.feedback.noise=0.1
   results=FOLDER  store=FOLDER  threads=N  tracking=auto|offline|online|off
-  device=auto|cpu|cuda|cuda:1|mps
+  device=auto|cpu|cuda|cuda:1|mps  tuned=default|TASK_NAME (defaults, or tuned on another task)
 
   -m sweeps over comma-separated values: isoalign run -m algorithm=ppo,dpo,kto,rlaif seed=0,1,2
   In parallel: hydra/launcher=joblib hydra.launcher.n_jobs=2, or hydra/launcher=submitit_slurm

@@ -17,8 +17,8 @@ from isoalign.core.store import digest
 from isoalign.core.typed import finite, parse
 from isoalign.evaluation.seals import broken_seals, seal, seals_of
 
-BY_HAND = "by hand"  # how an untuned method got its settings
-OTHER_BASE = f"{BY_HAND}; what tuning chose is for another base"
+BY_HAND, DEFAULT, TUNED = "by hand", "default", "tuned"  # how a method got its settings: its track
+OTHER_BASE = f"{DEFAULT}; what tuning chose is for another base"
 FORMAT = 3
 READS = (1, 2, 3)  # 1 has no values by prompt, no curve and no seals; up to 2 flags were lines of text
 LONGEST_NAME = 200  # characters
@@ -139,6 +139,12 @@ def read_unchanged(path: Path) -> Card:
 def read_cards(folder: Path) -> list[Card]:
     """Every card of a folder, by file name; none if there is no folder. Raises UserError for one that was changed."""
     return [read_unchanged(path) for path in sorted(Path(folder).glob("*.json"))]
+
+
+def track(card: Card) -> str:
+    """The track of a card: tuned, default or by hand (of cards before November 2026 that may be default); empty for none."""
+    told = str(card.notes.get("tuning") or "")
+    return next((kind for kind in (BY_HAND, DEFAULT) if told.startswith(kind)), TUNED if told else "")
 
 
 def file_name(card: Card) -> str:

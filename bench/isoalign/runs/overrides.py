@@ -57,6 +57,8 @@ def check_overrides(arguments: list[str], sweep: bool) -> None:
     for word in words:
         key = word.partition("=")[0]
         names = _values(word, sweep)
+        if key == "tuned" and (odd := [name for name in names if name not in options(key)]):
+            raise UserError(unknown(key, odd[0], options(key)))
         if key in GROUPS:
             chosen[key] = names
             for name in names:
@@ -118,7 +120,7 @@ def _values(word: str, sweep: bool) -> list[str]:
 
 def _check_keys(keys: list[str], chosen: dict[str, list[str]]) -> None:
     """Every key must be known under every choice."""
-    keys = [k for k in keys if not (k.startswith(("hydra", "+", "~")) or k in GROUPS or "@" in k or "/" in k)]
+    keys = [k for k in keys if not (k.startswith(("hydra", "+", "~")) or k in (*GROUPS, "tuned") or "@" in k or "/" in k)]
     for names in itertools.product(*chosen.values()):
         choices = {group: f"{group}={name}" for group, name in zip(chosen, names, strict=True)}
         with one_line(" ".join(choices.values())):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -11,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from isoalign.config.search_path import folders, options
 from isoalign.config.task import ModelConfig
-from isoalign.evaluation.card import BY_HAND, OTHER_BASE
+from isoalign.core.errors import UserError
+from isoalign.evaluation.card import BY_HAND, DEFAULT, OTHER_BASE
 from isoalign.models import loading
 
 
@@ -30,13 +32,24 @@ def tuned_settings(task: str, algorithm: str, model: ModelConfig) -> dict[str, A
 def settings_and_tuning(config: DictConfig, model: ModelConfig) -> tuple[dict[str, Any], str]:
     """The algorithm's settings on a base, and how they were found, for the card.
 
-    What is typed holds in any case, and a setting that is typed makes all of them settings by hand.
+    What is typed holds in any case, and a setting that is typed makes all of them settings by hand. Raises UserError for
+    ``tuned=`` another method's settings, or those of another base.
     """
     words = list(HydraConfig.get().overrides.task)
     typed = any(word.lstrip("+~").startswith("algorithm.") for word in words)
-    tuning = str(config.tuning)
-    if HydraConfig.get().runtime.choices.get("tuned") in options("tuned") and config.tuned_on != base_of(model):
-        config = compose("config", overrides=[*words, "~tuned"])  # by the Hydra that runs this job
-        tuning = OTHER_BASE
+    tuning, name, choice = str(config.tuning), config.algorithm.get("name", ""), HydraConfig.get().runtime.choices.get("tuned")
+    if choice in options("tuned") and choice != DEFAULT:
+        named = any(word.startswith("tuned=") for word in words)
+        if re.sub(r"-\d+$", "", choice) not in [f"{task}_{name}" for task in options("task")]:
+            raise UserError(f"tuned={choice} holds no settings of {name}; choose one TASK_{name}, or default")
+        if config.tuned_on != base_of(model):
+            if named:
+                raise UserError(
+                    f"tuned={choice} was tuned on another base than this run's; leave it out, or set tuned=default"
+                )
+            config = compose("config", overrides=[*words, "~tuned"])  # by the Hydra that runs this job
+            tuning = OTHER_BASE
+        elif choice != f"{config.task.name}_{name}":
+            tuning = f"{tuning}, as {choice}"
     settings: Any = OmegaConf.to_container(config.algorithm, resolve=True)
     return {key: value for key, value in settings.items() if key not in ("name", "of")}, BY_HAND if typed else tuning

@@ -10,7 +10,7 @@ from typing import Any
 from isoalign.config.fill import with_defaults
 from isoalign.core.objective import Objective, objective_of
 from isoalign.core.records import Card, Estimate, Flag
-from isoalign.evaluation.card import FAMILY, file_name
+from isoalign.evaluation.card import FAMILY, file_name, track
 from isoalign.report.board.columns import clip_bounds
 from isoalign.report.board.ranking import pooled_estimate
 
@@ -84,6 +84,11 @@ class Row:
         """How its settings were found, in a few words."""
         texts = {str(card.notes["tuning"]).partition(" on ")[0] for card in self.cards if card.notes.get("tuning")}
         return "; ".join(sorted(texts))
+
+    @property
+    def track(self) -> str:
+        """How its settings were found: tuned, default or by hand."""
+        return "; ".join(sorted({track(card) for card in self.cards} - {""}))
 
     @property
     def packages(self) -> str:

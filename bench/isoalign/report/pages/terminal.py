@@ -8,7 +8,7 @@ from rich.text import Text
 
 from isoalign.core.display import clean, share
 from isoalign.core.objective import Objective
-from isoalign.evaluation.card import BY_HAND
+from isoalign.evaluation.card import TUNED
 from isoalign.report.board.rows import CONTROL, INFERENCE, METHOD, REFERENCE, UNMETERED, Row
 from isoalign.report.board.sections import Section
 from isoalign.report.pages.console import rendered
@@ -89,7 +89,7 @@ def _caption(section: Section) -> str:
         clean(told) for told in sorted({str(card.notes["known_reward"]) for card in cards if "known_reward" in card.notes})
     ]
     methods = [row for row in section.rows if row.part == METHOD]
-    untuned = [clean(row.name) for row in methods if not row.tuning or row.tuning.startswith(BY_HAND)]
+    untuned = [clean(row.name) for row in methods if row.track != TUNED]
     lines += [f"not tuned: {', '.join(untuned)}"] if 0 < len(untuned) < len(methods) else []
     lines += [f"{clean(row.name)}: {clean(row.packages)}" for row in section.rows if row.packages]
     lines += [f"{clean(row.name)}: {clean('; '.join(map(str, row.flags)))}" for row in section.rows if row.flags]

@@ -41,7 +41,8 @@ LEAN = [
 
 @dataclass(frozen=True)
 class Search:
-    """A search: on which task, with how many trials a method, by which rule, and where things go."""
+    """A search: on which task, with how many trials a method, by which rule, and where things go. ``study``: which of several
+    ``studies`` it is, counted from 1; each has points and trials of its own seed."""
 
     task: str
     trials: int
@@ -50,12 +51,33 @@ class Search:
     results: Path
     store: Path | None = None
     settings: tuple[str, ...] = ()  # of task and budget, as typed
+    study: int = 1
+    studies: int = 1
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise UserError(unknown("rule", self.rule, list(RULES)))
-        if self.trials < 1 or self.workers < 1:
-            raise UserError("--trials and --workers must be 1 or more")
+        if min(self.trials, self.workers, self.studies) < 1:
+            raise UserError("--trials, --workers and --studies must be 1 or more")
+
+    @property
+    def seed(self) -> int:
+        """Of the points and of the trials' training."""
+        return SEED + self.study - 1
+
+    @property
+    def _suffix(self) -> str:
+        """Of the files of a study after the first."""
+        return f"-{self.study}" if self.study > 1 else ""
+
+    def record(self, algorithm: str) -> Path:
+        """The file for the record of all trials."""
+        return self.results / self.task / f"{algorithm}{self._suffix}.json"
+
+    @property
+    def told(self) -> str:
+        """The study, in words, where there are several."""
+        return f" in study {self.study} of {self.studies}" if self.studies > 1 else ""
 
     @property
     def _task_settings(self) -> list[str]:
@@ -70,7 +92,9 @@ class Search:
 
     def command(self, algorithm: str) -> str:
         """What to type to do it again."""
-        words = ["isoalign", "tune", self.task, algorithm, "--trials", str(self.trials), "--rule", self.rule, *self.settings]
+        words = ["isoalign", "tune", self.task, algorithm, "--trials", str(self.trials), "--rule", self.rule]
+        words += ["--studies", str(self.studies)] if self.studies > 1 else []
+        words += self.settings
         return shlex.join(words)
 
     @cached_property
@@ -82,7 +106,7 @@ class Search:
 
     def file(self, algorithm: str, conf: Path) -> Path:
         """The file for the winner's settings. Raises UserError if it holds settings of another base."""
-        file = conf / "tuned" / f"{self.task}_{algorithm}.yaml"
+        file = conf / "tuned" / f"{self.task}_{algorithm}{self._suffix}.yaml"
         if file.exists() and OmegaConf.to_container(OmegaConf.load(file)).get("tuned_on") != self.base:  # type: ignore[union-attr]
             raise UserError(
                 f"{file} holds settings of another base than this one; make a task of this base and tune that (a yaml with "
@@ -97,7 +121,7 @@ class Search:
         The SFT row comes first, alone: it makes the stages that all trials share.
         """
         late = self.trials // 3
-        wanted = {name: points(space(name), self.trials - late) for name in algorithms}
+        wanted = {name: points(space(name), self.trials - late, self.seed) for name in algorithms}
         first, _ = self._trial("sft", {})
         if first.failed:
             raise UserError(f"the SFT row failed: {first.failed}")
@@ -115,7 +139,7 @@ class Search:
                             continue
                         found[name].sort(key=lambda one: wanted[name].index(one[0].settings))
                         trials, scores = zip(*found[name], strict=True)
-                        more = [] if name in second else beyond(space(name), trials, late)
+                        more = [] if name in second else beyond(space(name), trials, late, self.seed)
                         second.add(name)
                         wanted[name] += more
                         tried |= {pool.submit(self._trial, name, at): name for at in more}
@@ -127,7 +151,13 @@ class Search:
     def _trial(self, algorithm: str, at: Settings) -> tuple[Trial, Scores]:
         """A trial, and the score of each prompt."""
         stopping.stop_here()
-        words = [f"task={self.task}", f"algorithm={algorithm}", f"seed={SEED}", f"results={self.results / 'trials'}", *LEAN]
+        words = [
+            f"task={self.task}",
+            f"algorithm={algorithm}",
+            f"seed={self.seed}",
+            f"results={self.results / 'trials'}",
+            *LEAN,
+        ]
         words += [f"store={self.store}"] if self.store else []
         words += [*self.settings, *self._off, *(f"{key}={value}" for key, value in at.items())]
         done = subprocess.run(
@@ -151,22 +181,32 @@ def write(search: Search, algorithm: str, trials: Sequence[Trial], conf: Path) -
     Raises UserError, with the record written and no configuration, where no trial may be chosen.
     """
     winner = RULES[search.rule](trials)
-    record = search.results / search.task / f"{algorithm}.json"
+    record = search.record(algorithm)
     told = {
-        "task": search.task, "algorithm": algorithm, "command": search.command(algorithm), "rule": search.rule, "seed": SEED,
-        "base": search.base, "split": "validation", "space": space(algorithm), "trials": [asdict(trial) for trial in trials],
-        "chosen": winner.settings if winner else None, "at_ends": at_ends(trials, winner) if winner else [],
+        "task": search.task, "algorithm": algorithm, "command": search.command(algorithm), "rule": search.rule,
+        "seed": search.seed, "base": search.base, "split": "validation", "space": space(algorithm),
+        "trials": [asdict(trial) for trial in trials], "chosen": winner.settings if winner else None,
+        "at_ends": at_ends(trials, winner) if winner else [],
     }  # fmt: skip
+    told |= {"study": search.study, "studies": search.studies} if search.studies > 1 else {}
     save(record, json.dumps(told, indent=1) + "\n")
     if winner is None:
         raise UserError(f"no trial of {algorithm} can be chosen: all failed or failed a gate; see {record}")
     file = search.file(algorithm, conf)
     lines = [f"  {key.removeprefix('algorithm.')}: {value}" for key, value in winner.settings.items()]
-    tuning = f"{len(trials)} trials on validation prompts, by {search.rule}"
+    tuning = f"{len(trials)} trials{search.told} on validation prompts, by {search.rule}"
     head = ["# @package _global_", f"# {search.command(algorithm)}", f"tuning: {tuning}"]
     text = [*head, f"tuned_on: {json.dumps(search.base)}", "algorithm:", *lines]
     save(file, "\n".join(text) + "\n")
     return replace(winner), file, record
+
+
+def spread(algorithm: str, winners: Sequence[Trial]) -> str:
+    """What the studies of a method chose, in a line: how far the choice, and its gain, are chance."""
+    gains = sorted(trial.gain.value for trial in winners if trial.gain and trial.gain.value is not None)
+    chosen = {key: [trial.settings[key] for trial in winners] for key in winners[0].settings}
+    settings = "; ".join(f"{key.removeprefix('algorithm.')} {', '.join(values)}" for key, values in chosen.items())
+    return f"{algorithm} over {len(winners)} studies: gain {gains[0]:.3f} to {gains[-1]:.3f}; {settings}"
 
 
 def at_ends(trials: Sequence[Trial], chosen: Trial) -> list[str]:

@@ -18,7 +18,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.lazy import scipy
 from isoalign.tools.tuning.trials import Settings, Trial, largest_gain
 
-SEED = 100  # of the points, and of the trials' training; no seed of a published card
+SEED = 100  # of the points, and of the trials' training, in the first study; no seed of a published card
 RATE = "algorithm.lr"
 
 
@@ -93,10 +93,10 @@ def _numbers(values: Sequence[str]) -> list[float]:
         return []
 
 
-def beyond(space: Mapping[str, Sequence[str]], trials: Sequence[Trial], count: int) -> list[Settings]:
+def beyond(space: Mapping[str, Sequence[str]], trials: Sequence[Trial], count: int, seed: int = SEED) -> list[Settings]:
     """Points for ``count`` further trials: with a value of `widened` where there is one, else further ones of the space."""
     new, tried = widened(space, trials), [trial.settings for trial in trials]
     larger = {key: [*values, *new.get(key, [])] for key, values in space.items()}
-    every = points(larger, math.prod(map(len, larger.values()))) if new else points(space, len(tried) + count)
+    every = points(larger, math.prod(map(len, larger.values())), seed) if new else points(space, len(tried) + count, seed)
     fresh = [at for at in every if at not in tried]
     return [at for at in fresh if not new or any(at[key] in values for key, values in new.items())][:count]
