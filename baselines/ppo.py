@@ -8,7 +8,7 @@ from torch import Tensor
 
 from isoalign import Batch, Lab, Paper, Rollouts, Scalars, register
 from isoalign.baselines.parts.advantages import gae, place_rewards, value_head, whiten
-from isoalign.baselines.parts.losses import clipped_loss, clipped_squares, row_mean
+from isoalign.baselines.parts.losses import clipped_loss, value_loss, row_mean
 from isoalign.baselines.parts.sampling import PRICED, OnPolicy
 
 
@@ -104,13 +104,13 @@ class PPO(OnPolicy):
         return price * (1 + 0.1 * max(-0.2, min(0.2, kl / self.target_kl - 1)))
 
     def loss(self, lab: Lab, batch: Experience) -> Tensor:
-        """Clipped policy and value losses minus the entropy bonus, averaged over each row's tokens [B]; in the first iterations
-        that of the values alone, which moves nothing of the policy."""
+        """Clipped policy and value losses minus the entropy bonus, averaged over each row's tokens [B]; at first the value loss
+        alone, which moves nothing of the policy."""
         values_alone = lab.state.get("iterations", 1) <= self.value_warmup
         with torch.set_grad_enabled(not values_alone):
             outputs, mask = lab.policy(batch.rollouts), batch.rollouts.completion_mask
         values = self.values(lab, batch.rollouts, outputs.hidden)
-        loss = self.value_weight * clipped_squares(values, batch.values, batch.returns, self.value_clip)
+        loss = self.value_weight * value_loss(values, batch.values, batch.returns, self.value_clip)
         if not values_alone:
             loss = loss + clipped_loss(outputs.logp - batch.logp, batch.advantages, self.clip, self.clip)
         if self.entropy_weight and not values_alone:

@@ -11,8 +11,10 @@ from isoalign.baselines.ppo import PENALISED, PPO
 @register
 class PPOCritic(PPO):
     """PPO as in Ouyang et al. 2022, "Training language models to follow instructions with human feedback": values come from a
-    separate model, so that their loss does not change the policy. It is initialized from the SFT base, theirs from the reward
-    model. Its passes and its training are charged. The settings are those of PPO.
+    separate model, so that their loss does not change the policy. Its passes and its training are charged.
+
+    ``start``: what that model starts from, ``policy``, a copy with a head at 0, or ``reward``, the reward model, as in the
+    paper. The other settings are those of PPO.
     """
 
     paper: ClassVar[Paper] = Paper(
@@ -23,7 +25,13 @@ class PPOCritic(PPO):
     )  # fmt: skip
 
     value_weight: float = 1.0
+    start: str = "policy"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start not in ("policy", "reward"):
+            raise ValueError(f"start must be policy or reward, not {self.start!r}")
 
     def values(self, lab: Lab, rollouts: Rollouts, hidden: Tensor) -> Tensor:
         """Expected future reward before each token [B, T]."""
-        return lab.critic(rollouts)
+        return lab.critic(rollouts, self.start)

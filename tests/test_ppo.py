@@ -13,6 +13,7 @@ from isoalign.baselines.ppo_critic import PPOCritic
 from isoalign.baselines.ppo_lora import PPOLora
 from isoalign.baselines.rlaif import RLAIF
 from isoalign.core.batches import Rollouts
+from isoalign.core.errors import UserError
 from isoalign.training.lab import Lab, session_of
 from workbench import Bench
 
@@ -207,6 +208,28 @@ def test_ppo_critic_is_ppo_with_the_values_of_a_model_apart(tiny_lab: Lab) -> No
     torch.testing.assert_close(ours.advantages, theirs.advantages)
     losses = [kind(value_weight=1.0).loss(tiny_lab, ours) for kind in (PPOCritic, Told)]
     torch.testing.assert_close(*losses)
+
+
+def test_a_critic_from_the_reward_model_values_each_token_at_the_reward_of_what_is_before_it(tiny_lab: Lab) -> None:
+    answers, session = tiny_lab.generate(tiny_lab.prompts(3)), session_of(tiny_lab)
+    assert not session.reward_models
+    values, spent = tiny_lab.critic(answers, "reward"), session.meter.items["reward", "backward"]
+    assert (session.reward_models, spent) == ({"annotator"}, 2000), "the reward model is paid for"
+    for place in range(1, answers.completion.shape[1]):
+        whole = answers.completion_mask[:, :place].all(1)
+        end = answers.prompt_length + place
+        before = Rollouts(answers.tokens[:, :end], answers.mask[:, :end], answers.prompt_length)
+        torch.testing.assert_close(values[whole, place], tiny_lab.reward(before)[whole], atol=1e-4, rtol=1e-4)
+    assert session.meter.items["reward", "backward"] == spent, "once"
+    assert values.requires_grad
+
+
+def test_a_critic_that_cannot_start_so_is_one_line(tiny_bench: Bench) -> None:
+    with pytest.raises(ValueError, match="start must be policy or reward, not 'base'"):
+        PPOCritic(start="base")
+    lab = tiny_bench.replace(lora=4).lab()
+    with pytest.raises(UserError, match="a critic starts from one trained reward model on the SFT base, without adapters"):
+        lab.critic(lab.generate(lab.prompts(2)), "reward")
 
 
 def test_ppo_lora_is_ppo_on_an_adapter(tiny_bench: Bench) -> None:

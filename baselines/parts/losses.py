@@ -11,7 +11,7 @@ def clipped_loss(log_ratio: Tensor, advantages: Tensor, low: float, high: float)
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
 
 
-def clipped_squares(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
+def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
     """Half the larger of the squared errors of ``values`` with and without clipping their change from the ``old`` ones."""
     clipped = old + (values - old).clamp(-clip, clip)
     return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)

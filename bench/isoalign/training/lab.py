@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from isoalign.core import sharing, world
 from isoalign.core.batches import Labels, Pairs, Prompts, Rollouts
 from isoalign.core.errors import UserError
-from isoalign.core.randomness import own_random_state
 from isoalign.data.preferences import select
 from isoalign.models.decoding import GREEDY
 from isoalign.models.language import Critic, completion_lengths
 from isoalign.models.passes import Outputs
+from isoalign.training.critic import make_critic
 from isoalign.training.modules import PassCounter, make_module
 from isoalign.training.purchases import compare, pay_reward_model
 from isoalign.training.session import ROLES, Session, row_lengths
@@ -163,13 +163,12 @@ class Lab:
         return session.modules[name]
 
     @service
-    def critic(self, rollouts: Rollouts) -> Tensor:
-        """Expected future reward before each token [B, T], by a separate value model: a copy of the policy at the first call,
-        with a scalar head, trained by the harness's optimizer and charged to ``value``."""
+    def critic(self, rollouts: Rollouts, start: str = "policy") -> Tensor:
+        """Expected future reward before each token [B, T], by a separate value model: at first a copy of the ``policy`` with a
+        scalar head at 0, or of the ``reward`` model. It is trained by the harness's optimizer and charged to ``value``."""
         session, meter = self._session, self._session.meter
         if "critic" not in session.modules:
-            with own_random_state():
-                session.modules["critic"] = Critic(session.policy)
+            session.modules["critic"] = make_critic(session, start)
             session.adopt_module("critic", session.modules["critic"])
         critic = session.modules["critic"]
         assert isinstance(critic, Critic)
