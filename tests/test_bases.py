@@ -104,6 +104,15 @@ def test_runs_on_several_bases_are_one_row_and_runs_on_one_base_decide_nothing()
     assert not any(pair.resolved for pair in section.ranking.pairs.values())
 
 
+def test_a_reference_that_lacks_a_base_is_told_and_gains_are_those_of_the_cards() -> None:
+    hard = np.random.default_rng(3).beta(0.3, 3, PROMPTS)
+    cards = [card("dpo", seed, hard + 0.1 * seed, 3, gain=0.2) for seed in range(3)] + [card("sft", 0, hard + 0.3, 3)]
+    made = leaderboard.build_board(cards)
+    assert made.sections[0].rows[0].estimate("toxicity_reduction").value == pytest.approx(0.2)
+    assert "chance: the reference lacks bases" in made.terminal()
+    assert "isoalign run -m algorithm=sft seed=1,2" in " ".join(made.terminal().split())
+
+
 def test_methods_on_different_bases_are_not_paired_and_cards_of_other_bases_share_no_section() -> None:
     rng = np.random.default_rng(1)
     hard = rng.beta(0.3, 3, PROMPTS)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from isoalign.core.display import clean, escape, plain, scientific
 from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import metric
-from isoalign.report.board.rows import CONTROL, METHOD, Row
+from isoalign.report.board.rows import CONTROL, METHOD, REFERENCE, Row
 from isoalign.report.board.sections import Section
 
 SEEDS = 3  # the fewest with which methods are told apart
@@ -63,8 +63,13 @@ def more_seeds_phrase(section: Section) -> str:
 
 def chance_phrase(section: Section) -> str:
     """Which share of the variance of runs is their base's, of a task with several bases; empty for a task of one."""
-    if not any(card.base is not None for row in section.rows for card in row.cards):
+    bases = {card.base for row in section.rows for card in row.cards if card.base is not None}
+    if not bases:
         return ""
+    known = {card.base for row in section.rows if row.part == REFERENCE for card in row.cards}
+    if known and (lacking := sorted(bases - known)):
+        seeds = ",".join(map(str, lacking))
+        return f"the reference lacks bases, so gains on them are the cards' own: isoalign run -m algorithm=sft seed={seeds}"
     if section.chance is None or not sum(section.chance):
         return "between bases and seeds not told apart: that takes two bases or more with two seeds or more on each"
     share = section.chance[0] / sum(section.chance)
