@@ -101,6 +101,7 @@ def test_runs_on_several_bases_are_one_row_and_runs_on_one_base_decide_nothing()
     same = [card(name, seed, hard + shift, 3) for name, shift in (("dpo", 0.0), ("ppo", 0.3)) for seed in (0, 3, 6)]
     (section,) = leaderboard.build_board(same).sections
     assert section.ranking.lone == {"dpo", "ppo"}, "three seeds of one base"
+    assert "ranks: none, from one base of each method" in leaderboard.build_board(same).terminal()
     assert not any(pair.resolved for pair in section.ranking.pairs.values())
 
 

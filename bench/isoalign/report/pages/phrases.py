@@ -33,8 +33,11 @@ def pairs_phrase(pairs: Sized) -> str:
 def ranking_phrase(section: Section) -> str:
     """What the ranks rest on, in a sentence; empty if there is nothing to rank."""
     ranking, ranked = section.ranking, [row for row in section.rows if row.rankable]
+    unit = "seed" if all(card.base is None for row in section.rows for card in row.cards) else "base"
     if len(ranked) > 1 and all(row.name in ranking.lone for row in ranked):
-        return "none, from one seed of each method: rows are in the order of their gain, and intervals cover the prompts alone"
+        return (
+            f"none, from one {unit} of each method: rows are in the order of their gain, and intervals cover the prompts alone"
+        )
     if ranking.unpaired:
         lacking = ", ".join(map(clean, ranking.unpaired))
         return f"by overlapping intervals, not in pairs: values on the same prompts are missing for {lacking}"
@@ -45,7 +48,7 @@ def ranking_phrase(section: Section) -> str:
     spans = f"spans of possible ranks, jointly at 95%; {pairs_phrase(judged)} compared on {n} prompts, Holm-corrected"
     least = f"; smallest resolvable difference {ranking.smallest:.3f} (power 80%)"
     lone = [clean(row.name) for row in ranked if row.name in ranking.lone]
-    alone = f"; of one seed nothing is said: {', '.join(lone)}" if lone else ""
+    alone = f"; of one {unit} nothing is said: {', '.join(lone)}" if lone else ""
     return spans + ("" if ranking.smallest is None else least) + alone
 
 
