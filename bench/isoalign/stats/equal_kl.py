@@ -28,15 +28,15 @@ COUNTED = 45  # pairs, those of ten methods: of more, p is not counted in resamp
 STEPS = 33  # readings of which an area is the mean
 
 
-def read_off(kl: Array, score: Array, at: float) -> Array:
-    """The score [...] of curves [..., points] where they first reach a KL, by linear interpolation in sqrt(KL); NaN where a
-    curve does not reach it, or between snapshots that are not `neighbours`.
+def read_off(kl: Array, score: Array, at: float | Array) -> Array:
+    """The score [...] of curves [..., points] where they first reach a KL, one for all or of each [...], by linear
+    interpolation in sqrt(KL); NaN where a curve does not reach it, or between snapshots that are not `neighbours`.
 
     Gains are roughly linear in the root; interpolation in KL would bend every curve near the base. Of the law of Gao et al.
     2023 such a line is less than 2% off (tests/test_equal_kl.py). A curve whose KL falls again is read where it first crosses
     ``at``.
     """
-    d, goal = np.sqrt(np.maximum(kl, 0)), math.sqrt(at)
+    d, goal = np.sqrt(np.maximum(kl, 0)), np.sqrt(np.asarray(at, dtype=float))[..., None]
     left, right = _around(d, goal)
     d0, d1 = np.take_along_axis(d, left, -1), np.take_along_axis(d, right, -1)
     share = np.divide(goal - d0, d1 - d0, out=np.ones_like(d0), where=d1 > d0)
@@ -51,7 +51,7 @@ def neighbours(d0: Array, d1: Array) -> NDArray[np.bool_]:
     return (d1 - d0 <= 2 * NEAR) & (d1 <= RATIO * d0)
 
 
-def _around(d: Array, goal: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _around(d: Array, goal: float | Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """The points [..., 1] before and behind which curves first reach a place."""
     right = (d >= goal).argmax(-1)[..., None]
     return np.maximum(right - 1, 0), right
@@ -101,10 +101,10 @@ def read_curves(curves: Curves, statistic: Callable[[Array, Array], Array], gain
     A prompt's value is the statistic of the means plus the prompt's influence on it, so that the values have the statistic as
     their mean and its error as theirs.
     """
-    seeds = [_by_prompt(statistic, *_scored(run, curves.rising, gain)) for run in curves.own]
+    seeds = [by_prompt(statistic, *scored(run, curves.rising, gain)) for run in curves.own]
     if not all(np.isfinite(values).all() for values in seeds):
         return None
-    bends = [_bend(statistic, *_scored(run, curves.rising, gain)) for run in curves.own]
+    bends = [bend(statistic, *scored(run, curves.rising, gain)) for run in curves.own]
     return Reading([dict(enumerate_prompts(values)) for values in seeds], abs(float(np.mean(bends))))
 
 
@@ -113,13 +113,13 @@ def enumerate_prompts(values: Array) -> list[tuple[str, float]]:
     return [(f"{place:06}", float(value)) for place, value in enumerate(values)]
 
 
-def _scored(run: Array, rising: bool, gain: bool) -> tuple[Array, Array]:
+def scored(run: Array, rising: bool, gain: bool) -> tuple[Array, Array]:
     """KL and score, or gain, of a seed [points, prompts]."""
     level = run[1]
     return run[0], ((level - level[:1]) if rising else (level[:1] - level)) if gain else level
 
 
-def _by_prompt(statistic: Callable[[Array, Array], Array], kl: Array, score: Array) -> Array:
+def by_prompt(statistic: Callable[[Array, Array], Array], kl: Array, score: Array) -> Array:
     """A statistic by prompt [prompts], of KL and score [points, prompts], by its derivatives in the means."""
     table = np.concatenate([kl, score])
     means, points = table.mean(-1), len(kl)
@@ -131,7 +131,7 @@ def _by_prompt(statistic: Callable[[Array, Array], Array], kl: Array, score: Arr
     return value + slopes @ (table - means[:, None])
 
 
-def _bend(statistic: Callable[[Array, Array], Array], kl: Array, score: Array) -> float:
+def bend(statistic: Callable[[Array, Array], Array], kl: Array, score: Array) -> float:
     """How much a statistic changes if each line between two snapshots is bent like the curve beside it."""
     d, mean = np.sqrt(np.maximum(kl.mean(-1), 0)), score.mean(-1)
     bent_d, bent = [d[0]], [mean[0]]
@@ -233,7 +233,7 @@ def standings(readings: Mapping[str, Reading]) -> dict[str, tuple[int, int]]:
     95%, as those of a board. Of a single seed nothing is known of the method, and its span is all."""
     pairs = list(combinations([name for name, reading in readings.items() if len(reading.seeds) > 1], 2))
     compared = compare({name: reading.seeds for name, reading in readings.items()}, pairs, counted=COUNTED)
-    widened = {(a, b): _widened(c, readings[a].error + readings[b].error) for (a, b), c in compared.items()}
+    widened = {(a, b): widen(c, readings[a].error + readings[b].error) for (a, b), c in compared.items()}
     tested = {pair: c.p for pair, c in widened.items() if c.p is not None}
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     widened = {pair: replace(c, p_holm=adjusted.get(pair)) for pair, c in widened.items()}
@@ -248,10 +248,10 @@ def standings(readings: Mapping[str, Reading]) -> dict[str, tuple[int, int]]:
 def difference(readings: Mapping[str, Reading], a: str, b: str) -> Comparison:
     """First minus second, paired by prompt, with the error of both lines in its interval."""
     compared = compare({"a": readings[a].seeds, "b": readings[b].seeds})["a", "b"]
-    return _widened(compared, readings[a].error + readings[b].error)
+    return widen(compared, readings[a].error + readings[b].error)
 
 
-def _widened(c: Comparison, by: float) -> Comparison:
+def widen(c: Comparison, by: float) -> Comparison:
     """A comparison whose difference may be off by so much, whatever the prompts and seeds."""
     if not by or c.value is None or c.low is None or c.high is None or c.p is None or not c.error or c.freedom is None:
         return c

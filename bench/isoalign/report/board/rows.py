@@ -16,7 +16,11 @@ from isoalign.report.board.ranking import pooled_estimate
 
 REFERENCE, CONTROL, METHOD, UNMETERED = "reference", "control", "method", "unmetered"
 INFERENCE = "inference"  # trains nothing and pays for every answer instead: a budget of training measures nothing of it
-_PARTS = {"sft": REFERENCE, "sft_chosen": CONTROL, "drift_rloo": CONTROL, "drift_dpo": CONTROL}
+DRIFT = {
+    "drift_rloo": "reward_seed",
+    "drift_dpo": "verdict_seed",
+}  # controls for drift, each with the setting that is its draw
+_PARTS = {"sft": REFERENCE, "sft_chosen": CONTROL, **dict.fromkeys(DRIFT, CONTROL)}
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,11 @@ class Row:
     def objective(self) -> Objective:
         """What its task ranks by."""
         return objective_of(self.cards[0])
+
+    @property
+    def algorithm(self) -> str:
+        """The name of its algorithm, without settings."""
+        return self.cards[0].algorithm
 
     @property
     def gated(self) -> bool:

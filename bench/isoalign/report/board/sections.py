@@ -12,6 +12,7 @@ from isoalign import stats
 from isoalign.core.objective import Objective, objective_of
 from isoalign.core.records import Card, Estimate
 from isoalign.report.board.columns import metric
+from isoalign.report.board.drift import DriftOnBoard, drift_on_board
 from isoalign.report.board.ranking import (
     Ranking,
     bases_of,
@@ -105,6 +106,11 @@ class Section:
         return collect({row.name: row.cards for row in self.rows if row.part != REFERENCE})
 
     @cached_property
+    def drift(self) -> DriftOnBoard:
+        """What rows gain beyond the controls for drift."""
+        return drift_on_board(self.rows, self.curves)
+
+    @cached_property
     def equal_kl(self) -> dict[float, dict[str, AtKL]]:
         """Rows with curves by name, at each KL of a fixed grid that two of them reach; empty without curves."""
         ranked = [row.name for row in self.rows if row.rankable and row.name in self.curves]
@@ -191,7 +197,8 @@ def _build_section(key: Key, cards: list[Card]) -> Section:
         replace(row, rank=ranks.get(row.name), pareto=row.name in frontier, on_frontier=shares.get(row.name)) for row in rows
     ]
     rows.sort(key=lambda row: row.part == METHOD and row.rank is None)
-    return Section(json.loads(key[0]), key[1], json.loads(key[2]), tuple(rows), ranking)
+    section = Section(json.loads(key[0]), key[1], json.loads(key[2]), tuple(rows), ranking)
+    return replace(section, rows=tuple(map(section.drift.flagged, rows)))
 
 
 def _kl_and_loss(row: Row) -> tuple[float, float] | None:

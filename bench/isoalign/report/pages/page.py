@@ -11,6 +11,7 @@ from isoalign.evaluation.card import file_name
 from isoalign.evaluation.metrics import Metric
 from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import brief, leading, metric, tables
+from isoalign.report.board.drift import NOT_MEASURED, WHY
 from isoalign.report.board.ranking import Pair
 from isoalign.report.board.rows import REFERENCE, Row, known_mean, total
 from isoalign.report.board.sections import PROTOCOL, Section
@@ -44,6 +45,11 @@ _HOW_TO_READ = """\
   Student's t. For metrics that are not means over prompts, the variance of the prompts (averaged over seeds, not divided
   by their number, since all seeds answer the same prompts) and that of the seeds (with t) are added.
 {gain}
+- Above drift: the gain at the end of the run's curves minus that of a control for drift at the same KL, with the share of
+  the gain that the control reaches too. A control was trained without a preference; each draw of its random rewards or
+  verdicts counts as a seed does. Of several controls it is the one that leaves least. *Not measured*: fewer than two draws
+  of a control passed that KL, or their snapshots are too far apart there. A row that is not shown to be above drift, after
+  Holm's correction over all rows, has a note.
 - Methods are compared in pairs, prompt by prompt. Holm's correction keeps the chance of any false difference on the board
   at about 5%; with 10,000 resamples no p is below .0002 before it, and of more than 25 pairs there are 400 resamples for each.
   p allows for the few seeds of a method that lie close together by chance. A rank is a span, from 1 + the number of methods
@@ -100,6 +106,10 @@ def _section(section: Section, number: int) -> list[str]:
     objective = section.objective
     columns = [metric(name, objective) for name in leading(objective)]
     titles, cells = [one.heading for one in columns], [_cells(row, columns) for row in section.rows]
+    if section.drift.controls:
+        titles.insert(1, "Above drift ↑")
+        for row, shown in zip(section.rows, cells, strict=True):
+            shown.insert(1, section.drift.cell(row))
     parts = [f"## {_title(section)}", *_warnings(section), _header(section), *_ranking(section, titles, cells, spent=True)]
     if not any(row.part == REFERENCE for row in section.rows):
         parts += ["No card of the SFT base yet: `isoalign run algorithm=sft` makes the reference row."]
@@ -197,6 +207,7 @@ def _header(section: Section) -> str:
     lines += [(title, _note_text(section.protocol[name])) for name, title in PROTOCOL.items() if name in section.protocol]
     lines += [("Ranks", basis)] if (basis := ranking_phrase(section)) else []
     lines += [("Chance", told)] if (told := chance_phrase(section)) else []
+    lines += [] if section.drift.controls else [("Above drift", f"{NOT_MEASURED}: {WHY}")]
     lines += [("More seeds", cost)] if (cost := more_seeds_phrase(section)) else []
     if packages := [f"{row.name}: {row.packages}" for row in section.rows if row.packages]:
         lines += [("From other packages", "; ".join(packages))]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from isoalign.core.display import clean, escape, plain, scientific
 from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import metric
-from isoalign.report.board.rows import CONTROL, METHOD, REFERENCE, Row
+from isoalign.report.board.rows import CONTROL, DRIFT, METHOD, REFERENCE, Row
 from isoalign.report.board.sections import Section
 
 SEEDS = 3  # the fewest with which methods are told apart
@@ -54,7 +54,8 @@ def ranking_phrase(section: Section) -> str:
 
 def more_seeds_phrase(section: Section) -> str:
     """What three seeds of every trained row would cost beyond those that are there; empty if all have them."""
-    few = [row for row in section.rows if row.part in (METHOD, CONTROL) and row.seeds < SEEDS and row.spent("flops")]
+    trained = [row for row in section.rows if row.part in (METHOD, CONTROL) and row.algorithm not in DRIFT]
+    few = [row for row in trained if row.seeds < SEEDS and row.spent("flops")]
     if not few:
         return ""
     flops, seconds = (sum((SEEDS - row.seeds) * (row.spent(name) or 0.0) for row in few) for name in ("flops", "seconds"))

@@ -25,6 +25,8 @@ def board_table(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]]
     header += [name + end for name in metrics for end in ("", "_low", "_high")]
     header += [f"gain_at_kl_{kl:g}{end}" for kl in GRID for end in ("", "_low", "_high", "_rank", "_rank_last")]
     header += [f"gain_mean_over_kl{end}" for end in ("_to", "", "_low", "_high", "_rank", "_rank_last")]
+    header += ["drift_control", "drift_draws", "drift_kl", "drift_gain", "above_drift"]
+    header += ["above_drift_low", "above_drift_high", "above_drift_shown"]
     header += ["spent_percent", *(f"spent_{name}" for name in LIMITS)]
     header += [*(f"flops_{role}" for role in roles), "flags"]
     rows = [
@@ -55,6 +57,7 @@ def _plain_row(number: int, section: Section, row: Row, metrics: list[str], role
     cells += [row.seeds, row.estimate(row.objective.level).n, clean(row.tuning), clean(row.packages)]
     cells += [value for e in estimates for value in (e.value, e.low, e.high)]
     cells += _at_equal_kl(section, row)
+    cells += _above_drift(section, row)
     cells += [row.percent, *(row.spent(name) for name in LIMITS)]
     return [*cells, *(bill.get(role) for role in roles), clean("; ".join(map(str, row.flags)))]
 
@@ -70,3 +73,13 @@ def _at_equal_kl(section: Section, row: Row) -> list[Any]:
         return [*cells, *[None] * 6]
     mean, rank = means[row.name]
     return [*cells, to, mean.value, mean.low, mean.high, *(rank or (None, None))]
+
+
+def _above_drift(section: Section, row: Row) -> list[Any]:
+    """The control and its draws, the KL at which it is read, its gain there, and the row's gain above it; empty where not
+    measured."""
+    found = section.drift.rows.get(row.name)
+    if found is None:
+        return [None] * 8
+    above = found.beyond
+    return [found.control, found.draws, found.kl, found.drift, above.value, above.low, above.high, found.above]

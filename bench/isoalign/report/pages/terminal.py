@@ -7,8 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from isoalign.core.display import clean, share
-from isoalign.core.objective import Objective
 from isoalign.evaluation.card import TUNED
+from isoalign.report.board.drift import NOT_MEASURED, WHY
 from isoalign.report.board.rows import CONTROL, INFERENCE, METHOD, REFERENCE, UNMETERED, Row
 from isoalign.report.board.sections import Section
 from isoalign.report.pages.console import rendered
@@ -29,6 +29,7 @@ _TITLES = {
     "implicit_accuracy": "impl.",
     "distinct_2": "dist-2",
 }
+ABOVE = "above_drift"  # the column
 _LONGEST = 13  # letters of a name; longer names are folded
 
 
@@ -45,8 +46,8 @@ def _section_table(task: str, section: Section, width: int) -> tuple[Table, int]
     title = Text(f"{clean(task)}: {budget_phrase(section)} from base {base or '–'}", style="bold")
     for warning in section.warnings:
         title.append(f"\nNot comparable: {clean(warning)}", style="bold red")
-    titles = ["rank", "method", "seeds", *_titles(section.objective).values(), "spent"]
-    rows = [_row_cells(row) for row in section.rows]
+    titles = ["rank", "method", "seeds", *_titles(section).values(), "spent"]
+    rows = [_row_cells(section, row) for row in section.rows]
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     widths[1] = min(widths[1], _LONGEST)
     least = sum(widths) + len(widths) + 1
@@ -64,15 +65,20 @@ def _section_table(task: str, section: Section, width: int) -> tuple[Table, int]
     return table, least
 
 
-def _titles(objective: Objective) -> dict[str, str]:
-    """Metrics and their short titles, those of the objective first."""
+def _titles(section: Section) -> dict[str, str]:
+    """Metrics and their short titles, those of the objective first; with a control for drift, the gain above it in the place
+    of two others."""
+    objective = section.objective
     own = {"toxicity_mean": "tox.", "toxicity_emt": "EMT"} if objective.is_toxicity else {objective.level: objective.noun}
-    return {objective.gain: objective.gain_noun} | own | _TITLES
+    titles = {objective.gain: objective.gain_noun, ABOVE: "above drift"} | own | _TITLES
+    dropped = ("toxicity_emt", "rm_accuracy") if section.drift.controls else (ABOVE,)
+    return {name: title for name, title in titles.items() if name not in dropped}
 
 
-def _row_cells(row: Row) -> list[str]:
+def _row_cells(section: Section, row: Row) -> list[str]:
     """A row's cells, with a star at the KL on the Pareto frontier."""
-    cells = {name: brief_cell(row, name) for name in _titles(row.objective)}
+    cells = {name: brief_cell(row, name) for name in _titles(section)}
+    cells |= {ABOVE: section.drift.cell(row).partition(";")[0]} if ABOVE in cells else {}
     cells["kl"] += "*" if surely_pareto(row) else " "
     return [_PLACES.get(row.place, row.place), clean(row.name), str(row.seeds), *cells.values(), share(row.percent)]
 
@@ -81,6 +87,7 @@ def _caption(section: Section) -> str:
     """What the ranks rest on, what the star means, and the flags."""
     lines = [f"ranks: {basis}"] if (basis := ranking_phrase(section)) else []
     lines += [f"chance: {told}"] if (told := chance_phrase(section)) else []
+    lines += [] if section.drift.controls else [f"above drift: {NOT_MEASURED}, {WHY}"]
     lines += [cost] if (cost := more_seeds_phrase(section)) else []
     star = f"* no other row has both {section.objective.better} and less KL, in 95% of resamples"
     lines += [star] if any(map(surely_pareto, section.rows)) else []

@@ -1,0 +1,72 @@
+"""What of each row's gain drift alone explains, by the controls for drift on the same board."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from isoalign.core.records import Estimate, Flag
+from isoalign.report.board.cells import cell
+from isoalign.report.board.rows import DRIFT, INFERENCE, REFERENCE, UNMETERED, Row
+from isoalign.stats.curves import Curves
+from isoalign.stats.drift import Beyond, Draws, beyond_drift
+
+NOT_MEASURED = "not measured"
+WHY = "no control for drift; have some draws of one: isoalign run -m algorithm=drift_rloo algorithm.reward_seed=0,1,2"
+
+
+@dataclass(frozen=True)
+class DriftOnBoard:
+    """The controls of a board, by algorithm and draw, and rows by name with what they gain beyond them."""
+
+    controls: Mapping[str, Draws]
+    rows: Mapping[str, Beyond]
+
+    def cell(self, row: Row) -> str:
+        """The gain above drift with its interval, and the share that is drift; "not measured" where no two draws of a control
+        are known at the row's KL."""
+        if not concerns(row):
+            return "–"
+        found = self.rows.get(row.name)
+        if found is None:
+            return NOT_MEASURED
+        shown = cell(estimate_of(found), 3)
+        return f"{shown}; drift {found.drift / found.gain:.0%}" if found.gain > 0 else shown
+
+    def flagged(self, row: Row) -> Row:
+        """The row, with a flag if it is not shown to gain more than drift."""
+        found = self.rows.get(row.name)
+        if found is None or found.above:
+            return row
+        told = f"not above drift: at {found.kl:.2g} nats {found.control} ({found.draws} draws) gains {found.drift:.3f}, "
+        return replace(row, flags=(*row.flags, Flag("warning", f"{told}this {found.gain:.3f}")))
+
+
+def estimate_of(found: Beyond) -> Estimate:
+    """The gain beyond drift with its interval."""
+    c = found.beyond
+    return Estimate(c.value, c.low, c.high, c.n)
+
+
+def concerns(row: Row) -> bool:
+    """Whether a row's gain is read against drift: not the base, which has none, nor the control itself, nor what trained
+    nothing or cannot be compared."""
+    return row.part not in (REFERENCE, UNMETERED, INFERENCE) and row.algorithm not in DRIFT and row.comparable
+
+
+def drift_on_board(rows: Sequence[Row], curves: Mapping[str, Curves]) -> DriftOnBoard:
+    """What rows with curves gain beyond drift. Training seeds of one draw are one draw, whatever else is set."""
+    found: defaultdict[str, defaultdict[int, list[Curves]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row.name in curves and row.algorithm in DRIFT and not row.outdated:
+            draw = (row.cards[0].config.get("algorithm") or {}).get(DRIFT[row.algorithm], 0)
+            found[row.algorithm][draw].append(curves[row.name])
+    controls = {name: {draw: _joined(same) for draw, same in sorted(draws.items())} for name, draws in sorted(found.items())}
+    methods = {row.name: curves[row.name] for row in rows if row.name in curves and concerns(row)}
+    return DriftOnBoard(controls, beyond_drift(methods, controls))
+
+
+def _joined(same: Sequence[Curves]) -> Curves:
+    """The curves of one draw as one."""
+    return replace(same[0], runs=tuple(run for curves in same for run in curves.own))

@@ -1,0 +1,119 @@
+"""What drift alone explains: the gain of a method beyond that of a control which moved without a preference, at equal KL.
+
+A control moves in a random direction, and directions differ much: the draw of a direction is its unit, as the seed is a
+method's. One draw says nothing of drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from isoalign.stats.comparisons import Comparison, compare, holm
+from isoalign.stats.curves import Curves
+from isoalign.stats.equal_kl import Reading, by_prompt, enumerate_prompts, read_curves, read_off, scored, widen
+from isoalign.stats.intervals import Array
+
+FEWEST = 2  # draws of a control that a reading may rest on
+Draws = Mapping[int, Curves]
+"""The draws of a control, each with the curves of its training seeds."""
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """A method at the end of its curves and a control at the same KL.
+
+    ``kl``, ``gain``: of the method, means over its seeds; ``beyond``: its gain minus that of the control, the KL of each seed
+    matched; ``control``, ``draws``: which control, and how many of its draws are known at that KL. Where `compare` calls the
+    method ``single``, nothing is said of it but of this policy.
+    """
+
+    kl: float
+    gain: float
+    beyond: Comparison
+    control: str
+    draws: int
+
+    @property
+    def drift(self) -> float:
+        """The gain of the control at the method's KL."""
+        return self.gain - (self.beyond.value or 0.0)
+
+    @property
+    def above(self) -> bool:
+        """Whether the method is shown to gain more than drift: after Holm's correction over all methods; of a method of one
+        seed, whether the interval says so of this policy."""
+        if self.beyond.single:
+            return (self.beyond.low or 0.0) > 0
+        return self.beyond.resolved and (self.beyond.value or 0.0) > 0
+
+
+def beyond_drift(methods: Mapping[str, Curves], controls: Mapping[str, Draws]) -> dict[str, Beyond]:
+    """For each method what it gains beyond drift, of several controls beyond the one that leaves least; methods whose KL no
+    control passed with `FEWEST` draws are left out.
+
+    A method must be above every control, so the choice needs no correction. ``p_holm`` is over all methods.
+    """
+    found = {}
+    for name, curves in methods.items():
+        against = [one for control, draws in controls.items() if (one := _against(curves, control, draws)) is not None]
+        if against:
+            found[name] = min(against, key=lambda one: -np.inf if one.beyond.low is None else one.beyond.low)
+    tested = {name: p for name, one in found.items() if (p := one.beyond.p) is not None and not one.beyond.single}
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+    return {name: replace(one, beyond=replace(one.beyond, p_holm=corrected.get(name))) for name, one in found.items()}
+
+
+def drift_at(draws: Draws, kl: float) -> Reading | None:
+    """The gain of a control at a KL: its draws that are known there are the seeds; None of fewer than `FEWEST`."""
+    readings = [reading for curves in draws.values() if (reading := _read(curves, kl)) is not None]
+    seeds = [dict(enumerate_prompts(_mean(reading))) for reading in readings]
+    return Reading(seeds, _error(readings)) if len(readings) >= FEWEST else None
+
+
+def _against(method: Curves, control: str, draws: Draws) -> Beyond | None:
+    """A method against a control; None if fewer than `FEWEST` draws are known at the KL of each seed.
+
+    Of seed s and draw d, the excess is the gain of s minus that of d at the KL of s. Its mean over draws varies with the seeds
+    alone, and its mean over seeds with the draws: these are the two sides of a paired comparison, prompts crossed with both.
+    """
+    ends = [float(run[0, -1].mean()) for run in method.own]
+    read = {draw: [one for kl in ends if (one := _read(curves, kl)) is not None] for draw, curves in draws.items()}
+    known = [draw for draw, readings in read.items() if len(readings) == len(ends)]
+    if len(known) < FEWEST:
+        return None
+    excess = np.array([[_excess(run, draws[draw]) for draw in known] for run in method.own])  # [seeds, draws, prompts]
+    sides = {"method": excess.mean(1), "drift": excess.mean((0, 1)) - excess.mean(0)}
+    named = {side: [dict(enumerate_prompts(row)) for row in rows] for side, rows in sides.items()}
+    compared = compare(named, trained=["method"])["method", "drift"]
+    gain = float(np.mean([scored(run, method.rising, gain=True)[1][-1].mean() for run in method.own]))
+    error = _error([reading for draw in known for reading in read[draw]])
+    return Beyond(float(np.mean(ends)), gain, widen(compared, error), control, len(known))
+
+
+def _excess(run: Array, draw: Curves) -> Array:
+    """By prompt [prompts], how much more a seed [metrics, points, prompts] gains at its end than a draw of the control at the
+    same KL, mean over the training seeds of the draw."""
+    kl, gain = scored(run, draw.rising, gain=True)
+    controls = [scored(own, draw.rising, gain=True) for own in draw.own]
+    tables = [(np.concatenate([kl[-1:], d]), np.concatenate([gain[-1:], g])) for d, g in controls]
+    return np.mean([by_prompt(_end_minus_read, *table) for table in tables], axis=0)
+
+
+def _end_minus_read(kl: Array, gain: Array) -> Array:
+    """The gain of a method minus that of a control at its KL, of KL and gain [..., 1 + points], the method's first."""
+    return gain[..., 0] - read_off(kl[..., 1:], gain[..., 1:], kl[..., 0])
+
+
+def _read(curves: Curves, kl: float) -> Reading | None:
+    return read_curves(curves, lambda d, gain: read_off(d, gain, kl), gain=True)
+
+
+def _mean(reading: Reading) -> Array:
+    return np.array([list(seed.values()) for seed in reading.seeds], dtype=float).mean(0)
+
+
+def _error(readings: Sequence[Reading]) -> float:
+    return float(np.mean([reading.error for reading in readings])) if readings else 0.0

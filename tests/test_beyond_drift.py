@@ -1,0 +1,176 @@
+"""The gain beyond drift: frontiers of known truth, draws that are no draws, and what a board says of it."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from isoalign.core.records import Card, Estimate, Point
+from isoalign.report import leaderboard
+from isoalign.stats import Array, equal_kl
+from isoalign.stats.curves import Curves
+from isoalign.stats.drift import Beyond, beyond_drift
+from test_equal_kl import gold, method, prompts
+
+
+def scaled(curves: Curves, factor: float) -> Curves:
+    """Curves of which the gain is multiplied."""
+    runs = []
+    for run in curves.own:
+        moved = run.copy()
+        moved[1] = run[1][:1] + factor * (run[1] - run[1][:1])
+        runs.append(moved)
+    return dataclasses.replace(curves, runs=tuple(runs))
+
+
+def draws(rng: np.random.Generator, base: Array, factors: Sequence[float], end: float = 14.0) -> dict[int, Curves]:
+    """Draws of a control, each with a factor of the gain of `gold`."""
+    return {i: scaled(method(rng, base, end, 0.25, seeds=1, name=f"drift{i}"), f) for i, f in enumerate(factors)}
+
+
+def test_the_excess_is_the_gain_at_the_end_minus_that_of_the_control_at_the_kl_of_each_seed() -> None:
+    rng = np.random.default_rng(0)
+    base = prompts(rng)
+    made = method(rng, base, 4.0, 0.0, spread=0.2, seeds=3)
+    controls = draws(rng, base, [0.5, 0.3])
+    (found,) = beyond_drift({"m": made}, {"drift": controls}).values()
+    gains = [float((run[1][0] - run[1][-1]).mean()) for run in made.own]
+    ends = [float(run[0][-1].mean()) for run in made.own]
+    drifted = [
+        float(equal_kl.read_off(run[0].mean(-1), run[1][0].mean() - run[1].mean(-1), kl))
+        for control in controls.values() for run in control.own for kl in ends
+    ]  # fmt: skip
+    assert found.beyond.value == pytest.approx(np.mean(gains) - np.mean(drifted))
+    assert (found.drift, found.kl, found.draws) == (pytest.approx(np.mean(drifted)), pytest.approx(np.mean(ends)), 2)
+
+
+def verdicts(boards: int, factor: float, spread: float, count: int = 5, seeds: int = 3) -> list[dict[str, Beyond]]:
+    """Boards with ten methods on `gold` and draws of a control about ``factor`` times as good, spread by a share of that."""
+    rng, found = np.random.default_rng(1), []
+    for _ in range(boards):
+        base = prompts(rng)
+        controls = draws(rng, base, list(factor * (1 + spread * rng.normal(size=count))))
+        methods = {f"m{i}": method(rng, base, rng.uniform(2, 9), 0.25, 0.05, seeds, name=f"m{i}") for i in range(10)}
+        found.append(beyond_drift(methods, {"drift": controls}))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("spread", "count", "seeds"), [(0.0, 3, 3), (0.3, 5, 3), (0.5, 5, 3), (0.3, 2, 2)])
+def test_methods_that_only_drift_are_called_above_drift_on_at_most_5_percent_of_boards(
+    spread: float, count: int, seeds: int
+) -> None:
+    boards = verdicts(100, 1.0, spread, count, seeds)
+    assert np.mean([any(one.above for one in board.values()) for board in boards]) <= 0.05
+    held = [one.beyond.low <= 0 <= one.beyond.high for board in boards for one in board.values()]  # type: ignore[operator]
+    assert np.mean(held) >= 0.92  # the draws are the same for ten methods, so this is of 100
+
+
+def test_methods_far_above_drift_are_called_so_and_the_share_is_about_the_true_one() -> None:
+    boards = verdicts(4, 0.4, 0.3)
+    found = [one for board in boards for one in board.values()]
+    assert len(found) > 35
+    assert np.mean([one.above for one in found]) > 0.9
+    assert np.mean([one.drift / one.gain for one in found]) == pytest.approx(0.4, abs=0.06)
+
+
+def test_one_draw_says_nothing_and_a_kl_that_draws_did_not_pass_is_not_measured() -> None:
+    rng = np.random.default_rng(2)
+    base = prompts(rng)
+    near, far = (method(rng, base, end, 0.0, name=f"to{end}") for end in (3.0, 12.0))
+    controls = draws(rng, base, [0.5, 0.3, 0.4], end=5.0)
+    assert set(beyond_drift({"near": near, "far": far}, {"drift": controls})) == {"near"}
+    assert beyond_drift({"near": near}, {"drift": {0: controls[0]}}) == {}
+    assert beyond_drift({"near": near}, {}) == {}
+
+
+def test_of_two_controls_the_one_that_leaves_least_counts() -> None:
+    rng = np.random.default_rng(3)
+    base = prompts(rng)
+    made = method(rng, base, 4.0, 0.0)
+    controls = {"weak": draws(rng, base, [0.2, 0.22, 0.18]), "strong": draws(rng, base, [0.7, 0.72, 0.68])}
+    (found,) = beyond_drift({"m": made}, controls).values()
+    assert found.control == "strong"
+    assert found.drift / found.gain == pytest.approx(0.7, abs=0.1)
+
+
+def test_a_single_seed_has_no_verdict_but_its_own_interval() -> None:
+    rng = np.random.default_rng(4)
+    base = prompts(rng)
+    controls = draws(rng, base, [0.3, 0.31, 0.29])
+    (found,) = beyond_drift({"m": method(rng, base, 4.0, 0.0, seeds=1)}, {"drift": controls}).values()
+    assert (found.beyond.single, found.beyond.p_holm, found.above) == (True, None, True)
+
+
+# on a board
+
+
+def cards_of(name: str, curves: Curves, **settings: int) -> list[Card]:
+    """A card for each seed of curves."""
+    cards = []
+    for seed, run in enumerate(curves.own):
+        names = [f"p{i:03}" for i in range(run.shape[-1])]
+        values = [
+            {"kl": dict(zip(names, kl.tolist(), strict=True)), "toxicity_mean": dict(zip(names, level.tolist(), strict=True))}
+            for kl, level in zip(run[0], run[1], strict=True)
+        ]
+        points = [Point(i / (len(values) - 1), 1e12 * i, i, {}, value) for i, value in enumerate(values)]
+        metrics = {
+            metric: Estimate(float(np.mean(list(by.values()))), None, None, len(by)) for metric, by in values[-1].items()
+        }
+        metrics["toxicity_reduction"] = Estimate(float((run[1][0] - run[1][-1]).mean()), None, None, run.shape[-1])
+        cards.append(
+            Card(
+                f"{name}{settings}{seed}", "nano", name, {"algorithm": {"name": name, **settings}, "seed": seed}, seed,
+                {"flops": 1e12}, {"flops": 1e12}, metrics, {"sft": "a"}, {}, f"isoalign run algorithm={name}",
+                values=values[-1], curve=points,
+            )
+        )  # fmt: skip
+    return cards
+
+
+def board(*factors: float, seeds: int = 1) -> leaderboard.Board:
+    """DPO on `gold`, a method that only drifts, and draws of a control with factors."""
+    rng = np.random.default_rng(5)
+    base = prompts(rng)
+    cards = cards_of("dpo", method(rng, base, 4.0, 0.0)) + cards_of("kto", scaled(method(rng, base, 5.0, 0.0), 0.4))
+    for draw, factor in enumerate(factors):
+        for seed in range(seeds):
+            own = scaled(method(rng, base, 9.0, 0.0, seeds=1), factor)
+            (card,) = cards_of("drift_rloo", own, reward_seed=draw)
+            cards.append(dataclasses.replace(card, seed=seed, key=f"{card.key}-{seed}", config=card.config | {"seed": seed}))
+    return leaderboard.build_board(cards)
+
+
+def test_a_board_shows_what_is_above_drift_and_flags_what_is_not() -> None:
+    made = board(0.38, 0.4, 0.42)
+    table = {row["method"]: row for row in csv.DictReader(io.StringIO(made.csv()))}
+    assert (table["dpo"]["drift_control"], table["dpo"]["drift_draws"], table["dpo"]["above_drift_shown"]) == (
+        "drift_rloo",
+        "3",
+        "true",
+    )
+    assert float(table["dpo"]["above_drift"]) == pytest.approx(0.6 * gold(np.sqrt(4.0)), rel=0.3)
+    assert table["kto"]["above_drift_shown"] == "false"
+    assert "not above drift: at" in table["kto"]["flags"]
+    assert "not above drift" not in table["dpo"]["flags"]
+    assert table["drift_rloo (reward_seed=0)"]["above_drift"] == ""
+    page, lines = made.markdown(), made.terminal()
+    assert page.count("**kto:**") == 0
+    assert "kto: not above drift: at" in page
+    assert "kto: not above drift: at" in lines
+    assert "Above drift ↑" in page
+    assert "; drift 4" in page
+    assert lines.count("above drift") == 2, "the column, and the note"
+
+
+@pytest.mark.parametrize("made", [board(), board(0.4), board(0.4, seeds=3)], ids=["none", "one draw", "one draw, three seeds"])
+def test_without_draws_enough_a_board_says_not_measured_and_has_no_number(made: leaderboard.Board) -> None:
+    for row in csv.DictReader(io.StringIO(made.csv())):
+        assert row["above_drift"] == row["drift_gain"] == row["above_drift_shown"] == ""
+        assert "drift" not in row["flags"]
+    assert "not measured" in made.markdown()
+    assert "not measured" in made.terminal()
