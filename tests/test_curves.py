@@ -515,8 +515,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch, module: Any, make: Callable[[], Any])
     """The figure that a chart is made of."""
     figures: list[Any] = []
 
-    def keep(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes:
-        return chart_picture(lambda figure: (draw(figure), figures.append(figure))[0], size)
+    def keep(draw: Callable[[Any], None], size: tuple[float, float], kind: str = "svg") -> bytes:
+        return chart_picture(lambda figure: (draw(figure), figures.append(figure))[0], size, kind)
 
     chart_picture = chart_looks.picture
     monkeypatch.setattr(module, "picture", keep)
@@ -536,7 +536,7 @@ def test_no_name_in_a_chart_covers_another_or_a_mark_or_leaves_its_panel(
     else:
         figure = drawn(monkeypatch, curve_chart, lambda: curve_chart.curves_chart("nano", section))
     figure.draw_without_rendering()
-    for axes in figure.axes:
+    for axes in figure.axes[kind == "frontier" :]:
         names = [text for text in axes.texts if text.get_text() and text.get_text() in {row.name for row in section.rows}]
         assert len(names) >= 5
         frames = [text.get_window_extent() for text in names]
@@ -555,24 +555,6 @@ def crowd(seeds: int = 1) -> list[Card]:
     methods = [c for c in four if c.algorithm in ("dpo", "kto", "ppo", "rlaif")]
     copies = [dataclasses.replace(c, algorithm=f"{c.algorithm}_{i}") for i in (2, 3) for c in methods]
     return [*four, *copies]
-
-
-def test_a_crowded_frontier_has_a_number_beside_each_mark_and_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    section = section_of(crowd())
-    figure = drawn(monkeypatch, frontier, lambda: frontier.frontier_chart("nano", section))
-    figure.draw_without_rendering()
-    (axes,), (key,) = figure.axes, figure.legends
-    numbers = [text for text in axes.texts if text.get_text().isdigit()]
-    assert [f"{text.get_text()}  {row.name}" for text, row in zip(numbers, section.rows, strict=True)] == [
-        text.get_text() for text in key.get_texts()
-    ]
-    for a, b in itertools.combinations([text.get_window_extent() for text in numbers], 2):
-        assert not a.overlaps(b)
-    looks = [(handle.get_color(), handle.get_marker()) for handle in key.legend_handles]
-    assert len(set(looks)) == len(looks)
-    assert key.get_window_extent().x0 >= axes.get_window_extent().x1
-    at = axes.transData.transform([(kl, 0) for kl in (0, 1, 4, 9)])[:, 0]
-    assert np.diff(at) == pytest.approx(at[1] - at[0]), "a step is one of the root of KL"
 
 
 def test_small_panels_show_all_of_bands_seeds_title_and_subtitle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -641,17 +623,12 @@ def test_charts_of_very_many_rows_name_the_first_and_those_without_a_rank(monkey
     count = f"the first {chart_looks.MOST} of {len(names) - 1} rows"
     assert any(count in text.get_text() for text in figure.texts)
 
-    figure = drawn(monkeypatch, frontier, lambda: frontier.frontier_chart("nano", section))
-    named = [text.get_text().split("  ")[1] for text in figure.legends[0].get_texts()]
-    assert named == [*names[: chart_looks.MOST], *(n for n in names[chart_looks.MOST :] if n in ("sft", "sft_chosen"))]
-    (dots,) = [line for line in figure.axes[0].lines if line.get_color() == chart_looks.OTHERS]
-    assert len(dots.get_data()[0]) == len(names) - len(named)
 
-
-def test_looks_of_48_methods_differ() -> None:
-    (row, *_) = section_of(realistic(1)).rows
-    looks = chart_looks.looks_of([dataclasses.replace(row, name=f"method_{i}") for i in range(48)]).values()
-    assert len({(look.colour, look.marker) for look in looks}) == 48
+def test_looks_of_24_methods_that_learn_from_the_same_differ_and_have_one_colour() -> None:
+    row = next(row for row in section_of(realistic(1)).rows if row.name == "dpo")
+    looks = chart_looks.looks_of([dataclasses.replace(row, name=f"method_{i}") for i in range(24)]).values()
+    assert len({(look.marker, look.line) for look in looks}) == 24
+    assert {look.colour for look in looks} == {chart_looks.HUES["pairs"]}
 
 
 def test_a_chart_without_proxy_has_one_panel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,21 +21,24 @@ from isoalign.runs import failures
 @options.results
 @click.option("--across", is_flag=True, help="One table over all tasks: interquartile means and P(A beats B).")
 @click.option("--along", metavar="KEY", help="How scores and ranks move along a swept setting, e.g. task.feedback.noise.")
+@click.option("--paper", is_flag=True, help="Also write the charts as PDF, and a table in LaTeX and in Markdown.")
 @click.option(
     "--track",
     type=click.Choice([cards_on_disk.TUNED, cards_on_disk.DEFAULT]),
     help="Methods of one track alone; printed, not written.",
 )
-def board(task: str | None, results: Path, across: bool, along: str | None, track: str | None) -> None:
+def board(task: str | None, results: Path, across: bool, along: str | None, paper: bool, track: str | None) -> None:
     """Build and print the leaderboard of a task from its cards.
 
     Without TASK, of every task that has cards. The board is written beside the cards as leaderboard.md and leaderboard.csv,
     with its charts.
     """
-    if track and (across or along):
-        raise click.UsageError("--track cannot be combined with --across or --along")
+    if track and (across or along or paper):
+        raise click.UsageError("--track cannot be combined with --across, --along or --paper")
     if across and along:
         raise click.UsageError("--across and --along cannot be combined")
+    if paper and (across or along):
+        raise click.UsageError("--paper is for the board of a task, without --across and --along")
     folders = [results / task] if task else sorted(path for path in results.glob("*") if path.is_dir())
     cards = {folder: read for folder in folders if (read := cards_on_disk.read_cards(folder))}
     for folder, read in cards.items():
@@ -56,7 +59,7 @@ def board(task: str | None, results: Path, across: bool, along: str | None, trac
     else:
         for folder, read in cards.items():
             with leaderboard.naming_its_card(read):
-                _print_board(folder, read, written=not track)
+                _print_board(folder, read, paper, written=not track)
 
 
 def _of_track(cards: list[Card], track: str) -> list[Card]:
@@ -65,7 +68,7 @@ def _of_track(cards: list[Card], track: str) -> list[Card]:
     return found if any(map(cards_on_disk.track, found)) else []
 
 
-def _print_board(folder: Path, cards: list[Card], written: bool = True) -> None:
+def _print_board(folder: Path, cards: list[Card], paper: bool, written: bool = True) -> None:
     made = leaderboard.build_board(cards, folder.name)
     leaderboard.print_board(made)
     failed = failures.read_failures(folder)
@@ -74,7 +77,8 @@ def _print_board(folder: Path, cards: list[Card], written: bool = True) -> None:
     if failed:
         print(f"(until the same command succeeds, or its file in {remote.named(folder / 'failed')} is deleted)")
     if written:
-        print(remote.named(leaderboard.write_board(made, folder)))
+        for path in [*(leaderboard.write_paper(made, folder) if paper else []), leaderboard.write_board(made, folder)]:
+            print(remote.named(path))
 
 
 def _print_across(cards: dict[str, list[Card]], results: Path) -> None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import matplotlib.backends.backend_agg
     import matplotlib.figure
     import matplotlib.lines
-    import matplotlib.patheffects
     import matplotlib.style
+    import matplotlib.transforms
     import peft.tuners.tuners_utils
     import pyarrow.parquet
     import safetensors.torch

@@ -27,6 +27,7 @@ from isoalign.report.charts.curves import curves_chart, curves_chart_name
 from isoalign.report.charts.frontier import frontier_chart, frontier_chart_name
 from isoalign.report.charts.reliability import reliability_chart, reliability_chart_name
 from isoalign.report.pages.page import board_page
+from isoalign.report.pages.paper import as_latex, as_markdown
 from isoalign.report.pages.table import as_csv, board_table
 from isoalign.report.pages.terminal import board_text
 
@@ -60,10 +61,10 @@ class Board:
         """The board for a terminal of 100 columns or more; without colour it is plain text."""
         return board_text(self.task, self.sections, width, colour)
 
-    def charts(self) -> dict[str, bytes]:
-        """The charts of all sections by file name, those that have something to show."""
-        drawn = {name(i): draw(self.task, one) for i, one in enumerate(self.sections, 1) for name, draw in CHARTS}
-        return {name: svg for name, svg in drawn.items() if svg is not None}
+    def charts(self, kind: str = "svg") -> dict[str, bytes]:
+        """The charts of all sections by file name, as SVG or PDF, those that have something to show."""
+        drawn = {name(i): draw(self.task, one, kind) for i, one in enumerate(self.sections, 1) for name, draw in CHARTS}
+        return {name.replace(".svg", f".{kind}"): chart for name, chart in drawn.items() if chart is not None}
 
 
 def build_board(cards: Iterable[Card], task: str | None = None) -> Board:
@@ -126,6 +127,18 @@ def write_board(board: Board, folder: Path) -> Path:
     save(folder / "leaderboard.csv", board.csv())
     save(folder / "leaderboard.md", board.markdown())
     return folder / "leaderboard.md"
+
+
+def write_paper(board: Board, folder: Path) -> list[Path]:
+    """Write the charts as PDF, and a table of the main figures of each section in LaTeX and in Markdown; returns the paths."""
+    tables: dict[str, str] = {}
+    for number, section in enumerate(board.sections, 1):
+        name = "table" if number == 1 else f"table-{number}"
+        tables |= {f"{name}.tex": as_latex(board.task, section), f"{name}.md": as_markdown(section)}
+    files: dict[str, str | bytes] = {**board.charts("pdf"), **tables}
+    for name, data in files.items():
+        save(Path(folder) / name, data)
+    return [Path(folder) / name for name in files]
 
 
 def print_board(board: Board, stream: TextIO | None = None) -> None:

@@ -39,7 +39,7 @@ def curves_chart_name(number: int) -> str:
     return "curves.svg" if number == 1 else f"curves-{number}.svg"
 
 
-def curves_chart(task: str, section: Section) -> bytes | None:
+def curves_chart(task: str, section: Section, kind: str = "svg") -> bytes | None:
     """The chart of a section's curves, the same bytes for the same section; None if no card has a curve."""
     curves = section.curves
     if not curves:
@@ -51,7 +51,7 @@ def curves_chart(task: str, section: Section) -> bytes | None:
         subtitle = f"{setting(task, section)} · {_legend(lines[:MOST])}"
         subtitle += f" · the first {MOST} of {len(lines)} rows" if len(lines) > MOST else ""
         size = (11.5, 1.6 + 1.6 * math.ceil(min(len(lines), MOST) / PER_ROW))
-        return picture(lambda figure: _multiples(figure, lines, subtitle), size)
+        return picture(lambda figure: _multiples(figure, lines, subtitle), size, kind)
 
     def draw(figure: Any) -> None:
         figure.get_layout_engine().set(wspace=0.05)
@@ -67,7 +67,7 @@ def curves_chart(task: str, section: Section) -> bytes | None:
         if scored:
             _names(figure, panels[1], scored, lambda paths: paths.rise)
 
-    return picture(draw, (11.0, 4.8) if scored else (8.0, 4.8))
+    return picture(draw, (11.0, 4.8) if scored else (8.0, 4.8), kind)
 
 
 @dataclass(frozen=True)

@@ -1,39 +1,44 @@
-"""The frontier: the mean score against exact KL, as an SVG."""
+"""The picture of a board: gains at equal KL as a forest plot, beside the frontier of gain against KL."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import textwrap
 from typing import Any
 
 import numpy as np
 
 from isoalign.core.lazy import matplotlib
-from isoalign.core.records import Estimate
-from isoalign.evaluation.metrics.metric import value_of
-from isoalign.report.board.rows import METHOD, Row
+from isoalign.report.board.rows import DRIFT, METHOD, Row
 from isoalign.report.board.sections import Section
+from isoalign.report.charts.finding import compared_at, drift_sentence, finding, unmeasured_sentence
+from isoalign.report.charts.forest import MOST, TWIN, Line, draw_forest, lines_of
 from isoalign.report.charts.labels import Box, Label, boxes_along, place_labels
 from isoalign.report.charts.looks import (
-    CROWD,
     FAINT,
-    GAP,
-    MOST,
-    OTHERS,
-    Look,
-    dress,
+    GRID,
+    HUES,
+    INK,
+    PAPER,
+    SHAPES,
     even_steps,
-    known_parts,
-    looks_of,
+    family_of,
     name_of,
     picture,
     setting,
+    shorten,
 )
-from isoalign.stats.curves import Curves
-from isoalign.stats.frontier import pareto
+from isoalign.stats.drift import Draws, drift_at
+from isoalign.stats.frontier import Place, pareto
 
-Marks = list[tuple[Row, Estimate, Estimate]]  # rows with their KL and score
+WIDTH, LINE, TOP, BOTTOM, HEIGHT = 830, 17, 88, 62, 330  # pixels: of the picture, a line, the title, an axis, the frontier
+FEW = 10  # rows that all have a name beside their mark
+WORDS = {
+    "pairs": "pairs of answers", "unpaired": "single answers", "reward": "a reward model", "judge": "an AI judge",
+    "distillation": "a teacher", "none": "no feedback on answers", "other": "another package's method",
+}  # fmt: skip
+FRONTIER: dict[str, Any] = {"color": INK, "linewidth": 1.6, "drawstyle": "steps-post"}
+Ends = list[tuple[Row, float, float]]  # rows with KL and gain at the end of the budget
 
 
 def frontier_chart_name(number: int) -> str:
@@ -41,162 +46,168 @@ def frontier_chart_name(number: int) -> str:
     return "frontier.svg" if number == 1 else f"frontier-{number}.svg"
 
 
-def frontier_points(section: Section) -> Marks:
-    """The rows that are shown in the chart, with their KL and score."""
-    points = []
+def frontier_points(section: Section) -> Ends:
+    """The rows that are shown in the frontier, with KL and gain at the end of their budget: those of the curves, where all
+    rows are on the same prompts, else those of the ranking."""
+    ends = []
     for row in section.rows:
-        kl, level = row.kl, row.estimate(row.objective.level)
-        if kl.value is not None and level.value is not None:
-            points.append((row, kl, level))
-    return points
+        kl, gain = row.kl.value, row.estimate(row.objective.gain).value
+        if row.name in section.curves:
+            paths = section.curves[row.name].observed.pooled
+            kl, gain = float(paths.kl[-1]), float(paths.gold[-1])
+        if kl is not None and gain is not None:
+            ends.append((row, kl, gain))
+    return ends
 
 
-def frontier_chart(task: str, section: Section) -> bytes | None:
-    """The mean score against exact KL as an SVG, the same bytes for the same section; None without points.
+def frontier_chart(task: str, section: Section, kind: str = "svg") -> bytes | None:
+    """Gains at equal KL beside the frontier, the same bytes for the same section; None without a row that has KL and gain.
 
-    If cards have curves, the chart shows each method's path and the Pareto frontier of all points along the budget. With many
-    rows, where lines would hide the marks (the chart of curves has a panel for each), it shows the ends only, on a scale with
-    room for small KL. With more than `MOST` rows it names the first and those without a rank; the others are grey dots.
+    The title says what ranks say. Where too few rows are measured at any KL of the grid, gains are those at the end of the
+    budget.
     """
-    points = frontier_points(section)
-    if not points:
+    ends = frontier_points(section)
+    if not ends:
         return None
-    if len(points) > CROWD:
-        size = (11.5, max(6.2, 0.4 + 0.21 * len(_named(points))))
-        return picture(lambda figure: _draw(figure, points, {}, setting(task, section)), size)
-    return picture(lambda figure: _draw(figure, points, section.curves, setting(task, section)), (8, 5))
+    at = compared_at(section)
+    every = lines_of(section, at)
+    lines = every[:MOST]
+    families = [name for name in WORDS if any(family_of(row) == name for line in lines for row, _ in line.rows)]
+    places = len(lines) + (0 < sum(line.gain is None for line in lines) < len(lines))
+    tall = max(LINE * places, min(HEIGHT, 28 * places))
+    height = TOP + BOTTOM + max(tall, HEIGHT + LINE * (len(families) + 3))
+
+    said = (setting(task, section), unmeasured_sentence(section, at), drift_sentence(section))
+
+    def draw(figure: Any) -> None:
+        figure.set_layout_engine("none")
+        _titles(figure, height, finding(section, at), " · ".join(filter(None, said)))
+        longest = max(len(name_of(line.rows[0][0], 24)) for line in lines) if lines else 0
+        left = max(22 + 6.6 * longest, 164)
+        forest = _panel(figure, height, left, 450 - left, tall)
+        draw_forest(forest, section, lines, at)
+        forest.set_xlabel(_gain_label(section, at, len(every) - len(lines)), fontsize=9, loc="left")
+        axes = _panel(figure, height, 522, WIDTH - 522 - 14, HEIGHT)
+        _key(figure, height, families, lines, section)
+        _frontier(figure, axes, section, ends)
+
+    return picture(draw, (WIDTH / 96, height / 96), kind)
 
 
-def _named(points: Marks) -> Marks:
-    """The points that a chart names."""
-    return [point for place, point in enumerate(points) if place < MOST or point[0].part != METHOD]
+def _panel(figure: Any, height: float, left: float, width: float, tall: float) -> Any:
+    """Axes at a place in pixels, below the title."""
+    return figure.add_axes((left / WIDTH, 1 - (TOP + tall) / height, width / WIDTH, tall / height))
 
 
-def _draw(figure: Any, points: Marks, curves: Mapping[str, Curves], subtitle: str) -> None:
-    axes, crowded, objective = figure.add_subplot(), len(points) > CROWD, points[0][0].objective
-    if curves:
-        subtitle += (
-            " · bars: 95% · small: seeds · lines: along the budget, dotted where not measured · dashed: Pareto frontier"
+def _titles(figure: Any, height: float, title: str, subtitle: str) -> None:
+    lines = textwrap.wrap(title, 88)[:2]
+    figure.text(12 / WIDTH, 1 - 12 / height, "\n".join(lines), va="top", fontsize=11.5, fontweight="bold")
+    below = 34 if len(lines) == 1 else 52
+    figure.text(12 / WIDTH, 1 - below / height, shorten(subtitle, 125), va="top", fontsize=9, color=FAINT)
+
+
+def _gain_label(section: Section, at: float | None, left_out: int) -> str:
+    where, end = (
+        ("at the end of the budget", "") if at is None else (f"at {at:g} nats of KL", " · |: at the end of the budget")
+    )
+    more = f" · {left_out} more rows left out" if left_out else ""
+    return f"{section.objective.gain_axis} {where}\nbars: 95% intervals{end}{more}"
+
+
+def _frontier(figure: Any, axes: Any, section: Section, ends: Ends) -> None:
+    """Gain against KL: each row's own steps, faint, the steps of all, and the band of drift."""
+    axes.set_title("Each step: the gain that a KL buys", loc="left", fontsize=9, color=FAINT, pad=6)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    few = len(ends) <= FEW
+    _drift_bands(axes, section)
+    for row, kl, gain in ends:
+        colour = HUES.get(family_of(row), INK)
+        if few and row.name in section.curves and row.algorithm not in DRIFT:
+            paths = section.curves[row.name].observed.pooled
+            style: dict[str, Any] = {"color": colour, "linewidth": 0.9, "alpha": 0.3, "zorder": 2}
+            axes.plot(np.sqrt(np.maximum(paths.kl, 0)), paths.gold, drawstyle="steps-post", **style)
+        hollow = row.name.startswith(TWIN) or not row.comparable
+        face = PAPER if hollow else colour
+        size = 3.5 if row.algorithm in DRIFT else 5.5
+        axes.plot(
+            math.sqrt(kl), gain, SHAPES.get(family_of(row), "P"), color=colour, markerfacecolor=face, markersize=size, zorder=4
         )
-    else:
-        corner = "upper" if objective.higher_is_better else "lower"
-        subtitle += f" · {corner} left is better · bars: 95% intervals · small: seeds · dashed: Pareto frontier"
-    everything, points = points, _named(points)
-    names = {row.name for row, _, _ in points}
-    rest = [point for point in everything if point[0].name not in names]
-    subtitle += f" · grey: {len(rest)} more rows" if rest else ""
-    dress(axes, f"{objective.title} against KL from the base", subtitle)
-    axes.set_xlabel("Exact KL from the SFT base, nats per completion" + (" (square-root scale)" if crowded else ""))
-    axes.set_ylabel(f"Mean {objective.noun} of completions")
-    looks = looks_of([row for row, _, _ in points])
-    if crowded:
-        _square_root(axes, max(kl.high or kl.value or 0.0 for _, kl, _ in everything))
-        _draw_key(figure, [(f"{i}  {name_of(row)}", row, looks[row.name]) for i, (row, _, _) in enumerate(points, 1)])
-    if rest:
-        axes.plot(*zip(*((kl.value, level.value) for _, kl, level in rest), strict=True), ".", color=OTHERS, zorder=1)
-    for row, kl, level in points:
-        _draw_row(axes, row, kl, level, looks[row.name])
-    paths = _draw_paths(axes, points, curves, looks)
-    style: dict[str, Any] = {"color": FAINT, "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 1}
-    if curves:
-        style |= {"color": "#b0b0b0", "drawstyle": "steps-post"}
-    axes.plot(*zip(*_pareto_line(everything, curves), strict=True), **style)
-    axes.margins(0.12, 0.12)
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(bottom=max(objective.low, bottom), **({} if objective.is_toxicity else {"top": min(objective.high, top)}))
+    best = _pareto(section, ends)
+    farthest = max(math.sqrt(kl) for _, kl, _ in ends)
+    x = [math.sqrt(kl) for kl, _ in best]
+    axes.plot([*x, farthest], [*(gain for _, gain in best), best[-1][1]], zorder=3, **FRONTIER)
+    ticks = even_steps(farthest, 5)
+    axes.set_xticks(ticks, [f"{d**2:.4g}" for d in ticks])
+    axes.set_xlim(-0.03 * farthest, 1.08 * farthest)
+    axes.margins(y=0.1)
+    axes.tick_params(labelsize=9)
+    axes.set_xlabel("Exact KL from the base, nats (square-root scale)", fontsize=9)
+    axes.set_ylabel(section.objective.gain_axis, fontsize=9)
     figure.draw_without_rendering()
-    boxes = [box for point in points for box in _pixels(axes, *point)]
-    boxes += [box for path in paths for box in boxes_along(axes, *path)]
-    labels = [_label(looks, *point) for point in points]
-    labels = [replace(label, text=str(i)) for i, label in enumerate(labels, 1)] if crowded else labels
-    place_labels(figure, axes, labels, boxes)
+    boxes = boxes_along(axes, x, [gain for _, gain in best])
+    named = [end for end in ends if end[0].algorithm not in DRIFT and (few or end[0].pareto or end[0].part != METHOD)]
+    boxes += [_around(axes, math.sqrt(kl), gain) for _, kl, gain in ends]
+    labels = [Label(name_of(row, 20), HUES.get(family_of(row), INK), (math.sqrt(kl), gain)) for row, kl, gain in named]
+    place_labels(figure, axes, labels, boxes, size=8.5)
 
 
-def _square_root(axes: Any, farthest: float) -> None:
-    """A horizontal scale of d = sqrt(KL), with ticks in nats of KL; the margin may be below 0."""
-    axes.set_xscale("function", functions=(lambda kl: np.sign(kl) * np.sqrt(np.abs(kl)), lambda d: np.sign(d) * d * d))
-    ticks = [d**2 for d in even_steps(math.sqrt(farthest), most=7)]
-    axes.set_xticks(ticks, [f"{kl:.4g}" for kl in ticks])
+def _around(axes: Any, x: float, y: float) -> Box:
+    at = axes.transData.transform((x, y))
+    return float(at[0]) - 5, float(at[1]) - 5, float(at[0]) + 5, float(at[1]) + 5
 
 
-def _draw_key(figure: Any, rows: Sequence[tuple[str, Row, Look]]) -> None:
-    """Beside the panel, the name and mark of each number."""
-    marks = [
-        matplotlib.lines.Line2D([], [], color=look.colour, marker=look.marker, markerfacecolor=_face(row, look), linestyle="")
-        for _, row, look in rows
-    ]
-    figure.legend(marks, [name for name, _, _ in rows], loc="outside right upper", frameon=False, fontsize=9)
+def _pareto(section: Section, ends: Ends) -> list[tuple[float, float]]:
+    """KL and gain of what no other row beats in both: of all points along the budget, or of the ends."""
+    comparable = {row.name: section.curves[row.name] for row, _, _ in ends if row.comparable and row.name in section.curves}
+    comparable = {name: one for name, one in comparable.items() if not name.startswith(tuple(DRIFT))}
+    if comparable:
+        base = float(next(iter(comparable.values())).observed.pooled.level[0])
+        found: list[Place] = pareto(comparable)
+        sign = 1 if section.objective.higher_is_better else -1
+        return [(p.kl, sign * (p.level - base)) for p in found]
+    best: list[tuple[float, float]] = [(0.0, 0.0)]
+    for row, kl, gain in sorted(ends, key=lambda end: (end[1], -end[2])):
+        if row.comparable and gain > best[-1][1]:
+            best.append((kl, gain))
+    return best
 
 
-def _draw_paths(
-    axes: Any, points: Marks, curves: Mapping[str, Curves], looks: dict[str, Look]
-) -> list[tuple[list[float], list[float]]]:
-    """The path of each method along its budget, mean over seeds, and on to its mark: the final policy on more prompts."""
-    drawn = []
-    for row, kl, level in points:
-        if row.name not in curves:
-            continue
-        look: dict[str, Any] = {"color": looks[row.name].colour, "alpha": 0.6, "zorder": 2}
-        paths = curves[row.name].observed.pooled
-        x, y = paths.kl.tolist(), paths.level.tolist()
-        axes.plot(x, y, linewidth=0.7, linestyle=GAP, marker=".", markersize=4, **look)
-        d, known = known_parts(np.sqrt(x).tolist(), y)
-        axes.plot(np.square(d), known, linewidth=1.1, linestyle=looks[row.name].line, **look)
-        axes.plot([x[-1], kl.value], [y[-1], level.value], linewidth=1, linestyle=":", **look)
-        drawn.append((x, y))
-    return drawn
+def _drift_bands(axes: Any, section: Section) -> None:
+    """The gain of each control for drift wherever two of its draws are known, with its interval."""
+    for draws in section.drift.controls.values():
+        places, low, high, mean = _along(draws)
+        if places:
+            axes.fill_between(places, low, high, color=FAINT, alpha=0.18, linewidth=0, zorder=0)
+            axes.plot(places, mean, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
 
 
-def _pareto_line(points: Marks, curves: Mapping[str, Curves]) -> list[tuple[float, float]]:
-    """The Pareto frontier: of all points along the budget if there are curves, else of the ends."""
-    if not curves:
-        ends = [(kl.value or 0.0, level.value or 0.0) for row, kl, level in points if row.pareto]
-        return sorted(ends) or [(math.nan, math.nan)]
-    best = pareto({row.name: curves[row.name] for row, _, _ in points if row.comparable and row.name in curves})
-    return [(place.kl, place.level) for place in best] or [(math.nan, math.nan)]
+def _along(draws: Draws) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Places in sqrt(KL) with the bounds and the mean of a control's gain there."""
+    farthest = max(float(run[0].mean(-1).max()) for curves in draws.values() for run in curves.own)
+    rows = []
+    for d in np.linspace(0.5, math.sqrt(farthest), 24):
+        reading = drift_at(draws, float(d * d))
+        gain = reading.estimate() if reading else None
+        if gain and gain.low is not None and gain.high is not None:
+            rows.append((float(d), gain.low, gain.high, gain.value or 0.0))
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
+    return columns[0], columns[1], columns[2], columns[3]
 
 
-def _draw_row(axes: Any, row: Row, kl: Estimate, level: Estimate, look: Look) -> None:
-    colour, marker = look.colour, look.marker
-    bars = {"xerr": _reach(kl), "yerr": _reach(level)}
-    axes.errorbar(kl.value, level.value, **bars, fmt="none", ecolor=colour, elinewidth=1.4, alpha=0.55, zorder=2)
-    axes.plot(kl.value, level.value, marker, color=colour, markerfacecolor=_face(row, look), markersize=9, zorder=4)
-    for x, y in _seed_points(row):
-        axes.plot(x, y, marker, color=colour, alpha=0.35, markersize=4.5, zorder=3)
-
-
-def _face(row: Row, look: Look) -> str:
-    """The colour inside a mark: none if the row can't be compared."""
-    return look.colour if row.comparable else "white"
-
-
-def _seed_points(row: Row) -> list[tuple[float, float]]:
-    """KL and score of each card, if there are several."""
-    points = [(value_of(card.metrics, "kl"), value_of(card.metrics, row.objective.level)) for card in row.cards]
-    return [(x, y) for x, y in points if x is not None and y is not None] if len(points) > 1 else []
-
-
-def _reach(e: Estimate) -> list[list[float]] | None:
-    if e.value is None or e.low is None or e.high is None:
-        return None
-    return [[max(0.0, e.value - e.low)], [max(0.0, e.high - e.value)]]
-
-
-def _label(looks: dict[str, Look], row: Row, kl: Estimate, level: Estimate) -> Label:
-    return Label(name_of(row), looks[row.name].colour, (kl.value or 0.0, level.value or 0.0))
-
-
-def _pixels(axes: Any, row: Row, kl: Estimate, level: Estimate) -> list[Box]:
-    """Boxes on the canvas around a point's mark, its seeds' marks and its two bars."""
-
-    def box(x0: Any, y0: Any, x1: Any, y1: Any, margin: float) -> Box:
-        (left, bottom), (right, top) = axes.transData.transform([(x0, y0), (x1, y1)])
-        return left - margin, bottom - margin, right + margin, top + margin
-
-    boxes = [box(kl.value, level.value, kl.value, level.value, 9)]
-    boxes += [box(x, y, x, y, 4) for x, y in _seed_points(row)]
-    if kl.low is not None:
-        boxes.append(box(kl.low, level.value, kl.high, level.value, 1))
-    if level.low is not None:
-        boxes.append(box(kl.value, level.low, kl.value, level.high, 1))
-    return boxes
+def _key(figure: Any, height: float, families: list[str], lines: list[Line], section: Section) -> None:
+    """What marks, lines and the band mean, under the frontier."""
+    handle = matplotlib.lines.Line2D
+    marks = [handle([], [], color=HUES.get(name, INK), marker=SHAPES.get(name, "P"), linestyle="") for name in families]
+    words = [f"learns from {WORDS[name]}" if name not in ("none", "other") else WORDS[name] for name in families]
+    if any(len(line.rows) > 1 for line in lines):
+        marks.append(handle([], [], color=FAINT, marker="o", markerfacecolor=PAPER, linestyle=""))
+        words.append("hollow: TRL's twin, or not ranked")
+    marks.append(handle([], [], color=INK, linewidth=1.6))
+    words.append("no other has as much for less KL")
+    if section.drift.controls:
+        marks.append(handle([], [], color=FAINT, linewidth=7, alpha=0.3))
+        words.append("drift alone, with 95% interval")
+    top = 1 - (TOP + HEIGHT + BOTTOM - 12) / height
+    box = ((522 - 12) / WIDTH, top)
+    figure.legend(marks, words, loc="upper left", bbox_to_anchor=box, frameon=False, fontsize=9, labelspacing=0.35)

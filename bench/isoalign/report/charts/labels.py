@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from isoalign.core.lazy import matplotlib
 from isoalign.report.charts.looks import FAINT
 
 DISTANCES = (12, 18, 26, 38, 54, 74, 100)  # pixels from a point to the near edge of its name
@@ -26,7 +25,7 @@ class Label:
     at: tuple[float, float]
 
 
-def place_labels(figure: Any, axes: Any, labels: Iterable[Label], boxes: Sequence[Box]) -> None:
+def place_labels(figure: Any, axes: Any, labels: Iterable[Label], boxes: Sequence[Box], size: float = 10) -> None:
     """Write each name beside its point, clear of other names and of ``boxes`` [pixels], with a line if that is far away.
 
     The figure must be laid out. Offsets are in points: an SVG has 72 per inch, whatever the pixels here.
@@ -35,8 +34,7 @@ def place_labels(figure: Any, axes: Any, labels: Iterable[Label], boxes: Sequenc
     point = 72 / figure.dpi
     for label in labels:
         at = {"xy": label.at, "textcoords": "offset points"}
-        text = axes.annotate(label.text, xytext=(0, 0), color=label.colour, zorder=6, **at)
-        text.set_path_effects([matplotlib.patheffects.withStroke(linewidth=2.5, foreground="white")])
+        text = axes.annotate(label.text, xytext=(0, 0), color=label.colour, fontsize=size, zorder=6, **at)
         extent = text.get_window_extent()
         x, y = axes.transData.transform(label.at)
         spot = _best_spot((x, y), (extent.width, extent.height), boxes, names, axes.get_window_extent().extents)

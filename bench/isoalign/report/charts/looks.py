@@ -8,23 +8,38 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from isoalign.core import plugins
 from isoalign.core.display import clean, scientific
 from isoalign.core.lazy import matplotlib
-from isoalign.report.board.rows import CONTROL, INFERENCE, METHOD, REFERENCE, UNMETERED, Row
+from isoalign.report.board.rows import CONTROL, INFERENCE, REFERENCE, UNMETERED, Row
 from isoalign.report.board.sections import Section
 from isoalign.stats.equal_kl import neighbours
 
 CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # that no XML may hold
-FAINT = "#8a8a8a"
+FAINT = "#6b6b6b"
 INK = "#222222"
 GRID = "#ececec"
 OTHERS = "#dddddd"
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's, without yellow
+PAPER = "#ffffff"
+HUES = {
+    "pairs": "#1565d8", "unpaired": "#00382f", "reward": "#c2410c", "judge": "#7b1fa2",
+    "distillation": "#4a3500", "none": FAINT,
+}  # fmt: skip
+"""A colour for what a method learns from (`provenance.FAMILIES`), dark enough for text, and apart to colour-blind eyes."""
+SHAPES = {"pairs": "o", "unpaired": "s", "reward": "D", "judge": "^", "distillation": "v", "none": "h"}
+PALETTE = tuple(HUES.values())
+DARK = {
+    PAPER: "#0d1117", INK: "#e6edf3", FAINT: "#9da7b1", GRID: "#262c34", OTHERS: "#39414b", "#1565d8": "#a9b8ff",
+    "#00382f": "#52ff95", "#c2410c": "#e8791f", "#7b1fa2": "#b880ff", "#4a3500": "#fffd4c",
+}  # fmt: skip
+"""The colours of a page in the dark, each in the place of one in the light."""
+FONTS = ("DejaVu Sans", "Verdana", "Arial", "sans-serif")  # of about the width that matplotlib measures
 MARKERS = "osD^vPX*"
 LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 GAP = (0, (1, 2))  # of the line between two snapshots that lie too far apart for anything to be read between them
@@ -32,9 +47,12 @@ CROWD = 10  # with more rows than these, colours and names beside marks do not t
 MOST = 30  # rows that a chart names; the others are grey
 
 
-def picture(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes:
-    """An SVG of what ``draw`` puts on a figure of a size in inches. The same drawing gives the same bytes."""
-    rc: dict[Any, Any] = {"svg.hashsalt": "isoalign", "font.size": 10, "axes.spines.top": False}
+def picture(draw: Callable[[Any], None], size: tuple[float, float], kind: str = "svg") -> bytes:
+    """An SVG, with text as text, or a PDF of what ``draw`` puts on a figure of a size in inches. The same drawing gives the
+    same bytes. An SVG turns its colours where the reader's pages are dark."""
+    rc: dict[Any, Any] = {"svg.hashsalt": "isoalign", "font.size": 10, "axes.spines.top": False, "svg.fonttype": "none"}
+    rc |= {"font.sans-serif": FONTS[:-1], "pdf.fonttype": 42, "xtick.color": FAINT, "ytick.color": FAINT}
+    rc |= {"xtick.labelcolor": INK, "ytick.labelcolor": INK, "figure.facecolor": PAPER, "axes.facecolor": "none"}
     rc |= {"text.parse_math": False}  # names come from anywhere, and a dollar in one is a dollar
     rc |= {"axes.spines.right": False, "axes.edgecolor": FAINT, "text.color": INK, "axes.labelcolor": INK}
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -44,8 +62,17 @@ def picture(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes:
         matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
         draw(figure)
         file = io.BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": "isoalign"})
-    return CONTROLS.sub(b"", file.getvalue())
+        date = "Date" if kind == "svg" else "CreationDate"
+        figure.savefig(file, format=kind, metadata={date: None, "Creator": "isoalign"})
+    return CONTROLS.sub(b"", file.getvalue()).replace(b"<defs>", _in_the_dark(), 1) if kind == "svg" else file.getvalue()
+
+
+def _in_the_dark() -> bytes:
+    """A style for an SVG that turns each colour where pages are dark."""
+    rules = (
+        f'[style*="{what}: {old}"]{{{what}:{new} !important}}' for old, new in DARK.items() for what in ("fill", "stroke")
+    )
+    return f"<style>@media (prefers-color-scheme: dark){{{' '.join(rules)}}}</style><defs>".encode()
 
 
 def dress(axes: Any, title: str, subtitle: str) -> None:
@@ -91,20 +118,36 @@ class Look:
 
 
 def looks_of(rows: list[Row]) -> dict[str, Look]:
-    """Looks by name, so that neither a new rank nor colour blindness confuses two methods. Colours repeat after six."""
-    methods = sorted(row.name for row in rows if row.part in (METHOD, UNMETERED, INFERENCE))
-    looks = {REFERENCE: Look(INK, "p"), CONTROL: Look("#777777", "h")}
+    """Looks by name, whatever the ranks: colours by what a method learns from, marks and lines that differ within a colour."""
+    looks = {REFERENCE: Look(INK, "p"), CONTROL: Look(FAINT, "h")}
+    alike: dict[str, list[str]] = {}
+    for row in sorted(rows, key=lambda row: row.name):
+        alike.setdefault(family_of(row), []).append(row.name)
     own = {
-        name: Look(PALETTE[i % 6], MARKERS[(i + i // 24) % 8], LINES[i // 6 % 3]) for i, name in enumerate(methods)
-    }  # 48 different ones
+        name: Look(HUES.get(family, INK), MARKERS[i % 8], LINES[i % 3])
+        for family, names in alike.items()
+        for i, name in enumerate(names)
+    }  # 24 in each colour
     return own | {row.name: looks[row.part] for row in rows if row.part in looks}
 
 
-def name_of(row: Row) -> str:
-    """A row's name in charts, with the reason why it can't be compared, if there is one."""
+@cache
+def _families() -> dict[str, str]:
+    return plugins.families()
+
+
+def family_of(row: Row) -> str:
+    """What a row learns from, one of `HUES`; "other" for a method of another package."""
+    return "none" if row.part in (REFERENCE, CONTROL) else _families().get(row.algorithm, "other")
+
+
+def name_of(row: Row, length: int = 36) -> str:
+    """A row's name in charts, its middle left out where it is longer than ``length``, with the reason why it can't be compared, if there is one."""
     apart = f" ({row.part})" if row.part in (UNMETERED, INFERENCE) else " (outdated)"
     why = "" if row.comparable else " (gate)" if row.gated else apart
-    return shorten(clean(row.name), 36) + why
+    name = clean(row.name)
+    half = length // 2
+    return (name if len(name) <= length else f"{name[:half]}…{name[half + 1 - length :]}") + why
 
 
 def shorten(text: str, length: int) -> str:

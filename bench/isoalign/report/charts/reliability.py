@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import cycle
 from typing import Any
 
 from isoalign.core.display import clean
 from isoalign.report.board.rows import REFERENCE
 from isoalign.report.board.sections import Section
-from isoalign.report.charts.looks import FAINT, dress, looks_of, picture, setting
+from isoalign.report.charts.looks import FAINT, PALETTE, dress, picture, setting
 
 NAMED = 4  # rows that are listed beside a reward model's name
 Bins = list[dict[str, Any]]
@@ -45,7 +46,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:NAMED] if more else names) + more
 
 
-def reliability_chart(task: str, section: Section) -> bytes | None:
+def reliability_chart(task: str, section: Section, kind: str = "svg") -> bytes | None:
     """Share of verdicts that agreed in each bin of confidence; None if no card has a calibration.
 
     Pairs are counted in both orders, so only the upper half is drawn; a mark's area is the number of pairs in its bin.
@@ -53,14 +54,12 @@ def reliability_chart(task: str, section: Section) -> bytes | None:
     models = reliability_by_model(section)
     if not models:
         return None
-    looks = list(looks_of([row for row in section.rows if row.part != REFERENCE]).values())
 
     def draw(figure: Any) -> None:
-        colours = (look.colour for look in looks)
         title = "Are the reward models calibrated?"
-        draw_bins(figure, title, setting(task, section), zip(colours, models.items(), strict=False))
+        draw_bins(figure, title, setting(task, section), zip(cycle(PALETTE), models.items(), strict=False))
 
-    return picture(draw, (7, 4.6))
+    return picture(draw, (7, 4.6), kind)
 
 
 def draw_bins(figure: Any, title: str, subtitle: str, models: Iterable[tuple[str, tuple[str, Bins]]]) -> None:
