@@ -1,4 +1,5 @@
-"""Put the published leaderboards into README.md and docs/results.md, between <!-- board:TASK --> and <!-- /board:TASK -->.
+"""Put the published leaderboards into README.md and docs/results.md, between <!-- board:TASK --> and <!-- /board:TASK -->, and
+what their pictures show into the words that stand for these.
 
 Of a long board ten rows, by a rule that looks at no figure but the order; no ranks where they would rest on fewer than three
 seeds. Run it after `isoalign publish`.
@@ -14,6 +15,7 @@ from isoalign.core.records import Estimate
 from isoalign.evaluation.card import read_cards
 from isoalign.report.board.rows import METHOD, Row
 from isoalign.report.board.sections import Section
+from isoalign.report.charts.finding import compared_at, finding
 from isoalign.report.leaderboard import build_board
 
 ROOT = Path(__file__).parents[1]
@@ -88,10 +90,17 @@ def excerpt(task: str, home: Path) -> str:
     return "\n\n".join([*parts, f"All rows and figures: [{folder.as_posix()}/leaderboard.md]({link})."])
 
 
+def alt(task: str) -> str:
+    """What the picture of a task's first board shows, in the words of its title."""
+    section = sections(task)[0]
+    return finding(section, compared_at(section))
+
+
 def filled(page: str) -> str:
-    """A page with its boards as they are now."""
+    """A page with its boards, and what stands for its pictures, as they are now."""
     marked = re.compile(r"(<!-- board:(\w+) -->).*?(<!-- /board:\2 -->)", re.DOTALL)
     text = (ROOT / page).read_text(encoding="utf-8")
+    text = re.sub(r"!\[[^]]*\](\([^)]*published/(\w+)/frontier.svg\))", lambda place: f"![{alt(place[2])}]{place[1]}", text)
     return marked.sub(lambda place: f"{place[1]}\n\n{excerpt(place[2], Path(page).parent)}\n\n{place[3]}", text)
 
 

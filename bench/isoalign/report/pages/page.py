@@ -15,6 +15,7 @@ from isoalign.report.board.drift import NOT_MEASURED, WHY
 from isoalign.report.board.ranking import Pair
 from isoalign.report.board.rows import REFERENCE, Row, known_mean, total
 from isoalign.report.board.sections import PROTOCOL, Section
+from isoalign.report.charts.finding import compared_at, finding
 from isoalign.report.charts.frontier import frontier_chart_name, frontier_points
 from isoalign.report.charts.reliability import reliability_by_model, reliability_chart_name
 from isoalign.report.pages.curves import curves_section
@@ -114,8 +115,7 @@ def _section(section: Section, number: int) -> list[str]:
     if not any(row.part == REFERENCE for row in section.rows):
         parts += ["No card of the SFT base yet: `isoalign run algorithm=sft` makes the reference row."]
     if frontier_points(section):
-        alt = f"Mean {objective.noun} against exact KL, one point per method"
-        parts += [f"![{alt}]({frontier_chart_name(number)})"]
+        parts += [f"![{escape(finding(section, compared_at(section)))}]({frontier_chart_name(number)})"]
     parts += equal_kl_section(section)
     parts += _pairwise(section)
     parts += curves_section(section, number)
