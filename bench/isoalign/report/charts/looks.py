@@ -142,8 +142,8 @@ def family_of(row: Row) -> str:
 
 
 def name_of(row: Row, length: int = 36) -> str:
-    """A row's name in charts, its middle left out where it is longer than ``length``, and the reason why it can't be compared, if
-    there is one."""
+    """A row's name in charts, its middle left out where it is longer than ``length``, and why it can't be compared, if it
+    can't."""
     apart = f" ({row.part})" if row.part in (UNMETERED, INFERENCE) else " (outdated)"
     why = "" if row.comparable else " (gate)" if row.gated else apart
     name = clean(row.name)
