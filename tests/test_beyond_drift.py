@@ -155,13 +155,13 @@ def test_a_board_shows_what_is_above_drift_and_flags_what_is_not() -> None:
     )
     assert float(table["dpo"]["above_drift"]) == pytest.approx(0.6 * gold(np.sqrt(4.0)), rel=0.3)
     assert table["kto"]["above_drift_shown"] == "false"
-    assert "not above drift: at" in table["kto"]["flags"]
-    assert "not above drift" not in table["dpo"]["flags"]
+    assert "not shown to be above drift: at" in table["kto"]["flags"]
+    assert "above drift" not in table["dpo"]["flags"]
     assert table["drift_rloo (reward_seed=0)"]["above_drift"] == ""
     page, lines = made.markdown(), made.terminal()
     assert page.count("**kto:**") == 0
-    assert "kto: not above drift: at" in page
-    assert "kto: not above drift: at" in lines
+    assert "kto: not shown to be above drift: at" in page
+    assert "kto: not shown to be above drift: at" in lines
     assert "Above drift ↑" in page
     assert "; drift 4" in page
     assert lines.count("above drift") == 2, "the column, and the note"

@@ -16,7 +16,8 @@ from isoalign.core.records import Card
 from isoalign.evaluation.card import write_card
 from isoalign.report.board.sections import Section
 from isoalign.report.charts import frontier, looks
-from isoalign.report.charts.finding import compared_at, drift_sentence, finding
+from isoalign.report.charts.curves import curves_chart
+from isoalign.report.charts.finding import compared_at, finding
 from isoalign.report.charts.forest import MOST, lines_of
 from isoalign.report.charts.looks import DARK, FAINT, HUES, INK, PAPER, SHAPES
 from isoalign.report.pages.paper import latex
@@ -81,11 +82,11 @@ def test_without_curves_the_picture_is_of_the_end_of_the_budget() -> None:
 
 def test_the_picture_says_what_is_drift_or_that_it_was_not_measured() -> None:
     (with_control,) = board(0.38, 0.4, 0.42).sections
-    assert drift_sentence(with_control) == "1 of 2 rows gain more than drift at their KL"
+    assert with_control.drift.sentence(with_control.rows) == "1 of 2 rows gain more than drift at their KL"
     assert any("drift alone" in text for text in texts(with_control))
     assert not any("drift_rloo" in text for text in texts(with_control)), "draws of the control are a band"
     without = texts(section_of(realistic()))
-    assert any("how much of it is drift: not measured" in text for text in without)
+    assert any("what of it is drift: not measured" in text for text in without)
     assert not any("drift alone" in text for text in without)
 
 
@@ -156,6 +157,19 @@ def test_text_is_text_and_names_can_not_break_out() -> None:
     assert "<script>&$x^$" in texts(section_of(cards))
     assert not re.search(rb'<path id="DejaVu', chart), "letters as shapes"
     assert "Verdana" in chart.decode()
+
+
+@pytest.mark.parametrize("count", [0, 12])
+def test_every_colour_of_a_chart_has_one_in_the_dark(count: int) -> None:
+    section = section_of(many(count))
+    for draw in (frontier.frontier_chart, curves_chart):
+        chart = (draw("nano", section) or b"").decode()
+        style = re.search(r"<style>@media \(prefers-color-scheme: dark\).*?</style>", chart)
+        assert style is not None
+        used = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", chart.replace(style[0], "")))
+        assert used <= DARK.keys()
+        assert all(f'[style*="fill: {colour}"]{{fill:{DARK[colour]} !important}}' in style[0] for colour in used)
+        assert not re.search(r"<text (?![^>]*fill: )", chart), "black on black"
 
 
 def linear(colour: str) -> Any:

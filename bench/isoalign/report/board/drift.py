@@ -34,13 +34,23 @@ class DriftOnBoard:
         shown = cell(estimate_of(found), 3)
         return f"{shown}; drift {found.drift / found.gain:.0%}" if found.gain > 0 else shown
 
+    def sentence(self, rows: Sequence[Row]) -> str:
+        """How many rows gain more than drift, and of how many that is not known."""
+        asked = [row for row in rows if concerns(row)]
+        found = [one for row in asked if (one := self.rows.get(row.name)) is not None]
+        if not found:
+            return f"what of it is drift: {NOT_MEASURED}"
+        rest = f", {len(asked) - len(found)} not measured" if len(found) < len(asked) else ""
+        return f"{sum(one.above for one in found)} of {len(found)} rows gain more than drift at their KL{rest}"
+
     def flagged(self, row: Row) -> Row:
         """The row, with a flag if it is not shown to gain more than drift."""
         found = self.rows.get(row.name)
         if found is None or found.above:
             return row
-        told = f"not above drift: at {found.kl:.2g} nats {found.control} ({found.draws} draws) gains {found.drift:.3f}, "
-        return replace(row, flags=(*row.flags, Flag("warning", f"{told}this {found.gain:.3f}")))
+        gains = f"{found.control} ({found.draws} draws) gains {found.drift:.3f}, this {found.gain:.3f}"
+        flag = Flag("warning", f"not shown to be above drift: at {found.kl:.2g} nats {gains}")
+        return replace(row, flags=(*row.flags, flag))
 
 
 def estimate_of(found: Beyond) -> Estimate:

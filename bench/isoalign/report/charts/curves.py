@@ -15,6 +15,7 @@ from isoalign.report.charts.looks import (
     CROWD,
     FAINT,
     GAP,
+    INK,
     MOST,
     OTHERS,
     Look,
@@ -117,7 +118,7 @@ def _multiples(figure: Any, lines: list[_Line], subtitle: str) -> None:
         # numbers at the right edge only, as on the left
         rights[-1].tick_params(labelsize=8, labelright=place % PER_ROW == PER_ROW - 1, right=False)
         if line.curves.observed.proxy is not None:
-            rights[-1].plot(*line.at(lambda paths: paths.rise), color="#555555", linewidth=0.9, zorder=2)
+            rights[-1].plot(*line.at(lambda paths: paths.rise), color=INK, linewidth=0.9, zorder=2)
     _level(panels, rights)
     _kl_axis(panels, math.sqrt(max(float(line.curves.observed.kl.max()) for line in everyone)), "", most=4)
     figure.supxlabel(KL_LABEL, fontsize=10, y=0.12 / height)

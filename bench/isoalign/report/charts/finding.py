@@ -54,19 +54,6 @@ def unmeasured_sentence(section: Section, at: float | None) -> str:
     return f"{missing} methods not measured there" if missing > 1 else "one method not measured there" if missing else ""
 
 
-def drift_sentence(section: Section) -> str:
-    """How many rows gain more than drift."""
-    if not section.drift.controls:
-        return "how much of it is drift: not measured"
-    found = section.drift.rows.values()
-    above = sum(one.above for one in found)
-    return (
-        f"{above} of {len(found)} rows gain more than drift at their KL"
-        if found
-        else "drift: not measured at the KL of any row"
-    )
-
-
 def _spans(section: Section, at: float | None) -> dict[str, tuple[int, int]]:
     if at is None:
         return {row.name: row.rank for row in section.rows if row.rank}

@@ -11,7 +11,7 @@ import numpy as np
 from isoalign.core.lazy import matplotlib
 from isoalign.report.board.rows import DRIFT, METHOD, Row
 from isoalign.report.board.sections import Section
-from isoalign.report.charts.finding import compared_at, drift_sentence, finding, unmeasured_sentence
+from isoalign.report.charts.finding import compared_at, finding, unmeasured_sentence
 from isoalign.report.charts.forest import MOST, TWIN, Line, draw_forest, lines_of
 from isoalign.report.charts.labels import Box, Label, boxes_along, place_labels
 from isoalign.report.charts.looks import (
@@ -77,7 +77,7 @@ def frontier_chart(task: str, section: Section, kind: str = "svg") -> bytes | No
     tall = max(LINE * places, min(HEIGHT, 28 * places))
     height = TOP + BOTTOM + max(tall, HEIGHT + LINE * (len(families) + 3))
 
-    said = (setting(task, section), unmeasured_sentence(section, at), drift_sentence(section))
+    said = (setting(task, section), unmeasured_sentence(section, at), section.drift.sentence(section.rows))
 
     def draw(figure: Any) -> None:
         figure.set_layout_engine("none")
