@@ -1,6 +1,7 @@
 """`isoalign board`: leaderboards, across tasks and along a setting."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -9,9 +10,10 @@ from isoalign.core import remote
 from isoalign.core.complaint import one_line, say
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
+from isoalign.core.json_output import to_json
 from isoalign.core.records import Card
 from isoalign.evaluation import card as cards_on_disk
-from isoalign.report import cross_task, leaderboard
+from isoalign.report import as_data, cross_task, leaderboard
 from isoalign.report.sweeps import files, sweep_report, text
 from isoalign.runs import failures
 
@@ -27,7 +29,10 @@ from isoalign.runs import failures
     type=click.Choice([cards_on_disk.TUNED, cards_on_disk.DEFAULT]),
     help="Methods of one track alone; printed, not written.",
 )
-def board(task: str | None, results: Path, across: bool, along: str | None, paper: bool, track: str | None) -> None:
+@options.as_json
+def board(
+    task: str | None, results: Path, across: bool, along: str | None, paper: bool, track: str | None, as_json: bool
+) -> None:
     """Build and print the leaderboard of a task from its cards.
 
     Without TASK, of every task that has cards. The board is written beside the cards as leaderboard.md and leaderboard.csv,
@@ -53,13 +58,19 @@ def board(task: str | None, results: Path, across: bool, along: str | None, pape
         if not cards:
             raise UserError(f"no card of the track {track}; see docs/rules.md, and `isoalign tune` or tuned=default")
     if along:
-        _print_along(cards, along)
+        _print_along(cards, along, as_json)
     elif across:
-        _print_across({folder.name: read for folder, read in cards.items()}, results)
+        _print_across({folder.name: read for folder, read in cards.items()}, results, as_json)
     else:
+        found = []
         for folder, read in cards.items():
             with leaderboard.naming_its_card(read):
-                _print_board(folder, read, paper, written=not track)
+                made = leaderboard.build_board(read, folder.name)
+                written = leaderboard.write_paper(made, folder) if paper else []
+                written += [] if track else [leaderboard.write_board(made, folder)]
+                found.append(_shown(made, folder, written, as_json))
+        if as_json:
+            print(to_json({"boards": found}))
 
 
 def _of_track(cards: list[Card], track: str) -> list[Card]:
@@ -68,29 +79,32 @@ def _of_track(cards: list[Card], track: str) -> list[Card]:
     return found if any(map(cards_on_disk.track, found)) else []
 
 
-def _print_board(folder: Path, cards: list[Card], paper: bool, written: bool = True) -> None:
-    made = leaderboard.build_board(cards, folder.name)
-    leaderboard.print_board(made)
+def _shown(made: leaderboard.Board, folder: Path, written: list[Path], as_json: bool) -> dict[str, Any]:
+    """Print a board, unless ``as_json``, with what failed and the files that were written; return it as data."""
     failed = failures.read_failures(folder)
+    pages = [remote.named(path) for path in written]
+    if as_json:
+        return as_data.board_data(made) | {"failed": failed, "page": pages[-1] if pages else None}
+    leaderboard.print_board(made)
     for one in failed:
         print(one_line(f"failed: {one.algorithm} seed {one.seed}: {one.reason}"))
     if failed:
         print(f"(until the same command succeeds, or its file in {remote.named(folder / 'failed')} is deleted)")
-    if written:
-        for path in [*(leaderboard.write_paper(made, folder) if paper else []), leaderboard.write_board(made, folder)]:
-            print(remote.named(path))
+    print(*pages, sep="\n", end="\n" if pages else "")
+    return {}
 
 
-def _print_across(cards: dict[str, list[Card]], results: Path) -> None:
+def _print_across(cards: dict[str, list[Card]], results: Path, as_json: bool) -> None:
     found = cross_task.cross_task(cards)
     save(results / "across.md", found.markdown())
-    print(f"{found.terminal()}\n{remote.named(results / 'across.md')}")
+    page = remote.named(results / "across.md")
+    print(to_json(as_data.cross_task_data(found) | {"page": page}) if as_json else f"{found.terminal()}\n{page}")
 
 
-def _print_along(cards: dict[Path, list[Card]], key: str) -> None:
+def _print_along(cards: dict[Path, list[Card]], key: str, as_json: bool) -> None:
     if len(cards) > 1:
         raise UserError(f"--along reports on one task: isoalign board TASK --along {key}")
     ((folder, read),) = cards.items()
     report = sweep_report.sweep_report(read, key)
-    path = files.write_sweep_report(report, folder)
-    print(f"{text.sweep_text(report)}\n{remote.named(path)}")
+    page = remote.named(files.write_sweep_report(report, folder))
+    print(to_json(as_data.sweep_data(report) | {"page": page}) if as_json else f"{text.sweep_text(report)}\n{page}")

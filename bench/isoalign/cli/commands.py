@@ -26,6 +26,7 @@ COMMANDS = {
     "run": Entry("run", "Train a method on a task, score it and write its card."),
     "status": Entry("status", "Say what runs do: where, how far, and what failed."),
     "board": Entry("board", "Build and print the leaderboard of a task from its cards."),
+    "show": Entry("show", "Show a card: what was run, what it cost and what came out."),
     "compare": Entry("compare", "Compare two methods or cards, paired, on every metric."),
     "publish": Entry("publish", "Copy cards to results/published/TASK/ and rebuild its board."),
     "verify": Entry("verify", "Check that a card and all that led to it are unchanged."),

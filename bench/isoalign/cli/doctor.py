@@ -1,12 +1,11 @@
 """`isoalign doctor`: what this machine has, what will work, and what to do about the rest."""
 
-import dataclasses
-import json
 from pathlib import Path
 
 import click
 
 from isoalign.cli import options
+from isoalign.core.json_output import to_json
 from isoalign.tools.doctor import software
 from isoalign.tools.doctor.finding import table
 
@@ -14,7 +13,7 @@ from isoalign.tools.doctor.finding import table
 @click.command()
 @click.option("--task", default="nano", show_default=True, help="Task that is to run.")
 @click.option("--network", is_flag=True, help="Ask the model hub and the judge's server whether they answer.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 @options.results
 @options.store
 @options.settings
@@ -33,8 +32,7 @@ def doctor(task: str, network: bool, as_json: bool, results: Path, store: Path |
         findings = examine(task_named(task, settings), results, options.open_store(store).root, network)
     fatal = any(finding.fatal for finding in findings)
     if as_json:
-        report = {"works": not fatal, "findings": [dataclasses.asdict(finding) for finding in findings]}
-        print(json.dumps(report, indent=1, ensure_ascii=False))
+        print(to_json({"works": not fatal, "findings": findings}))
     else:
         print(table(findings))
     return 2 if fatal else 0

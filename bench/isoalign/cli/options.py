@@ -16,12 +16,18 @@ def at_hand(context: click.Context, _: click.Parameter, value: str) -> Path:
     return context.with_resource(remote.folder(value))
 
 
+def fetched(context: click.Context, _: click.Parameter, value: str) -> Path:
+    """A file, or the URL of one, as a path until the command ends."""
+    return context.with_resource(remote.file(value))
+
+
 results = click.option(
     "--results", callback=at_hand, default="results/local", show_default=True,
     help="Folder of the cards, with one folder per task, or a URL (s3://...).",
 )  # fmt: skip
 store = click.option("--store", type=PATH, help="Folder of the stages.  [default: store/ in the user cache]")
 device = click.option("--device", default="auto", show_default=True, help="Where models run, as device= of a run.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and notes to stderr.")
 settings = click.argument("settings", nargs=-1, metavar="[task.KEY=VALUE]...")
 
 

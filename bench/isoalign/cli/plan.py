@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 
 from isoalign.cli import options
 from isoalign.core.errors import UserError, unknown
+from isoalign.core.json_output import to_json
 from isoalign.tools.plan import accelerators
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -29,7 +29,7 @@ SHARE = click.FloatRange(min=0, max=1, min_open=True)
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each method.")
 @click.option("--mean-answer", type=POSITIVE, help="Tokens of an answer that may end.  [default: of the store, or the most]")
 @click.option("--verdicts", type=SHARE, default=0.2, show_default=True, help="Share of the pairs of answers with a verdict.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 @options.store
 def plan(
     words: tuple[str, ...], methods: tuple[str, ...], budgets: tuple[str, ...], accelerator: str, devices: int, shards: int,
@@ -64,7 +64,7 @@ def plan(
             for part in text.paragraphs(planned, rows, chosen, assumed):
                 print(part, end="\n\n")
     if as_json:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        print(to_json(found))
 
 
 def _limits(budgets: tuple[str, ...], known: dict[str, float]) -> dict[str, float]:

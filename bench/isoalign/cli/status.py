@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -17,6 +16,7 @@ from isoalign.cli import options
 from isoalign.core.complaint import one_line
 from isoalign.core.display import clean
 from isoalign.core.errors import UserError
+from isoalign.core.json_output import to_json
 from isoalign.core.redaction import redact
 from isoalign.core.store import Store
 
@@ -30,7 +30,7 @@ CLEAR = "\x1b[H\x1b[2J"
 @click.argument("folder", type=options.PATH, default="results/local", metavar="[RESULTS|STORE]")
 @click.option("--all", "everything", is_flag=True, help="List finished runs, too, which are only counted otherwise.")
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until nothing runs or waits.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 def status(folder: Path, everything: bool, watch: bool, as_json: bool) -> int:
     """Say what runs do: where, how far, and what failed.
 
@@ -41,10 +41,10 @@ def status(folder: Path, everything: bool, watch: bool, as_json: bool) -> int:
 
     while True:
         found = _look(folder)
-        if watch and sys.stdout.isatty():
+        if watch and sys.stdout.isatty() and not as_json:
             print(CLEAR, end="")
         if as_json:
-            print(json.dumps(redact(found), indent=1))
+            print(to_json(redact(found)))
         else:
             print("\n".join(_lines(found, everything)), flush=True)
         if not watch or not any(each["state"] in (statuses.RUNNING, statuses.WAITING) for each in found):

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from isoalign import stats
 from isoalign.core.display import clean, scientific
 from isoalign.core.errors import UserError, unknown
 from isoalign.core.objective import TOXICITY, Objective, objective_of
 from isoalign.core.records import Card
-from isoalign.evaluation.card import FAMILY, read_cards, read_unchanged
+from isoalign.evaluation.card import FAMILY, file_name, read_cards, read_unchanged
+from isoalign.report import side_by_side
 from isoalign.report.board.columns import metric, shown
 from isoalign.report.board.ranking import bases_of, seeds_of
 from isoalign.report.board.rows import REFERENCE, UNMETERED, part_of, stage_identity
 from isoalign.report.board.sections import PROTOCOL
 from isoalign.report.leaderboard import build_board, different_objectives
-from isoalign.report.pages.console import rendered
+from isoalign.report.side_by_side import Compared, SideBySide, corrected, distinct
 from isoalign.stats import Comparison
 
 REFERENCE_ROW = "sft"  # spends nothing, so it can be compared under every budget
@@ -59,22 +56,33 @@ def _side(name: str, folder: Path) -> list[Card]:
 def compare_methods(first: Sequence[Card], second: Sequence[Card]) -> str:
     """A table of paired differences, A minus B, with p-values after Holm's correction over the metrics, for a terminal.
 
+    Raises UserError as `pair_up` does.
+    """
+    return pair_up(first, second).text()
+
+
+def pair_up(first: Sequence[Card], second: Sequence[Card]) -> SideBySide:
+    """Paired differences, A minus B, on every metric that both have.
+
     Raises UserError if the two were not measured in the same way, or have no values by prompt.
     """
     _check(first, second)
     comparisons = {name: c for name in _shared(first, second) if (c := _difference(first, second, name)) is not None}
     if not comparisons:
         raise UserError("no metric has values by prompt on both sides; run both again with this version of isoalign")
-    tested = [name for name, c in comparisons.items() if c.p is not None and not c.single]
-    adjusted = dict(zip(tested, stats.holm([comparisons[name].p or 0.0 for name in tested]), strict=True))
-    a, b = _name(first), _name(second)
-    if a == b:
-        a, b = f"{a} (A)", f"{b} (B)"
+    adjusted = corrected(comparisons)
+    a, b = distinct(_name(first), _name(second))
     objective = objective_of(first[0])
-    rows = [[name, *_means(first, second, name), _span(c), _p(adjusted.get(name)),
-             verdict(name, c, adjusted.get(name), a, b, objective)] for name, c in comparisons.items()]  # fmt: skip
-    lines = _table(["metric", a, b, "A - B", "p (Holm)", "verdict"], rows)
-    return lines + _footer(first, second, comparisons, adjusted, a, b)
+    rows = tuple(
+        Compared(
+            name, _means(first, second, name), c, adjusted.get(name), verdict(name, c, adjusted.get(name), a, b, objective)
+        )
+        for name, c in comparisons.items()
+    )
+    seeds = {f"seeds_{side}": sorted({card.seed for card in cards}) for side, cards in (("a", first), ("b", second))}
+    files = {f"cards_{side}": [file_name(card) for card in cards] for side, cards in (("a", first), ("b", second))}
+    about = {"task": first[0].task, "paired_on": max(c.n for c in comparisons.values()), **seeds, **files}
+    return SideBySide((a, b), rows, _footer(first, second, rows, a, b), about)
 
 
 def _check(first: Sequence[Card], second: Sequence[Card]) -> None:
@@ -128,49 +136,26 @@ def _difference(first: Sequence[Card], second: Sequence[Card], name: str) -> Com
 
 
 def verdict(name: str, c: Comparison, p_holm: float | None, a: str, b: str, objective: Objective = TOXICITY) -> str:
-    """Which side is higher or better, and whether that holds after the correction for the number of metrics; of one training
-    seed nothing is said."""
-    if c.single:
-        return "one seed"
-    if c.value is None or c.p is None or p_holm is None:
-        return "too few prompts"
-    if c.p >= 1 - stats.LEVEL:
-        return "not resolved" if c.value else "equal"
-    a_is_higher, higher_is_better = c.value > 0, metric(name, objective).higher_is_better
-    if higher_is_better is None:
-        text = f"{a} is {'higher' if a_is_higher else 'lower'}"
-    else:
-        text = f"{a if a_is_higher == higher_is_better else b} is better"
-    return text if p_holm < 1 - stats.LEVEL else f"{text}, before correction"
+    """The verdict on a metric of isoalign, whose direction is known."""
+    return side_by_side.verdict(c, p_holm, a, b, metric(name, objective).higher_is_better)
 
 
-def _footer(
-    first: Sequence[Card],
-    second: Sequence[Card],
-    comparisons: dict[str, Comparison],
-    adjusted: dict[str, float],
-    a: str,
-    b: str,
-) -> str:
-    prompts = max(c.n for c in comparisons.values())
+def _footer(first: Sequence[Card], second: Sequence[Card], rows: Sequence[Compared], a: str, b: str) -> str:
+    prompts = max(row.difference.n for row in rows)
     seeds = [len({card.seed for card in side}) for side in (first, second)]
     counts = " and ".join("one seed" if count == 1 else f"{count} seeds" for count in seeds)
     lines = [f"{a} (A) against {b} (B) on {clean(first[0].task)}: {counts}, paired on {prompts} prompts."]
-    if any(c.single for c in comparisons.values()):
+    if any(row.difference.single for row in rows):
         lines += [
             "One seed says nothing of its method: intervals cover the prompts, not the training, and there are no verdicts."
         ]
     else:
         lines += [
-            f"Of {len(comparisons)} metrics a few differ by chance: a verdict that does not hold after correction for their",
+            f"Of {len(rows)} metrics a few differ by chance: a verdict that does not hold after correction for their",
             'number says "before correction".',
         ]
-    objective = objective_of(first[0])
-    verdicts = [
-        f"{name}: {verdict(name, comparisons[name], adjusted.get(name), a, b, objective)}"
-        for name in (objective.level, "kl")
-        if name in comparisons
-    ]
+    said = {row.name: row.verdict for row in rows}
+    verdicts = [f"{name}: {said[name]}" for name in (objective_of(first[0]).level, "kl") if name in said]
     return "\n".join([*lines, *("; ".join(verdicts) + "." for _ in verdicts[:1])]) + "\n"
 
 
@@ -178,35 +163,13 @@ def _name(cards: Sequence[Card]) -> str:
     return clean(cards[0].algorithm)
 
 
-def _means(first: Sequence[Card], second: Sequence[Card], name: str) -> tuple[str, str]:
+def _means(first: Sequence[Card], second: Sequence[Card], name: str) -> tuple[float | None, float | None]:
     """The means of both sides, over the prompts that have a value on every card."""
     tables = [card.values[name] for card in (*first, *second)]
     common = [prompt for prompt in tables[0] if all(table.get(prompt) is not None for table in tables)]
 
-    def mean(cards: Sequence[Card]) -> str:
+    def mean(cards: Sequence[Card]) -> float | None:
         known = [card.values[name][prompt] or 0.0 for card in cards for prompt in common]
-        return f"{sum(known) / len(known):.4g}" if known else "-"
+        return sum(known) / len(known) if known else None
 
     return mean(first), mean(second)
-
-
-def _span(c: Comparison) -> str:
-    if c.value is None or c.low is None or c.high is None:
-        return "-"
-    value, low, high = (0.0 if abs(bound) < 1e-12 else bound for bound in (c.value, c.low, c.high))  # rounding
-    return f"{value:+.3g} [{low:+.3g}, {high:+.3g}]"
-
-
-def _p(p: float | None) -> str:
-    return "-" if p is None else "<.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _table(titles: list[str], rows: list[list[str]]) -> str:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, title in enumerate(titles):
-        table.add_column(
-            Text(title), justify="left" if place in (0, len(titles) - 1) else "right", no_wrap=place != 0, overflow="fold"
-        )
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return rendered([table], 130) + "\n"
