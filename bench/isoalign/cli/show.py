@@ -19,7 +19,8 @@ from isoalign.report.pages.card import card_text
 def show(card: Path, as_json: bool) -> None:
     """Show a card: what was run, what it cost and what came out.
 
-    What to know before believing it stands below. CARD is a path or a URL. With --json it has all that a card has, but for values by prompt and what plots read.
+    What to know before believing it stands below. CARD is a path or a URL. With --json it has all that a card has, but for
+    values by prompt and what plots read.
     """
     read = read_card(card)
     if broken := broken_seals(read):

@@ -1,6 +1,9 @@
 """Files that appear whole or not at all."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from isoalign.core.errors import UserError
@@ -30,3 +33,21 @@ def save(path: Path, text: str | bytes) -> None:
             work.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A work directory beside a folder, which it becomes if nothing fails. Raises UserError for a folder that holds something,
+    and where it can't be written."""
+    folder = folder.absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists already; name a folder that is new or empty")
+    work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        work.mkdir(parents=True)
+        yield work
+        work.replace(folder)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -7,10 +7,7 @@ tokens but the banned ones, up to the task's length.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ from typing import Any
 from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError, unforeseen
-from isoalign.core.files import save
+from isoalign.core.files import new_folder, save
 from isoalign.core.lazy import huggingface_hub, peft, safetensors, transformers
 from isoalign.core.manifests import RECIPE
 from isoalign.core.records import Card
@@ -87,7 +84,7 @@ def export(card: Card, store: Store, folder: Path, merge: bool = False) -> Path:
     An adapter stays one, with the model under it in a subfolder, unless ``merge``. Raises UserError where that can't be done.
     """
     policy = Policy.of(card, store)
-    with _new_folder(folder) as work:
+    with new_folder(folder) as work:
         tokenizer = loading.task_tokenizer(policy.task.model)
         adapter = policy.adapter and not merge
         model = policy.load(policy.base if policy.adapter or policy.trained is None else policy.trained)
@@ -107,23 +104,6 @@ def export(card: Card, store: Store, folder: Path, merge: bool = False) -> Path:
         (work / "README.md").write_text(model_card(card, contents), encoding="utf-8")
         save(work / "card.json", cards.to_json(card))
     return folder
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A work directory beside a folder, which it becomes if nothing fails."""
-    folder = folder.absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists already; name a folder that is new or empty")
-    work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        work.mkdir(parents=True)
-        yield work
-        work.replace(folder)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def generation_config(tokenizer: Any, model: Any, task: TaskConfig) -> Any:

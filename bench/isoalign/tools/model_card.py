@@ -13,6 +13,7 @@ from isoalign.core.records import Card
 from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import leading, metric
 from isoalign.report.pages.page import commands_block
+from isoalign.tools.exports.hub import eval_results
 
 FURTHER = ("kl_per_token", "implicit_accuracy", "distinct_2")  # shown after the leading metrics of a board
 EMBEDDED = {
@@ -68,7 +69,8 @@ def _metadata(card: Card, contents: Contents) -> str:
     data = huggingface_hub.ModelCardData(
         base_model=name.partition("@")[0] if on_hub else None,
         library_name="peft" if contents.kind == "adapter" else "transformers", pipeline_tag="text-generation",
-        tags=["isoalign", card.task, card.algorithm],
+        tags=["isoalign", card.task, card.algorithm], model_name=f"{card.task} {card.algorithm} seed {card.seed}",
+        eval_results=eval_results(card) or None,
     )  # fmt: skip
     return str(data.to_yaml())
 
