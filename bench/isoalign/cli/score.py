@@ -41,7 +41,8 @@ def score(
     """Score completions made elsewhere, for an unmetered row.
 
     Their card goes beside those of runs and shows on the board. A row of the file has prompt_id (or prompt) and completion
-    and, where known, draw, id, kl, finished and scores. Settings task.KEY=VALUE say where the task differs from
+    and, where known, draw, id, kl, finished and scores. Samples of lm-eval, logs of Inspect as JSON and outputs of AlpacaEval
+    are read as well. Settings task.KEY=VALUE say where the task differs from
     conf/task/TASK.yaml.
     """
     from isoalign.core import devices  # loads torch, which the help does without

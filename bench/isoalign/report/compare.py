@@ -17,7 +17,7 @@ from isoalign.report.board.ranking import bases_of, seeds_of
 from isoalign.report.board.rows import REFERENCE, UNMETERED, part_of, stage_identity
 from isoalign.report.board.sections import PROTOCOL
 from isoalign.report.leaderboard import build_board, different_objectives
-from isoalign.report.side_by_side import Compared, SideBySide, corrected, distinct
+from isoalign.report.side_by_side import Compared, SideBySide, corrected, distinct, versus
 from isoalign.stats import Comparison
 
 REFERENCE_ROW = "sft"  # spends nothing, so it can be compared under every budget
@@ -144,7 +144,7 @@ def _footer(first: Sequence[Card], second: Sequence[Card], rows: Sequence[Compar
     prompts = max(row.difference.n for row in rows)
     seeds = [len({card.seed for card in side}) for side in (first, second)]
     counts = " and ".join("one seed" if count == 1 else f"{count} seeds" for count in seeds)
-    lines = [f"{a} (A) against {b} (B) on {clean(first[0].task)}: {counts}, paired on {prompts} prompts."]
+    lines = [f"{versus(a, b)} on {clean(first[0].task)}: {counts}, paired on {prompts} prompts."]
     if any(row.difference.single for row in rows):
         lines += [
             "One seed says nothing of its method: intervals cover the prompts, not the training, and there are no verdicts."

@@ -58,6 +58,12 @@ def distinct(a: str, b: str) -> tuple[str, str]:
     return (a, b) if a != b else (f"{a} (A)", f"{b} (B)")
 
 
+def versus(a: str, b: str) -> str:
+    """Which side is A and which is B."""
+    first, second = (name if name.endswith(side) else name + side for name, side in ((a, " (A)"), (b, " (B)")))
+    return f"{first} against {second}"
+
+
 def corrected(comparisons: dict[str, Comparison]) -> dict[str, float]:
     """Metric to its p after Holm's correction over all metrics that are tested."""
     tested = [name for name, c in comparisons.items() if c.p is not None and not c.single]

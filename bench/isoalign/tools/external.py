@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from isoalign.config.task import TaskConfig
 from isoalign.core import outside_json
+from isoalign.core.complaint import say
 from isoalign.core.errors import UserError
 from isoalign.core.jsonl import write_rows
 from isoalign.core.manifests import content
@@ -21,6 +22,7 @@ from isoalign.core.records import Card, Flag, Sample
 from isoalign.core.store import Store
 from isoalign.core.text import normalise
 from isoalign.data import prompts
+from isoalign.data.logs.read import read_log
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.data.prompts import Prompt
 from isoalign.evaluation import metric_values, scores
@@ -48,7 +50,7 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     many draws each.
     """
     chosen = prompts.load_split(task.prompts, task.evaluation.split)
-    text = _text_of(file)
+    text = rows_of_log(file, _text_of(file))
     rows = read_external(file, text, chosen, task)
     draws = len(rows) // len(chosen)
     task = replace(task, evaluation=replace(task.evaluation, draws=draws, curve_draws=min(task.evaluation.curve_draws, draws)))
@@ -90,6 +92,20 @@ def _text_of(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise UserError(f"cannot read {file}: {reason}") from error
+
+
+def rows_of_log(file: Path, text: str) -> str:
+    """A text; of a log of another tool, its answers as rows that `read_external` reads, without the scores that it gave."""
+    if (log := read_log(file, text.encode())) is None:
+        return text
+    rows = []
+    for row in log.rows:
+        if not row.completions:
+            _refuse(file, row.number, f"{log.kind}: it has no answer that the model wrote, which is what is scored")
+        draws = enumerate(row.completions, start=row.draw)
+        rows += [{"prompt": row.prompt, "draw": draw, "completion": answer} for draw, answer in draws]
+    say(f"{file}: read as {log.kind}: {len(rows)} answers; its own scores are not read")
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def read_external(file: Path, text: str, chosen: Sequence[Prompt], task: TaskConfig) -> list[dict[str, Any]]:

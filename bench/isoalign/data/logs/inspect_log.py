@@ -1,0 +1,77 @@
+"""Logs of Inspect as JSON: a sample for each id and epoch, with the values of each scorer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from isoalign.core.errors import UserError
+from isoalign.data.logs.log import Log, LogRow, mapping_of, number_of, refuse
+
+KIND = "Inspect log"
+LETTERS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}  # correct, partly, incorrect, no answer, as Inspect counts them
+ATTACHED = "attachment://"
+
+
+def claims(first: Any) -> bool:
+    """Whether a file that begins with this value is such a file."""
+    return isinstance(first, dict) and isinstance(first.get("eval"), dict) and "status" in first
+
+
+def read(file: Path, values: Sequence[Any]) -> Log:
+    """The log. A scorer with several values gives SCORER/NAME each. Raises UserError that names the sample, and for a log that
+    was not completed."""
+    (log,) = values
+    if (status := log["status"]) != "success":
+        raise UserError(f"{file}: the evaluation ended with status {status!r}; complete it: inspect eval-retry {file.name}")
+    samples = log.get("samples")
+    if not isinstance(samples, list) or not samples:
+        raise UserError(
+            f"{file}: it holds no samples; write it anew with them: inspect log convert, or inspect eval --log-samples"
+        )
+    skipped: set[str] = set()
+    rows = tuple(_row(file, number, mapping_of(file, number, each), skipped) for number, each in enumerate(samples, start=1))
+    about = log["eval"]
+    return Log(file, KIND, str(about.get("task", "")), str(about.get("model", "")), rows, skipped=tuple(sorted(skipped)))
+
+
+def _row(file: Path, number: int, sample: dict[str, Any], skipped: set[str]) -> LogRow:
+    if "id" not in sample:
+        refuse(file, number, "id is missing, which each sample has")
+    epoch = sample.get("epoch", 1)
+    if not isinstance(epoch, int) or epoch < 1:
+        refuse(file, number, "epoch must be a whole number from 1")
+    scores: dict[str, float | None] = {}
+    for scorer, score in mapping_of(file, number, sample.get("scores") or {}).items():  # none of a sample that failed: missing
+        value = score.get("value") if isinstance(score, dict) else score
+        parts = {f"{scorer}/{name}": each for name, each in value.items()} if isinstance(value, dict) else {scorer: value}
+        for name, each in parts.items():
+            if isinstance(each, list) or (isinstance(each, str) and each not in LETTERS):
+                skipped.add(name)
+            else:
+                scores[name] = LETTERS[each] if isinstance(each, str) else number_of(file, number, f"score {name}", each)
+    given = sample.get("input")
+    prompt = _text(given, sample)
+    turns = (
+        [[turn.get("role"), turn.get("content")] for turn in given if isinstance(turn, dict)]
+        if isinstance(given, list)
+        else given
+    )
+    identity = json.dumps([turns, sample.get("target"), sample.get("choices")], sort_keys=True)  # without the ids of turns
+    choices = (sample.get("output") or {}).get("choices") or []
+    answer = _text([choices[0].get("message")], sample) if choices and isinstance(choices[0], dict) else None
+    return LogRow(number, str(sample["id"]), epoch - 1, prompt, identity, scores, () if answer is None else (answer,))
+
+
+def _text(given: Any, sample: dict[str, Any]) -> str:
+    """A text, or that of the last message of a conversation; long ones stand apart, in the attachments of the sample."""
+    if isinstance(given, list):
+        last = given[-1] if given else None
+        given = last.get("content") if isinstance(last, dict) else None
+    if isinstance(given, list):  # of a message in parts
+        given = "".join(str(part.get("text", "")) for part in given if isinstance(part, dict))
+    if isinstance(given, str) and given.startswith(ATTACHED):
+        given = (sample.get("attachments") or {}).get(given.removeprefix(ATTACHED), given)
+    return given if isinstance(given, str) else ""

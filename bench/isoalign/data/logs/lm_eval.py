@@ -1,0 +1,75 @@
+"""Samples of lm-evaluation-harness (`samples_TASK_DATE.jsonl`): a row for each document and filter."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from isoalign.data.logs.log import Log, LogRow, mapping_of, number_of, refuse
+
+KIND = "lm-eval samples"
+ABOUT = {
+    "doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash", "prompt_hash",
+    "target_hash",
+}  # fmt: skip
+"""What a row has beside its scores."""
+
+
+def claims(first: Any) -> bool:
+    """Whether a file that begins with this value is such a file."""
+    return isinstance(first, dict) and {"doc_id", "resps"} <= first.keys()
+
+
+def read(file: Path, values: Sequence[Any]) -> Log:
+    """The log. Scores are named METRIC,FILTER, as in the tool's results. Raises UserError that names the row."""
+    merged: dict[str, LogRow] = {}
+    seen: dict[tuple[str, str], int] = {}
+    skipped: set[str] = set()
+    for number, value in enumerate(values, start=1):
+        row = mapping_of(file, number, value)
+        if "doc_id" not in row or "resps" not in row:
+            refuse(file, number, f"{'doc_id' if 'doc_id' not in row else 'resps'} is missing, which lm-eval samples have")
+        key, chosen = str(row["doc_id"]), str(row.get("filter", "none"))
+        if (before := seen.setdefault((key, chosen), number)) != number:
+            refuse(file, number, f"doc_id {key} with filter {chosen} is already in row {before}; a run was appended: keep one")
+        names = row["metrics"] if isinstance(row.get("metrics"), list) else sorted(row.keys() - ABOUT)
+        whole = {str(name): row.get(str(name)) for name in names}
+        skipped |= {name for name, each in whole.items() if isinstance(each, list | dict | str)}
+        scores = {
+            f"{name},{chosen}": number_of(file, number, name, each) for name, each in whole.items() if name not in skipped
+        }
+        identity = json.dumps([row.get("doc"), row.get("target")], sort_keys=True)
+        if key in merged and merged[key].identity != identity:
+            refuse(file, number, f"doc_id {key} is another document than in row {merged[key].number}")
+        known = merged.get(key)
+        merged[key] = LogRow(
+            known.number if known else number, key, 0, _prompt(row), identity, (known.scores if known else {}) | scores,
+            _completions(row),
+        )  # fmt: skip
+    kept = tuple(merged.values())
+    name = file.parent.name if file.name.startswith("samples_") else file.stem
+    return Log(file, KIND, _task(file), name, kept, skipped=tuple(sorted(skipped)))
+
+
+def _prompt(row: dict[str, Any]) -> str:
+    """The first argument of the first request."""
+    arguments = row.get("arguments")
+    for step in ("gen_args_0", "arg_0"):
+        arguments = arguments.get(step) if isinstance(arguments, dict) else None
+    return arguments if isinstance(arguments, str) else ""
+
+
+def _completions(row: dict[str, Any]) -> tuple[str, ...]:
+    """The answers before any filter: one, or one a repeat. None where answers were given and their likelihood taken."""
+    resps = row["resps"]
+    first = resps[0] if isinstance(resps, list) and len(resps) == 1 else []
+    return tuple(first) if isinstance(first, list) and all(isinstance(one, str) for one in first) else ()
+
+
+def _task(file: Path) -> str:
+    """The task, which only the name of the file says."""
+    named = re.fullmatch(r"samples_(.+?)(_\d{4}-\d\d-\d\dT.*)?\.jsonl", file.name)
+    return named[1] if named else ""
