@@ -1,6 +1,11 @@
 """The metrics as modules of evaluate: what each gives alone, and that they do all that evaluate's modules do."""
 
+import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import evaluate
 import numpy as np
@@ -165,3 +170,32 @@ def test_health_stands_alone():
     assert alone.compute(data=[1.0], prompt_ids=["a"])["rm_saturated"] is None
     with pytest.raises(UserError, match="data: value 0 is nan"):
         alone.compute(data=[math.nan], prompt_ids=["a"])
+
+
+METRICS = Path(__file__).parents[1] / "metrics"
+LOADED = {
+    "toxicity_reduction": ({"predictions": [0.1, 0.2], "references": [0.5, 0.5]}, {"toxicity_reduction": 0.35}),
+    "exact_kl": ({"data": [1.0, 3.0], "lengths": [2, 6]}, {"kl": 2.0, "kl_per_token": 0.5}),
+    "lexical_diversity": ({"data": [[1, 2], [1, 1]]}, {"distinct_1": 0.75}),
+    "pair_accuracy": ({"predictions": [1.0, 0.0], "references": [0.0, 0.0]}, {"accuracy": 0.75}),
+}
+
+
+def test_four_load_from_the_folder_of_metrics_in_another_process_and_without_network(tmp_path: Path) -> None:
+    """Worked by hand: (.4 + .3) / 2; (1 + 3) / 2 nats and 4 nats over 8 tokens; 1 and 1/2 of the tokens differ, by prompt; a
+    tie is half right."""
+    assert sorted(path.name for path in METRICS.iterdir()) == sorted(LOADED)
+    code = (
+        "import evaluate, json, sys\nfolder, inputs = sys.argv[1], json.loads(sys.argv[2])\n"
+        "found = {name: evaluate.load(folder + '/' + name).compute(**own) for name, own in inputs.items()}\n"
+        "print(json.dumps(found, default=str))"
+    )
+    inputs = json.dumps({name: given | {"prompt_ids": ["a", "b"]} for name, (given, _) in LOADED.items()})
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(METRICS), inputs], capture_output=True, text=True, env=env, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    for name, (_, expected) in LOADED.items():
+        assert {each: found[name][each] for each in expected} == pytest.approx(expected), name
