@@ -1,6 +1,7 @@
 # make bench   train, score and rank every method on the nano task; ends with the leaderboard
 # make test    the fast tests          make test-all   the slow ones too
 # make check   lint, format, types and import contracts     make install    .venv alone
+# make docs    the documentation as a site in site/; a broken link fails
 # make assets  fetch all models and data; runs fetch what they need by themselves
 # make clean   remove .venv and every tool's cache; results/ stays
 #
@@ -15,7 +16,7 @@ READY := .venv/.ready
 # Processes that spin while they wait starve each other.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: bench test test-all check install assets clean
+.PHONY: bench test test-all check docs install assets clean
 
 # The SFT row first, alone: it makes the stages that all runs share. One thread, as the workers have: with more the last
 # digits differ. Then the longest runs first; PPO and RLAIF begin with a reward model each, so neither waits for the other.
@@ -37,6 +38,10 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(READY)
+	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict
+
 install: $(READY)
 
 assets: $(READY)
@@ -51,4 +56,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist isoalign.egg-info outputs multirun
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis site build dist isoalign.egg-info outputs multirun

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -412,3 +413,29 @@ def test_the_workflow_runs_what_continuous_integration_runs_on_every_python_that
     assert steps == {"quick": ["make check", "make test"], "full": [".ci/run"]}
     assert jobs["quick"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o100
+
+
+# -- the site --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_page_has_one_place_in_the_navigation_of_the_site() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
+    placed = [page for part in yaml.safe_load(text) for pages in part.values() for page in pages]
+    made = {"project.md", "contributing.md", "changelog.md", "api.md"}  # by scripts/docs_site.py
+    assert sorted(placed) == sorted(made | {page.name for page in (ROOT / "docs").glob("*.md")})
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_broken_link_and_asks_nothing_of_the_network(tmp_path: Path) -> None:
+    pytest.importorskip("material")
+    pytest.importorskip("mkdocstrings")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    pages = [page.read_text(encoding="utf-8") for page in tmp_path.glob("*.html")]
+    assert len(pages) > 20
+    assert not [
+        found for page in pages for found in re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="https?://[^"]*"', page)
+    ]
