@@ -150,6 +150,9 @@ def test_an_evaluation_that_was_not_completed_and_an_archive_say_what_to_do(tmp_
     (tmp_path / "x.json").write_text(json.dumps(whole))
     with pytest.raises(UserError, match=r"ended with status 'cancelled'; complete it: inspect eval-retry x\.json"):
         read_log(tmp_path / "x.json")
+    (tmp_path / "x.jsonl").write_bytes(LM_EVAL[0].read_bytes().replace(b"It is", b"It \xff"))
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_log(tmp_path / "x.jsonl")
     (tmp_path / "x.eval").write_bytes(b"PK\x03\x04")
     with pytest.raises(UserError, match=r"inspect log convert x\.eval --to json"):
         read_log(tmp_path / "x.eval")

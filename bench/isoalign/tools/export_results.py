@@ -66,11 +66,10 @@ def export_results(source: Path, store: Store, folder: Path, name: str, dataset:
 
 
 def _evidence(card: Card, store: Store, needed: bool) -> Evidence:
-    try:
-        folder = stage_of(card, store, "scores")
-        samples = read_samples(stage_of(card, store, "samples"))
-    except UserError:
-        if needed:
-            raise
+    """Raises UserError where samples that are needed are not in the store, and for those that are there and were changed."""
+    held = all(name in card.parents and store.find(card.parents[name]) for name in ("samples", "scores"))
+    if not (held or needed):
         return Evidence(card)
+    folder = stage_of(card, store, "scores")
+    samples = read_samples(stage_of(card, store, "samples"))
     return Evidence(card, tuple(samples), json.loads((folder / "scores.json").read_text(encoding="utf-8")))

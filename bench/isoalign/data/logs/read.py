@@ -43,7 +43,10 @@ def read_log(file: Path, content: bytes | None = None) -> Log | None:
         raise UserError(
             f"{file} is an archive; write Inspect's as JSON: inspect log convert {file.name} --to json --output-dir ."
         )
-    text = content.decode("utf-8", "replace").removeprefix("\ufeff").strip()
+    try:
+        text = content.decode().removeprefix("\ufeff").strip()
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {file}: not UTF-8") from error
     first = _first(text)
     reader = next((each.read for each in READERS.values() if each.claims(first)), None)
     return reader(file, _values(file, text)) if reader else None
