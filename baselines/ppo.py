@@ -8,7 +8,7 @@ from torch import Tensor
 
 from isoalign import Batch, Lab, Paper, Rollouts, Scalars, register
 from isoalign.baselines.parts.advantages import gae, place_rewards, value_head, whiten
-from isoalign.baselines.parts.losses import clipped_loss, value_loss, row_mean
+from isoalign.baselines.parts.losses import clipped_loss, row_mean, value_loss
 from isoalign.baselines.parts.sampling import PRICED, OnPolicy
 
 
@@ -104,8 +104,8 @@ class PPO(OnPolicy):
         return price * (1 + 0.1 * max(-0.2, min(0.2, kl / self.target_kl - 1)))
 
     def loss(self, lab: Lab, batch: Experience) -> Tensor:
-        """Clipped policy and value losses minus the entropy bonus, averaged over each row's tokens [B]; at first the value loss
-        alone, which moves nothing of the policy."""
+        """Clipped policy and value losses minus the entropy bonus, averaged over each row's tokens [B]; at first the value
+        loss alone, which moves nothing of the policy."""
         values_alone = lab.state.get("iterations", 1) <= self.value_warmup
         with torch.set_grad_enabled(not values_alone):
             outputs, mask = lab.policy(batch.rollouts), batch.rollouts.completion_mask
