@@ -26,9 +26,9 @@ def scaled(curves: Curves, factor: float) -> Curves:
     return dataclasses.replace(curves, runs=tuple(runs))
 
 
-def draws(rng: np.random.Generator, base: Array, factors: Sequence[float], end: float = 14.0) -> dict[int, Curves]:
+def draws(rng: np.random.Generator, base: Array, factors: Sequence[float], end: float = 14.0) -> dict[str, Curves]:
     """Draws of a control, each with a factor of the gain of `gold`."""
-    return {i: scaled(method(rng, base, end, 0.25, seeds=1, name=f"drift{i}"), f) for i, f in enumerate(factors)}
+    return {f"{i}": scaled(method(rng, base, end, 0.25, seeds=1, name=f"drift{i}"), f) for i, f in enumerate(factors)}
 
 
 def test_the_excess_is_the_gain_at_the_end_minus_that_of_the_control_at_the_kl_of_each_seed() -> None:
@@ -83,7 +83,7 @@ def test_one_draw_says_nothing_and_a_kl_that_draws_did_not_pass_is_not_measured(
     near, far = (method(rng, base, end, 0.0, name=f"to{end}") for end in (3.0, 12.0))
     controls = draws(rng, base, [0.5, 0.3, 0.4], end=5.0)
     assert set(beyond_drift({"near": near, "far": far}, {"drift": controls})) == {"near"}
-    assert beyond_drift({"near": near}, {"drift": {0: controls[0]}}) == {}
+    assert beyond_drift({"near": near}, {"drift": {"0": controls["0"]}}) == {}
     assert beyond_drift({"near": near}, {}) == {}
 
 
@@ -163,6 +163,8 @@ def test_a_board_shows_what_is_above_drift_and_flags_what_is_not() -> None:
     assert "kto: not shown to be above drift: at" in page
     assert "kto: not shown to be above drift: at" in lines
     assert "Above drift ↑" in page
+    (pooled,) = [line for line in page.splitlines() if line.startswith("| *drift_rloo, 3 draws*")]
+    assert float(pooled.split("|")[5].split()[0]) == pytest.approx(0.4 * gold(np.sqrt(2.0)), rel=0.25)
     assert "; drift 4" in page
     assert lines.count("above drift") == 2, "the column, and the note"
 

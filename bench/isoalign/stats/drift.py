@@ -17,7 +17,7 @@ from isoalign.stats.equal_kl import Reading, by_prompt, enumerate_prompts, read_
 from isoalign.stats.intervals import Array
 
 FEWEST = 2  # draws of a control that a reading may rest on
-Draws = Mapping[int, Curves]
+Draws = Mapping[str, Curves]
 """The draws of a control, each with the curves of its training seeds."""
 
 

@@ -67,11 +67,12 @@ def concerns(row: Row) -> bool:
 
 def drift_on_board(rows: Sequence[Row], curves: Mapping[str, Curves]) -> DriftOnBoard:
     """What rows with curves gain beyond drift. Training seeds of one draw are one draw, whatever else is set."""
-    found: defaultdict[str, defaultdict[int, list[Curves]]] = defaultdict(lambda: defaultdict(list))
+    found: defaultdict[str, defaultdict[str, list[Curves]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row.name in curves and row.algorithm in DRIFT and not row.outdated:
-            draw = (row.cards[0].config.get("algorithm") or {}).get(DRIFT[row.algorithm], 0)
-            found[row.algorithm][draw].append(curves[row.name])
+            settings = row.cards[0].config.get("algorithm")
+            draw = settings.get(DRIFT[row.algorithm]) if isinstance(settings, dict) else None
+            found[row.algorithm][str(draw)].append(curves[row.name])
     controls = {name: {draw: _joined(same) for draw, same in sorted(draws.items())} for name, draws in sorted(found.items())}
     methods = {row.name: curves[row.name] for row in rows if row.name in curves and concerns(row)}
     return DriftOnBoard(controls, beyond_drift(methods, controls))

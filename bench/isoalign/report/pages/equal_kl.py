@@ -11,6 +11,7 @@ from isoalign.report.board.cells import cell
 from isoalign.report.board.rows import Row
 from isoalign.report.board.sections import Section
 from isoalign.report.pages.phrases import rank_phrase, row_name
+from isoalign.stats.drift import drift_at
 from isoalign.stats.equal_kl import GRID, NEAR, AtKL, reaches
 
 _HOW = """\
@@ -44,6 +45,10 @@ def equal_kl_section(section: Section) -> list[str]:
             short = "not measured" if reaches(section.curves[row.name], to) else "not reached"
             line.append(_ranked(row, mean, rank) if mean else short)
         cells.append(line)
+    for name, draws in section.drift.controls.items():
+        readings = [reading.estimate() if (reading := drift_at(draws, kl)) else None for kl in at_kl]
+        pooled = ["not measured" if one is None else cell(replace(one, missing=0), 3) for one in readings]
+        cells.append([f"*{name}, {len(draws)} draws*", "", *pooled, *([""] if to > GRID[0] else [])])
     gain = objective.gain_noun
     area = _AREA.format(gain=gain, start=GRID[0], to=to) if to > GRID[0] else ""
     return ["### At equal KL", grid(titles, cells), _HOW.format(gain=f"the {gain}", apart=2 * NEAR, area=area)]
