@@ -43,12 +43,34 @@ def test_a_card_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
     path = cards.write_card(CARD, tmp_path / "new" / "folder")
     assert path.name == "dpo-s1-01234567.json"
     assert cards.read_card(path) == CARD
-    assert json.loads(path.read_text())["format"] == 3
+    assert json.loads(path.read_text())["format"] == 4
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     whole = cards.sealed(CARD)
     cards.write_card(whole, path.parent)
     assert cards.read_cards(path.parent) == [whole]
     assert cards.read_cards(tmp_path / "none") == []
+
+
+def test_prompts_are_listed_once_and_a_column_of_one_value_is_that_value(tmp_path: Path) -> None:
+    values = {"kl": {"p": 2.0, "q": 0.0}, "none": {"p": None, "q": None}, "rare": {"p": 0.5}, "zero": {"p": 0.0, "q": 0.0}}
+    point = Point(0.5, 1e9, 3, {}, {"kl": {"p": 1.0, "q": 1}, "toxicity_mean": {"q": 0.25}})
+    card = cards.sealed(dataclasses.replace(CARD, values=values, curve=[point, point]))
+    path = cards.write_card(card, tmp_path)
+    assert repr(cards.read_card(path)) == repr(card), "0 and 0.0 are kept apart, since seals are"
+    data = json.loads(path.read_text())
+    whole, rare = data["values"]
+    assert (whole["prompts"], whole["columns"]) == (["p", "q"], {"kl": [2.0, 0.0], "none": None, "zero": 0.0})
+    assert (rare["prompts"], rare["columns"]) == (["p"], {"rare": 0.5})
+    assert [group["prompts"] for group in data["curve"][0]["values"]] == [0, ["q"]]
+    assert [group["prompts"] for group in data["curve"][1]["values"]] == [0, 2]
+    whole["prompts"], whole["columns"] = ["p", "q"], {"kl": [2.0, 0.0], "none": [None, None], "zero": [0.0, 0.0]}
+    path.write_text(json.dumps(data | {"format": 3}))
+    assert cards.read_card(path) == card, "as format 3 wrote them"
+    for wrong in (7, True, "p"):
+        whole["prompts"] = wrong
+        path.write_text(json.dumps(data))
+        with pytest.raises(UserError, match=r"values\[0\]\.prompts must be a list"):
+            cards.read_card(path)
 
 
 def older(card: Card, number: int) -> dict[str, Any]:
@@ -181,7 +203,7 @@ def test_any_text_and_any_number_survive(text: str, number: float, whole: int) -
         (["data"], {"calibration": "x"}, "data.calibration must be a mapping, not 'x'"),
         (["data"], {"calibration": {"reliability": [1]}}, "data.calibration.reliability[0] must be a mapping, not 1"),
         (["colour"], "red", "unknown field colour"),
-        (["format"], 4, "unknown card format 4; this version of isoalign reads formats 1 to 3"),
+        (["format"], 5, "unknown card format 5; this version of isoalign reads formats 1 to 4"),
         (["format"], 2, "flags[0] must be text, not {"),
     ],
 )

@@ -19,8 +19,13 @@ from isoalign.evaluation.seals import broken_seals, seal, seals_of
 
 BY_HAND, DEFAULT, TUNED = "by hand", "default", "tuned"  # how a method got its settings: its track
 OTHER_BASE = f"{DEFAULT}; what tuning chose is for another base"
-FORMAT = 3
-READS = (1, 2, 3)  # 1 has no values by prompt, no curve and no seals; up to 2 flags were lines of text
+FORMAT = 4
+READS = (
+    1,
+    2,
+    3,
+    4,
+)  # 1 has no values by prompt, curve and seals; up to 2 flags were lines of text; up to 3 nothing was shared
 LONGEST_NAME = 200  # characters
 FAMILY = "metric "  # prefix of the versions of families of metrics on a card
 INNER: dict[str, Any] = {
@@ -60,9 +65,10 @@ def read_card(path: Path) -> Card:
     if number < 3:
         _upgrade_flags(data, path)
     points = data["curve"] if isinstance(data.get("curve"), list) else []
+    lists: list[list[str]] = []
     for holder, where in [(data, "values"), *((p, f"curve[{i}].values") for i, p in enumerate(points))]:
         if isinstance(holder, dict) and "values" in holder:
-            holder["values"] = _unpack(holder["values"], where, path)
+            holder["values"] = _unpack(holder["values"], lists, where, path)
     card: Card = parse(data, Card, "", path)
     for name in ("task", "algorithm", "key"):
         if (length := len(getattr(card, name))) > LONGEST_NAME:
@@ -156,8 +162,9 @@ def to_json(card: Card, path: Path | str = "card") -> str:
     """A card as JSON, without secrets. Raises UserError that names the field which JSON can't hold."""
     data: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(redacted(card))}
     finite(data, "", path)
-    data["values"] = _pack(data["values"])
-    data["curve"] = [point | {"values": _pack(point["values"])} for point in data["curve"]]
+    lists: list[list[str]] = []
+    data["values"] = _pack(data["values"], lists)
+    data["curve"] = [point | {"values": _pack(point["values"], lists)} for point in data["curve"]]
     try:
         fields = [f" {json.dumps(name)}: {_field(name, value)}" for name, value in data.items()]
     except TypeError as error:
@@ -170,25 +177,47 @@ def _field(name: str, value: Any) -> str:
     if name not in ("metrics", "flags", "data", "values", "curve", "families", "seals") or not value:
         return json.dumps(value, indent=1, allow_nan=False).replace("\n", "\n ")
     if isinstance(value, list):
-        lines = [json.dumps(item, allow_nan=False) for item in value]
+        dense = (",", ":") if name in ("values", "curve") else None
+        lines = [json.dumps(item, allow_nan=False, separators=dense) for item in value]
         return "[\n  " + ",\n  ".join(lines) + "\n ]"
     lines = [f"{json.dumps(key)}: {json.dumps(item, allow_nan=False)}" for key, item in value.items()]
     return "{\n  " + ",\n  ".join(lines) + "\n }"
 
 
-def _pack(values: PromptValues) -> list[dict[str, Any]]:
-    """Values by prompt as columns that share a list of prompts: a fifth of the size."""
+def _pack(values: PromptValues, lists: list[list[str]]) -> list[dict[str, Any]]:
+    """Values by prompt as columns that share a list of prompts, a seventh of the size. A list that is among the ``lists`` of
+    this card before it is its place there; a column of one value is this value."""
     groups: dict[tuple[str, ...], dict[str, list[float | None]]] = {}
     for name, by in values.items():
         groups.setdefault(tuple(by), {})[name] = list(by.values())
-    return [{"prompts": list(prompts), "columns": columns} for prompts, columns in groups.items()]
+    return [
+        {"prompts": _placed(list(prompts), lists), "columns": {name: _shortened(column) for name, column in columns.items()}}
+        for prompts, columns in groups.items()
+    ]
 
 
-def _unpack(groups: Any, where: str, path: Path) -> dict[str, Any]:
+def _placed(prompts: list[str], lists: list[list[str]]) -> list[str] | int:
+    if prompts in lists:
+        return lists.index(prompts)
+    lists.append(prompts)
+    return prompts
+
+
+def _shortened(column: list[float | None]) -> Any:
+    return column[0] if len(set(map(repr, column))) == 1 else column  # 0 is not 0.0 to a seal
+
+
+def _unpack(groups: Any, lists: list[list[str]], where: str, path: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for i, group in enumerate(parse(groups, list[dict[str, Any]], where, path)):
-        prompts = list(map(sys.intern, parse(group.get("prompts"), list[str], f"{where}[{i}].prompts", path)))
-        for name, column in parse(group.get("columns"), dict[str, list[Any]], f"{where}[{i}].columns", path).items():
+        place = group.get("prompts")
+        if type(place) is int and 0 <= place < len(lists):
+            prompts = lists[place]
+        else:
+            prompts = list(map(sys.intern, parse(place, list[str], f"{where}[{i}].prompts", path)))
+            lists.append(prompts)
+        for name, packed in parse(group.get("columns"), dict[str, Any], f"{where}[{i}].columns", path).items():
+            column = packed if isinstance(packed, list) else [packed] * len(prompts)
             if len(column) != len(prompts):
                 raise UserError(f"{path}: {where}: {name} has {len(column)} values for {len(prompts)} prompts")
             values[name] = dict(zip(prompts, column, strict=True))
