@@ -16,9 +16,12 @@ import torch
 from isoalign.config.training import TrainConfig
 from isoalign.core import devices, world
 from isoalign.core.records import Budget
+from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.samplers.engine import make_sampler
+from isoalign.models.shards import full
 from isoalign.tools.conformance.checks import DiesAtStep, Killed
-from isoalign.tools.conformance.workbench import Bench, tiny
+from isoalign.tools.conformance.workbench import IDLE_SECONDS, Bench, tiny
+from isoalign.training.session import Session
 from isoalign.training.trainer import Trainer
 from workbench import small, weights
 
@@ -27,8 +30,12 @@ ODD = {"batch_size": 5, "minibatch": 5}  # of no number of processes a multiple;
 
 
 def trainer_of(bench: Bench, name: str, work: Path) -> Trainer:
-    """The trainer of ``NAME[-MODE][:LORA][+ENGINE][!STEPS]``, in a folder in which it may go on from a checkpoint."""
+    """The trainer of ``NAME[-MODE][:LORA][+ENGINE][@LAYOUT][!STEPS]``, in a folder in which it may go on from a checkpoint.
+
+    ``LAYOUT``: letters, ``s`` for weights that the processes hold together, ``b`` for bf16, ``c`` for gradient checkpointing.
+    """
     name, _, steps = name.partition("!")
+    name, _, layout = name.partition("@")
     name, _, engine = name.partition("+")
     name, _, lora = name.partition(":")
     name, _, mode = name.partition("-")
@@ -38,7 +45,15 @@ def trainer_of(bench: Bench, name: str, work: Path) -> Trainer:
     along = {"snapshots": (0.5,), "kl_snapshots": (0.001, 0.01, 0.1, 1.0)}
     config = TrainConfig(warmup=2, checkpoint_seconds=0 if steps else 1e9, micro_batch=2, **along)  # type: ignore[arg-type]
     dying = DiesAtStep(algorithm, int(steps)) if steps else algorithm
-    trainer = bench.replace(lora=int(lora or 0), ends=True).trainer(dying, BUDGET, work, config=config)
+    session = bench.replace(lora=int(lora or 0), ends=True).session(BUDGET)
+    for model in {session.policy, session.reference}:
+        model.precision = "bfloat16" if "b" in layout else "float32"
+        if "c" in layout:
+            checkpoint_layers(model.inner)
+        if "s" in layout:
+            model.shard()
+    session = Session(session.policy, session.reference, session.source, session.meter, session.new_tokens, 0)
+    trainer = Trainer(dying, session, replace(config, idle_seconds=IDLE_SECONDS), work)
     if engine:
         trainer.session.engine = make_sampler(engine, trainer.policy, 12)
     return trainer
@@ -53,7 +68,7 @@ def outcome(bench: Bench, name: str, work: Path) -> dict[str, Any]:
     return {
         "spent": spent,
         "log": trainer.log,
-        "weights": weights(trainer),
+        "weights": [full(weight) for weight in weights(trainer)],
         "state": trainer.lab.state,
         "snapshots": trainer.snapshots,
     }

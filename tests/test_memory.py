@@ -20,7 +20,7 @@ from isoalign.core.memory import OutOfMemory, by_rows, machine_failure
 from isoalign.core.records import Budget
 from isoalign.evaluation.scores import rewards_of
 from isoalign.models import language
-from isoalign.models.language import Critic
+from isoalign.models.critic import Critic
 from isoalign.models.scorers import Scorer
 from isoalign.runs.blame import as_training_failure
 from isoalign.training.checkpoint import save_checkpoint

@@ -18,8 +18,9 @@ from isoalign.core.errors import UserError
 from isoalign.models import language, passes
 from isoalign.models.cache_room import make_room
 from isoalign.models.checkpointing import checkpoint_layers
+from isoalign.models.critic import Critic
 from isoalign.models.kl import compare
-from isoalign.models.language import Critic, LanguageModel
+from isoalign.models.language import LanguageModel
 from isoalign.models.precision import SHORT, cast_frozen_weights, in_precision
 from isoalign.models.probe import probe
 from workbench import Bench

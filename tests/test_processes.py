@@ -19,12 +19,19 @@ import pytest
 import safetensors.torch
 import torch
 
+from isoalign.core import devices
+from isoalign.core.errors import UserError
+from isoalign.models.shards import layers_of
+from isoalign.runs.needs import check_shards
+from isoalign.runs.overrides import task_named
+from isoalign.stages import footprint
+from isoalign.training import registry
 from processes import outcome
 from workbench import FAST, Bench, Terminal, algorithms, complaint, stages
 
 HERE = Path(__file__).parent
 ENGINE = ["rloo:4+transformers"]
-QUICK = ["dpo", "kto", "ppo", "rloo:4"]
+QUICK = ["dpo", "kto", "ppo", "rloo:4", "ppo_critic@s"]
 ALL = [each.id for each in algorithms()]
 SOME = [name for name in ALL if name in FAST]
 
@@ -39,6 +46,11 @@ def launch(count: int, folder: Path, environment: dict[str, str], names: Sequenc
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = torch.load(folder / "out.pt")
     return found
+
+
+def whole(name: str) -> str:
+    """The same run, of which each process holds all weights."""
+    return name.replace("@s", "@")
 
 
 def apart(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> float:
@@ -68,6 +80,8 @@ def check_same(one: dict[str, Any], several: dict[str, Any]) -> tuple[float, flo
     [
         (2, QUICK),
         pytest.param(2, ALL, marks=pytest.mark.slow),
+        pytest.param(2, [f"{name}@s" for name in ALL], marks=pytest.mark.slow),
+        pytest.param(3, ["ppo:4@s", "dpo:4@sc", "tr_dpo:4@s"], marks=pytest.mark.slow),
         pytest.param(3, ENGINE, marks=pytest.mark.slow),
         pytest.param(3, SOME, marks=pytest.mark.slow),
     ],
@@ -77,22 +91,40 @@ def test_in_several_processes_the_bill_is_the_same_and_so_are_losses_and_weights
 ) -> None:
     found = launch(count, tmp_path, environment, names)
     for name in names:
-        one = outcome(tiny_bench, name, tmp_path / "one" / name)
+        one = outcome(tiny_bench, whole(name), tmp_path / "one" / name)
         assert len(one["log"]) >= 3
         loss, weight = check_same(one, found[name])
         print(f"{count} processes, {name}: {len(one['log'])} steps, losses to {loss:.1e}, weights to {weight:.1e}")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ppo_critic", "dpo:4"])  # with a module of its own, and with an adapter
-def test_a_run_goes_on_in_another_number_of_processes(
+@pytest.mark.parametrize(
+    "name", ["ppo_critic", "dpo:4", "ppo_critic@s", "dpo:4@s", "tr_dpo@s"]
+)  # with a module of its own, with an adapter, with an anchor
+def test_a_run_goes_on_in_another_number_of_processes_whether_or_not_they_hold_the_weights_together(
     tiny_bench: Bench, tmp_path: Path, environment: dict[str, str], name: str
 ) -> None:
-    one = outcome(tiny_bench, name, tmp_path / "one")
+    one = outcome(tiny_bench, whole(name), tmp_path / "one")
     launch(2, tmp_path, environment, [f"{name}!5"])
     assert list((tmp_path / name / "checkpoint").glob("*.pt"))
-    outcome(tiny_bench, f"{name}!4", tmp_path / name)
+    outcome(tiny_bench, f"{whole(name)}!4", tmp_path / name)
     check_same(one, launch(3, tmp_path, environment, [name])[name])
+
+
+@pytest.mark.slow
+def test_in_bf16_it_makes_no_difference_who_holds_the_weights(tmp_path: Path, environment: dict[str, str]) -> None:
+    names = ["dpo:4@b", "ppo@bc"]
+    apart = launch(2, tmp_path, environment, [name.replace("@", "@s") for name in names])
+    together = launch(2, tmp_path, environment, names)
+    for name in names:
+        check_same(together[name], apart[name.replace("@", "@s")])
+
+
+@pytest.mark.slow
+def test_weights_that_processes_hold_together(tmp_path: Path, environment: dict[str, str]) -> None:
+    command = [*TORCHRUN, "2", str(HERE / "sharded.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE, env=environment | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 # -- the command line ---------------------------------------------------------------------------------------------------
@@ -114,11 +146,14 @@ def rows(store: Path, stage: str, file: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_base_reward_model_policy_samples_and_bill_of_a_whole_run_are_those_of_one_process(terminal: Terminal) -> None:
+@pytest.mark.parametrize("layout", ["false", "true"])
+def test_base_reward_model_policy_samples_and_bill_of_a_whole_run_are_those_of_one_process(
+    terminal: Terminal, layout: str
+) -> None:
     pair = replace(terminal, home=terminal.home / "pair", store=terminal.home / "pair" / "store")
     pair.home.mkdir()
     words = ["algorithm=ppo", "algorithm.rollouts=10", "algorithm.minibatch=5", "budget.flops=1e9", "task.rounds.count=2"]
-    for place, command in ((terminal, terminal.run(*words)), (pair, typed(pair, 2, *words))):
+    for place, command in ((terminal, terminal.run(*words)), (pair, typed(pair, 2, *words, f"task.model.shard={layout}"))):
         done = place(command)
         assert done.returncode == 0, done.stderr[-3000:]
         assert len(done.stdout.splitlines()) == 1
@@ -135,6 +170,10 @@ def test_base_reward_model_policy_samples_and_bill_of_a_whole_run_are_those_of_o
     assert one["spent"] | {"seconds": 0} == two["spent"] | {"seconds": 0}
     assert one["parents"] == two["parents"]
     assert (one["training"]["device"], two["training"]["device"]) == ("cpu", "2 x cpu")
+    assert two["training"].get("sharded", False) == (layout == "true")
+    assert (pair.store / stages(pair.store, "sft")[0] / "config.json").read_text() == (
+        terminal.store / stages(terminal.store, "sft")[0] / "config.json"
+    ).read_text()
 
 
 def name_of(folder: Path) -> str:
@@ -155,9 +194,44 @@ def test_what_several_processes_cannot_do_is_one_line(terminal: Terminal) -> Non
     assert "trl_dpo has a training loop of its own, which runs in one process" in line("algorithm=trl_dpo")
     assert "ACCELERATE_USE_FSDP=true has no effect" in line("algorithm=dpo", ACCELERATE_USE_FSDP="true")
     assert "dqo" in line("algorithm=dqo")
+    assert "best_of_n trains nothing" in line("algorithm=best_of_n", "task.model.shard=true")
     assert "2 processes share steps of 1 rows; start at most 1" in line(
         "algorithm=dpo", "algorithm.batch_size=1", "budget.flops=1e9"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "count", "line"),
+    [
+        ("dpo", [], 1, "a single process has nobody to hold weights with; start it by torchrun"),
+        ("trl_dpo", [], 2, "trl_dpo has a training loop of its own, whose weights are whole; leave it out"),
+        ("best_of_n", [], 2, "best_of_n trains nothing; leave it out"),
+        ("ppo", ["task.model.sampler=transformers"], 2, "reads weights that are whole; set task.model.sampler=own"),
+    ],
+)
+def test_weights_are_held_together_only_where_that_can_be(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: list[str], count: int, line: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(count))
+    task = task_named("nano", [f"task.model.name={tiny_model}", *words])
+    with pytest.raises(UserError, match=line):
+        check_shards(name, registry.default_algorithm(name), task)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_shards("ppo", registry.default_algorithm("ppo"), task_named("nano", [f"task.model.name={tiny_model}"]))
+    with pytest.raises(UserError, match="Linear has no layers that can be cut"):
+        layers_of(torch.nn.Linear(2, 2))
+
+
+def test_a_model_that_fits_only_in_parts_is_refused_whole(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parts = (
+        task_named("nano", [f"task.model.name={tiny_model}", f"task.model.shard={on}"]) for on in ("false", "true")
+    )
+    takes = footprint.training_footprint(whole, 0)
+    monkeypatch.setenv("WORLD_SIZE", "4")  # in each a quarter of policy, reference and Adam's two numbers, and one whole model
+    monkeypatch.setattr(devices, "memory", lambda: 0.6 * takes["weights"] + takes["one row"])
+    footprint.check_memory(parts, 0)
+    with pytest.raises(UserError, match=r"task\.model\.shard=true in several processes"):
+        footprint.check_memory(whole, 0)
 
 
 def test_a_sweep_shares_no_run_out(terminal: Terminal) -> None:
@@ -186,12 +260,12 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize(("killed", "layout"), [(0, "false"), (1, "false"), (1, "true")])
 def test_when_one_process_is_killed_the_others_end_in_a_line_and_the_same_command_goes_on(
-    furnished: Terminal, killed: int
+    furnished: Terminal, killed: int, layout: str
 ) -> None:
     words = ["algorithm=dpo", "algorithm.batch_size=7", "budget.flops=2e9"]
-    running = furnished.start(typed(furnished, 2, *words))
+    running = furnished.start(typed(furnished, 2, *words, f"task.model.shard={layout}"))
     wait_for(lambda: bool(list(furnished.store.glob(".work-train-*/checkpoint/*.pt"))), running)
     ranks = {process.environ().get("RANK"): process for process in psutil.Process(running.pid).children()}
     ranks[str(killed)].send_signal(signal.SIGKILL)

@@ -34,7 +34,8 @@ class ModelConfig:
     the roles; a file ``*.jinja`` is the template, for every prompt. ``dtype``: of the weights of SFT base and policy, and of
     the frozen base unless ``frozen_dtype`` says otherwise; reward models are in float32. Weights that are trained, all of
     them or an adapter, are in float32. ``sampler``: what samples rollouts of the policy, ``own`` decoding or an engine; the
-    key of what an engine has sampled names it with its version.
+    key of what an engine has sampled names it with its version. ``shard``: the processes of a run hold policy, reference and
+    optimizer together, each a part (FSDP2); as the number of processes it is in no key.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ModelConfig:
     dtype: str = added_later("float32")
     frozen_dtype: str = added_later("")
     sampler: str = in_no_key(OWN)
+    shard: bool = in_no_key(False)
 
     def __post_init__(self) -> None:
         if self.eos not in ("masked", "open"):

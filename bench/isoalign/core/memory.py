@@ -28,6 +28,7 @@ ON_DISK = re.compile(
     "PytorchStreamWriter failed"
 )
 DEVICE = re.compile(r"CU\w+_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR|NOT_INITIALIZED)|uncorrectable ECC|NCCL error")
+LOST = re.compile(r"gloo/transport|Connection closed by peer|remote process exited or there was a network error")
 KILLED = re.compile(
     r"DataLoader worker .* (is killed|exited unexpectedly)|process .* unexpectedly terminated|terminated abruptly"
 )
@@ -103,6 +104,8 @@ def machine_failure(error: BaseException | None) -> MachineFailed | None:
             return MachineFailed(
                 f"cannot write: {reason}; free some space, or set store=FOLDER, and run the same command again"
             )
+        if library and LOST.search(str(error)):
+            return MachineFailed("another process of this run has ended; run the same command again to go on")
         if KILLED.search(reason):
             return MachineFailed(f"a process was killed, as where memory runs out: {reason}; run the same command again")
         if isinstance(error, torch.AcceleratorError) or (library and DEVICE.search(reason)):

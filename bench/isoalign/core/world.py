@@ -109,7 +109,7 @@ def _has_no_effect() -> str:
     for name, plain in PLAIN.items():
         if os.environ.get(name, plain).lower() != plain:
             return (
-                f"{name}={os.environ[name]} has no effect: isoalign trains data-parallel; launch without it, and set "
+                f"{name}={os.environ[name]} has no effect: launch without it, and set task.model.shard=true for FSDP, "
                 "task.model.bf16=true for bf16, task.model.lora=16 or task.training.gradient_checkpointing=true to save memory"
             )
     return ""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoalign.core import products
+from isoalign.core import products, world
 from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.files import flush
@@ -33,7 +32,6 @@ from isoalign.models.decoding import (
 from isoalign.models.flops import Shape, shape_of
 from isoalign.models.passes import (
     LOGITS,
-    Body,
     Outputs,
     Predict,
     find_body,
@@ -43,6 +41,7 @@ from isoalign.models.passes import (
     token_logp,
 )
 from isoalign.models.precision import in_precision
+from isoalign.models.shards import Shards, whole_tree
 
 NEVER = -1e9  # logit of a masked token: probability exactly 0, without the nan of infinities
 ROWS = 64
@@ -55,8 +54,10 @@ class LanguageModel:
     ``banned`` tokens have probability 0 in sampling and scoring, unless it is loaded without ``bans``; ``end_ids`` are those
     that end an answer, if it ``ends``.
     ``precision`` of passes: float32, tf32 or bfloat16 (see `in_precision`). ``rows``: read or sampled at a time where no
-    gradients are recorded.
+    gradients are recorded. ``shards``: of weights that the processes of a run hold together.
     """
+
+    shards: Shards | None = None
 
     def __init__(
         self, model: Any, tokenizer: Any, ends: bool, precision: str = "float32", rows: int = ROWS, bans: bool = True
@@ -78,10 +79,29 @@ class LanguageModel:
         """Device of the weights."""
         return next(self.inner.parameters()).device
 
+    def shard(self) -> None:
+        """Have each process of the run hold a part of the weights, from now on."""
+        _ = self.shape  # which is found by passes
+        name = next(name for name, parameter in self.inner.named_parameters() if parameter is self.head.weight)
+        self.shards = Shards(self.inner, self.body.module)
+        self._cut_head = self.shards.weights[name]
+
+    def whole(self, lend: Callable[[], AbstractContextManager[Any]] = nullcontext) -> AbstractContextManager[Any]:
+        """Context in which all weights are here, for passes without gradients, those within ``lend()``. Of weights that are
+        cut, all processes enter it together."""
+        return self.shards.whole(lend) if self.shards else nullcontext()
+
+    def weights(self) -> list[nn.Parameter]:
+        """The parameters as optimizers see them, in whatever form a pass has them meanwhile."""
+        return list(self.shards.weights.values() if self.shards else self.inner.parameters())
+
     def save(self, folder: Path) -> None:
         """Save the weights, or the adapter: without the place of the model under it, which is another in each store, and with
-        its lists in order, which PEFT keeps as sets."""
-        self.model.save_pretrained(folder)
+        its lists in order, which PEFT keeps as sets. Of several processes the first one writes."""
+        state = whole_tree(self.model.state_dict()) if self.shards else None
+        if world.rank():
+            return
+        self.model.save_pretrained(folder, **({"state_dict": state} if state else {}))
         if (file := folder / "adapter_config.json").exists():
             (folder / "README.md").unlink(missing_ok=True)
             settings = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": None}
@@ -117,7 +137,7 @@ class LanguageModel:
             return
         self._adapter_is_off = True
         try:
-            with self.model.disable_adapter():
+            with self.whole(), self.model.disable_adapter():  # which turns gradients off and on: in the same form of weights
                 yield
         finally:
             self._adapter_is_off = False
@@ -139,7 +159,7 @@ class LanguageModel:
 
         Without gradients, ``rows`` rows are read at a time."""
         rollouts = rollouts.to(self.device)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or (self.shards and self.shards.stepping):
             return self._outputs(rollouts)
         parts = by_rows(self._outputs, rollouts, self.rows)
         if len(parts) == 1:
@@ -167,16 +187,16 @@ class LanguageModel:
         """The function from states [B, T, D] to logits [B, T, V] in fp32. Whenever it is called, gradients are recorded and
         the adapter is on as they are now. It raises UserError once the weights have changed: states of old weights say
         nothing to a new head."""
-        recorded, head = torch.is_grad_enabled(), self.head.weight
-        version = head._version  # type: ignore[union-attr]
+        recorded, head = torch.is_grad_enabled(), self._cut_head if self.shards else self.head.weight
+        version = head._version
         adapter = self.adapter_off if self._adapter_is_off else nullcontext
 
         def predict(states: Tensor) -> Tensor:
-            if head._version != version:  # type: ignore[union-attr]
+            if head._version != version:
                 raise UserError(
                     "logits or entropy of a pass are read after an optimizer step has changed the weights; read them before it"
                 )
-            with torch.set_grad_enabled(recorded), adapter(), self.in_precision():
+            with torch.set_grad_enabled(recorded), self.whole(), adapter(), self.in_precision():
                 logits = own_logits(self.inner, self.body, states if self.autocast else states.to(self.dtype))
             return self.ban(logits.float())
 
@@ -266,24 +286,6 @@ class LanguageModel:
     def ban(self, logits: Tensor) -> Tensor:
         """Logits with probability 0 for banned tokens."""
         return logits.index_fill(-1, self.banned, NEVER) if len(self.banned) else logits
-
-
-class Critic(nn.Module):
-    """A value model: a copy of a language model's body with a scalar head, initialised to 0."""
-
-    def __init__(self, policy: LanguageModel) -> None:
-        super().__init__()
-        self.body, self.head = copy.deepcopy(policy.body.module), nn.Linear(policy.width, 1, device=policy.device)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-        self._body, self._precision = Body(self.body), policy.in_precision
-
-    def forward(self, rollouts: Rollouts) -> Tensor:
-        """A value for each token of the completions, from the state that predicts it [B, T]."""
-        with self._precision():
-            states = self._body.read(rollouts.to(self.head.weight.device))
-        values: Tensor = self.head(states.float())
-        return values.squeeze(-1)
 
 
 def prompt_lengths(rollouts: Rollouts) -> list[int]:

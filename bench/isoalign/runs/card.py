@@ -20,7 +20,7 @@ from isoalign.training.meter import Meter
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "evaluate", "hydra-core", "numpy", "scipy")
 # of training
-RECORD_FIELDS = ("steps", "skipped", "reported", "reported_error", "rounds", "loop", "device", "dtype", "sampler")
+RECORD_FIELDS = ("steps", "skipped", "reported", "reported_error", "rounds", "loop", "device", "dtype", "sampler", "sharded")
 
 
 def make_card(run: Run, command: str) -> Card:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from isoalign.config.task import OWN, TaskConfig
+from isoalign.core import world
 from isoalign.core.errors import UserError
+from isoalign.models.shards import layers_of
+from isoalign.stages.footprint import policy_without_data
 from isoalign.stages.shared import SharedStages
 from isoalign.stages.teacher import check_teacher
 from isoalign.training.needs import needs_of
@@ -17,6 +21,22 @@ def check_needs(algorithm: Any, shared: SharedStages) -> None:
         if need not in CHECKS:
             raise UserError(f"its needs name {need!r}; known are {', '.join(CHECKS)}")
         CHECKS[need](shared)
+
+
+def check_shards(name: str, algorithm: Any, task: TaskConfig) -> None:
+    """Raises UserError where the processes of a run can't hold weights together, which ``task.model.shard`` asks for."""
+    if hasattr(algorithm, "train"):
+        why = f"{name} has a training loop of its own, whose weights are whole; leave it out"
+    elif not hasattr(algorithm, "iteration"):
+        why = f"{name} trains nothing; leave it out"
+    elif world.launched() == 1:
+        why = "a single process has nobody to hold weights with; start it by torchrun or accelerate launch, or leave it out"
+    elif task.model.sampler != OWN:
+        why = f"task.model.sampler={task.model.sampler} reads weights that are whole; set task.model.sampler=own"
+    else:
+        layers_of(policy_without_data(task, 0)[0])
+        return
+    raise UserError(f"task.model.shard=true: {why}")
 
 
 def _pairs(shared: SharedStages) -> None:

@@ -33,7 +33,7 @@ from isoalign.evaluation import metrics, samples
 from isoalign.report import trackers
 from isoalign.runs import failures, status, tuned
 from isoalign.runs.card import make_card, packages
-from isoalign.runs.needs import check_needs
+from isoalign.runs.needs import check_needs, check_shards
 from isoalign.runs.pipeline import Run
 from isoalign.stages.shared import SharedStages
 from isoalign.training import registry
@@ -92,6 +92,8 @@ def execute(config: DictConfig) -> Path | None:
     settings, how = tuned.settings_and_tuning(config, task.model)
     with registry.sandboxed(name):
         algorithm = registry.with_checked_settings(build_config(registry.algorithm(name), settings, "algorithm"))
+    if task.model.shard:
+        check_shards(name, algorithm, task)
     if world.size() > 1 and hasattr(algorithm, "train"):
         raise UserError(f"{name} has a training loop of its own, which runs in one process; start it without torchrun")
     if (engine := task.model.sampler) != OWN and hasattr(algorithm, "train"):

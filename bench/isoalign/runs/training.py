@@ -143,9 +143,9 @@ class Training:
         trainer = Trainer(self.algorithm, session, self.task.training, work, self._forbidden, self.follow)
         with self._engine(session), as_training_failure(), preserved():
             trainer.run(self.name)
+        policy.save(work / "policy")
         if world.rank():
             return []
-        policy.save(work / "policy")
         log = [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in trainer.log]
         write_rows(work / "log.jsonl", log)
         record = {
@@ -154,7 +154,7 @@ class Training:
             "reported_error": reported_kl_error(log), "device": devices.count_label(), "dtype": _dtypes(policy),
         }  # fmt: skip
         more: dict[str, Any] = {"rounds": trainer.rounds, "unmetered": trainer.guard.models, "loop": trainer.loop}
-        more |= {"sampler": session.engine and session.engine.record()}
+        more |= {"sampler": session.engine and session.engine.record(), "sharded": self.task.model.shard}
         record |= {name: value for name, value in more.items() if value}
         (work / "record.json").write_text(json.dumps(record, indent=1))
         return self.shared.unread([*session.cursors, *session.reward_models])
@@ -240,10 +240,14 @@ class Training:
             adapted = with_adapter(base.inner, self._lora_rank)
             policy = reference = shared.language_model(adapted, base.tokenizer, precision)
         else:
+            if task.model.shard:
+                base.shard()  # before there is a second model
             model, _ = loading.load_model(task.model.name, shared.get(shared.sft), task.model.dtype, base.tokenizer)
             policy, reference = shared.language_model(model.requires_grad_(True), base.tokenizer, precision), base
         if task.training.gradient_checkpointing:
             checkpoint_layers(policy.inner)
+        if task.model.shard:
+            policy.shard()
         return policy, reference
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.lazy import transformers
 from isoalign.core.memory import halving
 from isoalign.core.progress import Steps
+from isoalign.models.shards import Shards, full, whole_tree
 from isoalign.training.gradients import add_up_gradients, make_optimizer
 
 BETAS = (0.9, 0.95)
@@ -30,7 +32,7 @@ Rows = TypeVar("Rows", bound=Batch)
 class Fit:
     """``epochs`` over ``size`` rows, each in a new seeded order, in batches of ``batch_size``, which a run's processes share.
     ``micro_batch`` of their rows are read at a time: halved for good whenever memory runs out. ``lr_key``: the setting of
-    ``lr``, for messages."""
+    ``lr``, for messages. ``shard``: whether they hold the weights together."""
 
     size: int
     batch_size: int
@@ -39,6 +41,8 @@ class Fit:
     lr_key: str
     seed: int
     epochs: int = 1
+    shard: bool = False
+    shards: Shards | None = None
     curve: list[dict[str, float]] = field(default_factory=list)
     step: int = 0
     read: list[int] = field(default_factory=list)  # the rows, in the order in which they were read
@@ -64,6 +68,7 @@ class Fit:
         the number of its rows, or of its tokens. Training ends early when ``stop()``, asked after each step, says so. Raises
         UserError if the loss or the gradient is not finite, and OutOfMemory where one row does not fit.
         """
+        self.shards = Shards(model) if self.shard and world.size() > 1 else None
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = make_optimizer(trained, BETAS, 0.0)
         for group in optimizer.param_groups:
@@ -77,7 +82,7 @@ class Fit:
                 batch = gather(index)
                 self.read += index.tolist()
                 loss = self._gradients(batch, losses, weight(batch), optimizer)
-                norm = torch.nn.utils.clip_grad_norm_(trained, CLIP)
+                norm = full(torch.nn.utils.clip_grad_norm_(trained, CLIP))
                 self.step += 1
                 if not (math.isfinite(loss) and math.isfinite(norm)):
                     raise UserError(
@@ -95,6 +100,10 @@ class Fit:
         if recent:
             self.curve.append({"step": self.step, "loss": math.fsum(recent) / len(recent)})
         optimizer.zero_grad(set_to_none=True)
+
+    def state(self, model: Any) -> dict[str, Tensor] | None:
+        """The whole state dict of the trained model, in the first process, where weights are held together; all ask for it."""
+        return whole_tree(model.state_dict()) if self.shards else None
 
     def _batches(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
@@ -118,10 +127,24 @@ class Fit:
                 total += loss.item()
             return total
 
+        def in_step(shards: Shards) -> float:
+            """The same, with as many passes as any process makes; those without rows have no effect."""
+            rows, total = max(1, self.micro_batch), 0.0
+            for start in range(0, -(-len(batch) // world.size()), rows):
+                own = mine[start : start + rows]
+                part = batch[own if len(own) else order[:1]]
+                loss = shards.step(functools.partial(losses, part)).sum() * (len(own) > 0) / weight
+                loss.backward()
+                total += loss.item()
+            return total
+
         def work() -> float:
             loss, self.micro_batch = halving(accumulate, max(1, self.micro_batch), len(mine))
             return loss
 
+        if self.shards:
+            optimizer.zero_grad(set_to_none=True)
+            return sum(sharing.exchange(in_step(self.shards)))
         loss = sum(sharing.together(work))
         if world.size() > 1:
             add_up_gradients([parameter for group in optimizer.param_groups for parameter in group["params"]])

@@ -11,7 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from isoalign.config.task import TaskConfig
-from isoalign.core import devices
+from isoalign.core import devices, world
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import transformers
@@ -30,16 +30,18 @@ def check_memory(task: TaskConfig, lora: int) -> dict[str, float]:
     A step is not looked at where the weights take a small part of the memory: when it runs out all the same, passes take fewer
     rows.
     """
-    has, (_, weights) = devices.memory(), policy_without_data(task, lora)
+    has, (model, weights) = devices.memory(), policy_without_data(task, lora)
     takes = {"weights": weights}
     if weights > SMALL * has:
         takes = training_footprint(task, lora)
+    if task.model.shard:  # of which one model is gathered at a time
+        takes["weights"] = weights // world.launched() + _size(model)
     least = takes["weights"] + takes.get("one row", 0)
     if least > has:
         raise UserError(
             f"training task.model.name={task.model.name} takes {least / GIB:.1f} GiB with one row at a time, and "
             f"{devices.device()} has {has / GIB:.1f} GiB; set task.model.lora=16, task.model.dtype=bfloat16, "
-            "task.training.gradient_checkpointing=true or choose a smaller model"
+            "task.training.gradient_checkpointing=true, task.model.shard=true in several processes or choose a smaller model"
         )
     return {name: round(size / GIB, 3) for name, size in {**takes, "device": has}.items() if math.isfinite(size)}
 

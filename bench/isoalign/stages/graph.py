@@ -8,7 +8,7 @@ from typing import Any
 
 from isoalign.config.evaluation import BASE, SCORER
 from isoalign.config.feedback import PanelConfig
-from isoalign.core import devices
+from isoalign.core import devices, world
 from isoalign.core.errors import UserError
 from isoalign.core.objective import objective_recipe
 from isoalign.core.peak_memory import GIB
@@ -50,11 +50,11 @@ class StageGraph(TaskModels):
             "scorers": list(map(identity, names)),
             "prompts": [self.prompt_recipe(split) for split in preflight.SPLITS], "training": task.training,
         } | objective_recipe(task.objective)  # fmt: skip
-        if task.feedback.file and preflight.own_reward_models(task):  # they read its prompts
-            recipe |= {"file": self._file_recipe}
+        recipe |= {"file": self._file_recipe} if task.feedback.file and preflight.own_reward_models(task) else {}
         opinions = {by: found for by in pairs.SOURCES if (found := self.scorer_recipe(by))}
         recipe |= ({"opinions": opinions} if opinions else {}) | ({"sampler": sampler_identity(sampler)} if sampler else {})
         recipe |= {"win_rate": judged} if (judged := self.win_rate_recipe) else {}
+        recipe |= {"shards": world.launched()} if task.model.shard else {}
         return Stage("preflight", recipe, lambda work: preflight.make_preflight(work, task, lora, trl_loop, sampler))
 
     def completions(self, split: str) -> Stage:

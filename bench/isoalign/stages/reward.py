@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.flops import Shape, shape_of
 from isoalign.models.known_reward import KnownFunction, KnownReward
 from isoalign.models.reward import HeadReward, Retokenizer, head_rewards, load_reward_model
+from isoalign.models.shards import part_of
 from isoalign.stages.fitting import Fit
 from isoalign.stages.sft import save_trained, with_adapter
 
@@ -65,12 +67,18 @@ def make_reward_model(
         "task.reward.lr",
         seed + 1000 * member,
         config.epochs,
+        shard=model.shard and not model.lora,
     )  # a pair is two rows
     losses, accuracies, started = BradleyTerry(trained, pad, model.precision), list[float](), time.monotonic()
     label = f"reward model ({feedback.source})" + (f" {member + 1}" if member else "")
     if golden:
         known_pairs = paired(golden_rows, range(len(golden_rows)), pad)
-        best = Best(trained, lambda: world.of_first(lambda: losses.accuracy(known_pairs, config.batch_size)), accuracies)
+
+        def accuracy() -> float:
+            with fit.shards.whole() if fit.shards else nullcontext():
+                return world.of_first(lambda: losses.accuracy(known_pairs, config.batch_size))
+
+        best = Best(trained, accuracy, accuracies)
         every = max(1, fit.steps // EVALUATIONS)
         fit.run(
             trained, lambda index: paired(rows, index.tolist(), pad), losses, label,
@@ -79,6 +87,7 @@ def make_reward_model(
         best.restore()
     else:
         fit.run(trained, lambda index: paired(rows, index.tolist(), pad), losses, label)
+    state = fit.state(trained)
     if world.rank():
         return
     flops = training_flops(shape, rows, fit.read, golden_rows, len(accuracies))
@@ -87,7 +96,7 @@ def make_reward_model(
         "golden_accuracy": accuracies,
         "golden_flops": sum(golden.price(known).values()) if golden else 0,
     }  # fmt: skip
-    save_trained(trained, work, record | {"seconds": round(time.monotonic() - started, 1), "loss": fit.curve})
+    save_trained(trained, work, record | {"seconds": round(time.monotonic() - started, 1), "loss": fit.curve}, state)
     pairs = feedback.pairs(torch.tensor(verdicts[:WHITENED]), int(loading.task_tokenizer(model).pad_token_id))
     whiten_rewards(work, lambda: HeadReward(work, model, config.base, device()), pairs.chosen, pairs.rejected)
 
@@ -222,16 +231,20 @@ class Best:
     """The trained weights at their best accuracy so far; the first of equals."""
 
     def __init__(self, model: Any, measure: Callable[[], float], accuracies: list[float]) -> None:
-        self.measure, self.accuracies = measure, accuracies
-        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.model, self.measure, self.accuracies = model, measure, accuracies
         self.weights: list[Tensor] = []
+
+    @property
+    def trained(self) -> list[Tensor]:
+        """This process's part of each trained weight."""
+        return [part_of(parameter.detach()) for parameter in self.model.parameters() if parameter.requires_grad]
 
     def measured(self) -> int:
         """How many measurements ago the best was, after a new one."""
         self.accuracies.append(self.measure())
         ago = len(self.accuracies) - 1 - self.accuracies.index(max(self.accuracies))
         if ago == 0:
-            self.weights = [parameter.detach().to("cpu", copy=True) for parameter in self.trained]
+            self.weights = [parameter.to("cpu", copy=True) for parameter in self.trained]
         return ago
 
     @torch.no_grad()

@@ -57,10 +57,11 @@ def make_sft(work: Path, task: TaskConfig) -> None:
         else examples(tokenizer, task.model, count, task.prompts.words, task.seed)
     )
     trained, fit = train_on(rows, model.to(device()), tokenizer, task)
+    state = fit.state(trained)
     if world.rank():
         return
     record = {"examples": len(rows), "steps": fit.step, "seed": task.seed, "device": devices.count_label()}
-    save_trained(trained, work, record | ({"losses": dict(+losses)} if +losses else {}) | {"loss": fit.curve})
+    save_trained(trained, work, record | ({"losses": dict(+losses)} if +losses else {}) | {"loss": fit.curve}, state)
 
 
 def train_on(rows: list[Example], model: Any, tokenizer: Any, task: TaskConfig) -> tuple[Any, Fit]:
@@ -69,6 +70,7 @@ def train_on(rows: list[Example], model: Any, tokenizer: Any, task: TaskConfig) 
     if task.training.gradient_checkpointing:
         checkpoint_layers(model)
     fit = Fit(len(rows), task.sft.batch_size, task.training.micro_batch, task.sft.lr, "task.sft.lr", task.seed)
+    fit.shard = task.model.shard and not task.model.lora
     pad, read = int(tokenizer.pad_token_id), LanguageModel(trained, tokenizer, True, task.model.precision, bans=False)
 
     def gather(index: Tensor) -> Rollouts:
@@ -189,8 +191,8 @@ def with_adapter(model: Any, rank: int, kind: str = "CAUSAL_LM") -> Any:
         raise UserError(f"{type(model).__name__} can't have a LoRA adapter: {error}; set lora=0") from error
 
 
-def save_trained(model: Any, work: Path, record: dict[str, Any]) -> None:
-    """Merge the adapter, if there is one, and save the model and a record."""
+def save_trained(model: Any, work: Path, record: dict[str, Any], state: dict[str, Tensor] | None = None) -> None:
+    """Merge the adapter, if there is one, and save the model and a record. ``state``: its weights, if not what it holds."""
     merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-    merged.save_pretrained(work)
+    merged.save_pretrained(work, **({"state_dict": state} if state else {}))
     (work / "record.json").write_text(json.dumps(record, indent=1))

@@ -11,6 +11,7 @@ from torch import nn
 
 from isoalign.core import sharing, stopping, world
 from isoalign.core.errors import UserError
+from isoalign.models.shards import is_cut
 from isoalign.training.session import Session
 
 
@@ -32,6 +33,7 @@ def agreed_to_save(session: Session, parameters: Mapping[str, Sequence[nn.Parame
 
 
 def _place(session: Session, parameters: Mapping[str, Sequence[nn.Parameter]]) -> tuple[Any, ...]:
-    weights = torch.stack([p.detach().float().sum() for group in parameters.values() for p in group])
+    whole = [p for group in parameters.values() for p in group if not is_cut(p)]  # of what is cut there is but one
+    weights = torch.stack([p.detach().float().sum() for p in whole]).tolist() if whole else []
     state = json.dumps(session.state, sort_keys=True)
-    return state, session.meter.paid, str(weights.tolist()), bytes(session.generator.get_state().tolist())
+    return state, session.meter.paid, str(weights), bytes(session.generator.get_state().tolist())

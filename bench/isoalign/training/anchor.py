@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from isoalign.core.errors import UserError
 from isoalign.models.language import LanguageModel
+from isoalign.models.shards import as_cut, part_of
 
 
 class Anchor:
@@ -25,7 +26,7 @@ class Anchor:
 
     @property
     def _trained(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self._policy.inner.parameters() if parameter.requires_grad]
+        return [parameter for parameter in self._policy.weights() if parameter.requires_grad]
 
     def take(self) -> None:
         """Copy the policy, unless a copy is there."""
@@ -40,7 +41,7 @@ class Anchor:
             raise UserError(f"lab.move_anchor moves by a share in (0, 1], not {share}")
         self.take()
         for own, parameter in zip(self._weights, self._trained, strict=True):
-            own.lerp_(parameter.detach(), share)
+            part_of(own).lerp_(part_of(parameter.detach()), share)
         self._moves += 1
 
     def lender(self) -> Callable[[], AbstractContextManager[None]]:
@@ -62,12 +63,24 @@ class Anchor:
             yield
             return
         self._is_lent = True
+        try:
+            with self._exchanged():
+                yield
+        finally:
+            self._is_lent = False
+
+    @contextmanager
+    def _exchanged(self) -> Iterator[None]:
+        if shards := self._policy.shards:
+            names = (name for name, parameter in shards.weights.items() if parameter.requires_grad)
+            with shards.lent(dict(zip(names, self._weights, strict=True))):
+                yield
+            return
         self._exchange()
         try:
             yield
         finally:
             self._exchange()
-            self._is_lent = False
 
     def _exchange(self) -> None:
         """Let the policy's parameters and the anchor's tensors trade places, without copying a number."""
@@ -80,5 +93,6 @@ class Anchor:
 
     def restore(self, weights: list[Tensor]) -> None:
         """Have what ``state()`` returned."""
-        self._weights = [weight.to(self._policy.device) for weight in weights]
+        pairs = zip(weights, self._trained, strict=False)  # none before it is taken
+        self._weights = [as_cut(weight.to(self._policy.device), like) for weight, like in pairs]
         self._moves += 1

@@ -19,7 +19,8 @@ class GatheredOutputs(Outputs):
     """Outputs of all rows, in every process. Log-probabilities are gathered at once; what is larger, when it is asked for.
 
     ``read``: the pass over this process's own rows, None for none; ``predict``: what makes logits where there are none;
-    ``in_loss``: whether a loss is computed, in which the processes do not wait for one another.
+    ``in_loss``: whether a loss is computed, in which the processes do not wait for one another; ``holding``: what makes
+    contexts in which every process has the model's weights, which all of them enter.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class GatheredOutputs(Outputs):
         model: LanguageModel,
         predict: Callable[[], Predict],
         in_loss: Callable[[], bool],
+        holding: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         found: list[Outputs | None] = []
 
@@ -35,16 +37,18 @@ class GatheredOutputs(Outputs):
             found.append(read())
             return found[0].logp if found[0] else None
 
-        vars(self).update(
-            logp=sharing.gather_rows(logp).to(model.device), vocabulary=model.vocabulary, device=model.device,
-            mine=found[0], elsewhere=None if found[0] else predict(), in_loss=in_loss, context=nullcontext,
-        )  # fmt: skip
+        with holding():
+            gathered = sharing.gather_rows(logp).to(model.device)
+            vars(self).update(
+                logp=gathered, vocabulary=model.vocabulary, device=model.device, mine=found[0],
+                elsewhere=None if found[0] else predict(), in_loss=in_loss, context=nullcontext, holding=holding,
+            )  # fmt: skip
 
     def _gathered(self, name: str) -> Tensor:
         own = vars(self)
         if own["in_loss"]():
             raise UserError(f"a loss reads {name} of a pass that iteration() made; read it there, and yield it in the batch")
-        with own["context"]():
+        with own["context"](), own["holding"]():
             rows: Tensor = sharing.gather_rows(lambda: own["mine"] and getattr(own["mine"], name))
         return rows.to(own["device"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from isoalign.core import sharing, world
 from isoalign.core.batches import Batch, Step
 from isoalign.core.errors import UserError
 from isoalign.core.memory import halving
+from isoalign.models.shards import as_cut, is_cut
 from isoalign.training.checkpoint import type_name
 from isoalign.training.lab import Lab
 from isoalign.training.session import Session
@@ -47,12 +49,16 @@ class Gradients:
         logged, session.logged = session.logged, {}
         count = len(range(world.rank(), rows, world.size()))
 
+        cut = bool(session.shards)
+
         def work() -> tuple[Any, ...]:
             with session.meter.share() as bill:
-                loss = self._own_rows(step, rows, count) if count else 0.0
+                loss = self._own_rows(step, rows, count) if count or cut else 0.0
             return loss, bill, session.logged, session.remembered.news()
 
-        losses, bills, logs, known = zip(*sharing.together(work), strict=True)
+        # an error ends a process at once where the others wait for it in the middle of a pass
+        outcomes = sharing.exchange(work()) if cut else sharing.together(work)
+        losses, bills, logs, known = zip(*outcomes, strict=True)
         session.logged = logged
         for name, values in (each for log in logs for each in log.items()):
             logged.setdefault(name, []).extend(values)
@@ -64,6 +70,8 @@ class Gradients:
 
     def _own_rows(self, step: Step, rows: int, count: int) -> float:
         """The sum of the losses of this process's ``count`` rows, over the ``rows`` of the batch, with its gradients."""
+        if self.session.shards:  # no process can make more passes than the others
+            return self._accumulate(step, rows, count, self.rows)
         restore = self._restorer()
 
         def accumulate(at_a_time: int) -> float:
@@ -80,7 +88,7 @@ class Gradients:
             place = slice(start, start + at_a_time)
             part = self.session.sandboxed(step.batch.__getitem__, place if order is None else order[place])
             before = self._versions() if start else []
-            losses = self._losses(step, part, rows)
+            losses = self.session.in_step(functools.partial(self._losses, step, part, rows))
             if self._versions() != before:
                 raise UserError("its own code called backward(); return the loss, and the harness computes the gradients")
             if not isinstance(losses, Tensor):
@@ -92,7 +100,21 @@ class Gradients:
             loss = losses.sum() / rows
             loss.backward()
             total += loss.item()
+        if self.session.shards:
+            passes, most = (len(range(0, each, at_a_time)) for each in (count, -(-rows // world.size())))
+            for _ in range(most - passes):
+                self._keep_pace(step, rows)
         return total
+
+    def _keep_pace(self, step: Step, rows: int) -> None:
+        """A pass without effect, neither paid nor logged: the other processes wait for this one's parts of the weights."""
+        session = self.session
+        logged = {name: list(values) for name, values in session.logged.items()}
+        part = session.sandboxed(step.batch.__getitem__, slice(0, 1))
+        with session.meter.paused():
+            losses = session.in_step(functools.partial(self._losses, step, part, rows))
+            losses.backward(torch.zeros_like(losses))
+        session.logged = logged
 
     def _losses(self, step: Step, part: Batch, rows: int) -> Any:
         self.session.loss_share = len(part) / rows
@@ -137,7 +159,8 @@ class Gradients:
 
 def add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Sum the gradients of all processes of a run. One without a gradient of a parameter adds 0; where none has one, it stays
-    so."""
+    so. Those of weights that are cut are sums already."""
+    parameters = [parameter for parameter in parameters if not is_cut(parameter)]
     written = sharing.exchange([parameter.grad is not None for parameter in parameters])
     used = [parameter for parameter, *has in zip(parameters, *written, strict=True) if any(has)]
     for parameter in used:
@@ -160,7 +183,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
     """Restore an optimizer's state, saved on this device or on another one."""
     fused = optimizer.param_groups[0]["fused"]
     groups = [group | {"fused": fused} for group in saved["param_groups"]]
-    optimizer.load_state_dict({**saved, "param_groups": groups})
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {
+        place: {name: as_cut(value, parameters[place]) for name, value in numbers.items()}
+        for place, numbers in saved["state"].items()
+    }
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _fused(parameters: list[nn.Parameter]) -> bool | None:

@@ -16,13 +16,14 @@ from isoalign.core import sharing, world
 from isoalign.core.batches import Labels, Pairs, Prompts, Rollouts
 from isoalign.core.errors import UserError
 from isoalign.data.preferences import select
+from isoalign.models.critic import Critic
 from isoalign.models.decoding import GREEDY
-from isoalign.models.language import Critic, completion_lengths
 from isoalign.models.passes import Outputs
 from isoalign.training.critic import make_critic
 from isoalign.training.modules import PassCounter, make_module
+from isoalign.training.passes import ROLES
 from isoalign.training.purchases import compare, pay_reward_model
-from isoalign.training.session import ROLES, Session, row_lengths
+from isoalign.training.session import Session, row_lengths
 
 Service = TypeVar("Service", bound=Callable[..., Any])
 HARNESS_SCALARS = {"step", "flops_spent", "lr", "loss", "grad_norm", "sampler_gap"}  # of a training log
@@ -108,8 +109,7 @@ class Lab:
         session.pay_pass(role, session.model(role), rollouts, adapter=role != "reference")
         if session.meter.quoting:
             return session.zero_outputs(rollouts, role)
-        read = session.read_by_reference(rollouts) if role == "reference" else session.read_by(role, rollouts)
-        return read.within(session.harness_code)
+        return session.read_by(role, rollouts).within(session.harness_code)
 
     @service
     def move_anchor(self, share: float = 1.0) -> None:
@@ -142,7 +142,7 @@ class Lab:
         meter.require(most, tokens=size[0] * size[1])  # the most that the completions can cost
         uniforms = torch.full(size, GREEDY) if greedy else torch.rand(size, generator=session.generator)
         rollouts = session.sample(prompts, uniforms, by, mix)
-        used = completion_lengths(rollouts)
+        _, used = row_lengths(rollouts)
         for role in roles:
             tokens = sum(used) if role == by else 0
             meter.charge(role, "sample", session.sampling_price(role, prompts, draws, used), tokens)

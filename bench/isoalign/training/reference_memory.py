@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoalign.core import world
+from isoalign.core import sharing, world
 from isoalign.core.batches import Rollouts
 from isoalign.models.language import LanguageModel
 from isoalign.models.passes import Outputs
+from isoalign.models.shards import part_of
 
 MOST = 2**24  # numbers that are kept
 DIGEST = 16
@@ -41,16 +42,19 @@ class ReferenceMemory:
     def outputs(self, rollouts: Rollouts, compute: Callable[[], Outputs]) -> Outputs:
         """``compute()``, or what is known of it: a pass is made for what is more than log-probabilities."""
         digests = _digests(rollouts) if self._feedback and self._is_frozen() else None
-        if digests is None:
-            return compute()
-        if (weights := self._fingerprint()) != self._weights:
+        if digests is not None and (weights := self._fingerprint()) != self._weights:
             self._known.clear()
             self._numbers, self._weights = 0, weights
-        if all(digest in self._known for digest in digests):
+        known = digests is not None and all(digest in self._known for digest in digests)
+        if self._model.shards and self._model.shards.stepping:  # a pass is made by all processes, or by none
+            known = all(sharing.exchange(known))
+        if digests is None:
+            return compute()
+        if known:
             logp = torch.zeros(rollouts.completion.shape)
             for row, digest in zip(logp, digests, strict=True):
-                known = self._known[digest]
-                row[: len(known)] = known
+                numbers = self._known[digest]
+                row[: len(numbers)] = numbers
             return RecalledOutputs(logp.to(self._model.device), self._model.vocabulary, compute)
         outputs = compute()
         self._keep(digests, outputs.logp.detach().cpu(), rollouts.completion_mask.sum(1).tolist())
@@ -101,8 +105,8 @@ class ReferenceMemory:
 
     def _fingerprint(self) -> list[Any]:
         """What changes with every change of the reference."""
-        frozen: Iterable[Tensor] = (p for p in self._model.inner.parameters() if not p.requires_grad)
-        return [self._model.banned.tolist(), *((p.data_ptr(), p._version) for p in frozen)]
+        frozen: Iterable[Tensor] = (p for p in self._model.weights() if not p.requires_grad)
+        return [self._model.banned.tolist(), *((part_of(p).data_ptr(), p._version) for p in frozen)]
 
 
 def _digests(rollouts: Rollouts) -> list[bytes] | None:

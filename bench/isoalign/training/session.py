@@ -10,33 +10,28 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from isoalign.config import known
-from isoalign.core import sharing, stopping, world
-from isoalign.core.batches import Prompts, Rollouts, joined
+from isoalign.core import stopping
+from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError
-from isoalign.core.memory import by_rows
 from isoalign.data.preferences import Cursor, Feedback
-from isoalign.models.decoding import Beside
 from isoalign.models.language import LanguageModel, completion_lengths, prompt_lengths
-from isoalign.models.passes import Outputs, Predict, zero_outputs
+from isoalign.models.passes import Outputs, zero_outputs
 from isoalign.models.samplers.engine import EngineSampler
 from isoalign.training.anchor import Anchor
 from isoalign.training.feedback_source import FeedbackSource
-from isoalign.training.gathered import GatheredOutputs
 from isoalign.training.guard import Guard
 from isoalign.training.meter import Meter
+from isoalign.training.passes import Passes
 from isoalign.training.reference_memory import ReferenceMemory
-
-ROLES = ("policy", "reference", "anchor", "teacher")
-"""The language models of a run: the policy, the frozen SFT base, a copy of the policy that moves, the task's teacher."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Session:
+class Session(Passes):
     """Models, feedback, meter and state of one training run.
 
     ``source``: where prompts and feedback come from. ``new_tokens``: the maximum number of tokens of a completion.
@@ -67,16 +62,6 @@ class Session:
         self.trainer: Any = None
         self.plan_loop: Callable[[Any], None] | None = None
         self.engine: EngineSampler | None = None
-
-    @property
-    def device(self) -> torch.device:
-        """The device of models and batches."""
-        return self.policy.device
-
-    @property
-    def pad(self) -> int:
-        """The padding token."""
-        return int(self.policy.tokenizer.pad_token_id)
 
     def begin_steps(self) -> None:
         """The first optimizer step begins: what is spent now was the start-up cost."""
@@ -110,99 +95,6 @@ class Session:
     def harness_code(self) -> AbstractContextManager[None]:
         """Context in which the harness works on the algorithm's behalf, unwatched by the guard."""
         return self.guard.harness_code() if self.guard else nullcontext()
-
-    # -- models ---------------------------------------------------------------------------------------------------
-    # Outside of a loss the processes of a run share the rows of what needs no gradients; within one, rows are a process's own.
-
-    def model(self, role: str) -> LanguageModel:
-        """The model of a role; that of the anchor is the policy's, which has the anchor's weights while it is lent them."""
-        if role == "teacher":
-            teacher = self.fetch(self.source.teacher)  # it may write what the policy may
-            teacher.banned, teacher.end_ids, teacher.ends = self.policy.banned, self.policy.end_ids, self.policy.ends
-            return teacher
-        return self.reference if role == "reference" else self.policy
-
-    def lender(self, role: str) -> Callable[[], AbstractContextManager[None]]:
-        """What makes contexts in which the model of a role computes as that role does."""
-        return {"reference": lambda: self.reference.adapter_off, "anchor": self.anchor.lender}.get(role, lambda: nullcontext)()
-
-    def read_by_policy(self, rollouts: Rollouts) -> Outputs:
-        """The policy on completions."""
-        return self._read(self.policy, rollouts, self.policy, self.policy.predict_now)
-
-    @torch.no_grad()
-    def reference_pass(self, rollouts: Rollouts) -> Outputs:
-        """The reference on completions, without the policy's adapter."""
-        with self.reference.adapter_off():
-            return self.reference(rollouts)
-
-    @torch.no_grad()
-    def read_by_reference(self, rollouts: Rollouts) -> Outputs:
-        """The reference on completions, without the policy's adapter, or what is known of it."""
-
-        def predict() -> Predict:
-            with self.reference.adapter_off():
-                return self.reference.predict_now()
-
-        def read(rows: Rollouts) -> Outputs:
-            return self.remembered.outputs(rows, lambda: self.reference_pass(rows))
-
-        return self._read(self.reference, rollouts, read, predict)
-
-    @torch.no_grad()
-    def read_by(self, role: str, rollouts: Rollouts) -> Outputs:
-        """The anchor or the teacher on completions; nothing of it is remembered."""
-        model, lend = self.model(role), self.lender(role)
-
-        def read(rows: Rollouts) -> Outputs:
-            with lend():
-                return model(rows).within(lend)
-
-        def predict() -> Predict:
-            made = model.predict_now()
-
-            def later(states: Tensor) -> Tensor:
-                with lend():
-                    return made(states)
-
-            return later
-
-        return self._read(model, rollouts, read, predict)
-
-    def _read(
-        self, model: LanguageModel, rollouts: Rollouts, read: Callable[[Rollouts], Outputs], predict: Callable[[], Predict]
-    ) -> Outputs:
-        if world.size() == 1 or self.loss_share or torch.is_grad_enabled():
-            return read(rollouts)
-        mine = sharing.own(rollouts)
-        return GatheredOutputs(lambda: read(mine) if len(mine) else None, model, predict, lambda: bool(self.loss_share))
-
-    def sample(self, prompts: Prompts, uniforms: Tensor, by: str = "policy", mix: float = 0.0) -> Rollouts:
-        """Completions by the model of a role; ``uniforms`` [B x draws, T] fix every one of them. ``mix``: share of the
-        reference in a geometric mixture with it, at each token, which is own decoding's even where an engine samples."""
-        if self.engine and by == "policy" and not mix:
-            rollouts = self._sample(self.engine.generate, prompts, uniforms)
-            gap = self.engine.settle(sharing.exchange(self.engine.take_gap()))
-            self.logged.setdefault("sampler_gap", []).append((gap, 1.0))
-            return rollouts
-        model, beside = self.model(by), Beside(self.reference, mix) if mix else None
-        with self.lender(by)():
-            return self._sample(lambda some, numbers: model.generate(some, numbers, beside), prompts, uniforms)
-
-    def _sample(self, generate: Callable[[Prompts, Tensor], Rollouts], prompts: Prompts, uniforms: Tensor) -> Rollouts:
-        if world.size() == 1:
-            return generate(prompts, uniforms)
-        mine, numbers = sharing.own(prompts), sharing.own(uniforms.view(len(prompts), -1, uniforms.shape[-1])).flatten(0, 1)
-        parts = sharing.together(lambda: generate(mine, numbers).to("cpu") if len(mine) else None)
-        return joined([part for part in parts if part], self.pad).to(self.device)
-
-    def by_rows(self, model: Callable[[Rollouts], Tensor], rollouts: Rollouts) -> Tensor:
-        """What a model makes of the rows [B, ...], without gradients."""
-        if self.loss_share:
-            return torch.cat(by_rows(model, rollouts, self.policy.rows))
-        mine = sharing.own(rollouts)
-        found = sharing.gather_rows(lambda: torch.cat(by_rows(model, mine, self.policy.rows)) if len(mine) else None)
-        return found.to(self.device)
 
     # -- feedback -------------------------------------------------------------------------------------------------
 

@@ -37,7 +37,8 @@ class SnapshotPlan:
         before, self.progress = self.progress, self.session.progress
         shared = any(before < share <= self.progress for share in self.shares)
         if any(self.passed < value for value in self.kls) and int(LOOKS * before) < int(LOOKS * self.progress):
-            drift = world.of_first(self._drift)
+            with self.session.policy.whole(), self.session.reference.whole():
+                drift = world.of_first(self._drift)
             beyond = [value for value in self.kls if self.passed < value <= drift]
             self.passed = max(beyond, default=self.passed)
             return shared or bool(beyond)

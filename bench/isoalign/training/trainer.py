@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from isoalign.config.training import TrainConfig
-from isoalign.core import stopping, world
+from isoalign.core import sharing, stopping, world
 from isoalign.core.batches import Batch, Step
 from isoalign.core.complaint import say
 from isoalign.core.errors import UserError
 from isoalign.core.progress import Progress
+from isoalign.models.shards import as_cut, full, part_of, whole_tree
 from isoalign.training import checkpoint
 from isoalign.training.agreement import agreed_to_save
 from isoalign.training.checkpoint import find_non_json, trainable_state, type_name
@@ -50,14 +51,14 @@ class Trainer:
         self.plan, self.loop = SnapshotPlan(session, config.snapshots, config.kl_snapshots), ""
         self.skipped = self.skipped_in_a_row = 0
         self.save_seconds, self.saved_at = 0.0, time.monotonic()  # of the last checkpoint
-        self.trained = [p for p in self.policy.inner.parameters() if p.requires_grad]
+        self.trained = [p for p in self.policy.weights() if p.requires_grad]
         self.parameters: dict[str, list[nn.Parameter]] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.gradients = Gradients(session, self.lab, self.parameters, config.micro_batch)
         self.saved: checkpoint.Tensors = {}
         self.loop_state: Callable[[], dict[str, Any]] = dict  # what another training loop keeps, for checkpoints
         session.adopt_module, session.trainer = self._adopt, self
-        weights = [*self.policy.inner.parameters(), *session.reference.inner.parameters()]
+        weights = [*self.policy.weights(), *session.reference.weights()]
         self.guard = Guard(self.meter, session.modules.values, forbidden, config.idle_seconds, weights)
         session.guard = self.guard
         self.budget, self.steps_begun = self.meter.budget, 0
@@ -107,7 +108,7 @@ class Trainer:
         self.guard.raise_if_violated()
         if reason not in self.meter.refused or self.meter.budget != self.budget:
             raise UserError("it ended its run itself; only the meter ends a run")
-        if not all(torch.isfinite(weight).all() for weight in self.trained):
+        if not all(sharing.exchange(all(torch.isfinite(part_of(weight)).all() for weight in self.trained))):
             raise UserError("the policy's weights are not finite after a step with finite loss and gradient; try a smaller lr")
         if not self.meter.steps:
             limit = reason.partition(":")[0]
@@ -120,7 +121,8 @@ class Trainer:
         session = self.session
         if self.meter.steps and session.fetch(session.source.round_due, session.fraction):
             self._save()
-            session.fetch(session.source.begin_round, self.policy)
+            with self.policy.whole():
+                session.fetch(session.source.begin_round, self.policy)
             labels = {source: len(read) for source, read in self.meter.labels.items()}
             place = {"fraction": session.fraction, "flops": self.meter.flops, "steps": self.meter.steps, "labels": labels}
             self.rounds.append(place)
@@ -180,7 +182,7 @@ class Trainer:
 
     def clip(self, parameters: list[nn.Parameter]) -> float:
         """Clip a group's gradients to the configured norm. Returns the norm before clipping."""
-        return float(nn.utils.clip_grad_norm_(parameters, self.config.clip))
+        return float(full(nn.utils.clip_grad_norm_(parameters, self.config.clip)))
 
     def learning_rate(self) -> float:
         """The learning rate of the next step: linear warm-up, then linear decay to 0 with the budget."""
@@ -210,8 +212,7 @@ class Trainer:
         """Save the policy if it is time for that."""
         if self.plan.due():
             place = {"fraction": self.session.fraction, "flops": self.meter.flops, "steps": self.meter.steps}
-            if not world.rank():
-                self.policy.save(self.work / "snapshots" / str(self.meter.steps))
+            self.policy.save(self.work / "snapshots" / str(self.meter.steps))
             self.snapshots.append(place)
 
     # -- optimizers and modules -----------------------------------------------------------------------------------
@@ -226,7 +227,8 @@ class Trainer:
         """Train a module that the algorithm has just created; after a resume, restore its weights."""
         self._add_optimizer(name, [p for p in module.parameters() if p.requires_grad])
         if name in self.saved.get("modules", {}):
-            module.load_state_dict(self.saved["modules"][name], strict=False)  # frozen weights were not saved
+            own, saved = module.state_dict(), self.saved["modules"][name]  # in which there are no frozen weights
+            module.load_state_dict({key: as_cut(value, own[key]) for key, value in saved.items()}, strict=False)
             if name in self.optimizers:
                 load_optimizer(self.optimizers[name], self.saved["optimizers"][name])
 
@@ -246,11 +248,8 @@ class Trainer:
             stopping.stop_here()
 
     def _save(self) -> None:
-        """Write a checkpoint; of several processes the first one does."""
-        self.save_seconds, self.saved_at = world.of_first(self._write), time.monotonic()
-
-    def _write(self) -> float:
-        """Write a checkpoint; the seconds that it took. A module not used since the last resume is saved as it was loaded."""
+        """Write a checkpoint; of several processes the first one does. A module not used since the last resume is saved as it
+        was loaded."""
         started = time.monotonic()
         optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         modules = {name: trainable_state(module) for name, module in self.session.modules.items()}
@@ -265,8 +264,9 @@ class Trainer:
         }
         numbers = {"session": self.session.numbers(), "log": self.log, "skipped": [self.skipped, self.skipped_in_a_row]}
         numbers |= {"snapshots": self.snapshots, "rounds": self.rounds, "plan": [self.plan.progress, self.plan.passed]}
-        checkpoint.save_checkpoint(self.work, tensors, numbers)
-        return time.monotonic() - started
+        tensors = whole_tree(tensors)
+        world.of_first(lambda: checkpoint.save_checkpoint(self.work, tensors, numbers))
+        self.saved_at, self.save_seconds = (now := time.monotonic()), now - started
 
     def _check_state(self) -> None:
         """Refuse a state that a checkpoint would not restore exactly."""
@@ -288,7 +288,7 @@ class Trainer:
         self.saved, numbers = loaded
         with torch.no_grad():
             for parameter, value in zip(self.trained, self.saved["policy"], strict=True):
-                parameter.copy_(value)
+                parameter.copy_(as_cut(value, parameter))
         load_optimizer(self.optimizers["policy"], self.saved["optimizers"]["policy"])
         self.session.generator.set_state(self.saved["generator"])
         self.session.restore(numbers["session"])

@@ -14,9 +14,10 @@ from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.lazy import transformers
 from isoalign.data import hub
 from isoalign.models import loading
+from isoalign.models.critic import Critic
 from isoalign.models.decoding import Beside
 from isoalign.models.flops import Shape, shape_of
-from isoalign.models.language import Critic, LanguageModel
+from isoalign.models.language import LanguageModel
 from isoalign.models.passes import Outputs, zero_outputs
 from isoalign.models.scalar_head import scalar_head_kind
 from isoalign.stages.sft import with_adapter
