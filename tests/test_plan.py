@@ -170,9 +170,9 @@ def test_hours_are_those_of_the_peak_and_the_shares_that_are_assumed() -> None:
     assert row.hours(Accelerator("x", 1e15, 8e10, None, ""), assumed) == pytest.approx(1.5)
 
 
-def test_shards_share_all_but_the_passes_and_the_layers_that_are_gathered() -> None:
-    footprint = Footprint(weights=800, gradients=100, beside=60, passes=40, layer=10)
-    assert [footprint.on(shards) for shards in (1, 2, 8)] == [1000, 40 + 480 + 20, 40 + 120 + 20]
+def test_shards_share_weights_and_gradients_and_gather_one_model() -> None:
+    footprint = Footprint(weights=800, gradients=100, beside=60, passes=40, whole=200)
+    assert [footprint.on(shards) for shards in (1, 2, 9)] == [1000, 100 + 450 + 200, 100 + 100 + 200]
 
 
 def test_more_seeds_and_prompts_resolve_less(plans: dict[str, TaskPlan]) -> None:

@@ -22,7 +22,9 @@ SHARE = click.FloatRange(min=0, max=1, min_open=True)
 @click.option("--budget", "budgets", multiple=True, help="A budget of the task by name, or FLOPs.  [default: all of the task]")
 @click.option("--accelerator", default="h100", show_default=True, help="What the runs take.")
 @click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="Number of them for a run.")
-@click.option("--shards", type=click.IntRange(min=1), default=1, show_default=True, help="Memory as if FSDP sharded.")
+@click.option(
+    "--shards", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that hold weights together."
+)
 @click.option("--price", type=click.FloatRange(min=0), help="US dollars an hour.  [default: listed]")
 @click.option("--mfu", type=SHARE, default=0.35, show_default=True, help="Share of the peak that passes reach.")
 @click.option("--sampling-mfu", type=SHARE, default=0.03, show_default=True, help="Share of the peak that sampling reaches.")

@@ -20,19 +20,19 @@ FEW = (2, 4)  # layers on which a deep model's passes are measured; each further
 class Footprint:
     """Bytes. ``weights``: policy, reference and the optimizer's numbers; ``gradients``; ``beside``: reward models, critics and
     judges that are loaded while the policy is trained; ``passes``: what the largest pass takes above all of these;
-    ``layer``: the weights of one layer."""
+    ``whole``: the weights of one model."""
 
     weights: int
     gradients: int
     beside: int
     passes: int
-    layer: int
+    whole: int
 
     def on(self, shards: int) -> int:
-        """Bytes on a device. Where weights, gradients and optimizer were sharded as by FSDP, the weights of two layers are
-        gathered at a time: by formula, as runs hold them whole."""
-        whole = self.weights + self.gradients + self.beside
-        return self.passes + (whole if shards == 1 else -(-whole // shards) + 2 * self.layer)
+        """Bytes on a device, of so many that hold weights, gradients and optimizer together: those of one model are gathered
+        for sampling."""
+        cut = self.weights + self.gradients
+        return self.passes + self.beside + (cut if shards == 1 else -(-cut // shards) + self.whole)
 
 
 class Memory:
@@ -45,13 +45,13 @@ class Memory:
     def of(self, lora: int, trained: int, read: int, beside: int = 0, critic: bool = False) -> Footprint:
         """Of a run with an adapter of rank ``lora`` (0: all weights), ``trained`` rows in one pass with gradients and ``read``
         rows in one without. ``beside``: bytes of other models; ``critic``: a value model is trained as the policy is."""
-        weights, gradients, layer = self._weights(lora)
+        weights, gradients, whole = self._weights(lora)
         step = self._peak(lora, trained, True)
         reading = self._peak(lora, read, False) if read > trained else 0  # without gradients the same rows take less
         copies = 1 + critic
         own = weights + (3 * self._size if critic else 0)
         passes = max(copies * max(0, step - gradients), reading)
-        return Footprint(own, copies * gradients, beside, passes, layer)
+        return Footprint(own, copies * gradients, beside, passes, whole)
 
     @property
     def _size(self) -> int:
@@ -63,8 +63,7 @@ class Memory:
     def _weights(self, lora: int) -> tuple[int, int, int]:
         model, weights = policy_without_data(self.task, lora)
         trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-        layer = sum(p.numel() * p.element_size() for p in model.parameters()) // max(1, self.layers)
-        return weights, trained, layer
+        return weights, trained, sum(p.numel() * p.element_size() for p in model.parameters())
 
     @cache  # noqa: B019
     def _peak(self, lora: int, rows: int, train: bool) -> int:

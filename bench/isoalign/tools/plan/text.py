@@ -103,9 +103,14 @@ def assumptions(plan: TaskPlan, accelerator: Accelerator, assumed: Assumed) -> I
     if accelerator.price is not None:
         yield f"${accelerator.price:g} an hour and device: {accelerator.source}"
     if assumed.devices > 1:
-        yield "work is spread evenly; each device holds weights, gradients and optimizer whole"
+        yield "work is spread evenly"
     if assumed.shards > 1:
-        yield f"memory is as if FSDP sharded weights and optimizer in {assumed.shards}: by formula, no run does so yet"
+        yield (
+            f"memory is that of task.model.shard=true in {assumed.shards} processes, by formula: policy, reference, gradients "
+            "and optimizer are cut, one model is gathered at a time"
+        )
+    elif assumed.devices > 1:
+        yield "each device holds weights, gradients and optimizer whole (--shards, task.model.shard=true)"
     yield "memory is without buffers of kernels and libraries; TRL's own loops are not measured"
     yield "seeds and prompts spread as on nano's board"
     yield from plan.notes
@@ -124,8 +129,8 @@ def advice(methods: Sequence[MethodPlan], accelerator: Accelerator, assumed: Ass
         if needed > accelerator.memory:
             yield (
                 f"{each.method}: {needed / GIB:.1f} GiB do not fit into {accelerator.name}'s {accelerator.memory / GIB:.1f}; "
-                "lower task.training.micro_batch, or set task.training.gradient_checkpointing=true, task.model.lora=16 (then "
-                "task.model.dtype=bfloat16 as well)"
+                "lower task.training.micro_batch, or set task.training.gradient_checkpointing=true, task.model.shard=true in "
+                "several processes (--shards), task.model.lora=16 (then task.model.dtype=bfloat16 as well)"
             )
 
 
