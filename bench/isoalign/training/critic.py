@@ -6,7 +6,7 @@ import torch
 
 from isoalign.core.errors import UserError
 from isoalign.core.randomness import own_random_state
-from isoalign.models.language import Critic
+from isoalign.models.critic import Critic
 from isoalign.models.reward import HeadReward
 from isoalign.training.purchases import pay_reward_model
 from isoalign.training.session import Session
@@ -34,7 +34,10 @@ def make_critic(session: Session, start: str) -> Critic:
 
 @torch.no_grad()
 def start_from(critic: Critic, rewarder: object) -> None:
-    """Copy a reward model into a critic, in the units of its rewards. Raises UserError where the two are not alike."""
+    """Copy a reward model into a critic, in the units of its rewards. Raises UserError where the two are not alike, or several
+    processes hold the critic together."""
+    if critic.shards:
+        raise UserError("task.model.shard=true: a critic starts from the policy alone; set start=policy, or leave it out")
     body = getattr(rewarder.model, rewarder.model.base_model_prefix) if isinstance(rewarder, HeadReward) else None
     own = {name: weights.shape for name, weights in critic.body.state_dict().items()}
     if body is None or own != {name: weights.shape for name, weights in body.state_dict().items()}:
