@@ -464,7 +464,7 @@ def test_it_imitates_for_its_share_of_the_budget_and_then_learns_from_the_judge(
 
 @pytest.mark.parametrize("bad", [{"revision_share": 1.5}, {"revision_share": -0.1}, {"batch_size": 0}])
 def test_a_share_that_is_none_is_refused(bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"revision_share must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"revision_share must lie in \[0, 1\]|batch_size must be 1 or more, not 0"):
         CAI(**bad)
 
 
