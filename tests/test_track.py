@@ -222,6 +222,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in told.splitlines() if '"type":"history"' in line]
 
 
+@pytest.mark.slow
 def test_rows_are_there_before_the_run_ends_and_none_twice_after_it_was_killed(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
