@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# Makes every card and board of results/published, and the tables of the README, from nothing but this checkout.
-#   bash scripts/results.sh            # nano: all methods, three seeds; smol: a few, one seed; two one-thread workers
-#   bash scripts/results.sh nano       # that task alone
-#   bash scripts/results.sh nano_sentiment nano_rule   # the tasks with a known reward: eight rows, one seed
-#   bash scripts/results.sh second     # nano again, a few methods, to results/second: what another machine changes
-# Only the cards of these commands are published. After a stop, run it again: what the store holds is not done twice.
+# Makes the settings, cards and boards that the README shows, from nothing but this checkout.
+#   bash scripts/results.sh                 # everything below, in this order; some six hours on two cores
+#   bash scripts/results.sh tuning          # nano: equally many trials of every method; writes conf/tuned and results/tuning
+#   bash scripts/results.sh nano            # nano: all methods and controls for drift, three seeds; the best known, five
+#   bash scripts/results.sh nano_sentiment nano_rule   # the tasks with a known reward
+#   bash scripts/results.sh smol            # a larger model: the main methods, three seeds
+#   bash scripts/results.sh findings        # claims of the literature, beside the board of nano
+#   bash scripts/results.sh second          # nano again, a few methods, to results/second: what another machine changes
+# Only the cards of these commands are published. After a stop, run it again: what the store holds is not done twice. Commit
+# what tuning wrote before boards are made, so that all cards are of one commit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=PASSIVE
@@ -12,14 +16,24 @@ fresh=results/local/fresh
 run() { .venv/bin/isoalign run "$@" threads=1 results=$fresh; }
 sweep() { run -m "$@" hydra/launcher=joblib hydra.launcher.n_jobs=2; }
 
-feedback=sft_chosen,dpo,ipo,cdpo,robust_dpo,simpo,orpo,kto
-online=ppo,ppo_lora,ppo_critic,reinforce,rloo,grpo,rft,best_of_n,iterative_dpo,rlhf_then_dpo,rlaif,online_dpo
+pairs=dpo,ipo,cdpo,robust_dpo,simpo,orpo,slic,rpo,dpop,tdpo,beta_dpo,exo,nca,apo_zero,apo_down,sppo_hard,tr_dpo,dice
+answers=sft_chosen,kto,bco,rso,rft,best_of_n
+reward=ppo,ppo_lora,ppo_critic,reinforce,reinforce_pp,remax,rloo,grpo,dr_grpo,dapo,gspo,cispo,apa,qrpo
+judge=rlaif,online_dpo,iterative_dpo,semi_online_dpo,rlhf_then_dpo,xpo,sppo,nash_md
 trl=trl_dpo,trl_kto,trl_simpo,trl_orpo,trl_cpo,trl_grpo,trl_rloo,trl_online_dpo
+main=dpo,kto,simpo,orpo,ipo,ppo,rloo,grpo,rlaif,online_dpo,iterative_dpo,trl_dpo # of which README tells
 
+tuning() {
+    .venv/bin/isoalign tune nano ${pairs//,/ } ${answers//,/ } ${reward//,/ } ${judge//,/ } ${trl//,/ }
+    .venv/bin/isoalign tune nano cai task.constitution.file=kindness
+}
 nano() {
     run task=nano algorithm=sft
-    sweep task=nano algorithm=$feedback,$online,$trl seed=0,1,2
+    sweep task=nano algorithm=$pairs,$answers,$reward,$judge,$trl seed=0,1,2
+    sweep task=nano algorithm=$main seed=3,4
     sweep task=nano algorithm=cai task.constitution.file=kindness seed=0,1,2
+    sweep task=nano algorithm=drift_rloo algorithm.reward_seed=0,1,2,3,4
+    sweep task=nano algorithm=drift_dpo seed=0,1,2,3,4
 }
 second() {
     run task=nano algorithm=sft
@@ -27,17 +41,21 @@ second() {
 }
 known() { # a task with a known reward
     run task="$1" algorithm=sft
-    sweep task="$1" algorithm=ppo,rlaif,rloo,grpo,kto,dpo,sft_chosen seed=0
+    sweep task="$1" algorithm=ppo,rlaif,rloo,grpo,kto,dpo,sft_chosen seed=0,1,2
 }
 nano_sentiment() { known nano_sentiment; }
 nano_rule() { known nano_rule; }
 smol() {
     run task=smol algorithm=sft
-    sweep task=smol algorithm=sft_chosen,ppo,dpo,kto,rlaif seed=0
+    sweep task=smol algorithm=ppo,dpo,kto,rlaif,rloo,sft_chosen seed=0,1,2
 }
 
-[ $# -gt 0 ] || set -- nano smol
+[ $# -gt 0 ] || set -- tuning nano nano_sentiment nano_rule smol findings
 for what in "$@"; do
+    case "$what" in
+        tuning) tuning; continue ;;
+        findings) .venv/bin/python -m scripts.findings; continue ;;
+    esac
     task=${what/second/nano} results=results
     [ "$what" != second ] || results=results/second
     rm -rf "$fresh/$task"
