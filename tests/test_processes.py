@@ -157,7 +157,8 @@ def test_base_reward_model_policy_samples_and_bill_of_a_whole_run_are_those_of_o
         done = place(command)
         assert done.returncode == 0, done.stderr[-3000:]
         assert len(done.stdout.splitlines()) == 1
-    assert stages(pair.store) == stages(terminal.store)
+    made, known = ([name for name in stages(place.store) if not name.startswith("preflight")] for place in (pair, terminal))
+    assert made == known  # what fits into memory is another question
     for stage, file in (("sft", ""), ("reward", ""), ("train", "policy")):
         [name] = stages(terminal.store, stage)
         here, there = (
