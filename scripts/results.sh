@@ -33,7 +33,7 @@ nano() {
     sweep task=nano algorithm=$main seed=3,4
     sweep task=nano algorithm=cai task.constitution.file=kindness seed=0,1,2
     sweep task=nano algorithm=drift_rloo algorithm.reward_seed=0,1,2,3,4
-    sweep task=nano algorithm=drift_dpo seed=0,1,2,3,4
+    sweep task=nano algorithm=drift_dpo algorithm.verdict_seed=0,1,2,3,4
 }
 second() {
     run task=nano algorithm=sft
