@@ -35,11 +35,11 @@ class PPO(OnPolicy):
     ``rollouts``: completions per iteration; ``draws``: samples per prompt; ``kl``: KL coefficient; ``target_kl``: nats per
     completion that an adaptive coefficient targets, 0 for a fixed one; ``gamma``, ``gae_lambda``: Schulman et al. 2016, eq.
     16; ``clip``, ``value_clip``: how far ratios and values may move; ``value_weight``, ``entropy_weight``: of the value loss
-    and of a bonus for entropy; ``value_warmup``: iterations at the start that train the values alone, billed as any;
-    ``reward_clip``: the most that a reward counts; ``whiten``: standardise advantages over the tokens of all rollouts, by the
-    biased deviation with 1e-8 added to it (TRL 1.12 and verl: the unbiased one, 1e-8 added to the variance). The loss is a
-    mean over each answer's tokens; in TRL 1.12 and OpenRLHF over the tokens of all answers. An answer without an end pays no
-    penalty, which is an option of TRL 1.12. The value head starts at 0.
+    and of a bonus for entropy; ``value_warmup``: iterations at the start that train the values alone, billed for what they
+    compute; ``reward_clip``: the most that a reward counts; ``whiten``: standardise advantages over the tokens of all
+    rollouts, by the biased deviation with 1e-8 added to it (TRL 1.12 and verl: the unbiased one, 1e-8 added to the variance).
+    The loss is a mean over each answer's tokens; in TRL 1.12 and OpenRLHF over the tokens of all answers. An answer without
+    an end pays no penalty, which is an option of TRL 1.12. The value head starts at 0.
     """
 
     paper: ClassVar[Paper] = Paper(
@@ -86,7 +86,8 @@ class PPO(OnPolicy):
             advantages = whiten(advantages, mask)
         lab.log(reward=score.mean(), kl_k1=drift.sum(1).mean(), kl_price=lab.state["kl"])
         lab.state["iterations"] = lab.state.get("iterations", 0) + 1
-        lab.state["kl"] = self.next_price(lab.state["kl"], float(drift.sum(1).mean()))
+        if lab.state["iterations"] > self.value_warmup:  # before, the policy does not move
+            lab.state["kl"] = self.next_price(lab.state["kl"], float(drift.sum(1).mean()))
         return Experience(rollouts, outputs.logp, values, advantages, returns)
 
     def score(self, lab: Lab, rollouts: Rollouts) -> Tensor:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,6 +168,14 @@ def test_a_board_shows_what_is_above_drift_and_flags_what_is_not() -> None:
     assert float(pooled.split("|")[5].split()[0]) == pytest.approx(0.4 * gold(np.sqrt(2.0)), rel=0.25)
     assert "; drift 4" in page
     assert lines.count("above drift") == 2, "the column, and the note"
+
+
+def test_a_board_of_controls_alone_has_a_picture(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    base = prompts(rng)
+    cards = [card for draw in (0, 1) for card in cards_of("drift_rloo", method(rng, base, 9.0, 0.0), reward_seed=draw)]
+    leaderboard.write_board(leaderboard.build_board(cards), tmp_path)
+    assert "<svg" in (tmp_path / "frontier.svg").read_text()
 
 
 @pytest.mark.parametrize("made", [board(), board(0.4), board(0.4, seeds=3)], ids=["none", "one draw", "one draw, three seeds"])

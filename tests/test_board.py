@@ -649,7 +649,10 @@ def test_a_board_of_one_track_is_printed_and_the_whole_one_is_left_as_it_was(
         name: card.write_card(card.sealed(make(name, notes=NOTES | {"tuning": told})), tmp_path / "nano")
         for name, told in how.items()
     }
-    for track, shown in {"tuned": {"kto", "sft"}, "default": {"dpo", "sft"}}.items():
+    control = dataclasses.replace(make("ppo", 1, notes=NOTES | {"tuning": "by hand"}), algorithm="drift_rloo")
+    card.write_card(card.sealed(control), tmp_path / "nano")
+    how["drift_rloo"] = "by hand"
+    for track, shown in {"tuned": {"kto", "sft", "drift_rloo"}, "default": {"dpo", "sft", "drift_rloo"}}.items():
         assert invoke(["board", "nano", "--results", str(tmp_path), "--track", track]) == 0
         said = capsys.readouterr().out
         assert {name for name in how if f" {name} " in said} == shown

@@ -158,6 +158,48 @@ def test_an_evaluation_that_was_not_completed_and_an_archive_say_what_to_do(tmp_
         read_log(tmp_path / "x.eval")
 
 
+def test_grades_that_are_no_numbers_are_not_compared_on_the_rows_where_they_look_like_some(tmp_path: Path) -> None:
+    def grade(samples: list[Any]) -> None:
+        for i, sample in enumerate(samples):
+            sample["scores"]["grade"] = {"value": "ABC"[i % 3]}
+
+    def listed(rows: list[Any]) -> None:
+        for i, row in enumerate(rows):
+            row["metrics"] = ["grade", *row["metrics"]]
+            row["grade"] = [1, 2] if i == 2 else 1.0
+
+    for files, change in ((INSPECT, grade), (LM_EVAL, listed)):
+        logs = []
+        for file in files:
+            folder = tmp_path / file.parent.name / file.stem
+            folder.mkdir(parents=True)
+            logs.append(read(changed(file, folder, change)))
+        assert all("grade" in log.skipped and not any("grade" in name for name in log.metrics) for log in logs)
+        assert all(log.metrics for log in logs)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"output": "4"},
+        {"output": {"choices": {}}},
+        {"output": {"choices": ["4"]}},
+        {"attachments": [], "input": "attachment://x"},
+    ],
+)
+def test_an_odd_sample_of_inspect_has_no_answer_and_no_traceback(change: dict[str, Any], tmp_path: Path) -> None:
+    def odd(samples: list[Any]) -> None:
+        samples[0].update(change)
+
+    assert len(read(changed(INSPECT[0], tmp_path, odd)).rows) > 1
+
+
+def test_two_logs_in_a_file_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(json.dumps([json.loads(file.read_text()) for file in INSPECT]))
+    with pytest.raises(UserError, match=r"x\.json: it holds 2 logs; keep one in a file"):
+        read_log(tmp_path / "x.json")
+
+
 def test_rows_of_one_side_are_left_out_only_on_demand_and_are_counted(tmp_path: Path) -> None:
     def cut(rows: list[Any]) -> None:
         rows[:] = [row for row in rows if row["doc_id"] != 2]

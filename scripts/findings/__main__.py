@@ -19,7 +19,7 @@ WORDS = {True: "holds", False: "**does not hold**", None: "**not shown**"}
 
 def report(bench: Bench) -> str:
     """The outcomes as a Markdown page."""
-    lines = ["# Known findings", "", "Claims of the literature on the nano task, three seeds each, made and judged by "
+    lines = ["# Known findings", "", "Claims of the literature on the nano task, three seeds or more, made and judged by "
              "`python -m scripts.findings`, whose rules were written before its runs. Intervals are 95%, over seeds and "
              "prompts. A claim that is not shown may still be true: of larger models, other rewards, or more seeds.",
              ""]  # fmt: skip

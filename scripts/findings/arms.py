@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ def run(names: Sequence[str]) -> None:
     """Run what the store lacks, two processes beside one another; each arm has a folder of its own."""
     for name in names:
         once = "algorithm=sft" in RUNS[name]
+        shutil.rmtree(FOLDER / name, ignore_errors=True)  # of other code; the store has the work
         spread = (
             [] if once else ["-m", f"seed={','.join(map(str, SEEDS))}", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
         )
@@ -91,9 +93,11 @@ class Bench:
     def cards_of(self, name: str) -> list[Card]:
         """The cards of an arm by seed. Raises SystemExit if a run is missing."""
         found = cards.read_cards(FOLDER / name / _task(name)) if name in RUNS else self.published.get(name, [])
-        wanted = 1 if name.endswith("sft") else len(SEEDS)
-        if len({card.seed for card in found}) < wanted:
-            raise SystemExit(f"{name}: {len(found)} of {wanted} runs; omit --judge, or make the published board first")
+        wanted, seeds = 1 if name.endswith("sft") else len(SEEDS), {card.seed for card in found}
+        if len(seeds) < wanted:
+            raise SystemExit(f"{name}: {len(seeds)} of {wanted} seeds; omit --judge, or make the published board first")
+        if len(found) > len(seeds):
+            raise SystemExit(f"{name}: several cards of one seed; keep those of one commit")
         return sorted(found, key=lambda card: card.seed)[: None if wanted > 1 else 1]
 
     def gap(self, first: str, second: str) -> Gap:

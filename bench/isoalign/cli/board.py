@@ -14,6 +14,7 @@ from isoalign.core.json_output import to_json
 from isoalign.core.records import Card
 from isoalign.evaluation import card as cards_on_disk
 from isoalign.report import as_data, cross_task, leaderboard
+from isoalign.report.board.rows import DRIFT
 from isoalign.report.sweeps import files, sweep_report, text
 from isoalign.runs import failures
 
@@ -74,9 +75,9 @@ def board(
 
 
 def _of_track(cards: list[Card], track: str) -> list[Card]:
-    """The cards of a track, with the reference, which is of none; empty without a method."""
-    found = [card for card in cards if cards_on_disk.track(card) in ("", track)]
-    return found if any(map(cards_on_disk.track, found)) else []
+    """The cards of a track, with the reference and the controls for drift, whatever theirs is; empty without a method."""
+    found = [card for card in cards if cards_on_disk.track(card) in ("", track) or card.algorithm in DRIFT]
+    return found if any(cards_on_disk.track(card) and card.algorithm not in DRIFT for card in found) else []
 
 
 def _shown(made: leaderboard.Board, folder: Path, written: list[Path], as_json: bool) -> dict[str, Any]:

@@ -30,12 +30,13 @@ def _section(section: Section) -> dict[str, Any]:
         "ranked_by": {"gain": objective.gain, "level": objective.level, "higher_is_better": objective.higher_is_better},
         "smallest_resolvable": ranking.smallest,
         "warnings": section.warnings,
-        "rows": [_row(row) for row in section.rows],
+        "rows": [_row(section, row) for row in section.rows],
         "pairs": [_pair(*names, c) for names, c in (ranking.pairs | ranking.others).items()],
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(section: Section, row: Row) -> dict[str, Any]:
+    above = section.drift.rows.get(row.name)
     return {
         "name": row.name,
         "algorithm": row.cards[0].algorithm,
@@ -52,6 +53,16 @@ def _row(row: Row) -> dict[str, Any]:
         "flops_by_role": row.flops_by_role(),
         "percent_of_budget": row.percent,
         "tuning": row.tuning,
+        "above_drift": above
+        and {
+            "gain": above.gain,
+            "drift": above.drift,
+            "kl": above.kl,
+            "control": above.control,
+            "draws": above.draws,
+            "shown": above.above,
+            **difference_data(above.beyond),
+        },
         "flags": row.flags,
     }
 

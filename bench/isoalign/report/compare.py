@@ -164,12 +164,12 @@ def _name(cards: Sequence[Card]) -> str:
 
 
 def _means(first: Sequence[Card], second: Sequence[Card], name: str) -> tuple[float | None, float | None]:
-    """The means of both sides, over the prompts that have a value on every card."""
+    """The means of both sides over seeds, or bases, on the prompts that have a value on every card."""
     tables = [card.values[name] for card in (*first, *second)]
     common = [prompt for prompt in tables[0] if all(table.get(prompt) is not None for table in tables)]
 
     def mean(cards: Sequence[Card]) -> float | None:
-        known = [card.values[name][prompt] or 0.0 for card in cards for prompt in common]
+        known = [seed[prompt] or 0.0 for seed in seeds_of(cards, name) or () for prompt in common]
         return sum(known) / len(known) if known else None
 
     return mean(first), mean(second)

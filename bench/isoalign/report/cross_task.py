@@ -182,8 +182,8 @@ def _paired_values(section: Section, row: Row) -> Array | None:
     objective = section.objective
     base = None if reference is None else seeds_of(reference.cards, objective.level)
     own = seeds_of(row.cards, objective.level)
-    if base is None or own is None or base[0].keys() != own[0].keys():
-        return None
+    if base is None or own is None or base[0].keys() != own[0].keys() or any(card.base is not None for card in row.cards):
+        return None  # of several bases each card has its gain over its own
     prompts = sorted(base[0])
     table = np.array([[seed[p] for p in prompts] for seed in [*base, *own]], dtype=float)
     table = np.concatenate([table[: len(base)].mean(0, keepdims=True), table[len(base) :]])

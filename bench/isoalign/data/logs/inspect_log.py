@@ -23,7 +23,9 @@ def claims(first: Any) -> bool:
 def read(file: Path, values: Sequence[Any]) -> Log:
     """The log. A scorer with several values gives SCORER/NAME each. Raises UserError that names the sample, and for a log that
     was not completed."""
-    (log,) = values
+    if len(values) != 1:
+        raise UserError(f"{file}: it holds {len(values)} logs; keep one in a file")
+    log = mapping_of(file, 1, values[0])
     if (status := log["status"]) != "success":
         raise UserError(f"{file}: the evaluation ended with status {status!r}; complete it: inspect eval-retry {file.name}")
     samples = log.get("samples")
@@ -34,7 +36,8 @@ def read(file: Path, values: Sequence[Any]) -> Log:
     skipped: set[str] = set()
     rows = tuple(_row(file, number, mapping_of(file, number, each), skipped) for number, each in enumerate(samples, start=1))
     about = log["eval"]
-    return Log(file, KIND, str(about.get("task", "")), str(about.get("model", "")), rows, skipped=tuple(sorted(skipped)))
+    kept = tuple(row.without(skipped) for row in rows)
+    return Log(file, KIND, str(about.get("task", "")), str(about.get("model", "")), kept, skipped=tuple(sorted(skipped)))
 
 
 def _row(file: Path, number: int, sample: dict[str, Any], skipped: set[str]) -> LogRow:
@@ -60,8 +63,10 @@ def _row(file: Path, number: int, sample: dict[str, Any], skipped: set[str]) -> 
         else given
     )
     identity = json.dumps([turns, sample.get("target"), sample.get("choices")], sort_keys=True)  # without the ids of turns
-    choices = (sample.get("output") or {}).get("choices") or []
-    answer = _text([choices[0].get("message")], sample) if choices and isinstance(choices[0], dict) else None
+    output = sample.get("output")
+    choices = output.get("choices") if isinstance(output, dict) else None
+    chosen = choices[0] if isinstance(choices, list) and choices else None
+    answer = _text([chosen.get("message")], sample) if isinstance(chosen, dict) else None
     return LogRow(number, str(sample["id"]), epoch - 1, prompt, identity, scores, () if answer is None else (answer,))
 
 
@@ -73,5 +78,6 @@ def _text(given: Any, sample: dict[str, Any]) -> str:
     if isinstance(given, list):  # of a message in parts
         given = "".join(str(part.get("text", "")) for part in given if isinstance(part, dict))
     if isinstance(given, str) and given.startswith(ATTACHED):
-        given = (sample.get("attachments") or {}).get(given.removeprefix(ATTACHED), given)
+        attached = sample.get("attachments")
+        given = attached.get(given.removeprefix(ATTACHED), given) if isinstance(attached, dict) else given
     return given if isinstance(given, str) else ""

@@ -49,7 +49,9 @@ def read(file: Path, values: Sequence[Any]) -> Log:
             known.number if known else number, key, 0, _prompt(row), identity, (known.scores if known else {}) | scores,
             _completions(row),
         )  # fmt: skip
-    kept = tuple(merged.values())
+    kept = tuple(
+        row.without({score for score in row.scores if score.rpartition(",")[0] in skipped}) for row in merged.values()
+    )
     name = file.parent.name if file.name.startswith("samples_") else file.stem
     return Log(file, KIND, _task(file), name, kept, skipped=tuple(sorted(skipped)))
 

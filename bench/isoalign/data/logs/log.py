@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +25,10 @@ class LogRow:
     identity: str
     scores: dict[str, float | None]
     completions: tuple[str, ...] = ()
+
+    def without(self, metrics: Collection[str]) -> LogRow:
+        """The row without some of its scores."""
+        return replace(self, scores={name: score for name, score in self.scores.items() if name not in metrics})
 
 
 @dataclass(frozen=True)

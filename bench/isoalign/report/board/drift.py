@@ -69,7 +69,7 @@ def drift_on_board(rows: Sequence[Row], curves: Mapping[str, Curves]) -> DriftOn
     """What rows with curves gain beyond drift. Training seeds of one draw are one draw, whatever else is set."""
     found: defaultdict[str, defaultdict[str, list[Curves]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        if row.name in curves and row.algorithm in DRIFT and not row.outdated:
+        if row.name in curves and row.algorithm in DRIFT and row.comparable:
             settings = row.cards[0].config.get("algorithm")
             draw = settings.get(DRIFT[row.algorithm]) if isinstance(settings, dict) else None
             found[row.algorithm][str(draw)].append(curves[row.name])

@@ -254,7 +254,8 @@ def task_of(card: Card) -> Any:
     """The settings of a card's task with those that are newer at their defaults; the seed of a task with several bases is that
     of the first one."""
     task = with_defaults(json.dumps(card.config.get("task")))
-    return task if card.base is None else task | {"seed": task.get("seed", 0) - card.base}
+    seed = task.get("seed", 0) if isinstance(task, dict) else None
+    return task if card.base is None or not isinstance(seed, int) else task | {"seed": seed - card.base}
 
 
 def stage_identity(card: Card, stage: str) -> str:

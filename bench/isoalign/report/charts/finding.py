@@ -32,8 +32,9 @@ def finding(section: Section, at: float | None) -> str:
     ranked, spans = _ranked(section, at), _spans(section, at)
     if len(ranked) < 2:
         return f"{where}: {len(ranked) or 'no'} method{'s' * (len(ranked) != 1)} to compare"
-    if all(row.seeds == 1 for row in ranked):
-        return f"{where}: one seed of each of {len(ranked)} methods tells none from another"
+    if all(row.clusters == 1 for row in ranked):
+        unit = "seed" if all(row.seeds == 1 for row in ranked) else "base"
+        return f"{where}: one {unit} of each of {len(ranked)} methods tells none from another"
     best = [row.name for row in ranked if spans[row.name][0] == 1]
     if all(spans[row.name] == (1, len(ranked)) for row in ranked):
         return f"{where}, no two of {len(ranked)} methods are told apart"

@@ -51,6 +51,9 @@ def lines_of(section: Section, at: float | None) -> list[Line]:
 
 def draw_forest(axes: Any, section: Section, lines: list[Line], at: float | None) -> None:
     """Marks with bars, best on top, over the band of drift; a short stroke is the gain at the end of the budget."""
+    if not lines:  # the base and controls for drift alone
+        axes.set_axis_off()
+        return
     known = sum(line.gain is not None for line in lines)
     places = [i + (0 < known <= i) for i in range(len(lines))]  # with a line for a word between
     axes.set_ylim(places[-1] + 0.6, -0.6)

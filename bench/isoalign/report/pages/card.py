@@ -27,7 +27,8 @@ def card_text(card: Card) -> str:
 
 
 def _facts(card: Card) -> list[tuple[str, str]]:
-    settings = card.config.get("algorithm", {})
+    told = card.config.get("algorithm")
+    settings = told if isinstance(told, dict) else {}
     limits = [f"{plain(limit)} {name}" for name, limit in card.budget.items() if name != "flops" and limit is not None]
     budget = ", ".join([f"{scientific(card.budget['flops'])} FLOP", *limits]) if card.metered else "none: made elsewhere"
     spent = [f"{scientific(card.spent['flops'])} FLOP"] if "flops" in card.spent else []
