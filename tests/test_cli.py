@@ -293,6 +293,7 @@ def test_a_flipped_byte_in_an_asset_is_found_before_it_is_used(terminal: Termina
     assert finished(terminal.store) == {}
 
 
+@pytest.mark.slow
 def test_a_malformed_row_of_data_is_named_with_its_file(terminal: Terminal) -> None:
     def break_row(folder: Path) -> None:
         (folder / "clean_data.csv").write_text("is_offensive,text\n0,thank you\nmaybe,what is this\n1,you idiot\n")

@@ -49,6 +49,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
+@pytest.mark.slow
 def test_processes_take_different_gpus_and_see_their_own_alone_and_share_the_one_with_the_fewest(start: Start) -> None:
     first, holder = start()
     second, _ = start()

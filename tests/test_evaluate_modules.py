@@ -181,6 +181,7 @@ LOADED = {
 }
 
 
+@pytest.mark.slow
 def test_four_load_from_the_folder_of_metrics_in_another_process_and_without_network(tmp_path: Path) -> None:
     """Worked by hand: (.4 + .3) / 2; (1 + 3) / 2 nats and 4 nats over 8 tokens; 1 and 1/2 of the tokens differ, by prompt; a
     tie is half right."""

@@ -54,6 +54,7 @@ def test_there_is_an_example_for_each_thing_said() -> None:
     assert [file.stem for file in EXAMPLES] == sorted(SAYS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_an_example_runs_alone_in_an_empty_folder_and_says_what_it_should(file: Path, tmp_path: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ISOALIGN", "WANDB", "PYTHONPATH"))}

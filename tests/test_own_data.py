@@ -276,6 +276,7 @@ def test_a_run_on_data_of_ones_own_ends_in_a_card(terminal: Terminal, tmp_path: 
     assert len(stages(terminal.store, "sft")) == 2
 
 
+@pytest.mark.slow
 def test_prompts_that_all_become_one_are_refused_before_any_stage(terminal: Terminal, tmp_path: Path) -> None:
     closing = " please answer in one kind word and thank you for your kind help so that it is a lovely page"
     file = write(tmp_path / "mine.jsonl", [{"prompt": f"question {i}{closing}"} for i in range(60)])

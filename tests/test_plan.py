@@ -126,6 +126,7 @@ def test_leaps_cost_what_walking_does(plans: dict[str, TaskPlan], monkeypatch: p
             assert abs(leapt.meter.items[item] - flops) <= 0.01 * walked.meter.flops, (name, item)
 
 
+@pytest.mark.slow
 def test_a_deep_model_is_measured_on_few_layers_and_takes_what_the_whole_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,7 @@ def test_continuous_batching_gives_the_tokens_and_probabilities_of_own_decoding(
         assert not own.completion_mask.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 2, 5])  # of 5, a prompt is read in two parts
 def test_fewer_answers_at_a_time_are_the_same_answers(tiny_bench: Bench, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     policy, prompts, uniforms = policy_of(tiny_bench, ends=True), asked(tiny_bench), draw(15)
@@ -107,6 +108,7 @@ KNOWN = {"gemma2": "", "gpt_oss": "", "bloom": "nats from its own", "gpt2": "con
 NOT_OWN = ("rwkv", "minimax")  # which own decoding refuses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [*KNOWN, *(pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS if name not in (*KNOWN, *NOT_OWN))]
 )
@@ -166,6 +168,7 @@ def test_a_run_with_an_engine_has_the_bill_losses_and_weights_of_one_without(tin
     assert all(row["sampler_gap"] < 1e-5 for row in paged.log)
 
 
+@pytest.mark.slow
 def test_an_engine_that_samples_from_stale_weights_is_over_the_limit_after_a_step(tiny_bench: Bench, tmp_path: Path) -> None:
     engine = trained(tiny_bench, tmp_path, Stale).session.engine
     assert engine is not None
@@ -175,6 +178,7 @@ def test_an_engine_that_samples_from_stale_weights_is_over_the_limit_after_a_ste
     assert "did not sample from the policy that was trained" in said
 
 
+@pytest.mark.slow
 def test_a_resumed_run_remembers_the_gaps(tiny_bench: Bench, tmp_path: Path) -> None:
     session = trained(tiny_bench, tmp_path, PagedSampler, steps=2).session
     numbers = session.numbers()
@@ -217,6 +221,7 @@ def test_answers_that_end_elsewhere_than_the_task_says_are_refused(tiny_bench: B
         sampler.generate(asked(tiny_bench), draw(5))
 
 
+@pytest.mark.slow
 def test_a_preflight_refuses_an_engine_with_other_probabilities_and_one_that_fails(tiny_bench: Bench) -> None:
     policy = policy_of(tiny_bench, ends=False)
 
@@ -398,6 +403,7 @@ def test_a_run_by_an_engine_has_it_in_the_key_of_training_alone_and_the_gap_on_i
     assert not any("did not sample" in flag["text"] for flag in card["flags"])
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_missing_or_has_no_effect_is_one_line_before_any_stage(terminal: Terminal) -> None:
     def line(*words: str) -> str:
         return complaint(terminal(terminal.run(*words)))

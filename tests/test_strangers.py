@@ -340,6 +340,7 @@ def test_a_model_that_no_memory_holds_is_refused_before_its_weights_are_read(tin
         check(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "spoil", "reason"),
     [

@@ -278,6 +278,7 @@ def test_a_round_of_sampling_that_its_tokens_do_not_cover_is_not_begun(tiny_benc
     assert trainer.meter.tokens == 150  # the reward model's training is no part of a step's price: it is bought once
 
 
+@pytest.mark.slow
 @LORA
 @ALL
 def test_models_are_handed_back_as_they_were(tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int) -> None:
@@ -295,6 +296,7 @@ def test_models_are_handed_back_as_they_were(tiny_bench: Bench, tmp_path: Path, 
     assert [p.requires_grad for p in models[0].model.parameters()] == wanted
 
 
+@pytest.mark.slow
 @ALL
 def test_snapshots_hold_a_model_and_nothing_of_the_trainers(
     tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any

@@ -486,6 +486,7 @@ def test_a_task_may_rank_by_win_rate_but_not_by_the_judge_that_labelled_the_data
     assert [flag.kind for flag in card.flags if "the judge of its win rate also labelled" in flag.text] == ["gate"]
 
 
+@pytest.mark.slow
 def test_given_answers_are_checked_before_anything_is_trained(terminal: Terminal) -> None:
     source = rows(terminal.home / "answers.jsonl", {"prompt": "no such prompt", "completion": "x"})
     judge = ["task.evaluation.win_rate.judge.kind=scorer", "task.evaluation.win_rate.judge.model=vader"]
