@@ -73,7 +73,7 @@ def test_from_one_start_on_the_same_feedback_trls_trainer_ends_with_the_weights_
 
 @pytest.mark.usefixtures("nothing_saved")
 @pytest.mark.parametrize("lora", [0, pytest.param(8, marks=pytest.mark.slow)])
-@ALL
+@pytest.mark.parametrize(("name", "algorithm"), quick(loops(), "trl_dpo", "trl_kto", "trl_grpo"))
 def test_the_bill_is_within_one_percent_of_what_was_counted(
     even_bench: Bench,  # noqa: F811
     tmp_path: Path, name: str, algorithm: Any, lora: int,
