@@ -387,6 +387,13 @@ def test_a_claim_changed_with_seal_and_key_is_found_by_the_stages(
     assert any(line.startswith(told) for line in wrong), wrong
 
 
+def test_a_card_whose_training_was_made_again_in_another_time_is_as_it_was(
+    place: Terminal, trained: Path, tmp_path: Path
+) -> None:
+    card = changed(cards.read_card(trained), "spent.seconds", 12345.6)  # with seal and key, as the earlier card has them
+    assert found_wrong(cards.write_card(card, tmp_path), Store(place.store)) == []
+
+
 def test_a_digit_beyond_what_a_number_holds_is_found(sft_card: Path, tmp_path: Path) -> None:
     text = sft_card.read_text()
     near = ((n, n[:-1] + digit) for n in re.findall(r"-?0\.\d{17,}", text) for digit in "0123456789" if n[-1] != digit)

@@ -202,7 +202,8 @@ def _check_record(card: Card, store: Store, report: Report) -> None:
             wrong += _differences(card.notes.get("correlation"), recorded, "notes.correlation", "on record")
         if "train" in card.parents:
             record = json.loads((stage_of(card, store, "train") / "record.json").read_text())
-            wrong += _differences(card.spent, record["spent"], "spent", "on record")
+            spent, on_record = ({**each, "seconds": None} for each in (card.spent, record["spent"]))  # decide nothing
+            wrong += _differences(spent, on_record, "spent", "on record")
             told = {name: value for name, value in card.training.items() if name != "policy"}  # a place, compared above
             recorded = {name: record[name] for name in told.keys() & record.keys()}
             wrong += _differences(told, recorded, "training", "on record")
