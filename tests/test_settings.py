@@ -16,7 +16,7 @@ OTHERS = {  # values of settings of which twice or half as much is not allowed, 
     "reward_clip": (0.01,), "target_kl": (1.0,), "cap": (1.01,), "clip": (0.002,), "clip_high": (0.002,),
     "num_generations": (2,), "value_clip": (0.002,), "epsilon": (0.002,), "epsilon_high": (0.002,), "level": ("token",),
     "mode": ("canonical", "direct"), "labelled_by": ("judge", "reward"), "loss_type": ("hinge",), "scale_rewards": ("batch",),
-    "f_divergence": ("forward_kl",),
+    "f_divergence": ("forward_kl",), "start": ("reward",),
 }  # fmt: skip
 ALIKE = "hardly an answer of the tiny bench ends before its last token"
 NO_EFFECT = {
@@ -38,7 +38,7 @@ def another(name: str, value: Any) -> Any:
         return next(each for each in OTHERS[name] if each != value)
     if isinstance(value, bool):
         return not value
-    return value * 2 if isinstance(value, int) else value / 2 or 0.1
+    return value * 2 or 1 if isinstance(value, int) else value / 2 or 0.1
 
 
 def outcome(bench: Bench, folder: Path, algorithm: Any, steps: int) -> list[dict[str, float]]:
