@@ -26,6 +26,7 @@ COMMANDS = {
     "run": Entry("run", "Train a method on a task, score it and write its card."),
     "status": Entry("status", "Say what runs do: where, how far, and what failed."),
     "board": Entry("board", "Build and print the leaderboard of a task from its cards."),
+    "report": Entry("report", "Write the results of tasks as pages that a browser opens from disk."),
     "show": Entry("show", "Show a card: what was run, what it cost and what came out."),
     "compare": Entry("compare", "Compare two methods or cards, paired, on every metric."),
     "publish": Entry("publish", "Copy cards to results/published/TASK/ and rebuild its board."),
@@ -79,7 +80,12 @@ def isoalign() -> None:
 def invoke(arguments: list[str]) -> int:
     """Run a command line and return its exit status: what the command returns, 0 for None, 2 where it cannot be done."""
     runtime.quiet()
-    if arguments[:1] in (["board"], ["compare"], ["publish"]):  # thousands of small products, which threads only slow down
+    if arguments[:1] in (
+        ["board"],
+        ["compare"],
+        ["publish"],
+        ["report"],
+    ):  # thousands of small products, which threads only slow down
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         with isoalign.make_context("isoalign", arguments) as context:

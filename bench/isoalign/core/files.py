@@ -36,17 +36,22 @@ def save(path: Path, text: str | bytes) -> None:
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path, replaces: str = "") -> Iterator[Path]:
     """A work directory beside a folder, which it becomes if nothing fails. Raises UserError for a folder that holds something,
-    and where it can't be written."""
-    folder = folder.absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists already; name a folder that is new or empty")
+    unless it holds a file named ``replaces``: that folder is replaced as a whole; and where it can't be written."""
+    folder = folder.resolve() if replaces else folder.absolute()
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        if taken and not (replaces and (folder / replaces).is_file()):
+            raise UserError(f"{folder} exists already; name a folder that is new or empty")
         work.mkdir(parents=True)
         yield work
+        if taken:
+            folder.replace(old)
         work.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
     finally:

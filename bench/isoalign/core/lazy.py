@@ -40,12 +40,13 @@ if TYPE_CHECKING:
     import transformers.trainer_callback
     import transformers.utils.hub
     import trl.trainer.utils
+    import vl_convert
     import vllm
     import wandb
 
 __all__ = [
     "datasets", "fsspec", "h5py", "huggingface_hub", "krippendorff", "matplotlib", "peft", "pyarrow", "safetensors", "scipy",
-    "sklearn", "statsmodels", "torch", "transformers", "trl", "vllm", "wandb",
+    "sklearn", "statsmodels", "torch", "transformers", "trl", "vl_convert", "vllm", "wandb",
 ]  # fmt: skip
 
 

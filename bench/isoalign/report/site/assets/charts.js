@@ -1,0 +1,74 @@
+// Draws each chart when it is scrolled to, and says what a mark says of itself: to a pointer, to a key and to a screen reader.
+(() => {
+  const words = document.createElement("div");
+  words.className = "tip";
+  words.setAttribute("role", "status");
+  words.hidden = true;
+  document.body.append(words);
+
+  const hide = () => { words.hidden = true; document.querySelectorAll(".told").forEach((mark) => mark.classList.remove("told")); };
+  const tell = (mark) => {
+    hide();
+    mark.classList.add("told");
+    words.textContent = mark.getAttribute("aria-label");
+    words.hidden = false;
+    const box = mark.getBoundingClientRect(), own = words.getBoundingClientRect();
+    const left = Math.max(4, Math.min(box.x + box.width / 2 - own.width / 2, innerWidth - own.width - 4));
+    const above = box.y - own.height - 8;
+    words.style.left = `${left + scrollX}px`;
+    words.style.top = `${(above > 4 ? above : box.bottom + 8) + scrollY}px`;
+  };
+  const marksOf = (plot) => [...plot.querySelectorAll("[aria-roledescription$=mark] [aria-label], [aria-label][role=graphics-symbol]")]
+    .filter((mark) => mark.tagName !== "g" && mark.getAttribute("aria-label"));
+
+  function listen(plot) {
+    let place = -1;
+    plot.addEventListener("pointerover", (event) => {
+      const mark = event.target.closest("[aria-label]");
+      if (mark && mark !== plot && marksOf(plot).includes(mark)) tell(mark); else hide();
+    });
+    plot.addEventListener("pointerleave", hide);
+    plot.addEventListener("blur", hide);
+    plot.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      const marks = marksOf(plot);
+      if (event.key === "Escape") hide();
+      if (!step || !marks.length) return;
+      event.preventDefault();
+      place = (place + step + marks.length) % marks.length;
+      tell(marks[place]);
+    });
+  }
+
+  const config = {
+    background: null, font: "inherit", view: { stroke: null },
+    axis: { labelColor: "var(--ink)", titleColor: "var(--faint)", gridColor: "var(--grid)", domainColor: "var(--faint)", tickColor: "var(--faint)",
+      titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 12, labelLimit: 220 },
+    legend: { labelColor: "var(--ink)", titleColor: "var(--faint)", labelFontSize: 12, titleFontSize: 12, labelLimit: 320 },
+    header: { labelColor: "var(--ink)", titleColor: "var(--faint)", labelFontSize: 12 },
+    title: { color: "var(--ink)" }, text: { color: "var(--ink)" }, rule: { color: "var(--faint)" }, mark: { tooltip: null },
+  };
+
+  async function draw(plot) {
+    const spec = JSON.parse(document.getElementById(plot.dataset.spec).textContent);
+    try {
+      await vegaEmbed(plot, { ...spec, config: { ...config, ...spec.config } },
+        { renderer: "svg", actions: false, ast: true, defaultStyle: false, tooltip: false, hover: false });
+      listen(plot);
+      plot.dataset.drawn = "yes";
+    } catch (error) {
+      plot.textContent = "This chart can't be drawn here; its table is below.";
+      console.error(error);
+    }
+  }
+
+  const seen = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      seen.unobserve(target);
+      draw(target);
+    }
+  }, { rootMargin: "200px" });
+  document.querySelectorAll(".plot").forEach((plot) => seen.observe(plot));
+  globalThis.isoalignCharts = { observe: (plot) => seen.observe(plot) };
+})();
