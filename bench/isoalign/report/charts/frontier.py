@@ -133,7 +133,7 @@ def _frontier(figure: Any, axes: Any, section: Section, ends: Ends) -> None:
         axes.plot(
             math.sqrt(kl), gain, SHAPES.get(family_of(row), "P"), color=colour, markerfacecolor=face, markersize=size, zorder=4
         )
-    best = _pareto(section, ends)
+    best = frontier_line(section, ends)
     farthest = max(math.sqrt(kl) for _, kl, _ in ends)
     x = [math.sqrt(kl) for kl, _ in best]
     axes.plot([*x, farthest], [*(gain for _, gain in best), best[-1][1]], zorder=3, **FRONTIER)
@@ -157,7 +157,7 @@ def _around(axes: Any, x: float, y: float) -> Box:
     return float(at[0]) - 5, float(at[1]) - 5, float(at[0]) + 5, float(at[1]) + 5
 
 
-def _pareto(section: Section, ends: Ends) -> list[tuple[float, float]]:
+def frontier_line(section: Section, ends: Ends) -> list[tuple[float, float]]:
     """KL and gain of what no other row beats in both: of all points along the budget, or of the ends."""
     comparable = {row.name: section.curves[row.name] for row, _, _ in ends if row.comparable and row.name in section.curves}
     comparable = {name: one for name, one in comparable.items() if not name.startswith(tuple(DRIFT))}
@@ -176,13 +176,13 @@ def _pareto(section: Section, ends: Ends) -> list[tuple[float, float]]:
 def _drift_bands(axes: Any, section: Section) -> None:
     """The gain of each control for drift wherever two of its draws are known, with its interval."""
     for draws in section.drift.controls.values():
-        places, low, high, mean = _along(draws)
+        places, low, high, mean = drift_along(draws)
         if places:
             axes.fill_between(places, low, high, color=FAINT, alpha=0.18, linewidth=0, zorder=0)
             axes.plot(places, mean, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
 
 
-def _along(draws: Draws) -> tuple[list[float], list[float], list[float], list[float]]:
+def drift_along(draws: Draws) -> tuple[list[float], list[float], list[float], list[float]]:
     """Places in sqrt(KL) with the bounds and the mean of a control's gain there."""
     farthest = max(float(run[0].mean(-1).max()) for curves in draws.values() for run in curves.own)
     rows = []

@@ -12,6 +12,7 @@ from isoalign.core.lazy import vl_convert
 from isoalign.report.site.document import inline_data, render
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
+SIZES = {"type": "fit-x", "contains": "padding"}
 
 
 def chart(identifier: str, title: str, spec: dict[str, Any], table: Markup, note: str = "") -> Markup:
@@ -21,7 +22,7 @@ def chart(identifier: str, title: str, spec: dict[str, Any], table: Markup, note
     (``var(--hue-pairs)``), so that they follow its theme. What a mark says when it is pointed at or reached by the keyboard is
     its ``description`` channel. ``title`` says what is seen. ``table``: what it shows, as a table.
     """
-    data = inline_data(f"{identifier}-spec", {"$schema": SCHEMA, "width": "container"} | spec)
+    data = inline_data(f"{identifier}-spec", {"$schema": SCHEMA, "width": "container", "autosize": SIZES} | spec)
     return render("chart.html", identifier=identifier, title=title, data=data, table=table, note=note)
 
 
@@ -29,5 +30,5 @@ def library() -> str:
     """The JavaScript that draws: Vega, Vega-Lite and Vega-Embed. Raises UserError without the package that carries them."""
     if importlib.util.find_spec("vl_convert") is None:
         raise UserError("the charts of a report need a package that is not here; install it: pip install 'isoalign[report]'")
-    bundle: str = vl_convert.javascript_bundle()
+    bundle: str = vl_convert.javascript_bundle(None)
     return bundle

@@ -14,8 +14,8 @@ from isoalign.report.site.front_page import front_page
 
 MARKER = ".isoalign-report"
 Page = tuple[str, str]  # path in the report, text
-PAGES: tuple[Callable[[Sequence[Board]], Iterable[Page]], ...] = (front_page,)
-"""What writes pages: functions of the boards, that give (path, text) of pages and of their data."""
+PAGES: tuple[Callable[[Sequence[Board]], Iterable[Page]], ...] = ()
+"""What writes the pages beside the first one: functions of the boards, that give (path, text) of pages and of their data."""
 
 
 def write_report(cards: Mapping[str, Sequence[Card]], folder: Path) -> Path:
@@ -31,7 +31,12 @@ def write_report(cards: Mapping[str, Sequence[Card]], folder: Path) -> Path:
             with naming_its_card(read):
                 boards.append(build_board(read, task))
         pages = {path: text for pages in PAGES for path, text in pages(boards)}
-        pages |= {"assets/report.css": stylesheet(), "assets/vega.js": charts, MARKER: ""}
+        pages |= {
+            "index.html": front_page(boards, set(pages)),
+            "assets/report.css": stylesheet(),
+            "assets/vega.js": charts,
+            MARKER: "",
+        }
         pages |= {f"assets/{file.name}": file.read_text(encoding="utf-8") for file in HERE.glob("assets/*.js")}
         for path, text in pages.items():
             (work / path).parent.mkdir(parents=True, exist_ok=True)
