@@ -23,6 +23,7 @@ POLICY = (
     "default-src 'none'; script-src 'self' file:; style-src 'self' file:; img-src 'self' file: data:; "
     "base-uri 'none'; form-action 'none'"
 )
+SETS = 12  # of columns, that a table may show or not
 NAVIGATION = (("index.html", "Results"),)
 """Pages that each page links to, by path and title."""
 
@@ -91,4 +92,9 @@ def stylesheet() -> str:
     dark = " ".join(f"--{name}: {DARK[colour]};" for name, colour in colours.items())
     rules = f":root {{ color-scheme: light; {light} }}\n:root[data-theme=dark] {{ color-scheme: dark; {dark} }}\n"
     rules += f"@media (prefers-color-scheme: dark) {{ :root:not([data-theme=light]) {{ color-scheme: dark; {dark} }} }}\n"
+    rules += "".join(
+        f".hue-{name} {{ color: var(--hue-{name}); }} .fill-{name} {{ fill: var(--hue-{name}); }}\n"
+        for name in [*HUES, "other"]
+    )
+    rules += "".join(f"[data-sets]:not([data-sets~='{i}']) .set-{i} {{ display: none; }}\n" for i in range(SETS))
     return rules + (HERE / "assets" / "report.css").read_text(encoding="utf-8")

@@ -28,6 +28,8 @@ LOOKS: dict[str, Any] = {
     "fill": {"field": "fill", "type": "nominal", "scale": None},
 }
 """Channels of marks that are rows with a `look`."""
+SAYS: dict[str, Any] = {"description": {"field": "says", "type": "nominal"}}
+"""The channel of what a mark says when it is pointed at."""
 KL: dict[str, Any] = {
     "type": "quantitative", "scale": {"type": "sqrt", "zero": True},
     "title": "Exact KL from the base, nats (square-root scale)",

@@ -16,7 +16,7 @@ from isoalign.report.charts.frontier import FEW, Ends, drift_along, frontier_lin
 from isoalign.report.charts.looks import even_steps, name_of
 from isoalign.report.pages.phrases import rank_phrase
 from isoalign.report.site.charts import chart
-from isoalign.report.site.parts import KL, LOOKS, POINT, html_table, hue, learns_from, look, shown
+from isoalign.report.site.parts import KL, LOOKS, POINT, SAYS, html_table, hue, learns_from, look, shown
 from isoalign.stats.drift import drift_at
 
 STEP = 18  # pixels of a line
@@ -40,24 +40,28 @@ def forest(section: Section, identifier: str) -> Markup:
     order = sorted(names)
     marks = [mark for place, line in zip(places, lines, strict=True) for mark in _marks(section, line, place, at)]
     axis = {"labelExpr": "names[datum.value]", "labelColor": {"expr": "hues[datum.value]"}, "title": None, "ticks": False}
-    y = {"field": "place", "type": "ordinal", "scale": {"domain": order}, "axis": axis | {"domain": False, "labelPadding": 6}}
+    y = {
+        "field": "place",
+        "type": "ordinal",
+        "scale": {"domain": order, "padding": 0},
+        "axis": axis | {"domain": False, "labelPadding": 6},
+    }
     lane = {"field": "lane", "type": "quantitative", "scale": {"domain": [-1, 1], "range": [0, STEP]}}
     x = X | {"title": section.objective.gain_axis}
     known_marks = {"data": {"values": [mark for mark in marks if mark["gain"] is not None]}}
     ends = {"data": {"values": [mark for mark in marks if mark["end"] is not None]}} if at is not None else None
     hues_of = {"stroke": LOOKS["stroke"], "y": y, "yOffset": lane}
-    says = {"description": {"field": "says", "type": "nominal"}}
     layers: list[dict[str, Any]] = [*_drift(section, at), {"mark": {"type": "rule"}, "encoding": {"x": {"datum": 0}}}]
     if ends:
         tick = {"type": "tick", "thickness": 2, "size": 9, "opacity": 0.8}
-        tick_looks = {"x": x | {"field": "end"}, "y": y, "yOffset": lane, "color": LOOKS["stroke"], **says}
+        tick_looks = {"x": x | {"field": "end"}, "y": y, "yOffset": lane, "color": LOOKS["stroke"], **SAYS}
         layers.append(ends | {"mark": tick, "encoding": tick_looks})
     span = {"x": x | {"field": "low"}, "x2": {"field": "high"}}
     layers.append(known_marks | {"mark": {"type": "rule", "strokeWidth": 1.6, "aria": False}, "encoding": hues_of | span})
-    point = hues_of | LOOKS | {"x": x | {"field": "gain"}} | says
+    point = hues_of | LOOKS | {"x": x | {"field": "gain"}} | SAYS
     layers.append(known_marks | {"mark": POINT, "encoding": point})
     params = [{"name": "names", "value": [names[i] for i in order]}, {"name": "hues", "value": [hues[i] for i in order]}]
-    spec = {"height": {"step": STEP}, "params": params, "layer": layers}
+    spec = {"height": STEP * len(order), "params": params, "layer": layers}
     left = f" {len(every) - MOST} more rows are on the board." if len(every) > MOST else ""
     rest = "" if at is None else " A stroke is the gain at the end of the budget."
     note = f"{section.objective.gain_axis} {where}, with 95% intervals.{rest}{left}"
@@ -109,8 +113,7 @@ def _drift(section: Section, at: float | None) -> list[dict[str, Any]]:
             }
         }
         band = {"type": "rect", "color": "var(--faint)", "opacity": 0.2}
-        says = {"description": {"field": "says", "type": "nominal"}}
-        layers.append(data | {"mark": band, "encoding": {"x": X | {"field": "low"}, "x2": {"field": "high"}} | says})
+        layers.append(data | {"mark": band, "encoding": {"x": X | {"field": "low"}, "x2": {"field": "high"}} | SAYS})
         layers.append(data | {"mark": {"type": "rule", "strokeDash": [4, 3]}, "encoding": {"x": X | {"field": "gain"}}})
     return layers
 
@@ -141,7 +144,6 @@ def frontier(section: Section, identifier: str) -> Markup:
     y = {"field": "gain", "type": "quantitative", "title": section.objective.gain_axis}
     points = [look(row) | {"kl": kl, "gain": gain, "says": _end_says(section, row, kl, gain)} for row, kl, gain in ends]
     steps = {"type": "line", "interpolate": "step-after", "color": "var(--ink)", "strokeWidth": 2, "aria": False}
-    says = {"description": {"field": "says", "type": "nominal"}}
     named = [point for point, (row, _, _) in zip(points, ends, strict=True) if _is_named(row, ends)]
     text = {"type": "text", "dy": -12, "fontSize": 11, "aria": False}
     words = {"x": x, "y": y, "text": {"field": "name"}}
@@ -150,13 +152,13 @@ def frontier(section: Section, identifier: str) -> Markup:
     layers = [
         *_drift_area(section, x, y),
         {"data": {"values": line}, "mark": steps, "encoding": {"x": x, "y": y}},
-        {"data": {"values": points}, "mark": POINT, "encoding": {"x": x, "y": y} | LOOKS | says},
+        {"data": {"values": points}, "mark": POINT, "encoding": {"x": x, "y": y} | LOOKS | SAYS},
         apart | {"mark": halo, "encoding": words},
         apart | {"mark": text, "encoding": words | {"color": LOOKS["stroke"]}},
     ]  # fmt: skip
     rows = [[row.name, f"{kl:.2f}", f"{gain:.3f}", "yes" if row.pareto else "no"] for row, kl, gain in ends]
     table = html_table("Gain and KL at the end of the budget", ["Method", "KL, nats", "Gain", "On the frontier"], rows)
-    note = "A mark is a row at the end of its budget. Each step of the line is the gain that a KL buys, by all points of all runs."
+    note = "A mark is a row at the end of its budget. A step of the line is the gain that a KL buys, along all runs."
     return chart(identifier, f"What a KL buys: {section.objective.better}", {"height": 380, "layer": layers}, table, note)
 
 

@@ -40,8 +40,38 @@
     });
   }
 
+  for (const grid of document.querySelectorAll(".grid")) {
+    const cells = [...grid.querySelectorAll("[aria-label]")];
+    grid.addEventListener("pointerover", (event) => { const cell = event.target.closest("td")?.querySelector("[aria-label]"); if (cell) tell(cell); else hide(); });
+    grid.addEventListener("pointerleave", hide);
+    grid.addEventListener("focusin", (event) => tell(event.target));
+    grid.addEventListener("focusout", hide);
+    grid.addEventListener("keydown", (event) => {
+      const [down, across] = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key] ?? [0, 0];
+      if (!down && !across) return;
+      event.preventDefault();
+      let { rowIndex, cellIndex } = event.target.closest("td") && { rowIndex: event.target.closest("tr").rowIndex, cellIndex: event.target.closest("td").cellIndex };
+      for (;;) {  // the diagonal has no cells to stop at
+        const next = grid.rows[rowIndex += down]?.cells[cellIndex += across];
+        if (!next || !cells.length) return;
+        const stop = next.querySelector("[aria-label]");
+        if (stop) return stop.focus();
+        if (next.tagName === "TH") return;
+      }
+    });
+  }
+
+  let chosen = "";
+  const mark = (plot) => {
+    for (const each of marksOf(plot)) each.classList.toggle("dim", chosen !== "" && each.getAttribute("aria-label").split("\n")[0] !== chosen);
+  };
+  function highlight(name) {
+    chosen = name;
+    document.querySelectorAll(".plot[data-drawn]").forEach(mark);
+  }
+
   const config = {
-    background: null, font: "inherit", view: { stroke: null },
+    background: null, font: getComputedStyle(document.body).fontFamily, view: { stroke: null },
     axis: { labelColor: "var(--ink)", titleColor: "var(--faint)", gridColor: "var(--grid)", domainColor: "var(--faint)", tickColor: "var(--faint)",
       titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 12, labelLimit: 220 },
     legend: { labelColor: "var(--ink)", titleColor: "var(--faint)", labelFontSize: 12, titleFontSize: 12, labelLimit: 320 },
@@ -56,6 +86,7 @@
         { renderer: "svg", actions: false, ast: true, defaultStyle: false, tooltip: false, hover: false });
       listen(plot);
       plot.dataset.drawn = "yes";
+      mark(plot);
     } catch (error) {
       plot.textContent = "This chart can't be drawn here; its table is below.";
       console.error(error);
@@ -70,5 +101,5 @@
     }
   }, { rootMargin: "200px" });
   document.querySelectorAll(".plot").forEach((plot) => seen.observe(plot));
-  globalThis.isoalignCharts = { observe: (plot) => seen.observe(plot) };
+  globalThis.isoalignCharts = { observe: (plot) => seen.observe(plot), highlight };
 })();

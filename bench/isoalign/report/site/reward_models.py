@@ -1,0 +1,109 @@
+"""Reward models: how often their preferences agree with held-out verdicts, and what noise lets them reach."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from itertools import cycle
+from typing import Any
+
+from markupsafe import Markup
+
+from isoalign.config.feedback import PanelConfig
+from isoalign.core.lazy import scipy
+from isoalign.core.records import Card
+from isoalign.report.board.sections import Section
+from isoalign.report.charts.reliability import Bins, reliability_by_model
+from isoalign.report.site.charts import chart
+from isoalign.report.site.parts import SAYS, SHAPES, html_table
+
+TINTS = ("pairs", "reward", "judge", "unpaired", "distillation")
+QUANTITY: dict[str, Any] = {"type": "quantitative", "scale": {"zero": False}}
+
+
+def reliability(section: Section, identifier: str) -> Markup:
+    """The share of verdicts that agreed against the probability that the model gave, with intervals and the noise ceiling."""
+    models = reliability_by_model(section)
+    if not models:
+        return Markup("")
+    marks, rows = [], []
+    for (name, bins), tint, shape in zip(models.items(), cycle(TINTS), cycle(SHAPES.values()), strict=False):
+        for right in _right(bins):
+            says = f"{name}\nprobability {right['confidence']:.3f}: {right['said']} agreed, of {right['count']:.0f} pairs"
+            hue = {"hue": f"var(--hue-{tint})", "fill": f"var(--hue-{tint})", "shape": shape}
+            marks.append(right | hue | {"model": name, "says": says})
+            rows.append([name, f"{right['confidence']:.3f}", right["said"], f"{right['count']:.0f}"])
+    ceiling = noise_ceiling(section)
+    x = QUANTITY | {"field": "confidence", "title": "Probability of the answer that the model preferred"}
+    y = QUANTITY | {"field": "right", "title": "Share of verdicts that agreed", "axis": {"format": ".0%"}}
+    stroke = {"stroke": {"field": "hue", "type": "nominal", "scale": None}}
+    shape = {
+        "shape": {"field": "shape", "type": "nominal", "scale": None},
+        "fill": {"field": "fill", "type": "nominal", "scale": None},
+    }
+    perfect = {"data": {"values": [{"confidence": 0.5, "right": 0.5}, {"confidence": 1.0, "right": 1.0}]}}
+    layers: list[dict[str, Any]] = [
+        perfect | {"mark": {"type": "line", "color": "var(--faint)", "strokeDash": [4, 3]}, "encoding": {"x": x, "y": y}},
+        {
+            "mark": {"type": "rule", "strokeWidth": 1.6, "aria": False},
+            "encoding": {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}} | stroke,
+        },
+        {"mark": {"type": "point", "size": 70, "opacity": 1}, "encoding": {"x": x, "y": y} | stroke | shape | SAYS},
+    ]
+    if ceiling is not None:
+        rule = {"type": "rule", "color": "var(--hue-reward)", "strokeWidth": 1.5}
+        layers.append({"mark": rule, "encoding": {"y": {"datum": ceiling}}})
+    accuracy = sorted(_accuracies(section))
+    title = f"Reward models agree with {accuracy[0]:.1%}" if accuracy else "Reward models' agreement is not measured"
+    title += f" to {accuracy[-1]:.1%}" if len(accuracy) > 1 and accuracy[-1] > accuracy[0] else ""
+    title += " of held-out verdicts" if accuracy else ""
+    title += (
+        "; the noise ceiling is not known" if ceiling is None else f"; noise lets a perfect one reach {ceiling:.1%} (the line)"
+    )
+    table = html_table(title, ["Reward model", "Mean probability", "Share agreed", "Pairs"], rows)
+    note = "Dashes: perfect calibration. Bars: Wilson's 95% intervals, as if pairs were independent; those of one prompt are not quite."
+    return chart(identifier, title, {"height": 340, "data": {"values": marks}, "layer": layers}, table, note)
+
+
+def _right(bins: Bins) -> list[dict[str, Any]]:
+    """The upper half of the bins, each pair once, with the interval of the share that agreed."""
+    found = []
+    for one in bins:
+        if one["low"] is None or one["low"] < 0.5 or not one["count"] or one["right"] is None or one["confidence"] is None:
+            continue
+        agreed = round(one["right"] * one["count"])
+        bounds = scipy.stats.binomtest(agreed, int(one["count"])).proportion_ci(method="wilson")
+        said = f"{one['right']:.3f} [{bounds.low:.3f}, {bounds.high:.3f}]"
+        found.append({"confidence": one["confidence"], "right": one["right"], "count": one["count"], "said": said}
+                     | {"low": bounds.low, "high": bounds.high})  # fmt: skip
+    return found
+
+
+def _accuracies(section: Section) -> set[float]:
+    """The accuracies on held-out verdicts of the rows whose reward model trained them."""
+    values = {
+        card.metrics[name].value
+        for row in section.rows
+        for card in row.cards
+        for name in ["rm_accuracy"]
+        if name in card.metrics
+    }
+    return {value for value in values if value is not None}
+
+
+def noise_ceiling(section: Section) -> float | None:
+    """The accuracy of a model without fault on noisy verdicts, 1 - noise: known where a single annotator without bias gave
+    them, and all cards say the same noise."""
+    found = {_ceiling(card) for row in section.rows for card in row.cards}
+    return found.pop() if len(found) == 1 else None
+
+
+def _ceiling(card: Card) -> float | None:
+    task = card.config.get("task")
+    feedback, panel = (task.get(name) if isinstance(task, dict) else None for name in ("feedback", "panel"))
+    if not isinstance(feedback, dict) or feedback.get("file"):
+        return None
+    single = json.loads(json.dumps(asdict(PanelConfig())))
+    noise = feedback.get("noise")
+    alone = isinstance(panel, dict) and all(panel.get(name, value) == value for name, value in single.items())
+    return 1 - float(noise) if alone and isinstance(noise, int | float) else None
