@@ -15,6 +15,7 @@ from isoalign.stats.curves import Curves, bands
 from isoalign.stats.overoptimization import Peak, find_peak, peak_warnings
 
 NAMED = 4  # methods in a title
+FEW: dict[str, Any] = {"axis": {"tickCount": 6, "grid": False}}
 QUANTITY: dict[str, Any] = {"type": "quantitative", "scale": {"zero": False}}
 
 
@@ -43,7 +44,7 @@ def _gains(section: Section, rows: list[Row], peaks: dict[str, Peak], identifier
         ]
         points += own
         ends.append(own[-1])
-    x = QUANTITY | {"field": "at", "title": "Share of the budget", "axis": {"format": ".0%", "grid": False}}
+    x = QUANTITY | {"field": "at", "title": "Share of the budget", "axis": {"format": ".0%", "grid": False, "tickCount": 5}}
     y = QUANTITY | {"field": "gain", "title": section.objective.gain_axis}
     at_end = sum(peak.index == len(section.curves[name].fraction) - 1 for name, peak in peaks.items())
     title = f"{at_end} of {len(rows)} rows have their best point at the end of the budget"
@@ -90,7 +91,7 @@ def _against_reward(section: Section, rows: list[Row], peaks: dict[str, Peak], i
     points = [point for row in scored for point in _path(section, row, section.curves[row.name])]
     raised = {row.name: texts for row in scored if (texts := peak_warnings(section.curves[row.name]))}
     title = _overoptimised(section, raised, len(scored))
-    x = QUANTITY | {"field": "reward", "title": "Reward model's mean score minus the base's"}
+    x = QUANTITY | {"field": "reward", "title": "Reward model's mean score minus the base's"} | FEW
     y = QUANTITY | {"field": "gain", "title": section.objective.gain_axis}
     spec = {"height": 340, "data": {"values": points}, "layer": _lines(x, y, len(scored) <= CROWD)[-3:]}
     table = html_table(title, ["Method", "Best at", "Lost by going on", "Reward since", "Reading"], [

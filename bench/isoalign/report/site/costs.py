@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from markupsafe import Markup
@@ -9,15 +10,16 @@ from markupsafe import Markup
 from isoalign.core.display import scientific, share
 from isoalign.report.board.columns import metric
 from isoalign.report.board.rows import REFERENCE, Row
-from isoalign.report.board.sections import Section
+from isoalign.report.board.sections import ROLES, Section
 from isoalign.report.charts.forest import MOST
 from isoalign.report.charts.looks import name_of
 from isoalign.report.site.charts import chart
+from isoalign.report.site.document import TINTS
 from isoalign.report.site.parts import LOOKS, POINT, SAYS, html_table, look, shown
 
 DIVERSITY = "distinct_2"
+X: dict[str, Any] = {"scale": {"zero": False}, "axis": {"tickCount": 6}}
 STEP = 18  # pixels of a bar
-TINTS = ("pairs", "reward", "judge", "unpaired", "distillation", "other", "none")  # of roles, in the section's order
 
 
 def bill(section: Section, identifier: str) -> Markup:
@@ -25,34 +27,37 @@ def bill(section: Section, identifier: str) -> Markup:
     rows = [row for row in section.rows if row.spent("flops")]
     if not rows:
         return Markup("")
-    bars, shownrows = [], rows[:MOST]
-    for place, row in enumerate(shownrows):
+    bars, shown_rows = [], rows[:MOST]
+    unit = 10 ** math.floor(math.log10(max(row.spent("flops") or 1.0 for row in rows)))
+    for place, row in enumerate(shown_rows):
         start, spent = 0.0, row.spent("flops") or 0.0
         for role, flops in _parts(section, row):
             says = f"{name_of(row, 60)}\n{role}: {scientific(flops)} FLOP, {share(100 * flops / spent)} of its bill"
-            bars.append({"place": place, "from": start, "to": start + flops, "role": role, "says": says})
+            bars.append({"place": place, "from": start / unit, "to": (start + flops) / unit, "role": role, "says": says})
             start += flops
-    names = [name_of(row, 26) for row in shownrows]
+    names = [name_of(row, 26) for row in shown_rows]
     axis = {"labelExpr": "names[datum.value]", "title": None, "ticks": False, "domain": False}
-    colours = [f"var(--hue-{TINTS[i % len(TINTS)]})" for i in range(len(section.roles))]
+    order = [*ROLES, *(role for role in section.roles if role not in ROLES)]  # a role has one colour in every section
+    colours = [f"var(--role-{order.index(role) % len(TINTS)})" for role in section.roles]
     scale = {"domain": section.roles, "range": colours}
+    legend = {"orient": "top", "title": None, "columns": 4, "symbolType": "square"}
     spec = {
-        "height": STEP * len(shownrows), "data": {"values": bars}, "params": [{"name": "names", "value": names}],
+        "height": STEP * len(shown_rows), "data": {"values": bars}, "params": [{"name": "names", "value": names}],
         "mark": {"type": "bar", "height": {"band": 0.7}, "stroke": "var(--paper)", "strokeWidth": 1},
         "encoding": {
             "y": {"field": "place", "type": "ordinal", "axis": axis},
-            "x": {"field": "from", "type": "quantitative", "title": "FLOP, mean over seeds", "axis": {"format": "~e"}},
+            "x": {"field": "from", "type": "quantitative", "title": f"{unit:.0e} FLOP", "axis": {"tickCount": 6}},
             "x2": {"field": "to"},
-            "color": {"field": "role", "type": "nominal", "scale": scale, "legend": {"orient": "top", "title": None, "columns": 4}},
+            "color": {"field": "role", "type": "nominal", "scale": scale, "legend": legend},
         } | SAYS,
     }  # fmt: skip
     others = {row.name: 1 - dict(_parts(section, row)).get("policy", 0.0) / (row.spent("flops") or 1.0) for row in rows}
     most = max(others, key=lambda name: others[name])
-    title = f"Between {min(others.values()):.0%} and {max(others.values()):.0%} of a bill is not the policy's; most of {name_of(_named(rows, most))}'s"
-    table = html_table("The bill by role, in FLOP", ["Method", *section.roles, "All"], [
-        [row.name, *(scientific(dict(_parts(section, row)).get(role)) for role in section.roles), scientific(row.spent("flops"))]
-        for row in rows
-    ])  # fmt: skip
+    low, high = min(others.values()), max(others.values())
+    title = f"Between {low:.0%} and {high:.0%} of a bill is not the policy's; most of {name_of(_named(rows, most))}'s"
+    cells = [[scientific(row.flops_by_role().get(role)) for role in section.roles] for row in rows]
+    lines = [[row.name, *own, scientific(row.spent("flops"))] for row, own in zip(rows, cells, strict=True)]
+    table = html_table("The bill by role, in FLOP, mean over seeds", ["Method", *section.roles, "All"], lines)
     left = f" {len(rows) - MOST} more rows are in the table." if len(rows) > MOST else ""
     return chart(identifier, title, spec, table, f"FLOPs by formula, by whose passes they are.{left}")
 
@@ -81,7 +86,7 @@ def diversity(section: Section, identifier: str) -> Markup:
         says = f"{name_of(row, 60)}\n{section.objective.gain_noun} {shown(own)}\n{one.title} {shown(of)}"
         marks.append(look(row) | {"gain": own.value, "glow": own.low, "ghigh": own.high, "says": says}
                      | {"of": of.value, "low": of.low, "high": of.high})  # fmt: skip
-    x = {"field": "gain", "type": "quantitative", "title": section.objective.gain_axis, "scale": {"zero": False}}
+    x = {"field": "gain", "type": "quantitative", "title": section.objective.gain_axis} | X
     y = {"field": "of", "type": "quantitative", "title": one.heading, "scale": {"zero": False}}
     rule = {"mark": {"type": "rule", "opacity": 0.35, "aria": False}}
     layers: list[dict[str, Any]] = [

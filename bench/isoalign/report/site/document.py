@@ -23,6 +23,11 @@ POLICY = (
     "default-src 'none'; script-src 'self' file:; style-src 'self' file:; img-src 'self' file: data:; "
     "base-uri 'none'; form-action 'none'"
 )
+TINTS = (
+    ("#1565d8", "#6ea8ff"), ("#7d8590", "#8b949e"), ("#c2410c", "#e8791f"), ("#0f8a7e", "#3fc9b8"), ("#7b1fa2", "#b880ff"),
+    ("#a67f00", "#e3c04a"), ("#d1417d", "#ff7eb6"), ("#4a3500", "#c9b48a"),
+)  # fmt: skip
+"""Colours of the roles of a bill, in the light and in the dark."""
 SETS = 12  # of columns, that a table may show or not
 NAVIGATION = (("index.html", "Results"),)
 """Pages that each page links to, by path and title."""
@@ -90,6 +95,8 @@ def stylesheet() -> str:
     colours |= {f"hue-{name}": colour for name, colour in HUES.items()} | {"hue-other": INK}
     light = " ".join(f"--{name}: {colour};" for name, colour in colours.items())
     dark = " ".join(f"--{name}: {DARK[colour]};" for name, colour in colours.items())
+    light += "".join(f" --role-{i}: {colour};" for i, (colour, _) in enumerate(TINTS))
+    dark += "".join(f" --role-{i}: {colour};" for i, (_, colour) in enumerate(TINTS))
     rules = f":root {{ color-scheme: light; {light} }}\n:root[data-theme=dark] {{ color-scheme: dark; {dark} }}\n"
     rules += f"@media (prefers-color-scheme: dark) {{ :root:not([data-theme=light]) {{ color-scheme: dark; {dark} }} }}\n"
     rules += "".join(

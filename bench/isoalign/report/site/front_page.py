@@ -68,8 +68,7 @@ def _charts(section: Section, name: str) -> list[tuple[str, list[Markup]]]:
     found = {
         "Along the budget": along_budget(section, name),
         "What it costs": [bill(section, f"{name}-bill"), diversity(section, f"{name}-diversity")],
-        "Reward models": [reliability(section, f"{name}-reliability")],
-        "Any two methods": [matrix(section)],
+        "What it rests on": [reliability(section, f"{name}-reliability"), matrix(section)],
     }
     return [(title, shown) for title, charts in found.items() if (shown := list(filter(None, charts)))]
 

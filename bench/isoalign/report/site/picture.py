@@ -142,10 +142,13 @@ def frontier(section: Section, identifier: str) -> Markup:
         "scale": {"type": "sqrt", "domain": [0, 1.08 * farthest]},
     }
     y = {"field": "gain", "type": "quantitative", "title": section.objective.gain_axis}
-    points = [look(row) | {"kl": kl, "gain": gain, "says": _end_says(section, row, kl, gain)} for row, kl, gain in ends]
+    points = [
+        look(row) | {"kl": kl, "gain": gain, "left": kl < 0.05 * farthest, "says": _end_says(section, row, kl, gain)}
+        for row, kl, gain in ends
+    ]
     steps = {"type": "line", "interpolate": "step-after", "color": "var(--ink)", "strokeWidth": 2, "aria": False}
     named = [point for point, (row, _, _) in zip(points, ends, strict=True) if _is_named(row, ends)]
-    text = {"type": "text", "dy": -12, "fontSize": 11, "aria": False}
+    text = {"type": "text", "dy": -12, "align": {"expr": "datum.left ? 'left' : 'center'"}, "fontSize": 11, "aria": False}
     words = {"x": x, "y": y, "text": {"field": "name"}}
     halo = text | {"stroke": "var(--paper)", "strokeWidth": 4, "strokeJoin": "round"}
     apart = {"data": {"values": _apart(named, farthest)}}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from itertools import cycle
 from typing import Any
 
 from markupsafe import Markup
@@ -27,32 +26,30 @@ def reliability(section: Section, identifier: str) -> Markup:
     if not models:
         return Markup("")
     marks, rows = [], []
-    for (name, bins), tint, shape in zip(models.items(), cycle(TINTS), cycle(SHAPES.values()), strict=False):
+    for name, bins in models.items():
         for right in _right(bins):
             says = f"{name}\nprobability {right['confidence']:.3f}: {right['said']} agreed, of {right['count']:.0f} pairs"
-            hue = {"hue": f"var(--hue-{tint})", "fill": f"var(--hue-{tint})", "shape": shape}
-            marks.append(right | hue | {"model": name, "says": says})
+            marks.append(right | {"model": name, "says": says})
             rows.append([name, f"{right['confidence']:.3f}", right["said"], f"{right['count']:.0f}"])
     ceiling = noise_ceiling(section)
     x = QUANTITY | {"field": "confidence", "title": "Probability of the answer that the model preferred"}
     y = QUANTITY | {"field": "right", "title": "Share of verdicts that agreed", "axis": {"format": ".0%"}}
-    stroke = {"stroke": {"field": "hue", "type": "nominal", "scale": None}}
-    shape = {
-        "shape": {"field": "shape", "type": "nominal", "scale": None},
-        "fill": {"field": "fill", "type": "nominal", "scale": None},
-    }
+    legend = {"orient": "bottom", "columns": 1, "title": None}
+    own = {"field": "model", "type": "nominal", "legend": legend}
+    colour = own | {"scale": {"domain": [*models], "range": [f"var(--hue-{name})" for name in TINTS]}}
+    shape = own | {"scale": {"domain": [*models], "range": [*SHAPES.values()]}}
     perfect = {"data": {"values": [{"confidence": 0.5, "right": 0.5}, {"confidence": 1.0, "right": 1.0}]}}
+    bar = {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}, "color": colour}
+    point = {"type": "point", "filled": True, "size": 80, "opacity": 1}
     layers: list[dict[str, Any]] = [
         perfect | {"mark": {"type": "line", "color": "var(--faint)", "strokeDash": [4, 3]}, "encoding": {"x": x, "y": y}},
-        {
-            "mark": {"type": "rule", "strokeWidth": 1.6, "aria": False},
-            "encoding": {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}} | stroke,
-        },
-        {"mark": {"type": "point", "size": 70, "opacity": 1}, "encoding": {"x": x, "y": y} | stroke | shape | SAYS},
+        {"mark": {"type": "rule", "strokeWidth": 1.6, "aria": False}, "encoding": bar},
+        {"mark": point, "encoding": {"x": x, "y": y, "color": colour, "shape": shape} | SAYS},
     ]
     if ceiling is not None:
-        rule = {"type": "rule", "color": "var(--hue-reward)", "strokeWidth": 1.5}
-        layers.append({"mark": rule, "encoding": {"y": {"datum": ceiling}}})
+        layers.append(
+            {"mark": {"type": "rule", "color": "var(--ink)", "strokeWidth": 2}, "encoding": {"y": {"datum": ceiling}}}
+        )
     accuracy = sorted(_accuracies(section))
     title = f"Reward models agree with {accuracy[0]:.1%}" if accuracy else "Reward models' agreement is not measured"
     title += f" to {accuracy[-1]:.1%}" if len(accuracy) > 1 and accuracy[-1] > accuracy[0] else ""
@@ -61,7 +58,7 @@ def reliability(section: Section, identifier: str) -> Markup:
         "; the noise ceiling is not known" if ceiling is None else f"; noise lets a perfect one reach {ceiling:.1%} (the line)"
     )
     table = html_table(title, ["Reward model", "Mean probability", "Share agreed", "Pairs"], rows)
-    note = "Dashes: perfect calibration. Bars: Wilson's 95% intervals, as if pairs were independent; those of one prompt are not quite."
+    note = "Dashes: perfect calibration. Bars: Wilson's 95% intervals, as if pairs of one prompt were independent."
     return chart(identifier, title, {"height": 340, "data": {"values": marks}, "layer": layers}, table, note)
 
 
@@ -81,13 +78,8 @@ def _right(bins: Bins) -> list[dict[str, Any]]:
 
 def _accuracies(section: Section) -> set[float]:
     """The accuracies on held-out verdicts of the rows whose reward model trained them."""
-    values = {
-        card.metrics[name].value
-        for row in section.rows
-        for card in row.cards
-        for name in ["rm_accuracy"]
-        if name in card.metrics
-    }
+    cards = [card for row in section.rows for card in row.cards]
+    values = {card.metrics["rm_accuracy"].value for card in cards if "rm_accuracy" in card.metrics}
     return {value for value in values if value is not None}
 
 
