@@ -30,5 +30,5 @@ def library() -> str:
     """The JavaScript that draws: Vega, Vega-Lite and Vega-Embed. Raises UserError without the package that carries them."""
     if importlib.util.find_spec("vl_convert") is None:
         raise UserError("the charts of a report need a package that is not here; install it: pip install 'isoalign[report]'")
-    bundle: str = vl_convert.javascript_bundle(None)
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return bundle

@@ -40,7 +40,7 @@ def bill(section: Section, identifier: str) -> Markup:
     order = [*ROLES, *(role for role in section.roles if role not in ROLES)]  # a role has one colour in every section
     colours = [f"var(--role-{order.index(role) % len(TINTS)})" for role in section.roles]
     scale = {"domain": section.roles, "range": colours}
-    legend = {"orient": "top", "title": None, "columns": 4, "symbolType": "square"}
+    legend = {"orient": "top", "title": None, "columns": 3, "symbolType": "square"}
     spec = {
         "height": STEP * len(shown_rows), "data": {"values": bars}, "params": [{"name": "names", "value": names}],
         "mark": {"type": "bar", "height": {"band": 0.7}, "stroke": "var(--paper)", "strokeWidth": 1},

@@ -25,7 +25,7 @@ POLICY = (
 )
 TINTS = (
     ("#1565d8", "#6ea8ff"), ("#7d8590", "#8b949e"), ("#c2410c", "#e8791f"), ("#0f8a7e", "#3fc9b8"), ("#7b1fa2", "#b880ff"),
-    ("#a67f00", "#e3c04a"), ("#d1417d", "#ff7eb6"), ("#4a3500", "#c9b48a"),
+    ("#a67f00", "#e3c04a"), ("#d1417d", "#ff7eb6"), ("#4a3500", "#c9b48a"), ("#4f6b12", "#a8d468"), ("#222222", "#e6edf3"),
 )  # fmt: skip
 """Colours of the roles of a bill, in the light and in the dark."""
 SETS = 12  # of columns, that a table may show or not

@@ -44,9 +44,10 @@ def _compared(section: Section, row: Row, other: Row, pairs: dict[Pair, Comparis
         return "open", "·", f"{names}\nnot decided: one seed says nothing of its method"
     if c.value is None or c.p_holm is None:
         return "open", "·", f"{names}\nnot decided: too few prompts"
-    sign = -1 if flip else 1
-    ends = [None if end is None else sign * end for end in (c.low, c.high)]
-    difference = cell(Estimate(sign * c.value, *(ends[::-1] if flip else ends), c.n), metric(section.objective.gain).digits)
+    sign, (low, high) = (-1, (c.high, c.low)) if flip else (1, (c.low, c.high))
+    ends = [None if end is None else sign * end for end in (low, high)]
+    estimate = Estimate(sign * c.value, ends[0], ends[1], c.n)
+    difference = cell(estimate, metric(section.objective.gain).digits)
     words = f"{names}\ndifference {difference}, p {probability(c.p_holm)} after Holm's correction"
     if not c.resolved:
         return "open", "·", f"{words}\nnot told apart"

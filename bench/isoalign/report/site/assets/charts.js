@@ -74,7 +74,7 @@
     background: null, font: getComputedStyle(document.body).fontFamily, view: { stroke: null },
     axis: { labelColor: "var(--ink)", titleColor: "var(--faint)", gridColor: "var(--grid)", domainColor: "var(--faint)", tickColor: "var(--faint)",
       titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 12, labelLimit: 220 },
-    legend: { labelColor: "var(--ink)", titleColor: "var(--faint)", labelFontSize: 12, titleFontSize: 12, labelLimit: 320 },
+    legend: { labelColor: "var(--ink)", titleColor: "var(--faint)", labelFontSize: 12, titleFontSize: 12, labelLimit: 260 },
     header: { labelColor: "var(--ink)", titleColor: "var(--faint)", labelFontSize: 12 },
     title: { color: "var(--ink)" }, text: { color: "var(--ink)" }, rule: { color: "var(--faint)" }, mark: { tooltip: null },
   };

@@ -2,6 +2,7 @@
 (() => {
   const form = document.querySelector(".filter");
   if (!form) return;
+  form.closest("details").open = innerWidth >= 640;
   const fields = [...form.querySelectorAll("input, select")];
   const sections = [...document.querySelectorAll(".section")];
   const count = document.getElementById("count");
