@@ -16,6 +16,7 @@ from isoalign.stats.overoptimization import Peak, find_peak, peak_warnings
 
 NAMED = 4  # methods in a title
 FEW: dict[str, Any] = {"axis": {"tickCount": 6, "grid": False}}
+NAMES: dict[str, Any] = {"description": {"field": "name", "type": "nominal"}}
 QUANTITY: dict[str, Any] = {"type": "quantitative", "scale": {"zero": False}}
 
 
@@ -62,7 +63,7 @@ def _lines(x: dict[str, Any], y: dict[str, Any], few: bool) -> list[dict[str, An
     """A line a row with a mark at each snapshot; of many rows the lines are thin."""
     detail = {"detail": {"field": "name", "type": "nominal"}, "stroke": LOOKS["stroke"]}
     order = {"order": {"field": "at", "type": "quantitative"}}
-    line = {"type": "line", "strokeWidth": 2 if few else 1.2, "opacity": 1 if few else 0.55, "aria": False}
+    line = {"type": "line", "strokeWidth": 2 if few else 1.2, "opacity": 1 if few else 0.55}
     small = POINT | {"size": 36 if few else 18}
     area = {"type": "area", "opacity": 0.1, "aria": False}
     span = {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}, "detail": detail["detail"]}
@@ -70,7 +71,7 @@ def _lines(x: dict[str, Any], y: dict[str, Any], few: bool) -> list[dict[str, An
     if few:
         layers.append({"mark": area, "encoding": span | {"fill": {"field": "hue", "type": "nominal", "scale": None}}})
     layers.append({"mark": {"type": "rule"}, "encoding": {"y": {"datum": 0}}})
-    layers.append({"mark": line, "encoding": {"x": x, "y": y} | detail | order})
+    layers.append({"mark": line, "encoding": {"x": x, "y": y} | detail | order | NAMES})
     return [*layers, {"mark": small, "encoding": {"x": x, "y": y} | LOOKS | SAYS}]
 
 

@@ -12,10 +12,11 @@ from isoalign.core.records import Card, Estimate
 from isoalign.evaluation.metrics import Metric
 from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import leading, metric, tables
-from isoalign.report.board.drift import concerns, estimate_of
+from isoalign.report.board.drift import NOT_MEASURED, WHY, concerns, estimate_of
 from isoalign.report.board.rows import CONTROL, INFERENCE, REFERENCE, UNMETERED, Row
 from isoalign.report.board.sections import Section
 from isoalign.report.charts.looks import family_of
+from isoalign.report.pages.page import how_to_read
 from isoalign.report.pages.phrases import chance_phrase, more_seeds_phrase, pareto_phrase, ranking_phrase
 from isoalign.report.site.document import render, run_path
 from isoalign.report.site.parts import hue, learns_from
@@ -92,12 +93,24 @@ def board_table(section: Section, identifier: str, paths: Collection[str]) -> Ma
         cells += _ends(row)
         rows.append({"row": row, "name": clean(row.name), "cells": cells, "hue": hue(row), "family": family_of(row)}
                     | {"learns": learns_from(row), "runs": _runs(row.cards, paths), "flags": _flags(row)})  # fmt: skip
-    notes = [f"Ranks: {basis}." for basis in [ranking_phrase(section)] if basis]
-    notes += [f"{text[:1].upper()}{text[1:]}." for text in (chance_phrase(section), more_seeds_phrase(section)) if text]
-    return render(
-        "board.html", identifier=identifier, columns=columns, rows=rows, notes=notes, groups=list(groups),
-        gain=objective.gain_heading, ranked=sum(row.rank is not None for row in section.rows),
-    )  # fmt: skip
+    helps = [(column.title, column.help) for column in columns if column.help]
+    values = {"columns": columns, "rows": rows, "groups": list(groups), "help": helps, "reading": _reading(section)}
+    ranked = sum(row.rank is not None for row in section.rows)
+    values |= {"gain": objective.gain_heading, "ranked": ranked, "notes": _notes(section)}
+    return render("board.html", identifier=identifier, **values)
+
+
+def _notes(section: Section) -> list[str]:
+    """What the ranks rest on, and what would be needed for more."""
+    told = {"Ranks": ranking_phrase(section), "Chance": chance_phrase(section), "More seeds": more_seeds_phrase(section)}
+    told |= {} if section.drift.controls else {"Above drift": f"{NOT_MEASURED}: {WHY}"}
+    return [f"{title}: {text}." for title, text in told.items() if text]
+
+
+def _reading(section: Section) -> list[str]:
+    """What the table means, in the words of the board's page, a sentence or more an item."""
+    text = " ".join(how_to_read(section.objective).replace("*", "").split())
+    return [item.strip() for item in f" {text}".split(" - ") if item.strip()]
 
 
 def _columns(section: Section, shown: Sequence[tuple[str, Metric]]) -> list[Column]:

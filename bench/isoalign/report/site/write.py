@@ -24,9 +24,8 @@ def write_report(cards: Mapping[str, Sequence[Card]], folder: Path) -> Path:
     A folder that holds an older report is replaced as a whole. Raises UserError for a folder that holds anything else, and
     without the library that draws the charts.
     """
-    charts = library()
     with new_folder(folder, replaces=MARKER) as work:
-        boards = []
+        charts, boards = library(), []
         for task, read in cards.items():
             with naming_its_card(read):
                 boards.append(build_board(read, task))

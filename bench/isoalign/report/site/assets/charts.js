@@ -18,20 +18,21 @@
     words.style.left = `${left + scrollX}px`;
     words.style.top = `${(above > 4 ? above : box.bottom + 8) + scrollY}px`;
   };
-  const marksOf = (plot) => [...plot.querySelectorAll("[aria-roledescription$=mark] [aria-label], [aria-label][role=graphics-symbol]")]
-    .filter((mark) => mark.tagName !== "g" && mark.getAttribute("aria-label"));
+  // Marks say a row's name and then its figures; a line says its name alone, and is passed over by keys.
+  const marksOf = (plot) => [...plot.querySelectorAll("path[aria-label]")];
+  const figuresOf = (plot) => marksOf(plot).filter((mark) => mark.getAttribute("aria-label").includes("\n"));
 
   function listen(plot) {
     let place = -1;
     plot.addEventListener("pointerover", (event) => {
       const mark = event.target.closest("[aria-label]");
-      if (mark && mark !== plot && marksOf(plot).includes(mark)) tell(mark); else hide();
+      if (mark && marksOf(plot).includes(mark)) tell(mark); else hide();
     });
     plot.addEventListener("pointerleave", hide);
     plot.addEventListener("blur", hide);
     plot.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-      const marks = marksOf(plot);
+      const marks = figuresOf(plot);
       if (event.key === "Escape") hide();
       if (!step || !marks.length) return;
       event.preventDefault();
@@ -63,7 +64,12 @@
 
   let chosen = "";
   const mark = (plot) => {
-    for (const each of marksOf(plot)) each.classList.toggle("dim", chosen !== "" && each.getAttribute("aria-label").split("\n")[0] !== chosen);
+    const own = (each) => each.getAttribute("aria-label").split("\n")[0] === chosen;
+    const marks = marksOf(plot), known = marks.some(own);
+    for (const each of marks) {
+      each.classList.toggle("dim", known && !own(each));
+      each.classList.toggle("chosen", known && own(each));
+    }
   };
   function highlight(name) {
     chosen = name;
