@@ -23,6 +23,7 @@ PARTS = {
     "sampling": "sampling.py",
     "evaluation": "runs.py evaluation --rounds 1",
     "boards": "boards.py",
+    "pages": "pages.py",
     "start": "runs.py start",
     "bf16": "bf16.py",
 }

@@ -23,9 +23,16 @@ QUANTITY: dict[str, Any] = {"type": "quantitative", "scale": {"zero": False}}
 def along_budget(section: Section, identifier: str) -> list[Markup]:
     """Both charts of a section; empty if no card has a curve."""
     rows = [row for row in section.rows if row.name in section.curves]
-    peaks = {row.name: find_peak(section.curves[row.name]) for row in rows}
+    peaks: dict[str, Peak] = {}
+    raised: dict[str, list[str]] = {}
+    for row in rows:  # one after the other: replicates of curves are kept for a while only
+        peaks[row.name] = find_peak(section.curves[row.name])
+        raised[row.name] = peak_warnings(section.curves[row.name])
     return (
-        [_gains(section, rows, peaks, f"{identifier}-curves"), _against_reward(section, rows, peaks, f"{identifier}-reward")]
+        [
+            _gains(section, rows, peaks, f"{identifier}-curves"),
+            _against_reward(section, rows, peaks, raised, f"{identifier}-reward"),
+        ]
         if rows
         else []
     )
@@ -37,7 +44,7 @@ def _gains(section: Section, rows: list[Row], peaks: dict[str, Peak], identifier
     for row in rows:
         curves = section.curves[row.name]
         gold = curves.observed.pooled.gold.tolist()
-        within = bands(curves, lambda paths: paths.gold)
+        within = bands(curves, lambda paths: paths.gold) if len(rows) <= CROWD else None  # not drawn of more
         low, high = (within[0].tolist(), within[1].tolist()) if within else ([None] * len(gold), [None] * len(gold))
         own = [
             look(row) | {"at": at, "gain": gain, "low": a, "high": b} | {"says": _says(section, row, at, gain, (a, b), peaks)}
@@ -84,13 +91,15 @@ def _says(
     return f"{name_of(row, 60)}\n{section.objective.gain_noun} {gain:.3f}{interval} at {at:.0%} of the budget{best}"
 
 
-def _against_reward(section: Section, rows: list[Row], peaks: dict[str, Peak], identifier: str) -> Markup:
+def _against_reward(
+    section: Section, rows: list[Row], peaks: dict[str, Peak], warnings: dict[str, list[str]], identifier: str
+) -> Markup:
     """Gain against the rise of the reward, from the base on: where a path turns down, reward rises and the objective falls."""
     scored = [row for row in rows if section.curves[row.name].observed.proxy is not None and row.algorithm not in DRIFT]
     if not scored:
         return Markup("")
     points = [point for row in scored for point in _path(section, row, section.curves[row.name])]
-    raised = {row.name: texts for row in scored if (texts := peak_warnings(section.curves[row.name]))}
+    raised = {row.name: texts for row in scored if (texts := warnings[row.name])}
     title = _overoptimised(section, raised, len(scored))
     x = QUANTITY | {"field": "reward", "title": "Reward model's mean score minus the base's"} | FEW
     y = QUANTITY | {"field": "gain", "title": section.objective.gain_axis}

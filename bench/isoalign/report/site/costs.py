@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -27,19 +28,20 @@ def bill(section: Section, identifier: str) -> Markup:
     rows = [row for row in section.rows if row.spent("flops")]
     if not rows:
         return Markup("")
+    roles = section.roles
     bars, shown_rows = [], rows[:MOST]
     unit = 10 ** math.floor(math.log10(max(row.spent("flops") or 1.0 for row in rows)))
     for place, row in enumerate(shown_rows):
         start, spent = 0.0, row.spent("flops") or 0.0
-        for role, flops in _parts(section, row):
+        for role, flops in _parts(roles, row):
             says = f"{name_of(row, 60)}\n{role}: {scientific(flops)} FLOP, {share(100 * flops / spent)} of its bill"
             bars.append({"place": place, "from": start / unit, "to": (start + flops) / unit, "role": role, "says": says})
             start += flops
     names = [name_of(row, 26) for row in shown_rows]
     axis = {"labelExpr": "names[datum.value]", "title": None, "ticks": False, "domain": False}
-    order = [*ROLES, *(role for role in section.roles if role not in ROLES)]  # a role has one colour in every section
-    colours = [f"var(--role-{order.index(role) % len(TINTS)})" for role in section.roles]
-    scale = {"domain": section.roles, "range": colours}
+    order = [*ROLES, *(role for role in roles if role not in ROLES)]  # a role has one colour in every section
+    colours = [f"var(--role-{order.index(role) % len(TINTS)})" for role in roles]
+    scale = {"domain": roles, "range": colours}
     legend = {"orient": "top", "title": None, "columns": 3, "symbolType": "square"}
     spec = {
         "height": STEP * len(shown_rows), "data": {"values": bars}, "params": [{"name": "names", "value": names}],
@@ -51,20 +53,20 @@ def bill(section: Section, identifier: str) -> Markup:
             "color": {"field": "role", "type": "nominal", "scale": scale, "legend": legend},
         } | SAYS,
     }  # fmt: skip
-    others = {row.name: 1 - dict(_parts(section, row)).get("policy", 0.0) / (row.spent("flops") or 1.0) for row in rows}
+    others = {row.name: 1 - dict(_parts(roles, row)).get("policy", 0.0) / (row.spent("flops") or 1.0) for row in rows}
     most = max(others, key=lambda name: others[name])
     low, high = min(others.values()), max(others.values())
     title = f"Between {low:.0%} and {high:.0%} of a bill is not the policy's; most of {name_of(_named(rows, most))}'s"
-    cells = [[scientific(row.flops_by_role().get(role)) for role in section.roles] for row in rows]
+    cells = [[scientific(row.flops_by_role().get(role)) for role in roles] for row in rows]
     lines = [[row.name, *own, scientific(row.spent("flops"))] for row, own in zip(rows, cells, strict=True)]
-    table = html_table("The bill by role, in FLOP, mean over seeds", ["Method", *section.roles, "All"], lines)
+    table = html_table("The bill by role, in FLOP, mean over seeds", ["Method", *roles, "All"], lines)
     left = f" {len(rows) - MOST} more rows are in the table." if len(rows) > MOST else ""
     return chart(identifier, title, spec, table, f"FLOPs by formula, by whose passes they are.{left}")
 
 
-def _parts(section: Section, row: Row) -> list[tuple[str, float]]:
+def _parts(roles: Sequence[str], row: Row) -> list[tuple[str, float]]:
     spent = row.flops_by_role()
-    return [(role, spent[role]) for role in section.roles if role in spent]
+    return [(role, spent[role]) for role in roles if role in spent]
 
 
 def _named(rows: list[Row], name: str) -> Row:
