@@ -20,7 +20,7 @@ from isoalign.report import as_data
 from isoalign.report.charts.looks import DARK, FAINT, GRID, HUES, INK, PAPER
 from isoalign.report.leaderboard import Board, build_board
 from isoalign.report.site import charts
-from isoalign.report.site.document import assigned_data, document, inline_data, run_path
+from isoalign.report.site.document import TINTS, assigned_data, document, inline_data, run_path
 from isoalign.report.site.front_page import front_page
 from isoalign.report.site.names import folder_name
 from isoalign.report.site.reward_models import noise_ceiling
@@ -187,16 +187,34 @@ def test_a_page_lets_nothing_in_from_outside_and_its_links_are_relative() -> Non
     assert all(place.startswith(("../../", "#", "data:,")) for place in places), places
 
 
-@pytest.mark.parametrize(("text", "paper"), [(FAINT, GRID), (INK, GRID), (PAPER, HUES["pairs"]), (PAPER, HUES["reward"])])
-def test_text_on_rows_pointed_at_and_on_the_matrix_has_a_contrast_of_4_5(text: str, paper: str) -> None:
-    assert contrast(text, paper) >= 4.5
-    assert contrast(DARK[text], DARK[paper]) >= 4.5
+def mixed(a: str, b: str) -> str:
+    """The colour half-way."""
+    return "#" + "".join(f"{(int(a[i : i + 2], 16) + int(b[i : i + 2], 16)) // 2:02x}" for i in (1, 3, 5))
 
 
-def test_the_noise_ceiling_is_one_minus_the_noise_where_it_is_known(smol: Board) -> None:
+@pytest.mark.parametrize("text", [INK, FAINT, *HUES.values()])
+def test_text_of_a_row_that_is_pointed_at_has_a_contrast_of_4_5(text: str) -> None:
+    assert contrast(text, mixed(GRID, PAPER)) >= 4.5
+    assert contrast(DARK[text], mixed(DARK[GRID], DARK[PAPER])) >= 4.5
+
+
+@pytest.mark.parametrize("paper", [HUES["pairs"], HUES["reward"], INK])
+def test_text_on_cells_of_the_matrix_and_in_what_marks_say_has_a_contrast_of_4_5(paper: str) -> None:
+    assert contrast(PAPER, paper) >= 4.5
+    assert contrast(DARK[PAPER], DARK[paper]) >= 4.5
+
+
+@pytest.mark.parametrize(("light", "dark"), TINTS)
+def test_bars_have_a_contrast_of_3(light: str, dark: str) -> None:
+    assert contrast(light, PAPER) >= 3
+    assert contrast(dark, DARK[PAPER]) >= 3
+
+
+def test_the_noise_ceiling_is_one_minus_the_noise_where_it_is_known(smol: Board, first: str) -> None:
     section = smol.sections[0]
     noise = section.rows[0].cards[0].config["task"]["feedback"]["noise"]
     assert noise_ceiling(section) == 1 - noise
+    assert f"noise lets a perfect one reach {1 - noise:.1%}" in first
     row = section.rows[0]
     biased = dataclasses.replace(row.cards[0], config={"task": row.cards[0].config["task"] | {"panel": {"annotators": 3}}})
     assert noise_ceiling(dataclasses.replace(section, rows=(dataclasses.replace(row, cards=(biased,)),))) is None

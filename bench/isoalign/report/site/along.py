@@ -109,7 +109,10 @@ def _against_reward(
          "; ".join(raised.get(row.name, ["no loss shown"]))]
         for row in scored
     ])  # fmt: skip
-    note = "A path starts at the base and ends with the budget. It turns down where reward is bought with the objective."
+    note = (
+        "From the base to the end of the budget, by the method's own reward model, or the annotator's. A path that turns down"
+    )
+    note += " buys reward with the objective."
     return chart(identifier, title, spec, table, note)
 
 

@@ -166,8 +166,10 @@ def frontier(section: Section, identifier: str) -> Markup:
 
 
 def _end_says(section: Section, row: Row, kl: float, gain: float) -> str:
-    own = "\non the frontier" if row.pareto else ""
-    return f"{name_of(row, 60)}\n{section.objective.gain_noun} {gain:.3f} at {kl:.2f} nats, at the end of its budget{own}"
+    noun = section.objective.gain_noun
+    lines = [name_of(row, 60), f"{noun} {gain:.3f} at {kl:.2f} nats, at the end of its budget"]
+    lines += [f"on all prompts: {shown(row.estimate(section.objective.gain))}"]
+    return "\n".join([*lines, *(["on the frontier"] if row.pareto else [])])
 
 
 def _is_named(row: Row, ends: Ends) -> bool:

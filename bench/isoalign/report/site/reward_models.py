@@ -14,7 +14,7 @@ from isoalign.core.records import Card
 from isoalign.report.board.sections import Section
 from isoalign.report.charts.reliability import Bins, reliability_by_model
 from isoalign.report.site.charts import chart
-from isoalign.report.site.parts import SAYS, SHAPES, html_table
+from isoalign.report.site.parts import SAYS, SHAPES, html_table, shown
 
 TINTS = ("pairs", "reward", "judge", "unpaired", "distillation")
 QUANTITY: dict[str, Any] = {"type": "quantitative", "scale": {"zero": False}}
@@ -50,13 +50,8 @@ def reliability(section: Section, identifier: str) -> Markup:
         layers.append(
             {"mark": {"type": "rule", "color": "var(--ink)", "strokeWidth": 2}, "encoding": {"y": {"datum": ceiling}}}
         )
-    accuracy = sorted(_accuracies(section))
-    title = f"Reward models agree with {accuracy[0]:.1%}" if accuracy else "Reward models' agreement is not measured"
-    title += f" to {accuracy[-1]:.1%}" if len(accuracy) > 1 and accuracy[-1] > accuracy[0] else ""
-    title += " of held-out verdicts" if accuracy else ""
-    title += (
-        "; the noise ceiling is not known" if ceiling is None else f"; noise lets a perfect one reach {ceiling:.1%} (the line)"
-    )
+    limit = "the noise ceiling is not known" if ceiling is None else f"noise lets a perfect one reach {ceiling:.1%} (the line)"
+    title = f"Reward models agree with {_accuracies(section)} of held-out verdicts; {limit}"
     table = html_table(title, ["Reward model", "Mean probability", "Share agreed", "Pairs"], rows)
     note = "Dashes: perfect calibration. Bars: Wilson's 95% intervals, as if pairs of one prompt were independent."
     return chart(identifier, title, {"height": 340, "data": {"values": marks}, "layer": layers}, table, note)
@@ -68,7 +63,7 @@ def _right(bins: Bins) -> list[dict[str, Any]]:
     for one in bins:
         if one["low"] is None or one["low"] < 0.5 or not one["count"] or one["right"] is None or one["confidence"] is None:
             continue
-        agreed = round(one["right"] * one["count"])
+        agreed = min(round(one["right"] * one["count"]), int(one["count"]))
         bounds = scipy.stats.binomtest(agreed, int(one["count"])).proportion_ci(method="wilson")
         said = f"{one['right']:.3f} [{bounds.low:.3f}, {bounds.high:.3f}]"
         found.append({"confidence": one["confidence"], "right": one["right"], "count": one["count"], "said": said}
@@ -76,17 +71,24 @@ def _right(bins: Bins) -> list[dict[str, Any]]:
     return found
 
 
-def _accuracies(section: Section) -> set[float]:
-    """The accuracies on held-out verdicts of the rows whose reward model trained them."""
-    cards = [card for row in section.rows for card in row.cards]
-    values = {card.metrics["rm_accuracy"].value for card in cards if "rm_accuracy" in card.metrics}
-    return {value for value in values if value is not None}
+def _accuracies(section: Section) -> str:
+    """The accuracies of the models behind the rows on held-out verdicts, of more than two the least and the greatest."""
+    found = {e for card in _judged(section) if (e := card.metrics["rm_accuracy"]).value is not None}
+    texts = list(dict.fromkeys(shown(e) for e in sorted(found, key=lambda e: e.value or 0.0)))
+    if not texts:
+        return "a share that is not measured"
+    return " and ".join(texts) if len(texts) < 3 else f"{texts[0]} to {texts[-1]}"
+
+
+def _judged(section: Section) -> list[Card]:
+    """The cards with the accuracy of a reward model."""
+    return [card for row in section.rows for card in row.cards if "rm_accuracy" in card.metrics]
 
 
 def noise_ceiling(section: Section) -> float | None:
     """The accuracy of a model without fault on noisy verdicts, 1 - noise: known where a single annotator without bias gave
     them, and all cards say the same noise."""
-    found = {_ceiling(card) for row in section.rows for card in row.cards}
+    found = set(map(_ceiling, _judged(section)))
     return found.pop() if len(found) == 1 else None
 
 
