@@ -61,12 +61,13 @@ def _right(bins: Bins) -> list[dict[str, Any]]:
     """The upper half of the bins, each pair once, with the interval of the share that agreed."""
     found = []
     for one in bins:
-        if one["low"] is None or one["low"] < 0.5 or not one["count"] or one["right"] is None or one["confidence"] is None:
+        low, confidence, right, count = (one.get(name) for name in ("low", "confidence", "right", "count"))
+        if low is None or confidence is None or right is None or count is None or low < 0.5 or count < 1:
             continue
-        agreed = min(round(one["right"] * one["count"]), int(one["count"]))
-        bounds = scipy.stats.binomtest(agreed, int(one["count"])).proportion_ci(method="wilson")
-        said = f"{one['right']:.3f} [{bounds.low:.3f}, {bounds.high:.3f}]"
-        found.append({"confidence": one["confidence"], "right": one["right"], "count": one["count"], "said": said}
+        agreed = min(max(round(right * count), 0), int(count))
+        bounds = scipy.stats.binomtest(agreed, int(count)).proportion_ci(method="wilson")
+        said = f"{right:.3f} [{bounds.low:.3f}, {bounds.high:.3f}]"
+        found.append({"confidence": confidence, "right": right, "count": count, "said": said}
                      | {"low": bounds.low, "high": bounds.high})  # fmt: skip
     return found
 
