@@ -113,6 +113,8 @@ def _against_reward(
         "From the base to the end of the budget, by the method's own reward model, or the annotator's. A path that turns down"
     )
     note += " buys reward with the objective."
+    if any(card.notes.get("known_reward") for row in scored for card in row.cards):
+        note += " The reward is known: it is the objective itself, shifted and scaled, unless a method learns from a judge."
     return chart(identifier, title, spec, table, note)
 
 

@@ -124,7 +124,7 @@ def _columns(section: Section, shown: Sequence[tuple[str, Metric]]) -> list[Colu
         *first,
         *metrics,
         Column("Pareto", pareto),
-        Column("FLOP", "Spent, mean over seeds"),
+        Column("FLOP", "Spent, mean over seeds, and how much of the budget that is"),
         Column("Tuning", "How its settings were found", numeric=False),
     ]
 
@@ -154,7 +154,7 @@ def _figure(row: Row, one: Metric, span: Span | None, drawn: bool) -> Cell:
     if one.name not in row.metrics:
         return Cell("–")
     value, _, interval = cell(estimate, one.digits).partition(" [")
-    small = f"[{interval}" if interval else ""
+    small = f"[{interval}".replace(", ", ",\u00a0") if interval else ""
     if row.is_outdated(one.name):
         small += " outdated: scored by an older version"
     drawing = Markup("")
@@ -177,7 +177,7 @@ def _span(estimates: Sequence[Estimate]) -> Span | None:
 
 def _ends(row: Row) -> list[Cell]:
     flops = row.spent("flops")
-    spent = "" if row.percent is None else f"{share(row.percent)} of budget"
+    spent = "" if row.percent is None else f"{share(row.percent)}\u00a0spent"
     on = pareto_phrase(row)
     sort = row.on_frontier if row.on_frontier is not None else float(row.pareto)
     return [Cell(on or "–", sort=sort), Cell(scientific(flops), spent, flops), Cell(clean(row.tuning) or "–")]

@@ -26,9 +26,9 @@ STEP = 18  # pixels of a bar
 def bill(section: Section, identifier: str) -> Markup:
     """FLOPs of each row as a bar, by who was asked: policy, reference, reward model and so on."""
     rows = [row for row in section.rows if row.spent("flops")]
-    if not rows:
-        return Markup("")
     roles = section.roles
+    if not rows or not roles:
+        return Markup("")
     bars, shown_rows = [], rows[:MOST]
     unit = 10 ** math.floor(math.log10(max(row.spent("flops") or 1.0 for row in rows)))
     for place, row in enumerate(shown_rows):

@@ -19,7 +19,7 @@ from isoalign.report.site.charts import chart
 from isoalign.report.site.parts import KL, LOOKS, POINT, SAYS, html_table, hue, learns_from, look, shown
 from isoalign.stats.drift import drift_at
 
-STEP = 18  # pixels of a line
+STEP, FEWEST, TALL = 18, 12, 30  # pixels of a line, as many as have them, and of fewer at most
 X: dict[str, Any] = {
     "type": "quantitative", "scale": {"zero": False, "nice": True}, "axis": {"grid": True, "tickCount": 5, "format": "~g"},
 }  # fmt: skip
@@ -29,6 +29,10 @@ def forest(section: Section, identifier: str) -> Markup:
     """The gain of each method at one KL with its interval, best on top, over the band of drift."""
     at = compared_at(section)
     every = lines_of(section, at)
+    if not any(
+        gain.value is not None or row.estimate(row.objective.gain).value is not None for one in every for row, gain in one.rows
+    ):
+        return Markup("<p>No method has a gain to show.</p>")
     lines, where = every[:MOST], "at the end of the budget" if at is None else f"at {at:g} nats of KL"
     known = sum(line.gain is not None for line in lines)
     split = 0 < known < len(lines)
@@ -38,6 +42,7 @@ def forest(section: Section, identifier: str) -> Markup:
     if split:
         names[known], hues[known] = "not measured there:", "var(--faint)"
     order = sorted(names)
+    step = min(TALL, max(STEP, STEP * FEWEST // len(order)))
     marks = [mark for place, line in zip(places, lines, strict=True) for mark in _marks(section, line, place, at)]
     axis = {"labelExpr": "names[datum.value]", "labelColor": {"expr": "hues[datum.value]"}, "title": None, "ticks": False}
     y = {
@@ -46,7 +51,7 @@ def forest(section: Section, identifier: str) -> Markup:
         "scale": {"domain": order, "padding": 0},
         "axis": axis | {"domain": False, "labelPadding": 6},
     }
-    lane = {"field": "lane", "type": "quantitative", "scale": {"domain": [-1, 1], "range": [0, STEP]}}
+    lane = {"field": "lane", "type": "quantitative", "scale": {"domain": [-1, 1], "range": [0, step]}}
     x = X | {"title": section.objective.gain_axis}
     known_marks = {"data": {"values": [mark for mark in marks if mark["gain"] is not None]}}
     ends = {"data": {"values": [mark for mark in marks if mark["end"] is not None]}} if at is not None else None
@@ -61,7 +66,7 @@ def forest(section: Section, identifier: str) -> Markup:
     point = hues_of | LOOKS | {"x": x | {"field": "gain"}} | SAYS
     layers.append(known_marks | {"mark": POINT, "encoding": point})
     params = [{"name": "names", "value": [names[i] for i in order]}, {"name": "hues", "value": [hues[i] for i in order]}]
-    spec = {"height": STEP * len(order), "params": params, "layer": layers}
+    spec = {"height": step * len(order), "params": params, "layer": layers}
     left = f" {len(every) - MOST} more rows are on the board." if len(every) > MOST else ""
     rest = "" if at is None else " A stroke is the gain at the end of the budget."
     note = f"{section.objective.gain_axis} {where}, with 95% intervals.{rest}{left}"
@@ -133,7 +138,7 @@ def frontier(section: Section, identifier: str) -> Markup:
     if not ends:
         return Markup("")
     best = frontier_line(section, ends)
-    farthest = max(kl for _, kl, _ in ends)
+    farthest = max(kl for _, kl, _ in ends) or 1.0
     line = [{"kl": kl, "gain": gain} for kl, gain in [*best, (farthest, best[-1][1])]]
     ticks = [d**2 for d in even_steps(math.sqrt(farthest), 8)]
     x = KL | {
