@@ -17,9 +17,9 @@ from isoalign.report.site.write import write_report
 @click.option("-o", "--output", type=options.PATH, default="report", show_default=True, help="Folder of the pages.")
 @click.option("--open", "opened", is_flag=True, help="Open the first page in a browser.")
 def report(tasks: tuple[str, ...], results: Path, output: Path, opened: bool) -> None:
-    """Write the results of tasks as pages that a browser opens from disk, without a network.
+    """Write the results of tasks as pages that a browser opens from disk.
 
-    Without TASK, of every task that has cards. An older report in the folder is replaced.
+    Without TASK, of every task that has cards. The pages need no network. An older report in the folder is replaced.
     """
     folders = [results / task for task in tasks] or sorted(path for path in results.glob("*") if path.is_dir())
     cards = {folder.name: read for folder in folders if (read := read_cards(folder))}
