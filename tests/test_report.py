@@ -19,7 +19,6 @@ from isoalign.evaluation.card import read_cards, write_card
 from isoalign.report import as_data
 from isoalign.report.charts.looks import DARK, FAINT, GRID, HUES, INK, PAPER
 from isoalign.report.leaderboard import Board, build_board
-from isoalign.report.site import charts
 from isoalign.report.site.document import TINTS, assigned_data, document, inline_data, run_path
 from isoalign.report.site.front_page import front_page
 from isoalign.report.site.names import folder_name
@@ -223,8 +222,7 @@ def test_the_noise_ceiling_is_one_minus_the_noise_where_it_is_known(smol: Board,
 def test_a_report_is_written_whole_over_an_older_one_and_over_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(charts, "library", lambda: "")  # a second of packing
-    monkeypatch.setattr("isoalign.report.site.write.library", lambda: "")
+    monkeypatch.setattr("isoalign.report.site.write.library", lambda: "")  # a second of packing
     write_card(make("sft"), tmp_path / "cards" / "nano")
     words = ["report", "nano", "--results", str(tmp_path / "cards"), "-o", str(tmp_path / "out")]
     assert invoke(words) == 0
@@ -238,6 +236,17 @@ def test_a_report_is_written_whole_over_an_older_one_and_over_nothing_else(
     assert invoke([*words[:1], "smol", *words[2:]]) == 2
     assert f"no cards in {tmp_path / 'cards' / 'smol'}" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cards", "out"], "nothing half-written"
+
+
+def test_what_fails_on_the_way_leaves_the_older_report_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isoalign.report.site.write.library", lambda: "")
+    page = write_report({"nano": [make("sft")]}, tmp_path / "out")
+    before = page.read_bytes()
+    monkeypatch.setattr("isoalign.report.site.write.stylesheet", lambda: "\ud800")  # which no file can hold
+    with pytest.raises(UnicodeEncodeError):
+        write_report({"nano": [make("sft"), make("dpo")]}, tmp_path / "out")
+    assert page.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_without_the_library_of_the_charts_a_line_says_what_to_install(
