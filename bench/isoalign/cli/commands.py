@@ -31,6 +31,7 @@ COMMANDS = {
     "compare": Entry("compare", "Compare two methods or cards, paired, on every metric."),
     "publish": Entry("publish", "Copy cards to results/published/TASK/ and rebuild its board."),
     "verify": Entry("verify", "Check that a card and all that led to it are unchanged."),
+    "submit": Entry("submit", "Check cards and prepare a pull request for the published boards."),
     "export": Entry("export", "Write the policy of a card to a folder that transformers and PEFT load."),
     "tune": Entry("tune", "Give each method equally many trials and keep its best settings."),
     "reward": Entry("reward", "Train a task's reward model if needed and write its card."),

@@ -1,0 +1,358 @@
+"""Submitting cards: what is refused, by `isoalign submit` and by the script of the workflow, and what a pull request gets."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from isoalign.core.errors import UserError
+from isoalign.core.objective import TOXICITY
+from isoalign.core.records import Card, Estimate, Flag
+from isoalign.core.store import Store
+from isoalign.evaluation import metrics
+from isoalign.evaluation.card import FAMILY, file_name, key_of, read_card, sealed, write_card
+from isoalign.runs.overrides import task_named
+from isoalign.runs.pipeline import Run
+from isoalign.stages.shared import SharedStages
+from isoalign.tools.submission import checks, prepare
+from isoalign.training import registry
+from workbench import COMMAND, Terminal, complaint
+
+ROOT = Path(__file__).parents[1]
+NANO = ROOT / "results" / "published" / "nano"
+
+
+def script() -> Any:
+    spec = importlib.util.spec_from_file_location("check_submission", ROOT / "scripts" / "check_submission.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+workflow = script()
+
+
+def keyed(card: Card) -> Card:
+    return sealed(replace(card, key=key_of(card)))
+
+
+@pytest.fixture(scope="module")
+def current() -> dict[str, Card]:
+    """Two published cards, of the base and of DPO, as a run of this version would write them: task, keys and versions."""
+    task, made = task_named("nano"), {}
+    shared = SharedStages(task, checks.NOWHERE)
+    versions = {FAMILY + name: str(version) for name, version in metrics.versions(TOXICITY).items()}
+    for name, file in (("sft", "sft-s0-ce4510ac.json"), ("dpo", "dpo-s0-26d6d416.json")):
+        old = read_card(NANO / file)
+        settings = registry.hyperparameters(registry.algorithm(name)())
+        run = Run(name, registry.algorithm(name)(), checks.build_config(checks.Budget, old.budget, "budget"), 0, shared)
+        stages = {"sft": shared.sft, "pairs": shared.pairs("annotator"), "held_out": run.held_out, "samples": run.samples}
+        stages |= {"train": run.train, "base_samples": run.base.samples} if run.trains else {}
+        parents = {name: stage.key for name, stage in stages.items()} | {"scores": "5c04e50000000000"}
+        contents = dict.fromkeys(parents, "c0" * 8) | {"samples": "ba5e000000000000" if name == "sft" else "d90" + "0" * 13}
+        contents |= {"base_samples": "ba5e000000000000"} if run.trains else {}
+        config = {"algorithm": settings, "task": asdict(task)}
+        card = replace(old, config=config, parents=parents, contents=contents, versions=old.versions | versions)
+        card = replace(card, training={key: value for key, value in card.training.items() if key != "policy"})
+        made[name] = keyed(replace(card, spent=old.spent, notes=old.notes | {"tuning": None if name == "sft" else "default"}))
+    base = made["sft"]
+    missing = [flag for flag in metrics.flags_all(made["dpo"].metrics, base.metrics) if flag not in made["dpo"].flags]
+    made["dpo"] = keyed(replace(made["dpo"], flags=[*missing, *made["dpo"].flags]))
+    return made
+
+
+@pytest.fixture
+def results(tmp_path: Path, current: dict[str, Card]) -> Path:
+    """A repository's results, with the base's row published."""
+    write_card(current["sft"], tmp_path / "repository" / "results" / "published" / "nano")
+    return tmp_path / "repository" / "results"
+
+
+def refusal(card: Card, results: Path) -> str:
+    """The line that refuses a card."""
+    path = write_card(card, results.parent / "local")
+    with pytest.raises(UserError) as caught:
+        checks.check(path, results)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_card_of_this_version_on_the_published_base_goes_to_the_board(results: Path, current: dict[str, Card]) -> None:
+    path = write_card(current["dpo"], results.parent / "local")
+    checked = checks.check(path, results)
+    assert checked.place == Path("published", "nano", path.name)
+    assert checked.text == path.read_text()
+    assert checked.original is None
+
+
+def of_task(card: Card, **settings: Any) -> Card:
+    """The card with other settings of its task."""
+    return keyed(replace(card, config=card.config | {"task": card.config["task"] | settings}))
+
+
+def changed(card: Card) -> Card:
+    """Changed after it was sealed."""
+    return replace(card, seed=1)
+
+
+WRONG: dict[str, tuple[Callable[[Card], Card], str]] = {
+    "changed": (changed, "was changed since it was written"),
+    "no seals": (lambda c: replace(c, seals={}, contents={}, values={}), "an older version of isoalign wrote it"),
+    "elsewhere": (lambda c: keyed(replace(c, budget={"flops": None}, spent={})), "made outside isoalign"),
+    "unknown task": (lambda c: keyed(replace(c, task="mine")), "task 'mine' is none of isoalign's"),
+    "a task that climbs": (lambda c: keyed(replace(c, task="../nano")), "task '../nano' is none of isoalign's"),
+    "another task's settings": (lambda c: keyed(replace(c, task="nano_rule")), "task.name is 'nano', and 'nano_rule'"),
+    "a setting": (lambda c: of_task(c, seed=3), "task.seed is 3, and 0 in the task nano"),
+    "an old setting": (lambda c: of_task(c, raters=1), "another version of isoalign wrote it"),
+    "a budget": (lambda c: keyed(replace(c, budget=c.budget | {"flops": 1e9})), "its budget is none of the task's"),
+    "a limit": (lambda c: keyed(replace(c, budget=c.budget | {"labels": 10})), "its budget is none of the task's"),
+    "a metric": (lambda c: keyed(replace(c, versions=c.versions | {"metric kl": "1"})), "metric kl is of version 1"),
+    "code": (lambda c: keyed(replace(c, parents=c.parents | {"train": "0" * 16})), "train: not made by the code and settings"),
+    "a method's setting": (
+        lambda c: keyed(replace(c, config=c.config | {"algorithm": c.config["algorithm"] | {"beta": 0.5}})),
+        "train, samples: not made by the code and settings",
+    ),
+    "a setting that is none": (
+        lambda c: keyed(replace(c, config=c.config | {"algorithm": {"gamma": 1}})), "config.algorithm.gamma",
+    ),
+    "an unknown method": (lambda c: keyed(replace(c, algorithm="nobody")), "no algorithm 'nobody' is known here"),
+    "no base": (
+        lambda c: keyed(replace(c, contents=c.contents | {"base_samples": "0" * 16})), "add the card of algorithm=sft",
+    ),
+    "its key": (lambda c: sealed(replace(c, key="0" * 16)), "does not match the card's scores and settings"),
+    "a mean": (
+        lambda c: keyed(replace(c, metrics=c.metrics | {"kl": replace(c.metrics["kl"], value=0.5)})),
+        "metrics.kl is 0.5, and its values by prompt have the mean",
+    ),
+    "a gain": (
+        lambda c: keyed(replace(c, metrics=c.metrics | {"toxicity_reduction": Estimate(0.15, 0.14, 0.16, 256)})),
+        "metrics.toxicity_reduction is 0.15, and the mean of its base and its own give 0.129",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_one_line_refuses(case: str, results: Path, current: dict[str, Card]) -> None:
+    change, words = WRONG[case]
+    assert words in refusal(change(current["dpo"]), results)
+
+
+def test_a_gate_that_the_metrics_call_for_and_the_card_lacks_is_refused(results: Path, current: dict[str, Card]) -> None:
+    card = current["dpo"]
+    worse = {"perplexity": replace(card.metrics["perplexity"], value=500.0, low=490.0, high=510.0)}
+    found = metrics.flags_all(card.metrics | worse, current["sft"].metrics)
+    assert any(flag.kind == "gate" for flag in found)
+    hidden = keyed(replace(card, metrics=card.metrics | worse))
+    assert 'flags: its metrics call for the flag "gate: ' in refusal(hidden, results)
+    shown = keyed(replace(hidden, flags=[*found, *card.flags]))
+    assert checks.check(write_card(shown, results.parent / "local"), results).card == shown
+
+
+def test_a_run_that_is_published_is_refused_and_one_on_another_machine_reproduces_it(
+    results: Path, current: dict[str, Card]
+) -> None:
+    base, card = current["sft"], current["dpo"]
+    write_card(card, results / "published" / "nano")
+    assert "is published already, with the same figures: say in an issue" in refusal(card, results)
+    contents = {"base_samples": "0ther0000000base"}
+    there = keyed(replace(base, contents=base.contents | {"samples": "0ther0000000base"}))
+    again = keyed(replace(card, contents=card.contents | contents))
+    folder = Path("elsewhere", "0ther000", "nano")
+    paths = [write_card(one, results.parent / "there") for one in (there, again)]
+    found = [checks.check(path, results, beside=paths) for path in paths]
+    assert [one.place for one in found] == [folder / path.name for path in paths]
+    assert found[1].original == card
+    assert prepare.agreement(card, again).startswith("It agrees: toxicity_reduction 0.129 [0.112, 0.148] published, 0.129 ")
+    far = replace(again, metrics=again.metrics | {"kl": Estimate(9.0, 8.0, 10.0, 256)}, flags=[Flag("gate", "perplexity 9")])
+    assert prepare.agreement(card, far).startswith("It disagrees in kl, failed gates: ")
+
+
+def test_a_run_of_another_version_of_the_code_is_no_second_row(results: Path, current: dict[str, Card]) -> None:
+    old = replace(current["dpo"], parents=current["dpo"].parents | {"scores": "01d0000000000000"})
+    write_card(keyed(old), results / "published" / "nano")
+    assert "is this run by another version of the code, and a board has one version" in refusal(current["dpo"], results)
+
+
+def test_a_method_of_another_package_is_taken_where_the_card_names_it(results: Path, current: dict[str, Card]) -> None:
+    card = current["dpo"]
+    theirs = keyed(replace(card, algorithm="smaug", notes=card.notes | {"packages": {"algorithm": "smaug 0.1"}}))
+    checked = checks.check(write_card(theirs, results.parent / "local"), results)
+    assert checked.package == "smaug 0.1"
+
+
+def test_a_submission_needs_the_store_of_the_run(results: Path, current: dict[str, Card], tmp_path: Path) -> None:
+    path = write_card(current["dpo"], tmp_path / "local")
+    with pytest.raises(UserError, match=r"stages, 7 are not in the store .*empty.*name the store of the run \(--store\)"):
+        prepare.submit([path], results, Store(tmp_path / "empty"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# -- the workflow ------------------------------------------------------------------------------------------------------
+
+
+class PullRequest:
+    """A checkout of a pull request: a base commit with the base's row, and what is added to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.git("init", "-q")
+        self.commit()
+
+    def git(self, *words: str) -> None:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", *identity, *words], cwd=self.folder, check=True, capture_output=True)
+
+    def commit(self) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", "all")
+
+    def checked(self, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, str]]:
+        """Status and, by file, the line of the script."""
+        self.commit()
+        status = workflow.main(self.folder, "HEAD^1")
+        return status, dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.fixture
+def pull_request(results: Path) -> PullRequest:
+    (results.parent / "README.md").write_text("isoalign")
+    return PullRequest(results.parent)
+
+
+def test_a_pull_request_that_adds_a_card_passes(
+    pull_request: PullRequest, results: Path, current: dict[str, Card], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_card(current["dpo"], results / "published" / "nano")
+    assert pull_request.checked(capsys) == (
+        0, {f"results/published/nano/{path.name}": "ok, reported and not reproduced; failed gates: 0"}
+    )  # fmt: skip
+
+
+def test_a_pull_request_changes_nothing_but_cards_that_it_adds(
+    pull_request: PullRequest, results: Path, current: dict[str, Card], capsys: pytest.CaptureFixture[str]
+) -> None:
+    nano, card = results / "published" / "nano", current["dpo"]
+    other = nano / file_name(current["sft"])
+    other.write_text(other.read_text().replace('"seed": 0', '"seed": 1'))
+    (results.parent / "README.md").unlink()
+    (results.parent / "setup.py").write_text("import os")
+    (nano / "leaderboard.md").write_text("first: mine")
+    (nano / "link.json").symlink_to("/etc/passwd")
+    write_card(card, nano / "deeper")
+    (nano / "named.json").write_text(write_card(card, results.parent / "local").read_text())
+    (results.parent / "local" / file_name(card)).unlink()
+    status, lines = pull_request.checked(capsys)
+    assert status == 1
+    added = "is no card; boards and pictures are drawn when the cards are merged"
+    assert lines == {
+        f"results/published/nano/{other.name}": "is there already; a pull request with results changes and removes nothing",
+        "README.md": "is not below results/published or results/elsewhere; a pull request with results holds nothing else",
+        "setup.py": "is not below results/published or results/elsewhere; a pull request with results holds nothing else",
+        "results/published/nano/leaderboard.md": added,
+        "results/published/nano/link.json": "is a link or a program, not a plain file",
+        f"results/published/nano/deeper/{file_name(card)}": lines[f"results/published/nano/deeper/{file_name(card)}"],
+        "results/published/nano/named.json": lines["results/published/nano/named.json"],
+    }
+
+
+def test_a_card_of_a_pull_request_is_as_isoalign_writes_it_and_where_it_belongs(
+    pull_request: PullRequest, results: Path, current: dict[str, Card], capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = current["dpo"]
+    path = write_card(card, results / "published" / "nano")
+    path.write_text(json.dumps(json.loads(path.read_text())))
+    moved = write_card(card, results / "elsewhere" / "0" / "nano")
+    (results / "published" / "nano_rule").mkdir()
+    (results / "published" / "nano_rule" / "large.json").write_text(" " * (workflow.LARGEST + 1))
+    status, lines = pull_request.checked(capsys)
+    assert status == 1
+    assert "its text is not as isoalign writes it" in lines[f"results/published/nano/{path.name}"]
+    assert f"published/nano/{path.name} is published already" in lines[f"results/elsewhere/0/nano/{moved.name}"]
+    assert "4,000,001 bytes" in lines["results/published/nano_rule/large.json"]
+
+
+def test_the_workflow_gives_pull_requests_nothing_and_runs_nothing_of_them() -> None:
+    files = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    assert [file.name for file in files] == ["ci.yml", "results.yml"]
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        flow = yaml.safe_load(text)
+        assert "pull_request_target" not in text
+        assert "secrets" not in text.partition("jobs:")[2]
+        assert flow["permissions"] == {"contents": "read"}
+        for job in flow["jobs"].values():
+            for step in job["steps"]:
+                assert "uses" not in step or len(step["uses"].partition("@")[2]) == 40, step
+                assert "github.event" not in step.get("run", "")
+    check = yaml.safe_load(files[1].read_text(encoding="utf-8"))["jobs"]["check"]
+    assert "permissions" not in check
+    assert check["steps"][0]["with"]["ref"] == "${{ github.event.pull_request.base.sha }}"
+    assert [step["run"] for step in check["steps"] if "run" in step] == [
+        "make install", ".venv/bin/python scripts/check_submission.py .cache/pull_request HEAD^1",
+    ]  # fmt: skip
+
+
+# -- the command, on a real run ----------------------------------------------------------------------------------------
+
+
+def test_the_command_refuses_in_one_line_and_writes_nothing(results: Path, current: dict[str, Card], tmp_path: Path) -> None:
+    path = write_card(of_task(current["dpo"], seed=3), tmp_path / "local")
+    done = subprocess.run([COMMAND, "submit", str(path)], capture_output=True, text=True, cwd=results.parent)
+    assert "task.seed is 3, and 0 in the task nano; leave it out" in complaint(done)
+    assert not (results.parent / "submission").exists()
+
+
+@pytest.mark.slow
+def test_a_real_run_becomes_a_pull_request_that_shows_nothing_of_its_maker(
+    furnished: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = furnished(furnished.run("algorithm=sft", "budget=tiny"))
+    assert done.returncode == 0, done.stderr
+    path, store = Path(done.stdout.split()[-1]), Store(furnished.store)
+    mine = read_card(path)
+    task = checks.build_config(checks.TaskConfig, mine.config["task"], "task")
+    monkeypatch.setattr(checks, "_published_task", lambda name: task)
+    results, out = furnished.home / "repository" / "results", furnished.home / "out"
+    (results / "published").mkdir(parents=True)
+
+    monkeypatch.setenv("HOME", str(furnished.model.parent))  # which its task names
+    with pytest.raises(UserError, match="names your home folder; run it again with a path relative"):
+        prepare.submit([path], results, store, out)
+    hostile = "isoalign run tracking=off note='</details><script>`x`</script>' api_key=hunter2 | ![](http://x)"
+    monkeypatch.setenv("HOME", "/nobody/lives/here")
+    write_card(sealed(replace(mine, command=hostile)), path.parent)
+    (checked,) = prepare.submit([path], results, store, out)
+    body = (out / "pull_request.md").read_text()
+    fence = body.split("````text\n" if "````" in body else "```text\n")[1].split("\n```")[0]
+    assert "<script>" not in body.replace(fence, "")
+    assert "hunter2" not in body + (out / "verify.txt").read_text() + checked.text
+    assert str(furnished.home) not in body
+    samples = next(store.root.glob(f"samples-{mine.parents['samples']}")) / "samples.jsonl"
+    assert hashlib.sha256(samples.read_bytes()).hexdigest() in body
+    assert "metrics, computed again from the scores, match the card" in (out / "verify.txt").read_text()
+    assert sorted(file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()) == [
+        "pull_request.md", f"results/published/nano/{path.name}", "verify.txt",
+    ]  # fmt: skip
+
+    with pytest.raises(UserError, match="exists already; name a folder that is new or empty"):
+        prepare.submit([path], results, store, out)
+    rows = samples.read_text()
+    samples.write_text(rows.replace('"draw": 0', '"draw": 1', 1))
+    with pytest.raises(UserError, match="row 1 was changed"):
+        prepare.submit([path], results, store, furnished.home / "second")
+    shutil.rmtree(samples.parent)
+    with pytest.raises(UserError, match="is missing, and scores-"):
+        prepare.submit([path], results, store, furnished.home / "second")
+    assert not (furnished.home / "second").exists()
