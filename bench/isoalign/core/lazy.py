@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import sklearn.linear_model
     import statsmodels.stats.inter_rater
     import torch
+    import trackio
     import transformers.trainer_callback
     import transformers.utils.hub
     import trl.trainer.utils
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "datasets", "fsspec", "h5py", "huggingface_hub", "krippendorff", "matplotlib", "peft", "pyarrow", "safetensors", "scipy",
-    "sklearn", "statsmodels", "torch", "transformers", "trl", "vl_convert", "vllm", "wandb",
+    "sklearn", "statsmodels", "torch", "trackio", "transformers", "trl", "vl_convert", "vllm", "wandb",
 ]  # fmt: skip
 
 

@@ -71,7 +71,7 @@ class Mirror:
                 return
             assert self._run is not None
             for step, row in enumerate(rows[max(0, self.next - 1) :], start=max(1, self.next)):
-                self._run.log({name: value for name, value in row.items() if _is_scalar(value)}, step=step, commit=True)
+                self._run.log({name: value for name, value in row.items() if is_scalar(value)}, step=step, commit=True)
                 self.next = step + 1
 
     def finish(self, card: Card, samples: Sequence[Sample]) -> bool:
@@ -139,13 +139,13 @@ class Mirror:
 
 
 @contextmanager
-def harmless() -> Iterator[None]:
+def harmless(tracker: str = "W&B") -> Iterator[None]:
     """A context in which an error is one line on stderr, and ends the context only."""
     try:
         yield
     except Exception as error:
         reason = str(error).strip().splitlines() or ["no reason given"]
-        line = f"warning: W&B has no record of this run: {type(error).__name__}: {reason[0]}"
+        line = f"warning: {tracker} has no record of this run: {type(error).__name__}: {reason[0]}"
         print(one_line(line), file=sys.stderr)
 
 
@@ -210,8 +210,8 @@ def _start(
     return run
 
 
-def _is_scalar(value: Any) -> bool:
-    """Whether W&B can draw a value; missing values are left out, not logged as 0."""
+def is_scalar(value: Any) -> bool:
+    """Whether a tracker can draw a value; missing values are left out, not logged as 0."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 

@@ -30,7 +30,8 @@ from isoalign.core.store import Store, digest
 from isoalign.data import assets
 from isoalign.evaluation import card as cards
 from isoalign.evaluation import metrics, samples
-from isoalign.report import trackers
+from isoalign.report import trackers, trackio_runs
+from isoalign.report.trackio_runs import TrackioRun
 from isoalign.runs import failures, status, tuned
 from isoalign.runs.card import make_card, packages
 from isoalign.runs.needs import check_needs, check_shards
@@ -87,8 +88,10 @@ def execute(config: DictConfig) -> Path | None:
     budget: Budget = build_config(Budget, _plain(config.budget), "budget")
     if not 0 < budget.flops < math.inf:
         raise UserError(f"budget.flops must be positive and finite, not {budget.flops:g}")
-    if str(config.tracking) not in trackers.MODES:
-        raise UserError(unknown("tracking", str(config.tracking), list(trackers.MODES)))
+    if (tracking := str(config.tracking)) not in (known := [*trackers.MODES, trackio_runs.MODE]):
+        raise UserError(unknown("tracking", tracking, known))
+    if tracking == trackio_runs.MODE:
+        trackio_runs.check_installed()
     settings, how = tuned.settings_and_tuning(config, task.model)
     with registry.sandboxed(name):
         algorithm = registry.with_checked_settings(build_config(registry.algorithm(name), settings, "algorithm"))
@@ -110,9 +113,13 @@ def execute(config: DictConfig) -> Path | None:
     if not rank:
         about = {"task": task.name, "algorithm": name, "seed": str(config.seed), "device": devices.count_label()}
         status.begin(Path(str(config.results)), _command(), **about)
-    mode = "off" if rank else str(config.tracking)
-    typed = {"algorithm": run.settings, "task": asdict(task)}
-    mirror = trackers.Mirror(_mirror_key(run), task.name, name, run.seed, folder / "wandb", mode, typed)
+    key, typed = _mirror_key(run), {"algorithm": run.settings, "task": asdict(task)}
+    mirror: trackers.Mirror | TrackioRun
+    if tracking == trackio_runs.MODE and not rank:
+        label = f"{task.name}-{name}"
+        mirror = TrackioRun(f"{label}-s{run.seed}-{key[:8]}", label, folder.parent / trackio_runs.MODE, typed)
+    else:
+        mirror = trackers.Mirror(key, task.name, name, run.seed, folder / "wandb", "off" if rank else tracking, typed)
     try:
         return _publish(replace(run, follow=mirror.log), folder, mirror)
     finally:
@@ -120,7 +127,7 @@ def execute(config: DictConfig) -> Path | None:
 
 
 def _mirror_key(run: Run) -> str:
-    """The id of a run in W&B, which is known before it is trained."""
+    """The id of a run in W&B or trackio, which is known before it is trained."""
     return digest({"train": run.train.key if run.trains else run.shared.sft.key, "task": run.task, "seed": run.seed})
 
 
@@ -146,7 +153,7 @@ def _meet(config: DictConfig) -> None:
     world.join(devices.device(), packages() | {"code": code_digest()} | device | settings | task)
 
 
-def _publish(run: Run, folder: Path, mirror: trackers.Mirror) -> Path | None:
+def _publish(run: Run, folder: Path, mirror: trackers.Mirror | TrackioRun) -> Path | None:
     """Make the card, and return its path; None in a process that only helps."""
     run.shared.get(run.preflight)
     if world.size() > 1:  # what all make together, before what the first one makes alone
@@ -159,14 +166,14 @@ def _publish(run: Run, folder: Path, mirror: trackers.Mirror) -> Path | None:
     card = make_card(run, _command())
     path = cards.write_card(card, folder)
     failures.clear_failure(card.algorithm, card.seed, _command(), folder)
-    if not (marker := path.parent / "wandb" / f".{card.key}").exists():
+    if not (marker := mirror.folder / f".{card.key}").exists():
         with trackers.harmless():  # what is read of the store, too
             _mirror(run, card, marker, mirror)
     return path
 
 
-def _mirror(run: Run, card: Card, marker: Path, mirror: trackers.Mirror) -> None:
-    """Have W&B hold all of a run, once."""
+def _mirror(run: Run, card: Card, marker: Path, mirror: trackers.Mirror | TrackioRun) -> None:
+    """Have W&B, or trackio, hold all of a run, once."""
     if mirror.mode != "off":
         mirror.log(run.read_log())  # where it was in the store
         if mirror.finish(card, samples.read_samples(run.shared.get(run.samples))):
