@@ -15,7 +15,7 @@ import pytest
 
 from isoalign.cli.commands import invoke
 from isoalign.core import doing, presence
-from isoalign.core.progress import Progress, Steps
+from isoalign.core.progress import Progress, Steps, track
 from isoalign.runs import status
 from workbench import COMMAND, Terminal
 
@@ -214,3 +214,12 @@ def test_jobs_of_a_sweep_wait_run_and_end_under_one_name_each(furnished: Termina
     assert any("waiting" in states and "running" in states for states in seen), seen
     assert all("budget.flops must be positive" in each["line"] for each in found if each["state"] == "failed")
     assert all(Path(furnished.home, each["line"]).is_file() for each in found if each["state"] == "done")
+
+
+def test_a_bar_is_of_many_items_and_of_no_run_has_no_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(track([1, 2], "reading cards", least=3)) == [1, 2]
+    assert capsys.readouterr().err == ""
+    assert list(track([1, 2, 3], "reading cards", least=3)) == [1, 2, 3]
+    lines = capsys.readouterr().err.replace("\r", "\n").split("\n")
+    assert lines[-2].startswith("reading cards   ")
+    assert "100%" in lines[-2]

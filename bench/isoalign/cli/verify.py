@@ -8,6 +8,7 @@ from isoalign.cli import options
 from isoalign.core.complaint import say
 from isoalign.core.display import clean
 from isoalign.core.errors import UserError, unforeseen
+from isoalign.core.progress import track
 
 
 @click.command()
@@ -22,7 +23,7 @@ def verify(cards: tuple[Path, ...], store: Path | None) -> int:
     from isoalign.tools.verify import verify as verify_card  # loads torch, which the help does without
 
     wrong = 0
-    for path in cards:
+    for path in track(cards, "verifying", least=5):
         try:
             report = verify_card(path, options.open_store(store))
         except Exception as error:  # the others are still looked at

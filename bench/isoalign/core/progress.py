@@ -44,7 +44,7 @@ def set_run(name: str, line: int) -> None:
 def _bar(label: str, total: float, initial: float = 0.0) -> Any:
     terminal = sys.stderr.isatty()
     bar = tqdm(
-        total=total, initial=initial, desc=f"{_run['name']}: {label}".ljust(36), bar_format=LAYOUT,
+        total=total, initial=initial, desc=": ".join(filter(None, [_run["name"], label])).ljust(36), bar_format=LAYOUT,
         mininterval=0.5 if terminal else 20.0, position=_run["line"] if terminal else None, leave=True, disable=_run["hidden"],
     )  # fmt: skip
     bar.started = time.monotonic()
@@ -67,8 +67,11 @@ def end() -> None:
     _open.clear()
 
 
-def track(items: Collection[Item], label: str) -> Iterator[Item]:
-    """Iterate with a bar."""
+def track(items: Collection[Item], label: str, least: int = 0) -> Iterator[Item]:
+    """Iterate with a bar; without one over fewer than ``least`` items, which take no time."""
+    if len(items) < least:
+        yield from items
+        return
     with Steps(label, len(items)) as bar:
         for item in items:
             yield item

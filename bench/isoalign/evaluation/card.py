@@ -11,6 +11,7 @@ from typing import Any
 from isoalign.core import outside_json
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
+from isoalign.core.progress import track as with_bar
 from isoalign.core.records import Card, Flag, PromptValues
 from isoalign.core.redaction import redact
 from isoalign.core.store import digest
@@ -27,6 +28,7 @@ READS = (
     4,
 )  # 1 has no values by prompt, curve and seals; up to 2 flags were lines of text; up to 3 nothing was shared
 LONGEST_NAME = 200  # characters
+MANY = 200  # cards of which a bar says how far reading them is
 FAMILY = "metric "  # prefix of the versions of families of metrics on a card
 INNER: dict[str, Any] = {
     "notes.flags": list[Flag],
@@ -144,7 +146,7 @@ def read_unchanged(path: Path) -> Card:
 
 def read_cards(folder: Path) -> list[Card]:
     """Every card of a folder, by file name; none if there is no folder. Raises UserError for one that was changed."""
-    return [read_unchanged(path) for path in sorted(Path(folder).glob("*.json"))]
+    return [read_unchanged(path) for path in with_bar(sorted(Path(folder).glob("*.json")), "reading cards", least=MANY)]
 
 
 def track(card: Card) -> str:

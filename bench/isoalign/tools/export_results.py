@@ -10,6 +10,7 @@ from pathlib import Path
 from isoalign.core.complaint import say
 from isoalign.core.errors import UserError, unknown
 from isoalign.core.files import new_folder
+from isoalign.core.progress import track
 from isoalign.core.records import Card
 from isoalign.core.store import Store
 from isoalign.evaluation.card import read_cards, read_unchanged, redacted
@@ -55,7 +56,7 @@ def export_results(source: Path, store: Store, folder: Path, name: str, dataset:
     cards = read_cards(source) if source.is_dir() else [read_unchanged(source)]
     if not cards:
         raise UserError(f"no cards in {source}; name a card, or the folder of a task, as results/local/nano")
-    evidence = [_evidence(redacted(card), store, chosen.samples) for card in cards]
+    evidence = [_evidence(redacted(card), store, chosen.samples) for card in track(cards, "reading samples", least=20)]
     if bare := sum(not one.samples for one in evidence):
         say(f"the store {store.root} does not hold the samples of {bare} of {len(cards)} cards, which are exported without")
     with new_folder(folder) as work:

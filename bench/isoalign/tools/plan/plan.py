@@ -154,7 +154,7 @@ class TaskPlan:
         for name in names:
             if name not in registry.algorithm_names():
                 raise UserError(unknown("algorithm", name, registry.algorithm_names()))
-        for name in names or registry.algorithm_names():
+        for name in progress.track(names or registry.algorithm_names(), f"plan of {self.task.name}", least=2):
             kind = registry.algorithm(name)
             if any(hasattr(kind, what) for what in ("iteration", "train", "select")):
                 kinds: list[list[Bill]] = []

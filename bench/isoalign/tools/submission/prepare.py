@@ -12,6 +12,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.files import new_folder
 from isoalign.core.manifests import MANIFEST
 from isoalign.core.objective import objective_of
+from isoalign.core.progress import track as with_bar
 from isoalign.core.records import Card, Estimate
 from isoalign.core.redaction import redact_text
 from isoalign.core.store import Store
@@ -29,7 +30,7 @@ def submit(paths: Sequence[Path], results: Path, store: Store, folder: Path) -> 
     ``results``: that of the repository. Raises UserError for the first thing that keeps a card from being published.
     """
     checked: dict[Path, Checked] = {}
-    for path in paths:
+    for path in with_bar(paths, "checking cards", least=2):
         one = check(path, results, store, [other for other in paths if other != path])
         _check_home(one, path)
         if one.place in checked:
