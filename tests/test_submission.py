@@ -132,15 +132,32 @@ WRONG: dict[str, tuple[Callable[[Card], Card], str]] = {
         lambda c: keyed(replace(c, contents=c.contents | {"base_samples": "0" * 16})), "add the card of algorithm=sft",
     ),
     "its key": (lambda c: sealed(replace(c, key="0" * 16)), "does not match the card's scores and settings"),
+}  # fmt: skip
+
+
+FIGURES: dict[str, tuple[Callable[[Card], Card], str]] = {
     "a mean": (
         lambda c: keyed(replace(c, metrics=c.metrics | {"kl": replace(c.metrics["kl"], value=0.5)})),
         "metrics.kl is 0.5, and its values by prompt have the mean",
     ),
+    "no values": (lambda c: keyed(replace(c, values={"kl": c.values["kl"]})), "values and metrics: toxicity_mean is missing"),
+    "no gain": (
+        lambda c: keyed(replace(c, metrics={k: v for k, v in c.metrics.items() if k != "toxicity_reduction"})),
+        "metrics.toxicity_reduction is missing",
+    ),
+    "a bill": (lambda c: keyed(replace(c, spent=c.spent | {"flops": 1e9})), "spent.flops is 1e+09, the items of the bill 4."),
     "a gain": (
         lambda c: keyed(replace(c, metrics=c.metrics | {"toxicity_reduction": Estimate(0.15, 0.14, 0.16, 256)})),
         "metrics.toxicity_reduction is 0.15, and the mean of its base and its own give 0.129",
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FIGURES)
+def test_figures_that_contradict_one_another_are_found_without_a_store(case: str, current: dict[str, Card]) -> None:
+    change, words = FIGURES[case]
+    assert not list(checks.wrong_figures(current["dpo"], current["sft"]))
+    assert next(checks.wrong_figures(change(current["dpo"]), current["sft"])).startswith(words)
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -185,6 +202,7 @@ def test_a_run_of_another_version_of_the_code_is_no_second_row(results: Path, cu
     assert "is this run by another version of the code, and a board has one version" in refusal(current["dpo"], results)
 
 
+@pytest.mark.slow
 def test_a_method_of_another_package_is_taken_where_the_card_names_it(results: Path, current: dict[str, Card]) -> None:
     card = current["dpo"]
     theirs = keyed(replace(card, algorithm="smaug", notes=card.notes | {"packages": {"algorithm": "smaug 0.1"}}))
@@ -307,6 +325,7 @@ def test_the_workflow_gives_pull_requests_nothing_and_runs_nothing_of_them() -> 
 # -- the command, on a real run ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_refuses_in_one_line_and_writes_nothing(results: Path, current: dict[str, Card], tmp_path: Path) -> None:
     path = write_card(of_task(current["dpo"], seed=3), tmp_path / "local")
     done = subprocess.run([COMMAND, "submit", str(path)], capture_output=True, text=True, cwd=results.parent)

@@ -13,7 +13,9 @@ from isoalign.core.errors import UserError
 from isoalign.core.records import Card, Estimate
 from isoalign.report import trackio_runs
 
-LOG = [{"loss": 1.0 / (step + 1), "flops_spent": 10.0 * step, "text": "no scalar", "gap": None} for step in range(4)]
+LOG = [
+    {"loss": 1.0 / (step + 1), "flops_spent": 10.0 * step, "step": step, "text": "no scalar", "gap": None} for step in range(4)
+]
 
 
 def test_a_missing_package_is_one_line_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,3 +57,4 @@ def test_a_run_that_goes_on_is_written_anew_and_stdout_stays_the_cards(
     assert "metrics/kl" in str(last)
     assert "metrics/none" not in str(last)
     mine.stop()
+    assert trackio.context_vars.current_run.get() is None  # nothing is left to be ended, in so many words, at exit

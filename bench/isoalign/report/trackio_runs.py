@@ -51,7 +51,8 @@ class TrackioRun:
             if not self._over:
                 self._open()
                 for step, row in enumerate(rows[self.next :], start=self.next):
-                    self._run.log({name: value for name, value in row.items() if is_scalar(value)}, step=step)
+                    scalars = {name: value for name, value in row.items() if is_scalar(value) and name != "step"}
+                    self._run.log(scalars, step=step)
                     self.next = step + 1
 
     def finish(self, card: Card, samples: Sequence[Sample]) -> bool:
@@ -70,7 +71,7 @@ class TrackioRun:
         with self._harmless():
             self._over = True
             if self._run is not None:
-                self._run.finish()
+                trackio.finish()  # the run that was opened last; it prints at exit what is not ended so
                 self._run = None
 
     def _open(self) -> None:

@@ -86,7 +86,7 @@ def check(path: Path, results: Path, store: Store | None = None, beside: Sequenc
             f"{path}: {report.unchecked[0]}; a submission needs all behind it: name the store of the run (--store), or "
             "run it again by its command"
         )
-    for line in _wrong_figures(card, base if card.algorithm != BASE else None):
+    for line in wrong_figures(card, base if card.algorithm != BASE else None):
         raise UserError(f"{path}: {line}; {AGAIN}")
     return Checked(card, place, to_json(card, path), report, original, package)
 
@@ -217,7 +217,7 @@ def _identity(card: Card) -> Any:
     return card.algorithm, card.seed, card.budget, card.config.get("algorithm")
 
 
-def _wrong_figures(card: Card, base: Card | None) -> Iterator[str]:
+def wrong_figures(card: Card, base: Card | None) -> Iterator[str]:
     """What in a card contradicts itself, or the card of its base; no store is needed."""
     for name, by_prompt in card.values.items():
         known, estimate = [value for value in by_prompt.values() if value is not None], card.metrics.get(name)
@@ -225,12 +225,18 @@ def _wrong_figures(card: Card, base: Card | None) -> Iterator[str]:
             mean = math.fsum(known) / len(known)
             if abs(mean - estimate.value) > ROUNDING * max(1.0, *map(abs, known)):
                 yield f"metrics.{name} is {estimate.value:g}, and its values by prompt have the mean {mean:g}"
+    objective, billed = objective_of(card), sum(item["flops"] for item in card.spent.get("items", []))
+    if billed != card.spent["flops"] or billed > (card.budget["flops"] or 0.0):
+        yield f"spent.flops is {card.spent['flops']:g}, the items of the bill {billed:g}, the budget {card.budget['flops']:g}"
+    if objective.level not in card.values or objective.level not in card.metrics:
+        yield f"values and metrics: {objective.level} is missing"
     if base is None:
         return
-    objective = objective_of(card)
     own, gain, theirs = (
         c.metrics.get(n) for c, n in ((card, objective.level), (card, objective.gain), (base, objective.level))
     )
+    if gain is None:
+        yield f"metrics.{objective.gain} is missing"
     if own and gain and theirs and own.value is not None and gain.value is not None and theirs.value is not None:
         moved = objective.loss(theirs.value) - objective.loss(own.value)
         if abs(moved - gain.value) > ROUNDING * max(1.0, abs(moved)):
