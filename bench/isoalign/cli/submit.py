@@ -20,7 +20,7 @@ from isoalign.core.display import clean
 )
 @options.store
 def submit(cards: tuple[Path, ...], folder: Path, results: Path, store: Path | None) -> None:
-    """Check cards and prepare a pull request that adds them to the published boards.
+    """Check cards and prepare a pull request for the published boards.
 
     Each card and all that led to it is verified, and compared with this version's tasks and code and with what is published.
     Nothing is sent anywhere: the last lines are the commands to type. docs/submitting.md says who may submit what.
