@@ -1,9 +1,11 @@
 """Fixtures that the tests share; what they are made of is in workbench.py."""
 
+import gc
 import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from isoalign.core import runtime
@@ -29,6 +31,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "shared_store" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+
+
+_imported = 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """No later collection, of which TRL asks in every run, looks through what libraries and collected tests hold."""
+    global _imported
+    if len(sys.modules) > _imported + 20:
+        gc.collect()
+        gc.freeze()
+        _imported = len(sys.modules)
 
 
 @pytest.fixture

@@ -62,11 +62,28 @@ def conforms(tested: AlgorithmUnderTest, checks: tuple[str, ...]) -> None:
             CHECKS[check](tested)
 
 
+class InAllWeights(AlgorithmUnderTest):
+    """Trained in all its weights alone."""
+
+    def variants(self) -> dict[str, Bench]:
+        return {"all weights": self.bench}
+
+
 @ALL
 def test_every_algorithm_keeps_to_its_budget_leaves_alone_what_is_not_its_own_and_has_a_loss_of_rows(
     tested: Callable[[Any], AlgorithmUnderTest], name: str, algorithm: Any
 ) -> None:
-    conforms(tested(algorithm), OF_ONE_RUN)
+    conforms(InAllWeights(**vars(tested(algorithm))), OF_ONE_RUN)
+
+
+IN_VARIANTS = quick(algorithms() + loops(), "dpo", "kto", "ppo_critic", "rloo", "rlaif-canonical", "orpo", "xpo")
+
+
+@pytest.mark.parametrize(("name", "algorithm"), IN_VARIANTS)
+def test_every_algorithm_does_so_on_an_adapter_and_with_an_open_end_too(
+    tested: Callable[[Any], AlgorithmUnderTest], name: str, algorithm: Any
+) -> None:
+    conforms(tested(algorithm), ("budget", "isolated"))
 
 
 @pytest.mark.parametrize(("name", "algorithm"), quick(algorithms() + loops(), "dpo", "kto", "ppo"))
