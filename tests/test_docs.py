@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 
 import isoalign
 from isoalign import stats
 from isoalign.baselines import dpo
+from isoalign.cli.commands import isoalign as commands_of_isoalign
 from isoalign.config.search_path import options
 from isoalign.core.records import Card
 from isoalign.data import formats
@@ -28,7 +30,7 @@ from isoalign.evaluation.card import read_cards
 from isoalign.report.board.ranking import pooled_estimate
 from isoalign.runs.overrides import check_overrides, task_named
 from isoalign.training import registry
-from workbench import COMMAND, FixedRatios
+from workbench import FixedRatios
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").glob("*.md"))
@@ -121,9 +123,18 @@ def commands(page: Path) -> Iterator[list[str]]:
 @cache
 def helped(*command: str) -> str:
     """What the help of a command says."""
-    done = subprocess.run([COMMAND, *command, "--help"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    done = CliRunner().invoke(commands_of_isoalign, [*command, "--help"], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.output
+
+
+@cache
+def check_run(words: tuple[str, ...], sweep: bool) -> None:
+    """A run's settings exist; pages repeat one another."""
+    check_overrides(list(words), sweep)
+
+
+task_as = cache(task_named)
 
 
 def plain(words: list[str]) -> list[str]:
@@ -141,9 +152,9 @@ def test_every_command_and_setting_that_a_page_names_exists(page: Path) -> None:
         if command == ["run"] and "hydra/sweeper=optuna" in words:  # of a package that is not installed here
             settings = [word for word in settings if not word.startswith("hydra")]
         if command == ["run"]:
-            check_overrides(settings, "-m" in words)
+            check_run(tuple(settings), "-m" in words)
         elif settings:
-            task_named("nano", [word for word in settings if word.startswith("task.")])
+            task_as("nano", tuple(word for word in settings if word.startswith("task.")))
         for flag in words:
             if flag.startswith("--") and flag != "--help" and command != ["run"]:
                 assert flag in helped(*command), f"{page.name}: isoalign {' '.join(words)}"
@@ -152,7 +163,7 @@ def test_every_command_and_setting_that_a_page_names_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", READERS, ids=lambda page: page.stem)
 def test_every_setting_of_a_task_that_the_text_names_exists(page: Path) -> None:
-    known = task_named("nano")
+    known = task_as("nano")
     for name in re.findall(r"`(task\.[a-z_.]+)(?:=[^`]*)?`", prose(page)):
         place: Any = known
         for step in name.split(".")[1:]:
