@@ -35,6 +35,8 @@ PUBLISHED = Path(__file__).parents[1] / "results" / "published"
 PAIRS = {"nano": 1076 / 4800, "smol": 1140 / 8400}  # with a verdict, of all pairs of answers: what the runs found
 LEFT_OUT = ("sft-", "best_of_n-")  # the latter's published cards still pay for all answers of the evaluation
 CARDS = sorted(f for task in PAIRS for f in (PUBLISHED / task).glob("*-s0-*.json") if not f.name.startswith(LEFT_OUT))
+NAMED = [pytest.param(file, id=f"{file.parent.name}-{file.name.partition('-s0')[0]}") for file in CARDS]
+OF_SMOL = [each.id for each in NAMED if each.id.startswith("smol-") and each.id != "smol-rlaif"]  # seconds each
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def bill_of(items: Sequence[dict[str, Any]]) -> Counter[tuple[str, str]]:
     return Counter({(item["role"], item["kind"]): item["flops"] for item in items})
 
 
-@pytest.mark.parametrize("file", CARDS, ids=lambda file: f"{file.parent.name}-{file.name.partition('-s0')[0]}")
+@pytest.mark.parametrize("file", quick(NAMED, *{each.id for each in NAMED}.difference(OF_SMOL)))
 def test_a_plan_is_the_bill_of_the_published_run_within_two_percent(plans: dict[str, TaskPlan], file: Path) -> None:
     card = cards.read_card(file)
     algorithm = registry.algorithm(card.algorithm)(**card.config["algorithm"])
@@ -144,7 +146,7 @@ LLAMA = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["dpo", "ppo"])
+@pytest.mark.parametrize("name", [pytest.param("dpo", marks=pytest.mark.slow), "ppo"])
 def test_the_memory_of_a_plan_is_what_a_run_takes_within_fifteen_percent(
     plans: dict[str, TaskPlan], tmp_path: Path, name: str
 ) -> None:
@@ -201,12 +203,12 @@ def test_config_json_is_enough_and_what_is_not_at_hand_is_assumed_and_said(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     words = [f"task.model.name={tmp_path}", f"task.reward.base={tmp_path}", "task.prompts.train=64", "task.reward.pairs=64"]
-    asked = ["plan", "tulu3", *words, "--method", "ppo", "--method", "rlaif", "--budget", "1e14", "--devices", "8", "--json"]
+    asked = ["plan", "tulu3", *words, "--method", "ppo", "--method", "rlaif", "--budget", "1e13", "--devices", "8", "--json"]
     assert invoke([*asked, "--store", str(tmp_path / "store")]) == 0
     [found] = json.loads(capsys.readouterr().out)
     ppo, rlaif = found["methods"]
     assert ppo["steps"] > 0
-    assert 0 < ppo["flops"] <= 1e14
+    assert 0 < ppo["flops"] <= 1e13
     assert ppo["memory"]["device"] > 0
     assert "Qwen3-1.7B-Base" in rlaif["problem"]
     assert any(rlaif["problem"] in line for line in found["advice"])

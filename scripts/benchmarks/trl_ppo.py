@@ -182,12 +182,14 @@ class Comparison:
         return replace(only_card(results), seed=seed)  # of which the card knows nothing
 
     def train(self, place: Path, equal: bool, rate: float, seed: int) -> None:
-        """Train with TRL in a process of its own. Raises SystemExit where it fails, or spends more than the budget."""
+        """Train with TRL in a process of its own, and note which share of the budget its prompts cost. Raises SystemExit where
+        it fails."""
         ppo = PPO()
         epochs = ppo.epochs if equal else TRL_EPOCHS
         iterations = self.purse.iterations(ppo.rollouts, epochs)
         settings = trl_settings(ppo, self.task, equal)
         settings |= {"learning_rate": rate, "seed": seed, "total_episodes": iterations * ppo.rollouts}
+        print(f"{place.name}: {iterations} iterations", file=sys.stderr)
         place.mkdir()
         (place / "settings.json").write_text(json.dumps(settings))
         script, places = "trl_ppo_side.py", (self.folder, place / "settings.json", place / "policy")
