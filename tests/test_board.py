@@ -11,8 +11,6 @@ import json
 import math
 import random
 import statistics
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -593,16 +591,6 @@ def test_a_metric_that_names_a_section_is_shown_there_where_a_card_has_it(monkey
     assert "Nowhere" not in page
     assert "- **Loudness** (`loud`): How loud it is." in page
     assert made.sections[0].rows[0].estimate("loud").low == 0, "its pooled interval is clipped to its bounds"
-
-
-def test_board_compare_and_publish_load_no_torch(tmp_path: Path) -> None:
-    path = card.write_card(make("dpo"), tmp_path / "nano")
-    for words in (["board", "nano"], ["compare", "dpo", "dpo"], ["publish", str(path)]):
-        command = [sys.executable, "-P", "-X", "importtime", "-m", "isoalign", *words, "--results", str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=words[0] != "compare")
-        loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
-        assert "isoalign.report.leaderboard" in loaded
-        assert not loaded & {"torch", "evaluate", "datasets", "transformers", "wandb"}, words
 
 
 @pytest.mark.parametrize("width", [100, 110, 120])
