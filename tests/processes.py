@@ -32,7 +32,8 @@ ODD = {"batch_size": 5, "minibatch": 5}  # of no number of processes a multiple;
 def trainer_of(bench: Bench, name: str, work: Path) -> Trainer:
     """The trainer of ``NAME[-MODE][:LORA][+ENGINE][@LAYOUT][!STEPS]``, in a folder in which it may go on from a checkpoint.
 
-    ``LAYOUT``: letters, ``s`` for weights that the processes hold together, ``b`` for bf16, ``c`` for gradient checkpointing.
+    ``LAYOUT``: letters, ``s`` for weights that the processes hold together, ``b`` for bf16, ``c`` for gradient checkpointing,
+    ``d`` for fp64.
     """
     name, _, steps = name.partition("!")
     name, _, layout = name.partition("@")
@@ -48,6 +49,8 @@ def trainer_of(bench: Bench, name: str, work: Path) -> Trainer:
     session = bench.replace(lora=int(lora or 0), ends=True).session(BUDGET)
     for model in {session.policy, session.reference}:
         model.precision = "bfloat16" if "b" in layout else "float32"
+        if "d" in layout:
+            model.inner.double()
         if "c" in layout:
             checkpoint_layers(model.inner)
         if "s" in layout:

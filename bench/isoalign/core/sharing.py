@@ -27,7 +27,7 @@ def exchange(value: T) -> list[T]:
     if (here := world.current()) is None:
         return [value]
     values: list[Any] = [None] * here.size
-    with _collective():
+    with collective():
         torch.distributed.all_gather_object(values, value)
     return values
 
@@ -81,7 +81,7 @@ def gather_rows(work: Callable[[], Any]) -> Any:
     if mine[0] is not None:
         sent[: len(mine[0])] = mine[0].detach()
     parts = [torch.empty_like(sent) for _ in counts]
-    with _collective():
+    with collective():
         torch.distributed.all_gather(parts, sent)
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
@@ -93,7 +93,7 @@ def add_up(tensors: Sequence[Any]) -> None:
     for bucket in _buckets(tensors):
         sums = torch.cat([each.reshape(-1).to(here.device) for each in bucket])
         sums = sums if sums.dtype == torch.float64 else sums.float()
-        with _collective():
+        with collective():
             torch.distributed.all_reduce(sums)
         for each, part in zip(bucket, sums.split([each.numel() for each in bucket]), strict=True):
             each.copy_(part.view_as(each))
@@ -114,7 +114,7 @@ def _buckets(tensors: Sequence[Any]) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def _collective() -> Iterator[None]:
+def collective() -> Iterator[None]:
     """Context of a collective: it fails where another process has ended."""
     try:
         yield

@@ -230,16 +230,6 @@ def of_first(work: Callable[[], T]) -> T:
     return result
 
 
-def first_then_others(work: Callable[[], T]) -> T:
-    """What ``work()`` returns in each process; the first one does it before the others."""
-    if not rank():
-        result = work()
-        of_first(lambda: None)
-        return result
-    of_first(lambda: None)
-    return work()
-
-
 @dataclass(frozen=True)
 class Told:
     """An error on its way to another process."""

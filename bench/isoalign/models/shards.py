@@ -39,13 +39,14 @@ class Shards:
     """Cuts the weights of ``model``, whose parameters are from then on a process's parts of them.
 
     ``weights``: these parameters, by name; unlike those of the modules, which FSDP exchanges for gathered ones, they stay.
+    ``mesh``: the processes, each with rows of every weight.
     ``copied``: a part of the model of which copies are made. Raises UserError for an architecture that can't be cut.
     """
 
     def __init__(self, model: nn.Module, copied: nn.Module | None = None) -> None:
         fsdp = torch.distributed.fsdp
         device = next(model.parameters()).device
-        mesh = torch.distributed.device_mesh.init_device_mesh(device.type, (world.size(),))
+        self.mesh = mesh = torch.distributed.device_mesh.init_device_mesh(device.type, (world.size(),))
         self._layers = layers_of(model)
         inside = {id(parameter) for part in self._layers for parameter in part.parameters()}
         self._outside = {name for name, parameter in model.named_parameters() if id(parameter) not in inside}
@@ -174,7 +175,7 @@ def full(tensor: Tensor) -> Tensor:
 
 def as_cut(value: Any, like: Tensor) -> Any:
     """A whole tensor, the same in every process, cut as another one of its shape is; anything else as it is."""
-    if not is_cut(like) or not isinstance(value, Tensor) or value.shape != like.shape:
+    if is_cut(value) or not is_cut(like) or not isinstance(value, Tensor) or value.shape != like.shape:
         return value
     place: Any = like
     return torch.distributed.tensor.distribute_tensor(
@@ -182,13 +183,22 @@ def as_cut(value: Any, like: Tensor) -> Any:
     )
 
 
+def map_tree(work: Callable[[Any], Any], value: Any) -> Any:
+    """Dicts and lists with ``work(each)`` in the place of each value in them."""
+    if isinstance(value, dict):
+        return {name: map_tree(work, each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map_tree(work, each) for each in value)
+    return work(value)
+
+
 def whole_tree(value: Any) -> Any:
     """Dicts and lists whose cut tensors are whole, on the CPU of the first process, for files; in the others they are None."""
-    if isinstance(value, dict):
-        return {name: whole_tree(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(whole_tree(each) for each in value)
-    if not is_cut(value):
-        return value
-    gathered = full(value)
-    return None if world.rank() else gathered.cpu()
+
+    def gathered(each: Any) -> Any:
+        if not is_cut(each):
+            return each
+        found = full(each)
+        return None if world.rank() else found.cpu()
+
+    return map_tree(gathered, value)

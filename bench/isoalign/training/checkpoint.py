@@ -1,18 +1,24 @@
-"""Checkpoints: everything that a resumed run needs, in one file that appears whole and is checked before it is read."""
+"""Checkpoints: everything that a resumed run needs, in one file that appears whole and is checked before it is read.
+
+Beside it are parts of tensors that the processes of a run hold together, which it has the digests of.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from isoalign.core import sharing, world
 from isoalign.core.complaint import say
 from isoalign.core.files import flush
 from isoalign.core.memory import machine_failure
+from isoalign.training.parts import are_whole, digest_of, put_together, take_apart, write_parts
 
 FOLDER = "checkpoint"
 KEPT = 2  # the newest, and the one before it where the newest turns out to be damaged
@@ -21,39 +27,67 @@ Tensors = dict[str, Any]  # by name, as torch.load returns them with weights_onl
 
 def save_checkpoint(work: Path, tensors: Tensors, numbers: dict[str, Any]) -> None:
     """Write tensors and numbers (JSON) into the work folder of a run, in a file named by its place in the row and its digest.
-    Where that fails, the last checkpoint stays."""
+    Where that fails, the last checkpoint stays. Of several processes the first one writes it, once each has written its parts
+    of tensors that are cut, into a folder beside it."""
     folder = work / FOLDER
+    number = world.of_first(lambda: _begin(folder))
+    tree, cut = take_apart(tensors)
+    parts = write_parts(_parts_of(folder, number), cut) if cut else {}
+    world.of_first(lambda: _publish(folder, number, tree | {"numbers": json.dumps(numbers), "parts": parts}))
+
+
+def _begin(folder: Path) -> int:
+    """The number of the next checkpoint, of which nothing is there."""
     folder.mkdir(exist_ok=True)
+    number = max((_number(file) for file in _files(folder)), default=0) + 1
+    if (left := _parts_of(folder, number)).exists():  # of a process that was killed
+        shutil.rmtree(left)
+    return number
+
+
+def _publish(folder: Path, number: int, content: Tensors) -> None:
     before = _files(folder)
     part = folder / "next.tmp"
     try:
         with part.open("wb") as stream:  # Python's stream says what is wrong with a disk, torch's does not
-            torch.save(tensors | {"numbers": json.dumps(numbers)}, stream)
+            torch.save(content, stream)
         flush(part)
     except Exception:
         part.unlink(missing_ok=True)  # half a file, on a disk that may be full
+        shutil.rmtree(_parts_of(folder, number), ignore_errors=True)
         raise
-    number = int(before[-1].name.partition("-")[0]) + 1 if before else 1
-    part.rename(folder / f"{number:06d}-{_digest(part)}.pt")
+    part.rename(folder / f"{number:06d}-{digest_of(part)}.pt")
     flush(folder)
     for file in before[: 1 - KEPT]:
-        file.unlink()
+        _remove(file)
 
 
-def load_checkpoint(work: Path) -> tuple[Tensors, dict[str, Any]] | None:
-    """Tensors, on the CPU wherever they were saved, and numbers of the last checkpoint that is whole; None without one. One
-    that is not is told and removed."""
-    for file in reversed(_files(work / FOLDER)):
-        try:
-            if _digest(file) == file.stem.partition("-")[2]:
-                tensors = torch.load(file, map_location="cpu", weights_only=True)
-                return tensors, json.loads(tensors.pop("numbers"))
-        except Exception as error:
-            if machine_failure(error):  # too little memory, not a damaged file
-                raise
+def load_checkpoint(work: Path, mesh: Any = None) -> tuple[Tensors, dict[str, Any]] | None:
+    """Tensors and numbers of the last checkpoint that is whole; None without one. One that is not is told and removed.
+
+    Tensors are on the CPU wherever they were saved. Those that were cut, by however many processes, are so over those of
+    ``mesh``, if there is one. All processes of a run come here together.
+    """
+    for file in reversed(world.of_first(lambda: _files(work / FOLDER))):
+        content: Tensors = {}
+        if all(sharing.together(functools.partial(_read, file, content))):
+            numbers = json.loads(content.pop("numbers"))
+            return put_together(content, _parts_of(file.parent, _number(file)), mesh), numbers
         say(f"the checkpoint {file} is damaged; training goes on from the one before it, or from the start")
-        file.unlink()
+        world.of_first(functools.partial(_remove, file))
     return None
+
+
+def _read(file: Path, content: Tensors) -> bool:
+    """Fill ``content`` by what is in a checkpoint's file; whether it is whole, as far as this process's share of it says."""
+    try:
+        if digest_of(file) == file.stem.partition("-")[2]:
+            content.update(torch.load(file, map_location="cpu", weights_only=True))
+            return are_whole(_parts_of(file.parent, _number(file)), content.pop("parts", {}))
+    except Exception as error:
+        if machine_failure(error):  # too little memory, not a damaged file
+            raise
+    return False
 
 
 def _files(folder: Path) -> list[Path]:
@@ -61,9 +95,18 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("[0-9]*-*.pt"))
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+def _number(file: Path) -> int:
+    return int(file.name.partition("-")[0])
+
+
+def _parts_of(folder: Path, number: int) -> Path:
+    """Where the parts of a checkpoint are, which none has whose tensors are whole."""
+    return folder / f"{number:06d}"
+
+
+def _remove(file: Path) -> None:
+    file.unlink()
+    shutil.rmtree(_parts_of(file.parent, _number(file)), ignore_errors=True)
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from isoalign.config.training import TrainConfig
-from isoalign.core import sharing, stopping, world
+from isoalign.core import sharing, stopping
 from isoalign.core.batches import Batch, Step
 from isoalign.core.complaint import say
 from isoalign.core.errors import UserError
 from isoalign.core.progress import Progress
-from isoalign.models.shards import as_cut, full, part_of, whole_tree
+from isoalign.models.shards import as_cut, full, part_of
 from isoalign.training import checkpoint
 from isoalign.training.agreement import agreed_to_save
 from isoalign.training.checkpoint import find_non_json, trainable_state, type_name
@@ -248,8 +248,7 @@ class Trainer:
             stopping.stop_here()
 
     def _save(self) -> None:
-        """Write a checkpoint; of several processes the first one does. A module not used since the last resume is saved as it
-        was loaded."""
+        """Write a checkpoint. A module not used since the last resume is saved as it was loaded."""
         started = time.monotonic()
         optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         modules = {name: trainable_state(module) for name, module in self.session.modules.items()}
@@ -264,8 +263,7 @@ class Trainer:
         }
         numbers = {"session": self.session.numbers(), "log": self.log, "skipped": [self.skipped, self.skipped_in_a_row]}
         numbers |= {"snapshots": self.snapshots, "rounds": self.rounds, "plan": [self.plan.progress, self.plan.passed]}
-        tensors = whole_tree(tensors)
-        world.of_first(lambda: checkpoint.save_checkpoint(self.work, tensors, numbers))
+        checkpoint.save_checkpoint(self.work, tensors, numbers)
         self.saved_at, self.save_seconds = (now := time.monotonic()), now - started
 
     def _check_state(self) -> None:
@@ -278,7 +276,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the last checkpoint, if there is one; the state of another loop is then in ``saved["loop"]``."""
-        loaded = world.first_then_others(lambda: checkpoint.load_checkpoint(self.work))
+        loaded = checkpoint.load_checkpoint(self.work, self.policy.shards and self.policy.shards.mesh)
         if loaded is None:
             return
         made, now = (state.get("device") for state in (loaded[0].get("loop", {}), self.loop_state()))
@@ -287,7 +285,7 @@ class Trainer:
             return
         self.saved, numbers = loaded
         with torch.no_grad():
-            for parameter, value in zip(self.trained, self.saved["policy"], strict=True):
+            for parameter, value in zip(self.trained, self.saved.pop("policy"), strict=True):
                 parameter.copy_(as_cut(value, parameter))
         load_optimizer(self.optimizers["policy"], self.saved["optimizers"]["policy"])
         self.session.generator.set_state(self.saved["generator"])
