@@ -35,8 +35,8 @@ def bucket() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """A bucket of a local S3 server."""
-    if missing := [name for name in ("s3fs", "moto", "flask") if importlib.util.find_spec(name) is None]:
-        pytest.skip(f"{', '.join(missing)} not installed: pip install s3fs 'moto[server]'")
+    if missing := [name for name in ("s3fs", "moto", "flask", "flask_cors") if importlib.util.find_spec(name) is None]:
+        pytest.skip(f"{', '.join(missing)} not installed: pip install s3fs moto flask flask-cors, without constraints.txt")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
