@@ -5,6 +5,7 @@ python -m torch.distributed.run --nproc_per_node 2 tests/processes.py BENCH OUT 
 
 from __future__ import annotations
 
+import copy
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -46,6 +47,8 @@ def trainer_of(bench: Bench, name: str, work: Path) -> Trainer:
     along = {"snapshots": (0.5,), "kl_snapshots": (0.001, 0.01, 0.1, 1.0)}
     config = TrainConfig(warmup=2, checkpoint_seconds=0 if steps else 1e9, micro_batch=2, **along)  # type: ignore[arg-type]
     dying = DiesAtStep(algorithm, int(steps)) if steps else algorithm
+    if "d" in layout:
+        bench = in_double(bench)
     session = bench.replace(lora=int(lora or 0), ends=True).session(BUDGET)
     for model in {session.policy, session.reference}:
         model.precision = "bfloat16" if "b" in layout else "float32"
@@ -60,6 +63,15 @@ def trainer_of(bench: Bench, name: str, work: Path) -> Trainer:
     if engine:
         trainer.session.engine = make_sampler(engine, trainer.policy, 12)
     return trainer
+
+
+def in_double(bench: Bench) -> Bench:
+    """The same bench, whose reward models compute in fp64."""
+    source: Any = copy.copy(bench.source)
+    source.rewards = copy.deepcopy(source.rewards)
+    for reward in source.rewards.values():
+        reward.model.double()
+    return bench.replace(source=source)
 
 
 def outcome(bench: Bench, name: str, work: Path) -> dict[str, Any]:

@@ -106,12 +106,12 @@ def test_a_run_goes_on_in_another_number_of_processes_whether_or_not_they_hold_t
     tiny_bench: Bench, tmp_path: Path, environment: dict[str, str], name: str
 ) -> None:
     one, work = outcome(tiny_bench, whole(name), tmp_path / "one"), tmp_path / name
-    if "critic" not in name:  # whose budget has two iterations
-        outcome(tiny_bench, f"{whole(name)}!3", work)
-    launch(2, tmp_path, environment, [f"{name}!5"])
-    check_parts(work, 2 if "@s" in name else 0)
-    launch(3, tmp_path, environment, [f"{name}!5"])
-    check_parts(work, 3 if "@s" in name else 0)
+    steps = 5 if "critic" in name else 3  # an iteration of it has four, and its budget three of these
+    if "critic" not in name:
+        outcome(tiny_bench, f"{whole(name)}!{steps}", work)
+    for count in (2, 3):
+        launch(count, tmp_path, environment, [f"{name}!{steps}"])
+        check_parts(work, count if "@s" in name else 0)
     check_same(one, outcome(tiny_bench, whole(name), work))
 
 
@@ -121,8 +121,19 @@ def check_parts(work: Path, count: int) -> None:
     sizes = [file.stat().st_size for file in work.glob(f"checkpoint/{last.name[:6]}/*")]
     assert len(sizes) == count
     if count:
-        assert max(sizes) < 1.5 * min(sizes)
-        assert last.stat().st_size < sum(sizes)
+        assert max(sizes) < 0.8 * sum(sizes)
+
+
+@pytest.mark.slow
+def test_in_double_precision_weights_are_the_same_so_that_what_differs_in_single_is_rounding(
+    tiny_bench: Bench, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    names = ["rloo@d", "rlaif@d", "ppo@d", "dpo@d"]  # the first three differ by 1e-6 and more in fp32
+    found = launch(2, tmp_path, environment, names)
+    for name in names:
+        one = outcome(tiny_bench, name, tmp_path / "one" / name)
+        assert one["weights"][0].dtype == torch.float64
+        assert check_same(one, found[name])[1] < 5e-8  # log-probabilities are rounded to fp32
 
 
 @pytest.mark.slow
