@@ -1,6 +1,8 @@
 """Passes of models of any architecture: what isoalign computes is what the model's own forward says, in whatever parts."""
 
 import copy
+import gc
+import weakref
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -391,6 +393,19 @@ def test_a_layer_with_room_holds_and_returns_what_transformers_own_does(window: 
         assert torch.equal(own.values, roomy.values)
         assert own.get_seq_length() == roomy.get_seq_length()
         assert own.get_mask_sizes(1) == roomy.get_mask_sizes(1)
+
+
+def test_a_layer_with_room_is_gone_with_its_last_name_before_python_looks_for_circles() -> None:
+    layer = transformers.cache_utils.DynamicLayer()
+    make_room(SimpleNamespace(layers=[layer]), 4)
+    layer.update(torch.ones(2, 3, 7, 4), torch.ones(2, 3, 7, 4))
+    kept = weakref.ref(layer)
+    gc.disable()
+    try:
+        del layer
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_small_models_are_sampled_in_more_rows_at_a_time_and_large_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -21,17 +22,19 @@ def make_room(cache: Any, steps: int) -> Any:
 
 
 class _Update:
-    """``update`` of a layer: what transformers' own gives, without the copy of what is there. Not for gradients."""
+    """``update`` of a layer: what transformers' own gives, without the copy of what is there. Not for gradients.
+
+    It does not own the layer, which owns it: the memory of a circle stays until Python looks for circles."""
 
     def __init__(self, layer: Any, steps: int) -> None:
-        self._layer, self._own = layer, layer.update
+        self._layer, self._own = weakref.ref(layer), type(layer).update
         self._keys, self._values = _Room(steps), _Room(steps)
         self._kept = slice(1 - window if (window := getattr(layer, "sliding_window", 0)) else None, None)
 
     def __call__(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        layer = self._layer
+        layer: Any = self._layer()
         if not layer.is_initialized or torch.is_grad_enabled():
-            return self._own(keys, values)  # type: ignore[no-any-return]
+            return self._own(layer, keys, values)  # type: ignore[no-any-return]
         if hasattr(layer, "cumulative_length"):
             layer.cumulative_length += keys.shape[-2]
         keys, layer.keys = self._keys.append(layer.keys, keys, self._kept)
