@@ -28,7 +28,7 @@ from isoalign.training.meter import Meter
 from isoalign.training.session import Session
 from isoalign.training.trainer import Trainer
 
-LEAST = 4096  # bytes of a storage that is looked at
+LEAST = 2**15  # bytes of a storage that is looked at
 
 
 class Held(TorchDispatchMode):
@@ -44,7 +44,7 @@ class Held(TorchDispatchMode):
         for each in tree_leaves((args, kwargs, out)):
             if isinstance(each, torch.Tensor):
                 local = each.to_local() if hasattr(each, "to_local") else each
-                if not local.is_mkldnn and (storage := local.untyped_storage()).nbytes() > LEAST:
+                if not (local.is_mkldnn or local.is_meta) and (storage := local.untyped_storage()).nbytes() > LEAST:
                     self._storages[storage] = True
         self.peak = max(self.peak, sum(storage.nbytes() for storage in self._storages))
         return out

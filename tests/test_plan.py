@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from isoalign.training import registry
 from isoalign.training.meter import Meter
 from isoalign.training.session import Session
 from isoalign.training.trainer import Trainer
+from test_processes import TORCHRUN
 from workbench import FAST, Bench, algorithms, loops, quick
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "published"
@@ -166,6 +168,21 @@ def test_the_memory_of_a_plan_is_what_a_run_takes_within_fifteen_percent(
     assert row.footprint.on(1) - row.footprint.beside == pytest.approx(taken, rel=0.15)
 
 
+@pytest.mark.slow
+def test_the_memory_of_weights_that_processes_hold_together_is_what_each_takes_within_fifteen_percent(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    # two passes a loss with all weights, with an adapter, and a method whose peak is the comparison of two whole models
+    here, cases = Path(__file__).parent, ["dpo:0:4", "dpo:8:4", "ppo:0:4"]
+    command = [*TORCHRUN, "2", str(here / "shard_memory.py"), str(tmp_path / "out.json"), *cases]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=here, env=environment | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    for case, processes in json.loads((tmp_path / "out.json").read_text()).items():
+        for each in processes:
+            print(case, each)
+            assert each["planned"] == pytest.approx(each["taken"], rel=0.15), case
+
+
 def test_hours_are_those_of_the_peak_and_the_shares_that_are_assumed() -> None:
     # 3.6e18 FLOPs of passes at half of 1e15 a second are 2 h, 3.6e16 of sampling at a hundredth 1 h; on two devices half of it
     row = MethodPlan("a", "b", 1e19, {("policy", "forward"): 36 * 10**17, ("policy", "sample"): 36 * 10**15})
@@ -173,9 +190,10 @@ def test_hours_are_those_of_the_peak_and_the_shares_that_are_assumed() -> None:
     assert row.hours(Accelerator("x", 1e15, 8e10, None, ""), assumed) == pytest.approx(1.5)
 
 
-def test_shards_share_weights_and_gradients_and_gather_one_model() -> None:
-    footprint = Footprint(weights=800, gradients=100, beside=60, passes=40, whole=200)
-    assert [footprint.on(shards) for shards in (1, 2, 9)] == [1000, 100 + 450 + 200, 100 + 100 + 200]
+def test_shards_share_weights_and_gradients_and_gather_layers_in_a_step_or_models_that_are_read() -> None:
+    footprint = Footprint(weights=800, gradients=100, beside=60, step=40, reading=10, gathered=110, whole=200)
+    assert [footprint.on(shards) for shards in (1, 2, 9)] == [1000, 400 + 60 + 210, 89 + 60 + 210]
+    assert dataclasses.replace(footprint, gathered=200).on(2) == 400 + 60 + 50 + 200 + 40
 
 
 def test_more_seeds_and_prompts_resolve_less(plans: dict[str, TaskPlan]) -> None:

@@ -60,12 +60,14 @@ def training_footprint(task: TaskConfig, lora: int) -> dict[str, int]:
 
 
 def step_footprint(
-    model: Any, tokenizer: Any, rows: Sequence[int], lengths: tuple[int, int], precision: str = "float32", train: bool = True
-) -> list[int]:
+    model: Any, tokenizer: Any, rows: Sequence[int], lengths: tuple[int, int], precision: str = "float32", train: bool = True,
+    passes: int = 1,
+) -> list[int]:  # fmt: skip
     """Bytes at the peak of a forward and backward pass, for each number of rows, of a model on the meta device; without
     ``train``, of a pass without gradients.
 
-    ``lengths``: tokens of each prompt and of each answer. Gradients are counted, weights are not.
+    ``lengths``: tokens of each prompt and of each answer. ``passes``: that a loss makes, each over a part of its rows.
+    Gradients are counted, weights are not.
     """
     mode, (prompt, answer) = FakeTensorMode(), lengths
     _give_device(model, mode)
@@ -73,12 +75,12 @@ def step_footprint(
     with mode, torch.set_grad_enabled(train):
         policy = LanguageModel(model, tokenizer, ends=True, precision=precision, rows=max(rows))
         for count in rows:
-            shape = count, prompt + answer
+            shape = max(1, count // passes), prompt + answer
             batch = Rollouts(torch.zeros(shape, dtype=torch.long), torch.ones(shape, dtype=torch.bool), prompt)
             with PeakMemory() as memory:
-                logp = policy(batch).logp
+                logp = [policy(batch).logp for _ in range(passes)]
                 if train:
-                    logp.sum().backward()
+                    torch.stack([each.sum() for each in logp]).sum().backward()
             policy.inner.zero_grad()
             peaks.append(memory.peak)
     return peaks

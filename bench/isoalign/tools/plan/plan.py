@@ -179,7 +179,7 @@ class TaskPlan:
         reference = policy if lora else self.model(0)
 
         def planned(budget: Budget) -> PlannedRun:
-            run = PlannedRun(algorithm, budget, policy, reference, self.source, kinds)
+            run = PlannedRun(algorithm, budget, policy, reference, self.source, kinds, self.assumed.shards)
             with progress.hidden():
                 run.run()
             return run
@@ -196,7 +196,8 @@ class TaskPlan:
         if not hasattr(algorithm, "train"):
             most, critic = self.task.training.rows, registry.uses_attribute(type(algorithm), "critic")
             beside = self._beside(run, lora)
-            plan.footprint = self.memory.of(lora, max(1, run.rows), min(most, max(1, run.session.read)), beside, critic)
+            read = min(most, max(1, run.session.read))
+            plan.footprint = self.memory.of(lora, max(1, run.rows), read, beside, critic, run.passes)
 
     def _beside(self, run: PlannedRun, lora: int) -> int:
         """Bytes of the other models that a run loads."""

@@ -78,14 +78,15 @@ class PlannedSession(Session):
 
 class PlannedRun:
     """A run of an algorithm. ``lab``: what its code is given; ``kinds``: bills of iterations, each list of one kind, which
-    runs of one algorithm share."""
+    runs of one algorithm share; ``processes``: that share the rows of a step; ``passes``: that a loss makes with
+    gradients, for each row of its batch."""
 
     def __init__(
         self, algorithm: Any, budget: Budget, policy: PlannedModel, reference: PlannedModel, source: PlannedSource,
-        kinds: list[list[Bill]] | None = None,
+        kinds: list[list[Bill]] | None = None, processes: int = 1,
     ) -> None:  # fmt: skip
         self.algorithm, self.meter, self.source = algorithm, PlannedMeter(budget), source
-        self.kinds = [] if kinds is None else kinds
+        self.kinds, self.processes, self.passes = [] if kinds is None else kinds, processes, 1
         source.round = 0
         self.session = PlannedSession(policy, reference, source, self.meter, source.task.model.new_tokens, 0)
         self.session.paid = Counter()
@@ -147,7 +148,8 @@ class PlannedRun:
         with meter.quote() as price:
             step.loss(self.lab, step.batch)
         rows = len(step.batch)
-        self.rows = max(self.rows, self.session.trained * min(rows, self.micro_batch) // rows)
+        self.rows = max(self.rows, self.session.trained * min(-(-rows // self.processes), self.micro_batch) // rows)
+        self.passes = max(self.passes, self.session.trained // rows)
         meter.require(price.total(), steps=1)
         for (role, kind), flops in price.items():
             meter.charge(role, kind, flops)
