@@ -21,6 +21,7 @@ from isoalign.core.batches import Rollouts, Step
 from isoalign.core.records import Budget
 from isoalign.tools.conformance.checks import DiesAtStep, Killed
 from isoalign.training import registry
+from isoalign.training.checkpoint import load_checkpoint
 from isoalign.training.lab import Lab
 from isoalign.training.trainer import Trainer
 from workbench import FAST, Bench, Terminal, algorithms, quick, same, small, weights
@@ -133,6 +134,18 @@ def test_a_checkpoint_holds_tensors_and_json_only_and_appears_whole(tiny_bench: 
         assert len(kept) <= 2
         for file in kept:
             torch.load(file, weights_only=True)
+
+
+def test_a_checkpoint_from_before_they_had_parts_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    torch.save({"w": torch.ones(2), "numbers": json.dumps({"n": 1})}, folder / "new")
+    digest = hashlib.sha256((folder / "new").read_bytes()).hexdigest()[:16]
+    (folder / "new").rename(folder / f"000007-{digest}.pt")
+    loaded = load_checkpoint(tmp_path)
+    assert loaded
+    assert torch.equal(loaded[0]["w"], torch.ones(2))
+    assert loaded[1] == {"n": 1}
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "pickle", "named pickle"])
