@@ -1,5 +1,7 @@
 """Tasks of several bases: which base a run is of, and boards of which the parts of chance are known."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,16 @@ from scipy.stats import binom
 
 from isoalign import stats
 from isoalign.core.errors import UserError
-from isoalign.core.records import Card, Estimate
+from isoalign.core.records import Card, Estimate, Point, PromptValues
 from isoalign.core.store import Store
 from isoalign.evaluation.card import file_name, read_cards
 from isoalign.report import leaderboard
 from isoalign.report.board.sections import Section
+from isoalign.report.cross_task import cross_task
 from isoalign.runs.overrides import task_named
 from isoalign.stages.shared import SharedStages
+from isoalign.stats import curves, equal_kl, frontier
+from isoalign.stats.curves import Curves
 from workbench import COMMAND, Terminal
 
 PROMPTS = 64
@@ -145,6 +150,85 @@ def test_a_board_says_which_share_of_chance_is_the_bases_and_it_is_so() -> None:
     between, within = np.mean(found, axis=0)
     assert between == pytest.approx(0.04**2, rel=0.2)
     assert within == pytest.approx(0.02**2 + 0.02**2 / PROMPTS, rel=0.2)
+
+
+def on_bases(name: str, level: float, lifts: Sequence[float], bases: tuple[int, ...] = (0, 1, 2), kl: float = 1.0) -> Curves:
+    """A method whose gain at the end is ``level`` and what each base adds, the same at all prompts but for their hardness."""
+    hard = np.random.default_rng(0).beta(0.3, 3, PROMPTS)
+    table = np.array([
+        [[0 * hard, 0 * hard + kl] for _ in lifts],
+        [[0.6 + hard, 0.6 + hard - level - lift + 1e-3 * np.random.default_rng(i).normal(size=PROMPTS)]
+         for i, lift in enumerate(lifts)],
+    ])  # fmt: skip
+    return Curves(name, np.array([0.0, 1.0]), table, bases=bases)
+
+
+def test_readings_at_equal_kl_and_frontiers_are_paired_base_by_base() -> None:
+    lifts = [0.0, 0.2, -0.2]
+    same = {name: on_bases(name, level, lifts) for name, level in (("a", 0.30), ("b", 0.25))}
+    apart = same | {"b": on_bases("b", 0.25, lifts, bases=(3, 4, 5))}
+    assert [at.rank for at in equal_kl.matched(same, 1.0).values()] == [(1, 1), (2, 2)], "what bases do to both cancels"
+    assert {at.rank for at in equal_kl.matched(apart, 1.0).values()} == {(1, 2)}, "other bases, other runs"
+    behind = equal_kl.matched(same, 1.0)["b"].behind
+    assert behind.low == pytest.approx(0.05, abs=0.01)
+    ended, others = ({name: replace(one, fraction=one.fraction[1:], table=one.table[:, :, 1:]) for name, one in made.items()}
+                     for made in (same, apart))  # fmt: skip
+    assert frontier.pareto_shares(ended) == pytest.approx({"a": 1, "b": 0})
+    assert 0.2 < frontier.pareto_shares(others)["b"] < 0.5, "b is better if its bases are better by .05"
+
+
+def test_curves_of_a_board_have_their_bases_in_order_whatever_the_seeds() -> None:
+    rng = np.random.default_rng(4)
+    hard = rng.beta(0.3, 3, PROMPTS)
+    cards = [curved(card("dpo", seed, hard - 0.1 * (seed % 3), 3)) for seed in (4, 2, 3, 1)]  # of the bases 1, 2, 0, 1
+    made = curves.collect({"dpo": cards})["dpo"]
+    assert made.bases == (0, 1, 2)
+    assert [run[1, -1].mean() - hard.mean() for run in made.own] == pytest.approx([0, -0.1, -0.2])
+    (one,) = curves.collect({"dpo": [curved(card("dpo", 0, hard, 1))]}).values()
+    assert one.bases == ()
+
+
+def curved(one: Card) -> Card:
+    """The card with a curve from its base to where it ended, a nat away."""
+    end = one.values["toxicity_mean"]
+    ends: list[PromptValues] = [{"kl": dict.fromkeys(end, float(at)), "toxicity_mean": {p: (v or 0) + 0.3 * (1 - at) for p, v in end.items()}}
+            for at in (0, 1)]  # fmt: skip
+    return replace(one, curve=[Point(float(at), 0.0, at, {}, values) for at, values in enumerate(ends)])
+
+
+def test_across_tasks_methods_are_paired_base_by_base_and_gains_are_over_each_own_base() -> None:
+    """On base b the base's mean is lifted, and so is the score of both methods: a is better on each by .05 of .6 + hard."""
+    hard = np.random.default_rng(5).beta(0.3, 3, PROMPTS)
+    lifts = (0.0, 0.2, 0.4)
+
+    def task(name: str, levels: Sequence[tuple[str, float]]) -> list[Card]:
+        made = [card(method, seed, share * (hard + 0.6 + lifts[seed]), 3) for method, share in levels for seed in range(3)]
+        return [replace(one, task=name) for one in made]
+
+    shares = [("sft", 1.0), ("a", 0.5), ("b", 0.55)]
+    found = cross_task({name: task(name, shares) for name in ("nano", "smol")})
+    scores = {method.name: method.runs["nano"] for method in found.methods}
+    assert scores == {"a": pytest.approx([0.5] * 3), "b": pytest.approx([0.45] * 3)}, "whatever the base"
+    # on another base b would be better than a: pairs of runs on different bases say nothing
+    rising = [card(m, s, (at + 0.1 * s) * (hard + 0.6 + lifts[s]), 3) for m, at in (("a", 0.5), ("b", 0.52)) for s in range(3)]
+    rising = [replace(one, task="smol") for one in rising] + task("smol", shares[:1])
+    sure = cross_task({"nano": task("nano", shares), "smol": rising}).improvement["a", "b"]
+    assert (sure.value, sure.low) == (1, 1)
+    lacking = [one for one in task("smol", shares) if (one.algorithm, one.seed) != ("sft", 2)]
+    told = cross_task({"nano": task("nano", shares), "smol": lacking}).methods
+    assert not any("smol" in method.runs for method in told), "a base that is not measured gives no gain, not another's"
+
+
+def test_a_board_says_what_more_bases_would_cost_not_more_seeds_of_one() -> None:
+    hard = np.random.default_rng(6).beta(0.3, 3, PROMPTS)
+
+    def said(*seeds: int, bases: int = 3) -> str:
+        made = [card("dpo", seed, hard, bases) for seed in seeds] + [card("sft", 0, hard + 0.3, bases)]
+        return " ".join(leaderboard.build_board(made).terminal().split())
+
+    assert "three bases of each would take 2 more runs (seed=1, seed=2): 2.00e12 FLOP" in said(0, 3, 6)
+    assert "two bases of each would take 1 more run (seed=1): 1.00e12 FLOP" in said(0, 2, bases=2)
+    assert "more run" not in said(0, 1, 2) + said(0, 1, bases=2)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from isoalign.core.objective import TOXICITY, Objective, objective_of
 from isoalign.core.records import Card, Estimate
 from isoalign.evaluation.metrics.metric import with_arrow
 from isoalign.report.board.cells import cell
-from isoalign.report.board.ranking import Pair, seeds_of
+from isoalign.report.board.ranking import Pair, bases_of, seeds_of
 from isoalign.report.board.rows import CONTROL, METHOD, REFERENCE, Row, known_mean
 from isoalign.report.board.sections import Section
 from isoalign.report.leaderboard import build_board
@@ -30,6 +30,8 @@ _GAIN = """\
 - The score of a run is its relative gain: the share of the way from the SFT base's mean to the best score of the task's
   objective, on the same prompts; of toxicity the share that is removed. A cell is the mean over runs."""
 HOW_TO_READ = """\
+- Of a task with several bases the runs on one base are averaged and count as one run, whose score is over that base. P(A > B)
+  compares methods that ran on the same bases base by base, and the same bases are resampled for both.
 - IQM: the mean of the middle half of all runs on all tasks, each task with the same weight. P(A > B): the probability that a
   run of A scores above one of B on the same task, mean over tasks, ties counted half (Agarwal et al. 2021, "Deep reinforcement
   learning at the edge of the statistical precipice"). Only methods that ran on every task have them.
@@ -106,6 +108,7 @@ def cross_task(cards_by_task: Mapping[str, Sequence[Card]]) -> CrossTask:
     setting: dict[str, str] = {}
     parts: dict[str, str] = {}
     scores, drawn = {}, {}
+    bases: dict[tuple[str, str], tuple[int, ...]] = {}
     objectives: dict[str, Objective] = {}
     for task, cards in sorted(cards_by_task.items()):
         objectives[task] = _with_best(task, cards)
@@ -117,6 +120,7 @@ def cross_task(cards_by_task: Mapping[str, Sequence[Card]]) -> CrossTask:
             setting[task] += f" (the largest of {len(sections)} sections of its board)"
         scores[task], drawn[task] = _run_scores(section, rows)
         parts |= {row.name: row.part for row in rows}
+        bases |= {(task, row.name): bases_of(row.cards) for row in rows}
     methods = []
     for name, part in parts.items():
         runs = {task: found[name] for task, found in scores.items() if name in found}
@@ -127,10 +131,11 @@ def cross_task(cards_by_task: Mapping[str, Sequence[Card]]) -> CrossTask:
     ranked = [m.name for m in methods if m.iqm is not None]
     arrays = {name: [scores[task][name] for task in setting] for name in ranked}
     replicates = {name: [drawn[task][name] for task in setting] for name in ranked}
-    improvement = {
-        (a, b): _estimate(stats.improvement, [arrays[a], arrays[b]], [replicates[a], replicates[b]])
-        for a, b in combinations(ranked, 2)
-    }
+    improvement = {}
+    for a, b in combinations(ranked, 2):
+        paired = [bool(bases[task, a]) and bases[task, a] == bases[task, b] for task in setting]
+        statistic = partial(stats.improvement, paired=paired)
+        improvement[a, b] = _estimate(statistic, [arrays[a], arrays[b]], [replicates[a], replicates[b]], paired)
     return CrossTask(setting, tuple(methods), objectives, improvement)
 
 
@@ -143,9 +148,11 @@ def _with_best(task: str, cards: Sequence[Card]) -> Objective:
     return objective
 
 
-def _estimate(statistic: Callable[..., Array], methods: Sequence[Runs], drawn: Sequence[Runs]) -> Estimate:
+def _estimate(
+    statistic: Callable[..., Array], methods: Sequence[Runs], drawn: Sequence[Runs], paired: Sequence[bool] = ()
+) -> Estimate:
     """The statistic, with its interval if the contribution of the prompts is known on every task."""
-    estimate = stats.stratified(statistic, *methods, drawn=drawn)
+    estimate = stats.stratified(statistic, *methods, drawn=drawn, paired=paired)
     known = all(task.ndim == 2 for runs in drawn for task in runs)
     return estimate if known else replace(estimate, low=None, high=None)
 
@@ -162,39 +169,44 @@ def _run_scores(section: Section, rows: Sequence[Row]) -> tuple[dict[str, Array]
     drawn = dict(scores)
     values = {row.name: table for row in rows if (table := _paired_values(section, row)) is not None}
     if values:
-        complete = np.logical_and.reduce([np.isfinite(table).all(0) for table in values.values()])
+        complete = np.logical_and.reduce([np.isfinite(table).all((0, 1)) for table in values.values()])
         for name, table in values.items():
-            kept = table[:, complete]
-            scores[name] = 1 - kept[1:].mean(1) / kept[0].mean()
-            drawn[name] = stats.resample(partial(_relative_gains, kept), kept.shape[1])
+            kept = table[..., complete]
+            scores[name] = 1 - kept[1].mean(1) / kept[0].mean(1)
+            drawn[name] = stats.resample(partial(_relative_gains, kept), kept.shape[-1])
     return scores, drawn
 
 
 def _relative_gains(values: Array, weights: Array) -> Array:
-    """1 - the weighted mean of each run over that of the base, which is the first row of values [1 + runs, prompts]."""
-    sums = weights @ values.T
-    return 1 - np.divide(sums[:, 1:], sums[:, :1], out=np.ones_like(sums[:, 1:]), where=sums[:, :1] > 0)
+    """1 - the weighted mean of each run over that of its base, of values [base and run, runs, prompts]."""
+    bases, runs = (weights @ side.T for side in values)
+    return 1 - np.divide(runs, bases, out=np.ones_like(runs), where=bases > 0)
 
 
 def _paired_values(section: Section, row: Row) -> Array | None:
-    """How far the base, then each run, is from the best score, by prompt [1 + runs, prompts]; None if they can't be paired."""
+    """How far each run's base, and the run, is from the best score, by prompt [base and run, runs, prompts]; None if they
+    can't be paired."""
     reference = next((one for one in section.rows if one.part == REFERENCE and not one.outdated), None)
     objective = section.objective
     base = None if reference is None else seeds_of(reference.cards, objective.level)
-    own = seeds_of(row.cards, objective.level)
-    if base is None or own is None or base[0].keys() != own[0].keys() or any(card.base is not None for card in row.cards):
-        return None  # of several bases each card has its gain over its own
+    own, bases = seeds_of(row.cards, objective.level), bases_of(row.cards)
+    if reference is None or base is None or own is None or base[0].keys() != own[0].keys():
+        return None
+    known = bases_of(reference.cards)
+    if not set(bases) <= set(known):
+        return None  # then each card's gain is over its own base
     prompts = sorted(base[0])
-    table = np.array([[seed[p] for p in prompts] for seed in [*base, *own]], dtype=float)
-    table = np.concatenate([table[: len(base)].mean(0, keepdims=True), table[len(base) :]])
+    before, after = (np.array([[seed[p] for p in prompts] for seed in seeds], dtype=float) for seeds in (base, own))
+    before = before[[known.index(one) for one in bases]] if bases else np.broadcast_to(before.mean(0), after.shape)
+    table = np.stack([before, after])
     table = objective.best - table if objective.higher_is_better else table - objective.best
-    return table if np.nansum(table[0]) > 0 else None
+    return table if (np.nansum(table[0], axis=-1) > 0).all() else None
 
 
 def _card_scores(row: Row) -> list[float]:
-    """Relative gains on the cards, cards of a seed averaged."""
+    """Relative gains on the cards, cards of a seed, or of a base where the task has several, averaged."""
     seeds: dict[int, list[float | None]] = {}
     for card in row.cards:
         estimate = card.metrics.get(objective_of(card).relative_gain)
-        seeds.setdefault(card.seed, []).append(estimate.value if estimate else None)
-    return [value for found in seeds.values() if (value := known_mean(found)) is not None]
+        seeds.setdefault(card.cluster, []).append(estimate.value if estimate else None)
+    return [value for _, found in sorted(seeds.items()) if (value := known_mean(found)) is not None]

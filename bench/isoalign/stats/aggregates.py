@@ -28,33 +28,42 @@ def iqm(scores: Runs) -> Array:
     return scipy.stats.trim_mean(np.concatenate(alike, axis=-1), 0.25, axis=-1)
 
 
-def improvement(first: Runs, second: Runs) -> Array:
+def improvement(first: Runs, second: Runs, paired: Sequence[bool] = ()) -> Array:
     """Probability that a run of the first method scores above one of the second on the same task, mean over tasks: Mann and
-    Whitney's U / (n m), with ties counted half.
+    Whitney's U / (n m), with ties counted half. On tasks that are ``paired``, each run of the first stands against the run of
+    the second in the same place alone.
 
     Agarwal et al. 2021, sec. 4.3.
     """
-    wins = [np.mean(_above(x[..., :, None], y[..., None, :]), axis=(-2, -1)) for x, y in zip(first, second, strict=True)]
+    asked = paired or [False] * len(first)
+    wins = [
+        np.mean(_above(x, y), axis=-1) if same else np.mean(_above(x[..., :, None], y[..., None, :]), axis=(-2, -1))
+        for x, y, same in zip(first, second, asked, strict=True)
+    ]
     return np.mean(wins, axis=0)
 
 
-def stratified(statistic: Callable[..., Array], *methods: Runs, drawn: Sequence[Runs] | None = None) -> Estimate:
+def stratified(
+    statistic: Callable[..., Array], *methods: Runs, drawn: Sequence[Runs] | None = None, paired: Sequence[bool] = ()
+) -> Estimate:
     """A statistic of methods' runs with its interval by stratified bootstrap; ``n`` counts runs.
 
     Runs are resampled within each task, independently for each method, and percentiles are taken, as in rliable (Agarwal et
     al. 2021, sec. 4.1). That alone takes a score as known, though it rests on a sample of prompts which all methods share. So
     ``drawn`` may give the same runs' scores on prompts resampled for all methods together, [RESAMPLES, runs] for each task of
-    each method. One run per task still tells nothing about training, and three are too few to resample: such intervals are too
-    narrow. Read them as lower limits of the uncertainty, and rank by `compare`.
+    each method. On tasks that are ``paired``, whose runs stand for the same bases in the same order, the same runs are drawn
+    for all methods. One run per task still tells nothing about training, and three are too few to resample: such intervals
+    are too narrow. Read them as lower limits of the uncertainty, and rank by `compare`.
     """
     rng = np.random.default_rng(SEED)
     rows = np.arange(RESAMPLES)[:, None]
 
-    def pick(scores: Array) -> Array:
+    def pick(place: int, scores: Array) -> Array:
         runs = scores.shape[-1]
-        return np.broadcast_to(scores, (RESAMPLES, runs))[rows, rng.integers(0, runs, (RESAMPLES, runs))]
+        own = np.random.default_rng([SEED, place]) if paired and paired[place] else rng
+        return np.broadcast_to(scores, (RESAMPLES, runs))[rows, own.integers(0, runs, (RESAMPLES, runs))]
 
-    replicates = statistic(*([pick(task) for task in runs] for runs in drawn or methods))
+    replicates = statistic(*([pick(*task) for task in enumerate(runs)] for runs in drawn or methods))
     low, high = np.quantile(replicates, [TAIL, 1 - TAIL])
     return Estimate(float(statistic(*methods)), float(low), float(high), sum(len(task) for runs in methods for task in runs))
 

@@ -63,7 +63,8 @@ class Curves:
     """The curves of one method. ``fraction`` [points] of the budget, mean over seeds; ``table`` [metrics, seeds, points,
     prompts] holds KL, score and, if known, the proxy, at points that all seeds have; ``missing`` counts prompts that are left
     out for a missing value; ``rising``: whether a higher score is better; ``runs``: for each seed a table of all its points,
-    if it has more."""
+    if it has more; ``bases``: of each seed, where the task has several and a seed stands for the mean of the runs on one base:
+    curves of the same bases vary together."""
 
     name: str
     fraction: Array
@@ -71,6 +72,7 @@ class Curves:
     missing: int = 0
     rising: bool = False
     runs: tuple[Array, ...] = ()
+    bases: tuple[int, ...] = ()
 
     @property
     def own(self) -> tuple[Array, ...]:
@@ -99,7 +101,8 @@ class Curves:
         Prompts are resampled, the same draws for all methods, with the width widened for small samples. For the seeds all
         curves of a replicate are shifted together along the directions in which seeds differ, sum_s xi_s (m_s - m) /
         sqrt(S (S - 1)), xi standard normal over the root of a chi-square by its degrees of freedom: a t with S - 1 degrees of
-        freedom in any statistic that is linear in the curves.
+        freedom in any statistic that is linear in the curves. Curves of the same bases have the same xi and chi-square, so
+        that what a base does to all of them cancels in their differences.
         """
         return _replicates(self)
 
@@ -128,8 +131,9 @@ class Curves:
         spread = np.square(apart).sum(1) / (seeds - 1)
         kept = np.sqrt(np.maximum(1 - np.divide(noise, spread, out=np.ones_like(noise), where=spread > 0), 0))
         # evenly spaced quantiles in random order: bounds from random draws of a t with two degrees of freedom would be
-        # unstable. Seeded by name, so that methods vary independently.
-        rng = np.random.default_rng([SEED, zlib.crc32(self.name.encode())])
+        # unstable. Seeded by name, so that methods vary independently, or by the bases, so that they vary together.
+        shared = repr(self.bases) if self.bases else self.name
+        rng = np.random.default_rng([SEED, zlib.crc32(shared.encode())])
         even = (rng.permuted(np.tile(np.arange(resamples), (seeds + 1, 1)), axis=1) + 0.5) / resamples
         chi = np.sqrt(2 * gammaincinv((seeds - 1) / 2, even[-1]) / (seeds - 1))
         steps = ndtri(even[:-1]) / chi / math.sqrt(seeds * (seeds - 1))
@@ -186,7 +190,8 @@ class _Table:
         table = np.stack([of_seed(seed) for seed in aligned.values()], 1)
         own = {seed: _aligned([card for card in self.cards if card.cluster == seed])[seed] for seed in aligned}
         runs = tuple(map(of_seed, own.values()))
-        return Curves(name, fraction, table, missing, self.objective.higher_is_better, runs)
+        bases = tuple(own) if all(card.base is not None for card in self.cards) else ()
+        return Curves(name, fraction, table, missing, self.objective.higher_is_better, runs, bases)
 
 
 def _aligned(cards: Sequence[Card]) -> dict[int, list[list[Point]]]:
@@ -196,7 +201,7 @@ def _aligned(cards: Sequence[Card]) -> dict[int, list[list[Point]]]:
     runs: dict[int, list[list[Point]]] = defaultdict(list)
     for card in sorted(cards, key=lambda card: card.seed):
         runs[card.cluster].append([min(card.curve, key=lambda p: abs(p.fraction - at.fraction)) for at in shortest])
-    return dict(runs)
+    return dict(sorted(runs.items()))
 
 
 def bands(curves: Curves, metric: Callable[[Paths], Array]) -> tuple[Array, Array] | None:

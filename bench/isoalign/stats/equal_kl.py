@@ -81,10 +81,11 @@ def reaches(curves: Curves, kl: float) -> bool:
 @dataclass(frozen=True)
 class Reading:
     """A score read off a method's curves at a KL: for each seed, by prompt. ``error``: how far off the line between two
-    snapshots may be, by the bend of the curve beside them."""
+    snapshots may be, by the bend of the curve beside them; ``bases``: those of `Curves`, by which readings are paired."""
 
     seeds: Seeds
     error: float = 0.0
+    bases: tuple[int, ...] = ()
 
     def estimate(self) -> Estimate:
         """The mean with its interval, which allows for prompts, seeds and the line between snapshots."""
@@ -105,7 +106,7 @@ def read_curves(curves: Curves, statistic: Callable[[Array, Array], Array], gain
     if not all(np.isfinite(values).all() for values in seeds):
         return None
     bends = [bend(statistic, *scored(run, curves.rising, gain)) for run in curves.own]
-    return Reading([dict(enumerate_prompts(values)) for values in seeds], abs(float(np.mean(bends))))
+    return Reading([dict(enumerate_prompts(values)) for values in seeds], abs(float(np.mean(bends))), curves.bases)
 
 
 def enumerate_prompts(values: Array) -> list[tuple[str, float]]:
@@ -232,7 +233,7 @@ def standings(readings: Mapping[str, Reading]) -> dict[str, tuple[int, int]]:
     """First and last rank of each method by its reading, of which more is better: spans that hold all true ranks with about
     95%, as those of a board. Of a single seed nothing is known of the method, and its span is all."""
     pairs = list(combinations([name for name, reading in readings.items() if len(reading.seeds) > 1], 2))
-    compared = compare({name: reading.seeds for name, reading in readings.items()}, pairs, counted=COUNTED)
+    compared = _compared(readings, pairs)
     widened = {(a, b): widen(c, readings[a].error + readings[b].error) for (a, b), c in compared.items()}
     tested = {pair: c.p for pair, c in widened.items() if c.p is not None}
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
@@ -247,8 +248,13 @@ def standings(readings: Mapping[str, Reading]) -> dict[str, tuple[int, int]]:
 
 def difference(readings: Mapping[str, Reading], a: str, b: str) -> Comparison:
     """First minus second, paired by prompt, with the error of both lines in its interval."""
-    compared = compare({"a": readings[a].seeds, "b": readings[b].seeds})["a", "b"]
-    return widen(compared, readings[a].error + readings[b].error)
+    return widen(_compared(readings, [(a, b)])[a, b], readings[a].error + readings[b].error)
+
+
+def _compared(readings: Mapping[str, Reading], pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Comparison]:
+    """Readings paired by prompt, and base by base where they are of the same bases."""
+    bases = {name: reading.bases for name, reading in readings.items() if reading.bases}
+    return compare({name: reading.seeds for name, reading in readings.items()}, pairs, counted=COUNTED, bases=bases)
 
 
 def widen(c: Comparison, by: float) -> Comparison:

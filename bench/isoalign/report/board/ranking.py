@@ -173,9 +173,11 @@ def _seed_variance(values: list[float]) -> float:
     return float(scipy.special.stdtrit(len(values) - 1, 0.975)) ** 2 * variance / len(values)
 
 
-def pareto_shares(rows: Mapping[str, tuple[Seeds, Seeds | None]], higher_is_better: bool) -> dict[str, float]:
+def pareto_shares(
+    rows: Mapping[str, tuple[Seeds, Seeds | None]], higher_is_better: bool, bases: Bases = NO_BASES
+) -> dict[str, float]:
     """The share of replicates in which a row is on the Pareto frontier, of rows with score and KL by prompt; the KL of the
-    base is None, and 0. On the prompts of most rows that have all values."""
+    base is None, and 0. On the prompts of most rows that have all values; rows of the same ``bases`` vary together."""
     sets = [frozenset(level[0]) for level, _ in rows.values()]
     asked = max(sets, key=lambda one: (sets.count(one), sorted(one)), default=frozenset())
     tables = {}
@@ -185,7 +187,9 @@ def pareto_shares(rows: Mapping[str, tuple[Seeds, Seeds | None]], higher_is_bett
             tables[name] = np.array(stats.tables_of([drift, level]))
     whole = np.all([np.isfinite(table).all((0, 1)) for table in tables.values()], axis=0) if tables else np.zeros(0, bool)
     policies = {
-        name: Curves(name, np.ones(1), table[:, :, None][..., whole], rising=higher_is_better)
+        name: Curves(
+            name, np.ones(1), table[:, :, None][..., whole], rising=higher_is_better, bases=tuple(bases.get(name, ()))
+        )
         for name, table in tables.items()
     }
     return frontier.pareto_shares(policies)

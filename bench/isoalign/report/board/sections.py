@@ -192,7 +192,7 @@ def _build_section(key: Key, cards: list[Card]) -> Section:
         for levels, kl in [(values[row.name], None if row.part == REFERENCE else seeds_of(row.cards, "kl"))]
         if row.comparable and levels and (kl or row.part == REFERENCE)
     }
-    shares = pareto_shares(points, objective.higher_is_better)
+    shares = pareto_shares(points, objective.higher_is_better, bases)
     rows = [
         replace(row, rank=ranks.get(row.name), pareto=row.name in frontier, on_frontier=shares.get(row.name)) for row in rows
     ]

@@ -53,16 +53,32 @@ def ranking_phrase(section: Section) -> str:
 
 
 def more_seeds_phrase(section: Section) -> str:
-    """What three seeds of every trained row would cost beyond those that are there; empty if all have them."""
+    """What three seeds of every trained row, or a run on three bases where the task has several, would cost beyond what is
+    there; empty if all have them. A task of two bases gets no third one, whatever more runs cost."""
     trained = [row for row in section.rows if row.part in (METHOD, CONTROL) and row.algorithm not in DRIFT]
-    few = [row for row in trained if row.seeds < SEEDS and row.spent("flops")]
+    bases = {task["bases"] for row in trained for card in row.cards if card.base is not None and (task := card.config["task"])}
+    wanted = min([SEEDS, *bases])
+    few = [row for row in trained if row.clusters < wanted and row.spent("flops")]
     if not few:
         return ""
-    flops, seconds = (sum((SEEDS - row.seeds) * (row.spent(name) or 0.0) for row in few) for name in ("flops", "seconds"))
-    runs = sum(SEEDS - row.seeds for row in few)
+    flops, seconds = (sum((wanted - row.clusters) * (row.spent(name) or 0.0) for row in few) for name in ("flops", "seconds"))
+    runs = sum(wanted - row.clusters for row in few)
     plural = "" if runs == 1 else "s"
     cost = f"{scientific(flops)} FLOP, and {plain(round(seconds / 60, 1))} minutes of training as on these cards"
+    if bases:
+        lacking = sorted({seed for row in few for seed in _other_bases(row, wanted)})
+        seeds = ", ".join(f"seed={seed}" for seed in lacking)
+        where = f"{'two' if wanted == 2 else 'three'} bases of each"
+        return (
+            f"{where} would take {runs} more run{plural} ({seeds}): {cost}, evaluation and the bases' own training not counted"
+        )
     return f"three seeds of each would take {runs} more run{plural} (seed=1, seed=2): {cost}, evaluation not counted"
+
+
+def _other_bases(row: Row, wanted: int) -> list[int]:
+    """Seeds of the first bases that a row lacks."""
+    known = {card.base for card in row.cards}
+    return [base for base in range(row.cards[0].config["task"]["bases"]) if base not in known][: wanted - row.clusters]
 
 
 def chance_phrase(section: Section) -> str:
