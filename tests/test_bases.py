@@ -191,8 +191,8 @@ def test_curves_of_a_board_have_their_bases_in_order_whatever_the_seeds() -> Non
 def curved(one: Card) -> Card:
     """The card with a curve from its base to where it ended, a nat away."""
     end = one.values["toxicity_mean"]
-    ends: list[PromptValues] = [{"kl": dict.fromkeys(end, float(at)), "toxicity_mean": {p: (v or 0) + 0.3 * (1 - at) for p, v in end.items()}}
-            for at in (0, 1)]  # fmt: skip
+    start: PromptValues = {"kl": dict.fromkeys(end, 0.0), "toxicity_mean": dict.fromkeys(end, 0.6)}
+    ends = [start, {"kl": dict.fromkeys(end, 1.0), "toxicity_mean": end}]
     return replace(one, curve=[Point(float(at), 0.0, at, {}, values) for at, values in enumerate(ends)])
 
 

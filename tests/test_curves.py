@@ -13,11 +13,12 @@ import pytest
 
 from isoalign import stats
 from isoalign.core.records import Card, Estimate, Flag, Point
-from isoalign.report import leaderboard
+from isoalign.report import as_data, leaderboard
 from isoalign.report.board.sections import Section
 from isoalign.report.charts import curves as curve_chart
 from isoalign.report.charts import frontier
 from isoalign.report.charts import looks as chart_looks
+from isoalign.report.charts.finding import headline
 from isoalign.report.pages import curves as curve_text
 from isoalign.report.pages import equal_kl as equal_kl_text
 from isoalign.stats import curves, equal_kl, overoptimization
@@ -450,12 +451,12 @@ def test_the_page_shows_gains_at_equal_kl_with_their_ranks_or_that_they_are_not_
     rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in table.splitlines()}
     columns = rows["Method"]
     assert title == "### At equal KL"
-    assert columns == ["KL at the end", *(f"Reduction at {kl} ↑" for kl in ("0.5", "1", "2", "4")), "Mean, 0.5 to 4 ↑"]
+    assert columns == ["KL at the end", *(f"Reduction at {kl} ↑" for kl in ("0.5", "1", "2", "4")), "Area, 0.5 to 4 nats ↑"]
     at = {name: dict(zip(columns, row, strict=True)) for name, row in rows.items()}
     for name in ("dpo", "kto", "ppo", "rlaif"):
         assert at[name]["Reduction at 0.5 ↑"].startswith("not measured (0 to "), "before the first snapshot"
         assert re.match(r"0\.\d+ \[.*\]; [1-4]", at[name]["Reduction at 4 ↑"])
-        assert at[name]["Mean, 0.5 to 4 ↑"] == "not measured"
+        assert at[name]["Area, 0.5 to 4 nats ↑"] == "not measured"
     assert at["*sft_chosen*"]["Reduction at 4 ↑"] == "not reached"
     assert "; " not in at["*sft_chosen*"]["Reduction at 1 ↑"], "the control has no rank"
     assert "jointly at 95%" in how
@@ -465,6 +466,45 @@ def test_the_page_shows_gains_at_equal_kl_with_their_ranks_or_that_they_are_not_
     shown = f"{plain['dpo']['gain_at_kl_4']:.3f} [{plain['dpo']['gain_at_kl_4_low']:.3f}"
     assert at["dpo"]["Reduction at 4 ↑"].startswith(shown)
     assert plain["sft_chosen"]["gain_at_kl_1_rank"] is plain["sft"]["gain_at_kl_1"] is None
+
+
+def test_areas_have_a_column_with_ranks_and_a_word_in_the_title_and_no_number_where_a_part_is_not_measured() -> None:
+    """Gains of .1, .08 and .02 d, of d = sqrt(KL) from sqrt(.5) to 2: their means are .1 x 1.354 and so on."""
+    d = np.array([0, 0.5, 0.71, 0.95, 1.2, 1.45, 1.7, 2.0, 2.1])
+    base = np.random.default_rng(3).uniform(0.3, 0.9, 16)
+
+    def cards_of(name: str, slope: float, kept: list[int] | slice = slice(None)) -> list[Card]:
+        kls, levels = [[at**2] * len(base) for at in d[kept]], [base - slope * at for at in d[kept]]
+        return [dataclasses.replace(card(points(kls, [level + 1e-4 * seed for level in levels])), algorithm=name, seed=seed)
+                for seed in range(3)]  # fmt: skip
+
+    made = [*cards_of("dpo", 0.1), *cards_of("kto", 0.08), *cards_of("ppo", 0.02), *cards_of("holed", 0.3, [0, 1, 2, -1])]
+    board = leaderboard.build_board(made)
+    (section,) = board.sections
+    to, areas = section.areas
+    assert to == 4
+    assert {name: mean.value for name, (mean, _) in areas.items()} == {
+        "dpo": pytest.approx(0.1 * (math.sqrt(0.5) + 2) / 2, rel=1e-3),
+        "kto": pytest.approx(0.08 * (math.sqrt(0.5) + 2) / 2, rel=1e-3),
+        "ppo": pytest.approx(0.02 * (math.sqrt(0.5) + 2) / 2, rel=1e-3),
+    }, "the one with a hole has the most at the end, and no area"
+    lines = [[cell.strip() for cell in line.split("|")] for line in board.markdown().splitlines() if line.startswith("|")]
+    place = next(line for line in lines if line[1] == "Rank").index("Area, 0.5 to 4 nats ↑")
+    cells = {line[2]: line[place] for line in lines[:6]}
+    assert cells["holed"] == "not measured"
+    assert re.fullmatch(r"0\.135 \[.*\]; 1", cells["dpo"])
+    title = headline(section)
+    assert title.endswith(". By the area under the curve to 4 nats, dpo is")
+    assert " ".join(title.split()) in " ".join(board.terminal().split())
+    assert "area: mean gain over √KL from 0.5 to 4 nats" in board.terminal()
+    (found,) = as_data.board_data(board)["sections"]
+    rows = {row["name"]: row for row in found["rows"]}
+    assert found["area_nats"] == [0.5, 4]
+    assert found["kl_grid"] == [0.5, 1, 2, 4]
+    assert (rows["dpo"]["area"]["rank"], rows["holed"]["area"]) == ((1, 1), None)
+    at = {one["kl"]: one for one in rows["holed"]["at_kl"]}
+    assert (at[2]["value"], at[2]["gap"]) == (None, pytest.approx((0.71**2, 2.1**2)))
+    assert at[0.5]["value"] == pytest.approx(0.3 * math.sqrt(0.5), rel=1e-2)
 
 
 def test_of_one_seed_no_rank_is_shown_at_equal_kl_and_a_gated_row_has_none() -> None:

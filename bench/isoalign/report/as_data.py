@@ -12,6 +12,7 @@ from isoalign.report.cross_task import CrossTask
 from isoalign.report.leaderboard import Board
 from isoalign.report.sweeps.sweep_report import SweepReport
 from isoalign.stats import Comparison
+from isoalign.stats.equal_kl import GRID, AtKL
 
 BULK = ("values", "curve", "data", "seals", "contents", "families")  # of a card: what its file is read for
 
@@ -29,6 +30,8 @@ def _section(section: Section) -> dict[str, Any]:
         "protocol": section.protocol,
         "ranked_by": {"gain": objective.gain, "level": objective.level, "higher_is_better": objective.higher_is_better},
         "smallest_resolvable": ranking.smallest,
+        "kl_grid": list(section.equal_kl),
+        "area_nats": [GRID[0], section.areas[0]] if section.areas[0] > GRID[0] else None,
         "warnings": section.warnings,
         "rows": [_row(section, row) for row in section.rows],
         "pairs": [_pair(*names, c) for names, c in (ranking.pairs | ranking.others).items()],
@@ -37,6 +40,7 @@ def _section(section: Section) -> dict[str, Any]:
 
 def _row(section: Section, row: Row) -> dict[str, Any]:
     above = section.drift.rows.get(row.name)
+    area, rank = section.areas[1].get(row.name, (None, None))
     return {
         "name": row.name,
         "algorithm": row.cards[0].algorithm,
@@ -63,8 +67,15 @@ def _row(section: Section, row: Row) -> dict[str, Any]:
             "shown": above.above,
             **difference_data(above.beyond),
         },
+        "at_kl": [{"kl": kl} | _reading(at[row.name]) for kl, at in section.equal_kl.items() if row.name in at],
+        "area": area and vars(area) | {"rank": rank},
         "flags": row.flags,
     }
+
+
+def _reading(at: AtKL) -> dict[str, Any]:
+    """A row at a KL; without a gain where it is not reached, or not measured between the nats of the gap."""
+    return vars(at.gain) | {"behind": at.behind, "rank": at.rank, "gap": at.gap, "crossed_again": at.again}
 
 
 def _pair(a: str, b: str, c: Comparison) -> dict[str, Any]:

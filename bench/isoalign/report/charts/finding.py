@@ -26,6 +26,18 @@ def gain_of(section: Section, row: Row, at: float | None) -> Estimate:
     return found.gain if found else Estimate(None, None, None, 0)
 
 
+def headline(section: Section) -> str:
+    """The finding at the KL of `compared_at`, and what ranks by the area under the curves say, where that is measured."""
+    told, (to, areas) = finding(section, compared_at(section)), section.areas
+    spans = {row.name: span for row in section.rows if (span := areas.get(row.name, (None, None))[1])}
+    if len(spans) < 2 or all(row.clusters == 1 for row in section.rows if row.name in spans):
+        return told
+    best = [name for name, (first, _) in spans.items() if first == 1]
+    may = f"{len(best)} of {len(spans)} may be" if len(best) < len(spans) else f"any of {len(spans)} may be"
+    verdict = f"{shorten(clean(best[0]), 30)} is" if len(best) == 1 else may
+    return f"{told}. By the area under the curve to {to:g} nats, {verdict}"
+
+
 def finding(section: Section, at: float | None) -> str:
     """What ranks say of the methods at a KL, or at the end of the budget: which may be the best, jointly at 95%."""
     where = "At the end of the budget" if at is None else f"At {at:g} nat{'s' * (at != 1)} of KL"

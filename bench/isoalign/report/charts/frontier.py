@@ -11,7 +11,7 @@ import numpy as np
 from isoalign.core.lazy import matplotlib
 from isoalign.report.board.rows import DRIFT, METHOD, Row
 from isoalign.report.board.sections import Section
-from isoalign.report.charts.finding import compared_at, finding, unmeasured_sentence
+from isoalign.report.charts.finding import compared_at, headline, unmeasured_sentence
 from isoalign.report.charts.forest import MOST, TWIN, Line, draw_forest, lines_of
 from isoalign.report.charts.labels import Box, Label, boxes_along, place_labels
 from isoalign.report.charts.looks import (
@@ -81,7 +81,7 @@ def frontier_chart(task: str, section: Section, kind: str = "svg") -> bytes | No
 
     def draw(figure: Any) -> None:
         figure.set_layout_engine("none")
-        _titles(figure, height, finding(section, at), " · ".join(filter(None, said)))
+        _titles(figure, height, headline(section), " · ".join(filter(None, said)))
         longest = max(len(name_of(line.rows[0][0], 24)) for line in lines) if lines else 0
         left = max(22 + 6.6 * longest, 164)
         forest = _panel(figure, height, left, 450 - left, tall)

@@ -23,35 +23,47 @@ prompts, seeds, and the bend of the curve between two snapshots. † crosses tha
 {area}KL here is the price of a change, not how hard a method optimised: by that measure methods differ at equal KL (Gao et
 al. 2023)."""
 
-_AREA = """*Mean* is that of {gain} over √KL from {start:g} to {to:g} nats: the area under the curve, by its width.
+_AREA = """*Area* is the mean of {gain} over √KL from {start:g} to {to:g} nats: the area under the curve, by its width.
 """
 
 
 def equal_kl_section(section: Section) -> list[str]:
     """The gain of each method at several KL and its mean over them; empty if no card has a curve."""
-    at_kl, (to, areas) = section.equal_kl, section.areas
+    at_kl, to = section.equal_kl, section.areas[0]
     if not at_kl:
         return []
     objective = section.objective
     rows = [row for row in section.rows if row.name in section.curves]
     first = next(iter(at_kl.values()))
     titles = ["Method", "KL at the end", *(with_arrow(f"{objective.gain_title} at {kl:g}", True) for kl in at_kl)]
-    titles += [with_arrow(f"Mean, {GRID[0]:g} to {to:g}", True)] if to > GRID[0] else []
+    titles += [area] if (area := area_title(section)) else []
     cells = []
     for row in rows:
         line = [row_name(row), f"{first[row.name].end:.2f}", *(at_kl_cell(row, found[row.name]) for found in at_kl.values())]
-        if to > GRID[0]:
-            mean, rank = areas.get(row.name, (None, None))
-            short = "not measured" if reaches(section.curves[row.name], to) else "not reached"
-            line.append(_ranked(row, mean, rank) if mean else short)
-        cells.append(line)
+        cells.append([*line, area_cell(section, row)] if area else line)
     for name, draws in section.drift.controls.items():
         readings = [reading.estimate() if (reading := drift_at(draws, kl)) else None for kl in at_kl]
         pooled = ["not measured" if one is None else cell(replace(one, missing=0), 3) for one in readings]
-        cells.append([f"*{name}, {len(draws)} draws*", "", *pooled, *([""] if to > GRID[0] else [])])
+        cells.append([f"*{name}, {len(draws)} draws*", "", *pooled, *([""] if area else [])])
     gain = objective.gain_noun
-    area = _AREA.format(gain=gain, start=GRID[0], to=to) if to > GRID[0] else ""
-    return ["### At equal KL", grid(titles, cells), _HOW.format(gain=f"the {gain}", apart=2 * NEAR, area=area)]
+    told = _AREA.format(gain=gain, start=GRID[0], to=to) if area else ""
+    return ["### At equal KL", grid(titles, cells), _HOW.format(gain=f"the {gain}", apart=2 * NEAR, area=told)]
+
+
+def area_title(section: Section) -> str:
+    """The title of the column of areas, with the KL between which they are taken; empty where there are none."""
+    to = section.areas[0]
+    return with_arrow(f"Area, {GRID[0]:g} to {to:g} nats", True) if to > GRID[0] else ""
+
+
+def area_cell(section: Section, row: Row) -> str:
+    """The mean gain over the root of the KL with its interval and its rank, or why there is none."""
+    to, areas = section.areas
+    if row.name in areas:
+        return _ranked(row, *areas[row.name])
+    if row.name not in section.curves:
+        return "–"
+    return "not measured" if reaches(section.curves[row.name], to) else "not reached"
 
 
 def at_kl_cell(row: Row, at: AtKL) -> str:
@@ -63,4 +75,4 @@ def at_kl_cell(row: Row, at: AtKL) -> str:
 
 def _ranked(row: Row, gain: Estimate, rank: tuple[int, int] | None) -> str:
     shown = cell(replace(gain, missing=0), 3)
-    return f"{shown}; {rank_phrase(rank)}" if rank and row.seeds > 1 else shown
+    return f"{shown}; {rank_phrase(rank)}" if rank and row.clusters > 1 else shown

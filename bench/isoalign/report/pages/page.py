@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from isoalign.core.display import clean, count, escape, grid, probability, scientific, share
-from isoalign.core.objective import Objective
 from isoalign.core.records import Card, Estimate
 from isoalign.evaluation.card import file_name
 from isoalign.evaluation.metrics import Metric
@@ -15,11 +14,12 @@ from isoalign.report.board.drift import NOT_MEASURED, WHY
 from isoalign.report.board.ranking import Pair
 from isoalign.report.board.rows import REFERENCE, Row, known_mean, total
 from isoalign.report.board.sections import PROTOCOL, Section
-from isoalign.report.charts.finding import compared_at, finding
+from isoalign.report.charts.finding import headline
 from isoalign.report.charts.frontier import frontier_chart_name, frontier_points
 from isoalign.report.charts.reliability import reliability_by_model, reliability_chart_name
 from isoalign.report.pages.curves import curves_section
-from isoalign.report.pages.equal_kl import equal_kl_section
+from isoalign.report.pages.equal_kl import area_cell, area_title, equal_kl_section
+from isoalign.report.pages.how_to_read import how_to_read
 from isoalign.report.pages.phrases import (
     brief_cell,
     budget_phrase,
@@ -39,49 +39,6 @@ _NOTES = {
     "known_reward": "Known reward", "reward_model": "Reward", "annotator": "Annotator", "noise": "Label noise",
     "correlation": "Rank correlations", "tuning": "Tuning", "caveat": "Caveat",
 }  # fmt: skip
-
-_HOW_TO_READ = """\
-- Values are means over seeds, with 95% intervals. With one seed the interval is the card's: it covers the prompts, not
-  the training. With more, prompts are resampled, the same ones for all seeds, and the spread of the seeds is added by
-  Student's t. For metrics that are not means over prompts, the variance of the prompts (averaged over seeds, not divided
-  by their number, since all seeds answer the same prompts) and that of the seeds (with t) are added.
-{gain}
-- Above drift: the gain at the end of the run's curves minus that of a control for drift at the same KL, with the share of
-  the gain that the control reaches too. A control was trained without a preference; each draw of its random rewards or
-  verdicts counts as a seed does. Of several controls it is the one that leaves least. *Not measured*: fewer than two draws
-  of a control passed that KL, or their snapshots are too far apart there. A row that is not shown to be above drift, after
-  Holm's correction over all rows, has a note.
-- Methods are compared in pairs, prompt by prompt. Holm's correction keeps the chance of any false difference on the board
-  at about 5%; with 10,000 resamples no p is below .0002 before it, and of more than 25 pairs there are 400 resamples for each.
-  p allows for the few seeds of a method that lie close together by chance. A rank is a span, from 1 + the number of methods
-  that are shown to be better to the number of methods minus those shown to be worse; together the spans contain all true
-  ranks with about 95%. One seed says nothing of its method: none of its pairs is decided. The smallest resolvable
-  difference is found with a power of 80% at the strictest step of Holm's correction, mean over the pairs.
-- If a method has no values by prompt (older cards), a method is shown to be better if the intervals of {gain_noun} do not
-  overlap.
-- The reference, the control, completions from outside isoalign (unmetered: not held to a budget) and methods that train
-  nothing and pay for every answer instead (inference) have no rank; nor has a row that failed a gate or was scored by an
-  outdated metric. The last two are listed last.
-- Pareto: in which share of resamples, of prompts and seeds, no other row has both {better} and less exact KL.
-- ↑ higher is better, ↓ lower is better. Rows of different budgets, bases, prompts or scorers never share a table."""
-
-
-_MANY = f"""\
-- Of more than {MANY} pairs, intervals and p are what 400 resamples for each would show on average (a saddlepoint
-  approximation)."""
-
-
-def how_to_read(objective: Objective, many: bool = False) -> str:
-    """What the page's tables mean; ``many``: with so many pairs that p is not counted."""
-    gain = "- Reduction is mean toxicity of the SFT base minus that of the method, paired on the same prompts."
-    gain += " Rows are sorted by it."
-    if not objective.is_toxicity:
-        gain = (
-            f"- {objective.gain_heading} is how far the mean moved from the SFT base's in the direction that is better\n"
-            f"  ({objective.direction}), paired on the same prompts. Rows are sorted by it."
-        )
-    told = _HOW_TO_READ.format(gain=gain, gain_noun=objective.gain_noun, better=objective.better)
-    return f"{told}\n{_MANY}" if many else told
 
 
 def board_page(task: str, sections: Sequence[Section]) -> str:
@@ -111,11 +68,15 @@ def _section(section: Section, number: int) -> list[str]:
         titles.insert(1, "Above drift ↑")
         for row, shown in zip(section.rows, cells, strict=True):
             shown.insert(1, section.drift.cell(row))
+    if title := area_title(section):
+        titles.insert(1, title)
+        for row, shown in zip(section.rows, cells, strict=True):
+            shown.insert(1, area_cell(section, row))
     parts = [f"## {_title(section)}", *_warnings(section), _header(section), *_ranking(section, titles, cells, spent=True)]
     if not any(row.part == REFERENCE for row in section.rows):
         parts += ["No card of the SFT base yet: `isoalign run algorithm=sft` makes the reference row."]
     if frontier_points(section):
-        parts += [f"![{escape(finding(section, compared_at(section)))}]({frontier_chart_name(number)})"]
+        parts += [f"![{escape(headline(section))}]({frontier_chart_name(number)})"]
     parts += equal_kl_section(section)
     parts += _pairwise(section)
     parts += curves_section(section, number)

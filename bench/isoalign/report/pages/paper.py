@@ -9,7 +9,8 @@ from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import metric
 from isoalign.report.board.rows import REFERENCE, Row
 from isoalign.report.board.sections import Section
-from isoalign.report.charts.finding import compared_at, finding, gain_of
+from isoalign.report.charts.finding import compared_at, gain_of, headline
+from isoalign.report.pages.equal_kl import area_cell, area_title
 from isoalign.report.pages.phrases import row_name
 
 _SPECIAL = {
@@ -24,13 +25,13 @@ def as_markdown(section: Section) -> str:
     titles, rows = _table(section)
     names = [row_name(row) for row in section.rows]
     shown = [[escape(cells[0]), name, *cells[2:]] for name, cells in zip(names, rows, strict=True)]
-    return f"{escape(finding(section, compared_at(section)))}.\n\n{grid(titles, shown, left=(0, 1))}\n"
+    return f"{escape(headline(section))}.\n\n{grid(titles, shown, left=(0, 1))}\n"
 
 
 def as_latex(task: str, section: Section) -> str:
     """The table in LaTeX, for the package booktabs; the finding is its caption."""
     titles, rows = _table(section)
-    caption = f"{finding(section, compared_at(section))}. {clean(task)}, {scientific(section.budget.get('flops'))} FLOP a run."
+    caption = f"{headline(section)}. {clean(task)}, {scientific(section.budget.get('flops'))} FLOP a run."
     lines = [" & ".join(map(latex, cells)) + r" \\" for cells in [titles, *rows]]
     return "\n".join([
         r"% \usepackage{booktabs}", r"\begin{table}", rf"\caption{{{latex(caption)}}}",
@@ -49,11 +50,12 @@ def _table(section: Section) -> tuple[list[str], list[list[str]]]:
     columns = [metric(name, objective) for name in (objective.gain, "kl", "perplexity")]
     titles = ["Rank", "Method", "Seeds", *(one.heading for one in columns)]
     titles += [] if at is None else [f"{objective.gain_title} at {at:g} nats"]
-    titles += ["Above drift"] if section.drift.controls else []
+    titles += ([area] if (area := area_title(section)) else []) + (["Above drift"] if section.drift.controls else [])
 
     def cells(row: Row) -> list[str]:
         own = [cell(row.metrics.get(one.name), one.digits) for one in columns]
         own += [] if at is None else [_at(section, row, at)]
+        own += [area_cell(section, row)] if area_title(section) else []
         own += [section.drift.cell(row)] if section.drift.controls else []
         return [clean(row.place), clean(row.name), str(row.seeds), *own]
 

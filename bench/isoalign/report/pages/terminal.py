@@ -1,6 +1,7 @@
 """The board for a terminal."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich import box
 from rich.table import Table
@@ -8,18 +9,23 @@ from rich.text import Text
 
 from isoalign.core.display import clean, share
 from isoalign.evaluation.card import TUNED
+from isoalign.report.board.cells import cell
 from isoalign.report.board.drift import NOT_MEASURED, WHY
 from isoalign.report.board.rows import CONTROL, INFERENCE, METHOD, REFERENCE, UNMETERED, Row
 from isoalign.report.board.sections import Section
+from isoalign.report.charts.finding import headline
 from isoalign.report.pages.console import rendered
+from isoalign.report.pages.equal_kl import area_title
 from isoalign.report.pages.phrases import (
     brief_cell,
     budget_phrase,
     chance_phrase,
     more_seeds_phrase,
+    rank_phrase,
     ranking_phrase,
     surely_pareto,
 )
+from isoalign.stats.equal_kl import GRID
 
 _PLACES = {REFERENCE: "ref", CONTROL: "ctrl", UNMETERED: "unmet.", INFERENCE: "infer.", "outdated": "old"}
 _TITLES = {
@@ -29,7 +35,7 @@ _TITLES = {
     "implicit_accuracy": "impl.",
     "distinct_2": "dist-2",
 }
-ABOVE = "above_drift"  # the column
+ABOVE, AREA = "above_drift", "area"  # columns
 _LONGEST = 13  # letters of a name; longer names are folded
 
 
@@ -70,8 +76,9 @@ def _titles(section: Section) -> dict[str, str]:
     of two others."""
     objective = section.objective
     own = {"toxicity_mean": "tox.", "toxicity_emt": "EMT"} if objective.is_toxicity else {objective.level: objective.noun}
-    titles = {objective.gain: objective.gain_noun, ABOVE: "above drift"} | own | _TITLES
-    dropped = ("toxicity_emt", "rm_accuracy") if section.drift.controls else (ABOVE,)
+    titles = {objective.gain: objective.gain_noun, AREA: "area", ABOVE: "above drift"} | own | _TITLES
+    dropped = ["toxicity_emt", "rm_accuracy"] if section.drift.controls else [ABOVE]
+    dropped += ["implicit_accuracy"] if area_title(section) else [AREA]
     return {name: title for name, title in titles.items() if name not in dropped}
 
 
@@ -79,13 +86,30 @@ def _row_cells(section: Section, row: Row) -> list[str]:
     """A row's cells, with a star at the KL on the Pareto frontier."""
     cells = {name: brief_cell(row, name) for name in _titles(section)}
     cells |= {ABOVE: section.drift.cell(row).partition(";")[0]} if ABOVE in cells else {}
+    cells |= {AREA: _area(section, row)} if AREA in cells else {}
     cells["kl"] += "*" if surely_pareto(row) else " "
     return [_PLACES.get(row.place, row.place), clean(row.name), str(row.seeds), *cells.values(), share(row.percent)]
 
 
+def _area(section: Section, row: Row) -> str:
+    """The area under a row's curve and its rank; a dash where it is not measured."""
+    mean, rank = section.areas[1].get(row.name, (None, None))
+    if mean is None:
+        return "–"
+    return cell(replace(mean, low=None, high=None, missing=0)) + (
+        f" {rank_phrase(rank):>5}" if rank and row.clusters > 1 else " " * 6
+    )
+
+
 def _caption(section: Section) -> str:
     """What the ranks rest on, what the star means, and the flags."""
-    lines = [f"ranks: {basis}"] if (basis := ranking_phrase(section)) else []
+    lines = [f"{headline(section)}."] if section.areas[1] else []
+    lines += [f"ranks: {basis}"] if (basis := ranking_phrase(section)) else []
+    lines += (
+        [f"area: mean gain over √KL from {GRID[0]:g} to {section.areas[0]:g} nats, with its rank"]
+        if area_title(section)
+        else []
+    )
     lines += [f"chance: {told}"] if (told := chance_phrase(section)) else []
     lines += [] if section.drift.controls else [f"above drift: {NOT_MEASURED}, {WHY}"]
     lines += [cost] if (cost := more_seeds_phrase(section)) else []
