@@ -203,7 +203,7 @@ def test_any_text_and_any_number_survive(text: str, number: float, whole: int) -
         (["data"], {"calibration": "x"}, "data.calibration must be a mapping, not 'x'"),
         (["data"], {"calibration": {"reliability": [1]}}, "data.calibration.reliability[0] must be a mapping, not 1"),
         (["colour"], "red", "unknown field colour"),
-        (["format"], 5, "unknown card format 5; this version of isoalign reads formats 1 to 4"),
+        (["format"], 6, "unknown card format 6; this version of isoalign reads formats 1 to 5"),
         (["format"], 2, "flags[0] must be text, not {"),
     ],
 )

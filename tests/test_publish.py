@@ -1,13 +1,18 @@
-"""Published cards are exact copies, and nothing is published by halves."""
+"""Published cards are small, say what the cards said, and nothing is published by halves."""
 
 import json
+import lzma
+import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from isoalign.cli.commands import invoke
 from isoalign.core.errors import UserError
-from isoalign.core.records import Card, Estimate
-from isoalign.evaluation import card
+from isoalign.core.records import Card, Estimate, Point
+from isoalign.evaluation import card, packs
 from isoalign.report.publish import publish
 
 
@@ -27,7 +32,7 @@ def test_cards_and_their_boards_appear_by_task(tmp_path: Path) -> None:
     paths = [card.write_card(one, tmp_path / "local" / one.task) for one in cards]
     boards = publish(paths, tmp_path)
     assert boards == [tmp_path / "published" / task / "leaderboard.md" for task in ("nano", "smol")]
-    assert card.read_cards(tmp_path / "published" / "nano") == cards[:2]
+    assert card.read_cards(tmp_path / "published" / "nano") == [card.published(one) for one in cards[:2]]
     assert "kto" in boards[0].read_text()
     assert "kto" not in boards[1].read_text()
 
@@ -41,6 +46,118 @@ def test_publishing_again_adds_to_the_board_and_changes_nothing_else(tmp_path: P
     (board,) = publish([second], tmp_path)
     assert "dpo" in board.read_text()
     assert "kto" in board.read_text()
+
+
+def full(algorithm: str, seed: int = 0) -> Card:
+    """A card with values by prompt, a curve and seals."""
+    rng = np.random.default_rng([seed, len(algorithm)])
+    prompts = [f"a-prompt-{i:03}" for i in range(256)]
+
+    def column(scale: float) -> dict[str, float | None]:
+        return dict(zip(prompts, rng.gamma(2, scale / 2, 256).tolist(), strict=True))
+
+    values = {"toxicity_mean": column(0.1), "kl": column(8.0), "length": dict.fromkeys(prompts, 1 / 3)}
+    ends = [
+        {"toxicity_mean": column(0.1), "kl": dict.fromkeys(prompts, 0.0)},
+        {"toxicity_mean": column(0.1), "kl": column(7.0)},
+    ]
+    points = [Point(float(i), 1e12 * i, i, {"kl": Estimate(1 / 3, None, None, 256)}, end) for i, end in enumerate(ends)]
+    metrics = {name: Estimate(float(np.mean(list(by.values()))), 0.0, 1 / 7, 256) for name, by in values.items()}  # type: ignore[arg-type]
+    one = replace(make(algorithm), seed=seed, key=f"{seed}123456789ab", values=values, curve=points, data={"plot": {"x": 1.0}})
+    return card.sealed(
+        replace(one, metrics=metrics | {"toxicity_reduction": Estimate(0.1, 0.09, 0.11, 256, 3)}, notes={"draws": 8})
+    )
+
+
+def test_a_published_card_is_small_and_its_means_are_those_of_the_card(tmp_path: Path) -> None:
+    cards = [full("dpo", seed) for seed in range(3)]
+    paths = [card.write_card(one, tmp_path / "local") for one in cards]
+    publish(paths, tmp_path)
+    folder = tmp_path / "published" / "nano"
+    size = sum(path.stat().st_size for path in [*folder.glob("dpo*"), folder / packs.PACK])
+    assert size < 0.5 * sum(path.stat().st_size for path in paths)
+    for before, after in zip(cards, card.read_cards(folder), strict=True):
+        assert after.digits == 4
+        assert card.broken_seals(after) == []
+        assert (after.config, after.notes, after.data, after.flags) == (before.config, before.notes, before.data, before.flags)
+        assert after.metrics["length"] == Estimate(0.333333, 0.0, 0.142857, 256)
+        assert after.metrics["toxicity_reduction"] == before.metrics["toxicity_reduction"]
+        columns = [
+            (before.values, after.values),
+            *((p.values, q.values) for p, q in zip(before.curve, after.curve, strict=True)),
+        ]
+        for own, theirs in columns:
+            for name, by in own.items():
+                assert theirs[name].keys() == by.keys()
+                known, rounded = (np.array(list(each.values()), dtype=float) for each in (by, theirs[name]))
+                assert rounded.mean() == pytest.approx(known.mean(), rel=1e-4)
+                assert np.abs(rounded - known).max() <= 5e-4 * known.max()
+        assert after.values["length"]["a-prompt-000"] == 1 / 3, "one value for all takes no room"
+    read = json.loads((folder / "dpo-s0-01234567.json").read_text())
+    assert read["metrics"]["toxicity_reduction"] == [0.1, 0.09, 0.11, 256, 3]
+    line = json.loads(lzma.decompress((folder / packs.PACK).read_bytes()).splitlines()[0])
+    assert line["card"] == "dpo-s0-01234567.json"
+    assert len(line["values"][0]["columns"]["kl"]) == 256
+
+
+def test_values_are_rounded_to_four_digits_and_five_decimals() -> None:
+    by: dict[str, float | None] = {"a": 12.34567, "b": 0.123456, "c": 0.001234567, "d": 0.0000123, "e": None, "f": 3, "g": 0.0}
+    after = card.published(replace(make("dpo"), values={"kl": by})).values["kl"]
+    assert after == {"a": 12.35, "b": 0.1235, "c": 0.00123, "d": 0.00001, "e": None, "f": 3, "g": 0.0}
+    assert type(after["f"]) is int
+
+
+def test_a_pack_that_is_gone_changed_or_of_others_is_one_line_and_what_has_no_card_leaves_it(tmp_path: Path) -> None:
+    first, second = (card.write_card(full("dpo", seed), tmp_path / "local") for seed in (0, 1))
+    publish([first], tmp_path)
+    folder = tmp_path / "published" / "nano"
+    pack, own = folder / packs.PACK, folder / first.name
+    alone = pack.read_bytes()
+    publish([second], tmp_path)
+    both = pack.read_bytes()
+    (folder / second.name).unlink()
+    publish([first], tmp_path)
+    assert pack.read_bytes() == alone, "the line of a card that was removed goes"
+    pack.write_bytes(both)
+    assert card.read_cards(folder) == [card.published(card.read_card(first))], "more than is asked for harms nothing"
+    text = lzma.decompress(alone).decode()
+    changed = re.sub(r'"kl":\[(\d)', lambda found: f'"kl":[1{found[1]}', text, count=1)
+    for content, told in (
+        (lzma.compress(changed.encode()), "was changed since it was written: values"),
+        (lzma.compress(text.replace(own.name, "else-s0-01234567.json").encode()), "does not have the values by prompt of"),
+        (alone[:100], "cannot read"),
+        (None, "has its values by prompt in values.jsonl.xz, which is not beside it; copy that file too"),
+    ):
+        pack.unlink() if content is None else pack.write_bytes(content)
+        with pytest.raises(UserError, match=told) as caught:
+            card.read_unchanged(own)
+        assert "\n" not in str(caught.value)
+
+
+def test_what_an_older_version_published_is_read_and_made_small_by_publishing_it_again(tmp_path: Path) -> None:
+    folder = tmp_path / "published" / "nano"
+    old = card.write_card(full("dpo"), folder)
+    before = card.read_card(old)
+    assert before.digits is None
+    publish([old], tmp_path)
+    assert card.read_card(old) == card.published(before)
+    assert json.loads(old.read_text())["format"] == 5
+
+
+def test_commands_read_published_cards_as_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cards = [full(name, seed) for name in ("dpo", "ppo-x") for seed in (0, 1)]
+    paths = [card.write_card(one, tmp_path / "local" / "nano") for one in cards]
+    publish(paths, tmp_path)
+    said = []
+    for results in ("local", "published"):
+        named = ["--results", str(tmp_path / results)]
+        for words in (["board", "nano"], ["compare", "dpo", "ppo-x"]):
+            assert invoke([*words, *named]) == 0
+        assert invoke(["show", str(tmp_path / results / "nano" / paths[0].name)]) == 0
+        said.append(re.sub(r"\S*(local|published)\S*", "", capsys.readouterr().out))
+    assert said[0] == said[1], "to the digits that are shown"
+    assert invoke(["verify", str(tmp_path / "published" / "nano" / paths[0].name), "--store", str(tmp_path / "store")]) == 1
+    assert "ok: the card's 20 entries agree with their seals" in capsys.readouterr().out
 
 
 def test_what_is_no_card_is_refused_and_nothing_copied(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from isoalign.cli.commands import invoke
 from isoalign.core import remote
 from isoalign.core.errors import UserError
-from isoalign.evaluation.card import read_card
+from isoalign.evaluation.card import published, read_card
 
 CARDS = sorted(Path(__file__).parents[1].glob("results/published/nano/*-s0-*.json"))[:3]
 
@@ -103,7 +103,7 @@ def test_results_on_an_s3_server_are_as_those_in_a_folder(s3: str, tmp_path: Pat
 
 def test_a_url_of_files_is_the_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said(capsys, "publish", str(CARDS[0]), "--results", f"file://{tmp_path}")
-    assert read_card(tmp_path / "published" / "nano" / CARDS[0].name) == read_card(CARDS[0])
+    assert read_card(tmp_path / "published" / "nano" / CARDS[0].name) == published(read_card(CARDS[0]))
 
 
 def test_nothing_is_written_where_something_is_refused(

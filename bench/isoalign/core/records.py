@@ -182,7 +182,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Card:
-    """The record of one run; see docs/card.md."""
+    """The record of one run; see docs/card.md. ``digits``: of its values by prompt, if they were rounded for publishing."""
 
     key: str
     task: str
@@ -204,6 +204,7 @@ class Card:
     values: PromptValues = field(default_factory=dict)
     curve: list[Point] = field(default_factory=list)
     seals: dict[str, str] = field(default_factory=dict)
+    digits: int | None = None
 
     @property
     def base(self) -> int | None:

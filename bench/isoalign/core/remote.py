@@ -18,7 +18,8 @@ from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.lazy import fsspec
 from isoalign.core.redaction import redact_text
 
-FETCHED = (".json", ".svg")  # of a folder: cards, notes of failures, and charts that may have to go
+PACK = "values.jsonl.xz"  # beside published cards: what of them only programs read
+FETCHED = (".json", ".svg", PACK)  # of a folder: cards, notes of failures, and charts that may have to go
 
 
 @contextmanager
@@ -40,7 +41,8 @@ def folder(place: str) -> Iterator[Path]:
         after = {file.relative_to(local).as_posix(): file.read_bytes() for file in local.rglob("*") if file.is_file()}
         changed = [name for name in after if after[name] != before.get(name)]
         with _told(place, "write to"):
-            for name in sorted(changed, key=lambda name: (not name.endswith(".json"), name)):  # cards, then boards of them
+            order = (PACK, ".json", "")  # what cards need, cards, boards of them
+            for name in sorted(changed, key=lambda name: (next(i for i, end in enumerate(order) if name.endswith(end)), name)):
                 _within(system, root, name)
                 system.pipe_file(posixpath.join(root, name), after[name])
             for name in before.keys() - after.keys():
@@ -58,6 +60,9 @@ def file(place: str) -> Iterator[Path]:
         with _told(place, "read"):
             system, path_there = fsspec.core.url_to_fs(place)
             local.write_bytes(system.cat_file(path_there))
+            packed = posixpath.join(posixpath.dirname(path_there), PACK)
+            if place.endswith(".json") and system.exists(packed):  # beside published cards
+                (temporary / PACK).write_bytes(system.cat_file(packed))
         yield local
 
 

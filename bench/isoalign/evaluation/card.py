@@ -5,6 +5,7 @@ import functools
 import json
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,18 @@ from isoalign.core.records import Card, Flag, PromptValues
 from isoalign.core.redaction import redact
 from isoalign.core.store import digest
 from isoalign.core.typed import finite, parse
+from isoalign.evaluation import packs
 from isoalign.evaluation.seals import broken_seals, seal, seals_of
 
 BY_HAND, DEFAULT, TUNED = "by hand", "default", "tuned"  # how a method got its settings: its track
 OTHER_BASE = f"{DEFAULT}; what tuning chose is for another base"
-FORMAT = 4
-READS = (
-    1,
-    2,
-    3,
-    4,
-)  # 1 has no values by prompt, curve and seals; up to 2 flags were lines of text; up to 3 nothing was shared
+FORMAT, PUBLISHED = 4, 5
+READS = (1, 2, 3, 4, 5)
+"""1 has no values by prompt, curve and seals; up to 2 flags were lines of text; up to 3 nothing was shared; of 5, which is
+published, a part is in the pack beside it."""
 LONGEST_NAME = 200  # characters
 MANY = 200  # cards of which a bar says how far reading them is
+LINES = ("metrics", "flags", "data", "values", "curve", "families", "seals")
 FAMILY = "metric "  # prefix of the versions of families of metrics on a card
 INNER: dict[str, Any] = {
     "notes.flags": list[Flag],
@@ -63,9 +63,11 @@ def read_card(path: Path) -> Card:
         raise UserError(f'{path} is not a card: it has no "format"')
     number = data.pop("format")
     if isinstance(number, bool) or number not in READS:
-        raise UserError(f"{path}: unknown card format {number!r}; this version of isoalign reads formats 1 to {FORMAT}")
+        raise UserError(f"{path}: unknown card format {number!r}; this version of isoalign reads formats 1 to {PUBLISHED}")
     if number < 3:
         _upgrade_flags(data, path)
+    if number == PUBLISHED:
+        _unfold(data, path)
     points = data["curve"] if isinstance(data.get("curve"), list) else []
     lists: list[list[str]] = []
     for holder, where in [(data, "values"), *((p, f"curve[{i}].values") for i, p in enumerate(points))]:
@@ -81,6 +83,40 @@ def read_card(path: Path) -> Card:
         parse(card.budget.get("flops"), float, "budget.flops", path)
         _check_bill(card.spent, path)
     return card
+
+
+def published(card: Card) -> Card:
+    """The card with fewer digits and a seal for each field, as `published_texts` writes it."""
+    return card if card.digits is not None else sealed(packs.rounded(card))
+
+
+def published_texts(card: Card, path: Path | str = "card") -> tuple[str, str]:
+    """The JSON of a `published` card, and its line in the pack of its folder."""
+    data = json.loads(to_json(card, path))
+    line = {"card": file_name(card)} | {name: data[name] for name in packs.FIELDS}
+    data |= {"format": PUBLISHED} | dict.fromkeys(packs.FIELDS, packs.PACK)
+    data["metrics"] = {
+        name: [e["value"], e["low"], e["high"], e["n"], *([e["missing"]] if e["missing"] else [])]
+        for name, e in data["metrics"].items()
+    }
+    fields = [f" {json.dumps(name)}: {_field(name, value, (*LINES, 'config'))}" for name, value in data.items()]
+    return "{\n" + ",\n".join(fields) + "\n}\n", json.dumps(line, separators=(",", ":")).replace(",", ", ", 1)
+
+
+def _unfold(data: dict[str, Any], path: Path) -> None:
+    """Put what the pack has of a published card into it, and names to the numbers of its metrics."""
+    for name in packs.FIELDS:
+        if data.get(name) != packs.PACK:
+            raise UserError(f"{path}: {name} of a published card must be {packs.PACK!r}, the file beside it that has them")
+    for name in ("algorithm", "key"):
+        parse(data.get(name), str, name, path)
+    name = f"{_safe(data['algorithm'])}-s{parse(data.get('seed'), int, 'seed', path)}-{_safe(data['key'][:8])}.json"
+    data |= packs.read(path.parent, name, path)
+    names = ("value", "low", "high", "n", "missing")
+    for name, numbers in parse(data.get("metrics"), dict[str, list[Any]], "metrics", path).items():
+        if len(numbers) not in (4, 5):
+            raise UserError(f"{path}: metrics.{name} must be [value, low, high, n] or [value, low, high, n, missing]")
+        data["metrics"][name] = dict(zip(names, numbers, strict=False))
 
 
 def _check_inner(card: Card, place: list[str], hint: Any, path: Path) -> None:
@@ -163,6 +199,8 @@ def file_name(card: Card) -> str:
 def to_json(card: Card, path: Path | str = "card") -> str:
     """A card as JSON, without secrets. Raises UserError that names the field which JSON can't hold."""
     data: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(redacted(card))}
+    if card.digits is None:
+        del data["digits"]  # of published cards alone
     finite(data, "", path)
     lists: list[list[str]] = []
     data["values"] = _pack(data["values"], lists)
@@ -174,16 +212,16 @@ def to_json(card: Card, path: Path | str = "card") -> str:
     return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
-def _field(name: str, value: Any) -> str:
-    """A field as JSON; in fields with many entries each entry has one line."""
-    if name not in ("metrics", "flags", "data", "values", "curve", "families", "seals") or not value:
+def _field(name: str, value: Any, lines: Collection[str] = LINES) -> str:
+    """A field as JSON; in fields with many entries, the ``lines``, each entry has one line."""
+    if name not in lines or not value or isinstance(value, str):
         return json.dumps(value, indent=1, allow_nan=False).replace("\n", "\n ")
     if isinstance(value, list):
         dense = (",", ":") if name in ("values", "curve") else None
-        lines = [json.dumps(item, allow_nan=False, separators=dense) for item in value]
-        return "[\n  " + ",\n  ".join(lines) + "\n ]"
-    lines = [f"{json.dumps(key)}: {json.dumps(item, allow_nan=False)}" for key, item in value.items()]
-    return "{\n  " + ",\n  ".join(lines) + "\n }"
+        items = [json.dumps(item, allow_nan=False, separators=dense) for item in value]
+        return "[\n  " + ",\n  ".join(items) + "\n ]"
+    items = [f"{json.dumps(key)}: {json.dumps(item, allow_nan=False)}" for key, item in value.items()]
+    return "{\n  " + ",\n  ".join(items) + "\n }"
 
 
 def _pack(values: PromptValues, lists: list[list[str]]) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ def scored(card: Card, own: MetricValues, base: MetricValues | None, points: Seq
     versions |= {FAMILY + family: str(version) for family, version in own.versions.items()}
     card = replace(
         card,
+        digits=None,  # nothing of it is rounded now
         metrics=dict(sorted((kept | own.metrics).items())),
         values=dict(sorted(values.items())),
         families=dict(sorted((card.families | own.families).items())),

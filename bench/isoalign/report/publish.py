@@ -1,4 +1,4 @@
-"""Publishing: copy cards to ``results/published/<task>/``, which is committed, and rebuild the boards there."""
+"""Publishing: put cards, small ones, into ``results/published/<task>/``, which is committed, and rebuild the boards there."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,34 +7,36 @@ from isoalign.core.errors import UserError
 from isoalign.core.files import save
 from isoalign.core.places import is_plain
 from isoalign.core.records import Card
-from isoalign.evaluation.card import file_name, read_card, read_cards, read_unchanged, to_json
+from isoalign.evaluation import packs
+from isoalign.evaluation.card import file_name, published, published_texts, read_card, read_cards, read_unchanged
 from isoalign.report import leaderboard
 
 
 def publish(paths: Iterable[Path], results_root: Path) -> list[Path]:
-    """Copy cards into ``results_root/published/<task>/`` and rebuild the boards there; returns the boards' paths.
+    """Put cards, rounded, into ``results_root/published/<task>/`` and rebuild the boards there; returns the boards' paths.
 
     Raises UserError, with nothing copied, for a path that is not a card and for a card that would replace a different one.
     """
-    copies: dict[Path, str] = {}
     cards: dict[Path, Card] = {}
     for path in map(Path, paths):
         if path.is_dir():
             raise UserError(f"{path} is a folder; name the cards in it: {path}/*.json")
-        card = read_unchanged(path)
+        card = published(read_unchanged(path))
         if not is_plain(card.task):
             raise UserError(f"{path}: task {card.task!r} can't be the name of a folder")
         copy = Path(results_root) / "published" / card.task / file_name(card)
-        text = to_json(card, path)
-        if copies.setdefault(copy, text) != text or (copy.exists() and to_json(read_card(copy), copy) != text):
+        if cards.setdefault(copy, card) != card or (copy.exists() and published(read_card(copy)) != card):
             raise UserError(f"{copy} holds another card; remove it first to replace it by {path}")
-        copies[copy], cards[copy] = text, card
-    if not copies:
+    if not cards:
         raise UserError("no cards named; name those to publish, for example results/local/nano/*.json")
-    folders = sorted({copy.parent for copy in copies})
+    texts = {copy: published_texts(card, copy) for copy, card in cards.items()}
+    folders = sorted({copy.parent for copy in cards})
     for folder in folders:  # cards that can't be read, or can't share a board, are found before anything is copied
         leaderboard.ordered([*read_cards(folder), *(card for copy, card in cards.items() if copy.parent == folder)])
-    for copy, text in copies.items():
+    for folder in folders:  # first the pack, which may hold more than the cards beside it ask for
+        lines = {copy.name: line for copy, (_, line) in texts.items() if copy.parent == folder}
+        packs.write(folder, lines, kept={path.name for path in folder.glob("*.json")})
+    for copy, (text, _) in texts.items():
         save(copy, text)
     return [_write_board(folder) for folder in folders]
 

@@ -45,6 +45,8 @@ LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 GAP = (0, (1, 2))  # of the line between two snapshots that lie too far apart for anything to be read between them
 CROWD = 10  # with more rows than these, colours and names beside marks do not tell them apart
 MOST = 30  # rows that a chart names; the others are grey
+PLACES = re.compile(rb' (?:d|x|y)="[^"]*"')  # in an SVG
+DIGITS = re.compile(rb"(\.\d\d)\d+")  # beyond a hundredth of a point, two thirds of an SVG
 
 
 def picture(draw: Callable[[Any], None], size: tuple[float, float], kind: str = "svg") -> bytes:
@@ -64,7 +66,10 @@ def picture(draw: Callable[[Any], None], size: tuple[float, float], kind: str = 
         file = io.BytesIO()
         date = "Date" if kind == "svg" else "CreationDate"
         figure.savefig(file, format=kind, metadata={date: None, "Creator": "isoalign"})
-    return CONTROLS.sub(b"", file.getvalue()).replace(b"<defs>", _in_the_dark(), 1) if kind == "svg" else file.getvalue()
+    if kind != "svg":
+        return file.getvalue()
+    small = PLACES.sub(lambda place: DIGITS.sub(rb"\1", place[0]), file.getvalue())
+    return CONTROLS.sub(b"", small).replace(b"<defs>", _in_the_dark(), 1)
 
 
 def _in_the_dark() -> bytes:
