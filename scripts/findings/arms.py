@@ -13,10 +13,12 @@ from pathlib import Path
 from isoalign import stats
 from isoalign.core.records import Card, Estimate
 from isoalign.evaluation import card as cards
+from isoalign.report.publish import write_published
 from isoalign.stats import curves, equal_kl
 from isoalign.stats.comparisons import Comparison
 
 FOLDER, PUBLISHED = Path("results/findings"), Path("results/published/nano")
+FRESH = Path("results/local/findings")  # cards of full size
 SEEDS = (0, 1, 2)
 MARGIN = 0.2  # two methods are about equal if they differ by less than this share of the effect
 LONG = "budget.flops=1.35e13"  # three times the default
@@ -39,12 +41,15 @@ def run(names: Sequence[str]) -> None:
     """Run what the store lacks, two processes beside one another; each arm has a folder of its own."""
     for name in names:
         once = "algorithm=sft" in RUNS[name]
-        shutil.rmtree(FOLDER / name, ignore_errors=True)  # of other code; the store has the work
+        for old in (FOLDER, FRESH):  # of other code; the store has the work
+            shutil.rmtree(old / name, ignore_errors=True)
         spread = (
             [] if once else ["-m", f"seed={','.join(map(str, SEEDS))}", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
         )
-        words = [*RUNS[name], "threads=1", "tracking=off", f"results={FOLDER / name}"]
+        words = [*RUNS[name], "threads=1", "tracking=off", f"results={FRESH / name}"]
         subprocess.run([str(Path(sys.executable).parent / "isoalign"), "run", *spread, *words], check=True)
+        made = cards.read_cards(FRESH / name / _task(name))
+        write_published({FOLDER / name / _task(name) / cards.file_name(card): card for card in made})
 
 
 @dataclass(frozen=True)

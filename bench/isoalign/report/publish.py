@@ -1,6 +1,6 @@
 """Publishing: put cards, small ones, into ``results/published/<task>/``, which is committed, and rebuild the boards there."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from isoalign.core.errors import UserError
@@ -29,16 +29,21 @@ def publish(paths: Iterable[Path], results_root: Path) -> list[Path]:
             raise UserError(f"{copy} holds another card; remove it first to replace it by {path}")
     if not cards:
         raise UserError("no cards named; name those to publish, for example results/local/nano/*.json")
-    texts = {copy: published_texts(card, copy) for copy, card in cards.items()}
     folders = sorted({copy.parent for copy in cards})
     for folder in folders:  # cards that can't be read, or can't share a board, are found before anything is copied
         leaderboard.ordered([*read_cards(folder), *(card for copy, card in cards.items() if copy.parent == folder)])
-    for folder in folders:  # first the pack, which may hold more than the cards beside it ask for
-        lines = {copy.name: line for copy, (_, line) in texts.items() if copy.parent == folder}
-        packs.write(folder, lines, kept={path.name for path in folder.glob("*.json")})
-    for copy, (text, _) in texts.items():
-        save(copy, text)
+    write_published(cards)
     return [_write_board(folder) for folder in folders]
+
+
+def write_published(cards: Mapping[Path, Card]) -> None:
+    """Write cards, rounded, to their places, each with its line in the pack of the folder."""
+    texts = {place: published_texts(published(card), place) for place, card in cards.items()}
+    for folder in {place.parent for place in texts}:  # first the pack, which may hold more than the cards beside it ask for
+        lines = {place.name: line for place, (_, line) in texts.items() if place.parent == folder}
+        packs.write(folder, lines, kept={path.name for path in folder.glob("*.json")})
+    for place, (text, _) in texts.items():
+        save(place, text)
 
 
 def _write_board(folder: Path) -> Path:
