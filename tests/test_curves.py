@@ -494,7 +494,7 @@ def test_areas_have_a_column_with_ranks_and_a_word_in_the_title_and_no_number_wh
     assert cells["holed"] == "not measured"
     assert re.fullmatch(r"0\.135 \[.*\]; 1", cells["dpo"])
     title = headline(section)
-    assert title.endswith(". By the area under the curve to 4 nats, dpo is")
+    assert title.endswith(". By the area under the curve to 4 nats, dpo is the best of 3")
     assert " ".join(title.split()) in " ".join(board.terminal().split())
     assert "area: mean gain over √KL from 0.5 to 4 nats" in board.terminal()
     (found,) = as_data.board_data(board)["sections"]

@@ -33,8 +33,8 @@ def headline(section: Section) -> str:
     if len(spans) < 2 or all(row.clusters == 1 for row in section.rows if row.name in spans):
         return told
     best = [name for name, (first, _) in spans.items() if first == 1]
-    may = f"{len(best)} of {len(spans)} may be" if len(best) < len(spans) else f"any of {len(spans)} may be"
-    verdict = f"{shorten(clean(best[0]), 30)} is" if len(best) == 1 else may
+    may = f"{len(best)} of {len(spans)}" if len(best) < len(spans) else f"any of {len(spans)}"
+    verdict = f"{shorten(clean(best[0]), 30)} is the best of {len(spans)}" if len(best) == 1 else f"{may} may be the best"
     return f"{told}. By the area under the curve to {to:g} nats, {verdict}"
 
 

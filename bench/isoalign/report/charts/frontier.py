@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,9 @@ def frontier_points(section: Section) -> Ends:
     return ends
 
 
-def frontier_chart(task: str, section: Section, kind: str = "svg") -> bytes | None:
+def frontier_chart(task: str, section: Section, kind: str = "svg", only: Collection[str] = ()) -> bytes | None:
     """Gains at equal KL beside the frontier, the same bytes for the same section; None without a row that has KL and gain.
+    ``only``: names of rows, if not all are shown; ranks, the title and the frontier of all rows stay what they are.
 
     The title says what ranks say. Where too few rows are measured at any KL of the grid, gains are those at the end of the
     budget.
@@ -71,7 +73,8 @@ def frontier_chart(task: str, section: Section, kind: str = "svg") -> bytes | No
         return None
     at = compared_at(section)
     every = lines_of(section, at)
-    lines = every[:MOST]
+    lines = [line for line in every if not only or any(row.name in only for row, _ in line.rows)][:MOST]
+    shown = [end for end in ends if not only or end[0].name in only or end[0].algorithm in DRIFT]
     families = [name for name in WORDS if any(family_of(row) == name for line in lines for row, _ in line.rows)]
     places = len(lines) + (0 < sum(line.gain is None for line in lines) < len(lines))
     tall = max(LINE * places, min(HEIGHT, 28 * places))
@@ -89,7 +92,7 @@ def frontier_chart(task: str, section: Section, kind: str = "svg") -> bytes | No
         forest.set_xlabel(_gain_label(section, at, len(every) - len(lines)), fontsize=9, loc="left")
         axes = _panel(figure, height, 522, WIDTH - 522 - 14, HEIGHT)
         _key(figure, height, families, lines, section)
-        _frontier(figure, axes, section, ends)
+        _frontier(figure, axes, section, shown, frontier_line(section, ends))
 
     return picture(draw, (WIDTH / 96, height / 96), kind)
 
@@ -114,8 +117,8 @@ def _gain_label(section: Section, at: float | None, left_out: int) -> str:
     return f"{section.objective.gain_axis} {where}\nbars: 95% intervals{end}{more}"
 
 
-def _frontier(figure: Any, axes: Any, section: Section, ends: Ends) -> None:
-    """Gain against KL: each row's own steps, faint, the steps of all, and the band of drift."""
+def _frontier(figure: Any, axes: Any, section: Section, ends: Ends, best: list[tuple[float, float]]) -> None:
+    """Gain against KL: each row's own steps, faint, the ``best`` steps of all, and the band of drift."""
     axes.set_title("Each step: the gain that a KL buys", loc="left", fontsize=9, color=FAINT, pad=6)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -133,8 +136,7 @@ def _frontier(figure: Any, axes: Any, section: Section, ends: Ends) -> None:
         axes.plot(
             math.sqrt(kl), gain, SHAPES.get(family_of(row), "P"), color=colour, markerfacecolor=face, markersize=size, zorder=4
         )
-    best = frontier_line(section, ends)
-    farthest = max(math.sqrt(kl) for _, kl, _ in ends)
+    farthest = max(math.sqrt(kl) for kl in [*(kl for _, kl, _ in ends), best[-1][0]])
     x = [math.sqrt(kl) for kl, _ in best]
     axes.plot([*x, farthest], [*(gain for _, gain in best), best[-1][1]], zorder=3, **FRONTIER)
     ticks = even_steps(farthest, 5)
