@@ -5,6 +5,7 @@
 #   bash scripts/results.sh nano            # nano: all methods and controls for drift, three seeds; the best known, five
 #   bash scripts/results.sh nano_sentiment nano_rule   # the tasks with a known reward
 #   bash scripts/results.sh smol            # a larger model: the main methods, three seeds
+#   bash scripts/results.sh ladder          # nano at budgets tiny and large, to results/ladder, beside the small one: crossings
 #   bash scripts/results.sh findings        # claims of the literature, beside the board of nano
 #   bash scripts/results.sh second          # nano again, a few methods, to results/second: what another machine changes
 # Only the cards of these commands are published. After a stop, run it again: what the store holds is not done twice. Commit
@@ -39,6 +40,10 @@ second() {
     run task=nano algorithm=sft
     sweep task=nano algorithm=trl_online_dpo,online_dpo,trl_dpo,dpo,ppo,kto seed=0,1,2
 }
+ladder() { # six of the main methods, two seeds; small is there already, in the store
+    run task=nano algorithm=sft
+    sweep task=nano algorithm=dpo,kto,ppo,rloo,rlaif,simpo seed=0,1 budget=tiny,small,large
+}
 known() { # a task with a known reward
     run task="$1" algorithm=sft
     sweep task="$1" algorithm=ppo,rlaif,rloo,grpo,kto,dpo,sft_chosen seed=0,1,2
@@ -56,11 +61,12 @@ for what in "$@"; do
         tuning) tuning; continue ;;
         findings) .venv/bin/python -m scripts.findings; continue ;;
     esac
-    task=${what/second/nano} results=results
-    [ "$what" != second ] || results=results/second
+    task=${what/second/nano} task=${task/ladder/nano} results=results
+    case "$what" in second|ladder) results=results/$what ;; esac
     rm -rf "$fresh/$task"
     $what
     rm -f $results/published/"$task"/*.json # superseded ones would stand beside these on the board; git has them
     .venv/bin/isoalign publish "$fresh/$task"/*.json --results $results
+    [ "$what" != ladder ] || .venv/bin/isoalign board nano --along budget.flops --results results/ladder/published
 done
 .venv/bin/python scripts/board_to_readme.py

@@ -73,6 +73,33 @@ def test_means_ranks_slopes_and_correlations_by_hand() -> None:
     assert lines(report, "Order of methods") == [order]
 
 
+def test_pairs_that_change_order_are_told_by_comparisons_and_not_by_points() -> None:
+    """dpo and kto swap by .1; ppo is behind both by .2; a fifth of the spread tells them apart; twin is dpo but for noise."""
+    means = {
+        1.0: {"dpo": 0.1, "twin": 0.1001, "kto": 0.2, "ppo": 0.4},
+        2.0: {"dpo": 0.2, "twin": 0.1999, "kto": 0.1, "ppo": 0.4},
+    }
+    rng, parents = np.random.default_rng(1), {"sft": "base", "held_out": "pairs"}
+    cards = [
+        card(name, 0.05, list(mean + rng.normal(0, 0.02, 64)), seed, budget={"flops": at * 1e12}, parents=parents)
+        for at, methods in means.items() for name, mean in methods.items() for seed in range(3)
+    ]  # fmt: skip
+    report = sweep_report(cards, "budget.flops")
+    assert report.values == [1e12, 2e12]
+    verdicts = {frozenset((one.a, one.b)): one.verdict for one in report.crossings}
+    assert verdicts[frozenset(("dpo", "kto"))] == verdicts[frozenset(("twin", "kto"))] == "changes"
+    assert verdicts[frozenset(("dpo", "ppo"))] == verdicts[frozenset(("kto", "ppo"))] == "stays"
+    assert verdicts[frozenset(("dpo", "twin"))] == "not decided"
+    (swap,) = [one for one in report.crossings if {one.a, one.b} == {"dpo", "kto"}]
+    assert swap.ahead == {1e12: "dpo", 2e12: "kto"}
+    assert "Of 6 pairs 2 change order (" in report.verdict
+    assert "3 keep theirs, and of 1 that is not decided" in report.verdict
+    assert lines(report, "Pairs that change order")[0][-1] == "changes"
+    lone = sweep_report([one for one in cards if one.seed == 0], "budget.flops")
+    assert {one.verdict for one in lone.crossings} == {"not decided"}, "one seed decides nothing"
+    assert "which is shown to be better" in sweep_text(report)
+
+
 def test_one_seed_has_every_rank_and_decides_no_trend_and_no_order() -> None:
     several = [one for one in swept(seeds=2) if one.algorithm != "dpo" or one.seed == 0]
     for cards, kto in ((swept(), ["2 [1, 3]", "1 [1, 3]"]), (several, ["2 [1, 2]", "1 [1, 2]"])):
@@ -271,9 +298,8 @@ def test_reward_models_are_set_beside_what_the_noise_lets_them_reach() -> None:
     [
         ("seed", "seed can't be an axis: seeds have no order"),
         ("task.seed", "task.seed can't be an axis: seeds have no order"),
-        ("budget.flops", "budget.flops can't be an axis: it separates the sections of the board"),
         ("task.evaluation.draws", "task.evaluation.draws can't be an axis: it sets how runs are measured"),
-        ("noise", "'noise' can't be an axis; name a setting of task or algorithm, for example task.feedback.noise"),
+        ("noise", "'noise' can't be an axis; name a setting of task, algorithm or budget, for example task.feedback.noise"),
         ("task.feedback", "task.feedback is a section; name one of its settings: noise, draws, file"),
         ("task.feedback.file", "task.feedback.file is '' on dpo-s0-dpo00.05.json, but an axis needs numbers"),
         ("task.feedback.nois", "no card has task.feedback.nois; did you mean 'task.feedback.noise'?"),

@@ -103,7 +103,18 @@ def sweep_data(report: SweepReport) -> dict[str, Any]:
         for name, row in report.sweep.rows[value].items()
     ]
     slopes = report.robustness.slopes
-    return {"task": report.sweep.task, "key": report.sweep.key, "verdict": report.verdict, "rows": rows, "slopes": slopes}
+    crossed = [
+        {"a": one.a, "b": one.b, "verdict": one.verdict, "ahead": [{"value": v, "name": n} for v, n in one.ahead.items()]}
+        for one in report.crossings
+    ]
+    return {
+        "task": report.sweep.task,
+        "key": report.sweep.key,
+        "verdict": report.verdict,
+        "rows": rows,
+        "slopes": slopes,
+        "crossings": crossed,
+    }
 
 
 def card_data(card: Card) -> dict[str, Any]:

@@ -37,7 +37,6 @@ _BASE_SETTINGS = ("task.model.", "task.sft.", "task.prompts.words")
 _REFUSED = {
     "task.evaluation": "sets how runs are measured, and runs measured differently can't be compared",
     "task.budgets": "only names budgets",
-    "budget": "separates the sections of the board: isoalign board TASK",
 }
 _SHOWN = 3  # differing settings of a card that are listed
 
@@ -89,7 +88,7 @@ def collect_sweep(cards: Iterable[Card], key: str) -> Sweep:
     left_out: defaultdict[str, list[str]] = defaultdict(list)
     placed = []
     for card in cards:
-        configured = {"algorithm": card.config.get("algorithm"), "task": task_of(card)}
+        configured = {"algorithm": card.config.get("algorithm"), "task": task_of(card), "budget": card.budget}
         why, value = _place(card, configured, key)
         if why:
             left_out[why].append(file_name(card))
@@ -117,8 +116,10 @@ def _check_key(key: str) -> None:
     section, _, last = key.rpartition(".")
     if last == "seed":
         raise UserError(f"{key} can't be an axis: seeds have no order, and scores are means over them")
-    if section.split(".")[0] not in ("task", "algorithm"):
-        raise UserError(f"{key!r} can't be an axis; name a setting of task or algorithm, for example task.feedback.noise")
+    if section.split(".")[0] not in ("task", "algorithm", "budget"):
+        raise UserError(
+            f"{key!r} can't be an axis; name a setting of task, algorithm or budget, for example task.feedback.noise"
+        )
 
 
 def _place(card: Card, configured: Mapping[str, Any], key: str) -> tuple[str, float | None]:
@@ -129,7 +130,7 @@ def _place(card: Card, configured: Mapping[str, Any], key: str) -> tuple[str, fl
     objective = objective_of(card)
     if seeds_of([card], objective.level) is None:
         return f"no {objective.noun} by prompt, as on cards of older versions", None
-    if part == REFERENCE and key.startswith("algorithm."):
+    if part == REFERENCE and key.startswith(("algorithm.", "budget.")):
         return "", None
     value: Any = configured
     for name in key.split("."):
@@ -157,9 +158,9 @@ def _setting(card: Card, task: Any, key: str) -> dict[str, Any]:
     """What cards must agree in to be compared, by dotted key. Held-out pairs depend on the feedback, so along a setting of the
     task they are compared within each axis value."""
     setting = {name: value for name, value in flatten({"task": task}).items() if not name.startswith("task.budgets")}
-    setting.pop(key, None)
     if part_of(card) != REFERENCE:  # the base spends nothing, so it is the reference under every budget
         setting |= {f"budget.{name}": float(limit) for name, limit in sorted(card.budget.items()) if limit is not None}
+    setting.pop(key, None)
     setting |= {f"notes.{name}": card.notes[name] for name in PROTOCOL if name in card.notes}
     setting |= {
         "the annotators": card.parents.get("annotators", ""),
@@ -167,7 +168,7 @@ def _setting(card: Card, task: Any, key: str) -> dict[str, Any]:
     }
     if not key.startswith(_BASE_SETTINGS):
         setting["the weights of the SFT base"] = str(card.notes.get("bases") or card.parents.get("sft", ""))
-    if key.startswith("algorithm."):
+    if key.startswith(("algorithm.", "budget.")):
         setting["the held-out pairs"] = str(card.notes.get("bases") or card.parents.get("held_out", ""))
     return setting
 

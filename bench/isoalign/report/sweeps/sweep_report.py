@@ -1,7 +1,7 @@
 """The sweep report: how each method's score and rank change along a setting, and whether the order of methods is stable."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +11,9 @@ from isoalign.core.objective import Objective
 from isoalign.core.records import Card, Estimate
 from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import metric
-from isoalign.report.board.ranking import clip, seeds_of
+from isoalign.report.board.ranking import bases_of, clip, seeds_of
 from isoalign.report.board.rows import METHOD, Row
+from isoalign.report.sweeps.crossings import CHANGES, KEEPS, UNDECIDED, Crossing, crossings
 from isoalign.report.sweeps.rows import Sweep, collect_sweep
 from isoalign.stats.robustness import Robustness, robustness
 
@@ -27,6 +28,7 @@ class SweepReport:
 
     sweep: Sweep
     robustness: Robustness
+    crossings: list[Crossing]
 
     @property
     def values(self) -> list[float]:
@@ -93,7 +95,7 @@ class SweepReport:
         sentences = [f"As {self.sweep.key} grows, {noun} {'; '.join(changes)}."] if changes else []
         if trends[UNRESOLVED]:
             sentences.append(f"Whether {noun} rises or falls is not resolved for {', '.join(trends[UNRESOLVED])}.")
-        return " ".join([_ranking_sentence(self), *sentences])
+        return " ".join([_ranking_sentence(self), *_crossing_sentences(self), *sentences])
 
 
 def sweep_report(cards: Iterable[Card], key: str) -> SweepReport:
@@ -104,12 +106,30 @@ def sweep_report(cards: Iterable[Card], key: str) -> SweepReport:
         value: {name: seeds_of(row.cards, objective.level) or [] for name, row in rows.items() if row.rankable}
         for value, rows in sweep.rows.items()
     }
-    return SweepReport(sweep, robustness(axis, objective.higher_is_better))
+    bases = {
+        value: {name: own for name, row in rows.items() if (own := bases_of(row.cards))} for value, rows in sweep.rows.items()
+    }
+    paired = {value: {name: seeds for name, seeds in at.items() if seeds} for value, at in axis.items()}
+    crossed = crossings(paired, objective.higher_is_better, bases)
+    return SweepReport(sweep, robustness(axis, objective.higher_is_better), crossed)
 
 
 def file_stem(key: str) -> str:
     """The name of a report's files, without suffix."""
     return f"along-{re.sub(r'[^A-Za-z0-9_.-]+', '-', key)}"
+
+
+def _crossing_sentences(report: SweepReport) -> list[str]:
+    """How many pairs change order, and which."""
+    if not report.crossings:
+        return []
+    kinds = Counter(one.verdict for one in report.crossings)
+    changed = [f"{one.a} and {one.b}" for one in report.crossings if one.verdict == CHANGES]
+    named = f" ({'; '.join(changed)})" if changed else ""
+    return [
+        f"Of {len(report.crossings)} pairs {kinds[CHANGES]} change order{named}, {kinds[KEEPS]} keep theirs, and of "
+        f"{kinds[UNDECIDED]} that is not decided."
+    ]
 
 
 def _ranking_sentence(report: SweepReport) -> str:

@@ -16,6 +16,7 @@ from isoalign.report.board.sections import PROTOCOL
 from isoalign.report.pages.console import plain_table, rendered
 from isoalign.report.pages.page import commands_block
 from isoalign.report.pages.phrases import row_name
+from isoalign.report.sweeps.crossings import UNDECIDED
 from isoalign.report.sweeps.rows import ACCURACIES
 from isoalign.report.sweeps.sweep_report import DIGITS, SweepReport, file_stem
 
@@ -43,6 +44,10 @@ How often the reward model that a method was trained on agrees with the annotato
 the axis, and *without noise*."""
 _CEILING = "A model that is always right agrees with 1 − e of the first and with all of the second."
 
+_CROSSINGS = """Which of two methods is shown to be better at each value: paired by prompt, Holm's correction over all pairs at
+all values. The order *changes* where each is shown to be better somewhere, *stays* where one is at all values, else it is *not
+decided*."""
+
 
 def how_to_read(objective: Objective) -> str:
     """What the report's tables mean."""
@@ -69,6 +74,9 @@ def sweep_page(report: SweepReport) -> str:
     parts += [f"## Mean {noun}", grid(titles, means, (0, len(axis) + 2))]
     parts += ["## Rank", grid(["Method", *_rank_titles(report)], ranks)]
     parts += [f"## Order of methods, compared with that at {axis[0]}", grid(_ORDERS, _orders(report, escape), (0, 4))]
+    if report.crossings:
+        lines = [[*map(escape, pair), *at] for *pair, at in _crossed(report)]
+        parts += ["## Pairs that change order", grid(["A", "B", *axis, "Order"], lines, (0, 1, len(axis) + 2)), _CROSSINGS]
     if accuracies := _accuracies(report, _full):
         rows = [[escape(name), *cells] for name, *cells in accuracies]
         notes = f"{ACCURACY_NOTES} {_CEILING}" if _has_one_annotator(report) else ACCURACY_NOTES
@@ -89,11 +97,21 @@ def sweep_text(report: SweepReport, width: int = 110) -> str:
         plain_table("rank", ["method", *_rank_titles(report)], ranks),
         plain_table(f"order of methods, compared with that at {axis[0]}", [*map(str.lower, _ORDERS)], orders),
     ]
+    if decided := [[*map(clean, pair), *at] for *pair, at in _crossed(report) if at[-1] != UNDECIDED]:
+        parts += [plain_table("which is shown to be better", ["A", "B", *axis, "order"], decided, 2)]
     if accuracies := _accuracies(report, shown):
         rows = [[clean(name), *cells] for name, *cells in accuracies]
         parts += [plain_table("accuracy of reward models on held-out verdicts", ["method", "verdicts", *axis], rows, 2)]
     parts += [Text(clean(f"{title}: {line}")) for title, line in _setting_lines(report)]
     return rendered(parts, width)
+
+
+def _crossed(report: SweepReport) -> list[tuple[str, str, list[str]]]:
+    """The pairs with the method that is ahead at each value, and what becomes of their order."""
+    return [
+        (one.a, one.b, [clean(one.ahead.get(value) or "–") for value in report.values] + [one.verdict])
+        for one in report.crossings
+    ]
 
 
 def _full(estimate: Estimate) -> str:
