@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from isoalign.core.display import clean
 from isoalign.report.board.sections import Section
-from isoalign.report.charts.finding import compared_at, finding, unmeasured_sentence
+from isoalign.report.charts.finding import compared_at, headline, unmeasured_sentence
 from isoalign.report.charts.looks import name_of
 from isoalign.report.leaderboard import Board
 from isoalign.report.pages.phrases import budget_phrase
@@ -50,7 +50,7 @@ def _section(board: Board, section: Section, number: int, paths: Collection[str]
         "task": board.task,
         "budget": budget_phrase(section),
         "base": section.base,
-        "finding": finding(section, at),
+        "finding": headline(section),
         "said": " · ".join(filter(None, said)),
         "warnings": section.warnings,
         "key": key(section.rows),
