@@ -18,7 +18,7 @@ from isoalign.core.errors import MachineFailed, UserError
 from isoalign.core.manifests import content, file_fingerprint
 from isoalign.core.records import Card
 from isoalign.core.store import Store, added_later, digest, recipe_fields
-from isoalign.tools.rescore import stage_of
+from isoalign.evaluation.kept import stage_of
 from workbench import SmallDisk, Terminal, complaint
 
 

@@ -11,6 +11,7 @@ from isoalign.core.progress import track
 from isoalign.core.records import Card
 from isoalign.evaluation import card as cards_on_disk
 from isoalign.evaluation import metrics
+from isoalign.evaluation.kept import stage_of
 from isoalign.report import leaderboard
 
 
@@ -31,7 +32,7 @@ def rescore(cards: tuple[Path, ...], families: tuple[str, ...], every: bool, sto
     paths = list(cards) or sorted(Path("results/local").glob("*/*.json"))
     if not paths:
         raise UserError("no cards in results/local; name some, or make some with: isoalign run")
-    from isoalign.tools.rescore import rescored, stage_of  # loads torch, which the help does without
+    from isoalign.tools.rescore import rescored  # loads torch, which the help does without
 
     old = {path: cards_on_disk.read_unchanged(path) for path in paths}
     opened = options.open_store(store)

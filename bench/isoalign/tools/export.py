@@ -22,9 +22,9 @@ from isoalign.core.records import Card
 from isoalign.core.store import Store
 from isoalign.data import hub
 from isoalign.evaluation import card as cards
+from isoalign.evaluation.kept import stage_of
 from isoalign.models import loading, tokens
 from isoalign.tools.model_card import Contents, model_card
-from isoalign.tools.rescore import stage_of
 
 BASE = "base"  # subfolder of the model under an adapter
 WEIGHTS = "model.safetensors"

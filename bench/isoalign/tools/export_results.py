@@ -14,10 +14,10 @@ from isoalign.core.progress import track
 from isoalign.core.records import Card
 from isoalign.core.store import Store
 from isoalign.evaluation.card import read_cards, read_unchanged, redacted
+from isoalign.evaluation.kept import stage_of
 from isoalign.evaluation.samples import read_samples
 from isoalign.tools.exports import every_eval_ever, hub, inspect_log, lm_eval, parquet
 from isoalign.tools.exports.evidence import Evidence
-from isoalign.tools.rescore import stage_of
 
 Writer = Callable[[Sequence[Evidence], Path, str], None]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from isoalign import stats
 from isoalign.core.errors import UserError
-from isoalign.core.manifests import content
 from isoalign.core.objective import objective_of
 from isoalign.core.records import Card, Point
 from isoalign.core.store import Store
 from isoalign.evaluation import curve, metric_values, metrics, scores
 from isoalign.evaluation.card import FAMILY
+from isoalign.evaluation.kept import stage_of
 from isoalign.evaluation.scoring import scored
 from isoalign.evaluation.win_rate import WIN_RATE, read_contests
 
@@ -51,29 +51,6 @@ def remeasured(card: Card, store: Store, wanted: Collection[str] | None = None) 
 def _base_values(base: Path) -> metric_values.MetricValues:
     """Every metric of the SFT row, for the flags of all cards that stand beside it."""
     return metric_values.measure_metrics(scores.read_scored_samples(base))
-
-
-def stage_of(card: Card, store: Store, name: str) -> Path:
-    """A stage behind a card. Raises UserError where the store does not hold it."""
-    key = card.parents.get(name)
-    folder = store.find(key) if key else None
-    if folder is None:
-        what = f"{name} ({key or 'no key on the card'})"
-        raise UserError(
-            f"{card.algorithm} seed {card.seed}: the store {store.root} does not hold its {what}; "
-            "name the store of the run with --store, or run it again by the card's command"
-        )
-    if wrong := store.damage(folder):
-        raise UserError(
-            f"{card.algorithm} seed {card.seed}: {folder.name} in the store {store.root} is not as it was made ({wrong}); "
-            "run it again by the card's command, which makes it anew"
-        )
-    if card.contents.get(name, content(folder)) != content(folder):
-        raise UserError(
-            f"{card.algorithm} seed {card.seed}: {folder.name} in the store {store.root} is another than the card was "
-            "made from; run it again by the card's command, which writes the card anew"
-        )
-    return folder
 
 
 def points(card: Card, store: Store, own: metric_values.MetricValues) -> list[Point]:

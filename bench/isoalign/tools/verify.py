@@ -19,9 +19,10 @@ from isoalign.core.store import Store, recipe_fields
 from isoalign.evaluation import card as cards
 from isoalign.evaluation import metrics, packs
 from isoalign.evaluation.card import FAMILY
+from isoalign.evaluation.kept import stage_of
 from isoalign.evaluation.seals import broken_seals
 from isoalign.evaluation.win_rate import WIN_RATE
-from isoalign.tools.rescore import remeasured, stage_of
+from isoalign.tools.rescore import remeasured
 
 TOLERANCE = 1e-9  # of a figure computed again; another processor may round its last bits otherwise
 ROUNDED = {"metrics": 10.0 ** (1 - packs.FIGURES), "values": 10.0 ** (1 - packs.DIGITS), "curve": 10.0 ** (1 - packs.DIGITS)}
