@@ -198,7 +198,10 @@ def file_name(card: Card) -> str:
 
 def to_json(card: Card, path: Path | str = "card") -> str:
     """A card as JSON, without secrets. Raises UserError that names the field which JSON can't hold."""
-    data: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(redacted(card))}
+    card = redacted(card)
+    brief = dataclasses.replace(card, values={}, curve=[])  # asdict copies, which takes most of the time of values by prompt
+    points = [dataclasses.asdict(dataclasses.replace(point, values={})) | {"values": point.values} for point in card.curve]
+    data: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(brief)} | {"values": card.values, "curve": points}
     if card.digits is None:
         del data["digits"]  # of published cards alone
     finite(data, "", path)
