@@ -24,11 +24,13 @@ from isoalign.report.pages.phrases import (
     brief_cell,
     budget_phrase,
     chance_phrase,
+    difference_phrase,
     more_seeds_phrase,
     pairs_phrase,
     pareto_phrase,
     ranking_phrase,
     row_name,
+    verdict_phrase,
 )
 from isoalign.stats import Comparison
 from isoalign.stats.comparisons import MANY
@@ -133,9 +135,7 @@ def _pairwise(section: Section) -> list[str]:
     ranking = section.ranking
     if not (ranking.pairs or ranking.others):
         return []
-    a, b = ("A", "B") if section.objective.higher_is_better else ("B", "A")
-    difference = f"{section.objective.title} of {a} minus that of {b} on the same prompts: above 0 A is better."
-    parts = ["### Pairwise", difference]
+    parts = ["### Pairwise", difference_phrase(section.objective)]
     parts += [_comparisons(section, ranking.pairs)] if ranking.pairs else []
     if ranking.others:
         parts += [f"With rows that have no rank, with a separate Holm correction ({pairs_phrase(ranking.others)}):"]
@@ -147,18 +147,10 @@ def _comparisons(section: Section, pairs: dict[Pair, Comparison]) -> str:
     rows, lines = {row.name: row for row in section.rows}, []
     for (a, b), c in pairs.items():
         difference = cell(Estimate(c.value, c.low, c.high, c.n, c.missing), metric(section.objective.gain).digits)
-        verdict = escape(_verdict(rows[a], rows[b], c))
+        verdict = escape(verdict_phrase(a, b, c, section.objective))
         lines.append([row_name(rows[a]), row_name(rows[b]), difference, probability(c.p_holm), verdict])
     table = grid(["A", "B", "Difference", "p (Holm)", "Verdict"], lines, left=(0, 1, 4))
     return table if len(lines) <= FOLD else f"<details><summary>{pairs_phrase(lines)}</summary>\n\n{table}\n\n</details>"
-
-
-def _verdict(a: Row, b: Row, c: Comparison) -> str:
-    if c.single:
-        return "one seed"
-    if c.p_holm is None or c.value is None:
-        return "too few prompts"
-    return f"{(a if c.value > 0 else b).name} is {a.objective.comparative}" if c.resolved else "not resolved"
 
 
 def _header(section: Section) -> str:

@@ -4,10 +4,12 @@ from collections.abc import Sized
 from dataclasses import replace
 
 from isoalign.core.display import clean, escape, plain, scientific
+from isoalign.core.objective import Objective
 from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import metric
 from isoalign.report.board.rows import CONTROL, DRIFT, METHOD, REFERENCE, Row
 from isoalign.report.board.sections import Section
+from isoalign.stats import Comparison
 
 SEEDS = 3  # the fewest with which methods are told apart
 
@@ -50,6 +52,21 @@ def ranking_phrase(section: Section) -> str:
     lone = [clean(row.name) for row in ranked if row.name in ranking.lone]
     alone = f"; of one {unit} nothing is said: {', '.join(lone)}" if lone else ""
     return spans + ("" if ranking.smallest is None else least) + alone
+
+
+def difference_phrase(objective: Objective) -> str:
+    """Which way the difference of a pair A, B is taken."""
+    a, b = ("A", "B") if objective.higher_is_better else ("B", "A")
+    return f"{objective.title} of {a} minus that of {b} on the same prompts: above 0 A is better."
+
+
+def verdict_phrase(a: str, b: str, c: Comparison, objective: Objective) -> str:
+    """What a comparison of two rows says, after correction for the number of pairs."""
+    if c.single:
+        return "one seed"
+    if c.p_holm is None or c.value is None:
+        return "too few prompts"
+    return f"{a if c.value > 0 else b} is {objective.comparative}" if c.resolved else "not resolved"
 
 
 def more_seeds_phrase(section: Section) -> str:
