@@ -15,8 +15,9 @@ from isoalign.report.site.write import write_report
 @click.argument("tasks", nargs=-1, metavar="[TASK]...")
 @options.results
 @click.option("-o", "--output", type=options.PATH, default="report", show_default=True, help="Folder of the pages.")
+@options.store
 @click.option("--open", "opened", is_flag=True, help="Open the first page in a browser.")
-def report(tasks: tuple[str, ...], results: Path, output: Path, opened: bool) -> None:
+def report(tasks: tuple[str, ...], results: Path, output: Path, store: Path | None, opened: bool) -> None:
     """Write the results of tasks as pages that a browser opens from disk.
 
     Without TASK, of every task that has cards. The pages need no network. An older report in the folder is replaced.
@@ -27,7 +28,7 @@ def report(tasks: tuple[str, ...], results: Path, output: Path, opened: bool) ->
         [str(results)] if not cards else []
     ):
         raise UserError(f"no cards in {missing[0]}; make some with `isoalign run` (or name another folder with --results)")
-    page = write_report(cards, output)
+    page = write_report(cards, output, options.open_store(store))
     print(page)
     if opened:
         webbrowser.open(page.resolve().as_uri())

@@ -59,3 +59,14 @@ def plain(value: Any) -> str:
     if isinstance(value, int | float):
         return str(int(value)) if float(value).is_integer() and abs(value) < 1e18 else f"{value:.12g}"
     return "" if value is None else str(value)
+
+
+def visible(text: str) -> str:
+    """The text with its lines, in which every other control, direction and invisible character is shown by its code point, so
+    that none can hide, reorder or end what stands around it."""
+
+    def shown(char: str) -> str:
+        harmless = char in "\n\t\u200c\u200d" or not unicodedata.category(char).startswith("C")
+        return char if harmless else f"‹U+{ord(char):04X}›"
+
+    return "".join(map(shown, text.replace("\r\n", "\n")))

@@ -104,4 +104,4 @@ def stylesheet() -> str:
         for name in [*HUES, "other"]
     )
     rules += "".join(f"[data-sets]:not([data-sets~='{i}']) .set-{i} {{ display: none; }}\n" for i in range(SETS))
-    return rules + (HERE / "assets" / "report.css").read_text(encoding="utf-8")
+    return rules + "".join(file.read_text(encoding="utf-8") for file in sorted(HERE.glob("assets/*.css")))

@@ -17,7 +17,7 @@ from isoalign.report.site.board_table import board_table
 from isoalign.report.site.costs import bill, diversity
 from isoalign.report.site.document import document, render, script
 from isoalign.report.site.matrix import matrix
-from isoalign.report.site.names import folder_name
+from isoalign.report.site.names import folder_name, pairs_path, samples_path
 from isoalign.report.site.parts import SHAPES, key
 from isoalign.report.site.picture import forest, frontier
 from isoalign.report.site.reward_models import reliability
@@ -56,11 +56,20 @@ def _section(board: Board, section: Section, number: int, paths: Collection[str]
         "key": key(section.rows),
         "paths": KEYS,
         "drift": section.drift.controls,
+        "links": [(title, path + fragment) for title, path, fragment in _links(board, number) if path in paths],
         "board": board_table(section, f"{name}-board", paths),
         "charts": _charts(section, name),
         "forest": forest(section, f"{name}-forest"),
         "frontier": frontier(section, f"{name}-frontier"),
     }
+
+
+def _links(board: Board, number: int) -> list[tuple[str, str, str]]:
+    """Title, path and fragment of the pages about a section."""
+    return [
+        ("Any two methods", pairs_path(board.task), f"#section={number}"),
+        ("Samples side by side", samples_path(board.task), ""),
+    ]
 
 
 def _charts(section: Section, name: str) -> list[tuple[str, list[Markup]]]:
