@@ -228,7 +228,7 @@ def test_a_report_is_written_whole_over_an_older_one_and_over_nothing_else(
     assert invoke(words) == 0
     (tmp_path / "out" / "stale.html").touch()
     assert invoke(words) == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {MARKER, "assets", "index.html"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {MARKER, "assets", "index.html", "pairs", "runs", "samples"}
     (tmp_path / "out" / MARKER).unlink()
     capsys.readouterr()
     assert invoke(words) == 2

@@ -29,6 +29,7 @@ from isoalign.report.pages.page import board_page
 from isoalign.report.pages.table import as_csv, board_table
 from isoalign.report.pages.terminal import board_text
 from isoalign.report.site.front_page import front_page
+from isoalign.report.site.runs import pages_of_runs
 from isoalign.runs import failures, overrides
 from isoalign.tools import storekeeping
 from isoalign.tools.external import read_external
@@ -126,7 +127,7 @@ def _cards(place: Place, chance: random.Random, folder: Path) -> None:
     cards.to_json(read)
     board = leaderboard.build_board([read, cards.read_card(place.card())])
     board_page(board.task, board.sections)
-    front_page([board], set())
+    front_page([board], set(dict(pages_of_runs([board]))))
     board_text(board.task, board.sections, 100, False)
     as_csv(*board_table(board.sections))
     compare.compare_methods([read], [cards.read_card(place.card())])
