@@ -100,7 +100,7 @@ def test_all_charts_are_drawn_when_they_are_scrolled_to_and_not_before(page: Any
     assert page.locator(".plot[data-drawn]").count() < count / 2
     for place in range(count):
         plots.nth(place).scroll_into_view_if_needed()
-        page.wait_for_function("place => document.querySelectorAll('.plot')[place].dataset.drawn", arg=place)
+        driver.expect(page.locator(".plot").nth(place)).to_have_attribute("data-drawn", "yes")
     assert page.locator(".plot svg").count() == count
 
 
@@ -140,7 +140,7 @@ def test_rows_are_filtered_by_text_and_what_they_learn_from_and_boards_by_task(p
     assert names(page, "nano-1") == ["trl_kto"]
     assert page.locator("#count").inner_text() == f"1 of {everything + 8 + 7} rows"
     page.get_by_role("button", name="Clear").click()
-    page.wait_for_function("!document.querySelector('.rows > tbody > tr[hidden]')")
+    driver.expect(page.locator(".rows > tbody > tr[hidden]")).to_have_count(0)
     page.select_option("#seeds", "3")
     assert "kto" in names(page, "nano-1")
     assert names(page, "smol-1") == []
