@@ -44,9 +44,11 @@ ladder() { # six of the main methods, two seeds; small is there already, in the 
     run task=nano algorithm=sft
     sweep task=nano algorithm=dpo,kto,ppo,rloo,rlaif,simpo seed=0,1 budget=tiny,small,large
 }
-known() { # a task with a known reward
+known() { # a task with a known reward, of nano's base; with the settings that were chosen on nano (rule 16)
     run task="$1" algorithm=sft
-    sweep task="$1" algorithm=ppo,rlaif,rloo,grpo,kto,dpo,sft_chosen seed=0,1,2
+    for method in ppo rlaif rloo grpo kto dpo sft_chosen; do
+        sweep task="$1" algorithm=$method tuned=nano_$method seed=0,1,2
+    done
 }
 nano_sentiment() { known nano_sentiment; }
 nano_rule() { known nano_rule; }
@@ -65,7 +67,7 @@ for what in "$@"; do
     case "$what" in second|ladder) results=results/$what ;; esac
     rm -rf "$fresh/$task"
     $what
-    rm -f $results/published/"$task"/*.json # superseded ones would stand beside these on the board; git has them
+    rm -f $results/published/"$task"/{*.json,values.jsonl.xz} # superseded ones would stand beside these on the board; git has them
     .venv/bin/isoalign publish "$fresh/$task"/*.json --results $results
     [ "$what" != ladder ] || .venv/bin/isoalign board nano --along budget.flops --results results/ladder/published
 done
