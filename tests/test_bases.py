@@ -219,6 +219,19 @@ def test_across_tasks_methods_are_paired_base_by_base_and_gains_are_over_each_ow
     assert not any("smol" in method.runs for method in told), "a base that is not measured gives no gain, not another's"
 
 
+def test_across_tasks_gains_of_cards_are_paired_on_the_bases_that_both_methods_have() -> None:
+    gains = {"a": (None, 0.2, 0.3), "b": (0.1, 0.25, None)}  # on base 1, which both have, b is better
+
+    def measured(one: Card) -> Card:
+        gain = gains[one.algorithm][one.seed] if one.algorithm in gains else None
+        return replace(one, metrics=one.metrics | {"toxicity_reduction_relative": Estimate(gain, None, None, PROMPTS)})
+
+    hard = np.random.default_rng(5).beta(0.3, 3, PROMPTS)
+    cards = [measured(card(m, s, hard, 3)) for m in ("sft", "a", "b") for s in range(3) if (m, s) != ("sft", 2)]
+    tasks = {name: [replace(one, task=name) for one in cards] for name in ("nano", "smol")}
+    assert cross_task(tasks).improvement["a", "b"].value == 0
+
+
 def test_a_board_says_what_more_bases_would_cost_not_more_seeds_of_one() -> None:
     hard = np.random.default_rng(6).beta(0.3, 3, PROMPTS)
 

@@ -120,7 +120,7 @@ def cross_task(cards_by_task: Mapping[str, Sequence[Card]]) -> CrossTask:
             setting[task] += f" (the largest of {len(sections)} sections of its board)"
         scores[task], drawn[task] = _run_scores(section, rows)
         parts |= {row.name: row.part for row in rows}
-        bases |= {(task, row.name): bases_of(row.cards) for row in rows}
+        bases |= {(task, row.name): _bases_scored(section, row) for row in rows}
     methods = []
     for name, part in parts.items():
         runs = {task: found[name] for task, found in scores.items() if name in found}
@@ -129,14 +129,21 @@ def cross_task(cards_by_task: Mapping[str, Sequence[Card]]) -> CrossTask:
         methods.append(MethodScores(name, part, {task: tuple(map(float, own)) for task, own in runs.items()}, iqm))
     methods.sort(key=lambda m: (m.iqm is None, -(m.iqm.value or 0.0) if m.iqm else 0.0, m.name))
     ranked = [m.name for m in methods if m.iqm is not None]
-    arrays = {name: [scores[task][name] for task in setting] for name in ranked}
-    replicates = {name: [drawn[task][name] for task in setting] for name in ranked}
     improvement = {}
     for a, b in combinations(ranked, 2):
-        paired = [bool(bases[task, a]) and bases[task, a] == bases[task, b] for task in setting]
-        statistic = partial(stats.improvement, paired=paired)
-        improvement[a, b] = _estimate(statistic, [arrays[a], arrays[b]], [replicates[a], replicates[b]], paired)
+        shared = {task: [base for base in bases[task, a] if base in bases[task, b]] for task in setting}
+        arrays, replicates = (
+            [[_on_bases(each[task][name], bases[task, name], shared[task]) for task in setting] for name in (a, b)]
+            for each in (scores, drawn)
+        )
+        paired = [bool(own) for own in shared.values()]
+        improvement[a, b] = _estimate(partial(stats.improvement, paired=paired), arrays, replicates, paired)
     return CrossTask(setting, tuple(methods), objectives, improvement)
+
+
+def _on_bases(runs: Array, bases: tuple[int, ...], shared: Sequence[int]) -> Array:
+    """Those of a row's runs [..., runs] that are of the bases shared with another row; all if it shares none."""
+    return runs[..., [bases.index(base) for base in shared]] if shared else runs
 
 
 def _with_best(task: str, cards: Sequence[Card]) -> Objective:
@@ -165,7 +172,7 @@ def _participants(section: Section) -> list[Row]:
 def _run_scores(section: Section, rows: Sequence[Row]) -> tuple[dict[str, Array], dict[str, Array]]:
     """By name the score of each run [runs], and the same on resampled prompts [RESAMPLES, runs], one set for all methods, or
     the scores again if there are no values by prompt."""
-    scores = {row.name: np.array(_card_scores(row)) for row in rows}
+    scores = {row.name: np.array(list(_card_scores(row).values())) for row in rows}
     drawn = dict(scores)
     values = {row.name: table for row in rows if (table := _paired_values(section, row)) is not None}
     if values:
@@ -203,10 +210,16 @@ def _paired_values(section: Section, row: Row) -> Array | None:
     return table if (np.nansum(table[0], axis=-1) > 0).all() else None
 
 
-def _card_scores(row: Row) -> list[float]:
-    """Relative gains on the cards, cards of a seed, or of a base where the task has several, averaged."""
+def _bases_scored(section: Section, row: Row) -> tuple[int, ...]:
+    """The bases that a row's scores stand for, in their order; empty for a task of one."""
+    several = bases_of(row.cards)
+    return tuple(_card_scores(row)) if several and _paired_values(section, row) is None else several
+
+
+def _card_scores(row: Row) -> dict[int, float]:
+    """Relative gains on the cards by seed, or by base where the task has several, each the mean of its cards."""
     seeds: dict[int, list[float | None]] = {}
     for card in row.cards:
         estimate = card.metrics.get(objective_of(card).relative_gain)
         seeds.setdefault(card.cluster, []).append(estimate.value if estimate else None)
-    return [value for _, found in sorted(seeds.items()) if (value := known_mean(found)) is not None]
+    return {cluster: value for cluster, found in sorted(seeds.items()) if (value := known_mean(found)) is not None}

@@ -105,8 +105,8 @@ def _parts_of(folder: Path, number: int) -> Path:
 
 
 def _remove(file: Path) -> None:
+    shutil.rmtree(_parts_of(file.parent, _number(file)), ignore_errors=True)  # first: who is killed here, finds the file again
     file.unlink()
-    shutil.rmtree(_parts_of(file.parent, _number(file)), ignore_errors=True)
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
