@@ -480,8 +480,8 @@ def test_rescoring_refuses_what_it_does_not_know_and_changes_nothing(place: Term
     assert "does not hold its scores" in line
     assert "run it again by the card's command" in line
     old = tmp_path / "old.json"
-    old.write_text(sft_card.read_text().replace('"format": 4', '"format": 5', 1))
-    assert "unknown card format 5" in complaint(place([COMMAND, "rescore", str(old), "--all"]))
+    old.write_text(sft_card.read_text().replace('"format": 4', '"format": 6', 1))
+    assert "unknown card format 6" in complaint(place([COMMAND, "rescore", str(old), "--all"]))
     assert sft_card.read_bytes() == before
 
 
