@@ -20,14 +20,17 @@ from isoalign.core.redaction import redact_text
 
 PACK = "values.jsonl.xz"  # beside published cards: what of them only programs read
 FETCHED = (".json", ".svg", PACK)  # of a folder: cards, notes of failures, and charts that may have to go
+SHARED = (".json", PACK)  # of those, what a later writer must not drop of another's
+OWN = (".lock", ".lease")  # files by which processes of this machine take turns
 
 
 @contextmanager
 def folder(place: str) -> Iterator[Path]:
     """A folder as a path; files that appear, change or go there do so in the place as well, when the context ends well.
 
-    Raises UserError in one line where the place can't be read or written; messages of others name the place, too. Two who
-    write at once do not see one another: of a file that both write the later one stays.
+    Raises UserError in one line where the place can't be read or written; messages of others name the place, too. Cards or a
+    pack that another has changed meanwhile are not replaced: the context ends with such an error, and nothing is written. Only
+    two who write within the same moment do not see one another: of a file that both write the later one stays.
     """
     if (path := _plain(place)) is not None:
         yield path
@@ -38,9 +41,10 @@ def folder(place: str) -> Iterator[Path]:
             names = _fetch(system, root, local)
         before = {name: (local / name).read_bytes() for name in names}
         yield local
-        after = {file.relative_to(local).as_posix(): file.read_bytes() for file in local.rglob("*") if file.is_file()}
+        after = {file.relative_to(local).as_posix(): file.read_bytes() for file in _files(local)}
         changed = [name for name in after if after[name] != before.get(name)]
         with _told(place, "write to"):
+            _check_unchanged(system, root, before, {*changed, *(before.keys() - after.keys())})
             order = (PACK, ".json", "")  # what cards need, cards, boards of them
             for name in sorted(changed, key=lambda name: (next(i for i, end in enumerate(order) if name.endswith(end)), name)):
                 _within(system, root, name)
@@ -105,6 +109,22 @@ def _fetch(system: Any, root: str, local: Path) -> list[str]:
             target.write_bytes(system.cat_file(path))
             names.append(name)
     return names
+
+
+def _files(local: Path) -> list[Path]:
+    return [file for file in local.rglob("*") if file.is_file() and file.suffix not in OWN]
+
+
+def _check_unchanged(system: Any, root: str, before: dict[str, bytes], names: set[str]) -> None:
+    """Raise UserError if cards or a pack are no longer there as they were fetched."""
+    system.invalidate_cache()
+    for name in sorted(name for name in names if name.endswith(SHARED)):
+        try:
+            now = system.cat_file(posixpath.join(root, name))
+        except FileNotFoundError:
+            now = None
+        if now != before.get(name):
+            raise UserError(f"another process has changed {name} there meanwhile, and nothing was written; do it again")
 
 
 def _within(system: Any, root: str, name: str) -> None:

@@ -8,14 +8,16 @@ thousandth; bounds of intervals move by up to a hundredth of their width, as wit
 from __future__ import annotations
 
 import functools
-import json
 import lzma
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from isoalign.core import outside_json
+from isoalign.core import claims, outside_json
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
 from isoalign.core.records import Card, Estimate, PromptValues
@@ -24,6 +26,8 @@ from isoalign.core.remote import PACK
 FIELDS = ("values", "curve", "families", "data")
 DIGITS, DECIMALS = 4, 5  # of values by prompt: significant digits, and decimals at most
 FIGURES = 6  # significant digits of metrics
+LARGEST = 2**29  # bytes that a pack may unfold to
+MEMORY = 2**27  # bytes that unfolding may need besides
 
 
 def rounded(card: Card) -> Card:
@@ -54,40 +58,114 @@ def _shorter(value: float) -> float:
     return round(float(f"{value:.{DIGITS}g}"), DECIMALS) if isinstance(value, float) else value
 
 
+def shift(place: str, value: object) -> float:
+    """By how much rounding may move a number of a card, at most; ``place``: its dotted path on the card."""
+    found = re.match(r"(?:curve\[\d+\]\.)?(metrics|values)\.", place)
+    if not found or not isinstance(value, float) or not math.isfinite(value) or not value:
+        return 0.0
+    if found[1] == "metrics":
+        return _half_a_digit(value, FIGURES)
+    last = 0.5 * 10.0**-DECIMALS
+    cut = _half_a_digit(value, DIGITS)
+    return cut if cut > last else cut + last  # the decimals round once more what has digits beyond them
+
+
+def _half_a_digit(value: float, digits: int) -> float:
+    """Half a unit of the last of some significant digits."""
+    return 0.5 * 10.0 ** (math.floor(math.log10(abs(value))) + 1 - digits)
+
+
+@contextmanager
+def held(folders: Iterable[Path]) -> Iterator[None]:
+    """Context in which this process alone changes the published cards of folders, which are made if needed; waits for others.
+
+    Raises UserError where they can't be written.
+    """
+    with ExitStack() as stack:
+        for folder in sorted({folder.resolve() for folder in folders}):  # in one order, so that no two wait for each other
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(claims.claimed(folder, PACK))
+            except OSError as error:
+                raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+        yield
+
+
 def read(folder: Path, name: str, card: Path) -> dict[str, Any]:
     """The fields of a card that the pack of its folder holds, by the name of its file. Raises UserError, with the place of the
     ``card``, where there are none."""
     path = folder / PACK
-    try:
-        about = path.stat()
-        lines = _lines(path, about.st_mtime_ns, about.st_size)
-    except FileNotFoundError:
-        raise UserError(f"{card} has its values by prompt in {PACK}, which is not beside it; copy that file too") from None
-    except (OSError, EOFError, ValueError, lzma.LZMAError, KeyError, TypeError) as error:
-        raise UserError(f"cannot read {path}, which has the values by prompt of {card.name}: {error}") from error
-    if name not in lines:
-        raise UserError(f"{path} does not have the values by prompt of {card.name}; publish the card again")
-    found = outside_json.decode(lines[name], parse_float=functools.cache(float))
-    return {field: found.get(field) for field in FIELDS}
+    with _told(path, f"the values by prompt of {card.name}"):
+        try:
+            about = path.stat()
+            lines = _lines(path, about.st_mtime_ns, about.st_size)
+        except FileNotFoundError:
+            raise UserError(f"{card} has its values by prompt in {PACK}, which is not beside it; copy that file too") from None
+        if name not in lines:
+            again = "publish the card again, at once with any others that the file lacks"
+            raise UserError(f"{path} does not have the values by prompt of {card.name}; {again}")
+        found = outside_json.decode(lines[name], parse_float=functools.cache(float))
+        return {field: found.get(field) for field in FIELDS}
 
 
 def write(folder: Path, texts: Mapping[str, str], kept: set[str]) -> None:
-    """Put lines into the pack of a folder, by the names of their cards' files; of its others the ``kept`` stay."""
+    """Put lines into the pack of a folder, by the names of their cards' files; of its others the ``kept`` stay.
+
+    Call it while the folder is `held`. Raises UserError for a pack that can't be read, if anything of it is to stay.
+    """
     path = folder / PACK
     old = {}
-    if path.exists():
-        about = path.stat()
-        old = _lines(path, about.st_mtime_ns, about.st_size)
+    if kept - texts.keys() and path.exists():
+        with _told(path, "the values by prompt of the cards beside it"):
+            old = _parsed(path.read_bytes())
     lines = {name: text for name, text in old.items() if name in kept} | dict(texts)
     data = "".join(f"{text}\n" for _, text in sorted(lines.items())).encode()
+    if len(data) > LARGEST:
+        raise UserError(f"{path} would unfold to {len(data):,} bytes, of which {LARGEST:,} are the most")
     if lines:
         save(path, lzma.compress(data))
     else:
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def _told(path: Path, what: str) -> Iterator[None]:
+    """Context in which a pack that can't be read is one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+        raise UserError(f"cannot read {path}, which has {what}: {' '.join(str(error).split())}") from error
+
+
 @functools.lru_cache(maxsize=4)
 def _lines(path: Path, changed: int, size: int) -> dict[str, str]:
     """Lines by the name of their card's file; ``changed`` and ``size`` tell one content of the file from another."""
-    lines = lzma.decompress(path.read_bytes()).decode().splitlines()
-    return {json.loads(line[: line.index(", ")] + "}")["card"]: line for line in lines}
+    return _parsed(path.read_bytes())
+
+
+def _parsed(packed: bytes) -> dict[str, str]:
+    return {_card_of(line): line for line in _unfolded(packed).decode().splitlines()}
+
+
+def _card_of(line: str) -> str:
+    """The name of the card's file that a line is of."""
+    start, comma, _ = line.partition(", ")
+    name = outside_json.decode(start + "}").get("card") if comma and start.startswith("{") else None
+    if not isinstance(name, str):
+        raise ValueError(f"the line that begins with {line[:20]!r} is of no card")
+    return name
+
+
+def _unfolded(packed: bytes) -> bytes:
+    """What was compressed, unless it is too large."""
+    machine = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY)
+    data = machine.decompress(packed, max_length=LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError(f"it unfolds to more than {LARGEST:,} bytes")
+    if not machine.eof:
+        raise EOFError("it is cut short")
+    if machine.unused_data:
+        raise ValueError("more follows its end")
+    return data

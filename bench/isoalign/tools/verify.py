@@ -25,9 +25,6 @@ from isoalign.evaluation.win_rate import WIN_RATE
 from isoalign.tools.rescore import remeasured
 
 TOLERANCE = 1e-9  # of a figure computed again; another processor may round its last bits otherwise
-ROUNDED = {"metrics": 10.0 ** (1 - packs.FIGURES), "values": 10.0 ** (1 - packs.DIGITS), "curve": 10.0 ** (1 - packs.DIGITS)}
-"""Of a figure that was rounded for publishing: its last digit."""
-
 CLAIMS = (
     ("sft", "config", "config.task.sft"), ("sft", "words", "config.task.prompts.words"), ("sft", "seed", "config.task.seed"),
     ("completions", "draws", "config.task.feedback.draws"), ("completions", "prompts.count", "config.task.prompts.train"),
@@ -242,24 +239,25 @@ def _check_figures(card: Card, store: Store, report: Report) -> None:
     wrong = []
     whole = len(same) == len(now) == len(on_card)  # flags rest on all families together
     for name in ("metrics", "data", "values", "curve", *(["flags"] if whole else [])):
-        mine, theirs = (asdict(replace(c, seals={}))[name] for c in (card, packs.rounded(found) if card.digits else found))
+        mine, theirs = (asdict(replace(c, seals={}))[name] for c in (card, found))
         if name == "data" and not mine:
             continue  # of a card that was written before there was such a field
-        wrong += _differences(mine, theirs, name, within=ROUNDED.get(name, TOLERANCE) if card.digits else TOLERANCE)
+        wrong += _differences(mine, theirs, name, rounded=card.digits is not None)
     report.add(wrong, f"{len(found.metrics)} metrics, computed again from the scores, match the card")
 
 
-def _differences(on_card: Any, found: Any, where: str, source: str = "computed again", within: float = TOLERANCE) -> list[str]:
-    """Places where two plain values differ by more than rounding."""
+def _differences(on_card: Any, found: Any, where: str, source: str = "computed again", rounded: bool = False) -> list[str]:
+    """Places where two plain values differ by more than rounding; ``rounded``: the card was, for publishing."""
     if isinstance(on_card, dict) and isinstance(found, dict):
         names = sorted(on_card.keys() | found.keys())
         both_of = ((on_card.get(name), found.get(name), f"{where}.{name}") for name in names)
-        return [line for both in both_of for line in _differences(*both, source, within)]
+        return [line for both in both_of for line in _differences(*both, source, rounded)]
     if isinstance(on_card, list) and isinstance(found, list) and len(on_card) == len(found):
         numbered = enumerate(zip(on_card, found, strict=True))
-        return [line for i, both in numbered for line in _differences(*both, f"{where}[{i}]", source, within)]
+        return [line for i, both in numbered for line in _differences(*both, f"{where}[{i}]", source, rounded)]
     if isinstance(on_card, float | int) and isinstance(found, float | int):
-        same = abs(on_card - found) <= within * max(1.0, abs(on_card), abs(found))
+        slack = packs.shift(where, found) if rounded else 0.0
+        same = abs(on_card - found) <= slack + TOLERANCE * max(1.0, abs(on_card), abs(found))
     else:
         same = on_card == found
     return [] if same else [f"{where}: {on_card} on the card, {found} {source}"]
