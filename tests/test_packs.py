@@ -1,4 +1,4 @@
-"""The pack beside published cards: of all who publish at once, repaired by publishing again, and one line where it is damaged."""
+"""The pack beside published cards: of all who publish at once, repaired by publishing again, one line where damaged."""
 
 import lzma
 import threading
@@ -94,7 +94,7 @@ START = b'{"card": "dpo-s0-01234567.json", '
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"garbage", "not supported"),
+        (b"garbage" * 9, "not supported"),
         (lzma.compress(START + b'"values":[{"pro\n'), "Unterminated"),
         (lzma.compress(START + b'"values":' + b"[" * 100_000), "nested too deeply"),
         (lzma.compress(START + b'"values":' + b"[" * 60 + b"]" * 60 + b"}"), "nested too deeply"),

@@ -122,19 +122,23 @@ def test_nothing_is_written_where_something_is_refused(
     assert set(system.find("/")) == before.keys()
 
 
+def write_both(bucket: str, name: str) -> None:
+    """Write a file while another process writes it."""
+    system, root = fsspec.core.url_to_fs(bucket)
+    with remote.folder(bucket) as here:
+        (here / name).write_bytes(b"mine")
+        (here / "leaderboard.md").write_bytes(b"mine")
+        system.pipe_file(f"{root}/{name}", b"theirs")
+
+
 @pytest.mark.parametrize("name", [remote.PACK, "dpo.json"])
 def test_what_another_has_written_meanwhile_is_not_replaced(bucket: str, name: str) -> None:
     system, root = fsspec.core.url_to_fs(bucket)
     for before in (None, b"fetched"):
         if before is not None:
             system.pipe_file(f"{root}/{name}", before)
-        with (
-            pytest.raises(UserError, match=f"another process has changed {name} there meanwhile") as caught,
-            remote.folder(bucket) as here,
-        ):
-            (here / name).write_bytes(b"mine")
-            (here / "leaderboard.md").write_bytes(b"mine")
-            system.pipe_file(f"{root}/{name}", b"theirs")
+        with pytest.raises(UserError, match=f"another process has changed {name} there meanwhile") as caught:
+            write_both(bucket, name)
         assert "\n" not in str(caught.value)
         assert system.cat_file(f"{root}/{name}") == b"theirs"
         assert not system.exists(f"{root}/leaderboard.md")
