@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -15,16 +16,18 @@ from typing import Any
 import pytest
 import yaml
 
+from isoalign import stats
 from isoalign.core.errors import UserError
 from isoalign.core.objective import TOXICITY
 from isoalign.core.records import Card, Estimate, Flag
 from isoalign.core.store import Store
 from isoalign.evaluation import metrics
-from isoalign.evaluation.card import FAMILY, file_name, key_of, read_card, sealed, write_card
+from isoalign.evaluation.card import FAMILY, file_name, key_of, read_card, sealed, to_json, write_card
+from isoalign.report.publish import write_published
 from isoalign.runs.overrides import task_named
 from isoalign.runs.pipeline import Run
 from isoalign.stages.shared import SharedStages
-from isoalign.tools.submission import checks, prepare
+from isoalign.tools.submission import checks, figures, prepare
 from isoalign.training import registry
 from workbench import COMMAND, Terminal, complaint
 
@@ -48,14 +51,29 @@ def keyed(card: Card) -> Card:
     return sealed(replace(card, key=key_of(card)))
 
 
+def consistent(card: Card, base: Card | None) -> Card:
+    """A card of results/, which may be rounded for publishing, with the figures that its values by prompt give exactly."""
+
+    def mean(by: dict[str, float | None]) -> Estimate:
+        return stats.mean({prompt: [value] for prompt, value in by.items()})
+
+    told = {n: e for n, e in card.metrics.items() if n in card.values and e.n == mean(card.values[n]).n}
+    given = {name: replace(estimate, value=mean(card.values[name]).value) for name, estimate in told.items()}
+    given |= {name: mean(card.values[name]) for name in ("toxicity_mean", "kl")}
+    if base is not None:
+        theirs, own = base.values["toxicity_mean"], card.values["toxicity_mean"]
+        given["toxicity_reduction"] = mean({p: (theirs[p] or 0.0) - (own[p] or 0.0) for p in own})
+    return replace(card, digits=None, metrics=card.metrics | given)
+
+
 @pytest.fixture(scope="module")
 def current() -> dict[str, Card]:
     """Two published cards, of the base and of DPO, as a run of this version would write them: task, keys and versions."""
-    task, made = task_named("nano"), {}
+    task, made = task_named("nano"), dict[str, Card]()
     shared = SharedStages(task, checks.NOWHERE)
     versions = {FAMILY + name: str(version) for name, version in metrics.versions(TOXICITY).items()}
-    for name, file in (("sft", "sft-s0-ce4510ac.json"), ("dpo", "dpo-s0-26d6d416.json")):
-        old = read_card(NANO / file)
+    for name in ("sft", "dpo"):
+        old = consistent(read_card(min(NANO.glob(f"{name}-s0-*.json"))), made.get("sft"))
         settings = registry.hyperparameters(registry.algorithm(name)())
         run = Run(name, registry.algorithm(name)(), checks.build_config(checks.Budget, old.budget, "budget"), 0, shared)
         stages = {"sft": shared.sft, "pairs": shared.pairs("annotator"), "held_out": run.held_out, "samples": run.samples}
@@ -135,20 +153,52 @@ WRONG: dict[str, tuple[Callable[[Card], Card], str]] = {
 }  # fmt: skip
 
 
+def with_metric(card: Card, name: str, **figures: Any) -> Card:
+    return keyed(replace(card, metrics=card.metrics | {name: replace(card.metrics[name], **figures)}))
+
+
 FIGURES: dict[str, tuple[Callable[[Card], Card], str]] = {
     "a mean": (
         lambda c: keyed(replace(c, metrics=c.metrics | {"kl": replace(c.metrics["kl"], value=0.5)})),
         "metrics.kl is 0.5, and its values by prompt have the mean",
+    ),
+    "a count": (lambda c: with_metric(c, "kl", value=0.01, n=255), "metrics.kl says n = 255 and 0 missing, and 256 of the "),
+    "draws that miss": (lambda c: with_metric(c, "kl", missing=1), "metrics.kl says n = 256 and 1 missing, and 256 of the "),
+    "many that miss": (lambda c: with_metric(c, "toxicity_mean", missing=900), "metrics.toxicity_mean says n = 256 and 900 "),
+    "a count of pairs": (
+        lambda c: with_metric(c, "toxicity_reduction", value=0.5, n=255), "metrics.toxicity_reduction says n = 255 and 0 ",
+    ),
+    "no mean": (lambda c: with_metric(c, "kl", value=None), "metrics.kl has no value, and 256 prompts have one"),
+    "a narrow gain": (
+        lambda c: with_metric(c, "toxicity_reduction", low=c.metrics["toxicity_reduction"].value),
+        "metrics.toxicity_reduction has the interval [0.",
+    ),
+    "a gain without interval": (
+        lambda c: with_metric(c, "toxicity_reduction", low=None, high=None),
+        "metrics.toxicity_reduction has the interval [none, none], and its values by prompt give [0.",
+    ),
+    "other prompts": (
+        lambda c: with_metric(
+            replace(c, values=c.values | {"toxicity_mean": {"p": 0.0}}), "toxicity_mean", value=0.0, low=None, high=None, n=1
+        ),
+        "values.toxicity_mean is of 1 prompts, of which its base has 0",
+    ),
+    "work below nothing": (
+        lambda c: keyed(replace(c, spent={"flops": 1.0, "items": [{"flops": 3.0}, {"flops": -2.0}]})),
+        "spent.items has -2 FLOP; no work takes less than 0",
+    ),
+    "free training": (
+        lambda c: keyed(replace(c, spent=c.spent | {"flops": 0, "items": []})), "spent.flops is 0, and its policy was trained",
     ),
     "no values": (lambda c: keyed(replace(c, values={"kl": c.values["kl"]})), "values and metrics: toxicity_mean is missing"),
     "no gain": (
         lambda c: keyed(replace(c, metrics={k: v for k, v in c.metrics.items() if k != "toxicity_reduction"})),
         "metrics.toxicity_reduction is missing",
     ),
-    "a bill": (lambda c: keyed(replace(c, spent=c.spent | {"flops": 1e9})), "spent.flops is 1e+09, the items of the bill 4."),
+    "a bill": (lambda c: keyed(replace(c, spent=c.spent | {"flops": 1e9})), "spent.flops is 1e+09, the items of the bill "),
     "a gain": (
-        lambda c: keyed(replace(c, metrics=c.metrics | {"toxicity_reduction": Estimate(0.15, 0.14, 0.16, 256)})),
-        "metrics.toxicity_reduction is 0.15, and the mean of its base and its own give 0.129",
+        lambda c: keyed(replace(c, metrics=c.metrics | {"toxicity_reduction": Estimate(0.5, 0.4, 0.6, 256)})),
+        "metrics.toxicity_reduction is 0.5, and its values by prompt and its base's have the mean 0.",
     ),
 }  # fmt: skip
 
@@ -156,8 +206,52 @@ FIGURES: dict[str, tuple[Callable[[Card], Card], str]] = {
 @pytest.mark.parametrize("case", FIGURES)
 def test_figures_that_contradict_one_another_are_found_without_a_store(case: str, current: dict[str, Card]) -> None:
     change, words = FIGURES[case]
-    assert not list(checks.wrong_figures(current["dpo"], current["sft"]))
-    assert next(checks.wrong_figures(change(current["dpo"]), current["sft"])).startswith(words)
+    assert not list(figures.wrong_figures(current["dpo"], current["sft"]))
+    assert next(figures.wrong_figures(change(current["dpo"]), current["sft"])).startswith(words)
+
+
+def test_a_mean_with_single_draws_missing_is_no_contradiction(current: dict[str, Card]) -> None:
+    card, base = current["dpo"], current["sft"]
+    draws = card.config["task"]["evaluation"]["draws"]
+    assert draws > 1
+    by = dict(card.values["toxicity_mean"])
+    gone, low = min(by), min(by, key=lambda p: by[p] or 0.0)
+    by[gone] = None  # all draws of one prompt, and one of another, which so counts less
+    cells = {p: [v] * (draws - (p == low)) + [None] * (p == low) for p, v in by.items()}
+    theirs = {p: [v] * draws for p, v in base.values["toxicity_mean"].items()}
+    made = {"toxicity_mean": stats.mean(cells), "toxicity_reduction": stats.difference(theirs, cells)}
+    card = replace(card, values=card.values | {"toxicity_mean": by}, metrics=card.metrics | made)
+    assert card.metrics["toxicity_mean"].missing == card.metrics["toxicity_reduction"].missing == draws + 1
+    assert not [line for line in figures.wrong_figures(card, base) if not line.startswith("flags")]
+
+
+def test_a_base_that_was_rounded_for_publishing_is_a_base(results: Path, current: dict[str, Card]) -> None:
+    path = write_card(current["dpo"], results.parent / "local")
+    shutil.rmtree(results / "published" / "nano")
+    write_published({results / "published" / "nano" / file_name(c): c for c in [current["sft"]]})
+    assert checks.check(path, results).place == Path("published", "nano", path.name)
+    write_published({results / "published" / "nano" / path.name: current["dpo"]})
+    assert "is published already, with the same figures: say in an issue" in refusal(current["dpo"], results)
+    rounded = results / "published" / "nano" / path.name
+    with pytest.raises(UserError, match=r"was rounded for publishing, .*; submit the run's own card$"):
+        checks.check(rounded, results)
+
+
+@pytest.mark.parametrize("home", ["/home/anna", "/home/jörg", '/home/o"x'])
+def test_the_home_folder_is_found_in_any_text_and_at_its_end(
+    home: str, current: dict[str, Card], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", home)
+
+    def look(command: str) -> None:
+        card = replace(current["dpo"], command=command, values={}, curve=[])
+        prepare._check_home(checks.Checked(card, Path("x"), to_json(card), checks.Report()), Path("card.json"))
+
+    for end in ("", "/x", " note=2", "."):
+        with pytest.raises(UserError, match="its 'command' names your home folder"):
+            look(f"isoalign run results={home}{end}")
+    for other in (f"{home}2", f"{home}-b/x", f"{home}.old/x"):
+        look(f"isoalign run results={other}")
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -172,9 +266,9 @@ def test_a_gate_that_the_metrics_call_for_and_the_card_lacks_is_refused(current:
     found = metrics.flags_all(card.metrics | worse, base.metrics)
     assert any(flag.kind == "gate" for flag in found)
     hidden = replace(card, metrics=card.metrics | worse)
-    assert any(line.startswith('flags: its metrics call for the flag "gate: ') for line in checks.wrong_figures(hidden, base))
+    assert any(line.startswith('flags: its metrics call for the flag "gate: ') for line in figures.wrong_figures(hidden, base))
     shown = replace(hidden, flags=[*found, *card.flags])
-    assert not [line for line in checks.wrong_figures(shown, base) if line.startswith("flags")]
+    assert not [line for line in figures.wrong_figures(shown, base) if line.startswith("flags")]
 
 
 @pytest.mark.slow
@@ -192,7 +286,9 @@ def test_a_run_that_is_published_is_refused_and_one_on_another_machine_reproduce
     found = [checks.check(path, results, beside=paths) for path in paths]
     assert [one.place for one in found] == [folder / path.name for path in paths]
     assert found[1].original == card
-    assert prepare.agreement(card, again).startswith("It agrees: toxicity_reduction 0.129 [0.112, 0.148] published, 0.129 ")
+    assert prepare.agreement(card, again).startswith(
+        f"It agrees: toxicity_reduction {card.metrics['toxicity_reduction'].value:.3f} ["
+    )
     far = replace(again, metrics=again.metrics | {"kl": Estimate(9.0, 8.0, 10.0, 256)}, flags=[Flag("gate", "perplexity 9")])
     assert prepare.agreement(card, far).startswith("It disagrees in kl, failed gates: ")
 
@@ -281,8 +377,8 @@ def test_a_pull_request_changes_nothing_but_cards_that_it_adds(
         "setup.py": "is not below results/published or results/elsewhere; a pull request with results holds nothing else",
         "results/published/nano/leaderboard.md": added,
         "results/published/nano/link.json": "is a link or a program, not a plain file",
-        f"results/published/nano/deeper/{file_name(card)}": lines[f"results/published/nano/deeper/{file_name(card)}"],
-        "results/published/nano/named.json": lines["results/published/nano/named.json"],
+        f"results/published/nano/deeper/{file_name(card)}": f"its place is results/published/nano/{file_name(card)}",
+        "results/published/nano/named.json": f"its name is not that of the card, {file_name(card)}",
     }
 
 
@@ -302,6 +398,47 @@ def test_a_card_of_a_pull_request_is_as_isoalign_writes_it_and_where_it_belongs(
     assert "4,000,001 bytes" in lines["results/published/nano_rule/large.json"]
 
 
+def test_files_that_are_no_cards_have_a_line_each_and_leave_good_cards_alone(
+    pull_request: PullRequest, results: Path, current: dict[str, Card], capsys: pytest.CaptureFixture[str]
+) -> None:
+    nano = results / "published" / "nano"
+    good = write_card(current["dpo"], nano)
+    (nano / "a.json").write_text("{")
+    Path(os.fsdecode(os.fsencode(nano) + b"/\xff.json")).write_text("{}")
+    (nano / "z.json").symlink_to("/nowhere")
+    many = {"prompts": [str(i) for i in range(3000)], "columns": {str(i): 0 for i in range(2000)}}
+    (nano / "many.json").write_text(json.dumps({"format": 4, "values": [many]}))
+    (nano / "pack.json").write_text(json.dumps({"format": 5, "values": workflow.PACK}))
+    (nano / workflow.PACK).write_bytes(b"no pack")
+    status, lines = pull_request.checked(capsys)
+    assert status == 1
+    assert {name.removeprefix("results/published/nano/"): line for name, line in lines.items()} == {
+        "a.json": "is not a card: not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))",
+        " .json": 'is not a card: it has no "format"',
+        "z.json": "is a link or a program, not a plain file",
+        "many.json": "stands for 6,000,000 values by prompt; a card has at most 5,000,000",
+        "pack.json": "was rounded for publishing, which can't be checked again; submit the run's own card",
+        workflow.PACK: "is no card; boards and pictures are drawn when the cards are merged",
+        good.name: "ok, reported and not reproduced; failed gates: 0",
+    }
+
+
+def test_line_ends_are_those_that_isoalign_writes_and_a_base_may_come_along(
+    pull_request: PullRequest, results: Path, current: dict[str, Card], capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = write_card(current["sft"], results / "published" / "nano")
+    base.unlink()
+    (results / "published" / "nano" / "README.md").write_text("empty")
+    pull_request.commit()
+    paths = [write_card(card, results / "published" / "nano") for card in current.values()]
+    paths[1].write_bytes(paths[1].read_bytes().replace(b"\n", b"\r\n"))
+    _, lines = pull_request.checked(capsys)
+    assert [lines[f"results/published/nano/{path.name}"] for path in paths] == [
+        "ok, reported and not reproduced; failed gates: 0",
+        "its text is not as isoalign writes it; add the file that `isoalign submit` wrote",
+    ]
+
+
 def test_the_workflow_gives_pull_requests_nothing_and_runs_nothing_of_them() -> None:
     files = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
     assert [file.name for file in files] == ["ci.yml", "results.yml"]
@@ -315,7 +452,9 @@ def test_the_workflow_gives_pull_requests_nothing_and_runs_nothing_of_them() -> 
             for step in job["steps"]:
                 assert "uses" not in step or len(step["uses"].partition("@")[2]) == 40, step
                 assert "github.event" not in step.get("run", "")
-    check = yaml.safe_load(files[1].read_text(encoding="utf-8"))["jobs"]["check"]
+    flow = yaml.safe_load(files[1].read_text(encoding="utf-8"))
+    check, started = flow["jobs"]["check"], flow[True]["pull_request"]["types"]  # YAML takes "on" for a truth value
+    assert started == ["opened", "synchronize", "reopened", "labeled", "unlabeled"]
     assert "permissions" not in check
     assert check["steps"][0]["with"]["ref"] == "${{ github.event.pull_request.base.sha }}"
     assert [step["run"] for step in check["steps"] if "run" in step] == [

@@ -5,7 +5,6 @@ The same checks hold for who submits, with the store of the run, and for who is 
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,11 +20,12 @@ from isoalign.core.objective import objective_of
 from isoalign.core.places import CONF, is_plain
 from isoalign.core.records import Budget, Card
 from isoalign.core.store import Store
-from isoalign.evaluation import metrics
+from isoalign.evaluation import metrics, packs
 from isoalign.evaluation.card import FAMILY, file_name, read_unchanged, to_json
 from isoalign.runs.overrides import task_named
 from isoalign.runs.pipeline import Run
 from isoalign.stages.shared import SharedStages
+from isoalign.tools.submission.figures import wrong_figures
 from isoalign.tools.verify import Report, verify
 from isoalign.training import registry
 
@@ -35,7 +35,6 @@ FREE = (
     "training.checkpoint_seconds", "training.idle_seconds", "training.gradient_checkpointing", "model.shard",
 )  # fmt: skip
 """Settings of a task that change no figure."""
-ROUNDING = 1e-5  # of a mean of values that a card has with five digits
 NOWHERE = Store(Path(os.devnull))  # holds no stage
 AGAIN = "run it again by its command with this version"
 
@@ -61,6 +60,8 @@ def check(path: Path, results: Path, store: Store | None = None, beside: Sequenc
     line, for the first thing that is wrong.
     """
     card = read_unchanged(path)
+    if card.digits is not None:
+        raise UserError(f"{path} was rounded for publishing, which can't be checked again; submit the run's own card")
     if not card.seals:
         raise UserError(f"{path} has no seals: an older version of isoalign wrote it; {AGAIN}")
     if not card.metered:
@@ -191,7 +192,7 @@ def _place(card: Card, path: Path, results: Path) -> tuple[Path, Card | None]:
         place, original = Path(ELSEWHERE, _base(card)[:8], card.task, name), published.get(name)
     for file in _others(results / place.parent, path):
         if file.name == name:
-            same = read_unchanged(file).metrics == card.metrics
+            same = packs.rounded(read_unchanged(file)).metrics == packs.rounded(card).metrics
             more = "with the same figures: say in an issue that you reproduced it" if same else "with other figures"
             raise UserError(f"{path}: {place.as_posix()} is published already, {more} (docs/submitting.md)")
     return place, original
@@ -215,32 +216,3 @@ def _base_key(card: Card) -> str:
 def _identity(card: Card) -> Any:
     """What two cards of one run have in common, whatever code made them."""
     return card.algorithm, card.seed, card.budget, card.config.get("algorithm")
-
-
-def wrong_figures(card: Card, base: Card | None) -> Iterator[str]:
-    """What in a card contradicts itself, or the card of its base; no store is needed."""
-    for name, by_prompt in card.values.items():
-        known, estimate = [value for value in by_prompt.values() if value is not None], card.metrics.get(name)
-        if known and estimate and estimate.value is not None and estimate.n == len(known):
-            mean = math.fsum(known) / len(known)
-            if abs(mean - estimate.value) > ROUNDING * max(1.0, *map(abs, known)):
-                yield f"metrics.{name} is {estimate.value:g}, and its values by prompt have the mean {mean:g}"
-    objective, billed = objective_of(card), sum(item["flops"] for item in card.spent.get("items", []))
-    if billed != card.spent["flops"] or billed > (card.budget["flops"] or 0.0):
-        yield f"spent.flops is {card.spent['flops']:g}, the items of the bill {billed:g}, the budget {card.budget['flops']:g}"
-    if objective.level not in card.values or objective.level not in card.metrics:
-        yield f"values and metrics: {objective.level} is missing"
-    if base is None:
-        return
-    own, gain, theirs = (
-        c.metrics.get(n) for c, n in ((card, objective.level), (card, objective.gain), (base, objective.level))
-    )
-    if gain is None:
-        yield f"metrics.{objective.gain} is missing"
-    if own and gain and theirs and own.value is not None and gain.value is not None and theirs.value is not None:
-        moved = objective.loss(theirs.value) - objective.loss(own.value)
-        if abs(moved - gain.value) > ROUNDING * max(1.0, abs(moved)):
-            yield f"metrics.{objective.gain} is {gain.value:g}, and the mean of its base and its own give {moved:g}"
-    for flag in metrics.flags_all(card.metrics, base.metrics):
-        if flag not in card.flags:
-            yield f'flags: its metrics call for the flag "{flag}", which is not there'

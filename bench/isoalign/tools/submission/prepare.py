@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from isoalign.core.display import clean, escape, grid, scientific
 from isoalign.core.errors import UserError
@@ -49,12 +51,25 @@ def submit(paths: Sequence[Path], results: Path, store: Store, folder: Path) -> 
 
 def _check_home(checked: Checked, path: Path) -> None:
     """Nothing of the submitter's home is published; the card is sealed, so nothing can be cut out of it."""
-    home = str(Path.home())
-    if len(home) > 1 and (line := next((line for line in checked.text.splitlines() if f"{home}{os.sep}" in line), "")):
-        field = line.strip().partition(":")[0].strip('" ')
+    homes = {str(home).rstrip(os.sep) for home in (Path.home(), Path.home().resolve())} - {""}
+    named = re.compile(f"(?:{'|'.join(map(re.escape, sorted(homes)))})(?![\\w-]|\\.\\w)") if homes else None
+    if named and (field := next((name for name, text in _texts(json.loads(checked.text)) if named.search(text)), "")):
         raise UserError(
             f"{path}: its {field!r} names your home folder; run it again with a path relative to where you type it"
         )
+
+
+def _texts(value: Any, field: str = "card") -> Iterator[tuple[str, str]]:
+    """Every text in a value from JSON, with the name that it stands under; names are texts too."""
+    if isinstance(value, str):
+        yield field, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield field, name
+            yield from _texts(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner, field)
 
 
 def pull_request(checked: Sequence[Checked], store: Store) -> str:
@@ -77,8 +92,8 @@ def pull_request(checked: Sequence[Checked], store: Store) -> str:
         grid(titles, rows, left=(0, 1, 2, 3, 8, 9)),
         *(line for one in checked for line in _remarks(one, store)),
         "Versions: " + "; ".join(dict.fromkeys(_versions(one.card) for one in checked)) + ".",
-        "The samples, and all stages that led to them, lie in the submitter's store, are kept for a year, and given on "
-        "request. They contain offensive text.",
+        "The samples, and all stages that led to them, lie in the submitter's store, which is kept, and are given on request. "
+        "They contain offensive text.",
         commands_block([one.card for one in checked]),
         _verified(checked),
     ]
