@@ -11,7 +11,6 @@ import io
 import subprocess
 import sys
 import tarfile
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -94,18 +93,19 @@ def gather(checkout: Path, base: str, paths: list[str], folder: Path) -> dict[st
     with tarfile.open(fileobj=io.BytesIO(git(checkout, "archive", "--format=tar", base, "--", "results"))) as archive:
         archive.extractall(folder, filter="data")
     wrong: dict[str, str] = {}
+    probe = folder / "added.json"
     for path in paths:
-        place = folder / path
         try:
-            content = look(checkout, path)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(content)
-            if place.name != (name := file_name(read_unchanged(place))):
-                raise UserError(f"{path}: its name is not that of the card, {name}")
-        except (UserError, OSError) as error:
-            wrong[path] = f"{path}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
-            with suppress(OSError):  # it may not be there, or stand where a card is
-                place.unlink()
+            probe.write_bytes(look(checkout, path))
+            card = read_unchanged(probe)
+            if Path(path).parent.name != card.task or Path(path).name != file_name(card):
+                raise UserError(f"is not at the place of its card, {card.task}/{file_name(card)}")
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            probe.replace(folder / path)
+        except UserError as error:
+            wrong[path] = str(error).removeprefix(str(probe)).replace(str(probe), path)
+        except OSError as error:
+            wrong[path] = f"cannot be read: {error.strerror}"
     return wrong
 
 

@@ -377,8 +377,8 @@ def test_a_pull_request_changes_nothing_but_cards_that_it_adds(
         "setup.py": "is not below results/published or results/elsewhere; a pull request with results holds nothing else",
         "results/published/nano/leaderboard.md": added,
         "results/published/nano/link.json": "is a link or a program, not a plain file",
-        f"results/published/nano/deeper/{file_name(card)}": f"its place is results/published/nano/{file_name(card)}",
-        "results/published/nano/named.json": f"its name is not that of the card, {file_name(card)}",
+        f"results/published/nano/deeper/{file_name(card)}": f"is not at the place of its card, nano/{file_name(card)}",
+        "results/published/nano/named.json": f"is not at the place of its card, nano/{file_name(card)}",
     }
 
 
@@ -406,6 +406,9 @@ def test_files_that_are_no_cards_have_a_line_each_and_leave_good_cards_alone(
     (nano / "a.json").write_text("{")
     Path(os.fsdecode(os.fsencode(nano) + b"/\xff.json")).write_text("{}")
     (nano / "z.json").symlink_to("/nowhere")
+    (nano / "y.json").mkdir()
+    (nano / "y.json" / "a.json").write_text("{}")
+    write_card(current["dpo"], results / "published" / "2")
     many = {"prompts": [str(i) for i in range(3000)], "columns": {str(i): 0 for i in range(2000)}}
     (nano / "many.json").write_text(json.dumps({"format": 4, "values": [many]}))
     (nano / "pack.json").write_text(json.dumps({"format": 5, "values": workflow.PACK}))
@@ -415,6 +418,8 @@ def test_files_that_are_no_cards_have_a_line_each_and_leave_good_cards_alone(
     assert {name.removeprefix("results/published/nano/"): line for name, line in lines.items()} == {
         "a.json": "is not a card: not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))",
         " .json": 'is not a card: it has no "format"',
+        "y.json/a.json": 'is not a card: it has no "format"',
+        f"results/published/2/{good.name}": f"is not at the place of its card, nano/{good.name}",
         "z.json": "is a link or a program, not a plain file",
         "many.json": "stands for 6,000,000 values by prompt; a card has at most 5,000,000",
         "pack.json": "was rounded for publishing, which can't be checked again; submit the run's own card",
