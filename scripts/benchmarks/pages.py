@@ -1,6 +1,6 @@
 """What a report takes by its number of runs: CPU time to write it, its size, and the time until a browser shows it.
 
-    python scripts/benchmarks/report.py [--rows 29 168] [--repeats 3] [--browser /usr/bin/chromium]
+    python scripts/benchmarks/pages.py [--rows 29 168] [--repeats 3] [--browser /usr/bin/chromium]
 
 The cards are those of boards.py, three seeds a row. "Open" is from the start of the navigation until the first chart is drawn,
 in headless Chromium, by the wall and as CPU time of its processes; the latter counts on a busy machine. Needs `playwright`.
