@@ -16,7 +16,7 @@ from isoalign.core.records import Card, Estimate, Flag
 from isoalign.evaluation import card as cards_on_disk
 from isoalign.report.sweeps.chart import _spread, sweep_chart
 from isoalign.report.sweeps.rows import collect_sweep
-from isoalign.report.sweeps.sweep_report import SweepReport, sweep_report
+from isoalign.report.sweeps.sweep_report import SweepReport, axis_value, sweep_report
 from isoalign.report.sweeps.text import sweep_page, sweep_text
 from isoalign.runs.overrides import task_named
 from workbench import COMMAND, complaint
@@ -98,6 +98,33 @@ def test_pairs_that_change_order_are_told_by_comparisons_and_not_by_points() -> 
     lone = sweep_report([one for one in cards if one.seed == 0], "budget.flops")
     assert {one.verdict for one in lone.crossings} == {"not decided"}, "one seed decides nothing"
     assert "which is shown to be better" in sweep_text(report)
+
+
+def test_along_a_budget_values_and_slopes_are_powers_of_ten_and_no_other_budget_is_named() -> None:
+    means = {4.5e12: {"dpo": 0.1, "kto": 0.2, "ppo": 0.4}, 9e12: {"dpo": 0.19, "kto": 0.11, "ppo": 0.4}}
+    parents = {"sft": "base", "held_out": "pairs"}
+    cards = [
+        card(name, 0.05, mean, seed, budget={"flops": at}, parents=parents, key=f"{name}{seed}{at}")
+        for at, methods in means.items() for name, mean in methods.items() for seed in range(2)
+    ]  # fmt: skip
+    report = sweep_report(cards, "budget.flops")
+    page, text, chart = sweep_page(report), sweep_text(report), sweep_chart(report).decode()
+    for shown in (page, text, chart):
+        assert "4.5e12" in shown
+        assert "00000000" not in shown.partition("isoalign run")[0].partition("<defs>")[0]
+    assert "– FLOP" not in page + text + chart
+    assert "Budget of each run" not in page + text
+    assert [row[3] for row in lines(report, "Mean toxicity")][:2] == ["2e−14 [2e−14, 2e−14]", "−2e−14 [−2e−14, −2e−14]"]
+    assert "4.00e12 FLOP" in sweep_text(sweep_report(swept(), NOISE))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.05, "0.05"), (512, "512"), (100_000, "100000"), (4.5e12, "4.5e12"), (1e18, "1e18"), (1_234_567, "1234567"),
+     (4_500_000_000_001, "4500000000001"), (1e-5, "1e-05")],
+)  # fmt: skip
+def test_an_axis_value_keeps_all_its_digits(value: float, shown: str) -> None:
+    assert axis_value(value) == shown
 
 
 def test_one_seed_has_every_rank_and_decides_no_trend_and_no_order() -> None:

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from isoalign.core.display import clean, plain, scientific
+from isoalign.core.display import clean, scientific
 from isoalign.core.objective import Objective
 from isoalign.core.records import Estimate
 from isoalign.report.board.rows import REFERENCE
 from isoalign.report.charts.labels import Box, Label, boxes_along, place_labels
 from isoalign.report.charts.looks import FAINT, Look, dress, looks_of, picture, shorten
-from isoalign.report.sweeps.sweep_report import SweepReport
+from isoalign.report.sweeps.sweep_report import FLOPS, SweepReport, axis_value
 
 _WIDE = 30.0  # ratio of the highest to the lowest axis value from which the axis is logarithmic
 _NEAR = 1.5  # the base is drawn if it is below this times the highest bound of a method
@@ -50,7 +50,8 @@ def _draw(figure: Any, report: SweepReport) -> None:
     drawn = [_line(report, name, looks[name], {v: report.mean(v, name) for v in report.values}) for name in report.rows]
     base = [line for line in drawn if report.rows[line.name].part == REFERENCE]
     lines = [line for line in drawn if line.x and line not in base]
-    legend = [clean(report.sweep.task), f"{scientific(report.sweep.setting.get('budget.flops'))} FLOP", "bands: 95% intervals"]
+    budget = [] if report.sweep.key == FLOPS else [f"{scientific(report.sweep.setting.get(FLOPS))} FLOP"]
+    legend = [clean(report.sweep.task), *budget, "bands: 95% intervals"]
     legend += ["hollow: failed a gate"] if any(any(line.hollow) for line in lines) else []
     top = max(max(line.high) for line in lines)
     near = [line for line in base if line.y and (max(line.y) < _NEAR * top or not report.objective.is_toxicity)]
@@ -151,8 +152,8 @@ def _axis(axes: Any, at: Sequence[float], report: SweepReport, lines: Sequence[_
     places = axes.transData.transform([(x, 1.0) for x in at])[:, 0].tolist()
     ticks, last = [], float("-inf")
     for value, x in zip(report.values, places, strict=True):
-        roomy = x - last > 8 * len(plain(value)) + 6
-        ticks.append(plain(value) if roomy else "")
+        roomy = x - last > 8 * len(axis_value(value)) + 6
+        ticks.append(axis_value(value) if roomy else "")
         last = x if roomy else last
     axes.set_xticks(at, ticks)
     axes.minorticks_off()

@@ -18,7 +18,9 @@ from isoalign.report.sweeps.rows import Sweep, collect_sweep
 from isoalign.stats.robustness import Robustness, robustness
 
 RISES, FALLS, STAYS, UNRESOLVED = "rises", "falls", "stays the same", "not resolved"
+FLOPS = "budget.flops"
 DIGITS = 2  # of a correlation
+LARGE = 1e6  # axis values from here on are written as powers of ten
 _KNOWN = 1.0  # with a longer interval of the correlation no order is known
 
 
@@ -119,6 +121,14 @@ def file_stem(key: str) -> str:
     return f"along-{re.sub(r'[^A-Za-z0-9_.-]+', '-', key)}"
 
 
+def axis_value(value: float) -> str:
+    """An axis value as text: a long one, as of FLOPs, as a power of ten with all its digits."""
+    mantissa, _, exponent = f"{value:.11e}".partition("e")
+    short = f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    exact = abs(value) >= LARGE and float(short) == value
+    return short if exact and len(short) < len(plain(value)) else plain(value)
+
+
 def _crossing_sentences(report: SweepReport) -> list[str]:
     """How many pairs change order, and which."""
     if not report.crossings:
@@ -139,7 +149,7 @@ def _ranking_sentence(report: SweepReport) -> str:
     reported to change in at most 8%, most often when methods hardly differ; if longer intervals counted too, in up to 22%, and
     in up to 65% of rankings of equal methods.
     """
-    key, first = report.sweep.key, plain(report.values[0])
+    key, first = report.sweep.key, axis_value(report.values[0])
     known = {value: s.spearman for value, s in report.robustness.stability.items() if s.spearman.low is not None}
     if not known:
         few = all(s.spearman.n < 2 for s in report.robustness.stability.values())
@@ -152,11 +162,11 @@ def _ranking_sentence(report: SweepReport) -> str:
     unsure = [value for value, (low, high) in bounds.items() if low <= 0 or high < 1]
     worst = min(changed or unsure or known, key=lambda value: known[value].value or 0.0)
     n, shown = known[worst].n, cell(known[worst], DIGITS)
-    least = f"Spearman's correlation over {n} methods is {shown} at {plain(worst)}"
-    unknown = [plain(value) for value in report.values[1:] if value not in known]
+    least = f"Spearman's correlation over {n} methods is {shown} at {axis_value(worst)}"
+    unknown = [axis_value(value) for value in report.values[1:] if value not in known]
     rest = f"; unknown at {', '.join(unknown)}" if unknown else ""
     if changed:
-        at = ", ".join(map(plain, changed))
+        at = ", ".join(map(axis_value, changed))
         return f"The ranking changes along {key}: the order at {at} differs from that at {first} ({least}{rest})."
     if unsure:
         return f"Whether the ranking is stable along {key} is not resolved: {least}{rest}."

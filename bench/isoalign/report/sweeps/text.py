@@ -1,6 +1,7 @@
 """The sweep report as a Markdown page and for a terminal."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
@@ -18,7 +19,7 @@ from isoalign.report.pages.page import commands_block
 from isoalign.report.pages.phrases import row_name
 from isoalign.report.sweeps.crossings import UNDECIDED
 from isoalign.report.sweeps.rows import ACCURACIES
-from isoalign.report.sweeps.sweep_report import DIGITS, SweepReport, file_stem
+from isoalign.report.sweeps.sweep_report import DIGITS, FLOPS, SweepReport, axis_value, file_stem
 
 NOISE = "task.feedback.noise"
 _ORDERS = ["At", "Methods", "Spearman", "Kendall", "Not at both"]
@@ -62,7 +63,7 @@ def how_to_read(objective: Objective) -> str:
 
 def sweep_page(report: SweepReport) -> str:
     """The report as a Markdown page."""
-    key, axis, objective = escape(report.sweep.key), [plain(value) for value in report.values], report.objective
+    key, axis, objective = escape(report.sweep.key), [axis_value(value) for value in report.values], report.objective
     noun = escape(objective.noun)
     named = {name: row_name(row) for name, row in report.rows.items()}
     setting = "\n".join(f"- **{escape(title)}:** {escape(line)}" for title, line in _setting_lines(report))
@@ -86,7 +87,7 @@ def sweep_page(report: SweepReport) -> str:
 
 def sweep_text(report: SweepReport, width: int = 110) -> str:
     """The report for a terminal, as plain text; with many axis values without their intervals."""
-    key, axis = clean(report.sweep.key), [plain(value) for value in report.values]
+    key, axis = clean(report.sweep.key), [axis_value(value) for value in report.values]
     shown = _full if len(axis) <= _ROOM else _brief
     means = [[clean(name), *_means(report, name, shown), _slope(report, name)[1]] for name in report.rows]
     ranks = [[clean(name), *_ranks(report, name, shown)] for name in report.methods]
@@ -137,7 +138,7 @@ def _ranks(report: SweepReport, name: str, shown: Callable[[Estimate], str]) -> 
 
 def _rank_titles(report: SweepReport) -> list[str]:
     """Axis values, each with the number of methods ranked there, without which ranks can't be compared."""
-    return [f"{plain(value)} (of {len(standings)})" for value, standings in report.robustness.standings.items()]
+    return [f"{axis_value(value)} (of {len(standings)})" for value, standings in report.robustness.standings.items()]
 
 
 def _slope(report: SweepReport, name: str) -> list[str]:
@@ -145,15 +146,20 @@ def _slope(report: SweepReport, name: str) -> list[str]:
     e = report.robustness.slopes.get(name)
     if e is None or e.value is None:
         return ["–", "–"]
-    value, *bounds = ["–" if v is None else f"{v:.3g}".replace("-", "−") for v in (e.value, e.low, e.high)]
+    value, *bounds = ["–" if v is None else _three_digits(v) for v in (e.value, e.low, e.high)]
     return [f"{value} [{', '.join(bounds)}]" if e.low is not None else value, report.trend(name) or "–"]
+
+
+def _three_digits(value: float) -> str:
+    """A number with three digits and, if it is very large or small, a short exponent."""
+    return re.sub(r"e\+?(-?)0*(\d)", r"e\1\2", f"{value:.3g}").replace("-", "−")
 
 
 def _orders(report: SweepReport, text: Callable[[str], str]) -> list[list[str]]:
     lines = []
     for value, s in report.robustness.stability.items():
         correlations = [cell(s.spearman, DIGITS), cell(s.kendall, DIGITS)]
-        lines.append([plain(value), str(s.spearman.n), *correlations, text(", ".join(s.left_out)) or "–"])
+        lines.append([axis_value(value), str(s.spearman.n), *correlations, text(", ".join(s.left_out)) or "–"])
     return lines
 
 
@@ -193,14 +199,14 @@ def _setting_lines(report: SweepReport) -> list[tuple[str, str]]:
     prompts = f"{robustness.prompts}" + (
         f" ({robustness.missing} lack a value and are left out)" if robustness.missing else ""
     )
-    lines = [("Budget of each run", f"{scientific(setting.get('budget.flops'))} FLOP"), ("SFT base", base)]
-    lines += [("Prompts", prompts), ("Seeds", _seeds(report))]
+    budget = [] if report.sweep.key == FLOPS else [("Budget of each run", f"{scientific(setting.get(FLOPS))} FLOP")]
+    lines = [*budget, ("SFT base", base), ("Prompts", prompts), ("Seeds", _seeds(report))]
     notes = {title: setting.get(f"notes.{name}") for name, title in PROTOCOL.items() if name != "prompts"}
     lines += [(title, plain(note)) for title, note in notes.items() if note is not None]
     lines += [("Missing", missing)] if (missing := _missing(report)) else []
     for value, rows in report.sweep.rows.items():
         lines += [
-            ("Gate", f"{row.name} at {plain(value)}: {'; '.join(flag.text for flag in row.flags)}")
+            ("Gate", f"{row.name} at {axis_value(value)}: {'; '.join(flag.text for flag in row.flags)}")
             for row in rows.values()
             if row.gated
         ]
@@ -213,10 +219,10 @@ def _seeds(report: SweepReport) -> str:
                if row.part == METHOD}  # fmt: skip
     counts = list(numbers.values())
     usual = max(sorted(set(counts)), key=counts.count)
-    others = [f"{name} at {plain(value)} has {n}" for (name, value), n in numbers.items() if n != usual]
+    others = [f"{name} at {axis_value(value)} has {n}" for (name, value), n in numbers.items() if n != usual]
     return "; ".join([str(usual), *others])
 
 
 def _missing(report: SweepReport) -> str:
-    lacking = {name: [plain(v) for v in report.values if name not in report.sweep.rows[v]] for name in report.methods}
+    lacking = {name: [axis_value(v) for v in report.values if name not in report.sweep.rows[v]] for name in report.methods}
     return "; ".join(f"{name} at {', '.join(at)}" for name, at in lacking.items() if at)
