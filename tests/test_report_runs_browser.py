@@ -195,6 +195,25 @@ def test_the_page_of_a_run_draws_its_curves_and_copies_its_command(page: Any, re
     page.get_by_role("columnheader", name="A: dpo (beta=0.1)").wait_for()
 
 
+def test_keys_walk_the_points_of_a_run_s_charts(page: Any, report: Any) -> None:
+    folder, ids = report
+    visit(page, folder, f"runs/nano/{ids['dpo']}.html")
+    tip = page.locator(".tip")
+    told = []
+    for plot in page.locator(".plot").all():
+        plot.scroll_into_view_if_needed()
+        expect(plot).to_have_attribute("data-drawn", "yes")
+        plot.focus()
+        page.keyboard.press("ArrowRight")
+        told.append(tip.inner_text())
+        page.keyboard.press("ArrowRight")
+        assert tip.inner_text() != told[-1]
+        page.keyboard.press("Escape")
+        assert tip.is_hidden()
+    assert told[0].splitlines()[1:] == ["0% of the budget, step 0: 0.200, interval 0.100 to 0.300"]
+    assert told[1:] == ["loss\nstep 1: 1", "reward\nstep 1: 0.1429"]
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_page_is_wider_than_its_window(page: Any, report: Any, width: int) -> None:
     folder, ids = report

@@ -28,8 +28,8 @@ Spec = dict[str, Any]
 
 @dataclass(frozen=True)
 class Series:
-    """One quantity along a run: what is drawn at each of ``points`` (x, y, and what they say, with an interval where there is
-    one), the ``table`` that says the same, and the ``note`` under the title."""
+    """One quantity along a run: what is drawn at each of ``points`` (x, y, and what they say, the title first, with an
+    interval where there is one), the ``table`` that says the same, and the ``note`` under the title."""
 
     identifier: str
     title: str
@@ -84,7 +84,7 @@ def curve_series(card: Card, objective: Objective) -> Iterator[Series]:
         for point, e in known:
             bounds = ["–" if value is None else f"{value:.{one.digits}f}" for value in (e.value, e.low, e.high)]
             interval = "" if "–" in bounds else f", interval {bounds[1]} to {bounds[2]}"
-            said = f"{point.fraction:.0%} of the budget, step {point.steps}: {bounds[0]}{interval}"
+            said = f"{one.heading}\n{point.fraction:.0%} of the budget, step {point.steps}: {bounds[0]}{interval}"
             points.append({"x": point.fraction, "y": e.value, "low": e.low, "high": e.high, "said": said})
             table.append([f"{point.fraction:.0%}", str(point.steps), *bounds])
         missing = sum(e.missing for _, e in known)
@@ -102,12 +102,13 @@ def log_series(log: Sequence[dict[str, Any]]) -> Iterator[Series]:
         if len(known) < 2:
             continue
         drawn = thinned(known, POINTS)
-        points = [{"x": step, "y": float(f"{y:.5g}"), "said": f"step {plain(step)}: {y:.4g}"} for step, y in drawn]
+        title = clean(name)[:60]
+        points = [{"x": step, "y": float(f"{y:.5g}"), "said": f"{title}\nstep {plain(step)}: {y:.4g}"} for step, y in drawn]
         table = [[plain(step), f"{value:.4g}"] for step, value in thinned(known, ROWS)]
         notes = [f"{len(drawn)} of {len(known):,} steps are drawn"] if len(drawn) < len(known) else []
         notes += [f"no value at {len(log) - len(known):,} of {len(log):,} steps"] if len(known) < len(log) else []
         ends = (f"{known[0][1]:.3g}", f"{known[-1][1]:.3g}")
-        yield Series(f"log-{place}", clean(name)[:60], ends, STEPS, points, ["Step", "Value"], table, "; ".join(notes))
+        yield Series(f"log-{place}", title, ends, STEPS, points, ["Step", "Value"], table, "; ".join(notes))
 
 
 def thinned(rows: Sequence[Any], most: int) -> list[Any]:
