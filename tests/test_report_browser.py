@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from isoalign.evaluation.card import read_cards, sealed, write_card
+from isoalign.report.site.write import write_report
 
 pytestmark = pytest.mark.slow
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -162,6 +163,20 @@ def test_a_link_leads_to_the_same_rows_in_the_same_order(page: Any, browser: Any
     assert other.locator("#nano-1 th[aria-sort=ascending]").inner_text().startswith("KL")
     drawn(other, "nano-1-curves")
     assert other.locator("#nano-1-curves .chosen").count() > 3
+    other.close()
+
+
+def test_a_kept_order_of_a_task_with_a_dot_in_its_name_is_found_again(browser: Any, tmp_path: Path) -> None:
+    cards = [dataclasses.replace(card, task="smol.v2") for card in read_cards(PUBLISHED / "smol")]
+    folder = write_report({"smol.v2": cards}, tmp_path / "out").parent
+    tab, other = browser.new_page(), browser.new_page()
+    tab.goto((folder / "index.html").as_uri())
+    tab.locator(".rows thead th", has_text="KL, nats").first.locator("button").click()
+    shown = tab.locator(".rows > tbody > tr > th").all_inner_texts()
+    other.goto(tab.url)
+    assert other.locator("th[aria-sort=ascending]").inner_text().startswith("KL")
+    assert other.locator(".rows > tbody > tr > th").all_inner_texts() == shown
+    tab.close()
     other.close()
 
 

@@ -40,8 +40,8 @@
     if (!location.hash.includes("=")) return;
     const chosen = new URLSearchParams(location.hash.slice(1));
     for (const field of fields) field.value = chosen.get(field.id) ?? "";
-    const [name, place, order] = (chosen.get("sort") ?? "").split(".");
-    const heading = document.getElementById(name)?.querySelectorAll(".rows th[scope=col]")[Number(place)];
+    const parts = (chosen.get("sort") ?? "").split("."), [place, order] = parts.splice(-2);  // a task may have dots in its name
+    const heading = document.getElementById(parts.join("."))?.querySelectorAll(".rows th[scope=col]")[Number(place)];
     if (heading) sort(heading, order === "descending");
   }
 
