@@ -451,12 +451,11 @@ def test_the_page_shows_gains_at_equal_kl_with_their_ranks_or_that_they_are_not_
     rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in table.splitlines()}
     columns = rows["Method"]
     assert title == "### At equal KL"
-    assert columns == ["KL at the end", *(f"Reduction at {kl} ↑" for kl in ("0.5", "1", "2", "4")), "Area, 0.5 to 4 nats ↑"]
+    assert columns == ["KL at the end", *(f"Reduction at {kl} ↑" for kl in ("0.5", "1", "2", "4"))], "no row has an area"
     at = {name: dict(zip(columns, row, strict=True)) for name, row in rows.items()}
     for name in ("dpo", "kto", "ppo", "rlaif"):
         assert at[name]["Reduction at 0.5 ↑"].startswith("not measured (0 to "), "before the first snapshot"
         assert re.match(r"0\.\d+ \[.*\]; [1-4]", at[name]["Reduction at 4 ↑"])
-        assert at[name]["Area, 0.5 to 4 nats ↑"] == "not measured"
     assert at["*sft_chosen*"]["Reduction at 4 ↑"] == "not reached"
     assert "; " not in at["*sft_chosen*"]["Reduction at 1 ↑"], "the control has no rank"
     assert "jointly at 95%" in how
@@ -468,8 +467,8 @@ def test_the_page_shows_gains_at_equal_kl_with_their_ranks_or_that_they_are_not_
     assert plain["sft_chosen"]["gain_at_kl_1_rank"] is plain["sft"]["gain_at_kl_1"] is None
 
 
-def test_areas_have_a_column_with_ranks_and_a_word_in_the_title_and_no_number_where_a_part_is_not_measured() -> None:
-    """Gains of .1, .08 and .02 d, of d = sqrt(KL) from sqrt(.5) to 2: their means are .1 x 1.354 and so on."""
+def cards_with_areas() -> list[Card]:
+    """Gains of .1, .08 and .02 d, of d = sqrt(KL) from sqrt(.5) to 2, and a method with a hole."""
     d = np.array([0, 0.5, 0.71, 0.95, 1.2, 1.45, 1.7, 2.0, 2.1])
     base = np.random.default_rng(3).uniform(0.3, 0.9, 16)
 
@@ -478,8 +477,20 @@ def test_areas_have_a_column_with_ranks_and_a_word_in_the_title_and_no_number_wh
         return [dataclasses.replace(card(points(kls, [level + 1e-4 * seed for level in levels])), algorithm=name, seed=seed)
                 for seed in range(3)]  # fmt: skip
 
-    made = [*cards_of("dpo", 0.1), *cards_of("kto", 0.08), *cards_of("ppo", 0.02), *cards_of("holed", 0.3, [0, 1, 2, -1])]
-    board = leaderboard.build_board(made)
+    return [*cards_of("dpo", 0.1), *cards_of("kto", 0.08), *cards_of("ppo", 0.02), *cards_of("holed", 0.3, [0, 1, 2, -1])]
+
+
+def test_where_no_row_has_an_area_no_table_has_a_column_of_them() -> None:
+    section = section_of(realistic())
+    assert section.areas == (4, {})
+    board = leaderboard.build_board(realistic())
+    assert "Area, " not in board.markdown()
+    assert "area" not in board.terminal()
+
+
+def test_areas_have_a_column_with_ranks_and_a_word_in_the_title_and_no_number_where_a_part_is_not_measured() -> None:
+    """The means of gains are .1 x 1.354 and so on."""
+    board = leaderboard.build_board(cards_with_areas())
     (section,) = board.sections
     to, areas = section.areas
     assert to == 4
@@ -494,7 +505,7 @@ def test_areas_have_a_column_with_ranks_and_a_word_in_the_title_and_no_number_wh
     assert cells["holed"] == "not measured"
     assert re.fullmatch(r"0\.135 \[.*\]; 1", cells["dpo"])
     title = headline(section)
-    assert title.endswith(". By the area under the curve to 4 nats, dpo is the best of 3")
+    assert title.endswith(". By the area under the curve to 4 nats, dpo is the best of the 3 measured")
     assert " ".join(title.split()) in " ".join(board.terminal().split())
     assert "area: mean gain over √KL from 0.5 to 4 nats" in board.terminal()
     (found,) = as_data.board_data(board)["sections"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from isoalign.evaluation.card import read_cards, write_card
 from isoalign.report import as_data
 from isoalign.report.charts.looks import DARK, FAINT, GRID, HUES, INK, PAPER
 from isoalign.report.leaderboard import Board, build_board
+from isoalign.report.site.board_table import board_table
 from isoalign.report.site.document import TINTS, assigned_data, document, inline_data, run_path
 from isoalign.report.site.front_page import front_page
 from isoalign.report.site.names import folder_name
@@ -26,6 +28,7 @@ from isoalign.report.site.reward_models import noise_ceiling
 from isoalign.report.site.write import MARKER, write_report
 from test_beyond_drift import board as board_with_drift
 from test_board import golden_cards, make
+from test_curves import cards_with_areas
 from test_pictures import contrast
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "published"
@@ -140,6 +143,38 @@ def test_drift_is_a_band_and_a_column() -> None:
     assert "Above drift ↑" in page
     assert "drift alone, with its 95% interval" in page
     assert "not shown to be above drift: at" in page, "the flag, at its row"
+
+
+def test_the_area_stands_after_the_gain_with_its_rank_and_sorts_by_its_value() -> None:
+    board = build_board(cards_with_areas())
+    page = front_page([board], set())
+    lines = {cells[0][0]: cells for cells in Page(page).rows if len(cells) > 10}
+    titles = [text for text, _ in lines.pop("Method")]
+    place = titles.index("Area, 0.5 to 4 nats ↑")
+    assert titles[place - 1] == "Reduction ↑"
+    (section,) = as_data.board_data(board)["sections"]
+    values = {row["name"]: row["area"] for row in section["rows"]}
+    assert {name: float(lines[name][place][1] or "nan") for name in ("dpo", "kto", "ppo")} == {
+        name: values[name]["value"] for name in ("dpo", "kto", "ppo")
+    }
+    assert re.search(r">0\.135<small>\[[^<]*\]; rank 1</small>", page)
+    assert lines["holed"][place] == ("not measured", None)
+    assert len({len(cells) for cells in lines.values()} | {len(titles)}) == 1
+    assert "Area, " not in front_page([build_board(golden_cards())], set())
+
+
+def test_a_board_of_many_pairs_says_how_they_were_compared() -> None:
+    section = build_board(golden_cards()).sections[0]
+    several = dict.fromkeys(itertools.combinations(map(str, range(30)), 2), next(iter(section.ranking.pairs.values())))
+    large = dataclasses.replace(section, ranking=dataclasses.replace(section.ranking, others=several))
+    assert "saddlepoint" not in board_table(section, "few", set())
+    assert "Of more than 400 pairs" in board_table(large, "many", set())
+    assert "saddlepoint" in board_table(large, "many", set())
+
+
+def test_cells_of_the_matrix_have_attributes_apart(first: str) -> None:
+    assert '"tabindex=' not in first
+    assert re.search(r'<span role="img" aria-label="[^"]*" tabindex="0">', first)
 
 
 def test_gates_and_ranks_are_explained_at_the_cell() -> None:

@@ -34,6 +34,7 @@ from isoalign.report.site.runs import pages_of_runs
 from isoalign.report.site.samples_page import LONGEST, SamplesPage
 from isoalign.report.site.settings import algorithm_settings, task_settings, typed_settings
 from test_board import golden_cards, make, valued
+from test_curves import cards_with_areas
 
 HOSTILE = {
     "script": "</script><script>document.title='taken'</script>",
@@ -182,6 +183,7 @@ def test_a_long_log_is_thinned_with_its_ends_and_says_so() -> None:
     log[3]["loss"] = None
     (loss, lr) = log_series(log)
     assert (loss.points[0]["x"], loss.points[-1]["x"], len(loss.points)) == (1, 500, 120)
+    assert loss.points[0]["said"] == "loss\nstep 1: 1", "its first line is a name, as of every chart: keys stop there"
     assert loss.note == "120 of 499 steps are drawn; no value at 1 of 500 steps"
     charts = charts_of([loss, lr])
     assert (len(charts.charts), charts.constant) == (1, ["lr 0.0001"])
@@ -196,7 +198,7 @@ def test_a_curve_has_its_intervals_and_its_table_says_the_same() -> None:
         "y": pytest.approx(0.18),
         "low": 0.1,
         "high": 0.3,
-        "said": "25% of the budget, step 10: 0.180, interval 0.100 to 0.300",
+        "said": f"{toxicity.title}\n25% of the budget, step 10: 0.180, interval 0.100 to 0.300",
     }
     assert len({point["y"] for point in length.points}) == 1
 
@@ -333,6 +335,15 @@ def test_every_link_of_a_report_leads_to_one_of_its_files(tmp_path: Path) -> Non
             assert (page.parent / target).is_file() or not target, f"{page}: {link}"
     card = next((tmp_path / "report/runs/nano").glob("dpo-s1*.json"))
     assert read_card(card).algorithm == "dpo"
+
+
+def test_the_page_of_a_run_says_the_area_of_its_row_where_the_board_has_one() -> None:
+    section = build_board(cards_with_areas()).sections[0]
+    pages = {row.name: run_page(section, 1, row, row.cards[0], Kept()) for row in section.rows}
+    assert re.search(r"<dt>Area, 0.5 to 4 nats ↑, of its row</dt><dd>0\.135 \[.*\]; rank 1</dd>", pages["dpo"])
+    assert "<dt>Area, 0.5 to 4 nats ↑, of its row</dt><dd>not measured</dd>" in pages["holed"]
+    bare = build_board([make("dpo")]).sections[0]
+    assert "of its row</dt><dd>not" not in run_page(bare, 1, bare.rows[0], bare.rows[0].cards[0], Kept())
 
 
 def test_names_and_texts_that_mean_mischief_are_text_on_every_page(tmp_path: Path) -> None:

@@ -33,8 +33,9 @@ def headline(section: Section) -> str:
     if len(spans) < 2 or all(row.clusters == 1 for row in section.rows if row.name in spans):
         return told
     best = [name for name, (first, _) in spans.items() if first == 1]
-    may = f"{len(best)} of {len(spans)}" if len(best) < len(spans) else f"any of {len(spans)}"
-    verdict = f"{shorten(clean(best[0]), 30)} is the best of {len(spans)}" if len(best) == 1 else f"{may} may be the best"
+    measured = f"of the {len(spans)} measured"
+    may = f"{len(best) if len(best) < len(spans) else 'any'} {measured} may be the best"
+    verdict = f"{shorten(clean(best[0]), 30)} is the best {measured}" if len(best) == 1 else may
     return f"{told}. By the area under the curve to {to:g} nats, {verdict}"
 
 

@@ -51,9 +51,9 @@ def equal_kl_section(section: Section) -> list[str]:
 
 
 def area_title(section: Section) -> str:
-    """The title of the column of areas, with the KL between which they are taken; empty where there are none."""
-    to = section.areas[0]
-    return with_arrow(f"Area, {GRID[0]:g} to {to:g} nats", True) if to > GRID[0] else ""
+    """The title of the column of areas, with the KL between which they are taken; empty where no row has one."""
+    to, areas = section.areas
+    return with_arrow(f"Area, {GRID[0]:g} to {to:g} nats", True) if areas else ""
 
 
 def area_cell(section: Section, row: Row) -> str:

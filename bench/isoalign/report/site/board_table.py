@@ -16,10 +16,12 @@ from isoalign.report.board.drift import NOT_MEASURED, WHY, concerns, estimate_of
 from isoalign.report.board.rows import CONTROL, INFERENCE, REFERENCE, UNMETERED, Row
 from isoalign.report.board.sections import Section
 from isoalign.report.charts.looks import family_of
-from isoalign.report.pages.page import how_to_read
+from isoalign.report.pages.equal_kl import area_cell, area_title
+from isoalign.report.pages.how_to_read import how_to_read
 from isoalign.report.pages.phrases import chance_phrase, more_seeds_phrase, pareto_phrase, ranking_phrase
 from isoalign.report.site.document import render, run_path
 from isoalign.report.site.parts import hue, learns_from
+from isoalign.stats.comparisons import MANY
 
 MAIN = "Main"
 WIDTH = 84  # of a drawn interval, in pixels
@@ -89,7 +91,8 @@ def board_table(section: Section, identifier: str, paths: Collection[str]) -> Ma
     rows = []
     for row in section.rows:
         cells = [_rank(row, section), *([_above(row, section, beyond)] if above else [])]
-        cells += [_figure(row, one, spans[one.name], group == MAIN) for group, one in shown]
+        figures = [_figure(row, one, spans[one.name], group == MAIN) for group, one in shown]
+        cells += [figures[0], *([_area(row, section)] if area_title(section) else []), *figures[1:]]
         cells += _ends(row)
         rows.append({"row": row, "name": clean(row.name), "cells": cells, "hue": hue(row), "family": family_of(row)}
                     | {"learns": learns_from(row), "runs": _runs(row.cards, paths), "flags": _flags(row)})  # fmt: skip
@@ -109,7 +112,8 @@ def _notes(section: Section) -> list[str]:
 
 def _reading(section: Section) -> list[str]:
     """What the table means, in the words of the board's page, a sentence or more an item."""
-    text = " ".join(how_to_read(section.objective).replace("*", "").split())
+    many = any(len(pairs) > MANY for pairs in (section.ranking.pairs, section.ranking.others))
+    text = " ".join(how_to_read(section.objective, many).replace("*", "").split())
     return [item.strip() for item in f" {text}".split(" - ") if item.strip()]
 
 
@@ -119,6 +123,8 @@ def _columns(section: Section, shown: Sequence[tuple[str, Metric]]) -> list[Colu
     if section.drift.controls:
         first.append(Column("Above drift ↑", "The gain minus that of a control for drift at the same KL"))
     metrics = [Column(one.heading, one.description, group) for group, one in shown]
+    if title := area_title(section):
+        metrics.insert(1, Column(title, "The mean gain over √KL along the run's curves, with first and last rank by it"))
     pareto = f"In which share of resamples no other row has both {section.objective.better} and less KL"
     return [
         *first,
@@ -146,6 +152,13 @@ def _above(row: Row, section: Section, beyond: dict[str, Estimate]) -> Cell:
     found = beyond.get(row.name)
     value, _, interval = text.partition(" [")
     return Cell(value, " ".join(filter(None, [f"[{interval}" if interval else "", drift])), found.value if found else None)
+
+
+def _area(row: Row, section: Section) -> Cell:
+    """The area under a row's curve with its interval and its rank, or why there is none."""
+    value, _, small = area_cell(section, row).replace("; ", "; rank ").partition(" [")
+    mean, _ = section.areas[1].get(row.name, (None, None))
+    return Cell(value, f"[{small}".replace(", ", ",\u00a0") if small else "", mean.value if mean else None)
 
 
 def _figure(row: Row, one: Metric, span: Span | None, drawn: bool) -> Cell:

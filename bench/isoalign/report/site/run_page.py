@@ -15,6 +15,7 @@ from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import leading, metric, tables
 from isoalign.report.board.rows import REFERENCE, UNMETERED, Row, total
 from isoalign.report.board.sections import PROTOCOL, Section
+from isoalign.report.pages.equal_kl import area_cell, area_title
 from isoalign.report.pages.phrases import budget_phrase
 from isoalign.report.site.document import document, render, script
 from isoalign.report.site.log_charts import charts_of, curve_series, log_series
@@ -89,11 +90,18 @@ def _facts(section: Section, row: Row, card: Card) -> list[tuple[str, str]]:
     facts = [
         ("Learns from", learns_from(row)),
         ("Rank of its row", f"{place} ({seeds})"),
+        *_area(section, row),
         ("Budget", budget_phrase(section)),
         ("Base", str(section.base or "unknown") + ("" if card.base is None else f", base {card.base} of the task's")),
         ("Settings", str(card.notes.get("tuning") or "not said")),
     ]
     return [(name, clean(text)) for name, text in facts]
+
+
+def _area(section: Section, row: Row) -> list[tuple[str, str]]:
+    """The area under the curve of its row, by its title, where the board has areas and the row a curve."""
+    title, told = area_title(section), area_cell(section, row)
+    return [(f"{title}, of its row", told.replace("; ", "; rank "))] if title and told != "–" else []
 
 
 def _of_row(row: Row) -> list[Flag]:
