@@ -12,11 +12,12 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+from isoalign.core import stopping
 from isoalign.core.complaint import complain
-from isoalign.core.stopping import leave
 
 EVERY = 2.0  # seconds between signs of life
 SILENT = 40.0  # seconds without one after which a process counts as dead
+STOPPING = 15.0  # the same once this process was asked to stop: torchrun, which asks if one dies, kills the others after 30
 GRACE = 5.0  # seconds that a process has to end by itself once another one has failed
 LEFT = b"left"
 
@@ -44,16 +45,16 @@ class Heartbeat(threading.Thread):
                 return self._end("another process of this run has failed")
             if heard != last:
                 last, since = heard, time.monotonic()
-            elif heard != LEFT and time.monotonic() - since > SILENT:
+            elif heard != LEFT and time.monotonic() - since > (most := STOPPING if stopping.asked() else SILENT):
                 with suppress(Exception):
                     self.store.set("failed", b"")
-                return self._end(f"process {self.next} of this run has given no sign of life for {SILENT:.0f} seconds")
+                return self._end(f"process {self.next} of this run has given no sign of life for {most:.0f} seconds")
 
     def _end(self, why: str) -> None:
         if not self._ended.is_set():
             with suppress(Exception):
                 complain(f"{why}; run the same command again to go on from the last checkpoint")
-            leave(2)
+            stopping.leave(2)
 
     def leave(self, failed: bool) -> None:
         """No more signs of life. The others of one that has ``failed`` end as well, after a moment to do so."""
