@@ -64,9 +64,7 @@ def _draws(card: Card) -> int:
     return max(1, int(evaluation.get("draws") or 1))
 
 
-def _wrong_mean(
-    name: str, told: Estimate, by: Column, within: float, whose: str = "its values by prompt have"
-) -> Iterator[str]:
+def _wrong_mean(name: str, told: Estimate, by: Column, within: float, whose: str = OWN) -> Iterator[str]:
     known = [value for value in by.values() if value is not None]
     if known and told.value is not None:
         mean = math.fsum(known) / len(known)

@@ -19,8 +19,8 @@ from isoalign.core.records import Card, Estimate
 from isoalign.core.redaction import redact_text
 from isoalign.core.store import Store
 from isoalign.evaluation.card import track
+from isoalign.evaluation.kept import stage_of
 from isoalign.report.pages.page import commands_block
-from isoalign.tools.rescore import stage_of
 from isoalign.tools.submission.checks import Checked, check, source_of
 
 BODY, VERIFIED, RESULTS = "pull_request.md", "verify.txt", "results"
