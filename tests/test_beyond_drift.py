@@ -106,6 +106,29 @@ def test_a_single_seed_has_no_verdict_but_its_own_interval() -> None:
     assert (found.beyond.single, found.beyond.p_holm, found.above) == (True, None, True)
 
 
+def test_of_several_bases_the_runs_on_one_base_are_compared_with_each_other() -> None:
+    rng = np.random.default_rng(5)
+    base, kl = prompts(rng), 6.0
+    strength = [0.7, 1.0, 1.3]  # what a base does to all that start from it
+
+    def on_bases(name: str, factor: float, end: float, bases: Sequence[int] = (0, 1, 2)) -> Curves:
+        runs = [scaled(method(rng, base, end, 0.0, seeds=1, name=name), factor * strength[b]).own[0] for b in bases]
+        return dataclasses.replace(method(rng, base, end, 0.0, seeds=1, name=name), runs=tuple(runs), bases=tuple(bases))
+
+    made = on_bases("m", 1.0, kl)
+    controls = {f"{i}": on_bases(f"drift{i}", factor, 14.0) for i, factor in enumerate([0.9, 0.8, 0.85])}
+    (found,) = beyond_drift({"m": made}, {"drift": controls}).values()
+    assert found.above
+    apart = {draw: dataclasses.replace(curves, bases=()) for draw, curves in controls.items()}
+    (unpaired,) = beyond_drift({"m": dataclasses.replace(made, bases=())}, {"drift": apart}).values()
+    assert unpaired.beyond.value == pytest.approx(found.beyond.value, rel=0.05)
+    assert (unpaired.above, unpaired.beyond.error > 3 * found.beyond.error) == (False, True)  # type: ignore[operator]
+    # draws that were not run on every base say nothing of a method that was
+    fewer = controls | {"0": on_bases("drift0", 0.9, 14.0, [0, 1]), "1": on_bases("drift1", 0.8, 14.0, [0])}
+    assert beyond_drift({"m": made}, {"drift": fewer}) == {}
+    assert beyond_drift({"m": made}, {"drift": apart}) == {}
+
+
 # on a board
 
 

@@ -78,19 +78,31 @@ def _against(method: Curves, control: str, draws: Draws) -> Beyond | None:
 
     Of seed s and draw d, the excess is the gain of s minus that of d at the KL of s. Its mean over draws varies with the seeds
     alone, and its mean over seeds with the draws: these are the two sides of a paired comparison, prompts crossed with both.
+    Of a task with several bases s is a base, and its gain is compared with those of the draws on that base: what a base does
+    to both cancels.
     """
     ends = [float(run[0, -1].mean()) for run in method.own]
-    read = {draw: [one for kl in ends if (one := _read(curves, kl)) is not None] for draw, curves in draws.items()}
-    known = [draw for draw, readings in read.items() if len(readings) == len(ends)]
+    beside = {draw: [_on_base(curves, base) for base in method.bases or [None] * len(ends)] for draw, curves in draws.items()}
+    read = {draw: [_read(on, kl) for on, kl in zip(each, ends, strict=True) if on] for draw, each in beside.items()}
+    known = {draw: found for draw, each in read.items() if len(found := [one for one in each if one]) == len(ends)}
     if len(known) < FEWEST:
         return None
-    excess = np.array([[_excess(run, draws[draw]) for draw in known] for run in method.own])  # [seeds, draws, prompts]
+    # [seeds, draws, prompts]
+    excess = np.array([[_excess(run, on) for draw in known if (on := beside[draw][s])] for s, run in enumerate(method.own)])
     sides = {"method": excess.mean(1), "drift": excess.mean((0, 1)) - excess.mean(0)}
     named = {side: [dict(enumerate_prompts(row)) for row in rows] for side, rows in sides.items()}
     compared = compare(named, trained=["method"])["method", "drift"]
     gain = float(np.mean([scored(run, method.rising, gain=True)[1][-1].mean() for run in method.own]))
-    error = _error([reading for draw in known for reading in read[draw]])
+    error = _error([reading for readings in known.values() for reading in readings])
     return Beyond(float(np.mean(ends)), gain, widen(compared, error), control, len(known))
+
+
+def _on_base(draw: Curves, base: int | None) -> Curves | None:
+    """The runs of a draw that started from a base; all where the task has one, None where the draw was not run on it."""
+    if base is None:
+        return draw
+    runs = tuple(run for run, own in zip(draw.own, draw.bases, strict=True) if own == base) if draw.bases else ()
+    return replace(draw, runs=runs, bases=()) if runs else None
 
 
 def _excess(run: Array, draw: Curves) -> Array:

@@ -80,4 +80,5 @@ def drift_on_board(rows: Sequence[Row], curves: Mapping[str, Curves]) -> DriftOn
 
 def _joined(same: Sequence[Curves]) -> Curves:
     """The curves of one draw as one."""
-    return replace(same[0], runs=tuple(run for curves in same for run in curves.own))
+    runs = tuple(run for curves in same for run in curves.own)
+    return replace(same[0], runs=runs, bases=tuple(base for curves in same for base in curves.bases))
