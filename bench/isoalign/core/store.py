@@ -41,8 +41,7 @@ _OPENED: set[Path] = set()  # stages that this process has looked at
 
 def digest(value: Any) -> str:
     """Key of a JSON-able value (dataclasses included): 16 hex digits of the SHA-256 of its canonical JSON."""
-    text = json.dumps(value, sort_keys=True, default=_plain, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()[:16]
 
 
 def added_later(default: Any) -> Any:
@@ -69,6 +68,9 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return recipe_fields(value)
     raise TypeError(f"{type(value).__name__} can't be part of a key")
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, default=_plain, allow_nan=False)
 
 
 @dataclass(frozen=True)

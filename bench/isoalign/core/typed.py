@@ -14,7 +14,7 @@ from isoalign.core.errors import UserError
 
 def parse(value: Any, hint: Any, where: str, path: Path) -> Any:
     """``value``, checked against the type ``hint``, dataclasses built from mappings; ``where``: its name in the file."""
-    if type(value) in _PLAIN.get(hint, ()) and (value is None or hint is str or abs(value) <= sys.float_info.max):
+    if _is_plain(value, hint):
         return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (dict, list) and isinstance(value, origin) and _plain(value, arguments[-1]):
@@ -44,6 +44,11 @@ def parse(value: Any, hint: Any, where: str, path: Path) -> Any:
 _PLAIN: dict[Any, set[type]] = {str: {str}, int: {int}, float: {int, float}, float | None: {int, float, types.NoneType}}
 
 
+def _is_plain(value: Any, hint: Any) -> bool:
+    """Whether a value is surely text or a finite number of the type: the quick check of one value."""
+    return type(value) in _PLAIN.get(hint, ()) and (value is None or hint is str or abs(value) <= sys.float_info.max)
+
+
 def _plain(values: dict[str, Any] | list[Any] | tuple[Any, ...], hint: Any) -> bool:
     """Whether all are text, or all are finite numbers, of the type: a quick check for most of a card. False does not say which
     entry is wrong, nor that one is."""
@@ -60,19 +65,28 @@ def _plain(values: dict[str, Any] | list[Any] | tuple[Any, ...], hint: Any) -> b
 def _fields(value: Any, cls: Any, where: str, path: Path) -> Any:
     if not isinstance(value, dict):
         _wrong(value, dict, where, path)
-    hints = _hints(cls)
+    hints, required = _hints(cls), _required(cls)
     for name in value.keys() - hints.keys():
         raise UserError(f"{path}: unknown field {_join(where, name)}")
-    for field in dataclasses.fields(cls):
-        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-        if field.name not in value and not optional:
-            raise UserError(f"{path}: {_join(where, field.name)} is missing")
-    return cls(**{name: parse(item, hints[name], _join(where, name), path) for name, item in value.items()})
+    for name in required if not value.keys() >= required.keys() else ():
+        if name not in value:
+            raise UserError(f"{path}: {_join(where, name)} is missing")
+    return cls(**{
+        name: item if _is_plain(item, hints[name]) else parse(item, hints[name], _join(where, name), path)
+        for name, item in value.items()
+    })  # fmt: skip
 
 
 @functools.cache
 def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
+
+
+@functools.cache
+def _required(cls: Any) -> dict[str, None]:
+    """The fields without a default, in order."""
+    missing = dataclasses.MISSING
+    return {f.name: None for f in dataclasses.fields(cls) if f.default is missing and f.default_factory is missing}
 
 
 def finite(value: Any, where: str, path: Path | str) -> Any:

@@ -24,7 +24,7 @@ SUMS = 2**22  # resampled sums in memory at once: 32 MB
 BATCH = 500  # pairs of a batch at most
 _A_PAIR = 400  # resamples for each of many pairs: for 325 pairs Holm's first step needs p < .00015
 NOMINAL = 0.84  # power, if errors were known, at which it is 80%
-STEPS = 50  # differences at which power is taken
+HALVINGS = 12  # of an interval of differences, to the one with that power
 
 
 @dataclass(frozen=True)
@@ -181,9 +181,12 @@ def resolvable(comparisons: Iterable[Comparison]) -> float | None:
     error, freedom = (np.array(column) for column in zip(*tested, strict=True))
     least = stdtrit(freedom, 1 - (1 - LEVEL) / (2 * len(tested)))
     each = nctdtrinc(freedom, 1 - NOMINAL, least) * error
-    deltas = np.linspace(each.min(), each.max(), STEPS)
-    power = 1 - np.nan_to_num(nctdtr(freedom, deltas[:, None] / error, least)).mean(-1)  # nan far above: 0
-    return float(np.interp(NOMINAL, power, deltas))
+    low, high = float(each.min()), float(each.max())
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        power = 1 - np.nan_to_num(nctdtr(freedom, middle / error, least)).mean()  # nan far above: 0
+        low, high = (middle, high) if power < NOMINAL else (low, middle)
+    return (low + high) / 2
 
 
 def _batches(pairs: Sequence[tuple[str, str]], methods: int) -> Iterator[list[tuple[str, str]]]:

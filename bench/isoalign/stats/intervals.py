@@ -95,11 +95,12 @@ def bca(replicates: Array, value: float, influence: Array) -> tuple[float | None
     draws among 128 prompts the percentile interval covers 92%, nearly always missing below the truth; this one 94%, evenly.
     """
     n, replicates = len(influence), replicates[np.isfinite(replicates)]
-    energy = np.square(influence).sum()
     if n < 2 or not len(replicates):
         return None, None
-    if not energy:
+    if not influence.any():
         return float(value), float(value)
+    influence = np.ldexp(influence, -np.frexp(np.abs(influence).max())[1])  # its powers would vanish if it were tiny
+    energy = np.square(influence).sum()
     acceleration = (influence**3).sum() / (6 * energy**1.5)
     below = (np.mean(replicates < value) + np.mean(replicates <= value)) / 2
     shift = ndtri(np.clip(below, 1 / len(replicates), 1 - 1 / len(replicates)))
