@@ -2,6 +2,7 @@
 # Makes the settings, cards and boards that the README shows, from nothing but this checkout.
 #   bash scripts/results.sh                 # everything below, in this order; some six hours on two cores
 #   bash scripts/results.sh tuning          # nano: equally many trials of every method; writes conf/tuned and results/tuning
+#   bash scripts/results.sh tuning_main nano_main # of both the main methods alone, three seeds and controls: a third of the time
 #   bash scripts/results.sh nano            # nano: all methods and controls for drift, three seeds; the best known, five
 #   bash scripts/results.sh nano_sentiment nano_rule   # the tasks with a known reward
 #   bash scripts/results.sh smol            # a larger model: the main methods, three seeds
@@ -17,24 +18,36 @@ fresh=results/local/fresh
 run() { .venv/bin/isoalign run "$@" threads=1 results=$fresh; }
 sweep() { run -m "$@" hydra/launcher=joblib hydra.launcher.n_jobs=2; }
 
-pairs=dpo,ipo,cdpo,robust_dpo,simpo,orpo,slic,rpo,dpop,tdpo,beta_dpo,exo,nca,apo_zero,apo_down,sppo_hard,tr_dpo,dice
-answers=sft_chosen,kto,bco,rso,rft,best_of_n
-reward=ppo,ppo_lora,ppo_critic,reinforce,reinforce_pp,remax,rloo,grpo,dr_grpo,dapo,gspo,cispo,apa,qrpo
-judge=rlaif,online_dpo,iterative_dpo,semi_online_dpo,rlhf_then_dpo,xpo,sppo,nash_md
-trl=trl_dpo,trl_kto,trl_simpo,trl_orpo,trl_cpo,trl_grpo,trl_rloo,trl_online_dpo
-main=dpo,kto,simpo,orpo,ipo,ppo,rloo,grpo,rlaif,online_dpo,iterative_dpo,trl_dpo # of which README tells
+main=dpo,ipo,kto,rloo,ppo,grpo,simpo,orpo,rlaif,online_dpo,iterative_dpo,trl_dpo # of which README tells
+beside=sft_chosen,best_of_n                                                      # imitation and choice
+pairs=cdpo,robust_dpo,slic,rpo,dpop,tdpo,beta_dpo,exo,nca,apo_zero,apo_down,sppo_hard,tr_dpo,dice
+answers=bco,rso,rft
+reward=ppo_lora,ppo_critic,reinforce,reinforce_pp,remax,dr_grpo,dapo,gspo,cispo,apa,qrpo
+judge=semi_online_dpo,rlhf_then_dpo,xpo,sppo,nash_md
+twins=trl_kto,trl_simpo,trl_orpo,trl_grpo,trl_rloo,trl_online_dpo # with trl_dpo: they take the settings of ours
+others=$pairs,$answers,$reward,$judge,trl_cpo
 
+tuning_main() {
+    first=${main/,trl_dpo/},$beside
+    .venv/bin/isoalign tune nano ${first//,/ }
+    .venv/bin/python scripts/tuned_trl.py nano
+}
 tuning() {
-    .venv/bin/isoalign tune nano ${pairs//,/ } ${answers//,/ } ${reward//,/ } ${judge//,/ } ${trl//,/ }
+    tuning_main
+    .venv/bin/isoalign tune nano ${others//,/ }
     .venv/bin/isoalign tune nano cai task.constitution.file=kindness
 }
-nano() {
+nano_main() {
     run task=nano algorithm=sft
-    sweep task=nano algorithm=$pairs,$answers,$reward,$judge,$trl seed=0,1,2
-    sweep task=nano algorithm=$main seed=3,4
-    sweep task=nano algorithm=cai task.constitution.file=kindness seed=0,1,2
+    sweep task=nano algorithm=$main,$beside seed=0,1,2
     sweep task=nano algorithm=drift_rloo algorithm.reward_seed=0,1,2,3,4
     sweep task=nano algorithm=drift_dpo algorithm.verdict_seed=0,1,2,3,4
+}
+nano() {
+    nano_main
+    sweep task=nano algorithm=$others,$twins seed=0,1,2
+    sweep task=nano algorithm=$main seed=3,4
+    sweep task=nano algorithm=cai task.constitution.file=kindness seed=0,1,2
 }
 second() {
     run task=nano algorithm=sft
@@ -60,10 +73,10 @@ smol() {
 [ $# -gt 0 ] || set -- tuning nano nano_sentiment nano_rule smol findings
 for what in "$@"; do
     case "$what" in
-        tuning) tuning; continue ;;
+        tuning|tuning_main) $what; continue ;;
         findings) .venv/bin/python -m scripts.findings; continue ;;
     esac
-    task=${what/second/nano} task=${task/ladder/nano} results=results
+    task=${what/second/nano} task=${task/ladder/nano} task=${task/_main/} results=results
     case "$what" in second|ladder) results=results/$what ;; esac
     rm -rf "$fresh/$task"
     $what
