@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from isoalign.data import hub
 from isoalign.evaluation.card import OTHER_BASE
 from isoalign.runs import tuned
 from isoalign.tools.tuning.search import at_ends, spread
-from isoalign.tools.tuning.space import beyond, points, space, widened
+from isoalign.tools.tuning.space import accepted, beyond, points, space, widened
 from isoalign.tools.tuning.trials import RULES, Trial, largest_gain, one_paired_error, one_standard_error, paired
 from workbench import COMMAND, TINY, Terminal, complaint
 
@@ -92,6 +93,18 @@ def test_later_trials_are_new_and_lie_beyond_the_end_or_are_the_next_ones_of_the
     inner.append(at("3e-4", "4", 0.5))
     assert all(one in points(GRID, 18) and one not in [trial.settings for trial in inner] for one in beyond(GRID, inner, 3))
     assert at_ends([middle, corner], corner) == ["lr"]
+
+
+def test_no_trial_goes_to_a_value_that_the_method_refuses() -> None:
+    """Two draws make a pair or a baseline, so below 2 there is none; the learning rate, at its end too, goes on."""
+    assert [accepted("rloo", {"algorithm.draws": draws}) for draws in ("1", "2", "16")] == [False, True, True]
+    assert not accepted("dice", {"algorithm.dpo_share": "1.1"})
+    rates = {"algorithm.lr": ["1e-4", "3e-4", "1e-3"], "algorithm.draws": ["2", "4", "8"]}
+    corner = Trial({"algorithm.lr": "1e-3", "algorithm.draws": "2"}, Estimate(0.2, 0.0, 1.0, 100), 1.0)
+    assert widened(rates, [corner]) == {"algorithm.lr": ["0.003"], "algorithm.draws": ["1"]}
+    found = beyond(rates, [corner], 3, accepts=partial(accepted, "rloo"))
+    assert {one["algorithm.lr"] for one in found} == {"0.003"}
+    assert {one["algorithm.draws"] for one in found} == {"2", "4", "8"}
 
 
 # -- rules -------------------------------------------------------------------------------------------------------------

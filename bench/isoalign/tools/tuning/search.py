@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from isoalign.core.files import save
 from isoalign.core.objective import objective_of
 from isoalign.evaluation import card as cards
 from isoalign.runs import overrides
-from isoalign.tools.tuning.space import SEED, beyond, ends, points, space
+from isoalign.tools.tuning.space import SEED, accepted, beyond, ends, points, space
 from isoalign.tools.tuning.trials import RULES, Settings, Trial, paired
 
 Scores = dict[str, float]
@@ -139,7 +139,7 @@ class Search:
                             continue
                         found[name].sort(key=lambda one: wanted[name].index(one[0].settings))
                         trials, scores = zip(*found[name], strict=True)
-                        more = [] if name in second else beyond(space(name), trials, late, self.seed)
+                        more = [] if name in second else beyond(space(name), trials, late, self.seed, partial(accepted, name))
                         second.add(name)
                         wanted[name] += more
                         tried |= {pool.submit(self._trial, name, at): name for at in more}
@@ -210,8 +210,8 @@ def spread(algorithm: str, winners: Sequence[Trial]) -> str:
 
 
 def at_ends(trials: Sequence[Trial], chosen: Trial) -> list[str]:
-    """The settings whose best value is the least or largest that was tried: a larger space may hold better ones."""
-    tried = {key: sorted({trial.settings[key] for trial in trials}) for key in chosen.settings}
+    """The settings whose best value is the least or largest that was tried and ran: a larger space may hold better ones."""
+    tried = {key: sorted({trial.settings[key] for trial in trials if not trial.failed}) for key in chosen.settings}
     return [key.removeprefix("algorithm.") for key in ends(tried, chosen.settings)]
 
 
@@ -220,6 +220,7 @@ def line(algorithm: str, trial: Trial) -> str:
     at = " ".join(f"{key.removeprefix('algorithm.')}={value}" for key, value in trial.settings.items())
     if trial.failed:
         return f"{algorithm:<14} {at}: failed: {trial.failed}"
-    assert trial.gain is not None
     gates = f"; gate: {'; gate: '.join(trial.gates)}" if trial.gates else ""
+    if trial.gain is None or trial.gain.value is None or trial.kl is None:
+        return f"{algorithm:<14} {at}: no gain{gates}"
     return f"{algorithm:<14} {at}: gain {trial.gain.value:.3f}, KL {trial.kl:.2f}{gates}"

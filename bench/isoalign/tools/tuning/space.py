@@ -7,7 +7,7 @@ of it; a scrambled Halton sequence picks as many points as every other method ge
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -93,10 +93,37 @@ def _numbers(values: Sequence[str]) -> list[float]:
         return []
 
 
-def beyond(space: Mapping[str, Sequence[str]], trials: Sequence[Trial], count: int, seed: int = SEED) -> list[Settings]:
-    """Points for ``count`` further trials: with a value of `widened` where there is one, else further ones of the space."""
-    new, tried = widened(space, trials), [trial.settings for trial in trials]
+def beyond(
+    space: Mapping[str, Sequence[str]],
+    trials: Sequence[Trial],
+    count: int,
+    seed: int = SEED,
+    accepts: Callable[[Settings], bool] = lambda at: True,
+) -> list[Settings]:
+    """Points for ``count`` further trials: with a value of `widened` where there is one that the method ``accepts``, else
+    further ones of the space."""
+    best, tried = largest_gain(trials), [trial.settings for trial in trials]
+    about = best.settings if best else {key: values[0] for key, values in space.items()}
+    new = {
+        key: kept
+        for key, values in widened(space, trials).items()
+        if (kept := [v for v in values if accepts(about | {key: v})])
+    }
     larger = {key: [*values, *new.get(key, [])] for key, values in space.items()}
     every = points(larger, math.prod(map(len, larger.values())), seed) if new else points(space, len(tried) + count, seed)
     fresh = [at for at in every if at not in tried]
     return [at for at in fresh if not new or any(at[key] in values for key, values in new.items())][:count]
+
+
+def accepted(algorithm: str, at: Settings) -> bool:
+    """Whether a method takes settings of its own: some have a least value, as the two draws of a pair."""
+    from isoalign.training import registry  # loads torch, which the help does without
+
+    own = [f"{key.removeprefix('algorithm.')}={value}" for key, value in at.items() if key.startswith("algorithm.")]
+    settings = {str(key): value for key, value in OmegaConf.from_dotlist(own).items()}
+    try:
+        with registry.sandboxed(algorithm):
+            registry.with_checked_settings(registry.algorithm(algorithm)(**settings))
+    except UserError:
+        return False
+    return True
