@@ -98,12 +98,23 @@ def test_of_two_controls_the_one_that_leaves_least_counts() -> None:
     assert found.drift / found.gain == pytest.approx(0.7, abs=0.1)
 
 
-def test_a_single_seed_has_no_verdict_but_its_own_interval() -> None:
+def test_a_single_seed_has_an_interval_and_no_verdict() -> None:
     rng = np.random.default_rng(4)
     base = prompts(rng)
     controls = draws(rng, base, [0.3, 0.31, 0.29])
     (found,) = beyond_drift({"m": method(rng, base, 4.0, 0.0, seeds=1)}, {"drift": controls}).values()
-    assert (found.beyond.single, found.beyond.p_holm, found.above) == (True, None, True)
+    assert (found.beyond.single, found.beyond.p_holm, found.above) == (True, None, None)
+    assert (found.beyond.low or 0.0) > 0
+
+
+def test_a_control_that_is_not_known_at_a_methods_kl_is_named() -> None:
+    rng = np.random.default_rng(6)
+    base = prompts(rng)
+    controls = {"weak": draws(rng, base, [0.2, 0.22, 0.18]), "short": draws(rng, base, [1.2, 1.21, 1.19], end=3.0)}
+    methods = {"near": method(rng, base, 2.0, 0.0, name="near"), "far": method(rng, base, 6.0, 0.0, name="far")}
+    found = beyond_drift(methods, controls)
+    assert (found["near"].control, found["near"].unknown, found["near"].above) == ("short", (), False)
+    assert (found["far"].control, found["far"].unknown, found["far"].above) == ("weak", ("short",), True)
 
 
 def test_of_several_bases_the_runs_on_one_base_are_compared_with_each_other() -> None:
@@ -156,11 +167,13 @@ def cards_of(name: str, curves: Curves, **settings: int) -> list[Card]:
     return cards
 
 
-def board(*factors: float, seeds: int = 1) -> leaderboard.Board:
+def board(*factors: float, seeds: int = 1, of_method: int = 3) -> leaderboard.Board:
     """DPO on `gold`, a method that only drifts, and draws of a control with factors."""
     rng = np.random.default_rng(5)
     base = prompts(rng)
-    cards = cards_of("dpo", method(rng, base, 4.0, 0.0)) + cards_of("kto", scaled(method(rng, base, 5.0, 0.0), 0.4))
+    cards = cards_of("dpo", method(rng, base, 4.0, 0.0, seeds=of_method)) + cards_of(
+        "kto", scaled(method(rng, base, 5.0, 0.0), 0.4)
+    )
     for draw, factor in enumerate(factors):
         for seed in range(seeds):
             own = scaled(method(rng, base, 9.0, 0.0, seeds=1), factor)
@@ -191,6 +204,11 @@ def test_a_board_shows_what_is_above_drift_and_flags_what_is_not() -> None:
     assert float(pooled.split("|")[5].split()[0]) == pytest.approx(0.4 * gold(np.sqrt(2.0)), rel=0.25)
     assert "; drift 4" in page
     assert lines.count("above drift") == 2, "the column, and the note"
+
+
+def test_a_board_tells_nothing_of_drift_by_one_seed() -> None:
+    said = board(0.38, 0.4, 0.42, of_method=1).markdown()
+    assert "0 of 1 rows gain more than drift at their KL, whether 1 of one seed does is not told" in said
 
 
 def test_a_board_of_controls_alone_has_a_picture(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def _row(section: Section, row: Row) -> dict[str, Any]:
             "kl": above.kl,
             "control": above.control,
             "draws": above.draws,
+            "unknown": above.unknown,
             "shown": above.above,
             **difference_data(above.beyond),
         },

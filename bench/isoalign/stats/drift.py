@@ -26,8 +26,8 @@ class Beyond:
     """A method at the end of its curves and a control at the same KL.
 
     ``kl``, ``gain``: of the method, means over its seeds; ``beyond``: its gain minus that of the control, the KL of each seed
-    matched; ``control``, ``draws``: which control, and how many of its draws are known at that KL. Where `compare` calls the
-    method ``single``, nothing is said of it but of this policy.
+    matched; ``control``, ``draws``: which control, and how many of its draws are known at that KL; ``unknown``: controls with
+    fewer than `FEWEST`, so that nothing is said of how far they would have come.
     """
 
     kl: float
@@ -35,6 +35,7 @@ class Beyond:
     beyond: Comparison
     control: str
     draws: int
+    unknown: tuple[str, ...] = ()
 
     @property
     def drift(self) -> float:
@@ -42,11 +43,11 @@ class Beyond:
         return self.gain - (self.beyond.value or 0.0)
 
     @property
-    def above(self) -> bool:
-        """Whether the method is shown to gain more than drift: after Holm's correction over all methods; of a method of one
-        seed, whether the interval says so of this policy."""
+    def above(self) -> bool | None:
+        """Whether the method is shown to gain more than drift, after Holm's correction over all methods; None of a method of
+        one seed, of which nothing is shown."""
         if self.beyond.single:
-            return (self.beyond.low or 0.0) > 0
+            return None
         return self.beyond.resolved and (self.beyond.value or 0.0) > 0
 
 
@@ -54,13 +55,15 @@ def beyond_drift(methods: Mapping[str, Curves], controls: Mapping[str, Draws]) -
     """For each method what it gains beyond drift, of several controls beyond the one that leaves least; methods whose KL no
     control passed with `FEWEST` draws are left out.
 
-    A method must be above every control, so the choice needs no correction. ``p_holm`` is over all methods.
+    A method must be above every control that is known there, so the choice needs no correction. ``p_holm`` is over all
+    methods.
     """
     found = {}
     for name, curves in methods.items():
-        against = [one for control, draws in controls.items() if (one := _against(curves, control, draws)) is not None]
+        against = {control: one for control, draws in controls.items() if (one := _against(curves, control, draws))}
         if against:
-            found[name] = min(against, key=lambda one: -np.inf if one.beyond.low is None else one.beyond.low)
+            least = min(against.values(), key=lambda one: -np.inf if one.beyond.low is None else one.beyond.low)
+            found[name] = replace(least, unknown=tuple(control for control in controls if control not in against))
     tested = {name: p for name, one in found.items() if (p := one.beyond.p) is not None and not one.beyond.single}
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     return {name: replace(one, beyond=replace(one.beyond, p_holm=corrected.get(name))) for name, one in found.items()}

@@ -24,29 +24,41 @@ class DriftOnBoard:
     rows: Mapping[str, Beyond]
 
     def cell(self, row: Row) -> str:
-        """The gain above drift with its interval, and the share that is drift; "not measured" where no two draws of a control
-        are known at the row's KL."""
+        """The gain above drift with its interval, and the share that is drift, with the controls that are not known at the
+        row's KL; "not measured" where no two draws of any are."""
         if not concerns(row):
             return "–"
         found = self.rows.get(row.name)
         if found is None:
             return NOT_MEASURED
         shown = cell(estimate_of(found), 3)
-        return f"{shown}; drift {found.drift / found.gain:.0%}" if found.gain > 0 else shown
+        shown += f"; drift {found.drift / found.gain:.0%}" if found.gain > 0 else ""
+        return f"{shown}, {' and '.join(found.unknown)} unknown" if found.unknown else shown
 
     def sentence(self, rows: Sequence[Row]) -> str:
         """How many rows gain more than drift, and of how many that is not known."""
         asked = [row for row in rows if concerns(row)]
         found = [one for row in asked if (one := self.rows.get(row.name)) is not None]
+        told = [one for one in found if one.above is not None]
         if not found:
             return f"what of it is drift: {NOT_MEASURED}"
-        rest = f", {len(asked) - len(found)} not measured" if len(found) < len(asked) else ""
-        return f"{sum(one.above for one in found)} of {len(found)} rows gain more than drift at their KL{rest}"
+        lone, unknown = len(found) - len(told), len(asked) - len(found)
+        said = (
+            [f"{sum(map(bool, (one.above for one in told)))} of {len(told)} rows gain more than drift at their KL"]
+            if told
+            else []
+        )
+        said += [f"whether {lone} of one seed do{'es' * (lone == 1)} is not told"] if lone else []
+        said += [f"{unknown} not measured"] if unknown else []
+        for control in self.controls:
+            lacking = sum(control in one.unknown for one in found)
+            said += [f"{control} is not known at the KL of {lacking}"] if lacking else []
+        return ", ".join(said)
 
     def flagged(self, row: Row) -> Row:
         """The row, with a flag if it is not shown to gain more than drift."""
         found = self.rows.get(row.name)
-        if found is None or found.above:
+        if found is None or found.above is not False:
             return row
         gains = f"{found.control} ({found.draws} draws) gains {found.drift:.3f}, this {found.gain:.3f}"
         flag = Flag("warning", f"not shown to be above drift: at {found.kl:.2g} nats {gains}")
