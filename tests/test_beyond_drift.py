@@ -207,8 +207,9 @@ def test_a_board_shows_what_is_above_drift_and_flags_what_is_not() -> None:
 
 
 def test_a_board_tells_nothing_of_drift_by_one_seed() -> None:
-    said = board(0.38, 0.4, 0.42, of_method=1).markdown()
-    assert "0 of 1 rows gain more than drift at their KL, whether 1 of one seed does is not told" in said
+    (section,) = board(0.38, 0.4, 0.42, of_method=1).sections
+    said = section.drift.sentence(section.rows)
+    assert said == "0 of 1 rows gain more than drift at their KL, whether 1 of one seed does is not told"
 
 
 def test_a_board_of_controls_alone_has_a_picture(tmp_path: Path) -> None:

@@ -242,10 +242,21 @@ def test_cards_of_one_seed_are_averaged_and_count_once() -> None:
 
 def test_a_prompt_that_lacks_a_value_anywhere_is_left_out_for_all_and_counted() -> None:
     whole = points([0, 4.0], [[0.4, 0.2, 0.6], [0.1, 0.1, 0.1]])
-    holed = points([[0, 0, 0], [4.0, 4.0, 4.0]], [[0.4, 0.2, 0.6], [0.3, None, float("nan")]])
+    holed = points([[0, 0, 0], [4.0, 4.0, 4.0]], [[0.4, 0.2, 0.6], [0.3, None, 0.1]])
     made = curves.collect({"whole": [card(whole)], "holed": [card(holed)]})
-    assert {name: (one.prompts, one.missing) for name, one in made.items()} == {"whole": (1, 2), "holed": (1, 2)}
-    assert made["whole"].observed.level[0].tolist() == pytest.approx([0.4, 0.1])
+    assert {name: (one.prompts, one.missing) for name, one in made.items()} == {"whole": (2, 1), "holed": (2, 1)}
+    assert made["whole"].observed.level[0].tolist() == pytest.approx([0.5, 0.1])
+
+
+def test_one_method_does_not_take_the_prompts_of_all_others() -> None:
+    """With one of three prompts it has no curve; nor has one, with two, that does not decide on the prompts."""
+    whole = points([0, 4.0], [[0.4, 0.2, 0.6], [0.1, 0.1, 0.1]])
+    third = points([[0, 0, 0], [4.0, 4.0, 4.0]], [[0.4, 0.2, 0.6], [0.3, None, float("nan")]])
+    holed = points([[0, 0, 0], [4.0, 4.0, 4.0]], [[0.4, 0.2, 0.6], [0.3, None, 0.1]])
+    cards = {"whole": [card(whole)], "third": [card(third)], "holed": [card(holed)]}
+    made = curves.collect(cards, among=["whole", "third"])
+    assert {name: (one.prompts, one.missing) for name, one in made.items()} == {"whole": (3, 0)}
+    assert curves.collect(cards).keys() == {"whole", "holed"}
 
 
 def test_what_has_no_curve_has_no_curves() -> None:

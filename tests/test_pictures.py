@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from isoalign.cli.commands import invoke
 from isoalign.core.records import Card
@@ -230,3 +231,14 @@ def test_the_command_writes_charts_as_pdf_and_tables_for_a_paper(tmp_path: Path,
     assert figures[0] == figures[1]
     assert len(figures[0]) > 10
     assert tex.count(r" \\") == page.count("\n|") - 1, "the same rows, and one of titles"
+
+
+def test_a_title_that_takes_three_lines_is_told_without_the_area_and_never_cut() -> None:
+    end = f"At 0.5 nats of KL, 12 of 38 methods may be the best; 26 are not, as {', '.join(['m' * 24] * 3)}"
+    area = "By the area under the curve to 16 nats, 10 of the 30 measured may be the best"
+    figure = Figure()
+    for title in (f"{end}. {area}", end, f"At 2 nats of KL, dpo is the best of 4 methods. {area}"):
+        frontier._titles(figure, 500, title, "")
+    told = [text.get_text().replace("\n", " ") for text in figure.texts[::2]]
+    assert told == [end, end, f"At 2 nats of KL, dpo is the best of 4 methods. {area}"]
+    assert max(text.get_text().count("\n") for text in figure.texts) == 1

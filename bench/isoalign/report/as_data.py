@@ -33,6 +33,7 @@ def _section(section: Section) -> dict[str, Any]:
         "kl_grid": list(section.equal_kl),
         "area_nats": [GRID[0], section.areas[0]] if section.areas[0] > GRID[0] else None,
         "warnings": section.warnings,
+        "unequal": section.unequal,
         "rows": [_row(section, row) for row in section.rows],
         "pairs": [_pair(*names, c) for names, c in (ranking.pairs | ranking.others).items()],
     }

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -145,11 +145,13 @@ def _replicates(curves: Curves) -> Paths:
     return curves.drawn()
 
 
-def collect(methods: Mapping[str, Sequence[Card]]) -> dict[str, Curves]:
-    """Curves of the methods that have some, on the prompts with KL and score at every point of every method.
+def collect(methods: Mapping[str, Sequence[Card]], among: Collection[str] | None = None) -> dict[str, Curves]:
+    """Curves of the methods that have some, on the prompts with KL and score at every point of every method ``among`` them
+    (all, by default).
 
-    All cards are of one objective. Curves of different lengths are aligned to the shortest, by the nearest fraction. Cards of
-    one seed are averaged.
+    A method with under half as many such prompts as another would leave little of all: it has no curve, nor has one that lacks
+    some of the prompts without being ``among`` those that decide on them. All cards are of one objective. Curves of different
+    lengths are aligned to the shortest, by the nearest fraction. Cards of one seed are averaged.
     """
     objective = next((objective_of(card) for cards in methods.values() for card in cards), TOXICITY)
     runs = {name: [card for card in cards if len(card.curve) > 1] for name, cards in methods.items()}
@@ -157,9 +159,13 @@ def collect(methods: Mapping[str, Sequence[Card]]) -> dict[str, Curves]:
     tables = {name: table for name, table in tables.items() if table.whole}
     if not tables:
         return {}
-    everyone = set.union(*(table.prompts for table in tables.values()))
-    kept = sorted(set.intersection(*(table.whole for table in tables.values())))
-    return {name: table.curves(name, kept, len(everyone) - len(kept)) for name, table in tables.items() if kept}
+    deciding = {name: table for name, table in tables.items() if among is None or name in among} or tables
+    most = max(len(table.whole) for table in deciding.values())
+    deciding = {name: table for name, table in deciding.items() if 2 * len(table.whole) >= most}
+    everyone = set.union(*(table.prompts for table in deciding.values()))
+    kept = set.intersection(*(table.whole for table in deciding.values()))
+    missing = len(everyone) - len(kept)
+    return {name: table.curves(name, sorted(kept), missing) for name, table in tables.items() if kept and kept <= table.whole}
 
 
 class _Table:

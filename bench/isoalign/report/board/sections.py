@@ -24,6 +24,7 @@ from isoalign.report.board.ranking import (
 )
 from isoalign.report.board.rows import (
     CONTROL,
+    DRIFT,
     INFERENCE,
     METHOD,
     REFERENCE,
@@ -38,6 +39,7 @@ from isoalign.report.board.rows import (
     settings_of,
     stage_identity,
 )
+from isoalign.report.board.unequal import unequal
 from isoalign.stats.curves import Curves, collect
 from isoalign.stats.equal_kl import GRID, AtKL, areas, common_kl, matched, reaches, standings
 
@@ -83,6 +85,15 @@ class Section:
         return [f"{row.name} was {hint}" for row in self.rows for hint in rescore_hints(row.cards, row.outdated)]
 
     @property
+    def unequal(self) -> list[str]:
+        """What differs between ranked rows, though a comparison wants it equal, and whose curves can't be compared."""
+        lost = [
+            row.name for row in self.rows if any(len(card.curve) > 1 for card in row.cards) and row.name not in self.curves
+        ]
+        told = f"no curves of {', '.join(lost)}: too few prompts have a KL and a score at every point that others have"
+        return [*unequal(self.rows), *([told] if lost else [])]
+
+    @property
     def chance(self) -> tuple[float, float] | None:
         """The variance of a run's gain between bases, and between seeds of one base, of a task with several; None where runs
         are too few to tell."""
@@ -90,7 +101,7 @@ class Section:
         groups = [
             [[e.value for card in row.cards if card.base == base and (e := card.metrics.get(gain)) and e.value is not None]
              for base in bases_of(row.cards)]
-            for row in self.rows if row.part in (METHOD, CONTROL)
+            for row in self.rows if row.part in (METHOD, CONTROL) and row.comparable and row.algorithm not in DRIFT
         ]  # fmt: skip
         return stats.components(groups)
 
@@ -102,8 +113,12 @@ class Section:
 
     @cached_property
     def curves(self) -> dict[str, Curves]:
-        """The curves along the budget of the rows that have some, by name; they all start at the reference, which has none."""
-        return collect({row.name: row.cards for row in self.rows if row.part != REFERENCE})
+        """The curves along the budget of the rows that have some, by name; they all start at the reference, which has none.
+
+        What can't be compared leaves no prompt out that the others have: it has a curve if it has all of these.
+        """
+        rows = {row.name: row.cards for row in self.rows if row.part != REFERENCE}
+        return collect(rows, among=[row.name for row in self.rows if row.comparable])
 
     @cached_property
     def drift(self) -> DriftOnBoard:

@@ -103,7 +103,9 @@ def _panel(figure: Any, height: float, left: float, width: float, tall: float) -
 
 
 def _titles(figure: Any, height: float, title: str, subtitle: str) -> None:
-    lines = textwrap.wrap(title, 88)[:2]
+    lines = textwrap.wrap(title, 88)
+    if len(lines) > 2:  # the area is on the board as well
+        lines = textwrap.wrap(title.partition(". By the area")[0], 88)[:2]
     figure.text(12 / WIDTH, 1 - 12 / height, "\n".join(lines), va="top", fontsize=11.5, fontweight="bold")
     below = 34 if len(lines) == 1 else 52
     figure.text(12 / WIDTH, 1 - below / height, shorten(subtitle, 125), va="top", fontsize=9, color=FAINT)

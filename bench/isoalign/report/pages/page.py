@@ -93,7 +93,8 @@ def _title(section: Section) -> str:
 
 
 def _warnings(section: Section) -> list[str]:
-    return [f"> **Not comparable:** {escape(warning)}" for warning in section.warnings]
+    unequal = [f"> **Not equal:** {escape(line)}" for line in section.unequal]
+    return [*(f"> **Not comparable:** {escape(warning)}" for warning in section.warnings), *unequal]
 
 
 def _ranking(section: Section, titles: list[str], cells: list[list[str]], spent: bool = False) -> list[str]:

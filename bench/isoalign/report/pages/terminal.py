@@ -122,6 +122,7 @@ def _caption(section: Section) -> str:
     methods = [row for row in section.rows if row.part == METHOD]
     untuned = [clean(row.name) for row in methods if row.track != TUNED]
     lines += [f"not tuned: {', '.join(untuned)}"] if 0 < len(untuned) < len(methods) else []
+    lines += map(clean, section.unequal)
     lines += [f"{clean(row.name)}: {clean(row.packages)}" for row in section.rows if row.packages]
     lines += [f"{clean(row.name)}: {clean('; '.join(map(str, row.flags)))}" for row in section.rows if row.flags]
     return "\n".join(lines)

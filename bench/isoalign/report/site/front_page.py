@@ -52,7 +52,7 @@ def _section(board: Board, section: Section, number: int, paths: Collection[str]
         "base": section.base,
         "finding": headline(section),
         "said": " · ".join(filter(None, said)),
-        "warnings": section.warnings,
+        "warnings": [*section.warnings, *section.unequal],
         "key": key(section.rows),
         "paths": KEYS,
         "drift": section.drift.controls,

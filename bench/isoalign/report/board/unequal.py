@@ -1,0 +1,70 @@
+"""What differs between the rows of a section though a comparison wants it equal: settings of the task beyond those that open
+a section of their own, trials of tuning, versions."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from isoalign.evaluation.card import TUNED, track
+from isoalign.report.board.rows import Row, flatten, task_of
+
+FREE = (
+    "name", "budgets", "evaluation.", "training.snapshots", "training.kl_snapshots", "training.micro_batch",
+    "training.checkpoint_seconds", "training.idle_seconds", "model.sampler", "model.shard",
+)  # fmt: skip
+"""Settings of a task, or beginnings of their names, that change no training, or have sections of their own."""
+NAMED = ("isoalign", "torch", "transformers", "trl")
+MOST = 3  # rows that a line names
+
+
+def unequal(rows: Sequence[Row]) -> list[str]:
+    """A line for each setting, kind of tuning or version in which a few of the ranked rows differ from the others."""
+    ranked = [row for row in rows if row.rankable]
+    return [*_lines(_settings(ranked)), *_lines(_tuning(ranked)), *_lines(_versions(ranked))]
+
+
+def _settings(rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each setting of the task in which rows differ, with its values by row; not those that names of rows tell."""
+    tasks = {row.name: flatten(task_of(row.cards[0])) for row in rows}
+    for key in sorted({key for settings in tasks.values() for key in settings}):
+        told = any(f"task.{key}=" in name for name in tasks)
+        if not key.startswith(FREE) and not told:
+            yield f"task.{key}", {name: str(settings.get(key, "")) for name, settings in tasks.items()}
+
+
+def _tuning(rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, str]]]:
+    """How tuned rows were tuned: trials and rule."""
+    tuned = {row.name: {str(card.notes.get("tuning")) for card in row.cards if track(card) == TUNED} for row in rows}
+    yield "tuning", {name: _how(texts) for name, texts in tuned.items() if texts}
+
+
+def _how(texts: set[str]) -> str:
+    """Trials and rule, without the method whose settings a twin has."""
+    return " and ".join(sorted(re.sub(r"^as \w+, ", "", text) for text in texts))
+
+
+def _versions(rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, str]]]:
+    """The versions of the packages that train, by row."""
+    for package in NAMED:
+        found: dict[str, set[Any]] = defaultdict(set)
+        for row in rows:
+            found[row.name] |= {card.versions.get(package) for card in row.cards} - {None}
+        yield package, {name: " and ".join(sorted(map(str, each))) for name, each in found.items() if each}
+
+
+def _lines(asked: Iterator[tuple[str, dict[str, str]]]) -> Iterator[str]:
+    """A line for each name of which rows have several values: those of the fewer rows, beside that of most."""
+    for what, values in asked:
+        counts = Counter(values.values())
+        if len(counts) < 2:
+            continue
+        (usual, _), *others = counts.most_common()
+        parts = []
+        for value, count in others:
+            names = [name for name, own in values.items() if own == value]
+            shown = ", ".join(names[:MOST]) + (f" and {count - MOST} more" if count > MOST else "")
+            parts.append(f"{value or 'none'} of {shown}")
+        yield f"{what} differs: {'; '.join(parts)}; of the others {usual or 'none'}"

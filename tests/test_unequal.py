@@ -1,0 +1,48 @@
+"""What a board says of rows that it compares though not all is equal."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from isoalign.core.records import Card
+from isoalign.report.leaderboard import build_board
+from test_board import make
+
+
+def said(*cards: Card) -> list[str]:
+    (section,) = build_board([make("sft"), *cards]).sections
+    return section.unequal
+
+
+def trained(algorithm: str, **training: Any) -> Card:
+    card = make(algorithm)
+    return replace(card, config=card.config | {"task": {"training": training, "evaluation": {"draws": len(algorithm)}}})
+
+
+def test_a_setting_of_the_task_that_few_rows_have_is_named_with_them() -> None:
+    rows = [trained("dpo", warmup=10), trained("kto", warmup=10), trained("ppo", warmup=0)]
+    assert said(*rows) == ["task.training.warmup differs: 0 of ppo; of the others 10"]
+
+
+@pytest.mark.parametrize("name", ["snapshots", "checkpoint_seconds", "micro_batch"])
+def test_what_changes_no_training_is_no_difference(name: str) -> None:
+    assert said(trained("dpo", **{name: 1}), trained("kto", **{name: 1}), trained("ppo", **{name: 2})) == []
+
+
+def test_what_names_of_rows_tell_is_not_told_again() -> None:
+    assert said(trained("dpo", warmup=10), trained("dpo", warmup=0), trained("kto", warmup=10)) == []
+
+
+def test_other_trials_and_other_versions_are_named() -> None:
+    usual, other = "8 trials on validation prompts, by a", "4 trials on validation prompts, by b"
+    tuned = {"dpo": usual, "kto": usual, "rlaif": f"as ppo, {usual}", "ppo": other}
+    first, *others = [make(name, notes=make(name).notes | {"tuning": told}) for name, told in tuned.items()]
+    assert said(replace(first, versions={"torch": "2.12"}), *others) == [
+        f"tuning differs: {other} of ppo; of the others {usual}",
+        "torch differs: 2.12 of dpo; of the others 2.13",
+    ]
+
+
+def test_rows_that_are_not_ranked_are_not_compared() -> None:
+    assert said(trained("dpo", warmup=10), trained("kto", warmup=10), trained("sft_chosen", warmup=0)) == []
