@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Makes the settings, cards and boards that the README shows, from nothing but this checkout.
-#   bash scripts/results.sh                 # everything below, in this order; some six hours on two cores
+# Makes the settings, cards and boards that the README shows, from nothing but this checkout: some six hours on two fast cores.
 #   bash scripts/results.sh tuning          # nano: equally many trials of every method; writes conf/tuned and results/tuning
-#   bash scripts/results.sh tuning_main nano_main # of both the main methods alone, three seeds and controls: a third of the time
+#   git commit -am "Tuned settings"         # so that all cards are of one commit
+#   bash scripts/results.sh                 # all boards and findings, in the order of this list
 #   bash scripts/results.sh nano            # nano: all methods and controls for drift, three seeds; the best known, five
 #   bash scripts/results.sh nano_sentiment nano_rule   # the tasks with a known reward
 #   bash scripts/results.sh smol            # a larger model: the main methods, three seeds
-#   bash scripts/results.sh ladder          # nano at budgets tiny and large, to results/ladder, beside the small one: crossings
-#   bash scripts/results.sh findings        # claims of the literature, beside the board of nano
-#   bash scripts/results.sh second          # nano again, a few methods, to results/second: what another machine changes
-# Only the cards of these commands are published. After a stop, run it again: what the store holds is not done twice. Commit
-# what tuning wrote before boards are made, so that all cards are of one commit.
+#   bash scripts/results.sh findings        # claims of the literature, beside the board of nano: same processor, same commit
+#   bash scripts/results.sh ladder          # nano at three budgets, to results/ladder: crossings
+#   bash scripts/results.sh bases           # nano on three SFT bases, to results/bases: what the base's chance adds
+#   bash scripts/results.sh trl_ppo         # PPO beside that of TRL 1.12, to results/findings/trl_ppo.json
+# Beside the list: tuning_main and nano_main take the main methods alone, in a third of the time; second makes a few methods of
+# nano again, to results/second, for another machine. Only the cards of these commands are published. After a stop, run it
+# again: what the store holds is not done twice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=PASSIVE
@@ -53,8 +55,18 @@ second() {
     run task=nano algorithm=sft
     sweep task=nano algorithm=trl_online_dpo,online_dpo,trl_dpo,dpo,ppo,kto seed=0,1,2
 }
+drift() { # three draws of each control, on the task of the other words
+    sweep "$@" algorithm=drift_rloo algorithm.reward_seed=0,1,2
+    sweep "$@" algorithm=drift_dpo algorithm.verdict_seed=0,1,2
+}
+bases() { # two seeds on each
+    run -m task=nano algorithm=sft task.bases=3 seed=0,1,2
+    sweep task=nano algorithm=dpo,kto,ppo,rloo task.bases=3 seed=0,1,2,3,4,5
+    sweep task=nano algorithm=drift_rloo algorithm.reward_seed=0,1,2 task.bases=3 seed=0,1,2
+}
 ladder() { # six of the main methods, two seeds; small is there already, in the store
     run task=nano algorithm=sft
+    for budget in tiny small large; do drift task=nano budget=$budget; done
     sweep task=nano algorithm=dpo,kto,ppo,rloo,rlaif,simpo seed=0,1 budget=tiny,small,large
 }
 known() { # a task with a known reward, of nano's base; with the settings that were chosen on nano (rule 16)
@@ -62,22 +74,26 @@ known() { # a task with a known reward, of nano's base; with the settings that w
     for method in ppo rlaif rloo grpo kto dpo sft_chosen; do
         sweep task="$1" algorithm=$method tuned=nano_$method seed=0,1,2
     done
+    drift task="$1"
 }
 nano_sentiment() { known nano_sentiment; }
 nano_rule() { known nano_rule; }
 smol() {
     run task=smol algorithm=sft
     sweep task=smol algorithm=ppo,dpo,kto,rlaif,rloo,sft_chosen seed=0,1,2
+    sweep task=smol algorithm=drift_rloo algorithm.reward_seed=0,1,2
 }
 
-[ $# -gt 0 ] || set -- tuning nano nano_sentiment nano_rule smol findings
+[ $# -gt 0 ] || set -- nano nano_sentiment nano_rule smol findings ladder bases trl_ppo
 for what in "$@"; do
     case "$what" in
         tuning|tuning_main) $what; continue ;;
         findings) .venv/bin/python -m scripts.findings; continue ;;
+        trl_ppo) .venv/bin/python scripts/benchmarks/trl_ppo.py --seeds 3; continue ;;
+        nano|nano_main) task=nano results=results ;;
+        second|ladder|bases) task=nano results=results/$what ;;
+        *) task=$what results=results ;;
     esac
-    task=${what/second/nano} task=${task/ladder/nano} task=${task/_main/} results=results
-    case "$what" in second|ladder) results=results/$what ;; esac
     rm -rf "$fresh/$task"
     $what
     rm -f $results/published/"$task"/{*.json,values.jsonl.xz} # superseded ones would stand beside these on the board; git has them
