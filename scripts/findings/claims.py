@@ -1,19 +1,29 @@
 """The claims and their rules, fixed before the runs; the docstring of a rule is part of the report.
 
 A claim holds if its rule is met, and does not if the opposite is shown; otherwise it is not shown. Equal is what lies within a
-fifth of the effect, wholly, so that a claim of equality can fail, and so can one that is merely not measured well.
+fifth of the effect above drift, wholly, so that a claim of equality can fail, and so can one that is merely not measured well;
+and a control must fail it. What fails a gate of quality is not ranked on a board, and shows nothing here, except of claims
+that are about what gates catch: over-optimisation and length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from isoalign.stats import curves, overoptimization
-from isoalign.stats.comparisons import holm
+from scipy.special import stdtrit
 
-from .arms import MARGIN, Bench, difference, show, sign
+from isoalign.core.records import Estimate
+from isoalign.stats import curves, equal_kl, overoptimization
+from isoalign.stats.comparisons import Comparison, holm
+from isoalign.stats.intervals import TAIL
 
+from .arms import SEEDS, Bench, Gap, difference, failed_gates, show, sign
+
+FAR = equal_kl.GRID[-1]  # nats: a run that stays nearer to its base may not have come to its peak yet
+SMALL = 0.1  # of the base's length, and of the peak's gain
+EMPTY = 0.01  # of answers
+ENOUGH = 10  # variants
 PER_INPUT = ("ead", "distinct_2", "vendi", "embedding_diversity")
 VARIANTS = (
     "ipo", "cdpo", "robust_dpo", "simpo", "orpo", "slic", "rpo", "tdpo", "dpop", "beta_dpo", "exo", "nca", "apo_zero",
@@ -39,58 +49,78 @@ class Finding:
     judge: Callable[[Bench], Outcome]
 
 
-def peaks(bench: Bench, name: str) -> tuple[bool | None, str]:
-    """Whether an arm went on past its peak: gold falls from it, clear of 0. False if it lost less than a tenth of the peak."""
-    (curve,) = curves.collect({name: bench.cards_of(name)}).values()
-    peak = overoptimization.find_peak(curve)
-    fit = overoptimization.fit_law(curve)
-    past = True if sign(peak.loss) > 0 else None
-    if past is None and peak.loss.high is not None and peak.loss.high < 0.1 * (peak.gold.value or 0.0):
-        past = False
-    law = fit.reason or f"the law's peak lies at {show(fit.peak, 1)} of {fit.seen:.1f} nats seen, error {fit.error:.3f}"
-    where = f"{name}: best at {peak.fraction:.0%} of the budget, {peak.kl:.1f} nats: {show(peak.gold)}"
-    return past, f"{where}; lost by the end {show(peak.loss)}, proxy {show(peak.rise, 2)}; {law}"
+@dataclass(frozen=True)
+class Past:
+    """Whether an arm went on past its peak, None if that is not known, and whether its proxy rose from there."""
+
+    peak: bool | None
+    rises: bool
+    figures: str
+
+
+def past_peak(bench: Bench, name: str) -> Past:
+    """Whether gold falls from its peak, clear of 0; False if it lost less than a tenth of the peak's gain, but went far."""
+    own = bench.cards_of(name)
+    gates = f"; fails gate {failed}" if (failed := failed_gates(own)) else ""
+    if (curve := curves.collect({name: own}).get(name)) is None:
+        return Past(None, False, f"{name}: no curve")
+    peak, fit = overoptimization.find_peak(curve), overoptimization.fit_law(curve)
+    end, least = float(curve.observed.pooled.kl[-1]), SMALL * (peak.gold.value or 0.0)
+    small = peak.loss.high is not None and peak.loss.high < least and sign(peak.gold) > 0
+    past = True if sign(peak.loss) > 0 else False if small and end >= FAR else None
+    law = fit.reason or f"the law's peak lies at {show(fit.peak, 1)} nats, error {fit.error:.3f}"
+    where = f"{name}: best at {peak.fraction:.0%} of the budget, {peak.kl:.1f} of {end:.1f} nats: {show(peak.gold)}"
+    figures = f"{where}; lost by the end {show(peak.loss)}, proxy {show(peak.rise, 2)}; {law}{gates}"
+    return Past(past, sign(peak.rise) > 0, figures)
 
 
 def overoptimisation(bench: Bench) -> Outcome:
     """PPO without a KL penalty for three budgets: holds if gold falls from its peak (clear of 0) while the proxy rises; does
-    not if it lost less than a tenth of the peak's gain. Gao's law is fitted beside."""
-    past, figures = peaks(bench, "ppo_free_long")
-    (curve,) = curves.collect({"ppo": bench.cards_of("ppo_free_long")}).values()
-    rises = sign(overoptimization.find_peak(curve).rise) > 0
-    return Outcome(True if past and rises else False if past is False else None, figures)
+    not if it lost less than a tenth of the peak's gain by 16 nats or beyond. Gao's law is fitted beside, and gates are shown
+    but keep nothing out."""
+    past = past_peak(bench, "ppo_free_long")
+    return Outcome(True if past.peak and past.rises else False if past.peak is False else None, past.figures)
 
 
 def direct(bench: Bench) -> Outcome:
     """DPO, IPO (both with beta .02) and SLiC for three budgets: holds if gold falls from its peak (clear of 0) in two of the
-    three; does not if all three lost less than a tenth of the peak's gain."""
-    found = [peaks(bench, name) for name in ("dpo_long", "ipo_long", "slic_long")]
-    past = [each for each, _ in found]
+    three; does not if all three lost less than a tenth of the peak's gain by 16 nats or beyond. Gates are shown but keep
+    nothing out."""
+    found = [past_peak(bench, name) for name in ("dpo_long", "ipo_long", "slic_long")]
+    past = [each.peak for each in found]
     holds = True if past.count(True) > 1 else False if past.count(False) == len(past) else None
-    return Outcome(holds, "; ".join(figures for _, figures in found))
+    return Outcome(holds, "; ".join(each.figures for each in found))
+
+
+def equal_beside(own: Collection[Gap], control: Gap) -> bool | None:
+    """Whether all are equal, and the control, at the same KL, is not; False if one is not equal."""
+    equal = [gap.equal for gap in own]
+    return False if False in equal else True if all(equal) and control.worse else None
 
 
 def rlaif(bench: Bench) -> Outcome:
-    """RLAIF against RLHF by PPO at equal KL: holds if the whole interval lies within a fifth of RLHF's gain, does not if it
-    lies outside. A control must fail the same rule: PPO on verdicts of which 35% are wrong; if it is equal as well, nothing is
-    shown."""
-    own, control = bench.gap("rlaif", "ppo"), bench.gap("ppo_noisy", "ppo")
-    holds = None if own.equal and control.equal is not False else own.equal
-    return Outcome(holds, f"rlaif minus ppo {own}; the control minus ppo {control}")
+    """RLAIF against RLHF by PPO at equal KL: holds if the whole interval lies within a fifth of RLHF's gain above drift, does
+    not if it lies outside. A control must be worse by more than that at the same KL: PPO on verdicts of which 35% are wrong;
+    if it is not, equality shows nothing."""
+    gaps = bench.gaps(["rlaif", "ppo_noisy"], "ppo")
+    own, control = gaps["rlaif"], gaps["ppo_noisy"]
+    return Outcome(equal_beside([own], control), f"rlaif minus ppo {own}; the control minus ppo {control}")
 
 
 def diversity(bench: Bench) -> Outcome:
     """Four measures of diversity within a prompt, against SFT: holds if for both PPO and RLOO most fall and none rises; does
-    not if for both more rise than fall. DPO and KTO are shown beside."""
-    (base,) = bench.cards_of("sft")
-    rows = {
-        name: {m: difference(bench.cards_of(name), [base], m) for m in PER_INPUT} for name in ("ppo", "rloo", "dpo", "kto")
-    }
+    not if for both more rise than fall; neither if one of the two fails a gate. DPO and KTO are shown beside."""
+    arms = bench.alike("sft", "ppo", "rloo", "dpo", "kto")
+    base = arms.pop("sft")
+    rows = {name: {m: difference(own, base, m) for m in PER_INPUT} for name, own in arms.items()}
     signs = [[sign(e) for e in rows[name].values()] for name in ("ppo", "rloo")]
     falls = all(each.count(-1) > len(each) / 2 and 1 not in each for each in signs)
     rises = all(each.count(1) > each.count(-1) for each in signs)
-    figures = (f"{name}: " + ", ".join(f"{m} {show(e)}" for m, e in row.items()) for name, row in rows.items())
-    return Outcome(True if falls else False if rises else None, "; ".join(figures))
+    failed = {name: gates for name, own in arms.items() if (gates := failed_gates(own))}
+    known = failed.keys().isdisjoint(("ppo", "rloo"))
+    figures = [f"{name}: " + ", ".join(f"{m} {show(e)}" for m, e in row.items()) for name, row in rows.items()]
+    figures += [f"{name} fails gate {gates}" for name, gates in failed.items()]
+    return Outcome(None if not known else True if falls else False if rises else None, "; ".join(figures))
 
 
 def beats(first: str, second: str) -> Callable[[Bench], Outcome]:
@@ -101,71 +131,110 @@ def beats(first: str, second: str) -> Callable[[Bench], Outcome]:
         ends = difference(bench.cards_of(second), bench.cards_of(first), "toxicity_mean")
         both = (gap.above, {1: True, -1: False}.get(sign(ends)))
         holds = True if both == (True, True) else False if False in both and True not in both else None
-        return Outcome(holds, f"gain of {first} minus {second} {gap}; at the end of the budget {show(ends)}")
+        figures = f"gain of {first} minus {second} {gap}; at the end of the budget {show(ends)}"
+        return Outcome(None if gap.difference is None else holds, figures)
 
     rule.__doc__ = (
         f"{first} against {second}, once at equal KL and once at the end of the equal budget: holds if {first} gains more in "
-        f"both, clear of 0; does not if {second} does in one and {first} in neither."
+        f"both, clear of 0; does not if {second} does in one and {first} in neither; neither if one fails a gate or they have "
+        "no KL in common."
     )
     return rule
 
 
-def about_equal(first: str, second: str) -> Callable[[Bench], Outcome]:
-    """The rule that two methods gain about the same at equal KL."""
+def about_equal(first: str, second: str, settings: str, apart: str = "") -> Callable[[Bench], Outcome]:
+    """The rule that two methods gain about the same at equal KL; ``apart``: the one setting in which they may differ."""
 
     def rule(bench: Bench) -> Outcome:
-        gap = bench.gap(first, second)
-        return Outcome(gap.equal, f"gain of {first} minus {second} {gap}")
+        if apart:
+            bench.check_settings((first, second), apart)
+        gaps = bench.gaps([first, "sft_chosen"], second)
+        own, control = gaps[first], gaps["sft_chosen"]
+        figures = f"gain of {first} minus {second} {own}; the control minus {second} {control}"
+        return Outcome(equal_beside([own], control), figures)
 
     rule.__doc__ = (
-        f"{first} against {second} at equal KL: holds if the whole interval lies within a fifth of the gain of {second}, does "
-        "not if it lies outside."
+        f"{first} against {second}, {settings}, at equal KL: holds if the whole interval lies within a fifth of the gain of "
+        f"{second} above drift, does not if it lies outside. A control must be worse by more than that at the same KL: "
+        "imitation (sft_chosen); if it is not, equality shows nothing."
     )
     return rule
 
 
 def variants(bench: Bench) -> Outcome:
-    """Variants of DPO against DPO at equal KL, p by Holm over all that are measured: holds if ten or more are, none gains
-    more, and no interval allows more than a fifth of DPO's gain; does not if one gains more."""
-    gaps = {name: bench.gap(name, "dpo") for name in VARIANTS if len(bench.published.get(name, [])) > 1}
+    """Variants of DPO with three seeds or more that fail no gate against DPO at equal KL: holds, of those measured, if ten or
+    more are, none gains more (p by Holm over them), and no upper bound, simultaneous over them by Bonferroni, allows more than
+    a fifth of DPO's gain above drift; does not if one gains more."""
+    few = [name for name in VARIANTS if len({card.seed for card in bench.found(name)}) < len(SEEDS)]
+    gaps = {name: bench.gap(name, "dpo") for name in VARIANTS if name not in few}
     known = {name: gap.difference for name, gap in gaps.items() if gap.difference is not None and gap.difference.p is not None}
     adjusted = dict(zip(known, holm([d.p for d in known.values() if d.p is not None]), strict=True))
     better = [name for name, d in known.items() if adjusted[name] < 0.05 and (d.value or 0.0) > 0]
+    highest = {name: upper(d, len(known)) for name, d in known.items()}
     may = [
-        name for name, d in known.items()
-        if d.high is None or d.high > MARGIN * abs((effect.value if (effect := gaps[name].effect) else None) or 0.0)
+        name for name, high in highest.items() if high is None or (most := gaps[name].margin) is None or high > most
     ]  # fmt: skip
-    unknown = [name for name in VARIANTS if name not in known]
-    figures = [f"{name} {show(d)} at {gaps[name].kl:g} nats (p {adjusted[name]:.2g})" for name, d in known.items()]
-    missing = [f"not measured at a common KL: {', '.join(unknown)}"] if unknown else []
-    return Outcome(False if better else True if len(known) >= 10 and not may else None, "; ".join([*figures, *missing]))
+    told = f"{len(better) or 'none'} of the {len(known)} measured gain more{': ' * bool(better)}{', '.join(better)}"
+    figures = [told] + ([f"a fifth or more is not ruled out of {', '.join(may)}"] if may else [])
+    figures += [
+        f"{name} {gap}, at most {high:+.3f} (p {adjusted[name]:.2g})"
+        for name, gap in gaps.items() if (high := highest.get(name)) is not None
+    ]  # fmt: skip
+    figures += [f"{name} {gap}" for name, gap in gaps.items() if name not in known]
+    figures += [f"fewer than {len(SEEDS)} seeds: {', '.join(few)}"] if few else []
+    return Outcome(False if better else True if len(known) >= ENOUGH and not may else None, "; ".join(figures))
+
+
+def upper(d: Comparison, count: int) -> float | None:
+    """The upper bound of one of so many differences, widened so that all of them hold at once with 95%."""
+    if d.value is None or d.high is None or d.freedom is None:
+        return None
+    return d.value + (d.high - d.value) * float(stdtrit(d.freedom, 1 - TAIL / count) / stdtrit(d.freedom, 1 - TAIL))
 
 
 def penalty(bench: Bench) -> Outcome:
-    """PPO without a KL penalty, and with four times the default, against the default at equal KL: holds if both are within a
-    fifth of its gain, does not if one lies outside."""
-    gaps = {name: bench.gap(name, "ppo") for name in ("ppo_free", "ppo_dear")}
-    equal = [gap.equal for gap in gaps.values()]
-    figures = "; ".join(f"{name} minus ppo {gap}" for name, gap in gaps.items())
-    return Outcome(False if False in equal else True if all(equal) else None, figures)
+    """PPO without a KL penalty, and with four times the default, against the default at equal KL, all else being default:
+    holds if both are within a fifth of its gain above drift, does not if one lies outside. A control must be worse by more
+    than that at the same KL: imitation (sft_chosen); if it is not, equality shows nothing."""
+    bench.check_settings(("ppo_free", "ppo_dear", "ppo_default"), "kl")
+    gaps = bench.gaps(["ppo_free", "ppo_dear", "sft_chosen"], "ppo_default")
+    figures = "; ".join(f"{name} minus ppo_default {gap}" for name, gap in gaps.items())
+    control = gaps.pop("sft_chosen")
+    return Outcome(equal_beside(gaps.values(), control), figures)
 
 
 def noise(bench: Bench) -> Outcome:
     """PPO with 35% of verdicts wrong against 5%: holds if both the reward model's accuracy against clean verdicts and the gain
-    at equal KL fall; does not if the gain rises."""
-    accuracy = difference(bench.cards_of("ppo_noisy"), bench.cards_of("ppo"), "rm_accuracy_clean")
+    at equal KL fall, clear of 0; does not if one of them rises; neither if one side fails a gate or they have no KL in common.
+    All seeds share the reward model of their level, so its accuracy is compared on one card of each, over pairs, and says
+    nothing of other reward models."""
+    bench.check_settings(("ppo_noisy", "ppo"))
     gap = bench.gap("ppo_noisy", "ppo")
-    holds = True if gap.above is False and sign(accuracy) < 0 else False if gap.above else None
-    return Outcome(holds, f"accuracy {show(accuracy)}; gain {gap}")
+    accuracy = difference(bench.cards_of("ppo_noisy")[:1], bench.cards_of("ppo")[:1], "rm_accuracy_clean")
+    falls, rises = gap.above is False and sign(accuracy) < 0, gap.above or sign(accuracy) > 0
+    holds = True if falls else False if rises else None
+    return Outcome(None if gap.difference is None else holds, f"accuracy {show(accuracy)}; gain {gap}")
 
 
 def length(bench: Bench) -> Outcome:
-    """PPO without a KL penalty where answers may end: holds if its answers are shorter than SFT's."""
-    base, own = bench.cards_of("open_sft"), bench.cards_of("open_ppo")
-    gap, empty = (difference(own, base, metric) for metric in ("length", "empty_rate"))
-    gates = sorted({flag.text for card in own for flag in card.flags if flag.kind == "gate"})
-    figures = f"length {show(gap, 1)} tokens of {base[0].metrics['length'].value:.1f}; empty answers {show(empty)}; gates: "
-    return Outcome(True if sign(gap) < 0 else False if sign(gap) > 0 else None, figures + (", ".join(gates) or "none failed"))
+    """PPO without a KL penalty where answers may end, against SFT. An empty answer can't be toxic, so what this reward allows
+    is short text, where Singhal et al. saw it grow: holds if answers get shorter or more of them are empty, clear of 0; does
+    not if both changes are small, wholly: length by less than a tenth of SFT's either way, and empty answers by less than a
+    point more; neither if both are so. Gates are shown but keep nothing out."""
+    arms = bench.alike("open_sft", "open_ppo")
+    base, own = arms["open_sft"], arms["open_ppo"]
+    words, empty = (difference(own, base, metric) for metric in ("length", "empty_rate"))
+    usual = base[0].metrics["length"].value or 0.0
+    exploited = sign(words) < 0 or sign(empty) > 0
+    small = within(words, -SMALL * usual, SMALL * usual) and within(empty, -1.0, EMPTY)
+    holds = None if exploited and small else True if exploited else False if small else None
+    figures = f"length {show(words, 1)} tokens of {usual:.1f}; empty answers {show(empty)}"
+    return Outcome(holds, f"{figures}; gates: {failed_gates(own) or 'none failed'}")
+
+
+def within(e: Estimate, low: float, high: float) -> bool:
+    """Whether the whole interval lies between two values, or on the lower one."""
+    return e.low is not None and e.high is not None and low <= e.low and e.high < high
 
 
 FINDINGS = (
@@ -181,9 +250,10 @@ FINDINGS = (
     Finding("online and offline", "Online methods surpass offline ones", "Tang et al. 2024, arXiv:2405.08448",
             beats("online_dpo", "dpo")),
     Finding("groups of two", "GRPO with two answers a prompt about equals GRPO with sixteen",
-            "Wu et al. 2025, arXiv:2510.00977", about_equal("grpo_2", "grpo_16")),
+            "Wu et al. 2025, arXiv:2510.00977, at unequal compute",
+            about_equal("grpo_2", "grpo_16", "all else default, 64 answers a step to 32 and to 4 prompts", "draws")),
     Finding("LoRA", "LoRA about equals training all weights", "Schulman et al. 2025, \"LoRA Without Regret\"",
-            about_equal("ppo_lora", "ppo")),
+            about_equal("ppo_lora", "ppo", "each as tuned")),
     Finding("KL penalty", "A KL penalty does not move the gold-KL frontier", "Gao et al. 2023", penalty),
     Finding("label noise", "Label noise lowers the reward model's accuracy and the final score",
             "Wang et al. 2024, arXiv:2401.06080", noise),
