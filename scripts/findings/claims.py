@@ -59,15 +59,17 @@ class Past:
 
 
 def past_peak(bench: Bench, name: str) -> Past:
-    """Whether gold falls from its peak, clear of 0; False if it lost less than a tenth of the peak's gain, but went far."""
+    """Whether gold rises to a peak and falls from it, both clear of 0; False if it lost less than a tenth of the peak's gain
+    by `FAR` or beyond."""
     own = bench.cards_of(name)
     gates = f"; fails gate {failed}" if (failed := failed_gates(own)) else ""
     if (curve := curves.collect({name: own}).get(name)) is None:
         return Past(None, False, f"{name}: no curve")
     peak, fit = overoptimization.find_peak(curve), overoptimization.fit_law(curve)
     end, least = float(curve.observed.pooled.kl[-1]), SMALL * (peak.gold.value or 0.0)
-    small = peak.loss.high is not None and peak.loss.high < least and sign(peak.gold) > 0
-    past = True if sign(peak.loss) > 0 else False if small and end >= FAR else None
+    falls, small = sign(peak.loss) > 0, peak.loss.high is not None and peak.loss.high < least
+    past = True if falls and not small else False if small and not falls and end >= FAR else None
+    past = past if sign(peak.gold) > 0 else None  # what never rose has no peak
     law = fit.reason or f"the law's peak lies at {show(fit.peak, 1)} nats, error {fit.error:.3f}"
     where = f"{name}: best at {peak.fraction:.0%} of the budget, {peak.kl:.1f} of {end:.1f} nats: {show(peak.gold)}"
     figures = f"{where}; lost by the end {show(peak.loss)}, proxy {show(peak.rise, 2)}; {law}{gates}"
@@ -75,17 +77,17 @@ def past_peak(bench: Bench, name: str) -> Past:
 
 
 def overoptimisation(bench: Bench) -> Outcome:
-    """PPO without a KL penalty for three budgets: holds if gold falls from its peak (clear of 0) while the proxy rises; does
-    not if it lost less than a tenth of the peak's gain by 16 nats or beyond. Gao's law is fitted beside, and gates are shown
-    but keep nothing out."""
+    """PPO without a KL penalty for three budgets: holds if gold rises to a peak and falls from it, both clear of 0, while the
+    proxy rises from there; does not if it lost less than a tenth of the peak's gain by 16 nats or beyond; neither if both are
+    so. Gao's law is fitted beside. Gates are shown but keep nothing out."""
     past = past_peak(bench, "ppo_free_long")
     return Outcome(True if past.peak and past.rises else False if past.peak is False else None, past.figures)
 
 
 def direct(bench: Bench) -> Outcome:
-    """DPO, IPO (both with beta .02) and SLiC for three budgets: holds if gold falls from its peak (clear of 0) in two of the
-    three; does not if all three lost less than a tenth of the peak's gain by 16 nats or beyond. Gates are shown but keep
-    nothing out."""
+    """DPO, IPO (both with beta .02) and SLiC for three budgets: holds if gold rises to a peak and falls from it, both clear of
+    0, in two of the three; does not if all three lost less than a tenth of the peak's gain by 16 nats or beyond. One that did
+    both counts for neither. Gates are shown but keep nothing out."""
     found = [past_peak(bench, name) for name in ("dpo_long", "ipo_long", "slic_long")]
     past = [each.peak for each in found]
     holds = True if past.count(True) > 1 else False if past.count(False) == len(past) else None
@@ -93,15 +95,15 @@ def direct(bench: Bench) -> Outcome:
 
 
 def equal_beside(own: Collection[Gap], control: Gap) -> bool | None:
-    """Whether all are equal, and the control, at the same KL, is not; False if one is not equal."""
+    """Whether all are equal, and the control, at the same KL, is worse; False if one is not equal."""
     equal = [gap.equal for gap in own]
     return False if False in equal else True if all(equal) and control.worse else None
 
 
 def rlaif(bench: Bench) -> Outcome:
-    """RLAIF against RLHF by PPO at equal KL: holds if the whole interval lies within a fifth of RLHF's gain above drift, does
-    not if it lies outside. A control must be worse by more than that at the same KL: PPO on verdicts of which 35% are wrong;
-    if it is not, equality shows nothing."""
+    """RLAIF against RLHF by PPO, each as tuned, at equal KL: holds if the whole interval lies within a fifth of RLHF's gain
+    above drift, does not if it lies outside. A control must be worse by more than that at the same KL: PPO on verdicts of
+    which 35% are wrong; if it is not, equality shows nothing."""
     gaps = bench.gaps(["rlaif", "ppo_noisy"], "ppo")
     own, control = gaps["rlaif"], gaps["ppo_noisy"]
     return Outcome(equal_beside([own], control), f"rlaif minus ppo {own}; the control minus ppo {control}")
