@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from isoalign.data import hub
 from isoalign.evaluation.card import OTHER_BASE
 from isoalign.runs import tuned
 from isoalign.tools.tuning.search import at_ends, spread
-from isoalign.tools.tuning.space import accepted, beyond, points, space, widened
+from isoalign.tools.tuning.space import beyond, points, refused_beyond, space, widened
 from isoalign.tools.tuning.trials import RULES, Trial, largest_gain, one_paired_error, one_standard_error, paired
 from workbench import COMMAND, TINY, Terminal, complaint
 
@@ -97,12 +96,12 @@ def test_later_trials_are_new_and_lie_beyond_the_end_or_are_the_next_ones_of_the
 
 def test_no_trial_goes_to_a_value_that_the_method_refuses() -> None:
     """Two draws make a pair or a baseline, so below 2 there is none; the learning rate, at its end too, goes on."""
-    assert [accepted("rloo", {"algorithm.draws": draws}) for draws in ("1", "2", "16")] == [False, True, True]
-    assert not accepted("dice", {"algorithm.dpo_share": "1.1"})
+    assert refused_beyond("rloo", space("rloo")) == {("algorithm.draws", "1")}
+    assert refused_beyond("dpo", space("dpo")) == set()
     rates = {"algorithm.lr": ["1e-4", "3e-4", "1e-3"], "algorithm.draws": ["2", "4", "8"]}
     corner = Trial({"algorithm.lr": "1e-3", "algorithm.draws": "2"}, Estimate(0.2, 0.0, 1.0, 100), 1.0)
     assert widened(rates, [corner]) == {"algorithm.lr": ["0.003"], "algorithm.draws": ["1"]}
-    found = beyond(rates, [corner], 3, accepts=partial(accepted, "rloo"))
+    found = beyond(rates, [corner], 3, refused=refused_beyond("rloo", rates))
     assert {one["algorithm.lr"] for one in found} == {"0.003"}
     assert {one["algorithm.draws"] for one in found} == {"2", "4", "8"}
 

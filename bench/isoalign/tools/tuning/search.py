@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from isoalign.core.files import save
 from isoalign.core.objective import objective_of
 from isoalign.evaluation import card as cards
 from isoalign.runs import overrides
-from isoalign.tools.tuning.space import SEED, accepted, beyond, ends, points, space
+from isoalign.tools.tuning.space import SEED, beyond, ends, points, refused_beyond, space
 from isoalign.tools.tuning.trials import RULES, Settings, Trial, paired
 
 Scores = dict[str, float]
@@ -122,6 +122,7 @@ class Search:
         """
         late = self.trials // 3
         wanted = {name: points(space(name), self.trials - late, self.seed) for name in algorithms}
+        refused = {name: refused_beyond(name, space(name)) for name in algorithms} if late else {}
         first, _ = self._trial("sft", {})
         if first.failed:
             raise UserError(f"the SFT row failed: {first.failed}")
@@ -139,7 +140,7 @@ class Search:
                             continue
                         found[name].sort(key=lambda one: wanted[name].index(one[0].settings))
                         trials, scores = zip(*found[name], strict=True)
-                        more = [] if name in second else beyond(space(name), trials, late, self.seed, partial(accepted, name))
+                        more = [] if name in second else beyond(space(name), trials, late, self.seed, refused.get(name, ()))
                         second.add(name)
                         wanted[name] += more
                         tried |= {pool.submit(self._trial, name, at): name for at in more}

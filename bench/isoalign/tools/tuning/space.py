@@ -7,7 +7,7 @@ of it; a scrambled Halton sequence picks as many points as every other method ge
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -74,15 +74,19 @@ def widened(space: Mapping[str, Sequence[str]], trials: Sequence[Trial]) -> dict
     wanted = ends(space, best.settings) if best else {}
     if 2 * len(usable) < len(trials) and len(_numbers(space.get(RATE, ()))) > 1:
         wanted[RATE] = 0
-    found = {}
-    for key, end in wanted.items():
-        known = sorted(_numbers(space[key]))
-        last, before = (known[0], known[1]) if end == 0 else (known[-1], known[-2])
-        if before and last:
-            value = last * last / before
-            text = f"{round(value)}" if all(map(str.isdigit, space[key])) else f"{float(f'{value:.1g}')}"
-            found[key] = [text] if float(text) != last and float(text) else []
-    return {key: values for key, values in found.items() if values}
+    found = {key: _next(space[key], end) for key, end in wanted.items()}
+    return {key: [value] for key, value in found.items() if value}
+
+
+def _next(values: Sequence[str], end: int) -> str:
+    """The value one beyond the least (0) or largest (-1) of numbers, in the ratio of the two last ones; empty for none."""
+    known = sorted(_numbers(values))
+    last, before = (known[0], known[1]) if end == 0 else (known[-1], known[-2])
+    if not before or not last:
+        return ""
+    value = last * last / before
+    text = f"{round(value)}" if all(map(str.isdigit, values)) else f"{float(f'{value:.1g}')}"
+    return text if float(text) not in (0.0, last) else ""
 
 
 def _numbers(values: Sequence[str]) -> list[float]:
@@ -98,32 +102,32 @@ def beyond(
     trials: Sequence[Trial],
     count: int,
     seed: int = SEED,
-    accepts: Callable[[Settings], bool] = lambda at: True,
+    refused: Collection[tuple[str, str]] = (),
 ) -> list[Settings]:
-    """Points for ``count`` further trials: with a value of `widened` where there is one that the method ``accepts``, else
-    further ones of the space."""
-    best, tried = largest_gain(trials), [trial.settings for trial in trials]
-    about = best.settings if best else {key: values[0] for key, values in space.items()}
-    new = {
-        key: kept
-        for key, values in widened(space, trials).items()
-        if (kept := [v for v in values if accepts(about | {key: v})])
-    }
+    """Points for ``count`` further trials: with a value of `widened` where there is one that is not ``refused``, else further
+    ones of the space."""
+    tried = [trial.settings for trial in trials]
+    new = {key: values for key, values in widened(space, trials).items() if all((key, one) not in refused for one in values)}
     larger = {key: [*values, *new.get(key, [])] for key, values in space.items()}
     every = points(larger, math.prod(map(len, larger.values())), seed) if new else points(space, len(tried) + count, seed)
     fresh = [at for at in every if at not in tried]
     return [at for at in fresh if not new or any(at[key] in values for key, values in new.items())][:count]
 
 
-def accepted(algorithm: str, at: Settings) -> bool:
-    """Whether a method takes settings of its own: some have a least value, as the two draws of a pair."""
+def refused_beyond(algorithm: str, space: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
+    """The keys and values one beyond the ends of a space that the method does not take: some have a least value, as the two
+    draws of a pair. It runs the method's code, guarded, so no other thread of this process may work meanwhile."""
     from isoalign.training import registry  # loads torch, which the help does without
 
-    own = [f"{key.removeprefix('algorithm.')}={value}" for key, value in at.items() if key.startswith("algorithm.")]
-    settings = {str(key): value for key, value in OmegaConf.from_dotlist(own).items()}
-    try:
-        with registry.sandboxed(algorithm):
-            registry.with_checked_settings(registry.algorithm(algorithm)(**settings))
-    except UserError:
-        return False
-    return True
+    known, found = {key: values[0] for key, values in space.items() if key.startswith("algorithm.")}, set()
+    for key in known:
+        numbers = len(_numbers(space[key])) > 1
+        for value in filter(None, (_next(space[key], end) for end in (0, -1) if numbers)):
+            own = [f"{name.removeprefix('algorithm.')}={text}" for name, text in (known | {key: value}).items()]
+            settings = {str(name): one for name, one in OmegaConf.from_dotlist(own).items()}
+            try:
+                with registry.sandboxed(algorithm):
+                    registry.with_checked_settings(registry.algorithm(algorithm)(**settings))
+            except UserError:
+                found.add((key, value))
+    return found
