@@ -280,8 +280,8 @@ def test_a_tuned_setting_is_told_on_the_card_unless_another_is_typed_or_the_base
 @pytest.mark.parametrize(
     ("words", "lr", "tuning"),
     [
-        ([], 3e-5, "4 trials on validation prompts, by one_standard_error"),
-        (["task.feedback.noise=0.2", "task.model.bf16=true"], 3e-5, "4 trials on validation prompts, by one_standard_error"),
+        ([], 3e-5, "8 trials on validation prompts, by largest_gain"),
+        (["task.feedback.noise=0.2", "task.model.bf16=true"], 3e-5, "8 trials on validation prompts, by largest_gain"),
         (["task.model.name=smollm2"], 1e-4, OTHER_BASE),
         (["task.model.name=nowhere"], 1e-4, OTHER_BASE),
         (["task.model.lora=8"], 1e-4, OTHER_BASE),
@@ -293,7 +293,7 @@ def test_a_tuned_setting_is_told_on_the_card_unless_another_is_typed_or_the_base
         (
             ["task=nano_sentiment", "tuned=nano_dpo"],
             3e-5,
-            "4 trials on validation prompts, by one_standard_error, as nano_dpo",
+            "8 trials on validation prompts, by largest_gain, as nano_dpo",
         ),
     ],
 )
