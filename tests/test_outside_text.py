@@ -15,6 +15,7 @@ from isoalign.cli.commands import invoke
 from isoalign.core import outside_json
 from isoalign.core.complaint import MOST, complain, one_line
 from isoalign.core.redaction import redact_text
+from isoalign.evaluation.card import read_card, to_json
 from isoalign.report.charts.looks import dress, picture
 from isoalign.report.pages.table import as_csv
 
@@ -109,7 +110,7 @@ def test_json_from_outside_is_what_json_says() -> None:
     assert outside_json.decode(json.dumps(level)) == level
 
 
-CARD = next((Path(__file__).parents[1] / "results" / "published" / "nano").glob("dpo-s0-*.json"))
+CARD = to_json(read_card(next((Path(__file__).parents[1] / "results" / "published" / "nano").glob("dpo-s0-*.json"))))
 BROKEN: dict[str, Callable[[str], str | bytes]] = {
     **{kind: lambda card, text=text: text for kind, (text, _) in NOT_JSON.items()},  # type: ignore[misc]
     "empty": lambda card: "",
@@ -141,7 +142,7 @@ def test_a_file_that_is_no_card_is_one_line_for_every_command(
         if kind == "a folder":
             path.mkdir()
         else:
-            spoilt = spoil(CARD.read_text())
+            spoilt = spoil(CARD)
             path.write_bytes(spoilt if isinstance(spoilt, bytes) else spoilt.encode())
         typed = [{"CARD": str(path), "TO": str(folder / "to")}.get(word, word) for word in words]
         for place in places.get(words[0], ["store"]):
