@@ -43,7 +43,7 @@ nano_main() {
     run task=nano algorithm=sft
     sweep task=nano algorithm=$main,$beside seed=0,1,2
     sweep task=nano algorithm=drift_rloo algorithm.reward_seed=0,1,2,3,4
-    sweep task=nano algorithm=drift_dpo algorithm.verdict_seed=0,1,2,3,4
+    sweep task=nano algorithm=drift_dpo algorithm.verdict_seed=0,1,2
 }
 nano() {
     nano_main

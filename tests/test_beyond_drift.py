@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isoalign.core.records import Card, Estimate, Point
+from isoalign.core.records import Card, Estimate, Flag, Point
 from isoalign.report import leaderboard
 from isoalign.stats import Array, equal_kl
 from isoalign.stats.curves import Curves
@@ -204,6 +204,17 @@ def test_a_board_shows_what_is_above_drift_and_flags_what_is_not() -> None:
     assert float(pooled.split("|")[5].split()[0]) == pytest.approx(0.4 * gold(np.sqrt(2.0)), rel=0.25)
     assert "; drift 4" in page
     assert lines.count("above drift") == 2, "the column, and the note"
+
+
+def test_a_draw_counts_though_its_text_fails_a_gate_at_the_end() -> None:
+    (section,) = board(0.38, 0.4, 0.42).sections
+    gated = [
+        dataclasses.replace(card, flags=[Flag("gate", "it repeats itself")] if row.algorithm == "drift_rloo" else [])
+        for row in section.rows for card in row.cards
+    ]  # fmt: skip
+    (other,) = leaderboard.build_board(gated).sections
+    assert any(row.gated for row in other.rows)
+    assert other.drift.rows == section.drift.rows
 
 
 def test_a_board_tells_nothing_of_drift_by_one_seed() -> None:

@@ -78,10 +78,11 @@ def concerns(row: Row) -> bool:
 
 
 def drift_on_board(rows: Sequence[Row], curves: Mapping[str, Curves]) -> DriftOnBoard:
-    """What rows with curves gain beyond drift. Training seeds of one draw are one draw, whatever else is set."""
+    """What rows with curves gain beyond drift. Training seeds of one draw are one draw, whatever else is set. A draw counts
+    wherever its curve is known: a gate is of the text at its end, which may lie far beyond any method."""
     found: defaultdict[str, defaultdict[str, list[Curves]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        if row.name in curves and row.algorithm in DRIFT and row.comparable:
+        if row.name in curves and row.algorithm in DRIFT and row.current:
             settings = row.cards[0].config.get("algorithm")
             draw = settings.get(DRIFT[row.algorithm]) if isinstance(settings, dict) else None
             found[row.algorithm][str(draw)].append(curves[row.name])

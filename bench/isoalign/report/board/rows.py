@@ -77,7 +77,12 @@ class Row:
     @property
     def comparable(self) -> bool:
         """Whether its score and KL may be compared with those of others."""
-        return not (self.gated or self.part in (UNMETERED, INFERENCE) or self.is_outdated("kl") or self._unranked)
+        return self.current and not self.gated
+
+    @property
+    def current(self) -> bool:
+        """Whether its KL is measured, and both it and the score by the newest versions."""
+        return not (self.part in (UNMETERED, INFERENCE) or self.is_outdated("kl") or self._unranked)
 
     @property
     def _unranked(self) -> bool:
