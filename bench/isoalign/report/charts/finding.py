@@ -11,6 +11,11 @@ from isoalign.report.charts.looks import shorten
 NAMED = 3  # methods in a sentence
 
 
+def in_nats(kl: float) -> str:
+    """A KL in words."""
+    return f"{kl:g} nat{'s' * (kl != 1)}"
+
+
 def compared_at(section: Section) -> float | None:
     """The KL of the grid at which most ranked rows are measured, the largest of several; None with fewer than two."""
     counts = {kl: len(_ranked(section, kl)) for kl in section.equal_kl}
@@ -41,7 +46,7 @@ def headline(section: Section) -> str:
 
 def finding(section: Section, at: float | None) -> str:
     """What ranks say of the methods at a KL, or at the end of the budget: which may be the best, jointly at 95%."""
-    where = "At the end of the budget" if at is None else f"At {at:g} nat{'s' * (at != 1)} of KL"
+    where = "At the end of the budget" if at is None else f"At {in_nats(at)} of KL"
     ranked, spans = _ranked(section, at), _spans(section, at)
     if len(ranked) < 2:
         return f"{where}: {len(ranked) or 'no'} method{'s' * (len(ranked) != 1)} to compare"

@@ -9,7 +9,7 @@ from isoalign.core.lazy import matplotlib
 from isoalign.core.records import Estimate
 from isoalign.report.board.rows import DRIFT, METHOD, REFERENCE, Row
 from isoalign.report.board.sections import Section
-from isoalign.report.charts.finding import gain_of
+from isoalign.report.charts.finding import gain_of, in_nats
 from isoalign.report.charts.looks import FAINT, GRID, HUES, INK, PAPER, SHAPES, family_of, name_of
 from isoalign.stats.drift import drift_at
 
@@ -71,7 +71,7 @@ def draw_forest(axes: Any, section: Section, lines: list[Line], at: float | None
     if at is not None:
         _band(axes, section, at)
         if 0 < known < len(lines):
-            _divider(axes, known, f"not measured at {at:g} nats:")
+            _divider(axes, known, f"not measured at {in_nats(at)}:")
     for place, line in zip(places, lines, strict=True):
         for twin, (row, gain) in enumerate(line.rows):
             _mark(

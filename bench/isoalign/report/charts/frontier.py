@@ -12,7 +12,7 @@ import numpy as np
 from isoalign.core.lazy import matplotlib
 from isoalign.report.board.rows import DRIFT, METHOD, Row
 from isoalign.report.board.sections import Section
-from isoalign.report.charts.finding import compared_at, headline, unmeasured_sentence
+from isoalign.report.charts.finding import compared_at, headline, in_nats, unmeasured_sentence
 from isoalign.report.charts.forest import MOST, TWIN, Line, draw_forest, lines_of
 from isoalign.report.charts.labels import Box, Label, boxes_along, place_labels
 from isoalign.report.charts.looks import (
@@ -113,7 +113,9 @@ def _titles(figure: Any, height: float, title: str, subtitle: str) -> None:
 
 def _gain_label(section: Section, at: float | None, left_out: int) -> str:
     where, end = (
-        ("at the end of the budget", "") if at is None else (f"at {at:g} nats of KL", " · |: at the end of the budget")
+        ("at the end of the budget", "")
+        if at is None
+        else (f"at {in_nats(at)} of KL", " · |: at the end of the budget")
     )
     more = f" · {left_out} more rows left out" if left_out else ""
     return f"{section.objective.gain_axis} {where}\nbars: 95% intervals{end}{more}"
@@ -126,25 +128,29 @@ def _frontier(figure: Any, axes: Any, section: Section, ends: Ends, best: list[t
     axes.set_axisbelow(True)
     few = len(ends) <= FEW
     _drift_bands(axes, section)
+    inside = [end for end in ends if end[0].algorithm not in DRIFT] or ends  # what drifted may have ended far beyond
+    seen = [0.0, *(gain for _, _, gain in inside), *(gain for _, gain in best)]
     for row, kl, gain in ends:
         colour = HUES.get(family_of(row), INK)
         if few and row.name in section.curves and row.algorithm not in DRIFT:
             paths = section.curves[row.name].observed.pooled
             style: dict[str, Any] = {"color": colour, "linewidth": 0.9, "alpha": 0.3, "zorder": 2}
             axes.plot(np.sqrt(np.maximum(paths.kl, 0)), paths.gold, drawstyle="steps-post", **style)
+            seen += paths.gold.tolist()
         hollow = row.name.startswith(TWIN) or not row.comparable
         face = PAPER if hollow else colour
         size = 3.5 if row.algorithm in DRIFT else 5.5
         axes.plot(
             math.sqrt(kl), gain, SHAPES.get(family_of(row), "P"), color=colour, markerfacecolor=face, markersize=size, zorder=4
         )
-    farthest = max(math.sqrt(kl) for kl in [*(kl for _, kl, _ in ends), best[-1][0]])
+    farthest = max(math.sqrt(kl) for kl in [*(kl for _, kl, _ in inside), best[-1][0]])
+    room = 0.1 * ((max(seen) - min(seen)) or 1.0)
     x = [math.sqrt(kl) for kl, _ in best]
     axes.plot([*x, farthest], [*(gain for _, gain in best), best[-1][1]], zorder=3, **FRONTIER)
     ticks = even_steps(farthest, 5)
     axes.set_xticks(ticks, [f"{d**2:.4g}" for d in ticks])
     axes.set_xlim(-0.03 * farthest, 1.08 * farthest)
-    axes.margins(y=0.1)
+    axes.set_ylim(min(seen) - room, max(seen) + room)
     axes.tick_params(labelsize=9)
     axes.set_xlabel("Exact KL from the base, nats (square-root scale)", fontsize=9)
     axes.set_ylabel(section.objective.gain_axis, fontsize=9)

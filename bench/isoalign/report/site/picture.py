@@ -10,7 +10,7 @@ from markupsafe import Markup
 from isoalign.core.records import Estimate
 from isoalign.report.board.rows import DRIFT, METHOD, Row
 from isoalign.report.board.sections import Section
-from isoalign.report.charts.finding import compared_at
+from isoalign.report.charts.finding import compared_at, in_nats
 from isoalign.report.charts.forest import MOST, Line, lines_of
 from isoalign.report.charts.frontier import FEW, Ends, drift_along, frontier_line, frontier_points
 from isoalign.report.charts.looks import even_steps, name_of
@@ -33,7 +33,7 @@ def forest(section: Section, identifier: str) -> Markup:
         gain.value is not None or row.estimate(row.objective.gain).value is not None for one in every for row, gain in one.rows
     ):
         return Markup("<p>No method has a gain to show.</p>")
-    lines, where = every[:MOST], "at the end of the budget" if at is None else f"at {at:g} nats of KL"
+    lines, where = every[:MOST], "at the end of the budget" if at is None else f"at {in_nats(at)} of KL"
     known = sum(line.gain is not None for line in lines)
     split = 0 < known < len(lines)
     places = [place + (split and place >= known) for place in range(len(lines))]
@@ -88,7 +88,7 @@ def _marks(section: Section, line: Line, place: int, at: float | None) -> list[d
 
 def _says(section: Section, row: Row, gain: Estimate, at: float | None) -> str:
     """A row's gain in words: what its mark says."""
-    where = "at the end of the budget" if at is None else f"at {at:g} nats"
+    where = "at the end of the budget" if at is None else f"at {in_nats(at)}"
     lines = [name_of(row, 60), f"{section.objective.gain_noun} {where}: {shown(gain)}"]
     found = None if at is None else section.equal_kl[at].get(row.name)
     rank = row.rank if at is None else found.rank if found else None
