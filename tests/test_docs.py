@@ -419,7 +419,7 @@ def test_best_of_n_removes_most_at_a_small_kl(published: Published, readme: str)
 
 def test_what_the_boards_do_not_say_is_counted(published: Published, readme: str) -> None:
     assert (
-        "three seeds tell 9 of the 45 pairs apart at the end of the budget, and 7 of the 10 methods may be the best" in readme
+        "Three seeds tell 9 of the 45 pairs apart at the end of the budget, and 7 of the 10 methods may be the best" in readme
     )
     pairs = published.section.ranking.pairs
     assert (sum(pair.resolved for pair in pairs.values()), len(pairs)) == (9, 45)

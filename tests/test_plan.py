@@ -34,7 +34,7 @@ from test_processes import TORCHRUN
 from workbench import FAST, Bench, algorithms, loops, quick
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "published"
-PAIRS = {"nano": 1076 / 4800, "smol": 1140 / 8400}  # with a verdict, of all pairs of answers: what the runs found
+PAIRS = {"nano": 1078 / 4800, "smol": 1140 / 8400}  # with a verdict, of all pairs of answers: what the runs found
 LEFT_OUT = ("sft-", "best_of_n-")  # the latter's published cards still pay for all answers of the evaluation
 CARDS = sorted(f for task in PAIRS for f in (PUBLISHED / task).glob("*-s0-*.json") if not f.name.startswith(LEFT_OUT))
 NAMED = [pytest.param(file, id=f"{file.parent.name}-{file.name.partition('-s0')[0]}") for file in CARDS]

@@ -113,9 +113,7 @@ def _titles(figure: Any, height: float, title: str, subtitle: str) -> None:
 
 def _gain_label(section: Section, at: float | None, left_out: int) -> str:
     where, end = (
-        ("at the end of the budget", "")
-        if at is None
-        else (f"at {in_nats(at)} of KL", " · |: at the end of the budget")
+        ("at the end of the budget", "") if at is None else (f"at {in_nats(at)} of KL", " · |: at the end of the budget")
     )
     more = f" · {left_out} more rows left out" if left_out else ""
     return f"{section.objective.gain_axis} {where}\nbars: 95% intervals{end}{more}"
