@@ -394,7 +394,7 @@ def test_ppo_is_told_apart_from_no_ranked_method(published: Published, readme: s
 
 
 def test_settings_that_passed_a_gate_in_tuning_fail_it_elsewhere(published: Published, readme: str) -> None:
-    told = "Online DPO (34 nats, repeats itself) and iterative DPO (17 nats, twice the perplexity) remove .153 and .148"
+    told = "Online DPO (34 nats, little diversity) and iterative DPO (17 nats, twice the perplexity) remove .153 and .148"
     names = ("online_dpo", "iterative_dpo")
     assert told in readme
     assert gains(published, *names) == [".153", ".148"]

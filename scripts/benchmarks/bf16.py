@@ -3,8 +3,8 @@
     python scripts/benchmarks/bf16.py [--rounds 5] [--model nano]
 
 CPU seconds of one thread, all in turn, as medians of ratios with their spread: beside fp32 as a run has it, and as PyTorch
-computes its products, which is slower on some processors. Changes are of log-probabilities of sampled
-answers, in nats a token, of the KL that rounding alone makes, and of a DPO training in the same order from the same weights.
+computes its products, which is slower on some processors. Changes are of log-probabilities of sampled answers, in nats a
+token, of the KL that rounding alone makes, and of a DPO training in the same order from the same weights.
 """
 
 from __future__ import annotations
@@ -72,8 +72,10 @@ def torch_products() -> Iterator[None]:
     """Products of fp32 matrices as PyTorch computes them."""
     ours = products._fits
     products._fits = lambda a, b: False
-    yield
-    products._fits = ours
+    try:
+        yield
+    finally:
+        products._fits = ours
 
 
 def speeds(name: str, rounds: int) -> list[list[str]]:

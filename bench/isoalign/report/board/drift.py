@@ -43,11 +43,8 @@ class DriftOnBoard:
         if not found:
             return f"what of it is drift: {NOT_MEASURED}"
         lone, unknown = len(found) - len(told), len(asked) - len(found)
-        said = (
-            [f"{sum(map(bool, (one.above for one in told)))} of {len(told)} rows gain more than drift at their KL"]
-            if told
-            else []
-        )
+        above = sum(one.above is True for one in told)
+        said = [f"{above} of {len(told)} rows gain more than drift at their KL"] if told else []
         said += [f"whether {lone} of one seed do{'es' * (lone == 1)} is not told"] if lone else []
         said += [f"{unknown} not measured"] if unknown else []
         for control in self.controls:
