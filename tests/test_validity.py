@@ -78,6 +78,20 @@ def test_one_method_under_many_names_is_told_apart_on_at_most_5_percent_of_board
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("few", [1.0, 0.0, 2.0])
+def test_one_method_with_three_seeds_here_and_five_there_is_told_apart_on_at_most_5_percent_of_boards(few: float) -> None:
+    """As on the published board; those of three seeds spread as much as the rest, not at all, or twice as much."""
+    rng = np.random.default_rng(53)
+    boards, parted = 100, 0
+    most = binom.ppf(0.95, boards, 0.05)
+    for _ in range(boards):
+        hard = hardness(rng)
+        tables = {str(i): trained(rng, hard, 1.0, 0.2 * (few if i % 2 else 1.0), 3 if i % 2 else 5) for i in range(16)}
+        parted += any(pair.resolved for pair in stats.compare(tables, trained=list(tables)).values())
+    assert parted <= most
+
+
+@pytest.mark.slow
 def test_two_seeds_of_a_few_methods_hold_their_ranks_and_one_seed_has_none() -> None:
     rng = np.random.default_rng(21)
     boards, parted = 300, 0
