@@ -43,17 +43,28 @@ def table(section: Section) -> str:
     """Reduction with its interval, the area under the curve if the board has it, KL, diversity and fluency; and ranks, where
     they rest on seeds enough."""
     rows = chosen(section.rows)
-    ranked = all(row.clusters >= SEEDS for row in section.rows if row.part == METHOD)
+    ranked = has_ranks(section)
     area = area_title(section)
     titles = ["Rank"] * ranked + ["Method", "Reduction ↑", *([area] if area else []), "KL, nats", "Distinct-2 ↑", "Perplexity"]
     cells = [
         [row.place] * ranked
         + [row.name if row.part == METHOD else f"*{row.name}*", reduction(row.estimate("toxicity_reduction"))]
-        + ([area_cell(section, row) if row.part != REFERENCE else "–"] if area else [])
+        + ([area_of(section, row) if row.part != REFERENCE else "–"] if area else [])
         + [plain(row.kl, 2), plain(row.estimate("distinct_2"), 3), plain(row.estimate("perplexity"), 1)]
         for row in rows
     ]
     return grid(titles, cells, left=range(1 + ranked))
+
+
+def has_ranks(section: Section) -> bool:
+    """Whether all methods have seeds enough."""
+    return all(row.clusters >= SEEDS for row in section.rows if row.part == METHOD)
+
+
+def area_of(section: Section, row: Row) -> str:
+    """The area with its interval, and its rank where ranks are shown."""
+    shown = area_cell(section, row)
+    return shown if has_ranks(section) else shown.partition(";")[0]
 
 
 def reduction(estimate: Estimate) -> str:
@@ -92,8 +103,9 @@ def excerpt(task: str, home: Path) -> str:
 
 
 def alt(task: str) -> str:
-    """What the picture of a task's first board shows, in the words of its title."""
-    return headline(sections(task)[0])
+    """What the picture of a task's first board shows, in the words of its title, if that may tell methods apart."""
+    section = sections(task)[0]
+    return headline(section) if has_ranks(section) else "Gains at equal KL, and along the runs"
 
 
 def picture(task: str) -> str:

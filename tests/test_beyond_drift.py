@@ -20,11 +20,11 @@ from test_equal_kl import gold, method, prompts
 def scaled(curves: Curves, factor: float) -> Curves:
     """Curves of which the gain is multiplied."""
     runs = []
-    for run in curves.own:
+    for run in curves.every_run:
         moved = run.copy()
         moved[1] = run[1][:1] + factor * (run[1] - run[1][:1])
         runs.append(moved)
-    return dataclasses.replace(curves, runs=tuple(runs))
+    return dataclasses.replace(curves, runs=tuple((run,) for run in runs))
 
 
 def draws(rng: np.random.Generator, base: Array, factors: Sequence[float], end: float = 14.0) -> dict[str, Curves]:
@@ -38,11 +38,11 @@ def test_the_excess_is_the_gain_at_the_end_minus_that_of_the_control_at_the_kl_o
     made = method(rng, base, 4.0, 0.0, spread=0.2, seeds=3)
     controls = draws(rng, base, [0.5, 0.3])
     (found,) = beyond_drift({"m": made}, {"drift": controls}).values()
-    gains = [float((run[1][0] - run[1][-1]).mean()) for run in made.own]
-    ends = [float(run[0][-1].mean()) for run in made.own]
+    gains = [float((run[1][0] - run[1][-1]).mean()) for run in made.every_run]
+    ends = [float(run[0][-1].mean()) for run in made.every_run]
     drifted = [
         float(equal_kl.read_off(run[0].mean(-1), run[1][0].mean() - run[1].mean(-1), kl))
-        for control in controls.values() for run in control.own for kl in ends
+        for control in controls.values() for run in control.every_run for kl in ends
     ]  # fmt: skip
     assert found.beyond.value == pytest.approx(np.mean(gains) - np.mean(drifted))
     assert (found.drift, found.kl, found.draws) == (pytest.approx(np.mean(drifted)), pytest.approx(np.mean(ends)), 2)
@@ -146,7 +146,7 @@ def test_of_several_bases_the_runs_on_one_base_are_compared_with_each_other() ->
 def cards_of(name: str, curves: Curves, **settings: int) -> list[Card]:
     """A card for each seed of curves."""
     cards = []
-    for seed, run in enumerate(curves.own):
+    for seed, run in enumerate(curves.every_run):
         names = [f"p{i:03}" for i in range(run.shape[-1])]
         values = [
             {"kl": dict(zip(names, kl.tolist(), strict=True)), "toxicity_mean": dict(zip(names, level.tolist(), strict=True))}
@@ -204,6 +204,33 @@ def test_a_board_shows_what_is_above_drift_and_flags_what_is_not() -> None:
     assert float(pooled.split("|")[5].split()[0]) == pytest.approx(0.4 * gold(np.sqrt(2.0)), rel=0.25)
     assert "; drift 4" in page
     assert lines.count("above drift") == 2, "the column, and the note"
+
+
+def test_figures_of_few_draws_say_of_how_many() -> None:
+    """Of four draws two end at 1.5 nats, so what lies beyond rests on two."""
+    near = [0.4, 0.41]
+    rng = np.random.default_rng(5)
+    base = prompts(rng)
+    cards = cards_of("dpo", method(rng, base, 4.0, 0.0))
+    for draw, (factor, end) in enumerate([(0.38, 9.0), (0.42, 9.0), *((one, 1.5) for one in near)]):
+        cards += cards_of("drift_rloo", scaled(method(rng, base, end, 0.0, seeds=1), factor), reward_seed=draw)
+    page = leaderboard.build_board(cards).markdown()
+    (pooled,) = [line for line in page.splitlines() if line.startswith("| *drift_rloo, 4 draws*")]
+    cells = [cell.strip() for cell in pooled.split("|")]
+    assert [cell.endswith("(2 draws)") for cell in cells[3:7]] == [False, False, True, True]
+    assert "(2 of 4 draws)" in page
+
+
+def test_the_control_that_leaves_least_is_shown_with_the_bound_of_the_one_that_is_known_least() -> None:
+    rng = np.random.default_rng(5)
+    base = prompts(rng)
+    made = method(rng, base, 4.0, 0.0, seeds=3)
+    sure, unsure = draws(rng, base, [0.48, 0.5, 0.52]), draws(rng, base, [0.0, 0.6])
+    alone = {name: beyond_drift({"m": made}, {name: one})["m"] for name, one in (("sure", sure), ("unsure", unsure))}
+    both = beyond_drift({"m": made}, {"sure": sure, "unsure": unsure})["m"]
+    assert (both.control, both.beyond.value) == ("sure", alone["sure"].beyond.value)
+    assert both.beyond.low == alone["unsure"].beyond.low < alone["sure"].beyond.low  # type: ignore[operator]
+    assert (alone["sure"].above, alone["unsure"].above, both.above) == (True, False, False)
 
 
 def test_a_draw_counts_though_its_text_fails_a_gate_at_the_end() -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from isoalign.core.errors import UserError
-from isoalign.core.records import Card, Estimate
+from isoalign.core.records import Card, Estimate, Flag
 from isoalign.evaluation import card as cards
-from isoalign.report.compare import compare_methods, sides
+from isoalign.report.compare import compare_methods, pair_up, sides
 from workbench import COMMAND
 
 PROMPTS = [f"p{i}" for i in range(64)]
@@ -52,6 +52,18 @@ def test_a_difference_is_told_with_its_sign_and_what_it_means() -> None:
     assert "3 seeds and 3 seeds, paired on 64 prompts" in page
     assert page.splitlines()[-1] == "toxicity_mean: good is better; kl: equal."
     assert line(compare_methods(BAD, GOOD), "toxicity_mean").endswith("good is better")
+
+
+def test_what_is_flagged_on_a_side_stands_under_the_verdicts() -> None:
+    gated = [replace(one, flags=[Flag("gate", "it repeats itself")] if one.seed < 2 else []) for one in GOOD]
+    page = compare_methods(gated, BAD).splitlines()
+    assert page[-2:] == [
+        "good fails a gate of quality: no board ranks such a method.",
+        "good: gate: it repeats itself (seed 0, 1)",
+    ]
+    twice = [*BAD, replace(BAD[0], key="another")]
+    assert compare_methods(GOOD, twice).splitlines()[-1] == "bad: 2 cards of seed 0, averaged"
+    assert pair_up(gated, BAD).data()["flags_a"] == ["gate: it repeats itself (seed 0, 1)"]
 
 
 def test_a_method_against_itself_is_not_told_apart() -> None:

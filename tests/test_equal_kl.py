@@ -59,7 +59,7 @@ def method(
         runs.append(np.array([drift, level]))
     fewest = min(run.shape[1] for run in runs)
     table = np.stack([run[:, np.linspace(0, run.shape[1] - 1, fewest).round().astype(int)] for run in runs], 1)
-    return Curves(name, np.linspace(0, 1, fewest), table, runs=tuple(runs))
+    return Curves(name, np.linspace(0, 1, fewest), table, runs=tuple((run,) for run in runs))
 
 
 def prompts(rng: np.random.Generator) -> Array:
@@ -102,7 +102,9 @@ def test_a_gap_of_one_seed_is_a_gap_of_the_method_and_is_named() -> None:
     base = prompts(rng)
     whole, holed = (np.array([0, 0.5, 1.0, 1.5, 2.2, 4.0]), np.array([0, 0.5, 4.0]))
     runs = [np.stack([kl[:, None] * np.ones(PROMPTS), base - 0.02 * np.sqrt(kl)[:, None]]) for kl in (whole, whole, holed)]
-    made = Curves("m", np.linspace(0, 1, 3), np.stack([run[:, [0, 1, -1]] for run in runs], 1), runs=tuple(runs))
+    made = Curves(
+        "m", np.linspace(0, 1, 3), np.stack([run[:, [0, 1, -1]] for run in runs], 1), runs=tuple((run,) for run in runs)
+    )
     found = equal_kl.matched({"m": made}, 1.7)["m"]
     assert (found.gain.value, found.gap) == (None, (0.5, 4.0))
     assert equal_kl.matched({"m": made}, 4.0)["m"].gain.value == pytest.approx(0.04)
@@ -136,13 +138,40 @@ def test_readings_are_within_2_percent_of_the_truth_for_every_schedule(start: fl
     assert np.nanmax(np.abs(np.array(found) - truth)) < 0.04 * truth
 
 
+def test_runs_on_one_base_are_read_each_by_itself() -> None:
+    """On one frontier, runs that end apart have its gains; the mean of their curves has not."""
+    rng = np.random.default_rng(3)
+    base = prompts(rng)
+    near, far = (method(rng, base, end, 0.0, seeds=1, name="m").own[0][0] for end in (2.5, 9.0))
+    table = np.stack([run[:, [0, -1]] for run in (near, far)], 1).mean(1, keepdims=True)
+    both = Curves("m", np.array([0.0, 1.0]), table, runs=((near, far),))
+    apart = [Curves("m", np.array([0.0, 1.0]), run[:, None], runs=((run,),)) for run in (near, far)]
+
+    def gain(curves: Curves, kl: float) -> float | None:
+        return equal_kl.matched({"m": curves}, kl)["m"].gain.value
+
+    for kl in (1.0, 2.0):
+        assert gain(both, kl) == pytest.approx(np.mean([gain(one, kl) for one in apart]))
+    assert (gain(both, 4.0), gain(apart[1], 4.0) is None) == (None, False), "one of its runs does not come so far"
+    assert 2.0 < equal_kl.farthest(both) < 4.0
+
+
+def test_a_kl_that_one_run_passes_twice_is_marked() -> None:
+    """One of three seeds goes back and forth, and the mean of all does not."""
+    steady = np.array([[0.0, 1.0, 2.0, 3.0, 4.0], [0.5, 0.4, 0.3, 0.2, 0.1]])
+    back = np.array([[0.0, 1.0, 2.1, 1.9, 4.0], [0.5, 0.4, 0.3, 0.2, 0.1]])
+    table = np.repeat(np.stack([steady, steady, back], 1)[..., None], 4, axis=-1)
+    found = equal_kl.matched({"m": Curves("m", np.linspace(0, 1, 5), table)}, 2.0)["m"]
+    assert (found.again, found.rank) == (True, None), "and alone it has no rank"
+
+
 def test_readings_and_areas_are_means_by_prompt_of_the_same_statistic_of_the_mean_curves() -> None:
     rng = np.random.default_rng(2)
     made = method(rng, prompts(rng), 9.0, 0.25)
     for statistic in (lambda kl, score: equal_kl.read_off(kl, score, 2.0), lambda kl, score: equal_kl.area(kl, score, 4.0)):
         reading = equal_kl.read_curves(made, statistic)
         assert reading is not None
-        for seed, run in zip(reading.seeds, made.own, strict=True):
+        for seed, (run,) in zip(reading.seeds, made.own, strict=True):
             value = statistic(run[0].mean(-1), run[1].mean(-1))
             assert np.mean(list(seed.values())) == pytest.approx(float(value))  # type: ignore[arg-type]
 
@@ -154,7 +183,7 @@ def test_the_influence_of_prompts_is_that_of_resampling_them() -> None:
     reading = equal_kl.read_curves(made, lambda kl, score: equal_kl.read_off(kl, score, 2.0))
     assert reading is not None
     by_prompt = np.std(list(reading.seeds[0].values()), ddof=1) / math.sqrt(PROMPTS)  # type: ignore[arg-type]
-    (run,) = made.own
+    ((run,),) = made.own
     drawn = [run[..., rng.integers(0, PROMPTS, PROMPTS)].mean(-1) for _ in range(4000)]
     resampled = [float(equal_kl.read_off(kl, level, 2.0)) for kl, level in drawn]
     assert by_prompt == pytest.approx(np.nanstd(resampled), rel=0.05)
@@ -232,7 +261,8 @@ def scaled(curves: Curves, by: float) -> Curves:
         level = table[1]
         return np.array([table[0], level[..., :1, :] - by * (level[..., :1, :] - level)])
 
-    return replace(curves, table=moved(curves.table), runs=tuple(map(moved, curves.runs)))
+    runs = tuple(tuple(map(moved, same)) for same in curves.runs)
+    return replace(curves, table=moved(curves.table), runs=runs)
 
 
 # the frontier of all methods

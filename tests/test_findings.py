@@ -113,12 +113,42 @@ def test_a_gap_is_read_at_the_largest_common_kl_and_its_effect_is_what_is_above_
     assert both.difference.value == pytest.approx(0.01 * math.sqrt(8))
     assert (both.effect.value, both.beyond) == (pytest.approx(0.07 * math.sqrt(8), abs=1e-3), "drift_rloo")
     assert both.margin == pytest.approx(0.014 * math.sqrt(8), abs=1e-3)
-    assert str(both).endswith("above drift_rloo")
+    assert str(both).endswith("above drift_rloo (drift_dpo not known)")
     shared = Bench(made).gaps(["rlaif", "weak"], "ppo")
     assert {name: (each.kl, each.above) for name, each in shared.items()} == {"rlaif": (4.0, True), "weak": (4.0, False)}
-    alone = Bench(made, drift=()).gap("rlaif", "ppo")
-    assert alone.effect is not None
-    assert (alone.effect.value, alone.beyond) == (pytest.approx(0.1 * math.sqrt(8), abs=1e-3), "")
+
+
+@pytest.mark.parametrize(("drift", "end"), [((), 22.0), ((0.03,), 22.0), ((0.03, 0.03), 6.5)])
+def test_where_what_is_drift_is_not_known_nothing_is_equal(drift: Sequence[float], end: float) -> None:
+    bench = Bench({"a": arm("a"), "b": arm("b")}, drift)
+    bench.own["drift_rloo"] = [
+        card for i, slope in enumerate(drift) for card in arm("drift_rloo", slope, end, 1, settings={"reward_seed": i})
+    ]
+    found = bench.gap("a", "b")
+    assert (found.kl, found.effect, found.equal) == (8.0, None, None)
+    assert str(found).endswith("at 8 nats, where what is drift is not known")
+
+
+def test_a_second_control_of_few_draws_that_spread_makes_no_margin_wider() -> None:
+    own = {"a": arm("a"), "b": arm("b")}
+    one = Bench(own, drift=(0.089, 0.09, 0.091)).gap("a", "b")
+    bench = Bench(own, drift=(0.089, 0.09, 0.091))
+    bench.own["drift_dpo"] = [
+        card for i in range(2)
+        for card in arm("drift_dpo", 0.02 + 0.02 * i, end=22, seeds=1, settings={"verdict_seed": i})
+    ]  # fmt: skip
+    both = bench.gap("a", "b")
+    assert (both.beyond, both.effect.value) == ("drift_rloo", one.effect.value)
+    assert both.effect.low < one.effect.low, "it has to be above both"
+    assert (one.margin, both.margin) == (pytest.approx(0.002 * math.sqrt(8), abs=1e-4), None)
+
+
+def test_a_control_that_is_not_known_there_is_named() -> None:
+    bench = Bench({"a": arm("a"), "b": arm("b")})
+    bench.own["drift_dpo"] = [
+        card for i in range(2) for card in arm("drift_dpo", 0.06, end=1.3, seeds=1, settings={"verdict_seed": i})
+    ]
+    assert str(bench.gap("a", "b")).endswith("above drift_rloo (drift_dpo not known)")
 
 
 def test_of_two_controls_for_drift_the_one_that_leaves_least_counts_and_they_are_of_the_same_base() -> None:

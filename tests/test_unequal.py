@@ -7,6 +7,7 @@ import pytest
 
 from isoalign.core.records import Card
 from isoalign.report.leaderboard import build_board
+from test_beyond_drift import board
 from test_board import make
 
 
@@ -46,3 +47,29 @@ def test_other_trials_and_other_versions_are_named() -> None:
 
 def test_rows_that_are_not_ranked_are_not_compared() -> None:
     assert said(trained("dpo", warmup=10), trained("kto", warmup=10), trained("sft_chosen", warmup=0)) == []
+
+
+@pytest.mark.parametrize("setting", ["precision", "seed", "curve_draws"])
+def test_another_way_of_evaluating_that_opens_no_section_is_named(setting: str) -> None:
+    cards = [trained(name) for name in ("dpo", "kto", "ppo")]
+    for card, value in zip(cards, (1, 1, 2), strict=True):
+        card.config["task"]["evaluation"] = {setting: value}
+    assert said(*cards) == [f"task.evaluation.{setting} differs: 2 of ppo; of the others 1"]
+
+
+def test_rows_that_were_not_tuned_are_named_where_others_were() -> None:
+    tuned = replace(make("kto"), notes=make("kto").notes | {"tuning": "8 trials on validation prompts, by a"})
+    plain = replace(make("dpo"), notes=make("dpo").notes | {"tuning": "default"})
+    assert said(tuned, plain) == ["not tuned: dpo"]
+    assert said(plain) == []
+
+
+def test_a_seed_without_a_curve_is_named_and_one_without_a_metric_counts_as_missing() -> None:
+    (section,) = board(0.38, 0.4, 0.42).sections
+    dpo = next(row for row in section.rows if row.name == "dpo").cards
+    others = [card for row in section.rows if row.name != "dpo" for card in row.cards]
+    lacking = replace(dpo[0], curve=[], metrics={name: e for name, e in dpo[0].metrics.items() if name != "kl"}, values={})
+    (found,) = build_board([*others, lacking, *dpo[1:]]).sections
+    assert found.unequal == ["dpo: 1 of 3 cards have no curve; readings at equal KL are of the rest"]
+    row = next(row for row in found.rows if row.name == "dpo")
+    assert (row.seeds, row.estimate("kl").missing, section.unequal) == (3, row.estimate("kl").n, [])

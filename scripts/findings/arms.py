@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from isoalign import stats
 from isoalign.core.records import Card, Estimate
@@ -61,18 +61,20 @@ def run(names: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Gap:
-    """First minus second in gain, at the ``kl`` at which both are read; ``effect``: what the second gains there, above the
-    control ``beyond`` for drift if one is known there. If they can't be compared ``why`` says so, and all else is None."""
+    """First minus second in gain, at the ``kl`` at which both are read; ``effect``: what the second gains there above the
+    control ``beyond`` for drift that leaves least, None where none is known; ``unknown``: controls that are not known there.
+    If they can't be compared ``why`` says so, and all else is None."""
 
     kl: float | None = None
     difference: Comparison | None = None
     effect: Estimate | Comparison | None = None
     beyond: str = ""
+    unknown: tuple[str, ...] = ()
     why: str = ""
 
     @property
     def margin(self) -> float | None:
-        """What counts as equal: `MARGIN` of the effect. None unless the effect is above 0, clear of it."""
+        """What counts as equal: `MARGIN` of the effect above drift. None unless that is known, and above 0, clear of it."""
         effect = self.effect
         return None if effect is None or effect.value is None or sign(effect) < 1 else MARGIN * effect.value
 
@@ -95,10 +97,13 @@ class Gap:
         return self.equal is False and self.above is False
 
     def __str__(self) -> str:
-        if self.difference is None or self.effect is None:
+        if self.difference is None:
             return self.why
-        more = f" above {self.beyond}" if self.beyond else ""
-        return f"{show(self.difference)} at {self.kl:g} nats, where the second gains {show(self.effect)}{more}"
+        lacking = f"{' and '.join(self.unknown)} not known" if self.unknown else ""
+        told = f"{show(self.difference)} at {self.kl:g} nats, where "
+        if self.effect is None:
+            return f"{told}what is drift is not known"
+        return f"{told}the second gains {show(self.effect)} above {self.beyond}" + (f" ({lacking})" if lacking else "")
 
 
 class Bench:
@@ -113,8 +118,13 @@ class Bench:
         return found
 
     def found(self, name: str) -> list[Card]:
-        """The cards of an arm as they are, maybe none."""
-        return cards.read_cards(FOLDER / name / _task(name)) if name in RUNS else self.published.get(name, [])
+        """The cards of an arm as they are, maybe none. Raises SystemExit if they were not run as `RUNS` says."""
+        if name not in RUNS:
+            return self.published.get(name, [])
+        found = cards.read_cards(FOLDER / name / _task(name))
+        if other := next((word for card in found for word in RUNS[name] if not _has(card, word)), None):
+            raise SystemExit(f"{name}: a card that was not run with {other}; omit --judge, so that it is made anew")
+        return found
 
     def cards_of(self, name: str) -> list[Card]:
         """The cards of an arm by seed. Raises SystemExit if a run is missing, or if they differ in more than the seed."""
@@ -180,11 +190,9 @@ class Bench:
         for kl in reversed(equal_kl.GRID):
             readings = {name: at for name in left if name in found and (at := _gain_at(found[name], kl)) is not None}
             if len(readings) == len(left):
-                effect, beyond = _above_drift(readings[second], draws, kl)
+                effect = _above_drift(readings[second], draws, kl)
                 return out | {
-                    name: Gap(kl, equal_kl.difference(readings, name, second), effect, beyond)
-                    for name in left
-                    if name != second
+                    name: Gap(kl, equal_kl.difference(readings, name, second), *effect) for name in left if name != second
                 }
         why = f"not shown: {', '.join(left)} have no KL of {', '.join(f'{kl:g}' for kl in equal_kl.GRID)} nats in common"
         return out | {name: Gap(why=why) for name in left if name != second}
@@ -202,6 +210,19 @@ def _check_alike(found: Sequence[Card], names: str) -> None:
         raise SystemExit(f"{names}: different {' and '.join(wrong)}; make the published board and the findings at one commit")
 
 
+def _has(card: Card, word: str) -> bool:
+    """Whether a card is of a run with a setting, as on the command line."""
+    key, value = word.split("=")
+    if key in ("task", "algorithm"):
+        return bool(getattr(card, key) == value)
+    if key == "tuned":
+        return (cards.track(card) == cards.TUNED) != (word == DEFAULT)
+    found: Any = card.config | {"budget": card.budget}
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found is not None and float(found) == float(value)
+
+
 def _task(name: str) -> str:
     return next((word.removeprefix("task=") for word in RUNS[name] if word.startswith("task=")), "nano")
 
@@ -210,17 +231,20 @@ def _gain_at(curve: curves.Curves, kl: float) -> equal_kl.Reading | None:
     return equal_kl.read_curves(curve, lambda d, score: equal_kl.read_off(d, score, kl), gain=True)
 
 
-def _above_drift(gain: equal_kl.Reading, controls: Mapping[str, drift.Draws], kl: float) -> tuple[Estimate | Comparison, str]:
-    """What of a gain is above the control for drift that leaves least, and which that is; all of it where none is known."""
+def _above_drift(
+    gain: equal_kl.Reading, controls: Mapping[str, drift.Draws], kl: float
+) -> tuple[Comparison | None, str, tuple[str, ...]]:
+    """What of a gain is above the control for drift that leaves least, which that is, and which are not known there."""
     above = {
         name: equal_kl.difference({"gain": gain, "drift": drifted}, "gain", "drift")
         for name, draws in controls.items()
         if (drifted := drift.drift_at(draws, kl)) is not None
     }
+    unknown = tuple(name for name in controls if name not in above)
     if not above:
-        return gain.estimate(), ""
-    name = min(above, key=lambda each: -math.inf if (low := above[each].low) is None else low)
-    return above[name], name
+        return None, "", unknown
+    name, least = drift.least_beyond(above)
+    return least, name, unknown
 
 
 def failed_gates(found: Sequence[Card]) -> str:

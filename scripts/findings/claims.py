@@ -104,6 +104,7 @@ def rlaif(bench: Bench) -> Outcome:
     """RLAIF against RLHF by PPO, each as tuned, at equal KL: holds if the whole interval lies within a fifth of RLHF's gain
     above drift, does not if it lies outside. A control must be worse by more than that at the same KL: PPO on verdicts of
     which 35% are wrong; if it is not, equality shows nothing."""
+    bench.check_settings(("ppo_noisy", "ppo"))
     gaps = bench.gaps(["rlaif", "ppo_noisy"], "ppo")
     own, control = gaps["rlaif"], gaps["ppo_noisy"]
     return Outcome(equal_beside([own], control), f"rlaif minus ppo {own}; the control minus ppo {control}")

@@ -14,7 +14,7 @@ from isoalign.evaluation.card import FAMILY, file_name, read_cards, read_unchang
 from isoalign.report import side_by_side
 from isoalign.report.board.columns import metric, shown
 from isoalign.report.board.ranking import bases_of, seeds_of
-from isoalign.report.board.rows import REFERENCE, UNMETERED, part_of, stage_identity
+from isoalign.report.board.rows import REFERENCE, UNMETERED, part_of, row_flags, stage_identity
 from isoalign.report.board.sections import PROTOCOL
 from isoalign.report.leaderboard import build_board, different_objectives
 from isoalign.report.side_by_side import Compared, SideBySide, corrected, distinct, versus
@@ -81,7 +81,8 @@ def pair_up(first: Sequence[Card], second: Sequence[Card]) -> SideBySide:
     )
     seeds = {f"seeds_{side}": sorted({card.seed for card in cards}) for side, cards in (("a", first), ("b", second))}
     files = {f"cards_{side}": [file_name(card) for card in cards] for side, cards in (("a", first), ("b", second))}
-    about = {"task": first[0].task, "paired_on": max(c.n for c in comparisons.values()), **seeds, **files}
+    flags = {f"flags_{side}": list(map(str, row_flags(cards))) for side, cards in (("a", first), ("b", second))}
+    about = {"task": first[0].task, "paired_on": max(c.n for c in comparisons.values()), **seeds, **files, **flags}
     return SideBySide((a, b), rows, _footer(first, second, rows, a, b), about)
 
 
@@ -156,7 +157,13 @@ def _footer(first: Sequence[Card], second: Sequence[Card], rows: Sequence[Compar
         ]
     said = {row.name: row.verdict for row in rows}
     verdicts = [f"{name}: {said[name]}" for name in (objective_of(first[0]).level, "kl") if name in said]
-    return "\n".join([*lines, *("; ".join(verdicts) + "." for _ in verdicts[:1])]) + "\n"
+    lines += ["; ".join(verdicts) + "."] if verdicts else []
+    flagged = {name: list(map(str, row_flags(cards))) for name, cards in ((a, first), (b, second))}
+    gated = [name for name, cards in ((a, first), (b, second)) if any(flag.kind == "gate" for c in cards for flag in c.flags)]
+    which = f"{' and '.join(gated)} fail{'s' * (len(gated) == 1)}"
+    lines += [f"{which} a gate of quality: no board ranks such a method."] if gated else []
+    lines += [f"{name}: {clean('; '.join(flags))}" for name, flags in flagged.items() if flags]
+    return "\n".join(lines) + "\n"
 
 
 def _name(cards: Sequence[Card]) -> str:

@@ -62,22 +62,27 @@ class Paths:
 class Curves:
     """The curves of one method. ``fraction`` [points] of the budget, mean over seeds; ``table`` [metrics, seeds, points,
     prompts] holds KL, score and, if known, the proxy, at points that all seeds have; ``missing`` counts prompts that are left
-    out for a missing value; ``rising``: whether a higher score is better; ``runs``: for each seed a table of all its points,
-    if it has more; ``bases``: of each seed, where the task has several and a seed stands for the mean of the runs on one base:
-    curves of the same bases vary together."""
+    out for a missing value; ``rising``: whether a higher score is better; ``runs``: for each seed its runs, each with all of
+    its points; ``bases``: of each seed, where the task has several and a seed stands for the runs on one base, of which
+    ``table`` has the mean: curves of the same bases vary together."""
 
     name: str
     fraction: Array
     table: Array
     missing: int = 0
     rising: bool = False
-    runs: tuple[Array, ...] = ()
+    runs: tuple[tuple[Array, ...], ...] = ()
     bases: tuple[int, ...] = ()
 
     @property
-    def own(self) -> tuple[Array, ...]:
-        """The curve of each seed with all of its points [metrics, points, prompts]; seeds may differ in their number."""
-        return self.runs or tuple(self.table[:, seed] for seed in range(self.seeds))
+    def own(self) -> tuple[tuple[Array, ...], ...]:
+        """For each seed, or base, its runs with all of their points [metrics, points, prompts], which may differ in number."""
+        return self.runs or tuple((self.table[:, seed],) for seed in range(self.seeds))
+
+    @property
+    def every_run(self) -> tuple[Array, ...]:
+        """The runs of all seeds."""
+        return tuple(run for same in self.own for run in same)
 
     @property
     def seeds(self) -> int:
@@ -187,16 +192,15 @@ class _Table:
         def column(point: Point, metric: str) -> list[float | None]:
             return [point.values[metric][prompt] for prompt in prompts]
 
-        def of_seed(seed: Sequence[Sequence[Point]]) -> Array:
-            each = [[[column(point, metric) for point in run] for metric in self.metrics] for run in seed]
-            return np.array(each, dtype=float).mean(0)
+        def of_run(run: Sequence[Point]) -> Array:
+            return np.array([[column(point, metric) for point in run] for metric in self.metrics], dtype=float)
 
         aligned = _aligned(self.cards)
         fraction = np.array([[point.fraction for point in run] for seed in aligned.values() for run in seed]).mean(0)
-        table = np.stack([of_seed(seed) for seed in aligned.values()], 1)
-        own = {seed: _aligned([card for card in self.cards if card.cluster == seed])[seed] for seed in aligned}
-        runs = tuple(map(of_seed, own.values()))
-        bases = tuple(own) if all(card.base is not None for card in self.cards) else ()
+        table = np.stack([np.mean([of_run(run) for run in seed], axis=0) for seed in aligned.values()], 1)
+        in_order = sorted(self.cards, key=lambda card: card.seed)
+        runs = tuple(tuple(of_run(card.curve) for card in in_order if card.cluster == seed) for seed in aligned)
+        bases = tuple(aligned) if all(card.base is not None for card in self.cards) else ()
         return Curves(name, fraction, table, missing, self.objective.higher_is_better, runs, bases)
 
 

@@ -55,18 +55,29 @@ def beyond_drift(methods: Mapping[str, Curves], controls: Mapping[str, Draws]) -
     """For each method what it gains beyond drift, of several controls beyond the one that leaves least; methods whose KL no
     control passed with `FEWEST` draws are left out.
 
-    A method must be above every control that is known there, so the choice needs no correction. ``p_holm`` is over all
-    methods.
+    A method must be above every control that is known there, so the lower bound and p are those of the control of which they
+    are worst, and the choice needs no correction. ``p_holm`` is over all methods.
     """
     found = {}
     for name, curves in methods.items():
         against = {control: one for control, draws in controls.items() if (one := _against(curves, control, draws))}
         if against:
-            least = min(against.values(), key=lambda one: -np.inf if one.beyond.low is None else one.beyond.low)
-            found[name] = replace(least, unknown=tuple(control for control in controls if control not in against))
+            least = least_beyond({control: one.beyond for control, one in against.items()})
+            unknown = tuple(control for control in controls if control not in against)
+            found[name] = replace(against[least[0]], beyond=least[1], unknown=unknown)
     tested = {name: p for name, one in found.items() if (p := one.beyond.p) is not None and not one.beyond.single}
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     return {name: replace(one, beyond=replace(one.beyond, p_holm=corrected.get(name))) for name, one in found.items()}
+
+
+def least_beyond(against: Mapping[str, Comparison]) -> tuple[str, Comparison]:
+    """The control that leaves least of a gain and what it leaves, with the least lower bound and the largest p of all."""
+    name = min(against, key=lambda control: -np.inf if (left := against[control].value) is None else left)
+    lows = [None if one.low is None else float(one.low) for one in against.values()]
+    ps = [one.p for one in against.values()]
+    low = None if None in lows else min(low for low in lows if low is not None)
+    p = None if None in ps else max(p for p in ps if p is not None)
+    return name, replace(against[name], low=low, p=p)
 
 
 def drift_at(draws: Draws, kl: float) -> Reading | None:
@@ -84,27 +95,34 @@ def _against(method: Curves, control: str, draws: Draws) -> Beyond | None:
     Of a task with several bases s is a base, and its gain is compared with those of the draws on that base: what a base does
     to both cancels.
     """
-    ends = [float(run[0, -1].mean()) for run in method.own]
+    ends = [[float(run[0, -1].mean()) for run in same] for same in method.own]
     beside = {draw: [_on_base(curves, base) for base in method.bases or [None] * len(ends)] for draw, curves in draws.items()}
-    read = {draw: [_read(on, kl) for on, kl in zip(each, ends, strict=True) if on] for draw, each in beside.items()}
-    known = {draw: found for draw, each in read.items() if len(found := [one for one in each if one]) == len(ends)}
+    read = {
+        draw: [_read(on, kl) for on, same in zip(each, ends, strict=True) if on for kl in same]
+        for draw, each in beside.items()
+    }  # fmt: skip
+    known = {draw: found for draw, each in read.items() if len(found := [one for one in each if one]) == sum(map(len, ends))}
     if len(known) < FEWEST:
         return None
-    # [seeds, draws, prompts]
-    excess = np.array([[_excess(run, on) for draw in known if (on := beside[draw][s])] for s, run in enumerate(method.own)])
+    excess = np.array(
+        [
+            [np.mean([_excess(run, on) for run in same], axis=0) for draw in known if (on := beside[draw][s])]
+            for s, same in enumerate(method.own)
+        ]
+    )  # [seeds, draws, prompts]
     sides = {"method": excess.mean(1), "drift": excess.mean((0, 1)) - excess.mean(0)}
     named = {side: [dict(enumerate_prompts(row)) for row in rows] for side, rows in sides.items()}
     compared = compare(named, trained=["method"])["method", "drift"]
-    gain = float(np.mean([scored(run, method.rising, gain=True)[1][-1].mean() for run in method.own]))
+    gain = float(np.mean([np.mean([scored(run, method.rising, gain=True)[1][-1] for run in same]) for same in method.own]))
     error = _error([reading for readings in known.values() for reading in readings])
-    return Beyond(float(np.mean(ends)), gain, widen(compared, error), control, len(known))
+    return Beyond(float(np.mean([np.mean(same) for same in ends])), gain, widen(compared, error), control, len(known))
 
 
 def _on_base(draw: Curves, base: int | None) -> Curves | None:
     """The runs of a draw that started from a base; all where the task has one, None where the draw was not run on it."""
     if base is None:
         return draw
-    runs = tuple(run for run, own in zip(draw.own, draw.bases, strict=True) if own == base) if draw.bases else ()
+    runs = tuple(same for same, own in zip(draw.own, draw.bases, strict=True) if own == base) if draw.bases else ()
     return replace(draw, runs=runs, bases=()) if runs else None
 
 
@@ -112,7 +130,7 @@ def _excess(run: Array, draw: Curves) -> Array:
     """By prompt [prompts], how much more a seed [metrics, points, prompts] gains at its end than a draw of the control at the
     same KL, mean over the training seeds of the draw."""
     kl, gain = scored(run, draw.rising, gain=True)
-    controls = [scored(own, draw.rising, gain=True) for own in draw.own]
+    controls = [scored(own, draw.rising, gain=True) for own in draw.every_run]
     tables = [(np.concatenate([kl[-1:], d]), np.concatenate([gain[-1:], g])) for d, g in controls]
     return np.mean([by_prompt(_end_minus_read, *table) for table in tables], axis=0)
 

@@ -74,8 +74,13 @@ def gap_at(kl: Array, at: float) -> tuple[float, float] | None:
 
 
 def reaches(curves: Curves, kl: float) -> bool:
-    """Whether the curve of every seed reaches a KL."""
-    return all((run[0].mean(-1) >= kl).any() for run in curves.own)
+    """Whether the curve of every run reaches a KL."""
+    return farthest(curves) >= kl
+
+
+def farthest(curves: Curves) -> float:
+    """The largest KL that every run reaches, wherever it ends."""
+    return min(float(run[0].mean(-1).max()) for run in curves.every_run)
 
 
 @dataclass(frozen=True)
@@ -97,15 +102,17 @@ class Reading:
 
 def read_curves(curves: Curves, statistic: Callable[[Array, Array], Array], gain: bool = False) -> Reading | None:
     """A statistic of each seed's curve, KL [..., points] and score [..., points] to [...], by prompt: of the ``gain`` over the
-    base, or of the score; None where it is not known of every seed.
+    base, or of the score; None where it is not known of every run. Of several runs of a seed, or on a base, it is the mean of
+    what each gives: the mean of curves that go different ways is none of them.
 
     A prompt's value is the statistic of the means plus the prompt's influence on it, so that the values have the statistic as
     their mean and its error as theirs.
     """
-    seeds = [by_prompt(statistic, *scored(run, curves.rising, gain)) for run in curves.own]
+    each = [[scored(run, curves.rising, gain) for run in same] for same in curves.own]
+    seeds = [np.mean([by_prompt(statistic, *run) for run in same], axis=0) for same in each]
     if not all(np.isfinite(values).all() for values in seeds):
         return None
-    bends = [bend(statistic, *scored(run, curves.rising, gain)) for run in curves.own]
+    bends = [np.mean([bend(statistic, *run) for run in same]) for same in each]
     return Reading([dict(enumerate_prompts(values)) for values in seeds], abs(float(np.mean(bends))), curves.bases)
 
 
@@ -164,9 +171,9 @@ def _second_difference(d: Array, score: Array, right: int) -> float:
 @dataclass(frozen=True)
 class AtKL:
     """A method at a given KL. ``behind``: how much worse its score is than the best, paired by prompt (missing for that
-    method); ``end``: the KL at the end of its curve, mean over seeds; ``again``: whether its KL crosses this value more than
-    once (the first time counts); ``gap``: the KL of the snapshots between which it is not measured; ``rank``: first and last
-    rank that it may have by its gain."""
+    method); ``end``: the KL at the end of its curve, mean over seeds; ``again``: whether the KL of a run crosses this value
+    more than once (the first time counts); ``gap``: the KL of the snapshots between which it is not measured; ``rank``: first
+    and last rank that it may have by its gain."""
 
     level: Estimate
     gain: Estimate
@@ -178,13 +185,13 @@ class AtKL:
 
 
 def common_kl(methods: Mapping[str, Curves]) -> float | None:
-    """The largest KL, mean over seeds, that at least nine in ten methods reach; of fewer than ten methods, all. None without
+    """The largest KL that every run of at least nine in ten methods reaches; of fewer than ten methods, all. None without
     methods.
 
     Only methods that moved (`MOVED`) count: otherwise one that did not would have all others compared at the base. Among many,
     so would one that hardly moves by design.
     """
-    ends = sorted(float(curves.observed.pooled.kl[-1]) for curves in methods.values())
+    ends = sorted(map(farthest, methods.values()))
     moved = [end for end in ends if end >= MOVED] or ends[:1]
     return moved[len(moved) // 10] if moved else None
 
@@ -209,9 +216,10 @@ def matched(methods: Mapping[str, Curves], kl: float, ranked: Sequence[str] | No
     at_kl = {}
     for name, curves in methods.items():
         path = curves.observed.pooled.kl
-        again = int(np.count_nonzero(np.diff((path >= kl).astype(int)))) > 1
+        paths = [run[0].mean(-1) for run in curves.every_run]
+        again = any(np.count_nonzero(np.diff((one >= kl).astype(int))) > 1 for one in paths)
         if name not in gains:
-            gaps = [gap for run in curves.own if (gap := gap_at(run[0].mean(-1), kl)) is not None]
+            gaps = [gap for one in paths if (gap := gap_at(one, kl)) is not None]
             gap = (min(low for low, _ in gaps), max(high for _, high in gaps)) if gaps and reaches(curves, kl) else None
             at_kl[name] = AtKL(NONE, NONE, NONE, float(path[-1]), False, gap)
             continue
@@ -231,7 +239,9 @@ def areas(methods: Mapping[str, Curves], to: float) -> dict[str, Reading]:
 
 def standings(readings: Mapping[str, Reading]) -> dict[str, tuple[int, int]]:
     """First and last rank of each method by its reading, of which more is better: spans that hold all true ranks with about
-    95%, as those of a board. Of a single seed nothing is known of the method, and its span is all."""
+    95%, as those of a board. Of a single seed nothing is known of the method, and its span is all; one alone has none."""
+    if len(readings) < 2:
+        return {}
     pairs = list(combinations([name for name, reading in readings.items() if len(reading.seeds) > 1], 2))
     compared = _compared(readings, pairs)
     widened = {(a, b): widen(c, readings[a].error + readings[b].error) for (a, b), c in compared.items()}

@@ -33,6 +33,8 @@ class DriftOnBoard:
             return NOT_MEASURED
         shown = cell(estimate_of(found), 3)
         shown += f"; drift {found.drift / found.gain:.0%}" if found.gain > 0 else ""
+        every = len(self.controls[found.control])
+        shown += f" ({found.draws} of {every} draws)" if found.draws < every else ""
         return f"{shown}, {' and '.join(found.unknown)} unknown" if found.unknown else shown
 
     def sentence(self, rows: Sequence[Row]) -> str:
@@ -90,5 +92,5 @@ def drift_on_board(rows: Sequence[Row], curves: Mapping[str, Curves]) -> DriftOn
 
 def _joined(same: Sequence[Curves]) -> Curves:
     """The curves of one draw as one."""
-    runs = tuple(run for curves in same for run in curves.own)
+    runs = tuple(runs for curves in same for runs in curves.own)
     return replace(same[0], runs=runs, bases=tuple(base for curves in same for base in curves.bases))

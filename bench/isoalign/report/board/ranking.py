@@ -13,7 +13,7 @@ from isoalign.core.lazy import scipy
 from isoalign.core.records import Card, Estimate
 from isoalign.evaluation.metrics.metric import UNBOUNDED
 from isoalign.stats import Comparison, Seeds, frontier
-from isoalign.stats.curves import Curves
+from isoalign.stats.curves import NONE, Curves
 
 Z = 1.96  # an interval's half-width in standard errors
 SAME = 0.02  # of an interval's width: a mean over prompts that is farther from the card's value is another statistic
@@ -108,7 +108,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def pooled_estimate(cards: Sequence[Card], metric: str, bounds: tuple[float, float] = UNBOUNDED) -> Estimate:
     """A metric of a row: of one card its own estimate; of several from their values by prompt, or from their intervals if
-    cards have no such values, or if their mean is another statistic (a mean over pairs, of which some prompts have more)."""
+    cards have no such values, or if their mean is another statistic (a mean over pairs, of which some prompts have more). What
+    some cards lack altogether counts as missing."""
     estimates = [card.metrics[metric] for card in cards if metric in card.metrics]
     values = seeds_of(cards, metric) if len(cards) > 1 else None
     if values is not None and all(map(_is_prompt_mean, cards, [metric] * len(cards))):
@@ -117,7 +118,9 @@ def pooled_estimate(cards: Sequence[Card], metric: str, bounds: tuple[float, flo
     for card in cards:
         if metric in card.metrics:
             seeds[card.cluster].append(card.metrics[metric])
-    return pool_estimates(list(seeds.values()), bounds)
+    pooled = pool_estimates(list(seeds.values()), bounds)
+    lacking = sum(metric not in card.metrics or card.metrics[metric] == NONE for card in cards)
+    return replace(pooled, missing=pooled.missing + lacking * pooled.n) if lacking < len(cards) else pooled
 
 
 def _is_prompt_mean(card: Card, metric: str) -> bool:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,7 +154,7 @@ def build_row(name: str, cards: list[Card], outdated: dict[str, tuple[str, str]]
     names = sorted({name for card in cards for name in card.metrics})
     objective = objective_of(cards[0])
     metrics = {each: pooled_estimate(cards, each, clip_bounds(each, objective)) for each in names}
-    flags = (*(Flag("warning", text) for text in rescore_hints(cards, outdated)), *_flags(cards))
+    flags = (*(Flag("warning", text) for text in rescore_hints(cards, outdated)), *row_flags(cards))
     return Row(name, part_of(cards[0]), tuple(cards), metrics, flags, outdated)
 
 
@@ -168,7 +168,7 @@ def rescore_hints(cards: Iterable[Card], outdated: Mapping[str, tuple[str, str]]
     ]
 
 
-def _flags(cards: list[Card]) -> list[Flag]:
+def row_flags(cards: Sequence[Card]) -> list[Flag]:
     """The flags of the cards, with the seeds where not all have them, and what only shows when cards stand together."""
     seeds: dict[int, list[Card]] = defaultdict(list)
     raised: dict[Flag, set[int]] = defaultdict(set)

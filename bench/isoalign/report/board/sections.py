@@ -91,7 +91,14 @@ class Section:
             row.name for row in self.rows if any(len(card.curve) > 1 for card in row.cards) and row.name not in self.curves
         ]
         told = f"no curves of {', '.join(lost)}: too few prompts have a KL and a score at every point that others have"
-        return [*unequal(self.rows), *([told] if lost else [])]
+        lines = [*unequal(self.rows), *([told] if lost else [])]
+        for row in self.rows:
+            lacking = sum(len(card.curve) < 2 for card in row.cards)
+            if row.name in self.curves and lacking:
+                lines.append(
+                    f"{row.name}: {lacking} of {len(row.cards)} cards have no curve; readings at equal KL are of the rest"
+                )
+        return lines
 
     @property
     def chance(self) -> tuple[float, float] | None:
@@ -128,7 +135,7 @@ class Section:
     @cached_property
     def equal_kl(self) -> dict[float, dict[str, AtKL]]:
         """Rows with curves by name, at each KL of a fixed grid that two of them reach; empty without curves."""
-        ranked = [row.name for row in self.rows if row.rankable and row.name in self.curves]
+        ranked = [row.name for row in self.rows if row.rankable and row.current and row.name in self.curves]
         at = {kl: matched(self.curves, kl, ranked) for kl in GRID if sum(reaches(one, kl) for one in self.curves.values()) > 1}
         return at if any(found.gain.value is not None or found.gap for one in at.values() for found in one.values()) else {}
 
@@ -136,7 +143,8 @@ class Section:
     def areas(self) -> tuple[float, dict[str, tuple[Estimate, tuple[int, int] | None]]]:
         """The KL that nine in ten ranked rows reach, by the grid, and for rows whose curve is known so far the mean gain up to
         it, with first and last rank of those that may be ranked."""
-        ranked = {row.name: self.curves[row.name] for row in self.rows if row.rankable and row.name in self.curves}
+        rows = [row for row in self.rows if row.rankable and row.current and row.name in self.curves]
+        ranked = {row.name: self.curves[row.name] for row in rows}
         to = max((kl for kl in GRID[1:] if kl <= (common_kl(ranked) or 0.0)), default=GRID[0])
         found = areas(self.curves, to) if to > GRID[0] else {}
         spans = standings({name: reading for name, reading in found.items() if name in ranked})
@@ -205,7 +213,7 @@ def _build_section(key: Key, cards: list[Card]) -> Section:
         row.name: (levels, kl)
         for row in rows
         for levels, kl in [(values[row.name], None if row.part == REFERENCE else seeds_of(row.cards, "kl"))]
-        if row.comparable and levels and (kl or row.part == REFERENCE)
+        if row.comparable and levels and (kl or row.part == REFERENCE) and row.name not in lone
     }
     shares = pareto_shares(points, objective.higher_is_better, bases)
     rows = [

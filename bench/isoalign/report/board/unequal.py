@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from isoalign.evaluation.card import TUNED, track
-from isoalign.report.board.rows import Row, flatten, task_of
+from isoalign.report.board.rows import METHOD, Row, flatten, task_of
 
 FREE = (
-    "name", "budgets", "evaluation.", "training.snapshots", "training.kl_snapshots", "training.micro_batch",
+    "name", "budgets", "evaluation.split", "evaluation.draws", "evaluation.scorer", "evaluation.second_scorer",
+    "evaluation.win_rate", "training.snapshots", "training.kl_snapshots", "training.micro_batch",
     "training.checkpoint_seconds", "training.idle_seconds", "model.sampler", "model.shard",
 )  # fmt: skip
 """Settings of a task, or beginnings of their names, that change no training, or have sections of their own."""
@@ -23,7 +24,10 @@ MOST = 3  # rows that a line names
 def unequal(rows: Sequence[Row]) -> list[str]:
     """A line for each setting, kind of tuning or version in which a few of the ranked rows differ from the others."""
     ranked = [row for row in rows if row.rankable]
-    return [*_lines(_settings(ranked)), *_lines(_tuning(ranked)), *_lines(_versions(ranked))]
+    methods = [row for row in rows if row.part == METHOD]
+    untuned = [row.name for row in methods if row.track != TUNED]
+    told = [f"not tuned: {', '.join(untuned)}"] if 0 < len(untuned) < len(methods) else []
+    return [*told, *_lines(_settings(ranked)), *_lines(_tuning(ranked)), *_lines(_versions(ranked))]
 
 
 def _settings(rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -32,7 +32,7 @@ from isoalign.report.charts.looks import (
 from isoalign.stats.drift import Draws, drift_at
 from isoalign.stats.frontier import Place, pareto
 
-WIDTH, LINE, TOP, BOTTOM, HEIGHT = 830, 17, 88, 62, 330  # pixels: of the picture, a line, the title, an axis, the frontier
+WIDTH, LINE, TOP, BOTTOM, HEIGHT = 830, 17, 102, 62, 330  # pixels: of the picture, a line, the title, an axis, the frontier
 FEW = 10  # rows that all have a name beside their mark
 WORDS = {
     "pairs": "pairs of answers", "unpaired": "single answers", "reward": "a reward model", "judge": "an AI judge",
@@ -108,7 +108,9 @@ def _titles(figure: Any, height: float, title: str, subtitle: str) -> None:
         lines = textwrap.wrap(title.partition(". By the area")[0], 88)[:2]
     figure.text(12 / WIDTH, 1 - 12 / height, "\n".join(lines), va="top", fontsize=11.5, fontweight="bold")
     below = 34 if len(lines) == 1 else 52
-    figure.text(12 / WIDTH, 1 - below / height, shorten(subtitle, 125), va="top", fontsize=9, color=FAINT)
+    first, *rest = textwrap.wrap(subtitle, 132) or [""]
+    said = "\n".join([first, *([shorten(" ".join(rest), 132)] if rest else [])])
+    figure.text(12 / WIDTH, 1 - below / height, said, va="top", fontsize=9, color=FAINT)
 
 
 def _gain_label(section: Section, at: float | None, left_out: int) -> str:
@@ -191,12 +193,13 @@ def _drift_bands(axes: Any, section: Section) -> None:
 
 
 def drift_along(draws: Draws) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Places in sqrt(KL) with the bounds and the mean of a control's gain there."""
-    farthest = max(float(run[0].mean(-1).max()) for curves in draws.values() for run in curves.own)
+    """Places in sqrt(KL) with the bounds and the mean of a control's gain there, where half of its draws are known: a line
+    that goes on with fewer would turn with those that end."""
+    farthest = max(float(run[0].mean(-1).max()) for curves in draws.values() for run in curves.every_run)
     rows = []
     for d in np.linspace(0.5, math.sqrt(farthest), 24):
         reading = drift_at(draws, float(d * d))
-        gain = reading.estimate() if reading else None
+        gain = reading.estimate() if reading and 2 * len(reading.seeds) >= len(draws) else None
         if gain and gain.low is not None and gain.high is not None:
             rows.append((float(d), gain.low, gain.high, gain.value or 0.0))
     columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]

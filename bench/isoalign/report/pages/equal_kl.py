@@ -12,7 +12,7 @@ from isoalign.report.board.rows import Row
 from isoalign.report.board.sections import Section
 from isoalign.report.pages.phrases import rank_phrase, row_name
 from isoalign.stats.drift import drift_at
-from isoalign.stats.equal_kl import GRID, NEAR, AtKL, reaches
+from isoalign.stats.equal_kl import GRID, NEAR, AtKL, Reading, reaches
 
 _HOW = """\
 Read off the snapshots along each run, at the same KL from the base for all methods: {gain} where the curve of each seed first
@@ -42,12 +42,19 @@ def equal_kl_section(section: Section) -> list[str]:
         line = [row_name(row), f"{first[row.name].end:.2f}", *(at_kl_cell(row, found[row.name]) for found in at_kl.values())]
         cells.append([*line, area_cell(section, row)] if area else line)
     for name, draws in section.drift.controls.items():
-        readings = [reading.estimate() if (reading := drift_at(draws, kl)) else None for kl in at_kl]
-        pooled = ["not measured" if one is None else cell(replace(one, missing=0), 3) for one in readings]
+        pooled = [_drift_cell(drift_at(draws, kl), len(draws)) for kl in at_kl]
         cells.append([f"*{name}, {len(draws)} draws*", "", *pooled, *([""] if area else [])])
     gain = objective.gain_noun
     told = _AREA.format(gain=gain, start=GRID[0], to=to) if area else ""
     return ["### At equal KL", grid(titles, cells), _HOW.format(gain=f"the {gain}", apart=2 * NEAR, area=told)]
+
+
+def _drift_cell(reading: Reading | None, draws: int) -> str:
+    """What a control gains at a KL, with the number of draws that are known there if that is not all."""
+    if reading is None:
+        return "not measured"
+    shown, known = cell(replace(reading.estimate(), missing=0), 3), len(reading.seeds)
+    return f"{shown} ({known} draws)" if known < draws else shown
 
 
 def area_title(section: Section) -> str:

@@ -7,7 +7,7 @@ from isoalign.core.display import clean, escape, plain, scientific
 from isoalign.core.objective import Objective
 from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import metric
-from isoalign.report.board.rows import CONTROL, DRIFT, METHOD, REFERENCE, Row
+from isoalign.report.board.rows import CONTROL, DRIFT, INFERENCE, METHOD, REFERENCE, Row
 from isoalign.report.board.sections import Section
 from isoalign.stats import Comparison
 
@@ -114,7 +114,10 @@ def chance_phrase(section: Section) -> str:
 
 
 def pareto_phrase(row: Row) -> str:
-    """In which share of resamples a row is on the Pareto frontier, if in one of twenty; "yes" where that is not known."""
+    """In which share of resamples a row is on the Pareto frontier, if in one of twenty; "yes" where that is not known, and
+    nothing of a method by one seed."""
+    if row.clusters == 1 and row.part in (METHOD, CONTROL, INFERENCE):
+        return ""
     if row.on_frontier is None:
         return "yes" if row.pareto else ""
     return f"{row.on_frontier:.0%}" if row.on_frontier >= 0.05 else ""

@@ -8,7 +8,6 @@ from rich.table import Table
 from rich.text import Text
 
 from isoalign.core.display import clean, share
-from isoalign.evaluation.card import TUNED
 from isoalign.report.board.cells import cell
 from isoalign.report.board.drift import NOT_MEASURED, WHY
 from isoalign.report.board.rows import CONTROL, INFERENCE, METHOD, REFERENCE, UNMETERED, Row
@@ -119,9 +118,6 @@ def _caption(section: Section) -> str:
     lines += [
         clean(told) for told in sorted({str(card.notes["known_reward"]) for card in cards if "known_reward" in card.notes})
     ]
-    methods = [row for row in section.rows if row.part == METHOD]
-    untuned = [clean(row.name) for row in methods if row.track != TUNED]
-    lines += [f"not tuned: {', '.join(untuned)}"] if 0 < len(untuned) < len(methods) else []
     lines += map(clean, section.unequal)
     lines += [f"{clean(row.name)}: {clean(row.packages)}" for row in section.rows if row.packages]
     lines += [f"{clean(row.name)}: {clean('; '.join(map(str, row.flags)))}" for row in section.rows if row.flags]
