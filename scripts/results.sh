@@ -43,7 +43,7 @@ nano_main() {
     run task=nano algorithm=sft
     sweep task=nano algorithm=$main,$beside seed=0,1,2
     sweep task=nano algorithm=drift_rloo algorithm.reward_seed="$(seq -s, 0 14)"
-    sweep task=nano algorithm=drift_dpo algorithm.verdict_seed="$(seq -s, 0 9)"
+    sweep task=nano algorithm=drift_dpo algorithm.verdict_seed="$(seq -s, 0 7)"
 }
 nano() {
     nano_main
