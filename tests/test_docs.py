@@ -18,6 +18,8 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from scripts.findings.__main__ import report
+from scripts.findings.arms import Bench
 
 import isoalign
 from isoalign import stats
@@ -329,36 +331,68 @@ def kls(published: Published, *names: str, digits: int = 0) -> list[str]:
     return [brief(published.rows[name].kl.value, digits) for name in names]
 
 
-def test_few_methods_are_told_apart_at_equal_kl(published: Published, readme: str) -> None:
-    at = {kl: published.section.equal_kl[kl] for kl in (1.0, 2.0)}
-    kto, orpo, simpo, dpo, ppo, rloo = (
-        brief(at[2.0][name].gain.value) for name in ("kto", "orpo", "simpo", "dpo", "ppo", "rloo")
+def test_kto_is_the_best_at_the_end_of_the_budget(published: Published, readme: str) -> None:
+    assert "**KTO is the best of the ten ranked methods at the end of the budget.**" in readme
+    assert len(published.ranked) == 10
+    assert published.rows["kto"].rank == (1, 1)
+    share = pooled_estimate(published.cards["kto"], "toxicity_reduction_relative", (-1.0, 1.0)).value or 0.0
+    (kto, dpo), (far, near) = gains(published, "kto", "dpo"), kls(published, "kto", "dpo")
+    told = f"It removes {share:.0%} of the toxicity, {kto}, and ends far from the base, at {far} nats of KL, where DPO is at {near}"
+    assert f"{told} ({dpo})." in readme
+    others = [name for name in published.ranked if name != "kto"]
+    assert all(published.pair("kto", name).resolved for name in others)
+    best = published.resamples("kto")
+    assert np.mean([best > published.resamples(name) for name in others], axis=1).min() >= 0.95
+
+
+def test_fewer_methods_are_told_apart_at_equal_kl(published: Published, readme: str) -> None:
+    at = published.section.equal_kl[2.0]
+    simpo, orpo, kto, dpo, ppo, lora, rlaif = (
+        brief(at[name].gain.value) for name in ("simpo", "orpo", "kto", "dpo", "ppo", "ppo_lora", "rlaif")
     )
-    assert f"At 2 nats ORPO gains {orpo}, SimPO {simpo}, KTO {kto}, DPO {dpo}, PPO {ppo} and RLOO {rloo}" in readme
-    measured = {kl: {name for name, found in each.items() if found.rank} for kl, each in at.items()}
-    behind = {kl: [name for name in measured[kl] if at[kl][name].rank[0] > 1] for kl in at}  # type: ignore[index]
-    lora, rlaif = at[2.0]["ppo_lora"], at[1.0]["rlaif"]
-    assert f"of nine methods only PPO with LoRA, with {brief(lora.gain.value)}, is not the best" in readme
-    assert (len(measured[2.0]), behind[2.0]) == (9, ["ppo_lora"])
-    assert f"at 1 nat RLAIF, with {brief(rlaif.gain.value)}, is not" in readme
-    assert behind[1.0] == ["rlaif"]
-    assert "By the area under the curve to 2 nats RLAIF is behind five of the seven that are measured" in readme
+    assert f"At 2 nats SimPO gains {simpo}, ORPO {orpo}, KTO {kto}, DPO {dpo} and PPO {ppo};" in readme
+    assert f"of nine methods PPO with LoRA ({lora}) and RLAIF ({rlaif}) are not the best." in readme
+    spans = {name: found.rank for name, found in at.items() if found.rank}
+    assert len(spans) == 9
+    assert {name for name, (first, _) in spans.items() if first > 1} == {"ppo_lora", "rlaif"}
+    assert "By the area to 2 nats KTO, SimPO, ORPO and DPO may be the best, and PPO, GRPO and RLAIF are behind." in readme
     to, areas = published.section.areas
-    ranks = {name: rank for name, (_, rank) in areas.items() if rank}
-    assert (to, len(ranks), ranks["rlaif"]) == (2.0, 7, (6, 7))
+    firsts = {name: rank[0] for name, (_, rank) in areas.items() if rank}
+    assert to == 2.0
+    assert {name for name, first in firsts.items() if first == 1} == {"kto", "simpo", "orpo", "dpo"}
+    assert {name for name, first in firsts.items() if first > 1} == {"ppo", "grpo", "rlaif"}
+
+
+def test_nearly_all_gain_more_than_drift(published: Published, readme: str) -> None:
+    found, beyond = published.section.equal_kl[2.0], published.section.drift.rows
+    for control, count, told in (
+        ("drift_rloo", 15, "15 that were paid random rewards have removed {} to {} at 2 nats"),
+        ("drift_dpo", 8, "eight that learned verdicts by coin {} to {}"),
+    ):
+        drawn = [one.gain.value for name, one in found.items() if name.startswith(control) and one.gain.value is not None]
+        assert len(drawn) == count
+        assert told.format(brief(min(drawn), 2), brief(max(drawn), 2)) in readme
+    above = [name for name in published.ranked if beyond[name].above]
+    assert "Nine of the ten gain more than both kinds at their own KL, after correction" in readme
+    assert [name for name in published.ranked if name not in above] == ["rlaif"]
+    shares = [beyond[name].drift / beyond[name].gain for name in above]
+    assert f"drift alone would give {min(shares):.0%} to {max(shares):.0%} of their gain" in readme
+    assert "RLAIF is not shown to: only two draws came as far." in readme
+    assert (beyond["rlaif"].control, beyond["rlaif"].draws) == ("drift_dpo", 2)
 
 
 def test_every_ranked_method_is_better_than_the_control(published: Published, readme: str) -> None:
     methods = [row for row in published.section.rows if row.part == "method"]
-    assert "13 methods with [settings chosen by one rule](docs/rules.md#tuning), five seeds each (PPO with LoRA three)" in readme
+    assert (
+        "13 methods with [settings chosen by one rule](docs/rules.md#tuning), five seeds each (PPO with LoRA three)" in readme
+    )
     assert len(methods) == 13
     assert {row.name: row.seeds for row in methods if row.seeds != 5} == {"ppo_lora": 3}
     assert all(
         "8 trials on validation prompts, by largest_gain" in str(c.notes["tuning"]) for row in methods for c in row.cards
     )
-    assert "Each of the eleven ranked methods removes more toxicity than the control" in readme
-    assert f"under the same budget and removes {gains(published, 'sft_chosen')[0]}" in readme
-    assert len(published.ranked) == 11
+    assert "Each of the ten removes more than the control" in readme
+    assert f"under the same budget ({gains(published, 'sft_chosen')[0]})." in readme
     assert all(published.pair(name, "sft_chosen").resolved for name in published.ranked)
     control = published.resamples("sft_chosen")
     assert np.mean([published.resamples(name) > control for name in published.ranked], axis=1).min() >= 0.95
@@ -369,62 +403,28 @@ def test_every_ranked_method_is_better_than_the_control(published: Published, re
     assert nearest == "trl_dpo"
 
 
-def test_nearly_all_gain_more_than_drift(published: Published, readme: str) -> None:
-    found, beyond = published.section.equal_kl[2.0], published.section.drift.rows
-    for control, count, told in (
-        ("drift_rloo", 15, "15 that were paid random rewards have removed {} to {} at 2 nats"),
-        ("drift_dpo", 8, "eight that learned from verdicts by coin {} to {}"),
-    ):
-        drawn = [one.gain.value for name, one in found.items() if name.startswith(control) and one.gain.value is not None]
-        assert len(drawn) == count
-        assert told.format(brief(min(drawn), 2), brief(max(drawn), 2)) in readme
-    above = [name for name in published.ranked if beyond[name].above]
-    assert "At their own KL ten of the eleven gain more than both kinds of drift" in readme
-    assert [name for name in published.ranked if name not in above] == ["rlaif"]
-    shares = [beyond[name].drift / beyond[name].gain for name in above]
-    assert f"drift alone would give {min(shares):.0%} to {max(shares):.0%} of the gain" in readme
-    assert "Of RLAIF it is not shown: two draws came as far" in readme
-    assert (beyond["rlaif"].control, beyond["rlaif"].draws) == ("drift_dpo", 2)
-
-
-def test_kto_and_rloo_remove_nearly_all_and_end_far_from_the_base(published: Published, readme: str) -> None:
-    relative = {
-        name: pooled_estimate(published.cards[name], "toxicity_reduction_relative", (-1.0, 1.0)).value or 0.0
-        for name in ("kto", "rloo")
-    }
-    low, high = sorted(f"{value:.0%}" for value in relative.values())
-    kto, rloo, dpo = kls(published, "kto", "rloo", "dpo")
-    said = f"**KTO and RLOO remove {low.rstrip('%')} to {high} of the toxicity, and end far from the base:** {kto} and {rloo} nats"
-    assert said in readme
-    assert f"where DPO is at {dpo}. Both are told apart from DPO and ORPO at the end of the budget." in readme
-    for name in ("kto", "rloo"):
-        assert published.pair(name, "dpo").resolved
-        assert published.pair(name, "orpo").resolved
-        assert np.mean(published.resamples(name) > published.resamples("dpo")) >= 0.95
-
-
-def test_ppo_is_told_apart_from_few_ranked_methods(published: Published, readme: str) -> None:
-    (ppo, rloo), (near, far) = gains(published, "ppo", "rloo"), kls(published, "ppo", "rloo", digits=1)
-    assert f"It removes {ppo} at {near} nats, RLOO {rloo} at {far}." in readme
-    assert "**PPO is told apart from no ranked method.**" in readme
-    assert not any(published.pair("ppo", name).resolved for name in published.ranked if name != "ppo")
-    assert "Its seeds differ most" in readme
-    spread = {name: float(published.table(name).mean(1).std()) for name in published.ranked}
-    assert max(spread, key=lambda name: spread[name]) == "ppo"
+def test_ppo_is_not_ahead(published: Published, readme: str) -> None:
+    (ppo,), (near,) = gains(published, "ppo"), kls(published, "ppo", digits=1)
+    assert f"**PPO is not ahead**: {ppo} at {near} nats, told apart from KTO alone, and behind by area." in readme
+    assert [name for name in published.ranked if name != "ppo" and published.pair("ppo", name).resolved] == ["kto"]
+    assert (published.section.areas[1]["ppo"][1] or (1, 1))[0] > 1
 
 
 def test_settings_that_passed_a_gate_in_tuning_fail_it_elsewhere(published: Published, readme: str) -> None:
-    names = ("online_dpo", "iterative_dpo")
-    (online, iterative), (far, near) = gains(published, *names), kls(published, *names)
+    names = ("rloo", "online_dpo", "iterative_dpo")
+    rloo, online, iterative = (
+        f"{gain} at {kl}" for gain, kl in zip(gains(published, *names), kls(published, *names, digits=1), strict=True)
+    )
     assert (
-        f"Online DPO ({far} nats, little diversity) and iterative DPO ({near} nats, twice the perplexity) remove {online} and "
-        f"{iterative}" in readme
+        f"RLOO ({rloo} nats; one seed of five, for perplexity), online DPO ({online}; diversity) and iterative DPO "
+        f"({iterative}; perplexity) have no rank." in readme
     )
     assert {row.algorithm for row in published.section.rows if row.part == "method" and row.gated} == set(names)
     gates = [
-        {flag.text.split()[0] for c in published.cards[name] for flag in c.flags if flag.kind == "gate"} for name in names
+        [flag.text.split()[0] for c in published.cards[name] for flag in c.flags if flag.kind == "gate"] for name in names
     ]
-    assert gates == [{"distinct_2"}, {"perplexity"}]
+    assert [set(each) for each in gates] == [{"perplexity"}, {"distinct_2"}, {"perplexity"}]
+    assert len(gates[0]) == 1
     for name in names:
         record = json.loads((ROOT / "results" / "tuning" / "nano" / f"{name}.json").read_text())
         assert [trial["gates"] for trial in record["trials"] if trial["settings"] == record["chosen"]] == [[]]
@@ -437,14 +437,18 @@ def test_best_of_n_removes_most_at_a_small_kl(published: Published, readme: str)
     assert published.rows["best_of_n"].place == "inference"
 
 
-def test_what_the_boards_do_not_say_is_counted(published: Published, readme: str) -> None:
+def test_what_the_board_tells_and_which_claims_hold_is_counted(published: Published, readme: str) -> None:
     pairs = published.section.ranking.pairs
     told = sum(pair.resolved for pair in pairs.values())
-    best = sum(row.rank is not None and row.rank[0] == 1 for row in published.section.rows)
-    assert (
-        f"The board tells {told} of the {len(pairs)} pairs apart at the end of the budget, and {best} of the "
-        f"{len(published.ranked)} methods may be the best" in readme
-    )
+    assert f"Of {len(pairs)} pairs {told} are told apart at the end of the budget." in readme
+    page = (ROOT / "results" / "findings" / "README.md").read_text()
+    verdicts = re.findall(r"^## (.+): (.+)$", page, re.MULTILINE)
+    said = "one holds here (length is exploited), one does not (RLAIF about equals RLHF), and [eleven are not shown]"
+    assert f"**Of {len(verdicts)} claims of the literature** {said}" in readme
+    assert [name for name, verdict in verdicts if verdict == "holds"] == ["length"]
+    assert [name for name, verdict in verdicts if verdict == "**does not hold**"] == ["RLAIF"]
+    assert [verdict for _, verdict in verdicts].count("**not shown**") == 11
+    assert page == report(Bench()), "the cards say what the page says"
 
 
 def test_the_bill_of_ppo_is_as_told(published: Published, readme: str) -> None:
