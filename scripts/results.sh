@@ -10,7 +10,7 @@
 #   bash scripts/results.sh ladder          # nano at three budgets, to results/ladder: crossings
 #   bash scripts/results.sh bases           # nano on three SFT bases, to results/bases: what the base's chance adds
 #   bash scripts/results.sh trl_ppo         # PPO beside that of TRL 1.12, to results/findings/trl_ppo.json
-# Beside the list: tuning_main and nano_main take the main methods alone, in a third of the time; second makes a few methods of
+# Beside the list: tuning_main and nano_main take the main methods alone, in half of the time; second makes a few methods of
 # nano again, to results/second, for another machine. Only the cards of these commands are published. After a stop, run it
 # again: what the store holds is not done twice.
 set -euo pipefail
@@ -21,10 +21,10 @@ run() { .venv/bin/isoalign run "$@" threads=1 results=$fresh; }
 sweep() { run -m "$@" hydra/launcher=joblib hydra.launcher.n_jobs=2; }
 
 main=dpo,ipo,kto,rloo,ppo,grpo,simpo,orpo,rlaif,online_dpo,iterative_dpo,trl_dpo # of which README tells
-beside=sft_chosen,best_of_n                                                      # imitation and choice
+beside=sft_chosen,best_of_n,ppo_lora                                             # imitation, choice, and what a finding needs
 pairs=cdpo,robust_dpo,slic,rpo,dpop,tdpo,beta_dpo,exo,nca,apo_zero,apo_down,sppo_hard,tr_dpo,dice
 answers=bco,rso,rft
-reward=ppo_lora,ppo_critic,reinforce,reinforce_pp,remax,dr_grpo,dapo,gspo,cispo,apa,qrpo
+reward=ppo_critic,reinforce,reinforce_pp,remax,dr_grpo,dapo,gspo,cispo,apa,qrpo
 judge=semi_online_dpo,rlhf_then_dpo,xpo,sppo,nash_md
 twins=trl_kto,trl_simpo,trl_orpo,trl_grpo,trl_rloo,trl_online_dpo # with trl_dpo: they take the settings of ours
 others=$pairs,$answers,$reward,$judge,trl_cpo
@@ -41,14 +41,14 @@ tuning() {
 }
 nano_main() {
     run task=nano algorithm=sft
-    sweep task=nano algorithm=$main,$beside seed=0,1,2
+    sweep task=nano algorithm=$main seed=0,1,2,3,4
+    sweep task=nano algorithm=$beside seed=0,1,2
     sweep task=nano algorithm=drift_rloo algorithm.reward_seed="$(seq -s, 0 14)"
     sweep task=nano algorithm=drift_dpo algorithm.verdict_seed="$(seq -s, 0 7)"
 }
 nano() {
     nano_main
     sweep task=nano algorithm=$others,$twins seed=0,1,2
-    sweep task=nano algorithm=$main seed=3,4
     sweep task=nano algorithm=cai task.constitution.file=kindness seed=0,1,2
 }
 second() {

@@ -108,8 +108,8 @@ def _titles(figure: Any, height: float, title: str, subtitle: str) -> None:
         lines = textwrap.wrap(title.partition(". By the area")[0], 88)[:2]
     figure.text(12 / WIDTH, 1 - 12 / height, "\n".join(lines), va="top", fontsize=11.5, fontweight="bold")
     below = 34 if len(lines) == 1 else 52
-    first, *rest = textwrap.wrap(subtitle, 132) or [""]
-    said = "\n".join([first, *([shorten(" ".join(rest), 132)] if rest else [])])
+    first, *rest = textwrap.wrap(subtitle, 120) or [""]
+    said = "\n".join([first, *([shorten(" ".join(rest), 120)] if rest else [])])
     figure.text(12 / WIDTH, 1 - below / height, said, va="top", fontsize=9, color=FAINT)
 
 
@@ -117,7 +117,7 @@ def _gain_label(section: Section, at: float | None, left_out: int) -> str:
     where, end = (
         ("at the end of the budget", "") if at is None else (f"at {in_nats(at)} of KL", " · |: at the end of the budget")
     )
-    more = f" · {left_out} more rows left out" if left_out else ""
+    more = f" · {left_out} more row{'s' * (left_out > 1)} left out" if left_out else ""
     return f"{section.objective.gain_axis} {where}\nbars: 95% intervals{end}{more}"
 
 
