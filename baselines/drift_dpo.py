@@ -18,8 +18,8 @@ class DriftDPO(PairLoss):
     What it changes is what moving away from the base changes, on the same answers: a method has learned what it gains beyond
     that, at equal KL.
 
-    ``verdict_seed``: which coins. The other settings are those of DPO, with a ``beta`` and ``lr`` by which it goes several nats:
-    a drift of 1 nat says nothing of methods at 4.
+    ``verdict_seed``: which coins. The other settings are those of DPO, with a ``beta`` and ``lr`` by which it goes several
+    nats: a drift of 1 nat says nothing of methods at 4.
     """
 
     paper: ClassVar[Paper] = Paper(

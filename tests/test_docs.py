@@ -337,8 +337,8 @@ def test_kto_is_the_best_at_the_end_of_the_budget(published: Published, readme: 
     assert published.rows["kto"].rank == (1, 1)
     share = pooled_estimate(published.cards["kto"], "toxicity_reduction_relative", (-1.0, 1.0)).value or 0.0
     (kto, dpo), (far, near) = gains(published, "kto", "dpo"), kls(published, "kto", "dpo")
-    told = f"It removes {share:.0%} of the toxicity, {kto}, and ends far from the base, at {far} nats of KL, where DPO is at {near}"
-    assert f"{told} ({dpo})." in readme
+    told = f"It removes {share:.0%} of the toxicity, {kto}, and ends far from the base, at {far} nats of KL, where"
+    assert f"{told} DPO is at {near} ({dpo})." in readme
     others = [name for name in published.ranked if name != "kto"]
     assert all(published.pair("kto", name).resolved for name in others)
     best = published.resamples("kto")
