@@ -146,7 +146,7 @@ def make_cards(published: list[Card], folder: Path, rows: int) -> None:
             methods[card.algorithm, settings_of(card)][card.seed] = card
         else:
             write_card(card, folder)
-    whole = [seeds for seeds in methods.values() if len(seeds) == SEEDS]
+    whole = [dict(sorted(seeds.items())[:SEEDS]) for seeds in methods.values() if len(seeds) >= SEEDS]
     others = len({(card.algorithm, settings_of(card)) for card in published if part_of(card) != METHOD})
     for number in range(rows - others):
         first, second = whole[number % len(whole)], whole[number * 7 // len(whole) % len(whole)]
