@@ -10,7 +10,7 @@
 #   bash scripts/results.sh ladder          # nano at three budgets, to results/ladder: crossings
 #   bash scripts/results.sh bases           # nano on three SFT bases, to results/bases: what the base's chance adds
 #   bash scripts/results.sh trl_ppo         # PPO beside that of TRL 1.12, to results/findings/trl_ppo.json
-# Beside the list: tuning_main and nano_main take the main methods alone, in half of the time; second makes a few methods of
+# Beside the list: tuning_main and nano_main take the main methods alone, in less than half of the time; second makes a few methods of
 # nano again, to results/second, for another machine. Only the cards of these commands are published. After a stop, run it
 # again: what the store holds is not done twice.
 set -euo pipefail

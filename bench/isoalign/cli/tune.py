@@ -61,7 +61,7 @@ def tune(
                 continue
             winners.setdefault(name, []).append(winner)
             ends = ", ".join(tuning.at_ends(tried, winner))
-            few = f"; {len(tried)} of {trials} trials, which is all of its space" if len(tried) < trials else ""
+            few = f"; {len(tried)} of {trials} trials: there is no more to try" if len(tried) < trials else ""
             ends = f"; at an end of what was tried: {ends}" if ends else ""
             print(f"chosen: {tuning.line(name, winner)}{ends}{few}", flush=True)
             print(f"  {file}  {record}", flush=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from isoalign import stats
 from isoalign.core.display import clean, scientific
 from isoalign.core.errors import UserError, unknown
 from isoalign.core.objective import TOXICITY, Objective, objective_of
-from isoalign.core.records import Card
+from isoalign.core.records import Card, Flag
 from isoalign.evaluation.card import FAMILY, file_name, read_cards, read_unchanged
 from isoalign.report import side_by_side
 from isoalign.report.board.columns import metric, shown
@@ -81,9 +81,10 @@ def pair_up(first: Sequence[Card], second: Sequence[Card]) -> SideBySide:
     )
     seeds = {f"seeds_{side}": sorted({card.seed for card in cards}) for side, cards in (("a", first), ("b", second))}
     files = {f"cards_{side}": [file_name(card) for card in cards] for side, cards in (("a", first), ("b", second))}
-    flags = {f"flags_{side}": list(map(str, row_flags(cards))) for side, cards in (("a", first), ("b", second))}
-    about = {"task": first[0].task, "paired_on": max(c.n for c in comparisons.values()), **seeds, **files, **flags}
-    return SideBySide((a, b), rows, _footer(first, second, rows, a, b), about)
+    flags = row_flags(first), row_flags(second)
+    told = {f"flags_{side}": list(map(str, own)) for side, own in zip("ab", flags, strict=True)}
+    about = {"task": first[0].task, "paired_on": max(c.n for c in comparisons.values()), **seeds, **files, **told}
+    return SideBySide((a, b), rows, _footer(first, second, rows, {a: flags[0], b: flags[1]}), about)
 
 
 def _check(first: Sequence[Card], second: Sequence[Card]) -> None:
@@ -141,7 +142,11 @@ def verdict(name: str, c: Comparison, p_holm: float | None, a: str, b: str, obje
     return side_by_side.verdict(c, p_holm, a, b, metric(name, objective).higher_is_better)
 
 
-def _footer(first: Sequence[Card], second: Sequence[Card], rows: Sequence[Compared], a: str, b: str) -> str:
+def _footer(
+    first: Sequence[Card], second: Sequence[Card], rows: Sequence[Compared], flags: Mapping[str, Sequence[Flag]]
+) -> str:
+    """What was compared, what it says, and the flags of both sides, by name."""
+    a, b = flags
     prompts = max(row.difference.n for row in rows)
     seeds = [len({card.seed for card in side}) for side in (first, second)]
     counts = " and ".join("one seed" if count == 1 else f"{count} seeds" for count in seeds)
@@ -158,11 +163,10 @@ def _footer(first: Sequence[Card], second: Sequence[Card], rows: Sequence[Compar
     said = {row.name: row.verdict for row in rows}
     verdicts = [f"{name}: {said[name]}" for name in (objective_of(first[0]).level, "kl") if name in said]
     lines += ["; ".join(verdicts) + "."] if verdicts else []
-    flagged = {name: list(map(str, row_flags(cards))) for name, cards in ((a, first), (b, second))}
-    gated = [name for name, cards in ((a, first), (b, second)) if any(flag.kind == "gate" for c in cards for flag in c.flags)]
+    gated = [name for name, own in flags.items() if any(flag.kind == "gate" for flag in own)]
     which = f"{' and '.join(gated)} fail{'s' * (len(gated) == 1)}"
     lines += [f"{which} a gate of quality: no board ranks such a method."] if gated else []
-    lines += [f"{name}: {clean('; '.join(flags))}" for name, flags in flagged.items() if flags]
+    lines += [f"{name}: {clean('; '.join(map(str, own)))}" for name, own in flags.items() if own]
     return "\n".join(lines) + "\n"
 
 

@@ -66,8 +66,7 @@ class Row:
             return "gate"
         if self._unranked or self.rank is None:
             return "outdated" if self._unranked else "–"
-        first, last = self.rank
-        return str(first) if first == last else f"{first}–{last}"
+        return "–".join(map(str, sorted({*self.rank})))
 
     @property
     def rankable(self) -> bool:
@@ -121,6 +120,11 @@ class Row:
     def clusters(self) -> int:
         """Number of seeds, or of bases where the task has several: what counts as independent."""
         return len({card.cluster for card in self.cards})
+
+    @property
+    def lone(self) -> bool:
+        """Whether it is by one seed, which says nothing of its method."""
+        return self.clusters == 1 and self.part in (METHOD, CONTROL, INFERENCE)
 
     @property
     def seeds(self) -> int:

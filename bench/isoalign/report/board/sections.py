@@ -25,7 +25,6 @@ from isoalign.report.board.ranking import (
 from isoalign.report.board.rows import (
     CONTROL,
     DRIFT,
-    INFERENCE,
     METHOD,
     REFERENCE,
     UNMETERED,
@@ -127,6 +126,12 @@ class Section:
         rows = {row.name: row.cards for row in self.rows if row.part != REFERENCE}
         return collect(rows, among=[row.name for row in self.rows if row.comparable])
 
+    @property
+    def _ranked_curves(self) -> dict[str, Curves]:
+        """Those of rows that may be ranked by their curves."""
+        rows = [row for row in self.rows if row.rankable and row.current and row.name in self.curves]
+        return {row.name: self.curves[row.name] for row in rows}
+
     @cached_property
     def drift(self) -> DriftOnBoard:
         """What rows gain beyond the controls for drift."""
@@ -135,7 +140,7 @@ class Section:
     @cached_property
     def equal_kl(self) -> dict[float, dict[str, AtKL]]:
         """Rows with curves by name, at each KL of a fixed grid that two of them reach; empty without curves."""
-        ranked = [row.name for row in self.rows if row.rankable and row.current and row.name in self.curves]
+        ranked = list(self._ranked_curves)
         at = {kl: matched(self.curves, kl, ranked) for kl in GRID if sum(reaches(one, kl) for one in self.curves.values()) > 1}
         return at if any(found.gain.value is not None or found.gap for one in at.values() for found in one.values()) else {}
 
@@ -143,8 +148,7 @@ class Section:
     def areas(self) -> tuple[float, dict[str, tuple[Estimate, tuple[int, int] | None]]]:
         """The KL that nine in ten ranked rows reach, by the grid, and for rows whose curve is known so far the mean gain up to
         it, with first and last rank of those that may be ranked."""
-        rows = [row for row in self.rows if row.rankable and row.current and row.name in self.curves]
-        ranked = {row.name: self.curves[row.name] for row in rows}
+        ranked = self._ranked_curves
         to = max((kl for kl in GRID[1:] if kl <= (common_kl(ranked) or 0.0)), default=GRID[0])
         found = areas(self.curves, to) if to > GRID[0] else {}
         spans = standings({name: reading for name, reading in found.items() if name in ranked})
@@ -204,7 +208,7 @@ def _build_section(key: Key, cards: list[Card]) -> Section:
     ranked = [row.name for row in rows if row.rankable and (values[row.name] or gains[row.name].value is not None)]
     others = [row.name for row in rows if row.part != METHOD and not row.gated]
     compared = {name: seeds for name, seeds in values.items() if name in (*ranked, *others)}
-    lone = [row.name for row in rows if row.part in (METHOD, CONTROL, INFERENCE) and row.clusters == 1]
+    lone = [row.name for row in rows if row.lone]
     bases = {row.name: found for row in rows if (found := bases_of(row.cards))}
     ranking = compare_pairwise(compared, ranked, lone, objective.higher_is_better, bases)
     ranks = ranking.ranks({name: gains[name] for name in ranked})

@@ -7,7 +7,7 @@ from isoalign.core.display import clean, escape, plain, scientific
 from isoalign.core.objective import Objective
 from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import metric
-from isoalign.report.board.rows import CONTROL, DRIFT, INFERENCE, METHOD, REFERENCE, Row
+from isoalign.report.board.rows import CONTROL, DRIFT, METHOD, REFERENCE, Row
 from isoalign.report.board.sections import Section
 from isoalign.stats import Comparison
 
@@ -116,7 +116,7 @@ def chance_phrase(section: Section) -> str:
 def pareto_phrase(row: Row) -> str:
     """In which share of resamples a row is on the Pareto frontier, if in one of twenty; "yes" where that is not known, and
     nothing of a method by one seed."""
-    if row.clusters == 1 and row.part in (METHOD, CONTROL, INFERENCE):
+    if row.lone:
         return ""
     if row.on_frontier is None:
         return "yes" if row.pareto else ""
@@ -125,7 +125,7 @@ def pareto_phrase(row: Row) -> str:
 
 def surely_pareto(row: Row) -> bool:
     """Whether a row is on the Pareto frontier in 95% of resamples; no method is by one seed, which says nothing of others."""
-    if row.clusters == 1 and row.part != REFERENCE:
+    if row.lone:
         return False
     return row.pareto if row.on_frontier is None else row.on_frontier >= 0.95
 
