@@ -19,6 +19,7 @@ export OMP_WAIT_POLICY=PASSIVE
 fresh=results/local/fresh
 run() { .venv/bin/isoalign run "$@" threads=1 results=$fresh; }
 sweep() { run -m "$@" hydra/launcher=joblib hydra.launcher.n_jobs=2; }
+pool() { xargs -P 2 -L 1 .venv/bin/isoalign run threads=1 results=$fresh; } # runs of a line each, two at a time
 
 main=dpo,ipo,kto,rloo,ppo,grpo,simpo,orpo,rlaif,online_dpo,iterative_dpo,trl_dpo # of which README tells
 beside=sft_chosen,best_of_n,ppo_lora                                             # imitation, choice, and what a finding needs
@@ -55,26 +56,28 @@ second() {
     run task=nano algorithm=sft
     sweep task=nano algorithm=trl_online_dpo,online_dpo,trl_dpo,dpo,ppo,kto seed=0,1,2
 }
-drift() { # three draws of each control, on the task of the other words
-    sweep "$@" algorithm=drift_rloo algorithm.reward_seed=0,1,2
-    sweep "$@" algorithm=drift_dpo algorithm.verdict_seed=0,1,2
+drift() { # three draws of each control, on the task of the other words; lines for pool
+    printf "$* algorithm=drift_rloo algorithm.reward_seed=%s\n" 0 1 2
+    printf "$* algorithm=drift_dpo algorithm.verdict_seed=%s\n" 0 1 2
 }
 bases() { # two seeds on each
-    run -m task=nano algorithm=sft task.bases=3 seed=0,1,2
+    printf "task=nano algorithm=sft task.bases=3 seed=%s\n" 0 1 2 | pool
     sweep task=nano algorithm=dpo,kto,ppo,rloo task.bases=3 seed=0,1,2,3,4,5
     sweep task=nano algorithm=drift_rloo algorithm.reward_seed=0,1,2 task.bases=3 seed=0,1,2
 }
 ladder() { # six of the main methods, two seeds; small is there already, in the store
     run task=nano algorithm=sft
-    for budget in tiny small large; do drift task=nano budget=$budget; done
+    for budget in tiny small large; do drift task=nano budget=$budget; done | pool
     sweep task=nano algorithm=dpo,kto,ppo,rloo,rlaif,simpo seed=0,1 budget=tiny,small,large
 }
 known() { # a task with a known reward, of nano's base; with the settings that were chosen on nano (rule 16)
     run task="$1" algorithm=sft
-    for method in ppo rlaif rloo grpo kto dpo sft_chosen; do
-        sweep task="$1" algorithm=$method tuned=nano_$method seed=0,1,2
-    done
-    drift task="$1"
+    {
+        for method in ppo rlaif rloo grpo kto dpo sft_chosen; do
+            printf "task=$1 algorithm=$method tuned=nano_$method seed=%s\n" 0 1 2
+        done
+        drift task="$1"
+    } | pool
 }
 nano_sentiment() { known nano_sentiment; }
 nano_rule() { known nano_rule; }

@@ -121,8 +121,8 @@ def _unfold(data: dict[str, Any], path: Path) -> None:
 
 def _check_inner(card: Card, place: list[str], hint: Any, path: Path) -> None:
     """Check what a mapping of the card holds at some place, if anything."""
-    value: Any = vars(card)
-    for depth, name in enumerate(place):
+    value: Any = getattr(card, place[0])
+    for depth, name in enumerate(place[1:], 1):
         if name not in parse(value, dict[str, Any], ".".join(place[:depth]), path):
             return
         value = value[name]

@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import compress
 
 import numpy as np
 from scipy.special import gammaincinv, ndtri, stdtrit
@@ -180,13 +181,17 @@ class _Table:
         self.cards, self.objective = cards, objective
         points = [point for card in cards for point in card.curve]
         self.prompts = {prompt for point in points for prompt in point.values.get(objective.level, {})}
-        with_proxy = ["kl", objective.level, "proxy_reward"]
-        self.metrics = with_proxy if self._complete(points, with_proxy) else with_proxy[:2]
-        self.whole = self._complete(points, self.metrics)
+        self.metrics = ["kl", objective.level, "proxy_reward"]
+        self.whole = self._complete(points)
+        if not self.whole:
+            self.metrics = self.metrics[:2]
+            self.whole = self._complete(points)
 
-    def _complete(self, points: Sequence[Point], metrics: Sequence[str]) -> set[str]:
-        columns = [point.values.get(metric, {}) for point in points for metric in metrics]
-        return {prompt for prompt in self.prompts if all(_known(column.get(prompt)) for column in columns)}
+    def _complete(self, points: Sequence[Point]) -> set[str]:
+        """The prompts with a value of every metric at every point."""
+        prompts = list(self.prompts)
+        columns = [list(map(point.values.get(metric, {}).get, prompts)) for point in points for metric in self.metrics]
+        return set(compress(prompts, np.isfinite(np.array(columns, dtype=float)).all(0)))
 
     def curves(self, name: str, prompts: Sequence[str], missing: int) -> Curves:
         def column(point: Point, metric: str) -> list[float | None]:
@@ -238,7 +243,3 @@ def percentiles(replicates: Array, method: str = "linear") -> tuple[float | None
         return None, None
     low, high = (float(bound) for bound in np.quantile(known, [TAIL, 1 - TAIL], method=method))  # type: ignore[call-overload]
     return low if math.isfinite(low) else None, high if math.isfinite(high) else None
-
-
-def _known(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)

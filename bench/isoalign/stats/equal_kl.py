@@ -61,7 +61,7 @@ def area(kl: Array, score: Array, to: float) -> Array:
     """The mean score [...] of curves [..., points] over sqrt(KL) from the first KL of `GRID` to another: the area under the
     curve, by its width. NaN where a part of it is not known."""
     places = np.linspace(math.sqrt(GRID[0]), math.sqrt(to), STEPS) ** 2
-    return np.mean([read_off(kl, score, at) for at in places], axis=0)
+    return read_off(kl[..., None, :], score[..., None, :], places).mean(-1)
 
 
 def gap_at(kl: Array, at: float) -> tuple[float, float] | None:
