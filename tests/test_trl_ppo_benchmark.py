@@ -8,16 +8,18 @@ import pytest
 import torch
 
 from isoalign.baselines.ppo import PPO
-from isoalign.core.records import Budget
+from isoalign.core.records import Budget, Card, Estimate, Flag
 from isoalign.models.flops import Shape
 from isoalign.models.scalar_head import left_aligned
 from isoalign.runs.overrides import task_named
 from isoalign.training.lab import session_of
+from test_card import CARD
 from workbench import Bench, Size, make_bench, small
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts" / "benchmarks"))
 
 import trl_ppo
+import trl_ppo_bill
 import trl_ppo_side
 
 POLICY, REWARD = Shape(body=10, attention=1, head=3), Shape(body=11, attention=1, head=0)
@@ -28,7 +30,7 @@ def test_the_passes_of_a_rollout_cost_what_is_worked_out_by_hand() -> None:
     # 152, the reward model's over 5 tokens 2*11*5 + 4*25 = 210. Reading the prompt 2*10*2 + 4*4 + 2*3 = 62, and two more
     # tokens 2 * (20 + 6) + 4 * (2*2 + 3) = 80. Backward passes are twice forward ones.
     hoped = {"sample": 142, "reference": 162, "reward": 210, "value": 152, "updates": 2 * 3 * (162 + 152)}
-    assert trl_ppo.price(POLICY, REWARD, 2, 3, epochs=2) == hoped
+    assert trl_ppo_bill.price(POLICY, REWARD, 2, 3, epochs=2) == hoped
 
 
 @pytest.mark.usefixtures("nothing_saved")
@@ -40,7 +42,7 @@ def test_the_passes_cost_what_our_ppo_with_a_critic_is_billed_for_them(tmp_path:
     trainer = bench.trainer(algorithm, Budget(1e15, steps=2), tmp_path / "work")
     trainer.run("ppo_critic")
     items, reward = trainer.meter.items, bench.source.reward("annotator")
-    bill = {name: 6 * flops for name, flops in trl_ppo.price(trainer.session.policy.shape, reward.shape, 5, 4, 2).items()}
+    bill = {name: 6 * flops for name, flops in trl_ppo_bill.price(trainer.session.policy.shape, reward.shape, 5, 4, 2).items()}
     assert items["policy", "sample"] == 2 * bill["sample"]
     assert items["reference", "forward"] == 2 * bill["reference"]
     assert items["reward", "forward"] - reward.record["flops"]["forward"] == 2 * bill["reward"]
@@ -49,12 +51,25 @@ def test_the_passes_cost_what_our_ppo_with_a_critic_is_billed_for_them(tmp_path:
 
 
 def test_a_budget_covers_iterations_of_prompts_of_mean_length_and_refuses_to_cover_none() -> None:
-    purse = trl_ppo.Purse(100_000, 1000, POLICY, REWARD, [2, 2, 2], 3)
+    purse = trl_ppo_bill.Purse(100_000, 1000, POLICY, REWARD, [2, 2, 2], 3)
     each = 142 + 162 + 210 + 152 + 1884
     assert purse.bill([2, 2], epochs=2) == 1000 + 2 * each
     assert purse.iterations(rollouts=4, epochs=2) == 99_000 // (4 * each) == 9
     with pytest.raises(SystemExit, match="covers no iteration"):
         replace(purse, flops=2000).iterations(4, 2)
+
+
+def test_a_rate_of_a_card_that_fails_a_gate_is_not_chosen_and_an_end_is_gone_beyond() -> None:
+    def card(gain: float, *gates: str) -> Card:
+        return replace(
+            CARD, metrics={"toxicity_reduction": Estimate(gain, None, None, 2)}, flags=[Flag("gate", g) for g in gates]
+        )
+
+    tried = {1e-4: card(0.1), 3e-4: card(0.2), 1e-3: card(0.3, "it repeats itself")}
+    assert trl_ppo.best(tried) == 3e-4
+    assert trl_ppo.best({1e-4: card(0.1, "broken"), 1e-3: card(0.2, "broken")}) == 1e-3
+    assert [trl_ppo.beyond(rate, list(tried)) for rate in tried] == [3e-5, None, 3e-3]
+    assert trl_ppo.beyond(1e-4, [1e-4]) is None
 
 
 def test_equal_settings_are_ours_and_the_others_are_trls_own() -> None:

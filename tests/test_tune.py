@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,14 @@ from omegaconf import OmegaConf
 
 from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
-from isoalign.core.errors import UserError
+from isoalign.core.errors import MachineFailed, UserError
 from isoalign.core.records import Estimate
 from isoalign.data import hub
-from isoalign.evaluation.card import OTHER_BASE
+from isoalign.evaluation.tracks import OTHER_BASE
 from isoalign.runs import tuned
-from isoalign.tools.tuning.search import at_ends, spread
-from isoalign.tools.tuning.space import beyond, points, refused_beyond, space, widened
+from isoalign.tools.tuning import search as search_module
+from isoalign.tools.tuning.search import Search, at_ends, spread
+from isoalign.tools.tuning.space import beyond, further, points, refused_beyond, space, widened
 from isoalign.tools.tuning.trials import RULES, Trial, largest_gain, one_paired_error, one_standard_error, paired
 from workbench import COMMAND, TINY, Terminal, complaint
 
@@ -106,6 +110,12 @@ def test_no_trial_goes_to_a_value_that_the_method_refuses() -> None:
     assert {one["algorithm.draws"] for one in found} == {"2", "4", "8"}
 
 
+def test_a_value_beyond_an_end_is_beyond_it() -> None:
+    assert further(["1e-4", "3e-4"], -1) == "0.0009"
+    assert further(["1.0", "1.1", "1.2"], -1) == ""  # 1.31 is 1 in one digit
+    assert further(["0.10", "0.12"], 0) == "0.08"
+
+
 # -- rules -------------------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +188,7 @@ def test_tuning_tries_each_method_equally_often_and_writes_the_winner_with_its_r
         assert text.splitlines()[:2] == ["# @package _global_", f"# {record['command']}"]
         written = yaml.safe_load(text)
         assert written["tuning"] == "2 trials on validation prompts, by largest_gain"
+        assert shlex.join(written["tuned_with"]) in record["command"]
         assert on_base(place.model) == f"tuned_on: {{weights: '{written['tuned_on']['weights']}', lora: 0, dtype: float32}}\n"
         assert {f"algorithm.{key}": float(value) for key, value in written["algorithm"].items()} == {
             key: float(value) for key, value in chosen.settings.items()
@@ -223,6 +234,7 @@ def test_a_method_of_which_every_trial_fails_is_told_recorded_and_harms_no_other
         (["nobody"], "unknown algorithm 'nobody'"),
         (["sft"], "sft declares no search space"),
         (["dpo", "--rule", "mine"], "unknown rule 'mine'"),
+        (["dpo", "task.evaluation.split=test"], "task.evaluation.split=test: trials are scored on validation prompts"),
         (["dpo", "--trials", "0"], "--trials, --workers and --studies must be 1 or more"),
         (
             ["dpo", "algorithm.lr=1"],
@@ -268,7 +280,9 @@ def test_a_tuned_setting_is_told_on_the_card_unless_another_is_typed_or_the_base
         found: dict[str, Any] = json.loads((theirs.home / done.stdout.splitlines()[-1]).read_text())
         return found["config"]["algorithm"]["beta"], found["notes"]["tuning"]
 
-    assert beta_and_tuning("task=theirs") == (0.25, "9 trials")
+    beta, told = beta_and_tuning("task=theirs")
+    assert beta == 0.25
+    assert told.startswith("9 trials, but not with task.")
     assert beta_and_tuning("task=theirs", "algorithm.lr=0.001") == (0.25, "by hand")
     assert beta_and_tuning("task=theirs", "task.model.lora=2") == (0.1, OTHER_BASE)
     assert beta_and_tuning("task=nano", "task.training.betas=[0.9,0.99]") == (0.1, OTHER_BASE)  # tuned on nano's own model
@@ -281,7 +295,16 @@ def test_a_tuned_setting_is_told_on_the_card_unless_another_is_typed_or_the_base
     ("words", "lr", "tuning"),
     [
         ([], 3e-5, "8 trials on validation prompts, by largest_gain"),
-        (["task.feedback.noise=0.2", "task.model.bf16=true"], 3e-5, "8 trials on validation prompts, by largest_gain"),
+        (
+            ["task.feedback.noise=0.2", "task.model.bf16=true", "task.evaluation.draws=2", "task.training.clip=2"],
+            3e-5,
+            "8 trials on validation prompts, by largest_gain, but not with task.feedback.noise=0.2 task.model.bf16=true",
+        ),
+        (
+            ["task.evaluation.scorer=toxic_classifier"],
+            3e-5,
+            "8 trials on validation prompts, by largest_gain, but not with task.evaluation.scorer=toxic_classifier",
+        ),
         (["task.model.name=smollm2"], 1e-4, OTHER_BASE),
         (["task.model.name=nowhere"], 1e-4, OTHER_BASE),
         (["task.model.lora=8"], 1e-4, OTHER_BASE),
@@ -338,5 +361,55 @@ def test_tuning_on_another_base_does_not_replace_what_was_tuned(terminal: Termin
     conf.mkdir(parents=True)
     (conf / "nano_kto.yaml").write_text("# @package _global_\ntuning: 9 trials\nalgorithm:\n  lr: 1\n")
     line = complaint(terminal(command(terminal, "dpo", "kto")))
-    assert "conf/tuned/nano_kto.yaml holds settings of another base than this one; make a task of this base" in line
+    assert "conf/tuned/nano_kto.yaml holds settings of another base than this search's; make a task of this search's" in line
     assert not terminal.store.exists()
+
+
+def test_tuning_a_changed_task_does_not_replace_what_was_tuned_without_the_change(tmp_path: Path) -> None:
+    plain = Search("nano", 8, "largest_gain", 1, tmp_path)
+    (tmp_path / "tuned").mkdir()
+    file = tmp_path / "tuned" / "nano_kto.yaml"
+    file.write_text(f"tuning: 8 trials\ntuned_on: {json.dumps(plain.base)}\nalgorithm: {{lr: 1}}\n")
+    noisy = replace(plain, settings=("task.feedback.noise=0.4",))
+    assert plain.file("kto", tmp_path) == file
+    with pytest.raises(UserError, match=r"nano_kto.yaml holds settings of other values of the task than this search's"):
+        noisy.file("kto", tmp_path)
+    file.write_text(file.read_text() + 'tuned_with: ["task.feedback.noise=0.4"]\n')
+    assert noisy.file("kto", tmp_path) == file
+    with pytest.raises(UserError, match="than this search's"):
+        plain.file("kto", tmp_path)
+
+
+def test_a_file_that_runs_would_not_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    monkeypatch.setattr(search_module, "folders", lambda: [first, second])
+    (first / "tuned").mkdir(parents=True)
+    search = Search("nano", 8, "largest_gain", 1, tmp_path)
+    assert search.file("kto", second) == second / "tuned" / "nano_kto.yaml"
+    (first / "tuned" / "nano_kto.yaml").write_text(f"tuned_on: {json.dumps(search.base)}\n")
+    with pytest.raises(UserError, match=r"runs read .*first/tuned/nano_kto.yaml before"):
+        search.file("kto", second)
+    assert search.file("kto", tmp_path / "third").parent.parent.name == "third"  # where no run looks
+
+
+def test_a_trial_that_a_signal_ends_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = subprocess.CompletedProcess([], -9, "", "")
+    monkeypatch.setattr(search_module.subprocess, "run", lambda *_, **__: killed)
+    with pytest.raises(MachineFailed, match="a trial of sft was ended by SIGKILL, as where memory runs out"):
+        list(Search("nano", 8, "largest_gain", 1, tmp_path).run(["dpo"], lambda *_: None))
+
+
+def test_trials_are_of_validation_prompts_and_of_no_earlier_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def run(words: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(words)
+        return subprocess.CompletedProcess(words, 1, "", "isoalign: no")
+
+    monkeypatch.setattr(search_module.subprocess, "run", run)
+    search = Search("nano", 8, "largest_gain", 1, tmp_path, settings=("task.evaluation={split: test}",))
+    with pytest.raises(UserError, match="the SFT row failed: no"):
+        list(search.run(["dpo"], lambda *_: None))
+    (words,) = asked
+    assert "tuned=default" in words
+    assert words.index("task.evaluation={split: test}") < words.index("task.evaluation.split=validation")

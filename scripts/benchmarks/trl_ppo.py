@@ -1,15 +1,15 @@
 """PPO of TRL 1.12 beside ours: the same base, reference, reward model, prompts and compute.
 
-    python scripts/benchmarks/trl_ppo.py [--budget small] [--seeds 2] [--rates 1e-4 3e-4 1e-3] [task.KEY=VALUE ...]
+    python scripts/benchmarks/trl_ppo.py [--budget small] [--seeds 2] [--rates 3e-5 1e-4 3e-4 1e-3] [task.KEY=VALUE ...]
 
 Three arms: ours by its defaults; TRL's trainer with the same values wherever a setting means the same; TRL's trainer by its
-own defaults. Each gets the learning rate with the greatest gain on validation prompts (seed 0), and is then scored on test
-prompts, TRL's by `isoalign score`. TRL's arms have ours' rollouts an iteration, and as many iterations as the budget covers:
-the reward model at its price, and each pass by our rules, which charge the head where it is needed (TRL applies it to prompts
-too), and neither an answer's last token, which predicts nothing, nor padding. What differs beside the settings: TRL has a
-value model of its own, which starts from the reward model; it takes log-probabilities from decoding; its losses are means over
-all tokens of a minibatch; it has no warm-up in steps, and clips neither rewards nor gradients. Writes
-results/findings/trl_ppo.json. The command needs a package index for TRL 1.12 and about 15 CPU minutes.
+own defaults. Each gets the learning rate with the greatest gain on validation prompts that fails no gate, of a seed that is
+not compared, and one rate more where the best lies at an end; it is then scored on test prompts, TRL's by `isoalign score`. A
+gap is given where no test card fails a gate. TRL's arms have ours' rollouts an iteration, and as many iterations as the budget
+covers, by the prices of trl_ppo_bill.py. What differs beside the settings: TRL has a value model of its own, which starts from
+the reward model; it takes log-probabilities from decoding; its losses are means over all tokens of a minibatch; it has no
+warm-up in steps, and clips neither rewards nor gradients. Writes
+results/findings/trl_ppo.json. The command needs a package index for TRL 1.12 and about half an hour of CPU time.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from trl_ppo_bill import TRL_EPOCHS, Purse
 from work import ROOT, git, measured, old_trl, processor
 
 from isoalign import stats
@@ -41,18 +42,19 @@ from isoalign.data import assets
 from isoalign.evaluation import samples
 from isoalign.evaluation.card import read_cards
 from isoalign.models import loading
-from isoalign.models.flops import Shape
 from isoalign.models.reward import HeadReward
 from isoalign.report.board.ranking import pooled_estimate
 from isoalign.runs.overrides import task_named
 from isoalign.stages.rounds import FeedbackRounds
 from isoalign.stages.shared import SharedStages
+from isoalign.tools.tuning.space import SEED, ends, further
 from isoalign.training.meter import Meter
 from isoalign.training.purchases import pay_reward_model
 from isoalign.training.session import Session
 
 TRL = "1.12.0"
 TASK, SPLITS = "nano", ("validation", "test")
+RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 GAIN, LEVEL, READ = "toxicity_reduction", "toxicity_mean", ("toxicity_reduction", "kl", "proxy_reward")
 FEWER = ("task.training.snapshots=[]", "task.training.kl_snapshots=[]", "task.evaluation.curve_draws=1")  # no curve is read
 
@@ -72,47 +74,6 @@ def trl_settings(ppo: PPO, task: TaskConfig, equal: bool) -> dict[str, Any]:
     return settings
 
 
-TRL_EPOCHS = 4  # by default
-
-
-def price(policy: Shape, reward: Shape, prompt: int, answer: int, epochs: int) -> dict[str, int]:
-    """FLOPs of one rollout in TRL's trainer by pass. ``prompt``, ``answer``: tokens, the last of which only the reward model
-    need read; the value model is of the reward model's shape."""
-    read, head = [prompt + answer - 1], [answer]
-    policy_read, value_read = policy.forward(read, head), reward.forward(read, [0])
-    update = policy_read + policy.backward(read, head) + value_read + reward.backward(read, [0])
-    return {
-        "sample": policy.prefill([prompt]) + policy.decode([prompt], [answer]), "reference": policy_read,
-        "reward": reward.forward([prompt + answer], [0]), "value": value_read, "updates": epochs * update,
-    }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Purse:
-    """What a budget covers. ``start``: FLOPs of the reward model and its verdicts; ``prompts``: the length of each training
-    prompt in tokens."""
-
-    flops: float
-    start: int
-    policy: Shape
-    reward: Shape
-    prompts: Sequence[int]
-    answer: int
-
-    def bill(self, prompts: Sequence[int], epochs: int) -> int:
-        """FLOPs of a run that answered the prompts of these lengths."""
-        return self.start + sum(
-            sum(price(self.policy, self.reward, prompt, self.answer, epochs).values()) for prompt in prompts
-        )
-
-    def iterations(self, rollouts: int, epochs: int) -> int:
-        """The number of iterations that the budget covers at the mean length. Raises SystemExit for none."""
-        each = (self.bill(self.prompts, epochs) - self.start) / len(self.prompts) * rollouts
-        if (found := int((self.flops - self.start) / each)) < 1:
-            raise SystemExit(f"a budget of {self.flops:.3g} FLOPs covers no iteration: {self.start + each:.3g} are needed")
-        return found
-
-
 def start_cost(shared: SharedStages, folder: Path) -> int:
     """FLOPs of the reward model of the annotator's verdicts, as a method is charged for it."""
     base, meter = shared.base_model(), Meter(Budget(1e18))
@@ -123,6 +84,9 @@ def start_cost(shared: SharedStages, folder: Path) -> int:
 
 def export(shared: SharedStages, folder: Path) -> None:
     """What TRL's side reads, in files that need none of our code. Raises SystemExit for a reward that it can't read."""
+    task = shared.task
+    if task.bases > 1 or task.model.lora or task.model.bf16 or task.model.eos != "masked" or task.rounds.count > 1:
+        raise SystemExit("TRL's side has one base, all its weights in fp32, one round of feedback, and answers that never end")
     base, reward, prompts = shared.base_model(), shared.reward("annotator"), shared.prompts()
     if not isinstance(reward, HeadReward) or reward.translate is not None:
         raise SystemExit("TRL's trainer takes a reward model with a scalar head and the policy's tokenizer alone")
@@ -216,16 +180,21 @@ class Comparison:
             "TRL, its defaults": lambda *words: self.theirs(False, *words),
         }
         for name, card in made.items():
-            tried = {rate: value(card(rate, 0, SPLITS[0]).metrics[GAIN]) for rate in rates}
-            rate = max(tried, key=lambda each: tried[each])
+            tried = {rate: card(rate, SEED, SPLITS[0]) for rate in rates}
+            rate = best(tried)
+            if (further := beyond(rate, rates)) is not None:
+                tried[further] = card(further, SEED, SPLITS[0])
+                rate = best(tried)
             cards[name] = [card(rate, seed, SPLITS[1]) for seed in range(seeds)]
             metrics = {
                 metric: [asdict(each.metrics[metric]) for each in cards[name]] for metric in (GAIN, "kl", "proxy_reward")
             }
             arms[name] = {
-                "validation": tried,
+                "validation": {each: value(one.metrics[GAIN]) for each, one in tried.items()},
+                "validation gates": {each: gates(one) for each, one in tried.items() if gates(one)},
                 "learning rate": rate,
                 "by seed": metrics,
+                "gates": list(map(gates, cards[name])),
                 GAIN: asdict(pooled_estimate(cards[name], GAIN)),
             }
             if name == "ours":
@@ -233,8 +202,27 @@ class Comparison:
             else:
                 arms[name] |= {"trainings": self.records("equal" in name, rate, seeds)}
         for name in list(arms)[1:]:
-            arms[f"ours minus {name}"] = asdict(gap(cards["ours"], cards[name]))
+            gated = any(map(gates, (*cards["ours"], *cards[name])))
+            arms[f"ours minus {name}"] = "a card fails a gate" if gated else asdict(gap(cards["ours"], cards[name]))
         return arms
+
+
+def gates(card: Card) -> list[str]:
+    """The gates that a card fails."""
+    return [flag.text for flag in card.flags if flag.kind == "gate"]
+
+
+def best(tried: Mapping[float, Card]) -> float:
+    """The learning rate of the largest gain among those that fail no gate, or of all where each does."""
+    usable = [rate for rate, card in tried.items() if not gates(card)] or list(tried)
+    return max(usable, key=lambda rate: value(tried[rate].metrics[GAIN]))
+
+
+def beyond(rate: float, rates: Sequence[float]) -> float | None:
+    """The rate beyond the end at which one lies, as `isoalign tune` goes on; None for one that lies at no end."""
+    values = [f"{each:g}" for each in rates]
+    found = [further(values, end) for end in ends({"lr": values}, {"lr": f"{rate:g}"}).values()]
+    return float(found[0]) if found and found[0] else None
 
 
 def gap(ours: Sequence[Card], theirs: Sequence[Card]) -> Estimate:
@@ -264,7 +252,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", default="small", help="of the task by name, or FLOPs")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3], help="learning rates to choose from")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4, 1e-3], help="learning rates to choose from"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "findings" / "trl_ppo.json")
     parser.add_argument("settings", nargs="*", metavar="task.KEY=VALUE")
     arguments = parser.parse_args()

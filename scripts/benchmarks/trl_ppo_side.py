@@ -61,6 +61,7 @@ def main() -> None:
 
     folder, settings, policy = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
     torch.set_num_threads(1)
+    transformers.set_seed(settings["seed"])  # minibatches are drawn by numpy, which the trainer does not seed
     transformers.logging.set_verbosity_error()
     work = json.loads((folder / "work.json").read_text())
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "base", padding_side="left")

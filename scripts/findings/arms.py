@@ -16,6 +16,7 @@ from typing import Any
 from isoalign import stats
 from isoalign.core.records import Card, Estimate
 from isoalign.evaluation import card as cards
+from isoalign.evaluation import tracks
 from isoalign.report.board.rows import DRIFT, newest_versions, outdated_families, settings_of, stage_identity
 from isoalign.report.publish import write_published
 from isoalign.stats import curves, drift, equal_kl
@@ -220,7 +221,7 @@ def _has(card: Card, word: str) -> bool:
     if key in ("task", "algorithm"):
         return bool(getattr(card, key) == value)
     if key == "tuned":
-        return (cards.track(card) == cards.TUNED) != (word == DEFAULT)
+        return (tracks.track(card) == tracks.TUNED) != (word == DEFAULT)
     found: Any = card.config | {"budget": card.budget}
     for part in key.split("."):
         found = found.get(part) if isinstance(found, dict) else None

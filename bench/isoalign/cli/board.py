@@ -13,6 +13,7 @@ from isoalign.core.files import save
 from isoalign.core.json_output import to_json
 from isoalign.core.records import Card
 from isoalign.evaluation import card as cards_on_disk
+from isoalign.evaluation import tracks
 from isoalign.report import as_data, cross_task, leaderboard
 from isoalign.report.board.rows import DRIFT
 from isoalign.report.sweeps import files, sweep_report, text
@@ -27,7 +28,7 @@ from isoalign.runs import failures
 @click.option("--paper", is_flag=True, help="Also write the charts as PDF, and a table in LaTeX and in Markdown.")
 @click.option(
     "--track",
-    type=click.Choice([cards_on_disk.TUNED, cards_on_disk.DEFAULT]),
+    type=click.Choice([tracks.TUNED, tracks.DEFAULT]),
     help="Methods of one track alone; printed, not written.",
 )
 @options.as_json
@@ -76,8 +77,8 @@ def board(
 
 def _of_track(cards: list[Card], track: str) -> list[Card]:
     """The cards of a track, with the reference and the controls for drift, whatever theirs is; empty without a method."""
-    found = [card for card in cards if cards_on_disk.track(card) in ("", track) or card.algorithm in DRIFT]
-    return found if any(cards_on_disk.track(card) and card.algorithm not in DRIFT for card in found) else []
+    found = [card for card in cards if tracks.track(card) in ("", track) or card.algorithm in DRIFT]
+    return found if any(tracks.track(card) and card.algorithm not in DRIFT for card in found) else []
 
 
 def _shown(made: leaderboard.Board, folder: Path, written: list[Path], as_json: bool) -> dict[str, Any]:

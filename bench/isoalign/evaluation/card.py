@@ -12,7 +12,7 @@ from typing import Any
 from isoalign.core import outside_json
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
-from isoalign.core.progress import track as with_bar
+from isoalign.core.progress import track
 from isoalign.core.records import Card, Flag, PromptValues
 from isoalign.core.redaction import redact
 from isoalign.core.store import digest
@@ -20,8 +20,6 @@ from isoalign.core.typed import finite, parse
 from isoalign.evaluation import packs
 from isoalign.evaluation.seals import broken_seals, seal, seals_of
 
-BY_HAND, DEFAULT, TUNED = "by hand", "default", "tuned"  # how a method got its settings: its track
-OTHER_BASE = f"{DEFAULT}; what tuning chose is for another base"
 FORMAT, PUBLISHED = 4, 5
 READS = (1, 2, 3, 4, 5)
 """1 has no values by prompt, curve and seals; up to 2 flags were lines of text; up to 3 nothing was shared; of 5, which is
@@ -182,13 +180,7 @@ def read_unchanged(path: Path) -> Card:
 
 def read_cards(folder: Path) -> list[Card]:
     """Every card of a folder, by file name; none if there is no folder. Raises UserError for one that was changed."""
-    return [read_unchanged(path) for path in with_bar(sorted(Path(folder).glob("*.json")), "reading cards", least=MANY)]
-
-
-def track(card: Card) -> str:
-    """The track of a card: tuned, default or by hand (of cards before November 2026 that may be default); empty for none."""
-    told = str(card.notes.get("tuning") or "")
-    return next((kind for kind in (BY_HAND, DEFAULT) if told.startswith(kind)), TUNED if told else "")
+    return [read_unchanged(path) for path in track(sorted(Path(folder).glob("*.json")), "reading cards", least=MANY)]
 
 
 def file_name(card: Card) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
-import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -13,8 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from isoalign.config.search_path import folders, options
 from isoalign.config.task import ModelConfig
 from isoalign.core.errors import UserError
-from isoalign.evaluation.card import BY_HAND, DEFAULT, OTHER_BASE
+from isoalign.evaluation.tracks import BY_HAND, DEFAULT, OTHER_BASE
 from isoalign.models import loading
+
+_SAME = re.compile(r"task\.(training\.|bases|seed|evaluation\.(?!scorer))")  # settings that change no choice of settings
+NAMES = ("name", "of")  # of an algorithm's yaml: no settings
 
 
 def base_of(model: ModelConfig) -> dict[str, Any]:
@@ -22,11 +25,24 @@ def base_of(model: ModelConfig) -> dict[str, Any]:
     return {"weights": loading.weights_identity(model.name), "lora": model.lora, "dtype": model.dtype}
 
 
-def tuned_settings(task: str, algorithm: str, model: ModelConfig) -> dict[str, Any]:
-    """The settings that tuning chose for an algorithm on a task; empty without any, or where they are of another base."""
-    files = (folder / "tuned" / f"{task}_{algorithm}.yaml" for folder in folders())
-    found: dict[str, Any] = next((yaml.safe_load(file.read_text(encoding="utf-8")) for file in files if file.exists()), {})
-    return found.get("algorithm", {}) if found and found.get("tuned_on") == base_of(model) else {}
+def settings_on(task: str, algorithm: str, model: ModelConfig) -> dict[str, Any]:
+    """The settings of an algorithm on a task, as a run has them: of its yaml, and those that tuning chose on this base."""
+
+    def read(file: str) -> dict[str, Any]:
+        found = next((path for folder in folders() if (path := folder / file).exists()), None)
+        return OmegaConf.to_container(OmegaConf.load(found)) if found else {}  # type: ignore[return-value]
+
+    tuned = read(f"tuned/{task}_{algorithm}.yaml")
+    chosen = tuned.get("algorithm", {}) if tuned and tuned.get("tuned_on") == base_of(model) else {}
+    settings = read(f"algorithm/{algorithm}.yaml") | chosen
+    return {key: value for key, value in settings.items() if key not in NAMES}
+
+
+def _changed(tuned_with: Iterable[str], words: Iterable[str]) -> list[str]:
+    """The settings of the task that were typed for the search alone, or for the run alone."""
+    typed = [word.lstrip("+") for word in words]
+    of_run = {word for word in typed if word.startswith("task.") and not _SAME.match(word)}
+    return sorted({*tuned_with} - {*typed} | of_run - {*tuned_with})
 
 
 def settings_and_tuning(config: DictConfig, model: ModelConfig) -> tuple[dict[str, Any], str]:
@@ -51,5 +67,7 @@ def settings_and_tuning(config: DictConfig, model: ModelConfig) -> tuple[dict[st
             tuning = OTHER_BASE
         elif choice != f"{config.task.name}_{name}":
             tuning = f"{tuning}, as {choice}"
+        if tuning != OTHER_BASE and (changed := _changed(config.tuned_with, words)):
+            tuning = f"{tuning}, but not with {' '.join(changed)}"
     settings: Any = OmegaConf.to_container(config.algorithm, resolve=True)
-    return {key: value for key, value in settings.items() if key not in ("name", "of")}, BY_HAND if typed else tuning
+    return {key: value for key, value in settings.items() if key not in NAMES}, BY_HAND if typed else tuning

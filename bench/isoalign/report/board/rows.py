@@ -10,7 +10,8 @@ from typing import Any
 from isoalign.config.fill import with_defaults
 from isoalign.core.objective import Objective, objective_of
 from isoalign.core.records import Card, Estimate, Flag
-from isoalign.evaluation.card import FAMILY, file_name, track
+from isoalign.evaluation.card import FAMILY, file_name
+from isoalign.evaluation.tracks import track, tuning
 from isoalign.report.board.columns import clip_bounds
 from isoalign.report.board.ranking import pooled_estimate
 
@@ -95,8 +96,7 @@ class Row:
     @property
     def tuning(self) -> str:
         """How its settings were found, in a few words."""
-        texts = {str(card.notes["tuning"]).partition(" on ")[0] for card in self.cards if card.notes.get("tuning")}
-        return "; ".join(sorted(texts))
+        return "; ".join(sorted({tuning(card) for card in self.cards} - {""}))
 
     @property
     def track(self) -> str:

@@ -8,7 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from isoalign.evaluation.card import TUNED, track
+from isoalign.core.records import Card
+from isoalign.evaluation.tracks import TUNED, track
 from isoalign.report.board.rows import METHOD, Row, flatten, task_of
 
 FREE = (
@@ -40,14 +41,15 @@ def _settings(rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _tuning(rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, str]]]:
-    """How tuned rows were tuned: trials and rule."""
-    tuned = {row.name: {str(card.notes.get("tuning")) for card in row.cards if track(card) == TUNED} for row in rows}
-    yield "tuning", {name: _how(texts) for name, texts in tuned.items() if texts}
+    """How tuned rows were tuned: trials and rule, and on which other task."""
+    tuned = {row.name: {_how(card) for card in row.cards if track(card) == TUNED} for row in rows}
+    yield "tuning", {name: " and ".join(sorted(texts)) for name, texts in tuned.items() if texts}
 
 
-def _how(texts: set[str]) -> str:
-    """Trials and rule, without the method whose settings a twin has."""
-    return " and ".join(sorted(re.sub(r"^as \w+, ", "", text) for text in texts))
+def _how(card: Card) -> str:
+    """How a card was tuned, without the method whose settings a twin has, and its own."""
+    told = re.sub(r"^as \w+, ", "", str(card.notes.get("tuning")))
+    return re.sub(rf"(, as \w+)_{re.escape(card.algorithm)}\b", r"\1", told)
 
 
 def _versions(rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from isoalign.core.places import CONF, is_plain
 from isoalign.core.records import Card
-from isoalign.evaluation.card import TUNED, track
+from isoalign.evaluation.tracks import TUNED, track
 from isoalign.report.board.rows import flatten
 
 UNKNOWN = "not known to this version"

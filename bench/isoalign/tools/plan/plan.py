@@ -21,7 +21,7 @@ from isoalign.core.store import Store
 from isoalign.models import loading
 from isoalign.models.flops import Shape
 from isoalign.models.samplers.vllm_sampler import MEMORY
-from isoalign.runs.tuned import tuned_settings
+from isoalign.runs.tuned import settings_on
 from isoalign.stages.sft import NONE, with_adapter
 from isoalign.stages.shared import SharedStages
 from isoalign.tools.plan.accelerators import Accelerator
@@ -165,7 +165,7 @@ class TaskPlan:
         plan = MethodPlan(name, budget, limit)
         try:
             with registry.sandboxed(name):
-                algorithm = registry.with_checked_settings(kind(**tuned_settings(self.task.name, name, self.task.model)))
+                algorithm = registry.with_checked_settings(kind(**settings_on(self.task.name, name, self.task.model)))
             self._fill(plan, algorithm, kinds)
         except UserError as error:
             plan.problem = str(error)

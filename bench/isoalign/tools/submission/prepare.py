@@ -18,8 +18,8 @@ from isoalign.core.progress import track as with_bar
 from isoalign.core.records import Card, Estimate
 from isoalign.core.redaction import redact_text
 from isoalign.core.store import Store
-from isoalign.evaluation.card import track
 from isoalign.evaluation.kept import stage_of
+from isoalign.evaluation.tracks import track
 from isoalign.report.pages.page import commands_block
 from isoalign.tools.submission.checks import Checked, check, source_of
 

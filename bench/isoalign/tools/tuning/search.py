@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +23,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from isoalign.config.evaluation import NONE, WIN_RATE
+from isoalign.config.search_path import folders
 from isoalign.core import stopping
-from isoalign.core.errors import UserError, unknown
+from isoalign.core.errors import MachineFailed, UserError, unknown
 from isoalign.core.files import save
 from isoalign.core.objective import objective_of
 from isoalign.evaluation import card as cards
@@ -34,9 +36,9 @@ from isoalign.tools.tuning.trials import RULES, Settings, Trial, paired
 Scores = dict[str, float]
 
 LEAN = [
-    "task.evaluation.split=validation", "task.evaluation.draws=4", "task.evaluation.curve_draws=1",
-    "task.training.snapshots=[]", "threads=1", "tracking=off",
+    "task.evaluation.draws=4", "task.evaluation.curve_draws=1", "task.training.snapshots=[]", "threads=1", "tracking=off",
 ]  # fmt: skip
+HELD = ["tuned=default", "task.evaluation.split=validation"]  # neither an earlier choice nor an evaluation prompt is seen
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Search:
             raise UserError(unknown("rule", self.rule, list(RULES)))
         if min(self.trials, self.workers, self.studies) < 1:
             raise UserError("--trials, --workers and --studies must be 1 or more")
+        if split := [word for word in self.settings if word.startswith("task.evaluation.split")]:
+            raise UserError(f"{split[0]}: trials are scored on validation prompts; leave it out")
 
     @property
     def seed(self) -> int:
@@ -105,13 +109,26 @@ class Search:
         return tuned.base_of(overrides.task_named(self.task, self._task_settings).model)
 
     def file(self, algorithm: str, conf: Path) -> Path:
-        """The file for the winner's settings. Raises UserError if it holds settings of another base."""
-        file = conf / "tuned" / f"{self.task}_{algorithm}{self._suffix}.yaml"
-        if file.exists() and OmegaConf.to_container(OmegaConf.load(file)).get("tuned_on") != self.base:  # type: ignore[union-attr]
-            raise UserError(
-                f"{file} holds settings of another base than this one; make a task of this base and tune that (a yaml with "
-                f"defaults: [{self.task}], its name and its model), or choose another --conf"
-            )
+        """The file for the winner's settings. Raises UserError if it holds settings of another base or of another search's
+        task, or if runs would read another file."""
+        name = Path("tuned") / f"{self.task}_{algorithm}{self._suffix}.yaml"
+        read = [folder.resolve() for folder in folders()]
+        for folder in read[: read.index(conf.resolve())] if conf.resolve() in read else ():
+            if (folder / name).exists():
+                raise UserError(f"runs read {folder / name} before {conf / name}; remove it, or leave --conf out")
+        file = conf / name
+        if not file.exists():
+            return file
+        old: Any = OmegaConf.to_container(OmegaConf.load(file))
+        for what, is_other in [
+            ("another base", old.get("tuned_on") != self.base),
+            ("other values of the task", old.get("tuned_with", []) != list(self.settings)),
+        ]:
+            if is_other:
+                raise UserError(
+                    f"{file} holds settings of {what} than this search's; make a task of this search's and tune that (a yaml "
+                    f"with defaults: [{self.task}], its name and what differs), or choose another --conf"
+                )
         return file
 
     def run(self, algorithms: Sequence[str], report: Callable[[str, Trial], None]) -> Iterator[tuple[str, list[Trial]]]:
@@ -158,17 +175,24 @@ class Search:
             f"seed={self.seed}",
             f"results={self.results / 'trials'}",
             *LEAN,
+            *self.settings,
+            *HELD,
         ]
         words += [f"store={self.store}"] if self.store else []
-        words += [*self.settings, *self._off, *(f"{key}={value}" for key, value in at.items())]
+        words += [*self._off, *(f"{key}={value}" for key, value in at.items())]
         done = subprocess.run(
             [sys.executable, "-P", "-m", "isoalign", "run", *words], capture_output=True, text=True,
             env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
         )  # fmt: skip
+        lines = [line for line in done.stderr.splitlines() if line.startswith("isoalign: ")]
+        last = (lines or done.stderr.splitlines() or ["no error message"])[-1].removeprefix("isoalign: ")
+        if done.returncode < 0:  # a trial that the machine ended says nothing of its settings
+            raise MachineFailed(
+                f"a trial of {algorithm} was ended by {signal.Signals(-done.returncode).name}, as where memory runs out; try "
+                "--workers 1: the same command goes on, and what was tried is kept"
+            )
         if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.startswith("isoalign: ")]
-            last = (lines or done.stderr.splitlines() or ["no error message"])[-1]
-            return Trial(at, failed=last.removeprefix("isoalign: ")), {}
+            return Trial(at, failed=last), {}
         card = cards.read_card(Path(done.stdout.splitlines()[-1]))
         gates = tuple(flag.text for flag in card.flags if flag.kind == "gate")
         objective = objective_of(card)
@@ -195,9 +219,13 @@ def write(search: Search, algorithm: str, trials: Sequence[Trial], conf: Path) -
         raise UserError(f"no trial of {algorithm} can be chosen: all failed or failed a gate; see {record}")
     file = search.file(algorithm, conf)
     lines = [f"  {key.removeprefix('algorithm.')}: {value}" for key, value in winner.settings.items()]
-    tuning = f"{len(trials)} trials{search.told} on validation prompts, by {search.rule}"
+    failures = sum(bool(trial.failed) for trial in trials)
+    number = f"{len(trials)} trials{f', of which {failures} failed,' if failures else ''}{search.told}"
+    tuning = f"{number} on validation prompts, by {search.rule}"
     head = ["# @package _global_", f"# {search.command(algorithm)}", f"tuning: {tuning}"]
-    text = [*head, f"tuned_on: {json.dumps(search.base)}", "algorithm:", *lines]
+    head += [f"tuned_on: {json.dumps(search.base)}"]
+    head += [f"tuned_with: {json.dumps(search.settings)}"] if search.settings else []
+    text = [*head, "algorithm:", *lines]
     save(file, "\n".join(text) + "\n")
     return replace(winner), file, record
 

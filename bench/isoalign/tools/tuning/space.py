@@ -74,11 +74,11 @@ def widened(space: Mapping[str, Sequence[str]], trials: Sequence[Trial]) -> dict
     wanted = ends(space, best.settings) if best else {}
     if 2 * len(usable) < len(trials) and len(_numbers(space.get(RATE, ()))) > 1:
         wanted[RATE] = 0
-    found = {key: _next(space[key], end) for key, end in wanted.items()}
+    found = {key: further(space[key], end) for key, end in wanted.items()}
     return {key: [value] for key, value in found.items() if value}
 
 
-def _next(values: Sequence[str], end: int) -> str:
+def further(values: Sequence[str], end: int) -> str:
     """The value one beyond the least (0) or largest (-1) of numbers, in the ratio of the two last ones; empty for none."""
     known = sorted(_numbers(values))
     last, before = (known[0], known[1]) if end == 0 else (known[-1], known[-2])
@@ -86,7 +86,8 @@ def _next(values: Sequence[str], end: int) -> str:
         return ""
     value = last * last / before
     text = f"{round(value)}" if all(map(str.isdigit, values)) else f"{float(f'{value:.1g}')}"
-    return text if float(text) not in (0.0, last) else ""
+    is_beyond = float(text) < last if end == 0 else float(text) > last
+    return text if is_beyond and float(text) else ""
 
 
 def _numbers(values: Sequence[str]) -> list[float]:
@@ -122,7 +123,7 @@ def refused_beyond(algorithm: str, space: Mapping[str, Sequence[str]]) -> set[tu
     known, found = {key: values[0] for key, values in space.items() if key.startswith("algorithm.")}, set()
     for key in known:
         numbers = len(_numbers(space[key])) > 1
-        for value in filter(None, (_next(space[key], end) for end in (0, -1) if numbers)):
+        for value in filter(None, (further(space[key], end) for end in (0, -1) if numbers)):
             own = [f"{name.removeprefix('algorithm.')}={text}" for name, text in (known | {key: value}).items()]
             settings = {str(name): one for name, one in OmegaConf.from_dotlist(own).items()}
             try:
