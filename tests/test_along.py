@@ -228,7 +228,7 @@ def test_a_failed_gate_is_shown_and_marked_but_not_ranked() -> None:
     assert lines(report, "Rank")[2] == ["ppo", "3 [1, 3]", "–"]
     assert lines(report, "Order of methods")[0][1:2] == ["2"]
     assert lines(report, "Order of methods")[0][-1] == "ppo"
-    assert "- **Gate:** ppo at 0.15: perplexity 800 (seed 0)" in sweep_page(report)
+    assert "- **Gate:** ppo at 0.15: perplexity 800\n" in sweep_page(report)
 
 
 def test_base_and_control_are_shown_where_they_were_run_and_not_ranked() -> None:

@@ -1,5 +1,6 @@
 """Tasks of several bases: which base a run is of, and boards of which the parts of chance are known."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -51,9 +52,20 @@ def test_no_base_is_one_line() -> None:
 def test_components_of_variance_by_hand() -> None:
     # bases (1, 3) and (5, 7): means 2 and 6 about 4; between 2 x 4 + 2 x 4 = 16 with 1 degree of freedom, within 2 + 2 with 2,
     # so the seeds' variance is 2, and the bases' (16 - 2) / 2 = 7
-    assert stats.components([[[1, 3], [5, 7]]]) == pytest.approx((7, 2))
+    found = stats.components([[[1, 3], [5, 7]]])
+    assert found is not None
+    assert (found.between, found.within, found.share) == pytest.approx((7, 2, 7 / 9))
+    # the ratio of mean squares is 8, with 1 and 2 degrees of freedom; quantiles of F are 38.506 and .00125 (1/799.5)
+    assert found.low == 0
+    assert found.high == pytest.approx((8 * 799.5 - 1) / (8 * 799.5 + 1), abs=1e-5)
     # a second method without a difference between its bases: between 16 with 2, within 8 with 4; (8 - 2) / 2
-    assert stats.components([[[1, 3], [5, 7]], [[0, 2], [2, 0]]]) == pytest.approx((3, 2))
+    found = stats.components([[[1, 3], [5, 7]], [[0, 2], [2, 0]]])
+    assert found is not None
+    assert (found.between, found.within) == pytest.approx((3, 2))
+    still = stats.components([[[1, 1], [5, 5]]])
+    assert still is not None
+    assert (still.share, still.low, still.high) == (1, 1, 1)
+    assert stats.components([[[1, 1], [1, 1]]]) is None, "nothing varies"
     assert stats.components([[[1], [5]]]) is None, "one seed on each"
     assert stats.components([[[1, 3]]]) is None, "one base"
 
@@ -146,10 +158,27 @@ def test_a_board_says_which_share_of_chance_is_the_bases_and_it_is_so() -> None:
         (section,) = leaderboard.build_board(cards).sections
         assert section.chance
         found.append(section.chance)
-    assert "between bases and" in leaderboard.build_board(cards).terminal()
-    between, within = np.mean(found, axis=0)
-    assert between == pytest.approx(0.04**2, rel=0.2)
-    assert within == pytest.approx(0.02**2 + 0.02**2 / PROMPTS, rel=0.2)
+    said = " ".join(leaderboard.build_board(cards).terminal().split())
+    assert f"{section.chance.share:.0%} is between bases (95% interval: {section.chance.low:.0%} to" in said
+    assert np.mean([one.between for one in found]) == pytest.approx(0.04**2, rel=0.2)
+    assert np.mean([one.within for one in found]) == pytest.approx(0.02**2 + 0.02**2 / PROMPTS, rel=0.2)
+    twice = [replace(one, key=f"{one.key}again") for one in cards]
+    (section,) = leaderboard.build_board([*cards, *twice]).sections
+    assert section.chance == found[-1], "cards of one seed are one run"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize("common", [True, False])
+def test_the_interval_of_the_share_of_bases_holds_it_on_19_of_20_boards(share: float, common: bool) -> None:
+    """Three bases, two seeds on each, four methods; what a base adds is the same for all methods, or differs."""
+    rng, held, boards = np.random.default_rng(4), 0, 400
+    for _ in range(boards):
+        bases = rng.normal(0, math.sqrt(share), (1 if common else 4, 3, 1))
+        table = bases + rng.normal(0, math.sqrt(1 - share), (4, 3, 2))
+        found = stats.components(table.tolist())
+        assert found is not None
+        held += found.low <= share <= found.high
+    assert held / boards >= 0.93
 
 
 def on_bases(name: str, level: float, lifts: Sequence[float], bases: tuple[int, ...] = (0, 1, 2), kl: float = 1.0) -> Curves:

@@ -92,7 +92,7 @@ def difference_data(c: Comparison) -> dict[str, Any]:
 
 def cross_task_data(found: CrossTask) -> dict[str, Any]:
     """A report across tasks."""
-    methods = [{"name": m.name, "part": m.part, "iqm": m.iqm, "runs": m.runs} for m in found.methods]
+    methods = [{"name": m.name, "part": m.part, "iqm": m.iqm, "runs": m.runs, "gated": m.gated} for m in found.methods]
     better = [{"a": a, "b": b, "probability": each} for (a, b), each in found.improvement.items()]
     return {"tasks": found.setting, "methods": methods, "improvement": better}
 
@@ -100,7 +100,15 @@ def cross_task_data(found: CrossTask) -> dict[str, Any]:
 def sweep_data(report: SweepReport) -> dict[str, Any]:
     """A report along a setting."""
     rows = [
-        {"value": value, "name": name, "part": row.part, "gated": report.gated(value, name), "score": report.mean(value, name)}
+        {
+            "value": value,
+            "name": name,
+            "part": row.part,
+            "gated": report.gated(value, name),
+            "score": report.mean(value, name),
+            "seeds": row.seeds,
+            "flags": row.flags,
+        }
         for value in report.values
         for name, row in report.sweep.rows[value].items()
     ]
@@ -116,6 +124,7 @@ def sweep_data(report: SweepReport) -> dict[str, Any]:
         "rows": rows,
         "slopes": slopes,
         "crossings": crossed,
+        "left_out": report.sweep.left_out,
     }
 
 

@@ -2,12 +2,14 @@
 surely it beats another. Of toxicity, whose best score is 0, it is the share that is removed."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 
 import numpy as np
+from rich.text import Text
 
 from isoalign import stats
 from isoalign.core.display import clean, escape, grid, scientific
@@ -17,7 +19,7 @@ from isoalign.core.records import Card, Estimate
 from isoalign.evaluation.metrics.metric import with_arrow
 from isoalign.report.board.cells import cell
 from isoalign.report.board.ranking import Pair, bases_of, seeds_of
-from isoalign.report.board.rows import CONTROL, METHOD, REFERENCE, Row, known_mean
+from isoalign.report.board.rows import CONTROL, DRIFT, METHOD, REFERENCE, Row, known_mean
 from isoalign.report.board.sections import Section
 from isoalign.report.leaderboard import build_board
 from isoalign.report.pages.console import plain_table, rendered
@@ -36,19 +38,22 @@ HOW_TO_READ = """\
   run of A scores above one of B on the same task, mean over tasks, ties counted half (Agarwal et al. 2021, "Deep reinforcement
   learning at the edge of the statistical precipice"). Only methods that ran on every task have them.
 - Intervals: 95%, runs resampled within each task, and its prompts for all methods together; none if cards have no values by
-  prompt. Tasks are taken as fixed, not as a sample of tasks. One run per task tells nothing about training and three tell
-  little, so intervals are too narrow: they are lower limits of the uncertainty. Which method is better on a task is decided by
-  that task's board."""
+  prompt, and P(A > B) has none where a task has one run of A or B. Tasks are taken as fixed, not as a sample of tasks. """
+FEW = """\
+One run per task tells nothing about training and three tell little, so intervals are lower limits of the uncertainty. Which \
+method is better on a task is decided by that task's board."""
 
 
 @dataclass(frozen=True)
 class MethodScores:
-    """A method and its scores: ``runs`` by task; ``iqm`` over all of them, None unless it has some on every task."""
+    """A method and its scores: ``runs`` by task; ``iqm`` over all of them, None unless it has some on every task; ``gated``:
+    the tasks on whose boards it fails a gate."""
 
     name: str
     part: str
     runs: dict[str, tuple[float, ...]]
     iqm: Estimate | None = None
+    gated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class CrossTask:
         if self.improvement:
             pairs = [[named[a], named[b], cell(e)] for (a, b), e in self.improvement.items()]
             parts += ["## Probability of improvement", grid(["A", "B", "P(A > B)"], pairs, left=(0, 1))]
-        parts += ["## How to read it", f"{_REDUCTION if self._all_toxicity else _GAIN}\n{HOW_TO_READ}"]
+        parts += ["## How to read it", f"{_REDUCTION if self._all_toxicity else _GAIN}\n{HOW_TO_READ}{FEW}"]
         return "\n\n".join(parts) + "\n"
 
     def terminal(self, width: int = 110) -> str:
@@ -85,15 +90,19 @@ class CrossTask:
             pairs = [[clean(a), clean(b), cell(e)] for (a, b), e in self.improvement.items()]
             title = "probability that a run of A scores above one of B"
             tables.append(plain_table(title, ["A", "B", "P(A > B)"], pairs, 2))
-        return rendered(tables, width)
+        return rendered([*tables, Text(FEW)], width)
 
     @property
     def _all_toxicity(self) -> bool:
         return all(objective.is_toxicity for objective in self.objectives.values())
 
     def _scores(self, method: MethodScores) -> list[str]:
-        every = [method.runs.get(task, ()) for task in self.setting]
-        return [f"{cell(Estimate(known_mean(runs), None, None, 0))} ({len(runs)})" if runs else "–" for runs in every]
+        def shown(task: str) -> str:
+            if runs := method.runs.get(task):
+                return f"{cell(Estimate(known_mean(runs), None, None, 0))} ({len(runs)})"
+            return "gate" if task in method.gated else "–"
+
+        return list(map(shown, self.setting))
 
 
 def cross_task(cards_by_task: Mapping[str, Sequence[Card]]) -> CrossTask:
@@ -110,15 +119,19 @@ def cross_task(cards_by_task: Mapping[str, Sequence[Card]]) -> CrossTask:
     scores, drawn = {}, {}
     bases: dict[tuple[str, str], tuple[int, ...]] = {}
     objectives: dict[str, Objective] = {}
+    gated: dict[str, list[str]] = defaultdict(list)
     for task, cards in sorted(cards_by_task.items()):
         objectives[task] = _with_best(task, cards)
         sections = build_board(cards).sections
-        section = max(sections, key=lambda one: len(_participants(one)))
+        section = max(sections, key=lambda one: sum(row.part == METHOD for row in _participants(one)))
         rows = _participants(section)
         setting[task] = f"{scientific(section.budget.get('flops'))} FLOP, base {section.base or 'unknown'}"
         if len(sections) > 1:
             setting[task] += f" (the largest of {len(sections)} sections of its board)"
         scores[task], drawn[task] = _run_scores(section, rows)
+        for row in section.rows:
+            if row.gated:
+                gated[row.name].append(task)
         parts |= {row.name: row.part for row in rows}
         bases |= {(task, row.name): _bases_scored(section, row) for row in rows}
     methods = []
@@ -126,7 +139,8 @@ def cross_task(cards_by_task: Mapping[str, Sequence[Card]]) -> CrossTask:
         runs = {task: found[name] for task, found in scores.items() if name in found}
         everywhere = len(runs) == len(setting)
         iqm = _estimate(stats.iqm, [list(runs.values())], [[drawn[task][name] for task in runs]]) if everywhere else None
-        methods.append(MethodScores(name, part, {task: tuple(map(float, own)) for task, own in runs.items()}, iqm))
+        every = {task: tuple(map(float, own)) for task, own in runs.items()}
+        methods.append(MethodScores(name, part, every, iqm, tuple(gated[name])))
     methods.sort(key=lambda m: (m.iqm is None, -(m.iqm.value or 0.0) if m.iqm else 0.0, m.name))
     ranked = [m.name for m in methods if m.iqm is not None]
     improvement = {}
@@ -137,7 +151,9 @@ def cross_task(cards_by_task: Mapping[str, Sequence[Card]]) -> CrossTask:
             for each in (scores, drawn)
         )
         paired = [bool(own) for own in shared.values()]
-        improvement[a, b] = _estimate(partial(stats.improvement, paired=paired), arrays, replicates, paired)
+        better = _estimate(partial(stats.improvement, paired=paired), arrays, replicates, paired)
+        alone = any(runs.shape[-1] < 2 for own in arrays for runs in own)  # one run says nothing of others
+        improvement[a, b] = replace(better, low=None, high=None) if alone else better
     return CrossTask(setting, tuple(methods), objectives, improvement)
 
 
@@ -165,7 +181,8 @@ def _estimate(
 
 
 def _participants(section: Section) -> list[Row]:
-    rows = [row for row in section.rows if row.rank is not None or (row.part == CONTROL and row.comparable)]
+    control = [row for row in section.rows if row.part == CONTROL and row.comparable and row.algorithm not in DRIFT]
+    rows = [row for row in section.rows if row.rank is not None or row in control]
     return [row for row in rows if _paired_values(section, row) is not None or _card_scores(row)]
 
 

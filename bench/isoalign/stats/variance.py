@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import fdtri, ndtr, ndtri, stdtrit
 
 from isoalign.stats.intervals import SEED, TAIL, Array
 
@@ -86,11 +86,31 @@ def parts_from(means: Array, methods: Sequence[Shares]) -> Parts:
     return Parts(float(means.mean()), prompts, seeds, freedom, scale, strict)
 
 
-def components(groups: Sequence[Sequence[Sequence[float]]]) -> tuple[float, float] | None:
+@dataclass(frozen=True)
+class Components:
+    """The variance of runs ``between`` bases, and between seeds of one base (``within``); the ``share`` of the first has the
+    95% interval from ``low`` to ``high``."""
+
+    between: float
+    within: float
+    low: float
+    high: float
+
+    @property
+    def share(self) -> float:
+        """That between bases."""
+        return self.between / (self.between + self.within)
+
+
+def components(groups: Sequence[Sequence[Sequence[float]]]) -> Components | None:
     """The variance of runs between bases, and between seeds of one base: a nested analysis of variance, mean squares pooled
     over methods. ``groups``: method to base to values of its runs. None unless methods have two bases or more and
-    bases two runs or more."""
-    between = within = apart = inside = size = 0.0
+    bases two runs or more, and where nothing varies.
+
+    The interval is that of F (Searle, Casella & McCulloch 1992, section 3.6), between bases with as many degrees of freedom as
+    one method has: methods share their bases, so that more of them tell little more of what bases do.
+    """
+    between = within = apart = inside = size = most = 0.0
     for group in groups:
         each = [np.asarray(values, dtype=float) for values in group if len(values)]
         counts = np.array([len(values) for values in each], dtype=float)
@@ -100,11 +120,16 @@ def components(groups: Sequence[Sequence[Sequence[float]]]) -> tuple[float, floa
         between += float(counts @ (means - counts @ means / counts.sum()) ** 2)
         within += float(sum(np.square(values - values.mean()).sum() for values in each))
         apart, inside = apart + len(each) - 1, inside + float(counts.sum()) - len(each)
+        most = max(most, len(each) - 1)
         size += float(counts.sum() - np.square(counts).sum() / counts.sum())
-    if not apart or not inside:
+    if not apart or not inside or not between + within:
         return None
-    seeds = within / inside
-    return max(0.0, (between - apart * seeds) / size), seeds
+    seeds, runs = within / inside, size / apart
+    if not seeds:
+        return Components(between / size, 0.0, 1.0, 1.0)
+    ratio = between / apart / seeds
+    low, high = (max(0.0, ratio / fdtri(most, inside, level) - 1) for level in (1 - TAIL, TAIL))
+    return Components(max(0.0, (between - apart * seeds) / size), seeds, low / (low + runs), high / (high + runs))
 
 
 def drawn_error(sums: Array, n: int, part: Parts) -> Array:

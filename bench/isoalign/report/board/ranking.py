@@ -101,6 +101,16 @@ def bases_of(cards: Sequence[Card]) -> tuple[int, ...]:
     return tuple(sorted({card.base for card in cards if card.base is not None}))
 
 
+def by_base(cards: Sequence[Card], metric: str) -> list[list[float]]:
+    """A metric by base and seed, in the order of `bases_of`; several cards of one seed are averaged."""
+    found: dict[int, dict[int, list[float]]] = {base: {} for base in bases_of(cards)}
+    for card in cards:
+        estimate = card.metrics.get(metric)
+        if card.base is not None and estimate is not None and estimate.value is not None:
+            found[card.base].setdefault(card.seed, []).append(estimate.value)
+    return [[math.fsum(same) / len(same) for same in seeds.values()] for seeds in found.values()]
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if len(known) == len(values) else None

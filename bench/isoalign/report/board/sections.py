@@ -16,6 +16,7 @@ from isoalign.report.board.drift import DriftOnBoard, drift_on_board
 from isoalign.report.board.ranking import (
     Ranking,
     bases_of,
+    by_base,
     clip,
     compare_pairwise,
     pareto_names,
@@ -41,6 +42,7 @@ from isoalign.report.board.rows import (
 from isoalign.report.board.unequal import unequal
 from isoalign.stats.curves import Curves, collect
 from isoalign.stats.equal_kl import GRID, AtKL, areas, common_kl, matched, reaches, standings
+from isoalign.stats.variance import Components
 
 ROLES = ("policy", "reference", "anchor", "teacher", "value", "reward", "judge", "feedback")
 PROTOCOL = {
@@ -100,16 +102,11 @@ class Section:
         return lines
 
     @property
-    def chance(self) -> tuple[float, float] | None:
+    def chance(self) -> Components | None:
         """The variance of a run's gain between bases, and between seeds of one base, of a task with several; None where runs
         are too few to tell."""
-        gain = self.objective.gain
-        groups = [
-            [[e.value for card in row.cards if card.base == base and (e := card.metrics.get(gain)) and e.value is not None]
-             for base in bases_of(row.cards)]
-            for row in self.rows if row.part in (METHOD, CONTROL) and row.comparable and row.algorithm not in DRIFT
-        ]  # fmt: skip
-        return stats.components(groups)
+        rows = [row for row in self.rows if row.part in (METHOD, CONTROL) and row.comparable and row.algorithm not in DRIFT]
+        return stats.components([by_base(row.cards, self.objective.gain) for row in rows])
 
     @property
     def roles(self) -> list[str]:

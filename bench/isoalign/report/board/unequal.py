@@ -28,7 +28,8 @@ def unequal(rows: Sequence[Row]) -> list[str]:
     methods = [row for row in rows if row.part == METHOD]
     untuned = [row.name for row in methods if row.track != TUNED]
     told = [f"not tuned: {', '.join(untuned)}"] if 0 < len(untuned) < len(methods) else []
-    return [*told, *_lines(_settings(ranked)), *_lines(_tuning(ranked)), *_lines(_versions(ranked))]
+    lines = [*_lines(_settings(ranked)), *_lines(_tuning(ranked)), *_lines(_versions(ranked))]
+    return [*told, *lines, *_bases(ranked)]
 
 
 def _settings(rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -50,6 +51,21 @@ def _how(card: Card) -> str:
     """How a card was tuned, without the method whose settings a twin has, and its own."""
     told = re.sub(r"^as \w+, ", "", str(card.notes.get("tuning")))
     return re.sub(rf"(, as \w+)_{re.escape(card.algorithm)}\b", r"\1", told)
+
+
+def _bases(rows: Sequence[Row]) -> Iterator[str]:
+    """The bases, of a task with several, that rows do not share though they have one key: machines make them anew, and differ
+    in the last digits, and then in more."""
+    for stage, what in (("sft", "base"), ("held_out", "held-out pairs of base")):
+        made: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for row in rows:
+            for base, content in {(card.base, card.contents.get(stage, "")[:8]) for card in row.cards}:
+                if base is not None and content:
+                    made[base][content].append(row.name)
+        for base, names in sorted(made.items()):
+            if len(names) > 1:
+                told = "; ".join(f"{content} of {', '.join(each)}" for content, each in sorted(names.items()))
+                yield f"{what} {base} was made more than once: {told}"
 
 
 def _versions(rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, str]]]:

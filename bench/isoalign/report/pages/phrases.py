@@ -107,10 +107,12 @@ def chance_phrase(section: Section) -> str:
     if known and (lacking := sorted(bases - known)):
         seeds = ",".join(map(str, lacking))
         return f"the reference lacks bases, so gains on them are the cards' own: isoalign run -m algorithm=sft seed={seeds}"
-    if section.chance is None or not sum(section.chance):
+    if (found := section.chance) is None:
         return "between bases and seeds not told apart: that takes two bases or more with two seeds or more on each"
-    share = section.chance[0] / sum(section.chance)
-    return f"of the variance of a run's gain {share:.0%} is between bases and {1 - share:.0%} between seeds of one base"
+    return (
+        f"of the variance of a run's gain {found.share:.0%} is between bases (95% interval: {found.low:.0%} to "
+        f"{found.high:.0%}), the rest between seeds of one base"
+    )
 
 
 def pareto_phrase(row: Row) -> str:

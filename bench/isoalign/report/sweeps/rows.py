@@ -11,7 +11,7 @@ from typing import Any
 from isoalign.core.display import clean, plain
 from isoalign.core.errors import UserError
 from isoalign.core.objective import Objective, objective_of
-from isoalign.core.records import Card, Flag
+from isoalign.core.records import Card
 from isoalign.core.store import digest
 from isoalign.evaluation.card import file_name
 from isoalign.report.board.columns import metric
@@ -26,6 +26,8 @@ from isoalign.report.board.rows import (
     newest_versions,
     outdated_families,
     part_of,
+    row_flags,
+    stage_identity,
     task_of,
 )
 from isoalign.report.board.sections import PROTOCOL
@@ -74,7 +76,7 @@ class _Placed:
 
     @property
     def held_out(self) -> str:
-        return str(self.card.notes.get("bases") or self.card.parents.get("held_out", ""))
+        return stage_identity(self.card, "held_out")
 
 
 def collect_sweep(cards: Iterable[Card], key: str) -> Sweep:
@@ -167,9 +169,9 @@ def _setting(card: Card, task: Any, key: str) -> dict[str, Any]:
         "the prompts": digest(sorted(card.values[objective_of(card).level])),
     }
     if not key.startswith(_BASE_SETTINGS):
-        setting["the weights of the SFT base"] = str(card.notes.get("bases") or card.parents.get("sft", ""))
+        setting["the weights of the SFT base"] = stage_identity(card, "sft")
     if key.startswith(("algorithm.", "budget.")):
-        setting["the held-out pairs"] = str(card.notes.get("bases") or card.parents.get("held_out", ""))
+        setting["the held-out pairs"] = stage_identity(card, "held_out")
     return setting
 
 
@@ -279,14 +281,4 @@ def _row(name: str, cards: Sequence[Card], newest: Mapping[str, str]) -> Row:
     objective = objective_of(cards[0])
     shown = (objective.level, *ACCURACIES)
     metrics = {each: pooled_estimate(cards, each, metric(each, objective).bounds) for each in shown}
-    return Row(name, part_of(cards[0]), tuple(cards), metrics, _gates(cards), outdated)
-
-
-def _gates(cards: Sequence[Card]) -> tuple[Flag, ...]:
-    """The failed gates, each with its seeds."""
-    seeds: defaultdict[str, list[int]] = defaultdict(list)
-    for card in cards:
-        for flag in card.flags:
-            if flag.kind == "gate":
-                seeds[flag.text].append(card.seed)
-    return tuple(Flag("gate", f"{text} (seed {', '.join(map(str, own))})") for text, own in seeds.items())
+    return Row(name, part_of(cards[0]), tuple(cards), metrics, tuple(row_flags(cards)), outdated)

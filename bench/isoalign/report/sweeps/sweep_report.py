@@ -71,6 +71,17 @@ class SweepReport:
         row = self.sweep.rows[value].get(name)
         return row is not None and row.gated
 
+    @property
+    def warnings(self) -> dict[str, list[str]]:
+        """What must be known of rows before they are compared, each with the rows and axis values of which it is said."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for value, rows in self.sweep.rows.items():
+            for row in rows.values():
+                for flag in row.flags:
+                    if flag.kind != "gate":
+                        found[flag.text].append(f"{row.name} at {axis_value(value)}")
+        return dict(found)
+
     def lone(self, name: str) -> bool:
         """Whether a method has one training seed at an axis value, which says nothing of the method."""
         return any(row.clusters == 1 for rows in self.sweep.rows.values() if (row := rows.get(name)))

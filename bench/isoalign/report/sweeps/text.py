@@ -14,6 +14,7 @@ from isoalign.core.records import Estimate
 from isoalign.report.board.cells import cell
 from isoalign.report.board.rows import METHOD, Row, flatten
 from isoalign.report.board.sections import PROTOCOL
+from isoalign.report.board.unequal import unequal
 from isoalign.report.pages.console import plain_table, rendered
 from isoalign.report.pages.page import commands_block
 from isoalign.report.pages.phrases import row_name
@@ -206,10 +207,12 @@ def _setting_lines(report: SweepReport) -> list[tuple[str, str]]:
     lines += [("Missing", missing)] if (missing := _missing(report)) else []
     for value, rows in report.sweep.rows.items():
         lines += [
-            ("Gate", f"{row.name} at {axis_value(value)}: {'; '.join(flag.text for flag in row.flags)}")
+            ("Gate", f"{row.name} at {axis_value(value)}: {'; '.join(flag.text for flag in row.flags if flag.kind == 'gate')}")
             for row in rows.values()
             if row.gated
         ]
+        lines += [("Not equal", f"at {axis_value(value)}: {line}") for line in unequal(list(rows.values()))]
+    lines += [("Warning", f"{text} ({', '.join(where)})") for text, where in report.warnings.items()]
     return lines + [(f"Left out, {why}", " ".join(files)) for why, files in report.sweep.left_out.items()]
 
 
