@@ -120,3 +120,31 @@ def test_one_task_is_no_across() -> None:
         cross_task({"nano": tasks()["nano"]})
     with pytest.raises(UserError, match="no cards"):
         cross_task({})
+
+
+def test_draws_of_drift_neither_choose_a_section_nor_take_part() -> None:
+    cards = tasks()
+    cards["nano"] += [
+        card("drift_rloo", 0.3, budget={"flops": 9e12}, spent={"flops": 9e12}, config={"algorithm": {"reward_seed": draw}},
+             key=f"draw{draw}")
+        for draw in range(5)
+    ]  # fmt: skip
+    cards["nano"] += [card("dpo", 0.05, seed=7, budget={"flops": 9e12}, spent={"flops": 9e12})]
+    found = cross_task(cards)
+    assert found.setting["nano"].startswith("1.00e12 FLOP")
+    assert not [method.name for method in found.methods if "drift" in method.name]
+
+
+def test_one_run_has_no_interval_of_who_is_better_and_a_gate_is_told() -> None:
+    cards = tasks()
+    found = cross_task(cards)
+    one = found.improvement["ppo", "dpo"]
+    assert one.value == pytest.approx(0.5)
+    assert one.low is one.high is None, "smol has one run of each"
+    cards["smol"] += [card(name, level, 1, task="smol") for name, level in (("dpo", 0.31), ("ppo", 0.21))]
+    assert cross_task(cards).improvement["ppo", "dpo"].low is not None
+    cards["smol"] += [card("ppo", 0.2, 2, task="smol", flags=[Flag("gate", "it repeats itself")])]
+    found = cross_task(cards)
+    for page in (found.markdown(), found.terminal()):
+        assert next(line for line in page.splitlines() if "ppo" in line).count("gate") == 1
+    assert "lower limits of the uncertainty" in " ".join(found.terminal().split())

@@ -14,6 +14,7 @@ import pytest
 from isoalign.core.errors import UserError
 from isoalign.core.records import Card, Estimate, Flag
 from isoalign.evaluation import card as cards_on_disk
+from isoalign.report.as_data import sweep_data
 from isoalign.report.sweeps.chart import _spread, sweep_chart
 from isoalign.report.sweeps.rows import collect_sweep
 from isoalign.report.sweeps.sweep_report import SweepReport, axis_value, sweep_report
@@ -416,3 +417,40 @@ def test_the_command_is_of_one_task(tmp_path: Path, environment: dict[str, str])
             cards_on_disk.write_card(cards_on_disk.sealed(dataclasses.replace(one, task=task)), tmp_path / task)
     said = complaint(typed(environment, "--along", NOISE, "--results", str(tmp_path)))
     assert said == f"isoalign: --along reports on one task: isoalign board TASK --along {NOISE}"
+
+
+def test_bases_of_one_key_that_two_machines_made_are_two_bases() -> None:
+    flops, limits = "budget.flops", {0.05: 3e12, 0.15: 4e12}
+    cards = [
+        card(name, value, toxicity, seed, budget={"flops": limits[value]}, spent={"flops": limits[value]},
+             config={"algorithm": {"lr": 1e-4}, "task": {}}, contents={"sft": "here" * 4, "held_out": "here" * 4},
+             parents={"sft": "base", "held_out": "pairs"})
+        for value, at in MEANS.items() for name, toxicity in at.items() for seed in range(2)
+    ]  # fmt: skip
+    assert collect_sweep(cards, flops).left_out == {}
+    elsewhere = [
+        dataclasses.replace(one, contents={"sft": "there" * 4, "held_out": "here" * 4})
+        if (one.algorithm, one.budget["flops"]) == ("dpo", 3e12) else one
+        for one in cards
+    ]  # fmt: skip
+    swept_here = collect_sweep(elsewhere, flops)
+    assert [len(files) for why, files in swept_here.left_out.items() if "the weights of the SFT base" in why] == [2]
+    assert "dpo" not in swept_here.rows[3e12]
+
+
+def test_what_rows_must_say_and_what_is_unequal_is_said_along_too() -> None:
+    again = [dataclasses.replace(one, key=f"{one.key}b", parents=one.parents | {"train": "older"}) for one in swept(seeds=2)
+             if (one.algorithm, one.config["task"]["feedback"]["noise"]) == ("dpo", 0.05)]  # fmt: skip
+    flagged = [card("kto", value, 0.2, 2, flags=[Flag("warning", "few verdicts")]) for value in MEANS]
+    told = card("ppo", 0.15, 0.5, 2, notes={"tuning": "8 trials on validation prompts, by largest_gain"})
+    report = sweep_report([*swept(seeds=2), *again, *flagged, told], NOISE)
+    page = sweep_page(report)
+    assert "- **Warning:** few verdicts (seed 2) (kto at 0.05, kto at 0.15)" in page
+    assert "- **Warning:** 2 cards of seed 0, averaged, though code, packages or data of their trainings differ" in page
+    assert "- **Not equal:** at 0.15: not tuned: dpo, kto" in page
+    assert "few verdicts" in sweep_text(report)
+    data = sweep_data(report)
+    assert data["left_out"] == report.sweep.left_out
+    assert [flag.text for row in data["rows"] if row["name"] == "kto" for flag in row["flags"]] == [
+        "few verdicts (seed 2)"
+    ] * 2

@@ -146,6 +146,9 @@ def test_an_evaluation_scorer_by_another_label_or_name_is_refused_by_its_weights
     both = shared(tmp_path, evaluation=scorers, feedback={"annotator": f"hf:{folder}#toxicity"})
     with pytest.raises(UserError, match=r"task.feedback.annotator hf:.*#toxicity is an evaluation scorer; choose another ann"):
         both.pairs("annotator")
+    judged = shared(tmp_path, evaluation=scorers, judge={"kind": "scorer", "model": f"hf:{folder}#toxicity"}, feedback={})
+    with pytest.raises(UserError, match=r"task.judge.model hf:.*#toxicity is an evaluation scorer; choose another model"):
+        judged.pairs("judge")
 
 
 def test_labels_of_a_classifier_that_applies_a_sigmoid_are_probabilities_each(hub: Path) -> None:

@@ -54,7 +54,10 @@ def length(higher: bool, scores: Any = None) -> AnswerScorer:
         ({"shaping": {"members": 3}}, "set task.shaping.members=1"),
         ({"shaping": {"length_penalty": 0.1}}, "task.shaping.length_penalty makes the reward another function"),
         ({"shaping": {"clip": 1.0}}, "task.shaping.clip makes the reward another function"),
-        ({"evaluation": {"scorer": "vader", "second_scorer": "vader"}}, "must be another scorer"),
+        (
+            {"evaluation": {"scorer": "vader", "second_scorer": "vader"}},
+            "task.evaluation.second_scorer must be another scorer than vader",
+        ),
         ({"judge": {"kind": "scorer", "model": "polarity"}}, "task.judge.model polarity is an evaluation scorer"),
         ({"judge": {"kind": "scorer"}}, "task.judge.model must name"),
     ],

@@ -25,7 +25,7 @@ from isoalign.evaluation import card as cards
 from isoalign.models import loading
 from isoalign.stages import from_file, overlap, sft
 from isoalign.stages.conversations import PromptTurns
-from isoalign.stages.cutting import Cutter, HeldOut, encode_prompts, fit_of, turns_of
+from isoalign.stages.cutting import Cutter, HeldOut, check_fit, encode_prompts, fit_of, turns_of
 from isoalign.stages.graph import StageGraph
 from isoalign.tools import tasks
 from isoalign.tools.new_task import NewTask
@@ -126,6 +126,21 @@ def test_what_is_cut_and_what_becomes_equal_is_counted_in_tokens_of_the_model(ti
     assert (short.cut, short.equal) == (len(chosen), len(chosen) - 1)
     assert (long.cut, long.equal, long.told) == (0, 0, "")
     assert short.longest == long.longest == max(len(tokenizer(prompt.text)["input_ids"]) for prompt in chosen)
+
+
+def test_evaluated_prompts_that_are_read_as_training_prompts_are_counted(tiny_model: Path) -> None:
+    trained, asked = (
+        [prompts.Prompt(str(i), f"{opening} {i} please answer in one kind word", "mine", "toxic") for i in numbers]
+        for opening, numbers in (("one", range(4)), ("another", range(2, 8)))
+    )
+    cut = Cutter(loading.load_tokenizer(str(tiny_model)), ModelConfig(str(tiny_model), prompt_tokens=6))
+    whole = Cutter(cut.tokenizer, ModelConfig(str(tiny_model), prompt_tokens=200))
+    fit = fit_of(cut, map(turns_of, asked), map(turns_of, trained))
+    assert fit_of(whole, map(turns_of, asked), map(turns_of, trained)).trained == 0
+    assert fit.trained == 6
+    assert "6 of 6 prompts become equal to a training prompt" in fit.told
+    with pytest.raises(UserError, match="become equal to a training prompt"):
+        check_fit(replace(fit, equal=0), "task.prompts, test", cut.model)
 
 
 def chatty(model: Path, folder: Path) -> Any:

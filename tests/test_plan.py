@@ -5,6 +5,7 @@ import json
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from isoalign.core.store import Store
 from isoalign.evaluation import card as cards
 from isoalign.models import loading
 from isoalign.models.language import LanguageModel
+from isoalign.runs import tuned
 from isoalign.runs.overrides import task_named
 from isoalign.tools.plan import memory, run
 from isoalign.tools.plan.accelerators import ACCELERATORS, Accelerator
@@ -114,6 +116,19 @@ def test_a_plan_of_known_lengths_is_the_bill_of_a_run_to_the_last_flop(
     }
     assert (made.meter.steps, made.meter.label_count) == (real.meter.steps, real.meter.label_count)
     assert lora >= 0
+
+
+def test_a_plan_has_the_settings_of_a_method_s_yaml_and_of_its_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = task_named("nano").model
+    (tmp_path / "algorithm").mkdir()
+    (tmp_path / "algorithm" / "dpo.yaml").write_text("name: dpo\nbeta: 0.5\nbatch_size: 256\nlr: 1e-4\n")
+    monkeypatch.setattr(tuned, "folders", lambda: [tmp_path])
+    assert tuned.settings_on("nano", "dpo", model) == {"beta": 0.5, "batch_size": 256, "lr": 1e-4}
+    (tmp_path / "tuned").mkdir()
+    text = f"tuned_on: {json.dumps(tuned.base_of(model))}\nalgorithm: {{lr: 3e-05}}\n"
+    (tmp_path / "tuned" / "nano_dpo.yaml").write_text(text)
+    assert tuned.settings_on("nano", "dpo", model) == {"beta": 0.5, "batch_size": 256, "lr": 3e-5}
+    assert tuned.settings_on("nano", "dpo", replace(model, lora=4))["lr"] == 1e-4
 
 
 def test_leaps_cost_what_walking_does(plans: dict[str, TaskPlan], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -291,3 +291,21 @@ def test_an_embedding_depends_on_its_text_alone() -> None:
     assert torch.equal(embed(texts[::-1]).flip(0), vectors)
     torch.testing.assert_close(embed(texts, batch_size=2), vectors, atol=1e-5, rtol=0)
     torch.testing.assert_close(embed(["word " * 300])[0], vectors[-1], atol=1e-5, rtol=0)  # cut at 256 tokens
+
+
+def test_a_classifier_that_was_saved_with_padding_on_the_left_scores_each_text_alone(tmp_path: Path) -> None:
+    """Positions are counted from the first token, so that padding before a text would move it."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
+
+    _tiny(tmp_path, ["nothate", "hate"])
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, padding_side="left")
+    tokenizer.save_pretrained(tmp_path)
+    labels = {"id2label": {0: "nothate", 1: "hate"}, "label2id": {"nothate": 0, "hate": 1}, "pad_token_id": 0}
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.5, **labels
+    )
+    torch.manual_seed(0)
+    GPT2ForSequenceClassification(config).save_pretrained(tmp_path)
+    scorer = load_scorer(f"hf:{tmp_path}")
+    texts = ["you are kind", "this is a comment number of an idiot and thanks"]
+    assert scorer(texts) == pytest.approx([scorer([text])[0] for text in texts], abs=1e-5)

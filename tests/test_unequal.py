@@ -73,3 +73,22 @@ def test_a_seed_without_a_curve_is_named_and_one_without_a_metric_counts_as_miss
     assert found.unequal == ["dpo: 1 of 3 cards have no curve; readings at equal KL are of the rest"]
     row = next(row for row in found.rows if row.name == "dpo")
     assert (row.seeds, row.estimate("kl").missing, section.unequal) == (3, row.estimate("kl").n, [])
+
+
+def test_settings_of_another_task_are_equal_where_all_rows_have_those_of_their_method() -> None:
+    told = "8 trials on validation prompts, by a"
+    cards = [make(name, notes=make(name).notes | {"tuning": f"{told}, as nano_{name}"}) for name in ("dpo", "kto")]
+    assert said(*cards) == []
+    own = make("ppo", notes=make("ppo").notes | {"tuning": told})
+    assert said(*cards, own) == [f"tuning differs: {told} of ppo; of the others {told}, as nano"]
+
+
+def test_a_base_that_two_machines_made_is_named() -> None:
+    task = {"bases": 2, "seed": 0}
+    cards = [
+        make(name, seed, config=make(name).config | {"task": task}, notes=make(name).notes | {"bases": "2 bases x"},
+             contents={"sft": "elsewhere" if (name, seed) == ("kto", 1) else "here"})
+        for name in ("dpo", "kto") for seed in (0, 1)
+    ]  # fmt: skip
+    (section,) = build_board(cards).sections
+    assert section.unequal == ["base 1 was made more than once: elsewher of kto; here of dpo"]

@@ -31,8 +31,6 @@ def conflict(task: Any) -> str:
         return f"task.shaping.{other[0]} makes the reward another function than the objective; set task.known_reward=false"
     if scores.scorer == WIN_RATE:
         return "task.known_reward needs a scorer of single answers, which task.evaluation.scorer=win_rate is not"
-    if scores.scorer == scores.second_scorer:
-        return f"task.known_reward trains on {scores.scorer}, so task.evaluation.second_scorer must be another scorer"
     return ""
 
 

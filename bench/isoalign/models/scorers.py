@@ -25,6 +25,7 @@ from isoalign.models.flops import shape_of
 
 REWARD = "reward:"  # of the name of a scorer that is a reward model
 EMBEDDED = ("tox_block", "toxic_classifier")
+TOLERANCE = 1e-3  # of a probability: how far apart a text's scores may be alone and in a padded batch
 TOXIC = ("toxic", "toxicity", "hate", "hateful", "offensive")  # names of the main label; the first match is used
 
 
@@ -137,7 +138,20 @@ def _load_hub_scorer(name: str, device: str) -> Scorer:
         lengths = [len(ids) for ids in tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]]
         return shape.forward(lengths, [0] * len(lengths))
 
+    _settle_padding(name, tokenizer, probabilities)
     return Scorer(name, probabilities, batch_size=32, price=price)
+
+
+def _settle_padding(name: str, tokenizer: Any, probabilities: Callable[[Sequence[str]], Tensor]) -> None:
+    """Pad on the side on which a text's score does not depend on the texts beside it: on the left it does where positions are
+    counted from the first token. Raises UserError where it depends on them on both sides."""
+    short, long = "You are kind.", "This is a longer text, of which nobody knows yet how it will be read, and by whom."
+    alone = torch.cat([probabilities([text]) for text in (short, long)])
+    for side in dict.fromkeys((tokenizer.padding_side, "right", "left")):
+        tokenizer.padding_side = side
+        if torch.allclose(probabilities([short, long]), alone, atol=TOLERANCE, equal_nan=True):
+            return
+    raise UserError(f"{name} gives a text another score where a longer one stands beside it; choose another classifier")
 
 
 def _load_classifier(source: str) -> tuple[Any, Any]:

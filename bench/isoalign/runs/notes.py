@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from isoalign.config import known
@@ -41,7 +42,7 @@ MAX_MISSING_SHARE = 0.2  # of the verdicts of a comparing judge
 def make_notes(run: Run) -> dict[str, Any]:
     """The notes of a run's card."""
     config = run.task.evaluation
-    flags = [*training_flags(run), *feedback_flags(run), *score_flags(run), *win_rate_flags(run)]
+    flags = [*training_flags(run), *feedback_flags(run), *score_flags(run.shared.get(run.own_scores())), *win_rate_flags(run)]
     drawn = samples.read_samples(run.shared.get(run.samples))  # reading the prompts themselves takes seconds
     prompts = len({sample.prompt_id for sample in drawn})
     notes = {
@@ -189,6 +190,8 @@ def feedback_flags(run: Run) -> list[Flag]:
     if task.prompts.source:
         fit = json.loads((shared.get(run.preflight) / "preflight.json").read_text())["prompts"]
         losses = [f"{split}: {each['cut']:,} of {each['prompts']:,}" for split, each in fit.items() if each["cut"]]
+        seen = [f"{each['trained']:,} of {each['prompts']:,} {split}" for split, each in fit.items() if each["trained"]]
+        warnings += [f"the model reads {' and '.join(seen)} prompts as it reads a training prompt: they are cut"] * bool(seen)
         skipped = count_skipped(task.prompts)
         warnings += [f"prompts: rows that were skipped (task.prompts.skip={task.prompts.skip}): {skipped:,}"] * bool(skipped)
         cutter = Cutter(task_tokenizer(task.model), task.model)
@@ -218,9 +221,9 @@ def whose_verdicts(task: TaskConfig, models: Sequence[Mapping[str, Any]], unpair
     return warnings
 
 
-def score_flags(run: Run) -> list[Flag]:
-    """A flag for completions without a score, of which no figure by that scorer speaks."""
-    by_scorer = json.loads((run.shared.get(run.own_scores()) / "scores.json").read_text())
+def score_flags(scored: Path) -> list[Flag]:
+    """A flag for completions without a score, of which no figure by that scorer speaks. ``scored``: a stage of scores."""
+    by_scorer = json.loads((scored / "scores.json").read_text())
     flags = []
     for name, scores in by_scorer.items():
         if (missing := scores.count(None)) > MAX_UNSCORED_SHARE * len(scores):

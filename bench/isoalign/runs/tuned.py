@@ -17,6 +17,7 @@ from isoalign.evaluation.tracks import BY_HAND, DEFAULT, OTHER_BASE
 from isoalign.models import loading
 
 _SAME = re.compile(r"task\.(training\.|bases|seed|evaluation\.(?!scorer))")  # settings that change no choice of settings
+BUDGET = "budget=small"  # what holds where none is typed
 NAMES = ("name", "of")  # of an algorithm's yaml: no settings
 
 
@@ -39,10 +40,11 @@ def settings_on(task: str, algorithm: str, model: ModelConfig) -> dict[str, Any]
 
 
 def _changed(tuned_with: Iterable[str], words: Iterable[str]) -> list[str]:
-    """The settings of the task that were typed for the search alone, or for the run alone."""
-    typed = [word.lstrip("+") for word in words]
-    of_run = {word for word in typed if word.startswith("task.") and not _SAME.match(word)}
-    return sorted({*tuned_with} - {*typed} | of_run - {*tuned_with})
+    """The settings of task and budget that were typed for the search alone, or for the run alone."""
+    typed = {word.lstrip("+") for word in words} - {BUDGET}
+    of_run = {word for word in typed if word.startswith(("task.", "budget")) and not _SAME.match(word)}
+    of_search = {*tuned_with} - {BUDGET}
+    return sorted(of_search - typed | of_run - of_search)
 
 
 def settings_and_tuning(config: DictConfig, model: ModelConfig) -> tuple[dict[str, Any], str]:

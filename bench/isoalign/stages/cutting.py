@@ -125,33 +125,42 @@ def _messages(turns: Turns) -> list[dict[str, str]]:
 @dataclass(frozen=True)
 class Fit:
     """How prompts fit a task: their number, the ``median`` and the ``longest`` in tokens before they are cut, how many are
-    ``cut``, and how many are read as the same tokens as an earlier one (``equal``)."""
+    ``cut``, how many are read as the same tokens as an earlier one (``equal``), and how many as those of a training prompt
+    (``trained``)."""
 
     prompts: int
     median: int
     longest: int
     cut: int
     equal: int
+    trained: int = 0
 
     @property
     def told(self) -> str:
         """The losses in words; empty if there are none."""
-        losses = {"are cut": self.cut, "become equal to another one": self.equal}
+        losses = {
+            "are cut": self.cut,
+            "become equal to another one": self.equal,
+            "become equal to a training prompt": self.trained,
+        }
         return " and ".join(f"{count:,} of {self.prompts:,} prompts {what}" for what, count in losses.items() if count)
 
 
-def fit_of(cut: Cutter, asked: Iterable[Turns]) -> Fit:
-    """How prompts fit ``task.model.prompt_tokens``; those whose last turn does not fit at all are not counted."""
+def fit_of(cut: Cutter, asked: Iterable[Turns], trained: Iterable[Turns] = ()) -> Fit:
+    """How prompts fit ``task.model.prompt_tokens``; those whose last turn does not fit at all are not counted. ``trained``:
+    prompts of training, where these are others."""
     fitting = [(ids, len(cut.whole_prompt(turns))) for turns in asked if (ids := cut.prompt(turns)) is not None]
     lengths = sorted(whole for _, whole in fitting) or [0]
     shorter = sum(len(ids) < whole for ids, whole in fitting)
     equal = len(fitting) - len({tuple(ids) for ids, _ in fitting})
-    return Fit(len(fitting), lengths[len(lengths) // 2], lengths[-1], shorter, equal)
+    known = {tuple(cut.prompt(turns) or ()) for turns in trained}
+    seen = sum(tuple(ids) in known for ids, _ in fitting)
+    return Fit(len(fitting), lengths[len(lengths) // 2], lengths[-1], shorter, equal, seen)
 
 
 def check_fit(fit: Fit, where: str, model: ModelConfig) -> None:
     """Raises UserError if too many prompts become equal to another one. ``where``: their file or split."""
-    if fit.equal > MOST_EQUAL * fit.prompts:
+    if max(fit.equal, fit.trained) > MOST_EQUAL * fit.prompts:
         raise UserError(
             f"{where}: {fit.told} with task.model.prompt_tokens={model.prompt_tokens}, which keeps the end of a prompt: raise "
             f"it; the longest has {fit.longest} tokens"

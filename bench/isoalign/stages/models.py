@@ -167,12 +167,13 @@ class TaskModels:
     def scorer_recipe(self, labelled_by: str) -> dict[str, Any]:
         """All that the opinion of an annotator or judge that is a scorer depends on; empty for another one.
 
-        Raises UserError for an annotator of one's own whose weights are an evaluation scorer's.
+        Raises UserError for an annotator of one's own, or a judge, whose weights are an evaluation scorer's.
         """
         if not (name := self.task.scored_by(labelled_by)):
             return {}
-        own = labelled_by == "annotator" and not self.task.known_reward
-        weights = self.apart("feedback.annotator", name, identity(name)) if own else identity(name)
+        own = labelled_by == "judge" or not self.task.known_reward
+        setting = "judge.model" if labelled_by == "judge" else "feedback.annotator"
+        weights = self.apart(setting, name, identity(name)) if own else identity(name)
         recipe = {"scorer": weights, "higher": self.task.objective.higher_is_better}
         label = name.partition("#")[2] if name.startswith("hf:") else ""  # the weights are the same for each
         return recipe | ({"label": label} if label else {})

@@ -43,7 +43,7 @@ from isoalign.stages.footprint import check_memory
 from isoalign.stages.sft import with_adapter
 from isoalign.training.trl.models import lent
 
-VERSION = 2
+VERSION = 3
 TOLERANCE = 0.03  # of a formula for FLOPs, relative
 SPLITS = tuple(prompts.SPLITS)
 
@@ -87,10 +87,11 @@ def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = Fal
 def _check_prompts(task: TaskConfig) -> dict[str, dict[str, int]]:
     """How the prompts of each split fit. Losses are told; raises UserError where too many prompts become one."""
     tokenizer, report = loading.task_tokenizer(task.model), {}
+    trained = list(map(turns_of, prompts.load_split(task.prompts, "train")))
     for split in SPLITS:
         chosen = prompts.load_split(task.prompts, split)
         encode_prompts(tokenizer, chosen, task.model)  # refuses a last turn that does not fit
-        fit = fit_of(Cutter(tokenizer, task.model), map(turns_of, chosen))
+        fit = fit_of(Cutter(tokenizer, task.model), map(turns_of, chosen), () if split == "train" else trained)
         check_fit(fit, f"task.prompts, {split}", task.model)
         report[split] = asdict(fit)
         if fit.told and task.prompts.source:

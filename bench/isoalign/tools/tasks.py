@@ -30,11 +30,15 @@ def show(task: TaskConfig) -> Iterator[str]:
         f"and answers of up to {model.new_tokens} tokens, {ends}"
     )
     splits = {split: prompts.load_split(task.prompts, split) for split in prompts.SPLITS}
-    fits = {split: fit_of(Cutter(tokenizer, model), map(turns_of, chosen)) for split, chosen in splits.items()}
+    asked = {split: list(map(turns_of, chosen)) for split, chosen in splits.items()}
+    fits = {
+        split: fit_of(Cutter(tokenizer, model), turns, () if split == "train" else asked["train"])
+        for split, turns in asked.items()
+    }
     yield grid(
-        ["prompts", "number", "median tokens", "longest", "cut", "equal once cut", "strata"],
+        ["prompts", "number", "median tokens", "longest", "cut", "equal once cut", "as in training", "strata"],
         [[split, *_numbers(fits[split]), _strata(splits[split])] for split in prompts.SPLITS],
-        left=(0, 6),
+        left=(0, 7),
     )
     for split, fit in fits.items():
         try:
@@ -65,7 +69,7 @@ def _reward(task: TaskConfig) -> str:
 
 
 def _numbers(fit: Fit) -> list[str]:
-    return list(map(count, (fit.prompts, fit.median, fit.longest, fit.cut, fit.equal)))
+    return list(map(count, (fit.prompts, fit.median, fit.longest, fit.cut, fit.equal, fit.trained)))
 
 
 def _strata(chosen: list[prompts.Prompt]) -> str:
