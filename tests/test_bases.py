@@ -144,6 +144,16 @@ def test_methods_on_different_bases_are_not_paired_and_cards_of_other_bases_shar
     assert len(leaderboard.build_board([*cards, *others]).sections) == 2
 
 
+def test_a_base_that_two_machines_made_is_named() -> None:
+    hard = np.random.default_rng(5).beta(0.3, 3, PROMPTS)
+    cards = [
+        replace(card(name, seed, hard, 2), contents={"sft": "elsewhere" if (name, seed) == ("kto", 1) else "here"})
+        for name in ("dpo", "kto") for seed in (0, 1)
+    ]  # fmt: skip
+    (section,) = leaderboard.build_board(cards).sections
+    assert section.unequal == ["base 1 was made more than once: elsewher of kto; here of dpo"]
+
+
 def test_a_board_says_which_share_of_chance_is_the_bases_and_it_is_so() -> None:
     """Of a gain's variance .04^2 is between bases and .02^2 between seeds: 80%."""
     rng = np.random.default_rng(2)

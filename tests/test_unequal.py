@@ -81,14 +81,3 @@ def test_settings_of_another_task_are_equal_where_all_rows_have_those_of_their_m
     assert said(*cards) == []
     own = make("ppo", notes=make("ppo").notes | {"tuning": told})
     assert said(*cards, own) == [f"tuning differs: {told} of ppo; of the others {told}, as nano"]
-
-
-def test_a_base_that_two_machines_made_is_named() -> None:
-    task = {"bases": 2, "seed": 0}
-    cards = [
-        make(name, seed, config=make(name).config | {"task": task}, notes=make(name).notes | {"bases": "2 bases x"},
-             contents={"sft": "elsewhere" if (name, seed) == ("kto", 1) else "here"})
-        for name in ("dpo", "kto") for seed in (0, 1)
-    ]  # fmt: skip
-    (section,) = build_board(cards).sections
-    assert section.unequal == ["base 1 was made more than once: elsewher of kto; here of dpo"]
