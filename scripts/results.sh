@@ -77,6 +77,7 @@ known() { # a task with a known reward, of nano's base; with the settings that w
             printf "task=$1 algorithm=$method tuned=nano_$method seed=%s\n" 0 1 2
         done
         drift task="$1"
+        printf "task=$1 algorithm=drift_rloo algorithm.reward_seed=%s\n" 3 4 5 # some draws do not come to the KL of the methods
     } | pool
 }
 nano_sentiment() { known nano_sentiment; }
