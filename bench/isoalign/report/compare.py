@@ -14,8 +14,9 @@ from isoalign.evaluation.card import FAMILY, file_name, read_cards, read_unchang
 from isoalign.report import side_by_side
 from isoalign.report.board.columns import metric, shown
 from isoalign.report.board.ranking import bases_of, seeds_of
-from isoalign.report.board.rows import REFERENCE, UNMETERED, part_of, row_flags, stage_identity
+from isoalign.report.board.rows import REFERENCE, UNMETERED, Row, part_of, row_flags, stage_identity
 from isoalign.report.board.sections import PROTOCOL
+from isoalign.report.board.unequal import unequal
 from isoalign.report.leaderboard import build_board, different_objectives
 from isoalign.report.side_by_side import Compared, SideBySide, corrected, distinct, versus
 from isoalign.stats import Comparison
@@ -83,8 +84,12 @@ def pair_up(first: Sequence[Card], second: Sequence[Card]) -> SideBySide:
     files = {f"cards_{side}": [file_name(card) for card in cards] for side, cards in (("a", first), ("b", second))}
     flags = row_flags(first), row_flags(second)
     told = {f"flags_{side}": list(map(str, own)) for side, own in zip("ab", flags, strict=True)}
+    both = [Row(name, part_of(cards[0]), tuple(cards), {}, (), {}) for name, cards in ((a, first), (b, second))]
     about = {"task": first[0].task, "paired_on": max(c.n for c in comparisons.values()), **seeds, **files, **told}
-    return SideBySide((a, b), rows, _footer(first, second, rows, {a: flags[0], b: flags[1]}), about)
+    apart = unequal(both)
+    return SideBySide(
+        (a, b), rows, _footer(first, second, rows, {a: flags[0], b: flags[1]}, apart), about | {"unequal": apart}
+    )
 
 
 def _check(first: Sequence[Card], second: Sequence[Card]) -> None:
@@ -117,9 +122,11 @@ def _shared(first: Sequence[Card], second: Sequence[Card]) -> list[str]:
     cards = [*first, *second]
     names = set.intersection(*(set(card.values) for card in cards))
     families = {figure: family for card in cards for family, figures in card.families.items() for figure in figures}
-    mixed = {name for name in names if len({card.versions.get(FAMILY + families.get(name, "")) for card in cards}) > 1}
+    versions = {name for card in cards for name in card.versions if name.startswith(FAMILY)}
+    differ = {name.removeprefix(FAMILY) for name in versions if len({card.versions.get(name) for card in cards}) > 1}
+    mixed = {name for name in names if (families[name] in differ if name in families else differ)}  # old cards name none
     if mixed:
-        odd = ", ".join(sorted({families[name] for name in mixed}))
+        odd = ", ".join(sorted({families[name] for name in mixed if name in families} or differ))
         raise UserError(f"scored with different versions of {odd}; apply the same to all with: isoalign rescore")
     if len({tuple(sorted(card.parents[name] for name in card.parents if name.startswith("reward_"))) for card in cards}) > 1:
         names -= {
@@ -143,9 +150,13 @@ def verdict(name: str, c: Comparison, p_holm: float | None, a: str, b: str, obje
 
 
 def _footer(
-    first: Sequence[Card], second: Sequence[Card], rows: Sequence[Compared], flags: Mapping[str, Sequence[Flag]]
+    first: Sequence[Card],
+    second: Sequence[Card],
+    rows: Sequence[Compared],
+    flags: Mapping[str, Sequence[Flag]],
+    apart: Sequence[str],
 ) -> str:
-    """What was compared, what it says, and the flags of both sides, by name."""
+    """What was compared, what it says, the flags of both sides, by name, and what sets them ``apart`` beside the method."""
     a, b = flags
     prompts = max(row.difference.n for row in rows)
     seeds = [len({card.seed for card in side}) for side in (first, second)]
@@ -167,6 +178,7 @@ def _footer(
     which = f"{' and '.join(gated)} fail{'s' * (len(gated) == 1)}"
     lines += [f"{which} a gate of quality: no board ranks such a method."] if gated else []
     lines += [f"{name}: {clean('; '.join(map(str, own)))}" for name, own in flags.items() if own]
+    lines += [f"Not equal: {clean(line)}." for line in apart]
     return "\n".join(lines) + "\n"
 
 

@@ -80,6 +80,12 @@ def _means(rows: dict[str, list[LogRow]], keys: list[str], name: str) -> dict[st
     return found
 
 
+def _unscored(rows: dict[str, list[LogRow]], keys: list[str], name: str) -> int:
+    """Draws without a score of prompts that have one of others."""
+    each = [[row.scores.get(name) for row in rows[key]] for key in keys]
+    return sum(scores.count(None) for scores in each if scores.count(None) < len(scores))
+
+
 def _sides(
     own: dict[str, list[LogRow]], other: dict[str, list[LogRow]], keys: list[str], name: str
 ) -> tuple[float | None, float | None]:
@@ -107,6 +113,15 @@ def _footer(
         lines.append(f"{worded} prompts are worded differently (template or examples), though their documents are the same.")
     if uneven := sum(len(own[key]) != len(other[key]) for key in keys):
         lines.append(f"{uneven} prompts have another number of draws on each side; their means are compared.")
+    for row in rows:
+        lost = [_unscored(side, keys, row.name) for side in (own, other)]
+        if any(lost):
+            lines.append(f"{row.name}: draws without a score, {lost[0]} of A and {lost[1]} of B; means are of the others.")
+    changed = sorted(
+        name for name in {*first.conditions, *second.conditions} if first.conditions.get(name) != second.conditions.get(name)
+    )
+    if changed:
+        lines.append(f"Answers were given under other conditions on each side: {_some(changed)} differ.")
     return "\n".join(lines) + "\n"
 
 

@@ -6,6 +6,7 @@ tokens but the banned ones, up to the task's length.
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from dataclasses import dataclass
@@ -70,12 +71,20 @@ class Policy:
         """Whether an adapter was trained."""
         return self.trained is not None and (self.trained / ADAPTER).exists()
 
-    def load(self, weights: Path) -> Any:
-        """The model in a folder of the store, in the dtype in which a run evaluates it."""
+    def load(self, weights: Path, dtype: str = "") -> Any:
+        """The model in a folder of the store, in the dtype in which a run evaluates it, or in another one."""
         config, whole = self.task.model, weights == self.trained
         made = weights if (weights / "config.json").exists() else None  # a base without SFT is the model itself
-        model, _ = loading.load_model(config.name, made, config.dtype if whole else config.frozen)
+        model, _ = loading.load_model(config.name, made, dtype or (config.dtype if whole else config.frozen))
         return model
+
+    def tokenizer(self) -> Any:
+        """The tokenizer with the chat template that the run used, and its date; none where it used none."""
+        tokenizer = copy.deepcopy(loading.task_tokenizer(self.task.model))
+        template = tokenizer.chat_template if self.task.model.template != "off" else None
+        dated = isinstance(template, str) and "strftime_now" in template
+        tokenizer.chat_template = f"{tokens.TODAY}{template}" if dated else template
+        return tokenizer
 
 
 def export(card: Card, store: Store, folder: Path, merge: bool = False) -> Path:
@@ -85,9 +94,10 @@ def export(card: Card, store: Store, folder: Path, merge: bool = False) -> Path:
     """
     policy = Policy.of(card, store)
     with new_folder(folder) as work:
-        tokenizer = loading.task_tokenizer(policy.task.model)
+        tokenizer = policy.tokenizer()
         adapter = policy.adapter and not merge
-        model = policy.load(policy.base if policy.adapter or policy.trained is None else policy.trained)
+        dtype = "float32" if policy.adapter and merge else ""  # bf16 would round most of an adapter's update away
+        model = policy.load(policy.base if policy.adapter or policy.trained is None else policy.trained, dtype)
         if policy.adapter and merge:
             model = peft.PeftModel.from_pretrained(model, str(policy.trained)).merge_and_unload()
         model.generation_config = generation = generation_config(tokenizer, model, policy.task)

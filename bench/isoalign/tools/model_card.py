@@ -25,7 +25,7 @@ EMBEDDED = {
 KINDS = {
     "base": "the SFT base, which every method of the task starts from",
     "weights": "all weights, in the dtype in which they were trained",
-    "merged": "all weights, with the adapter that was trained merged into the SFT base",
+    "merged": "all weights in fp32, with the adapter that was trained merged into the SFT base",
     "adapter": "a LoRA adapter, and in the folder base the SFT base under it",
 }
 
@@ -128,8 +128,17 @@ def _loading(contents: Contents) -> str:
         "Log-probabilities are those of the run where these tokens have probability 0. The run read the last "
         f"{model.prompt_tokens} tokens of a prompt, with the tokenizer's start tokens and no end token."
     )
-    text += " The tokenizer has a chat template." if contents.chat else ""
+    text += f" {_template(contents)}" if contents.chat else ""
     return "\n".join(["```python", *lines, "```", "", text])
+
+
+def _template(contents: Contents) -> str:
+    """How the run wrote prompts, where the exported tokenizer has a chat template."""
+    model = contents.task.model
+    call = "`tokenizer.apply_chat_template(turns, add_generation_prompt=True)`"
+    if model.template == "always" or model.template_file:
+        return f"It wrote every prompt as a user's turn in the tokenizer's chat template, {call}: its figures are of that."
+    return f"It wrote conversations in the tokenizer's chat template, {call}, and plain prompts without it."
 
 
 def _licence(name: str) -> str:

@@ -13,6 +13,7 @@ from isoalign.data.logs.log import Log, LogRow, mapping_of, number_of, refuse
 KIND = "Inspect log"
 LETTERS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}  # correct, partly, incorrect, no answer, as Inspect counts them
 ATTACHED = "attachment://"
+CONDITIONS = ("task_version", "task_args", "solver", "solver_args", "model_generate_config")  # under which answers were given
 
 
 def claims(first: Any) -> bool:
@@ -37,7 +38,19 @@ def read(file: Path, values: Sequence[Any]) -> Log:
     rows = tuple(_row(file, number, mapping_of(file, number, each), skipped) for number, each in enumerate(samples, start=1))
     about = log["eval"]
     kept = tuple(row.without(skipped) for row in rows)
-    return Log(file, KIND, str(about.get("task", "")), str(about.get("model", "")), kept, skipped=tuple(sorted(skipped)))
+    return Log(
+        file, KIND, str(about.get("task", "")), str(about.get("model", "")), kept, against=_judges(about),
+        skipped=tuple(sorted(skipped)), conditions={name: told for name in CONDITIONS if (told := about.get(name))},
+    )  # fmt: skip
+
+
+def _judges(about: dict[str, Any]) -> str:
+    """The models by which answers are scored, and how; empty where no model scores."""
+    scorers = about.get("scorers")
+    options = [each.get("options") for each in scorers if isinstance(each, dict)] if isinstance(scorers, list) else []
+    asked = [each for each in options if isinstance(each, dict) and any("model" in name for name in each)]
+    told = {"models": about.get("model_roles"), "scorers": asked}
+    return json.dumps({name: each for name, each in told.items() if each}, sort_keys=True) if any(told.values()) else ""
 
 
 def _row(file: Path, number: int, sample: dict[str, Any], skipped: set[str]) -> LogRow:

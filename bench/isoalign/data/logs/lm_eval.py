@@ -16,6 +16,7 @@ ABOUT = {
     "target_hash",
 }  # fmt: skip
 """What a row has beside its scores."""
+RENAMED = {"perplexity": "log_likelihood"}  # a row has the logarithm, of which the tool makes a perplexity of all rows
 
 
 def claims(first: Any) -> bool:
@@ -36,7 +37,7 @@ def read(file: Path, values: Sequence[Any]) -> Log:
         if (before := seen.setdefault((key, chosen), number)) != number:
             refuse(file, number, f"doc_id {key} with filter {chosen} is already in row {before}; a run was appended: keep one")
         names = row["metrics"] if isinstance(row.get("metrics"), list) else sorted(row.keys() - ABOUT)
-        whole = {str(name): row.get(str(name)) for name in names}
+        whole = {RENAMED.get(str(name), str(name)): row.get(str(name)) for name in names}
         skipped |= {name for name, each in whole.items() if isinstance(each, list | dict | str)}
         scores = {
             f"{name},{chosen}": number_of(file, number, name, each) for name, each in whole.items() if name not in skipped

@@ -34,7 +34,8 @@ class LogRow:
 @dataclass(frozen=True)
 class Log:
     """The rows of a file. ``kind``: the tool; ``task`` and ``name`` of the model, empty where the file does not say;
-    ``against``: whom the scores are against, and by which judge; ``skipped``: metrics that are not one number a row."""
+    ``against``: whom the scores are against, and by which judge; ``skipped``: metrics that are not one number a row;
+    ``conditions``: under which the answers were given, as the file has them."""
 
     file: Path
     kind: str
@@ -43,6 +44,7 @@ class Log:
     rows: tuple[LogRow, ...]
     against: str = ""
     skipped: tuple[str, ...] = field(default=())
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         seen: dict[tuple[str, int], int] = {}
