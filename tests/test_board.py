@@ -30,6 +30,7 @@ from isoalign.report.board.rows import Row, distinct_names, flatten, settings_of
 from isoalign.report.charts import labels
 from isoalign.report.charts.reliability import reliability_by_model, reliability_chart
 from isoalign.report.compare import compare_methods
+from isoalign.report.pages import paper, table
 from isoalign.runs.overrides import task_named
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -756,3 +757,33 @@ def test_a_card_of_which_no_board_can_be_made_is_named(
     assert status in (0, 2)
     assert len(told) == (1 if status else 0)
     assert not status or paths[1].name in told[0]
+
+
+def test_methods_of_two_packages_with_one_name_are_two_rows() -> None:
+    cards = [
+        make("dpo", seed, notes=NOTES | {"packages": {"algorithm": f"{package} 0.1"}}, key=f"{package}{seed}".ljust(16, "0"))
+        for package in ("one", "two") for seed in range(2)
+    ]  # fmt: skip
+    (section,) = leaderboard.build_board([make("sft"), *cards]).sections
+    assert sorted(row.name for row in section.rows) == ["dpo of one", "dpo of two", "sft"]
+    assert [row.name for row in leaderboard.build_board(cards[:2]).sections[0].rows] == ["dpo"]
+
+
+def test_columns_of_the_table_that_are_of_no_metric_are_taken() -> None:
+    header, _ = table.board_table(leaderboard.build_board([make("sft"), make("dpo")]).sections)
+    assert set(header) >= metrics.COLUMNS
+    with pytest.raises(UserError, match="metric honesty_low: a board has a column of that name; rename it"):
+        metrics.merged({"mine": {"honesty": 1, "honesty_low": 2}})
+    with pytest.raises(UserError, match="metric prompts: a board has a column of that name"):
+        metrics.merged({"mine": {"prompts": 1}})
+
+
+def test_a_table_for_a_paper_has_the_notes_of_the_board() -> None:
+    chosen = dataclasses.replace(make("kto"), training={"steps": 0})
+    cards = [make("sft"), chosen, make("dpo", flags=[Flag("gate", "it repeats itself")]), make("ppo")]
+    (section,) = leaderboard.build_board(cards).sections
+    notes = paper.notes_of(section)
+    assert notes[0] == "kto: the KL is at most that"
+    assert any(note.startswith("dpo: gate: it repeats itself") for note in notes)
+    for text, sign in ((paper.as_markdown(section), "- "), (paper.as_latex("nano", section), "% ")):
+        assert sum(line.startswith(sign) for line in text.splitlines()) >= len(notes)

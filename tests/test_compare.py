@@ -115,3 +115,20 @@ def test_the_command_prints_it(tmp_path: Path) -> None:
     done = subprocess.run([COMMAND, "compare", "good", "bad", "--results", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "good is better" in done.stdout
+
+
+def test_what_is_not_equal_beside_the_method_is_said() -> None:
+    def told(cards: list[Card], tuning: str, torch: str) -> list[Card]:
+        return [replace(one, notes=one.notes | {"tuning": tuning}, versions=one.versions | {"torch": torch}) for one in cards]
+
+    page = compare_methods(told(GOOD, "8 trials on validation prompts, by a", "2.13"), told(BAD, "default", "2.12"))
+    assert "Not equal: not tuned: bad." in page
+    assert "Not equal: torch differs: 2.12 of bad; of the others 2.13." in page
+    assert pair_up(GOOD, BAD).data()["unequal"] == []
+
+
+def test_older_cards_that_name_no_families_are_not_compared_across_versions() -> None:
+    older = [replace(one, families={}) for one in GOOD]
+    newer = [replace(one, families={}, versions={"metric toxicity": "3"}) for one in BAD]
+    with pytest.raises(UserError, match="scored with different versions of toxicity"):
+        pair_up(older, newer)

@@ -224,6 +224,33 @@ def test_the_model_card_tells_the_result_its_conditions_and_the_command(place: P
     assert "base_model" not in metadata  # a folder is none on the hub
 
 
+def test_the_model_card_and_the_tokenizer_have_the_template_as_the_run_used_it(place: Place, tmp_path: Path) -> None:
+    tokenizers = {}
+    for template, told in (
+        ("always", "wrote every prompt as a user's turn"),
+        ("auto", "plain prompts without it"),
+        ("off", ""),
+    ):
+        task = asdict(task_named("nano", [f"task.model.name={place.model}", f"task.model.template={template}"]))
+        card = place.card("weights", config={"algorithm": {}, "task": task}, seed=6)
+        assert place.export(card, tmp_path / template) == 0
+        assert told in (tmp_path / template / "README.md").read_text()
+        tokenizers[template] = transformers.AutoTokenizer.from_pretrained(tmp_path / template)
+    assert tokenizers["always"].chat_template == tokenizers["auto"].chat_template == TEMPLATE
+    assert tokenizers["off"].chat_template is None
+
+
+def test_a_merged_adapter_is_merged_in_fp32(place: Place, tmp_path: Path) -> None:
+    """A base in bf16 would round most of a small update away."""
+    task = asdict(task_named("nano", [f"task.model.name={place.model}", "task.model.dtype=bfloat16", "task.model.lora=4"]))
+    card = place.card("adapter", config={"algorithm": {}, "task": task}, seed=7)
+    assert place.export(card, tmp_path / "merged", "--merge") == 0
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    for name, weight in merged.state_dict().items():
+        assert weight.dtype == torch.float32
+        torch.testing.assert_close(weight, place.expected["merged"].state_dict()[name], atol=1e-5, rtol=1e-5)
+
+
 def test_what_can_t_be_exported_is_one_line_and_nothing_is_written(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

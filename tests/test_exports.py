@@ -124,7 +124,10 @@ def test_the_hub_reads_leading_metrics_as_model_index(written: Any) -> None:
     assert {name: each.metric_value for name, each in found.items()} == {
         "toxicity_reduction": 0.125, "toxicity_mean": 0.5, "kl": 1.0,
     }  # fmt: skip
-    assert found["toxicity_mean"].metric_args == {"low": 0.25, "high": 0.75, "n": 2, "missing": 1}
+    arguments = found["toxicity_mean"].metric_args
+    assert [flag.startswith("</script>") for flag in arguments.pop("flags")] == [True]
+    assert arguments == {"low": 0.25, "high": 0.75, "n": 2, "missing": 1}
+    assert "<script>" not in path.read_text().rpartition("\n# ")[2], "flags stand in the text too, inert"
 
 
 # -- lm-evaluation-harness ---------------------------------------------------------------------------------------------------
@@ -187,6 +190,8 @@ def test_datasets_loads_each_table_by_its_name(written: Any, tmp_path: Path) -> 
         return list(datasets.load_dataset(str(tmp_path), name, split="train", cache_dir=str(tmp_path / "cache")))
 
     assert [row["value"] for row in rows("metrics")] == [0.5, 0.125, 1.0, None]
+    (told,) = rows("cards")
+    assert (told["part"], told["flops"], told["gated"], told["flags"]) == ("method", 1e12, False, EVIL)
     assert {(row["prompt_id"], row["metric"]): row["value"] for row in rows("values")} == {
         ("p", "toxicity_mean"): 0.5, ("q", "toxicity_mean"): 0.5, ("p", "kl"): 1.0, ("q", "kl"): None,
     }  # fmt: skip
@@ -195,7 +200,7 @@ def test_datasets_loads_each_table_by_its_name(written: Any, tmp_path: Path) -> 
 
 def test_without_samples_there_is_no_table_of_them(written: Any) -> None:
     names = {path.name for path in written("parquet", Evidence(card()))}
-    assert names == {"metrics.parquet", "values.parquet", "README.md", "croissant.json"}
+    assert names == {"cards.parquet", "metrics.parquet", "values.parquet", "README.md", "croissant.json"}
 
 
 def test_croissant_reads_the_records(written: Any, tmp_path: Path) -> None:
@@ -271,3 +276,13 @@ def test_a_run_is_exported_with_its_samples(furnished: Terminal) -> None:
     found, made = json.loads(log.read_text()), json.loads(path.read_text())
     scored = [each["scores"][made["notes"]["scorer"]]["value"] for each in found["samples"]]
     assert sum(scored) / len(scored) == pytest.approx(made["metrics"]["toxicity_mean"]["value"])
+
+
+def test_without_a_threshold_no_answer_is_told_to_be_wrong(written: Any) -> None:
+    own = card()
+    goal = {"name": "helpful", "higher_is_better": True, "threshold": None}
+    task = {"objective": goal}
+    values = {"helpful_mean": own.values["toxicity_mean"]}
+    metrics = {"helpful_mean": Estimate(3.0, 2.0, 4.0, 2)}
+    one = replace(evidence(), card=replace(own, config={"task": task}, values=values, metrics=metrics))
+    assert not [path for path in written("every_eval_ever", one) if path.suffix == ".jsonl"]

@@ -277,3 +277,36 @@ def test_a_log_without_answers_is_not_scored(tmp_path: Path) -> None:
     file.write_text(json.dumps({"doc_id": 0, "resps": [[[-1.5, True]], [[-2.5, False]]], "acc": 1.0}) + "\n")
     with pytest.raises(UserError, match="row 1: lm-eval samples: it has no answer that the model wrote"):
         external.rows_of_log(file, file.read_text())
+
+
+def test_the_log_likelihood_that_lm_eval_calls_perplexity_is_not_called_so(tmp_path: Path) -> None:
+    def change(rows: list[Any]) -> None:
+        for row in rows:
+            row.update(metrics=["perplexity"], perplexity=-1.5)
+
+    for side in "ab":
+        (tmp_path / side).mkdir()
+    pair = [changed(file, tmp_path / side, change) for file, side in zip(LM_EVAL, "ab", strict=True)]
+    assert {name.partition(",")[0] for name in compared(pair)} == {"log_likelihood"}
+
+
+def test_judges_and_conditions_of_inspect_are_read_and_lost_draws_are_counted(tmp_path: Path) -> None:
+    def log(name: str, lost: bool = False, **more: Any) -> Path:
+        whole = json.loads(INSPECT[0].read_text())
+        whole["eval"] |= more
+        for sample in whole["samples"]:
+            if lost and sample["epoch"] == 2:
+                sample["scores"] = None
+        file = tmp_path / f"{name}.json"
+        file.write_text(json.dumps(whole))
+        return file
+
+    judged = [log(name, model_roles={"grader": {"model": name}}) for name in ("large", "tiny")]
+    with pytest.raises(UserError, match="of different opponents or judges"):
+        compare_logs(*map(read, judged))
+    shots = compare_logs(read(log("five", task_args={"fewshot": 5})), read(log("none", task_args={"fewshot": 0}))).text()
+    assert "Answers were given under other conditions on each side: task_args differ." in shots
+    whole, part = read(log("whole")), read(log("part", lost=True))
+    epochs = sum(row.draw == 1 for row in whole.rows)
+    assert epochs
+    assert f"draws without a score, 0 of A and {epochs} of B" in compare_logs(whole, part).text()

@@ -183,6 +183,12 @@ def read_cards(folder: Path) -> list[Card]:
     return [read_unchanged(path) for path in track(sorted(Path(folder).glob("*.json")), "reading cards", least=MANY)]
 
 
+def package_of(card: Card) -> str:
+    """The package that a card's algorithm comes from, without its version; empty for isoalign."""
+    packages = card.notes.get("packages")
+    return str(packages.get("algorithm", "")).partition(" ")[0] if isinstance(packages, dict) else ""
+
+
 def file_name(card: Card) -> str:
     """``{algorithm}-s{seed}-{key[:8]}.json``, with characters that are unsafe in file names replaced."""
     return f"{_safe(card.algorithm)}-s{card.seed}-{_safe(card.key[:8])}.json"

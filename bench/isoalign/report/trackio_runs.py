@@ -50,10 +50,10 @@ class TrackioRun:
         with self._harmless():
             if not self._over:
                 self._open()
-                for step, row in enumerate(rows[self.next :], start=self.next):
+                for step, row in enumerate(rows[self.next :], start=self.next + 1):
                     scalars = {name: value for name, value in row.items() if is_scalar(value) and name != "step"}
                     self._run.log(scalars, step=step)
-                    self.next = step + 1
+                    self.next = step
 
     def finish(self, card: Card, samples: Sequence[Sample]) -> bool:
         """Add the card's metrics and end. Returns whether that was done."""

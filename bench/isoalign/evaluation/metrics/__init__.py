@@ -164,13 +164,24 @@ def _call(name: str, function: Callable[..., Item], *arguments: Any) -> Item:
         raise UserError(f"metric {name}: {unforeseen(error)}") from error
 
 
+COLUMNS = frozenset({
+    "section", "budget_flops", "base", "rank", "rank_last", "method", "algorithm", "part", "gated", "outdated", "pareto",
+    "pareto_share", "seeds", "prompts", "tuning", "packages", "flags",
+})  # fmt: skip
+"""Columns of a board's table that are of no metric."""
+
+
 def merged(parts: Mapping[str, Mapping[str, Item]]) -> dict[str, Item]:
-    """The metrics of several families in one mapping. Raises UserError where two families give the same metric."""
+    """The metrics of several families in one mapping. Raises UserError where two families give the same metric, or one the
+    name of a column that a board has of another."""
     together: dict[str, Item] = {}
     for family, part in parts.items():
         if clash := sorted(together.keys() & part.keys()):
             raise UserError(f"metric family {family}: another family already has {', '.join(clash)}; rename them")
         together.update(part)
+    bounds = {f"{name}{end}" for name in together for end in ("_low", "_high")} | COLUMNS
+    if taken := sorted(bounds & together.keys()):
+        raise UserError(f"metric {taken[0]}: a board has a column of that name; rename it")
     return together
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from isoalign import stats
 from isoalign.core.objective import Objective, objective_of
 from isoalign.core.records import Card, Estimate
+from isoalign.evaluation.card import package_of
 from isoalign.report.board.columns import metric
 from isoalign.report.board.drift import DriftOnBoard, drift_on_board
 from isoalign.report.board.ranking import (
@@ -236,7 +237,7 @@ def _build_rows(cards: list[Card]) -> list[Row]:
     newest = newest_versions(cards)
     groups: dict[RowKey, list[Card]] = defaultdict(list)
     for card in cards:
-        settings = json.dumps([card.metered, settings_of(card)])
+        settings = json.dumps([card.metered, settings_of(card), package_of(card)])  # packages may name methods alike
         groups[card.algorithm, settings, json.dumps(outdated_families(card, newest))].append(card)
     names = _row_names(groups)
     return [build_row(names[key], group, outdated_families(group[0], newest)) for key, group in groups.items()]
@@ -252,7 +253,10 @@ def _row_names(groups: Mapping[RowKey, list[Card]]) -> dict[RowKey, str]:
         distinct = dict(zip(firsts, distinct_names(list(firsts.values())), strict=True))
         for key in keys:
             old = [f"{family} {own}" for family, (own, _) in json.loads(key[2]).items()]
-            name = f"{distinct[key[:2]]} [{', '.join(old)}]" if old else distinct[key[:2]]
+            of = package_of(groups[key][0])
+            alike = of and any(package_of(groups[other][0]) != of for other in keys if other[0] == key[0])
+            name = f"{distinct[key[:2]]} of {of}" if alike else distinct[key[:2]]
+            name = f"{name} [{', '.join(old)}]" if old else name
             names[key] = f"{name} [unmetered]" if name in names.values() else name
     return names
 

@@ -143,6 +143,8 @@ def _families() -> dict[str, str]:
 
 def family_of(row: Row) -> str:
     """What a row learns from, one of `HUES`; "other" for a method of another package."""
+    if row.part == UNMETERED:  # a name that somebody gave says nothing of how it was made
+        return "other"
     return "none" if row.part in (REFERENCE, CONTROL) else _families().get(row.algorithm, "other")
 
 

@@ -5,10 +5,11 @@ from isoalign.stats.comparisons import MANY
 from isoalign.stats.equal_kl import GRID
 
 _HOW_TO_READ = """\
-- Values are means over seeds, with 95% intervals. With one seed the interval is the card's: it covers the prompts, not
-  the training. With more, prompts are resampled, the same ones for all seeds, and the spread of the seeds is added by
-  Student's t. For metrics that are not means over prompts, the variance of the prompts (averaged over seeds, not divided
-  by their number, since all seeds answer the same prompts) and that of the seeds (with t) are added.
+- Values are means over seeds, with 95% intervals. With one seed the interval is the card's, that of the gain a paired
+  difference's: it covers the prompts, not the training. With more, prompts are resampled, the same ones for all seeds,
+  and the spread of the seeds is added by Student's t. For metrics that are not means over prompts, the variance of the
+  prompts (averaged over seeds, not divided by their number, since all seeds answer the same prompts) and that of the
+  seeds (with t) are added.
 {gain}
 - Above drift: the gain at the end of the run's curves minus that of a control for drift at the same KL, with the share of
   the gain that the control reaches too. A control was trained without a preference; each draw of its random rewards or

@@ -7,7 +7,7 @@ import re
 from isoalign.core.display import clean, escape, grid, scientific
 from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import metric
-from isoalign.report.board.rows import REFERENCE, Row
+from isoalign.report.board.rows import INFERENCE, REFERENCE, Row
 from isoalign.report.board.sections import Section
 from isoalign.report.charts.finding import compared_at, gain_of, headline
 from isoalign.report.pages.equal_kl import area_cell, area_title
@@ -25,7 +25,16 @@ def as_markdown(section: Section) -> str:
     titles, rows = _table(section)
     names = [row_name(row) for row in section.rows]
     shown = [[escape(cells[0]), name, *cells[2:]] for name, cells in zip(names, rows, strict=True)]
-    return f"{escape(headline(section))}.\n\n{grid(titles, shown, left=(0, 1))}\n"
+    notes = "".join(f"- {escape(note)}\n" for note in notes_of(section))
+    return f"{escape(headline(section))}.\n\n{grid(titles, shown, left=(0, 1))}\n{notes and chr(10) + notes}"
+
+
+def notes_of(section: Section) -> list[str]:
+    """What must be known of rows before they are compared."""
+    bounds = [row.name for row in section.rows if row.part == INFERENCE]
+    told = [f"{', '.join(bounds)}: the KL is at most that"] if bounds else []
+    told += [f"{row.name}: {'; '.join(map(str, row.flags))}" for row in section.rows if row.flags]
+    return [clean(note) for note in [*told, *section.unequal, *section.warnings]]
 
 
 def as_latex(task: str, section: Section) -> str:
@@ -36,7 +45,7 @@ def as_latex(task: str, section: Section) -> str:
     return "\n".join([
         r"% \usepackage{booktabs}", r"\begin{table}", rf"\caption{{{latex(caption)}}}",
         rf"\begin{{tabular}}{{ll{'r' * (len(titles) - 2)}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule",
-        r"\end{tabular}", r"\end{table}", "",
+        r"\end{tabular}", r"\end{table}", *(f"% {latex(note)}" for note in notes_of(section)), "",
     ])  # fmt: skip
 
 

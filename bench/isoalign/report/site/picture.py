@@ -14,7 +14,7 @@ from isoalign.report.charts.finding import compared_at, in_nats
 from isoalign.report.charts.forest import MOST, Line, lines_of
 from isoalign.report.charts.frontier import FEW, Ends, drift_along, frontier_line, frontier_points
 from isoalign.report.charts.looks import even_steps, name_of
-from isoalign.report.pages.phrases import rank_phrase
+from isoalign.report.pages.phrases import pareto_phrase, rank_phrase, surely_pareto
 from isoalign.report.site.charts import chart
 from isoalign.report.site.parts import KL, LOOKS, POINT, SAYS, html_table, hue, learns_from, look, shown
 from isoalign.stats.drift import drift_at
@@ -164,7 +164,7 @@ def frontier(section: Section, identifier: str) -> Markup:
         apart | {"mark": halo, "encoding": words},
         apart | {"mark": text, "encoding": words | {"color": LOOKS["stroke"]}},
     ]  # fmt: skip
-    rows = [[row.name, f"{kl:.2f}", f"{gain:.3f}", "yes" if row.pareto else "no"] for row, kl, gain in ends]
+    rows = [[row.name, f"{kl:.2f}", f"{gain:.3f}", pareto_phrase(row) or "no"] for row, kl, gain in ends]
     table = html_table("Gain and KL at the end of the budget", ["Method", "KL, nats", "Gain", "On the frontier"], rows)
     note = "A mark is a row at the end of its budget. A step of the line is the gain that a KL buys, along all runs."
     return chart(identifier, f"What a KL buys: {section.objective.better}", {"height": 380, "layer": layers}, table, note)
@@ -174,7 +174,7 @@ def _end_says(section: Section, row: Row, kl: float, gain: float) -> str:
     noun = section.objective.gain_noun
     lines = [name_of(row, 60), f"{noun} {gain:.3f} at {kl:.2f} nats, at the end of its budget"]
     lines += [f"on all prompts: {shown(row.estimate(section.objective.gain))}"]
-    return "\n".join([*lines, *(["on the frontier"] if row.pareto else [])])
+    return "\n".join([*lines, *(["on the frontier"] if surely_pareto(row) else [])])
 
 
 def _is_named(row: Row, ends: Ends) -> bool:

@@ -91,7 +91,7 @@ def _facts(section: Section, row: Row, card: Card) -> list[tuple[str, str]]:
         ("Learns from", learns_from(row)),
         ("Rank of its row", f"{place} ({seeds})"),
         *_area(section, row),
-        ("Budget", budget_phrase(section)),
+        ("Budget", budget_phrase(section) if card.metered else "none: made elsewhere"),
         ("Base", str(section.base or "unknown") + ("" if card.base is None else f", base {card.base} of the task's")),
         ("Settings", str(card.notes.get("tuning") or "not said")),
     ]

@@ -30,8 +30,7 @@ def write(evidence: Sequence[Evidence], folder: Path, dataset: str) -> None:
         name = uuid.UUID(bytes=hashlib.sha256(one.card.key.encode()).digest()[:16], version=4)  # the same for the same card
         place = f"data/isoalign-{one.task}/{DEVELOPER}/{one.name}/{name}"
         record = _aggregate(one, now)
-        if one.samples:
-            rows = _rows(one, record["evaluation_id"])
+        if rows := _rows(one, record["evaluation_id"]):
             text = "".join(json.dumps(row) + "\n" for row in rows)
             save(folder / f"{place}_samples.jsonl", text)
             record["detailed_evaluation_results"] = {
@@ -93,9 +92,12 @@ def _bound(value: float) -> float | str:
 
 
 def _rows(one: Evidence, evaluation: str) -> list[dict[str, Any]]:
-    """A row for each sample with a score, which the schema requires; it is correct on the better side of the threshold."""
+    """A row for each sample with a score, which the schema requires; it is correct on the better side of the threshold. None
+    without a threshold, since the schema has no answer that is neither correct nor incorrect."""
     objective = objective_of(one.card)
     level, at = objective.level, objective.threshold
+    if at is None:
+        return []
     scores = one.scores.get(str(one.card.notes.get("scorer")), [None] * len(one.samples))
     return [
         {
@@ -105,7 +107,7 @@ def _rows(one: Evidence, evaluation: str) -> list[dict[str, Any]]:
             "sample_hash": hashlib.sha256(sample.prompt.encode()).hexdigest(), "interaction_type": "single_turn",
             "input": {"raw": sample.prompt, "reference": []}, "output": {"raw": [sample.completion]}, "messages": None,
             "answer_attribution": [],
-            "evaluation": {"score": score, "is_correct": at is not None and (score >= at) == objective.higher_is_better},
+            "evaluation": {"score": score, "is_correct": (score >= at) == objective.higher_is_better},
             "metadata": {name: str(values[i]) for name, values in one.scores.items()} | {"draw": str(sample.draw)},
         }
         for i, (sample, score) in enumerate(zip(one.samples, scores, strict=True))

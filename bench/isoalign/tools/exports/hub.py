@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from isoalign.core.display import clean, plain
+from isoalign.core.display import clean, escape, plain
 from isoalign.core.files import save
 from isoalign.core.lazy import huggingface_hub
 from isoalign.core.objective import objective_of
@@ -38,6 +38,7 @@ def write_model_index(evidence: Sequence[Evidence], folder: Path, dataset: str) 
     for one in evidence:
         data = huggingface_hub.ModelCardData(model_name=one.name, eval_results=eval_results(one.card, dataset), tags=[NAME])
         lines = [f"---\n{data.to_yaml()}\n---", f"# {one.name}", "Results of isoalign with 95% intervals in `metrics.args`."]
+        lines += ["\n".join(f"- {escape(str(flag))}" for flag in one.card.flags)] if one.card.flags else []
         save(folder / one.name / "README.md", "\n\n".join(lines) + "\n")
 
 
@@ -50,7 +51,8 @@ def eval_results(card: Card, dataset: str = "") -> list[Any]:
             task_type="text-generation", dataset_type=dataset or f"{NAME}-{task}", dataset_name=f"{NAME} {task}",
             dataset_split=str(card.notes.get("split", "test")), metric_type=name, metric_name=metric(name, objective).heading,
             metric_value=estimate.value,
-            metric_args={"low": estimate.low, "high": estimate.high, "n": estimate.n, "missing": estimate.missing},
+            metric_args={"low": estimate.low, "high": estimate.high, "n": estimate.n, "missing": estimate.missing}
+            | ({"flags": [clean(str(flag)) for flag in card.flags]} if card.flags else {}),
         )
         for name, estimate in known if estimate.value is not None
     ]  # fmt: skip

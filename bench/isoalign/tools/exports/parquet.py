@@ -11,10 +11,15 @@ from typing import Any
 
 from isoalign.core.files import save
 from isoalign.core.lazy import pyarrow
+from isoalign.report.board.rows import part_of, stage_identity
 from isoalign.tools.exports.evidence import Evidence
 
 Row = dict[str, Any]
 COLUMNS = {
+    "cards": {
+        "card": "string", "task": "string", "algorithm": "string", "seed": "int64", "part": "string", "flops": "double",
+        "base": "string", "settings": "string", "tuning": "string", "gated": "bool", "flags": "string", "versions": "string",
+    },
     "metrics": {
         "card": "string", "task": "string", "algorithm": "string", "seed": "int64", "metric": "string", "value": "double",
         "low": "double", "high": "double", "n": "int64", "missing": "int64",
@@ -26,12 +31,17 @@ COLUMNS = {
     },
 }  # fmt: skip
 """Tables and the types of their columns, by the names of Arrow."""
-CROISSANT = {"string": "sc:Text", "int64": "sc:Integer", "double": "sc:Float"}
+CROISSANT = {"string": "sc:Text", "int64": "sc:Integer", "double": "sc:Float", "bool": "sc:Boolean"}
 
 
 def write(evidence: Sequence[Evidence], folder: Path, dataset: str) -> None:
     """Write ``TABLE.parquet`` for each table with rows, ``README.md`` and ``croissant.json``."""
-    made = {"metrics": _metrics(evidence), "values": _values(evidence), "samples": _samples(evidence)}
+    made = {
+        "cards": map(_of_card, evidence),
+        "metrics": _metrics(evidence),
+        "values": _values(evidence),
+        "samples": _samples(evidence),
+    }
     tables = {name: found for name, rows in made.items() if (found := list(rows))}
     for name, rows in tables.items():
         schema = pyarrow.schema([(column, getattr(pyarrow, _arrow(kind))()) for column, kind in COLUMNS[name].items()])
@@ -41,7 +51,19 @@ def write(evidence: Sequence[Evidence], folder: Path, dataset: str) -> None:
 
 
 def _arrow(kind: str) -> str:
-    return "float64" if kind == "double" else kind
+    return {"double": "float64", "bool": "bool_"}.get(kind, kind)
+
+
+def _of_card(one: Evidence) -> Row:
+    """What a card's figures are of, and what must be known before they are compared."""
+    card = one.card
+    return {
+        "card": card.key, "task": card.task, "algorithm": card.algorithm, "seed": card.seed, "part": part_of(card),
+        "flops": card.budget.get("flops"), "base": stage_identity(card, "sft"),
+        "settings": json.dumps(card.config.get("algorithm"), sort_keys=True), "tuning": str(card.notes.get("tuning") or ""),
+        "gated": any(flag.kind == "gate" for flag in card.flags), "flags": "; ".join(map(str, card.flags)),
+        "versions": json.dumps(card.versions, sort_keys=True),
+    }  # fmt: skip
 
 
 def _metrics(evidence: Sequence[Evidence]) -> Iterator[Row]:

@@ -73,7 +73,7 @@
       const many = `${count.toLocaleString("en")} ${count === 1 ? "pair" : "pairs"}`;
       const family = found.ranked ? `${many} of ranked rows` : `${many} with rows that have no rank`;
       const without = found.missing ? ` ${found.missing} more prompts have no value on both sides.` : "";
-      get("tested").textContent = `${one.difference} Paired on ${found.n.toLocaleString("en")} prompts; Holm's correction is over ${family}.${without}`;
+      get("tested").textContent = `${one.difference} Paired on ${found.n.toLocaleString("en")} prompts; Holm's correction is over ${family}.${without}${one.unequal.map((line) => ` Not equal: ${line}.`).join("")}`;
       draw(found);
     }
     beside(one, a, b);
