@@ -419,7 +419,7 @@ def test_settings_that_passed_a_gate_in_tuning_fail_it_elsewhere(published: Publ
     )
     assert (
         f"RLOO ({rloo} nats; one seed of five, for perplexity), online DPO ({online}; diversity) and iterative DPO "
-        f"({iterative}; perplexity) have no rank." in readme
+        f"({iterative}; perplexity) have no rank;" in readme
     )
     assert {row.algorithm for row in published.section.rows if row.part == "method" and row.gated} == set(names)
     gates = [
@@ -430,6 +430,76 @@ def test_settings_that_passed_a_gate_in_tuning_fail_it_elsewhere(published: Publ
     for name in names:
         record = json.loads((ROOT / "results" / "tuning" / "nano" / f"{name}.json").read_text())
         assert [trial["gates"] for trial in record["trials"] if trial["settings"] == record["chosen"]] == [[]]
+    gated = [row.name for task in KNOWN for row in board.sections(task)[0].rows if row.part == "method" and row.gated]
+    rows = [row for task in KNOWN for row in board.sections(task)[0].rows if row.part == "method"]
+    assert "have no rank; on [known rewards](docs/results.md) five rows of twelve." in readme
+    assert (len(gated), len(rows)) == (5, 12)
+
+
+KNOWN = ("nano_sentiment", "nano_rule")
+
+
+def test_the_boards_of_the_known_rewards_say_what_the_page_says() -> None:
+    page = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
+    (sentiment,), (rule,) = (board.sections(task) for task in KNOWN)
+    rows = {name: {row.name: row for row in section.rows} for name, section in (("sentiment", sentiment), ("rule", rule))}
+
+    def gain(task: str, name: str) -> str:
+        return brief(rows[task][name].estimate({"sentiment": sentiment, "rule": rule}[task].objective.gain).value)
+
+    def kl(task: str, name: str, digits: int = 0) -> str:
+        return brief(rows[task][name].kl.value, digits)
+
+    assert {row.seeds for section in (sentiment, rule) for row in section.rows if row.part == "method"} == {3}
+    failed = [{name for name, row in rows[task].items() if row.part == "method" and row.gated} for task in rows]
+    assert failed == [{"grpo", "kto"}, {"rloo", "ppo", "kto"}]
+    ppo = rows["sentiment"]["ppo"].estimate(sentiment.objective.gain)
+    assert (
+        f"RLOO ({gain('sentiment', 'rloo')}, {kl('sentiment', 'rloo')} nats away) and PPO ({gain('sentiment', 'ppo')}) are "
+        f"ahead of RLAIF ({gain('sentiment', 'rlaif')}) and DPO ({gain('sentiment', 'dpo')}, {kl('sentiment', 'dpo', 1)} nats)"
+        f"; PPO's seeds differ much ([{brief(ppo.low)}, {brief(ppo.high)}])" in page
+    )
+    assert {row.name: row.rank for row in sentiment.rows if row.rank} == {
+        "rloo": (1, 2), "ppo": (1, 2), "rlaif": (3, 3), "dpo": (4, 4),
+    }  # fmt: skip
+    at = {
+        kl: {name: brief(one.gain.value) for name, one in found.items() if one.rank}
+        for kl, found in sentiment.equal_kl.items()
+    }
+    assert f"at 4 nats it gains {at[4.0]['ppo']}, RLOO {at[4.0]['rloo']} and RLAIF {at[4.0]['rlaif']};" in page
+    assert f"at 8 PPO {at[8.0]['ppo']} and RLAIF {at[8.0]['rlaif']}." in page
+    assert [{name for name, one in sentiment.equal_kl[kl].items() if one.rank == (1, 1)} for kl in (4.0, 8.0)] == [{"ppo"}] * 2
+    assert (
+        f"GRPO ({gain('rule', 'grpo')} at {kl('rule', 'grpo')} nats) is ahead of DPO ({gain('rule', 'dpo')} at "
+        f"{kl('rule', 'dpo', 1)}) and RLAIF ({gain('rule', 'rlaif')} at {kl('rule', 'rlaif')}). Imitation of the preferred "
+        f"answers gains {gain('rule', 'sft_chosen')}, more than DPO and RLAIF." in page
+    )
+    assert {row.name: row.rank for row in rule.rows if row.rank} == {"grpo": (1, 1), "dpo": (2, 3), "rlaif": (2, 3)}
+    others = rule.ranking.others
+    assert all((others.get((name, "sft_chosen")) or others["sft_chosen", name]).resolved for name in ("dpo", "rlaif"))
+    drawn = [
+        [brief(row.estimate(section.objective.gain).value, 2) for row in section.rows if row.algorithm.startswith("drift")]
+        for section in (sentiment, rule)
+    ]
+    assert [len(each) for each in drawn] == [9, 9]
+    ends = [(min(map(value_of, each)), max(map(value_of, each))) for each in drawn]
+    assert f"gain {told(*ends[0])} on nano_sentiment, and {told(*ends[1])} on nano_rule." in page
+    above = [{name for name, row in section.drift.rows.items() if row.above} for section in (sentiment, rule)]
+    assert above == [{"rlaif", "dpo"}, {"dpo"}]
+    for name in ("rloo", "ppo"):
+        found = sentiment.drift.rows[name]
+        assert (found.draws, 7.5 <= found.gain / found.drift <= 10.5) == (2, True)
+    assert "grpo" not in rule.drift.rows or not rule.drift.rows["grpo"].draws
+
+
+def value_of(text: str) -> float:
+    """The number that `brief` wrote."""
+    return float(text.replace("−", "-"))
+
+
+def told(low: float, high: float) -> str:
+    """A range as pages have it."""
+    return f"{brief(low, 2)} to {brief(high, 2)}"
 
 
 def test_best_of_n_removes_most_at_a_small_kl(published: Published, readme: str) -> None:

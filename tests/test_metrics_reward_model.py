@@ -210,8 +210,8 @@ SOUND = exactly(rm_accuracy=0.8, reward_spread=0.9, rm_saturated=0.1, rm_accurac
     [
         ({}, None),
         ({"rm_accuracy": 0.65}, None),
-        ({"rm_accuracy": 0.60}, "accuracy 0.60 is under 0.65: it is undertrained, or its verdicts are noisy"),
-        ({"rm_accuracy": 0.95}, "accuracy 0.95 is over 0.9: it has seen these pairs, or they are trivial"),
+        ({"rm_accuracy": 0.60}, "accuracy 0.600 is under 0.65: it is undertrained, or its verdicts are noisy"),
+        ({"rm_accuracy": 0.95}, "accuracy 0.950 is over 0.9: it has seen these pairs, or they are trivial"),
         ({"reward_spread": 0.01}, "rewards of the samples spread by 0.01, under 0.05: it, or the policy, has collapsed"),
         (
             {"rm_saturated": 0.6},
@@ -219,7 +219,7 @@ SOUND = exactly(rm_accuracy=0.8, reward_spread=0.9, rm_saturated=0.1, rm_accurac
         ),
         (
             {"rm_accuracy_on_policy": 0.5},
-            "on-policy accuracy 0.50 on 100 prompts is under 0.6: it no longer orders this policy's samples",
+            "on-policy accuracy 0.500 on 100 prompts is under 0.6: it no longer orders this policy's samples",
         ),
         ({"rm_accuracy_on_policy": None}, None),
         ({"rm_agreement": 0.4}, None),

@@ -122,15 +122,15 @@ def warnings(estimates: Mapping[str, Estimate]) -> list[str]:
         of = f"{same.value:.0%} of {same.n} held-out pairs"
         texts.append(f"it prefers the same answer as the evaluation scorer in only {of}: its sign may be wrong")
     if accuracy is not None and accuracy < POOR:
-        texts.append(f"accuracy {accuracy:.2f} is under {POOR}: it is undertrained, or its verdicts are noisy")
+        texts.append(f"accuracy {accuracy:.3f} is under {POOR}: it is undertrained, or its verdicts are noisy")
     if accuracy is not None and accuracy > SUSPECT:
-        texts.append(f"accuracy {accuracy:.2f} is over {SUSPECT}: it has seen these pairs, or they are trivial")
+        texts.append(f"accuracy {accuracy:.3f} is over {SUSPECT}: it has seen these pairs, or they are trivial")
     if spread is not None and spread < FLAT:
         texts.append(f"rewards of the samples spread by {spread:.2g}, under {FLAT}: it, or the policy, has collapsed")
     if sure is not None and sure > SATURATED:
         texts.append(f"{sure:.0%} of held-out pairs are saturated: its margins are too large to learn from or to trust")
     if own is not None and own < LOST:
-        on = f"{own:.2f} on {estimates['rm_accuracy_on_policy'].n} prompts"
+        on = f"{own:.3f} on {estimates['rm_accuracy_on_policy'].n} prompts"
         texts.append(f"on-policy accuracy {on} is under {LOST}: it no longer orders this policy's samples")
     return [f"reward model: {line}" for line in texts]
 
