@@ -30,6 +30,7 @@ from isoalign.core.records import Card
 from isoalign.data import formats
 from isoalign.evaluation.card import read_cards
 from isoalign.report.board.ranking import pooled_estimate
+from isoalign.report.leaderboard import build_board
 from isoalign.runs.overrides import check_overrides, task_named
 from isoalign.training import registry
 from workbench import FixedRatios
@@ -243,6 +244,15 @@ def test_every_row_on_the_page_of_formats_is_read_as_the_format_that_it_stands_u
 def test_the_boards_in_the_pages_are_those_of_the_published_cards() -> None:
     for page in board.PAGES:
         assert board.filled(page) == (ROOT / page).read_text(encoding="utf-8"), "run scripts/board_to_readme.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "results").glob("**/published/*/leaderboard.md")), ids=lambda page: page.parent.name
+)
+def test_published_boards_are_what_the_cards_give_now(page: Path) -> None:
+    made = build_board(read_cards(page.parent)).markdown()
+    assert made == page.read_text(encoding="utf-8"), f"isoalign board {page.parent.name} --results {page.parents[1]}"
 
 
 @pytest.mark.slow
