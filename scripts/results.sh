@@ -67,7 +67,6 @@ bases() { # two seeds on each
 }
 ladder() { # six of the main methods, two seeds; small is there already, in the store
     run task=nano algorithm=sft
-    for budget in tiny small large; do drift task=nano budget=$budget; done | pool
     sweep task=nano algorithm=dpo,kto,ppo,rloo,rlaif,simpo seed=0,1 budget=tiny,small,large
 }
 known() { # a task with a known reward, of nano's base; with the settings that were chosen on nano (rule 16)
