@@ -25,6 +25,7 @@ from isoalign.models.flops import shape_of
 
 REWARD = "reward:"  # of the name of a scorer that is a reward model
 EMBEDDED = ("tox_block", "toxic_classifier")
+FAILURES = (RuntimeError, ValueError, TypeError, IndexError)  # of a model on a text
 TOLERANCE = 1e-3  # of a probability: how far apart a text's scores may be alone and in a padded batch
 TOXIC = ("toxic", "toxicity", "hate", "hateful", "offensive")  # names of the main label; the first match is used
 
@@ -69,7 +70,7 @@ class Scorer:
         """
         try:
             values = torch.cat(by_rows(self.probabilities, list(texts), len(texts))).tolist()
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except FAILURES as error:
             if failure := machine_failure(error):
                 raise failure from error
             if len(texts) == 1:
@@ -146,10 +147,14 @@ def _settle_padding(name: str, tokenizer: Any, probabilities: Callable[[Sequence
     """Pad on the side on which a text's score does not depend on the texts beside it: on the left it does where positions are
     counted from the first token. Raises UserError where it depends on them on both sides."""
     short, long = "You are kind.", "This is a longer text, of which nobody knows yet how it will be read, and by whom."
-    alone = torch.cat([probabilities([text]) for text in (short, long)])
     for side in dict.fromkeys((tokenizer.padding_side, "right", "left")):
         tokenizer.padding_side = side
-        if torch.allclose(probabilities([short, long]), alone, atol=TOLERANCE, equal_nan=True):
+        try:
+            alone = torch.cat([probabilities([text]) for text in (short, long)])
+            together = probabilities([short, long])
+        except FAILURES:  # told where texts are scored
+            return
+        if torch.allclose(together, alone, atol=TOLERANCE, equal_nan=True):
             return
     raise UserError(f"{name} gives a text another score where a longer one stands beside it; choose another classifier")
 
