@@ -272,6 +272,16 @@ def test_answers_of_each_tool_become_rows_to_be_scored(tmp_path: Path) -> None:
         ]
 
 
+def test_answers_to_conversations_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def change(samples: list[Any]) -> None:
+        samples[0]["input"] = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": samples[0]["input"]}]
+
+    file = changed(INSPECT[0], tmp_path, change)
+    external.rows_of_log(file, file.read_text())
+    count = len(json.loads(file.read_text())["samples"])
+    assert f"1 of {count} answers are to conversations, of which the last turn alone is read" in capsys.readouterr().err
+
+
 def test_a_log_without_answers_is_not_scored(tmp_path: Path) -> None:
     file = tmp_path / "samples_x.jsonl"
     file.write_text(json.dumps({"doc_id": 0, "resps": [[[-1.5, True]], [[-2.5, False]]], "acc": 1.0}) + "\n")

@@ -129,6 +129,9 @@ def write_board(board: Board, folder: Path) -> Path:
     return folder / "leaderboard.md"
 
 
+PAPER = ("frontier*.pdf", "curves*.pdf", "reliability*.pdf", "table*.tex", "table*.md")
+
+
 def write_paper(board: Board, folder: Path) -> list[Path]:
     """Write the charts as PDF, and a table of the main figures of each section in LaTeX and in Markdown; returns the paths."""
     tables: dict[str, str] = {}
@@ -136,6 +139,9 @@ def write_paper(board: Board, folder: Path) -> list[Path]:
         name = "table" if number == 1 else f"table-{number}"
         tables |= {f"{name}.tex": as_latex(board.task, section), f"{name}.md": as_markdown(section)}
     files: dict[str, str | bytes] = {**board.charts("pdf"), **tables}
+    for stale in (file for kind in PAPER for file in Path(folder).glob(kind)):
+        if stale.name not in files:
+            stale.unlink()
     for name, data in files.items():
         save(Path(folder) / name, data)
     return [Path(folder) / name for name in files]

@@ -106,6 +106,9 @@ def rows_of_log(file: Path, text: str) -> str:
         draws = enumerate(row.completions, start=row.draw)
         rows += [{"prompt": row.prompt, "draw": draw, "completion": answer} for draw, answer in draws]
     say(f"{file}: read as {log.kind}: {len(rows)} answers; its own scores are not read")
+    if talks := sum(row.turns > 1 for row in log.rows):
+        what = "answers are to conversations, of which the last turn alone is read as the prompt"
+        say(f"{file}: {talks} of {len(log.rows)} {what}")
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 

@@ -80,7 +80,9 @@ def _row(file: Path, number: int, sample: dict[str, Any], skipped: set[str]) -> 
     choices = output.get("choices") if isinstance(output, dict) else None
     chosen = choices[0] if isinstance(choices, list) and choices else None
     answer = _text([chosen.get("message")], sample) if isinstance(chosen, dict) else None
-    return LogRow(number, str(sample["id"]), epoch - 1, prompt, identity, scores, () if answer is None else (answer,))
+    answers = () if answer is None else (answer,)
+    asked = len(given) if isinstance(given, list) else 1
+    return LogRow(number, str(sample["id"]), epoch - 1, prompt, identity, scores, answers, asked)
 
 
 def _text(given: Any, sample: dict[str, Any]) -> str:

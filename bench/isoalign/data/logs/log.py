@@ -16,7 +16,8 @@ from isoalign.core.errors import UserError
 class LogRow:
     """One prompt of a log, or one draw of it. ``number``: of the row in the file, from 1. ``key``: the tool's own id;
     ``identity``: what must be the same behind equal keys. ``scores``: metric to value, None where there is none.
-    ``completions``: the answers, none where the tool scored answers that were given."""
+    ``completions``: the answers, none where the tool scored answers that were given; ``turns``: of the conversation of which
+    ``prompt`` is the last one."""
 
     number: int
     key: str
@@ -25,6 +26,7 @@ class LogRow:
     identity: str
     scores: dict[str, float | None]
     completions: tuple[str, ...] = ()
+    turns: int = 1
 
     def without(self, metrics: Collection[str]) -> LogRow:
         """The row without some of its scores."""
