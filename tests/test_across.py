@@ -67,7 +67,9 @@ def test_what_is_not_ranked_on_its_board_takes_no_part() -> None:
     cards = tasks()
     cards["nano"] += [card("collapse", 0.0, flags=[Flag("gate", "repeated_rate")])]
     cards["nano"] += [card("big", 0.01, budget={"flops": None}, spent={})]
-    assert {method.name for method in cross_task(cards).methods} == {"dpo", "ppo", "kto", "sft_chosen"}
+    found = {method.name: method for method in cross_task(cards).methods}
+    assert found.keys() == {"dpo", "ppo", "kto", "sft_chosen", "collapse"}
+    assert (found["collapse"].runs, found["collapse"].iqm, found["collapse"].gated) == ({}, None, ("nano",))
 
 
 def test_prompts_that_all_answered_widen_the_intervals_together() -> None:

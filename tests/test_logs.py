@@ -315,7 +315,13 @@ def test_judges_and_conditions_of_inspect_are_read_and_lost_draws_are_counted(tm
     with pytest.raises(UserError, match="of different opponents or judges"):
         compare_logs(*map(read, judged))
     shots = compare_logs(read(log("five", task_args={"fewshot": 5})), read(log("none", task_args={"fewshot": 0}))).text()
-    assert "Answers were given under other conditions on each side: task_args differ." in shots
+    assert "Answers were not given under the same conditions on both sides, by task_args." in shots
+    reached = [log(f"at {count}", model_roles={"grader": {"model": "one", "config": {"max_connections": count}}},
+                   model_generate_config={"max_connections": count}) for count in (5, 20)]  # fmt: skip
+    assert "not given" not in compare_logs(*map(read, reached)).text(), "how models are reached changes no answer"
+    own = [log(f"own {name}", model=name, scorers=[{"name": "model_graded_qa"}]) for name in ("a", "b")]
+    with pytest.raises(UserError, match=r"opponents or judges \(a and b\)"):
+        compare_logs(*map(read, own))
     whole, part = read(log("whole")), read(log("part", lost=True))
     epochs = sum(row.draw == 1 for row in whole.rows)
     assert epochs

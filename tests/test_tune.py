@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import MachineFailed, UserError
+from isoalign.core.places import CONF
 from isoalign.core.records import Estimate
 from isoalign.data import hub
 from isoalign.evaluation.tracks import OTHER_BASE
@@ -296,9 +297,9 @@ def test_a_tuned_setting_is_told_on_the_card_unless_another_is_typed_or_the_base
     [
         ([], 3e-5, "8 trials on validation prompts, by largest_gain"),
         (
-            ["task.feedback.noise=0.2", "task.model.bf16=true", "task.evaluation.draws=2", "task.training.clip=2"],
+            ["task.feedback.noise=0.2", "task.training.clip=2", "task.evaluation.draws=2", "task.training.micro_batch=8"],
             3e-5,
-            "8 trials on validation prompts, by largest_gain, but not with task.feedback.noise=0.2 task.model.bf16=true",
+            "8 trials on validation prompts, by largest_gain, but not with task.feedback.noise=0.2 task.training.clip=2",
         ),
         (
             ["task.evaluation.scorer=hf:mine"],
@@ -340,6 +341,21 @@ def composed(words: list[str]) -> tuple[dict[str, Any], str]:
             HydraConfig.instance().cfg = None
 
 
+def test_a_run_without_what_was_typed_for_its_search_says_with_what_that_was() -> None:
+    typed = "task.constitution.file=kindness"
+    _, plain = composed(["algorithm=cai"])
+    assert plain.endswith(f", with {typed}")
+    assert composed(["algorithm=cai", typed])[1] == plain.removesuffix(f", with {typed}")
+
+
+def test_committed_settings_say_what_was_typed_for_their_search() -> None:
+    for file in sorted((CONF / "tuned").glob("*.yaml")):
+        text = file.read_text(encoding="utf-8")
+        (line,) = [line for line in text.splitlines() if line.startswith("# isoalign tune")] or [""]
+        typed = [word for word in shlex.split(line.lstrip("# ")) if word.startswith(("task.", "budget"))]
+        assert (yaml.safe_load(text) or {}).get("tuned_with", []) == typed, file.name
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -363,7 +379,7 @@ def test_tuning_on_another_base_does_not_replace_what_was_tuned(terminal: Termin
     conf.mkdir(parents=True)
     (conf / "nano_kto.yaml").write_text("# @package _global_\ntuning: 9 trials\nalgorithm:\n  lr: 1\n")
     line = complaint(terminal(command(terminal, "dpo", "kto")))
-    assert "conf/tuned/nano_kto.yaml holds settings of another base than this search's; make a task of this search's" in line
+    assert "conf/tuned/nano_kto.yaml holds settings of another base than this one; make a task of this base" in line
     assert not terminal.store.exists()
 
 
@@ -374,11 +390,13 @@ def test_tuning_a_changed_task_does_not_replace_what_was_tuned_without_the_chang
     file.write_text(f"tuning: 8 trials\ntuned_on: {json.dumps(plain.base)}\nalgorithm: {{lr: 1}}\n")
     noisy = replace(plain, settings=("task.feedback.noise=0.4",))
     assert plain.file("kto", tmp_path) == file
-    with pytest.raises(UserError, match=r"nano_kto.yaml holds settings of other values of the task than this search's"):
+    with pytest.raises(UserError, match=r"nano_kto.yaml was tuned with nothing typed, this search is with task.feedback.noi"):
         noisy.file("kto", tmp_path)
+    for same in ("budget=small", "task.evaluation.draws=2", "task.training.micro_batch=8"):
+        assert replace(plain, settings=(same,)).file("kto", tmp_path) == file
     file.write_text(file.read_text() + 'tuned_with: ["task.feedback.noise=0.4"]\n')
     assert noisy.file("kto", tmp_path) == file
-    with pytest.raises(UserError, match="than this search's"):
+    with pytest.raises(UserError, match="this search is with nothing typed"):
         plain.file("kto", tmp_path)
 
 

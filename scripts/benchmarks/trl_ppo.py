@@ -252,9 +252,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", default="small", help="of the task by name, or FLOPs")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument(
-        "--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4, 1e-3], help="learning rates to choose from"
-    )
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates to choose from")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "findings" / "trl_ppo.json")
     parser.add_argument("settings", nargs="*", metavar="task.KEY=VALUE")
     arguments = parser.parse_args()

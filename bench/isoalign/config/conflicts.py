@@ -11,6 +11,8 @@ from isoalign.config.feedback import PanelConfig
 def conflict(task: Any) -> str:
     """Why the settings of a TaskConfig exclude one another, in a line; empty if they don't."""
     scorers = (task.evaluation.scorer, task.evaluation.second_scorer)
+    if scorers[0] == scorers[1]:
+        return f"task.evaluation.second_scorer must be another scorer than {scorers[0]}: it is the second opinion"
     if task.known_reward and (why := known.conflict(task)):
         return why
     if task.feedback.annotator and (why := annotator.conflict(task)):

@@ -121,8 +121,6 @@ class EvaluationConfig:
             raise ValueError(
                 "win_rate is a task.evaluation.scorer, not a second one, and needs the judge task.evaluation.win_rate.judge"
             )
-        if self.second_scorer == self.scorer:
-            raise ValueError(f"task.evaluation.second_scorer must be another scorer than {self.scorer}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"task.evaluation.precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
         if self.curve_prompts < 1:

@@ -16,4 +16,4 @@ def track(card: Card) -> str:
 
 def tuning(card: Card) -> str:
     """How the settings of a card were found, in a few words; empty if it is not told."""
-    return re.sub(" on [a-z ]+(, by [a-z_]+)?", "", str(card.notes.get("tuning") or ""))
+    return re.sub(",? on [a-z ]+(, by [a-z_]+)?", "", str(card.notes.get("tuning") or ""))

@@ -106,7 +106,7 @@ def sweep_data(report: SweepReport) -> dict[str, Any]:
             "part": row.part,
             "gated": report.gated(value, name),
             "score": report.mean(value, name),
-            "seeds": row.seeds,
+            "seeds": sorted({card.seed for card in row.cards}),
             "flags": row.flags,
         }
         for value in report.values

@@ -5,6 +5,7 @@ from __future__ import annotations
 from isoalign import stats
 from isoalign.core.display import clean
 from isoalign.core.errors import UserError
+from isoalign.data.logs import alpaca_eval
 from isoalign.data.logs.log import Log, LogRow
 from isoalign.report.side_by_side import Compared, SideBySide, corrected, distinct, verdict, versus
 
@@ -53,7 +54,7 @@ def _matched(
     for key in keys:
         a, b = own[key][0], other[key][0]
         if a.identity != b.identity:
-            what = "opponent's output" if first.against else "document"
+            what = "opponent's output" if first.kind == alpaca_eval.KIND else "document"
             raise UserError(
                 f"{first.file}: row {a.number}: {clean(key)[:60]!r} has another {what} than row {b.number} of {second.file}; "
                 "compare logs of the same data"
@@ -121,7 +122,7 @@ def _footer(
         name for name in {*first.conditions, *second.conditions} if first.conditions.get(name) != second.conditions.get(name)
     )
     if changed:
-        lines.append(f"Answers were given under other conditions on each side: {_some(changed)} differ.")
+        lines.append(f"Answers were not given under the same conditions on both sides, by {_some(changed)}.")
     return "\n".join(lines) + "\n"
 
 

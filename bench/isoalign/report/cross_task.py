@@ -132,6 +132,8 @@ def cross_task(cards_by_task: Mapping[str, Sequence[Card]]) -> CrossTask:
         for row in section.rows:
             if row.gated:
                 gated[row.name].append(task)
+            if row.gated and row.part == METHOD:
+                parts[row.name] = row.part
         parts |= {row.name: row.part for row in rows}
         bases |= {(task, row.name): _bases_scored(section, row) for row in rows}
     methods = []

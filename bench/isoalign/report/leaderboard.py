@@ -6,6 +6,7 @@ A row is one algorithm in one configuration, its seeds pooled. Rows are in one s
 
 import json
 import os
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
@@ -129,7 +130,7 @@ def write_board(board: Board, folder: Path) -> Path:
     return folder / "leaderboard.md"
 
 
-PAPER = ("frontier*.pdf", "curves*.pdf", "reliability*.pdf", "table*.tex", "table*.md")
+PAPER = re.compile(r"table(-\d+)?\.(tex|md)|(frontier|curves|reliability)(-\d+)?\.pdf")
 
 
 def write_paper(board: Board, folder: Path) -> list[Path]:
@@ -139,8 +140,8 @@ def write_paper(board: Board, folder: Path) -> list[Path]:
         name = "table" if number == 1 else f"table-{number}"
         tables |= {f"{name}.tex": as_latex(board.task, section), f"{name}.md": as_markdown(section)}
     files: dict[str, str | bytes] = {**board.charts("pdf"), **tables}
-    for stale in (file for kind in PAPER for file in Path(folder).glob(kind)):
-        if stale.name not in files:
+    for stale in Path(folder).glob("*"):
+        if PAPER.fullmatch(stale.name) and stale.name not in files:
             stale.unlink()
     for name, data in files.items():
         save(Path(folder) / name, data)

@@ -16,7 +16,11 @@ from isoalign.core.errors import UserError
 from isoalign.evaluation.tracks import BY_HAND, DEFAULT, OTHER_BASE
 from isoalign.models import loading
 
-_SAME = re.compile(r"task\.(training\.|bases|seed|evaluation\.(?!scorer))")  # settings that change no choice of settings
+_SAME = re.compile(
+    r"task\.(bases|seed|evaluation\.(?!scorer)|training\.((kl_)?snapshots|micro_batch|checkpoint_seconds|idle_seconds|patience)"
+    r"|model\.(shard|sampler))"
+)
+"""Settings of a task by which no other settings of a method would be chosen."""
 BUDGET = "budget=small"  # what holds where none is typed
 NAMES = ("name", "of")  # of an algorithm's yaml: no settings
 
@@ -39,12 +43,10 @@ def settings_on(task: str, algorithm: str, model: ModelConfig) -> dict[str, Any]
     return {key: value for key, value in settings.items() if key not in NAMES}
 
 
-def _changed(tuned_with: Iterable[str], words: Iterable[str]) -> list[str]:
-    """The settings of task and budget that were typed for the search alone, or for the run alone."""
+def choosing(words: Iterable[str]) -> set[str]:
+    """Those of the words of a run or search by which other settings of a method might be chosen: of task and budget."""
     typed = {word.lstrip("+") for word in words} - {BUDGET}
-    of_run = {word for word in typed if word.startswith(("task.", "budget")) and not _SAME.match(word)}
-    of_search = {*tuned_with} - {BUDGET}
-    return sorted(of_search - typed | of_run - of_search)
+    return {word for word in typed if word.startswith(("task.", "budget")) and not _SAME.match(word)}
 
 
 def settings_and_tuning(config: DictConfig, model: ModelConfig) -> tuple[dict[str, Any], str]:
@@ -69,7 +71,9 @@ def settings_and_tuning(config: DictConfig, model: ModelConfig) -> tuple[dict[st
             tuning = OTHER_BASE
         elif choice != f"{config.task.name}_{name}":
             tuning = f"{tuning}, as {choice}"
-        if tuning != OTHER_BASE and (changed := _changed(config.tuned_with, words)):
-            tuning = f"{tuning}, but not with {' '.join(changed)}"
+        if tuning != OTHER_BASE:
+            search, run = choosing(config.tuned_with), choosing(words)
+            tuning += f", with {' '.join(sorted(search - run))}" if search - run else ""
+            tuning += f", but not with {' '.join(sorted(run - search))}" if run - search else ""
     settings: Any = OmegaConf.to_container(config.algorithm, resolve=True)
     return {key: value for key, value in settings.items() if key not in NAMES}, BY_HAND if typed else tuning

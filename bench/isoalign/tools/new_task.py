@@ -68,6 +68,8 @@ class NewTask:
             )
         if yaml.safe_load(self.name) != self.name:  # true, null, off ...
             raise UserError(f"{self.name!r} can't be the name of a task: yaml reads it as {yaml.safe_load(self.name)!r}")
+        if self.scorer == self.second_scorer:
+            raise UserError(f"the second scorer must be another one than {self.scorer}; name one with --second-scorer")
         if (file := folder / f"{self.name}.yaml").exists():
             raise UserError(f"{file} already exists; remove it, or choose another name")
         tokenizer, weights = loading.load_tokenizer(self.model), loading.count_parameters(self.model)

@@ -13,6 +13,7 @@ from isoalign.data.logs.log import Log, LogRow, mapping_of, number_of, refuse
 KIND = "Inspect log"
 LETTERS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}  # correct, partly, incorrect, no answer, as Inspect counts them
 ATTACHED = "attachment://"
+REACHING = {"max_connections", "max_retries", "timeout", "attempt_timeout", "batch", "cache"}
 CONDITIONS = ("task_version", "task_args", "solver", "solver_args", "model_generate_config")  # under which answers were given
 
 
@@ -38,19 +39,30 @@ def read(file: Path, values: Sequence[Any]) -> Log:
     rows = tuple(_row(file, number, mapping_of(file, number, each), skipped) for number, each in enumerate(samples, start=1))
     about = log["eval"]
     kept = tuple(row.without(skipped) for row in rows)
+    conditions = {name: _shaping(told) for name in CONDITIONS if (told := about.get(name))}
     return Log(
         file, KIND, str(about.get("task", "")), str(about.get("model", "")), kept, against=_judges(about),
-        skipped=tuple(sorted(skipped)), conditions={name: told for name in CONDITIONS if (told := about.get(name))},
+        skipped=tuple(sorted(skipped)), conditions=conditions,
     )  # fmt: skip
 
 
+def _shaping(told: Any) -> Any:
+    """A condition without what only says how a model is reached."""
+    return {name: each for name, each in told.items() if name not in REACHING} if isinstance(told, dict) else told
+
+
 def _judges(about: dict[str, Any]) -> str:
-    """The models by which answers are scored, and how; empty where no model scores."""
-    scorers = about.get("scorers")
-    options = [each.get("options") for each in scorers if isinstance(each, dict)] if isinstance(scorers, list) else []
-    asked = [each for each in options if isinstance(each, dict) and any("model" in name for name in each)]
-    told = {"models": about.get("model_roles"), "scorers": asked}
-    return json.dumps({name: each for name, each in told.items() if each}, sort_keys=True) if any(told.values()) else ""
+    """The models that grade answers; empty where no model does. A grader that is not named is the model itself."""
+    roles, scorers = about.get("model_roles"), about.get("scorers")
+    named = [role for role in roles.values() if isinstance(role, dict | str)] if isinstance(roles, dict) else []
+    found = [role if isinstance(role, str) else str(role.get("model", "")) for role in named]
+    for each in scorers if isinstance(scorers, list) else []:
+        options = each.get("options") if isinstance(each, dict) else None
+        model = options.get("model") if isinstance(options, dict) else None
+        found += [str(one) for one in (model if isinstance(model, list) else [model]) if one]
+        if isinstance(each, dict) and "model_graded" in str(each.get("name", "")) and not found:
+            found.append(str(about.get("model", "")))
+    return ", ".join(sorted(set(filter(None, found))))
 
 
 def _row(file: Path, number: int, sample: dict[str, Any], skipped: set[str]) -> LogRow:

@@ -168,7 +168,8 @@ COLUMNS = frozenset({
     "section", "budget_flops", "base", "rank", "rank_last", "method", "algorithm", "part", "gated", "outdated", "pareto",
     "pareto_share", "seeds", "prompts", "tuning", "packages", "flags",
 })  # fmt: skip
-"""Columns of a board's table that are of no metric."""
+BEGINNINGS = ("gain_at_kl_", "gain_mean_over_kl", "drift_", "above_drift", "spent_", "flops_")
+"""Columns of a board's table that are of no metric, and how the others' names begin."""
 
 
 def merged(parts: Mapping[str, Mapping[str, Item]]) -> dict[str, Item]:
@@ -180,8 +181,9 @@ def merged(parts: Mapping[str, Mapping[str, Item]]) -> dict[str, Item]:
             raise UserError(f"metric family {family}: another family already has {', '.join(clash)}; rename them")
         together.update(part)
     bounds = {f"{name}{end}" for name in together for end in ("_low", "_high")} | COLUMNS
-    if taken := sorted(bounds & together.keys()):
-        raise UserError(f"metric {taken[0]}: a board has a column of that name; rename it")
+    if taken := sorted(name for name in together if name in bounds or name.startswith(BEGINNINGS)):
+        owner = next(family for family, part in parts.items() if taken[0] in part)
+        raise UserError(f"metric family {owner}: a board has a column of the name {taken[0]}; rename it")
     return together
 
 

@@ -109,6 +109,8 @@ def chance_phrase(section: Section) -> str:
         return f"the reference lacks bases, so gains on them are the cards' own: isoalign run -m algorithm=sft seed={seeds}"
     if (found := section.chance) is None:
         return "between bases and seeds not told apart: that takes two bases or more with two seeds or more on each"
+    if not found.high:
+        return "between bases and seeds not told apart: bases differ less than their seeds do"
     return (
         f"of the variance of a run's gain {found.share:.0%} is between bases (95% interval: {found.low:.0%} to "
         f"{found.high:.0%}), the rest between seeds of one base"

@@ -13,7 +13,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.objective import Objective, objective_of
 from isoalign.core.records import Card
 from isoalign.core.store import digest
-from isoalign.evaluation.card import file_name
+from isoalign.evaluation.card import file_name, package_of
 from isoalign.report.board.columns import metric
 from isoalign.report.board.ranking import pooled_estimate, seeds_of
 from isoalign.report.board.rows import (
@@ -261,15 +261,20 @@ def _left_out_phrase(left_out: Mapping[str, Sequence[str]]) -> str:
 def _rows(kept: Sequence[_Placed], values: Sequence[float], key: str) -> dict[float, dict[str, Row]]:
     """Rows by axis value and name, with the seeds of a method in one row; names contain the settings that differ, but for
     ``key``."""
-    methods: defaultdict[tuple[str, str], list[_Placed]] = defaultdict(list)
+    methods: defaultdict[tuple[str, str, str], list[_Placed]] = defaultdict(list)
     for one in kept:
         settings = flatten({"algorithm": one.card.config.get("algorithm")})
         settings.pop(key, None)
-        methods[one.card.algorithm, json.dumps(settings, sort_keys=True)].append(one)
+        methods[one.card.algorithm, json.dumps(settings, sort_keys=True), package_of(one.card)].append(one)
     firsts = [replace(own[0].card, config=json.loads(method[1])) for method, own in methods.items()]
     newest = newest_versions(one.card for one in kept)
     rows: dict[float, dict[str, Row]] = {value: {} for value in values}
-    for name, own in zip(distinct_names(firsts), methods.values(), strict=True):
+    packages = {name: {of for other, _, of in methods if other == name} for name, *_ in methods}
+    names = [
+        f"{name} of {of}" if of and len(packages[algorithm]) > 1 else name
+        for name, (algorithm, _, of) in zip(distinct_names(firsts), methods, strict=True)
+    ]
+    for name, own in zip(names, methods.values(), strict=True):
         for value in values:
             if cards := [one.card for one in own if one.value in (value, None)]:
                 rows[value][name] = _row(name, cards, newest)

@@ -119,16 +119,20 @@ class Search:
         file = conf / name
         if not file.exists():
             return file
+        from isoalign.runs.tuned import choosing  # loads torch, which the help does without
+
         old: Any = OmegaConf.to_container(OmegaConf.load(file))
-        for what, is_other in [
-            ("another base", old.get("tuned_on") != self.base),
-            ("other values of the task", old.get("tuned_with", []) != list(self.settings)),
-        ]:
-            if is_other:
-                raise UserError(
-                    f"{file} holds settings of {what} than this search's; make a task of this search's and tune that (a yaml "
-                    f"with defaults: [{self.task}], its name and what differs), or choose another --conf"
-                )
+        if old.get("tuned_on") != self.base:
+            raise UserError(
+                f"{file} holds settings of another base than this one; make a task of this base and tune that (a yaml with "
+                f"defaults: [{self.task}], its name and its model), or choose another --conf"
+            )
+        before, now = (choosing(words) for words in (old.get("tuned_with", []), self.settings))
+        if before != now:
+            told = [" ".join(sorted(words)) or "nothing typed" for words in (before, now)]
+            raise UserError(
+                f"{file} was tuned with {told[0]}, this search is with {told[1]}: remove it, or choose another --conf"
+            )
         return file
 
     def run(self, algorithms: Sequence[str], report: Callable[[str, Trial], None]) -> Iterator[tuple[str, list[Trial]]]:
