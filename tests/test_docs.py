@@ -502,6 +502,26 @@ def test_the_boards_of_the_known_rewards_say_what_the_page_says() -> None:
     assert "grpo" not in rule.drift.rows or not rule.drift.rows["grpo"].draws
 
 
+def test_ppo_beside_trl_is_what_the_record_says() -> None:
+    page = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
+    record = json.loads((ROOT / "results" / "findings" / "trl_ppo.json").read_text())
+    arms = record["arms"]
+    ours, equal, own = (arms[name] for name in ("ours", "TRL, equal settings", "TRL, its defaults"))
+    gain, same, default = (brief(arm["toxicity_reduction"]["value"]) for arm in (ours, equal, own))
+    gap = arms["ours minus TRL, equal settings"]
+    more, least, most = brief(-gap["value"]), brief(gap["high"]), brief(-gap["low"])
+    same = f"{same} ({more} more, 95% interval {least} less to {most} more)"
+    assert f"ours {gain}, TRL's with the same settings {same}, TRL's by its own defaults {default}." in page
+    gaps = [arms[f"ours minus {arm}"] for arm in ("TRL, equal settings", "TRL, its defaults")]
+    assert all(each["low"] < 0 < each["high"] for each in gaps)
+    at = [brief(float(np.mean([seed["value"] for seed in arm["by seed"]["kl"]])), 1) for arm in (equal, own, ours)]
+    assert f"it ends at {at[0]} and {at[1]} nats of KL, ours at {at[2]}." in page
+    spent = [f"{np.mean([one['share of the budget'] for one in arm['trainings']]):.0%}" for arm in (equal, own)]
+    assert f"whole iterations, 8 and 4, so it spends {spent[0]} and {spent[1]} of the budget" in page
+    assert [arm["trainings"][0]["iterations"] for arm in (equal, own)] == [8, 4]
+    assert not any(flags for arm in (ours, equal, own) for flags in arm["gates"])
+
+
 def value_of(text: str) -> float:
     """The number that `brief` wrote."""
     return float(text.replace("−", "-"))
