@@ -101,6 +101,9 @@ for what in "$@"; do
     $what
     rm -f $results/published/"$task"/{*.json,values.jsonl.xz} # superseded ones would stand beside these on the board; git has them
     .venv/bin/isoalign publish "$fresh/$task"/*.json --results $results
-    [ "$what" != ladder ] || .venv/bin/isoalign board nano --along budget.flops --results results/ladder/published
+    if [ "$what" = ladder ]; then # its page is along the budget
+        rm -f $results/published/nano/{leaderboard.*,frontier*.svg,curves*.svg,reliability*.svg}
+        .venv/bin/isoalign board nano --along budget.flops --results $results/published
+    fi
 done
 .venv/bin/python scripts/board_to_readme.py

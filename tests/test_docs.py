@@ -31,6 +31,8 @@ from isoalign.data import formats
 from isoalign.evaluation.card import read_cards
 from isoalign.report.board.ranking import pooled_estimate
 from isoalign.report.leaderboard import build_board
+from isoalign.report.sweeps.sweep_report import sweep_report
+from isoalign.report.sweeps.text import sweep_page
 from isoalign.runs.overrides import check_overrides, task_named
 from isoalign.training import registry
 from workbench import FixedRatios
@@ -520,6 +522,24 @@ def test_ppo_beside_trl_is_what_the_record_says() -> None:
     assert f"whole iterations, 8 and 4, so it spends {spent[0]} and {spent[1]} of the budget" in page
     assert [arm["trainings"][0]["iterations"] for arm in (equal, own)] == [8, 4]
     assert not any(flags for arm in (ours, equal, own) for flags in arm["gates"])
+
+
+def test_the_ladder_is_what_its_cards_say() -> None:
+    page = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
+    folder = ROOT / "results" / "ladder" / "published" / "nano"
+    found = sweep_report(read_cards(folder), "budget.flops")
+    assert sweep_page(found) == (folder / "along-budget.flops.md").read_text(encoding="utf-8")
+    assert found.values == [3e12, 4.5e12, 9e12]
+    assert {one.verdict for one in found.crossings} == {"not decided"}
+    assert len(found.crossings) == 15
+    assert "two seeds decide none of the 15 pairs." in page
+    ranks = [{name: one.rank.value for name, one in found.robustness.standings[at].items()} for at in found.values[:2]]
+    assert [at["rloo"] for at in ranks] == [4, 2]
+    trends = {name: found.trend(name) for name in found.methods}
+    assert {name for name, trend in trends.items() if trend == "falls"} == {"kto", "simpo", "dpo", "rloo"}
+    left = [found.mean(9e12, name).value or 0.0 for name in found.methods]
+    assert f"At 9e12 the six leave {brief(min(left))} to {brief(max(left))} of the base's" in page
+    assert {name for name in found.methods if found.gated(9e12, name)} == {"kto", "ppo", "simpo"}
 
 
 def value_of(text: str) -> float:

@@ -34,8 +34,9 @@ are trivial."""
 FLAT = 0.05
 """Spread below which rewards have collapsed: a twentieth of the spread that whitening gives the training answers."""
 SATURATED = 0.5
-LOST = 0.6
-"""On-policy accuracy below which the reward model no longer orders the policy's samples; chance is .5."""
+LOST, FEWEST = 0.6, 20
+"""On-policy accuracy below which the reward model no longer orders the policy's samples (chance is .5), and the fewest prompts
+of which that is told: a policy whose answers are all alike has next to none with a difference."""
 
 REVERSED = 0.35
 """Agreement with the evaluation scorer below which, its interval below 1/2, the reward is likely to be turned around."""
@@ -129,7 +130,7 @@ def warnings(estimates: Mapping[str, Estimate]) -> list[str]:
         texts.append(f"rewards of the samples spread by {spread:.2g}, under {FLAT}: it, or the policy, has collapsed")
     if sure is not None and sure > SATURATED:
         texts.append(f"{sure:.0%} of held-out pairs are saturated: its margins are too large to learn from or to trust")
-    if own is not None and own < LOST:
+    if own is not None and own < LOST and estimates["rm_accuracy_on_policy"].n >= FEWEST:
         on = f"{own:.3f} on {estimates['rm_accuracy_on_policy'].n} prompts"
         texts.append(f"on-policy accuracy {on} is under {LOST}: it no longer orders this policy's samples")
     return [f"reward model: {line}" for line in texts]
