@@ -147,4 +147,6 @@ def test_a_run_takes_the_settings_of_its_tuned_file_and_says_so(file: Path) -> N
         "tracking",
         "tuning",
         "tuned_on",
+        "tuned_with",
     }
+    assert config.tuned_with == written.get("tuned_with", [])
