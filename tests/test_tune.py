@@ -283,7 +283,7 @@ def test_a_tuned_setting_is_told_on_the_card_unless_another_is_typed_or_the_base
 
     beta, told = beta_and_tuning("task=theirs")
     assert beta == 0.25
-    assert told.startswith("9 trials, but not with task.")
+    assert told.startswith("9 trials, but not with budget.steps=2 task.")
     assert beta_and_tuning("task=theirs", "algorithm.lr=0.001") == (0.25, "by hand")
     assert beta_and_tuning("task=theirs", "task.model.lora=2") == (0.1, OTHER_BASE)
     assert beta_and_tuning("task=nano", "task.training.betas=[0.9,0.99]") == (0.1, OTHER_BASE)  # tuned on nano's own model
