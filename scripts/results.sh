@@ -56,10 +56,6 @@ second() {
     run task=nano algorithm=sft
     sweep task=nano algorithm=trl_online_dpo,online_dpo,trl_dpo,dpo,ppo,kto seed=0,1,2
 }
-drift() { # three draws of each control, on the task of the other words; lines for pool
-    printf "$* algorithm=drift_rloo algorithm.reward_seed=%s\n" 0 1 2
-    printf "$* algorithm=drift_dpo algorithm.verdict_seed=%s\n" 0 1 2
-}
 bases() { # two seeds on each
     printf "task=nano algorithm=sft task.bases=3 seed=%s\n" 0 1 2 | pool
     sweep task=nano algorithm=dpo,kto,ppo,rloo task.bases=3 seed=0,1,2,3,4,5
@@ -75,8 +71,8 @@ known() { # a task with a known reward, of nano's base; with the settings that w
         for method in ppo rlaif rloo grpo kto dpo sft_chosen; do
             printf "task=$1 algorithm=$method tuned=nano_$method seed=%s\n" 0 1 2
         done
-        drift task="$1"
-        printf "task=$1 algorithm=drift_rloo algorithm.reward_seed=%s\n" 3 4 5 # some draws do not come to the KL of the methods
+        printf "task=$1 algorithm=drift_rloo algorithm.reward_seed=%s\n" 0 1 2 3 4 5 # some do not come to the KL of the methods
+        printf "task=$1 algorithm=drift_dpo algorithm.verdict_seed=%s\n" 0 1 2
     } | pool
 }
 nano_sentiment() { known nano_sentiment; }

@@ -182,8 +182,8 @@ class Comparison:
         for name, card in made.items():
             tried = {rate: card(rate, SEED, SPLITS[0]) for rate in rates}
             rate = best(tried)
-            if (further := beyond(rate, rates)) is not None:
-                tried[further] = card(further, SEED, SPLITS[0])
+            if (more := beyond(rate, rates)) is not None:
+                tried[more] = card(more, SEED, SPLITS[0])
                 rate = best(tried)
             cards[name] = [card(rate, seed, SPLITS[1]) for seed in range(seeds)]
             metrics = {

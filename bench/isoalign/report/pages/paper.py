@@ -25,8 +25,9 @@ def as_markdown(section: Section) -> str:
     titles, rows = _table(section)
     names = [row_name(row) for row in section.rows]
     shown = [[escape(cells[0]), name, *cells[2:]] for name, cells in zip(names, rows, strict=True)]
-    notes = "".join(f"- {escape(note)}\n" for note in notes_of(section))
-    return f"{escape(headline(section))}.\n\n{grid(titles, shown, left=(0, 1))}\n{notes and chr(10) + notes}"
+    parts = [f"{escape(headline(section))}.", grid(titles, shown, left=(0, 1))]
+    notes = "\n".join(f"- {escape(note)}" for note in notes_of(section))
+    return "\n\n".join([*parts, *([notes] if notes else [])]) + "\n"
 
 
 def notes_of(section: Section) -> list[str]:
@@ -34,7 +35,7 @@ def notes_of(section: Section) -> list[str]:
     bounds = [row.name for row in section.rows if row.part == INFERENCE]
     told = [f"{', '.join(bounds)}: the KL is at most that"] if bounds else []
     told += [f"{row.name}: {'; '.join(map(str, row.flags))}" for row in section.rows if row.flags]
-    return [clean(note) for note in [*told, *section.unequal, *section.warnings]]
+    return [clean(note) for note in [*told, *section.unequal]]
 
 
 def as_latex(task: str, section: Section) -> str:

@@ -70,7 +70,7 @@ def _section(section: Section, names: Counter[str]) -> dict[str, Any]:
         "title": f"{budget_phrase(section)}, base {clean(section.base or 'unknown')}",
         "difference": difference_phrase(objective),
         "axis": objective.gain_title,
-        "unequal": [clean(line) for line in (*section.unequal, *section.warnings)],
+        "unequal": list(map(clean, section.unequal)),
         "metrics": [clean(one.heading) for one in metrics],
         "rows": [
             {
