@@ -28,8 +28,9 @@ from isoalign.evaluation import card, metrics
 from isoalign.evaluation.metrics import Metric
 from isoalign.report import leaderboard
 from isoalign.report.board import columns
+from isoalign.report.board.names import distinct_names
 from isoalign.report.board.ranking import Ranking, pareto_names, pool_estimates, seeds_of
-from isoalign.report.board.rows import Row, distinct_names, flatten, settings_of
+from isoalign.report.board.rows import Row, flatten, settings_of
 from isoalign.report.charts import labels
 from isoalign.report.charts.reliability import reliability_by_model, reliability_chart
 from isoalign.report.compare import compare_methods

@@ -222,27 +222,6 @@ def outdated_families(card: Card, newest: Mapping[str, str]) -> dict[str, tuple[
     return {name.removeprefix(FAMILY): pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def distinct_names(cards: list[Card]) -> list[str]:
-    """A name for each card: its algorithm's, with the settings in which configurations of one algorithm differ."""
-    flat = [flatten(json.loads(settings_of(card))) for card in cards]
-    twins: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for card, settings in zip(cards, flat, strict=True):
-        twins[card.algorithm].append(settings)
-    varied = {name: _varied(own) for name, own in twins.items()}
-    names = []
-    for card, settings in zip(cards, flat, strict=True):
-        keys = varied[card.algorithm]
-        shown = ", ".join(f"{key.removeprefix('algorithm.')}={settings[key]}" for key in keys if key in settings)
-        names.append(f"{card.algorithm} ({shown or 'default'})" if keys else card.algorithm)
-    return names
-
-
-def _varied(twins: list[dict[str, Any]]) -> list[str]:
-    """The settings in which configurations differ."""
-    keys = sorted({key for twin in twins for key in twin})
-    return [key for key in keys if len({repr(twin.get(key)) for twin in twins}) > 1]
-
-
 def flatten(settings: Any, path: str = "") -> dict[str, Any]:
     """Nested settings by dotted key; an empty section is a value."""
     if not isinstance(settings, dict) or not settings:

@@ -14,6 +14,7 @@ from isoalign.core.records import Card, Estimate
 from isoalign.evaluation.card import package_of
 from isoalign.report.board.columns import metric
 from isoalign.report.board.drift import DriftOnBoard, drift_on_board
+from isoalign.report.board.names import distinct_names
 from isoalign.report.board.ranking import (
     Ranking,
     bases_of,
@@ -32,7 +33,6 @@ from isoalign.report.board.rows import (
     UNMETERED,
     Row,
     build_row,
-    distinct_names,
     newest_versions,
     outdated_families,
     part_of,
@@ -253,10 +253,7 @@ def _row_names(groups: Mapping[RowKey, list[Card]]) -> dict[RowKey, str]:
         distinct = dict(zip(firsts, distinct_names(list(firsts.values())), strict=True))
         for key in keys:
             old = [f"{family} {own}" for family, (own, _) in json.loads(key[2]).items()]
-            of = package_of(groups[key][0])
-            alike = of and any(package_of(groups[other][0]) != of for other in keys if other[0] == key[0])
-            name = f"{distinct[key[:2]]} of {of}" if alike else distinct[key[:2]]
-            name = f"{name} [{', '.join(old)}]" if old else name
+            name = f"{distinct[key[:2]]} [{', '.join(old)}]" if old else distinct[key[:2]]
             names[key] = f"{name} [unmetered]" if name in names.values() else name
     return names
 

@@ -15,13 +15,13 @@ from isoalign.core.records import Card
 from isoalign.core.store import digest
 from isoalign.evaluation.card import file_name, package_of
 from isoalign.report.board.columns import metric
+from isoalign.report.board.names import distinct_names
 from isoalign.report.board.ranking import pooled_estimate, seeds_of
 from isoalign.report.board.rows import (
     METHOD,
     REFERENCE,
     UNMETERED,
     Row,
-    distinct_names,
     flatten,
     newest_versions,
     outdated_families,
@@ -269,12 +269,7 @@ def _rows(kept: Sequence[_Placed], values: Sequence[float], key: str) -> dict[fl
     firsts = [replace(own[0].card, config=json.loads(method[1])) for method, own in methods.items()]
     newest = newest_versions(one.card for one in kept)
     rows: dict[float, dict[str, Row]] = {value: {} for value in values}
-    packages = {name: {of for other, _, of in methods if other == name} for name, *_ in methods}
-    names = [
-        f"{name} of {of}" if of and len(packages[algorithm]) > 1 else name
-        for name, (algorithm, _, of) in zip(distinct_names(firsts), methods, strict=True)
-    ]
-    for name, own in zip(names, methods.values(), strict=True):
+    for name, own in zip(distinct_names(firsts), methods.values(), strict=True):
         for value in values:
             if cards := [one.card for one in own if one.value in (value, None)]:
                 rows[value][name] = _row(name, cards, newest)
