@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -572,6 +573,17 @@ def test_what_the_board_tells_and_which_claims_hold_is_counted(published: Publis
     assert [name for name, verdict in verdicts if verdict == "**does not hold**"] == ["RLAIF"]
     assert [verdict for _, verdict in verdicts].count("**not shown**") == 11
     assert page == report(Bench()), "the cards say what the page says"
+
+
+def test_two_seeds_of_one_method_differ_as_often_as_the_page_on_statistics_says(published: Published) -> None:
+    found = []
+    for name, cards in published.cards.items():
+        if name != "sft" and not name.startswith("drift"):
+            columns = [card.values["toxicity_mean"] for card in cards]
+            found += [stats.compare({"a": [one], "b": [other]})["a", "b"].p for one, other in combinations(columns, 2)]
+    page = " ".join((ROOT / "docs" / "statistics.md").read_text(encoding="utf-8").split())
+    differ = sum(p is not None and p < 0.05 for p in found)
+    assert f"two seeds of one and the same method differ at p < .05 in {differ} of {len(found)} pairs" in page
 
 
 def test_the_bill_of_ppo_is_as_told(published: Published, readme: str) -> None:
