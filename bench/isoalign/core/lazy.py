@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     import huggingface_hub.constants
     import krippendorff
     import matplotlib.backends.backend_agg
+    import matplotlib.collections
     import matplotlib.figure
     import matplotlib.lines
+    import matplotlib.path
     import matplotlib.style
     import matplotlib.transforms
     import peft.tuners.tuners_utils

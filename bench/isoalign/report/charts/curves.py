@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from isoalign.report.board.rows import Row
+from isoalign.core.lazy import matplotlib
+from isoalign.report.board.rows import CONTROL, Row
 from isoalign.report.board.sections import Section
 from isoalign.report.charts.labels import Label, boxes_along, place_labels
 from isoalign.report.charts.looks import (
@@ -19,6 +20,7 @@ from isoalign.report.charts.looks import (
     MOST,
     OTHERS,
     Look,
+    cut_name,
     dress,
     even_steps,
     known_parts,
@@ -26,7 +28,6 @@ from isoalign.report.charts.looks import (
     name_of,
     picture,
     setting,
-    shorten,
 )
 from isoalign.stats import Array
 from isoalign.stats.curves import Curves, Paths, bands
@@ -46,7 +47,8 @@ def curves_chart(task: str, section: Section, kind: str = "svg") -> bytes | None
     if not curves:
         return None
     looks = looks_of(list(section.rows))  # of all rows, so that a method looks the same in every chart
-    lines = [_Line(row, curves[row.name], looks[row.name]) for row in section.rows if row.name in curves]
+    rows = sorted(section.rows, key=lambda row: row.part == CONTROL)  # each method has a panel before the draws of drift
+    lines = [_Line(row, curves[row.name], looks[row.name]) for row in rows if row.name in curves]
     scored = [line for line in lines if line.curves.observed.proxy is not None]
     if len(lines) > CROWD:
         subtitle = f"{setting(task, section)} · {_legend(lines[:MOST])}"
@@ -107,12 +109,12 @@ def _multiples(figure: Any, lines: list[_Line], subtitle: str) -> None:
     )
     text = f"{subtitle}\ngrey: the others · thin, on the right: the reward model's score minus the base's"
     figure.text(0.01, 1 - 0.4 / height, text, va="top", color=FAINT, fontsize=9)
-    others = _one_after_another([line.at(lambda paths: paths.gold) for line in everyone])
+    others = [list(zip(*line.at(lambda paths: paths.gold), strict=True)) for line in everyone]
+    panels[0].update_datalim([point for path in others for point in path])
     rights = []
     for place, (axes, line) in enumerate(zip(panels, lines, strict=True)):
-        axes.plot(*others, color=OTHERS, linewidth=0.8, zorder=1)
         _curve(axes, line, lambda paths: paths.gold)
-        axes.set_title(shorten(name_of(line.row), 20), loc="left", fontsize=9, color=line.look.colour)
+        axes.set_title(cut_name(line.row, 22), loc="left", fontsize=9, color=line.look.colour)
         axes.tick_params(labelsize=8, labelbottom=place + PER_ROW >= len(lines), labelleft=place % PER_ROW == 0)
         rights.append(axes.twinx())
         # numbers at the right edge only, as on the left
@@ -121,13 +123,24 @@ def _multiples(figure: Any, lines: list[_Line], subtitle: str) -> None:
             rights[-1].plot(*line.at(lambda paths: paths.rise), color=INK, linewidth=0.9, zorder=2)
     _level(panels, rights)
     _kl_axis(panels, math.sqrt(max(float(line.curves.observed.kl.max()) for line in everyone)), "", most=4)
+    _behind(figure, panels, others)
     figure.supxlabel(KL_LABEL, fontsize=10, y=0.12 / height)
     figure.supylabel(lines[0].row.objective.gain_axis, fontsize=10, x=0.12 / width)
 
 
-def _one_after_another(lines: list[tuple[list[float], list[float]]]) -> tuple[list[float], list[float]]:
-    """Several lines as one, with gaps between them."""
-    return [x for line in lines for x in (*line[0], math.nan)], [y for line in lines for y in (*line[1], math.nan)]
+def _behind(figure: Any, panels: list[Any], paths: list[list[tuple[float, float]]]) -> None:
+    """Draw the same paths, grey, behind each of some panels of one size and scale: once in the file, in inches, and placed."""
+    first = panels[0]
+    inches = figure.dpi_scale_trans
+    corners = [inches.inverted().transform(axes.bbox.p0) for axes in panels]
+    points = inches.inverted().transform(first.transData.transform([point for path in paths for point in path])) - corners[0]
+    starts = [place == 0 for path in paths for place in range(len(path))]
+    codes = [matplotlib.path.Path.MOVETO if start else matplotlib.path.Path.LINETO for start in starts]
+    grey = matplotlib.collections.PathCollection(
+        [matplotlib.path.Path(points, codes)], offsets=corners, offset_transform=inches, transform=inches,
+        facecolors="none", edgecolors=OTHERS, linewidths=0.8, zorder=-1,
+    )  # fmt: skip
+    figure.add_artist(grey)
 
 
 def _level(*groups: list[Any]) -> None:

@@ -149,13 +149,17 @@ def family_of(row: Row) -> str:
 
 
 def name_of(row: Row, length: int = 36) -> str:
-    """A row's name in charts, its middle left out where it is longer than ``length``, and why it can't be compared, if it
-    can't."""
+    """A row's name in charts, as `cut_name` has it, and why it can't be compared, if it can't."""
     apart = f" ({row.part})" if row.part in (UNMETERED, INFERENCE) else " (outdated)"
     why = "" if row.comparable else " (gate)" if row.gated else apart
+    return cut_name(row, length) + why
+
+
+def cut_name(row: Row, length: int) -> str:
+    """A row's name, its middle left out where it is longer than ``length``."""
     name = clean(row.name)
     half = length // 2
-    return (name if len(name) <= length else f"{name[:half]}…{name[half + 1 - length :]}") + why
+    return name if len(name) <= length else f"{name[:half]}…{name[half + 1 - length :]}"
 
 
 def shorten(text: str, length: int) -> str:
