@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.records import Card, Estimate, Point
 from isoalign.evaluation import card, packs
 from isoalign.report.publish import publish
+from isoalign.tools import verify
 
 
 def make(algorithm: str, task: str = "nano", value: float = 0.1) -> Card:
@@ -77,7 +79,7 @@ def test_a_published_card_is_small_and_its_means_are_those_of_the_card(tmp_path:
     size = sum(path.stat().st_size for path in [*folder.glob("dpo*"), folder / packs.PACK])
     assert size < 0.5 * sum(path.stat().st_size for path in paths)
     for before, after in zip(cards, card.read_cards(folder), strict=True):
-        assert after.digits == 4
+        assert after.digits == 3
         assert card.broken_seals(after) == []
         assert (after.config, after.notes, after.data, after.flags) == (before.config, before.notes, before.data, before.flags)
         assert after.metrics["length"] == Estimate(0.333333, 0.0, 0.142857, 256)
@@ -90,8 +92,8 @@ def test_a_published_card_is_small_and_its_means_are_those_of_the_card(tmp_path:
             for name, by in own.items():
                 assert theirs[name].keys() == by.keys()
                 known, rounded = (np.array(list(each.values()), dtype=float) for each in (by, theirs[name]))
-                assert rounded.mean() == pytest.approx(known.mean(), rel=1e-4)
-                assert np.abs(rounded - known).max() <= 5e-4 * known.max()
+                assert abs(rounded.mean() - known.mean()) <= known.std() / math.sqrt(len(known)) / 8
+                assert np.abs(rounded - known).max() <= 5e-3 * known.max()
         assert after.values["length"]["a-prompt-000"] == 1 / 3, "one value for all takes no room"
     read = json.loads((folder / "dpo-s0-01234567.json").read_text())
     assert read["metrics"]["toxicity_reduction"] == [0.1, 0.09, 0.11, 256, 3]
@@ -100,10 +102,10 @@ def test_a_published_card_is_small_and_its_means_are_those_of_the_card(tmp_path:
     assert len(line["values"][0]["columns"]["kl"]) == 256
 
 
-def test_values_are_rounded_to_four_digits_and_five_decimals() -> None:
+def test_values_are_rounded_to_three_digits_and_five_decimals() -> None:
     by: dict[str, float | None] = {"a": 12.34567, "b": 0.123456, "c": 0.001234567, "d": 0.0000123, "e": None, "f": 3, "g": 0.0}
     after = card.published(replace(make("dpo"), values={"kl": by})).values["kl"]
-    assert after == {"a": 12.35, "b": 0.1235, "c": 0.00123, "d": 0.00001, "e": None, "f": 3, "g": 0.0}
+    assert after == {"a": 12.3, "b": 0.123, "c": 0.00123, "d": 0.00001, "e": None, "f": 3, "g": 0.0}
     assert type(after["f"]) is int
 
 
@@ -144,6 +146,33 @@ def test_what_an_older_version_published_is_read_and_made_small_by_publishing_it
     assert json.loads(old.read_text())["format"] == 5
 
 
+def _apart(text: str) -> tuple[list[str], list[float]]:
+    """The words of an output, without the rules of tables, and its numbers with decimals."""
+    parts = re.split(r"(\d+\.\d+)", re.sub(r"[\s─]+", " ", text))
+    return parts[::2], [float(number) for number in parts[1::2]]
+
+
+def test_what_was_published_with_a_digit_more_keeps_it_until_it_is_published_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = card.write_card(full("dpo"), tmp_path / "local")
+    monkeypatch.setattr(packs, "DIGITS", 4)
+    publish([local], tmp_path)
+    monkeypatch.undo()
+    place = tmp_path / "published" / "nano" / local.name
+    fine = card.read_unchanged(place)
+    assert fine.digits == 4
+    publish([place], tmp_path)
+    coarse = card.read_unchanged(place)
+    assert coarse.digits == 3
+    assert coarse.values["kl"] != fine.values["kl"]
+    assert coarse.metrics == fine.metrics
+    known = card.read_card(local)
+    for one in (fine, coarse):
+        assert verify._differences(one.values, known.values, "values", digits=one.digits) == []
+    assert verify._differences(coarse.values, known.values, "values", digits=4)
+
+
 def test_commands_read_published_cards_as_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cards = [full(name, seed) for name in ("dpo", "ppo-x") for seed in (0, 1)]
     paths = [card.write_card(one, tmp_path / "local" / "nano") for one in cards]
@@ -155,7 +184,9 @@ def test_commands_read_published_cards_as_others(tmp_path: Path, capsys: pytest.
             assert invoke([*words, *named]) == 0
         assert invoke(["show", str(tmp_path / results / "nano" / paths[0].name)]) == 0
         said.append(re.sub(r"\S*(local|published)\S*", "", capsys.readouterr().out))
-    assert said[0] == said[1], "to the digits that are shown"
+    words, numbers = zip(*(_apart(each) for each in said), strict=True)
+    assert words[0] == words[1]
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-2, abs=2e-3), "but for last digits"
     assert invoke(["verify", str(tmp_path / "published" / "nano" / paths[0].name), "--store", str(tmp_path / "store")]) == 1
     assert "ok: the card's 20 entries agree with their seals" in capsys.readouterr().out
 

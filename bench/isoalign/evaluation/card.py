@@ -85,7 +85,8 @@ def read_card(path: Path) -> Card:
 
 def published(card: Card) -> Card:
     """The card with fewer digits and a seal for each field, as `published_texts` writes it."""
-    return card if card.digits is not None else sealed(packs.rounded(card))
+    small = packs.rounded(card)
+    return card if small is card else sealed(small)
 
 
 def published_texts(card: Card, path: Path | str = "card") -> tuple[str, str]:

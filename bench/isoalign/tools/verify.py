@@ -242,21 +242,21 @@ def _check_figures(card: Card, store: Store, report: Report) -> None:
         mine, theirs = (asdict(replace(c, seals={}))[name] for c in (card, found))
         if name == "data" and not mine:
             continue  # of a card that was written before there was such a field
-        wrong += _differences(mine, theirs, name, rounded=card.digits is not None)
+        wrong += _differences(mine, theirs, name, digits=card.digits)
     report.add(wrong, f"{len(found.metrics)} metrics, computed again from the scores, match the card")
 
 
-def _differences(on_card: Any, found: Any, where: str, source: str = "computed again", rounded: bool = False) -> list[str]:
-    """Places where two plain values differ by more than rounding; ``rounded``: the card was, for publishing."""
+def _differences(on_card: Any, found: Any, where: str, source: str = "computed again", digits: int | None = None) -> list[str]:
+    """Places where two plain values differ by more than rounding; ``digits``: those of a published card."""
     if isinstance(on_card, dict) and isinstance(found, dict):
         names = sorted(on_card.keys() | found.keys())
         both_of = ((on_card.get(name), found.get(name), f"{where}.{name}") for name in names)
-        return [line for both in both_of for line in _differences(*both, source, rounded)]
+        return [line for both in both_of for line in _differences(*both, source, digits)]
     if isinstance(on_card, list) and isinstance(found, list) and len(on_card) == len(found):
         numbered = enumerate(zip(on_card, found, strict=True))
-        return [line for i, both in numbered for line in _differences(*both, f"{where}[{i}]", source, rounded)]
+        return [line for i, both in numbered for line in _differences(*both, f"{where}[{i}]", source, digits)]
     if isinstance(on_card, float | int) and isinstance(found, float | int):
-        slack = packs.shift(where, found) if rounded else 0.0
+        slack = packs.shift(where, found, digits) if digits else 0.0
         same = abs(on_card - found) <= slack + TOLERANCE * max(1.0, abs(on_card), abs(found))
     else:
         same = on_card == found
