@@ -556,6 +556,21 @@ def test_without_curves_there_is_no_section_no_chart_and_the_frontier_as_it_was(
     assert plain != full
 
 
+def test_drift_is_no_part_of_the_best_line_with_curves_or_without() -> None:
+    cards = realistic()
+    best = max(frontier.frontier_points(section_of(cards)), key=lambda end: end[2])[0].algorithm
+    more = {"toxicity_reduction": Estimate(0.3, 0.28, 0.32, 64)}
+    drifted = {"algorithm": "drift_rloo"}
+    for change in (dict[str, Any](), {"curve": []}):
+        tops = []
+        for name in (dict[str, Any](), drifted):
+            changed = [dataclasses.replace(c, **change, **name, metrics=c.metrics | more) if c.algorithm == best
+                       else dataclasses.replace(c, **change) for c in cards]  # fmt: skip
+            section = section_of(changed)
+            tops.append(max(gain for _, gain in frontier.frontier_line(section, frontier.frontier_points(section))))
+        assert 0 < tops[1] < tops[0]
+
+
 def test_charts_and_page_are_the_same_whatever_the_order_of_cards() -> None:
     cards = realistic()
     made = []

@@ -151,6 +151,15 @@ def test_an_evaluation_scorer_by_another_label_or_name_is_refused_by_its_weights
         judged.pairs("judge")
 
 
+def test_one_model_by_two_names_is_no_second_opinion_but_another_label_of_it_is(hub: Path, tmp_path: Path) -> None:
+    [folder] = (hub / "models--unitary--unbiased-toxic-roberta" / "snapshots").iterdir()
+    first, second = (f"hf:{shutil.copytree(folder, tmp_path / name)}" for name in ("one", "two"))
+    twice = shared(tmp_path, feedback={}, evaluation={"scorer": f"{first}#insult", "second_scorer": f"{second}#insult"})
+    with pytest.raises(UserError, match=rf"second_scorer {second}#insult is the model of task.evaluation.scorer {first}#"):
+        twice.preflight(0)
+    shared(tmp_path, feedback={}, evaluation={"scorer": f"{first}#insult", "second_scorer": f"{second}#threat"}).preflight(0)
+
+
 def test_labels_of_a_classifier_that_applies_a_sigmoid_are_probabilities_each(hub: Path) -> None:
     [folder] = (hub / "models--unitary--unbiased-toxic-roberta" / "snapshots").iterdir()
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder).eval()

@@ -20,7 +20,6 @@ from isoalign.feedback import constitution, judges
 from isoalign.feedback.judges.scorer import load_scorer_judge, scorer_judge_identity
 from isoalign.feedback.judges.verdicts import Judge
 from isoalign.models import loading, reward_classifier, scorers
-from isoalign.models.answer_scorers import identity
 from isoalign.models.own_reward import OwnReward
 from isoalign.models.reward import ClassifierReward
 from isoalign.models.samplers.engine import sampler_identity
@@ -47,7 +46,7 @@ class StageGraph(TaskModels):
             "packages": [importlib.metadata.version(name) for name in ("torch", "transformers", "peft")],
             "reward": self._reward_identity,
             "writers": [loading.weights_identity(name) for name in preflight.writers(task)],
-            "scorers": list(map(identity, names)),
+            "scorers": self.two_opinions(*names),
             "prompts": [self.prompt_recipe(split) for split in preflight.SPLITS], "training": task.training,
         } | objective_recipe(task.objective)  # fmt: skip
         recipe |= {"file": self._file_recipe} if task.feedback.file and preflight.own_reward_models(task) else {}

@@ -187,6 +187,16 @@ class TaskModels:
             raise UserError(f"task.{setting} {name} is an evaluation scorer; choose another {what} or scorer")
         return weights
 
+    def two_opinions(self, first: str, second: str) -> list[str]:
+        """Identities of the scorers of the evaluation. Raises UserError for one model under two spellings."""
+        found = [identity(first), identity(second)]
+        if found[0] == found[1] and first.partition("#")[2] == second.partition("#")[2]:  # a model may have several labels
+            raise UserError(
+                f"task.evaluation.second_scorer {second} is the model of task.evaluation.scorer {first}; choose another: "
+                "it is the second opinion"
+            )
+        return found
+
     def known_function(self) -> KnownFunction:
         """The known reward, with the prompts of all splits by the tokens that the model reads.
 

@@ -168,17 +168,17 @@ def _around(axes: Any, x: float, y: float) -> Box:
 
 
 def frontier_line(section: Section, ends: Ends) -> list[tuple[float, float]]:
-    """KL and gain of what no other row beats in both: of all points along the budget, or of the ends."""
-    comparable = {row.name: section.curves[row.name] for row, _, _ in ends if row.comparable and row.name in section.curves}
-    comparable = {name: one for name, one in comparable.items() if not name.startswith(tuple(DRIFT))}
-    if comparable:
-        base = float(next(iter(comparable.values())).observed.pooled.level[0])
-        found: list[Place] = pareto(comparable)
+    """KL and gain of what no other row beats in both: of all points along the budget, or of the ends. Drift alone is apart."""
+    ends = [end for end in ends if end[0].comparable and end[0].algorithm not in DRIFT]
+    curves = {row.name: section.curves[row.name] for row, _, _ in ends if row.name in section.curves}
+    if curves:
+        base = float(next(iter(curves.values())).observed.pooled.level[0])
+        found: list[Place] = pareto(curves)
         sign = 1 if section.objective.higher_is_better else -1
         return [(p.kl, sign * (p.level - base)) for p in found]
     best: list[tuple[float, float]] = [(0.0, 0.0)]
-    for row, kl, gain in sorted(ends, key=lambda end: (end[1], -end[2])):
-        if row.comparable and gain > best[-1][1]:
+    for _, kl, gain in sorted(ends, key=lambda end: (end[1], -end[2])):
+        if gain > best[-1][1]:
             best.append((kl, gain))
     return best
 
