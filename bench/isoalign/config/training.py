@@ -8,6 +8,11 @@ from isoalign.core.store import added_later
 
 KL_GRID = (0.25, 0.38, 0.57, 0.85, 1.3, 1.9, 2.9, 4.3, 6.5, 9.7, 15.0, 22.0, 31.0)  # nats, each half as much again or less
 
+OF_THE_MACHINE = (
+    "training.checkpoint_seconds", "training.idle_seconds", "training.gradient_checkpointing", "model.shard",
+)  # fmt: skip
+"""Settings of a task that change no figure: what a machine can hold, and how long it may be silent."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:

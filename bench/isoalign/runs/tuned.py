@@ -12,14 +12,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from isoalign.config.search_path import folders, options
 from isoalign.config.task import ModelConfig
+from isoalign.config.training import OF_THE_MACHINE
 from isoalign.core.errors import UserError
 from isoalign.evaluation.tracks import BY_HAND, DEFAULT, OTHER_BASE
 from isoalign.models import loading
 
-_SAME = re.compile(
-    r"task\.(bases|seed|evaluation\.(?!scorer)|training\.((kl_)?snapshots|micro_batch|checkpoint_seconds|idle_seconds|patience)"
-    r"|model\.(shard|sampler))"
-)
+_SAME = (
+    "bases", "seed", "evaluation.", "training.snapshots", "training.kl_snapshots", "training.micro_batch", "training.patience",
+    "model.sampler", *OF_THE_MACHINE,
+)  # fmt: skip
 """Settings of a task by which no other settings of a method would be chosen."""
 BUDGET = "budget=small"  # what holds where none is typed
 NAMES = ("name", "of")  # of an algorithm's yaml: no settings
@@ -46,7 +47,9 @@ def settings_on(task: str, algorithm: str, model: ModelConfig) -> dict[str, Any]
 def choosing(words: Iterable[str]) -> set[str]:
     """Those of the words of a run or search by which other settings of a method might be chosen: of task and budget."""
     typed = {word.lstrip("+") for word in words} - {BUDGET}
-    return {word for word in typed if word.startswith(("task.", "budget")) and not _SAME.match(word)}
+    same = tuple(f"task.{name}" for name in _SAME)
+    chosen = {word for word in typed if word.startswith(("task.", "budget")) and not word.startswith(same)}
+    return chosen | {word for word in typed if word.startswith("task.evaluation.scorer")}
 
 
 def settings_and_tuning(config: DictConfig, model: ModelConfig) -> tuple[dict[str, Any], str]:

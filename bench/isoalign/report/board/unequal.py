@@ -8,14 +8,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from isoalign.config.training import OF_THE_MACHINE
 from isoalign.core.records import Card
 from isoalign.evaluation.tracks import TUNED, track
 from isoalign.report.board.rows import METHOD, Row, flatten, task_of
 
 FREE = (
     "name", "budgets", "evaluation.split", "evaluation.draws", "evaluation.scorer", "evaluation.second_scorer",
-    "evaluation.win_rate", "training.snapshots", "training.kl_snapshots", "training.micro_batch",
-    "training.checkpoint_seconds", "training.idle_seconds", "model.sampler", "model.shard",
+    "evaluation.win_rate", "training.snapshots", "training.kl_snapshots", "training.micro_batch", "model.sampler",
+    *OF_THE_MACHINE,
 )  # fmt: skip
 """Settings of a task, or beginnings of their names, that change no training, or have sections of their own."""
 NAMED = ("isoalign", "torch", "transformers", "trl")

@@ -14,6 +14,7 @@ from typing import Any
 
 from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
+from isoalign.config.training import OF_THE_MACHINE
 from isoalign.core import plugins
 from isoalign.core.errors import UserError
 from isoalign.core.objective import objective_of
@@ -31,10 +32,6 @@ from isoalign.training import registry
 
 PUBLISHED, ELSEWHERE = "published", "elsewhere"  # below results/: cards on the published base, and on that of other machines
 BASE = "sft"
-FREE = (
-    "training.checkpoint_seconds", "training.idle_seconds", "training.gradient_checkpointing", "model.shard",
-)  # fmt: skip
-"""Settings of a task that change no figure."""
 NOWHERE = Store(Path(os.devnull))  # holds no stage
 AGAIN = "run it again by its command with this version"
 
@@ -102,7 +99,7 @@ def _check_task(card: Card, path: Path) -> TaskConfig:
         raise UserError(f"{path}: another version of isoalign wrote it ({error}); {AGAIN}") from error
     known = _published_task(card.task).on_base(card.seed)
     for name, mine, published in _differences(asdict(task), asdict(known)):
-        if name not in FREE:
+        if name not in OF_THE_MACHINE:
             raise UserError(
                 f"{path}: task.{name} is {mine!r}, and {published!r} in the task {card.task}; leave it out, or give the "
                 "task another name and propose it"
