@@ -26,6 +26,7 @@ from scipy.special import gammaincinv, ndtri, stdtrit
 from isoalign.core.objective import TOXICITY, Objective, objective_of
 from isoalign.core.records import Card, Estimate, Point
 from isoalign.stats.intervals import SEED, TAIL, Array, resample
+from isoalign.stats.lines import Line
 
 NONE = Estimate(None, None, None, 0)
 
@@ -84,6 +85,17 @@ class Curves:
     def every_run(self) -> tuple[Array, ...]:
         """The runs of all seeds."""
         return tuple(run for same in self.own for run in same)
+
+    @cached_property
+    def scores(self) -> tuple[tuple[Line, ...], ...]:
+        """The scores of `own` against KL."""
+        return tuple(tuple(Line(run[0], run[1]) for run in same) for same in self.own)
+
+    @cached_property
+    def gains(self) -> tuple[tuple[Line, ...], ...]:
+        """The gains over the base of `own` against KL."""
+        sign = 1 if self.rising else -1
+        return tuple(tuple(Line(run[0], sign * (run[1] - run[1, :1])) for run in same) for same in self.own)
 
     @property
     def seeds(self) -> int:

@@ -13,8 +13,9 @@ import numpy as np
 
 from isoalign.stats.comparisons import Comparison, compare, holm
 from isoalign.stats.curves import Curves
-from isoalign.stats.equal_kl import Reading, by_prompt, enumerate_prompts, read_curves, read_off, scored, widen
+from isoalign.stats.equal_kl import Reading, named, read_curves, read_off, widen
 from isoalign.stats.intervals import Array
+from isoalign.stats.lines import Line
 
 FEWEST = 2  # draws of a control that a reading may rest on
 Draws = Mapping[str, Curves]
@@ -83,7 +84,7 @@ def least_beyond(against: Mapping[str, Comparison]) -> tuple[str, Comparison]:
 def drift_at(draws: Draws, kl: float) -> Reading | None:
     """The gain of a control at a KL: its draws that are known there are the seeds; None of fewer than `FEWEST`."""
     readings = [reading for curves in draws.values() if (reading := _read(curves, kl)) is not None]
-    seeds = [dict(enumerate_prompts(_mean(reading))) for reading in readings]
+    seeds = [named(_mean(reading)) for reading in readings]
     return Reading(seeds, _error(readings)) if len(readings) >= FEWEST else None
 
 
@@ -106,14 +107,13 @@ def _against(method: Curves, control: str, draws: Draws) -> Beyond | None:
         return None
     excess = np.array(
         [
-            [np.mean([_excess(run, on) for run in same], axis=0) for draw in known if (on := beside[draw][s])]
-            for s, same in enumerate(method.own)
+            [np.mean([_excess(line, on) for line in same], axis=0) for draw in known if (on := beside[draw][s])]
+            for s, same in enumerate(method.gains)
         ]
     )  # [seeds, draws, prompts]
     sides = {"method": excess.mean(1), "drift": excess.mean((0, 1)) - excess.mean(0)}
-    named = {side: [dict(enumerate_prompts(row)) for row in rows] for side, rows in sides.items()}
-    compared = compare(named, trained=["method"])["method", "drift"]
-    gain = float(np.mean([np.mean([scored(run, method.rising, gain=True)[1][-1] for run in same]) for same in method.own]))
+    compared = compare({side: list(map(named, rows)) for side, rows in sides.items()}, trained=["method"])["method", "drift"]
+    gain = float(np.mean([np.mean([line.score[-1] for line in same]) for same in method.gains]))
     error = _error([reading for readings in known.values() for reading in readings])
     return Beyond(float(np.mean([np.mean(same) for same in ends])), gain, widen(compared, error), control, len(known))
 
@@ -126,13 +126,12 @@ def _on_base(draw: Curves, base: int | None) -> Curves | None:
     return replace(draw, runs=runs, bases=()) if runs else None
 
 
-def _excess(run: Array, draw: Curves) -> Array:
-    """By prompt [prompts], how much more a seed [metrics, points, prompts] gains at its end than a draw of the control at the
-    same KL, mean over the training seeds of the draw."""
-    kl, gain = scored(run, draw.rising, gain=True)
-    controls = [scored(own, draw.rising, gain=True) for own in draw.every_run]
-    tables = [(np.concatenate([kl[-1:], d]), np.concatenate([gain[-1:], g])) for d, g in controls]
-    return np.mean([by_prompt(_end_minus_read, *table) for table in tables], axis=0)
+def _excess(run: Line, draw: Curves) -> Array:
+    """By prompt [prompts], how much more a run gains at its end than a draw of the control at the same KL, mean over the
+    training seeds of the draw."""
+    controls = [line for same in draw.gains for line in same]
+    both = [Line(np.concatenate([run.kl[-1:], c.kl]), np.concatenate([run.score[-1:], c.score])) for c in controls]
+    return np.mean([line.by_prompt(_end_minus_read) for line in both], axis=0)
 
 
 def _end_minus_read(kl: Array, gain: Array) -> Array:

@@ -7,8 +7,9 @@ it is not measured, and nothing is read. KL here is the price of a change, not h
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -19,6 +20,7 @@ from isoalign.core.records import Estimate
 from isoalign.stats.comparisons import Comparison, Seeds, compare, hierarchical, holm, ranks
 from isoalign.stats.curves import NONE, Curves
 from isoalign.stats.intervals import Array
+from isoalign.stats.lines import Statistic
 
 MOVED = 0.1  # nats: a method that ends below it has hardly left the base, and sets no KL at which others are compared
 NEAR = 0.5  # in sqrt(KL): how far from a snapshot a curve is known
@@ -100,72 +102,27 @@ class Reading:
         return replace(mean, low=mean.low - self.error, high=mean.high + self.error)
 
 
-def read_curves(curves: Curves, statistic: Callable[[Array, Array], Array], gain: bool = False) -> Reading | None:
-    """A statistic of each seed's curve, KL [..., points] and score [..., points] to [...], by prompt: of the ``gain`` over the
-    base, or of the score; None where it is not known of every run. Of several runs of a seed, or on a base, it is the mean of
-    what each gives: the mean of curves that go different ways is none of them.
-
-    A prompt's value is the statistic of the means plus the prompt's influence on it, so that the values have the statistic as
-    their mean and its error as theirs.
+def read_curves(curves: Curves, statistic: Statistic, gain: bool = False) -> Reading | None:
+    """A statistic of each seed's curve by prompt, of the ``gain`` over the base or of the score; None where it is not known of
+    every run. Of several runs of a seed, or on a base, it is the mean of what each gives: the mean of curves that go different
+    ways is none of them.
     """
-    each = [[scored(run, curves.rising, gain) for run in same] for same in curves.own]
-    seeds = [np.mean([by_prompt(statistic, *run) for run in same], axis=0) for same in each]
+    lines = curves.gains if gain else curves.scores
+    seeds = [np.mean([line.by_prompt(statistic) for line in same], axis=0) for same in lines]
     if not all(np.isfinite(values).all() for values in seeds):
         return None
-    bends = [np.mean([bend(statistic, *run) for run in same]) for same in each]
-    return Reading([dict(enumerate_prompts(values)) for values in seeds], abs(float(np.mean(bends))), curves.bases)
+    bends = [np.mean([line.bend(statistic) for line in same]) for same in lines]
+    return Reading(list(map(named, seeds)), abs(float(np.mean(bends))), curves.bases)
 
 
-def enumerate_prompts(values: Array) -> list[tuple[str, float]]:
-    """Values [prompts] with names that are the same for all methods, whose curves are on the same prompts."""
-    return [(f"{place:06}", float(value)) for place, value in enumerate(values)]
+def named(values: Array) -> dict[str, float]:
+    """Values [prompts] by names that are the same for all methods, whose curves are on the same prompts."""
+    return dict(zip(_names(len(values)), values.tolist(), strict=True))
 
 
-def scored(run: Array, rising: bool, gain: bool) -> tuple[Array, Array]:
-    """KL and score, or gain, of a seed [points, prompts]."""
-    level = run[1]
-    return run[0], ((level - level[:1]) if rising else (level[:1] - level)) if gain else level
-
-
-def by_prompt(statistic: Callable[[Array, Array], Array], kl: Array, score: Array) -> Array:
-    """A statistic by prompt [prompts], of KL and score [points, prompts], by its derivatives in the means."""
-    table = np.concatenate([kl, score])
-    means, points = table.mean(-1), len(kl)
-    step = 1e-5 * np.maximum(np.abs(means), 1e-2)
-    moved = means + np.diag(step), means - np.diag(step)
-    up, down = (statistic(each[:, :points], each[:, points:]) for each in moved)
-    value = float(statistic(means[:points], means[points:]))
-    slopes = np.nan_to_num((up - down) / (2 * step))  # 0 where a curve is not known a step further
-    return value + slopes @ (table - means[:, None])
-
-
-def bend(statistic: Callable[[Array, Array], Array], kl: Array, score: Array) -> float:
-    """How much a statistic changes if each line between two snapshots is bent like the curve beside it."""
-    d, mean = np.sqrt(np.maximum(kl.mean(-1), 0)), score.mean(-1)
-    bent_d, bent = [d[0]], [mean[0]]
-    for i in range(1, len(d)):
-        if d[i] > d[i - 1]:
-            inner = np.linspace(d[i - 1], d[i], 10)[1:-1]
-            line = np.interp(inner, d[i - 1 : i + 1], mean[i - 1 : i + 1])
-            bent_d += inner.tolist()
-            bent += (line + (inner - d[i - 1]) * (inner - d[i]) * _second_difference(d, mean, i)).tolist()
-        bent_d.append(d[i])
-        bent.append(mean[i])
-    straight = float(statistic(kl.mean(-1), mean))
-    return float(statistic(np.square(bent_d), np.array(bent))) - straight
-
-
-def _second_difference(d: Array, score: Array, right: int) -> float:
-    """Half the second derivative about a line between two points, from the points on either side that are not too close."""
-    left, width = right - 1, d[right] - d[right - 1]
-    found = []
-    for beside, end in (([i for i in range(left - 1, 0, -1) if d[left] - d[i] >= width / 2][:1], left),
-                        ([i for i in range(right + 1, len(d)) if d[i] - d[right] >= width / 2][:1], right)):  # fmt: skip
-        for i in beside:
-            outer = (score[i] - score[end]) / (d[i] - d[end])
-            inner = (score[right] - score[left]) / width
-            found.append((outer - inner) / (d[i] - (d[left] if end == right else d[right])))
-    return float(np.mean(found)) if found else 0.0
+@lru_cache
+def _names(count: int) -> tuple[str, ...]:
+    return tuple(f"{place:06}" for place in range(count))
 
 
 @dataclass(frozen=True)
@@ -209,10 +166,10 @@ def matched(methods: Mapping[str, Curves], kl: float, ranked: Sequence[str] | No
 
     levels = {name: reading for name, curves in methods.items() if (reading := read_curves(curves, at)) is not None}
     gains = {name: reading for name in levels if (reading := read_curves(methods[name], at, gain=True)) is not None}
-    named = [name for name in gains if ranked is None or name in ranked]
-    spans = standings({name: gains[name] for name in named})
+    compared = [name for name in gains if ranked is None or name in ranked]
+    spans = standings({name: gains[name] for name in compared})
     means = {name: reading.estimate() for name, reading in gains.items()}
-    best = min(named, key=lambda name: (-(means[name].value or 0.0), name), default=None)
+    best = min(compared, key=lambda name: (-(means[name].value or 0.0), name), default=None)
     at_kl = {}
     for name, curves in methods.items():
         path = curves.observed.pooled.kl

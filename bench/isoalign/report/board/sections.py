@@ -223,7 +223,9 @@ def _build_section(key: Key, cards: list[Card]) -> Section:
     ]
     rows.sort(key=lambda row: row.part == METHOD and row.rank is None)
     section = Section(json.loads(key[0]), key[1], json.loads(key[2]), tuple(rows), ranking)
-    return replace(section, rows=tuple(map(section.drift.flagged, rows)))
+    flagged = replace(section, rows=tuple(map(section.drift.flagged, rows)))
+    vars(flagged).update(curves=section.curves, drift=section.drift)  # a flag changes neither
+    return flagged
 
 
 def _kl_and_loss(row: Row) -> tuple[float, float] | None:
