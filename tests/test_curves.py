@@ -653,7 +653,7 @@ def test_small_panels_show_all_of_bands_seeds_title_and_subtitle(monkeypatch: py
     cards = [dataclasses.replace(c, algorithm=longest) if c.algorithm == "ppo_3" else c for c in cards]
     figure = drawn(monkeypatch, curve_chart, lambda: curve_chart.curves_chart("nano", section_of(cards)))
     figure.draw_without_rendering()
-    count = len(figure.axes) // 2
+    count = len(section_of(cards).curves)
     for axes in figure.axes:
         low, high = axes.get_ylim()
         for line in axes.lines:
@@ -684,17 +684,18 @@ def test_a_crowded_chart_of_curves_has_a_panel_a_method_before_all_others(monkey
     assert [len(paths) for paths in greys] == [len(names)] * len(names), "every method behind every panel"
     left, right = figure.axes[: len(names)], figure.axes[len(names) :]
     assert [axes.get_title(loc="left") for axes in left] == names
-    assert len(right) == len(names)
-    for axes, proxy in zip(left, right, strict=True):
+    assert len(right) == len(names) // 6, "numbers of the proxy at the end of each row"
+    heights = [one.transData.transform((0, 0))[1] for one in (left[5], right[0])]
+    assert heights[0] == pytest.approx(heights[1]), "both zeros at one height"
+    for axes, name in zip(left, names, strict=True):
         thick = [line for line in axes.lines if line.get_linewidth() == 2]
         ends = {tuple(line.get_data()[0])[-1] for line in thick}
         assert len(ends) == 1
         at = axes.transData.transform(np.column_stack(thick[0].get_data()))
         assert any(np.allclose(path[0], at[0]) and np.allclose(path[-1], at[-1]) for path in greys[left.index(axes)])
-        (score,) = proxy.lines
-        assert score.get_data()[0][-1] in ends, "the proxy of the same method"
-        heights = [a.transData.transform((0, 0))[1] for a in (axes, proxy)]
-        assert heights[0] == pytest.approx(heights[1]), "both zeros at one height"
+        (proxy,) = (line for line in axes.lines if line.get_linewidth() == 0.9)
+        shown = right[0].transData.inverted().transform(left[5].transData.transform(np.column_stack(proxy.get_data())))[:, 1]
+        assert shown == pytest.approx(section.curves[name].observed.pooled.rise, abs=1e-9), "by the axis on the right"
 
 
 def test_charts_of_very_many_rows_name_the_first_and_those_without_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:

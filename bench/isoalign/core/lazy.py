@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import huggingface_hub.constants
     import krippendorff
     import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg
     import matplotlib.collections
     import matplotlib.figure
     import matplotlib.lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -97,7 +97,7 @@ PER_ROW = 6  # panels beside each other
 
 def _multiples(figure: Any, lines: list[_Line], subtitle: str) -> None:
     """A small panel for each of the first methods: its gain in its colour, those of all others in grey, and its proxy, thin
-    and dark, on a second axis on the right, with both zeros at one height."""
+    and dark, by the axis on the right, with both zeros at one height."""
     figure.set_layout_engine("none")  # laid out by hand: matplotlib needs seconds for a hundred axes
     width, height = figure.get_size_inches()
     edges = {"left": 0.75 / width, "right": 1 - 0.55 / width, "bottom": 0.65 / height, "top": 1 - 1.15 / height}
@@ -111,17 +111,11 @@ def _multiples(figure: Any, lines: list[_Line], subtitle: str) -> None:
     figure.text(0.01, 1 - 0.4 / height, text, va="top", color=FAINT, fontsize=9)
     others = [list(zip(*line.at(lambda paths: paths.gold), strict=True)) for line in everyone]
     panels[0].update_datalim([point for path in others for point in path])
-    rights = []
     for place, (axes, line) in enumerate(zip(panels, lines, strict=True)):
         _curve(axes, line, lambda paths: paths.gold)
         axes.set_title(cut_name(line.row, 22), loc="left", fontsize=9, color=line.look.colour)
         axes.tick_params(labelsize=8, labelbottom=place + PER_ROW >= len(lines), labelleft=place % PER_ROW == 0)
-        rights.append(axes.twinx())
-        # numbers at the right edge only, as on the left
-        rights[-1].tick_params(labelsize=8, labelright=place % PER_ROW == PER_ROW - 1, right=False)
-        if line.curves.observed.proxy is not None:
-            rights[-1].plot(*line.at(lambda paths: paths.rise), color=INK, linewidth=0.9, zorder=2)
-    _level(panels, rights)
+    _proxies(panels, lines)
     _kl_axis(panels, math.sqrt(max(float(line.curves.observed.kl.max()) for line in everyone)), "", most=4)
     _behind(figure, panels, others)
     figure.supxlabel(KL_LABEL, fontsize=10, y=0.12 / height)
@@ -143,16 +137,29 @@ def _behind(figure: Any, panels: list[Any], paths: list[list[tuple[float, float]
     figure.add_artist(grey)
 
 
-def _level(*groups: list[Any]) -> None:
-    """Give the axes of each group one range of heights that shows everything drawn on them, with every zero at one height."""
-    ranges = []
-    for group in groups:
-        drawn = [axes.get_ylim() for axes in group if axes.has_data()] or [(0.0, 1.0)]
-        ranges.append((min(0.0, *(low for low, _ in drawn)), max(1e-3, *(high for _, high in drawn))))
-    below = max(-low / high for low, high in ranges)
-    for group, (_, high) in zip(groups, ranges, strict=True):
-        for axes in group:
-            axes.set_ylim(-below * high, high)
+def _proxies(panels: list[Any], lines: list[_Line]) -> None:
+    """Give the panels one range of heights, and draw each line's proxy in a range of its own with zero at the same height. An
+    axis for each would take longer than all else: its numbers are at the right edge alone."""
+    scored = [(axes, line) for axes, line in zip(panels, lines, strict=True) if line.curves.observed.proxy is not None]
+    proxies = [(axes, *line.at(lambda paths: paths.rise)) for axes, line in scored]
+    rises = [rise for _, _, rise in proxies] or [[0.0, 1.0]]
+    (low, top), (proxy_low, proxy_top) = _range([axes.get_ylim() for axes in panels]), _range(rises, margin=0.05)
+    below = max(-low / top, -proxy_low / proxy_top)
+    for axes in panels:
+        axes.set_ylim(-below * top, top)
+    for axes, d, rise in proxies:
+        axes.plot(d, [y * top / proxy_top for y in rise], color=INK, linewidth=0.9, zorder=2)
+    for axes in panels[PER_ROW - 1 :: PER_ROW]:
+        right = axes.twinx()
+        right.set_ylim(-below * proxy_top, proxy_top)
+        right.tick_params(labelsize=8, right=False)
+        right.spines[:].set_visible(False)
+
+
+def _range(heights: Sequence[Sequence[float]], margin: float = 0.0) -> tuple[float, float]:
+    """The least and the greatest of heights, with 0 between them."""
+    low, high = (1 + margin) * min(map(min, heights)), (1 + margin) * max(map(max, heights))
+    return min(0.0, low), max(1e-3, high)
 
 
 def _legend(lines: list[_Line]) -> str:

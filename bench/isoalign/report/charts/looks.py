@@ -64,8 +64,11 @@ def picture(draw: Callable[[Any], None], size: tuple[float, float], kind: str = 
         matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
         draw(figure)
         file = io.BytesIO()
-        date = "Date" if kind == "svg" else "CreationDate"
-        figure.savefig(file, format=kind, metadata={date: None, "Creator": "isoalign"})
+        if kind == "svg":  # savefig would draw it twice
+            canvas = matplotlib.backends.backend_svg.FigureCanvasSVG(figure)
+            canvas.print_svg(file, metadata={"Date": None, "Creator": "isoalign"})
+        else:
+            figure.savefig(file, format=kind, metadata={"CreationDate": None, "Creator": "isoalign"})
     if kind != "svg":
         return file.getvalue()
     small = PLACES.sub(lambda place: DIGITS.sub(rb"\1", place[0]), file.getvalue())
