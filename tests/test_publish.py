@@ -97,6 +97,7 @@ def test_a_published_card_is_small_and_its_means_are_those_of_the_card(tmp_path:
         assert after.values["length"]["a-prompt-000"] == 1 / 3, "one value for all takes no room"
     read = json.loads((folder / "dpo-s0-01234567.json").read_text())
     assert read["metrics"]["toxicity_reduction"] == [0.1, 0.09, 0.11, 256, 3]
+    assert [read[name] for name in ("values", "parents", "contents", "seals")] == [packs.PACK] * 4
     line = json.loads(lzma.decompress((folder / packs.PACK).read_bytes()).splitlines()[0])
     assert line["card"] == "dpo-s0-01234567.json"
     assert len(line["values"][0]["columns"]["kl"]) == 256
@@ -144,6 +145,22 @@ def test_what_an_older_version_published_is_read_and_made_small_by_publishing_it
     publish([old], tmp_path)
     assert card.read_card(old) == card.published(before)
     assert json.loads(old.read_text())["format"] == 5
+
+
+def test_what_cards_of_a_board_share_is_in_the_pack_and_cards_that_still_have_it_are_read(tmp_path: Path) -> None:
+    config = {"algorithm": {"lr": 0.1}, "task": {"name": "nano", "prompts": {"train": 8}}}
+    one = card.sealed(replace(full("dpo"), config=config, parents={"sft": "aaaa"}, contents={"sft": "bbbb"}))
+    publish([card.write_card(one, tmp_path / "local")], tmp_path)
+    (file,) = (tmp_path / "published" / "nano").glob("*.json")
+    read = json.loads(file.read_text())
+    assert read["config"] == {"algorithm": {"lr": 0.1}, "task": packs.PACK}
+    known = card.read_unchanged(file)
+    assert (known.config, known.parents, known.contents) == (config, {"sft": "aaaa"}, {"sft": "bbbb"})
+    whole = {"config": config, "parents": known.parents, "contents": known.contents, "seals": known.seals}
+    file.write_text(json.dumps(read | whole))
+    assert card.read_unchanged(file) == known
+    publish([file], tmp_path)
+    assert json.loads(file.read_text()) == read
 
 
 def _apart(text: str) -> tuple[list[str], list[float]]:

@@ -91,9 +91,8 @@ def published(card: Card) -> Card:
 
 def published_texts(card: Card, path: Path | str = "card") -> tuple[str, str]:
     """The JSON of a `published` card, and its line in the pack of its folder."""
-    data = json.loads(to_json(card, path))
-    line = {"card": file_name(card)} | {name: data[name] for name in packs.FIELDS}
-    data |= {"format": PUBLISHED} | dict.fromkeys(packs.FIELDS, packs.PACK)
+    data, packed = packs.parted(json.loads(to_json(card, path)) | {"format": PUBLISHED})
+    line = {"card": file_name(card)} | packed
     data["metrics"] = {
         name: [e["value"], e["low"], e["high"], e["n"], *([e["missing"]] if e["missing"] else [])]
         for name, e in data["metrics"].items()
@@ -104,13 +103,10 @@ def published_texts(card: Card, path: Path | str = "card") -> tuple[str, str]:
 
 def _unfold(data: dict[str, Any], path: Path) -> None:
     """Put what the pack has of a published card into it, and names to the numbers of its metrics."""
-    for name in packs.FIELDS:
-        if data.get(name) != packs.PACK:
-            raise UserError(f"{path}: {name} of a published card must be {packs.PACK!r}, the file beside it that has them")
     for name in ("algorithm", "key"):
         parse(data.get(name), str, name, path)
     name = f"{_safe(data['algorithm'])}-s{parse(data.get('seed'), int, 'seed', path)}-{_safe(data['key'][:8])}.json"
-    data |= packs.read(path.parent, name, path)
+    packs.join(data, name, path)
     names = ("value", "low", "high", "n", "missing")
     for name, numbers in parse(data.get("metrics"), dict[str, list[Any]], "metrics", path).items():
         if len(numbers) not in (4, 5):

@@ -1,8 +1,8 @@
 """What of published cards only programs read, in one compressed file of a folder, a line a card.
 
-A published card is JSON that people and git can read. Its values by prompt, its curve and what plots need, three quarters of
-its size, are rounded and kept in `PACK` beside the cards, where what cards share is there once. Of all means of committed
-values none moves by over an eighth of its standard error, most by less than a hundredth, as bounds do with other resamples.
+A published card is JSON that people and git can read. Its values by prompt, its curve and what plots need, rounded, its task
+and its digests, four fifths of its size, are in `PACK` beside the cards, where what cards share is there once. Of all means of
+committed values none moves by over an eighth of its standard error, most by less than a hundredth.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from isoalign.core.records import Card, Estimate, PromptValues
 from isoalign.core.remote import PACK
 
 FIELDS = ("values", "curve", "families", "data")
+FURTHER = ("parents", "contents", "seals", "config.task")  # in packs since 2026-11-29
 DIGITS, DECIMALS = 3, 5  # of values by prompt: significant digits, and decimals at most
 FIGURES = 6  # significant digits of metrics
 LARGEST = 2**29  # bytes that a pack may unfold to
@@ -76,6 +77,23 @@ def _half_a_digit(value: float, digits: int) -> float:
     return 0.5 * 10.0 ** (math.floor(math.log10(abs(value))) + 1 - digits)
 
 
+def parted(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A card as JSON without what the pack has, which is named in its place, and that by its place."""
+    data, packed = dict(data), {}
+    for place in (*FIELDS, *FURTHER):
+        holder, name = _holder(data, place)
+        if holder is not None and name in holder:
+            packed[place], holder[name] = holder[name], PACK
+    return data, packed
+
+
+def _holder(data: dict[str, Any], place: str) -> tuple[dict[str, Any] | None, str]:
+    """The mapping within a card that a place is in, if it has one, and the place's name there."""
+    field, _, name = place.rpartition(".")
+    found = data.get(field) if field else data
+    return (found if isinstance(found, dict) else None), name
+
+
 @contextmanager
 def held(folders: Iterable[Path]) -> Iterator[None]:
     """Context in which this process alone changes the published cards of folders, which are made if needed; waits for others.
@@ -92,9 +110,20 @@ def held(folders: Iterable[Path]) -> Iterator[None]:
         yield
 
 
-def read(folder: Path, name: str, card: Path) -> dict[str, Any]:
-    """The fields of a card that the pack of its folder holds, by the name of its file. Raises UserError, with the place of the
-    ``card``, where there are none."""
+def join(data: dict[str, Any], name: str, card: Path) -> None:
+    """Put what the pack beside a ``card`` holds of it, by the ``name`` of its file, into its data. Raises UserError, with the
+    place of the card, where there is nothing."""
+    for field in FIELDS:
+        if data.get(field) != PACK:
+            raise UserError(f"{card}: {field} of a published card must be {PACK!r}, the file beside it that has them")
+    found = _read(card.parent, name, card)
+    for place in (*FIELDS, *FURTHER):
+        holder, within = _holder(data, place)
+        if holder is not None and holder.get(within) == PACK:
+            holder[within] = found.get(place)
+
+
+def _read(folder: Path, name: str, card: Path) -> dict[str, Any]:
     path = folder / PACK
     with _told(path, f"the values by prompt of {card.name}"):
         try:
@@ -105,8 +134,8 @@ def read(folder: Path, name: str, card: Path) -> dict[str, Any]:
         if name not in lines:
             again = "publish the card again, at once with any others that the file lacks"
             raise UserError(f"{path} does not have the values by prompt of {card.name}; {again}")
-        found = outside_json.decode(lines[name], parse_float=functools.cache(float))
-        return {field: found.get(field) for field in FIELDS}
+        found: dict[str, Any] = outside_json.decode(lines[name], parse_float=functools.cache(float))
+        return found
 
 
 def write(folder: Path, texts: Mapping[str, str], kept: set[str]) -> None:
