@@ -105,6 +105,25 @@ def test_settings_that_contradict_an_annotator_of_ones_own_are_one_line(settings
     build_config(TaskConfig, OWN, "task")
 
 
+def test_the_annotators_classifier_is_no_reward_of_another_objective_whoever_gave_the_verdicts(tmp_path: Path) -> None:
+    settings = {"feedback": {"file": "hf:/data/people"}, "reward": {"pairs": 1, "lr": 0.1, "classifier": "annotator"}}
+    with pytest.raises(
+        UserError, match=r"task.reward.classifier=annotator knows toxicity alone, and the objective is kindness"
+    ):
+        shared(tmp_path, **settings).check_reward_fits("annotator")
+    toxic = {"objective": {}, "evaluation": {"scorer": "tox_block", "second_scorer": "toxic_classifier"}}
+    shared(tmp_path, **settings, **toxic).check_reward_fits("annotator")
+
+
+@pytest.mark.parametrize(("hub_offline", "isoalign_offline", "offline"), [("1", "", 1), ("0", "", 0), ("0", "1", 1)])
+def test_the_hub_is_asked_where_neither_variable_forbids_it(
+    hub_offline: str, isoalign_offline: str, offline: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", hub_offline)
+    monkeypatch.setenv("ISOALIGN_OFFLINE", isoalign_offline)
+    assert hub_module.offline() == offline
+
+
 def shared(folder: Path, **settings: Any) -> SharedStages:
     return SharedStages(build_config(TaskConfig, OWN | settings, "task"), Store(folder))
 

@@ -226,7 +226,8 @@ def test_what_several_processes_cannot_do_is_one_line(terminal: Terminal) -> Non
         return str(found)
 
     assert "trl_dpo has a training loop of its own, which runs in one process" in line("algorithm=trl_dpo")
-    assert "ACCELERATE_USE_FSDP=true has no effect" in line("algorithm=dpo", ACCELERATE_USE_FSDP="true")
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_PARALLELISM_CONFIG"):
+        assert f"{name}=true has no effect" in line("algorithm=dpo", **{name: "true"})
     assert "dqo" in line("algorithm=dqo")
     assert "best_of_n trains nothing" in line("algorithm=best_of_n", "task.model.shard=true")
     assert "2 processes share steps of 1 rows; start at most 1" in line(

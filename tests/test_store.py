@@ -19,6 +19,7 @@ from isoalign.core.manifests import content, file_fingerprint
 from isoalign.core.records import Card
 from isoalign.core.store import Store, added_later, digest, recipe_fields
 from isoalign.evaluation.kept import stage_of
+from isoalign.runs import failures
 from workbench import SmallDisk, Terminal, complaint
 
 
@@ -399,4 +400,5 @@ def test_a_disk_that_fills_up_ends_a_run_in_one_line_and_nothing_is_the_methods_
     line = complaint(small_disk(size, typed, terminal.env))
     assert "No space left on device" in line
     assert "/disk/store" in line
+    assert small_disk(size, typed, terminal.env | {failures.TRIAL: "1"}).returncode == failures.MACHINE
     assert not list((terminal.home / "results").rglob("*.json"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +66,18 @@ def test_what_no_card_names_is_found_and_its_parents_are_kept(
     assert "no cards in" in capsys.readouterr().err
     card = replace(read_card(CARD), parents={"scores": key_of(found["scores"])})
     write_card(sealed(card), folder)
+    (folder / "failed").mkdir()
+    (folder / "failed" / "dpo-s0.json").write_text('{"algorithm": "dpo", "reason": "no"}')
+    (tmp_path / "results" / "tuning.json").write_text('[{"trials": []}]')
     assert names(storekeeping.unnamed(store, [tmp_path / "results"])) == {found["train1"].name, found["alone"].name}
+    rewards = folder / "reward" / "annotator-1.json"
+    rewards.parent.mkdir()
+    rewards.write_text(json.dumps({"format": 2, "by": "annotator", "parents": {"pairs": key_of(found["alone"])}}))
+    assert names(storekeeping.unnamed(store, [tmp_path / "results"])) == {found["train1"].name}
+    rewards.write_text("{")
+    with pytest.raises(UserError, match=r"annotator-1.json, which may be a card: .*; mend it or remove it"):
+        storekeeping.unnamed(store, [tmp_path / "results"])
+    rewards.unlink()
     assert invoke(words) == 0
     assert "would go" in capsys.readouterr().out
     assert all(path.is_dir() for path in found.values())

@@ -412,10 +412,19 @@ def test_a_file_that_runs_would_not_read_is_refused(tmp_path: Path, monkeypatch:
     assert search.file("kto", tmp_path / "third").parent.parent.name == "third"  # where no run looks
 
 
-def test_a_trial_that_a_signal_ends_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    killed = subprocess.CompletedProcess([], -9, "", "")
-    monkeypatch.setattr(search_module.subprocess, "run", lambda *_, **__: killed)
-    with pytest.raises(MachineFailed, match="a trial of sft was ended by SIGKILL, as where memory runs out"):
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (-9, "a trial of sft was ended by SIGKILL, as where memory runs out"),
+        (75, "a trial of sft could not be run: the disk is full; what was tried is kept"),
+    ],
+)
+def test_a_trial_that_the_machine_ends_ends_the_search(
+    status: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.CompletedProcess([], status, "", "isoalign: the disk is full")
+    monkeypatch.setattr(search_module.subprocess, "run", lambda *_, **__: ended)
+    with pytest.raises(MachineFailed, match=told):
         list(Search("nano", 8, "largest_gain", 1, tmp_path).run(["dpo"], lambda *_: None))
 
 

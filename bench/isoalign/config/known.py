@@ -43,7 +43,8 @@ def unpaired(file: str, wanted: str) -> str:
 
 
 def misfit(task: Any, labelled_by: str) -> str:
-    """Why verdicts by ``annotator`` or ``judge`` are not of the objective of a TaskConfig, in a line; empty if they are.
+    """Why verdicts by ``annotator`` or ``judge``, or the ``reward`` of the task's classifier, are not of the objective of a
+    TaskConfig, in a line; empty if they are.
 
     The simulated annotator and the classifier judge were fit on labels of toxicity.
     """
@@ -54,6 +55,11 @@ def misfit(task: Any, labelled_by: str) -> str:
         return (
             f"the simulated annotator knows toxicity alone, and the objective is {noun}: set task.known_reward=true for "
             "verdicts and rewards by task.evaluation.scorer, or task.feedback.annotator or task.feedback.file"
+        )
+    if labelled_by == "reward" and task.reward.classifier == "annotator":
+        return (
+            f"task.reward.classifier=annotator knows toxicity alone, and the objective is {noun}: leave it out to train a "
+            "reward model on the verdicts, or name another classifier"
         )
     if labelled_by == "judge" and task.judge.kind == "classifier":
         return (

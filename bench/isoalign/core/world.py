@@ -25,7 +25,10 @@ from isoalign.core.memory import machine_failure
 JOIN = timedelta(seconds=120)  # for all processes to be there
 PATIENCE = timedelta(minutes=30)  # with one that is alive and does not come to a collective
 LISTEN = 0.25  # seconds between two looks at what the first process tells, at most
-PLAIN = {"ACCELERATE_USE_FSDP": "false", "ACCELERATE_USE_DEEPSPEED": "false", "ACCELERATE_MIXED_PRECISION": "no"}
+PLAIN = {
+    "ACCELERATE_USE_FSDP": "false", "ACCELERATE_USE_DEEPSPEED": "false", "ACCELERATE_USE_MEGATRON_LM": "false",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "false", "ACCELERATE_MIXED_PRECISION": "no",
+}  # fmt: skip
 
 T = TypeVar("T")
 

@@ -19,8 +19,9 @@ FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 
 
 def offline() -> bool:
-    """Whether the hub is off limits: True unless HF_HUB_OFFLINE is set to 0."""
-    return os.environ.get("HF_HUB_OFFLINE", "1").lower() not in ("0", "false", "no", "off")
+    """Whether the hub is off limits: True unless HF_HUB_OFFLINE is set to 0 and ISOALIGN_OFFLINE is not set."""
+    allowed = os.environ.get("HF_HUB_OFFLINE", "1").lower() in ("0", "false", "no", "off")
+    return not allowed or bool(os.environ.get("ISOALIGN_OFFLINE"))
 
 
 @contextmanager

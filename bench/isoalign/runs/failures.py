@@ -11,6 +11,9 @@ from isoalign.core.files import save
 from isoalign.core.redaction import redact
 from isoalign.core.store import digest
 
+TRIAL, MACHINE = "ISOALIGN_TRIAL", 75
+"""A variable that a search sets for its trials, and the exit status of one that the machine ended."""
+
 
 @dataclass(frozen=True)
 class Failure:

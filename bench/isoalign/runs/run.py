@@ -20,7 +20,7 @@ from isoalign.config.fill import build_config
 from isoalign.config.task import OWN, TaskConfig
 from isoalign.core import devices, progress, runtime, stopping, world
 from isoalign.core.complaint import complain, one_line
-from isoalign.core.errors import TrainingFailed, UserError, interrupt_of, unforeseen, unknown
+from isoalign.core.errors import MachineFailed, TrainingFailed, UserError, interrupt_of, unforeseen, unknown
 from isoalign.core.memory import machine_failure
 from isoalign.core.objective import objective_of
 from isoalign.core.peak_memory import GIB
@@ -66,9 +66,7 @@ def main(config: DictConfig) -> float | None:
             raise stopped from None
         if os.environ.get("ISOALIGN_DEBUG") and not isinstance(error, UserError):
             raise
-        error = machine_failure(error) or error
-        line = str(error) if isinstance(error, UserError) else unforeseen(error)
-        _fail(config, line, isinstance(error, TrainingFailed))
+        _fail(config, machine_failure(error) or error)
     finally:
         status.end(status.FAILED)
         world.leave()
@@ -209,22 +207,23 @@ def _command() -> str:
     return status.command_of(OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))  # type: ignore[arg-type]
 
 
-def _fail(config: DictConfig, line: str, noted: bool = False) -> None:
-    """Print one line on stderr, and write a note beside the cards if ``noted``.
+def _fail(config: DictConfig, error: Exception) -> None:
+    """Print one line on stderr, and write a note beside the cards if the method's own training failed.
 
-    A single run exits with 2; in a sweep the other runs go on.
+    A single run exits with 2, a trial that the machine ended with `failures.MACHINE`; in a sweep the other runs go on.
     """
+    line = str(error) if isinstance(error, UserError) else unforeseen(error)
     name, line, results = str(config.algorithm.get("name", "?")), one_line(line), Path(str(config.results))
     status.end(status.FAILED, line)
     if not world.rank():
         status.refuse(results, _command(), line)
-    if noted and not world.rank():
+    if isinstance(error, TrainingFailed) and not world.rank():
         with suppress(UserError):  # where nothing can be written the line must do
             folder = results / str(config.task.name)
             failures.note_failure(failures.Failure(name, int(config.seed), _command(), line), folder)
     complain(f"{name} seed {config.seed}: {line}")
     if HydraConfig.get().mode != RunMode.MULTIRUN:
-        raise SystemExit(2)
+        raise SystemExit(failures.MACHINE if isinstance(error, MachineFailed) and os.environ.get(failures.TRIAL) else 2)
     if os.path.exists(file := os.environ.get(FAILURES, "")):  # on the machine where the sweep was typed
         with open(file, "a") as stream:
             stream.write(f"{name} seed {config.seed}\n")

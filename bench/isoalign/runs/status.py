@@ -32,7 +32,7 @@ RUNNING, WAITING, DONE, FAILED, STOPPED, DEAD, SILENT = (
     "running", "waiting", "done", "failed", "stopped", "dead", "silent",
 )  # fmt: skip
 STATES = (RUNNING, WAITING, DONE, FAILED, STOPPED)  # that a file may say; the others are found out
-OF_A_PLACE = ("store=", "results=", "threads=", "device=", "tracking=")  # settings that no result depends on
+OF_A_PLACE = ("store=", "results=", "device=", "tracking=")  # of a machine; threads= is not, as another number moves digits
 GROUPS = ("task", "algorithm")
 MOST_JOBS = 10_000  # of a sweep, for which files are written in advance
 

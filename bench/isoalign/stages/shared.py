@@ -124,7 +124,8 @@ class SharedStages(StageGraph):
             raise UserError(why)
 
     def check_reward_fits(self, labelled_by: str) -> None:
-        """The same for a reward model that is trained on their verdicts."""
+        """The same for a reward model that is trained on their verdicts, or is the annotator's own classifier."""
+        self.check_fits("reward")
         if not self.task.reward.model and not self.task.reward.classifier.startswith("hf:"):
             self.check_fits(labelled_by)
 

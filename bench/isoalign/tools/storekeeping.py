@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isoalign.core import claims, presence
+from isoalign.core import claims, outside_json, presence
 from isoalign.core.display import clean, grid
 from isoalign.core.errors import UserError
 from isoalign.core.manifests import CHECKED
 from isoalign.core.store import Store
-from isoalign.evaluation.card import read_cards
+from isoalign.evaluation.card import read_card
 
 GIB = 2**30
 KINDS = {"stage": "stages", "work": "unfinished", "damaged": "set aside as damaged", "lock": "locks", "note": "notes"}
@@ -119,12 +119,13 @@ def descendants(store: Store, keys: Collection[str]) -> list[Item]:
 
 
 def unnamed(store: Store, results: Iterable[Path]) -> list[Item]:
-    """The stages that no card names, itself or through the stages that it names, in these folders of results.
+    """The stages that no card, of a run or a reward model, names, itself or through the stages that it names, in these folders
+    of results.
 
-    Raises UserError where there is no card at all: a wrong folder would make everything superfluous.
+    Raises UserError where there is no card at all: a wrong folder would make everything superfluous. So would a card that
+    can't be read; JSON of another kind, such as the notes of failures and the records of tuning, is passed over.
     """
-    folders = [folder for root in results for folder in (root, *root.rglob("*")) if folder.is_dir()]
-    named = {key for folder in folders for card in read_cards(folder) for key in card.parents.values()}
+    named = {key for root in results for path in sorted(root.rglob("*.json")) for key in _named(path)}
     if not named:
         raise UserError(f"no cards in {', '.join(map(str, results))}; name the folders of results with --results")
     stages = {item.name: item for item in items(store) if item.kind == "stage"}
@@ -136,6 +137,18 @@ def unnamed(store: Store, results: Iterable[Path]) -> list[Item]:
             kept.add(folder.name)
             waiting += store.parents(folder)
     return [item for name, item in sorted(stages.items()) if name not in kept]
+
+
+def _named(path: Path) -> Iterable[str]:
+    """Keys of the stages that a file names, if it is a card."""
+    try:
+        found = outside_json.decode(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}, which may be a card: {error}; mend it or remove it") from error
+    if not isinstance(found, dict) or "format" not in found:
+        return ()
+    of_reward = "by" in found and isinstance(found.get("parents"), dict)  # runs.reward_card
+    return map(str, found["parents"].values()) if of_reward else read_card(path).parents.values()
 
 
 def leftovers(store: Store) -> list[Item]:

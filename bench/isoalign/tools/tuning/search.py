@@ -30,6 +30,7 @@ from isoalign.core.files import save
 from isoalign.core.objective import objective_of
 from isoalign.evaluation import card as cards
 from isoalign.runs import overrides
+from isoalign.runs.failures import MACHINE, TRIAL
 from isoalign.tools.tuning.space import SEED, beyond, ends, points, refused_beyond, space
 from isoalign.tools.tuning.trials import RULES, Settings, Trial, paired
 
@@ -186,7 +187,7 @@ class Search:
         words += [*self._off, *(f"{key}={value}" for key, value in at.items())]
         done = subprocess.run(
             [sys.executable, "-P", "-m", "isoalign", "run", *words], capture_output=True, text=True,
-            env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
+            env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE", TRIAL: "1"},
         )  # fmt: skip
         lines = [line for line in done.stderr.splitlines() if line.startswith("isoalign: ")]
         last = (lines or done.stderr.splitlines() or ["no error message"])[-1].removeprefix("isoalign: ")
@@ -195,6 +196,8 @@ class Search:
                 f"a trial of {algorithm} was ended by {signal.Signals(-done.returncode).name}, as where memory runs out; try "
                 "--workers 1: the same command goes on, and what was tried is kept"
             )
+        if done.returncode == MACHINE:
+            raise MachineFailed(f"a trial of {algorithm} could not be run: {last}; what was tried is kept")
         if done.returncode:
             return Trial(at, failed=last), {}
         card = cards.read_card(Path(done.stdout.splitlines()[-1]))
