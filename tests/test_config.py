@@ -85,6 +85,8 @@ def test_an_unknown_choice_lists_the_known_ones(group: str) -> None:
         ("algorithm=dpo,kto", "several values make a sweep; add -m"),
         ("algorithm=choice(dpo,kto)", "several values make a sweep; add -m"),
         ("algorithm.beta=[1", "algorithm.beta=[1: no viable alternative"),
+        ("+lr=1e-3", "+lr: nothing reads this key; settings are of algorithm, task or budget, such as algorithm.lr"),
+        ("++seeds=3", "+seeds: nothing reads this key"),
     ],
 )
 def test_a_word_that_is_wrong_is_named_with_its_neighbour(word: str, line: str) -> None:
@@ -93,9 +95,35 @@ def test_a_word_that_is_wrong_is_named_with_its_neighbour(word: str, line: str) 
     assert line in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"training": {"clip": 0}}, "task.training.clip must be above 0, not 0.0; for no clipping set it to 1e9"),
+        ({"reward": {"epochs": 0}}, "task.reward.pairs and task.reward.epochs must be 1 or more"),
+        ({"shaping": {"combine": "worst"}}, "task.shaping.combine=worst has no effect on one member"),
+        ({"shaping": {"members": 2, "uncertainty": 5.0}}, "task.shaping.uncertainty has no effect unless"),
+        ({"reward": {"classifier": "annotator", "golden": 8}}, "for a head that is trained; task.reward.classifier is not"),
+        (
+            {"reward": {"classifier": "annotator"}, "shaping": {"members": 3}},
+            "task.reward.classifier is not trained: set",
+        ),
+        ({"judge": {"model": "smollm2"}}, "task.judge.kind is classifier, so task.judge.model has no effect; set the kind"),
+        (
+            {"judge": {"kind": "lm", "model": "nano", "base_url": "http://a"}},
+            "task.judge.base_url has no effect on a",
+        ),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(settings: dict[str, dict[str, Any]], line: str) -> None:
+    task = composed()["task"]
+    with pytest.raises(UserError, match=line):
+        build_config(TaskConfig, task | {name: task[name] | given for name, given in settings.items()}, "task")
+
+
 def test_the_keys_of_the_chosen_algorithm_are_the_known_ones() -> None:
     check_overrides(["algorithm=ppo", "algorithm.clip=0.1", "seed=3", "store=/tmp/x"], sweep=False)
     check_overrides(["-m", "algorithm=ppo,rlaif", "seed=0,1", "algorithm.kl=0.1"], sweep=True)
+    check_overrides(["+sweep=dpo", "++seed=3", "+task.reward.hard=0.1"], sweep=False)
     check_overrides(["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], sweep=True)
     with pytest.raises(UserError, match=r"algorithm\.beta"):
         check_overrides(["algorithm=ppo", "algorithm.beta=0.1"], sweep=False)

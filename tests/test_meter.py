@@ -289,7 +289,10 @@ def test_a_pass_that_the_harness_makes_for_a_round_of_feedback_costs_nothing() -
     meter = Meter(Budget(100))
     with meter.paused():
         meter.charge("policy", "forward", 1000, tokens=5)
-    assert (meter.flops, meter.tokens) == (0, 0)
+        assert meter.label("human", [1, 2]) == 0
+        meter.ask({"passes": 2, "tokens": 7})
+    assert (meter.flops, meter.tokens, meter.label_count) == (0, 0, 0)
+    assert not meter.asked
     meter.charge("policy", "forward", 10)
     assert meter.flops == 10
 

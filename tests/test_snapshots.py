@@ -103,6 +103,22 @@ def test_labels_that_are_used_up_before_the_first_step_neither_stop_the_schedule
     assert tight.snapshots == free.snapshots
 
 
+@pytest.mark.parametrize("more", [0, 5])
+def test_a_limit_that_all_verdicts_lie_within_neither_ends_a_run_nor_its_learning_rate(
+    more: int, tiny_bench: Bench, tmp_path: Path
+) -> None:
+    """Reading a verdict again costs nothing, so that such a limit is never passed: the FLOPs are what is left."""
+    free = trained(tiny_bench, tmp_path / "free", small("dpo", lr=0.001), snapshots=(0.5,), kl_snapshots=())
+    every = sum(free.session.verdicts.values())
+    assert free.meter.label_count == every, "all are read"
+    limit = Budget(3e8, labels=every + more)
+    tight = trained(tiny_bench, tmp_path / "tight", small("dpo", lr=0.001), limit, snapshots=(0.5,), kl_snapshots=())
+    assert (tight.log, tight.snapshots) == (free.log, free.snapshots)
+    fewer = trained(tiny_bench, tmp_path / "fewer", small("dpo", lr=0.001), Budget(3e8, labels=every - 1), snapshots=())
+    assert fewer.meter.steps < free.meter.steps
+    assert fewer.log[-1]["lr"] < free.log[fewer.meter.steps - 1]["lr"]
+
+
 @pytest.mark.parametrize(("values", "part"), [((0.5, 0.5), "increasing"), ((0.0, 1.0), "above 0")])
 def test_values_of_kl_must_be_increasing_and_above_0(values: tuple[float, ...], part: str) -> None:
     with pytest.raises(ValueError, match=f"task.training.kl_snapshots must be .*{part}"):

@@ -27,8 +27,9 @@ def conflict(task: Any) -> str:
         return "golden verdicts use the validation split, which can't also be the evaluation split; set golden=0"
     if why := evaluation.conflict(task.evaluation, task.objective):
         return why
-    if task.reward.model and task.shaping.members > 1:
-        return "task.shaping.members are trained with one seed each; task.reward.model is not trained: set it to 1"
+    for name in ("model", "classifier"):
+        if getattr(task.reward, name) and task.shaping.members > 1:
+            return f"task.shaping.members are trained with one seed each; task.reward.{name} is not trained: set it to 1"
     if task.rounds.prompts > task.prompts.train:
         return f"task.rounds.prompts must be at most task.prompts.train={task.prompts.train}, not {task.rounds.prompts}"
     return ""

@@ -14,6 +14,9 @@ def conflict(reward: Any) -> str:
         )
     if classifier and classifier != "annotator" and not classifier.startswith("hf:"):
         return f"task.reward.classifier must be annotator or hf:NAME_OR_PATH[#label], not {classifier!r}"
+    if (reward.golden or reward.hard) and (classifier or model):
+        which = "task.reward.model" if model else "task.reward.classifier"
+        return f"task.reward.golden and task.reward.hard are for a head that is trained; {which} is not"
     if not model:
         return ""
     name, _, label = model.partition("#")
@@ -24,6 +27,4 @@ def conflict(reward: Any) -> str:
             f"task.reward.model={model}: a reward model has one output and no #label; for a classifier's label set "
             f"task.reward.model='' and task.reward.classifier={model}"
         )
-    if reward.golden or reward.hard:
-        return "task.reward.golden and task.reward.hard are for a head that is trained; task.reward.model is not"
     return ""

@@ -23,6 +23,10 @@ class ShapingConfig:
             raise ValueError(f"task.shaping.members must be 1 or more, not {self.members}")
         if self.combine not in ("mean", "worst", "uncertainty"):
             raise ValueError(f"task.shaping.combine must be mean, worst or uncertainty, not {self.combine!r}")
+        if self.combine != "mean" and self.members == 1:
+            raise ValueError(f"task.shaping.combine={self.combine} has no effect on one member; set task.shaping.members")
+        if self.uncertainty != 1.0 and self.combine != "uncertainty":
+            raise ValueError("task.shaping.uncertainty has no effect unless task.shaping.combine=uncertainty")
         if self.clip < 0 or self.uncertainty < 0:
             raise ValueError("task.shaping.clip and task.shaping.uncertainty must be 0 or more")
 

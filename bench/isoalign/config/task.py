@@ -216,6 +216,8 @@ class RewardConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.hard <= 1:
             raise ValueError(f"task.reward.hard must lie in [0, 1], not {self.hard}")
+        if self.epochs < 1 or self.pairs < 1:
+            raise ValueError("task.reward.pairs and task.reward.epochs must be 1 or more: an untrained head is no reward")
         if self.golden < 0 or self.patience < 1:
             raise ValueError("task.reward.golden must be 0 or more and task.reward.patience 1 or more")
         if conflict := own_reward.conflict(self):

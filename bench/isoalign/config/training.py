@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from isoalign.core.store import added_later
@@ -54,6 +55,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.micro_batch < 1:
             raise ValueError(f"task.training.micro_batch must be 1 or more, not {self.micro_batch}")
+        if not 0 < self.clip < math.inf:
+            raise ValueError(f"task.training.clip must be above 0, not {self.clip}; for no clipping set it to 1e9")
         if self.idle_seconds < 0:
             raise ValueError(f"task.training.idle_seconds must be 0 or more, not {self.idle_seconds}")
         if any(not 0 < share < 1 for share in self.snapshots) or sorted(set(self.snapshots)) != list(self.snapshots):

@@ -120,6 +120,7 @@ def _values(word: str, sweep: bool) -> list[str]:
 
 def _check_keys(keys: list[str], chosen: dict[str, list[str]]) -> None:
     """Every key must be known under every choice."""
+    _check_added([key.lstrip("+") for key in keys if key.startswith("+")])
     keys = [k for k in keys if not (k.startswith(("hydra", "+", "~")) or k in (*GROUPS, "tuned") or "@" in k or "/" in k)]
     for names in itertools.product(*chosen.values()):
         choices = {group: f"{group}={name}" for group, name in zip(chosen, names, strict=True)}
@@ -136,6 +137,16 @@ def _check_keys(keys: list[str], chosen: dict[str, list[str]]) -> None:
                 siblings = sorted(name for name in known if name.partition(".")[0] == group)
                 line = unknown("key", key, siblings or sorted(config))
                 raise UserError(f"{choices[group]}: {line}" if group in choices else line)
+
+
+def _check_added(keys: list[str]) -> None:
+    """A key that is added is one of a group's, or a group: nothing reads another."""
+    for key in keys:
+        first, dot, _ = key.partition(".")
+        if first in (*GROUPS, "hydra") or (not dot and (key in composed([]) or options(key.partition("@")[0]))):
+            continue
+        advice = f"settings are of algorithm, task or budget, such as algorithm.{key}"
+        raise UserError(f"+{key}: nothing reads this key; {advice}")
 
 
 def _leaves(node: object, prefix: str = "") -> set[str]:

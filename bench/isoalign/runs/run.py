@@ -82,7 +82,9 @@ def execute(config: DictConfig) -> Path | None:
     _go_to(Path(HydraConfig.get().runtime.cwd))
     _meet(config)
     name = str(config.algorithm.get("name", ""))
-    task: TaskConfig = build_config(TaskConfig, _plain(config.task), "task").on_base(int(config.seed))
+    if isinstance(config.seed, bool) or not isinstance(config.seed, int):
+        raise UserError(f"seed must be a whole number, not {config.seed!r}")
+    task: TaskConfig = build_config(TaskConfig, _plain(config.task), "task").on_base(config.seed)
     budget: Budget = build_config(Budget, _plain(config.budget), "budget")
     if not 0 < budget.flops < math.inf:
         raise UserError(f"budget.flops must be positive and finite, not {budget.flops:g}")

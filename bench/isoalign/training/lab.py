@@ -213,6 +213,7 @@ class Lab:
         if labelled_by == "annotator" and (unpaired := session.fetch(session.source.unpaired)) is not None:
             batch = unpaired.labels(session.cursor("unpaired", len(unpaired)).take(count), session.pad)
             session.meter.label(unpaired.source, batch.index.tolist())
+            session.verdicts[unpaired.source] = len(unpaired)
             session.remembered.expect(batch.rollouts)
             return batch.to(self.device)
         feedback = session.fetch(session.source.feedback, labelled_by)

@@ -110,7 +110,9 @@ class Meter:
         raise BudgetSpent(reason)
 
     def label(self, source: str, verdicts: Iterable[int]) -> int:
-        """Charge reading verdicts of one source, each of them once. Returns how many were new."""
+        """Charge reading verdicts of one source, each of them once. Returns how many were new, none while it is paused."""
+        if self._is_paused:
+            return 0
         known = self.labels.setdefault(source, set())
         new = set(verdicts) - known
         self.require(labels=len(new))
@@ -120,6 +122,8 @@ class Meter:
     def ask(self, asked: dict[str, float]) -> None:
         """Count ``passes`` and ``tokens`` of an AI judge. The budget does not limit them: FLOPs are charged where they are
         known, and a server's tokens have a separate limit."""
+        if self._is_paused:
+            return
         self.asked.update(asked)  # type: ignore[arg-type]
 
     @contextmanager

@@ -5,6 +5,7 @@ The trainer owns the session; a `Lab` is the algorithm's view of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ParamSpec, TypeVar
@@ -37,10 +38,11 @@ class Session(Passes):
     ``source``: where prompts and feedback come from. ``new_tokens``: the maximum number of tokens of a completion.
     ``anchor``: a copy of the policy, for methods that take one. ``generator``: the source of all randomness, on the CPU.
     ``state``: what an algorithm keeps between iterations. ``modules``: the algorithm's modules by name. ``reward_models``:
-    those whose training is charged. ``started``: spent fraction of each limit at the first optimizer step. ``logged``:
-    scalars of the current step, each with its weight. ``loss_share``: within a loss, the share of the batch that its rows
-    are; 0 elsewhere. ``engine``: what samples from the policy, if not its own decoding. ``plan_loop``: in a plan, what takes
-    the calls of `trl.train`. The trainer sets ``adopt_module`` and ``trainer``; the caller of an algorithm's code ``guard``.
+    those whose training is charged. ``verdicts``: how many there are of the sources that were read. ``started``: spent share
+    of each limit at the first optimizer step. ``logged``: scalars of the current step, each with its weight. ``loss_share``:
+    within a loss, the share of the batch that its rows are; 0 elsewhere. ``engine``: what samples from the policy, if not its
+    own decoding. ``plan_loop``: in a plan, what takes the calls of `trl.train`. The trainer sets ``adopt_module`` and
+    ``trainer``; the caller of an algorithm's code ``guard``.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Session(Passes):
         self.cursors: dict[str, Cursor] = {}
         self.modules: dict[str, nn.Module] = {}
         self.reward_models: set[str] = set()
+        self.verdicts: dict[str, int] = {}
         self.started: dict[str, float] = {}
         self.logged: dict[str, list[tuple[float, float]]] = {}
         self.loss_share = 0.0
@@ -85,7 +88,13 @@ class Session(Passes):
     def _left(self) -> dict[str, tuple[float, float]]:
         """Spent fraction, now and at the first step, of each limit of which something was left by then."""
         pairs = {name: (share, self.started.get(name, 0.0)) for name, share in self.meter.fractions.items()}
-        return {name: (share, start) for name, (share, start) in pairs.items() if start < 1}
+        return {name: each for name, each in pairs.items() if each[1] < 1 and (name != "labels" or self._labels_end_it())}
+
+    def _labels_end_it(self) -> bool:
+        """Whether the limit of labels can end the run: not where all verdicts that there are lie within it, as reading one
+        again costs nothing."""
+        there = sum(self.verdicts.get(source, math.inf) for source in self.meter.labels)
+        return there > (self.meter.budget.labels or 0) or self.source.round_due(1.0)
 
     def sandboxed(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Run an algorithm's own code, under the guard if there is one, and return its result."""
@@ -153,7 +162,9 @@ class Session(Passes):
         extra_labels += len(set(calibration) - meter.labels.get("calibration", set()))
         meter.require(sum(price.values()) + extra_flops, labels=len(labels) + extra_labels)
         meter.label(feedback.source, labels)
+        self.verdicts[feedback.source] = len(feedback.labels_of(range(len(feedback))))
         if calibration:
+            self.verdicts["calibration"] = feedback.calibration
             meter.label("calibration", calibration)
         meter.ask(feedback.asked(new))
         for role, flops in price.items():
@@ -174,6 +185,7 @@ class Session(Passes):
             "state": self.state,
             "reward_models": sorted(self.reward_models),
             "started": self.started,
+            "verdicts": self.verdicts,
         } | ({"sampler_gaps": self.engine.gaps} if self.engine else {})
 
     def restore(self, numbers: dict[str, Any]) -> None:
@@ -181,7 +193,7 @@ class Session(Passes):
         self.meter.restore(numbers["meter"])
         self.cursors = {name: Cursor(*each) for name, each in numbers["cursors"].items()}
         self.state, self.reward_models = numbers["state"], set(numbers["reward_models"])
-        self.started = numbers["started"]
+        self.started, self.verdicts = numbers["started"], numbers.get("verdicts", {})
         if self.engine:
             self.engine.gaps = numbers["sampler_gaps"]
 
