@@ -122,6 +122,44 @@ def test_a_module_that_sleeps_through_a_resume_wakes_up_with_what_it_had_learnt(
     assert outcome(runs[0]) == outcome(runs[1])
 
 
+def test_a_target_network_that_a_method_moves_itself_and_the_models_that_it_ran_are_there_after_a_resume(
+    tiny_bench: Bench, tmp_path: Path
+) -> None:
+    class Slow:
+        """Draws the policy's hidden states to those of a target that follows a head; runs a model of its own at first."""
+
+        lr = 1e-2
+
+        def iteration(self, lab: Lab) -> Iterator[Step]:
+            if "begun" not in lab.state:
+                lab.state["begun"] = True
+                nn.Linear(3, 3)(torch.ones(1, 3))
+            parts = lab.module("parts", lambda width: nn.ModuleDict({n: nn.Linear(width, 1) for n in ("head", "target")}))
+            parts["target"].requires_grad_(False)
+            for own, target in zip(parts["head"].parameters(), parts["target"].parameters(), strict=True):
+                target.data.lerp_(own.data, 0.3)
+            yield Step(lab.pairs(4).chosen, self.loss)
+
+        def loss(self, lab: Lab, rollouts: Rollouts) -> torch.Tensor:
+            parts = lab.module("parts", lambda width: nn.Identity())
+            hidden = lab.policy(rollouts).hidden
+            return (parts["head"](hidden) - parts["target"](hidden) + 0.1)[:, 0, 0] ** 2
+
+    budget, runs = Budget(1e15, steps=9), []
+    for kills in ((), (3, 2)):
+        work = tmp_path / str(len(kills))
+        work.mkdir()
+        for steps in kills:
+            with pytest.raises(Killed):
+                tiny_bench.trainer(DiesAtStep(Slow(), steps), budget, work, config=OFTEN).run("slow")
+        trainer = tiny_bench.trainer(Slow(), budget, work, config=OFTEN)
+        trainer.run("slow")
+        runs.append(trainer)
+    assert same(weights(runs[0]), weights(runs[1]))
+    assert outcome(runs[0]) == outcome(runs[1])
+    assert runs[0].guard.models.keys() == runs[1].guard.models.keys() == {"Linear"}
+
+
 def test_a_checkpoint_holds_tensors_and_json_only_and_appears_whole(tiny_bench: Bench, tmp_path: Path) -> None:
     for name, algorithm in (param.values for param in algorithms() if param.id in FAST):
         work = tmp_path / name

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from isoalign.core import sharing, world
 from isoalign.core.complaint import say
 from isoalign.core.files import flush
 from isoalign.core.memory import machine_failure
+from isoalign.models.shards import part_of
 from isoalign.training.parts import are_whole, digest_of, put_together, take_apart, write_parts
 
 FOLDER = "checkpoint"
 KEPT = 2  # the newest, and the one before it where the newest turns out to be damaged
+Sums = tuple[float, float]
 Tensors = dict[str, Any]  # by name, as torch.load returns them with weights_only
 
 
@@ -109,10 +112,18 @@ def _remove(file: Path) -> None:
     file.unlink()
 
 
-def trainable_state(module: nn.Module) -> dict[str, Tensor]:
-    """A module's state dict without its frozen weights."""
-    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
-    return {name: value for name, value in module.state_dict().items() if name not in frozen}
+def changing_state(module: nn.Module, made: Mapping[str, Sums]) -> dict[str, Tensor]:
+    """A module's state dict without the frozen weights that still are as they were ``made``: a target network, which only its
+    method moves, is frozen too."""
+    unmoved = [name for name, sums in frozen_sums(module).items() if made.get(name) == sums]
+    same = set.intersection(*map(set, sharing.exchange(unmoved)))  # of all parts, where processes hold weights together
+    return {name: value for name, value in module.state_dict().items() if name not in same}
+
+
+def frozen_sums(module: nn.Module) -> dict[str, Sums]:
+    """The sums of a module's frozen weights and of their squares, by which a change is seen."""
+    frozen = ((name, part_of(p.detach()).double()) for name, p in module.named_parameters() if not p.requires_grad)
+    return {name: (float(value.sum()), float(value.square().sum())) for name, value in frozen}
 
 
 def find_non_json(value: object) -> str:

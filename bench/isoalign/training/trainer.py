@@ -20,7 +20,7 @@ from isoalign.core.progress import Progress
 from isoalign.models.shards import as_cut, full, part_of
 from isoalign.training import checkpoint
 from isoalign.training.agreement import agreed_to_save
-from isoalign.training.checkpoint import find_non_json, trainable_state, type_name
+from isoalign.training.checkpoint import changing_state, find_non_json, type_name
 from isoalign.training.gradients import Gradients, load_optimizer, make_optimizer, weighted_mean
 from isoalign.training.guard import Guard
 from isoalign.training.lab import Lab
@@ -52,15 +52,14 @@ class Trainer:
         self.skipped = self.skipped_in_a_row = 0
         self.save_seconds, self.saved_at = 0.0, time.monotonic()  # of the last checkpoint
         self.trained = [p for p in self.policy.weights() if p.requires_grad]
-        self.parameters: dict[str, list[nn.Parameter]] = {}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.parameters, self.optimizers = dict[str, list[nn.Parameter]](), dict[str, torch.optim.Optimizer]()
+        self.frozen: dict[str, dict[str, checkpoint.Sums]] = {}  # of modules, as they were made
         self.gradients = Gradients(session, self.lab, self.parameters, config.micro_batch)
         self.saved: checkpoint.Tensors = {}
         self.loop_state: Callable[[], dict[str, Any]] = dict  # what another training loop keeps, for checkpoints
         session.adopt_module, session.trainer = self._adopt, self
         weights = [*self.policy.weights(), *session.reference.weights()]
-        self.guard = Guard(self.meter, session.modules.values, forbidden, config.idle_seconds, weights)
-        session.guard = self.guard
+        self.guard = session.guard = Guard(self.meter, session.modules.values, forbidden, config.idle_seconds, weights)
         self.budget, self.steps_begun = self.meter.budget, 0
         self._add_optimizer("policy", self.trained)
 
@@ -226,8 +225,9 @@ class Trainer:
     def _adopt(self, name: str, module: nn.Module) -> None:
         """Train a module that the algorithm has just created; after a resume, restore its weights."""
         self._add_optimizer(name, [p for p in module.parameters() if p.requires_grad])
+        self.frozen[name] = checkpoint.frozen_sums(module)
         if name in self.saved.get("modules", {}):
-            own, saved = module.state_dict(), self.saved["modules"][name]  # in which there are no frozen weights
+            own, saved = module.state_dict(), self.saved["modules"][name]  # without weights that nothing changed
             module.load_state_dict({key: as_cut(value, own[key]) for key, value in saved.items()}, strict=False)
             if name in self.optimizers:
                 load_optimizer(self.optimizers[name], self.saved["optimizers"][name])
@@ -251,7 +251,7 @@ class Trainer:
         """Write a checkpoint. A module not used since the last resume is saved as it was loaded."""
         started = time.monotonic()
         optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        modules = {name: trainable_state(module) for name, module in self.session.modules.items()}
+        modules = {name: changing_state(module, self.frozen[name]) for name, module in self.session.modules.items()}
         tensors = {
             "policy": [p.detach() for p in self.trained],
             "optimizers": self.saved.get("optimizers", {}) | optimizers,
@@ -263,6 +263,7 @@ class Trainer:
         }
         numbers = {"session": self.session.numbers(), "log": self.log, "skipped": [self.skipped, self.skipped_in_a_row]}
         numbers |= {"snapshots": self.snapshots, "rounds": self.rounds, "plan": [self.plan.progress, self.plan.passed]}
+        numbers["ran"] = self.guard.models
         checkpoint.save_checkpoint(self.work, tensors, numbers)
         self.saved_at, self.save_seconds = (now := time.monotonic()), now - started
 
@@ -295,4 +296,5 @@ class Trainer:
         self.log, self.snapshots, self.rounds = numbers["log"], numbers["snapshots"], numbers["rounds"]
         self.session.source.round = len(self.rounds)
         self.plan.progress, self.plan.passed = numbers["plan"]
+        self.guard.models.update(numbers.get("ran", {}))
         self.skipped, self.skipped_in_a_row = numbers["skipped"]
