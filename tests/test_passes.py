@@ -4,6 +4,7 @@ import copy
 import gc
 import weakref
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,7 @@ from isoalign.models.kl import compare
 from isoalign.models.language import LanguageModel
 from isoalign.models.precision import SHORT, cast_frozen_weights, in_precision
 from isoalign.models.probe import probe
+from isoalign.runs.training import Training
 from workbench import Bench
 
 REFUSED = {"recurrent_gemma", "rwkv", "minimax"}
@@ -309,6 +311,27 @@ def test_frozen_weights_that_were_cast_once_give_what_autocast_gives(tiny_bench:
     frozen = [p for part in base.inner.modules() if isinstance(part, torch.nn.Linear) for p in part.parameters(recurse=False)]
     assert {p.dtype for p in frozen if not p.requires_grad} == {torch.bfloat16}
     assert base.inner.get_input_embeddings().weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_small_update_by_an_adapter_is_evaluated_as_it_was_trained(dtype: str, tiny_bench: Bench, tmp_path: Path) -> None:
+    """Merged into weights in bf16, most of it would be rounded away."""
+    base = tiny_bench.language_model()
+    base.inner.to(getattr(torch, dtype))
+    adapted = peft.get_peft_model(copy.deepcopy(base.inner), peft.LoraConfig(r=4, target_modules="all-linear"))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=1e-4)
+    trained, before = (language_model(model)(padded(rows())).logp for model in (adapted, base.inner))
+    adapted.save_pretrained(str(tmp_path))
+    shared = SimpleNamespace(
+        evaluated_base=lambda: base, base_model=lambda: SimpleNamespace(inner=copy.deepcopy(base.inner)),
+        get=lambda _: tmp_path, language_model=lambda model, tokenizer, precision: language_model(model),
+    )  # fmt: skip
+    run: Any = SimpleNamespace(shared=shared, trains=True, selects=False, train=None, _lora_rank=4, merges=dtype == "float32")
+    policy, _ = Training.load_policy(run, "")
+    torch.testing.assert_close(policy(padded(rows())).logp, trained, atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(trained, before, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("length", [12, 300])

@@ -100,9 +100,10 @@ class Run(Training):
 
     @property
     def _sampling(self) -> dict[str, Any]:
+        adapted = self.trains and self._lora_rank and not self.merges
         return {
             "version": samples.VERSION, "policy": self.train.key if self.trains else self.shared.sft.key,
-            "sft": self.shared.sft.key, "seed": self.task.evaluation.seed,
+            "sft": self.shared.sft.key, "seed": self.task.evaluation.seed, **({"merged": False} if adapted else {}),
         } | self.prompt_recipe | precision_recipe(self.task.evaluation.precision)  # fmt: skip
 
     @property

@@ -268,6 +268,11 @@ class Training:
         stage = self.train if self.trains else self.shared.sft
         return f"{stage.name}-{stage.key}" + ("/policy" if self.trains else "")
 
+    @property
+    def merges(self) -> bool:
+        """Whether an adapter is merged for evaluation: weights in bf16 would round most of a small update away."""
+        return self.task.model.frozen == "float32"
+
     def load_policy(self, weights: str = "policy") -> tuple[LanguageModel, LanguageModel]:
         """Policy and SFT base, as they are evaluated."""
         base = self.shared.evaluated_base()
@@ -276,7 +281,7 @@ class Training:
         folder = self.shared.get(self.train) / weights
         if self._lora_rank:
             adapted = peft.PeftModel.from_pretrained(self.shared.base_model().inner, str(folder))
-            model: Any = adapted.merge_and_unload()  # decoding needs no separate adapter
+            model: Any = adapted.merge_and_unload() if self.merges else adapted  # decoding needs no separate adapter
         else:
             model, _ = loading.load_model(self.task.model.name, folder, self.task.model.dtype, base.tokenizer)
         return self.shared.language_model(model.eval(), base.tokenizer, base.precision), base
