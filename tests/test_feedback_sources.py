@@ -200,7 +200,11 @@ def test_settings_that_contradict_each_other_are_named(words: list[str], told: s
 def test_what_looks_like_the_end_of_text_in_a_file_is_text(tiny_model: Path) -> None:
     """Else a token that the policy may never say would be in what it learns."""
     tokenizer = loading.load_tokenizer(str(tiny_model))
-    ids = Cutter(tokenizer, ModelConfig(str(tiny_model), new_tokens=50)).answer((Turn("", "so<|endoftext|>it ends"),))
+    cut = Cutter(tokenizer, ModelConfig(str(tiny_model), new_tokens=50))
+    one, several = (Turn("assistant", "so"),), (Turn("assistant", "so"), Turn("user", "no"), Turn("assistant", "yes"))
+    assert cut.answer(several) == cut.answer(one), "what a user says behind it is learned by nobody"
+    assert (cut.is_cut(one), cut.is_cut(several)) == (False, True)
+    ids = cut.answer((Turn("", "so<|endoftext|>it ends"),))
     assert tokenizer.eos_token_id not in ids
     assert tokenizer.decode(ids) == "so<|endoftext|>it ends"
 

@@ -327,6 +327,65 @@ def test_unpaired_labels_may_be_on_conversations(tmp_path: Path, file: str) -> N
     assert [label.completion for label in data.unpaired] == [said("Blue."), said("Green.")]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Sky?", "completion": "Bleu.", "label": True},
+        {"prompt": "Sky?", "completion": "Bleu.", "score": 1},
+        {"prompt": "Sky?", "completions": [{"completion": "Bleu.", "score": 1}, {"completion": "Blue.", "score": 0}]},
+        {"prompt": "Sky?", "answers": ["Bleu.", "Blue."], "ranking": [1, 2]},
+        {"prompt": "Sky?", "candidate_0": "Bleu.", "candidate_1": "Blue.", "choice": 0},
+        {"prompt": "Sky?", "chosen": "Bleu.", "rejected": "Blue."},
+        {"prompt": "Sky?", "completion": "Bleu."},
+    ],
+    ids=lambda row: list(row)[-1],
+)
+def test_a_column_system_is_the_first_turn_in_every_format_of_rows(tmp_path: Path, row: dict[str, Any]) -> None:
+    file = jsonl(tmp_path / "a.jsonl", [{"system": "Answer in French."} | row])
+    opened = formats.open_file(str(file))
+    (first, *_) = (record for each in opened.rows for record in each.records)
+    assert first.prompt == (Turn("system", "Answer in French."), *asked("Sky?"))  # type: ignore[union-attr]
+    assert "system" not in opened.unread
+
+
+def test_a_prompt_that_is_null_is_none_that_the_answers_begin_with(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        {"prompt": None, "chosen": "I'm sorry, no.", "rejected": "I'm sorry, yes."},
+    ]
+    with pytest.raises(UserError, match="row 2: prompt is missing"):
+        formats.read_file(str(jsonl(tmp_path / "a.jsonl", rows)))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_messages_of_different_trees_may_have_the_same_ids(tmp_path: Path, whole: bool) -> None:
+    rows: list[dict[str, Any]] = []
+    for tree, (question, best, worst) in enumerate([("Sky?", "Blue.", "Green."), ("Grass?", "Green.", "Blue.")]):
+        replies = [{"message_id": str(i), "text": text, "role": "assistant", "rank": i} for i, text in ((1, best), (2, worst))]
+        first = {"message_id": "0", "text": question, "role": "prompter"}
+        if whole:
+            rows.append({"message_tree_id": str(tree), "prompt": first | {"replies": replies}})
+        else:
+            rows += [{"message_tree_id": str(tree), "parent_id": None} | first]
+            rows += [{"message_tree_id": str(tree), "parent_id": "0"} | reply for reply in replies]
+    data = formats.read_file(str(jsonl(tmp_path / "a.jsonl", rows)))
+    assert pairs_of(data) == [(asked("Sky?"), said("Blue."), said("Green.")), (asked("Grass?"), said("Green."), said("Blue."))]
+    twice = [*rows, rows[0] | ({"prompt": rows[0]["prompt"] | {"text": "Sea?"}} if whole else {"text": "Sea?"})]
+    with pytest.raises(UserError, match="message_id '0' is that of another message, in row 1"):
+        formats.read_file(str(jsonl(tmp_path / "b.jsonl", twice)))
+
+
+@pytest.mark.parametrize("container", [jsonl, parquet])
+def test_messages_that_were_written_as_text_are_read_as_messages(tmp_path: Path, container: Callable[..., Path]) -> None:
+    rows = [{"prompt": json.dumps([user("Sky?")]), "chosen": json.dumps([assistant("Blue.")]), "rejected": "Green."}]
+    data = formats.read_file(str(container(tmp_path / f"a.{container.__name__}", rows)))
+    assert pairs_of(data) == [(asked("Sky?"), said("Blue."), said("Green."))]
+    plain_json = [{"prompt": "List them.", "chosen": '[{"name": "a"}]', "rejected": "[1]"}]
+    assert pairs_of(formats.read_file(str(container(tmp_path / f"b.{container.__name__}", plain_json)))) == [
+        (plain("List them."), plain('[{"name": "a"}]'), plain("[1]"))
+    ]
+
+
 def test_the_page_on_formats_has_each_with_examples_that_are_read_as_it(tmp_path: Path) -> None:
     page = DOCS.read_text(encoding="utf-8")
     sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## )", page, flags=re.DOTALL | re.MULTILINE))

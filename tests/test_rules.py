@@ -66,6 +66,8 @@ def test_a_rule_that_is_none_is_one_line(name: str, said: str) -> None:
 
 def test_a_rule_s_version_is_in_its_identity() -> None:
     assert scorers.scorer_identity("rule:question") == "rule:question 1"
+    assert scorers.scorer_identity("rule:number") == "rule:number 2"
+    assert scorers.scorer_identity("rule:words_at_least:3") == "rule:words_at_least:3 1"
 
 
 # -- right answers -----------------------------------------------------------------------------------------------------
@@ -74,7 +76,8 @@ def test_a_rule_s_version_is_in_its_identity() -> None:
 @pytest.mark.parametrize(
     ("text", "number"),
     [("so 1,234.5 of them", "1234.5"), ("1e3", "1000"), ("2-3", "3"), ("it is -3", "-3"), ("1/2", None), ("12:30", None),
-     ("a ratio of 2:3", None), ("none", None), ("5 and 7.", "7")],
+     ("a ratio of 2:3", None), ("none", None), ("5 and 7.", "7"),
+     ("it is .5", "0.5"), ("-.5", "-0.5"), ("\u22125", "-5"), ("3 \u2212 .25", "0.25"), ("v1.2.5", "5"), ("end.5", "5")],
 )  # fmt: skip
 def test_a_number_is_a_plain_one(text: str, number: str | None) -> None:
     assert rules.last_number(text) == (None if number is None else Decimal(number))
@@ -97,6 +100,7 @@ def test_the_last_number_is_compared_with_the_right_one_after_the_hashes() -> No
     with pytest.raises(UserError, match=r"set task\.prompts\.reference to their column"):
         scorer(["q"], ["7"])
     assert load_answer_scorer("rule:exact")(["q"] * 2, [" Paris ", "Paris, France"], ["paris"] * 2) == [1.0, 0.0]
+    assert load_answer_scorer("rule:exact")(["q"], ["72"], ["48 + 24 = 72\n#### 72"]) == [1.0], "as for the other two"
 
 
 def test_without_math_verify_its_rule_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +134,13 @@ def test_a_column_of_the_prompts_has_their_right_answers(tmp_path: Path) -> None
         [prompt.text for prompt in tried], [prompt.reference for prompt in tried],
     )  # fmt: skip
     assert "reference" not in prompts.Prompt("1", "a", "b", "c").row(), "what stages without one were made of stays as it was"
+
+
+def test_whole_numbers_of_a_column_with_a_gap_are_whole(tmp_path: Path) -> None:
+    file = write(tmp_path / "gap.jsonl", [{"prompt": f"What is {i} / 2?", "answer": i / 2} for i in range(40)])
+    config = PromptsConfig(0, 0, 0, source=str(file), reference="answer")
+    found = [prompt for split in prompts.SPLITS for prompt in prompts.own_split(config, split)]
+    assert {prompt.reference for prompt in found if prompt.text in ("What is 4 / 2?", "What is 5 / 2?")} == {"2", "2.5"}
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,8 @@ def test_hugging_face_mistakes_are_one_line(tmp_path: Path) -> None:
         load_scorer(f"{name}#spam")
     with pytest.raises(UserError, match="not a trained classifier"):
         load_scorer(_tiny(tmp_path / "b", ["toxic", "clean"], head=False))
+    with pytest.raises(UserError, match="has 2 outputs of a regression, which are no probabilities"):
+        load_scorer(_tiny(tmp_path / "c", ["toxic", "length"], problem_type="regression") + "#toxic")
     with pytest.raises(UserError, match="cannot load the scorer 'hf:nobody/nothing'"):
         load_scorer("hf:nobody/nothing")
 

@@ -315,6 +315,7 @@ def test_given_answers_are_matched_by_prompt_whatever_the_case_and_other_rows_ar
         ([{"prompt": "one", "completion": "x"}, {"prompt": "two"}], "row 2: completion is missing"),
         ([{"prompt": "one", "completion": [{"role": "user", "content": "x"}]}], "row 1: completion holds a turn of the user"),
         ([{"text": "one"}], "row 1: prompt is missing"),
+        ([{"prompt": "one", "completion": " "}], "row 1: completion is empty; leave such prompts out"),
     ],
 )  # fmt: skip
 def test_given_answers_that_are_missing_or_doubled_are_one_line_with_the_row(

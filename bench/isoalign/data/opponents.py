@@ -8,7 +8,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.text import text_fingerprint
 from isoalign.data.formats.conversation import read_turns
 from isoalign.data.formats.files import iterate_rows
-from isoalign.data.formats.rows import Fault, Row
+from isoalign.data.formats.rows import EMPTY, Fault, Row
 from isoalign.data.prompts import as_text
 
 WHERE = "task.evaluation.win_rate.opponent"
@@ -48,4 +48,6 @@ def _answer(row: Row) -> str:
     turns = read_turns(row, "completion", row.get("completion"))
     if odd := [turn.role for turn in turns if turn.role not in ("", "assistant")]:
         raise row.fault(f"completion holds a turn of the {odd[0]}")
-    return "".join(turn.content for turn in turns)
+    if not (text := "".join(turn.content for turn in turns)).strip():
+        raise row.fault("completion is empty; leave such prompts out of the evaluation, or say what was answered", EMPTY)
+    return text

@@ -1,6 +1,7 @@
 """Prompts: RealToxicityPrompts and openings of clean comments, split by a hash of the normalised text."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -197,6 +198,8 @@ def _other_way(source: str, row: Row | Fault, column: str) -> str:
 
 def _right_answer(row: Row, column: str) -> str:
     value = row.nested(column)
+    if isinstance(value, float):  # of a column with a gap whole numbers come as floats
+        value = int(value) if value.is_integer() else value if math.isfinite(value) else None
     text = "" if isinstance(value, bool) or not isinstance(value, str | int | float) else str(value).strip()
     if not text:
         raise row.fault(f"{column} must hold the right answer, a text or a number, not {value!r}")

@@ -16,10 +16,10 @@ from decimal import Decimal
 from isoalign.core.errors import UserError, unknown
 from isoalign.core.text import normalise
 
-VERSION = 1  # raised whenever a score would change
+VERSIONS = {"exact": 2, "number": 2}  # of rules, raised whenever a score would change; the others are at 1
 PREFIX = "rule:"
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-_NUMBER = re.compile(r"(?:(?<![\w.])-)?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?(?:[/:]\d+)*")
+_NUMBER = re.compile(r"(?:(?<![\w.])-)?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][+-]?\d+)?(?:[/:]\d+)*")
 _ASKING = re.compile(
     r"(?:^|[.!?,;:]|\b(?:and|but|so|or)\b)\W*(?:who|whom|whose|what|which|when|where|why|how|do|does|did|is|are|am|was|were|can"
     r"|could|will|would|should|shall|may|might|have|has|had|isn't|aren't|don't|doesn't|didn't|can't|won't)\b[^.!?]*\?",
@@ -76,9 +76,19 @@ def load_rule(name: str) -> Rule:
     return Rule(name, holds, references=rule in ("exact", "number", "math"))
 
 
+def version(name: str) -> int:
+    """The version of a rule, by its whole name."""
+    return VERSIONS.get(name.removeprefix(PREFIX).partition(":")[0], 1)
+
+
+def numbers(text: str) -> list[str]:
+    """The numbers of a text, with or without a digit before the point, the minus sign of typography as a hyphen."""
+    return _NUMBER.findall(text.replace("−", "-"))
+
+
 def last_number(text: str) -> Decimal | None:
     """The last number of a text, thousands separated or not; None without one, and for a fraction, ratio or time."""
-    found = _NUMBER.findall(text)
+    found = numbers(text)
     return Decimal(found[-1].replace(",", "")) if found and not {"/", ":"} & set(found[-1]) else None
 
 
@@ -89,8 +99,8 @@ def final_answer(reference: str) -> str:
 
 def _is_number(prompt: str, answer: str, reference: str) -> bool:
     right = final_answer(reference)
-    if last_number(right) is None or len(_NUMBER.findall(right)) > 1:
-        why = "has several numbers" if len(_NUMBER.findall(right)) > 1 else "has no number"
+    if last_number(right) is None or len(numbers(right)) > 1:
+        why = "has several numbers" if len(numbers(right)) > 1 else "has no number"
         raise ValueError(f"the reference {right[:40]!r} {why}; write one behind ####, or use rule:exact or rule:math")
     return last_number(answer) == last_number(right)
 
@@ -129,7 +139,7 @@ _OF_ANSWER: dict[str, Holds] = {
     "lowercase": lambda _, answer, __: answer == answer.lower() and bool(words(answer)),
     "lowercase_start": lambda _, answer, __: next(filter(str.isalpha, answer), "A").islower(),
     "no_comma": lambda _, answer, __: "," not in answer,
-    "exact": lambda _, answer, reference: normalise(answer) == normalise(reference),
+    "exact": lambda _, answer, reference: normalise(answer) == normalise(final_answer(reference)),
     "number": _is_number,
     "math": lambda _, __, ___: False,  # by math-verify
 }

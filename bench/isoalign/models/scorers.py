@@ -107,7 +107,7 @@ def scorer_identity(name: str) -> str:
     """Identity of the weights of an ``hf:`` or ``reward:`` scorer (see ``hub.model_identity``); of a scorer of another package
     its version; of others the name."""
     if name.startswith(rules.PREFIX):
-        return f"{name} {rules.VERSION}"
+        return f"{name} {rules.version(name)}"
     if name in plugins.entry_points("scorers"):
         version = getattr(plugins.load("scorers", name), "VERSION", None)
         return f"{name} {version} of {plugins.package_of('scorer', name)}"
@@ -180,6 +180,11 @@ def _load_classifier(source: str) -> tuple[Any, Any]:
 def _check_outputs(source: str, config: Any) -> None:
     """Refuse a reward model, whose one output is no probability and of which more is better."""
     labels = list(config.id2label.values())
+    if len(labels) > 1 and config.problem_type == "regression":
+        raise UserError(
+            f"hf:{source} has {len(labels)} outputs of a regression, which are no probabilities; take a classifier, or a "
+            "reward model with one output"
+        )
     if len(labels) == 1 and (str(labels[0]).lower() not in TOXIC or config.problem_type == "regression"):
         raise UserError(
             f"hf:{source} has one output, {labels[0]!r}, which is no probability of harm: it is a reward model, of which more "

@@ -40,7 +40,7 @@ class Cutter:
 
     def answer(self, turns: Turns) -> list[int]:
         """An answer's tokens, with an end token if the task has an open end and there is room for it: in a conversation the
-        one that closes the turn."""
+        one that closes the turn. Of several turns it is the first."""
         ids = self._spoken(turns)
         if self.model.eos == "open":
             ids = [*ids, tokens.closing_id(self.tokenizer, chat=self.templated(turns))]
@@ -51,11 +51,11 @@ class Cutter:
         return Cutter(self.tokenizer, replace(self.model, prompt_tokens=ENDLESS)).prompt(turns) or []
 
     def is_cut(self, turns: Turns) -> bool:
-        """Whether an answer has more tokens than are kept; the end token does not count."""
-        return len(self._spoken(turns)) > self.model.new_tokens
+        """Whether an answer has more tokens than are kept, or more turns; the end token does not count."""
+        return len(turns) > 1 or len(self._spoken(turns)) > self.model.new_tokens
 
     def _spoken(self, turns: Turns) -> list[int]:
-        text = "\n\n".join(turn.content for turn in turns)
+        text = turns[0].content  # behind it a user speaks, whose words nobody should learn to say
         if self.templated(turns):
             text = self._lead + text
         return tokens.encode_words(self.tokenizer, [text])[0]

@@ -20,7 +20,7 @@ from isoalign.core.text import opening
 from isoalign.data import comments, formats, prompts
 from isoalign.data.formats import Demonstration, Turn, Turns
 from isoalign.data.formats.files import iterate_rows
-from isoalign.data.formats.rows import Fault
+from isoalign.data.formats.rows import Fault, quoted
 from isoalign.data.formats.types import SKIPPED, UNREAD
 from isoalign.data.preferences import rollouts
 from isoalign.models import loading, tokens
@@ -102,7 +102,9 @@ def _texts(config: SFTConfig, losses: Counter[str]) -> Iterator[Demonstration]:
         if isinstance(row, Fault):
             raise UserError(f"{config.source}: {row}") from row
         try:
-            text = row.valid_text(column, str(row.get(column)))
+            if not isinstance(value := row.get(column), str):
+                raise row.fault(f"{column} must be a text, not {quoted(value)}")
+            text = row.valid_text(column, value)
         except Fault as fault:
             raise UserError(f"{config.source}: {fault}; columns={{text: NAME}} names the column of the texts") from fault
         words = text.split()

@@ -28,7 +28,7 @@ Read = tuple[Turns, list[Turns]]
 def records(row: Row) -> Iterator[Record]:
     """The row's comparison with the position of the chosen candidate, or a tie."""
     layout = next((each for each in _LAYOUTS if row.has(*each.columns)), _LAYOUTS[0])
-    prompt, answers = layout.read(row)
+    prompt, answers = conversation.with_system(row, *layout.read(row))
     place = layout.verdict(row)
     if place is None:
         yield Remark(TIE)
@@ -180,4 +180,4 @@ _LAYOUTS = (
     _Layout(("prompt", "response_a", "response_b", *_ARENA), _arena_texts, _arena_flags),
 )
 COLUMNS = tuple(layout.columns for layout in _LAYOUTS)
-OPTIONAL = ("worker", "judge")
+OPTIONAL = ("worker", "judge", "system")

@@ -44,6 +44,8 @@ def records(row: Row) -> Iterator[Record]:
         return
     name = _prompt_column(row)
     better, worse = (_alternatives(row, name) for name in _NAMES)
+    if name is None and "prompt" in row.values and any(isinstance(row.messages(*each), str) for each in (*better, *worse)):
+        raise row.fault("prompt is missing", EMPTY)
     if name is None and all(isinstance(row.messages(*answer), str) for answer in (*better, *worse)):
         prompt, given = _shared_text(row)
     else:

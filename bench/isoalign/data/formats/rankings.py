@@ -14,6 +14,7 @@ from isoalign.data.formats.rows import MOST_ANSWERS, Row, quoted
 from isoalign.data.formats.types import TIE, Comparison, Record, Remark, unless_equal
 
 COLUMNS = (("prompt", "answers", "ranking"), ("prompt", "ranked"), ("prompt", "answers"))
+OPTIONAL = ("system",)
 
 
 def records(row: Row) -> Iterator[Record]:
@@ -29,7 +30,8 @@ def records(row: Row) -> Iterator[Record]:
     if name == "answers" and not row.has("ranking"):
         texts, ranks = _ranked_answers(row, texts)
     given = [(f"{name}[{i}]", text) for i, text in enumerate(texts)]
-    prompt, answers = conversation.answers_to(row, "prompt", transcripts.read_prompt(row, "prompt"), given)
+    read = conversation.answers_to(row, "prompt", transcripts.read_prompt(row, "prompt"), given)
+    prompt, answers = conversation.with_system(row, *read)
     if row.has("ranking") and name == "answers":
         ranks = _read_ranks(row, len(answers))
     for (first, one), (second, two) in combinations(zip(ranks, answers, strict=True), 2):

@@ -24,6 +24,7 @@ COLUMNS = (
     ("prompt", "completions"),
     ("instruction", "completions"),
 )
+OPTIONAL = ("system",)
 
 
 def records(row: Row) -> Iterator[Score]:
@@ -32,7 +33,7 @@ def records(row: Row) -> Iterator[Score]:
         yield from _scored_completions(row)
         return
     name = "completion" if row.has("completion") or not row.has("response") else "response"
-    prompt, (answer,) = conversation.prompt_and_answers(row, "prompt", [(name, row.get(name))])
+    prompt, (answer,) = conversation.with_system(row, *conversation.prompt_and_answers(row, "prompt", [(name, row.get(name))]))
     single = "score" if row.has("score") or not row.has("helpfulness") else "helpfulness"
     given = row.get_object("scores") if row.has("scores") else {row.rater: row.get(single)}
     scores = {rater: score for rater, score in given.items() if score is not None}
@@ -48,9 +49,9 @@ def _scored_completions(row: Row) -> Iterator[Score]:
     given = [_read_entry(row, f"completions[{i}]", entry) for i, entry in enumerate(entries)]
     if len(given) < 2:
         raise row.fault(f"completions has {len(given)}; a comparison needs two")
-    prompt, answers = conversation.prompt_and_answers(
-        row, "prompt" if row.has("prompt") else "instruction", [(name, text) for name, text, _ in given]
-    )
+    asked = "prompt" if row.has("prompt") else "instruction"
+    read = conversation.prompt_and_answers(row, asked, [(name, text) for name, text, _ in given])
+    prompt, answers = conversation.with_system(row, *read)
     for answer, (name, _, score) in zip(answers, given, strict=True):
         if score is not None:
             yield Score(prompt, answer, row.finite_number(f"{name}: score", score), row.number, row.rater, row.source)

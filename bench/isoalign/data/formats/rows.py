@@ -94,9 +94,9 @@ class Row:
         return value
 
     def messages(self, name: str, value: Any) -> Any:
-        """The value; in a CSV, a text that is JSON of a message or a list of messages is decoded, other texts stay as they
+        """The value; a text that is JSON of a message or a list of messages, as in a CSV, is decoded, other texts stay as they
         are."""
-        if not (self.line and isinstance(value, str) and value.lstrip().startswith(("[", "{"))):
+        if not (isinstance(value, str) and value.lstrip().startswith(("[", "{"))):
             return value
         if _REPR.match(value):
             raise self.fault(f"{name} holds the repr of a Python list; write it with json.dumps")

@@ -40,20 +40,24 @@ def _node(row: Row, message: Any, parent: Any) -> Node:
     rank = message.get("rank")
     rank = row.finite_number("rank", rank) if rank not in (None, "") else None
     turn = Turn(_ROLES[message["role"]], row.valid_text("text", message["text"]))
-    return Node(message["message_id"], parent or "", turn, rank, row.number, row.source)
+    tree = row.values.get("message_tree_id")
+    return Node(message["message_id"], parent or "", turn, rank, row.number, row.source, "" if tree is None else str(tree))
 
 
 def compare(nodes: Iterable[Node]) -> Iterator[Record]:
     """Comparisons of the assistant's answers to each message, in the order of the file; the prompt is the path to it.
 
-    Raises Fault if a message that is answered is not in the file, and at the 1001st answer to one.
+    Raises Fault if a message that is answered is not in the file, for two messages of one id in a tree, and at the 1001st
+    answer to one.
     """
-    known: dict[str, Node] = {}
-    answers: dict[str, list[Node]] = {}
+    known: dict[tuple[str, str], Node] = {}
+    answers: dict[tuple[str, str], list[Node]] = {}
     for node in nodes:
-        known[node.identity] = node
+        place = (node.tree, node.identity)
+        if (other := known.setdefault(place, node)).turn != node.turn:
+            raise Fault(node.row, f"message_id {quoted(node.identity)} is that of another message, in row {other.row}")
         if node.parent and node.turn.role == "assistant":
-            answers.setdefault(node.parent, []).append(node)
+            answers.setdefault((node.tree, node.parent), []).append(node)
     for given in answers.values():
         if len(given) > MOST_ANSWERS:
             raise Fault(given[MOST_ANSWERS].row, f"more than {MOST_ANSWERS} answers to one message: too many pairs")
@@ -72,15 +76,16 @@ def _comparison(prompt: Turns, one: Node, two: Node) -> Record:
     return unless_equal(Comparison(prompt, (better.turn,), (worse.turn,), better.row, "", better.source))
 
 
-def _path(known: dict[str, Node], node: Node) -> Turns:
+def _path(known: dict[tuple[str, str], Node], node: Node) -> Turns:
     """The turns from the first message to the one that ``node`` answers."""
     turns: list[Turn] = []
     seen = {node.identity}
     while node.parent:
-        if node.parent not in known or node.parent in seen:
-            why = "is not in the file" if node.parent not in known else "leads back to the message itself"
+        place = (node.tree, node.parent)
+        if place not in known or node.parent in seen:
+            why = "is not in the file" if place not in known else "leads back to the message itself"
             raise Fault(node.row, f"parent_id {quoted(node.parent)} {why}")
-        node = known[node.parent]
+        node = known[place]
         seen.add(node.identity)
         turns.insert(0, node.turn)
     return tuple(turns)

@@ -102,8 +102,8 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A message of a tree. ``parent``: identity of the message that it answers, empty for the first; ``rank``: among the
-    answers to that message, lower is better, None if it has none."""
+    """A message of a tree. ``identity``: within its ``tree``; ``parent``: that of the message that it answers, empty for the
+    first; ``rank``: among the answers to that message, lower is better, None if it has none."""
 
     identity: str
     parent: str
@@ -111,6 +111,7 @@ class Node:
     rank: float | None
     row: int
     source: str = ""
+    tree: str = ""
 
 
 @dataclass(frozen=True, slots=True)

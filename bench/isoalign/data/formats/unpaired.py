@@ -9,12 +9,14 @@ from isoalign.data.formats.rows import Row, quoted
 from isoalign.data.formats.types import UnpairedLabel
 
 COLUMNS = (("prompt", "completion", "label"),)
+OPTIONAL = ("system",)
 _LABELS = {"true": True, "1": True, "1.0": True, "up": True, "false": False, "0": False, "0.0": False, "down": False}
 
 
 def records(row: Row) -> Iterator[UnpairedLabel]:
     """The row's answer with its label."""
-    prompt, (answer,) = conversation.prompt_and_answers(row, "prompt", [("completion", row.get("completion"))])
+    prompt, given = conversation.prompt_and_answers(row, "prompt", [("completion", row.get("completion"))])
+    prompt, (answer,) = conversation.with_system(row, prompt, given)
     label = row.get("label")
     desirable = _LABELS.get(str(label).strip().lower())
     if desirable is None:
