@@ -410,7 +410,7 @@ def test_the_key_of_revisions_covers_all_that_they_depend_on(tmp_path: Path) -> 
     keys = [SharedStages(task, Store(tmp_path)).revisions_stage.key for task in tasks]
     assert len(set(keys)) == len(tasks)
     assert (
-        SharedStages(replace(base, judge=server), Store(tmp_path)).revisions_stage.key == keys[0]
+        SharedStages(replace(base, judge=replace(server, kind="server")), Store(tmp_path)).revisions_stage.key == keys[0]
     )  # the judge doesn't revise
 
 

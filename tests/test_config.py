@@ -107,10 +107,10 @@ def test_a_word_that_is_wrong_is_named_with_its_neighbour(word: str, line: str) 
             {"reward": {"classifier": "annotator"}, "shaping": {"members": 3}},
             "task.reward.classifier is not trained: set",
         ),
-        ({"judge": {"model": "smollm2"}}, "task.judge.kind is classifier, so task.judge.model has no effect; set the kind"),
+        ({"judge": {"model": "smollm2"}}, "task.judge.model has no effect on a judge of kind classifier; set task.judge.kind"),
         (
             {"judge": {"kind": "lm", "model": "nano", "base_url": "http://a"}},
-            "task.judge.base_url has no effect on a",
+            "task.judge.base_url has no effect on a judge of kind lm",
         ),
     ],
 )

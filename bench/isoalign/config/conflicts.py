@@ -19,6 +19,10 @@ def conflict(task: Any) -> str:
         return why
     if task.judge.kind == "scorer" and task.judge.model in scorers:
         return f"task.judge.model {task.judge.model} is an evaluation scorer; choose another scorer as judge"
+    if task.constitution.kind != "server":  # which takes the address from there
+        unread = {"classifier": ("model", "base_url", "thought", "template"), "lm": ("base_url",), "scorer": ("base_url",)}
+        if given := [name for name in unread.get(task.judge.kind, ()) if getattr(task.judge, name)]:
+            return f"task.judge.{given[0]} has no effect on a judge of kind {task.judge.kind}; set task.judge.kind"
     if task.feedback.file and task.rounds.count > 1:
         return "task.rounds.count above 1 needs simulated annotators; with task.feedback.file set it to 1"
     if task.feedback.file and task.panel != PanelConfig():

@@ -64,9 +64,6 @@ class PanelConfig:
 KINDS = ("classifier", "lm", "server", "scorer")
 
 
-_OF_MODELS = ("model", "base_url", "thought", "template")  # settings of a judge that the classifier does not read
-
-
 @dataclass(frozen=True)
 class JudgeConfig:
     """The AI judge.
@@ -108,10 +105,6 @@ class JudgeConfig:
             raise ValueError(f"{self.PLACE}.timeout must be a number of seconds above 0, not {self.timeout}")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_env):  # not shown, as it may be the key itself
             raise ValueError(f"{self.PLACE}.key_env must be the name of an environment variable, never the key itself")
-        if self.kind == "classifier" and (given := [name for name in _OF_MODELS if getattr(self, name)]):
-            raise ValueError(f"{self.PLACE}.kind is classifier, so {self.PLACE}.{given[0]} has no effect; set the kind")
-        if self.kind in ("lm", "scorer") and self.base_url:
-            raise ValueError(f"{self.PLACE}.base_url has no effect on a judge of kind {self.kind}; set the kind to server")
         if self.kind in ("lm", "server", "scorer") and not self.model:
             what = (
                 "the scorer, as in task.evaluation.scorer" if self.kind == "scorer" else f"the model of the {self.kind} judge"
