@@ -15,9 +15,11 @@ import torch
 from isoalign.core.errors import UserError
 from isoalign.data import assets, convert
 from isoalign.models import scorers
+from isoalign.models.answer_scorers import load_answer_scorer
 from isoalign.models.bilstm import LABELS, LENGTH, BiLSTM, Vocabulary
 from isoalign.models.embed import WIDTH, embed
 from isoalign.models.scorers import Scorer, load_scorer
+from isoalign.runs.notes import score_flags
 
 TEXTS = [
     "You are an idiot and you smell.",
@@ -197,6 +199,21 @@ def test_a_hub_name_stands_for_its_commit(tmp_path: Path) -> None:
         [sys.executable, "-c", code], env=os.environ | {"HF_HOME": str(tmp_path)}, capture_output=True, text=True
     )
     assert done.stdout.strip() == commit, done.stderr
+
+
+def test_texts_that_a_scorer_reads_in_part_are_counted_and_told(tmp_path: Path) -> None:
+    """Else an insult before a hundred kind words would be seen by nobody."""
+    long, short = "You are kind. " * 40, "You are kind."
+    hub = _tiny(tmp_path / "a", ["toxic", "clean"])
+    for name in ("tox_block", "toxic_classifier", hub):
+        assert load_answer_scorer(name).count_longer([long * 20, short]) == 1
+    assert load_scorer("tox_block").count_longer([" ".join(["kind"] * 100), " ".join(["kind"] * 101)]) == 1
+    assert load_answer_scorer("vader").count_longer([long]) == 0
+    (tmp_path / "scores.json").write_text('{"tox_block": [0.1, 0.2], "vader": [0.1, 0.2]}')
+    assert score_flags(tmp_path) == []
+    (tmp_path / "longer.json").write_text('{"tox_block": 1, "vader": 0}')
+    (flag,) = score_flags(tmp_path)
+    assert flag.text.startswith("1 of 2 completions are longer than tox_block reads: it scored a part of them")
 
 
 def test_independent_labels_get_a_sigmoid(tmp_path: Path) -> None:

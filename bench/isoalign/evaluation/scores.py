@@ -35,6 +35,7 @@ from isoalign.models.tokens import closing_id
 VERSION = 1
 ROWS = 64  # in one pass of the reward model
 SCORES, PAIR_SCORES, REWARDS, EMBEDDINGS = "scores.json", "pair_scores.json", "rewards.json", "embeddings.npy"
+LONGER = "longer.json"  # of how many completions each scorer reads a part only, if there are any
 
 
 def model_digests(config: EvaluationConfig) -> list[str]:
@@ -112,11 +113,14 @@ def _make_text_scores(
 ) -> None:
     """Write what depends on the texts and not on the reward model."""
     if same:
-        for name in (SCORES, EMBEDDINGS):
+        for name in (SCORES, EMBEDDINGS, *([LONGER] if (same / LONGER).exists() else [])):
             shutil.copy(same / name, work)
         return
     texts = [row.completion for row in drawn]
     scored = external or _scorer_outputs([asked[row.prompt_id] for row in drawn], texts, config)
+    longer = {} if external else {name: load_answer_scorer(name, device()).count_longer(texts) for name in _models(config)}
+    if any(longer.values()):
+        (work / LONGER).write_text(json.dumps(longer))
     if config.scorer == WIN_RATE:
         wins = {(contest.prompt_id, contest.draw): contest.win for contest in contests}
         scored |= {WIN_RATE: [wins[row.prompt_id, row.draw] for row in drawn]}

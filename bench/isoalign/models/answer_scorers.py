@@ -52,7 +52,8 @@ _LEXICONS: dict[str, tuple[str, Callable[..., Callable[[str], float]]]] = {
 class AnswerScorer:
     """Scores completions of prompts. ``higher_is_better``: None for a label of a classifier: the task says it.
     ``references``: it compares with the right answers. ``price``: FLOPs of a call; None costs nothing. ``reads_prompts``: it
-    may read more than the completion; with ``turns`` ``score`` and ``price`` get conversations as turns, else as text."""
+    may read more than the completion; with ``turns`` ``score`` and ``price`` get conversations as turns, else as text.
+    ``count_longer``: of how many completions it reads a part only."""
 
     name: str
     score: Callable[..., Sequence[float | None]]
@@ -62,6 +63,7 @@ class AnswerScorer:
     price: Callable[[Sequence[Any], Sequence[str]], int] | None = None
     turns: bool = False
     reads_prompts: bool = True
+    count_longer: Callable[[Sequence[str]], int] = lambda completions: 0
 
     def __call__(
         self, prompts: Sequence[Asked], completions: Sequence[str], references: Sequence[str] = ()
@@ -143,6 +145,7 @@ def load_answer_scorer(name: str, device: str = "cpu") -> AnswerScorer:
         scorers.direction(name),
         price=lambda _, completions: classifier.flops(completions),
         reads_prompts=False,
+        count_longer=classifier.count_longer,
     )
 
 

@@ -42,10 +42,17 @@ class Vocabulary:
         """Indices of the last LENGTH known words of each text, padded left with 0: [len(texts), LENGTH] int64."""
         rows = torch.zeros(len(texts), LENGTH, dtype=torch.int64)
         for row, text in zip(rows, texts, strict=True):
-            words = text.lower().translate(self.blank).split(" ")
-            if numbers := [self.number[word] for word in words if word in self.number][-LENGTH:]:
+            if numbers := self._numbers(text)[-LENGTH:]:
                 row[-len(numbers) :] = torch.tensor(numbers)
         return rows
+
+    def count_longer(self, texts: Sequence[str]) -> int:
+        """How many texts have more known words than are read."""
+        return sum(len(self._numbers(text)) > LENGTH for text in texts)
+
+    def _numbers(self, text: str) -> list[int]:
+        words = text.lower().translate(self.blank).split(" ")
+        return [self.number[word] for word in words if word in self.number]
 
 
 class BiLSTM:

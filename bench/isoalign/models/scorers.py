@@ -32,12 +32,14 @@ TOXIC = ("toxic", "toxicity", "hate", "hateful", "offensive")  # names of the ma
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores each text independently. ``probabilities``: texts of one batch [B] -> P(toxic) [B]."""
+    """Scores each text independently. ``probabilities``: texts of one batch [B] -> P(toxic) [B]; ``count_longer``: of how many
+    texts it reads a part only."""
 
     name: str
     probabilities: Callable[[Sequence[str]], Tensor]
     batch_size: int = 256
     price: Callable[[Sequence[str]], int] | None = None
+    count_longer: Callable[[Sequence[str]], int] = lambda texts: 0
 
     def __call__(self, texts: Sequence[str]) -> list[float | None]:
         """P(toxic) in [0, 1] of each text, in order; None if it can't be scored, never an invented number.
@@ -94,7 +96,8 @@ def load_scorer(name: str, device: str = "cpu") -> Scorer:
         known = ", ".join((*EMBEDDED, *others))
         raise UserError(f"unknown scorer {name!r}; known: {known}, hf:NAME_OR_PATH[#label] and reward:NAME_OR_FOLDER")
     model = BiLSTM.load(assets.asset_path(name), device)
-    return Scorer(name, lambda texts: model(texts)[:, 0])  # the first of LABELS is toxic
+    # the first of LABELS is toxic
+    return Scorer(name, lambda texts: model(texts)[:, 0], count_longer=model.vocabulary.count_longer)
 
 
 def direction(name: str) -> bool | None:
@@ -139,8 +142,11 @@ def _load_hub_scorer(name: str, device: str) -> Scorer:
         lengths = [len(ids) for ids in tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]]
         return shape.forward(lengths, [0] * len(lengths))
 
+    def count_longer(texts: Sequence[str]) -> int:
+        return sum(len(ids) > longest for ids in tokenizer(list(texts), verbose=False)["input_ids"])
+
     _settle_padding(name, tokenizer, probabilities)
-    return Scorer(name, probabilities, batch_size=32, price=price)
+    return Scorer(name, probabilities, batch_size=32, price=price, count_longer=count_longer)
 
 
 def _settle_padding(name: str, tokenizer: Any, probabilities: Callable[[Sequence[str]], Tensor]) -> None:

@@ -17,6 +17,7 @@ from isoalign.core.store import digest
 from isoalign.data.formats.types import KEPT, SKIPPED
 from isoalign.data.prompts import count_skipped
 from isoalign.evaluation import samples
+from isoalign.evaluation.scores import LONGER, SCORES
 from isoalign.models import reward_classifier
 from isoalign.models.answer_scorers import load_answer_scorer
 from isoalign.models.loading import task_tokenizer
@@ -222,13 +223,19 @@ def whose_verdicts(task: TaskConfig, models: Sequence[Mapping[str, Any]], unpair
 
 
 def score_flags(scored: Path) -> list[Flag]:
-    """A flag for completions without a score, of which no figure by that scorer speaks. ``scored``: a stage of scores."""
-    by_scorer = json.loads((scored / "scores.json").read_text())
+    """A flag for completions without a score, of which no figure by that scorer speaks, and for those that a scorer reads in
+    part. ``scored``: a stage of scores."""
+    by_scorer = json.loads((scored / SCORES).read_text())
     flags = []
     for name, scores in by_scorer.items():
         if (missing := scores.count(None)) > MAX_UNSCORED_SHARE * len(scores):
             text = f"{missing:,} of {len(scores):,} completions have no score by {name}: its figures are of the others"
             flags.append(Flag("warning", text))
+    longer: dict[str, int] = json.loads(file.read_text()) if (file := scored / LONGER).exists() else {}
+    for name, count in longer.items():
+        if count:
+            of = f"{count:,} of {len(by_scorer[name]):,} completions are longer than {name} reads"
+            flags.append(Flag("warning", f"{of}: it scored a part of them, and what else they say shows in no figure by it"))
     return flags
 
 
