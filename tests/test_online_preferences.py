@@ -15,8 +15,10 @@ from isoalign.baselines.parts.choosing import best, best_against_worst
 from isoalign.baselines.rft import RFT
 from isoalign.baselines.rlhf_then_dpo import RLHFThenDPO
 from isoalign.core.batches import Rollouts
+from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
 from isoalign.data.preferences import rollouts
+from isoalign.feedback.judges.verdicts import Verdict
 from isoalign.training.lab import Lab, session_of
 from workbench import Bench, nudge, small
 
@@ -116,6 +118,25 @@ def test_the_judge_is_asked_which_of_two_fresh_answers_is_better(tiny_lab: Lab, 
     assert (tiny_lab.judge(pairs.chosen, pairs.rejected) > 0.5).any()
     start = pairs.chosen.prompt_length
     assert torch.equal(pairs.chosen.tokens[:, :start], pairs.rejected.tokens[:, :start])
+
+
+def test_verdicts_that_are_missing_are_ties_that_the_log_counts_and_none_at_all_end_the_run(
+    tiny_lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nudge(tiny_lab, by=0.2)
+    (step,) = OnlineDPO(batch_size=8).iteration(tiny_lab)
+    session, pairs = session_of(tiny_lab), step.batch
+    session.logged.clear()
+    given: list[float | None] = [0.9, None, 0.2, None] * 2
+    for verdicts in (given, [None] * 8):
+        found = [Verdict(p, (p, p), 1, 1, missing="" if p else "refusal") for p in verdicts]
+        monkeypatch.setattr(session.source, "comparing_judge", lambda found=found: lambda questions: found)
+        if verdicts is given:
+            assert tiny_lab.judge(pairs.chosen, pairs.rejected).tolist() == pytest.approx([0.9, 0.5, 0.2, 0.5] * 2)
+            assert session.logged["no_verdict"] == [(0.5, 1.0)]
+            continue
+        with pytest.raises(UserError, match=r"no verdict on any of 8 questions \(refusal\); change its template or model"):
+            tiny_lab.judge(pairs.chosen, pairs.rejected)
 
 
 def test_the_answer_that_the_judge_holds_likelier_to_be_better_is_chosen(

@@ -191,10 +191,12 @@ class ClassifierReward(Untrained):
         self.tokenizer, self.annotator, self.normalise = loading.task_tokenizer(config), annotator, normalise
         self.sign = 1 if more else -1
         self.record = json.loads((folder / "record.json").read_text())
+        self.unscored = 0  # completions so far
 
     def __call__(self, rollouts: Rollouts) -> Tensor:
-        """Rewards [B]; a text without a score gets the mean, 0."""
+        """Rewards [B]; a text without a score gets the mean, 0. ``unscored`` is then their number."""
         logits = self.logits(self._texts(rollouts))
+        self.unscored += int(logits.isfinite().logical_not().sum())
         return normalise_rewards(logits.where(logits.isfinite(), self.record["mean"]), self.record, self.normalise)
 
     def logits(self, texts: Sequence[str]) -> Tensor:
@@ -219,6 +221,11 @@ class Shaped:
 
     def __init__(self, members: Sequence[Rewarder], config: ShapingConfig) -> None:
         self.members, self.config = members, config
+
+    @property
+    def unscored(self) -> int:
+        """Completions so far without a score by some member."""
+        return max(getattr(member, "unscored", 0) for member in self.members)
 
     def __call__(self, rollouts: Rollouts) -> Tensor:
         """Rewards [B]."""

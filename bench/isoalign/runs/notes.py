@@ -157,7 +157,11 @@ def feedback_flags(run: Run) -> list[Flag]:
         )
         warnings.append(f"{equal}: the known reward reads the text of the first")
     if steps := sum(row.get("unscored") is not None for row in run.read_log()):
-        warnings.append(f"at {steps} steps answers got no score from {task.evaluation.scorer}: their reward is the mean")
+        by = task.reward.classifier or task.evaluation.scorer
+        warnings.append(f"at {steps} steps answers got no score from {by}: their reward is the mean")
+    if lost := [row["no_verdict"] for row in run.read_log() if row.get("no_verdict")]:
+        share = f"{sum(lost) / len(lost):.0%} of them on average"
+        warnings.append(f"at {len(lost)} steps answers got no verdict from the judge ({share}): each counts as a tie")
     verdicts = _verdicts(run)
     models = [_record(run, model) for model in shared.reward_models(run.rewarded_by()).values()]
     warnings += whose_verdicts(task, models, verdicts["file"] if shared.unpaired_stage else "")

@@ -30,13 +30,14 @@ class OpinionJudge:
     """A judge that scores single answers, as a `ScoringJudge`."""
 
     def __init__(self, opinion: Opinion) -> None:
-        self.opinion = opinion
+        self.opinion, self.unscored = opinion, 0  # texts so far without a score
 
     def __call__(self, texts: list[str], prompts: list[str]) -> torch.Tensor:
         """P(acceptable) [B]; of a scorer the place of the score between its bounds, 1/2 without a score."""
         losses = self.opinion.losses(prompts, texts, [""] * len(texts))
         if not isinstance(self.opinion, Scores):
             return 1 - torch.tensor(losses, dtype=torch.float32)
+        self.unscored += losses.count(None)
         low, high = self.opinion.scorer.bounds
         if low is None or high is None:
             raise UserError(

@@ -276,7 +276,11 @@ class Lab:
         meter.label("ai_scores", range(asked, asked + len(texts)))
         meter.charge("judge", "forward", price)
         prompts = session.policy.decode_prompts(rollouts)
-        return world.of_first(lambda: judge(texts, prompts)).to(self.device)
+        before = getattr(judge, "unscored", 0)
+        scores = world.of_first(lambda: judge(texts, prompts)).to(self.device)
+        if missing := world.of_first(lambda: getattr(judge, "unscored", 0) - before):
+            self.log(no_verdict=missing / len(texts))
+        return scores
 
     # -- the run --------------------------------------------------------------------------------------------------
 

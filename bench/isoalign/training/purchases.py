@@ -7,6 +7,7 @@ from torch import Tensor
 
 from isoalign.core import world
 from isoalign.core.batches import Rollouts
+from isoalign.core.errors import UserError
 from isoalign.core.records import Question
 from isoalign.feedback.judges.verdicts import Judge
 from isoalign.models.reward import Rewarder
@@ -35,7 +36,7 @@ def pay_reward_model(session: Session, rewarder: Rewarder, labelled_by: str) -> 
 
 def compare(session: Session, judge: Judge, first: Rollouts, second: Rollouts) -> Tensor:
     """P(first is better) [B] by a judge that compares. Each question counts as an AI label; its cost is known, and charged,
-    once it is answered."""
+    once it is answered. One without a verdict is a tie, and their share is logged; raises UserError where all are."""
     policy, meter = session.policy, session.meter
     prompts, answers = policy.decode_prompts(first), [policy.decode(each) for each in (first, second)]
     questions = [Question(*texts) for texts in zip(prompts, *answers, strict=True)]
@@ -44,4 +45,9 @@ def compare(session: Session, judge: Judge, first: Rollouts, second: Rollouts) -
     meter.label("ai_scores", range(before, before + len(verdicts)))
     meter.charge("judge", "forward", sum(verdict.flops or 0 for verdict in verdicts))
     meter.ask({"passes": 2 * len(verdicts), "tokens": sum(verdict.tokens or 0 for verdict in verdicts)})
+    if lost := sum(verdict.p is None for verdict in verdicts):
+        session.logged.setdefault("no_verdict", []).append((lost / len(verdicts), 1.0))
+        if lost == len(verdicts) > 1:
+            why = next(filter(None, (verdict.missing for verdict in verdicts)), "no verdict")
+            raise UserError(f"the judge gave no verdict on any of {lost} questions ({why}); change its template or model")
     return torch.tensor([0.5 if v.p is None else v.p for v in verdicts], device=session.device)
