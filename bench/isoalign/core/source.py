@@ -67,7 +67,11 @@ def meaning(text: str, module: str) -> str:
     ``module``: the dotted name by which its relative imports are resolved.
     """
     tree = _parsed(text)
-    imports = dict(_bindings(tree, module))
+    imports: dict[str, str] = {}
+    for name, full in sorted(
+        set(_bindings(tree, module))
+    ):  # a name that stands for one of two, as after an ImportError, is both
+        imports[name] = f"{imports[name]}|{full}" if name in imports else full
     rebound = imports.keys() & _bound(tree)
     resolver = _Resolver({name: full for name, full in imports.items() if name not in rebound})
     kept = [f"{name}={imports[name]}" for name in sorted(rebound)]
@@ -148,7 +152,9 @@ class _Resolver(ast.NodeTransformer):
 
 def _for_types(statement: ast.stmt) -> bool:
     """Whether it is ``if TYPE_CHECKING:``, which never runs."""
-    return isinstance(statement, ast.If) and ast.unparse(statement.test).endswith("TYPE_CHECKING") and not statement.orelse
+    if not isinstance(statement, ast.If) or statement.orelse or not isinstance(statement.test, ast.Name | ast.Attribute):
+        return False
+    return ast.unparse(statement.test).rpartition(".")[2] == "TYPE_CHECKING"
 
 
 def _bound(tree: ast.AST) -> set[str]:
@@ -172,8 +178,7 @@ def _imported(tree: ast.AST, module: str) -> Iterator[tuple[str, str]]:
     """Module and name of everything imported from one; relative imports are spelt out."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
-            base = importlib.util.resolve_name("." * node.level + (node.module or ""), module.rpartition(".")[0])
-            yield from ((base, alias.name) for alias in node.names)
+            yield from ((_base(node, module), alias.name) for alias in node.names)
 
 
 def _bindings(tree: ast.AST, module: str) -> Iterator[tuple[str, str]]:
@@ -184,8 +189,25 @@ def _bindings(tree: ast.AST, module: str) -> Iterator[tuple[str, str]]:
                 top = alias.name.partition(".")[0]
                 yield alias.asname or top, alias.name if alias.asname else top
         elif isinstance(node, ast.ImportFrom) and node.module != "__future__":
-            base = importlib.util.resolve_name("." * node.level + (node.module or ""), module.rpartition(".")[0])
+            base = _base(node, module)
             yield from ((alias.asname or alias.name, f"{base}.{alias.name}") for alias in node.names if alias.name != "*")
+
+
+def _base(node: ast.ImportFrom, module: str) -> str:
+    """The full name of what a statement in a module imports from."""
+    if not node.level:
+        return node.module or ""
+    inside = module if _is_package(module) else module.rpartition(".")[0]
+    return importlib.util.resolve_name("." * node.level + (node.module or ""), inside)
+
+
+@cache
+def _is_package(module: str) -> bool:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ModuleNotFoundError, ValueError):
+        return False
+    return spec is not None and spec.submodule_search_locations is not None
 
 
 @cache
@@ -203,7 +225,9 @@ def _sources(modules: tuple[str, ...]) -> dict[str, str]:
 
 
 def _of(module: str, packages: set[str]) -> bool:
-    return any(module.startswith(f"{package}.") for package in packages)
+    """Whether a module is of one of the packages, or the package itself, whose own names are a source too; of the harness's
+    methods that one only finds them."""
+    return any(module.startswith(f"{package}.") or module == package != BASELINES for package in packages)
 
 
 def _modules(tree: ast.AST, module: str) -> Iterator[str]:
