@@ -173,6 +173,33 @@ def test_a_key_covers_what_an_algorithm_builds_on_and_not_what_it_does_not() -> 
     assert registry.source_digest(registry.algorithm("ppo")) == ppo
 
 
+def test_what_runs_and_either_of_two_imports_of_a_name_are_part_of_a_meaning() -> None:
+    plain = meaning("BETA = 1\n", "m")
+    assert meaning("if TYPE_CHECKING:\n    BETA = 2\nBETA = 1\n", "m") == plain
+    assert meaning("if typing.TYPE_CHECKING:\n    BETA = 2\nBETA = 1\n", "m") == plain
+    assert meaning("if not TYPE_CHECKING:\n    BETA = 2\nBETA = 1\n", "m") != plain
+    either = "try:\n    from {} import f\nexcept ImportError:\n    from slow import f\nx = f(1)\n"
+    found = [meaning(either.format(name), "m") for name in ("fast", "other", "slow")]
+    assert len(set(found)) == 3
+
+
+def test_what_a_package_itself_holds_is_in_the_key_of_its_modules(tmp_path: Path) -> None:
+    package = tmp_path / "pack"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text("from .inner import SCALE\n\nBETA = 1\n")
+    (package / "inner" / "__init__.py").write_text("SCALE = 1\n")
+    (package / "mine.py").write_text("from . import BETA\n\nx = BETA\n")
+    code = "from isoalign.core import source; print(source.source_digest(['pack.mine']))"
+    found = []
+    for file, text in (("__init__.py", ""), ("__init__.py", "BETA = 2\n"), ("inner/__init__.py", "SCALE = 2\n")):
+        with (package / file).open("a") as stream:
+            stream.write(text)
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(tmp_path)})
+        found.append(done.stdout)
+    assert len(set(found)) == 3
+
+
 PLUGIN = "from pack.helper import twice\n\ndef identity(config):\n    return {'rule': twice(1)}\n"
 HELPER = '"""Help."""\n\ndef twice(x):\n    return 2 * x\n'
 

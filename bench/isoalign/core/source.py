@@ -68,9 +68,7 @@ def meaning(text: str, module: str) -> str:
     """
     tree = _parsed(text)
     imports: dict[str, str] = {}
-    for name, full in sorted(
-        set(_bindings(tree, module))
-    ):  # a name that stands for one of two, as after an ImportError, is both
+    for name, full in sorted(set(_bindings(tree, module))):  # one of two, as after an ImportError, may be either
         imports[name] = f"{imports[name]}|{full}" if name in imports else full
     rebound = imports.keys() & _bound(tree)
     resolver = _Resolver({name: full for name, full in imports.items() if name not in rebound})
