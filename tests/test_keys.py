@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -11,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from isoalign.core.places import BASELINES
+from isoalign.core.records import Budget
 from isoalign.core.source import meaning
+from isoalign.core.store import Store
+from isoalign.runs.overrides import task_named
+from isoalign.runs.pipeline import Run
+from isoalign.stages.shared import SharedStages
 from isoalign.training import registry
 
 ORIGINAL = '''"""An algorithm."""
@@ -198,6 +204,51 @@ def test_what_a_package_itself_holds_is_in_the_key_of_its_modules(tmp_path: Path
         done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(tmp_path)})
         found.append(done.stdout)
     assert len(set(found)) == 3
+
+
+UNDECLARED = """
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from isoalign import Lab, Step
+
+
+@dataclass(frozen=True)
+class Mine:
+    needs: ClassVar[dict[str, Any]] = {}
+    lr: float = 0.1
+
+    def iteration(self, lab: Lab) -> Iterator[Step]:
+        lab.CALL
+        yield Step(lab.pairs(4).chosen, self.loss)
+
+    def loss(self, lab: Lab, rows: Any) -> Any:
+        return -lab.policy(rows).logp.sum(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "changes"),
+    [
+        ("teacher(1)", ["task.teacher=smollm2"]),
+        ('generate(1, by="teacher")', ["task.teacher=smollm2"]),
+        ('critic(1, start="reward")', ["task.reward.lr=0.7"]),
+        ("reward(1)", ["task.reward.lr=0.7"]),
+    ],
+)
+def test_what_the_lab_gives_is_in_the_key_whatever_a_method_declares(
+    call: str, changes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"mine_{abs(hash(call))}"
+    (tmp_path / f"{name}.py").write_text(UNDECLARED.replace("CALL", call))
+    monkeypatch.syspath_prepend(tmp_path)
+    algorithm = importlib.import_module(name).Mine()
+    keys = [
+        Run("mine", algorithm, Budget(1e9), 0, SharedStages(task_named("nano", words), Store(tmp_path / "store"))).train.key
+        for words in (["task.teacher=nano"], ["task.teacher=nano", *changes])
+    ]
+    assert keys[0] != keys[1]
 
 
 PLUGIN = "from pack.helper import twice\n\ndef identity(config):\n    return {'rule': twice(1)}\n"

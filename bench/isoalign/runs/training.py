@@ -38,7 +38,7 @@ from isoalign.stages.stage import Stage
 from isoalign.training import registry, trl
 from isoalign.training.guard import Guard
 from isoalign.training.meter import Meter
-from isoalign.training.needs import needs_of
+from isoalign.training.needs import names, needs_of
 from isoalign.training.process_state import preserved
 from isoalign.training.session import Session
 from isoalign.training.trainer import Trainer
@@ -86,11 +86,11 @@ class Training:
             "version": VERSION, "sft": shared.sft.key, "model": task.model,
             "training": recipe_fields(replace(training, gradient_checkpointing=False)) | {"checkpoint_seconds": None},
             "pairs": [shared.pairs(by).key for by in pairs.SOURCES],
-            "reward": [m.key for by in pairs.SOURCES for m in shared.reward_models(by).values() if self.uses("reward")],
+            "reward": [m.key for by in pairs.SOURCES for m in shared.reward_models(by).values() if self._rewarded],
             "algorithm": self.name, "settings": self.settings, "source": registry.source_digest(type(self.algorithm)),
             "budget": self.budget, "seed": self.seed,
         }  # fmt: skip
-        recipe |= self.shaping_recipe if self.uses("reward") else {}
+        recipe |= self.shaping_recipe if self._rewarded else {}
         recipe |= {"unpaired": shared.unpaired_stage.key} if shared.unpaired_stage and self.uses("labels") else {}
         recipe |= {"revisions": shared.revisions_stage.key} if self.uses("revisions") else {}
         recipe |= {"teacher": self.teacher} if self.teacher else {}
@@ -130,8 +130,14 @@ class Training:
 
     @property
     def teacher(self) -> str:
-        """The identity of the weights of the task's teacher; empty for a method that asks for none."""
-        return loading.weights_identity(self.task.teacher) if "teacher" in needs_of(self.algorithm) else ""
+        """The identity of the weights of the task's teacher; empty for a method that asks for none, whatever it declares."""
+        asks = "teacher" in needs_of(self.algorithm) or (self.task.teacher and names(type(self.algorithm), "teacher"))
+        return loading.weights_identity(self.task.teacher) if asks else ""
+
+    @property
+    def _rewarded(self) -> bool:
+        """Whether its result may depend on a reward model: as a reward, or as what a critic starts from."""
+        return self.uses("reward") or (self.uses("critic") and registry.names_constant(type(self.algorithm), "reward"))
 
     def _train(self, work: Path) -> list[str]:
         torch.manual_seed(self.seed)

@@ -18,12 +18,12 @@ def needs_of(algorithm: Any) -> frozenset[str]:
     the annotator, those that it asks for in either case: what its settings decide is found when it asks."""
     if (declared := getattr(algorithm, "needs", None)) is None:
         either = registry.names_constant(type(algorithm), "judge")
-        found = {service for service in SERVICES if _names(type(algorithm), service)}
+        found = {service for service in SERVICES if names(type(algorithm), service)}
         return frozenset(found & CERTAIN if either else found)
     return frozenset(need for setting, needs in declared.items() if _holds(algorithm, setting) for need in needs)
 
 
-def _names(cls: type, service: str) -> bool:
+def names(cls: type, service: str) -> bool:
     """Whether the code of an algorithm names a service, or samples by the teacher or takes log-ratios to it."""
     return registry.uses_attribute(cls, service) or (service == "teacher" and registry.names_constant(cls, service))
 
