@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from decimal import Decimal
 from itertools import combinations
@@ -134,6 +135,16 @@ def test_a_column_of_the_prompts_has_their_right_answers(tmp_path: Path) -> None
         [prompt.text for prompt in tried], [prompt.reference for prompt in tried],
     )  # fmt: skip
     assert "reference" not in prompts.Prompt("1", "a", "b", "c").row(), "what stages without one were made of stays as it was"
+
+
+def test_a_file_that_changes_between_two_runs_of_a_process_is_read_again(tmp_path: Path) -> None:
+    config = PromptsConfig(0, 0, 0, source=str(tmp_path / "a.jsonl"))
+    found = []
+    for word in ("Old", "New"):
+        write(tmp_path / "a.jsonl", [{"prompt": f"{word} prompt {i}"} for i in range(40)])
+        os.utime(tmp_path / "a.jsonl", ns=(0, len(found)))
+        found.append({prompt.text[:3] for prompt in prompts.own_split(config, "train")})
+    assert found == [{"Old"}, {"New"}]
 
 
 def test_whole_numbers_of_a_column_with_a_gap_are_whole(tmp_path: Path) -> None:

@@ -217,9 +217,15 @@ def _sources(modules: tuple[str, ...]) -> dict[str, str]:
     while waiting:
         name = waiting.pop()
         if name not in found:
-            found[name] = inspect.getsource(importlib.import_module(name))
+            found[name] = _text(name)
             waiting += [each for each in _modules(ast.parse(found[name]), name) if _of(each, packages)]
     return found
+
+
+@cache
+def _text(module: str) -> str:
+    """The source of a module as it was when this process first asked: a file that changes later is not what runs here."""
+    return inspect.getsource(importlib.import_module(module))
 
 
 def _of(module: str, packages: set[str]) -> bool:

@@ -126,13 +126,14 @@ def count_skipped(config: PromptsConfig) -> int:
     return sum(_read_own(*_arguments(each, config))[1] for each in sources)
 
 
-def _arguments(source: str, config: PromptsConfig) -> tuple[str, str, str, str, str, int, str]:
-    return source, config.column, config.stratum, config.reference, config.format, config.opening, config.skip
+def _arguments(source: str, config: PromptsConfig) -> tuple[str, str, str, str, str, int, str, int]:
+    changed = Path(source).stat().st_mtime_ns if Path(source).is_file() else 0  # between two runs of a sweep, say
+    return source, config.column, config.stratum, config.reference, config.format, config.opening, config.skip, changed
 
 
 @cache
 def _read_own(
-    source: str, column: str, stratum: str, reference: str, format: str, words: int, skip: str
+    source: str, column: str, stratum: str, reference: str, format: str, words: int, skip: str, changed: int
 ) -> tuple[tuple[Prompt, ...], int]:
     """The different prompts of a source, the first of those that are the same, and the number of rows that are skipped.
 
