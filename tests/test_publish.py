@@ -110,6 +110,22 @@ def test_values_are_rounded_to_three_digits_and_five_decimals() -> None:
     assert type(after["f"]) is int
 
 
+@pytest.mark.parametrize(("about", "spread"), [(1522.0, 2.0), (1e-5, 4e-6), (0.3, 0.1), (-40.0, 1e-3)])
+def test_values_keep_what_tells_methods_apart_whatever_their_scale(about: float, spread: float) -> None:
+    rng = np.random.default_rng(3)
+    columns = [about + spread * rng.normal(size=256) for _ in range(2)]
+    columns[1] = columns[0] + 0.1 * spread * (1 + rng.normal(size=256))
+    known, found = [], []
+    for column in columns:
+        by: dict[str, float | None] = {str(i): float(value) for i, value in enumerate(column)}
+        known.append(column)
+        after = card.published(replace(make("dpo"), values={"kl": by})).values["kl"]
+        found.append(np.array(list(after.values()), dtype=float))
+    (low, high), (gap, rounded) = (0.9, 1.1), ((each[1] - each[0]) for each in (known, found))
+    assert low * gap.mean() < rounded.mean() < high * gap.mean()
+    assert low * gap.std() < rounded.std() < high * gap.std()
+
+
 def test_a_pack_that_is_gone_changed_or_of_others_is_one_line_and_what_has_no_card_leaves_it(tmp_path: Path) -> None:
     first, second = (card.write_card(full("dpo", seed), tmp_path / "local") for seed in (0, 1))
     publish([first], tmp_path)

@@ -11,6 +11,7 @@ import functools
 import lzma
 import math
 import re
+import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -45,18 +46,28 @@ def _metrics(metrics: Mapping[str, Estimate]) -> dict[str, Estimate]:
 
 def _columns(values: PromptValues) -> PromptValues:
     """Columns with fewer digits; one of a single value, which takes no room, as it is."""
-    return {
-        name: {p: v if v is None else _shorter(v) for p, v in by.items()} if len(set(map(repr, by.values()))) > 1 else by
-        for name, by in values.items()
-    }  # fmt: skip
+    return {name: _column(by) if len(set(map(repr, by.values()))) > 1 else by for name, by in values.items()}
+
+
+def _column(by: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Values with `DIGITS` and `DECIMALS`, or with more decimals, in steps of a twentieth of their spread or less: scores
+    about 1,500 that differ by 2, or of a hundred thousandth, would be one value else."""
+    known = [value for value in by.values() if value is not None]
+    spread = statistics.pstdev(known)
+    finer = math.ceil(-math.log10(spread / 20)) if spread else 0
+    return {prompt: value if value is None else _shorter(value, finer) for prompt, value in by.items()}
 
 
 def _short(value: float | None) -> float | None:
     return float(f"{value:.{FIGURES}g}") if isinstance(value, float) else value
 
 
-def _shorter(value: float) -> float:
-    return round(float(f"{value:.{DIGITS}g}"), DECIMALS) if isinstance(value, float) else value
+def _shorter(value: float, finer: int) -> float:
+    """``finer``: decimals that are kept in any case."""
+    if not isinstance(value, float):
+        return value
+    digits = DIGITS - 1 - math.floor(math.log10(abs(value))) if value else 0
+    return round(value, max(min(digits, DECIMALS), finer))
 
 
 def shift(place: str, value: object, digits: int) -> float:
