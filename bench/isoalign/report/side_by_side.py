@@ -78,7 +78,7 @@ def verdict(c: Comparison, p_holm: float | None, a: str, b: str, higher_is_bette
     if c.value is None or c.p is None or p_holm is None:
         return "too few prompts"
     if c.p >= 1 - stats.LEVEL:
-        return "not resolved" if c.value else "equal"
+        return "equal" if c.value == c.low == c.high == 0 else "not resolved"
     a_is_higher = c.value > 0
     if higher_is_better is None:
         text = f"{a} is {'higher' if a_is_higher else 'lower'}"

@@ -266,9 +266,12 @@ def _no_difference(part: Parts) -> float:
 
 
 def _apart(first: Array, second: Array) -> Array:
-    """First minus second, 0 where they differ by rounding only: the mean of three equal numbers need not be that number."""
-    gap = first - second
-    return np.where(np.abs(gap) <= 1e-12 * np.maximum(np.abs(first), np.abs(second)), 0.0, gap)
+    """First minus second, 0 where they differ by rounding only: the mean of three equal numbers need not be that number. One
+    value where they are the same on every prompt up to rounding."""
+    gap, size = first - second, np.maximum(np.abs(first), np.abs(second))
+    if np.ptp(gap) <= 1e-12 * size.max():
+        gap = np.full_like(gap, gap[0])
+    return np.where(np.abs(gap) <= 1e-12 * size, 0.0, gap)
 
 
 def tables_of(methods: Sequence[Seeds]) -> list[Array]:

@@ -223,11 +223,12 @@ class _Table:
 
 def _aligned(cards: Sequence[Card]) -> dict[int, list[list[Point]]]:
     """Runs by seed, or by base where a task has several, in order, all with as many points as the shortest run: of each the
-    points nearest to its fractions."""
+    points nearest to its fractions, and the end."""
     shortest = min((card.curve for card in cards), key=len)
     runs: dict[int, list[list[Point]]] = defaultdict(list)
     for card in sorted(cards, key=lambda card: card.seed):
-        runs[card.cluster].append([min(card.curve, key=lambda p: abs(p.fraction - at.fraction)) for at in shortest])
+        between = [min(card.curve, key=lambda p: abs(p.fraction - at.fraction)) for at in shortest[:-1]]
+        runs[card.cluster].append([*between, card.curve[-1]])
     return dict(sorted(runs.items()))
 
 

@@ -59,14 +59,14 @@ def shares_of(table: Array) -> Shares:
     if count < 2:
         return Shares(count, 0.0, 0.0)
     rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
-    seeds = float(table.mean(1).var(ddof=1))
+    seeds = _variance(table.mean(1))
     return Shares(count, float(np.square(rest).sum()) / ((count - 1) * (n - 1)) / (count * n), seeds)
 
 
 def parts_from(means: Array, methods: Sequence[Shares]) -> Parts:
     """As `parts_of`, of tables that many differences share."""
     n = len(means)
-    spread = float(means.var(ddof=1)) / n
+    spread = _variance(means) / n
     prompts, seeds, uncertain, fewest = spread, 0.0, 0.0, math.inf
     for one in methods:
         if one.count > 1:
@@ -84,6 +84,11 @@ def parts_from(means: Array, methods: Sequence[Shares]) -> Parts:
         freedom = 1 / ((1 - share) / (n - 1) + share ** (1.0 if fewest > 2 else 0.5) * unsure)
         strict = 1 / ((1 - share) / (n - 1) + share ** ((fewest - 1) / (fewest + 1)) * unsure)
     return Parts(float(means.mean()), prompts, seeds, freedom, scale, strict)
+
+
+def _variance(values: Array) -> float:
+    """The variance of values, 0 where they differ by rounding only: an error of that size would make bounds infinite."""
+    return float(values.var(ddof=1)) if np.ptp(values) > 1e-12 * np.abs(values).max() else 0.0
 
 
 @dataclass(frozen=True)

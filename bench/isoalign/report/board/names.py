@@ -31,4 +31,4 @@ def distinct_names(cards: list[Card]) -> list[str]:
 def _varied(twins: list[dict[str, Any]]) -> list[str]:
     """The settings in which configurations differ."""
     keys = sorted({key for twin in twins for key in twin})
-    return [key for key in keys if len({repr(twin.get(key)) for twin in twins}) > 1]
+    return [key for key in keys if len({repr(twin[key]) if key in twin else "" for twin in twins}) > 1]

@@ -129,7 +129,8 @@ def pooled_estimate(cards: Sequence[Card], metric: str, bounds: tuple[float, flo
         if metric in card.metrics:
             seeds[card.cluster].append(card.metrics[metric])
     pooled = pool_estimates(list(seeds.values()), bounds)
-    lacking = sum(metric not in card.metrics or card.metrics[metric] == NONE for card in cards)
+    found = [card.metrics.get(metric, NONE) for card in cards]
+    lacking = sum(each.value is None and not each.missing for each in found)
     return replace(pooled, missing=pooled.missing + lacking * pooled.n) if lacking < len(cards) else pooled
 
 

@@ -48,10 +48,11 @@ def ranking_phrase(section: Section) -> str:
         return ""
     n = min(c.n for c in judged)
     spans = f"spans of possible ranks, jointly at 95%; {pairs_phrase(judged)} compared on {n} prompts, Holm-corrected"
-    least = f"; smallest resolvable difference {ranking.smallest:.3f} (power 80%)"
+    smallest = ranking.smallest
+    least = "" if smallest is None else f"; smallest resolvable difference {smallest:.3f} (power 80%)"
     lone = [clean(row.name) for row in ranked if row.name in ranking.lone]
     alone = f"; of one {unit} nothing is said: {', '.join(lone)}" if lone else ""
-    return spans + ("" if ranking.smallest is None else least) + alone
+    return spans + least + alone
 
 
 def difference_phrase(objective: Objective) -> str:
@@ -89,7 +90,15 @@ def more_seeds_phrase(section: Section) -> str:
         return (
             f"{where} would take {runs} more run{plural} ({seeds}): {cost}, evaluation and the bases' own training not counted"
         )
-    return f"three seeds of each would take {runs} more run{plural} (seed=1, seed=2): {cost}, evaluation not counted"
+    lacking = sorted({seed for row in few for seed in _other_seeds(row, wanted)})
+    seeds = ", ".join(f"seed={seed}" for seed in lacking)
+    return f"three seeds of each would take {runs} more run{plural} ({seeds}): {cost}, evaluation not counted"
+
+
+def _other_seeds(row: Row, wanted: int) -> list[int]:
+    """The smallest seeds that a row lacks."""
+    known = {card.seed for card in row.cards}
+    return [seed for seed in range(wanted + len(known)) if seed not in known][: wanted - row.clusters]
 
 
 def _other_bases(row: Row, wanted: int) -> list[int]:
