@@ -153,7 +153,9 @@ def check(arguments: argparse.Namespace, started: float) -> dict[str, Any]:
             python = wheels.install(arguments.wheels.resolve(), Path(home) / "venv")
         here = about(python, arguments.device, env)
         work = Check(python, arguments.device, env, Path(home), started + TOTAL)
-        wanted = arguments.parts.split(",")
+        wanted = [part.strip() for part in arguments.parts.split(",")]
+        if odd := set(wanted) - set(LIMITS):
+            raise SystemExit(f"--parts: {', '.join(sorted(odd))} is none of {', '.join(LIMITS)}")
         if "agreement" in wanted:
             work.agreement(arguments.methods)
         if "throughput" in wanted:

@@ -35,6 +35,7 @@ def trl_settings(task: str, method: str) -> str:
         f"# python scripts/tuned_trl.py {task}",
         f"tuning: as {method}, {ours.tuning}",
         f"tuned_on: {json.dumps(OmegaConf.to_container(ours.tuned_on))}",
+        *([f"tuned_with: {json.dumps(OmegaConf.to_container(ours.tuned_with))}"] if "tuned_with" in ours else []),
         "algorithm:",
     ]
     return "\n".join([*head, *lines]) + "\n"

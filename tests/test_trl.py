@@ -1,6 +1,7 @@
 """TRL's trainers inside the harness, against ours, against PyTorch's counter, and within what the harness promises."""
 
 import dataclasses
+import importlib
 import json
 import signal
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ from torch.nn.functional import logsigmoid
 
 from architectures import build
 from isoalign.config.training import TrainConfig
-from isoalign.core import stopping
+from isoalign.core import stopping, world
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
@@ -24,10 +25,11 @@ from isoalign.models.language import NEVER, LanguageModel
 from isoalign.models.precision import cast_frozen_weights
 from isoalign.training import registry, trl
 from isoalign.training.lab import Lab, session_of
+from isoalign.training.meter import Meter
 from isoalign.training.needs import needs_of
 from isoalign.training.trainer import Trainer
 from isoalign.training.trl.harness import Harness
-from isoalign.training.trl.models import check_fused_head, lent
+from isoalign.training.trl.models import check_fused_head, lent, pay_passes
 from test_meter import counting, even_bench, executed  # noqa: F401
 from workbench import Bench, Terminal, loops, quick, same, weights
 from workbench import small as cut
@@ -474,3 +476,44 @@ def test_a_model_whose_log_probabilities_trl_gets_wrong_is_refused(tiny_bench: B
 
 def language_model(model: Any, bench: Bench) -> LanguageModel:
     return LanguageModel(model, bench.language_model().tokenizer, ends=True)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neo", "llama"])
+def test_rows_padded_on_the_left_are_read_at_their_own_positions(tiny_bench: Bench, name: str) -> None:
+    """As GRPO, RLOO and online DPO pad prompts, and give no positions."""
+    model = language_model(build(name), tiny_bench)
+    row = torch.arange(3, 12).unsqueeze(0)
+    padded, mask = torch.cat([torch.full((1, 5), 1), row], 1), torch.tensor([[0] * 5 + [1] * 9])
+    with torch.no_grad():
+        expected = model.inner(input_ids=row).logits
+        pay_passes(model, Meter(Budget(1e15)))
+        found = model.inner(input_ids=padded, attention_mask=mask).logits[:, 5:]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_lent_model_drops_nothing_samples_by_no_settings_of_its_own_and_comes_back_as_it_was(tiny_bench: Bench) -> None:
+    inner = build("opt", dropout=0.5, attention_dropout=0.5)
+    inner.generation_config.suppress_tokens = [5, 6]
+    told, model = inner.generation_config, language_model(inner, tiny_bench)
+    tokens = torch.arange(3, 12).unsqueeze(0)
+    with torch.no_grad(), lent(model, model):
+        expected = inner(input_ids=tokens).logits
+        inner.train()
+        assert inner.training, "which trainers read"
+        assert torch.equal(inner(input_ids=tokens).logits, expected)
+        assert inner.generation_config.suppress_tokens is None
+    assert inner.generation_config is told
+    assert "train" not in vars(inner)
+    assert not inner.training
+
+
+def test_no_loss_of_trls_balances_experts_and_answers_are_scored_up_to_their_end() -> None:
+    assert trl._balance(importlib.import_module("trl").DPOConfig) == {"router_aux_loss_coef": 0.0}
+    assert trl._ended([7, 8, 2, 0, 0], {2}) == [7, 8, 2]
+    assert trl._ended([7, 8, 0], {2}) == trl._ended([7, 8, 0], set()) == [7, 8, 0]
+
+
+def test_the_precision_of_a_launcher_is_refused_in_one_process_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(UserError, match="ACCELERATE_MIXED_PRECISION=bf16 has no effect: launch without it"):
+        world.join("cpu", {})

@@ -83,7 +83,10 @@ def main() -> None:
     runtime.quiet()
     torch.set_float32_matmul_precision("highest")
     names = [n for n in registry.algorithm_names() if any(hasattr(registry.algorithm(n), m) for m in ("iteration", "train"))]
-    names = [name for name in names if name in arguments.only.split(",") or not arguments.only]
+    only = [name.strip() for name in arguments.only.split(",") if name.strip()]
+    if odd := set(only) - set(names):
+        parser.error(f"--only: unknown method {', '.join(sorted(odd))}")
+    names = [name for name in names if name in only or not only]
     found: dict[str, Any] = {"methods": {}, "not_run": list(names)}
     with tempfile.TemporaryDirectory() as home:
         bench, longest = make_bench(Path(home), arguments.device), 0.0

@@ -66,6 +66,8 @@ def join(device: str, facts: dict[str, str]) -> None:
 
     Raises UserError for settings of a launcher that have no effect here, for a fact that differs, and if not all come.
     """
+    if launched() == 1 and (wrong := _has_no_effect()):  # TRL's trainers would read them
+        raise UserError(wrong)
     if launched() == 1 or _worlds:
         return
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:

@@ -100,7 +100,7 @@ def export(card: Card, store: Store, folder: Path, merge: bool = False) -> Path:
         model = policy.load(policy.base if policy.adapter or policy.trained is None else policy.trained, dtype)
         if policy.adapter and merge:
             model = peft.PeftModel.from_pretrained(model, str(policy.trained)).merge_and_unload()
-        model.generation_config = generation = generation_config(tokenizer, model, policy.task)
+        model.generation_config = generation = generation_config(loading.task_tokenizer(policy.task.model), model, policy.task)
         model.save_pretrained(work / BASE if adapter else work)
         if adapter:
             assert policy.trained is not None

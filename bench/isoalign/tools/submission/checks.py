@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from isoalign import stats
 from isoalign.config.fill import build_config
 from isoalign.config.task import TaskConfig
 from isoalign.config.training import OF_THE_MACHINE
@@ -126,6 +127,10 @@ def _differences(mine: Any, other: Any, where: str = "") -> Iterator[tuple[str, 
 
 def _check_versions(card: Card, path: Path) -> None:
     """Metrics and statistics must be of this code's versions, or a board would mix two."""
+    if (drawn := card.versions.get("statistics", "1")) != str(stats.VERSION):
+        raise UserError(
+            f"{path}: its intervals are of version {drawn} of the statistics, this code's {stats.VERSION}; {AGAIN}"
+        )
     judged = "win_rate" in card.parents
     for name, version in metrics.versions(objective_of(card), judged).items():
         if name not in plugins.entry_points("metrics") and card.versions.get(FAMILY + name) != str(version):

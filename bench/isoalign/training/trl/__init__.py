@@ -45,7 +45,7 @@ from isoalign.training.trl.rows import Rows, contexts, preferences, unpaired, wh
 
 __all__ = ["contexts", "loop_versions", "preferences", "train", "unpaired", "whole_answers"]
 
-VERSION = 2  # raised whenever a figure would change
+VERSION = 3  # raised whenever a figure would change
 ROUNDS_VERSION = 1  # their answers are sampled for nothing, as in our loop
 FOREVER = 10**9  # optimizer steps
 
@@ -93,7 +93,8 @@ def train(
             output_dir=stack.enter_context(tempfile.TemporaryDirectory()), max_steps=FOREVER, seed=session.seed,
             bf16=policy.autocast, use_cpu=policy.device.type == "cpu", max_grad_norm=run.config.clip,
             gradient_checkpointing=False, disable_dropout=True, remove_unused_columns=False, dataloader_pin_memory=False,
-            save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, **settings,
+            save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, **_balance(config_class),
+            **settings,
         )  # fmt: skip
         harness = Harness(run, gather, repeats, list(reference.inner.parameters()) if moving else [])
         trainer = with_harness(trainer_class, harness)(
@@ -110,6 +111,11 @@ def train(
         stack.callback(harness.bar.close)
         with stopping.finishing():
             trainer.train()
+
+
+def _balance(config_class: Any) -> dict[str, float]:
+    """Without a term of the loss that balances the experts of a mixture: no method of ours has one."""
+    return {"router_aux_loss_coef": 0.0} if "router_aux_loss_coef" in inspect.signature(config_class).parameters else {}
 
 
 def _copied(reference: LanguageModel) -> LanguageModel:
@@ -131,14 +137,20 @@ def _parts(
     if session.policy.model is session.policy.inner and "ref_model" in inspect.signature(trainer_class).parameters:
         parts["ref_model"] = reference.inner
     if reward is not None:
+        ends = set(session.policy.end_ids.tolist())
 
         def score(prompts: list[list[int]], completion_ids: list[list[int]], **_: Any) -> list[float]:
-            rewards = reward(rollouts(prompts, completion_ids, session.pad))
+            rewards = reward(rollouts(prompts, [_ended(row, ends) for row in completion_ids], session.pad))
             lab.log(reward=rewards.mean())
             return rewards.tolist()
 
         parts["reward_funcs"] = score
     return parts
+
+
+def _ended(row: list[int], ends: set[int]) -> list[int]:
+    """An answer up to its first end token: some trainers hand over what they pad it with."""
+    return row[: next((place for place, token in enumerate(row, 1) if token in ends), len(row))]
 
 
 def _give_reference(trainer: Any, policy: LanguageModel, reference: LanguageModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from isoalign.core.errors import UserError
-from isoalign.core.lazy import peft, trl
+from isoalign.core.lazy import peft, transformers, trl
 from isoalign.models.flop_rules import uncounted
 from isoalign.models.language import NEVER, LanguageModel
 from isoalign.models.passes import token_logp
@@ -21,6 +22,7 @@ from isoalign.training.meter import Meter
 def pay_passes(model: LanguageModel, meter: Meter, before_gradients: Callable[[], None] = lambda: None) -> None:
     """Charge every pass of a model before it runs. ``before_gradients`` is called before a pass with gradients."""
     run, shape = model.inner.forward, model.shape
+    places = "position_ids" in inspect.signature(type(model.inner).forward).parameters
     adapters = [module for module in model.inner.modules() if isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer)]
     trained = any(parameter.requires_grad for parameter in model.inner.parameters())
     ends = torch.tensor([*model.end_ids.tolist(), model.tokenizer.pad_token_id], device=model.device)
@@ -48,6 +50,9 @@ def pay_passes(model: LanguageModel, meter: Meter, before_gradients: Callable[[]
     def forward(*args: Any, **kwargs: Any) -> Any:
         tokens = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
         pay(tokens, kwargs.get("fused_lm_head", False), kwargs.get("past_key_values"), bool(kwargs.get("use_cache")))
+        mask, told = kwargs.get("attention_mask"), kwargs.get("use_cache") or kwargs.get("position_ids") is not None
+        if places and mask is not None and not told and not mask[:, 0].all():  # else positions would count the padding
+            kwargs["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
         with model.in_precision():  # TRL samples without autocast, which frozen weights of bf16 need
             return run(*args, **kwargs)
 
@@ -78,6 +83,14 @@ def check_fused_head(model: LanguageModel) -> None:
         )
 
 
+def _train_but_drop_nothing(module: Any, mode: bool = True) -> Any:
+    """The mode of training, which trainers read, without that of the layers: some drop states where no module says so, and our
+    own loops drop none."""
+    torch.nn.Module.train(module, False)
+    module.training = mode
+    return module
+
+
 @contextmanager
 def lent(policy: LanguageModel, reference: LanguageModel) -> Iterator[None]:
     """Context in which the heads ban tokens by a bias, and samples end at any of the model's end tokens. Restores the models
@@ -92,17 +105,21 @@ def lent(policy: LanguageModel, reference: LanguageModel) -> Iterator[None]:
         bias = torch.zeros(model.vocabulary, device=model.device, dtype=model.dtype).index_fill(0, model.banned, NEVER)
         del head.bias
         head.register_buffer("bias", bias, persistent=False)  # not part of a snapshot
-    generation = policy.inner.generation_config
-    told, generation.eos_token_id = generation.eos_token_id, policy.end_ids.tolist() or None
+    told = policy.inner.generation_config  # whose other fields, such as suppress_tokens, would change what is sampled
+    ends, pad = policy.end_ids.tolist() or None, policy.tokenizer.pad_token_id
+    plain = transformers.GenerationConfig(eos_token_id=ends, pad_token_id=pad, bos_token_id=told.bos_token_id)
+    policy.inner.generation_config = plain
+    for module in {id(module): module for module in (policy.model, policy.inner)}.values():
+        module.train = functools.partial(_train_but_drop_nothing, module)
     try:
         yield
     finally:
-        generation.eos_token_id = told
+        policy.inner.generation_config = told
         for model in models:
             head = model.head
             del head.bias
             head.register_parameter("bias", None)
             for module in (model.model, model.inner):
-                for name in ("forward", "_original_forward"):
+                for name in ("forward", "_original_forward", "train"):
                     module.__dict__.pop(name, None)
             model.model.eval()
