@@ -11,7 +11,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.objective import Objective
 from isoalign.core.records import Contest, Estimate, ReverseKL, Rewards, Sample, ScoredPair
 from isoalign.evaluation import metrics
-from isoalign.evaluation.metrics import ScoredSamples
+from isoalign.evaluation.metrics import Metric, ScoredSamples
 
 
 def sample(prompt: str, draw: int, **changes) -> Sample:
@@ -203,3 +203,11 @@ def test_a_heading_shows_unit_and_direction():
 def test_two_families_may_not_share_a_name():
     with pytest.raises(UserError, match="metric family b: another family already has x; rename them"):
         metrics.merged({"a": {"x": 1}, "b": {"x": 2}})
+
+
+def test_a_value_outside_the_bounds_that_its_metric_declares_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A board would clip its interval to them."""
+    monkeypatch.setattr(metrics, "declared", lambda: {"reading": Metric("reading", "Reading")})
+    metrics._check_bounds("mine", {"reading": Estimate(0.5, 0.4, 0.6, 9), "other": Estimate(7.0, 6.0, 8.0, 9)})
+    with pytest.raises(UserError, match=r"metric mine: reading is 35.2, outside its bounds \[0.0, 1.0\]; declare those"):
+        metrics._check_bounds("mine", {"reading": Estimate(35.2, 30.1, 40.9, 9)})

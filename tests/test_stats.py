@@ -393,3 +393,12 @@ def test_resampled_prompts_widen_what_runs_alone_would_claim():
     alone, found = stats.stratified(stats.iqm, FIRST), stats.stratified(stats.iqm, FIRST, drawn=[noisy])
     assert found.value == alone.value
     assert found.high - found.low > 1.3 * (alone.high - alone.low)
+
+
+def test_differences_that_are_the_same_but_for_rounding_have_equal_bounds() -> None:
+    first = {f"p{i}": 0.1 + 0.1 * i for i in range(40)}
+    second = {prompt: value - 0.3 for prompt, value in first.items()}
+    for seeds in (1, 3):
+        found = stats.compare({"a": [first] * seeds, "b": [second] * seeds})["a", "b"]
+        assert found.low == found.value == found.high == pytest.approx(0.3)
+    assert stats.hierarchical([{str(i): 0.3 for i in range(128)}] * 3).high == pytest.approx(0.3)

@@ -86,7 +86,7 @@ def pair_up(first: Sequence[Card], second: Sequence[Card]) -> SideBySide:
     told = {f"flags_{side}": list(map(str, own)) for side, own in zip("ab", flags, strict=True)}
     both = [Row(name, part_of(cards[0]), tuple(cards), {}, (), {}) for name, cards in ((a, first), (b, second))]
     about = {"task": first[0].task, "paired_on": max(c.n for c in comparisons.values()), **seeds, **files, **told}
-    apart = unequal(both)
+    apart = unequal(both, [row for row in both if row.part not in (REFERENCE, UNMETERED)])  # gated or a control as well
     return SideBySide(
         (a, b), rows, _footer(first, second, rows, {a: flags[0], b: flags[1]}, apart), about | {"unequal": apart}
     )

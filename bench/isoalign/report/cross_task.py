@@ -194,8 +194,12 @@ def _run_scores(section: Section, rows: Sequence[Row]) -> tuple[dict[str, Array]
     scores = {row.name: np.array(list(_card_scores(row).values())) for row in rows}
     drawn = dict(scores)
     values = {row.name: table for row in rows if (table := _paired_values(section, row)) is not None}
+    known = {name: int(np.isfinite(table).all((0, 1)).sum()) for name, table in values.items()}
+    values = {name: table for name, table in values.items() if 2 * known[name] >= max(known.values())}  # as for curves
     if values:
         complete = np.logical_and.reduce([np.isfinite(table).all((0, 1)) for table in values.values()])
+        if not complete.any():
+            raise UserError(f"no prompt has a score of each of {', '.join(values)}, so they can't be compared across tasks")
         for name, table in values.items():
             kept = table[..., complete]
             scores[name] = 1 - kept[1].mean(1) / kept[0].mean(1)

@@ -25,7 +25,7 @@ from isoalign.core.complaint import say
 from isoalign.core.errors import UserError, unforeseen, unknown
 from isoalign.core.objective import TOXICITY, Objective
 from isoalign.core.records import Estimate, Flag
-from isoalign.evaluation.metrics.metric import Metric
+from isoalign.evaluation.metrics.metric import Metric, value_of
 from isoalign.evaluation.metrics.scored_samples import ScoredSamples
 from isoalign.stats import Values
 
@@ -125,7 +125,20 @@ def measure_all(scored: ScoredSamples, wanted: Collection[str] | None = None) ->
     """Family to its metrics with intervals, of every family or of those wanted."""
     by_family = {name: _call(name, module.measure, scored) for name, module in _measured(scored, wanted).items()}
     merged(by_family)  # no metric belongs to two families
+    for family in by_family.keys() & _plugin_names():
+        _check_bounds(family, by_family[family])
     return by_family
+
+
+def _check_bounds(family: str, estimates: Mapping[str, Estimate]) -> None:
+    """Values must lie within the bounds that a metric declares, by which boards clip intervals."""
+    for name, metric in declared().items():
+        value, (low, high) = value_of(estimates, name), metric.bounds
+        if value is not None and not low - 1e-9 <= value <= high + 1e-9:
+            raise UserError(
+                f"metric {family}: {name} is {value:g}, outside its bounds {list(metric.bounds)}; declare those that it has: "
+                "Metric(..., bounds=(0.0, math.inf))"
+            )
 
 
 def values_all(scored: ScoredSamples, wanted: Collection[str] | None = None) -> dict[str, Values]:

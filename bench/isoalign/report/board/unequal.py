@@ -23,9 +23,10 @@ NAMED = ("isoalign", "torch", "transformers", "trl")
 MOST = 3  # rows that a line names
 
 
-def unequal(rows: Sequence[Row]) -> list[str]:
-    """A line for each setting, kind of tuning or version in which a few of the ranked rows differ from the others."""
-    ranked = [row for row in rows if row.rankable]
+def unequal(rows: Sequence[Row], compared: Sequence[Row] | None = None) -> list[str]:
+    """A line for each setting, kind of tuning or version in which a few of the ``compared`` rows differ from the others; by
+    default those that may be ranked."""
+    ranked = [row for row in rows if row.rankable] if compared is None else compared
     methods = [row for row in rows if row.part == METHOD]
     untuned = [row.name for row in methods if row.track != TUNED]
     told = [f"not tuned: {', '.join(untuned)}"] if 0 < len(untuned) < len(methods) else []

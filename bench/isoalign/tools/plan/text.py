@@ -102,6 +102,7 @@ def assumptions(plan: TaskPlan, accelerator: Accelerator, assumed: Assumed) -> I
     )
     if accelerator.price is not None:
         yield f"${accelerator.price:g} an hour and device: {accelerator.source}"
+    yield "time and price of a run are of its whole bill, of the verdicts and reward models too that runs share and make once"
     if assumed.devices > 1:
         yield "work is spread evenly"
     if assumed.shards > 1:
