@@ -9,10 +9,10 @@
 #   bash scripts/results.sh findings        # claims of the literature, beside the board of nano: same processor, same commit
 #   bash scripts/results.sh ladder          # nano at three budgets, to results/ladder: crossings
 #   bash scripts/results.sh bases           # nano on three SFT bases, to results/bases: what the base's chance adds
+#   bash scripts/results.sh variants        # nano: DPO and its variants, to results/variants: each further method widens all ranks
 #   bash scripts/results.sh trl_ppo         # PPO beside that of TRL 1.12, to results/findings/trl_ppo.json
-# Beside the list: tuning_main and nano_main take the main methods alone, in less than half of the time, tuning_pairs and nano_pairs
-# the other variants of DPO, which nano_pairs adds to what is published; second makes a few methods of nano again, to results/second,
-# for another machine. Only the cards of these commands are published. After a stop, run it
+# Beside the list: tuning_main and nano_main take the main methods alone, in less than half of the time, tuning_pairs the other variants
+# of DPO; second makes a few methods of nano again, to results/second, for another machine. Only the cards of these commands are published. After a stop, run it
 # again: what the store holds is not done twice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -29,7 +29,7 @@ answers=bco,rso,rft
 reward=ppo_critic,reinforce,reinforce_pp,remax,dr_grpo,dapo,gspo,cispo,apa,qrpo
 judge=semi_online_dpo,rlhf_then_dpo,xpo,sppo,nash_md
 twins=trl_kto,trl_simpo,trl_orpo,trl_grpo,trl_rloo,trl_online_dpo # with trl_dpo: they take the settings of ours
-others=$pairs,$answers,$reward,$judge,trl_cpo
+others=$answers,$reward,$judge,trl_cpo
 
 tuning_main() {
     first=${main/,trl_dpo/},$beside
@@ -39,6 +39,7 @@ tuning_main() {
 tuning_pairs() { .venv/bin/isoalign tune nano ${pairs//,/ }; }
 tuning() {
     tuning_main
+    tuning_pairs
     .venv/bin/isoalign tune nano ${others//,/ }
     .venv/bin/isoalign tune nano cai task.constitution.file=kindness
 }
@@ -49,7 +50,11 @@ nano_main() {
     sweep task=nano algorithm=drift_rloo algorithm.reward_seed="$(seq -s, 0 14)"
     sweep task=nano algorithm=drift_dpo algorithm.verdict_seed="$(seq -s, 0 7)"
 }
-nano_pairs() { sweep task=nano algorithm=$pairs seed=0,1,2; }
+variants() {
+    run task=nano algorithm=sft
+    sweep task=nano algorithm=dpo,ipo,simpo,orpo seed=0,1,2,3,4
+    sweep task=nano algorithm=$pairs,sft_chosen seed=0,1,2
+}
 nano() {
     nano_main
     sweep task=nano algorithm=$others,$twins seed=0,1,2
@@ -86,21 +91,19 @@ smol() {
     sweep task=smol algorithm=drift_rloo algorithm.reward_seed=0,1,2
 }
 
-[ $# -gt 0 ] || set -- nano nano_sentiment nano_rule smol findings ladder bases trl_ppo
+[ $# -gt 0 ] || set -- nano nano_sentiment nano_rule smol variants findings ladder bases trl_ppo
 for what in "$@"; do
     case "$what" in
         tuning|tuning_main|tuning_pairs) $what; continue ;;
         findings) .venv/bin/python -m scripts.findings; continue ;;
         trl_ppo) .venv/bin/python scripts/benchmarks/trl_ppo.py --seeds 3; continue ;;
-        nano|nano_main|nano_pairs) task=nano results=results ;;
-        second|ladder|bases) task=nano results=results/$what ;;
+        nano|nano_main) task=nano results=results ;;
+        second|ladder|bases|variants) task=nano results=results/$what ;;
         *) task=$what results=results ;;
     esac
     rm -rf "$fresh/$task"
     $what
-    if [ "$what" != nano_pairs ]; then # superseded cards would stand beside these on the board; git has them
-        rm -f $results/published/"$task"/{*.json,values.jsonl.xz}
-    fi
+    rm -f $results/published/"$task"/{*.json,values.jsonl.xz} # superseded ones would stand beside these on the board; git has them
     .venv/bin/isoalign publish "$fresh/$task"/*.json --results $results
     if [ "$what" = ladder ]; then # its page is along the budget
         rm -f $results/published/nano/{leaderboard.*,frontier*.svg,curves*.svg,reliability*.svg}

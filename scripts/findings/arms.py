@@ -22,7 +22,8 @@ from isoalign.report.publish import write_published
 from isoalign.stats import curves, drift, equal_kl
 from isoalign.stats.comparisons import Comparison
 
-FOLDER, PUBLISHED = Path("results/findings"), Path("results/published/nano")
+FOLDER = Path("results/findings")
+PUBLISHED = (Path("results/published/nano"), Path("results/variants/published/nano"))
 FRESH = Path("results/local/findings")  # cards of full size
 SEEDS = (0, 1, 2)
 MARGIN = 0.2  # two methods are about equal if they differ by less than this share of the effect
@@ -118,7 +119,10 @@ class Bench:
     def published(self) -> Mapping[str, list[Card]]:
         """Published cards by method."""
         found: dict[str, list[Card]] = {}
-        for card in cards.read_cards(PUBLISHED):
+        both = {
+            card.key: card for folder in PUBLISHED if folder.exists() for card in cards.read_cards(folder)
+        }  # a few are on two
+        for card in both.values():
             found.setdefault(card.algorithm, []).append(card)
         return found
 
