@@ -12,8 +12,8 @@
 #   bash scripts/results.sh variants        # nano: DPO and its variants, to results/variants: each further method widens all ranks
 #   bash scripts/results.sh trl_ppo         # PPO beside that of TRL 1.12, to results/findings/trl_ppo.json
 # Beside the list: tuning_main and nano_main take the main methods alone, in less than half of the time, tuning_pairs the other variants
-# of DPO; second makes a few methods of nano again, to results/second, for another machine. Only the cards of these commands are published. After a stop, run it
-# again: what the store holds is not done twice.
+# of DPO; second makes a few methods of nano again, to results/second, for another machine. Only the cards of these commands are
+# published. After a stop, run it again: what the store holds is not done twice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=PASSIVE

@@ -119,10 +119,9 @@ class Bench:
     def published(self) -> Mapping[str, list[Card]]:
         """Published cards by method."""
         found: dict[str, list[Card]] = {}
-        both = {
-            card.key: card for folder in PUBLISHED if folder.exists() for card in cards.read_cards(folder)
-        }  # a few are on two
-        for card in both.values():
+        folders = [folder for folder in PUBLISHED if folder.exists()]
+        by_key = {card.key: card for folder in folders for card in cards.read_cards(folder)}  # a few are on both boards
+        for card in by_key.values():
             found.setdefault(card.algorithm, []).append(card)
         return found
 
