@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -55,6 +56,11 @@ class Feedback:
             for number in verdicts
             for annotator in self.rows[number].get("annotators", (0,))
         ]
+
+    @cached_property
+    def label_count(self) -> int:
+        """The number of labels behind all verdicts."""
+        return len(self.labels_of(range(len(self))))
 
     @classmethod
     def read(cls, folder: Path) -> Self:

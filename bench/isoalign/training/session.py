@@ -162,7 +162,7 @@ class Session(Passes):
         extra_labels += len(set(calibration) - meter.labels.get("calibration", set()))
         meter.require(sum(price.values()) + extra_flops, labels=len(labels) + extra_labels)
         meter.label(feedback.source, labels)
-        self.verdicts[feedback.source] = len(feedback.labels_of(range(len(feedback))))
+        self.verdicts[feedback.source] = feedback.label_count
         if calibration:
             self.verdicts["calibration"] = feedback.calibration
             meter.label("calibration", calibration)
