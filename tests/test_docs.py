@@ -543,6 +543,48 @@ def test_the_ladder_is_what_its_cards_say() -> None:
     assert {name for name in found.methods if found.gated(9e12, name)} == {"kto", "ppo", "simpo"}
 
 
+def test_the_board_of_dpo_and_its_variants_says_what_the_pages_say(readme: str) -> None:
+    page = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
+    folder = ROOT / "results" / "variants" / "published" / "nano"
+    (section,) = build_board(read_cards(folder), "nano").sections
+    rows = {row.name: row for row in section.rows if row.part == "method"}
+    assert len(rows) == 18
+    assert not any(row.gated for row in rows.values())
+    assert {name for name, row in rows.items() if row.seeds == 5} == {"dpo", "ipo", "simpo", "orpo"}
+    assert {row.seeds for row in rows.values()} == {3, 5}
+    tuned = {str(card.notes["tuning"]) for row in rows.values() for card in row.cards}
+    assert tuned == {"8 trials on validation prompts, by largest_gain"}
+    at = {kl: [one for one in found.values() if one.rank] for kl, found in section.equal_kl.items()}
+    assert [len(at[kl]) for kl in (0.5, 1.0, 2.0, 4.0)] == [11, 18, 17, 9]
+    assert {one.rank for one in at[1.0]} == {(1, 18)}
+    assert all({one.rank for one in found} == {(1, len(found))} for found in at.values())
+    assert "**DPO and 17 variants are on one frontier**: at 1 nat no two are told apart" in readme
+    assert "not of the 11 at half a nat, the 18 at 1 nat, the 17 at 2 nats, nor the nine at 4 nats." in page
+    gains = [one.gain.value for one in at[2.0]]
+    found = brief(section.equal_kl[2.0]["dpo"].gain.value)
+    assert f"At 2 nats they gain {brief(min(gains))} to {brief(max(gains))}, DPO {found};" in page
+    areas = [estimate.value for estimate, rank in section.areas[1].values() if rank]
+    assert (section.areas[0], len(areas)) == (2.0, 10)
+    assert f"by area to 2 nats, which ten have, {brief(min(areas))} to {brief(max(areas))}." in page
+    pairs = section.ranking.pairs
+    told = {name: c for pair, c in pairs.items() if "dpo" in pair and c.resolved for name in pair if name != "dpo"}
+    assert f"At the end of the budget {sum(c.resolved for c in pairs.values())} of {len(pairs)} pairs are" in page
+    named = {"apo_zero": "APO-zero", "nca": "NCA", "beta_dpo": "beta-DPO", "rpo": "RPO", "tdpo": "TDPO"}
+    named |= {"apo_down": "APO-down", "dpop": "DPOP", "ipo": "IPO"}
+    assert told.keys() == named.keys()
+    shown = [f"{word} ({brief(rows[name].estimate('toxicity_reduction').value)})" for name, word in named.items()]
+    dpo = brief(rows["dpo"].estimate("toxicity_reduction").value)
+    assert f"{', '.join(shown[:-1])} and {shown[-1]} remove more than DPO ({dpo})" in page
+    ends = [rows[name].kl.value for name in named]
+    near = brief(rows["dpo"].kl.value, 1)
+    assert f"and end at {brief(min(ends), 1)} to {brief(max(ends), 1)} nats of KL, DPO at {near}." in page
+    judged = (ROOT / "results" / "findings" / "README.md").read_text()
+    seen = re.search(r"^- \*\*Seen:\*\* (none of the 16 measured gain more;.*)$", judged, re.M)
+    assert seen is not None
+    assert seen[1].partition("not ruled out of ")[2].partition(";")[0].count(", ") == 11
+    assert "of 16 none gains more than DPO at equal KL, and for twelve a fifth more is not ruled out." in page
+
+
 def value_of(text: str) -> float:
     """The number that `brief` wrote."""
     return float(text.replace("−", "-"))
