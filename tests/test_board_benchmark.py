@@ -23,4 +23,4 @@ def test_made_up_cards_make_a_board_of_so_many_rows(tmp_path: Path) -> None:
     for row in section.rows:
         for card in row.cards:
             values = card.values["toxicity_mean"].values()
-            assert abs(sum(values) / len(values) - card.metrics["toxicity_mean"].value) < 1e-5  # digits of published cards
+            assert abs(sum(values) / len(values) - card.metrics["toxicity_mean"].value) < 1e-4  # digits of published cards

@@ -156,7 +156,7 @@ def test_models_of_the_hub_are_those_of_its_cache_unless_it_may_be_asked(
     assert status == 2
     assert found["model"]["found"] == "some/model is no folder, and not in the hub's cache"
     assert "HF_HUB_OFFLINE=0" in found["model"]["remedy"]
-    status, found = doctor(wanted, HF_HUB_OFFLINE="0", HF_TOKEN="sesame")
+    status, found = doctor(wanted, HF_HUB_OFFLINE="0", ISOALIGN_OFFLINE="", HF_TOKEN="sesame")
     assert (status, found["model"]["mark"]) == (0, "note")
     assert "with HF_TOKEN; 0 models" in found["hub"]["found"]
     (tmp_path / "hub" / "models--some--model").mkdir(parents=True)

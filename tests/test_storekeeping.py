@@ -68,7 +68,7 @@ def test_what_no_card_names_is_found_and_its_parents_are_kept(
     write_card(sealed(card), folder)
     (folder / "failed").mkdir()
     (folder / "failed" / "dpo-s0.json").write_text('{"algorithm": "dpo", "reason": "no"}')
-    (tmp_path / "results" / "tuning.json").write_text('[{"trials": []}]')
+    (tmp_path / "results" / "tuning.json").write_text('{"trials": []}')
     assert names(storekeeping.unnamed(store, [tmp_path / "results"])) == {found["train1"].name, found["alone"].name}
     rewards = folder / "reward" / "annotator-1.json"
     rewards.parent.mkdir()

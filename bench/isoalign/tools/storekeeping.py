@@ -145,9 +145,9 @@ def _named(path: Path) -> Iterable[str]:
         found = outside_json.decode(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}, which may be a card: {error}; mend it or remove it") from error
-    if not isinstance(found, dict) or "format" not in found:
+    if isinstance(found, dict) and found and not {"format", "key", "metrics", "parents"} & found.keys():
         return ()
-    of_reward = "by" in found and isinstance(found.get("parents"), dict)  # runs.reward_card
+    of_reward = isinstance(found, dict) and "by" in found and isinstance(found.get("parents"), dict)  # runs.reward_card
     return map(str, found["parents"].values()) if of_reward else read_card(path).parents.values()
 
 

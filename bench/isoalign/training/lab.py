@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from isoalign.core import sharing, world
+from isoalign.core import sharing
 from isoalign.core.batches import Labels, Pairs, Prompts, Rollouts
 from isoalign.core.errors import UserError
 from isoalign.data.preferences import select
@@ -22,7 +22,7 @@ from isoalign.models.passes import Outputs
 from isoalign.training.critic import make_critic
 from isoalign.training.modules import PassCounter, make_module
 from isoalign.training.passes import ROLES
-from isoalign.training.purchases import compare, pay_reward_model
+from isoalign.training.purchases import compare, pay_reward_model, scores_of
 from isoalign.training.session import Session, row_lengths
 
 Service = TypeVar("Service", bound=Callable[..., Any])
@@ -275,12 +275,7 @@ class Lab:
         meter.require(price, labels=len(texts))
         meter.label("ai_scores", range(asked, asked + len(texts)))
         meter.charge("judge", "forward", price)
-        prompts = session.policy.decode_prompts(rollouts)
-        before = getattr(judge, "unscored", 0)
-        scores = world.of_first(lambda: judge(texts, prompts)).to(self.device)
-        if missing := world.of_first(lambda: getattr(judge, "unscored", 0) - before):
-            self.log(no_verdict=missing / len(texts))
-        return scores
+        return scores_of(session, judge, texts, session.policy.decode_prompts(rollouts))
 
     # -- the run --------------------------------------------------------------------------------------------------
 

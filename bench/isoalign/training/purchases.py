@@ -11,6 +11,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.records import Question
 from isoalign.feedback.judges.verdicts import Judge
 from isoalign.models.reward import Rewarder
+from isoalign.training.feedback_source import ScoringJudge
 from isoalign.training.session import Session
 
 
@@ -32,6 +33,15 @@ def pay_reward_model(session: Session, rewarder: Rewarder, labelled_by: str) -> 
     for role, kind, flops in bill:
         meter.charge(role, kind, flops)
     session.reward_models.add(name)
+
+
+def scores_of(session: Session, judge: ScoringJudge, texts: list[str], prompts: list[str]) -> Tensor:
+    """P(acceptable) of each text [B] by a judge that scores; the share of those without a score is logged."""
+    before = getattr(judge, "unscored", 0)
+    scores = world.of_first(lambda: judge(texts, prompts)).to(session.device)
+    if missing := world.of_first(lambda: getattr(judge, "unscored", 0) - before):
+        session.logged.setdefault("no_verdict", []).append((missing / len(texts), 1.0))
+    return scores
 
 
 def compare(session: Session, judge: Judge, first: Rollouts, second: Rollouts) -> Tensor:
