@@ -11,18 +11,20 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 
 from architectures import build
 from isoalign.config.training import TrainConfig
-from isoalign.core import stopping, world
+from isoalign.core import stopping
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
 from isoalign.data.preferences import rollouts
 from isoalign.models.language import NEVER, LanguageModel
 from isoalign.models.precision import cast_frozen_weights
+from isoalign.runs.run import _meet
 from isoalign.training import registry, trl
 from isoalign.training.lab import Lab, session_of
 from isoalign.training.meter import Meter
@@ -516,4 +518,4 @@ def test_no_loss_of_trls_balances_experts_and_answers_are_scored_up_to_their_end
 def test_the_precision_of_a_launcher_is_refused_in_one_process_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with pytest.raises(UserError, match="ACCELERATE_MIXED_PRECISION=bf16 has no effect: launch without it"):
-        world.join("cpu", {})
+        _meet(OmegaConf.create({"device": "cpu", "task": {}}))

@@ -61,13 +61,17 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK") or os.environ.get("RANK") or 0)
 
 
+def check_launcher() -> None:
+    """Raise UserError for settings of a launcher that have no effect here; in one process TRL's trainers would read them."""
+    if wrong := _has_no_effect():
+        raise UserError(wrong)
+
+
 def join(device: str, facts: dict[str, str]) -> None:
     """Meet the other processes, if there are several. ``device``: of the models; ``facts``: what must be the same in all.
 
     Raises UserError for settings of a launcher that have no effect here, for a fact that differs, and if not all come.
     """
-    if launched() == 1 and (wrong := _has_no_effect()):  # TRL's trainers would read them
-        raise UserError(wrong)
     if launched() == 1 or _worlds:
         return
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:

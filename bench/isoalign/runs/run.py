@@ -146,6 +146,7 @@ def _meet(config: DictConfig) -> None:
     """Choose the device, and meet the other processes of the run, if a launcher has started several."""
     devices.use(str(config.device), several=True)
     if world.launched() == 1:
+        world.check_launcher()
         return
     task = {f"task.{name}": str(value) for name, value in _plain(config.task).items()}
     settings = {name: str(value) for name, value in _plain(config).items() if name not in ("task", "device", "threads")}
