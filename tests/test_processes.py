@@ -169,8 +169,8 @@ def typed(terminal: Terminal, count: int, *words: str) -> list[str]:
 
 
 def said(stderr: str) -> list[str]:
-    """The lines that isoalign said; torchrun adds a report of its own."""
-    return re.findall("isoalign: .*", stderr)
+    """The lines that isoalign said, two of which processes may write into one; torchrun adds a report of its own."""
+    return re.findall(r"isoalign: (?:(?!isoalign: ).)*", stderr)
 
 
 def rows(store: Path, stage: str, file: str) -> list[dict[str, Any]]:
