@@ -91,6 +91,18 @@ def test_a_run_killed_twice_ends_with_the_weights_the_bill_and_the_log_of_one_th
     assert torch.equal(last.lab.generator.get_state(), whole.lab.generator.get_state())
 
 
+def killed(bench: Bench, algorithm: Any, folder: Path, *kills: int) -> Trainer:
+    """The trainer of a run of nine steps that was killed after some numbers of steps and resumed."""
+    work, budget = folder / str(len(kills)), Budget(1e15, steps=9)
+    work.mkdir()
+    for steps in kills:
+        with pytest.raises(Killed):
+            bench.trainer(DiesAtStep(algorithm, steps), budget, work, config=OFTEN).run("killed")
+    trainer = bench.trainer(algorithm, budget, work, config=OFTEN)
+    trainer.run("killed")
+    return trainer
+
+
 def test_a_module_that_sleeps_through_a_resume_wakes_up_with_what_it_had_learnt(tiny_bench: Bench, tmp_path: Path) -> None:
     class Seldom:
         """Trains a module of its own in the first iteration and every fourth after it."""
@@ -108,16 +120,7 @@ def test_a_module_that_sleeps_through_a_resume_wakes_up_with_what_it_had_learnt(
             head = lab.module("head", lambda width: nn.Linear(width, 1))
             return head(lab.policy(rollouts).hidden)[:, 0, 0] ** 2
 
-    budget, runs = Budget(1e15, steps=9), []
-    for kills in ((), (2, 1)):
-        work = tmp_path / str(len(kills))
-        work.mkdir()
-        for steps in kills:
-            with pytest.raises(Killed):
-                tiny_bench.trainer(DiesAtStep(Seldom(), steps), budget, work, config=OFTEN).run("seldom")
-        trainer = tiny_bench.trainer(Seldom(), budget, work, config=OFTEN)
-        trainer.run("seldom")
-        runs.append(trainer)
+    runs = [killed(tiny_bench, Seldom(), tmp_path, *steps) for steps in ((), (2, 1))]
     assert same(weights(runs[0]), weights(runs[1]))
     assert outcome(runs[0]) == outcome(runs[1])
 
@@ -145,16 +148,7 @@ def test_a_target_network_that_a_method_moves_itself_and_the_models_that_it_ran_
             hidden = lab.policy(rollouts).hidden
             return (parts["head"](hidden) - parts["target"](hidden) + 0.1)[:, 0, 0] ** 2
 
-    budget, runs = Budget(1e15, steps=9), []
-    for kills in ((), (3, 2)):
-        work = tmp_path / str(len(kills))
-        work.mkdir()
-        for steps in kills:
-            with pytest.raises(Killed):
-                tiny_bench.trainer(DiesAtStep(Slow(), steps), budget, work, config=OFTEN).run("slow")
-        trainer = tiny_bench.trainer(Slow(), budget, work, config=OFTEN)
-        trainer.run("slow")
-        runs.append(trainer)
+    runs = [killed(tiny_bench, Slow(), tmp_path, *steps) for steps in ((), (3, 2))]
     assert same(weights(runs[0]), weights(runs[1]))
     assert outcome(runs[0]) == outcome(runs[1])
     assert runs[0].guard.models.keys() == runs[1].guard.models.keys() == {"Linear"}

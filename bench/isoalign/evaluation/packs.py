@@ -1,8 +1,7 @@
 """What of published cards only programs read, in one compressed file of a folder, a line a card.
 
 A published card is JSON that people and git can read. Its values by prompt, its curve and what plots need, rounded, its task
-and its digests, four fifths of its size, are in `PACK` beside the cards, where what cards share is there once. Of all means of
-committed values none moves by over an eighth of its standard error, most by less than a hundredth.
+and its digests, most of its size, are in `PACK` beside the cards, where what cards share is there once.
 """
 
 from __future__ import annotations
