@@ -2,8 +2,9 @@
 what their pictures show into the words that stand for these.
 
 Of a long board the rows of the main methods, which scripts/results.sh names before anything is run, in table and picture
-(main.svg beside the whole one); ranks and what the title says are those of all. No ranks where they would rest on fewer than
-three seeds. Run it after `isoalign publish`.
+(main.svg beside the whole one); ranks and what the title says are those of all. Some groups of methods have pictures of their
+own, with the ranks of `isoalign board --methods`. No ranks where they would rest on fewer than three seeds. Run it after
+`isoalign publish`.
 """
 
 import re
@@ -15,7 +16,7 @@ from isoalign.core.display import grid, scientific
 from isoalign.core.files import save
 from isoalign.core.records import Estimate
 from isoalign.evaluation.card import read_cards
-from isoalign.report.board.rows import DRIFT, METHOD, REFERENCE, Row
+from isoalign.report.board.rows import CONTROL, DRIFT, METHOD, REFERENCE, Row, part_of
 from isoalign.report.board.sections import Section
 from isoalign.report.charts.finding import headline
 from isoalign.report.charts.frontier import frontier_chart
@@ -28,7 +29,16 @@ PUBLISHED = Path("results/published")
 
 MOST = 15  # rows of a board that is shown whole
 SEEDS = 3  # the fewest that a rank may rest on
-MAIN = re.findall(r"^main=([\w,]+)", (ROOT / "scripts/results.sh").read_text(encoding="utf-8"), re.MULTILINE)[0].split(",")
+SCRIPT = (ROOT / "scripts/results.sh").read_text(encoding="utf-8")
+
+
+def named(group: str) -> tuple[str, ...]:
+    """The methods of a group in scripts/results.sh."""
+    return tuple(re.findall(rf"^{group}=([\w,]+)", SCRIPT, re.MULTILINE)[0].split(","))
+
+
+MAIN = named("main")
+GROUPS = {"pairs": ("dpo", "ipo", "simpo", "orpo", *named("pairs"))}  # nano's, each with a picture of its name
 RULE = "{shown} of {count} rows: the main methods, the base, and what imitates or only chooses; ranks are among all."
 
 
@@ -102,36 +112,50 @@ def excerpt(task: str, home: Path) -> str:
     return "\n\n".join([*parts, f"All rows and figures: [{folder.as_posix()}/leaderboard.md]({link})."])
 
 
-def alt(task: str) -> str:
-    """What the picture of a task's first board shows, in the words of its title, if that may tell methods apart."""
-    section = sections(task)[0]
+@cache
+def group(name: str) -> Section:
+    """The board of one of `GROUPS`."""
+    cards = read_cards(ROOT / PUBLISHED / "nano")
+    kept = [card for card in cards if card.algorithm in GROUPS[name] or part_of(card) in (REFERENCE, CONTROL)]
+    return build_board(kept).sections[0]
+
+
+def alt(task: str, file: str) -> str:
+    """What a picture shows, in the words of its title, if that may tell methods apart."""
+    section = group(file) if file in GROUPS else sections(task)[0]
     return headline(section) if has_ranks(section) else "Gains at equal KL, and along the runs"
 
 
 def picture(task: str) -> str:
-    """The file of the picture that pages show: of a long board that of the rows in its table."""
+    """The picture of a board that pages show: of a long one that of the rows in its table."""
     rows = sections(task)[0].rows
-    return "frontier.svg" if len(chosen(rows)) == len(rows) else "main.svg"
+    return "frontier" if len(chosen(rows)) == len(rows) else "main"
+
+
+PICTURE = re.compile(rf"!\[[^]]*\](\([^)]*published/(\w+)/)(frontier|main|{'|'.join(GROUPS)})\.svg\)")
+
+
+def shown(place: re.Match[str]) -> str:
+    """A picture in a page, as it is now."""
+    file = place[3] if place[3] in GROUPS else picture(place[2])
+    return f"![{alt(place[2], file)}]{place[1]}{file}.svg)"
 
 
 def filled(page: str) -> str:
     """A page with its boards, and what stands for its pictures, as they are now."""
     marked = re.compile(r"(<!-- board:(\w+) -->).*?(<!-- /board:\2 -->)", re.DOTALL)
     text = (ROOT / page).read_text(encoding="utf-8")
-    text = re.sub(
-        r"!\[[^]]*\](\([^)]*published/(\w+)/)(?:frontier|main)\.svg\)",
-        lambda place: f"![{alt(place[2])}]{place[1]}{picture(place[2])})", text,
-    )  # fmt: skip
+    text = PICTURE.sub(shown, text)
     return marked.sub(lambda place: f"{place[1]}\n\n{excerpt(place[2], Path(page).parent)}\n\n{place[3]}", text)
 
 
 def main() -> None:
-    for folder in (ROOT / PUBLISHED).iterdir():
-        if sections(folder.name) and picture(folder.name) == "main.svg":
-            section = sections(folder.name)[0]
-            names = [row.name for row in chosen(section.rows)]
-            if drawn := frontier_chart(folder.name, section, only=names):
-                save(folder / "main.svg", drawn)
+    drawn = [(place[2], place[3]) for page in PAGES for place in PICTURE.finditer((ROOT / page).read_text(encoding="utf-8"))]
+    for task, file in drawn:
+        section = group(file) if file in GROUPS else sections(task)[0]
+        only = () if file in GROUPS else [row.name for row in chosen(section.rows)]
+        if file != "frontier" and (made := frontier_chart(task, section, only=only)):
+            save(ROOT / PUBLISHED / task / f"{file}.svg", made)
     for page in PAGES:
         (ROOT / page).write_text(filled(page), encoding="utf-8")
 

@@ -3,17 +3,16 @@
 #   bash scripts/results.sh tuning          # nano: equally many trials of every method; writes conf/tuned and results/tuning
 #   git commit -am "Tuned settings"         # so that all cards are of one commit
 #   bash scripts/results.sh                 # all boards and findings, in the order of this list
-#   bash scripts/results.sh nano            # nano: all methods and controls for drift, three seeds; the best known, five
+#   bash scripts/results.sh nano            # nano: all methods and controls for drift, three seeds; the main ones, five
 #   bash scripts/results.sh nano_sentiment nano_rule   # the tasks with a known reward
 #   bash scripts/results.sh smol            # a larger model: the main methods, three seeds
 #   bash scripts/results.sh findings        # claims of the literature, beside the board of nano: same processor, same commit
 #   bash scripts/results.sh ladder          # nano at three budgets, to results/ladder: crossings
 #   bash scripts/results.sh bases           # nano on three SFT bases, to results/bases: what the base's chance adds
-#   bash scripts/results.sh variants        # nano: DPO and its variants, to results/variants: each further method widens all ranks
 #   bash scripts/results.sh trl_ppo         # PPO beside that of TRL 1.12, to results/findings/trl_ppo.json
-# Beside the list: tuning_main and nano_main take the main methods alone, in less than half of the time, tuning_pairs the other variants
-# of DPO; second makes a few methods of nano again, to results/second, for another machine. Only the cards of these commands are
-# published. After a stop, run it again: what the store holds is not done twice.
+# Beside the list: tuning_main, tuning_pairs, tuning_answers, tuning_reward, tuning_judge and tuning_rest are the parts of tuning; second
+# makes a few methods of nano again, to results/second, for another machine. Only the cards of these commands are published. After
+# a stop, run it again: what the store holds is not done twice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=PASSIVE
@@ -29,36 +28,30 @@ answers=bco,rso,rft
 reward=ppo_critic,reinforce,reinforce_pp,remax,dr_grpo,dapo,gspo,cispo,apa,qrpo
 judge=semi_online_dpo,rlhf_then_dpo,xpo,sppo,nash_md
 twins=trl_kto,trl_simpo,trl_orpo,trl_grpo,trl_rloo,trl_online_dpo # with trl_dpo: they take the settings of ours
-others=$answers,$reward,$judge,trl_cpo
 
+tune() { .venv/bin/isoalign tune nano ${1//,/ }; }
 tuning_main() {
-    first=${main/,trl_dpo/},$beside
-    .venv/bin/isoalign tune nano ${first//,/ }
+    tune ${main/,trl_dpo/},$beside
     .venv/bin/python scripts/tuned_trl.py nano
 }
-tuning_pairs() { .venv/bin/isoalign tune nano ${pairs//,/ }; }
-tuning() {
-    tuning_main
-    tuning_pairs
-    .venv/bin/isoalign tune nano ${others//,/ }
-    .venv/bin/isoalign tune nano cai task.constitution.file=kindness
+tuning_rest() {
+    tune trl_cpo
+    tune cai task.constitution.file=kindness
 }
-nano_main() {
-    run task=nano algorithm=sft
-    sweep task=nano algorithm=$main seed=0,1,2,3,4
-    sweep task=nano algorithm=$beside seed=0,1,2
-    sweep task=nano algorithm=drift_rloo algorithm.reward_seed="$(seq -s, 0 14)"
-    sweep task=nano algorithm=drift_dpo algorithm.verdict_seed="$(seq -s, 0 7)"
-}
-variants() {
-    run task=nano algorithm=sft
-    sweep task=nano algorithm=dpo,ipo,simpo,orpo seed=0,1,2,3,4
-    sweep task=nano algorithm=$pairs,sft_chosen seed=0,1,2
+tuning() { for part in main pairs answers reward judge rest; do tuning_part $part; done; }
+tuning_part() {
+    case "$1" in
+        main|rest) tuning_$1 ;;
+        *) tune "${!1}" ;;
+    esac
 }
 nano() {
-    nano_main
-    sweep task=nano algorithm=$others,$twins seed=0,1,2
+    run task=nano algorithm=sft
+    sweep task=nano algorithm=$main seed=0,1,2,3,4
+    sweep task=nano algorithm=$beside,$pairs,$answers,$reward,$judge,$twins,trl_cpo seed=0,1,2
     sweep task=nano algorithm=cai task.constitution.file=kindness seed=0,1,2
+    sweep task=nano algorithm=drift_rloo algorithm.reward_seed="$(seq -s, 0 14)"
+    sweep task=nano algorithm=drift_dpo algorithm.verdict_seed="$(seq -s, 0 7)"
 }
 second() {
     run task=nano algorithm=sft
@@ -91,14 +84,14 @@ smol() {
     sweep task=smol algorithm=drift_rloo algorithm.reward_seed=0,1,2
 }
 
-[ $# -gt 0 ] || set -- nano nano_sentiment nano_rule smol variants findings ladder bases trl_ppo
+[ $# -gt 0 ] || set -- nano nano_sentiment nano_rule smol findings ladder bases trl_ppo
 for what in "$@"; do
     case "$what" in
-        tuning|tuning_main|tuning_pairs) $what; continue ;;
+        tuning) tuning; continue ;;
+        tuning_*) tuning_part "${what#tuning_}"; continue ;;
         findings) .venv/bin/python -m scripts.findings; continue ;;
         trl_ppo) .venv/bin/python scripts/benchmarks/trl_ppo.py --seeds 3; continue ;;
-        nano|nano_main) task=nano results=results ;;
-        second|ladder|bases|variants) task=nano results=results/$what ;;
+        second|ladder|bases) task=nano results=results/$what ;;
         *) task=$what results=results ;;
     esac
     rm -rf "$fresh/$task"

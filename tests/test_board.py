@@ -655,6 +655,26 @@ def test_a_board_of_one_track_is_printed_and_the_whole_one_is_left_as_it_was(
     assert "no card of the track tuned" in capsys.readouterr().err
 
 
+def test_a_board_of_some_methods_ranks_them_among_themselves_and_leaves_the_whole_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("kto", "dpo", "ppo", "sft", "sft_chosen"):
+        card.write_card(card.sealed(make(name)), tmp_path / "nano")
+    command = ["board", "nano", "--results", str(tmp_path), "--methods"]
+    assert invoke([*command, "dpo, kto"]) == 0
+    said = capsys.readouterr()
+    assert {name for name in ("kto", "dpo", "ppo", "sft", "sft_chosen") if f" {name} " in said.out} == {
+        "kto", "dpo", "sft", "sft_chosen",
+    }  # fmt: skip
+    assert "2 of 3 methods in" in said.err
+    assert not (tmp_path / "nano" / "leaderboard.md").exists()
+    for names, wrong in (("dpo,ktto", "unknown method 'ktto'; did you mean 'kto'? known: dpo, kto, ppo"), ("", "method ''")):
+        assert invoke([*command, names]) == 2
+        assert wrong in capsys.readouterr().err
+    assert invoke([*command, "dpo", "--along", "seed"]) == 2
+    assert "--methods cannot be combined" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("width", [100, 110, 120])
 def test_the_terminal_cuts_no_figure_off_at_the_right(width: int) -> None:
     far = {"kl": around(112.24, 1.0), "perplexity": around(12345.6, 12.0), "toxicity_reduction": around(-0.123, 0.05)}

@@ -65,6 +65,7 @@ def full(algorithm: str, seed: int = 0) -> Card:
     ]
     points = [Point(float(i), 1e12 * i, i, {"kl": Estimate(1 / 3, None, None, 256)}, end) for i, end in enumerate(ends)]
     metrics = {name: Estimate(float(np.mean(list(by.values()))), 0.0, 1 / 7, 256) for name, by in values.items()}  # type: ignore[arg-type]
+    metrics |= {name: Estimate(0.25, 0.0, 0.5, 64) for name in ("toxicity_mean/clean", "ead@common")}
     one = replace(make(algorithm), seed=seed, key=f"{seed}123456789ab", values=values, curve=points, data={"plot": {"x": 1.0}})
     return card.sealed(
         replace(one, metrics=metrics | {"toxicity_reduction": Estimate(0.1, 0.09, 0.11, 256, 3)}, notes={"draws": 8})
@@ -83,7 +84,9 @@ def test_a_published_card_is_small_and_its_means_are_those_of_the_card(tmp_path:
         assert card.broken_seals(after) == []
         assert (after.config, after.notes, after.data, after.flags) == (before.config, before.notes, before.data, before.flags)
         assert after.metrics["length"] == Estimate(0.333333, 0.0, 0.142857, 256)
-        assert after.metrics["toxicity_reduction"] == before.metrics["toxicity_reduction"]
+        assert after.metrics.keys() == before.metrics.keys()
+        for name in ("toxicity_reduction", "toxicity_mean/clean", "ead@common"):
+            assert after.metrics[name] == before.metrics[name]
         columns = [
             (before.values, after.values),
             *((p.values, q.values) for p, q in zip(before.curve, after.curve, strict=True)),
@@ -97,9 +100,11 @@ def test_a_published_card_is_small_and_its_means_are_those_of_the_card(tmp_path:
         assert after.values["length"]["a-prompt-000"] == 1 / 3, "one value for all takes no room"
     read = json.loads((folder / "dpo-s0-01234567.json").read_text())
     assert read["metrics"]["toxicity_reduction"] == [0.1, 0.09, 0.11, 256, 3]
-    assert [read[name] for name in ("values", "parents", "contents", "seals")] == [packs.PACK] * 4
+    assert not [name for name in read["metrics"] if "/" in name or "@" in name]
+    assert [read[name] for name in ("values", "parents", "contents", "seals", packs.PARTS)] == [packs.PACK] * 5
     line = json.loads(lzma.decompress((folder / packs.PACK).read_bytes()).splitlines()[0])
     assert line["card"] == "dpo-s0-01234567.json"
+    assert line[packs.PARTS] == dict.fromkeys(("toxicity_mean/clean", "ead@common"), [0.25, 0.0, 0.5, 64])
     assert len(line["values"][0]["columns"]["kl"]) == 256
 
 

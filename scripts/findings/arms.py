@@ -23,7 +23,7 @@ from isoalign.stats import curves, drift, equal_kl
 from isoalign.stats.comparisons import Comparison
 
 FOLDER = Path("results/findings")
-PUBLISHED = (Path("results/published/nano"), Path("results/variants/published/nano"))
+PUBLISHED = Path("results/published/nano")
 FRESH = Path("results/local/findings")  # cards of full size
 SEEDS = (0, 1, 2)
 MARGIN = 0.2  # two methods are about equal if they differ by less than this share of the effect
@@ -119,9 +119,7 @@ class Bench:
     def published(self) -> Mapping[str, list[Card]]:
         """Published cards by method."""
         found: dict[str, list[Card]] = {}
-        folders = [folder for folder in PUBLISHED if folder.exists()]
-        by_key = {card.key: card for folder in folders for card in cards.read_cards(folder)}  # a few are on both boards
-        for card in by_key.values():
+        for card in cards.read_cards(PUBLISHED):
             found.setdefault(card.algorithm, []).append(card)
         return found
 

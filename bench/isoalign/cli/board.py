@@ -8,14 +8,14 @@ import click
 from isoalign.cli import options
 from isoalign.core import remote
 from isoalign.core.complaint import one_line, say
-from isoalign.core.errors import UserError
+from isoalign.core.errors import UserError, unknown
 from isoalign.core.files import save
 from isoalign.core.json_output import to_json
 from isoalign.core.records import Card
 from isoalign.evaluation import card as cards_on_disk
 from isoalign.evaluation import tracks
 from isoalign.report import as_data, cross_task, leaderboard
-from isoalign.report.board.rows import DRIFT
+from isoalign.report.board.rows import CONTROL, DRIFT, REFERENCE, part_of
 from isoalign.report.sweeps import files, sweep_report, text
 from isoalign.runs import failures
 
@@ -31,17 +31,26 @@ from isoalign.runs import failures
     type=click.Choice([tracks.TUNED, tracks.DEFAULT]),
     help="Methods of one track alone; printed, not written.",
 )
+@click.option("--methods", metavar="A,B,...", help="These methods alone, ranked among themselves; printed, not written.")
 @options.as_json
 def board(
-    task: str | None, results: Path, across: bool, along: str | None, paper: bool, track: str | None, as_json: bool
+    task: str | None,
+    results: Path,
+    across: bool,
+    along: str | None,
+    paper: bool,
+    track: str | None,
+    methods: str | None,
+    as_json: bool,
 ) -> None:
     """Build and print the leaderboard of a task from its cards.
 
     Without TASK, of every task that has cards. The board is written beside the cards as leaderboard.md and leaderboard.csv,
     with its charts.
     """
-    if track and (across or along or paper):
-        raise click.UsageError("--track cannot be combined with --across, --along or --paper")
+    part = {"--track": track, "--methods": methods}
+    for option in (option for option, value in part.items() if value is not None and (across or along or paper)):
+        raise click.UsageError(f"{option} cannot be combined with --across, --along or --paper")
     if across and along:
         raise click.UsageError("--across and --along cannot be combined")
     if paper and (across or along):
@@ -59,6 +68,8 @@ def board(
         cards = {folder: of_track for folder, read in cards.items() if (of_track := _of_track(read, track))}
         if not cards:
             raise UserError(f"no card of the track {track}; see docs/rules.md, and `isoalign tune` or tuned=default")
+    if methods is not None:
+        cards = _of_methods(cards, [name.strip() for name in methods.split(",")])
     if along:
         _print_along(cards, along, as_json)
     elif across:
@@ -69,7 +80,7 @@ def board(
             with leaderboard.naming_its_card(read):
                 made = leaderboard.build_board(read, folder.name)
                 written = leaderboard.write_paper(made, folder) if paper else []
-                written += [] if track else [leaderboard.write_board(made, folder)]
+                written += [] if track or methods else [leaderboard.write_board(made, folder)]
                 found.append(_shown(made, folder, written, as_json))
         if as_json:
             print(to_json({"boards": found}))
@@ -79,6 +90,22 @@ def _of_track(cards: list[Card], track: str) -> list[Card]:
     """The cards of a track, with the reference and the controls for drift, whatever theirs is; empty without a method."""
     found = [card for card in cards if tracks.track(card) in ("", track) or card.algorithm in DRIFT]
     return found if any(tracks.track(card) and card.algorithm not in DRIFT for card in found) else []
+
+
+def _of_methods(cards: dict[Path, list[Card]], names: list[str]) -> dict[Path, list[Card]]:
+    """The cards of some methods in each folder that has any, with its reference and controls. Raises UserError for a name of
+    no method there."""
+    known = sorted({card.algorithm for read in cards.values() for card in read if part_of(card) not in (REFERENCE, CONTROL)})
+    for name in names:
+        if name not in known:
+            raise UserError(unknown("method", name, known))
+    found = {}
+    for folder, read in cards.items():
+        there = {card.algorithm for card in read}.intersection(known)
+        if part := there.intersection(names):
+            found[folder] = [card for card in read if card.algorithm in part or card.algorithm not in there]
+            say(f"{len(part)} of {len(there)} methods in {remote.named(folder)}; ranks are among these")
+    return found
 
 
 def _shown(made: leaderboard.Board, folder: Path, written: list[Path], as_json: bool) -> dict[str, Any]:

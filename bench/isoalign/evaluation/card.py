@@ -91,12 +91,13 @@ def published(card: Card) -> Card:
 
 def published_texts(card: Card, path: Path | str = "card") -> tuple[str, str]:
     """The JSON of a `published` card, and its line in the pack of its folder."""
-    data, packed = packs.parted(json.loads(to_json(card, path)) | {"format": PUBLISHED})
-    line = {"card": file_name(card)} | packed
+    data = json.loads(to_json(card, path)) | {"format": PUBLISHED}
     data["metrics"] = {
         name: [e["value"], e["low"], e["high"], e["n"], *([e["missing"]] if e["missing"] else [])]
         for name, e in data["metrics"].items()
     }
+    data, packed = packs.parted(data)
+    line = {"card": file_name(card)} | packed
     fields = [f" {json.dumps(name)}: {_field(name, value, (*LINES, 'config'))}" for name, value in data.items()]
     return "{\n" + ",\n".join(fields) + "\n}\n", json.dumps(line, separators=(",", ":")).replace(",", ", ", 1)
 

@@ -1,7 +1,8 @@
 """What of published cards only programs read, in one compressed file of a folder, a line a card.
 
-A published card is JSON that people and git can read. Its values by prompt, its curve and what plots need, rounded, its task
-and its digests, most of its size, are in `PACK` beside the cards, where what cards share is there once.
+A published card is JSON that people and git can read. Its values by prompt, its curve and what plots need, rounded, its metrics
+on parts of the prompts, its task and its digests, most of its size, are in `PACK` beside the cards, where what cards share is
+there once.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from isoalign.core.remote import PACK
 
 FIELDS = ("values", "curve", "families", "data")
 FURTHER = ("parents", "contents", "seals", "config.task")  # in packs since 2026-11-29
+PARTS = "metrics of parts"  # those of some prompts, or of fewer draws or tokens (toxicity_mean/clean, ead@common), since 2026-11-30
 DIGITS, DECIMALS = 3, 5  # of values by prompt: significant digits, and decimals at most
 FIGURES = 6  # significant digits of metrics
 LARGEST = 2**29  # bytes that a pack may unfold to
@@ -90,7 +92,10 @@ def _half_a_digit(value: float, digits: int) -> float:
 def parted(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A card as JSON without what the pack has, which is named in its place, and that by its place."""
     data, packed = dict(data), {}
-    for place in (*FIELDS, *FURTHER):
+    if parts := {name: metric for name, metric in data["metrics"].items() if "/" in name or "@" in name}:
+        data["metrics"] = {name: metric for name, metric in data["metrics"].items() if name not in parts}
+        data[PARTS] = parts
+    for place in (*FIELDS, *FURTHER, PARTS):
         holder, name = _holder(data, place)
         if holder is not None and name in holder:
             packed[place], holder[name] = holder[name], PACK
@@ -127,10 +132,14 @@ def join(data: dict[str, Any], name: str, card: Path) -> None:
         if data.get(field) != PACK:
             raise UserError(f"{card}: {field} of a published card must be {PACK!r}, the file beside it that has them")
     found = _read(card.parent, name, card)
-    for place in (*FIELDS, *FURTHER):
+    for place in (*FIELDS, *FURTHER, PARTS):
         holder, within = _holder(data, place)
         if holder is not None and holder.get(within) == PACK:
             holder[within] = found.get(place)
+    metrics, parts = data.get("metrics"), data.get(PARTS)
+    if isinstance(metrics, dict) and isinstance(parts, dict):
+        data["metrics"] = dict(sorted((metrics | parts).items()))
+        del data[PARTS]
 
 
 def _read(folder: Path, name: str, card: Path) -> dict[str, Any]:
