@@ -466,9 +466,7 @@ def test_every_ranked_method_is_better_than_the_control(published: Published, re
 
 def test_ppo_is_not_ahead(published: Published, readme: str) -> None:
     (ppo,), (near,) = gains(published, "ppo"), kls(published, "ppo", digits=1)
-    told = (
-        f"**PPO is not ahead**: {ppo} at {near} nats, told apart from none, as its seeds differ much, and behind"
-    )
+    told = f"**PPO is not ahead**: {ppo} at {near} nats, told apart from none, as its seeds differ much, and behind"
     assert f"{told} by area." in readme
     assert [name for name in published.ranked if name != "ppo" and published.pair("ppo", name).resolved] == []
     assert (published.section.areas[1]["ppo"][1] or (1, 1))[0] > 1

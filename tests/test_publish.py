@@ -104,7 +104,7 @@ def test_a_published_card_is_small_and_its_means_are_those_of_the_card(tmp_path:
     assert [read[name] for name in ("values", "parents", "contents", "seals", packs.PARTS)] == [packs.PACK] * 5
     line = json.loads(lzma.decompress((folder / packs.PACK).read_bytes()).splitlines()[0])
     assert line["card"] == "dpo-s0-01234567.json"
-    assert line[packs.PARTS] == dict.fromkeys(("toxicity_mean/clean", "ead@common"), [0.25, 0.0, 0.5, 64])
+    assert line[packs.PARTS] == {name: [0.25, 0.0, 0.5, 64] for name in ("toxicity_mean/clean", "ead@common")}
     assert len(line["values"][0]["columns"]["kl"]) == 256
 
 

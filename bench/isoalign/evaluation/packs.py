@@ -1,8 +1,8 @@
 """What of published cards only programs read, in one compressed file of a folder, a line a card.
 
-A published card is JSON that people and git can read. Its values by prompt, its curve and what plots need, rounded, its metrics
-on parts of the prompts, its task and its digests, most of its size, are in `PACK` beside the cards, where what cards share is
-there once.
+A published card is JSON that people and git can read. Its values by prompt, its curve and what plots need, rounded, its
+metrics on parts of the prompts, its task and its digests, most of its size, are in `PACK` beside the cards, where what cards
+share is there once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from isoalign.core.remote import PACK
 
 FIELDS = ("values", "curve", "families", "data")
 FURTHER = ("parents", "contents", "seals", "config.task")  # in packs since 2026-11-29
-PARTS = "metrics of parts"  # those of some prompts, or of fewer draws or tokens (toxicity_mean/clean, ead@common), since 2026-11-30
+PARTS = "metrics of parts"  # toxicity_mean/clean, ead@common: of some prompts, or fewer draws or tokens; since 2026-11-30
 DIGITS, DECIMALS = 3, 5  # of values by prompt: significant digits, and decimals at most
 FIGURES = 6  # significant digits of metrics
 LARGEST = 2**29  # bytes that a pack may unfold to
