@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -196,6 +197,8 @@ def test_a_board_shows_what_is_above_drift_and_flags_what_is_not() -> None:
     assert "above drift" not in table["dpo"]["flags"]
     assert table["drift_rloo (reward_seed=0)"]["above_drift"] == ""
     page, lines = made.markdown(), made.terminal()
+    assert re.search(r"^ ctrl +drift_rloo +3 +0\.\d+ to 0\.\d+ .*\d to \d+ ", lines, re.MULTILINE), "one line for all draws"
+    assert "drift_rloo: 3 draws, of which 0 fail a gate" in lines
     assert page.count("**kto:**") == 0
     assert "kto: not shown to be above drift: at" in page
     assert "kto: not shown to be above drift: at" in lines

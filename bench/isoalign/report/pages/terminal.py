@@ -8,9 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from isoalign.core.display import clean, share
+from isoalign.core.records import Estimate
 from isoalign.report.board.cells import cell
 from isoalign.report.board.drift import NOT_MEASURED, WHY
-from isoalign.report.board.rows import CONTROL, INFERENCE, METHOD, REFERENCE, UNMETERED, Row
+from isoalign.report.board.rows import CONTROL, DRIFT, INFERENCE, METHOD, REFERENCE, UNMETERED, Row
 from isoalign.report.board.sections import Section
 from isoalign.report.charts.finding import headline
 from isoalign.report.pages.console import rendered
@@ -52,7 +53,8 @@ def _section_table(task: str, section: Section, width: int) -> tuple[Table, int]
     for warning in section.warnings:
         title.append(f"\nNot comparable: {clean(warning)}", style="bold red")
     titles = ["rank", "method", "seeds", *_titles(section).values(), "spent"]
-    rows = [_row_cells(section, row) for row in section.rows]
+    lines = _lines(section)
+    rows = [_row_cells(section, *line) if len(line) == 1 else _draw_cells(section, line) for line in lines]
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     widths[1] = min(widths[1], _LONGEST)
     least = sum(widths) + len(widths) + 1
@@ -63,11 +65,34 @@ def _section_table(task: str, section: Section, width: int) -> tuple[Table, int]
     table.title_justify = table.caption_justify = "left"
     for place, (name, needed) in enumerate(zip(titles, widths, strict=True)):
         table.add_column(name, justify="left" if place < 2 else "right", no_wrap=place != 1, overflow="fold", min_width=needed)
-    for row, cells in zip(section.rows, rows, strict=True):
-        best = row.rank is not None and row.rank[0] == 1
-        style = "green" if best else "cyan" if row.part != METHOD else "dim" if not row.rankable else ""
-        table.add_row(*map(Text, cells), style=style)
+    for line, cells in zip(lines, rows, strict=True):
+        table.add_row(*map(Text, cells), style=_style(line[0]))
     return table, least
+
+
+def _lines(section: Section) -> list[list[Row]]:
+    """The rows of each line: one, or all draws of a control for drift, where the median of them is."""
+    draws = {name: [row for row in section.rows if row.algorithm == name] for name in DRIFT}
+    middle = {name: rows[len(rows) // 2] for name, rows in draws.items() if rows}
+    return [draws.get(row.algorithm, [row]) for row in section.rows if middle.get(row.algorithm, row) is row]
+
+
+def _style(row: Row) -> str:
+    best = row.rank is not None and row.rank[0] == 1
+    return "green" if best else "cyan" if row.part != METHOD else "dim" if not row.rankable else ""
+
+
+def _draw_cells(section: Section, rows: Sequence[Row]) -> list[str]:
+    """The cells of a control's draws: from where to where their gains and KL go."""
+    cells = dict.fromkeys(_titles(section), "–")
+    gains = [value for row in rows if (value := row.estimate(section.objective.gain).value) is not None]
+    nats = [row.kl.value for row in rows if row.kl.value is not None]
+    if gains:
+        low, high = (cell(Estimate(value, None, None, 1)) for value in (min(gains), max(gains)))
+        cells[section.objective.gain] = f"{low} to {high}"
+    if nats:
+        cells["kl"] = f"{min(nats):.0f} to {max(nats):.0f} "
+    return [_PLACES[CONTROL], clean(rows[0].algorithm), str(len(rows)), *cells.values(), "–"]
 
 
 def _titles(section: Section) -> dict[str, str]:
@@ -120,5 +145,11 @@ def _caption(section: Section) -> str:
     ]
     lines += map(clean, section.unequal)
     lines += [f"{clean(row.name)}: {clean(row.packages)}" for row in section.rows if row.packages]
-    lines += [f"{clean(row.name)}: {clean('; '.join(map(str, row.flags)))}" for row in section.rows if row.flags]
+    for rows in _lines(section):
+        name = clean(rows[0].name if len(rows) == 1 else rows[0].algorithm)
+        gated = sum(row.gated for row in rows)
+        if len(rows) > 1:
+            lines.append(f"{name}: {len(rows)} draws, of which {gated} fail a gate; the page has them one by one")
+        elif rows[0].flags:
+            lines.append(f"{name}: {clean('; '.join(map(str, rows[0].flags)))}")
     return "\n".join(lines)
