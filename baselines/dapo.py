@@ -55,7 +55,7 @@ class DAPO(GroupLoss):
             parts, scores, rest = [*parts, answers[kept]], [*scores, score[kept]], rest + int(kept.sum()) // self.draws
             if rest == wanted:
                 break
-        return joined(parts, pad=0), torch.cat(scores)
+        return joined(parts, 0), torch.cat(scores)
 
     def loss(self, lab: Lab, batch: Grouped) -> Tensor:
         """Clipped loss, summed over each row's tokens and divided by the mean length of the step's rows [B]."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
+from isoalign import joined
 from isoalign.baselines.cispo import CISPO
 from isoalign.baselines.dapo import DAPO, overlong_penalty
 from isoalign.baselines.gspo import GSPO
@@ -127,6 +128,23 @@ def test_groups_whose_answers_score_alike_are_drawn_again(tiny_bench: Bench) -> 
     assert lab.asked == [3, 2, 1]
     assert score.tolist() == [0, 2, 5, 6, 7, 8]
     assert len(answers) == 6
+
+
+def test_groups_of_several_tries_keep_their_own_answers_whatever_the_lengths_of_their_prompts(tiny_bench: Bench) -> None:
+    lab = tiny_bench.lab()
+    answers = lab.generate(lab.prompts(8), 2)
+    widths = answers.mask[:, : answers.prompt_length].sum(1)
+    parts = [answers[[int(place)]].trimmed() for place in (widths.argmin(), widths.argmax())]  # each as wide as its prompt
+    assert parts[0].prompt_length < parts[1].prompt_length
+    for order in (parts, parts[::-1]):
+        both = joined(order, 0)
+        assert real_tokens(both) == [tokens for part in order for tokens in real_tokens(part)]
+
+
+def real_tokens(rollouts: Any) -> list[tuple[list[int], list[int]]]:
+    """Those of each prompt and of its answer."""
+    start, rows = rollouts.prompt_length, zip(rollouts.tokens, rollouts.mask, strict=True)
+    return [(row[:start][real[:start]].tolist(), row[start:][real[start:]].tolist()) for row, real in rows]
 
 
 class Ragged(Scores):

@@ -24,9 +24,10 @@ from tokenizers import AddedToken
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from isoalign.config import task
+from isoalign.config import known, task
 from isoalign.config.feedback import JudgeConfig
 from isoalign.config.fill import build_config
+from isoalign.core import store
 from isoalign.core.errors import UserError
 from isoalign.data.comments import Comment
 from isoalign.feedback import judges
@@ -386,9 +387,59 @@ def test_a_long_prompt_is_cut_from_the_left_and_an_answer_never(llama: lm.LMJudg
     short = next(start for start in range(len(question.prompt)) if length(start) <= room)
     (cut,) = llama([Question(question.prompt[short:], question.first, question.second)])
     assert verdict.p == pytest.approx(cut.p or 0, abs=1e-5)
+    assert (verdict.cut, cut.cut) == (True, False)
+    assert (summary([question], [verdict])["cut"], "cut" in summary([question], [cut])) == (1, False)
     assert 2 * (room - 3) <= verdict.tokens <= 2 * (room - 1)
     (other,) = llama([Question(question.prompt, question.first, " awful")])
     assert other.p != pytest.approx(verdict.p or 0, abs=1e-6)
+
+
+def test_a_criterion_is_asked_for_instead_of_less_toxicity_and_is_part_of_what_a_judge_is(tiny_bench: Bench) -> None:
+    plain, told = (lm_judge(tiny_bench.model, **words) for words in ({}, {"criterion": "The sum is right."}))
+    assert plain.template.render("2+2=", " 4", " 5", None, "").endswith(templates.QUESTION + "\n")
+    for judge in (told, plain):
+        asked = judge.template.render("2+2=", " 4", " 5", None if judge is told else "The sum is right.", "")
+        assert asked.endswith(templates.BY_PRINCIPLE + "The sum is right.\n")
+    assert told.template.render("2+2=", " 4", " 5", "Be kind.", "").endswith("Be kind.\n"), "a constitution's comes first"
+    assert plain.identity != told.identity
+    assert plain.identity["template"] == store.digest([
+        templates.BODIES["continuation"], templates.QUESTION, templates.BY_PRINCIPLE, templates.LETTER, templates.LINE,
+        templates.THINK, templates.OPENING, templates.LABELS,
+    ]), "verdicts without a criterion keep their keys"  # fmt: skip
+
+
+NEEDED = {"name": "mine", "model": {"name": "nano"}, "sft": {"steps": 1, "lr": 1e-3}, "reward": {"pairs": 1, "lr": 1e-3}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"kind": "lm", "model": "m"}, "task.judge.criterion must say what is better for the objective help"),
+        ({"kind": "classifier"}, "the classifier judge knows toxicity alone"),
+        ({"kind": "lm", "model": "m", "criterion": "It helps."}, ""),
+    ],
+)
+def test_of_another_objective_a_judge_must_be_told_what_is_better(settings: dict[str, Any], said: str) -> None:
+    goal = {"name": "help", "higher_is_better": True}
+    made = build_config(task.TaskConfig, NEEDED | {"judge": settings, "objective": goal}, "task")
+    assert known.misfit(made, "judge").startswith(said)
+    assert bool(known.misfit(made, "judge")) == bool(said)
+
+
+def test_a_criterion_that_nobody_reads_is_refused() -> None:
+    for settings, said in (
+        ({"judge": {"criterion": "x"}}, "task.judge.criterion is for a judge of kind lm or server, not for classifier"),
+        (
+            {"judge": {"kind": "lm", "model": "m", "criterion": "x"}, "constitution": {"file": "kindness"}},
+            "task.judge.criterion has no effect with task.constitution.file",
+        ),
+        (
+            {"evaluation": {"win_rate": {"judge": {"kind": "lm", "model": "m", "criterion": "x"}}}},
+            "set task.evaluation.win_rate.criterion",
+        ),
+    ):
+        with pytest.raises(UserError, match=said):
+            build_config(task.TaskConfig, NEEDED | settings, "task")
 
 
 @pytest.mark.parametrize("thought", [0, 6])

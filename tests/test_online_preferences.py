@@ -134,9 +134,24 @@ def test_verdicts_that_are_missing_are_ties_that_the_log_counts_and_none_at_all_
         if verdicts is given:
             assert tiny_lab.judge(pairs.chosen, pairs.rejected).tolist() == pytest.approx([0.9, 0.5, 0.2, 0.5] * 2)
             assert session.logged["no_verdict"] == [(0.5, 1.0)]
+            assert "unpriced" not in session.logged
             continue
         with pytest.raises(UserError, match=r"no verdict on any of 8 questions \(refusal\); change its template or model"):
             tiny_lab.judge(pairs.chosen, pairs.rejected)
+
+
+def test_a_judge_without_a_price_and_prompts_that_it_read_in_part_are_in_the_log(
+    tiny_lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nudge(tiny_lab, by=0.2)
+    (step,) = OnlineDPO(batch_size=8).iteration(tiny_lab)
+    session, pairs = session_of(tiny_lab), step.batch
+    session.logged.clear()
+    found = [Verdict(0.9, (0.9, 0.9), None, None, cut=place < 2) for place in range(8)]
+    monkeypatch.setattr(session.source, "comparing_judge", lambda: lambda questions: found)
+    tiny_lab.judge(pairs.chosen, pairs.rejected)
+    assert session.logged["unpriced"] == [(1.0, 1.0)]
+    assert session.logged["cut_prompts"] == [(0.25, 1.0)]
 
 
 def test_the_answer_that_the_judge_holds_likelier_to_be_better_is_chosen(

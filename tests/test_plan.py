@@ -74,7 +74,7 @@ def test_a_plan_is_the_bill_of_the_published_run_within_two_percent(plans: dict[
     assert abs(made.meter.flops - spent) <= max(0.02 * spent, 1.05 * step * bool(card.spent["steps"]))
     assert made.meter.flops <= card.budget["flops"]  # type: ignore[operator]
     for item, flops in real.items():
-        assert abs(made.meter.items[item] - flops) <= 0.015 * spent, item
+        assert abs(made.meter.items[item] - flops) <= 0.02 * spent, item
     assert made.meter.steps == pytest.approx(card.spent["steps"], rel=0.03, abs=1)
     assert made.meter.label_count == sum(card.spent["labels"].values())
 

@@ -202,9 +202,9 @@ def test_the_variance_of_a_mean_over_seeds_is_that_of_their_means_and_of_what_pr
     assert (part.value, part.seeds, part.prompts) == pytest.approx((3, 1, 4 / 3))
     assert (part.freedom, part.strict) == pytest.approx((1 / (2 / 7 + (3 / 7) ** 0.5), 1 / (2 / 7 + (3 / 7) ** (1 / 3))))
     # a rest of variance 2 (rows 1 -1 and -1 1: squares 4 over 1 degree of freedom is 4; of a mean 4 / 4 = 1) leaves
-    # nothing of the variance 0 of the prompts' means: not less than nothing
+    # nothing of the variance 0 of the prompts' means: not less than nothing; seeds that tie have that noise none the less
     part = stats.parts_of(np.array([0.0, 0.0]), [np.array([[1.0, -1], [-1, 1]])])
-    assert (part.seeds, part.prompts, part.error) == (0, 0, 0)
+    assert (part.seeds, part.prompts, part.error) == (1, 0, 1)
 
 
 def test_one_seed_of_a_method_has_the_interval_of_its_prompts():
@@ -279,10 +279,26 @@ def test_what_is_found_of_two_methods_does_not_depend_on_how_many_others_there_a
     assert [c.p_holm for c in joined.values()] == holms
 
 
+def test_seeds_whose_means_tie_by_chance_leave_the_noise_of_their_answers():
+    """One refusal of 256 in each of three seeds, on other prompts, against none: 3 of 768, for which Fisher's p is .25."""
+    rare = [{str(i): float(i == seed) for i in range(256)} for seed in range(3)]
+    never = [{str(i): 0.0 for i in range(256)}] * 3
+    found = stats.compare({"rare": rare, "never": never})["rare", "never"]
+    assert found.value == 1 / 256
+    assert found.low < 0 < found.high
+    assert found.p > 0.1
+    row = stats.hierarchical(rare)
+    assert row.low < row.value < row.high
+    same = stats.compare({"a": rare[:1] * 3, "b": never})["a", "b"]
+    assert same.error > 0, "of its prompts alone"
+
+
 def test_p_is_never_0_and_missing_where_there_is_nothing_to_resample():
     one, two = {"a": 1.0, "b": 2.0, "c": 1.5}, {"a": 0.0, "b": 1.0, "c": 0.5}
     found = stats.compare({"one": [one], "two": [two]})["one", "two"]
-    assert (found.value, found.p) == (1, 2 / (comparisons.PAIRED + 1))
+    assert (found.value, found.p) == (1, 0.25), "of three prompts all differ the same way by chance in two of eight"
+    many = [{str(i): value for i in range(20)} for value in (1.0, 0.0)]
+    assert stats.compare({"one": many[:1], "two": many[1:]})["one", "two"].p == 2 / (comparisons.PAIRED + 1)
     found = stats.compare({"one": [{"a": 1.0}], "two": [{"a": None}], "three": [{"a": 0.0}]})
     assert found["one", "three"].value == 1
     assert found["one", "two"].value is None

@@ -92,6 +92,26 @@ def test_one_method_with_three_seeds_here_and_five_there_is_told_apart_on_at_mos
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "prompts", "draws"), [(2, 64, 1), (2, 64, 4), (2, 256, 1), (3, 64, 1)])
+def test_one_method_whose_answers_are_right_or_wrong_is_told_apart_on_at_most_5_percent_of_boards(
+    seeds: int, prompts: int, draws: int
+) -> None:
+    """Means of few answers of 0 or 1 are often the same in all seeds."""
+    rng = np.random.default_rng(seeds)
+    boards, parted = 40, 0
+    for _ in range(boards):
+        right = rng.beta(0.6, 1.4, prompts)
+        tables: dict[str, Seeds] = {
+            str(name): [
+                {str(i): value for i, value in enumerate((rng.binomial(draws, right) / draws).tolist())} for _ in range(seeds)
+            ]
+            for name in range(12)
+        }
+        parted += any(pair.resolved for pair in stats.compare(tables, trained=list(tables)).values())
+    assert parted <= binom.ppf(0.95, boards, 0.05)
+
+
+@pytest.mark.slow
 def test_two_seeds_of_a_few_methods_hold_their_ranks_and_one_seed_has_none() -> None:
     rng = np.random.default_rng(21)
     boards, parted = 300, 0

@@ -29,6 +29,7 @@ from isoalign.feedback.judges.verdicts import Showing, Verdict, in_both_orders
 from isoalign.models.answer_scorers import AnswerScorer
 from isoalign.runs.win_rate import taught
 from isoalign.stages.shared import SharedStages
+from isoalign.stats import exact_ends
 from isoalign.stats.length_control import length_controlled
 from isoalign.tools.tuning.search import Search
 from workbench import COMMAND, Terminal, complaint, finished, stages
@@ -163,8 +164,10 @@ def test_a_judge_blind_to_length_gives_the_same_rate_twice() -> None:
 def test_the_ends_of_length_control() -> None:
     names = [str(i) for i in range(20)]
     delta = list(range(-10, 10))
-    assert length_controlled([1.0] * 20, delta, names).value == pytest.approx(1)
-    assert length_controlled([0.0] * 20, delta, names).value == pytest.approx(0)
+    won, lost = (exact_ends(length_controlled([win] * 20, delta, names)) for win in (1.0, 0.0))
+    assert (won.value, won.high, lost.value, lost.low) == (1, 1, 0, 0)
+    assert won.low == pytest.approx(0.025 ** (1 / won.n)), "as of any share that was always seen"
+    assert lost.high == pytest.approx(1 - won.low)
     half = length_controlled([0.5] * 20, delta, names)
     assert (half.value, half.low, half.high) == (0.5, 0.5, 0.5)
     # lengths that never differ leave the win rate as it is; a constant difference can't be told from quality

@@ -29,6 +29,8 @@ class WinRateJudge(JudgeConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.criterion:
+            raise ValueError(f"{self.PLACE}.criterion has no effect; set task.evaluation.win_rate.criterion")
         if self.kind == SCORER and self.model == WIN_RATE:
             raise ValueError(f"{self.PLACE}.model must be a scorer of single answers, which win_rate is not")
         if not self.kind and (given := _changed(self)):

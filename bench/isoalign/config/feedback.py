@@ -71,6 +71,7 @@ class JudgeConfig:
     ``model``: for ``lm`` a folder, a hub name, nano or smollm2; for ``server`` the server's name of it; for ``scorer`` a
     scorer's name, as in ``task.evaluation.scorer``, but not one of the evaluation's. ``thought``:
     tokens of chain of thought before the verdict, 0 for none. ``template``: continuation (or empty), reply, or a text file.
+    ``criterion``: what is better, as a sentence, for ``lm`` and ``server``; empty for their own question, on toxicity.
 
     For a server: ``base_url`` such as http://localhost:8000/v1; ``key_env``: the environment variable with the key;
     ``timeout``: seconds per request; ``retries`` after the first try; ``token_limit``: tokens read and written in total, at
@@ -88,6 +89,7 @@ class JudgeConfig:
     timeout: float = 60.0
     retries: int = 4
     key_env: str = "OPENAI_API_KEY"
+    criterion: str = added_later("")
 
     PLACE: ClassVar[str] = "task.judge"
     KINDS: ClassVar[tuple[str, ...]] = KINDS
@@ -110,6 +112,8 @@ class JudgeConfig:
                 "the scorer, as in task.evaluation.scorer" if self.kind == "scorer" else f"the model of the {self.kind} judge"
             )
             raise ValueError(f"{self.PLACE}.model must name {what}")
+        if self.criterion and self.kind not in ("lm", "server"):
+            raise ValueError(f"{self.PLACE}.criterion is for a judge of kind lm or server, not for {self.kind or 'none'}")
         if self.kind == "server":
             _check_address(self.base_url, self.PLACE)
 

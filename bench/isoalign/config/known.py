@@ -65,4 +65,9 @@ def misfit(task: Any, labelled_by: str) -> str:
         return (
             f"the classifier judge knows toxicity alone, and the objective is {noun}: set task.judge.kind=scorer, lm or server"
         )
+    if labelled_by == "judge" and task.judge.kind in ("lm", "server") and not (task.judge.criterion or task.constitution.file):
+        return (
+            f"task.judge.criterion must say what is better for the objective {noun}: without it the judge is asked which "
+            "answer is less toxic"
+        )
     return ""

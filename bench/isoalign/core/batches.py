@@ -121,8 +121,9 @@ class Step:
 
 
 def joined(parts: list[Rollouts], pad: int) -> Rollouts:
-    """Rollouts with prompts of one width as one batch, completions padded on the right to the longest."""
-    width = max(part.tokens.shape[1] for part in parts)
-    tokens = [constant_pad(part.tokens, (0, width - part.tokens.shape[1]), value=pad) for part in parts]
-    masks = [constant_pad(part.mask, (0, width - part.mask.shape[1]), value=False) for part in parts]
-    return Rollouts(torch.cat(tokens), torch.cat(masks), parts[0].prompt_length)
+    """Rollouts as one batch, prompts padded on the left and completions on the right to the longest."""
+    prompt, completion = (max(each) for each in zip(*((p.prompt_length, p.completion.shape[1]) for p in parts), strict=True))
+    sides = [(prompt - part.prompt_length, completion - part.completion.shape[1]) for part in parts]
+    tokens = [constant_pad(part.tokens, side, value=pad) for part, side in zip(parts, sides, strict=True)]
+    masks = [constant_pad(part.mask, side, value=False) for part, side in zip(parts, sides, strict=True)]
+    return Rollouts(torch.cat(tokens), torch.cat(masks), prompt)

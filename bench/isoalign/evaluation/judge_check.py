@@ -12,7 +12,6 @@ from isoalign.core.records import Question
 from isoalign.data.preferences import Feedback
 from isoalign.evaluation.metrics.scored_samples import by_prompt
 from isoalign.feedback.judges.verdicts import Judge
-from isoalign.models.language import LanguageModel
 from isoalign.stages.pairs import judge_summary
 
 MAX_PAIRS = 200  # a judge may cost money
@@ -21,15 +20,14 @@ PairScores = Mapping[str, Sequence[Sequence[float | None]]]
 
 
 def check_judge(
-    judge: Judge, held_out: Feedback, base: LanguageModel, scores: PairScores, objective: Objective = TOXICITY
+    judge: Judge, held_out: Feedback, prompts: Sequence[str], scores: PairScores, objective: Objective = TOXICITY
 ) -> dict[str, Any]:
     """Agreement with ``annotator``, with ``clean`` verdicts (those before noise) and with each scorer, as estimates over
-    prompts, without verdicts of P = 1/2; and a summary of the judge's work. ``scores``: by scorer, of both
-    answers, in the direction of the ``objective``."""
+    prompts, without verdicts of P = 1/2; and a summary of the judge's work. ``prompts``: what the prompt of each pair says;
+    ``scores``: by scorer, of both answers, in the direction of the ``objective``."""
     indices = range(0, len(held_out), max(1, -(-len(held_out) // MAX_PAIRS)))
     rows = [held_out.rows[i] for i in indices]
-    prompts = [str(base.tokenizer.decode(held_out.prompts[i], skip_special_tokens=True)) for i in indices]
-    questions = [Question(text, row["chosen"], row["rejected"]) for text, row in zip(prompts, rows, strict=True)]
+    questions = [Question(prompts[i], held_out.rows[i]["chosen"], held_out.rows[i]["rejected"]) for i in indices]
     verdicts = judge(questions)
     preferences = [None if verdict.p in (None, 0.5) else float(verdict.p > 0.5) for verdict in verdicts]
     truths: dict[str, list[float | None]] = {

@@ -57,7 +57,7 @@ def make_contests(
         "questions": 2 * len(questions), "missing": dict(sorted(causes.items())),
         "tokens": known_sum(verdict.tokens for verdict in verdicts), "flops": known_sum(verdict.flops for verdict in verdicts),
         "estimated": sum(verdict.estimated for verdict in verdicts),
-    }  # fmt: skip
+    } | ({"cut": cut} if (cut := sum(verdict.cut for verdict in verdicts)) else {})  # fmt: skip
     (work / "record.json").write_text(json.dumps(record, indent=1))
 
 

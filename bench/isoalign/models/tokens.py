@@ -101,9 +101,12 @@ def decode(tokenizer: Any, rollouts: Rollouts) -> list[str]:
 
 def decode_prompts(tokenizer: Any, rollouts: Rollouts) -> list[str]:
     """The text of each prompt, without control tokens."""
-    split = rollouts.prompt_length
-    rows = _real(rollouts.tokens[:, :split], rollouts.mask[:, :split])
-    return [str(text) for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+    return [str(text) for text in tokenizer.batch_decode(prompt_ids(rollouts), skip_special_tokens=True)]
+
+
+def prompt_ids(rollouts: Rollouts) -> list[Ids]:
+    """The tokens of each prompt, without padding."""
+    return _real(rollouts.tokens[:, : rollouts.prompt_length], rollouts.mask[:, : rollouts.prompt_length])
 
 
 def _real(tokens: torch.Tensor, mask: torch.Tensor) -> list[Ids]:

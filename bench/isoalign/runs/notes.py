@@ -34,8 +34,10 @@ OFF = (
     "{engine} did not sample from the policy that was trained: its tokens' log-probabilities are up to {gap:.2g} nats from "
     "the policy's own, over the limit of {limit:g}"
 )
+CUT = "the judge read the end of the prompt alone, as it reads no longer texts"
 MIN_SPENT_SHARE = 0.9  # of the budget: most methods need more than the rest for an iteration
 MIN_LAST_STEP_SHARE = 0.75  # of the spent FLOPs, at the last optimizer step
+MAX_SKIPPED_SHARE = 0.1  # of the optimizer steps
 MAX_UNSCORED_SHARE = 0.05  # of the completions
 MAX_MISSING_SHARE = 0.2  # of the verdicts of a comparing judge
 
@@ -134,6 +136,10 @@ def training_flags(run: Run) -> list[Flag]:
     sampler = record.get("sampler") or {}
     if (gap := sampler.get("max_gap", 0.0)) > sampler.get("limit", 0.0):
         flags.append(Flag("gate", OFF.format(gap=gap, **sampler)))
+    if skipped := record.get("skipped", 0):
+        steps = record["steps"]
+        text = f"at {skipped} of {steps} steps the loss or the gradient was not finite: they changed nothing"
+        flags.append(Flag("gate" if skipped > MAX_SKIPPED_SHARE * steps else "warning", text))
     if log and log[-1]["flops_spent"] < MIN_LAST_STEP_SHARE * record["spent"]["flops"]:
         share = log[-1]["flops_spent"] / record["spent"]["flops"]
         stopped = f"its last optimizer step was at {share:.0%} of the FLOPs that it spent: it stopped learning there"
@@ -162,6 +168,8 @@ def feedback_flags(run: Run) -> list[Flag]:
     if lost := [row["no_verdict"] for row in run.read_log() if row.get("no_verdict")]:
         share = f"{sum(lost) / len(lost):.0%} of them on average"
         warnings.append(f"at {len(lost)} steps answers got no verdict from the judge ({share}): each counts as a tie")
+    if cuts := [row["cut_prompts"] for row in run.read_log() if row.get("cut_prompts")]:
+        warnings.append(f"at {len(cuts)} steps {CUT} ({sum(cuts) / len(cuts):.0%} of the questions)")
     verdicts = _verdicts(run)
     models = [_record(run, model) for model in shared.reward_models(run.rewarded_by()).values()]
     warnings += whose_verdicts(task, models, verdicts["file"] if shared.unpaired_stage else "")
@@ -170,11 +178,17 @@ def feedback_flags(run: Run) -> list[Flag]:
     critic = run.uses("revisions") and task.constitution.kind == "server"
     if critic or (run.judge_check() and task.judge.kind == "server"):
         warnings.append("a server's FLOPs are unknown: no budget covers them, and the bill shows the server's tokens only")
+    unpriced = any(row.get("unpriced") for row in run.read_log())
     if run.reward_rounds():
         judge = _record(run, shared.pairs(run.rewarded_by())).get("judge", {})
         missing, asked = sum(judge.get("missing", {}).values()), judge.get("asked", 0)
         if missing > MAX_MISSING_SHARE * asked:
             warnings.append(f"the judge gave no verdict on {missing} of {asked} questions")
+        if cut := judge.get("cut"):
+            warnings.append(f"{CUT} ({cut} of {asked} questions)")
+        unpriced = unpriced or judge.get("flops", 0) is None
+    if unpriced:
+        warnings.append("the judge does not say what its verdicts cost: they are billed at 0 FLOPs, and no budget covers them")
     if run.teacher:
         warnings.append(f"it learned from the teacher {task.teacher}, whose own training is in no bill")
     if unscored := verdicts.get("unscored"):
@@ -250,7 +264,11 @@ def win_rate_flags(run: Run) -> list[Flag]:
     labels = run.read_record().get("spent", {}).get("labels") or {}
     did = taught(run.shared, labels, bool(run.reward_rounds()))
     kind: Literal["gate", "warning"] = "gate" if run.task.evaluation.scorer == WIN_RATE else "warning"
-    return [Flag(kind, f"the judge of its win rate also {did}: the two are not independent")] if did else []
+    flags = [Flag(kind, f"the judge of its win rate also {did}: the two are not independent")] if did else []
+    contests = run.contests(run.samples)
+    if contests and (cut := _record(run, contests).get("cut")):
+        flags.append(Flag("warning", f"win rate: {CUT} ({cut} contests)"))
+    return flags
 
 
 def _verdicts(run: Run) -> dict[str, Any]:

@@ -257,14 +257,14 @@ class Run(Training):
         if not self.task.judge.compares or self.rewarded_by() != "judge":
             return None
         shared, held_out, base_scores = self.shared, self.held_out, self.base_scores()
-        recipe = {"version": 1, "judge": shared.judge_identity, "held_out": held_out.key, "scores": base_scores.key}
+        recipe = {"version": 2, "judge": shared.judge_identity, "held_out": held_out.key, "scores": base_scores.key}
 
         def make(work: Path) -> None:
             judge, pair_scores = shared.comparing_judge(), shared.get(base_scores) / "pair_scores.json"
             assert judge is not None
             pairs = Feedback.read(shared.get(held_out))
             by_scorer, objective = json.loads(pair_scores.read_text()), self.task.objective
-            report = judge_check.check_judge(judge, pairs, shared.evaluated_base(), by_scorer, objective)
+            report = judge_check.check_judge(judge, pairs, shared.prompt_texts(pairs.prompts), by_scorer, objective)
             (work / "judge.json").write_text(json.dumps(report, indent=1))
 
         return Stage("judge", recipe, make)

@@ -83,7 +83,7 @@ def make_judge_pairs(work: Path, completions: Path, judge: Scoring | Judge, conf
         rows, record = by_judge(read_rows(completions / "answers.jsonl"), judge, config, seed)
         work_done, count = record["judge"], max(1, len(rows))
         flops = work_done["flops"]
-        record["asked_each"] = {"passes": 2 * work_done["asked"] / count, "tokens": work_done["tokens"] / count}
+        record["asked_each"] = {"passes": 2 * work_done["asked"] / count, "tokens": (work_done["tokens"] or 0) / count}
     if not rows:
         work_done = record.get("judge", {"missing": {}, "asked": 0})
         missing, margin = sum(work_done["missing"].values()), config.judge_margin

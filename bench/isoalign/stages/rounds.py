@@ -9,7 +9,7 @@ al. 2020, arXiv:2009.01325, section 3.2; Bai et al. 2022, arXiv:2204.05862, sect
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -79,8 +79,13 @@ class FeedbackRounds:
         self._teacher = self._teacher or self.shared.teacher()
         return self._teacher
 
+    def prompt_texts(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """What prompts of these tokens say."""
+        return self.shared.prompt_texts(ids)
+
     def comparing_judge(self) -> Judge | None:
-        """The AI judge that compares answers, if the task has one."""
+        """The AI judge that compares answers, if the task has one. Raises UserError if it is asked for another objective."""
+        self.shared.check_fits("judge")
         return self.shared.comparing_judge()
 
     def scoring_judge(self) -> OpinionJudge:

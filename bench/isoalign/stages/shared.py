@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.store import recipe_fields
 from isoalign.data import prompts
 from isoalign.data.preferences import Feedback, UnpairedFeedback
+from isoalign.data.prompts import as_text
 from isoalign.models import loading
 from isoalign.models.known_reward import KnownReward
 from isoalign.models.language import LanguageModel
@@ -141,6 +142,10 @@ class SharedStages(StageGraph):
         """The AI judge that scores single answers, loaded."""
         self.check_scoring_judge()
         return self.cached("judge", lambda: OpinionJudge(self.opinion("judge")))
+
+    def prompt_texts(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """What prompts of these tokens say, as the judge of completions reads them."""
+        return [as_text(self.asked(each)) for each in ids]
 
     def unread(self, read: Iterable[str]) -> list[str]:
         """Keys of the feedback and the reward models of those sources that none of the names of what was read has in it."""

@@ -226,6 +226,7 @@ def _compared(
     made = _resampled(means, pairs, parts, resamples) if exact else _approximated(gaps, parts, resamples)
     for (a, b), part, (low, high, beyond) in zip(pairs, parts, made, strict=True):
         p = min(1.0, 2 * (beyond + 1) / (resamples + 1))
+        p = p if part.error else max(p, 2.0 ** (1 - n))  # of n prompts that differ alike, by their signs
         yield (a, b), Comparison(part.value, low, high, p, None, n, 0, part.error, part.strict)
 
 

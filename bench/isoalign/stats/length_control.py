@@ -41,6 +41,8 @@ def length_controlled(wins: Sequence[float], differences: Sequence[float], owner
         parts = [weights[start : start + step][:, owner] for start in range(0, len(weights), step)]
         return np.concatenate([expit(_fit(x, y, part)[:, 0]) for part in parts])
 
+    if len(set(y.tolist())) == 1 and y[0] in (0, 1):  # no length would change that
+        return Estimate(float(y[0]), float(y[0]), float(y[0]), len(names))
     weights = np.ones((1, len(y)))
     theta, phi = _fit(x, y, weights)[0]
     value = float(expit(theta))

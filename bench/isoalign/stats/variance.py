@@ -59,8 +59,8 @@ def shares_of(table: Array) -> Shares:
     if count < 2:
         return Shares(count, 0.0, 0.0)
     rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
-    seeds = _variance(table.mean(1))
-    return Shares(count, float(np.square(rest).sum()) / ((count - 1) * (n - 1)) / (count * n), seeds)
+    squares = float(np.square(rest).sum()) if np.abs(rest).max() > 1e-12 * np.abs(table).max() else 0.0  # else by rounding
+    return Shares(count, squares / ((count - 1) * (n - 1)) / (count * n), _variance(table.mean(1)))
 
 
 def parts_from(means: Array, methods: Sequence[Shares]) -> Parts:
@@ -71,7 +71,8 @@ def parts_from(means: Array, methods: Sequence[Shares]) -> Parts:
     for one in methods:
         if one.count > 1:
             prompts -= one.rest
-            own = one.seeds / one.count
+            # shares tie by chance, and seeds that tie don't vary less than the noise in them, which prompts have lost
+            own = one.seeds / one.count or one.rest
             seeds += own
             uncertain += own**2 / (one.count - 1)
             fewest = min(fewest, one.count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -64,6 +65,10 @@ class FeedbackSource(Protocol):
 
     def teacher(self) -> LanguageModel:
         """The frozen language model that the task names as its teacher, which reads and writes the policy's tokens."""
+        ...
+
+    def prompt_texts(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """What prompts of these tokens say, as a judge reads them: a conversation with its roles, not the model's template."""
         ...
 
     def comparing_judge(self) -> Judge | None:

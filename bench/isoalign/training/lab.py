@@ -275,7 +275,7 @@ class Lab:
         meter.require(price, labels=len(texts))
         meter.label("ai_scores", range(asked, asked + len(texts)))
         meter.charge("judge", "forward", price)
-        return scores_of(session, judge, texts, session.policy.decode_prompts(rollouts))
+        return scores_of(session, judge, texts, rollouts)
 
     # -- the run --------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.records import Question
 from isoalign.feedback.judges.verdicts import Judge
 from isoalign.models.reward import Rewarder
+from isoalign.models.tokens import prompt_ids
 from isoalign.training.feedback_source import ScoringJudge
 from isoalign.training.session import Session
 
@@ -35,8 +36,10 @@ def pay_reward_model(session: Session, rewarder: Rewarder, labelled_by: str) -> 
     session.reward_models.add(name)
 
 
-def scores_of(session: Session, judge: ScoringJudge, texts: list[str], prompts: list[str]) -> Tensor:
-    """P(acceptable) of each text [B] by a judge that scores; the share of those without a score is logged."""
+def scores_of(session: Session, judge: ScoringJudge, texts: list[str], rollouts: Rollouts) -> Tensor:
+    """P(acceptable) of each text [B], the answers of rollouts, by a judge that scores; the share of those without a score is
+    logged."""
+    prompts = session.source.prompt_texts(prompt_ids(rollouts))
     before = getattr(judge, "unscored", 0)
     scores = world.of_first(lambda: judge(texts, prompts)).to(session.device)
     if missing := world.of_first(lambda: getattr(judge, "unscored", 0) - before):
@@ -48,12 +51,16 @@ def compare(session: Session, judge: Judge, first: Rollouts, second: Rollouts) -
     """P(first is better) [B] by a judge that compares. Each question counts as an AI label; its cost is known, and charged,
     once it is answered. One without a verdict is a tie, and their share is logged; raises UserError where all are."""
     policy, meter = session.policy, session.meter
-    prompts, answers = policy.decode_prompts(first), [policy.decode(each) for each in (first, second)]
+    prompts, answers = session.source.prompt_texts(prompt_ids(first)), [policy.decode(each) for each in (first, second)]
     questions = [Question(*texts) for texts in zip(prompts, *answers, strict=True)]
     verdicts = session.fetch(world.of_first, lambda: judge(questions))
     before = len(meter.labels.get("ai_scores", ()))
     meter.label("ai_scores", range(before, before + len(verdicts)))
     meter.charge("judge", "forward", sum(verdict.flops or 0 for verdict in verdicts))
+    if any(verdict.flops is None for verdict in verdicts):
+        session.logged.setdefault("unpriced", []).append((1.0, 1.0))
+    if cut := sum(verdict.cut for verdict in verdicts):
+        session.logged.setdefault("cut_prompts", []).append((cut / len(verdicts), 1.0))
     meter.ask({"passes": 2 * len(verdicts), "tokens": sum(verdict.tokens or 0 for verdict in verdicts)})
     if lost := sum(verdict.p is None for verdict in verdicts):
         session.logged.setdefault("no_verdict", []).append((lost / len(verdicts), 1.0))

@@ -24,7 +24,7 @@ def judge_identity(config: JudgeConfig) -> dict[str, Any]:
     if config.kind not in KINDS:
         module = plugins.load("judges", config.kind)
         return common | dict(module.identity(config)) | {"source": source.source_digest([module.__name__])}
-    prompting = {"thought": config.thought, "template": load_template(config.template).digest}
+    prompting = {"thought": config.thought, "template": load_template(config.template, config.criterion).digest}
     if config.kind == "server":
         return common | prompting | {"model": config.model, "base_url": config.base_url.rstrip("/"), "temperature": 0}
     return common | prompting | {"weights": loading.weights_identity(config.model)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -71,16 +71,20 @@ class LMJudge:
         self.config, self.model, self.batch_size, self.quiet = config, model, batch_size, quiet
         self.name = f"lm:{Path(config.model).name if Path(config.model).is_dir() else config.model}"
         self.identity = judge_identity(config)
-        self.template = templates.load_template(config.template)
+        self.template = templates.load_template(config.template, config.criterion)
         self.chat = bool(getattr(model.tokenizer, "chat_template", None))
-        self.longest: int | None = getattr(model.inner.config, "max_position_embeddings", None)
+        self.longest: int | None = loading.longest_text(model.inner.config)
 
     def __call__(self, questions: Sequence[Question], principle: str | None = None) -> list[Verdict]:
         """A verdict on each question; missing if the answers alone exceed the context length."""
         return in_both_orders(questions, lambda shown: self._read(shown, principle))
 
     def _read(self, shown: list[Question], principle: str | None) -> list[Showing]:
-        texts = [self._fit_question(question, principle) for question in shown]
+        starts = [self._start(question, principle) for question in shown]
+        texts = [
+            None if start is None else self._render(question.prompt[start:], question, principle)
+            for question, start in zip(shown, starts, strict=True)
+        ]
         rows = [(len(self._ids(text)), text, i) for i, text in enumerate(texts) if text is not None]
         batches = _batches(rows, self.batch_size)
         showings = [Showing(None, missing="too long", reason=f"over {self.longest} tokens even without its prompt")] * len(
@@ -88,27 +92,24 @@ class LMJudge:
         )
         for batch in batches if self.quiet else progress.track(batches, "judge"):
             for (_, _, i), showing in zip(batch, self._showings([text for _, text, _ in batch]), strict=True):
-                showings[i] = showing
+                showings[i] = replace(showing, cut=bool(starts[i]))
         return showings
 
     # -- prompts --------------------------------------------------------------------------------------------------
 
-    def _fit_question(self, question: Question, principle: str | None) -> str | None:
-        """The question as text, its prompt truncated from the left if necessary; None if it is too long even without
-        prompt."""
+    def _start(self, question: Question, principle: str | None) -> int | None:
+        """Where the part of the prompt begins that is shown, its front left out if necessary; None if the question is too long
+        even without a prompt."""
         ending = self._longest_ending if not self.config.thought else f"\n\n{self._longest_ending}"
 
-        def text(start: int) -> str:
-            return self._render(question.prompt[start:], question, principle)
-
         def fits(start: int) -> bool:
-            return self._fits(text(start) + ending, self.config.thought)
+            return self._fits(self._render(question.prompt[start:], question, principle) + ending, self.config.thought)
 
         end = len(question.prompt)
         if fits(0):
-            return text(0)
+            return 0
         start = bisect_left(range(end + 1), True, key=fits)
-        return text(start) if start <= end else None
+        return start if start <= end else None
 
     @cached_property
     def _longest_ending(self) -> str:

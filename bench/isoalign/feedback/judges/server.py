@@ -42,7 +42,7 @@ class ServerJudge:
         self.config, self.quiet = config, quiet
         self.name = f"server:{config.model}"
         self.identity = judge_identity(config)
-        self.template = templates.load_template(config.template)
+        self.template = templates.load_template(config.template, config.criterion)
         self.client = Client(config, cache, sleep, clock)
         self.letters = not config.thought  # whether to ask for log-probabilities of a letter
 

@@ -53,30 +53,33 @@ LABELS = (" A", " B")
 
 @dataclass(frozen=True)
 class Template:
-    """The body of a question."""
+    """The body of a question, and the ``criterion`` that is asked for without a principle; empty for `QUESTION`."""
 
     body: str
+    criterion: str = ""
 
     @property
     def digest(self) -> str:
         """Of all texts of a question, for the identity of a judge."""
-        return store.digest([self.body, QUESTION, BY_PRINCIPLE, LETTER, LINE, THINK, OPENING, LABELS])
+        texts = [self.body, QUESTION, BY_PRINCIPLE, LETTER, LINE, THINK, OPENING, LABELS]
+        return store.digest([*texts, self.criterion] if self.criterion else texts)
 
     def render(self, prompt: str, first: str, second: str, principle: str | None, ending: str) -> str:
         """The full question. All placeholders are filled at once, so braces in an answer stay braces."""
-        question = QUESTION if principle is None else BY_PRINCIPLE + principle
+        wanted = principle or self.criterion
+        question = BY_PRINCIPLE + wanted if wanted else QUESTION
         values = {"prompt": prompt, "first": first, "second": second, "question": question}
         filled = re.sub(rf"\{{({'|'.join(PLACEHOLDERS)})\}}", lambda place: values[place[1]], self.body)
         return repair_unicode(f"{filled}\n{ending}")
 
 
-def load_template(name: str) -> Template:
+def load_template(name: str, criterion: str = "") -> Template:
     """A template by name or by the path of a text file; empty for the default.
 
     Raises UserError if the file can't be read or lacks a placeholder.
     """
     if name in BODIES or not name:
-        return Template(BODIES[name or "continuation"])
+        return Template(BODIES[name or "continuation"], criterion)
     try:
         body = Path(name).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
@@ -85,7 +88,7 @@ def load_template(name: str) -> Template:
     missing = [f"{{{place}}}" for place in PLACEHOLDERS if f"{{{place}}}" not in body]
     if missing:
         raise UserError(f"task.judge.template: {name} lacks {', '.join(missing)}")
-    return Template(body)
+    return Template(body, criterion)
 
 
 def repair_unicode(text: str) -> str:

@@ -22,7 +22,8 @@ class Showing:
 
     ``p``: P(the answer shown first is better), None without a verdict; ``missing`` is then the cause in a word or two.
     ``reason``: chain of thought, or the text received instead of a verdict. ``tokens``: read and written; ``estimated``: from
-    text lengths, as the server didn't count them. ``flops`` by formula, 0 for a server.
+    text lengths, as the server didn't count them. ``flops`` by formula, 0 for a server. ``cut``: the front of the prompt was
+    left out, as the model does not read so much.
     """
 
     p: float | None
@@ -31,6 +32,7 @@ class Showing:
     reason: str = ""
     missing: str = ""
     estimated: bool = False
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Verdict:
     reason: str = ""
     missing: str = ""
     estimated: bool = False
+    cut: bool = False
 
 
 class Judge(Protocol):
@@ -82,6 +85,7 @@ def combine(ahead: Showing, behind: Showing) -> Verdict:
         reason="\n---\n".join(filter(None, [ahead.reason, behind.reason])),
         missing=ahead.missing or behind.missing,
         estimated=ahead.estimated or behind.estimated,
+        cut=ahead.cut or behind.cut,
     )
 
 
@@ -96,7 +100,8 @@ def summary(questions: Sequence[Question], verdicts: Sequence[Verdict]) -> dict[
 
     ``missing``: count by cause. ``position_bias``: mean of P(answer shown first wins) - 1/2 over both orders, 0 for a fair
     judge, .5 for one that sees only the position. ``inconsistent``: share of verdicts that flip with the order. Both are
-    `Estimate`, with bootstrap intervals over prompts. ``estimated``: verdicts whose tokens the server didn't count.
+    `Estimate`, with bootstrap intervals over prompts. ``estimated``: verdicts whose tokens the server didn't count. ``cut``,
+    if there are any: those on the end of a prompt alone.
     """
     bias: dict[str, list[float | None]] = {}
     flips: dict[str, list[float | None]] = {}
@@ -113,7 +118,7 @@ def summary(questions: Sequence[Question], verdicts: Sequence[Verdict]) -> dict[
         "tokens": known_sum(verdict.tokens for verdict in verdicts),
         "flops": known_sum(verdict.flops for verdict in verdicts),
         "estimated": sum(verdict.estimated for verdict in verdicts),
-    }
+    } | ({"cut": cut} if (cut := sum(verdict.cut for verdict in verdicts)) else {})
 
 
 def _mean_over_prompts(values: dict[str, list[float | None]]) -> Estimate:

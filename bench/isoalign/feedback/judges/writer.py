@@ -21,7 +21,7 @@ from isoalign.core.lazy import transformers
 from isoalign.feedback.judges.client import Client
 from isoalign.feedback.judges.limits import Stop
 from isoalign.feedback.judges.replies import Message, RequestFailed, RequestRejected
-from isoalign.models import tokens
+from isoalign.models import loading, tokens
 from isoalign.models.language import LanguageModel
 from isoalign.models.tokens import Ids
 
@@ -66,7 +66,7 @@ class LMWriter:
     def __init__(self, name: str, model: LanguageModel, tokens: int, batch_size: int = 16) -> None:
         self.name, self.model, self.tokens, self.batch_size = name, model, tokens, batch_size
         self.chat = bool(getattr(model.tokenizer, "chat_template", None))
-        self.longest: int | None = getattr(model.inner.config, "max_position_embeddings", None)
+        self.longest: int | None = loading.longest_text(model.inner.config)
 
     def __call__(self, talks: Sequence[Talk]) -> list[Written]:
         """The answer to each talk; missing if the talk exceeds the context length."""

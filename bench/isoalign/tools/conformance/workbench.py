@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,10 @@ class FixedSource:
             raise UserError("it learns from a teacher, and there is none")
         return self.make_teacher()
 
+    def prompt_texts(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Nothing: its judge reads no prompts."""
+        return [""] * len(ids)
+
     def comparing_judge(self) -> None:
         """None."""
         return None
@@ -183,8 +187,7 @@ class Bench:
 
     def _limited(self, model: LanguageModel) -> LanguageModel:
         if self.words:
-            banned = [token for token in range(model.vocabulary) if token not in self.words]
-            model.banned = torch.tensor(banned, device=model.device)
+            model.banned = torch.tensor(sorted(set(range(model.vocabulary)) - set(self.words)), device=model.device)
         return model
 
     def lab(self, budget: Budget | None = None, seed: int = 0) -> Lab:

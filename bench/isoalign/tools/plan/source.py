@@ -136,8 +136,7 @@ class PlannedSource:
         judge = self.comparing_judge()
         if judge is None:
             return 2 * FEATURES * answers
-        ids = self._ids(self.prompts())[:ASKED]
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        texts = self.prompt_texts(self._ids(self.prompts())[:ASKED])
         answer = self.tokenizer.decode(self.policy.written(1, self.policy.answer)[0].tolist())
         verdicts = judge([Question(text, answer, answer + ".") for text in texts])
         return questions * sum(verdict.flops or 0 for verdict in verdicts) // len(verdicts)
@@ -235,6 +234,10 @@ class PlannedSource:
         shape = self._once(f"scorer-{source}", lambda: reward_shapes(source)[1])
         self.notes[f"{source} reads as many tokens as the policy writes"] = None
         return lambda count: int(shape.forward([length] * count, [0] * count))
+
+    def prompt_texts(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """What the policy reads."""
+        return [str(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def comparing_judge(self) -> Judge | None:
         """The AI judge that compares two answers."""
