@@ -222,6 +222,7 @@ def test_a_row_without_a_reduction_is_not_ranked() -> None:
         {"parents": {"sft": "another"}},
         {"parents": {"sft": "ab12cd34ef56ab78", "held_out": "of noisier feedback"}},
         {"notes": NOTES | {"second_scorer": "another"}},
+        {"notes": NOTES | {"scorer_weights": "ab12cd34"}},
         {"notes": NOTES | {"draws": 25}},
     ],
 )

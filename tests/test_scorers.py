@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from isoalign.config.evaluation import EvaluationConfig
 from isoalign.core.errors import UserError
 from isoalign.data import assets, convert
+from isoalign.evaluation.scores import weights_digest
 from isoalign.models import scorers
 from isoalign.models.answer_scorers import load_answer_scorer
 from isoalign.models.bilstm import LABELS, LENGTH, BiLSTM, Vocabulary
@@ -328,3 +330,17 @@ def test_a_classifier_that_was_saved_with_padding_on_the_left_scores_each_text_a
     scorer = load_scorer(f"hf:{tmp_path}")
     texts = ["you are kind", "this is a comment number of an idiot and thanks"]
     assert scorer(texts) == pytest.approx([scorer([text])[0] for text in texts], abs=1e-5)
+
+
+def test_scorers_that_are_brought_have_a_digest_of_their_weights_and_those_that_ship_none(tmp_path: Path) -> None:
+    assert weights_digest(EvaluationConfig()) == ""
+    assert weights_digest(EvaluationConfig(scorer="vader", second_scorer="rule:number")) == ""
+    found = []
+    for name, weights in (("mine", b"one"), ("retrained", b"two"), ("copied", b"two")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text('{"model_type": "bert"}')
+        (folder / "model.safetensors").write_bytes(weights)
+        found.append(weights_digest(EvaluationConfig(second_scorer=f"hf:{folder}")))
+    assert len(found[0]) == 8
+    assert found[0] != found[1] == found[2]

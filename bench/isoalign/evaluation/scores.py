@@ -14,11 +14,13 @@ import torch
 
 from isoalign.config.evaluation import WIN_RATE, EvaluationConfig
 from isoalign.config.task import ModelConfig
+from isoalign.core import plugins
 from isoalign.core.batches import Rollouts
 from isoalign.core.devices import device
 from isoalign.core.memory import by_rows
 from isoalign.core.objective import TOXICITY, Objective, objective_recipe, read_objective
 from isoalign.core.records import Contest, Rewards, Sample, ScoredPair
+from isoalign.core.store import digest
 from isoalign.data.assets import ASSETS
 from isoalign.data.formats import Turns
 from isoalign.data.preferences import Feedback
@@ -30,6 +32,7 @@ from isoalign.models.answer_scorers import identity, load_answer_scorer
 from isoalign.models.embed import embed
 from isoalign.models.known_reward import Asked
 from isoalign.models.language import LanguageModel
+from isoalign.models.scorers import REWARD
 from isoalign.models.tokens import closing_id
 
 VERSION = 1
@@ -42,6 +45,14 @@ def model_digests(config: EvaluationConfig) -> list[str]:
     """Digests of scorers and sentence encoder; for a hub model, its commit."""
     names = (*_models(config), "minilm")
     return [ASSETS[name].sha256 if name in ASSETS else identity(name) for name in names]
+
+
+def weights_digest(config: EvaluationConfig) -> str:
+    """A digest of the scorers that a folder, a hub or a package brings, which may be others under the same name; empty for
+    those that come with isoalign."""
+    named = (config.scorer, config.second_scorer)
+    brought = [name for name in named if name.startswith(("hf:", REWARD)) or name in plugins.entry_points("scorers")]
+    return digest(list(map(identity, brought)))[:8] if brought else ""
 
 
 @dataclass(frozen=True)

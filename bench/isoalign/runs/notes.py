@@ -17,7 +17,7 @@ from isoalign.core.store import digest
 from isoalign.data.formats.types import KEPT, SKIPPED
 from isoalign.data.prompts import count_skipped
 from isoalign.evaluation import samples
-from isoalign.evaluation.scores import LONGER, SCORES
+from isoalign.evaluation.scores import LONGER, SCORES, weights_digest
 from isoalign.models import reward_classifier
 from isoalign.models.answer_scorers import load_answer_scorer
 from isoalign.models.loading import task_tokenizer
@@ -56,6 +56,7 @@ def make_notes(run: Run) -> dict[str, Any]:
         "correlation": json.loads((run.shared.get(run.agreement) / "correlation.json").read_text()),
         "tuning": run.tuning if run.trains else None, "caveat": CAVEAT if run.task.objective.is_toxicity else None,
     }  # fmt: skip
+    notes |= {"scorer_weights": found} if (found := weights_digest(config)) else {}
     notes |= win_rate_notes(run, run.contests(run.samples))
     notes |= _known_reward(run) | _reward_model(run) | _plugin_packages(run) | _feedback_records(run)
     notes |= {"bases": found} if (found := _bases(run)) else {}

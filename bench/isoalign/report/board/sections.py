@@ -52,6 +52,7 @@ PROTOCOL = {
     "draws": "Draws per prompt",
     "scorer": "Scorer",
     "second_scorer": "Second scorer",
+    "scorer_weights": "Digest of the scorers",
     "win_rate": "Win rate",
     "held_out": "Held-out pairs",
 }
