@@ -225,6 +225,29 @@ def test_what_is_missing_worded_otherwise_or_on_one_side_alone_is_said(tmp_path:
     assert "4 prompts are worded differently (template or examples)" in text
 
 
+def test_answers_under_other_settings_and_prompts_in_the_older_form_are_told(tmp_path: Path) -> None:
+    def settings(rows: list[Any]) -> None:
+        for row in rows:
+            row["arguments"]["gen_args_0"]["arg_1"] = {"until": ["\n"], "temperature": 1.0, "max_gen_toks": 16}
+
+    text = compare_logs(read(changed(LM_EVAL[0], tmp_path, settings)), read(LM_EVAL[1])).text()
+    assert re.search(r"not given under the same conditions on both sides, by .*temperature", text)
+
+    def older(shots: str) -> Any:
+        def change(rows: list[Any]) -> None:
+            for row in rows:
+                first = row["arguments"]["gen_args_0"]
+                row["arguments"] = [[shots + first["arg_0"], first.get("arg_1", {})]]
+
+        return change
+
+    for number, (shots, said) in enumerate((("", False), ("Q: 1+1 A: 2\n", True))):
+        (folder := tmp_path / str(number)).mkdir()
+        both = [read(changed(LM_EVAL[0], folder, older(each))) for each in ("",)], [read(LM_EVAL[0])]
+        other = read(changed(LM_EVAL[0], folder, older(shots)))
+        assert ("are worded differently" in compare_logs(other, both[1][0]).text()) == said
+
+
 def test_text_in_names_is_inert(tmp_path: Path) -> None:
     def change(rows: list[Any]) -> None:
         for row in rows:

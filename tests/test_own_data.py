@@ -376,6 +376,47 @@ def test_what_is_cut_of_peoples_verdicts_is_counted_in_tokens(tmp_path: Path, ti
     assert record["pairs"] == len(trained)
 
 
+def test_rows_that_repeat_a_verdict_of_one_annotator_are_one_vote(tmp_path: Path, tiny_model: Path) -> None:
+    asked = [f"are you {i}" for i in range(40) if prompts.split_of(f"are you {i}") == "train"]
+
+    def row(prompt: str, chosen: str, rater: str) -> dict[str, Any]:
+        rest = {" yes": " no", " no": " yes"}
+        return {"prompt": prompt, "chosen": chosen, "rejected": rest[chosen]} | ({"rater": rater} if rater else {})
+
+    rows = [row(asked[0], " yes", "ann")] * 3 + [row(asked[0], " no", who) for who in ("bob", "cid")]
+    rows += [row(asked[1], " yes", "ann"), row(asked[1], " no", "ann"), row(asked[1], " no", "bob")]  # ann says both
+    rows += [row(asked[2], " yes", "ann"), row(asked[2], " no", "ann")]
+    record = human(tmp_path, tiny_model, rows)
+    pairs = [json.loads(line) for line in (tmp_path / "train" / "pairs.jsonl").read_text().splitlines()]
+    assert [(pair["chosen"], pair["annotators"]) for pair in pairs] == [(" no", [0, 1, 2]), (" no", [0, 0, 1])]
+    assert (record["repeats"], record["dropped"]) == (2, {"tied between annotators": 1})
+    unnamed = human(tmp_path, tiny_model, [row(asked[0], word, "") for word in (" yes", " yes", " no")])
+    assert "repeats" not in unnamed, "they may be of different people"
+    assert unnamed["pairs"] == 1
+
+
+def test_a_question_of_the_test_source_is_not_trained_on_under_another_system_prompt(tmp_path: Path) -> None:
+    def talks(system: str) -> list[Any]:
+        return [
+            {"prompt": [{"role": "system", "content": system}, {"role": "user", "content": f"What is {i}?"}]}
+            for i in range(40)
+        ]
+
+    own = write(tmp_path / "kind.jsonl", [*talks("Be kind."), {"prompt": [{"role": "user", "content": "Who are you?"}]}])
+    held_out = write(tmp_path / "helpful.jsonl", talks("You are helpful."))
+    config = PromptsConfig(0, 0, 0, source=str(own), test_source=str(held_out))
+    assert len(prompts.own_split(config, "test")) == 40
+    found = [prompt for split in ("train", "validation") for prompt in split_or_none(config, split)]
+    assert {prompts.opening_turn(prompt) for prompt in found} == {"Who are you?"}
+
+
+def split_or_none(config: PromptsConfig, split: str) -> list[Any]:
+    try:
+        return list(prompts.own_split(config, split))
+    except UserError:
+        return []
+
+
 def test_prompts_that_become_equal_are_counted_and_too_many_refused(tmp_path: Path, tiny_model: Path) -> None:
     closing = " please answer in one kind word and thank you for your kind help"
     rows = [{"prompt": f"question {i}{closing}", "chosen": " yes", "rejected": " no"} for i in range(41)]

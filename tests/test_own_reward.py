@@ -393,6 +393,14 @@ def silent_template(folder: Path, words: Path) -> None:
     write_reward_model(folder, words, template="{{ messages[0]['content'] }}<|end|>")
 
 
+def last_turns(folder: Path, words: Path) -> None:
+    write_reward_model(folder, words, template="{% for turn in messages[-2:] %}{{ turn['content'] }}<|end|>{% endfor %}")
+
+
+def shortened(folder: Path, words: Path) -> None:
+    write_reward_model(folder, words, template="{% for turn in messages %}{{ turn['content'][:60] }}<|end|>{% endfor %}")
+
+
 def own_code(folder: Path, words: Path) -> None:
     write_reward_model(folder, words)
     rewrite(folder, auto_map={"AutoModelForSequenceClassification": "modeling.Model"})
@@ -424,7 +432,8 @@ REFUSED = [
     (three_outputs, r"has 3 outputs.*task\.reward\.classifier=hf:.*#LABEL.*LABEL_0, LABEL_1, LABEL_2"),
     (headless, r"no trained reward model: it lacks the weights score\.weight"),
     (without_tokenizer, "has no tokenizer|cannot read the tokenizer"), (failing_template, "chat template of .* fails"),
-    (silent_template, "does not show prompt and answer"), (own_code, "comes with code of its own"),
+    (silent_template, "does not show prompt and answer in full"), (shortened, "does not show prompt and answer in full"),
+    (last_turns, "does not show the earlier turns of a conversation"), (own_code, "comes with code of its own"),
     (pickled, "cannot load the reward model"), (encoder_decoder, "encoder-decoder"), (other_vocabulary, "embeddings for 97"),
 ]  # fmt: skip
 

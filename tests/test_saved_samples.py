@@ -93,6 +93,7 @@ def test_completions_made_elsewhere_are_scored_and_entered_as_unmetered(card: Pa
     assert figures["kl"]["value"] == pytest.approx(1.5)
     assert figures["toxicity_reduction"]["n"] == 16
     assert figures["perplexity"]["value"] > 1
+    assert "its scores came with mine.jsonl: they were not computed here" in [flag["text"] for flag in data["flags"]]
     assert figures["kl_k1"] == {"value": None, "low": None, "high": None, "n": 0, "missing": 32}
 
 

@@ -239,6 +239,9 @@ def test_hugging_face_mistakes_are_one_line(tmp_path: Path) -> None:
         load_scorer(_tiny(tmp_path / "b", ["toxic", "clean"], head=False))
     with pytest.raises(UserError, match="has 2 outputs of a regression, which are no probabilities"):
         load_scorer(_tiny(tmp_path / "c", ["toxic", "length"], problem_type="regression") + "#toxic")
+    with pytest.raises(UserError, match=r"several labels of harm, .*set problem_type in its config\.json"):
+        load_scorer(_tiny(tmp_path / "d", ["toxic", "obscene", "insult"]))
+    load_scorer(_tiny(tmp_path / "e", ["toxic", "neutral", "kind"]))
     with pytest.raises(UserError, match="cannot load the scorer 'hf:nobody/nothing'"):
         load_scorer("hf:nobody/nothing")
 

@@ -81,16 +81,22 @@ def own_split(config: PromptsConfig, wanted: str) -> list[Prompt]:
     """The prompts of one split of one's own sources, in the order of their hash.
 
     A source that is for this split alone gives all of its prompts; else the hash of a prompt's text, or of a conversation's
-    first user turn, decides. A prompt that stands in the source of another split as well is that split's. Raises UserError
+    first user turn, decides. A prompt that stands in the source of another split as well is that split's, be it under another
+    system prompt. Raises UserError
     naming file and row of a prompt that cannot be read, and for a split with no or too few prompts.
     """
     forbidden("the prompts")
     named = getattr(config, f"{wanted}_source", "")
-    held_out = {prompt.id for other in other_sources(config, wanted) for prompt in read_own(other, config)}
+    others = [prompt for other in other_sources(config, wanted) for prompt in read_own(other, config)]
+    held_out, asked = {prompt.id for prompt in others}, {opening_turn(prompt) for prompt in others}
     source, count = named or config.source, getattr(config, wanted)
     different = read_own(source, config)
     chosen = [
-        prompt for prompt in different if prompt.id not in held_out and (named or split_of(opening_turn(prompt)) == wanted)
+        prompt
+        for prompt in different
+        if prompt.id not in held_out
+        and opening_turn(prompt) not in asked
+        and (named or split_of(opening_turn(prompt)) == wanted)
     ]
     if not chosen or len(chosen) < count:
         raise UserError(

@@ -27,12 +27,12 @@ class OwnReward(Untrained):
         normalise: bool = True,
     ) -> None:  # fmt: skip
         self.tokenizer, self.model, self.asked, self.normalise = loading.task_tokenizer(config), model, asked, normalise
-        self.precision = config.precision
         self.record = json.loads((folder / "record.json").read_text())
 
     def __call__(self, rollouts: Rollouts) -> Tensor:
-        """Rewards [B]; if normalised, with mean 0 and deviation 1 on the training answers."""
-        return normalise_rewards(self.model(self._rows(rollouts), self.precision), self.record, self.normalise)
+        """Rewards [B]; if normalised, with mean 0 and deviation 1 on the training answers. In fp32 whatever the policy is in,
+        as scores about 25 have steps of .125 in bf16."""
+        return normalise_rewards(self.model(self._rows(rollouts)), self.record, self.normalise)
 
     def flops(self, rollouts: Rollouts) -> int:
         """FLOPs of a pass over the reward model's tokens of the texts."""

@@ -25,7 +25,7 @@ from isoalign.models.flops import Shape, bill_error, shape_of
 from isoalign.models.precision import in_precision
 from isoalign.models.scalar_head import scalar_head_class, unread_weights
 
-VERSION = 1
+VERSION = 2
 ROWS = 16  # texts scored together
 TOLERANCE = 2e-3  # of a score in a batch from that of the text alone, relative to 1 + its size
 ASKED: Turns = (Turn("user", "What is a reward model?"),)
@@ -212,10 +212,22 @@ def _check_template(found: RewardClassifier) -> None:
     """Refuse a chat template that fails, or that does not show what is said."""
     if not found.reader.chat:
         return
-    said = [{"role": role, "content": f"{tokens.MARK} {role}"} for role in ("user", "assistant")]
-    text = tokens.chat_text(found.reader.tokenizer, said, answer=False)
-    if not 0 <= text.find(said[0]["content"]) < text.find(said[1]["content"]):
-        raise UserError(f"the chat template of the reward model {found.name!r} does not show prompt and answer; mend it")
+    for turns in (2, 4):
+        marks = [[f"{tokens.MARK} {place} {end}" for end in ("begins", "ends")] for place in range(turns)]
+        said = [
+            {"role": ("user", "assistant")[place % 2], "content": f"{first} {' and on' * 200} {last}"}
+            for place, (first, last) in enumerate(marks)
+        ]
+        try:
+            text = tokens.chat_text(found.reader.tokenizer, said, answer=False)
+        except UserError:
+            if turns == 2:
+                raise
+            return  # a template of one question and its answer says so when it is used
+        places = [text.find(mark) for each in marks for mark in each]
+        if -1 in places or places != sorted(places):
+            what = "prompt and answer in full" if turns == 2 else "the earlier turns of a conversation"
+            raise UserError(f"the chat template of the reward model {found.name!r} does not show {what}; mend it")
 
 
 def _end_tokens(tokenizer: Any) -> list[int]:

@@ -27,6 +27,10 @@ REWARD = "reward:"  # of the name of a scorer that is a reward model
 EMBEDDED = ("tox_block", "toxic_classifier")
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError)  # of a model on a text
 TOLERANCE = 1e-3  # of a probability: how far apart a text's scores may be alone and in a padded batch
+HARMS = {
+    "toxic", "toxicity", "severe_toxic", "severe_toxicity", "obscene", "threat", "insult", "identity_hate", "identity_attack",
+    "sexual_explicit", "profanity", "hate", "harassment", "violence",
+}  # fmt: skip
 TOXIC = ("toxic", "toxicity", "hate", "hateful", "offensive")  # names of the main label; the first match is used
 
 
@@ -126,6 +130,11 @@ def _load_hub_scorer(name: str, device: str) -> Scorer:
     _check_outputs(source, model.config)
     label = _toxic_label(source, model.config.id2label, wanted)
     applied, kind = getattr(model.config, "function_to_apply", None), model.config.problem_type
+    if not kind and not applied and len(HARMS.intersection(map(str.lower, map(str, model.config.id2label.values())))) > 1:
+        raise UserError(
+            f"hf:{source} has several labels of harm, and does not say whether a text may have more than one: set "
+            "problem_type in its config.json to multi_label_classification, or to single_label_classification"
+        )
     several = model.config.num_labels > 1 and kind != "multi_label_classification" and applied != "sigmoid"
     # RoBERTa's positions start at 2
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512) - 2)

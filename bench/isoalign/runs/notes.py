@@ -197,6 +197,8 @@ def feedback_flags(run: Run) -> list[Flag]:
         warnings.append(f"{name} got no score from the annotator: they are in no pair, and as a reward they get the mean")
     if evaluated := verdicts.get("dropped", {}).get(from_file.EVALUATED):
         warnings.append(f"{verdicts['file']}: {evaluated:,} verdicts on evaluated prompts were left out")
+    if repeats := verdicts.get("repeats"):
+        warnings.append(f"{verdicts['file']}: {repeats:,} rows repeat a verdict of the same annotator, and count once")
     if shared_words := verdicts.get("overlap"):
         still = overlap.told(shared_words["prompts"], shared_words["evaluated"], "verdicts")
         warnings.append(f"{verdicts['file']}: {still}")

@@ -21,7 +21,7 @@ from isoalign.data.formats.files import iterate_rows
 from isoalign.stages.cutting import Cutter, HeldOut, check_fit, fit_of
 from isoalign.stages.overlap import count_overlap, unlike_forms
 
-VERSION = 8
+VERSION = 9
 SOURCE = "human"
 EVALUATED = "whose prompt is evaluated"
 UNSAYABLE = "with a token that no answer may have"  # an unknown one, or one that ends answers where their length is fixed
@@ -81,6 +81,7 @@ def make_human_pairs(
     evaluated = list(evaluated)
     held_out = HeldOut(cut, evaluated)
     trained: list[Turns] = []
+    repeats = 0
     for item, judged in items.items():
         text = cut.text(judged[0].prompt)
         if prompts.split_of(cut.split_text(judged[0].prompt)) != split:
@@ -89,6 +90,9 @@ def make_human_pairs(
             dropped[EVALUATED] += 1
             continue
         losses["answers cut"] += sum(cut.is_cut(answer) for answer in (judged[0].chosen, judged[0].rejected))
+        count = len(judged)
+        judged = _one_each(judged)
+        repeats += count - len(judged)
         row = _human_row(text, _majority(judged), cut)
         if isinstance(row, str):
             dropped[row] += 1
@@ -96,6 +100,7 @@ def make_human_pairs(
             trained.append(judged[0].prompt)
             rows.append({"pair_id": item} | row | {"annotators": [annotators[each.rater] for each in judged]})
     more = {"annotators": len(annotators), "ties": data.ties, "remarks": dict(data.remarks), "cut": dict(+losses)}
+    more |= {"repeats": repeats} if repeats else {}
     more |= _compared(cut, evaluated, trained)
     _write_human(work / "pairs.jsonl", rows, config.file, split, dropped, more)
 
@@ -177,6 +182,17 @@ def _losses(source: str, asked: Sequence[Turns], cut: Cutter) -> Counter[str]:
 def _labelled(text: str, label: UnpairedLabel, cut: Cutter) -> dict[str, Any]:
     prompt, answer = cut.prompt(label.prompt), cut.answer(label.completion)
     return {"prompt": text, "prompt_ids": prompt, "answer_ids": answer, "desirable": label.desirable}
+
+
+def _one_each(judged: Sequence[Comparison]) -> list[Comparison]:
+    """The first verdict of each annotator who has a name, so that rows that say the same again are no more votes; of one who
+    said both, one of each."""
+    kept, said = list[Comparison](), set[tuple[str, int]]()
+    for each in judged:
+        if not each.rater or (each.rater, each.verdict) not in said:
+            kept.append(each)
+        said.add((each.rater, each.verdict))
+    return kept
 
 
 def _majority(judged: Sequence[Comparison]) -> Comparison | None:

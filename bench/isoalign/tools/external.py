@@ -69,6 +69,9 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     longer = [s for s in own_samples.samples if len(s.token_ids) > longest]
     flags = [Flag("warning", f"{len(longer)} of {len(rows)} completions are longer than the task's {longest} tokens "
                              f"(up to {max(len(s.token_ids) for s in longer)})")] if longer else []  # fmt: skip
+    flags += (
+        [Flag("warning", f"its scores came with {file.name}: they were not computed here")] if rows[0].get("scores") else []
+    )
     flags += notes.score_flags(shared.get(own))
     card = Card(
         key="", task=task.name, algorithm=name, config={"algorithm": {"samples": file.name}, "task": asdict(task)}, seed=0,

@@ -29,6 +29,7 @@ def read(file: Path, values: Sequence[Any]) -> Log:
     merged: dict[str, LogRow] = {}
     seen: dict[tuple[str, str], int] = {}
     skipped: set[str] = set()
+    conditions: dict[str, Any] = {}
     for number, value in enumerate(values, start=1):
         row = mapping_of(file, number, value)
         if "doc_id" not in row or "resps" not in row:
@@ -46,6 +47,8 @@ def read(file: Path, values: Sequence[Any]) -> Log:
         if key in merged and merged[key].identity != identity:
             refuse(file, number, f"doc_id {key} is another document than in row {merged[key].number}")
         known = merged.get(key)
+        generation = _argument(row, 1)
+        conditions |= generation if isinstance(generation, dict) else {}
         merged[key] = LogRow(
             known.number if known else number, key, 0, _prompt(row), identity, (known.scores if known else {}) | scores,
             _completions(row),
@@ -54,15 +57,24 @@ def read(file: Path, values: Sequence[Any]) -> Log:
         row.without({score for score in row.scores if score.rpartition(",")[0] in skipped}) for row in merged.values()
     )
     name = file.parent.name if file.name.startswith("samples_") else file.stem
-    return Log(file, KIND, _task(file), name, kept, skipped=tuple(sorted(skipped)))
+    return Log(file, KIND, _task(file), name, kept, skipped=tuple(sorted(skipped)), conditions=conditions)
 
 
 def _prompt(row: dict[str, Any]) -> str:
     """The first argument of the first request."""
-    arguments = row.get("arguments")
-    for step in ("gen_args_0", "arg_0"):
-        arguments = arguments.get(step) if isinstance(arguments, dict) else None
-    return arguments if isinstance(arguments, str) else ""
+    text = _argument(row, 0)
+    return text if isinstance(text, str) else ""
+
+
+def _argument(row: dict[str, Any], number: int) -> Any:
+    """An argument of the first request, which newer files have by name and older ones in a list; None if there is none."""
+    found = row.get("arguments")
+    for name, place in (("gen_args_0", 0), (f"arg_{number}", number)):
+        if isinstance(found, list):
+            found = found[place] if place < len(found) else None
+        else:
+            found = found.get(name) if isinstance(found, dict) else None
+    return found
 
 
 def _completions(row: dict[str, Any]) -> tuple[str, ...]:
