@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from isoalign.baselines.rloo import RLOO
 from isoalign.baselines.trl_pairs import LOSSES
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
@@ -105,3 +106,9 @@ def test_conditions_name_fields_of_the_method() -> None:
         for field, (other, values) in getattr(cls, "acts_with", {}).items():
             assert {field, other} <= fields, name
             assert values
+
+
+def test_rollouts_that_the_draws_do_not_divide_are_refused() -> None:
+    assert registry.with_checked_settings(RLOO(rollouts=64, draws=8)).rollouts == 64
+    with pytest.raises(UserError, match=r"algorithm\.rollouts=60 is no multiple of algorithm\.draws=8"):
+        registry.with_checked_settings(RLOO(rollouts=60, draws=8))

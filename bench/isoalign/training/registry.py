@@ -102,7 +102,8 @@ def default_algorithm(name: str) -> Any:
 
 def with_checked_settings(algorithm: Any) -> Any:
     """The algorithm itself. Raises UserError for a setting that yaml cannot hold, that is not finite or negative where it
-    must not be, or that has no effect beside the others (`provenance.Conditions`)."""
+    must not be, for rollouts that are no multiple of the draws of a prompt, or that has no effect beside the others
+    (`provenance.Conditions`)."""
     for name, value in hyperparameters(algorithm).items():
         if not isinstance(value, bool | int | float | str | tuple | list | None):
             raise UserError(
@@ -112,6 +113,9 @@ def with_checked_settings(algorithm: Any) -> Any:
             raise UserError(f"algorithm.{name} must be a finite number, not {value}")
         if name in ("lr", "lora") and isinstance(value, int | float) and value < 0:
             raise UserError(f"algorithm.{name} must be 0 or more, not {value}")
+    rollouts, draws = (getattr(algorithm, name, None) for name in ("rollouts", "draws"))
+    if isinstance(rollouts, int) and isinstance(draws, int) and draws > 0 and rollouts % draws:
+        raise UserError(f"algorithm.rollouts={rollouts} is no multiple of algorithm.draws={draws}: some would not be sampled")
     for name, (other, values) in getattr(algorithm, "acts_with", {}).items():
         if getattr(algorithm, name) != getattr(type(algorithm), name) and getattr(algorithm, other) not in values:
             raise UserError(
