@@ -395,6 +395,17 @@ def test_rows_that_repeat_a_verdict_of_one_annotator_are_one_vote(tmp_path: Path
     assert unnamed["pairs"] == 1
 
 
+def test_answers_that_are_called_good_and_bad_are_counted(tmp_path: Path, tiny_model: Path) -> None:
+    asked = [f"are you {i}" for i in range(40) if prompts.split_of(f"are you {i}") == "train"]
+    rows = [{"prompt": asked[0], "completion": " yes", "label": label} for label in (True, True, False)]
+    rows += [{"prompt": asked[1], "completion": " no", "label": False}]
+    file = write(tmp_path / "labels.jsonl", rows)
+    limits = ModelConfig(str(tiny_model), eos="open", prompt_tokens=12, new_tokens=6)
+    from_file.make_unpaired(tmp_path, FeedbackConfig(file=str(file)), loading.load_tokenizer(str(tiny_model)), limits)
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert (record["unpaired"], record["contradicted"]) == (4, 1)
+
+
 def test_a_question_of_the_test_source_is_not_trained_on_under_another_system_prompt(tmp_path: Path) -> None:
     def talks(system: str) -> list[Any]:
         return [

@@ -199,6 +199,8 @@ def feedback_flags(run: Run) -> list[Flag]:
         warnings.append(f"{verdicts['file']}: {evaluated:,} verdicts on evaluated prompts were left out")
     if repeats := verdicts.get("repeats"):
         warnings.append(f"{verdicts['file']}: {repeats:,} rows repeat a verdict of the same annotator, and count once")
+    if both := verdicts.get("contradicted"):
+        warnings.append(f"{verdicts['file']}: {both:,} answers are called good by some and bad by others: each label counts")
     if shared_words := verdicts.get("overlap"):
         still = overlap.told(shared_words["prompts"], shared_words["evaluated"], "verdicts")
         warnings.append(f"{verdicts['file']}: {still}")

@@ -148,9 +148,12 @@ def make_unpaired(
             f"task.feedback.file {config.file}: all {len(rows)} answers to training prompts are {kind}, and training needs "
             "both; a hash assigns 60% of the prompts to train, so add more prompts"
         )
-    more = {"remarks": dict(data.remarks), "cut": dict(+losses)} | _compared(
-        cut, evaluated, [label.prompt for label in chosen]
-    )
+    said: defaultdict[str, set[bool]] = defaultdict(set)
+    for label in chosen:
+        said[label.item].add(label.desirable)
+    more: dict[str, Any] = {"remarks": dict(data.remarks), "cut": dict(+losses)}
+    more |= {"contradicted": both} if (both := sum(len(each) > 1 for each in said.values())) else {}
+    more |= _compared(cut, evaluated, [label.prompt for label in chosen])
     _write_human(work / "unpaired.jsonl", rows, config.file, "train", +dropped, more)
 
 
