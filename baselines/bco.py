@@ -19,8 +19,9 @@ class BCO:
 
     ``beta``: scale of the rewards; no field is a KL coefficient. ``balanced``: the shift is the mean of the mean reward of
     good and of bad answers, as in the paper; without, that of all answers, as in TRL. ``decay``: of its moving average over
-    batches; 0 is the batch alone. TRL averages over all answers since the start. ``batch_size``: answers per step; the pass
-    that finds the shift is paid.
+    batches; 0 is the batch alone. TRL averages over all answers since the start. The loss is a mean over all answers, as in
+    TRL; the paper adds the means of good and of bad ones, so that the rarer kind weighs as much. ``batch_size``: answers per
+    step; the pass that finds the shift is paid.
     """
 
     paper: ClassVar[Paper] = Paper(

@@ -44,17 +44,20 @@ class DAPO(GroupLoss):
     def sample(self, lab: Lab) -> tuple[Rollouts, Tensor]:
         """Answers in groups, and their scores [B]."""
         wanted, parts, scores, rest = self.rollouts // self.draws, list[Rollouts](), list[Tensor](), 0
+        rewards, differ = list[Tensor](), list[Tensor]()
         for attempt in range(self.tries):
             answers = lab.generate(lab.prompts(wanted - rest), self.draws)
             reward = lab.reward(answers)
-            score = reward - overlong_penalty(answers.completion_mask.sum(1), lab.new_tokens, self.overlong)
-            groups = reward.view(-1, self.draws)  # lengths alone make no difference
+            groups = reward.view(-1, self.draws)
             varied = (groups.max(1).values > groups.min(1).values).repeat_interleave(self.draws)
-            lab.log(reward=reward.mean(), varied=varied.float().mean())
+            penalty = overlong_penalty(answers.completion_mask.sum(1), lab.new_tokens, self.overlong)
+            score = torch.where(varied, reward - penalty, reward)  # lengths alone make no difference, and teach nothing
+            rewards, differ = [*rewards, reward], [*differ, varied.float()]
             kept = varied if attempt + 1 < self.tries else torch.ones_like(varied)
             parts, scores, rest = [*parts, answers[kept]], [*scores, score[kept]], rest + int(kept.sum()) // self.draws
             if rest == wanted:
                 break
+        lab.log(reward=torch.cat(rewards).mean(), varied=torch.cat(differ).mean())
         return joined(parts, 0), torch.cat(scores)
 
     def loss(self, lab: Lab, batch: Grouped) -> Tensor:

@@ -30,7 +30,8 @@ class GRPO(OnPolicy):
     paper does not say which deviation it divides by: here it is the unbiased one of the group, with 1e-4 added to it, as in
     TRL (verl adds 1e-6). The estimate of the KL, k3, is not clamped, as in the paper and TRL; verl clamps it to 10.
     Without ``scale_std``, the division by a group's standard deviation, and ``scale_length``, the division by a completion's
-    length, it is Dr. GRPO (Liu et al. 2025, "Understanding R1-Zero-Like Training"), which removes both as biases.
+    length, it is Dr. GRPO (Liu et al. 2025, "Understanding R1-Zero-Like Training"), which removes both as biases. The pass of
+    the reference is made, and paid, at ``kl`` 0 too: the KL is in the log.
     """
 
     paper: ClassVar[Paper] = Paper(

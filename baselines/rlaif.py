@@ -33,7 +33,7 @@ class RLAIF(PPO):
             raise ValueError(f"mode must be canonical or direct, not {self.mode!r}")
 
     def score(self, lab: Lab, rollouts: Rollouts) -> Tensor:
-        """The reward of each completion [B]."""
+        """The reward of each completion [B]; in direct mode `PPO` clips it like any other, at ``reward_clip``."""
         if self.mode == "direct":
             return lab.judge_score(rollouts).logit(eps=1e-3)
         return lab.reward(rollouts, labelled_by="judge")

@@ -120,6 +120,8 @@ class TRLPairs(TRLDPO):
             raise ValueError("label_smoothing must be above 0: exo_pair has its logarithm")
         if not 0 <= self.ld_alpha <= 1 or self.discopop_tau <= 0 or self.sft_weight < 0:
             raise ValueError("ld_alpha must lie in [0, 1], discopop_tau be above 0 and sft_weight 0 or more")
+        if self.weighting and self.sft_weight:
+            raise ValueError("weighting and sft_weight exclude one another: TRL's trainer can't weigh its SFT loss")
 
     def train(self, lab: Lab) -> None:
         """Train on the pairs of ``dpo``, in the same order."""

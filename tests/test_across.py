@@ -117,6 +117,12 @@ def test_it_is_shown_in_words_within_the_width() -> None:
     assert "Agarwal et al. 2021" in page
 
 
+def test_a_copy_of_a_task_s_folder_is_no_second_task() -> None:
+    both = {"nano": tasks()["nano"], "nano_backup": tasks()["nano"]}
+    with pytest.raises(UserError, match="a board of nano_backup can't be made from cards of nano"):
+        cross_task(both)
+
+
 def test_one_task_is_no_across() -> None:
     with pytest.raises(UserError, match="two tasks or more, not of 1: nano"):
         cross_task({"nano": tasks()["nano"]})

@@ -729,8 +729,11 @@ def test_a_method_s_own_report_stands_beside_the_exact_kl() -> None:
 
 def test_charts_of_an_older_board_do_not_stay(tmp_path: Path) -> None:
     leaderboard.write_board(leaderboard.build_board(golden_cards()), tmp_path)
+    own = [tmp_path / name for name in ("curves_of_my_talk.svg", "frontier-old.svg", "reliability2024.svg")]
+    for file in own:
+        file.write_text("")
     leaderboard.write_board(leaderboard.build_board([make("dpo", metrics={})]), tmp_path)
-    assert not list(tmp_path.glob("*.svg"))
+    assert sorted(tmp_path.glob("*.svg")) == sorted(own), "what others drew stays"
     assert "frontier" not in (tmp_path / "leaderboard.md").read_text()
 
 

@@ -159,10 +159,28 @@ def test_models_of_the_hub_are_those_of_its_cache_unless_it_may_be_asked(
     status, found = doctor(wanted, HF_HUB_OFFLINE="0", ISOALIGN_OFFLINE="", HF_TOKEN="sesame")
     assert (status, found["model"]["mark"]) == (0, "note")
     assert "with HF_TOKEN; 0 models" in found["hub"]["found"]
-    (tmp_path / "hub" / "models--some--model").mkdir(parents=True)
+    cached = tmp_path / "hub" / "models--some--model"
+    (snapshot := cached / "snapshots" / "abc").mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    (snapshot / "config.json").write_text("{}")
+    status, found = doctor(wanted)
+    lacking = "the hub's cache lacks weights in safetensors and a tokenizer of some/model"
+    assert (status, found["model"]["found"]) == (2, lacking)
+    for file in ("model.safetensors", "tokenizer.json"):
+        (snapshot / file).write_text("")
     status, found = doctor(wanted)
     assert (status, found["model"]["mark"]) == (0, "ok")
+    assert doctor(f"{wanted}@another")[0] == 2
     assert found["hub"]["found"].endswith(": some/model")
+
+
+def test_a_folder_that_holds_no_model_is_a_problem(doctor: Doctor, tmp_path: Path, tiny_model: Path) -> None:
+    assert doctor(f"task.model.name={tiny_model}")[0] == 0
+    (tmp_path / "empty").mkdir()
+    status, found = doctor(f"task.model.name={tmp_path / 'empty'}")
+    assert status == 2
+    assert "lacks config.json and weights in safetensors and a tokenizer" in found["model"]["found"]
 
 
 def test_keys_are_said_to_be_there_and_never_shown(doctor: Doctor, tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def test_every_eval_ever_gets_the_numbers_of_the_card_and_a_line_a_sample(writte
     assert level["score_details"]["score"] == 0.5
     assert level["score_details"]["uncertainty"]["confidence_interval"]["lower"] == 0.25
     assert (level["metric_config"]["lower_is_better"], level["metric_config"]["max_score"]) == (True, 1.0)
+    assert "num_bootstrap_samples" not in level["score_details"]["uncertainty"], "not every interval is a bootstrap's"
     assert results["kl"]["metric_config"]["max_score"] == "Infinity"
     assert results["kl"]["metric_config"]["additional_details"]["direction"] == "neither direction is better"
     rows = [json.loads(line) for line in samples.read_text().splitlines()]
@@ -92,6 +93,17 @@ def test_every_eval_ever_gets_the_numbers_of_the_card_and_a_line_a_sample(writte
     ]  # fmt: skip
     assert record["detailed_evaluation_results"]["additional_details"] == {"samples_without_score": "1"}
     assert rows[1]["output"]["raw"] == [f"{EVIL} p1"]
+
+
+def test_a_metric_of_a_part_is_read_as_the_whole_is(written: Any) -> None:
+    one = evidence()
+    parts = {name: Estimate(0.5, 0.25, 0.75, 2) for name in ("toxicity_mean/clean", "toxicity_emt@2")}
+    made = written("every_eval_ever", replace(one, card=replace(one.card, metrics=parts)))
+    results = json.loads(made[0].read_text())["evaluation_results"]
+    for each in results:
+        assert (each["metric_config"]["lower_is_better"], each["metric_config"]["max_score"]) == (True, 1.0)
+    assert [each["evaluation_result_id"] for each in results] == list(parts)
+    assert results[0]["metric_config"]["metric_name"].endswith("(clean)")
 
 
 def test_every_eval_ever_finds_no_fault(written: Any, tmp_path: Path) -> None:

@@ -166,11 +166,16 @@ def test_answers_of_one_reward_are_drawn_again_even_if_their_lengths_are_priced_
     assert score.tolist() == pytest.approx([0 - 1, 2 - 0.6, 5 - 1, 6 - 0.6, 4 - 1, 7 - 0.6])
 
 
-def test_after_the_last_try_the_step_is_filled_with_groups_that_teach_nothing(tiny_bench: Bench) -> None:
-    lab = Scores(tiny_bench, [1, 1, 0, 2, 3, 3], [5, 5, 4, 4])
-    _, score = DAPO(rollouts=6, draws=2, overlong=0.0, tries=2).sample(lab)  # type: ignore[arg-type]
+@pytest.mark.parametrize("overlong", [0.0, 1.0])
+def test_after_the_last_try_the_step_is_filled_with_groups_that_teach_nothing(tiny_bench: Bench, overlong: float) -> None:
+    lab = Ragged(tiny_bench, [1, 1, 0, 2, 3, 3], [5, 5, 4, 4])
+    _, score = DAPO(rollouts=6, draws=2, overlong=overlong, tries=2).sample(lab)  # type: ignore[arg-type]
     assert lab.asked == [3, 2]
-    assert score.tolist() == [0, 2, 5, 5, 4, 4]
+    assert score.tolist()[2:] == [5, 5, 4, 4], "whatever their lengths"
+    assert score.tolist()[:2] == pytest.approx([0 - overlong, 2 - 0.6 * overlong])
+    logged = {name: values[-1][0] for name, values in session_of(lab.lab).logged.items()}
+    assert logged["varied"] == pytest.approx(2 / 10), "of all answers that were sampled"
+    assert logged["reward"] == pytest.approx((1 + 1 + 0 + 2 + 3 + 3 + 5 + 5 + 4 + 4) / 10)
 
 
 def test_a_mean_over_rows_is_one_over_the_tokens_of_the_step_and_stays_it_in_micro_batches(tiny_bench: Bench) -> None:

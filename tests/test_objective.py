@@ -43,6 +43,13 @@ def scored(grid: dict[str, list[float | None]], goal: Objective, second: dict[st
     return ScoredSamples(samples, "main", by_scorer, "second" if second else None, objective=goal, **more)
 
 
+def test_an_objective_on_a_small_scale_has_digits_for_it() -> None:
+    small = Objective("rate", True, (-1e-4, 1e-4), None)
+    assert metric(small.gain, small).digits == metric(small.level, small).digits == 6
+    assert metric(SENTIMENT.gain, SENTIMENT).digits == metric(PURITY.level, PURITY).digits == 3
+    assert metric(LOSS.gain, LOSS).digits == 3, "without an end there is no scale"
+
+
 # -- its settings ------------------------------------------------------------------------------------------------------
 
 

@@ -23,11 +23,12 @@ from isoalign.data.formats import Turn
 from isoalign.data.formats.check import check_file
 from isoalign.evaluation import card as cards
 from isoalign.models import loading
+from isoalign.models.answer_scorers import AnswerScorer
 from isoalign.stages import from_file, overlap, sft
 from isoalign.stages.conversations import PromptTurns
 from isoalign.stages.cutting import Cutter, HeldOut, check_fit, encode_prompts, fit_of, turns_of
 from isoalign.stages.graph import StageGraph
-from isoalign.tools import tasks
+from isoalign.tools import new_task, tasks
 from isoalign.tools.new_task import NewTask
 from workbench import Terminal, complaint, finished, stages
 
@@ -336,6 +337,20 @@ def test_a_new_task_leaves_out_the_rows_that_it_is_told_to(tmp_path: Path, tiny_
     written = NewTask("mine", str(tiny_model), str(file), demonstrations=str(file), skip="empty").write(tmp_path)
     whole = OmegaConf.load(written)
     assert (whole.prompts.skip, whole.sft.skip, whole.feedback.skip) == ("empty", "empty", "empty")
+
+
+def test_a_scorer_that_does_not_say_what_is_better_needs_a_word(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path / "mine.jsonl", [{"prompt": f"are you {i}", "completion": " yes"} for i in range(60)])
+    silent = AnswerScorer("hf:x#insult", lambda _, completions: [0.5] * len(completions), None, (0.0, 1.0))
+    monkeypatch.setattr(new_task, "load_answer_scorer", lambda name: silent)
+    asked = NewTask("mine", str(tiny_model), str(file), demonstrations=str(file), scorer="hf:x#insult")
+    with pytest.raises(UserError, match="add --higher-is-better or --lower-is-better"):
+        asked.write(tmp_path)
+    assert not (tmp_path / "mine.yaml").exists()
+    written = replace(asked, higher_is_better=False).write(tmp_path)
+    assert "higher_is_better: false" in written.read_text()
 
 
 @pytest.mark.parametrize(

@@ -261,6 +261,23 @@ def test_what_a_plan_says_on_a_terminal(tmp_path: Path, capsys: pytest.CaptureFi
     assert "smallest resolvable difference" in text
 
 
+def test_a_plan_makes_what_runs_share_for_each_base_and_ranks_no_controls(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def found(*words: str) -> dict[str, Any]:
+        asked = ["plan", "nano", *words, "--accelerator", "cpu", "--seeds", "4", "--json", "--store", str(tmp_path)]
+        assert invoke(asked) == 0
+        (plan,) = json.loads(capsys.readouterr().out)
+        return plan
+
+    methods = [word for name in ("dpo", "kto", "sft_chosen", "best_of_n") for word in ("--method", name)]
+    alone, beside = found("--method", "dpo", "--method", "kto", "--budget", "small"), found(*methods, "--budget", "small")
+    assert alone["resolvable"] == beside["resolvable"]
+    assert found(*methods[:4], "--budget", "small", "--budget", "tiny")["store"] > alone["store"]
+    assert not any("for each of" in note for note in alone["notes"])
+    assert "made for each of 3 bases" in " ".join(found("task.bases=3", *methods[:4], "--budget", "small")["notes"])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -189,6 +189,16 @@ def test_a_long_log_is_thinned_with_its_ends_and_says_so() -> None:
     assert (len(charts.charts), charts.constant) == (1, ["lr 0.0001"])
 
 
+def test_what_changes_in_steps_that_are_not_drawn_or_in_late_digits_is_no_constant() -> None:
+    log = [{"step": i, "skipped": float(i in (7, 500)), "reward": 1000.001 + i / 1e6, "same": 2.0} for i in range(1, 1001)]
+    series = list(log_series(log))
+    charts = charts_of(series)
+    assert (len(charts.charts), charts.constant) == (2, ["same 2"])
+    skipped, reward = series[1], series[0]
+    assert {point["y"] for point in skipped.points} == {0.0, 1.0}
+    assert len({point["y"] for point in reward.points}) > 100
+
+
 def test_a_curve_has_its_intervals_and_its_table_says_the_same() -> None:
     card = with_curve(make("dpo"))
     toxicity, length = curve_series(card, build_board([card]).sections[0].objective)

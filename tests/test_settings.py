@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from isoalign.baselines.grpo import GRPO
 from isoalign.baselines.rloo import RLOO
 from isoalign.baselines.trl_pairs import LOSSES
 from isoalign.core.errors import UserError
@@ -108,7 +109,10 @@ def test_conditions_name_fields_of_the_method() -> None:
             assert values
 
 
-def test_rollouts_that_the_draws_do_not_divide_are_refused() -> None:
+def test_rollouts_that_draws_or_minibatch_do_not_divide_are_refused() -> None:
     assert registry.with_checked_settings(RLOO(rollouts=64, draws=8)).rollouts == 64
     with pytest.raises(UserError, match=r"algorithm\.rollouts=60 is no multiple of algorithm\.draws=8"):
         registry.with_checked_settings(RLOO(rollouts=60, draws=8))
+    assert registry.with_checked_settings(GRPO(rollouts=8, draws=4, minibatch=32)), "one step of all"
+    with pytest.raises(UserError, match=r"algorithm\.rollouts=64 is no multiple of algorithm\.minibatch=48"):
+        registry.with_checked_settings(GRPO(rollouts=64, draws=8, minibatch=48))

@@ -46,6 +46,11 @@ def algorithm(name: str, package: Path | None) -> None:
 @click.option("--lora", default=0, show_default=True, help="Rank of the adapter; 0 trains all weights.")
 @click.option("--scorer", default="tox_block", show_default=True, help="Scorer of the objective: vader, rule:NAME ...")
 @click.option("--second-scorer", default="toxic_classifier", show_default=True, help="Its second opinion.")
+@click.option(
+    "--higher-is-better/--lower-is-better",
+    default=None,
+    help="Which way the scorer's numbers go, if it does not say so itself.",
+)
 @click.option("--known-reward", is_flag=True, help="The scorer is annotator and reward as well.")
 @click.option(
     "--skip", type=click.Choice(["empty", "tools", "faulty"]), default=None, help="Rows of all files that are left out."
@@ -53,7 +58,7 @@ def algorithm(name: str, package: Path | None) -> None:
 @click.option("--package", type=PATH, metavar="FOLDER", help="Package whose conf/ it goes into.  [default: this checkout]")
 def task(
     name: str, model: str, prompts: str, column: str, demonstrations: str, feedback: str, lora: int, scorer: str,
-    second_scorer: str, known_reward: bool, skip: str | None, package: Path | None,
+    second_scorer: str, higher_is_better: bool | None, known_reward: bool, skip: str | None, package: Path | None,
 ) -> None:  # fmt: skip
     """Write the yaml of a task over data of your own, and look at the data.
 
@@ -63,7 +68,18 @@ def task(
     from isoalign.tools.new_task import NewTask  # loads torch
 
     new_task = NewTask(
-        name, model, prompts, column, demonstrations, feedback, lora, scorer, second_scorer, known_reward, skip or ""
+        name,
+        model,
+        prompts,
+        column,
+        demonstrations,
+        feedback,
+        lora,
+        scorer,
+        second_scorer,
+        known_reward,
+        skip or "",
+        higher_is_better,
     )
     path = new_task.write(scaffold.task_folder(package))
     print(path, end="\n\n")

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ def flush(*paths: Path) -> None:
 
 def save(path: Path, text: str | bytes) -> None:
     """Make a file appear whole or not at all, its folder with it. Raises UserError where that can't be done."""
-    work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    work = path.with_name(f".{path.name}.{_own()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -35,13 +36,17 @@ def save(path: Path, text: str | bytes) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
+def _own() -> str:
+    """A word that no other process has, of another machine or container that shares the folder neither."""
+    return f"{os.getpid()}-{secrets.token_hex(4)}"
+
+
 @contextmanager
 def new_folder(folder: Path, replaces: str = "") -> Iterator[Path]:
     """A work directory beside a folder, which it becomes if nothing fails. Raises UserError for a folder that holds something,
     unless it holds a file named ``replaces``: that folder is replaced as a whole; and where it can't be written."""
     folder = folder.resolve() if replaces else folder.absolute()
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    old, work = (folder.with_name(f".{folder.name}.{_own()}.{end}") for end in ("old", "tmp"))
     try:
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
         if taken and not (replaces and (folder / replaces).is_file()):

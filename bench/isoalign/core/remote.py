@@ -19,7 +19,7 @@ from isoalign.core.lazy import fsspec
 from isoalign.core.redaction import redact_text
 
 PACK = "values.jsonl.xz"  # beside published cards: what of them only programs read
-FETCHED = (".json", ".svg", PACK)  # of a folder: cards, notes of failures, and charts that may have to go
+FETCHED = (".json", ".svg", ".pdf", ".tex", ".md", PACK)  # cards, notes of failures, and charts and tables that may have to go
 SHARED = (".json", PACK)  # of those, what a later writer must not drop of another's
 OWN = (".lock", ".lease")  # files by which processes of this machine take turns
 

@@ -122,7 +122,7 @@ def cross_task(cards_by_task: Mapping[str, Sequence[Card]]) -> CrossTask:
     gated: dict[str, list[str]] = defaultdict(list)
     for task, cards in sorted(cards_by_task.items()):
         objectives[task] = _with_best(task, cards)
-        sections = build_board(cards).sections
+        sections = build_board(cards, task).sections
         section = max(sections, key=lambda one: sum(row.part == METHOD for row in _participants(one)))
         rows = _participants(section)
         setting[task] = f"{scientific(section.budget.get('flops'))} FLOP, base {section.base or 'unknown'}"

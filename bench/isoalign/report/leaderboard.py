@@ -122,14 +122,15 @@ def write_board(board: Board, folder: Path) -> Path:
     charts = board.charts()
     for name, svg in charts.items():
         save(folder / name, svg)
-    for stale in (file for kind in ("frontier", "curves", "reliability") for file in folder.glob(f"{kind}*.svg")):
-        if stale.name not in charts:
+    for stale in folder.glob("*.svg"):
+        if CHART.fullmatch(stale.name) and stale.name not in charts:
             stale.unlink()
     save(folder / "leaderboard.csv", board.csv())
     save(folder / "leaderboard.md", board.markdown())
     return folder / "leaderboard.md"
 
 
+CHART = re.compile(r"(frontier|curves|reliability)(-\d+)?\.svg")
 PAPER = re.compile(r"table(-\d+)?\.(tex|md)|(frontier|curves|reliability)(-\d+)?\.pdf")
 
 

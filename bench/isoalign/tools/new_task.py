@@ -56,6 +56,7 @@ class NewTask:
     second_scorer: str = "toxic_classifier"
     known_reward: bool = False
     skip: str = ""
+    higher_is_better: bool | None = None
 
     def write(self, folder: Path) -> Path:
         """Write the yaml into ``folder``; its path.
@@ -99,9 +100,12 @@ class NewTask:
         if self.scorer in EMBEDDED:
             return known
         scorer = load_answer_scorer(self.scorer)
+        better = self.higher_is_better if scorer.higher_is_better is None else scorer.higher_is_better
+        if better is None:
+            raise UserError(f"{self.scorer} does not say whether more is better; add --higher-is-better or --lower-is-better")
         name = (self.scorer.partition(":")[2] or self.scorer).rpartition("/")[2].partition("@")[0].replace("#", "_")
         settings = {
-            "name": _quoted(name), "higher_is_better": "false" if scorer.higher_is_better is False else "true",
+            "name": _quoted(name), "higher_is_better": str(better).lower(),
             "bounds": f"[{', '.join(map(_number, scorer.bounds))}]",
             "threshold": 0.5 if scorer.bounds == (0.0, 1.0) else "null",
         }  # fmt: skip

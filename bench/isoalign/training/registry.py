@@ -102,7 +102,7 @@ def default_algorithm(name: str) -> Any:
 
 def with_checked_settings(algorithm: Any) -> Any:
     """The algorithm itself. Raises UserError for a setting that yaml cannot hold, that is not finite or negative where it
-    must not be, for rollouts that are no multiple of the draws of a prompt, or that has no effect beside the others
+    must not be, for rollouts that are no multiple of draws and minibatch, or that has no effect beside the others
     (`provenance.Conditions`)."""
     for name, value in hyperparameters(algorithm).items():
         if not isinstance(value, bool | int | float | str | tuple | list | None):
@@ -116,6 +116,12 @@ def with_checked_settings(algorithm: Any) -> Any:
     rollouts, draws = (getattr(algorithm, name, None) for name in ("rollouts", "draws"))
     if isinstance(rollouts, int) and isinstance(draws, int) and draws > 0 and rollouts % draws:
         raise UserError(f"algorithm.rollouts={rollouts} is no multiple of algorithm.draws={draws}: some would not be sampled")
+    minibatch = getattr(algorithm, "minibatch", None)
+    if isinstance(rollouts, int) and isinstance(minibatch, int) and 0 < minibatch < rollouts and rollouts % minibatch:
+        raise UserError(
+            f"algorithm.rollouts={rollouts} is no multiple of algorithm.minibatch={minibatch}: rows of the last, smaller step "
+            "would weigh more"
+        )
     for name, (other, values) in getattr(algorithm, "acts_with", {}).items():
         if getattr(algorithm, name) != getattr(type(algorithm), name) and getattr(algorithm, other) not in values:
             raise UserError(

@@ -1,5 +1,6 @@
 """Which metrics the board's tables show, and in which order; how each is shown is declared by its family."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -45,9 +46,11 @@ def metric(name: str, objective: Objective = TOXICITY) -> Metric:
     if objective.is_toxicity:
         return one
     bounds, reach = (objective.low, objective.high), objective.high - objective.low
+    small = math.isfinite(reach) and 0 < reach < 1  # else all of its values were 0.000
+    digits = {"digits": 2 - math.floor(math.log10(reach))} if small else {}
     own: dict[str, dict[str, Any]] = {
-        objective.gain: {"title": objective.gain_heading, "bounds": (-reach, reach)},
-        objective.level: {"title": objective.title, "bounds": bounds, "higher_is_better": objective.higher_is_better},
+        objective.gain: {"title": objective.gain_heading, "bounds": (-reach, reach)} | digits,
+        objective.level: {"title": objective.title, "bounds": bounds, "higher_is_better": objective.higher_is_better} | digits,
         objective.level_second: {"higher_is_better": objective.higher_is_better},
         "objective_share": {"title": f"Share {'≥' if objective.higher_is_better else '<'} {objective.threshold}"},
     }

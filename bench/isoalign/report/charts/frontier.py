@@ -123,7 +123,7 @@ def _gain_label(section: Section, at: float | None, left_out: int) -> str:
 
 def _frontier(figure: Any, axes: Any, section: Section, ends: Ends, best: list[tuple[float, float]]) -> None:
     """Gain against KL: each row's own steps, faint, the ``best`` steps of all, and the band of drift."""
-    axes.set_title("Each step: the gain that a KL buys", loc="left", fontsize=9, color=FAINT, pad=6)
+    axes.set_title(f"Each step: the gain that a KL buys{on_prompts(section)}", loc="left", fontsize=9, color=FAINT, pad=6)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     few = len(ends) <= FEW
@@ -165,6 +165,13 @@ def _frontier(figure: Any, axes: Any, section: Section, ends: Ends, best: list[t
 def _around(axes: Any, x: float, y: float) -> Box:
     at = axes.transData.transform((x, y))
     return float(at[0]) - 5, float(at[1]) - 5, float(at[0]) + 5, float(at[1]) + 5
+
+
+def on_prompts(section: Section) -> str:
+    """On how many prompts `frontier_points` are, where these are fewer than those of the ranking; empty where they are not."""
+    few = min((curves.prompts for curves in section.curves.values()), default=0)
+    most = max((row.estimate(row.objective.gain).n for row in section.rows), default=0)
+    return f", on {few} of {most} prompts" if 0 < few < most else ""
 
 
 def frontier_line(section: Section, ends: Ends) -> list[tuple[float, float]]:

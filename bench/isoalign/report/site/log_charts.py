@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from markupsafe import Markup
@@ -39,6 +40,7 @@ class Series:
     titles: list[str]
     table: list[list[str]]
     note: str = ""
+    changes: bool = True
 
 
 @dataclass
@@ -60,7 +62,7 @@ def charts_of(series: Iterable[Series]) -> Charts:
     """The charts of some series."""
     found = Charts()
     for one in series:
-        if len({point["y"] for point in one.points}) == 1:
+        if not one.changes:
             found.constant.append(f"{one.title} {one.ends[0]}")
         elif len(found.charts) == MOST:
             found.left += 1
@@ -90,7 +92,8 @@ def curve_series(card: Card, objective: Objective) -> Iterator[Series]:
         missing = sum(e.missing for _, e in known)
         note = f"{missing} values are missing over all points" if missing else ""
         titles = ["Budget", "Step", "Value", "Low", "High"]
-        yield Series(f"curve-{place}", one.heading, (table[0][2], table[-1][2]), BUDGET, points, titles, table, note)
+        changes = len({e.value for _, e in known}) > 1
+        yield Series(f"curve-{place}", one.heading, (table[0][2], table[-1][2]), BUDGET, points, titles, table, note, changes)
 
 
 def log_series(log: Sequence[dict[str, Any]]) -> Iterator[Series]:
@@ -101,14 +104,16 @@ def log_series(log: Sequence[dict[str, Any]]) -> Iterator[Series]:
         known = [(row.get("step", i), float(row[name])) for i, row in enumerate(log, start=1) if _is_number(row.get(name))]
         if len(known) < 2:
             continue
-        drawn = thinned(known, POINTS)
+        ends_of = {min(known, key=itemgetter(1)), max(known, key=itemgetter(1))}  # what thinning would hide
+        drawn = sorted({*thinned(known, POINTS), *ends_of})
         title = clean(name)[:60]
-        points = [{"x": step, "y": float(f"{y:.5g}"), "said": f"{title}\nstep {plain(step)}: {y:.4g}"} for step, y in drawn]
+        points = [{"x": step, "y": float(f"{y:.9g}"), "said": f"{title}\nstep {plain(step)}: {y:.4g}"} for step, y in drawn]
         table = [[plain(step), f"{value:.4g}"] for step, value in thinned(known, ROWS)]
         notes = [f"{len(drawn)} of {len(known):,} steps are drawn"] if len(drawn) < len(known) else []
         notes += [f"no value at {len(log) - len(known):,} of {len(log):,} steps"] if len(known) < len(log) else []
         ends = (f"{known[0][1]:.3g}", f"{known[-1][1]:.3g}")
-        yield Series(f"log-{place}", title, ends, STEPS, points, ["Step", "Value"], table, "; ".join(notes))
+        changes = len({value for _, value in known}) > 1
+        yield Series(f"log-{place}", title, ends, STEPS, points, ["Step", "Value"], table, "; ".join(notes), changes)
 
 
 def thinned(rows: Sequence[Any], most: int) -> list[Any]:

@@ -12,7 +12,7 @@ from isoalign.report.board.rows import DRIFT, METHOD, Row
 from isoalign.report.board.sections import Section
 from isoalign.report.charts.finding import compared_at, in_nats
 from isoalign.report.charts.forest import MOST, Line, lines_of
-from isoalign.report.charts.frontier import FEW, Ends, drift_along, frontier_line, frontier_points
+from isoalign.report.charts.frontier import FEW, Ends, drift_along, frontier_line, frontier_points, on_prompts
 from isoalign.report.charts.looks import even_steps, name_of
 from isoalign.report.pages.phrases import pareto_phrase, rank_phrase, surely_pareto
 from isoalign.report.site.charts import chart
@@ -165,8 +165,9 @@ def frontier(section: Section, identifier: str) -> Markup:
         apart | {"mark": text, "encoding": words | {"color": LOOKS["stroke"]}},
     ]  # fmt: skip
     rows = [[row.name, f"{kl:.2f}", f"{gain:.3f}", pareto_phrase(row) or "no"] for row, kl, gain in ends]
-    table = html_table("Gain and KL at the end of the budget", ["Method", "KL, nats", "Gain", "On the frontier"], rows)
-    note = "A mark is a row at the end of its budget. A step of the line is the gain that a KL buys, along all runs."
+    where = f"at the end of the budget{on_prompts(section)}"
+    table = html_table(f"Gain and KL {where}", ["Method", "KL, nats", "Gain", "On the frontier"], rows)
+    note = f"A mark is a row {where}. A step of the line is the gain that a KL buys, along all runs."
     return chart(identifier, f"What a KL buys: {section.objective.better}", {"height": 380, "layer": layers}, table, note)
 
 

@@ -16,7 +16,7 @@ from isoalign.core.files import save
 from isoalign.core.objective import objective_of
 from isoalign.core.records import Estimate
 from isoalign.evaluation.metrics import Metric
-from isoalign.stats import LEVEL, RESAMPLES
+from isoalign.stats import LEVEL
 from isoalign.tools.exports.evidence import Evidence
 
 SCHEMA = "0.3.0"
@@ -70,7 +70,6 @@ def _result(one: Evidence, metric: Metric, estimate: Estimate) -> dict[str, Any]
         uncertainty["confidence_interval"] = {
             "lower": estimate.low, "upper": estimate.high, "confidence_level": LEVEL, "method": "over prompts",
         }  # fmt: skip
-        uncertainty["num_bootstrap_samples"] = RESAMPLES
     known = metric.higher_is_better is not None
     return {
         "evaluation_result_id": metric.name,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from isoalign.core.display import clean
-from isoalign.core.objective import objective_of
+from isoalign.core.objective import Objective, objective_of
 from isoalign.core.records import Card, Estimate, Sample
 from isoalign.evaluation.card import file_name
 from isoalign.evaluation.metrics import Metric
@@ -60,4 +61,11 @@ class Evidence:
         objective = objective_of(self.card)
         for name, estimate in self.card.metrics.items():
             if estimate.value is not None:
-                yield metric(name, objective), estimate
+                yield _read(name, objective), estimate
+
+
+def _read(name: str, objective: Objective) -> Metric:
+    """How a metric is read; of a part, such as toxicity_mean/clean or ead@common, as the whole is."""
+    whole = re.split("[/@]", name)[0]
+    one = metric(whole, objective)
+    return one if whole == name else replace(one, name=name, title=f"{one.title} ({name[len(whole) + 1 :]})")

@@ -19,6 +19,7 @@ COLUMNS = {
     "cards": {
         "card": "string", "task": "string", "algorithm": "string", "seed": "int64", "part": "string", "flops": "double",
         "base": "string", "settings": "string", "tuning": "string", "gated": "bool", "flags": "string", "versions": "string",
+        "budget": "string", "task_settings": "string", "split": "string", "command": "string",
     },
     "metrics": {
         "card": "string", "task": "string", "algorithm": "string", "seed": "int64", "metric": "string", "value": "double",
@@ -62,7 +63,9 @@ def _of_card(one: Evidence) -> Row:
         "flops": card.budget.get("flops"), "base": stage_identity(card, "sft"),
         "settings": json.dumps(card.config.get("algorithm"), sort_keys=True), "tuning": str(card.notes.get("tuning") or ""),
         "gated": any(flag.kind == "gate" for flag in card.flags), "flags": "; ".join(map(str, card.flags)),
-        "versions": json.dumps(card.versions, sort_keys=True),
+        "versions": json.dumps(card.versions, sort_keys=True), "budget": json.dumps(card.budget, sort_keys=True),
+        "task_settings": json.dumps(card.config.get("task"), sort_keys=True), "split": str(card.notes.get("split") or ""),
+        "command": card.command,
     }  # fmt: skip
 
 

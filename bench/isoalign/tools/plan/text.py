@@ -77,12 +77,22 @@ def _totals(plan: TaskPlan, methods: Sequence[MethodPlan], accelerator: Accelera
     for budget in dict.fromkeys(each.budget for each in methods):
         runs = [each for each in methods if each.budget == budget and not each.problem]
         number = len(runs) * assumed.seeds
-        time = assumed.seeds * sum(each.hours(accelerator, assumed) for each in runs) + sum(shared[:-1]) + number * shared[-1]
+        own = assumed.seeds * sum(each.hours(accelerator, assumed) for each in runs) + number * shared[-1]
+        time = own + min(plan.task.bases, assumed.seeds) * sum(shared[:-1])
         money = "" if accelerator.price is None else f", ${_dollars(time, accelerator, assumed)}"
+        told = f"store {_bytes(plan.store_bytes(number))}; smallest resolvable difference {_resolvable(plan, _ranked(runs))}"
         yield (
             f"{budget}: {number} runs ({len(runs)} methods, {assumed.seeds} seeds) with their evaluation {duration(time)}"
-            f"{money}; store {_bytes(plan.store_bytes(number))}; smallest resolvable difference {_resolvable(plan, len(runs))}"
+            f"{money}; {told}"
         )
+
+
+def _ranked(runs: Sequence[MethodPlan]) -> int:
+    """How many of the runs a board ranks: no controls, and nothing that trains nothing."""
+    return sum(each.steps > 0 and each.method not in CONTROLS for each in runs)
+
+
+CONTROLS = ("sft", "sft_chosen", "drift_rloo", "drift_dpo")
 
 
 def _resolvable(plan: TaskPlan, methods: int) -> str:
@@ -103,6 +113,8 @@ def assumptions(plan: TaskPlan, accelerator: Accelerator, assumed: Assumed) -> I
     if accelerator.price is not None:
         yield f"${accelerator.price:g} an hour and device: {accelerator.source}"
     yield "time and price of a run are of its whole bill, of the verdicts and reward models too that runs share and make once"
+    if (bases := min(plan.task.bases, assumed.seeds)) > 1:
+        yield f"what runs share is made for each of {bases} bases; the store is counted for one"
     if assumed.devices > 1:
         yield "work is spread evenly"
     if assumed.shards > 1:
@@ -137,7 +149,8 @@ def advice(methods: Sequence[MethodPlan], accelerator: Accelerator, assumed: Ass
 
 def as_json(plan: TaskPlan, methods: Sequence[MethodPlan], accelerator: Accelerator, assumed: Assumed) -> dict[str, Any]:
     """The plan in plain types; bytes, FLOPs, hours and dollars."""
-    names = {each.method for each in methods if not each.problem}
+    runs = [each for each in methods if not each.problem]
+    ranked = len({each.method for each in runs if _ranked([each])})
     stages = plan.stages()
     return {
         "task": plan.task.name, "base": plan.task.model.name, "assumed": asdict(assumed),
@@ -147,7 +160,7 @@ def as_json(plan: TaskPlan, methods: Sequence[MethodPlan], accelerator: Accelera
             for name, items in stages.items()
         ],
         "methods": [_method(each, accelerator, assumed) for each in methods],
-        "store": plan.store_bytes(len(names) * assumed.seeds), "resolvable": plan.resolvable(len(names)),
+        "store": plan.store_bytes(len(runs) * assumed.seeds), "resolvable": plan.resolvable(ranked),
         "notes": list(assumptions(plan, accelerator, assumed)), "advice": list(advice(methods, accelerator, assumed)),
     }  # fmt: skip
 
