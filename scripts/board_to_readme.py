@@ -38,7 +38,10 @@ def named(group: str) -> tuple[str, ...]:
 
 
 MAIN = named("main")
-GROUPS = {"pairs": ("dpo", "ipo", "simpo", "orpo", *named("pairs"))}  # nano's, each with a picture of its name
+GROUPS = {  # nano's, each with a picture of its name
+    "pairs": ("dpo", "ipo", "simpo", "orpo", *named("pairs")),
+    "reward": ("ppo", "ppo_lora", "rloo", "grpo", *named("reward")),
+}
 RULE = "{shown} of {count} rows: the main methods, the base, and what imitates or only chooses; ranks are among all."
 
 

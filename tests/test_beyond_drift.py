@@ -71,6 +71,17 @@ def test_methods_that_only_drift_are_called_above_drift_on_at_most_5_percent_of_
     assert np.mean(held) >= 0.92  # the draws are the same for ten methods, so this is of 100
 
 
+def test_methods_that_join_cost_the_others_no_verdict() -> None:
+    """Holm's correction over forty rows asks of each what its few draws can't show."""
+    rng = np.random.default_rng(8)
+    base = prompts(rng)
+    controls = {"drift": draws(rng, base, [0.3, 0.5, 0.4, 0.2, 0.45])}
+    methods = {f"m{i}": method(rng, base, 4.0, 0.0, 0.05, 3, name=f"m{i}") for i in range(40)}
+    few, many = (beyond_drift(dict(list(methods.items())[:count]), controls) for count in (5, 40))
+    assert all(one.above for one in (*few.values(), *many.values()))
+    assert max(one.p_fdr or 1.0 for one in many.values()) < 0.025
+
+
 def test_methods_far_above_drift_are_called_so_and_the_share_is_about_the_true_one() -> None:
     boards = verdicts(4, 0.4, 0.3)
     found = [one for board in boards for one in board.values()]
@@ -104,7 +115,7 @@ def test_a_single_seed_has_an_interval_and_no_verdict() -> None:
     base = prompts(rng)
     controls = draws(rng, base, [0.3, 0.31, 0.29])
     (found,) = beyond_drift({"m": method(rng, base, 4.0, 0.0, seeds=1)}, {"drift": controls}).values()
-    assert (found.beyond.single, found.beyond.p_holm, found.above) == (True, None, None)
+    assert (found.beyond.single, found.p_fdr, found.above) == (True, None, None)
     assert (found.beyond.low or 0.0) > 0
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, mannwhitneyu, nct
+from scipy.stats import binomtest, false_discovery_control, mannwhitneyu, nct
 
 from isoalign import stats
 from isoalign.core.errors import UserError
@@ -319,6 +319,13 @@ def test_holm_keeps_the_order_and_lies_between_p_and_bonferroni(p_values):
     assert all(p <= a <= min(1, len(p_values) * p) + 1e-12 for p, a in zip(p_values, adjusted, strict=True))
     for (p, a), (q, b) in itertools.permutations(zip(p_values, adjusted, strict=True), 2):
         assert p > q or a <= b
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_benjamini_and_hochberg_s_correction_is_scipys(p_values):
+    own = stats.benjamini_hochberg(p_values)
+    assert own == pytest.approx(false_discovery_control(p_values).tolist())
+    assert all(p <= fdr <= holm + 1e-12 for p, fdr, holm in zip(p_values, own, stats.holm(p_values), strict=True))
 
 
 def test_ranks_span_from_those_shown_to_be_better_to_those_shown_to_be_worse():

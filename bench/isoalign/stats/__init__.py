@@ -6,11 +6,11 @@ from isoalign.stats.comparisons import (
     Seeds,
     compare,
     hierarchical,
-    holm,
     ranks,
     resolvable,
     tables_of,
 )
+from isoalign.stats.corrections import benjamini_hochberg, holm
 from isoalign.stats.intervals import (
     LEVEL,
     RESAMPLES,
@@ -31,7 +31,7 @@ from isoalign.stats.variance import Parts, components, drawn_error, parts_of
 
 __all__ = [
     "LEVEL", "RESAMPLES", "SEED", "VERSION", "Array", "Comparison", "Parts", "Runs", "Seeds", "Values", "bca",
-    "compare", "components", "difference", "drawn_error", "exact_ends", "hierarchical", "holm", "improvement", "iqm",
-    "jackknife", "mean", "parts_of", "ranks", "ratio", "relative_reduction", "resample", "resolvable", "stratified",
-    "tables_of",
+    "benjamini_hochberg", "compare", "components", "difference", "drawn_error", "exact_ends", "hierarchical", "holm",
+    "improvement", "iqm", "jackknife", "mean", "parts_of", "ranks", "ratio", "relative_reduction", "resample", "resolvable",
+    "stratified", "tables_of",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Methods compared over seeds and prompts: paired differences, Holm's correction, ranks, resolvable differences."""
+"""Methods compared over seeds and prompts: paired differences, ranks, resolvable differences."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from scipy.special import nctdtr, nctdtrinc, ndtri, stdtr, stdtrit
 
 from isoalign.core.errors import UserError
 from isoalign.core.records import Estimate
+from isoalign.stats.corrections import holm
 from isoalign.stats.intervals import KEPT, LEVEL, TAIL, Array, finite, resample
 from isoalign.stats.tails import quantile, tails
 from isoalign.stats.variance import Parts, drawn_error, levels_of, parts_from, parts_of, shares_of
@@ -142,15 +143,6 @@ def compare(
     for pair, p_holm in zip(tested, holm(list(tested.values())), strict=True):
         comparisons[pair] = replace(comparisons[pair], p_holm=p_holm)
     return {pair: comparisons[pair] for pair in pairs}
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values (Holm 1979), in the order given: the i-th of m sorted ones is max over j <= i of (m - j + 1) p_j."""
-    order = np.argsort(p_values, kind="stable")
-    factors = np.arange(len(order), 0, -1)
-    adjusted = np.empty(len(order))
-    adjusted[order] = np.minimum(np.maximum.accumulate(factors * np.asarray(p_values, dtype=float)[order]), 1)
-    return adjusted.tolist()
 
 
 def ranks(names: Sequence[str], better: Callable[[str, str], bool]) -> dict[str, tuple[int, int]]:

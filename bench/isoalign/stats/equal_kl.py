@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from isoalign.core.records import Estimate
-from isoalign.stats.comparisons import Comparison, Seeds, compare, hierarchical, holm, ranks
+from isoalign.stats.comparisons import Comparison, Seeds, compare, hierarchical, ranks
+from isoalign.stats.corrections import holm
 from isoalign.stats.curves import NONE, Curves
 from isoalign.stats.intervals import Array
 from isoalign.stats.lines import Statistic
