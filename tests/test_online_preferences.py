@@ -120,13 +120,18 @@ def test_the_judge_is_asked_which_of_two_fresh_answers_is_better(tiny_lab: Lab, 
     assert torch.equal(pairs.chosen.tokens[:, :start], pairs.rejected.tokens[:, :start])
 
 
+def judged(lab: Lab) -> tuple[Any, Any]:
+    """A session whose log is empty, and pairs of fresh answers."""
+    nudge(lab, by=0.2)
+    (step,) = OnlineDPO(batch_size=8).iteration(lab)
+    session_of(lab).logged.clear()
+    return session_of(lab), step.batch
+
+
 def test_verdicts_that_are_missing_are_ties_that_the_log_counts_and_none_at_all_end_the_run(
     tiny_lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nudge(tiny_lab, by=0.2)
-    (step,) = OnlineDPO(batch_size=8).iteration(tiny_lab)
-    session, pairs = session_of(tiny_lab), step.batch
-    session.logged.clear()
+    session, pairs = judged(tiny_lab)
     given: list[float | None] = [0.9, None, 0.2, None] * 2
     for verdicts in (given, [None] * 8):
         found = [Verdict(p, (p, p), 1, 1, missing="" if p else "refusal") for p in verdicts]
@@ -143,10 +148,7 @@ def test_verdicts_that_are_missing_are_ties_that_the_log_counts_and_none_at_all_
 def test_a_judge_without_a_price_and_prompts_that_it_read_in_part_are_in_the_log(
     tiny_lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nudge(tiny_lab, by=0.2)
-    (step,) = OnlineDPO(batch_size=8).iteration(tiny_lab)
-    session, pairs = session_of(tiny_lab), step.batch
-    session.logged.clear()
+    session, pairs = judged(tiny_lab)
     found = [Verdict(0.9, (0.9, 0.9), None, None, cut=place < 2) for place in range(8)]
     monkeypatch.setattr(session.source, "comparing_judge", lambda: lambda questions: found)
     tiny_lab.judge(pairs.chosen, pairs.rejected)
