@@ -16,7 +16,7 @@ from isoalign.core.display import grid, scientific
 from isoalign.core.files import save
 from isoalign.core.records import Estimate
 from isoalign.evaluation.card import read_cards
-from isoalign.report.board.rows import CONTROL, DRIFT, METHOD, REFERENCE, Row, part_of
+from isoalign.report.board.rows import DRIFT, METHOD, REFERENCE, Row, of_methods
 from isoalign.report.board.sections import Section
 from isoalign.report.charts.finding import headline
 from isoalign.report.charts.frontier import frontier_chart
@@ -119,8 +119,7 @@ def excerpt(task: str, home: Path) -> str:
 def group(name: str) -> Section:
     """The board of one of `GROUPS`."""
     cards = read_cards(ROOT / PUBLISHED / "nano")
-    kept = [card for card in cards if card.algorithm in GROUPS[name] or part_of(card) in (REFERENCE, CONTROL)]
-    return build_board(kept).sections[0]
+    return build_board(of_methods(cards, GROUPS[name])).sections[0]
 
 
 def alt(task: str, file: str) -> str:
@@ -153,14 +152,15 @@ def filled(page: str) -> str:
 
 
 def main() -> None:
-    drawn = [(place[2], place[3]) for page in PAGES for place in PICTURE.finditer((ROOT / page).read_text(encoding="utf-8"))]
+    pages = {page: filled(page) for page in PAGES}
+    drawn = [(place[2], place[3]) for text in pages.values() for place in PICTURE.finditer(text)]
     for task, file in drawn:
         section = group(file) if file in GROUPS else sections(task)[0]
         only = () if file in GROUPS else [row.name for row in chosen(section.rows)]
         if file != "frontier" and (made := frontier_chart(task, section, only=only)):
             save(ROOT / PUBLISHED / task / f"{file}.svg", made)
-    for page in PAGES:
-        (ROOT / page).write_text(filled(page), encoding="utf-8")
+    for page, text in pages.items():
+        (ROOT / page).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

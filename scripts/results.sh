@@ -29,7 +29,7 @@ reward=ppo_critic,reinforce,reinforce_pp,remax,dr_grpo,dapo,gspo,cispo,apa,qrpo
 judge=semi_online_dpo,rlhf_then_dpo,xpo,sppo,nash_md
 twins=trl_kto,trl_simpo,trl_orpo,trl_grpo,trl_rloo,trl_online_dpo # with trl_dpo: they take the settings of ours
 
-tune() { .venv/bin/isoalign tune nano ${1//,/ }; }
+tune() { .venv/bin/isoalign tune nano ${1//,/ } "${@:2}"; }
 tuning_main() {
     tune ${main/,trl_dpo/},$beside
     .venv/bin/python scripts/tuned_trl.py nano

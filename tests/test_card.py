@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from isoalign.core.records import Card, Estimate, Flag, Point
 from isoalign.core.store import digest
 from isoalign.evaluation import card as cards
 from isoalign.evaluation.seals import seals_of
+from isoalign.runs.notes import training_flags
 
 CARD = Card(
     key="0123456789abcdef",
@@ -326,3 +328,12 @@ def test_a_name_can_not_leave_its_folder(tmp_path: Path) -> None:
     assert path.parent == tmp_path
     assert path.name == "--a-b-s1-01234567.json"
     assert cards.read_card(path).algorithm == "../a|b"
+
+
+@pytest.mark.parametrize(("skipped", "kind"), [(0, ""), (1, "warning"), (2, "warning"), (3, "gate")])
+def test_steps_that_changed_nothing_are_flagged_and_more_than_a_tenth_fail_a_gate(skipped: int, kind: str) -> None:
+    record = {"fraction": 1.0, "steps": 20, "skipped": skipped, "spent": {"flops": 100.0}}
+    run: Any = SimpleNamespace(read_record=lambda: record, read_log=lambda: [{"flops_spent": 99.0}])
+    found = training_flags(run)
+    assert [flag.kind for flag in found] == ([kind] if kind else [])
+    assert all(f"at {skipped} of 20 steps the loss or the gradient was not finite" in flag.text for flag in found)

@@ -177,6 +177,8 @@ def test_models_of_the_hub_are_those_of_its_cache_unless_it_may_be_asked(
 
 def test_a_folder_that_holds_no_model_is_a_problem(doctor: Doctor, tmp_path: Path, tiny_model: Path) -> None:
     assert doctor(f"task.model.name={tiny_model}")[0] == 0
+    status, found = doctor(f"task.model.name={tmp_path / 'gone' / 'away'}")
+    assert (status, found["model"]["found"].endswith("is no folder, and not in the hub's cache")) == (2, True)
     (tmp_path / "empty").mkdir()
     status, found = doctor(f"task.model.name={tmp_path / 'empty'}")
     assert status == 2

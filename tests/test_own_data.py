@@ -429,7 +429,9 @@ def test_a_question_of_the_test_source_is_not_trained_on_under_another_system_pr
         ]
 
     own = write(tmp_path / "kind.jsonl", [*talks("Be kind."), {"prompt": [{"role": "user", "content": "Who are you?"}]}])
-    held_out = write(tmp_path / "helpful.jsonl", talks("You are helpful."))
+    others = talks("You are helpful.")
+    others[3]["prompt"][1]["content"] = " what  is 3?"
+    held_out = write(tmp_path / "helpful.jsonl", others)
     config = PromptsConfig(0, 0, 0, source=str(own), test_source=str(held_out))
     assert len(prompts.own_split(config, "test")) == 40
     found = [prompt for split in ("train", "validation") for prompt in split_or_none(config, split)]

@@ -15,7 +15,7 @@ from isoalign.core.records import Card
 from isoalign.evaluation import card as cards_on_disk
 from isoalign.evaluation import tracks
 from isoalign.report import as_data, cross_task, leaderboard
-from isoalign.report.board.rows import CONTROL, DRIFT, REFERENCE, part_of
+from isoalign.report.board.rows import CONTROL, DRIFT, REFERENCE, of_methods, part_of
 from isoalign.report.sweeps import files, sweep_report, text
 from isoalign.runs import failures
 
@@ -103,7 +103,7 @@ def _of_methods(cards: dict[Path, list[Card]], names: list[str]) -> dict[Path, l
     for folder, read in cards.items():
         there = {card.algorithm for card in read}.intersection(known)
         if part := there.intersection(names):
-            found[folder] = [card for card in read if card.algorithm in part or card.algorithm not in there]
+            found[folder] = of_methods(read, part)
             say(f"{len(part)} of {len(there)} methods in {remote.named(folder)}; ranks are among these")
     return found
 

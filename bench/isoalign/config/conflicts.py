@@ -20,7 +20,8 @@ def conflict(task: Any) -> str:
     if task.judge.kind == "scorer" and task.judge.model in scorers:
         return f"task.judge.model {task.judge.model} is an evaluation scorer; choose another scorer as judge"
     if task.judge.criterion and task.constitution.file:
-        return "task.judge.criterion has no effect with task.constitution.file, whose principles judge: set one of them"
+        said = "task.judge.criterion has no effect with task.constitution.file, whose principles judge"
+        return f"{said}; task.judge.criterion= leaves it out"
     if task.constitution.kind != "server":  # which takes the address from there
         unread = {"classifier": ("model", "base_url", "thought", "template"), "lm": ("base_url",), "scorer": ("base_url",)}
         if given := [name for name in unread.get(task.judge.kind, ()) if getattr(task.judge, name)]:

@@ -113,7 +113,8 @@ class JudgeConfig:
             )
             raise ValueError(f"{self.PLACE}.model must name {what}")
         if self.criterion and self.kind not in ("lm", "server"):
-            raise ValueError(f"{self.PLACE}.criterion is for a judge of kind lm or server, not for {self.kind or 'none'}")
+            other = f"not for {self.kind or 'none'}; {self.PLACE}.criterion= leaves it out"
+            raise ValueError(f"{self.PLACE}.criterion is for a judge of kind lm or server, {other}")
         if self.kind == "server":
             _check_address(self.base_url, self.PLACE)
 

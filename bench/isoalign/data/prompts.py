@@ -19,6 +19,7 @@ from isoalign.data.formats.files import iterate_rows
 from isoalign.data.formats.rows import EMPTY, FAULTY, Fault, Row
 from isoalign.data.formats.types import SKIPPED, Node
 
+APART = 2  # in keys: what of a split's prompts is left to others; raise it when that changes
 SPLITS = {"train": 0.60, "validation": 0.75, "test": 1.0}
 
 
@@ -82,21 +83,19 @@ def own_split(config: PromptsConfig, wanted: str) -> list[Prompt]:
 
     A source that is for this split alone gives all of its prompts; else the hash of a prompt's text, or of a conversation's
     first user turn, decides. A prompt that stands in the source of another split as well is that split's, be it under another
-    system prompt. Raises UserError
-    naming file and row of a prompt that cannot be read, and for a split with no or too few prompts.
+    system prompt. Raises UserError naming file and row of a prompt that cannot be read, and for a split with no or too few
+    prompts.
     """
     forbidden("the prompts")
     named = getattr(config, f"{wanted}_source", "")
     others = [prompt for other in other_sources(config, wanted) for prompt in read_own(other, config)]
-    held_out, asked = {prompt.id for prompt in others}, {opening_turn(prompt) for prompt in others}
+    held_out = {mark for prompt in others for mark in _marks(prompt)}
     source, count = named or config.source, getattr(config, wanted)
     different = read_own(source, config)
     chosen = [
         prompt
         for prompt in different
-        if prompt.id not in held_out
-        and opening_turn(prompt) not in asked
-        and (named or split_of(opening_turn(prompt)) == wanted)
+        if held_out.isdisjoint(_marks(prompt)) and (named or split_of(opening_turn(prompt)) == wanted)
     ]
     if not chosen or len(chosen) < count:
         raise UserError(
@@ -105,6 +104,11 @@ def own_split(config: PromptsConfig, wanted: str) -> list[Prompt]:
         )
     ordered = sorted(chosen, key=lambda prompt: text_fingerprint(prompt.text, "order"))
     return ordered[: count or None]
+
+
+def _marks(prompt: Prompt) -> set[str]:
+    """What tells that a prompt is asked elsewhere too, whatever its case and spaces: its text, or its first user turn."""
+    return {prompt.id, text_fingerprint(opening_turn(prompt), "asked")}
 
 
 def other_sources(config: PromptsConfig, wanted: str) -> list[str]:

@@ -91,6 +91,7 @@ class TaskModels:
             own = {"source": self._digest(source), "named": source != config.source, "column": config.column}
             others = [self._digest(other) for other in prompts.other_sources(config, split)]
             own |= {name: value for name in ("format", "opening", "skip", "reference") if (value := getattr(config, name))}
+            own |= {"apart": prompts.APART} if others else {}
             return own | {"stratum": config.stratum, "count": getattr(config, split), "others": others}
         data = [ASSETS[name].sha256 for name in ("rtp_scored", "rtp_categories", "comments")]
         return {"data": data, "count": getattr(config, split), "clean": config.clean, "words": config.words}

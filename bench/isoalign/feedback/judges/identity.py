@@ -10,6 +10,7 @@ from isoalign.feedback.judges.templates import load_template
 from isoalign.models import loading
 
 VERSION = 1  # raise it when the verdicts of a judge change
+READS = 2  # the same of those that read questions
 
 
 def judge_identity(config: JudgeConfig) -> dict[str, Any]:
@@ -18,9 +19,10 @@ def judge_identity(config: JudgeConfig) -> dict[str, Any]:
     Another address is another judge: a server's model name does not identify its weights. The weights of the classifier
     are covered by the key of the stage that fitted it.
     """
-    common = {"version": VERSION, "kind": config.kind}
+    common: dict[str, Any] = {"version": VERSION, "kind": config.kind}
     if config.kind == "classifier":
         return common
+    common |= {"reads": READS}
     if config.kind not in KINDS:
         module = plugins.load("judges", config.kind)
         return common | dict(module.identity(config)) | {"source": source.source_digest([module.__name__])}

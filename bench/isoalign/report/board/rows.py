@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ DRIFT = {
     "drift_rloo": "reward_seed",
     "drift_dpo": "verdict_seed",
 }  # controls for drift, each with the setting that is its draw
-_PARTS = {"sft": REFERENCE, "sft_chosen": CONTROL, **dict.fromkeys(DRIFT, CONTROL)}
+PARTS = {"sft": REFERENCE, "sft_chosen": CONTROL, **dict.fromkeys(DRIFT, CONTROL)}
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,12 @@ def part_of(card: Card) -> str:
     if not card.metered:
         return UNMETERED
     trains = card.training.get("steps") != 0
-    return _PARTS.get(card.algorithm, METHOD if trains else INFERENCE)
+    return PARTS.get(card.algorithm, METHOD if trains else INFERENCE)
+
+
+def of_methods(cards: Iterable[Card], names: Collection[str]) -> list[Card]:
+    """The cards of some methods, with the reference and the controls."""
+    return [card for card in cards if card.algorithm in names or part_of(card) in (REFERENCE, CONTROL)]
 
 
 def newest_versions(cards: Iterable[Card]) -> dict[str, str]:

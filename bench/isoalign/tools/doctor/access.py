@@ -76,7 +76,7 @@ def models(task: TaskConfig) -> Iterator[Finding]:
 
 WANTED = {
     "config.json": ("config.json",),
-    "weights in safetensors": ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"),
+    "weights in safetensors": ("model.safetensors", "model.safetensors.index.json"),
     "a tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json"),
 }
 """What a folder of a model must have, by the files of which it has one."""
@@ -106,7 +106,10 @@ def _own_model(name: str) -> Finding:
 def _cached(source: str, file: str, revision: str | None) -> bool:
     """Whether the hub's cache holds a file of a model."""
     cache = huggingface_hub.constants.HF_HUB_CACHE
-    return isinstance(huggingface_hub.try_to_load_from_cache(source, file, cache, revision), str)
+    try:
+        return isinstance(huggingface_hub.try_to_load_from_cache(source, file, cache, revision), str)
+    except huggingface_hub.errors.HFValidationError:  # no name that the hub could have
+        return False
 
 
 def services(task: TaskConfig) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from isoalign.core.display import count, grid, scientific
 from isoalign.core.peak_memory import GIB
+from isoalign.report.board.rows import PARTS
 from isoalign.tools.plan.accelerators import Accelerator
 from isoalign.tools.plan.plan import Assumed, MethodPlan, TaskPlan, hours
 
@@ -89,10 +90,7 @@ def _totals(plan: TaskPlan, methods: Sequence[MethodPlan], accelerator: Accelera
 
 def _ranked(runs: Sequence[MethodPlan]) -> int:
     """How many of the runs a board ranks: no controls, and nothing that trains nothing."""
-    return sum(each.steps > 0 and each.method not in CONTROLS for each in runs)
-
-
-CONTROLS = ("sft", "sft_chosen", "drift_rloo", "drift_dpo")
+    return sum(each.steps > 0 and each.method not in PARTS for each in runs)
 
 
 def _resolvable(plan: TaskPlan, methods: int) -> str:
