@@ -123,7 +123,7 @@ def _gain_label(section: Section, at: float | None, left_out: int) -> str:
 
 def _frontier(figure: Any, axes: Any, section: Section, ends: Ends, best: list[tuple[float, float]]) -> None:
     """Gain against KL: each row's own steps, faint, the ``best`` steps of all, and the band of drift."""
-    axes.set_title(f"Each step: the gain that a KL buys{on_prompts(section)}", loc="left", fontsize=9, color=FAINT, pad=6)
+    axes.set_title(f"Each step: what a KL buys{on_prompts(section)}", loc="left", fontsize=9, color=FAINT, pad=6)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     few = len(ends) <= FEW
