@@ -138,7 +138,9 @@ def frontier(section: Section, identifier: str) -> Markup:
     if not ends:
         return Markup("")
     best = frontier_line(section, ends)
-    farthest = max(kl for _, kl, _ in ends) or 1.0
+    inside = [end for end in ends if end[0].algorithm not in DRIFT] or ends  # what drifted may have ended far beyond
+    farthest = max(kl for _, kl, _ in inside) or 1.0
+    drawn = [end for end in ends if end[1] <= 1.05 * farthest]
     line = [{"kl": kl, "gain": gain} for kl, gain in [*best, (farthest, best[-1][1])]]
     ticks = [d**2 for d in even_steps(math.sqrt(farthest), 8)]
     x = KL | {
@@ -149,10 +151,10 @@ def frontier(section: Section, identifier: str) -> Markup:
     y = {"field": "gain", "type": "quantitative", "title": section.objective.gain_axis}
     points = [
         look(row) | {"kl": kl, "gain": gain, "left": kl < 0.05 * farthest, "says": _end_says(section, row, kl, gain)}
-        for row, kl, gain in ends
+        for row, kl, gain in drawn
     ]
     steps = {"type": "line", "interpolate": "step-after", "color": "var(--ink)", "strokeWidth": 2, "aria": False}
-    named = [point for point, (row, _, _) in zip(points, ends, strict=True) if _is_named(row, ends)]
+    named = [point for point, (row, _, _) in zip(points, drawn, strict=True) if _is_named(row, ends)]
     text = {"type": "text", "dy": -12, "align": {"expr": "datum.left ? 'left' : 'center'"}, "fontSize": 11, "aria": False}
     words = {"x": x, "y": y, "text": {"field": "name"}}
     halo = text | {"stroke": "var(--paper)", "strokeWidth": 4, "strokeJoin": "round"}
@@ -168,6 +170,7 @@ def frontier(section: Section, identifier: str) -> Markup:
     where = f"at the end of the budget{on_prompts(section)}"
     table = html_table(f"Gain and KL {where}", ["Method", "KL, nats", "Gain", "On the frontier"], rows)
     note = f"A mark is a row {where}. A step of the line is the gain that a KL buys, along all runs."
+    note += f" {len(ends) - len(drawn)} draws of drift ended farther away." if len(drawn) < len(ends) else ""
     return chart(identifier, f"What a KL buys: {section.objective.better}", {"height": 380, "layer": layers}, table, note)
 
 
@@ -204,8 +207,8 @@ def _drift_area(section: Section, x: dict[str, Any], y: dict[str, Any]) -> list[
         columns = zip(*drift_along(draws), strict=True)
         values = [{"kl": d * d, "low": low, "high": high, "gain": gain} for d, low, high, gain in columns]
         data = {"data": {"values": values}}
-        area = {"type": "area", "color": "var(--faint)", "opacity": 0.2, "aria": False}
+        area = {"type": "area", "color": "var(--faint)", "opacity": 0.2, "aria": False, "clip": True}
         layers.append(data | {"mark": area, "encoding": {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}}})
-        dashes = {"type": "line", "color": "var(--faint)", "strokeDash": [4, 3], "aria": False}
+        dashes = {"type": "line", "color": "var(--faint)", "strokeDash": [4, 3], "aria": False, "clip": True}
         layers.append(data | {"mark": dashes, "encoding": {"x": x, "y": y}})
     return layers
