@@ -142,6 +142,7 @@ def test_drift_is_a_band_and_a_column() -> None:
     assert "drift_rloo, a control for drift" in json.dumps(data_of(page)["forest"])
     assert "Above drift ↑" in page
     assert "drift alone, with its 95% interval" in page
+    assert "3 draws of drift ended farther away." in page, "the axis ends where methods do"
     assert "not shown to be above drift: at" in page, "the flag, at its row"
 
 
