@@ -480,6 +480,7 @@ def test_a_task_may_rank_by_win_rate_but_not_by_the_judge_that_labelled_the_data
     goal = ["task.objective={name: win rate, higher_is_better: true, threshold: null}", "task.evaluation.scorer=win_rate"]
     goal += ["task.evaluation.second_scorer=vader", "task.evaluation.win_rate.criterion=It is kind.", "budget.steps=2"]
     goal += ["task.judge.kind=lm", f"task.judge.model={furnished.model}", "task.judge.template=reply"]
+    goal += ["task.judge.criterion=It is kind."]
     done = furnished(judged(furnished, "algorithm=rlaif", "task.training.snapshots=[0.5]", *goal))
     assert done.returncode == 0, done.stderr
     card = read_card(card_of(furnished, "rlaif"))
