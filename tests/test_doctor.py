@@ -274,6 +274,7 @@ def test_cards_are_named_with_their_memory_and_precision(monkeypatch: pytest.Mon
 
 def test_a_card_that_torch_cannot_use_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "nvidia-smi").touch(mode=0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # which other tests' libraries may have set
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     pretend(monkeypatch, [], 0, (0, 0))
     monkeypatch.setattr(torch.version, "cuda", None)
