@@ -14,6 +14,7 @@ from isoalign.baselines.ppo_lora import PPOLora
 from isoalign.baselines.rlaif import RLAIF
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
+from isoalign.models.tokens import decode_prompts
 from isoalign.training.lab import Lab, session_of
 from workbench import Bench
 
@@ -247,5 +248,5 @@ def test_rlaif_is_ppo_by_the_judges_reward_model_or_the_log_odds_of_its_own_scor
     answers, source = tiny_lab.generate(tiny_lab.prompts(4)), session_of(tiny_lab).source
     torch.testing.assert_close(RLAIF().score(tiny_lab, answers), source.reward("judge")(answers))
     policy = session_of(tiny_lab).policy
-    chance = source.scoring_judge()(policy.decode(answers), policy.decode_prompts(answers)).clamp(1e-3, 1 - 1e-3)
+    chance = source.scoring_judge()(policy.decode(answers), decode_prompts(policy.tokenizer, answers)).clamp(1e-3, 1 - 1e-3)
     torch.testing.assert_close(RLAIF(mode="direct").score(tiny_lab, answers), (chance / (1 - chance)).log())

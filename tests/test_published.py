@@ -432,6 +432,8 @@ def test_the_methods_on_a_reward_model_are_what_the_page_says() -> None:
     gated = {
         name: [sum(flag.kind == "gate" for flag in c.flags) for c in rows[name].cards] for name in rows if rows[name].gated
     }
+    told = "at 1 nat no two are told apart, nor two of eleven [methods on a reward model]"
+    assert told in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split()), "below, of eleven at 1 nat"
     assert {name: (sum(map(bool, each)), len(each)) for name, each in gated.items()} == {"rloo": (1, 5), "dr_grpo": (2, 3)}
     at = {kl: {name: one for name, one in found.items() if one.rank} for kl, found in section.equal_kl.items()}
     assert [len(at[kl]) for kl in (0.5, 1.0, 2.0, 4.0, 8.0)] == [8, 11, 11, 9, 4]

@@ -114,5 +114,7 @@ def test_rollouts_that_draws_or_minibatch_do_not_divide_are_refused() -> None:
     with pytest.raises(UserError, match=r"algorithm\.rollouts=60 is no multiple of algorithm\.draws=8"):
         registry.with_checked_settings(RLOO(rollouts=60, draws=8))
     assert registry.with_checked_settings(GRPO(rollouts=8, draws=4, minibatch=32)), "one step of all"
+    other = dataclasses.make_dataclass("Other", [("rollouts", int, 3), ("draws", int, 2)])()
+    assert registry.with_checked_settings(other) is other, "names of another package are its own"
     with pytest.raises(UserError, match=r"algorithm\.rollouts=64 is no multiple of algorithm\.minibatch=48"):
         registry.with_checked_settings(GRPO(rollouts=64, draws=8, minibatch=48))

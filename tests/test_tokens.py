@@ -120,7 +120,7 @@ def test_a_text_of_a_language_model_is_read_by_its_mask_alone(tmp_path: Path) ->
         real = ids[mask].tolist()
         assert EOS not in real[:-1]
         assert len(real) == 12 or real[-1] == EOS
-    assert model.decode_prompts(drawn)[:1] == ["keep it dry now"]
+    assert tokens.decode_prompts(model.tokenizer, drawn)[:1] == ["keep it dry now"]
 
 
 # -- conversations --------------------------------------------------------------------------------------------------------

@@ -150,10 +150,6 @@ class LanguageModel:
         """The text of each completion."""
         return tokens.decode(self.tokenizer, rollouts)
 
-    def decode_prompts(self, rollouts: Rollouts) -> list[str]:
-        """The text of each prompt."""
-        return tokens.decode_prompts(self.tokenizer, rollouts)
-
     def __call__(self, rollouts: Rollouts) -> Outputs:
         """Log-probabilities, states and logits at the completion's positions, the only ones where the head is applied.
 

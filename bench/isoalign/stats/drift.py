@@ -62,7 +62,7 @@ def beyond_drift(methods: Mapping[str, Curves], controls: Mapping[str, Draws]) -
     A method must be above every control that is known there, so the lower bound and p are those of the control of which they
     are worst, and the choice needs no correction. Each method has a question of its own, so what is held over all of them is
     the share of wrong answers among those that are called above drift: at most 5% on average, and where all only drift, one is
-    called so on 5% of boards. A method that joins costs the others nothing.
+    called so on 5% of boards. Methods that join cost the others little, as long as most are above.
     """
     found = {}
     for name, curves in methods.items():

@@ -97,15 +97,13 @@ class NewTask:
     def _objective(self) -> str:
         """The lines of the objective; none for toxicity."""
         known = "known_reward: true\n" if self.known_reward else ""
-        given = self.higher_is_better
-        if self.scorer in EMBEDDED:
-            if given is not None:
-                raise UserError(f"{self.scorer} says itself which way its numbers go; leave out --higher-is-better")
-            return known
-        scorer = load_answer_scorer(self.scorer)
-        if given is not None and scorer.higher_is_better is not None:
+        scorer = None if self.scorer in EMBEDDED else load_answer_scorer(self.scorer)
+        given, says = self.higher_is_better, False if scorer is None else scorer.higher_is_better
+        if given is not None and says is not None:
             raise UserError(f"{self.scorer} says itself which way its numbers go; leave out --higher-is-better")
-        better = given if scorer.higher_is_better is None else scorer.higher_is_better
+        if scorer is None:
+            return known
+        better = given if says is None else says
         if better is None:
             raise UserError(f"{self.scorer} does not say whether more is better; add --higher-is-better or --lower-is-better")
         name = (self.scorer.partition(":")[2] or self.scorer).rpartition("/")[2].partition("@")[0].replace("#", "_")

@@ -113,15 +113,7 @@ def with_checked_settings(algorithm: Any) -> Any:
             raise UserError(f"algorithm.{name} must be a finite number, not {value}")
         if name in ("lr", "lora") and isinstance(value, int | float) and value < 0:
             raise UserError(f"algorithm.{name} must be 0 or more, not {value}")
-    rollouts, draws = (getattr(algorithm, name, None) for name in ("rollouts", "draws"))
-    if isinstance(rollouts, int) and isinstance(draws, int) and draws > 0 and rollouts % draws:
-        raise UserError(f"algorithm.rollouts={rollouts} is no multiple of algorithm.draws={draws}: some would not be sampled")
-    minibatch = getattr(algorithm, "minibatch", None)
-    if isinstance(rollouts, int) and isinstance(minibatch, int) and 0 < minibatch < rollouts and rollouts % minibatch:
-        raise UserError(
-            f"algorithm.rollouts={rollouts} is no multiple of algorithm.minibatch={minibatch}: rows of the last, smaller step "
-            "would weigh more"
-        )
+    _check_sizes(algorithm)
     for name, (other, values) in getattr(algorithm, "acts_with", {}).items():
         if getattr(algorithm, name) != getattr(type(algorithm), name) and getattr(algorithm, other) not in values:
             raise UserError(
@@ -129,6 +121,22 @@ def with_checked_settings(algorithm: Any) -> Any:
                 f"{getattr(algorithm, other)}; leave it at {getattr(type(algorithm), name)}"
             )
     return algorithm
+
+
+def _check_sizes(algorithm: Any) -> None:
+    """Raise UserError for rollouts that draws or minibatch do not divide. Names of other packages may mean other things."""
+    own = any(kind.__module__.startswith("isoalign.baselines.") for kind in type(algorithm).__mro__)
+    rollouts = getattr(algorithm, "rollouts", None)
+    if not own or not rollouts:
+        return
+    draws, minibatch = getattr(algorithm, "draws", 1), getattr(algorithm, "minibatch", rollouts)
+    if rollouts % draws:
+        raise UserError(f"algorithm.rollouts={rollouts} is no multiple of algorithm.draws={draws}: some would not be sampled")
+    if minibatch < rollouts and rollouts % minibatch:
+        raise UserError(
+            f"algorithm.rollouts={rollouts} is no multiple of algorithm.minibatch={minibatch}: rows of the last, smaller step "
+            "would weigh more"
+        )
 
 
 @contextmanager
