@@ -145,10 +145,29 @@ def test_hierarchical_pairs_prompts_and_leaves_out_those_that_lack_a_value():
 def test_hierarchical_refuses_other_prompts_and_no_seeds():
     with pytest.raises(UserError, match="same prompts"):
         stats.hierarchical([{"a": 1.0}], [{"b": 1.0}])
+    with pytest.raises(UserError, match="same prompts"):
+        stats.compare({"a": np.ones((2, 3)), "b": np.ones((2, 4))})
     with pytest.raises(UserError, match="without seeds"):
         stats.hierarchical([])
     assert stats.hierarchical([{"a": 1.0}]).low is None
     assert stats.hierarchical([{"a": None}]).value is None
+
+
+def test_means_estimated_together_are_those_estimated_one_by_one():
+    """Seeds by prompt, arrays of the same, prompts that lack a value, one prompt, and none."""
+    rng = np.random.default_rng(4)
+    tables = [rng.gamma(0.3, size=(seeds, prompts)) for seeds, prompts in ((3, 40), (2, 40), (1, 9), (3, 1))]
+    tables.append(np.where(np.arange(40) % 7, tables[0] ** 2, np.nan))
+    named = [[{f"{p:02}": value for p, value in enumerate(seed)} for seed in table] for table in tables]
+    together = stats.each_hierarchical([*tables, *named, [{"a": None}]])
+    for found, again, one in zip(together, together[len(tables) :], named, strict=False):
+        alone = stats.hierarchical(one)
+        assert [found.n, found.missing, again.n, again.missing] == 2 * [alone.n, alone.missing]
+        bounds = [alone.value, alone.low, alone.high]
+        assert [found.value, found.low, found.high] == pytest.approx(bounds)
+        assert [again.value, again.low, again.high] == pytest.approx(bounds)
+    assert together[-1] == Estimate(None, None, None, 0, 1)
+    assert together[4].missing == 6
 
 
 def test_seeds_that_differ_widen_the_interval():

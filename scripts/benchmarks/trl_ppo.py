@@ -41,9 +41,10 @@ from isoalign.core.store import Store
 from isoalign.data import assets
 from isoalign.evaluation import samples
 from isoalign.evaluation.card import read_cards
+from isoalign.evaluation.metrics.metric import UNBOUNDED
 from isoalign.models import loading
 from isoalign.models.reward import HeadReward
-from isoalign.report.board.ranking import pooled_estimate
+from isoalign.report.board.ranking import pooled_estimates
 from isoalign.runs.overrides import task_named
 from isoalign.stages.rounds import FeedbackRounds
 from isoalign.stages.shared import SharedStages
@@ -195,7 +196,7 @@ class Comparison:
                 "learning rate": rate,
                 "by seed": metrics,
                 "gates": list(map(gates, cards[name])),
-                GAIN: asdict(pooled_estimate(cards[name], GAIN)),
+                GAIN: asdict(pooled_estimates(cards[name], {GAIN: UNBOUNDED})[GAIN]),
             }
             if name == "ours":
                 arms[name] |= {"spent": [each.spent["flops"] / self.purse.flops for each in cards[name]]}

@@ -5,6 +5,7 @@ named, and made again.
 """
 
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -35,6 +36,7 @@ from isoalign.core.manifests import (
 from isoalign.core.memory import machine_failure
 
 LATER, UNKEYED = "later", "unkeyed"
+_NOTHING = object()
 Make = Callable[[Path], Iterable[str] | None]  # fills a work directory; returns keys of stages that it did not read
 _OPENED: set[Path] = set()  # stages that this process has looked at
 
@@ -56,12 +58,15 @@ def in_no_key(default: Any) -> Any:
 
 def recipe_fields(value: Any) -> dict[str, Any]:
     """A dataclass as recipes have it: its settings, without those that came later and are at their default."""
-    kept = (
-        f
-        for f in fields(value)
-        if not (f.metadata.get(UNKEYED) or (f.metadata.get(LATER) and getattr(value, f.name) == f.default))
-    )
-    return {f.name: getattr(value, f.name) for f in kept}
+    cls: Any = type(value)
+    each = ((name, getattr(value, name), left_out) for name, left_out in _keyed(cls).items())
+    return {name: setting for name, setting, left_out in each if left_out is _NOTHING or setting != left_out}
+
+
+@functools.cache  # a card has a hundred estimates
+def _keyed(cls: Any) -> dict[str, Any]:
+    """The names of settings that recipes have, each with the value at which it is left out."""
+    return {f.name: f.default if f.metadata.get(LATER) else _NOTHING for f in fields(cls) if not f.metadata.get(UNKEYED)}
 
 
 def _plain(value: Any) -> Any:

@@ -16,10 +16,10 @@ def parse(value: Any, hint: Any, where: str, path: Path) -> Any:
     """``value``, checked against the type ``hint``, dataclasses built from mappings; ``where``: its name in the file."""
     if _is_plain(value, hint):
         return value
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    origin, arguments, of_fields = _anatomy(hint)
     if origin in (dict, list) and isinstance(value, origin) and _plain(value, arguments[-1]):
         return origin(value)
-    if dataclasses.is_dataclass(hint):
+    if of_fields:
         return _fields(value, hint, where, path)
     if origin is dict and isinstance(value, dict):
         return {name: parse(item, arguments[1], _join(where, name), path) for name, item in value.items()}
@@ -39,6 +39,12 @@ def parse(value: Any, hint: Any, where: str, path: Path) -> Any:
     if not isinstance(value, accepted) or isinstance(value, bool):
         _wrong(value, origin or hint, where, path)
     return finite(value, where, path)
+
+
+@functools.cache
+def _anatomy(hint: Any) -> tuple[Any, tuple[Any, ...], bool]:
+    """A type without its arguments, these, and whether it is a dataclass."""
+    return typing.get_origin(hint), typing.get_args(hint), dataclasses.is_dataclass(hint)
 
 
 _PLAIN: dict[Any, set[type]] = {str: {str}, int: {int}, float: {int, float}, float | None: {int, float, types.NoneType}}
@@ -66,10 +72,10 @@ def _fields(value: Any, cls: Any, where: str, path: Path) -> Any:
     if not isinstance(value, dict):
         _wrong(value, dict, where, path)
     hints, required = _hints(cls), _required(cls)
-    for name in value.keys() - hints.keys():
-        raise UserError(f"{path}: unknown field {_join(where, name)}")
-    for name in required if not value.keys() >= required.keys() else ():
-        if name not in value:
+    if not hints.keys() >= value.keys() >= required.keys():
+        for name in (name for name in value if name not in hints):
+            raise UserError(f"{path}: unknown field {_join(where, name)}")
+        for name in (name for name in required if name not in value):
             raise UserError(f"{path}: {_join(where, name)} is missing")
     return cls(**{
         name: item if _is_plain(item, hints[name]) else parse(item, hints[name], _join(where, name), path)

@@ -5,9 +5,8 @@ from isoalign.stats.comparisons import (
     Comparison,
     Seeds,
     compare,
+    each_hierarchical,
     hierarchical,
-    ranks,
-    resolvable,
     tables_of,
 )
 from isoalign.stats.corrections import benjamini_hochberg, holm
@@ -27,11 +26,13 @@ from isoalign.stats.intervals import (
     relative_reduction,
     resample,
 )
+from isoalign.stats.ranks import ranks, resolvable
 from isoalign.stats.variance import Parts, components, drawn_error, parts_of
 
 __all__ = [
     "LEVEL", "RESAMPLES", "SEED", "VERSION", "Array", "Comparison", "Parts", "Runs", "Seeds", "Values", "bca",
-    "benjamini_hochberg", "compare", "components", "difference", "drawn_error", "exact_ends", "hierarchical", "holm",
+    "benjamini_hochberg", "compare", "components", "difference", "drawn_error", "each_hierarchical", "exact_ends",
+    "hierarchical", "holm",
     "improvement", "iqm", "jackknife", "mean", "parts_of", "ranks", "ratio", "relative_reduction", "resample", "resolvable",
     "stratified", "tables_of",
 ]  # fmt: skip

@@ -1,14 +1,15 @@
-"""Methods compared over seeds and prompts: paired differences, ranks, resolvable differences."""
+"""Methods compared over seeds and prompts: means and paired differences."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, combinations
 
 import numpy as np
-from scipy.special import nctdtr, nctdtrinc, ndtri, stdtr, stdtrit
+from scipy.special import ndtri, stdtr
 
 from isoalign.core.errors import UserError
 from isoalign.core.records import Estimate
@@ -19,13 +20,13 @@ from isoalign.stats.variance import Parts, drawn_error, levels_of, parts_from, p
 
 Seeds = Sequence[Mapping[str, float | None]]
 """For each seed, prompt to its value (the mean over its draws)."""
+Table = Seeds | Array
+"""The same, or an array [seeds, prompts] of values on prompts that all methods have in one order."""
 PAIRED = 10_000  # resamples of a comparison of few pairs
 MANY = 400  # pairs: those of 28 methods; of more nothing is resampled
 SUMS = 2**22  # resampled sums in memory at once: 32 MB
 BATCH = 500  # pairs of a batch at most
 _A_PAIR = 400  # resamples for each of many pairs: for 325 pairs Holm's first step needs p < .00015
-NOMINAL = 0.84  # power, if errors were known, at which it is 80%
-HALVINGS = 12  # of an interval of differences, to the one with that power
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Comparison:
         return self.p_holm is not None and self.p_holm < 1 - LEVEL
 
 
-def hierarchical(values: Seeds, minus: Seeds | None = None) -> Estimate:
+def hierarchical(values: Table, minus: Table | None = None) -> Estimate:
     """Mean over seeds and prompts, or the difference of two methods on the same prompts; ``n`` counts prompts.
 
     Seeds and prompts are crossed, y = mu + seed + prompt + rest, and so
@@ -82,23 +83,46 @@ def hierarchical(values: Seeds, minus: Seeds | None = None) -> Estimate:
     if minus is not None:
         difference = compare({"first": values, "second": minus})["first", "second"]
         return Estimate(difference.value, difference.low, difference.high, difference.n, difference.missing)
-    (table,) = tables_of([values])
-    whole = np.isfinite(table).all(0)
-    table, missing = table[:, whole], int((~whole).sum())
-    mean = table.mean(0)
-    n = len(mean)
-    if n < 2:
-        return Estimate(finite(mean[0]) if n else None, None, None, n, missing)
-    part = parts_of(mean, [table])
-    if not part.error:
-        return Estimate(part.value, part.value, part.value, n, missing)
-    draws = drawn_error(resample(lambda weights: weights @ mean, n), n, part)
-    skewness = ((mean - part.value) ** 3).sum() * (part.scale / (n * part.error)) ** 3
-    return Estimate(part.value, *part.bounds(np.quantile(draws, levels_of(draws, skewness / 6))), n, missing)
+    return each_hierarchical([values])[0]
+
+
+def each_hierarchical(several: Sequence[Table]) -> list[Estimate]:
+    """`hierarchical` of each, on prompts of its own; those on equally many are resampled together, which is far quicker."""
+    tables = [table for values in several for table in tables_of([values])]
+    whole = [np.isfinite(table).all(0) for table in tables]
+    tables = [table[:, kept] for table, kept in zip(tables, whole, strict=True)]
+    means = [table.mean(0) for table in tables]
+    alike: dict[int, list[int]] = defaultdict(list)
+    for place, mean in enumerate(means):
+        alike[len(mean)].append(place)
+    drawn: dict[int, Array] = {}
+    for n, places in alike.items():
+        if n > 1:
+            stacked = np.array([means[place] for place in places])
+            drawn |= zip(places, resample(partial(_sums, stacked), n).T, strict=True)
+    estimates = []
+    for place, (table, mean, kept) in enumerate(zip(tables, means, whole, strict=True)):
+        n, missing = len(mean), int((~kept).sum())
+        if n < 2:
+            estimates.append(Estimate(finite(mean[0]) if n else None, None, None, n, missing))
+            continue
+        part = parts_of(mean, [table])
+        if not part.error:
+            estimates.append(Estimate(part.value, part.value, part.value, n, missing))
+            continue
+        draws = drawn_error(drawn[place], n, part)
+        skewness = ((mean - part.value) ** 3).sum() * (part.scale / (n * part.error)) ** 3
+        bounds = part.bounds(np.quantile(draws, levels_of(draws, skewness / 6)))
+        estimates.append(Estimate(part.value, *bounds, n, missing))
+    return estimates
+
+
+def _sums(means: Array, weights: Array) -> Array:
+    return weights @ means.T
 
 
 def compare(
-    methods: Mapping[str, Seeds],
+    methods: Mapping[str, Table],
     pairs: Sequence[tuple[str, str]] | None = None,
     trained: Collection[str] = (),
     counted: int = MANY,
@@ -143,42 +167,6 @@ def compare(
     for pair, p_holm in zip(tested, holm(list(tested.values())), strict=True):
         comparisons[pair] = replace(comparisons[pair], p_holm=p_holm)
     return {pair: comparisons[pair] for pair in pairs}
-
-
-def ranks(names: Sequence[str], better: Callable[[str, str], bool]) -> dict[str, tuple[int, int]]:
-    """The first and last rank that each may have: 1 + the number that are ``better``, and n - the number it is better than.
-
-    If ``better`` is wrong about any pair with a probability of at most 5%, as after Holm's correction, all spans together
-    contain the true ranks with 95% (Mogstad et al. 2024, "Inference for Ranks", section 3).
-    """
-    return {
-        name: (1 + sum(better(other, name) for other in others), len(names) - sum(better(name, other) for other in others))
-        for name in names
-        for others in [[other for other in names if other != name]]
-    }
-
-
-def resolvable(comparisons: Iterable[Comparison]) -> float | None:
-    """The smallest difference that these comparisons could resolve: found with 80% power at Holm's strictest step, on average
-    over the pairs.
-
-    For m pairs, each with standard error e and d degrees of freedom, a difference delta is found where a t with d degrees of
-    freedom and noncentrality delta / e lies above t(1 - .05 / (2 m), d). The errors are estimates, and a few of them: what
-    should be found with `NOMINAL` power is found with 80% in simulations (tests/test_validity.py). None if nothing could be
-    compared.
-    """
-    tested = [(c.error, c.freedom) for c in comparisons if c.error and c.freedom is not None]
-    if not tested:
-        return None
-    error, freedom = (np.array(column) for column in zip(*tested, strict=True))
-    least = stdtrit(freedom, 1 - (1 - LEVEL) / (2 * len(tested)))
-    each = nctdtrinc(freedom, 1 - NOMINAL, least) * error
-    low, high = float(each.min()), float(each.max())
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        power = 1 - np.nan_to_num(nctdtr(freedom, middle / error, least)).mean()  # nan far above: 0
-        low, high = (middle, high) if power < NOMINAL else (low, middle)
-    return (low + high) / 2
 
 
 def _batches(pairs: Sequence[tuple[str, str]], methods: int) -> Iterator[list[tuple[str, str]]]:
@@ -267,17 +255,21 @@ def _apart(first: Array, second: Array) -> Array:
     return np.where(np.abs(gap) <= 1e-12 * size, 0.0, gap)
 
 
-def tables_of(methods: Sequence[Seeds]) -> list[Array]:
+def tables_of(methods: Sequence[Table]) -> list[Array]:
     """[seeds, prompts] for each method, prompts sorted; NaN where a value is missing.
 
     Raises UserError for a method without seeds and for different prompts.
     """
-    if not all(methods):
+    if not all(map(len, methods)):
         raise UserError("a method without seeds can't be pooled")
-    if not methods:
-        return []
-    prompts = sorted(methods[0][0])
-    if any(seed.keys() != methods[0][0].keys() for method in methods for seed in method):
+    named = [method for method in methods if not isinstance(method, np.ndarray)]
+    if any(seed.keys() != named[0][0].keys() for method in named for seed in method):
         raise UserError("seeds and methods can only be pooled on the same prompts")
-    tables = [np.array([[seed[p] for p in prompts] for seed in method], dtype=float) for method in methods]
+    prompts = sorted(named[0][0]) if named else []
+    tables = [
+        method if isinstance(method, np.ndarray) else np.array([[seed[p] for p in prompts] for seed in method], dtype=float)
+        for method in methods
+    ]
+    if len({table.shape[1] for table in tables}) > 1:
+        raise UserError("seeds and methods can only be pooled on the same prompts")
     return [np.where(np.isfinite(table), table, np.nan) for table in tables]

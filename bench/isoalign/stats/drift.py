@@ -14,9 +14,9 @@ import numpy as np
 from isoalign.stats.comparisons import Comparison, compare
 from isoalign.stats.corrections import benjamini_hochberg
 from isoalign.stats.curves import Curves
-from isoalign.stats.equal_kl import Reading, named, read_curves, read_off, widen
+from isoalign.stats.equal_kl import Reading, line_error, read_curves, read_off, widen
 from isoalign.stats.intervals import LEVEL, Array
-from isoalign.stats.lines import Line
+from isoalign.stats.lines import Line, Statistic
 
 FEWEST = 2  # draws of a control that a reading may rest on
 Draws = Mapping[str, Curves]
@@ -89,9 +89,10 @@ def least_beyond(against: Mapping[str, Comparison]) -> tuple[str, Comparison]:
 
 def drift_at(draws: Draws, kl: float) -> Reading | None:
     """The gain of a control at a KL: its draws that are known there are the seeds; None of fewer than `FEWEST`."""
-    readings = [reading for curves in draws.values() if (reading := _read(curves, kl)) is not None]
-    seeds = [named(_mean(reading)) for reading in readings]
-    return Reading(seeds, _error(readings)) if len(readings) >= FEWEST else None
+    readings = [found for curves in draws.values() if (found := read_curves(curves, _at(kl), gain=True)) is not None]
+    if len(readings) < FEWEST:
+        return None
+    return Reading(np.array([reading.seeds.mean(0) for reading in readings]), float(np.mean([one.error for one in readings])))
 
 
 def _against(method: Curves, control: str, draws: Draws) -> Beyond | None:
@@ -104,11 +105,8 @@ def _against(method: Curves, control: str, draws: Draws) -> Beyond | None:
     """
     ends = [[float(run[0, -1].mean()) for run in same] for same in method.own]
     beside = {draw: [_on_base(curves, base) for base in method.bases or [None] * len(ends)] for draw, curves in draws.items()}
-    read = {
-        draw: [_read(on, kl) for on, same in zip(each, ends, strict=True) if on for kl in same]
-        for draw, each in beside.items()
-    }  # fmt: skip
-    known = {draw: found for draw, each in read.items() if len(found := [one for one in each if one]) == sum(map(len, ends))}
+    errors = {draw: _errors(on, ends) for draw, on in beside.items()}
+    known = {draw: found for draw, found in errors.items() if np.isfinite(found).all()}
     if len(known) < FEWEST:
         return None
     excess = np.array(
@@ -118,9 +116,9 @@ def _against(method: Curves, control: str, draws: Draws) -> Beyond | None:
         ]
     )  # [seeds, draws, prompts]
     sides = {"method": excess.mean(1), "drift": excess.mean((0, 1)) - excess.mean(0)}
-    compared = compare({side: list(map(named, rows)) for side, rows in sides.items()}, trained=["method"])["method", "drift"]
+    compared = compare(sides, trained=["method"])["method", "drift"]
     gain = float(np.mean([np.mean([line.score[-1] for line in same]) for same in method.gains]))
-    error = _error([reading for readings in known.values() for reading in readings])
+    error = float(np.mean(list(known.values())))
     return Beyond(float(np.mean([np.mean(same) for same in ends])), gain, widen(compared, error), control, len(known))
 
 
@@ -130,6 +128,18 @@ def _on_base(draw: Curves, base: int | None) -> Curves | None:
         return draw
     runs = tuple(same for same, own in zip(draw.own, draw.bases, strict=True) if own == base) if draw.bases else ()
     return replace(draw, runs=runs, bases=()) if runs else None
+
+
+def _errors(beside: Sequence[Curves | None], ends: Sequence[Sequence[float]]) -> Array:
+    """The error of the readings of a draw at the ends of a method's seeds, or bases; NaN where one is not known."""
+    if len(set(map(id, beside))) == 1:
+        beside, ends = beside[:1], [[kl for same in ends for kl in same]]
+    return np.concatenate(
+        [
+            np.full(len(same), np.nan) if on is None else line_error(on, _at(np.array(same)), gain=True)
+            for on, same in zip(beside, ends, strict=True)
+        ]
+    )
 
 
 def _excess(run: Line, draw: Curves) -> Array:
@@ -145,13 +155,6 @@ def _end_minus_read(kl: Array, gain: Array) -> Array:
     return gain[..., 0] - read_off(kl[..., 1:], gain[..., 1:], kl[..., 0])
 
 
-def _read(curves: Curves, kl: float) -> Reading | None:
-    return read_curves(curves, lambda d, gain: read_off(d, gain, kl), gain=True)
-
-
-def _mean(reading: Reading) -> Array:
-    return np.array([list(seed.values()) for seed in reading.seeds], dtype=float).mean(0)
-
-
-def _error(readings: Sequence[Reading]) -> float:
-    return float(np.mean([reading.error for reading in readings])) if readings else 0.0
+def _at(kl: float | Array) -> Statistic:
+    """Of a curve, what is read off it at a KL, or at several."""
+    return lambda d, gain: read_off(d, gain, kl) if np.ndim(kl) == 0 else read_off(d[..., None, :], gain[..., None, :], kl)

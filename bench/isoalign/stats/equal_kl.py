@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -17,11 +16,12 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from isoalign.core.records import Estimate
-from isoalign.stats.comparisons import Comparison, Seeds, compare, hierarchical, ranks
+from isoalign.stats.comparisons import Comparison, compare, each_hierarchical
 from isoalign.stats.corrections import holm
 from isoalign.stats.curves import NONE, Curves
 from isoalign.stats.intervals import Array
 from isoalign.stats.lines import Statistic
+from isoalign.stats.ranks import ranks
 
 MOVED = 0.1  # nats: a method that ends below it has hardly left the base, and sets no KL at which others are compared
 NEAR = 0.5  # in sqrt(KL): how far from a snapshot a curve is known
@@ -88,19 +88,26 @@ def farthest(curves: Curves) -> float:
 
 @dataclass(frozen=True)
 class Reading:
-    """A score read off a method's curves at a KL: for each seed, by prompt. ``error``: how far off the line between two
-    snapshots may be, by the bend of the curve beside them; ``bases``: those of `Curves`, by which readings are paired."""
+    """A score read off a method's curves at a KL: ``seeds`` [seeds, prompts], on the same prompts for all methods. ``error``:
+    how far off the line between two snapshots may be, by the bend of the curve beside them; ``bases``: those of `Curves`, by
+    which readings are paired."""
 
-    seeds: Seeds
+    seeds: Array
     error: float = 0.0
     bases: tuple[int, ...] = ()
 
     def estimate(self) -> Estimate:
         """The mean with its interval, which allows for prompts, seeds and the line between snapshots."""
-        mean = hierarchical(self.seeds)
-        if mean.low is None or mean.high is None:
-            return mean
-        return replace(mean, low=mean.low - self.error, high=mean.high + self.error)
+        return estimates({"": self})[""]
+
+
+def estimates(readings: Mapping[str, Reading]) -> dict[str, Estimate]:
+    """The mean of each reading with its interval, which allows for prompts, seeds and the line between snapshots."""
+    means = each_hierarchical([reading.seeds for reading in readings.values()])
+    return {
+        name: mean if mean.low is None or mean.high is None else replace(mean, low=mean.low - error, high=mean.high + error)
+        for (name, error), mean in zip(((name, one.error) for name, one in readings.items()), means, strict=True)
+    }
 
 
 def read_curves(curves: Curves, statistic: Statistic, gain: bool = False) -> Reading | None:
@@ -108,22 +115,18 @@ def read_curves(curves: Curves, statistic: Statistic, gain: bool = False) -> Rea
     every run. Of several runs of a seed, or on a base, it is the mean of what each gives: the mean of curves that go different
     ways is none of them.
     """
-    lines = curves.gains if gain else curves.scores
-    seeds = [np.mean([line.by_prompt(statistic) for line in same], axis=0) for same in lines]
-    if not all(np.isfinite(values).all() for values in seeds):
+    error = float(line_error(curves, statistic, gain))
+    if not np.isfinite(error):
         return None
-    bends = [np.mean([line.bend(statistic) for line in same]) for same in lines]
-    return Reading(list(map(named, seeds)), abs(float(np.mean(bends))), curves.bases)
+    lines = curves.gains if gain else curves.scores
+    seeds = np.array([np.mean([line.by_prompt(statistic) for line in same], axis=0) for same in lines])
+    return Reading(seeds, error, curves.bases)
 
 
-def named(values: Array) -> dict[str, float]:
-    """Values [prompts] by names that are the same for all methods, whose curves are on the same prompts."""
-    return dict(zip(_names(len(values)), values.tolist(), strict=True))
-
-
-@lru_cache
-def _names(count: int) -> tuple[str, ...]:
-    return tuple(f"{place:06}" for place in range(count))
+def line_error(curves: Curves, statistic: Statistic, gain: bool = False) -> Array:
+    """The error of a `Reading`, or of readings [...] at once; NaN where one is not known of every run."""
+    lines = curves.gains if gain else curves.scores
+    return np.abs(np.mean([np.mean([line.bend(statistic) for line in same], axis=0) for same in lines], axis=0))
 
 
 @dataclass(frozen=True)
@@ -169,8 +172,9 @@ def matched(methods: Mapping[str, Curves], kl: float, ranked: Sequence[str] | No
     gains = {name: reading for name in levels if (reading := read_curves(methods[name], at, gain=True)) is not None}
     compared = [name for name in gains if ranked is None or name in ranked]
     spans = standings({name: gains[name] for name in compared})
-    means = {name: reading.estimate() for name, reading in gains.items()}
+    level, means = estimates(levels), estimates(gains)
     best = min(compared, key=lambda name: (-(means[name].value or 0.0), name), default=None)
+    behind = {} if best is None else _behind(gains, best)
     at_kl = {}
     for name, curves in methods.items():
         path = curves.observed.pooled.kl
@@ -181,12 +185,17 @@ def matched(methods: Mapping[str, Curves], kl: float, ranked: Sequence[str] | No
             gap = (min(low for low, _ in gaps), max(high for _, high in gaps)) if gaps and reaches(curves, kl) else None
             at_kl[name] = AtKL(NONE, NONE, NONE, float(path[-1]), False, gap)
             continue
-        behind = NONE
-        if best is not None and name != best:
-            c = difference(gains, best, name)
-            behind = Estimate(c.value, c.low, c.high, c.n, c.missing)
-        at_kl[name] = AtKL(levels[name].estimate(), means[name], behind, float(path[-1]), again, None, spans.get(name))
+        lost = behind.get(name, NONE)
+        at_kl[name] = AtKL(level[name], means[name], lost, float(path[-1]), again, None, spans.get(name))
     return at_kl
+
+
+def _behind(readings: Mapping[str, Reading], best: str) -> dict[str, Estimate]:
+    """How much less than the best each other reads, paired by prompt, with the error of both lines in its interval."""
+    others = [name for name in readings if name != best]
+    compared = _compared(readings, [(best, name) for name in others], counted=0)
+    wide = {name: widen(compared[best, name], readings[best].error + readings[name].error) for name in others}
+    return {name: Estimate(c.value, c.low, c.high, c.n, c.missing) for name, c in wide.items()}
 
 
 def areas(methods: Mapping[str, Curves], to: float) -> dict[str, Reading]:
@@ -216,13 +225,17 @@ def standings(readings: Mapping[str, Reading]) -> dict[str, tuple[int, int]]:
 
 def difference(readings: Mapping[str, Reading], a: str, b: str) -> Comparison:
     """First minus second, paired by prompt, with the error of both lines in its interval."""
-    return widen(_compared(readings, [(a, b)])[a, b], readings[a].error + readings[b].error)
+    both = {name: readings[name] for name in (a, b)}
+    return widen(_compared(both, [(a, b)])[a, b], both[a].error + both[b].error)
 
 
-def _compared(readings: Mapping[str, Reading], pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Comparison]:
-    """Readings paired by prompt, and base by base where they are of the same bases."""
+def _compared(
+    readings: Mapping[str, Reading], pairs: Sequence[tuple[str, str]], counted: int = COUNTED
+) -> dict[tuple[str, str], Comparison]:
+    """Readings paired by prompt, and base by base where they are of the same bases; of more pairs than are ``counted`` p and
+    bounds are computed, not counted."""
     bases = {name: reading.bases for name, reading in readings.items() if reading.bases}
-    return compare({name: reading.seeds for name, reading in readings.items()}, pairs, counted=COUNTED, bases=bases)
+    return compare({name: reading.seeds for name, reading in readings.items()}, pairs, counted=counted, bases=bases)
 
 
 def widen(c: Comparison, by: float) -> Comparison:

@@ -30,11 +30,11 @@ class Line:
         slopes = np.nan_to_num((up - down) / (2 * step))  # 0 where a curve is not known a step further
         return value + slopes @ table
 
-    def bend(self, statistic: Statistic) -> float:
-        """How much a statistic changes if each line between two snapshots is bent like the curve beside it."""
+    def bend(self, statistic: Statistic) -> Array:
+        """How much a statistic of the means, or several [...] at once, changes if each line between two snapshots is bent like
+        the curve beside it; NaN where it is not known."""
         means = self._near[2][0]
-        straight = float(statistic(means[: len(self.kl)], means[len(self.kl) :]))
-        return float(statistic(*self._bent)) - straight
+        return statistic(*self._bent) - statistic(means[: len(self.kl)], means[len(self.kl) :])
 
     @cached_property
     def _near(self) -> tuple[Array, Array, Array]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -84,21 +85,21 @@ def fit_law(curves: Curves, law: Law = TRAINED) -> Fit:
     def solve(paths: Paths) -> tuple[Array, Array]:
         return _least_squares(law, paths.kl[..., used], paths.gold[..., used])
 
-    def peak(paths: Paths) -> Array:
-        alpha, beta = solve(paths)
+    def peak(alpha: Array | float, beta: Array | float) -> Array:
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            return np.where(beta > 0, law.peak(alpha, beta) ** 2, np.inf)
+            return np.where(np.greater(beta, 0), law.peak(np.asarray(alpha), np.asarray(beta)) ** 2, np.inf)
 
     alpha, beta = (float(value) for value in solve(curves.observed))
     if not math.isfinite(alpha):
         return Fit(points=points, reason="all points lie at one KL")
     d, gold = np.sqrt(curves.observed.kl[:, used]), curves.observed.gold[:, used]
-    top = float(peak(curves.observed))
-    low, high = percentiles(peak(curves.replicates), "inverted_cdf") if curves.prompts > 1 else (None, None)
+    top = float(peak(alpha, beta))
+    alphas, betas = solve(curves.replicates) if curves.prompts > 1 else (np.empty(0), np.empty(0))
+    n = curves.prompts, curves.missing
     return Fit(
-        estimate([curves], lambda paths: solve(paths)[0]),
-        estimate([curves], lambda paths: solve(paths)[1]),
-        Estimate(top if math.isfinite(top) else None, low, high, curves.prompts, curves.missing),
+        Estimate(alpha, *percentiles(alphas), *n),
+        Estimate(beta, *percentiles(betas), *n),
+        Estimate(top if math.isfinite(top) else None, *percentiles(peak(alphas, betas), "inverted_cdf"), *n),
         float(curves.observed.pooled.kl.max()),
         float(np.sqrt(np.square(law.gold(np.maximum(d, _LEAST), alpha, beta) - gold).mean())),
         points,
@@ -137,6 +138,7 @@ class Peak:
     firm: float | None
 
 
+@lru_cache(maxsize=64)  # asked for by texts, tables and charts
 def find_peak(curves: Curves) -> Peak:
     """Where the gold score was best. The largest of several noisy values is biased upward, and so are ``gold`` and ``loss``;
     the interval of ``loss`` allows for the choice (`_largest`), that of ``rise`` uses each replicate's own peak."""

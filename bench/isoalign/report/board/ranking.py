@@ -116,14 +116,26 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return math.fsum(known) / len(known) if len(known) == len(values) else None
 
 
-def pooled_estimate(cards: Sequence[Card], metric: str, bounds: tuple[float, float] = UNBOUNDED) -> Estimate:
-    """A metric of a row: of one card its own estimate; of several from their values by prompt, or from their intervals if
-    cards have no such values, or if their mean is another statistic (a mean over pairs, of which some prompts have more). What
-    some cards lack altogether counts as missing."""
-    estimates = [card.metrics[metric] for card in cards if metric in card.metrics]
-    values = seeds_of(cards, metric) if len(cards) > 1 else None
-    if values is not None and all(map(_is_prompt_mean, cards, [metric] * len(cards))):
-        return clip(replace(stats.hierarchical(values), missing=sum(e.missing for e in estimates)), bounds)
+def pooled_estimates(cards: Sequence[Card], metrics: Mapping[str, tuple[float, float]]) -> dict[str, Estimate]:
+    """Metrics of a row, each with its bounds: of one card its own estimates; of several from their values by prompt, or from
+    their intervals if cards have no such values, or if their mean is another statistic (a mean over pairs, of which some
+    prompts have more). What some cards lack altogether counts as missing."""
+    values = {metric: seeds_of(cards, metric) for metric in metrics if len(cards) > 1}
+    values = {
+        metric: seeds
+        for metric, seeds in values.items()
+        if seeds is not None and all(_is_prompt_mean(card, metric) for card in cards)
+    }
+    known = stats.each_hierarchical([seeds for seeds in values.values() if seeds is not None])
+    found = {metric: _pooled_intervals(cards, metric, bounds) for metric, bounds in metrics.items() if metric not in values}
+    for metric, estimate in zip(values, known, strict=True):
+        missing = sum(card.metrics[metric].missing for card in cards if metric in card.metrics)
+        found[metric] = clip(replace(estimate, missing=missing), metrics[metric])
+    return {metric: found[metric] for metric in metrics}
+
+
+def _pooled_intervals(cards: Sequence[Card], metric: str, bounds: tuple[float, float]) -> Estimate:
+    """A metric of a row by the intervals of its cards."""
     seeds: dict[int, list[Estimate]] = defaultdict(list)
     for card in cards:
         if metric in card.metrics:

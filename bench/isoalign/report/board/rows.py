@@ -13,7 +13,7 @@ from isoalign.core.records import Card, Estimate, Flag
 from isoalign.evaluation.card import FAMILY, file_name
 from isoalign.evaluation.tracks import track, tuning
 from isoalign.report.board.columns import clip_bounds
-from isoalign.report.board.ranking import pooled_estimate
+from isoalign.report.board.ranking import pooled_estimates
 
 REFERENCE, CONTROL, METHOD, UNMETERED = "reference", "control", "method", "unmetered"
 INFERENCE = "inference"  # trains nothing and pays for every answer instead: a budget of training measures nothing of it
@@ -157,7 +157,7 @@ def build_row(name: str, cards: list[Card], outdated: dict[str, tuple[str, str]]
     """A row of cards that differ in the seed alone."""
     names = sorted({name for card in cards for name in card.metrics})
     objective = objective_of(cards[0])
-    metrics = {each: pooled_estimate(cards, each, clip_bounds(each, objective)) for each in names}
+    metrics = pooled_estimates(cards, {each: clip_bounds(each, objective) for each in names})
     flags = (*(Flag("warning", text) for text in rescore_hints(cards, outdated)), *row_flags(cards))
     return Row(name, part_of(cards[0]), tuple(cards), metrics, flags, outdated)
 

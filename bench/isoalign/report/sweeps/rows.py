@@ -16,7 +16,7 @@ from isoalign.core.store import digest
 from isoalign.evaluation.card import file_name, package_of
 from isoalign.report.board.columns import metric
 from isoalign.report.board.names import distinct_names
-from isoalign.report.board.ranking import pooled_estimate, seeds_of
+from isoalign.report.board.ranking import pooled_estimates, seeds_of
 from isoalign.report.board.rows import (
     METHOD,
     REFERENCE,
@@ -280,5 +280,5 @@ def _row(name: str, cards: Sequence[Card], newest: Mapping[str, str]) -> Row:
     outdated = {family: pair for card in cards for family, pair in outdated_families(card, newest).items()}
     objective = objective_of(cards[0])
     shown = (objective.level, *ACCURACIES)
-    metrics = {each: pooled_estimate(cards, each, metric(each, objective).bounds) for each in shown}
+    metrics = pooled_estimates(cards, {each: metric(each, objective).bounds for each in shown})
     return Row(name, part_of(cards[0]), tuple(cards), metrics, tuple(row_flags(cards)), outdated)
