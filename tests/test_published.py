@@ -16,7 +16,7 @@ from scripts.findings.arms import Bench
 from isoalign import stats
 from isoalign.core.records import Card
 from isoalign.evaluation.card import read_cards
-from isoalign.report.board.ranking import pooled_estimate
+from isoalign.report.board.ranking import pooled_estimates
 from isoalign.report.leaderboard import build_board
 from isoalign.report.sweeps.sweep_report import sweep_report
 from isoalign.report.sweeps.text import sweep_page
@@ -134,9 +134,9 @@ def test_which_methods_may_be_the_best_at_the_end_of_the_budget(published: Publi
     best, count = first(spans), len(published.ranked)
     assert f"**At the end of the budget {len(best)} of the {count} ranked methods may be the best.**" in readme
     assert published.ranked[:2] == ["kto", "apo_zero"]
+    relative = "toxicity_reduction_relative"
     shares = [
-        pooled_estimate(published.cards[name], "toxicity_reduction_relative", (-1.0, 1.0)).value or 0.0
-        for name in ("kto", "apo_zero")
+        pooled_estimates(published.cards[name], {relative: (-1.0, 1.0)})[relative].value or 0.0 for name in ("kto", "apo_zero")
     ]
     assert {f"{share:.0%}" for share in shares} == {"98%"}
     (kto, apo, dpo), (far, farther, near) = (
