@@ -421,6 +421,16 @@ def test_a_reward_model_is_paid_with_all_its_verdicts_at_its_first_use_and_never
     assert session_of(lab).meter.items["reward", "backward"] == 2000
 
 
+def test_where_all_answers_get_one_reward_the_log_says_so(tiny_bench: Bench) -> None:
+    lab = tiny_bench.lab()
+    rollouts = lab.generate(lab.prompts(3))
+    same = rollouts[torch.tensor([0, 0, 0])]
+    for batch, told in ((rollouts, None), (same[:1], None), (same, [(1.0, 1.0)])):
+        rewards = lab.reward(batch)
+        assert (len(set(rewards.tolist())) == 1) == (batch is not rollouts)
+        assert session_of(lab).logged.get("equal_rewards") == told
+
+
 def test_people_and_ai_are_counted_apart(tiny_bench: Bench) -> None:
     lab = tiny_bench.lab()
     rollouts = lab.generate(lab.prompts(3))

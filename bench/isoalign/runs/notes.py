@@ -35,6 +35,7 @@ OFF = (
     "the policy's own, over the limit of {limit:g}"
 )
 CUT = "the judge read the end of the prompt alone, as it reads no longer texts"
+EQUAL = "{times} all answers that it sampled got one reward: they teach nothing, and advantages whitened of them are rounding"
 MIN_SPENT_SHARE = 0.9  # of the budget: most methods need more than the rest for an iteration
 MIN_LAST_STEP_SHARE = 0.75  # of the spent FLOPs, at the last optimizer step
 MAX_SKIPPED_SHARE = 0.1  # of the optimizer steps
@@ -131,6 +132,8 @@ def training_flags(run: Run) -> list[Flag]:
     elif record and record["fraction"] < MIN_SPENT_SHARE:
         spent = f"only {record['fraction']:.0%} of the budget was spent: the next charge exceeds the rest"
         flags.append(Flag("warning", spent))
+    if equal := sum(row.get("equal_rewards") is not None for row in log):
+        flags.append(Flag("warning", EQUAL.format(times="once" if equal == 1 else f"{equal} times")))
     if unmetered := record.get("unmetered"):
         name, count = max(unmetered.items(), key=lambda item: item[1])
         flags.append(Flag("gate", f"it ran a model that the meter does not count: {name} of {count:,} parameters"))

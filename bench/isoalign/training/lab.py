@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from isoalign.core import sharing
 from isoalign.core.batches import Labels, Pairs, Prompts, Rollouts
 from isoalign.core.errors import UserError
 from isoalign.data.preferences import select
@@ -22,7 +21,7 @@ from isoalign.models.passes import Outputs
 from isoalign.training.critic import make_critic
 from isoalign.training.modules import PassCounter, make_module
 from isoalign.training.passes import ROLES
-from isoalign.training.purchases import compare, pay_reward_model, scores_of
+from isoalign.training.purchases import compare, pay_reward_model, rewards_of, scores_of
 from isoalign.training.session import Session, row_lengths
 
 Service = TypeVar("Service", bound=Callable[..., Any])
@@ -247,11 +246,7 @@ class Lab:
         rewarder = session.fetch(session.source.reward, labelled_by)
         pay_reward_model(session, rewarder, labelled_by)
         meter.charge("reward", "forward", rewarder.flops(rollouts))
-        before = getattr(rewarder, "unscored", 0)
-        rewards = session.by_rows(rewarder, rollouts)
-        if missing := sum(sharing.exchange(getattr(rewarder, "unscored", 0) - before)):
-            self.log(unscored=missing / len(rollouts))
-        return rewards
+        return rewards_of(session, rewarder, rollouts)
 
     @service
     def judge(self, first: Rollouts, second: Rollouts) -> Tensor:

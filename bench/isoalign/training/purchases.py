@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from isoalign.core import world
+from isoalign.core import sharing, world
 from isoalign.core.batches import Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.records import Question
@@ -34,6 +34,18 @@ def pay_reward_model(session: Session, rewarder: Rewarder, labelled_by: str) -> 
     for role, kind, flops in bill:
         meter.charge(role, kind, flops)
     session.reward_models.add(name)
+
+
+def rewards_of(session: Session, rewarder: Rewarder, rollouts: Rollouts) -> Tensor:
+    """Rewards [B] of rollouts. The share of those without a score is logged, and where all have one reward, that."""
+    before = getattr(rewarder, "unscored", 0)
+    rewards = session.by_rows(rewarder, rollouts)
+    missing = sum(sharing.exchange(getattr(rewarder, "unscored", 0) - before))
+    equal = len(rewards) > 1 and not session.loss_share and bool((rewards == rewards[0]).all())
+    for name, value in (("unscored", missing / len(rollouts)), ("equal_rewards", float(equal))):
+        if value and not session.meter.quoting:
+            session.logged.setdefault(name, []).append((value, session.loss_share or 1.0))
+    return rewards
 
 
 def scores_of(session: Session, judge: ScoringJudge, texts: list[str], rollouts: Rollouts) -> Tensor:
