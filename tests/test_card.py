@@ -339,11 +339,18 @@ def test_steps_that_changed_nothing_are_flagged_and_more_than_a_tenth_fail_a_gat
     assert all(f"at {skipped} of 20 steps the loss or the gradient was not finite" in flag.text for flag in found)
 
 
+@pytest.mark.parametrize("idle", [0, 1, 2, 20])
+def test_gradients_that_are_0_in_more_than_a_tenth_of_the_steps_are_told(idle: int) -> None:
+    log = [{"flops_spent": 80.0 + step, "grad_norm": float(step >= idle)} for step in range(20)]
+    run: Any = SimpleNamespace(read_record=lambda: {"fraction": 1.0, "spent": {"flops": 99.0}}, read_log=lambda: log)
+    told = [flag.text.partition(":")[0] for flag in training_flags(run)]
+    assert told == ([f"at {idle} of 20 steps the gradient was 0"] if idle > 2 else [])
+
+
 @pytest.mark.parametrize("times", [0, 1, 2])
 def test_answers_that_all_got_one_reward_are_told(times: int) -> None:
     log = [{"flops_spent": 90.0 + step} | ({"equal_rewards": 1.0} if step < times else {}) for step in range(4)]
     run: Any = SimpleNamespace(read_record=lambda: {"fraction": 1.0, "spent": {"flops": 93.0}}, read_log=lambda: log)
     told = [flag.text for flag in training_flags(run)]
-    assert [text.partition(" all answers that it sampled got one reward")[0] for text in told] == [[], ["once"], ["2 times"]][
-        times
-    ]
+    starts = [text.partition(" all answers that it sampled got one reward")[0] for text in told]
+    assert starts == [[], ["once"], ["2 times"]][times]

@@ -144,6 +144,8 @@ def training_flags(run: Run) -> list[Flag]:
         steps = record["steps"]
         text = f"at {skipped} of {steps} steps the loss or the gradient was not finite: they changed nothing"
         flags.append(Flag("gate" if skipped > MAX_SKIPPED_SHARE * steps else "warning", text))
+    if (idle := sum(row.get("grad_norm") == 0 for row in log)) > MAX_SKIPPED_SHARE * len(log):
+        flags.append(Flag("warning", f"at {idle} of {len(log)} steps the gradient was 0: there was nothing to learn from"))
     if log and log[-1]["flops_spent"] < MIN_LAST_STEP_SHARE * record["spent"]["flops"]:
         share = log[-1]["flops_spent"] / record["spent"]["flops"]
         stopped = f"its last optimizer step was at {share:.0%} of the FLOPs that it spent: it stopped learning there"
