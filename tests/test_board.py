@@ -528,6 +528,21 @@ def test_the_pareto_frontier_is_of_rows_that_none_beats_in_both() -> None:
     assert on_it == {"sft", "sft_chosen", "ppo (beta=0.1, lr=0.0001)", "rlaif", "kto", "dpo (beta=0.1, lr=0.0001)"}
 
 
+def test_a_row_that_lacks_most_values_leaves_others_their_prompts_for_the_frontier() -> None:
+    cards = [valued(make(name, seed)) for name in ("dpo", "kto", "ppo", "sft") for seed in range(3)]
+    torn = [
+        dataclasses.replace(
+            card, values={m: {p: x if p < "p30" else None for p, x in by.items()} for m, by in card.values.items()}
+        )
+        for card in (valued(make("rlaif", seed)) for seed in range(3))
+    ]
+    (with_it,), (without,) = (leaderboard.build_board(part).sections for part in ([*cards, *torn], cards))
+    found = {row.name: row.on_frontier for row in with_it.rows}
+    assert found.pop("rlaif") is None
+    assert found == {row.name: row.on_frontier for row in without.rows}
+    assert found["dpo"] is not None
+
+
 def test_text_of_cards_can_not_break_out_of_the_page() -> None:
     name = "a|b<script>*_`[x](http://y)\n\x1b[31m\u202e&"
     mischief: dict[str, Any] = {

@@ -203,7 +203,8 @@ def pareto_shares(
     rows: Mapping[str, tuple[Seeds, Seeds | None]], higher_is_better: bool, bases: Bases = NO_BASES
 ) -> dict[str, float]:
     """The share of replicates in which a row is on the Pareto frontier, of rows with score and KL by prompt; the KL of the
-    base is None, and 0. On the prompts of most rows that have all values; rows of the same ``bases`` vary together."""
+    base is None, and 0. On the prompts of most rows where all rows have values, but for rows that have them on fewer than half
+    as many prompts as another; rows of the same ``bases`` vary together."""
     sets = [frozenset(level[0]) for level, _ in rows.values()]
     asked = max(sets, key=lambda one: (sets.count(one), sorted(one)), default=frozenset())
     tables = {}
@@ -211,7 +212,10 @@ def pareto_shares(
         drift: Seeds = kl or [dict.fromkeys(level[0], 0.0)] * len(level)
         if frozenset(level[0]) == frozenset(drift[0]) == asked:
             tables[name] = np.array(stats.tables_of([drift, level]))
-    whole = np.all([np.isfinite(table).all((0, 1)) for table in tables.values()], axis=0) if tables else np.zeros(0, bool)
+    answered = {name: np.isfinite(table).all((0, 1)) for name, table in tables.items()}
+    most = max(map(np.count_nonzero, answered.values()), default=0)
+    tables = {name: table for name, table in tables.items() if 2 * np.count_nonzero(answered[name]) >= most}
+    whole = np.all([answered[name] for name in tables], axis=0) if tables else np.zeros(0, bool)
     policies = {
         name: Curves(
             name, np.ones(1), table[:, :, None][..., whole], rising=higher_is_better, bases=tuple(bases.get(name, ()))
