@@ -428,14 +428,20 @@ def test_the_frontier_is_what_no_other_point_beats() -> None:
     made = {n: one(points([0, *rng.uniform(0, 9, 6)], [0.5, *rng.uniform(0, 0.5, 6)]), name=n) for n in "abc"}
     every = [place for each in made.values() for place in frontier_stats.places(each)]
     beaten = {
-        (p.kl, p.level)
+        (p.kl, p.gain)
         for p, q in itertools.permutations(every, 2)
-        if q.kl <= p.kl and q.level <= p.level and (q.kl, q.level) != (p.kl, p.level)
+        if q.kl <= p.kl and q.gain >= p.gain and (q.kl, q.gain) != (p.kl, p.gain)
     }
     found = frontier_stats.pareto(made)
-    assert {(p.kl, p.level) for p in found} == {(p.kl, p.level) for p in every} - beaten
-    assert found[0] == frontier_stats.Place(0.0, 0.5, None, 0.0)
+    assert {(p.kl, p.gain) for p in found} == {(p.kl, p.gain) for p in every} - beaten
+    assert found[0] == frontier_stats.Place(0.0, 0.0, None, 0.0)
     assert [p.kl for p in found] == sorted(p.kl for p in found)
+
+
+def test_the_frontier_is_of_gains_over_the_base_that_a_method_started_from() -> None:
+    near, far = one(points([0, 1, 4], [0.5, 0.3, 0.2]), name="a"), one(points([0, 1, 4], [0.2, 0.19, 0.05]), name="b")
+    found = [(place.kl, pytest.approx(place.gain), place.method) for place in frontier_stats.pareto({"a": near, "b": far})]
+    assert found == [(0, 0, None), (1, 0.2, "a"), (4, 0.3, "a")], "b scores less, and has gained less"
 
 
 # the page and the charts

@@ -1,4 +1,4 @@
-"""The Pareto frontier of KL and score: points that no other beats in both."""
+"""The Pareto frontier of KL and gain: points that no other beats in both."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LEAST = 1e-6  # nats: what moved at all is not at the base, whose KL is 0, in an
 
 @dataclass(frozen=True)
 class Place:
-    """A point in the plane of KL and score, mean over seeds. ``method`` is None for the base, where all curves start."""
+    """A point in the plane of KL and gain, mean over seeds. ``method`` is None for the base, where all curves start."""
 
     kl: float
-    level: float
+    gain: float
     method: str | None
     fraction: float
 
@@ -26,24 +26,19 @@ class Place:
 def places(curves: Curves) -> list[Place]:
     """The points of a method's mean curve, the base first."""
     paths = curves.observed.pooled
-    columns = zip(paths.kl.tolist(), paths.level.tolist(), curves.fraction.tolist(), strict=True)
-    return [Place(kl, level, curves.name if i else None, at) for i, (kl, level, at) in enumerate(columns)]
+    columns = zip(paths.kl.tolist(), paths.gold.tolist(), curves.fraction.tolist(), strict=True)
+    return [Place(kl, gain, curves.name if i else None, at) for i, (kl, gain, at) in enumerate(columns)]
 
 
 def pareto(methods: Mapping[str, Curves]) -> list[Place]:
-    """The Pareto frontier by KL: the points of all curves for which no other point has both less KL and a better score.
+    """The Pareto frontier by KL: the points of all curves for which no other has both less KL and more gain over its own base.
 
     It is of measured means. The best of many noisy points is biased, so a new run need not reach the line again.
     """
-    rising = any(curves.rising for curves in methods.values())
-
-    def loss(place: Place) -> float:
-        return -place.level if rising else place.level
-
     best: list[Place] = []
     everything = [place for curves in methods.values() for place in places(curves)]
-    for place in sorted(everything, key=lambda place: (place.kl, loss(place), place.method or "")):
-        if not best or loss(place) < loss(best[-1]):
+    for place in sorted(everything, key=lambda place: (place.kl, -place.gain, place.method or "")):
+        if not best or place.gain > best[-1].gain:
             best.append(place)
     return best
 

@@ -30,7 +30,7 @@ from isoalign.report.charts.looks import (
     shorten,
 )
 from isoalign.stats.drift import Draws, drift_at
-from isoalign.stats.frontier import Place, pareto
+from isoalign.stats.frontier import pareto
 
 WIDTH, LINE, TOP, BOTTOM, HEIGHT = 830, 17, 102, 62, 330  # pixels: of the picture, a line, the title, an axis, the frontier
 FEW = 10  # rows that all have a name beside their mark
@@ -179,10 +179,7 @@ def frontier_line(section: Section, ends: Ends) -> list[tuple[float, float]]:
     ends = [end for end in ends if end[0].comparable and end[0].algorithm not in DRIFT]
     curves = {row.name: section.curves[row.name] for row, _, _ in ends if row.name in section.curves}
     if curves:
-        base = float(next(iter(curves.values())).observed.pooled.level[0])
-        found: list[Place] = pareto(curves)
-        sign = 1 if section.objective.higher_is_better else -1
-        return [(p.kl, sign * (p.level - base)) for p in found]
+        return [(place.kl, place.gain) for place in pareto(curves)]
     best: list[tuple[float, float]] = [(0.0, 0.0)]
     for _, kl, gain in sorted(ends, key=lambda end: (end[1], -end[2])):
         if gain > best[-1][1]:
