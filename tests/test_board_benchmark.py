@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 from isoalign.evaluation.card import read_cards
 from isoalign.report.leaderboard import build_board
 
@@ -12,6 +14,7 @@ sys.path.append(str(ROOT / "scripts" / "benchmarks"))
 import boards  # noqa: E402
 
 
+@pytest.mark.slow
 def test_made_up_cards_make_a_board_of_so_many_rows(tmp_path: Path) -> None:
     published = [card for card in read_cards(boards.PUBLISHED) if card.algorithm in ("sft", "sft_chosen", "dpo", "ppo", "kto")]
     boards.make_cards(published, tmp_path, 14)

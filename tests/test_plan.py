@@ -40,7 +40,7 @@ PAIRS = {"nano": 1078 / 4800, "smol": 1140 / 8400}  # with a verdict, of all pai
 LEFT_OUT = ("sft-", "best_of_n-")  # the latter's published cards still pay for all answers of the evaluation
 CARDS = sorted(f for task in PAIRS for f in (PUBLISHED / task).glob("*-s0-*.json") if not f.name.startswith(LEFT_OUT))
 NAMED = [pytest.param(file, id=f"{file.parent.name}-{file.name.partition('-s0')[0]}") for file in CARDS]
-QUICK = ["smol-rlaif", *(f"nano-{name}" for name in ("dpo", "kto", "ppo", "rlaif", "online_dpo", "trl_dpo", "dice"))]
+QUICK = [f"nano-{name}" for name in ("dpo", "kto", "ppo", "rlaif", "online_dpo", "trl_dpo", "dice")]
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +261,7 @@ def test_what_a_plan_says_on_a_terminal(tmp_path: Path, capsys: pytest.CaptureFi
     assert "smallest resolvable difference" in text
 
 
+@pytest.mark.slow
 def test_a_plan_makes_what_runs_share_for_each_base_and_ranks_no_controls(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

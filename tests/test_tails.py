@@ -70,6 +70,7 @@ def published() -> dict[str, stats.Seeds]:
     return dict(sorted(whole.items())[:28])  # as many as are compared by resampling
 
 
+@pytest.mark.slow
 def test_on_the_published_cards_tails_give_the_verdicts_of_resampling(
     published: dict[str, stats.Seeds], monkeypatch: pytest.MonkeyPatch
 ) -> None:
