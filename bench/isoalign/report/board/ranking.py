@@ -27,8 +27,9 @@ NO_BASES: Bases = {}
 class Ranking:
     """Pairwise comparisons: for (a, b) how much better the mean score of a is than that of b.
 
-    ``pairs``: of ranked methods. ``others``: with the reference, the control or an unmetered row; they have a separate Holm
-    correction, so that they change no rank. ``unpaired``: ranked methods without values on the prompts of the others; if there
+    ``pairs``: of ranked methods. ``others``: with the reference, imitation or an unmetered row; they have a separate Holm
+    correction, so that they change no rank. Draws of a control for drift are in none: what is above drift is a question of its
+    own (`isoalign.stats.drift`). ``unpaired``: ranked methods without values on the prompts of the others; if there
     are any, ranks go by intervals. ``lone``: rows of one training seed, which says nothing of the method: none of their pairs
     is resolved. ``smallest``: the smallest difference that ``pairs`` could resolve.
     """

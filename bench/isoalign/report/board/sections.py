@@ -205,7 +205,7 @@ def _build_section(key: Key, cards: list[Card]) -> Section:
     values = {row.name: None if row.is_outdated(level) else seeds_of(row.cards, level) for row in rows}
     gains = {row.name: row.estimate(objective.gain) for row in rows}
     ranked = [row.name for row in rows if row.rankable and (values[row.name] or gains[row.name].value is not None)]
-    others = [row.name for row in rows if row.part != METHOD and not row.gated]
+    others = [row.name for row in rows if row.part != METHOD and not row.gated and row.algorithm not in DRIFT]
     compared = {name: seeds for name, seeds in values.items() if name in (*ranked, *others)}
     lone = [row.name for row in rows if row.lone]
     bases = {row.name: found for row in rows if (found := bases_of(row.cards))}

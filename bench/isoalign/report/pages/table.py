@@ -11,6 +11,7 @@ from isoalign.report.board.rows import Row
 from isoalign.report.board.sections import ROLES, Section
 from isoalign.stats.equal_kl import GRID
 
+FIGURES = 7  # significant digits of a number that is not whole
 LIMITS = ("flops", "labels", "tokens", "steps", "seconds")
 
 
@@ -36,7 +37,8 @@ def board_table(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]]
 
 
 def as_csv(header: list[str], rows: list[list[Any]]) -> str:
-    """A table as CSV: plain numbers, empty where a value is missing, texts that no spreadsheet takes for a formula."""
+    """A table as CSV: plain numbers of seven digits, empty where a value is missing, texts that no spreadsheet takes for a
+    formula."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([[_cell(value) for value in row] for row in [header, *rows]])
@@ -44,7 +46,8 @@ def as_csv(header: list[str], rows: list[list[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    text = plain(value)
+    fraction = isinstance(value, float) and not value.is_integer()
+    text = plain(float(f"{value:.{FIGURES}g}") if fraction else value)
     return f"'{text}" if isinstance(value, str) and text.lstrip().startswith(("=", "+", "-", "@", "|", "%")) else text
 
 
