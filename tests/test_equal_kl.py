@@ -176,6 +176,21 @@ def test_readings_and_areas_are_means_by_prompt_of_the_same_statistic_of_the_mea
             assert np.mean(seed) == pytest.approx(float(value))
 
 
+def test_readings_that_differ_alike_on_every_prompt_are_apart_only_beyond_the_error_of_their_lines() -> None:
+    """There resampling gives no error at all."""
+    base = np.linspace(0, 1, 8)
+    for by, apart in ((0.0004, False), (0.002, True)):
+        seeds = {"a": np.tile(base, (3, 1)), "b": np.tile(base + by, (3, 1))}
+        readings = {
+            name: equal_kl.Reading(table, error) for (name, table), error in zip(seeds.items(), (3e-4, 5e-4), strict=True)
+        }
+        found = equal_kl.difference(readings, "b", "a")
+        assert (found.low, found.high) == pytest.approx((by - 8e-4, by + 8e-4))
+        assert (found.p == 1) == (not apart)
+        spans = equal_kl.standings(readings)
+        assert spans == ({"a": (2, 2), "b": (1, 1)} if apart else {"a": (1, 2), "b": (1, 2)})
+
+
 def test_the_influence_of_prompts_is_that_of_resampling_them() -> None:
     """The standard error of a reading by its values by prompt, and by reading resampled curves."""
     rng = np.random.default_rng(3)

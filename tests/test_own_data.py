@@ -293,6 +293,24 @@ def test_a_run_on_data_of_ones_own_ends_in_a_card(terminal: Terminal, tmp_path: 
 
 
 @pytest.mark.slow
+def test_evaluation_prompts_of_one_conversation_are_told_on_the_card(terminal: Terminal, tmp_path: Path) -> None:
+    def said(number: int, turns: int) -> dict[str, Any]:
+        talk = [turn for i in range(turns) for turn in (("user", f"question {number} {i}"), ("assistant", "yes"))][:-1]
+        return {"prompt": [{"role": role, "content": content} for role, content in talk]}
+
+    file = write(tmp_path / "mine.jsonl", [said(number, turns) for number in range(60) for turns in (1, 2)[: 1 + number % 2]])
+    words = [f"task.prompts.source={file}", "task.prompts.train=0", "task.prompts.validation=0", "task.prompts.test=0"]
+    done = terminal(terminal.run("algorithm=sft", "task.model.prompt_tokens=60", *words))
+    assert done.returncode == 0, done.stderr
+    card = cards.read_card(Path(done.stdout.strip().splitlines()[-1]))
+    asked = prompts.load_split(config(file), "test")
+    odd = sum(int(prompts.opening_turn(prompt).split()[1]) % 2 for prompt in asked)
+    assert 0 < odd < len(asked)
+    (told,) = (flag.text for flag in card.flags if "begin as another" in flag.text)
+    assert told.startswith(f"{odd} of {len(asked)} evaluation prompts begin as another of them does")
+
+
+@pytest.mark.slow
 def test_prompts_that_all_become_one_are_refused_before_any_stage(terminal: Terminal, tmp_path: Path) -> None:
     closing = " please answer in one kind word and thank you for your kind help so that it is a lovely page"
     file = write(tmp_path / "mine.jsonl", [{"prompt": f"question {i}{closing}"} for i in range(60)])

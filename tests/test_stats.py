@@ -2,12 +2,13 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, false_discovery_control, mannwhitneyu, nct
+from scipy.stats import binomtest, false_discovery_control, mannwhitneyu, nct, ttest_1samp
 
 from isoalign import stats
 from isoalign.core.errors import UserError
@@ -168,6 +169,39 @@ def test_means_estimated_together_are_those_estimated_one_by_one():
         assert [again.value, again.low, again.high] == pytest.approx(bounds)
     assert together[-1] == Estimate(None, None, None, 0, 1)
     assert together[4].missing == 6
+
+
+def test_bounds_do_not_depend_on_the_last_bit_of_draws_that_tie_with_the_mean():
+    """Of thirds many resamples have the mean itself, up to rounding, which is another where other rows are estimated too."""
+    rng = np.random.default_rng(6)
+    for n in (20, 64):
+        table, others = rng.binomial(3, 0.3, size=(1, n)) / 3, [rng.normal(size=(1, n)) for _ in range(9)]
+        alone, *beside = stats.each_hierarchical([table])[0], stats.each_hierarchical([table, *others])[0]
+        whole = stats.each_hierarchical([table * 3])[0]
+        for found, unit in [(one, 1) for one in beside] + [(whole, 3)]:
+            assert [found.low / unit, found.high / unit] == pytest.approx([alone.low, alone.high], rel=1e-6)
+
+
+def test_a_gain_between_shares_that_do_not_vary_has_an_interval():
+    none, every = (Estimate(value, low, high, 20) for value, low, high in ((0.0, 0.0, 0.168), (1.0, 0.832, 1.0)))
+    room = 1 - 0.025 ** (1 / 20)
+    for gain, levels, bounds in (
+        (0.0, [none, none], (-room, room)),
+        (1.0, [every, none], (1 - room, 1.0)),
+        (-1.0, [none, every], (-1.0, room - 1)),
+        (0.0, [replace(none, value=0.4), replace(none, value=0.4)], (0.0, 0.0)),  # the same answers
+    ):
+        found = stats.exact_gain(Estimate(gain, gain, gain, 20), levels)
+        assert (found.low, found.high) == pytest.approx(bounds)
+
+
+@pytest.mark.parametrize("prompts", [2, 4, 8, 29])
+def test_of_few_prompts_p_is_never_below_that_of_a_paired_t(prompts: int):
+    """Their resamples end where these do. Of one seed, and of seeds that do not differ."""
+    gaps = 2 + np.random.default_rng(prompts).normal(size=prompts)
+    for seeds in (1, 3):
+        found = stats.compare({"a": np.tile(gaps, (seeds, 1)), "b": np.zeros((seeds, prompts))})["a", "b"]
+        assert found.p >= ttest_1samp(gaps, 0).pvalue * (1 - 1e-9)
 
 
 def test_seeds_that_differ_widen_the_interval():

@@ -112,6 +112,19 @@ def test_one_method_whose_answers_are_right_or_wrong_is_told_apart_on_at_most_5_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("methods", "prompts"), [(6, 2), (6, 4), (12, 5), (12, 8), (12, 12), (12, 20)])
+def test_equal_methods_are_not_told_apart_by_a_few_prompts_on_which_they_differ(methods: int, prompts: int) -> None:
+    """Each method has its own effect on each prompt, and seeds hardly differ. Resamples of few prompts have no tails."""
+    rng = np.random.default_rng(10 * methods + prompts)
+    boards, parted = 60, 0
+    for _ in range(boards):
+        own = rng.normal(size=(methods, prompts))
+        tables = {str(i): own[i] + 0.02 * rng.normal(size=(3, prompts)) for i in range(methods)}
+        parted += any(pair.resolved for pair in stats.compare(tables, trained=list(tables)).values())
+    assert parted <= binom.ppf(0.95, boards, 0.05)
+
+
+@pytest.mark.slow
 def test_two_seeds_of_a_few_methods_hold_their_ranks_and_one_seed_has_none() -> None:
     rng = np.random.default_rng(21)
     boards, parted = 300, 0

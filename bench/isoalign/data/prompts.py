@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -237,6 +238,11 @@ def as_text(turns: Turns) -> str:
 def opening_turn(prompt: Prompt) -> str:
     """What decides the split of a prompt: its text, or the first user turn of a conversation."""
     return next((turn.content for turn in prompt.turns if turn.role == "user"), prompt.text)
+
+
+def of_one_conversation(prompts: Sequence[Prompt]) -> int:
+    """How many prompts begin as another of them does, as turns of one conversation do."""
+    return sum(count for count in Counter(map(opening_turn, prompts)).values() if count > 1)
 
 
 def question(turns: Turns) -> str:

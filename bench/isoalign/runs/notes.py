@@ -15,7 +15,7 @@ from isoalign.core import devices, plugins
 from isoalign.core.records import Flag
 from isoalign.core.store import digest
 from isoalign.data.formats.types import KEPT, SKIPPED
-from isoalign.data.prompts import count_skipped
+from isoalign.data.prompts import count_skipped, of_one_conversation
 from isoalign.evaluation import samples
 from isoalign.evaluation.scores import LONGER, SCORES, weights_digest
 from isoalign.models import reward_classifier
@@ -224,7 +224,10 @@ def feedback_flags(run: Run) -> list[Flag]:
         skipped = count_skipped(task.prompts)
         warnings += [f"prompts: rows that were skipped (task.prompts.skip={task.prompts.skip}): {skipped:,}"] * bool(skipped)
         cutter = Cutter(task_tokenizer(task.model), task.model)
-        talk = [prompt.turns for prompt in run.evaluation_prompts() if prompt.turns]
+        asked = run.evaluation_prompts()
+        kin = f"{(count := of_one_conversation(asked)):,} of {len(asked):,} evaluation prompts begin as another of them does"
+        warnings += [f"{kin}: intervals take them as independent, and are too narrow where they are not"] * bool(count)
+        talk = [prompt.turns for prompt in asked if prompt.turns]
         if talk and not cutter.templated(talk[0]):
             why = "as task.model.template=off says" if task.model.template == "off" else "as the model has no chat template"
             warnings.append(f"conversations are written out with the names of their roles, {why}")

@@ -20,6 +20,7 @@ from isoalign.stats.intervals import (
     bca,
     difference,
     exact_ends,
+    exact_gain,
     jackknife,
     mean,
     ratio,
@@ -32,7 +33,7 @@ from isoalign.stats.variance import Parts, components, drawn_error, parts_of
 __all__ = [
     "LEVEL", "RESAMPLES", "SEED", "VERSION", "Array", "Comparison", "Parts", "Runs", "Seeds", "Values", "bca",
     "benjamini_hochberg", "compare", "components", "difference", "drawn_error", "each_hierarchical", "exact_ends",
-    "hierarchical", "holm",
+    "exact_gain", "hierarchical", "holm",
     "improvement", "iqm", "jackknife", "mean", "parts_of", "ranks", "ratio", "relative_reduction", "resample", "resolvable",
     "stratified", "tables_of",
 ]  # fmt: skip

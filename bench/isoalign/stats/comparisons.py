@@ -23,6 +23,7 @@ Seeds = Sequence[Mapping[str, float | None]]
 Table = Seeds | Array
 """The same, or an array [seeds, prompts] of values on prompts that all methods have in one order."""
 PAIRED = 10_000  # resamples of a comparison of few pairs
+FEW = 30  # prompts; resamples of fewer have no tails, and p is that of a t, if that is larger
 MANY = 400  # pairs: those of 28 methods; of more nothing is resampled
 SUMS = 2**22  # resampled sums in memory at once: 32 MB
 BATCH = 500  # pairs of a batch at most
@@ -206,7 +207,9 @@ def _compared(
     made = _resampled(means, pairs, parts, resamples) if exact else _approximated(gaps, parts, resamples)
     for (a, b), part, (low, high, beyond) in zip(pairs, parts, made, strict=True):
         p = min(1.0, 2 * (beyond + 1) / (resamples + 1))
-        p = p if part.error else max(p, 2.0 ** (1 - n))  # of n prompts that differ alike, by their signs
+        p = max(p, 2.0 ** (1 - n))  # of n prompts that differ alike, by their signs
+        if n < FEW and part.error:
+            p = max(p, 2 * float(stdtr(part.strict, -abs(part.value) / part.error)))
         yield (a, b), Comparison(part.value, low, high, p, None, n, 0, part.error, part.strict)
 
 

@@ -240,7 +240,8 @@ def _compared(
 
 def widen(c: Comparison, by: float) -> Comparison:
     """A comparison whose difference may be off by so much, whatever the prompts and seeds."""
-    if not by or c.value is None or c.low is None or c.high is None or c.p is None or not c.error or c.freedom is None:
+    if not by or c.value is None or c.low is None or c.high is None or c.p is None or c.freedom is None:
         return c
-    p = 2 * float(stdtr(c.freedom, -max(abs(c.value) - by, 0.0) / c.error))
+    left = max(abs(c.value) - by, 0.0)
+    p = 2 * float(stdtr(c.freedom, -left / c.error)) if c.error else float(not left)
     return replace(c, low=c.low - by, high=c.high + by, p=max(c.p, min(1.0, p)))

@@ -209,6 +209,15 @@ def exact_ends(e: Estimate) -> Estimate:
     return replace(e, high=1 - least) if e.value == 0 else replace(e, low=least)
 
 
+def exact_gain(gain: Estimate, levels: Sequence[Estimate]) -> Estimate:
+    """A difference of two shares; where both were seen in none or all of the prompts, and so do not vary, with what
+    `exact_ends` leaves open of one. Others as they are."""
+    if gain.n < 1 or gain.value is None or any(e.value not in (0, 1) for e in levels):
+        return gain
+    room = 1 - TAIL ** (1 / gain.n)
+    return replace(gain, low=max(-1.0, gain.value - room), high=min(1.0, gain.value + room))
+
+
 def finite(value: float) -> float | None:
     """The value, or None if it is not finite."""
     return float(value) if math.isfinite(value) else None

@@ -12,6 +12,8 @@ from scipy.special import fdtri, ndtr, ndtri, stdtrit
 
 from isoalign.stats.intervals import SEED, TAIL, Array
 
+TIE = 1e-9  # standard errors
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -147,7 +149,7 @@ def drawn_error(sums: Array, n: int, part: Parts) -> Array:
 
 def levels_of(draws: Array, acceleration: float) -> Array:
     """Levels of the quantiles of standardised draws that bound the mean, as in `bca`."""
-    below = (np.mean(draws < 0) + np.mean(draws <= 0)) / 2
+    below = (np.mean(draws < -TIE) + np.mean(draws <= TIE)) / 2  # a tie counts half, whatever its last bit
     shift = ndtri(np.clip(below, 1 / len(draws), 1 - 1 / len(draws)))
     reach = ndtri([TAIL, 1 - TAIL]) + shift
     return ndtr(shift + reach / np.maximum(1 - acceleration * reach, 1e-9))

@@ -277,6 +277,9 @@ def _with_gains(rows: list[Row], objective: Objective) -> list[Row]:
         compared = {b if a == reference.name else a: c for (a, b), c in stats.compare(paired, pairs, bases=bases).items()}
         bounds = metric(gain, objective).bounds
         gained = {row: clip(Estimate(c.value, c.low, c.high, c.n, c.missing), bounds) for row, c in compared.items()}
+        if metric(name, objective).bounds == (0.0, 1.0):
+            levels = {row.name: row.estimate(name) for row in rows}
+            gained = {row: stats.exact_gain(e, [levels[row], levels[reference.name]]) for row, e in gained.items()}
         rows = [replace(row, metrics=row.metrics | {gain: gained[row.name]}) if row.name in gained else row for row in rows]
     return rows
 
