@@ -186,7 +186,7 @@ def test_a_scorer_of_the_same_name_with_other_weights_is_another(tmp_path: Path)
         _tiny(tmp_path / "b", ["nothate", "hate"], initializer_range=0.1),
     )
     assert scorers.scorer_identity(first) == scorers.scorer_identity(f"{first}#hate") != scorers.scorer_identity(second)
-    assert scorers.scorer_identity("hf:nobody/nothing") == "nobody/nothing"  # not to be had: loading it says so
+    assert scorers.scorer_identity("hf:nobody/nothing") == "nobody/nothing read 2"  # not to be had: loading it says so
     assert scorers.scorer_identity("tox_block") == "tox_block"
 
 
@@ -200,7 +200,7 @@ def test_a_hub_name_stands_for_its_commit(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"HF_HOME": str(tmp_path)}, capture_output=True, text=True
     )
-    assert done.stdout.strip() == commit, done.stderr
+    assert done.stdout.strip() == f"{commit} read 2", done.stderr
 
 
 def test_texts_that_a_scorer_reads_in_part_are_counted_and_told(tmp_path: Path) -> None:
@@ -333,6 +333,34 @@ def test_a_classifier_that_was_saved_with_padding_on_the_left_scores_each_text_a
     scorer = load_scorer(f"hf:{tmp_path}")
     texts = ["you are kind", "this is a comment number of an idiot and thanks"]
     assert scorer(texts) == pytest.approx([scorer([text])[0] for text in texts], abs=1e-5)
+
+
+@pytest.mark.parametrize("padding", [None, "[PAD]", "thanks"], ids=["no padding token", "its own", "another token"])
+def test_a_decoder_s_classifier_reads_a_text_where_its_own_forward_does(padding: str | None, tmp_path: Path) -> None:
+    """Also where its tokenizer writes an end, and has no padding token, or another than the configuration."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    _tiny(tmp_path, ["nothate", "hate"])
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, eos_token="of", pad_token=padding)
+    end = tokenizer.convert_tokens_to_ids("of")
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single="$A of", special_tokens=[("of", end)])
+    tokenizer.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).pad_token == padding
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        intermediate_size=32, max_position_embeddings=64, initializer_range=0.5, eos_token_id=end,
+        pad_token_id=None if padding is None else 0, id2label={0: "nothate", 1: "hate"}, label2id={"nothate": 0, "hate": 1},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    texts = ["you are kind", "this is a comment number of an idiot and thanks", "idiot"]
+    with torch.no_grad():
+        logits = [model(**AutoTokenizer.from_pretrained(tmp_path)(text, return_tensors="pt")).logits[0] for text in texts]
+    wanted = [each.softmax(-1)[1].item() for each in logits]
+    assert load_scorer(f"hf:{tmp_path}")(texts) == pytest.approx(wanted, abs=1e-5)
+    assert max(wanted) - min(wanted) > 0.05
 
 
 def test_scorers_that_are_brought_have_a_digest_of_their_weights_and_those_that_ship_none(tmp_path: Path) -> None:

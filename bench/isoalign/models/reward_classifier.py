@@ -23,6 +23,7 @@ from isoalign.data.prompts import as_text
 from isoalign.models import loading, tokens
 from isoalign.models.flops import Shape, bill_error, shape_of
 from isoalign.models.precision import in_precision
+from isoalign.models.row_padding import free_padding, own_padding
 from isoalign.models.scalar_head import scalar_head_class, unread_weights
 
 VERSION = 2
@@ -58,7 +59,7 @@ class RewardClassifier:
     def __init__(self, name: str, model: Any, tokenizer: Any) -> None:
         self.name, self.model, self.reader = name, model.eval().requires_grad_(False), Reader(tokenizer)
         self.longest = loading.longest_read(model)
-        self._pad = _own_padding(model.config, model.get_input_embeddings().weight.shape[0])
+        self._pad = own_padding(model.config, model.get_input_embeddings().weight.shape[0])
 
     @cached_property
     def shape(self) -> Shape:
@@ -94,7 +95,8 @@ class RewardClassifier:
 
         Raises UserError for a score that is not finite.
         """
-        pad, width, device = self._padding(rows), max(map(len, rows)), self.model.device
+        width, device = max(map(len, rows)), self.model.device
+        pad = free_padding(self.model.config, (row[-1] for row in rows)) if self._pad is None else self._pad
         ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
         with in_precision(precision, device):
@@ -102,16 +104,6 @@ class RewardClassifier:
         if not scores.isfinite().all():
             raise UserError(f"the reward model {self.name!r} gives a score that is not finite; its weights may be broken")
         return scores
-
-    def _padding(self, rows: Sequence[Sequence[int]]) -> int:
-        """The token to pad with on the right. transformers' classifiers read a row at the last token that is not the
-        configured padding token. Where none is configured, one that ends none of the rows is."""
-        if self._pad is not None:
-            return self._pad
-        ends = {row[-1] for row in rows}
-        free = next(token for token in range(len(ends) + 1) if token not in ends)
-        self.model.config.get_text_config().pad_token_id = free
-        return free
 
     def price(self, rows: Sequence[Sequence[int]]) -> int:
         """FLOPs of reading texts as its tokens."""
@@ -169,7 +161,7 @@ def about(name: str) -> str:
         reader = Reader(tokens.load(source))
     form = "in its own chat template" if reader.chat else "as one text, since it has no chat template"
     last = reader(ASKED, ANSWERS[0])[-1]
-    skipped = last == _own_padding(config, last + 1)
+    skipped = last == own_padding(config, last + 1)
     end = f", up to its last {reader.tokenizer.decode([last])!r}, which is its padding token" if skipped else ""
     return f"reward model {name}, trained elsewhere, training not billed; it reads prompt and answer {form}{end}"
 
@@ -249,14 +241,6 @@ def _applied_once(model: RewardClassifier) -> int:
     for hook in hooks:
         hook.remove()
     return sum(found)
-
-
-def _own_padding(config: Any, words: int) -> int | None:
-    """The padding token by which transformers' own class finds the end of a text; None if the configuration has none among the
-    ``words``, or if the class reads where the mask ends."""
-    own = config.get_text_config().pad_token_id
-    pads = own is not None and 0 <= own < words and type(config) in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    return own if pads else None
 
 
 def check_scores(model: RewardClassifier) -> None:

@@ -22,7 +22,9 @@ from isoalign.data import assets, hub
 from isoalign.models import loading, rules
 from isoalign.models.bilstm import BiLSTM
 from isoalign.models.flops import shape_of
+from isoalign.models.row_padding import free_padding, own_padding
 
+READS = 2  # raised when a classifier gives other scores by the same weights
 REWARD = "reward:"  # of the name of a scorer that is a reward model
 EMBEDDED = ("tox_block", "toxic_classifier")
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError)  # of a model on a text
@@ -119,7 +121,9 @@ def scorer_identity(name: str) -> str:
         version = getattr(plugins.load("scorers", name), "VERSION", None)
         return f"{name} {version} of {plugins.package_of('scorer', name)}"
     source = name.removeprefix("hf:").removeprefix(REWARD)
-    return hub.model_identity(source.partition("#")[0]) if source != name else name
+    if source == name:
+        return name
+    return hub.model_identity(source.partition("#")[0]) + (f" read {READS}" if name.startswith("hf:") else "")
 
 
 def _load_hub_scorer(name: str, device: str) -> Scorer:
@@ -139,12 +143,18 @@ def _load_hub_scorer(name: str, device: str) -> Scorer:
     # RoBERTa's positions start at 2
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512) - 2)
 
+    own = own_padding(model.config, model.get_input_embeddings().weight.shape[0])
+
     @torch.inference_mode()
     def probabilities(texts: Sequence[str]) -> Tensor:
         batch = tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        read = batch["attention_mask"].bool()
+        rows = [row[kept] for row, kept in zip(batch["input_ids"], read, strict=True)]
+        pad = free_padding(model.config, (int(row[-1]) for row in rows if len(row))) if own is None else own
+        batch["input_ids"] = batch["input_ids"].masked_fill(~read, pad)
         logits = model(**batch.to(device)).logits.float().cpu()
         probabilities: Tensor = logits.softmax(-1) if several else logits.sigmoid()
-        return torch.where(batch["attention_mask"].any(-1).cpu(), probabilities[:, label], torch.nan)  # nan if all is padding
+        return torch.where(read.any(-1), probabilities[:, label], torch.nan)  # nan if all is padding
 
     def price(texts: Sequence[str]) -> int:
         shape = shape_of(model, None)  # asked here, since a scorer of the evaluation needs no price
@@ -185,10 +195,9 @@ def _load_classifier(source: str) -> tuple[Any, Any]:
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"]))
         raise UserError(f"hf:{source} is not a trained classifier: it lacks the weights {missing}")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:  # any will do: what pads is replaced
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     loading.settle_outputs(model)
-    model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
 
