@@ -845,6 +845,24 @@ def test_an_item_is_the_same_whichever_answer_was_chosen() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("old", ["rank", "answer_rank", "Toxicity", "mean-loss"])
+def test_a_column_of_which_less_is_better_is_no_score(old: str, tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "a.jsonl", [{"prompt": "q", "response": answer, old: i} for i, answer in enumerate("abc")])
+    with pytest.raises(UserError, match=f"of score more is better, and the name of '{old}' says that less is"):
+        check_file(file, columns={"score": old})
+    free = jsonl(tmp_path / "b.jsonl", [{"prompt": "q", "response": answer, "frank": i} for i, answer in enumerate("abc")])
+    assert check_file(free, columns={"score": "frank"}).pairs == 3
+
+
+def test_candidates_of_which_one_place_always_wins_are_doubted(tmp_path: Path) -> None:
+    """As where 0 and 1 are labels, and no strengths of a preference."""
+    rows = [{"prompt": f"q{i}", "response_1": "a", "response_2": "b", "label": i % 2} for i in range(24)]
+    (warning,) = check_file(jsonl(tmp_path / "a.jsonl", rows), columns={"preference_strength": "label"}).warnings
+    assert warning == "the second candidate wins all 12 pairs: does its column mean what the format says?"
+    rows[0]["label"] = -1
+    assert check_file(jsonl(tmp_path / "b.jsonl", rows), columns={"preference_strength": "label"}).warnings == ()
+
+
 def test_sources_and_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
     rows = [{**SKY, "prompt": f"q{i}", "subset": "web" if i else "books", "id": i, "note": None} for i in range(3)]
     report = check_file(jsonl(tmp_path / "a.jsonl", rows))

@@ -409,6 +409,36 @@ def test_what_is_cut_of_peoples_verdicts_is_counted_in_tokens(tmp_path: Path, ti
     assert record["pairs"] == len(trained)
 
 
+def test_pairs_that_are_equal_once_cut_are_counted_before_and_after(tmp_path: Path, tiny_model: Path) -> None:
+    begin = " yes and thank you for your kind help, what a lovely page"
+    rows = [
+        {"prompt": f"are you {i}", "chosen": begin + " this is", "rejected": (begin if i < 30 else "") + " no"}
+        for i in range(40)
+    ]
+    record = human(tmp_path, tiny_model, rows)
+    alike = sum(prompts.split_of(f"are you {i}") == "train" for i in range(30))
+    assert record["dropped"] == {from_file.ALIKE: alike}
+    limits = ModelConfig(str(tiny_model), eos="open", prompt_tokens=12, new_tokens=6)
+    given = FeedbackConfig(file=str(tmp_path / "feedback.jsonl"))
+    counts = from_file.alike_once_cut(given, Cutter(loading.load_tokenizer(str(tiny_model)), limits))
+    assert counts == (30, 40)
+    told = "30 of 40 pairs have equal answers once they are cut to task.model.new_tokens=6, and teach nothing"
+    assert from_file.told_alike(*counts, limits) == told
+    assert from_file.told_alike(0, 40, limits) == ""
+    whole = task(tiny_model, sft.NONE, write(tmp_path / "mine.jsonl", plain(40)))
+    assert f"; {told}" in "\n".join(tasks.show(replace(whole, model=limits, feedback=given)))
+
+
+def test_answers_that_begin_with_their_prompt_are_counted(tmp_path: Path, tiny_model: Path) -> None:
+    rows = [{"prompt": f"are you {i}", "chosen": f"are you {i} yes", "rejected": f"are  you {i} no"} for i in range(40)]
+    assert human(tmp_path, tiny_model, rows)["whole"] == 40
+    assert "whole" not in human(tmp_path, tiny_model, [row | {"chosen": "yes"} for row in rows])
+    (line,) = check_file(tmp_path / "feedback.jsonl").warnings or ("",)
+    assert line == ""
+    (line,) = check_file(write(tmp_path / "whole.jsonl", rows)).warnings
+    assert line.startswith("80 of 80 answers begin with their prompt")
+
+
 def test_rows_that_repeat_a_verdict_of_one_annotator_are_one_vote(tmp_path: Path, tiny_model: Path) -> None:
     asked = [f"are you {i}" for i in range(40) if prompts.split_of(f"are you {i}") == "train"]
 

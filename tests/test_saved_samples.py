@@ -118,6 +118,19 @@ def test_what_the_file_does_not_say_is_unknown_and_what_is_not_read_is_said(
     data = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
     assert any(flag["text"].startswith("2 of 32 completions are longer than the task's 6 tokens") for flag in data["flags"])
     assert "unfinished_rate" not in data["metrics"]
+    assert not any("begin with their prompt" in flag["text"] for flag in data["flags"])
+
+
+@pytest.mark.slow
+def test_completions_that_begin_with_their_prompt_are_flagged(
+    place: Terminal, rows: list[Any], prompts: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    texts = {row["prompt_id"]: row["prompt"] for row in prompts}
+    whole = [row | {"completion": f"{texts[row['prompt_id']]} ok"} for row in rows]
+    done = score(place, write(tmp_path, whole, "whole.jsonl"))
+    assert done.returncode == 0, done.stderr
+    flags = json.loads(Path(done.stdout.splitlines()[-1]).read_text())["flags"]
+    assert any(flag["text"].startswith("32 of 32 completions begin with their prompt") for flag in flags)
 
 
 @pytest.mark.slow

@@ -4,6 +4,12 @@ import hashlib
 import unicodedata
 
 
+def repeats(question: str, answer: str) -> bool:
+    """Whether an answer begins with its question, of three words or more."""
+    asked = squeeze(question)
+    return asked.count(" ") > 1 and squeeze(answer).startswith(asked)
+
+
 def squeeze(text: str) -> str:
     """The text with every run of white space made one blank."""
     return " ".join(text.split())

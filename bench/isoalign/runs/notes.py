@@ -202,6 +202,12 @@ def feedback_flags(run: Run) -> list[Flag]:
         warnings.append(f"{name} got no score from the annotator: they are in no pair, and as a reward they get the mean")
     if evaluated := verdicts.get("dropped", {}).get(from_file.EVALUATED):
         warnings.append(f"{verdicts['file']}: {evaluated:,} verdicts on evaluated prompts were left out")
+    if alike := verdicts.get("dropped", {}).get(from_file.ALIKE):
+        warnings.append(f"{verdicts['file']}: {from_file.told_alike(alike, alike + verdicts['pairs'], task.model)}")
+    if whole := verdicts.get("whole"):
+        warnings.append(
+            f"{verdicts['file']}: {whole:,} preferred answers begin with their prompt, which is trained on as theirs"
+        )
     if repeats := verdicts.get("repeats"):
         warnings.append(f"{verdicts['file']}: {repeats:,} rows repeat a verdict of the same annotator, and count once")
     if both := verdicts.get("contradicted"):

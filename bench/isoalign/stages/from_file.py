@@ -13,6 +13,7 @@ from isoalign.config.task import FeedbackConfig, ModelConfig
 from isoalign.core.errors import UserError
 from isoalign.core.jsonl import write_rows
 from isoalign.core.store import digest
+from isoalign.core.text import repeats as repeating
 from isoalign.core.text import text_fingerprint
 from isoalign.data import formats, prompts
 from isoalign.data.assets import file_digest
@@ -25,6 +26,7 @@ VERSION = 9
 SOURCE = "human"
 EVALUATED = "whose prompt is evaluated"
 UNSAYABLE = "with a token that no answer may have"  # an unknown one, or one that ends answers where their length is fixed
+ALIKE = "with equal answers after truncation"
 TOO_LONG = "whose last turn is longer than task.model.prompt_tokens"
 
 
@@ -101,6 +103,8 @@ def make_human_pairs(
             rows.append({"pair_id": item} | row | {"annotators": [annotators[each.rater] for each in judged]})
     more = {"annotators": len(annotators), "ties": data.ties, "remarks": dict(data.remarks), "cut": dict(+losses)}
     more |= {"repeats": repeats} if repeats else {}
+    whole = sum(repeating(each.prompt[-1].content, each.chosen[0].content) for each in data.comparisons)
+    more |= {"whole": whole} if 2 * whole > len(data.comparisons) else {}
     more |= _compared(cut, evaluated, trained)
     _write_human(work / "pairs.jsonl", rows, config.file, split, dropped, more)
 
@@ -116,7 +120,7 @@ def _human_row(text: str, winner: Comparison | None, cut: Cutter) -> dict[str, A
     if not (cut.is_sayable(chosen) and cut.is_sayable(rejected)):
         return UNSAYABLE
     if chosen == rejected:
-        return "with equal answers after truncation"
+        return ALIKE
     return {
         "prompt_id": text_fingerprint(text), "prompt_ids": prompt, "chosen": cut.spoken_text(chosen),
         "rejected": cut.spoken_text(rejected), "chosen_ids": chosen, "rejected_ids": rejected, "clean": True,
@@ -155,6 +159,18 @@ def make_unpaired(
     more |= {"contradicted": both} if (both := sum(len(each) > 1 for each in said.values())) else {}
     more |= _compared(cut, evaluated, [label.prompt for label in chosen])
     _write_human(work / "unpaired.jsonl", rows, config.file, "train", +dropped, more)
+
+
+def told_alike(count: int, pairs: int, model: ModelConfig) -> str:
+    """That pairs teach nothing, as their answers are equal once they are cut; empty if none."""
+    cut = f"have equal answers once they are cut to task.model.new_tokens={model.new_tokens}, and teach nothing"
+    return f"{count:,} of {pairs:,} pairs {cut}" if count else ""
+
+
+def alike_once_cut(config: FeedbackConfig, cut: Cutter) -> tuple[int, int]:
+    """How many different pairs of a file have equal answers once they are cut, and of how many."""
+    answers = {each.item: (each.chosen, each.rejected) for each in _read(config).comparisons}.values()
+    return sum(cut.answer(one) == cut.answer(other) for one, other in answers), len(answers)
 
 
 def trained_prompts(config: FeedbackConfig, cut: Cutter, evaluated: Iterable[Turns]) -> list[Turns]:

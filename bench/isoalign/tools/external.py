@@ -20,7 +20,7 @@ from isoalign.core.jsonl import write_rows
 from isoalign.core.manifests import content
 from isoalign.core.records import Card, Flag, Sample
 from isoalign.core.store import Store
-from isoalign.core.text import normalise
+from isoalign.core.text import normalise, repeats
 from isoalign.data import prompts
 from isoalign.data.logs.read import read_log
 from isoalign.data.preferences import rollouts as as_rollouts
@@ -72,6 +72,10 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     flags += (
         [Flag("warning", f"its scores came with {file.name}: they were not computed here")] if rows[0].get("scores") else []
     )
+    asked = {prompt.id: prompts.turns_of(prompt)[-1].content for prompt in chosen}
+    whole = sum(repeats(asked[s.prompt_id], s.completion) for s in own_samples.samples)
+    told = f"{whole} of {len(rows)} completions begin with their prompt, and are scored with it; give the answers alone"
+    flags += [Flag("warning", told)] if 2 * whole > len(rows) else []
     flags += notes.score_flags(shared.get(own))
     card = Card(
         key="", task=task.name, algorithm=name, config={"algorithm": {"samples": file.name}, "task": asdict(task)}, seed=0,

@@ -13,7 +13,7 @@ from isoalign.data.formats import Turns
 from isoalign.data.formats.check import check_file
 from isoalign.models import loading, reward_classifier
 from isoalign.stages.cutting import Cutter, Fit, HeldOut, check_fit, encode_prompts, fit_of, turns_of
-from isoalign.stages.from_file import trained_prompts
+from isoalign.stages.from_file import alike_once_cut, told_alike, trained_prompts
 from isoalign.stages.overlap import NGRAM, count_overlap, told, told_forms, unlike_forms
 from isoalign.stages.sft import NONE, read_demonstrations
 
@@ -107,7 +107,9 @@ def _feedback(task: TaskConfig, cut: Cutter, evaluated: list[Turns]) -> str:
         trained = trained_prompts(config, cut, evaluated)
     except UserError:
         trained = []  # why nothing can be trained on is among the leaks
-    return f"feedback: {config.file}{leaks}{_compared(cut, evaluated, trained, 'verdicts')}"
+    alike = told_alike(*alike_once_cut(config, cut), cut.model) if trained else ""
+    same = f"; {alike}" if alike else ""
+    return f"feedback: {config.file}{leaks}{same}{_compared(cut, evaluated, trained, 'verdicts')}"
 
 
 def _compared(cut: Cutter, evaluated: list[Turns], trained: list[Turns], what: str) -> str:

@@ -20,7 +20,7 @@ from types import ModuleType
 
 from isoalign.core.errors import UserError, unknown
 from isoalign.data.formats.files import iterate_rows
-from isoalign.data.formats.grades import NAMES, Grades, quality_problem
+from isoalign.data.formats.grades import NAMES, Grades, check_direction, quality_problem
 from isoalign.data.formats.rows import FAULTY, RATERS, SKIPS, SOURCES, Fault, Row, quoted
 from isoalign.data.formats.types import (
     SKIPPED,
@@ -207,6 +207,7 @@ def _renamed_rows(name: str, columns: Mapping[str, str]) -> Iterator[Row | Fault
             near = difflib.get_close_matches(new, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(f"columns names {new!r}, which no format has{hint}")
+    check_direction(columns)
     first = True
     for row in iterate_rows(name):
         if isinstance(row, Row) and first:

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from isoalign.core.display import count, share
+from isoalign.core.text import repeats
 from isoalign.data.formats import (
     Comparison,
     Demonstration,
@@ -26,6 +27,8 @@ from isoalign.data.formats.agreement import Table, add_verdict, judged_by_severa
 from isoalign.data.formats.leakage import Leakage
 from isoalign.data.formats.report import FIRST_ROWS, Leaks, LengthBias, Lengths, Report
 from isoalign.data.formats.types import EQUAL_SCORES, OTHER_PROMPT, REVERSED, SKIPPED, UNREAD, Node
+
+ONE_SIDED = 10  # pairs of candidates that one place wins, of all
 
 
 def check_file(
@@ -76,6 +79,8 @@ class _Tally:
     up: int = 0
     first: int = 0
     placed: int = 0
+    given: int = 0
+    repeating: int = 0
     verdicts: dict[int, int] = field(default_factory=dict)
     duplicates: int = 0
     raters: set[str] = field(default_factory=set)
@@ -107,6 +112,8 @@ class _Tally:
         key = hash(prompt)
         self.talk[any(turn.role for turn in prompt)] += key not in self.prompts
         leaks = self._add_text("prompt", self.prompts, key, prompt)
+        self.given += len(answers)
+        self.repeating += sum(repeats(prompt[-1].content, answer[0].content) for answer in answers)
         for answer in answers:
             leaks |= self._add_text("answer", self.answers, hash((key, answer)), answer)
         if leaks:
@@ -187,6 +194,14 @@ class _Tally:
             forms = ("plain texts", "conversations")[:: 1 if self.conversations else -1]
             hint = "; task.model.template=always makes a plain prompt a user turn" * self.conversations
             warnings.append(f"{count(others)} prompts are {forms[0]}, and all that the task evaluates are {forms[1]}{hint}")
+        if self.placed >= ONE_SIDED and self.first in (0, self.placed):
+            which = "first" if self.first else "second"
+            warnings.append(
+                f"the {which} candidate wins all {count(self.placed)} pairs: does its column mean what the format says?"
+            )
+        if 2 * self.repeating > self.given:
+            begin = "begin with their prompt, which is read as a part of them; give the answers alone"
+            warnings.append(f"{count(self.repeating)} of {count(self.given)} answers {begin}")
         if contradictions:
             warnings.append(f"items with contradictory verdicts of one annotator: {count(contradictions)}")
         if odd := self.remarks[OTHER_PROMPT]:

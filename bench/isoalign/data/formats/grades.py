@@ -7,9 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from isoalign.core.errors import UserError
 from isoalign.data.formats.types import UNREAD, Demonstration, Record, Remark
 
 NAMES = ("score", "rating", "label", "desirable", "rank", "helpfulness")  # whatever they hold
+_MORE_IS_BETTER = {"score", "scores", "helpfulness", "score_0", "score_1"}  # of the columns of formats
+_LESS_IS_BETTER = {
+    "rank", "ranking", "place", "position", "loss", "error", "errors", "mistakes", "toxic", "toxicity", "harm", "harmful",
+    "harmfulness", "offensive", "unsafe", "perplexity", "ppl", "nll", "cost", "penalty", "distance", "wer", "risk", "worse",
+}  # fmt: skip
 _MOST, _FURTHEST = 11, 10.0  # different values of a scale, and its ends
 _COUNTERS = re.compile(
     r"(^|[._])(id|idx|index|uuid|hash|turn|round|time|timestamp|date|day|year|token|word|char|character|length|len|size|seed|step"
@@ -20,6 +26,16 @@ _WORDS = {
     "okay", "excellent", "perfect", "terrible", "low", "medium", "high", "pass", "fail", "passed", "failed", "correct",
     "incorrect", "right", "wrong", "accepted", "rejected", "positive", "negative", "neutral", "like", "dislike",
 }  # fmt: skip
+
+
+def check_direction(columns: Mapping[str, str]) -> None:
+    """Raise UserError where a column whose name says that less is better stands for one of which more is."""
+    for new, old in columns.items():
+        if new in _MORE_IS_BETTER and _LESS_IS_BETTER.intersection(re.findall("[a-z]+", old.lower())):
+            raise UserError(
+                f"columns={{{new}: {old}}}: of {new} more is better, and the name of {old!r} says that less is; write its "
+                "values, with their sign turned if so, into a column of another name"
+            )
 
 
 @dataclass
