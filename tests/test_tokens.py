@@ -236,6 +236,18 @@ def test_every_token_that_ends_an_answer_is_known() -> None:
     )  # fmt: skip
 
 
+def test_an_added_token_that_closes_a_turn_ends_an_answer_though_it_is_not_marked_as_a_control_token() -> None:
+    tokenizer = make(template="{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<stop>\n{% endfor %}")
+    assert tokens.turn_end(tokenizer) is None
+    tokenizer.add_tokens(
+        [AddedToken("<st", special=False), AddedToken("<stop>", special=False), AddedToken("\n", special=False)]
+    )
+    stop = tokenizer.convert_tokens_to_ids("<stop>")
+    assert tokens.turn_end(tokenizer) == stop == tokens.closing_id(tokenizer, chat=True)
+    assert stop in tokens.end_ids(tokenizer)
+    assert tokens.turn_end(make(template=CHAT)) == END
+
+
 def test_banned_are_control_tokens_that_end_nothing_and_ids_without_a_token() -> None:
     tokenizer = make(template=CHAT)
     size = len(tokenizer)

@@ -203,16 +203,16 @@ def end_ids(tokenizer: Any, generation: Any = None) -> Ids:
 
 
 def turn_end(tokenizer: Any) -> int | None:
-    """The first control token after an assistant's message in the chat template; None without one.
-
-    Raises UserError if the template fails.
-    """
+    """The first control token after an assistant's message in the chat template, or the added token that stands there though
+    it is not marked as one; None without one. Raises UserError if the template fails."""
     if not getattr(tokenizer, "chat_template", None):
         return None
     talk = [{"role": "user", "content": MARK}, {"role": "assistant", "content": MARK}]
     tail = chat_text(tokenizer, talk, answer=False).rpartition(MARK)[2]
-    match = _control(tokenizer).search(tail)
-    return _controls(tokenizer)[match.group()] if match else None
+    if match := _control(tokenizer).search(tail):
+        return _controls(tokenizer)[match.group()]
+    added = {about.content: token for token, about in tokenizer.added_tokens_decoder.items()}
+    return max(((text, token) for text, token in added.items() if tail.lstrip().startswith(text)), default=("", None))[1]
 
 
 def closing_id(tokenizer: Any, chat: bool = False) -> int:
