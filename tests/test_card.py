@@ -18,7 +18,7 @@ from isoalign.core.records import Card, Estimate, Flag, Point
 from isoalign.core.store import digest
 from isoalign.evaluation import card as cards
 from isoalign.evaluation.seals import seals_of
-from isoalign.runs.notes import training_flags
+from isoalign.runs.flags import training_flags
 
 CARD = Card(
     key="0123456789abcdef",

@@ -18,7 +18,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.store import Store, recipe_fields
 from isoalign.data.formats import Turn
 from isoalign.models import loading
-from isoalign.runs.notes import whose_verdicts
+from isoalign.runs.flags import whose_verdicts
 from isoalign.runs.overrides import task_named
 from isoalign.stages.cutting import Cutter
 from isoalign.stages.shared import SharedStages

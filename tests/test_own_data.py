@@ -1,5 +1,6 @@
 """Prompts and demonstrations of one's own: read, split, cut and counted, in plain text and as conversations."""
 
+import copy
 import json
 import re
 from collections import Counter
@@ -427,6 +428,21 @@ def test_pairs_that_are_equal_once_cut_are_counted_before_and_after(tmp_path: Pa
     assert from_file.told_alike(0, 40, limits) == ""
     whole = task(tiny_model, sft.NONE, write(tmp_path / "mine.jsonl", plain(40)))
     assert f"; {told}" in "\n".join(tasks.show(replace(whole, model=limits, feedback=given)))
+
+
+@pytest.mark.parametrize(
+    ("template", "opens"),
+    [
+        (TEMPLATE, True),
+        (TEMPLATE.partition("{% if add")[0], False),
+        ("{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% else %} {{ m['content'] }}"
+         "<|endoftext|>{% endif %}{% endfor %}", True),  # as Mistral's: the end of the question is the opening
+    ],
+)  # fmt: skip
+def test_a_chat_template_that_does_not_open_answers_is_known(template: str, opens: bool, tiny_model: Path) -> None:
+    tokenizer = copy.deepcopy(loading.load_tokenizer(str(tiny_model)))
+    tokenizer.chat_template = template
+    assert Cutter(tokenizer, ModelConfig(str(tiny_model))).opens_answers((Turn("user", "are you"),)) is opens
 
 
 def test_answers_that_begin_with_their_prompt_are_counted(tmp_path: Path, tiny_model: Path) -> None:

@@ -37,7 +37,9 @@ from isoalign.runs import overrides
 from isoalign.runs.overrides import task_named
 from isoalign.stages.conversations import PromptTurns
 from isoalign.stages.graph import StageGraph
-from workbench import COMMAND, Terminal, complaint, finished, write_model
+from isoalign.training.lab import session_of
+from isoalign.training.purchases import rewards_of
+from workbench import COMMAND, Bench, Terminal, complaint, finished, write_model
 
 CHAT = (
     "{{ bos_token }}{% for message in messages %}<|turn|>{{ message['role'] }}\n{{ message['content'] }}<|end|>"
@@ -520,6 +522,24 @@ def test_the_sign_of_a_classifiers_label_is_the_objectives(tmp_path: Path, tiny_
     ):  # fmt: skip
         chosen = replace(task, objective=objective, reward=replace(task.reward, classifier=name))
         assert StageGraph(chosen, Store(tmp_path)).more_is_better is better
+
+
+def test_rewards_at_an_end_of_a_classifiers_probability_are_counted(tmp_path: Path, tiny_bench: Bench) -> None:
+    class Sharp:
+        def __call__(self, texts: Sequence[str]) -> list[float]:
+            return [(1.0, 1e-9, 0.5)[place % 3] for place in range(len(texts))]
+
+        def flops(self, texts: Sequence[str]) -> int:
+            return 0
+
+    (tmp_path / "record.json").write_text('{"mean": 0, "std": 1}')
+    lab = tiny_bench.lab()
+    session = session_of(lab)
+    rollouts = lab.generate(lab.prompts(3))
+    rewarder = ClassifierReward(tmp_path, ModelConfig(str(tiny_bench.model)), Sharp(), False)
+    assert rewards_of(session, rewarder, rollouts).tolist() == pytest.approx([-13.8, 13.8, 0], abs=0.1)
+    assert session.logged["saturated"] == [(pytest.approx(2 / 3), 1.0)]
+    assert not {"unscored", "equal_rewards"} & session.logged.keys()
 
 
 def test_scorers_of_a_reward_model_need_an_objective_of_which_more_is_better_without_bounds(

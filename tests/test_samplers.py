@@ -32,7 +32,7 @@ from isoalign.models.samplers.engine import EngineSampler, check_sampler, make_s
 from isoalign.models.samplers.paged import PagedSampler
 from isoalign.models.samplers.vllm_sampler import VLLMSampler, merged_weights, seed_of
 from isoalign.models.tokens import left_padded
-from isoalign.runs.notes import OFF
+from isoalign.runs.flags import OFF
 from isoalign.tools.conformance.workbench import Size, make_bench, weights
 from isoalign.training.trainer import Trainer
 from test_passes import language_model

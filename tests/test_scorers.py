@@ -21,7 +21,7 @@ from isoalign.models.answer_scorers import load_answer_scorer
 from isoalign.models.bilstm import LABELS, LENGTH, BiLSTM, Vocabulary
 from isoalign.models.embed import WIDTH, embed
 from isoalign.models.scorers import Scorer, load_scorer
-from isoalign.runs.notes import score_flags
+from isoalign.runs.flags import score_flags
 
 TEXTS = [
     "You are an idiot and you smell.",

@@ -178,6 +178,10 @@ class Untrained:
         return {}
 
 
+LEAST = 1e-6  # a probability, as a classifier gives it in fp32
+FARTHEST = 13.8  # log-odds of it
+
+
 class ClassifierReward(Untrained):
     """The "not toxic" logit of a text classifier, log (1 - p) / p, normalised like a head; it needs no training.
     ``more``: of the label more is better, and the reward is log p / (1 - p).
@@ -191,18 +195,20 @@ class ClassifierReward(Untrained):
         self.tokenizer, self.annotator, self.normalise = loading.task_tokenizer(config), annotator, normalise
         self.sign = 1 if more else -1
         self.record = json.loads((folder / "record.json").read_text())
-        self.unscored = 0  # completions so far
+        self.unscored = self.saturated = 0  # completions so far
 
     def __call__(self, rollouts: Rollouts) -> Tensor:
-        """Rewards [B]; a text without a score gets the mean, 0. ``unscored`` is then their number."""
+        """Rewards [B]; a text without a score gets the mean, 0. ``unscored`` is then their number; ``saturated`` that of the
+        texts whose log-odds may lie farther out than the score says."""
         logits = self.logits(self._texts(rollouts))
         self.unscored += int(logits.isfinite().logical_not().sum())
+        self.saturated += int((logits.abs() >= FARTHEST).sum())
         return normalise_rewards(logits.where(logits.isfinite(), self.record["mean"]), self.record, self.normalise)
 
     def logits(self, texts: Sequence[str]) -> Tensor:
         """Log-odds of what is better [B], nan without a score."""
         scores = [float("nan") if score is None else float(score) for score in self.annotator(texts)]
-        return self.sign * torch.tensor(scores).logit(eps=1e-6)
+        return self.sign * torch.tensor(scores).logit(eps=LEAST)
 
     def _texts(self, rollouts: Rollouts) -> list[str]:
         return tokens.decode(self.tokenizer, rollouts)
@@ -226,6 +232,11 @@ class Shaped:
     def unscored(self) -> int:
         """Completions so far without a score by some member."""
         return max(getattr(member, "unscored", 0) for member in self.members)
+
+    @property
+    def saturated(self) -> int:
+        """Completions so far whose reward lies at an end by some member."""
+        return max(getattr(member, "saturated", 0) for member in self.members)
 
     def __call__(self, rollouts: Rollouts) -> Tensor:
         """Rewards [B]."""

@@ -98,6 +98,13 @@ class Cutter:
         talk = self.model.template == "auto" and any(turn.role for turn in turns)
         return (always or talk) and bool(self.tokenizer.chat_template)
 
+    def opens_answers(self, turns: Turns) -> bool:
+        """Whether the chat template writes, where an answer is asked for, what it writes before an answer that is given."""
+        talk = _messages(turns)
+        asked, silent = (tokens.chat_text(self.tokenizer, talk, answer) for answer in (True, False))
+        given = tokens.chat_text(self.tokenizer, [*talk, {"role": "assistant", "content": tokens.MARK}], answer=False)
+        return asked != silent or not given.removeprefix(asked).partition(tokens.MARK)[0].strip()
+
 
 class HeldOut:
     """Prompts that are evaluated, which nothing may be trained on: by their text, by what the model reads of them, and for a

@@ -32,6 +32,7 @@ from isoalign.evaluation.scoring import scored
 from isoalign.evaluation.win_rate import WIN_RATE, read_contests
 from isoalign.models.language import LanguageModel
 from isoalign.models.tokens import encode_words
+from isoalign.runs import flags as doubts
 from isoalign.runs import notes
 from isoalign.runs.card import packages
 from isoalign.runs.pipeline import Run, base_run
@@ -76,7 +77,7 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     whole = sum(repeats(asked[s.prompt_id], s.completion) for s in own_samples.samples)
     told = f"{whole} of {len(rows)} completions begin with their prompt, and are scored with it; give the answers alone"
     flags += [Flag("warning", told)] if 2 * whole > len(rows) else []
-    flags += notes.score_flags(shared.get(own))
+    flags += doubts.score_flags(shared.get(own))
     card = Card(
         key="", task=task.name, algorithm=name, config={"algorithm": {"samples": file.name}, "task": asdict(task)}, seed=0,
         budget={"flops": None}, spent={}, metrics={}, parents={name: stage.key for name, stage in parents.items()},

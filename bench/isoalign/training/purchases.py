@@ -37,15 +37,21 @@ def pay_reward_model(session: Session, rewarder: Rewarder, labelled_by: str) -> 
 
 
 def rewards_of(session: Session, rewarder: Rewarder, rollouts: Rollouts) -> Tensor:
-    """Rewards [B] of rollouts. The share of those without a score is logged, and where all have one reward, that."""
-    before = getattr(rewarder, "unscored", 0)
+    """Rewards [B] of rollouts. Logged are the shares of those without a score and of those at an end of the scale, and that
+    all have one reward."""
+    before = _counts(rewarder)
     rewards = session.by_rows(rewarder, rollouts)
-    missing = sum(sharing.exchange(getattr(rewarder, "unscored", 0) - before))
+    mine = {name: count - before[name] for name, count in _counts(rewarder).items()}
+    told = {name: sum(each[name] for each in sharing.exchange(mine)) / len(rollouts) for name in mine}
     equal = len(rewards) > 1 and not session.loss_share and bool((rewards == rewards[0]).all())
-    for name, value in (("unscored", missing / len(rollouts)), ("equal_rewards", float(equal))):
+    for name, value in (told | {"equal_rewards": float(equal)}).items():
         if value and not session.meter.quoting:
             session.logged.setdefault(name, []).append((value, session.loss_share or 1.0))
     return rewards
+
+
+def _counts(rewarder: Rewarder) -> dict[str, int]:
+    return {name: getattr(rewarder, name, 0) for name in ("unscored", "saturated")}
 
 
 def scores_of(session: Session, judge: ScoringJudge, texts: list[str], rollouts: Rollouts) -> Tensor:
