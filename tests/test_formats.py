@@ -23,6 +23,7 @@ from isoalign.data import formats
 from isoalign.data.formats import Comparison, Demonstration, Turn, Turns, UnpairedLabel, agreement
 from isoalign.data.formats.check import check_file
 from isoalign.data.formats.leakage import LEAST, Leakage, words
+from isoalign.data.formats.types import REASONING
 
 DOCS = Path(__file__).parent.parent / "docs" / "formats.md"
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
@@ -861,6 +862,16 @@ def test_candidates_of_which_one_place_always_wins_are_doubted(tmp_path: Path) -
     assert warning == "the second candidate wins all 12 pairs: does its column mean what the format says?"
     rows[0]["label"] = -1
     assert check_file(jsonl(tmp_path / "b.jsonl", rows), columns={"preference_strength": "label"}).warnings == ()
+
+
+def test_reasoning_beside_the_content_of_messages_is_told(tmp_path: Path) -> None:
+    def talk(i: int, **more: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "a", **more}]
+
+    rows = [{"messages": talk(i, reasoning_content="hm" if i < 2 else "")} for i in range(5)]
+    report = check_file(jsonl(tmp_path / "a.jsonl", rows))
+    assert report.demonstrations == 5
+    assert f"{REASONING}: 2; they are kept" in report.warnings
 
 
 def test_sources_and_columns_that_are_not_read_are_named(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def _read_row(module: ModuleType, row: Row | Fault) -> RowRecords:
     if isinstance(row, Fault):
         raise row
     try:
-        return RowRecords(row.number, row.key, list(module.records(row)))
+        return RowRecords(row.number, row.key, [*module.records(row), *map(Remark, sorted(row.left))])
     except RecursionError:
         raise row.fault("it is nested too deeply") from None
 

@@ -26,7 +26,7 @@ from isoalign.data.formats import (
 from isoalign.data.formats.agreement import Table, add_verdict, judged_by_several, rater_agreement
 from isoalign.data.formats.leakage import Leakage
 from isoalign.data.formats.report import FIRST_ROWS, Leaks, LengthBias, Lengths, Report
-from isoalign.data.formats.types import EQUAL_SCORES, OTHER_PROMPT, REVERSED, SKIPPED, UNREAD, Node
+from isoalign.data.formats.types import EQUAL_SCORES, OTHER_PROMPT, REASONING, REVERSED, SKIPPED, UNREAD, Node
 
 ONE_SIDED = 10  # pairs of candidates that one place wins, of all
 
@@ -206,7 +206,7 @@ class _Tally:
             warnings.append(f"items with contradictory verdicts of one annotator: {count(contradictions)}")
         if odd := self.remarks[OTHER_PROMPT]:
             warnings.append(f"{OTHER_PROMPT}: {count(odd)}; the prompt is taken from the conversation")
-        for what in (EQUAL_SCORES, REVERSED):
+        for what in (EQUAL_SCORES, REVERSED, REASONING):
             if doubtful := self.remarks[what]:
                 warnings.append(f"{what}: {count(doubtful)}; they are kept")
         warnings += [f"{what}: {count(number)}" for what, number in self.remarks.items() if what.startswith(UNREAD)]

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from isoalign.data.formats.rows import EMPTY, TOOLS, Fault, Row, quoted
-from isoalign.data.formats.types import Turn, Turns
+from isoalign.data.formats.types import REASONING, Turn, Turns
 
 ROLES = ("system", "user", "assistant")
 _SHAREGPT = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}
 _ALIASES = {"developer": "system", "model": "assistant"}
 _TOOL_ROLES = ("tool", "function", "ipython", "function_call", "function_response", "observation")
+_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _TOOL_KEYS = ("tool_calls", "function_call", "tool_call_id")
 
 
@@ -38,6 +39,8 @@ def _read_turn(row: Row, name: str, message: Any) -> Turn:
     role, content = (message.get(key) for key in (("from", "value") if sharegpt else ("role", "content")))
     if tool := next((key for key in _TOOL_KEYS if message.get(key)), role if role in _TOOL_ROLES else ""):
         raise _tool_fault(row, name, tool)
+    if any(message.get(key) for key in _REASONING_KEYS):
+        row.left.add(REASONING)
     if isinstance(content, list):
         content = "".join(_part_text(row, name, part) for part in content)
     for key, value in (("role", role), ("content", content)):

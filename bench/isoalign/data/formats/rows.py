@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from isoalign.core.outside_json import mapping_once
@@ -31,12 +31,14 @@ class Fault(ValueError):
 class Row:
     """A row by column. ``number``: from 1 (in JSON lines, the line number); ``line``: first line of a row of a CSV, else 0.
 
-    In a CSV, lists and objects are JSON in their cells. Every method raises Fault naming the column.
+    ``left``: what was not read of it so far, by name. In a CSV, lists and objects are JSON in their cells. Every method raises
+    Fault naming the column.
     """
 
     number: int
     values: Mapping[str, Any]
     line: int = 0
+    left: set[str] = field(default_factory=set, compare=False, repr=False)
 
     def fault(self, why: str, kind: str = FAULTY) -> Fault:
         """The error that rejects this row."""

@@ -15,7 +15,8 @@ REVERSED = "pairs whose rejected answer has the higher score"
 UNRANKED = "answers without a rank"
 SKIPPED = "skipped rows"
 UNREAD = "demonstrations beside the unread column"
-KEPT = (OTHER_PROMPT, EQUAL_SCORES, REVERSED)
+REASONING = "rows whose messages have reasoning beside their content, which is not read"
+KEPT = (OTHER_PROMPT, EQUAL_SCORES, REVERSED, REASONING)
 
 
 @dataclass(frozen=True, slots=True)
