@@ -51,7 +51,7 @@ nano() {
     sweep task=nano algorithm=$beside,$pairs,$answers,$reward,$judge,$twins,trl_cpo seed=0,1,2
     sweep task=nano algorithm=cai task.constitution.file=kindness seed=0,1,2
     sweep task=nano algorithm=drift_rloo algorithm.reward_seed="$(seq -s, 0 14)"
-    sweep task=nano algorithm=drift_dpo algorithm.verdict_seed="$(seq -s, 0 7)"
+    sweep task=nano algorithm=drift_dpo algorithm.verdict_seed="$(seq -s, 0 15)"
 }
 second() {
     run task=nano algorithm=sft

@@ -352,5 +352,5 @@ def test_answers_that_all_got_one_reward_are_told(times: int) -> None:
     log = [{"flops_spent": 90.0 + step} | ({"equal_rewards": 1.0} if step < times else {}) for step in range(4)]
     run: Any = SimpleNamespace(read_record=lambda: {"fraction": 1.0, "spent": {"flops": 93.0}}, read_log=lambda: log)
     told = [flag.text for flag in training_flags(run)]
-    starts = [text.partition(" all answers that it sampled got one reward")[0] for text in told]
+    starts = [text.partition(" all answers of a step got one reward")[0] for text in told]
     assert starts == [[], ["once"], ["2 times"]][times]

@@ -851,8 +851,9 @@ def test_a_column_of_which_less_is_better_is_no_score(old: str, tmp_path: Path) 
     file = jsonl(tmp_path / "a.jsonl", [{"prompt": "q", "response": answer, old: i} for i, answer in enumerate("abc")])
     with pytest.raises(UserError, match=f"of score more is better, and the name of '{old}' says that less is"):
         check_file(file, columns={"score": old})
-    free = jsonl(tmp_path / "b.jsonl", [{"prompt": "q", "response": answer, "frank": i} for i, answer in enumerate("abc")])
-    assert check_file(free, columns={"score": "frank"}).pairs == 3
+    for name in ("frank", "non_toxic", "harm_free", "negative loss"):
+        free = jsonl(tmp_path / "b.jsonl", [{"prompt": "q", "response": answer, name: i} for i, answer in enumerate("abc")])
+        assert check_file(free, columns={"score": name}).pairs == 3
 
 
 def test_candidates_of_which_one_place_always_wins_are_doubted(tmp_path: Path) -> None:
@@ -872,6 +873,11 @@ def test_reasoning_beside_the_content_of_messages_is_told(tmp_path: Path) -> Non
     report = check_file(jsonl(tmp_path / "a.jsonl", rows))
     assert report.demonstrations == 5
     assert f"{REASONING}: 2; they are kept" in report.warnings
+    talks = [talk(0, thinking="hm"), talk(0)]
+    rated = [{"prompt": each[:1], "completion": each[1:], "score": score} for score, each in enumerate(talks)]
+    rated[1]["completion"] = [{"role": "assistant", "content": "b"}]
+    report = check_file(jsonl(tmp_path / "b.jsonl", rated))
+    assert (report.pairs, report.warnings) == (1, (f"{REASONING}: 1; they are kept",))
 
 
 def test_sources_and_columns_that_are_not_read_are_named(tmp_path: Path) -> None:

@@ -425,10 +425,12 @@ def test_where_all_answers_get_one_reward_the_log_says_so(tiny_bench: Bench) -> 
     lab = tiny_bench.lab()
     rollouts = lab.generate(lab.prompts(3))
     same = rollouts[torch.tensor([0, 0, 0])]
-    for batch, told in ((rollouts, None), (same[:1], None), (same, [(1.0, 1.0)])):
-        rewards = lab.reward(batch)
-        assert (len(set(rewards.tolist())) == 1) == (batch is not rollouts)
-        assert session_of(lab).logged.get("equal_rewards") == told
+    assert len(set(lab.reward(rollouts).tolist())) > 1
+    assert session_of(lab).take_logged() == {}
+    for batches, told in (([same], True), ([same, same], True), ([same[:1]], False), ([same, rollouts], False)):
+        for batch in batches:
+            lab.reward(batch)
+        assert session_of(lab).take_logged() == ({"equal_rewards": 1.0} if told else {})
 
 
 def test_people_and_ai_are_counted_apart(tiny_bench: Bench) -> None:

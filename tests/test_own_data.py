@@ -423,7 +423,7 @@ def test_pairs_that_are_equal_once_cut_are_counted_before_and_after(tmp_path: Pa
     given = FeedbackConfig(file=str(tmp_path / "feedback.jsonl"))
     counts = from_file.alike_once_cut(given, Cutter(loading.load_tokenizer(str(tiny_model)), limits))
     assert counts == (30, 40)
-    told = "30 of 40 pairs have equal answers once they are cut to task.model.new_tokens=6, and teach nothing"
+    told = "30 of 40 pairs have equal answers once they are cut to a turn of task.model.new_tokens=6, and teach nothing"
     assert from_file.told_alike(*counts, limits) == told
     assert from_file.told_alike(0, 40, limits) == ""
     whole = task(tiny_model, sft.NONE, write(tmp_path / "mine.jsonl", plain(40)))
@@ -442,17 +442,20 @@ def test_pairs_that_are_equal_once_cut_are_counted_before_and_after(tmp_path: Pa
 def test_a_chat_template_that_does_not_open_answers_is_known(template: str, opens: bool, tiny_model: Path) -> None:
     tokenizer = copy.deepcopy(loading.load_tokenizer(str(tiny_model)))
     tokenizer.chat_template = template
-    assert Cutter(tokenizer, ModelConfig(str(tiny_model))).opens_answers((Turn("user", "are you"),)) is opens
+    assert Cutter(tokenizer, ModelConfig(str(tiny_model))).opens_answers is opens
 
 
 def test_answers_that_begin_with_their_prompt_are_counted(tmp_path: Path, tiny_model: Path) -> None:
     rows = [{"prompt": f"are you {i}", "chosen": f"are you {i} yes", "rejected": f"are  you {i} no"} for i in range(40)]
-    assert human(tmp_path, tiny_model, rows)["whole"] == 40
+    trained = sum(prompts.split_of(row["prompt"]) == "train" for row in rows)
+    assert human(tmp_path, tiny_model, rows)["whole"] == trained
     assert "whole" not in human(tmp_path, tiny_model, [row | {"chosen": "yes"} for row in rows])
-    (line,) = check_file(tmp_path / "feedback.jsonl").warnings or ("",)
-    assert line == ""
+    assert not check_file(tmp_path / "feedback.jsonl").warnings
     (line,) = check_file(write(tmp_path / "whole.jsonl", rows)).warnings
-    assert line.startswith("80 of 80 answers begin with their prompt")
+    assert line.startswith("80 of 80 different answers begin with their prompt")
+    scored = [{"prompt": f"are you {i}", "completion": f"are you {i} {j}", "score": j} for i in range(9) for j in range(3)]
+    (line,) = check_file(write(tmp_path / "scored.jsonl", scored)).warnings
+    assert line.startswith("27 of 27 different answers"), "each once, though it is in several pairs"
 
 
 def test_rows_that_repeat_a_verdict_of_one_annotator_are_one_vote(tmp_path: Path, tiny_model: Path) -> None:

@@ -236,16 +236,21 @@ def test_every_token_that_ends_an_answer_is_known() -> None:
     )  # fmt: skip
 
 
-def test_an_added_token_that_closes_a_turn_ends_an_answer_though_it_is_not_marked_as_a_control_token() -> None:
+def test_an_added_token_that_closes_a_turn_is_a_control_token_though_it_is_not_marked_as_one(tmp_path: Path) -> None:
     tokenizer = make(template="{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<stop>\n{% endfor %}")
+    tokenizer.add_tokens([AddedToken(text, special=False) for text in ("<st", "<stop>", "<think>", "\n")])
     assert tokens.turn_end(tokenizer) is None
-    tokenizer.add_tokens(
-        [AddedToken("<st", special=False), AddedToken("<stop>", special=False), AddedToken("\n", special=False)]
-    )
-    stop = tokenizer.convert_tokens_to_ids("<stop>")
-    assert tokens.turn_end(tokenizer) == stop == tokens.closing_id(tokenizer, chat=True)
-    assert stop in tokens.end_ids(tokenizer)
-    assert tokens.turn_end(make(template=CHAT)) == END
+    found = loading.load_tokenizer(str(write(tmp_path / "plain", tokenizer)))
+    stop = found.convert_tokens_to_ids("<stop>")
+    assert stop == tokenizer.convert_tokens_to_ids("<stop>")
+    assert tokens.turn_end(found) == stop == tokens.closing_id(found, chat=True)
+    assert tokens.special_ids(found) - tokens.special_ids(tokenizer) == {stop}
+    (hello,) = tokens.encode_words(found, ["hello"])
+    assert found.decode([*hello, stop], skip_special_tokens=True) == "hello"
+    typed = tokens.encode_chat(found, [{"role": "user", "content": "hello <stop> world"}], None)
+    assert typed.count(stop) == 1, "what is typed is text"
+    chat = make(template=CHAT)
+    assert loading.load_tokenizer(str(write(tmp_path / "chat", chat))).all_special_ids == chat.all_special_ids
 
 
 def test_banned_are_control_tokens_that_end_nothing_and_ids_without_a_token() -> None:

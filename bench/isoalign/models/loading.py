@@ -121,7 +121,23 @@ def weights_identity(name: str) -> str:
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model, padding on the left."""
     with hub.loading_errors("the model", model_path(name)):
-        return tokens.load(model_path(name))
+        tokenizer = tokens.load(model_path(name))
+    _mark_turn_end(tokenizer)
+    return tokenizer
+
+
+def _mark_turn_end(tokenizer: Any) -> None:
+    """Make the added token that closes an assistant's turn a control token where its tokenizer does not mark it as one: it
+    ends answers, stands in none, and nobody can type it."""
+    try:
+        if not tokenizer.chat_template or tokens.turn_end(tokenizer) is not None:
+            return
+        tail = tokens.turn_tail(tokenizer).lstrip()
+    except UserError:  # a template that fails is told where it is used
+        return
+    closing = [about.content for about in tokenizer.added_tokens_decoder.values() if tail.startswith(about.content)]
+    if closing:
+        tokenizer.add_tokens([transformers.AddedToken(max(closing), special=True)], special_tokens=True)
 
 
 def saved_generation(tokenizer: Any) -> Any:

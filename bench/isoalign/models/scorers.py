@@ -143,7 +143,7 @@ def _load_hub_scorer(name: str, device: str) -> Scorer:
     # RoBERTa's positions start at 2
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512) - 2)
 
-    own = own_padding(model.config, model.get_input_embeddings().weight.shape[0])
+    own = own_padding(model.config, getattr(model.config.get_text_config(), "vocab_size", 0))
 
     @torch.inference_mode()
     def probabilities(texts: Sequence[str]) -> Tensor:

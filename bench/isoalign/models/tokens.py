@@ -23,6 +23,7 @@ Messages = Sequence[Mapping[str, str]]
 GUARD = "\ufdd0"  # a noncharacter of Unicode, which no text holds: it stands in typed control tokens until they are encoded
 TODAY = "{%- macro strftime_now(_) -%}26 Jul 2024{%- endmacro -%}"  # the date that Llama's own template falls back on
 MARK = "isoalign"  # the content of a message that is looked for in a rendered conversation
+TALK = [{"role": role, "content": MARK} for role in ("user", "assistant")]
 
 
 def load(name: str) -> Any:
@@ -203,16 +204,16 @@ def end_ids(tokenizer: Any, generation: Any = None) -> Ids:
 
 
 def turn_end(tokenizer: Any) -> int | None:
-    """The first control token after an assistant's message in the chat template, or the added token that stands there though
-    it is not marked as one; None without one. Raises UserError if the template fails."""
+    """The first control token after an assistant's message in the chat template, or None. Raises UserError if that fails."""
     if not getattr(tokenizer, "chat_template", None):
         return None
-    talk = [{"role": "user", "content": MARK}, {"role": "assistant", "content": MARK}]
-    tail = chat_text(tokenizer, talk, answer=False).rpartition(MARK)[2]
-    if match := _control(tokenizer).search(tail):
-        return _controls(tokenizer)[match.group()]
-    added = {about.content: token for token, about in tokenizer.added_tokens_decoder.items()}
-    return max(((text, token) for text, token in added.items() if tail.lstrip().startswith(text)), default=("", None))[1]
+    match = _control(tokenizer).search(turn_tail(tokenizer))
+    return _controls(tokenizer)[match.group()] if match else None
+
+
+def turn_tail(tokenizer: Any) -> str:
+    """What the chat template writes after an assistant's message. Raises UserError if it fails."""
+    return chat_text(tokenizer, TALK, answer=False).rpartition(MARK)[2]
 
 
 def closing_id(tokenizer: Any, chat: bool = False) -> int:
@@ -260,17 +261,15 @@ def check_tokenizer(tokenizer: Any, model: Any, open_ends: bool) -> None:
     beyond = next((token for token, place in named.items() if place is not None and place >= rows), "")
     if max(words) >= rows or beyond:
         what = f"has the token id {max(words)}" if max(words) >= rows else f"has the {beyond} {named[beyond]}"
-        raise UserError(
-            f"the tokenizer of {name!r} {what}, but the model has embeddings for {rows} tokens only; use the model's own "
-            "tokenizer"
-        )
+        only = f"the model has embeddings for {rows} tokens only; use the model's own tokenizer"
+        raise UserError(f"the tokenizer of {name!r} {what}, but {only}")
     ends = [token for token in end_ids(tokenizer, getattr(model, "generation_config", None)) if token < rows]
     if open_ends and not ends:
         raise _no_end(tokenizer)
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of {name!r} has neither a pad_token nor an eos_token; set one in its files")
     if getattr(tokenizer, "chat_template", None):
-        chat_text(tokenizer, [{"role": "user", "content": MARK}])
+        chat_text(tokenizer, TALK[:1])
 
 
 def _words(tokenizer: Any) -> set[int]:

@@ -13,10 +13,11 @@ from isoalign.config.task import TaskConfig
 from isoalign.core import devices, plugins
 from isoalign.core.records import Flag
 from isoalign.data.formats.types import KEPT, SKIPPED
-from isoalign.data.prompts import count_skipped, of_one_conversation
+from isoalign.data.prompts import count_skipped, of_one_conversation, turns_of
 from isoalign.evaluation.scores import LONGER, SCORES
 from isoalign.models.answer_scorers import load_answer_scorer
 from isoalign.models.loading import task_tokenizer
+from isoalign.models.reward import FARTHEST
 from isoalign.runs.pipeline import Run
 from isoalign.runs.win_rate import taught
 from isoalign.stages import from_file, overlap, pairs
@@ -28,11 +29,13 @@ OFF = (
     "the policy's own, over the limit of {limit:g}"
 )
 CUT = "the judge read the end of the prompt alone, as it reads no longer texts"
-EQUAL = "{times} all answers that it sampled got one reward: they teach nothing, and advantages whitened of them are rounding"
+EQUAL = "{times} all answers of a step got one reward, which teaches nothing"
 MIN_SPENT_SHARE = 0.9  # of the budget: most methods need more than the rest for an iteration
 MIN_LAST_STEP_SHARE = 0.75  # of the spent FLOPs, at the last optimizer step
 MAX_SKIPPED_SHARE = 0.1  # of the optimizer steps
 MAX_UNSCORED_SHARE = 0.05  # of the completions
+MIN_SATURATED_SHARE = 0.01  # of the rewards, mean over steps
+MIN_KIN_SHARE = 0.05  # of the evaluation prompts
 MAX_MISSING_SHARE = 0.2  # of the verdicts of a comparing judge
 
 
@@ -46,7 +49,7 @@ def training_flags(run: Run) -> list[Flag]:
     elif record and record["fraction"] < MIN_SPENT_SHARE:
         spent = f"only {record['fraction']:.0%} of the budget was spent: the next charge exceeds the rest"
         flags.append(Flag("warning", spent))
-    if equal := sum(row.get("equal_rewards") is not None for row in log):
+    if equal := sum(bool(row.get("equal_rewards")) for row in log):
         flags.append(Flag("warning", EQUAL.format(times="once" if equal == 1 else f"{equal} times")))
     if unmetered := record.get("unmetered"):
         name, count = max(unmetered.items(), key=lambda item: item[1])
@@ -85,9 +88,10 @@ def feedback_flags(run: Run) -> list[Flag]:
     if steps := sum(row.get("unscored") is not None for row in run.read_log()):
         by = task.reward.classifier or task.evaluation.scorer
         warnings.append(f"at {steps} steps answers got no score from {by}: their reward is the mean")
-    if ends := [row["saturated"] for row in run.read_log() if row.get("saturated")]:
-        share = f"at {len(ends)} steps {sum(ends) / len(ends):.0%} of the rewards on average"
-        warnings.append(f"{share} lay at an end of {task.reward.classifier}: log-odds beyond 13.8 are not told apart")
+    log = run.read_log()
+    if sum(ends := [row["saturated"] for row in log if row.get("saturated")]) > MIN_SATURATED_SHARE * len(log):
+        where = f"at {len(ends)} of {len(log)} steps rewards lay at an end of {task.reward.classifier}"
+        warnings.append(f"{where} ({sum(ends) / len(ends):.0%} of them): log-odds beyond {FARTHEST} are not told apart")
     if lost := [row["no_verdict"] for row in run.read_log() if row.get("no_verdict")]:
         share = f"{sum(lost) / len(lost):.0%} of them on average"
         warnings.append(f"at {len(lost)} steps answers got no verdict from the judge ({share}): each counts as a tie")
@@ -148,13 +152,14 @@ def feedback_flags(run: Run) -> list[Flag]:
         warnings += [f"prompts: rows that were skipped (task.prompts.skip={task.prompts.skip}): {skipped:,}"] * bool(skipped)
         cutter = Cutter(task_tokenizer(task.model), task.model)
         asked = run.evaluation_prompts()
-        kin = f"{(count := of_one_conversation(asked)):,} of {len(asked):,} evaluation prompts begin as another of them does"
-        warnings += [f"{kin}: intervals take them as independent, and are too narrow where they are not"] * bool(count)
+        if (kin := of_one_conversation(asked)) > MIN_KIN_SHARE * len(asked):
+            one = f"{kin:,} of {len(asked):,} evaluation prompts begin as another of them does"
+            warnings.append(f"{one}: intervals take them as independent, and are too narrow where they are not")
         talk = [prompt.turns for prompt in asked if prompt.turns]
         if talk and not cutter.templated(talk[0]):
             why = "as task.model.template=off says" if task.model.template == "off" else "as the model has no chat template"
             warnings.append(f"conversations are written out with the names of their roles, {why}")
-        if talk and cutter.templated(talk[0]) and not cutter.opens_answers(talk[0]):
+        if cutter.templated(turns_of(asked[0])) and not cutter.opens_answers:
             warnings.append(
                 "the chat template does not open an answer as it does one that is given: it ignores add_generation_prompt"
             )

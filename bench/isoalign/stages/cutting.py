@@ -63,8 +63,8 @@ class Cutter:
     @cached_property
     def _lead(self) -> str:
         """The white space that the chat template writes between the opening of an answer and the answer itself."""
-        talk = [{"role": role, "content": tokens.MARK} for role in ("user", "assistant")]
-        opened, said = tokens.chat_text(self.tokenizer, talk[:1]), tokens.chat_text(self.tokenizer, talk, answer=False)
+        opened = tokens.chat_text(self.tokenizer, tokens.TALK[:1])
+        said = tokens.chat_text(self.tokenizer, tokens.TALK, answer=False)
         lead = said.removeprefix(opened).partition(tokens.MARK)[0] if said.startswith(opened) else ""
         return lead if lead.isspace() else ""
 
@@ -98,12 +98,13 @@ class Cutter:
         talk = self.model.template == "auto" and any(turn.role for turn in turns)
         return (always or talk) and bool(self.tokenizer.chat_template)
 
-    def opens_answers(self, turns: Turns) -> bool:
+    @property
+    def opens_answers(self) -> bool:
         """Whether the chat template writes, where an answer is asked for, what it writes before an answer that is given."""
-        talk = _messages(turns)
-        asked, silent = (tokens.chat_text(self.tokenizer, talk, answer) for answer in (True, False))
-        given = tokens.chat_text(self.tokenizer, [*talk, {"role": "assistant", "content": tokens.MARK}], answer=False)
-        return asked != silent or not given.removeprefix(asked).partition(tokens.MARK)[0].strip()
+        asked, silent = (tokens.chat_text(self.tokenizer, tokens.TALK[:1], answer) for answer in (True, False))
+        given = tokens.chat_text(self.tokenizer, tokens.TALK, answer=False)
+        between = given.removeprefix(asked).partition(tokens.MARK)[0] if given.startswith(asked) else ""
+        return asked != silent or not between.strip()
 
 
 class HeldOut:

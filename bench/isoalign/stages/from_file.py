@@ -13,16 +13,16 @@ from isoalign.config.task import FeedbackConfig, ModelConfig
 from isoalign.core.errors import UserError
 from isoalign.core.jsonl import write_rows
 from isoalign.core.store import digest
-from isoalign.core.text import repeats as repeating
 from isoalign.core.text import text_fingerprint
 from isoalign.data import formats, prompts
 from isoalign.data.assets import file_digest
 from isoalign.data.formats import Comparison, Data, Turns, UnpairedLabel
+from isoalign.data.formats.conversation import begins_with_prompt
 from isoalign.data.formats.files import iterate_rows
 from isoalign.stages.cutting import Cutter, HeldOut, check_fit, fit_of
 from isoalign.stages.overlap import count_overlap, unlike_forms
 
-VERSION = 9
+VERSION = 10
 SOURCE = "human"
 EVALUATED = "whose prompt is evaluated"
 UNSAYABLE = "with a token that no answer may have"  # an unknown one, or one that ends answers where their length is fixed
@@ -83,7 +83,7 @@ def make_human_pairs(
     evaluated = list(evaluated)
     held_out = HeldOut(cut, evaluated)
     trained: list[Turns] = []
-    repeats = 0
+    repeats = whole = 0
     for item, judged in items.items():
         text = cut.text(judged[0].prompt)
         if prompts.split_of(cut.split_text(judged[0].prompt)) != split:
@@ -100,11 +100,11 @@ def make_human_pairs(
             dropped[row] += 1
         else:
             trained.append(judged[0].prompt)
+            whole += begins_with_prompt(judged[0].prompt, judged[0].chosen)
             rows.append({"pair_id": item} | row | {"annotators": [annotators[each.rater] for each in judged]})
     more = {"annotators": len(annotators), "ties": data.ties, "remarks": dict(data.remarks), "cut": dict(+losses)}
     more |= {"repeats": repeats} if repeats else {}
-    whole = sum(repeating(each.prompt[-1].content, each.chosen[0].content) for each in data.comparisons)
-    more |= {"whole": whole} if 2 * whole > len(data.comparisons) else {}
+    more |= {"whole": whole} if 2 * whole > len(rows) else {}
     more |= _compared(cut, evaluated, trained)
     _write_human(work / "pairs.jsonl", rows, config.file, split, dropped, more)
 
@@ -156,6 +156,8 @@ def make_unpaired(
     for label in chosen:
         said[label.item].add(label.desirable)
     more: dict[str, Any] = {"remarks": dict(data.remarks), "cut": dict(+losses)}
+    whole = sum(begins_with_prompt(label.prompt, label.completion) for label in chosen)
+    more |= {"whole": whole} if 2 * whole > len(chosen) else {}
     more |= {"contradicted": both} if (both := sum(len(each) > 1 for each in said.values())) else {}
     more |= _compared(cut, evaluated, [label.prompt for label in chosen])
     _write_human(work / "unpaired.jsonl", rows, config.file, "train", +dropped, more)
@@ -163,7 +165,7 @@ def make_unpaired(
 
 def told_alike(count: int, pairs: int, model: ModelConfig) -> str:
     """That pairs teach nothing, as their answers are equal once they are cut; empty if none."""
-    cut = f"have equal answers once they are cut to task.model.new_tokens={model.new_tokens}, and teach nothing"
+    cut = f"have equal answers once they are cut to a turn of task.model.new_tokens={model.new_tokens}, and teach nothing"
     return f"{count:,} of {pairs:,} pairs {cut}" if count else ""
 
 

@@ -21,7 +21,7 @@ from isoalign.data import comments, formats, prompts
 from isoalign.data.formats import Demonstration, Turn, Turns
 from isoalign.data.formats.files import iterate_rows
 from isoalign.data.formats.rows import Fault, quoted
-from isoalign.data.formats.types import SKIPPED, UNREAD
+from isoalign.data.formats.types import REASONING, SKIPPED, UNREAD
 from isoalign.data.preferences import rollouts
 from isoalign.models import loading, tokens
 from isoalign.models.checkpointing import checkpoint_layers
@@ -91,7 +91,7 @@ def read_demonstrations(config: SFTConfig, losses: Counter[str] | None = None) -
     if config.opening:
         return list(_texts(config, losses))
     data = formats.read_file(config.source, config.format or None, columns=config.columns, skip=config.skip)
-    losses.update({what: count for what, count in data.remarks.items() if what.startswith((SKIPPED, UNREAD))})
+    losses.update({what: count for what, count in data.remarks.items() if what.startswith((SKIPPED, UNREAD, REASONING))})
     return list(data.demonstrations)
 
 

@@ -104,10 +104,9 @@ def _feedback(task: TaskConfig, cut: Cutter, evaluated: list[Turns]) -> str:
         return f"feedback: verdicts {by} on {config.draws} answers of the base to each prompt"
     leaks = _leaks(config.file, config.format, evaluated, config.columns, config.skip)
     try:
-        trained = trained_prompts(config, cut, evaluated)
+        trained, alike = trained_prompts(config, cut, evaluated), told_alike(*alike_once_cut(config, cut), cut.model)
     except UserError:
-        trained = []  # why nothing can be trained on is among the leaks
-    alike = told_alike(*alike_once_cut(config, cut), cut.model) if trained else ""
+        trained, alike = [], ""  # why nothing can be trained on is among the leaks
     same = f"; {alike}" if alike else ""
     return f"feedback: {config.file}{leaks}{same}{_compared(cut, evaluated, trained, 'verdicts')}"
 

@@ -169,11 +169,6 @@ def add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:
     sharing.add_up([parameter.grad for parameter in used])
 
 
-def weighted_mean(values: Sequence[tuple[float, float]]) -> float:
-    """The mean of values, each with its weight."""
-    return sum(value * weight for value, weight in values) / sum(weight for _, weight in values)
-
-
 def make_optimizer(parameters: list[nn.Parameter], betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
     """AdamW whose rate each step sets; in one kernel for all weights where the device has one."""
     return torch.optim.AdamW(parameters, lr=0.0, betas=betas, weight_decay=weight_decay, fused=_fused(parameters))

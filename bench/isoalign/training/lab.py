@@ -25,7 +25,7 @@ from isoalign.training.purchases import compare, pay_reward_model, rewards_of, s
 from isoalign.training.session import Session, row_lengths
 
 Service = TypeVar("Service", bound=Callable[..., Any])
-HARNESS_SCALARS = {"step", "flops_spent", "lr", "loss", "grad_norm", "sampler_gap"}  # of a training log
+HARNESS_SCALARS = {"step", "flops_spent", "lr", "loss", "grad_norm", "sampler_gap", "equal_rewards", "saturated", "unscored"}
 RESERVED_NAMES = (*ROLES, "reward", "judge", "feedback", "critic")  # of items on the bill, or of the lab
 
 

@@ -1,4 +1,4 @@
-"""What an algorithm buys in one piece: a reward model, at its first use, and comparisons by an AI judge."""
+"""What an algorithm buys: a reward model, at its first use, its rewards, and scores and comparisons by an AI judge."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def pay_reward_model(session: Session, rewarder: Rewarder, labelled_by: str) -> 
 
 
 def rewards_of(session: Session, rewarder: Rewarder, rollouts: Rollouts) -> Tensor:
-    """Rewards [B] of rollouts. Logged are the shares of those without a score and of those at an end of the scale, and that
-    all have one reward."""
+    """Rewards [B] of rollouts; the shares of those without a score, and at an end of a classifier's scale, are logged."""
     before = _counts(rewarder)
     rewards = session.by_rows(rewarder, rollouts)
     mine = {name: count - before[name] for name, count in _counts(rewarder).items()}
     told = {name: sum(each[name] for each in sharing.exchange(mine)) / len(rollouts) for name in mine}
-    equal = len(rewards) > 1 and not session.loss_share and bool((rewards == rewards[0]).all())
-    for name, value in (told | {"equal_rewards": float(equal)}).items():
-        if value and not session.meter.quoting:
-            session.logged.setdefault(name, []).append((value, session.loss_share or 1.0))
+    for name, share in told.items():
+        if share:
+            session.logged.setdefault(name, []).append((share, 1.0))
+    if len(rewards) > 1:
+        session.reward_ends.update((float(rewards.min()), float(rewards.max())))
     return rewards
 
 

@@ -59,12 +59,21 @@ class Session(Passes):
         self.verdicts: dict[str, int] = {}
         self.started: dict[str, float] = {}
         self.logged: dict[str, list[tuple[float, float]]] = {}
+        self.reward_ends: set[float] = set()
         self.loss_share = 0.0
         self.guard: Guard | None = None
         self.adopt_module: Callable[[str, nn.Module], None] = lambda name, module: None
         self.trainer: Any = None
         self.plan_loop: Callable[[Any], None] | None = None
         self.engine: EngineSampler | None = None
+
+    def take_logged(self) -> dict[str, float]:
+        """The scalars logged since the last step, each a mean by weight, and whether all rewards since then were one."""
+        row = {name: sum(x * by for x, by in each) / sum(by for _, by in each) for name, each in self.logged.items()}
+        row |= {"equal_rewards": 1.0} if len(self.reward_ends) == 1 else {}
+        self.logged.clear()
+        self.reward_ends.clear()
+        return row
 
     def begin_steps(self) -> None:
         """The first optimizer step begins: what is spent now was the start-up cost."""

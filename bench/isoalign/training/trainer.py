@@ -21,7 +21,7 @@ from isoalign.models.shards import as_cut, full, part_of
 from isoalign.training import checkpoint
 from isoalign.training.agreement import agreed_to_save
 from isoalign.training.checkpoint import changing_state, find_non_json, type_name
-from isoalign.training.gradients import Gradients, load_optimizer, make_optimizer, weighted_mean
+from isoalign.training.gradients import Gradients, load_optimizer, make_optimizer
 from isoalign.training.guard import Guard
 from isoalign.training.lab import Lab
 from isoalign.training.meter import BudgetSpent
@@ -202,9 +202,7 @@ class Trainer:
         row: dict[str, Any] = {"step": self.meter.steps, "flops_spent": self.meter.flops, "lr": rate}
         if loss is not None:
             row |= {"loss": loss, "grad_norm": norm}
-        row |= {name: weighted_mean(values) for name, values in self.session.logged.items()}
-        self.session.logged.clear()
-        self.log.append(row)
+        self.log.append(row | self.session.take_logged())
         self.follow(self.log)
 
     def snapshot(self) -> None:

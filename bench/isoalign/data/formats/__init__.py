@@ -236,7 +236,7 @@ def _records(
             if grades and isinstance(row, Row):
                 grades.add(row.values, read.records)
             if hasattr(module, "compare"):
-                kept += read.records
+                kept += [record for record in read.records if not isinstance(record, Remark)]
     if rejected.count:
         raise UserError(rejected.line(name))
     if kept:

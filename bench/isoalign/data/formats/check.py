@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 
 from isoalign.core.display import count, share
-from isoalign.core.text import repeats
 from isoalign.data.formats import (
     Comparison,
     Demonstration,
@@ -24,6 +23,7 @@ from isoalign.data.formats import (
     training_problem,
 )
 from isoalign.data.formats.agreement import Table, add_verdict, judged_by_several, rater_agreement
+from isoalign.data.formats.conversation import begins_with_prompt
 from isoalign.data.formats.leakage import Leakage
 from isoalign.data.formats.report import FIRST_ROWS, Leaks, LengthBias, Lengths, Report
 from isoalign.data.formats.types import EQUAL_SCORES, OTHER_PROMPT, REASONING, REVERSED, SKIPPED, UNREAD, Node
@@ -79,7 +79,6 @@ class _Tally:
     up: int = 0
     first: int = 0
     placed: int = 0
-    given: int = 0
     repeating: int = 0
     verdicts: dict[int, int] = field(default_factory=dict)
     duplicates: int = 0
@@ -112,9 +111,8 @@ class _Tally:
         key = hash(prompt)
         self.talk[any(turn.role for turn in prompt)] += key not in self.prompts
         leaks = self._add_text("prompt", self.prompts, key, prompt)
-        self.given += len(answers)
-        self.repeating += sum(repeats(prompt[-1].content, answer[0].content) for answer in answers)
         for answer in answers:
+            self.repeating += hash((key, answer)) not in self.answers and begins_with_prompt(prompt, answer)
             leaks |= self._add_text("answer", self.answers, hash((key, answer)), answer)
         if leaks:
             self.leaky_rows[row] = None
@@ -199,9 +197,9 @@ class _Tally:
             warnings.append(
                 f"the {which} candidate wins all {count(self.placed)} pairs: does its column mean what the format says?"
             )
-        if 2 * self.repeating > self.given:
+        if 2 * self.repeating > len(self.answers):
             begin = "begin with their prompt, which is read as a part of them; give the answers alone"
-            warnings.append(f"{count(self.repeating)} of {count(self.given)} answers {begin}")
+            warnings.append(f"{count(self.repeating)} of {count(len(self.answers))} different answers {begin}")
         if contradictions:
             warnings.append(f"items with contradictory verdicts of one annotator: {count(contradictions)}")
         if odd := self.remarks[OTHER_PROMPT]:

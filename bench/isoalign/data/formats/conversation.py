@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from isoalign.core.text import repeats
 from isoalign.data.formats.rows import EMPTY, TOOLS, Fault, Row, quoted
 from isoalign.data.formats.types import REASONING, Turn, Turns
 
@@ -51,6 +52,11 @@ def _read_turn(row: Row, name: str, message: Any) -> Turn:
     if known not in ROLES:
         raise row.fault(f"{name}: unknown role {quoted(role)}; known: {', '.join(ROLES)}")
     return Turn(sys.intern(known), row.valid_text(name, str(content)))  # one text for all turns, not one each
+
+
+def begins_with_prompt(prompt: Turns, answer: Turns) -> bool:
+    """Whether an answer begins with its prompt, or with the last turn of it."""
+    return repeats(prompt[-1].content, answer[0].content)
 
 
 def _tool_fault(row: Row, name: str, what: str) -> Fault:

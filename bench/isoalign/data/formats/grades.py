@@ -11,7 +11,8 @@ from isoalign.core.errors import UserError
 from isoalign.data.formats.types import UNREAD, Demonstration, Record, Remark
 
 NAMES = ("score", "rating", "label", "desirable", "rank", "helpfulness")  # whatever they hold
-_MORE_IS_BETTER = {"score", "scores", "helpfulness", "score_0", "score_1"}  # of the columns of formats
+_MORE_IS_BETTER = {"score", "scores", "helpfulness", "score_0", "score_1", "label"}  # of the columns of formats
+_NEGATIONS = {"no", "non", "not", "without", "free", "less", "un", "anti", "inverse", "inverted", "negative", "negated", "neg"}
 _LESS_IS_BETTER = {
     "rank", "ranking", "place", "position", "loss", "error", "errors", "mistakes", "toxic", "toxicity", "harm", "harmful",
     "harmfulness", "offensive", "unsafe", "perplexity", "ppl", "nll", "cost", "penalty", "distance", "wer", "risk", "worse",
@@ -31,7 +32,8 @@ _WORDS = {
 def check_direction(columns: Mapping[str, str]) -> None:
     """Raise UserError where a column whose name says that less is better stands for one of which more is."""
     for new, old in columns.items():
-        if new in _MORE_IS_BETTER and _LESS_IS_BETTER.intersection(re.findall("[a-z]+", old.lower())):
+        words = set(re.findall("[a-z]+", old.lower()))
+        if new in _MORE_IS_BETTER and words & _LESS_IS_BETTER and not words & _NEGATIONS:
             raise UserError(
                 f"columns={{{new}: {old}}}: of {new} more is better, and the name of {old!r} says that less is; write its "
                 "values, with their sign turned if so, into a column of another name"
