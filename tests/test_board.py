@@ -528,6 +528,23 @@ def test_the_pareto_frontier_is_of_rows_that_none_beats_in_both() -> None:
     assert on_it == {"sft", "sft_chosen", "ppo (beta=0.1, lr=0.0001)", "rlaif", "kto", "dpo (beta=0.1, lr=0.0001)"}
 
 
+def test_of_very_many_pairs_the_page_lists_those_that_are_told_apart() -> None:
+    """31 rows of three methods, each under many names."""
+    names = ("dpo", "kto", "ppo")
+    cards = [
+        dataclasses.replace(valued(make(names[i % 3], seed), prompts=32), algorithm=f"{names[i % 3]}_{i:02d}")
+        for i in range(31) for seed in range(3)
+    ]  # fmt: skip
+    made = leaderboard.build_board([*cards, valued(make("sft"), prompts=32)])
+    pairs = made.sections[0].ranking.pairs
+    told = sum(c.resolved for c in pairs.values())
+    assert (len(pairs), 0 < told < 465) == (465, True)
+    page = made.markdown()
+    assert f"<details><summary>{told} pairs that are told apart, of 465; isoalign board --json has all</summary>" in page
+    listed = page.partition(f"<summary>{told} pairs")[2].partition("</details>")[0]
+    assert listed.count("\n| ") == told + 2
+
+
 def test_a_row_that_lacks_most_values_leaves_others_their_prompts_for_the_frontier() -> None:
     cards = [valued(make(name, seed)) for name in ("dpo", "kto", "ppo", "sft") for seed in range(3)]
     torn = [

@@ -145,13 +145,18 @@ def _pairwise(section: Section) -> list[str]:
 
 
 def _comparisons(section: Section, pairs: dict[Pair, Comparison]) -> str:
+    """A table of comparisons; of very many only of those that are told apart."""
     rows, lines = {row.name: row for row in section.rows}, []
-    for (a, b), c in pairs.items():
+    listed = {pair: c for pair, c in pairs.items() if c.resolved} if len(pairs) > MANY else pairs
+    for (a, b), c in listed.items():
         difference = cell(Estimate(c.value, c.low, c.high, c.n, c.missing), metric(section.objective.gain).digits)
         verdict = escape(verdict_phrase(a, b, c, section.objective))
         lines.append([row_name(rows[a]), row_name(rows[b]), difference, probability(c.p_holm), verdict])
     table = grid(["A", "B", "Difference", "p (Holm)", "Verdict"], lines, left=(0, 1, 4))
-    return table if len(lines) <= FOLD else f"<details><summary>{pairs_phrase(lines)}</summary>\n\n{table}\n\n</details>"
+    if len(pairs) <= FOLD:
+        return table
+    rest = f" that are told apart, of {len(pairs)}; isoalign board --json has all" if len(listed) < len(pairs) else ""
+    return f"<details><summary>{pairs_phrase(lines)}{rest}</summary>\n\n{table}\n\n</details>"
 
 
 def _header(section: Section) -> str:
