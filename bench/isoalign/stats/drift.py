@@ -29,8 +29,8 @@ class Beyond:
 
     ``kl``, ``gain``: of the method, means over its seeds; ``beyond``: its gain minus that of the control, the KL of each seed
     matched; ``control``, ``draws``: which control, and how many of its draws are known at that KL; ``unknown``: controls with
-    fewer than `FEWEST`, so that nothing is said of how far they would have come; ``p_fdr``: p after correction over all
-    methods, None of a method of one seed.
+    fewer than `FEWEST`, so that nothing is said of how far they would have come; ``doubt``: the control of which least is
+    sure, whose p it is, with its draws; ``p_fdr``: p after correction over all methods, None of a method of one seed.
     """
 
     kl: float
@@ -39,6 +39,7 @@ class Beyond:
     control: str
     draws: int
     unknown: tuple[str, ...] = ()
+    doubt: tuple[str, int] = ("", 0)
     p_fdr: float | None = None
 
     @property
@@ -70,7 +71,10 @@ def beyond_drift(methods: Mapping[str, Curves], controls: Mapping[str, Draws]) -
         if against:
             least = least_beyond({control: one.beyond for control, one in against.items()})
             unknown = tuple(control for control in controls if control not in against)
-            found[name] = replace(against[least[0]], beyond=least[1], unknown=unknown)
+            worst = max(against, key=lambda control: against[control].beyond.p or 0.0)
+            found[name] = replace(
+                against[least[0]], beyond=least[1], unknown=unknown, doubt=(worst, against[worst].draws)
+            )  # fmt: skip
     tested = {name: p for name, one in found.items() if (p := one.beyond.p) is not None and not one.beyond.single}
     corrected = dict(zip(tested, benjamini_hochberg(list(tested.values())), strict=True))
     alone = {name: replace(one.beyond, p_holm=None) for name, one in found.items()}  # which stands for one pair's

@@ -60,6 +60,8 @@ class DriftOnBoard:
         if found is None or found.above is not False:
             return row
         gains = f"{found.control} ({found.draws} draws) gains {found.drift:.3f}, this {found.gain:.3f}"
+        other, draws = found.doubt
+        gains += f"; the {draws} draws of {other} that came so far differ too much to tell" if other != found.control else ""
         flag = Flag("warning", f"not shown to be above drift: at {found.kl:.2g} nats {gains}")
         return replace(row, flags=(*row.flags, flag))
 
