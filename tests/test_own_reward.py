@@ -647,10 +647,13 @@ def test_a_policy_that_chats_is_rewarded_for_its_messages(
 @pytest.mark.slow
 def test_a_reward_model_that_is_misused_is_one_line_before_any_stage(terminal: Terminal, words: Path, tmp_path: Path) -> None:
     folder = write_reward_model(tmp_path / "rm", words)
+    whole = with_models(tmp_path, words, [f"are you {i}" for i in range(60)])
+    own = next(word.partition("hf:")[2] for word in whole if word.startswith("task.reward.model="))
+    rest = [word for word in whole if not word.startswith("task.evaluation.scorer=")]
     for settings, line in (
         ([f"task.reward.classifier=hf:{folder}#LABEL_0"], f"set task.reward.classifier='' and task.reward.model=hf:{folder}"),
-        ([f"task.reward.model=hf:{folder}", f"task.evaluation.scorer=reward:{folder}", *HELP], "is an evaluation scorer"),
-        ([f"task.reward.model=hf:{folder}", "task.model.new_tokens=120"], "reads at most 128 tokens"),
+        ([*rest, f"task.evaluation.scorer=reward:{own}"], "is an evaluation scorer"),
+        ([f"task.reward.model=hf:{folder}", "task.model.new_tokens=126"], "reads at most 128 tokens"),
     ):
         assert line in complaint(terminal(terminal.run("algorithm=ppo", "budget.steps=2", *settings)))
     assert finished(terminal.store) == {}

@@ -188,6 +188,8 @@ def test_a_scorer_of_the_same_name_with_other_weights_is_another(tmp_path: Path)
     assert scorers.scorer_identity(first) == scorers.scorer_identity(f"{first}#hate") != scorers.scorer_identity(second)
     assert scorers.scorer_identity("hf:nobody/nothing") == "nobody/nothing read 2"  # not to be had: loading it says so
     assert scorers.scorer_identity("tox_block") == "tox_block"
+    as_reward = scorers.scorer_identity(first.replace("hf:", "reward:"))
+    assert scorers.weights_of(scorers.scorer_identity(first)) == as_reward == scorers.weights_of(as_reward), "one model"
 
 
 def test_a_hub_name_stands_for_its_commit(tmp_path: Path) -> None:

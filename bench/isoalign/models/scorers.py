@@ -126,6 +126,11 @@ def scorer_identity(name: str) -> str:
     return hub.model_identity(source.partition("#")[0]) + (f" read {READS}" if name.startswith("hf:") else "")
 
 
+def weights_of(identity: str) -> str:
+    """The weights in the identity of a scorer, which another use of the same model has too."""
+    return identity.removesuffix(f" read {READS}")
+
+
 def _load_hub_scorer(name: str, device: str) -> Scorer:
     """A sequence classifier from a folder or the hub cache; downloads need HF_HUB_OFFLINE=0."""
     source, _, wanted = name.removeprefix("hf:").partition("#")

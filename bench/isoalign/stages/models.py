@@ -28,6 +28,7 @@ from isoalign.models.answer_scorers import identity, load_answer_scorer
 from isoalign.models.known_reward import Asked, KnownFunction
 from isoalign.models.language import LanguageModel
 from isoalign.models.precision import cast_frozen_weights, precision_recipe
+from isoalign.models.scorers import weights_of
 from isoalign.stages import sft
 from isoalign.stages.cutting import HeldOut, encode_prompts
 from isoalign.stages.from_file import file_identity
@@ -183,7 +184,7 @@ class TaskModels:
         """The identity of the weights that a setting names. Raises UserError if they are an evaluation scorer's: a method must
         not train on what evaluates it."""
         evaluation = self.task.evaluation
-        if weights in map(identity, (evaluation.scorer, evaluation.second_scorer)):
+        if weights_of(weights) in (weights_of(identity(name)) for name in (evaluation.scorer, evaluation.second_scorer)):
             what = setting.rpartition(".")[2]
             raise UserError(f"task.{setting} {name} is an evaluation scorer; choose another {what} or scorer")
         return weights
@@ -191,7 +192,8 @@ class TaskModels:
     def two_opinions(self, first: str, second: str) -> list[str]:
         """Identities of the scorers of the evaluation. Raises UserError for one model under two spellings."""
         found = [identity(first), identity(second)]
-        if found[0] == found[1] and first.partition("#")[2] == second.partition("#")[2]:  # a model may have several labels
+        labels = first.partition("#")[2], second.partition("#")[2]  # a model may have several
+        if weights_of(found[0]) == weights_of(found[1]) and labels[0] == labels[1]:
             raise UserError(
                 f"task.evaluation.second_scorer {second} is the model of task.evaluation.scorer {first}; choose another: "
                 "it is the second opinion"
