@@ -14,6 +14,7 @@ from isoalign.evaluation import samples, win_rate
 from isoalign.feedback.judges.identity import judge_model
 from isoalign.models import scorers
 from isoalign.models.answer_scorers import identity
+from isoalign.models.scorers import weights_of
 from isoalign.stages.shared import SharedStages
 from isoalign.stages.stage import Stage
 
@@ -62,7 +63,11 @@ def taught(shared: SharedStages, labels: Mapping[str, float], rewarded: bool) ->
         teachers += [task.scored_by("judge")] if by_judge else []
         own = task.reward.model and scorers.REWARD + task.reward.model.removeprefix("hf:")
         teachers += [task.reward.classifier, own] if rewarded else []
-        same = any(identity(each) == identity(judge.model) for each in teachers if each not in ("", "annotator"))
+        same = any(
+            weights_of(identity(each)) == weights_of(identity(judge.model))
+            for each in teachers
+            if each not in ("", "annotator")
+        )
         return "taught it" if same else ""
     model = judge_model(judge)
     if by_judge and judge_model(task.judge) == model:
