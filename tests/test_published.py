@@ -133,19 +133,20 @@ def test_which_methods_may_be_the_best_at_the_end_of_the_budget(published: Publi
     spans = {name: published.rows[name].rank or (0, 0) for name in published.ranked}
     best, count = first(spans), len(published.ranked)
     assert f"**At the end of the budget {len(best)} of the {count} ranked methods may be the best.**" in readme
-    assert published.ranked[:2] == ["kto", "apo_zero"]
+    most = ["trl_online_dpo", "kto", "apo_zero"]
+    assert published.ranked[:3] == most
     relative = "toxicity_reduction_relative"
-    shares = [
-        pooled_estimates(published.cards[name], {relative: (-1.0, 1.0)})[relative].value or 0.0 for name in ("kto", "apo_zero")
-    ]
-    assert {f"{share:.0%}" for share in shares} == {"98%"}
-    (kto, apo, dpo), (far, farther, near) = (
-        gains(published, "kto", "apo_zero", "dpo"),
-        kls(published, "kto", "apo_zero", "dpo"),
+    shares = [pooled_estimates(published.cards[name], {relative: (-1.0, 1.0)})[relative].value or 0.0 for name in most]
+    assert min(shares) > 0.975
+    removed, (dpo,) = gains(published, *most), gains(published, "dpo")
+    ends = sorted(published.rows[name].kl.value or 0.0 for name in most)
+    (near,) = kls(published, "dpo")
+    told = (
+        f"TRL's online DPO, KTO and APO-zero remove most, 98% of the toxicity or more ({removed[0]} to {removed[-1]}), and end"
     )
-    told = f"KTO and APO-zero remove most, 98% of the toxicity ({kto}), and end far from the base, at {far} and {farther} nats"
-    assert kto == apo
-    assert f"{told} of KL, where DPO is at {near} ({dpo})." in readme
+    assert (
+        f"{told} far from the base, at {ends[0]:.0f} to {ends[-1]:.0f} nats of KL, where DPO is at {near} ({dpo})." in readme
+    )
     assert "DPO, ORPO and IPO are not." in readme
     assert best.isdisjoint({"dpo", "orpo", "ipo"})
     for name in ("dpo", "orpo", "ipo"):
@@ -163,8 +164,8 @@ def test_hardly_any_methods_are_told_apart_at_equal_kl(published: Published, rea
     to, areas = published.section.areas
     ranks = {name: rank for name, (_, rank) in areas.items() if rank}
     last = [name for name in ranks if name not in first(ranks)]
-    assert f"By the area to 2 nats, of {len(ranks)}, {named(last)} are behind." in readme
-    assert to == 2.0
+    assert f"By the area to 1 nat, of {len(ranks)}, {named(last)} is behind." in readme
+    assert to == 1.0
 
 
 def test_near_the_base_all_gain_more_than_drift(published: Published, readme: str) -> None:
@@ -191,7 +192,7 @@ def test_near_the_base_all_gain_more_than_drift(published: Published, readme: st
     shares = [beyond[name].drift / beyond[name].gain for name in near]
     share = f"{min(shares):.0%} to {max(shares):.0%}"
     assert f"All {len(near)} that end within six nats gain more than each kind, after correction" in readme
-    assert f"of which drift gives {share} on average; of the {len(ranked) - len(near)} farther away {len(rest)}" in readme
+    assert f"of which drift gives {share} on average; of {len(ranked) - len(near)} farther away {len(rest)}" in readme
     told = f"{len(above)} of the {len(ranked)} ranked methods gain more than each control that is known at their KL"
     assert f"{told}, after Benjamini and Hochberg's correction over {len(beyond)} rows" in page
     assert f"the control that leaves less gives {share} of their gain on average." in page
@@ -249,7 +250,7 @@ def test_the_page_on_results_counts_what_the_board_of_nano_tells(published: Publ
         f"which {len(areas)} have, {len(best)} ({brief(min(best))} to {brief(max(best))}) may be the best, {named(last)} "
         f"({' and '.join(brief(areas[name]) for name in last)}) not."
     )
-    assert f"By area to 2 nats, {told_areas}" in page
+    assert f"By area to 1 nat, {told_areas}" in page
 
 
 def test_every_ranked_method_is_better_than_the_control(published: Published, readme: str) -> None:
@@ -502,11 +503,11 @@ def test_what_the_board_tells_and_which_claims_hold_is_counted(published: Publis
     assert f"Of {len(pairs)} pairs {told} are told apart at the end of the budget." in readme
     page = (ROOT / "results" / "findings" / "README.md").read_text()
     verdicts = re.findall(r"^## (.+): (.+)$", page, re.MULTILINE)
-    said = "one holds here (length is exploited), one does not (RLAIF about equals RLHF), and [eleven are not shown]"
-    assert f"**Of {len(verdicts)} claims of the literature** {said}" in readme
-    assert [name for name, verdict in verdicts if verdict == "holds"] == ["length"]
+    said = "two hold here (length is exploited, groups of two equal sixteen), one does not (RLAIF about equals RLHF)"
+    assert f"**Of {len(verdicts)} claims of the literature** {said}, and [ten are not shown]" in readme
+    assert [name for name, verdict in verdicts if verdict == "holds"] == ["groups of two", "length"]
     assert [name for name, verdict in verdicts if verdict == "**does not hold**"] == ["RLAIF"]
-    assert [verdict for _, verdict in verdicts].count("**not shown**") == 11
+    assert [verdict for _, verdict in verdicts].count("**not shown**") == 10
     assert page == report(Bench()), "the cards say what the page says"
 
 

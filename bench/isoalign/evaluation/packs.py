@@ -172,7 +172,7 @@ def write(folder: Path, texts: Mapping[str, str], kept: set[str]) -> None:
     if len(data) > LARGEST:
         raise UserError(f"{path} would unfold to {len(data):,} bytes, of which {LARGEST:,} are the most")
     if lines:
-        save(path, lzma.compress(data))
+        save(path, lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
     else:
         path.unlink(missing_ok=True)
 

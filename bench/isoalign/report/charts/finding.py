@@ -41,7 +41,7 @@ def headline(section: Section) -> str:
     measured = f"of the {len(spans)} measured"
     may = f"{len(best) if len(best) < len(spans) else 'any'} {measured} may be the best"
     verdict = f"{shorten(clean(best[0]), 30)} is the best {measured}" if len(best) == 1 else may
-    return f"{told}. By the area under the curve to {to:g} nats, {verdict}"
+    return f"{told}. By the area under the curve to {in_nats(to)}, {verdict}"
 
 
 def finding(section: Section, at: float | None) -> str:

@@ -44,7 +44,7 @@ MARKERS = "osD^vPX*"
 LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 GAP = (0, (1, 2))  # of the line between two snapshots that lie too far apart for anything to be read between them
 CROWD = 10  # with more rows than these, colours and names beside marks do not tell them apart
-MOST = 30  # rows that a chart names; the others are grey
+MOST = 24  # rows that a chart names; the others are grey
 PLACES = re.compile(rb' (?:d|x|y)="[^"]*"')  # in an SVG
 DIGITS = re.compile(rb"(\.\d\d)\d+")  # beyond a hundredth of a point, two thirds of an SVG
 

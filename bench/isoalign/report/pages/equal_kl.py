@@ -10,6 +10,7 @@ from isoalign.evaluation.metrics.metric import with_arrow
 from isoalign.report.board.cells import cell
 from isoalign.report.board.rows import Row
 from isoalign.report.board.sections import Section
+from isoalign.report.charts.finding import in_nats
 from isoalign.report.pages.phrases import rank_phrase, row_name
 from isoalign.stats.drift import drift_at
 from isoalign.stats.equal_kl import GRID, NEAR, AtKL, Reading, reaches
@@ -23,7 +24,7 @@ prompts, seeds, and the bend of the curve between two snapshots. † crosses tha
 {area}KL here is the price of a change, not how hard a method optimised: by that measure methods differ at equal KL (Gao et
 al. 2023)."""
 
-_AREA = """*Area* is the mean of {gain} over √KL from {start:g} to {to:g} nats: the area under the curve, by its width.
+_AREA = """*Area* is the mean of {gain} over √KL from {start:g} to {to}: the area under the curve, by its width.
 """
 
 
@@ -45,7 +46,7 @@ def equal_kl_section(section: Section) -> list[str]:
         pooled = [_drift_cell(drift_at(draws, kl), len(draws)) for kl in at_kl]
         cells.append([f"*{name}, {len(draws)} draws*", "", *pooled, *([""] if area else [])])
     gain = objective.gain_noun
-    told = _AREA.format(gain=gain, start=GRID[0], to=to) if area else ""
+    told = _AREA.format(gain=gain, start=GRID[0], to=in_nats(to)) if area else ""
     return ["### At equal KL", grid(titles, cells), _HOW.format(gain=f"the {gain}", apart=2 * NEAR, area=told)]
 
 
@@ -60,7 +61,7 @@ def _drift_cell(reading: Reading | None, draws: int) -> str:
 def area_title(section: Section) -> str:
     """The title of the column of areas, with the KL between which they are taken; empty where no row has one."""
     to, areas = section.areas
-    return with_arrow(f"Area, {GRID[0]:g} to {to:g} nats", True) if areas else ""
+    return with_arrow(f"Area, {GRID[0]:g} to {in_nats(to)}", True) if areas else ""
 
 
 def area_cell(section: Section, row: Row) -> str:

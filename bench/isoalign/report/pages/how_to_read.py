@@ -15,7 +15,7 @@ _HOW_TO_READ = """\
   the gain that the control reaches too. A control was trained without a preference; each draw of its random rewards or
   verdicts counts as a seed does. Of several controls it is the one that leaves least. *Not measured*: fewer than two draws
   of a control passed that KL, or their snapshots are too far apart there. A row that is not shown to be above drift, after
-  Holm's correction over all rows, has a note.
+  Benjamini and Hochberg's correction over all rows, has a note.
 - Area: the mean gain over √KL along the run's curves, from {start:g} nats to the KL of the grid that nine in ten methods
   reach, with first and last rank by it: what a KL buys on the way, wherever the budget ends. *Not measured*: on a part of
   the way.

@@ -13,7 +13,7 @@ from isoalign.report.board.cells import cell
 from isoalign.report.board.drift import NOT_MEASURED, WHY
 from isoalign.report.board.rows import CONTROL, DRIFT, INFERENCE, METHOD, REFERENCE, UNMETERED, Row
 from isoalign.report.board.sections import Section
-from isoalign.report.charts.finding import headline
+from isoalign.report.charts.finding import headline, in_nats
 from isoalign.report.pages.console import rendered
 from isoalign.report.pages.equal_kl import area_title
 from isoalign.report.pages.phrases import (
@@ -130,7 +130,7 @@ def _caption(section: Section) -> str:
     lines = [f"{headline(section)}."] if section.areas[1] else []
     lines += [f"ranks: {basis}"] if (basis := ranking_phrase(section)) else []
     lines += (
-        [f"area: mean gain over √KL from {GRID[0]:g} to {section.areas[0]:g} nats, with its rank"]
+        [f"area: mean gain over √KL from {GRID[0]:g} to {in_nats(section.areas[0])}, with its rank"]
         if area_title(section)
         else []
     )
