@@ -253,6 +253,21 @@ def test_the_page_on_results_counts_what_the_board_of_nano_tells(published: Publ
     assert f"By area to 1 nat, {told_areas}" in page
 
 
+def test_trls_versions_are_beside_ours_as_the_page_says(published: Published) -> None:
+    page = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
+
+    def end(name: str) -> str:
+        return f"{gains(published, name)[0]} at {kls(published, name, digits=1)[0]}"
+
+    told = f"DPO removes {end('trl_dpo')} nats (ours {end('dpo')}), KTO {end('trl_kto')} ({end('kto')})"
+    assert f"so there are fewer: {told} and GRPO {end('trl_grpo')} ({end('grpo')})." in page
+    both = ("trl_dpo", "trl_kto", "trl_grpo", "dpo", "kto", "grpo")
+    at = [brief(published.section.equal_kl[1.0][name].gain.value) for name in both]
+    assert "At 1 nat of KL they gain {}, {} and {}, ours {}, {} and {}.".format(*at) in page
+    rows = published.rows
+    assert [rows[name].gated for name in ("trl_online_dpo", "trl_rloo", "online_dpo", "rloo")] == [False, False, True, True]
+
+
 def test_every_ranked_method_is_better_than_the_control(published: Published, readme: str) -> None:
     methods = [row for row in published.section.rows if row.part == "method"]
     told = "methods with [settings chosen by one rule](docs/rules.md#tuning), three seeds each, of the main ones five."
