@@ -254,11 +254,16 @@ def test_cards_of_a_folder_are_exported_and_what_is_missing_is_said(tmp_path: Pa
     ("words", "said"),
     [
         (["--to", "parket"], "unknown format 'parket'; did you mean 'parquet'"),
-        (["--to", "eval_results"], "--to eval_results needs the benchmark's data set on the hub, as --dataset NAME/NAME"),
+        pytest.param(
+            ["--to", "eval_results"], "--to eval_results needs the benchmark's data set on the hub, as --dataset NAME/NAME",
+            marks=pytest.mark.slow,
+        ),
         (["--to", "inspect"], "the store .* does not hold its scores"),
-        (["--to", "lm_eval", "--merge"], "--to writes results, and --merge and --push are of policies"),
+        pytest.param(
+            ["--to", "lm_eval", "--merge"], "--to writes results, and --merge and --push are of policies", marks=pytest.mark.slow
+        ),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_exported_is_one_line_and_no_folder(words: list[str], said: str, tmp_path: Path) -> None:
     path = cards.write_card(cards.sealed(card()), tmp_path / "nano")
     done = typed(path, tmp_path / "out", *words, "--store", tmp_path / "store")

@@ -32,7 +32,7 @@ from workbench import FAST, Bench, Terminal, algorithms, complaint, stages
 
 HERE = Path(__file__).parent
 ENGINE = ["rloo:4+transformers"]
-QUICK = ["dpo", "ppo", "ppo_critic@s"]
+QUICK = ["dpo", "ppo_critic@s"]
 ALL = [each.id for each in algorithms()]
 SOME = [name for name in ALL if name in FAST]
 

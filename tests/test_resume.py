@@ -56,7 +56,7 @@ ON_ADAPTERS = [pytest.param(*each.values, 4, id=f"{each.id}-4", marks=each.marks
 
 @pytest.mark.parametrize(
     ("name", "algorithm", "lora"),
-    quick([pytest.param(*each.values, 0, id=each.id) for each in algorithms()] + ON_ADAPTERS, "dpo", "ppo", "kto"),
+    quick([pytest.param(*each.values, 0, id=each.id) for each in algorithms()] + ON_ADAPTERS, "dpo", "ppo"),
 )
 def test_a_run_killed_twice_ends_with_the_weights_the_bill_and_the_log_of_one_that_was_not(
     tiny_bench: Bench, tmp_path: Path, name: str, algorithm: Any, lora: int
