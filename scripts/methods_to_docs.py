@@ -32,8 +32,8 @@ data, meter and budget: from the same start on the same pairs, TRL's DPO and KTO
 (`tests/test_trl.py`); what differs is the bill. A method of your own: [extending](extending.md#an-algorithm).
 
 Every method logs `step`, `flops_spent`, `lr`, `loss` (the mean over the step's rows) and `grad_norm` (before clipping) at each
-step, besides what stands under its name below; where rewards lack a score, lie at an end of a classifier's scale or are all one,
-`unscored` and `saturated`, the shares of them, and `equal_rewards`, 1.
+step, besides what stands under its name below; where rewards lack a score, lie at an end of a classifier's scale or are all
+one, `unscored` and `saturated`, the shares of them, and `equal_rewards`, 1.
 """
 
 

@@ -260,7 +260,8 @@ def test_cards_of_a_folder_are_exported_and_what_is_missing_is_said(tmp_path: Pa
         ),
         (["--to", "inspect"], "the store .* does not hold its scores"),
         pytest.param(
-            ["--to", "lm_eval", "--merge"], "--to writes results, and --merge and --push are of policies", marks=pytest.mark.slow
+            ["--to", "lm_eval", "--merge"], "--to writes results, and --merge and --push are of policies",
+            marks=pytest.mark.slow,
         ),
     ],
 )  # fmt: skip
