@@ -85,17 +85,16 @@ def feedback_flags(run: Run) -> list[Flag]:
             f"{function.equal:,} prompts become equal to another one at task.model.prompt_tokens={task.model.prompt_tokens}"
         )
         warnings.append(f"{equal}: the known reward reads the text of the first")
-    if steps := sum(row.get("unscored") is not None for row in run.read_log()):
-        by = task.reward.classifier or task.evaluation.scorer
+    log, by = run.read_log(), task.reward.classifier or task.evaluation.scorer
+    if steps := sum(row.get("unscored") is not None for row in log):
         warnings.append(f"at {steps} steps answers got no score from {by}: their reward is the mean")
-    log = run.read_log()
     if sum(ends := [row["saturated"] for row in log if row.get("saturated")]) > MIN_SATURATED_SHARE * len(log):
-        where = f"at {len(ends)} of {len(log)} steps rewards lay at an end of {task.reward.classifier}"
+        where = f"at {len(ends)} of {len(log)} steps rewards lay at an end of {by}"
         warnings.append(f"{where} ({sum(ends) / len(ends):.0%} of them): log-odds beyond {FARTHEST} are not told apart")
-    if lost := [row["no_verdict"] for row in run.read_log() if row.get("no_verdict")]:
+    if lost := [row["no_verdict"] for row in log if row.get("no_verdict")]:
         share = f"{sum(lost) / len(lost):.0%} of them on average"
         warnings.append(f"at {len(lost)} steps answers got no verdict from the judge ({share}): each counts as a tie")
-    if cuts := [row["cut_prompts"] for row in run.read_log() if row.get("cut_prompts")]:
+    if cuts := [row["cut_prompts"] for row in log if row.get("cut_prompts")]:
         warnings.append(f"at {len(cuts)} steps {CUT} ({sum(cuts) / len(cuts):.0%} of the questions)")
     verdicts = verdicts_of(run)
     models = [record_of(run, model) for model in shared.reward_models(run.rewarded_by()).values()]
@@ -105,7 +104,7 @@ def feedback_flags(run: Run) -> list[Flag]:
     critic = run.uses("revisions") and task.constitution.kind == "server"
     if critic or (run.judge_check() and task.judge.kind == "server"):
         warnings.append("a server's FLOPs are unknown: no budget covers them, and the bill shows the server's tokens only")
-    unpriced = any(row.get("unpriced") for row in run.read_log())
+    unpriced = any(row.get("unpriced") for row in log)
     if run.reward_rounds():
         judge = record_of(run, shared.pairs(run.rewarded_by())).get("judge", {})
         missing, asked = sum(judge.get("missing", {}).values()), judge.get("asked", 0)
