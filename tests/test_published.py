@@ -518,7 +518,7 @@ def test_what_the_board_tells_and_which_claims_hold_is_counted(published: Publis
     assert f"Of {len(pairs)} pairs {told} are told apart at the end of the budget." in readme
     page = (ROOT / "results" / "findings" / "README.md").read_text()
     verdicts = re.findall(r"^## (.+): (.+)$", page, re.MULTILINE)
-    said = "two hold here (length is exploited, groups of two equal sixteen), one does not (RLAIF about equals RLHF)"
+    said = "two hold here (length is exploited, groups of two about equal sixteen), one does not (RLAIF about equals RLHF)"
     assert f"**Of {len(verdicts)} claims of the literature** {said}, and [ten are not shown]" in readme
     assert [name for name, verdict in verdicts if verdict == "holds"] == ["groups of two", "length"]
     assert [name for name, verdict in verdicts if verdict == "**does not hold**"] == ["RLAIF"]
