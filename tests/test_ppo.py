@@ -70,6 +70,16 @@ def test_a_single_advantage_is_whitened_to_zero_not_to_nan() -> None:
     close(whiten(tensor([[4.0]]), tensor([[True]])), [[0.0]])
 
 
+@pytest.mark.parametrize("value", [0.1, -2.7, 1 / 3])
+def test_equal_advantages_are_whitened_to_zero_not_to_their_rounding(value: float) -> None:
+    equal = torch.full((640, 20), value)
+    mask = torch.ones_like(equal, dtype=torch.bool)
+    assert equal.std(correction=0) > 0, "the mean is rounded"
+    assert not whiten(equal, mask).any()
+    equal[:320] += 1e-4  # is no rounding
+    torch.testing.assert_close(whiten(equal, mask).std(correction=0), tensor(1.0), atol=1e-3, rtol=0)
+
+
 def test_the_policy_loss_clips_gains_and_never_losses() -> None:
     ratios = tensor([1.0, 1.5, 1.5, 0.5, 0.5, 1.1])
     advantages = tensor([2.0, 2.0, -2.0, 2.0, -2.0, 1.0])
