@@ -9,6 +9,7 @@ from torch import Tensor
 from isoalign import Batch, Lab, Paper, Rollouts, Scalars, register
 from isoalign.baselines.parts.advantages import gae, place_rewards, value_head, whiten
 from isoalign.baselines.parts.losses import clipped_loss, row_mean, value_loss
+from isoalign.baselines.parts.rounding import drop_rounding
 from isoalign.baselines.parts.sampling import PRICED, OnPolicy
 
 
@@ -83,7 +84,7 @@ class PPO(OnPolicy):
         rewards = place_rewards(score, drift, lab.state.setdefault("kl", self.kl), mask)
         advantages, returns = gae(rewards, values, mask, self.gamma, self.gae_lambda)
         if self.whiten:
-            advantages = whiten(advantages, mask)
+            advantages = whiten(drop_rounding(advantages, mask), mask)
         lab.log(reward=score.mean(), kl_k1=drift.sum(1).mean(), kl_price=lab.state["kl"])
         lab.state["iterations"] = lab.state.get("iterations", 0) + 1
         if lab.state["iterations"] > self.value_warmup:  # before, the policy does not move

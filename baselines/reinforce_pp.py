@@ -10,6 +10,7 @@ from isoalign import Lab, Paper, Rollouts, Step, register
 from isoalign.baselines.parts.advantages import gae, place_rewards, whiten
 from isoalign.baselines.parts.groups import Grouped, by_tokens
 from isoalign.baselines.parts.losses import clipped_loss, row_mean
+from isoalign.baselines.parts.rounding import drop_rounding
 from isoalign.baselines.parts.sampling import PRICED, OnPolicy
 
 
@@ -50,7 +51,7 @@ class ReinforcePP(OnPolicy):
         rewards = place_rewards(score, drift, self.kl, mask)
         zero = torch.zeros_like(rewards)  # in place of values, so that an advantage is all that is still to come
         returns, _ = gae(rewards, zero, mask, gamma=1.0, lam=1.0)
-        return Grouped(rollouts, logp, whiten(returns, mask), torch.ones_like(score))
+        return Grouped(rollouts, logp, whiten(drop_rounding(returns, mask), mask), torch.ones_like(score))
 
     def loss(self, lab: Lab, batch: Grouped) -> Tensor:
         """Clipped policy loss, averaged over each row's tokens, or divided by the mean length of the step's rows [B]."""

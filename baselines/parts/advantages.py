@@ -40,12 +40,9 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
 
 def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Shift and scale to mean 0 and standard deviation 1 over tokens that are not padding; 0 if they differ by rounding alone,
-    which would become advantages of size 1."""
+    """Shift and scale to mean 0 and standard deviation 1 over tokens that are not padding."""
     real = advantages[mask]
-    deviation = real.std(correction=0)
-    rounding = 16 * torch.finfo(real.dtype).eps * real.abs().mean()
-    return torch.where(deviation <= rounding, 0.0, (advantages - real.mean()) / (deviation + 1e-8) * mask)
+    return (advantages - real.mean()) / (real.std(correction=0) + 1e-8) * mask
 
 
 def group_advantages(score: Tensor, draws: int, scale: bool) -> Tensor:
