@@ -243,8 +243,8 @@ class Store:
         """The directory of a key, whatever its stage; None where it is not in this store."""
         return next(iter(self.root.glob(f"[!.]*-{key}")), None) if re.fullmatch("[0-9a-f]{16}", key) else None
 
-    def parents(self, folder: Path) -> list[Path]:
-        """The stages in this store that a stage's recipe names."""
+    def parents(self, folder: Path, find: Callable[[str], Path | None] | None = None) -> list[Path]:
+        """The stages in this store that a stage's recipe names. ``find``: for those who ask for many, who look once at all."""
         text = (folder / RECIPE).read_text(encoding="utf-8")
-        found = (self.find(key) for key in dict.fromkeys(re.findall(r'"([0-9a-f]{16})"', text)))
+        found = map(find or self.find, dict.fromkeys(re.findall(r'"([0-9a-f]{16})"', text)))
         return [parent for parent in found if parent is not None and parent != folder]

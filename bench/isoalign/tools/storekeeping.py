@@ -112,7 +112,8 @@ def descendants(store: Store, keys: Collection[str]) -> list[Item]:
         if not found:
             raise UserError(f"the store {store.root} holds no stage {key!r}; `isoalign store ls` shows what it holds")
         wanted |= found
-    parents = {name: {parent.name for parent in store.parents(item.path)} for name, item in stages.items()}
+    find = {name.rpartition("-")[2]: item.path for name, item in stages.items()}.get
+    parents = {name: {parent.name for parent in store.parents(item.path, find)} for name, item in stages.items()}
     while more := {name for name in stages.keys() - wanted if parents[name] & wanted}:
         wanted |= more
     return [stages[name] for name in sorted(wanted)]
@@ -129,13 +130,14 @@ def unnamed(store: Store, results: Iterable[Path]) -> list[Item]:
     if not named:
         raise UserError(f"no cards in {', '.join(map(str, results))}; name the folders of results with --results")
     stages = {item.name: item for item in items(store) if item.kind == "stage"}
-    waiting = [item.path for name, item in stages.items() if name.rpartition("-")[2] in named]
+    find = {name.rpartition("-")[2]: item.path for name, item in stages.items()}.get
+    waiting = [path for key in named if (path := find(key))]
     kept: set[str] = set()
     while waiting:
         folder = waiting.pop()
         if folder.name not in kept:
             kept.add(folder.name)
-            waiting += store.parents(folder)
+            waiting += store.parents(folder, find)
     return [item for name, item in sorted(stages.items()) if name not in kept]
 
 
