@@ -1,11 +1,11 @@
-"""What commands print with ``--json``: one JSON document that any reader takes."""
+"""JSON that any reader takes: what commands print with ``--json``, and files that git and people can read."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,28 @@ def to_json(value: Any) -> str:
     server reaches a terminal as commands.
     """
     return json.dumps(plain(value), indent=1, allow_nan=False).replace("\x7f", "\\u007f")
+
+
+def to_lines(fields: Mapping[str, Any], split: Collection[str], dense: Collection[str] = (), indent: int | None = 1) -> str:
+    """JSON of an object: each entry of the fields ``split`` has a line, those ``dense`` without blanks. The other fields have
+    a line, or with ``indent`` as many as they need.
+
+    Raises ValueError for NaN and infinities, and TypeError for what JSON can't hold.
+    """
+
+    def lines_of(name: str, value: Any) -> str:
+        if name not in split or not value or isinstance(value, str):
+            return json.dumps(value, indent=indent, allow_nan=False).replace("\n", "\n ")
+        separators = (",", ":") if name in dense else None
+        named = value.items() if isinstance(value, Mapping) else ((None, item) for item in value)
+        items = [
+            ("" if key is None else f"{json.dumps(key)}: ") + json.dumps(item, allow_nan=False, separators=separators)
+            for key, item in named
+        ]
+        start, end = "{}" if isinstance(value, Mapping) else "[]"
+        return start + "\n  " + ",\n  ".join(items) + "\n " + end
+
+    return "{\n" + ",\n".join(f" {json.dumps(name)}: {lines_of(name, value)}" for name, value in fields.items()) + "\n}\n"
 
 
 def plain(value: Any) -> Any:

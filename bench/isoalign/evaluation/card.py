@@ -5,13 +5,13 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from isoalign.core import outside_json
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
+from isoalign.core.json_output import to_lines
 from isoalign.core.progress import track
 from isoalign.core.records import Card, Flag, PromptValues
 from isoalign.core.redaction import redact
@@ -26,7 +26,8 @@ READS = (1, 2, 3, 4, 5)
 published, a part is in the pack beside it."""
 LONGEST_NAME = 200  # characters
 MANY = 200  # cards of which a bar says how far reading them is
-LINES = ("metrics", "flags", "data", "values", "curve", "families", "seals")
+LINES = ("metrics", "flags", "data", "values", "curve", "families", "seals")  # fields whose entries have a line each
+DENSE = ("values", "curve")
 FAMILY = "metric "  # prefix of the versions of families of metrics on a card
 INNER: dict[str, Any] = {
     "notes.flags": list[Flag],
@@ -98,8 +99,7 @@ def published_texts(card: Card, path: Path | str = "card") -> tuple[str, str]:
     }
     data, packed = packs.parted(data)
     line = {"card": file_name(card)} | packed
-    fields = [f" {json.dumps(name)}: {_field(name, value, (*LINES, 'config'))}" for name, value in data.items()]
-    return "{\n" + ",\n".join(fields) + "\n}\n", json.dumps(line, separators=(",", ":")).replace(",", ", ", 1)
+    return to_lines(data, (*LINES, "config"), DENSE), json.dumps(line, separators=(",", ":")).replace(",", ", ", 1)
 
 
 def _unfold(data: dict[str, Any], path: Path) -> None:
@@ -205,22 +205,9 @@ def to_json(card: Card, path: Path | str = "card") -> str:
     data["values"] = _pack(data["values"], lists)
     data["curve"] = [point | {"values": _pack(point["values"], lists)} for point in data["curve"]]
     try:
-        fields = [f" {json.dumps(name)}: {_field(name, value)}" for name, value in data.items()]
+        return to_lines(data, LINES, DENSE)
     except TypeError as error:
         raise UserError(f"{path}: a card can hold JSON only: {error}") from error
-    return "{\n" + ",\n".join(fields) + "\n}\n"
-
-
-def _field(name: str, value: Any, lines: Collection[str] = LINES) -> str:
-    """A field as JSON; in fields with many entries, the ``lines``, each entry has one line."""
-    if name not in lines or not value or isinstance(value, str):
-        return json.dumps(value, indent=1, allow_nan=False).replace("\n", "\n ")
-    if isinstance(value, list):
-        dense = (",", ":") if name in ("values", "curve") else None
-        items = [json.dumps(item, allow_nan=False, separators=dense) for item in value]
-        return "[\n  " + ",\n  ".join(items) + "\n ]"
-    items = [f"{json.dumps(key)}: {json.dumps(item, allow_nan=False)}" for key, item in value.items()]
-    return "{\n  " + ",\n  ".join(items) + "\n }"
 
 
 def _pack(values: PromptValues, lists: list[list[str]]) -> list[dict[str, Any]]:

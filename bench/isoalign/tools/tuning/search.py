@@ -13,7 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -27,6 +27,7 @@ from isoalign.config.search_path import folders
 from isoalign.core import stopping
 from isoalign.core.errors import MachineFailed, UserError, unknown
 from isoalign.core.files import save
+from isoalign.core.json_output import to_lines
 from isoalign.core.objective import objective_of
 from isoalign.evaluation import card as cards
 from isoalign.runs import overrides
@@ -207,15 +208,6 @@ class Search:
         return Trial(at, card.metrics.get(objective.gain), card.metrics["kl"].value, gates), scores
 
 
-def as_lines(record: Mapping[str, Any]) -> str:
-    """A record as JSON in which every trial, and every other field, has a line."""
-    fields = []
-    for name, value in record.items():
-        rows = ",\n".join(f"  {json.dumps(row)}" for row in value) if name == "trials" else ""
-        fields.append(f" {json.dumps(name)}: " + (f"[\n{rows}\n ]" if rows else json.dumps(value)))
-    return "{\n" + ",\n".join(fields) + "\n}\n"
-
-
 def write(search: Search, algorithm: str, trials: Sequence[Trial], conf: Path) -> tuple[Trial, Path, Path]:
     """The winner, its configuration ``conf/tuned/<task>_<algorithm>.yaml`` and the record of all trials.
 
@@ -230,7 +222,7 @@ def write(search: Search, algorithm: str, trials: Sequence[Trial], conf: Path) -
         "at_ends": at_ends(trials, winner) if winner else [],
     }  # fmt: skip
     told |= {"study": search.study, "studies": search.studies} if search.studies > 1 else {}
-    save(record, as_lines(told))
+    save(record, to_lines(told, ["trials"], indent=None))
     if winner is None:
         raise UserError(f"no trial of {algorithm} can be chosen: all failed or failed a gate; see {record}")
     file = search.file(algorithm, conf)
