@@ -40,7 +40,11 @@ class TRLGRPO(TRLRLOO):
         )},
     }  # fmt: skip
 
-    acts_with: ClassVar[Conditions] = {"epsilon": ("loss_type", ("grpo", "dapo", "dr_grpo", "bnpo"))}
+    acts_with: ClassVar[Conditions] = {
+        "epsilon": ("loss_type", ("grpo", "dapo", "dr_grpo", "bnpo")),
+        "loss_type": ("loss_type", ("grpo", "dapo", "dr_grpo", "bnpo")),
+        "scale_rewards": ("scale_rewards", ("group", "batch", "none")),
+    }  # fmt: skip
 
     beta: float = 0.04
     num_generations: int = 8

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from isoalign import Paper, Rows, register
+from isoalign import Conditions, Paper, Rows, register
 from isoalign.baselines.trl_grpo import TRLGRPO
 
 REWARD = {"reward": "mean reward of the answers that were sampled"}
@@ -35,6 +35,11 @@ class TRLGSPO(TRLGRPO):
             parity="test_trl.py: the first gradient; TRL's own loss is that of dapo, test_grpo_relatives.py", logs=REWARD,
         )},
     }  # fmt: skip
+
+    acts_with: ClassVar[Conditions] = TRLGRPO.acts_with | {
+        "loss_type": ("loss_type", ("grpo", "dapo", "dr_grpo", "bnpo", "cispo")),
+        "epsilon_high": ("loss_type", ("grpo", "dapo", "dr_grpo", "bnpo", "cispo")),
+    }
 
     beta: float = 0.0
     epsilon: float = 0.03

@@ -22,6 +22,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.jsonl import write_rows
 from isoalign.core.records import Budget
 from isoalign.core.store import Store
+from isoalign.data.formats import Turn
 from isoalign.data.preferences import Feedback
 from isoalign.feedback import constitution, judges
 from isoalign.feedback.constitution import Constitution, Principle, PrincipledJudge
@@ -37,6 +38,8 @@ from isoalign.stages.shared import SharedStages
 from isoalign.training.lab import session_of
 from test_judges import Answer, Server, ok
 from workbench import COMMAND, Bench, Size, Terminal, complaint, small, write_model
+
+CHAT = "{% for m in messages %}{{ m['role'] }}> {{ m['content'] }}\n{% endfor %}assistant>"
 
 KIND = Principle("kind", "Find what is rude.", "Make it kind.", "It is kind.")
 SHORT = Principle("short", "Find what is long.", "Make it short.", "It is short.")
@@ -162,7 +165,7 @@ def test_a_model_writes_what_is_likeliest_whatever_is_asked_beside_it(tiny_model
 def test_a_model_with_a_chat_format_is_asked_in_turns(tmp_path: Path) -> None:
     folder = write_model(tmp_path)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings["chat_template"] = "{% for m in messages %}{{ m['role'] }}> {{ m['content'] }}\n{% endfor %}assistant>"
+    settings["chat_template"] = CHAT
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     assert writer(folder).text(TALK) == "user> What is bad?\nassistant> All of it.\nuser> Mend it.\nassistant>"
 
@@ -257,6 +260,16 @@ def candidates(folder: Path, tokenizer: Any, answers: dict[str, str], stratum: s
 
 def said(text: str, missing: str = "") -> Written:
     return Written(text, tokens=10, flops=1000, missing=missing)
+
+
+def test_a_revision_in_a_chat_template_is_a_turn_like_every_answer(tiny_model: Path) -> None:
+    tokenizer = loading.load_tokenizer(str(tiny_model))
+    tokenizer.chat_template = CHAT
+    cut = Cutter(tokenizer, ModelConfig(str(tiny_model), eos="open", template="always", new_tokens=8))
+    row = {"id": "p", "text": "q", "prompt_ids": [1], "answers": ["you idiot"], "answer_ids": [[2]]}
+    found = revisions.revision_row(row, KIND, said("It is rude."), said("Fine, friend."), cut)
+    assert isinstance(found, dict)
+    assert found["chosen_ids"] == cut.answer((Turn("assistant", "Fine, friend."),))
 
 
 def revise(

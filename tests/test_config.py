@@ -100,6 +100,15 @@ def test_a_word_that_is_wrong_is_named_with_its_neighbour(word: str, line: str) 
     [
         ({"training": {"clip": 0}}, "task.training.clip must be above 0, not 0.0; for no clipping set it to 1e9"),
         ({"reward": {"epochs": 0}}, "task.reward.pairs and task.reward.epochs must be 1 or more"),
+        ({"reward": {"lr": -0.1}}, "task.reward.lr must be finite and above 0, not -0.1"),
+        ({"reward": {"batch_size": 0}}, "task.reward.batch_size must be 1 or more, not 0"),
+        ({"sft": {"lr": 0.0}}, "task.sft.lr must be finite and above 0, not 0.0"),
+        ({"prompts": {"clean": 1.5}}, r"task.prompts.clean must lie in \[0, 1\], not 1.5"),
+        ({"prompts": {"words": 0}}, "task.prompts.words must be 1 or more, not 0"),
+        ({"feedback": {"judge_margin": -1.0}}, "task.feedback.judge_margin must be finite and 0 or more, not -1.0"),
+        ({"feedback": {"margin": float("nan")}}, "task.feedback.margin must be finite and 0 or more, not nan"),
+        ({"feedback": {"judge_questions": -1}}, "task.feedback.judge_questions 0 or more"),
+        ({"training": {"weight_decay": -0.1}}, "task.training.weight_decay must be finite and 0 or more"),
         ({"shaping": {"combine": "worst"}}, "task.shaping.combine=worst has no effect on one member"),
         ({"shaping": {"members": 2, "uncertainty": 5.0}}, "task.shaping.uncertainty has no effect unless"),
         ({"reward": {"classifier": "annotator", "golden": 8}}, "for a head that is trained; task.reward.classifier is not"),
@@ -118,6 +127,27 @@ def test_a_setting_that_would_do_nothing_is_refused(settings: dict[str, dict[str
     task = composed()["task"]
     with pytest.raises(UserError, match=line):
         build_config(TaskConfig, task | {name: task[name] | given for name, given in settings.items()}, "task")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "line"),
+    [
+        ("dpo", {"beta": -0.1}, "algorithm.beta must be 0 or more, not -0.1, which turns part of the loss round"),
+        ("ppo", {"reward_clip": -1.0}, "algorithm.reward_clip must be 0 or more"),
+        ("grpo", {"clip": -1.0}, "algorithm.clip must be 0 or more"),
+        ("rloo", {"kl": -0.5}, "algorithm.kl must be 0 or more"),
+        ("trl_dpo", {"beta": -0.1}, "algorithm.beta must be 0 or more"),
+        ("ppo", {"gamma": 2.0}, r"algorithm.gamma must lie in \[0, 1\], not 2.0"),
+        ("ppo", {"kl": 0.0, "target_kl": 0.01}, "algorithm.target_kl scales algorithm.kl, which is 0"),
+        ("trl_grpo", {"loss_type": "cispo"}, "algorithm.loss_type must be grpo, dapo, dr_grpo or bnpo, not cispo"),
+        ("trl_grpo", {"scale_rewards": "std"}, "algorithm.scale_rewards must be group, batch or none, not std"),
+        ("trl_gspo", {"loss_type": "sapo"}, "algorithm.loss_type must be grpo, dapo, dr_grpo, bnpo or cispo, not sapo"),
+    ],
+)
+def test_a_setting_that_turns_a_loss_round_is_refused(name: str, settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        registry.with_checked_settings(build_config(registry.algorithm(name), settings, "algorithm"))
+    registry.with_checked_settings(build_config(registry.algorithm("simpo"), {"gamma": 2.0}, "algorithm"))  # a margin
 
 
 def test_the_keys_of_the_chosen_algorithm_are_the_known_ones() -> None:

@@ -539,6 +539,11 @@ ROWS: list[tuple[str, Any, str]] = [
     ("a list of texts", {"messages": ["hi", "ho"]}, "a message is an object with role and content, not 'hi'"),
     ("the user last", {"messages": [user("hi"), assistant("a"), user("b")]}, "messages ends with a user turn"),
     ("no prompt", {"messages": [assistant("a")]}, "messages has no prompt before the assistant turn"),
+    (
+        "an assistant turn that the answer would follow",
+        {"prompt": [user("q"), assistant("The answer")], "chosen": [assistant(" is 4.")], "rejected": [assistant(" is 5.")]},
+        "ends with an assistant turn, and the answer would open another",
+    ),
     ("a system turn alone", {"messages": [{"role": "system", "content": "s"}, assistant("a")]}, "the prompt is empty"),
     ("pairs: the user last", {"chosen": BLUE, "rejected": BLUE[:1]}, "rejected ends with a user turn"),
     ("pairs: nothing shared", {"chosen": BLUE, "rejected": [user("Sea?"), assistant("x")]}, "share no prompt"),

@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from isoalign.core.errors import UserError
 from isoalign.core.places import BASELINES
 from isoalign.core.records import Budget
 from isoalign.core.source import meaning
 from isoalign.core.store import Store
+from isoalign.runs.needs import check_reads
 from isoalign.runs.overrides import task_named
 from isoalign.runs.pipeline import Run
 from isoalign.stages.shared import SharedStages
 from isoalign.training import registry
+from workbench import Bench
 
 ORIGINAL = '''"""An algorithm."""
 import math
@@ -249,6 +252,23 @@ def test_what_the_lab_gives_is_in_the_key_whatever_a_method_declares(
         for words in (["task.teacher=nano"], ["task.teacher=nano", *changes])
     ]
     assert keys[0] != keys[1]
+
+
+def test_what_a_method_gets_by_code_that_its_key_does_not_follow_is_refused(
+    tiny_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sly.py").write_text(UNDECLARED.replace("lab.CALL", "getattr(lab, 'rew' + 'ard')(lab.pairs(4).chosen)"))
+    monkeypatch.syspath_prepend(tmp_path)
+    algorithm = importlib.import_module("sly").Mine()
+    trainer = tiny_bench.trainer(algorithm, Budget(1e15, steps=1), tmp_path)
+    trainer.run("mine")
+
+    def uses(service: str) -> bool:
+        return registry.uses_attribute(type(algorithm), service)
+
+    with pytest.raises(UserError, match="mine got reward of the lab by code that keys do not follow"):
+        check_reads("mine", trainer.session, uses, uses("reward"))
+    check_reads("mine", trainer.session, uses, rewarded=True)
 
 
 PLUGIN = "from pack.helper import twice\n\ndef identity(config):\n    return {'rule': twice(1)}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from isoalign.config import conflicts, own_reward
@@ -22,6 +23,12 @@ def check_skip(key: str, skip: str) -> None:
     """Raises ValueError for what is no kind of rows to skip."""
     if skip not in ("", "empty", "tools", "faulty"):
         raise ValueError(f"{key} must be empty, tools, faulty or '' for none, not {skip!r}")
+
+
+def check_rate(key: str, rate: float) -> None:
+    """Raises ValueError for a learning rate that teaches nothing, or the contrary."""
+    if not 0 < rate < math.inf:
+        raise ValueError(f"{key} must be finite and above 0, not {rate}")
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,10 @@ class PromptsConfig:
 
     def __post_init__(self) -> None:
         check_skip("task.prompts.skip", self.skip)
+        if not 0 <= self.clean <= 1:
+            raise ValueError(f"task.prompts.clean must lie in [0, 1], not {self.clean}")
+        if self.words < 1:
+            raise ValueError(f"task.prompts.words must be 1 or more, not {self.words}")
         if self.opening < 0:
             raise ValueError(f"task.prompts.opening must be a number of words, 0 for all, not {self.opening}")
         for name in ("stratum", "reference"):
@@ -159,6 +170,7 @@ class SFTConfig:
         check_skip("task.sft.skip", self.skip)
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError("task.sft.steps and task.sft.batch_size must be 1 or more")
+        check_rate("task.sft.lr", self.lr)
 
 
 @dataclass(frozen=True)
@@ -187,6 +199,11 @@ class FeedbackConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.noise < 0.5:
             raise ValueError(f"task.feedback.noise must lie in [0, 0.5), not {self.noise}")
+        if self.draws < 1 or self.judge_questions < 0:
+            raise ValueError("task.feedback.draws must be 1 or more and task.feedback.judge_questions 0 or more")
+        for name in ("margin", "judge_margin"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"task.feedback.{name} must be finite and 0 or more, not {getattr(self, name)}")
         check_skip("task.feedback.skip", self.skip)
 
 
@@ -218,6 +235,9 @@ class RewardConfig:
             raise ValueError(f"task.reward.hard must lie in [0, 1], not {self.hard}")
         if self.epochs < 1 or self.pairs < 1:
             raise ValueError("task.reward.pairs and task.reward.epochs must be 1 or more: an untrained head is no reward")
+        if self.batch_size < 1:
+            raise ValueError(f"task.reward.batch_size must be 1 or more, not {self.batch_size}")
+        check_rate("task.reward.lr", self.lr)
         if self.golden < 0 or self.patience < 1:
             raise ValueError("task.reward.golden must be 0 or more and task.reward.patience 1 or more")
         if conflict := own_reward.conflict(self):

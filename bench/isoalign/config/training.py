@@ -57,6 +57,8 @@ class TrainConfig:
             raise ValueError(f"task.training.micro_batch must be 1 or more, not {self.micro_batch}")
         if not 0 < self.clip < math.inf:
             raise ValueError(f"task.training.clip must be above 0, not {self.clip}; for no clipping set it to 1e9")
+        if not 0 <= self.weight_decay < math.inf or self.warmup < 0:
+            raise ValueError("task.training.weight_decay must be finite and 0 or more, and task.training.warmup 0 or more")
         if self.idle_seconds < 0:
             raise ValueError(f"task.training.idle_seconds must be 0 or more, not {self.idle_seconds}")
         if any(not 0 < share < 1 for share in self.snapshots) or sorted(set(self.snapshots)) != list(self.snapshots):

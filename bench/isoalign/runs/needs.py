@@ -13,6 +13,7 @@ from isoalign.stages.footprint import policy_without_data
 from isoalign.stages.shared import SharedStages
 from isoalign.stages.teacher import check_teacher
 from isoalign.training.needs import needs_of
+from isoalign.training.session import Session
 
 
 def check_needs(algorithm: Any, shared: SharedStages) -> None:
@@ -82,3 +83,15 @@ CHECKS: dict[str, Callable[[SharedStages], None]] = {
     "all_weights": _all_weights,
 }  # fmt: skip
 """The check of each need: of `isoalign.training.needs`."""
+
+
+def check_reads(name: str, session: Session, uses: Callable[[str], bool], rewarded: bool) -> None:
+    """Raises UserError for what an algorithm got by code that its key does not follow: a run with other settings of it would
+    take this policy for its own. ``uses``, ``rewarded``: what the key follows."""
+    follows = {"reward": rewarded, "unpaired": uses("labels"), "revisions": uses("revisions")}
+    got = {*session.cursors, *(["reward"] if session.reward_models else [])}
+    for what in (what for what, followed in follows.items() if what in got and not followed):
+        raise UserError(
+            f"{name} got {what} of the lab by code that keys do not follow, such as getattr or another package: call the lab "
+            "by its name in the algorithm's own package"
+        )

@@ -86,8 +86,9 @@ def execute(config: DictConfig) -> Path | None:
         raise UserError(f"seed must be a whole number, not {config.seed!r}")
     task: TaskConfig = build_config(TaskConfig, _plain(config.task), "task").on_base(config.seed)
     budget: Budget = build_config(Budget, _plain(config.budget), "budget")
-    if not 0 < budget.flops < math.inf:
-        raise UserError(f"budget.flops must be positive and finite, not {budget.flops:g}")
+    for limit, value in asdict(budget).items():
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"budget.{limit} must be positive and finite, not {value:g}")
     if (tracking := str(config.tracking)) not in (known := [*trackers.MODES, trackio_runs.MODE]):
         raise UserError(unknown("tracking", tracking, known))
     if tracking == trackio_runs.MODE:

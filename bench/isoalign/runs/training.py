@@ -28,7 +28,7 @@ from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.language import LanguageModel
 from isoalign.models.samplers.engine import make_sampler, sampler_identity
 from isoalign.runs.blame import as_training_failure
-from isoalign.runs.needs import check_needs
+from isoalign.runs.needs import check_needs, check_reads
 from isoalign.runs.reported import reported_kl, reported_kl_error
 from isoalign.stages import pairs
 from isoalign.stages.rounds import FeedbackRounds
@@ -149,6 +149,7 @@ class Training:
         trainer = Trainer(self.algorithm, session, self.task.training, work, self._forbidden, self.follow)
         with self._engine(session), as_training_failure(), preserved():
             trainer.run(self.name)
+        check_reads(self.name, session, self.uses, self._rewarded)
         policy.save(work / "policy")
         if world.rank():
             return []
@@ -166,9 +167,7 @@ class Training:
         return self.shared.unread([*session.cursors, *session.reward_models])
 
     def _make_feedback(self) -> None:
-        """Make the shared stages that the algorithm reads, by its needs, before policy and reference need memory.
-
-        What it reads besides is made when it asks for it."""
+        """Make the shared stages that the algorithm needs before policy and reference need memory; others when it asks."""
         shared, needs = self.shared, needs_of(self.algorithm)
         check_needs(self.algorithm, shared)
         shared.get(shared.sft)
@@ -199,6 +198,7 @@ class Training:
             selection.make_selection(
                 work, self.algorithm, session, base, self.task.model, self.evaluation_prompts(), config.draws
             )
+        check_reads(self.name, session, self.uses, self._rewarded)
         if world.rank():
             return []
         write_rows(work / "log.jsonl", [])

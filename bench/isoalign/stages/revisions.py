@@ -94,7 +94,8 @@ def revision_row(row: Row, principle: Principle, critique: Written, revision: Wr
     text = unquoted(revision.text)
     if not text:
         return revision.missing or "blank"
-    ids = cut.answer((Turn("", with_space(text)),))
+    templated = cut.templated(tuple(Turn(**turn) for turn in row.get("turns", ())))
+    ids = cut.answer((Turn("assistant", text) if templated else Turn("", with_space(text)),))
     if not cut.is_sayable(ids):
         return "a token that no answer may have"
     revised, answer = cut.spoken_text(ids), row["answers"][0]

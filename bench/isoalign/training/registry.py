@@ -20,6 +20,12 @@ from isoalign.core.errors import UserError, unforeseen, unknown
 from isoalign.data import assets
 from isoalign.training import guard
 
+NEVER_NEGATIVE = frozenset({
+    "alpha", "beta", "clip", "clip_high", "cpo_alpha", "delta", "desirable_weight", "epsilon", "epsilon_high", "kl",
+    "odds_weight", "penalty", "reward_clip", "sft_weight", "target_kl", "undesirable_weight", "value_clip", "value_weight",
+})  # fmt: skip
+"""Settings of baselines that scale a part of a loss or bound it."""
+
 _registered: dict[str, type] = {}
 
 
@@ -113,9 +119,15 @@ def with_checked_settings(algorithm: Any) -> Any:
             raise UserError(f"algorithm.{name} must be a finite number, not {value}")
         if name in ("lr", "lora") and isinstance(value, int | float) and value < 0:
             raise UserError(f"algorithm.{name} must be 0 or more, not {value}")
-    _check_sizes(algorithm)
+    if any(kind.__module__.startswith("isoalign.baselines.") for kind in type(algorithm).__mro__):
+        _check_ranges(algorithm)  # names of other packages may mean other things
+        _check_sizes(algorithm)
     for name, (other, values) in getattr(algorithm, "acts_with", {}).items():
         if getattr(algorithm, name) != getattr(type(algorithm), name) and getattr(algorithm, other) not in values:
+            if name == other:
+                raise UserError(
+                    f"algorithm.{name} must be {', '.join(values[:-1])} or {values[-1]}, not {getattr(algorithm, name)}"
+                )
             raise UserError(
                 f"algorithm.{name} has an effect only with algorithm.{other} {' or '.join(map(str, values))}, not with "
                 f"{getattr(algorithm, other)}; leave it at {getattr(type(algorithm), name)}"
@@ -123,11 +135,25 @@ def with_checked_settings(algorithm: Any) -> Any:
     return algorithm
 
 
+def _check_ranges(algorithm: Any) -> None:
+    """Raise UserError for a setting that would turn a loss, or part of one, round or off."""
+    settings = hyperparameters(algorithm)
+    numbers = {name: value for name, value in settings.items() if isinstance(value, int | float)}
+    for name in sorted(NEVER_NEGATIVE & numbers.keys()):
+        if numbers[name] < 0:
+            raise UserError(f"algorithm.{name} must be 0 or more, not {numbers[name]}, which turns part of the loss round")
+    if "gae_lambda" in numbers:
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= numbers.get(name, 0) <= 1:
+                raise UserError(f"algorithm.{name} must lie in [0, 1], not {numbers[name]}")
+    if numbers.get("target_kl") and not numbers["kl"]:
+        raise UserError("algorithm.target_kl scales algorithm.kl, which is 0 and would stay it; give it a value to begin with")
+
+
 def _check_sizes(algorithm: Any) -> None:
-    """Raise UserError for rollouts that draws or minibatch do not divide. Names of other packages may mean other things."""
-    own = any(kind.__module__.startswith("isoalign.baselines.") for kind in type(algorithm).__mro__)
+    """Raise UserError for rollouts that draws or minibatch do not divide."""
     rollouts = getattr(algorithm, "rollouts", None)
-    if not own or not rollouts:
+    if not rollouts:
         return
     draws, minibatch = getattr(algorithm, "draws", 1), getattr(algorithm, "minibatch", rollouts)
     if rollouts % draws:

@@ -96,6 +96,8 @@ def answers_to(row: Row, prompt: str, asked: Turns, answers: Sequence[tuple[str,
         raise row.fault(f"{prompt} is empty", EMPTY)
     if asked[-1].role == "system":
         raise row.fault(f"{prompt} ends with a system turn; a user turn must follow")
+    if asked[-1].role == "assistant":
+        raise row.fault(f"{prompt} ends with an assistant turn, and the answer would open another; move it into the answers")
     for (name, _), answer in zip(answers, given, strict=True):
         if not answer[-1].content.strip():
             raise row.fault(f"{name} {'is empty' if len(answer) == 1 else 'ends with an empty turn'}", EMPTY)
