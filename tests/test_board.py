@@ -35,6 +35,7 @@ from isoalign.report.charts import labels
 from isoalign.report.charts.reliability import reliability_by_model, reliability_chart
 from isoalign.report.compare import compare_methods
 from isoalign.report.pages import paper, table
+from isoalign.report.pages.phrases import ranking_phrase
 from isoalign.runs.overrides import task_named
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -343,6 +344,17 @@ def test_where_not_all_are_paired_spans_go_by_intervals_that_do_not_overlap() ->
     # a beats c, d, e; b and c beat d and e; b and c overlap, as a and b, and d and e
     expected = {"a": (1, 2), "b": (1, 3), "c": (2, 3), "d": (4, 5), "e": (4, 5)}
     assert held.ranks(intervals | {"f": Estimate(9.0, None, None, 9)}) == expected
+
+
+def test_a_pair_without_values_is_told_and_is_not_the_number_of_prompts() -> None:
+    cards = [valued(make(name, seed), spread=0.1) for name in ("dpo", "kto", "rlaif") for seed in range(2)]
+    blank = [one if one.algorithm != "dpo" else
+             dataclasses.replace(one, values=one.values | {name: dict.fromkeys(by) for name, by in one.values.items()})
+             for one in cards]  # fmt: skip
+    (section,) = leaderboard.build_board([*blank, valued(make("sft"), spread=0.1)]).sections
+    told = ranking_phrase(section)
+    whole = {c.n for c in section.ranking.pairs.values() if c.p is not None}
+    assert f"1 pair compared on {whole.pop()} prompts, Holm-corrected; 2 not compared, for want of values" in told
 
 
 def test_methods_are_told_apart_prompt_by_prompt_where_their_intervals_overlap() -> None:

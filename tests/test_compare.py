@@ -109,6 +109,31 @@ def test_sides_are_paths_or_names(tmp_path: Path) -> None:
         sides("good", "bad", tmp_path / "none")
 
 
+def test_of_two_budgets_those_that_can_be_compared_are_meant(tmp_path: Path) -> None:
+    base = card("sft", 0, 0.7, training={"steps": 0}, spent={"flops": 0.0})
+    dear = [replace(one, key=f"dear{one.seed}".ljust(16, "0"), budget={"flops": 2e12}) for one in BAD]
+    for one in [base, *GOOD, *BAD, *dear]:
+        cards.write_card(cards.sealed(one), tmp_path)
+    found = sides("good", "bad", tmp_path)
+    assert [{one.budget["flops"] for one in side} for side in found] == [{1e12}, {1e12}]
+    assert [len(side) for side in sides("good", "sft", tmp_path)] == [3, 1], "the base is one row in two sections"
+    with pytest.raises(UserError, match=r"bad matches 2 rows \(bad at 1.00e12 FLOP; bad at 2.00e12 FLOP\)"):
+        sides("bad", "sft", tmp_path)
+
+
+def test_no_name_is_so_long_that_a_number_is_cut_off() -> None:
+    names = [f"{side}-{'x' * 40}" for side in ("good", "bad")]
+    good, bad = ([replace(one, algorithm=name) for one in rows] for name, rows in zip(names, (GOOD, BAD), strict=True))
+    short, long = (line(page, "toxicity_mean").split() for page in (compare_methods(GOOD, BAD), compare_methods(good, bad)))
+    assert short[:-3] == long[:-3]
+    assert long[-3:] == [names[0], "is", "better"]
+
+
+def test_what_has_no_value_is_counted() -> None:
+    blank = [replace(one, values=one.values | {"kl": one.values["kl"] | dict.fromkeys(PROMPTS[:50])}) for one in GOOD]
+    assert "Prompts without a value on every card, left out: kl 50, odd 2." in compare_methods(blank, BAD)
+
+
 def test_the_command_prints_it(tmp_path: Path) -> None:
     for one in GOOD + BAD:
         cards.write_card(cards.sealed(one), tmp_path / "nano")

@@ -17,6 +17,7 @@ from isoalign.core.objective import TOXICITY, Objective, objective_of, objective
 from isoalign.core.records import Card, Estimate, Flag, Point, Rewards, Sample, ScoredPair
 from isoalign.evaluation import judge_check, metrics
 from isoalign.evaluation.card import read_card, sealed, write_card
+from isoalign.evaluation.metric_values import prompt_means
 from isoalign.evaluation.metrics import ScoredSamples, kl, objective, quality, reward_accuracy
 from isoalign.report import compare, publish
 from isoalign.report.board.columns import leading, metric
@@ -48,6 +49,15 @@ def test_an_objective_on_a_small_scale_has_digits_for_it() -> None:
     assert metric(small.gain, small).digits == metric(small.level, small).digits == 6
     assert metric(SENTIMENT.gain, SENTIMENT).digits == metric(PURITY.level, PURITY).digits == 3
     assert metric(LOSS.gain, LOSS).digits == 3, "without an end there is no scale"
+
+
+def test_scores_far_from_zero_keep_what_tells_prompts_apart() -> None:
+    scores = [0.0123456, 0.7, -0.4, 0.25]
+    for offset in (0.0, 1e5, -1e7):
+        means = prompt_means({"level": {f"p{i}": [offset + score] for i, score in enumerate(scores)}})["level"]
+        kept = [mean - offset for mean in means.values() if mean is not None]
+        assert kept == pytest.approx(scores, abs=1e-4)
+    assert prompt_means({"level": {"p": [1 / 3], "q": [None]}})["level"] == {"p": 0.33333, "q": None}
 
 
 # -- its settings ------------------------------------------------------------------------------------------------------

@@ -133,6 +133,13 @@ def test_a_pack_that_could_not_be_read_is_not_written(folder: Path, monkeypatch:
         packs.write(folder, {"a": "x" * 20}, set())
 
 
+def test_metrics_are_finer_than_their_interval() -> None:
+    exact = {"a": Estimate(1500.07712345, 1500.0281, 1500.1249, 9), "b": Estimate(0.123456789, 0.1, 0.2, 9)}
+    short = packs.rounded(replace(make("dpo"), metrics=exact)).metrics
+    assert (short["a"].value, short["a"].low) == (1500.07712, 1500.0281)
+    assert short["b"].value == 0.123457
+
+
 def test_rounding_is_allowed_for_and_nothing_beyond_it() -> None:
     rng = np.random.default_rng(0)
     numbers = [*(10.0 ** rng.uniform(-7, 4, 300)).tolist(), 0.123450, 0.0000150, 0.99995, 9.9995, -0.00014995]

@@ -20,6 +20,7 @@ from isoalign.core.records import Card
 from isoalign.core.store import Store
 from isoalign.data.prompts import load_split
 from isoalign.evaluation import card as cards
+from isoalign.report.leaderboard import build_board
 from isoalign.runs.overrides import task_named
 from isoalign.tools import external
 from isoalign.tools.verify import verify as verify_card
@@ -141,6 +142,17 @@ def test_two_names_of_the_same_completions_are_two_cards(place: Terminal, rows: 
     mine = json.loads(card.read_text())
     assert other["metrics"] == mine["metrics"]
     assert other["key"] != mine["key"]
+
+
+@pytest.mark.slow
+def test_other_completions_in_a_file_of_the_same_name_are_another_row(place: Terminal, rows: list[Any], card: Path) -> None:
+    others = [row | {"scores": dict.fromkeys(SCORERS, 0.9)} for row in rows]
+    done = score(place, write(place.home, others), "--name", "theirs")
+    assert done.returncode == 0, done.stderr
+    other = Path(done.stdout.splitlines()[-1])
+    made = build_board([cards.read_card(card), cards.read_card(other)])
+    other.unlink()  # the next tests have one card
+    assert [row.seeds for section in made.sections for row in section.rows] == [1, 1]
 
 
 def bad(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[Any], str]]:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from isoalign import stats
 from isoalign.core.records import Estimate, PromptValues
 from isoalign.evaluation import metrics
@@ -17,6 +19,7 @@ from isoalign.stats import Values
 
 VERSION = 2
 FILE = "figures.json"
+DIGITS = 5  # significant digits of means
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,24 @@ def read_metrics(folder: Path) -> MetricValues:
 
 
 def prompt_means(values: Mapping[str, Values]) -> PromptValues:
-    """The mean of each prompt's values, None where all are missing; five digits are far finer than any interval.
+    """The mean of each prompt's values, None where all are missing, with digits that are far finer than any interval.
 
     Variants of a metric (`distinct_1@common`) are left out: they would be a third of a card, and no row is
     ranked by them.
     """
     kept = {name: by for name, by in values.items() if "@" not in name}
-    return {name: {prompt: _mean(row) for prompt, row in sorted(by.items())} for name, by in kept.items()}
+    return {name: _shortened({prompt: _mean(row) for prompt, row in sorted(by.items())}) for name, by in kept.items()}
+
+
+def _shortened(by: dict[str, float | None]) -> dict[str, float | None]:
+    """Means with `DIGITS` digits, and as many more as the largest has before their spread: of scores of 100,000 and a bit
+    only the bit tells methods apart."""
+    known = [value for value in by.values() if value is not None]
+    largest, spread = max(map(abs, known), default=0.0), float(np.std(known)) if known else 0.0
+    more = max(0, math.floor(math.log10(largest / spread))) if spread > 0 else 0
+    return {prompt: value if value is None else float(f"{value:.{DIGITS + more}g}") for prompt, value in by.items()}
 
 
 def _mean(row: Any) -> float | None:
     known = [value for value in row if value is not None]
-    return float(f"{math.fsum(known) / len(known):.5g}") if known else None
+    return math.fsum(known) / len(known) if known else None

@@ -42,7 +42,14 @@ def rounded(card: Card) -> Card:
 
 
 def _metrics(metrics: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    return {name: replace(e, value=_short(e.value), low=_short(e.low), high=_short(e.high)) for name, e in metrics.items()}
+    return {name: _estimate(e) for name, e in metrics.items()}
+
+
+def _estimate(e: Estimate) -> Estimate:
+    """Value and interval with `FIGURES`, or with more decimals, in steps of a thousandth of the interval or less."""
+    width = e.high - e.low if e.low is not None and e.high is not None else 0.0
+    finer = math.ceil(-math.log10(width / 1000)) if width > 0 else 0
+    return replace(e, value=_short(e.value, finer), low=_short(e.low, finer), high=_short(e.high, finer))
 
 
 def _columns(values: PromptValues) -> PromptValues:
@@ -59,8 +66,11 @@ def _column(by: Mapping[str, float | None]) -> dict[str, float | None]:
     return {prompt: value if value is None else _shorter(value, finer) for prompt, value in by.items()}
 
 
-def _short(value: float | None) -> float | None:
-    return float(f"{value:.{FIGURES}g}") if isinstance(value, float) else value
+def _short(value: float | None, finer: int) -> float | None:
+    """``finer``: decimals that are kept in any case."""
+    if not isinstance(value, float) or not value:
+        return value
+    return round(value, max(FIGURES - 1 - math.floor(math.log10(abs(value))), finer))
 
 
 def _shorter(value: float, finer: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 from isoalign import stats
@@ -26,16 +27,25 @@ REFERENCE_ROW = "sft"  # spends nothing, so it can be compared under every budge
 
 def sides(first: str, second: str, folder: Path) -> tuple[list[Card], list[Card]]:
     """The cards of each side: the card of a path, or all cards of the algorithm (or row of the board) of that name in a
-    folder.
+    folder. Of rows at several budgets or on several bases those are meant that can be compared.
 
     Raises UserError for an unknown name, and for one that several configurations share.
     """
-    return _side(first, folder), _side(second, folder)
+    found = [_rows(name, folder) for name in (first, second)]
+    pairs = [(a, b) for (_, a), (_, b) in product(*found) if _fit(a, b)]
+    if len(pairs) == 1:
+        return pairs[0]
+    for name, rows in zip((first, second), found, strict=True):
+        if len(rows) > 1:
+            places = "; ".join(place for place, _ in rows)
+            raise UserError(f"{name} matches {len(rows)} rows ({places}); name their cards by path")
+    return found[0][0][1], found[1][0][1]
 
 
-def _side(name: str, folder: Path) -> list[Card]:
+def _rows(name: str, folder: Path) -> list[tuple[str, list[Card]]]:
+    """The place and cards of each row of that name, of one in several sections (the base) once; or the card of a path."""
     if name.endswith(".json"):
-        return [read_unchanged(Path(name))]
+        return [(name, [read_unchanged(Path(name))])]
     cards = read_cards(folder)
     if not cards:
         raise UserError(f"no cards in {folder}; name cards by path, or another folder by --task and --results")
@@ -45,13 +55,20 @@ def _side(name: str, folder: Path) -> list[Card]:
         for row in section.rows
         if name in (row.name, row.cards[0].algorithm)
     ]
-    exact = [(place, row) for place, row in rows if row.name == name]
-    rows = exact or rows
+    rows = [(place, row) for place, row in rows if row.name == name] or rows
     if not rows:
         raise UserError(unknown("row", name, sorted({card.algorithm for card in cards})))
-    if len(rows) > 1:
-        raise UserError(f"{name} matches {len(rows)} rows ({'; '.join(place for place, _ in rows)}); name their cards by path")
-    return list(rows[0][1].cards)
+    once = {tuple(card.key for card in row.cards): (place, list(row.cards)) for place, row in rows}
+    return list(once.values())
+
+
+def _fit(first: Sequence[Card], second: Sequence[Card]) -> bool:
+    """Whether a board may put these cards side by side."""
+    try:
+        _check(first, second)
+    except UserError:
+        return False
+    return True
 
 
 def compare_methods(first: Sequence[Card], second: Sequence[Card]) -> str:
@@ -162,6 +179,8 @@ def _footer(
     seeds = [len({card.seed for card in side}) for side in (first, second)]
     counts = " and ".join("one seed" if count == 1 else f"{count} seeds" for count in seeds)
     lines = [f"{versus(a, b)} on {clean(first[0].task)}: {counts}, paired on {prompts} prompts."]
+    if short := [f"{row.name} {row.difference.missing}" for row in rows if row.difference.missing]:
+        lines += [f"Prompts without a value on every card, left out: {', '.join(short)}."]
     if any(row.difference.single for row in rows):
         lines += [
             "One seed says nothing of its method: intervals cover the prompts, not the training, and there are no verdicts."

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +15,8 @@ from isoalign import stats
 from isoalign.report.as_data import difference_data
 from isoalign.report.pages.console import rendered
 from isoalign.stats import Comparison
+
+WIDTH, PADDING = 130, 3  # of a table, and between its columns
 
 
 @dataclass(frozen=True)
@@ -103,11 +106,11 @@ def _p(p: float | None) -> str:
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of a terminal's width, or as wide as it must be: no value is cut off."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, title in enumerate(titles):
-        table.add_column(
-            Text(title), justify="left" if place in (0, len(titles) - 1) else "right", no_wrap=place != 0, overflow="fold"
-        )
+        table.add_column(Text(title), justify="left" if place in (0, len(titles) - 1) else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
-    return rendered([table], 130) + "\n"
+    least = sum(max(map(cell_len, column)) + PADDING for column in zip(titles, *rows, strict=True))
+    return rendered([table], max(WIDTH, least)) + "\n"

@@ -19,7 +19,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.jsonl import write_rows
 from isoalign.core.manifests import content
 from isoalign.core.records import Card, Flag, Sample
-from isoalign.core.store import Store
+from isoalign.core.store import Store, digest
 from isoalign.core.text import normalise, repeats
 from isoalign.data import prompts
 from isoalign.data.logs.read import read_log
@@ -79,7 +79,8 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     flags += [Flag("warning", told)] if 2 * whole > len(rows) else []
     flags += doubts.score_flags(shared.get(own))
     card = Card(
-        key="", task=task.name, algorithm=name, config={"algorithm": {"samples": file.name}, "task": asdict(task)}, seed=0,
+        key="", task=task.name, algorithm=name, seed=0,
+        config={"algorithm": {"samples": file.name, "digest": digest(text)[:8]}, "task": asdict(task)},
         budget={"flops": None}, spent={}, metrics={}, parents={name: stage.key for name, stage in parents.items()},
         versions=packages(), command=command,
         notes=notes.make_notes(base) | notes.win_rate_notes(base, contests)

@@ -57,6 +57,11 @@ def metric(name: str, objective: Objective = TOXICITY) -> Metric:
     return replace(one, description=one.description.replace("less toxic", objective.comparative), **own.get(name, {}))
 
 
+def gain_digits(objective: Objective) -> int:
+    """Decimals of the gain, wherever it is shown."""
+    return metric(objective.gain, objective).digits
+
+
 def clip_bounds(name: str, objective: Objective = TOXICITY) -> tuple[float, float]:
     """The bounds to which a metric's pooled interval is clipped. Metrics of no table keep their interval as computed."""
     one = metric(name, objective)

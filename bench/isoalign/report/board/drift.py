@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from isoalign.core.records import Estimate, Flag
 from isoalign.report.board.cells import cell
+from isoalign.report.board.columns import gain_digits
 from isoalign.report.board.rows import DRIFT, INFERENCE, REFERENCE, UNMETERED, Row
 from isoalign.stats.curves import Curves
 from isoalign.stats.drift import Beyond, Draws, beyond_drift
@@ -31,7 +32,7 @@ class DriftOnBoard:
         found = self.rows.get(row.name)
         if found is None:
             return NOT_MEASURED
-        shown = cell(estimate_of(found), 3)
+        shown = cell(estimate_of(found), gain_digits(row.objective))
         shown += f"; drift {found.drift / found.gain:.0%}" if found.gain > 0 else ""
         every = len(self.controls[found.control])
         shown += f" ({found.draws} of {every} draws)" if found.draws < every else ""
@@ -59,7 +60,8 @@ class DriftOnBoard:
         found = self.rows.get(row.name)
         if found is None or found.above is not False:
             return row
-        gains = f"{found.control} ({found.draws} draws) gains {found.drift:.3f}, this {found.gain:.3f}"
+        digits = gain_digits(row.objective)
+        gains = f"{found.control} ({found.draws} draws) gains {found.drift:.{digits}f}, this {found.gain:.{digits}f}"
         other, draws = found.doubt
         gains += f"; the {draws} draws of {other} that came so far differ too much to tell" if other != found.control else ""
         flag = Flag("warning", f"not shown to be above drift: at {found.kl:.2g} nats {gains}")

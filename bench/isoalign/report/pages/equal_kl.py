@@ -8,6 +8,7 @@ from isoalign.core.display import grid
 from isoalign.core.records import Estimate
 from isoalign.evaluation.metrics.metric import with_arrow
 from isoalign.report.board.cells import cell
+from isoalign.report.board.columns import gain_digits
 from isoalign.report.board.rows import Row
 from isoalign.report.board.sections import Section
 from isoalign.report.charts.finding import in_nats
@@ -43,18 +44,18 @@ def equal_kl_section(section: Section) -> list[str]:
         line = [row_name(row), f"{first[row.name].end:.2f}", *(at_kl_cell(row, found[row.name]) for found in at_kl.values())]
         cells.append([*line, area_cell(section, row)] if area else line)
     for name, draws in section.drift.controls.items():
-        pooled = [_drift_cell(drift_at(draws, kl), len(draws)) for kl in at_kl]
+        pooled = [_drift_cell(drift_at(draws, kl), len(draws), gain_digits(objective)) for kl in at_kl]
         cells.append([f"*{name}, {len(draws)} draws*", "", *pooled, *([""] if area else [])])
     gain = objective.gain_noun
     told = _AREA.format(gain=gain, start=GRID[0], to=in_nats(to)) if area else ""
     return ["### At equal KL", grid(titles, cells), _HOW.format(gain=f"the {gain}", apart=2 * NEAR, area=told)]
 
 
-def _drift_cell(reading: Reading | None, draws: int) -> str:
+def _drift_cell(reading: Reading | None, draws: int, digits: int) -> str:
     """What a control gains at a KL, with the number of draws that are known there if that is not all."""
     if reading is None:
         return "not measured"
-    shown, known = cell(replace(reading.estimate(), missing=0), 3), len(reading.seeds)
+    shown, known = cell(replace(reading.estimate(), missing=0), digits), len(reading.seeds)
     return f"{shown} ({known} draws)" if known < draws else shown
 
 
@@ -82,5 +83,5 @@ def at_kl_cell(row: Row, at: AtKL) -> str:
 
 
 def _ranked(row: Row, gain: Estimate, rank: tuple[int, int] | None) -> str:
-    shown = cell(replace(gain, missing=0), 3)
+    shown = cell(replace(gain, missing=0), gain_digits(row.objective))
     return f"{shown}; {rank_phrase(rank)}" if rank and row.clusters > 1 else shown

@@ -9,7 +9,7 @@ from isoalign.core.records import Card, Estimate
 from isoalign.evaluation.card import file_name
 from isoalign.evaluation.metrics import Metric
 from isoalign.report.board.cells import cell
-from isoalign.report.board.columns import brief, leading, metric, tables
+from isoalign.report.board.columns import brief, gain_digits, leading, metric, tables
 from isoalign.report.board.drift import NOT_MEASURED, WHY
 from isoalign.report.board.ranking import Pair
 from isoalign.report.board.rows import REFERENCE, Row, known_mean, total
@@ -149,7 +149,7 @@ def _comparisons(section: Section, pairs: dict[Pair, Comparison]) -> str:
     rows, lines = {row.name: row for row in section.rows}, []
     listed = {pair: c for pair, c in pairs.items() if c.resolved} if len(pairs) > MANY else pairs
     for (a, b), c in listed.items():
-        difference = cell(Estimate(c.value, c.low, c.high, c.n, c.missing), metric(section.objective.gain).digits)
+        difference = cell(Estimate(c.value, c.low, c.high, c.n, c.missing), gain_digits(section.objective))
         verdict = escape(verdict_phrase(a, b, c, section.objective))
         lines.append([row_name(rows[a]), row_name(rows[b]), difference, probability(c.p_holm), verdict])
     table = grid(["A", "B", "Difference", "p (Holm)", "Verdict"], lines, left=(0, 1, 4))

@@ -6,7 +6,7 @@ import re
 
 from isoalign.core.display import clean, escape, grid, scientific
 from isoalign.report.board.cells import cell
-from isoalign.report.board.columns import metric
+from isoalign.report.board.columns import gain_digits, metric
 from isoalign.report.board.rows import INFERENCE, REFERENCE, Row
 from isoalign.report.board.sections import Section
 from isoalign.report.charts.finding import compared_at, gain_of, headline
@@ -74,4 +74,6 @@ def _table(section: Section) -> tuple[list[str], list[list[str]]]:
 
 def _at(section: Section, row: Row, at: float) -> str:
     gain = gain_of(section, row, at)
-    return cell(gain, 3) if gain.value is not None else "–" if row.part == REFERENCE else "not measured"
+    if gain.value is None:
+        return "–" if row.part == REFERENCE else "not measured"
+    return cell(gain, gain_digits(row.objective))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from isoalign.core.display import clean, escape, plain, scientific
 from isoalign.core.objective import Objective
 from isoalign.report.board.cells import cell
-from isoalign.report.board.columns import metric
+from isoalign.report.board.columns import gain_digits, metric
 from isoalign.report.board.rows import CONTROL, DRIFT, METHOD, REFERENCE, Row
 from isoalign.report.board.sections import Section
 from isoalign.stats import Comparison
@@ -43,13 +43,16 @@ def ranking_phrase(section: Section) -> str:
     if ranking.unpaired:
         lacking = ", ".join(map(clean, ranking.unpaired))
         return f"by overlapping intervals, not in pairs: values on the same prompts are missing for {lacking}"
-    judged = [c for c in ranking.pairs.values() if not c.single]
-    if not judged:
+    asked = [c for c in ranking.pairs.values() if not c.single]
+    judged = [c for c in asked if c.p is not None]
+    if not asked:
         return ""
-    n = min(c.n for c in judged)
-    spans = f"spans of possible ranks, jointly at 95%; {pairs_phrase(judged)} compared on {n} prompts, Holm-corrected"
-    smallest = ranking.smallest
-    least = "" if smallest is None else f"; smallest resolvable difference {smallest:.3f} (power 80%)"
+    counts = sorted({c.n for c in judged}) or [0]
+    on = f"{counts[0]} prompts" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} prompts"
+    spans = f"spans of possible ranks, jointly at 95%; {pairs_phrase(judged)} compared on {on}, Holm-corrected"
+    spans += f"; {len(asked) - len(judged)} not compared, for want of values" if len(judged) < len(asked) else ""
+    smallest, digits = ranking.smallest, gain_digits(section.objective)
+    least = "" if smallest is None else f"; smallest resolvable difference {smallest:.{digits}f} (power 80%)"
     lone = [clean(row.name) for row in ranked if row.name in ranking.lone]
     alone = f"; of one {unit} nothing is said: {', '.join(lone)}" if lone else ""
     return spans + least + alone
@@ -148,7 +151,7 @@ def brief_cell(row: Row, name: str) -> str:
     if row.is_outdated(name) and name in row.metrics:
         return "old"
     e = replace(row.estimate(name), missing=0)
-    return cell(e if name == row.objective.gain else replace(e, low=None, high=None), metric(name).digits)
+    return cell(e if name == row.objective.gain else replace(e, low=None, high=None), metric(name, row.objective).digits)
 
 
 def row_name(row: Row) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from isoalign.report.board.columns import gain_digits
 from isoalign.report.board.rows import DRIFT, Row
 from isoalign.report.board.sections import Section
 from isoalign.report.charts.looks import CROWD, name_of
@@ -85,10 +86,10 @@ def _lines(x: dict[str, Any], y: dict[str, Any], few: bool) -> list[dict[str, An
 def _says(
     section: Section, row: Row, at: float, gain: float, bounds: tuple[float | None, float | None], peaks: dict[str, Peak]
 ) -> str:
-    low, high = bounds
-    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    (low, high), digits = bounds, gain_digits(section.objective)
+    interval = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
     best = "\nits best point" if at == peaks[row.name].fraction else ""
-    return f"{name_of(row, 60)}\n{section.objective.gain_noun} {gain:.3f}{interval} at {at:.0%} of the budget{best}"
+    return f"{name_of(row, 60)}\n{section.objective.gain_noun} {gain:.{digits}f}{interval} at {at:.0%} of the budget{best}"
 
 
 def _against_reward(
@@ -121,10 +122,10 @@ def _against_reward(
 def _path(section: Section, row: Row, curves: Curves) -> list[dict[str, Any]]:
     paths = curves.observed.pooled
     columns = zip(curves.fraction.tolist(), paths.rise.tolist(), paths.gold.tolist(), strict=True)
-    noun = section.objective.gain_noun
+    noun, digits = section.objective.gain_noun, gain_digits(section.objective)
     return [
         look(row) | {"at": at, "reward": reward, "gain": gain}
-        | {"says": f"{name_of(row, 60)}\nreward +{reward:.2f}, {noun} {gain:.3f}\nat {at:.0%} of the budget"}
+        | {"says": f"{name_of(row, 60)}\nreward +{reward:.2f}, {noun} {gain:.{digits}f}\nat {at:.0%} of the budget"}
         for at, reward, gain in columns
     ]  # fmt: skip
 

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from isoalign.core.display import clean, probability
 from isoalign.core.records import Estimate
 from isoalign.report.board.cells import cell
-from isoalign.report.board.columns import metric
+from isoalign.report.board.columns import gain_digits
 from isoalign.report.board.ranking import Pair
 from isoalign.report.board.rows import Row
 from isoalign.report.board.sections import Section
@@ -47,7 +47,7 @@ def _compared(section: Section, row: Row, other: Row, pairs: dict[Pair, Comparis
     sign, (low, high) = (-1, (c.high, c.low)) if flip else (1, (c.low, c.high))
     ends = [None if end is None else sign * end for end in (low, high)]
     estimate = Estimate(sign * c.value, ends[0], ends[1], c.n)
-    difference = cell(estimate, metric(section.objective.gain).digits)
+    difference = cell(estimate, gain_digits(section.objective))
     words = f"{names}\ndifference {difference}, p {probability(c.p_holm)} after Holm's correction"
     if not c.resolved:
         return "open", "·", f"{words}\nnot told apart"

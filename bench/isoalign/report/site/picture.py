@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from isoalign.core.records import Estimate
+from isoalign.report.board.columns import gain_digits
 from isoalign.report.board.rows import DRIFT, METHOD, Row
 from isoalign.report.board.sections import Section
 from isoalign.report.charts.finding import compared_at, in_nats
@@ -166,7 +167,8 @@ def frontier(section: Section, identifier: str) -> Markup:
         apart | {"mark": halo, "encoding": words},
         apart | {"mark": text, "encoding": words | {"color": LOOKS["stroke"]}},
     ]  # fmt: skip
-    rows = [[row.name, f"{kl:.2f}", f"{gain:.3f}", pareto_phrase(row) or "no"] for row, kl, gain in ends]
+    digits = gain_digits(section.objective)
+    rows = [[row.name, f"{kl:.2f}", f"{gain:.{digits}f}", pareto_phrase(row) or "no"] for row, kl, gain in ends]
     where = f"at the end of the budget{on_prompts(section)}"
     table = html_table(f"Gain and KL {where}", ["Method", "KL, nats", "Gain", "On the frontier"], rows)
     note = f"A mark is a row {where}. A step of the line is the gain that a KL buys, along all runs."
@@ -175,8 +177,8 @@ def frontier(section: Section, identifier: str) -> Markup:
 
 
 def _end_says(section: Section, row: Row, kl: float, gain: float) -> str:
-    noun = section.objective.gain_noun
-    lines = [name_of(row, 60), f"{noun} {gain:.3f} at {kl:.2f} nats, at the end of its budget"]
+    noun, digits = section.objective.gain_noun, gain_digits(section.objective)
+    lines = [name_of(row, 60), f"{noun} {gain:.{digits}f} at {kl:.2f} nats, at the end of its budget"]
     lines += [f"on all prompts: {shown(row.estimate(section.objective.gain))}"]
     return "\n".join([*lines, *(["on the frontier"] if surely_pareto(row) else [])])
 

@@ -12,7 +12,7 @@ from isoalign.core.records import Card, Flag
 from isoalign.evaluation.kept import Kept
 from isoalign.evaluation.metrics import Metric
 from isoalign.report.board.cells import cell
-from isoalign.report.board.columns import leading, metric, tables
+from isoalign.report.board.columns import gain_digits, leading, metric, tables
 from isoalign.report.board.rows import REFERENCE, UNMETERED, Row, total
 from isoalign.report.board.sections import PROTOCOL, Section
 from isoalign.report.pages.equal_kl import area_cell, area_title
@@ -72,7 +72,11 @@ def _lead(row: Row, card: Card) -> str:
     """The result in a sentence."""
     objective, own = row.objective, card.metrics.get(row.objective.gain)
     kl = card.metrics.get("kl")
-    gained = f"{objective.gain_heading} {cell(own, 3)}" if own and own.value is not None else "No gain is on this card"
+    gained = (
+        f"{objective.gain_heading} {cell(own, gain_digits(objective))}"
+        if own and own.value is not None
+        else "No gain is on this card"
+    )
     price = f" at a KL of {cell(kl, 2)} nats" if kl and kl.value is not None and own else ""
     return unbroken(f"{gained}{price}.")
 

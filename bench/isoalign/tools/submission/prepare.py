@@ -20,6 +20,7 @@ from isoalign.core.redaction import redact_text
 from isoalign.core.store import Store
 from isoalign.evaluation.kept import stage_of
 from isoalign.evaluation.tracks import track
+from isoalign.report.board.columns import gain_digits
 from isoalign.report.pages.page import commands_block
 from isoalign.tools.submission.checks import Checked, check, source_of
 
@@ -101,20 +102,20 @@ def pull_request(checked: Sequence[Checked], store: Store) -> str:
 
 
 def _row(checked: Checked, store: Store) -> list[str]:
-    card = checked.card
+    card, objective = checked.card, objective_of(checked.card)
     gates = "; ".join(escape(flag.text) for flag in card.flags if flag.kind == "gate")
     return [
         f"`{checked.place.name}`", escape(card.task), escape(card.algorithm), track(card) or "–", str(card.seed),
-        scientific(card.budget["flops"]), _interval(card.metrics.get(objective_of(card).gain)),
+        scientific(card.budget["flops"]), _interval(card.metrics.get(objective.gain), gain_digits(objective)),
         _interval(card.metrics.get("kl")), gates or "none", f"`{samples_digest(card, store)}`",
     ]  # fmt: skip
 
 
-def _interval(estimate: Estimate | None) -> str:
+def _interval(estimate: Estimate | None, digits: int = 3) -> str:
     if estimate is None or estimate.value is None:
         return "–"
-    ends = "" if estimate.low is None or estimate.high is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
-    return f"{estimate.value:.3f}{ends}"
+    ends = "" if estimate.low is None or estimate.high is None else f" [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+    return f"{estimate.value:.{digits}f}{ends}"
 
 
 def samples_digest(card: Card, store: Store) -> str:
