@@ -5,7 +5,7 @@
 #   bash scripts/results.sh                 # all boards and findings, in the order of this list
 #   bash scripts/results.sh nano            # nano: all methods and controls for drift, three seeds; the main ones, five
 #   bash scripts/results.sh nano_sentiment nano_rule   # the tasks with a known reward
-#   bash scripts/results.sh smol            # a larger model: the main methods, three seeds, at the tiny budget
+#   bash scripts/results.sh smol            # a larger model: the main methods, three seeds
 #   bash scripts/results.sh findings        # claims of the literature, beside the board of nano: same processor, same commit
 #   bash scripts/results.sh ladder          # nano at three budgets, to results/ladder: crossings
 #   bash scripts/results.sh bases           # nano on three SFT bases, to results/bases: what the base's chance adds
@@ -78,10 +78,10 @@ known() { # a task with a known reward, of nano's base; with the settings that w
 }
 nano_sentiment() { known nano_sentiment; }
 nano_rule() { known nano_rule; }
-smol() { # a run takes minutes: half the default budget
-    run task=smol algorithm=sft budget=tiny
-    sweep task=smol algorithm=ppo,dpo,kto,rlaif,rloo,sft_chosen seed=0,1,2 budget=tiny
-    sweep task=smol algorithm=drift_rloo algorithm.reward_seed=0,1,2 budget=tiny
+smol() {
+    run task=smol algorithm=sft
+    sweep task=smol algorithm=ppo,dpo,kto,rlaif,rloo,sft_chosen seed=0,1,2
+    sweep task=smol algorithm=drift_rloo algorithm.reward_seed=0,1,2
 }
 
 [ $# -gt 0 ] || set -- nano nano_sentiment nano_rule smol findings ladder bases trl_ppo
