@@ -333,15 +333,23 @@ def test_a_name_can_not_leave_its_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("skipped", "kind"), [(0, ""), (1, "warning"), (2, "warning"), (3, "gate")])
 def test_steps_that_changed_nothing_are_flagged_and_more_than_a_tenth_fail_a_gate(skipped: int, kind: str) -> None:
     record = {"fraction": 1.0, "steps": 20, "skipped": skipped, "spent": {"flops": 100.0}}
-    run: Any = SimpleNamespace(read_record=lambda: record, read_log=lambda: [{"flops_spent": 99.0}])
+    run: Any = SimpleNamespace(read_record=lambda: record, read_log=lambda: [{"flops_spent": 5.0}, {"flops_spent": 99.0}])
     found = training_flags(run)
     assert [flag.kind for flag in found] == ([kind] if kind else [])
     assert all(f"at {skipped} of 20 steps the loss or the gradient was not finite" in flag.text for flag in found)
 
 
+@pytest.mark.parametrize(("first", "told"), [(50.0, False), (86.0, True)])
+def test_a_budget_that_was_gone_before_it_learned_is_told(first: float, told: bool) -> None:
+    log = [{"flops_spent": first}, {"flops_spent": 93.0}, {"flops_spent": 100.0}]
+    run: Any = SimpleNamespace(read_record=lambda: {"fraction": 1.0, "spent": {"flops": 100.0}}, read_log=lambda: log)
+    said = "86% of the FLOPs that it spent were gone at its first step, as on its reward model: it learned in 3 steps"
+    assert [flag.text for flag in training_flags(run)] == [said] * told
+
+
 @pytest.mark.parametrize("idle", [0, 1, 2, 20])
 def test_gradients_that_are_0_in_more_than_a_tenth_of_the_steps_are_told(idle: int) -> None:
-    log = [{"flops_spent": 80.0 + step, "grad_norm": float(step >= idle)} for step in range(20)]
+    log = [{"flops_spent": 5.0 * step, "grad_norm": float(step >= idle)} for step in range(20)]
     run: Any = SimpleNamespace(read_record=lambda: {"fraction": 1.0, "spent": {"flops": 99.0}}, read_log=lambda: log)
     told = [flag.text.partition(":")[0] for flag in training_flags(run)]
     assert told == ([f"at {idle} of 20 steps the gradient was 0"] if idle > 2 else [])
@@ -349,7 +357,7 @@ def test_gradients_that_are_0_in_more_than_a_tenth_of_the_steps_are_told(idle: i
 
 @pytest.mark.parametrize("times", [0, 1, 2])
 def test_answers_that_all_got_one_reward_are_told(times: int) -> None:
-    log = [{"flops_spent": 90.0 + step} | ({"equal_rewards": 1.0} if step < times else {}) for step in range(4)]
+    log = [{"flops_spent": 31.0 * step} | ({"equal_rewards": 1.0} if step < times else {}) for step in range(4)]
     run: Any = SimpleNamespace(read_record=lambda: {"fraction": 1.0, "spent": {"flops": 93.0}}, read_log=lambda: log)
     told = [flag.text for flag in training_flags(run)]
     starts = [text.partition(" all answers of a step got one reward")[0] for text in told]

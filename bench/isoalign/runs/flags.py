@@ -32,6 +32,7 @@ CUT = "the judge read the end of the prompt alone, as it reads no longer texts"
 EQUAL = "{times} all answers of a step got one reward, which teaches nothing"
 MIN_SPENT_SHARE = 0.9  # of the budget: most methods need more than the rest for an iteration
 MIN_LAST_STEP_SHARE = 0.75  # of the spent FLOPs, at the last optimizer step
+MAX_FIRST_STEP_SHARE = 2 / 3  # of the spent FLOPs, at the first optimizer step
 MAX_SKIPPED_SHARE = 0.1  # of the optimizer steps
 MAX_UNSCORED_SHARE = 0.05  # of the completions
 MIN_SATURATED_SHARE = 0.01  # of the rewards, mean over steps
@@ -63,6 +64,11 @@ def training_flags(run: Run) -> list[Flag]:
         flags.append(Flag("gate" if skipped > MAX_SKIPPED_SHARE * steps else "warning", text))
     if (idle := sum(row.get("grad_norm") == 0 for row in log)) > MAX_SKIPPED_SHARE * len(log):
         flags.append(Flag("warning", f"at {idle} of {len(log)} steps the gradient was 0: there was nothing to learn from"))
+    if log and log[0]["flops_spent"] > MAX_FIRST_STEP_SHARE * record["spent"]["flops"]:
+        share = log[0]["flops_spent"] / record["spent"]["flops"]
+        steps = f"{len(log)} step" + "s" * (len(log) > 1)
+        gone = f"{share:.0%} of the FLOPs that it spent were gone at its first step, as on its reward model"
+        flags.append(Flag("warning", f"{gone}: it learned in {steps}"))
     if log and log[-1]["flops_spent"] < MIN_LAST_STEP_SHARE * record["spent"]["flops"]:
         share = log[-1]["flops_spent"] / record["spent"]["flops"]
         stopped = f"its last optimizer step was at {share:.0%} of the FLOPs that it spent: it stopped learning there"
