@@ -117,6 +117,10 @@ def test_of_two_budgets_those_that_can_be_compared_are_meant(tmp_path: Path) -> 
     found = sides("good", "bad", tmp_path)
     assert [{one.budget["flops"] for one in side} for side in found] == [{1e12}, {1e12}]
     assert [len(side) for side in sides("good", "sft", tmp_path)] == [3, 1], "the base is one row in two sections"
+    other = replace(dear[0], key="other".ljust(16, "0"), algorithm="good", config={"algorithm": {"lr": 1.0}})
+    cards.write_card(cards.sealed(other), tmp_path)
+    with pytest.raises(UserError, match="good matches 2 rows"):
+        sides("good", "bad", tmp_path)  # they differ in more than the budget
     with pytest.raises(UserError, match=r"bad matches 2 rows \(bad at 1.00e12 FLOP; bad at 2.00e12 FLOP\)"):
         sides("bad", "sft", tmp_path)
 

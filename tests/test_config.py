@@ -132,7 +132,7 @@ def test_a_setting_that_would_do_nothing_is_refused(settings: dict[str, dict[str
 @pytest.mark.parametrize(
     ("name", "settings", "line"),
     [
-        ("dpo", {"beta": -0.1}, "algorithm.beta must be 0 or more, not -0.1, which turns part of the loss round"),
+        ("dpo", {"beta": -0.1}, "algorithm.beta must be 0 or more, not -0.1"),
         ("ppo", {"reward_clip": -1.0}, "algorithm.reward_clip must be 0 or more"),
         ("grpo", {"clip": -1.0}, "algorithm.clip must be 0 or more"),
         ("rloo", {"kl": -0.5}, "algorithm.kl must be 0 or more"),
@@ -144,10 +144,21 @@ def test_a_setting_that_would_do_nothing_is_refused(settings: dict[str, dict[str
         ("trl_gspo", {"loss_type": "sapo"}, "algorithm.loss_type must be grpo, dapo, dr_grpo, bnpo or cispo, not sapo"),
     ],
 )
-def test_a_setting_that_turns_a_loss_round_is_refused(name: str, settings: dict[str, Any], line: str) -> None:
+def test_a_setting_beyond_its_range_is_refused(name: str, settings: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError, match=line):
         registry.with_checked_settings(build_config(registry.algorithm(name), settings, "algorithm"))
     registry.with_checked_settings(build_config(registry.algorithm("simpo"), {"gamma": 2.0}, "algorithm"))  # a margin
+
+
+def test_ranges_are_those_of_the_settings_that_baselines_declare() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Theirs(registry.algorithm("dpo")):  # type: ignore[misc]
+        alpha: float = -0.5
+        target_kl: float = 1.0
+
+    registry.with_checked_settings(Theirs())
+    with pytest.raises(UserError, match=r"algorithm\.beta must be 0 or more"):
+        registry.with_checked_settings(Theirs(beta=-1.0))
 
 
 def test_the_keys_of_the_chosen_algorithm_are_the_known_ones() -> None:

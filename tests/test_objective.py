@@ -56,7 +56,7 @@ def test_scores_far_from_zero_keep_what_tells_prompts_apart() -> None:
     for offset in (0.0, 1e5, -1e7):
         means = prompt_means({"level": {f"p{i}": [offset + score] for i, score in enumerate(scores)}})["level"]
         kept = [mean - offset for mean in means.values() if mean is not None]
-        assert kept == pytest.approx(scores, abs=1e-4)
+        assert kept == pytest.approx(scores, abs=5e-4)  # a thousandth of their spread
     assert prompt_means({"level": {"p": [1 / 3], "q": [None]}})["level"] == {"p": 0.33333, "q": None}
 
 

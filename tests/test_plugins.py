@@ -90,6 +90,7 @@ ALGORITHMS = {
     "good": HEAD + GOOD,
     "nans": variant(loss="rows = rows\nreturn lab.policy(rows).logp.sum(1) * float('nan')"),
     "raises": variant("raise KeyError('no such thing')"),
+    "sly": variant("getattr(lab, 'rew' + 'ard')(lab.pairs(2).chosen)"),
     "exits": variant("import sys\nsys.exit(0)"),
     "loops": variant(LOOP),
     "clings": variant(CLING.format("lab.generate(lab.prompts(4))")),
@@ -127,6 +128,7 @@ ALGORITHMS = {
 SAID = {
     "nans": "nans seed 0: the loss or the gradient was not finite for 5 steps in a row",
     "raises": "KeyError: 'no such thing'",
+    "sly": "sly got reward of the lab by code that keys do not follow",
     "exits": "its code called exit",
     "loops": "its code made no paid call to the lab for 2 seconds",
     "clings": "its code made no paid call to the lab for 2 seconds",

@@ -74,12 +74,13 @@ def prompt_means(values: Mapping[str, Values]) -> PromptValues:
 
 
 def _shortened(by: dict[str, float | None]) -> dict[str, float | None]:
-    """Means with `DIGITS` digits, and as many more as the largest has before their spread: of scores of 100,000 and a bit
-    only the bit tells methods apart."""
+    """Means with `DIGITS` significant digits; where they are a thousand times their spread or more, with more, to a
+    thousandth of it: of scores about 100,000 only the last digits tell methods apart."""
     known = [value for value in by.values() if value is not None]
     largest, spread = max(map(abs, known), default=0.0), float(np.std(known)) if known else 0.0
-    more = max(0, math.floor(math.log10(largest / spread))) if spread > 0 else 0
-    return {prompt: value if value is None else float(f"{value:.{DIGITS + more}g}") for prompt, value in by.items()}
+    ratio = largest / spread if spread > 1e-12 * largest else 1.0  # below, they differ by rounding
+    digits = DIGITS if ratio < 1000 else math.floor(math.log10(ratio)) + 4
+    return {prompt: value if value is None else float(f"{value:.{digits}g}") for prompt, value in by.items()}
 
 
 def _mean(row: Any) -> float | None:

@@ -81,6 +81,16 @@ def _shorter(value: float, finer: int) -> float:
     return round(value, max(min(digits, DECIMALS), finer))
 
 
+def same_metrics(first: Card, second: Card) -> bool:
+    """Whether two cards have the same metrics, as far as either was published."""
+
+    def short(card: Card) -> dict[str, tuple[float | None, ...]]:
+        numbers = {name: (e.value, e.low, e.high) for name, e in card.metrics.items()}
+        return {name: tuple(None if n is None else float(f"{n:.{FIGURES}g}") for n in each) for name, each in numbers.items()}
+
+    return short(first) == short(second)
+
+
 def shift(place: str, value: object, digits: int) -> float:
     """By how much rounding may move a number of a card with values of some ``digits``, at most; ``place``: its dotted path on
     the card."""

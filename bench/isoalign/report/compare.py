@@ -15,7 +15,7 @@ from isoalign.evaluation.card import FAMILY, file_name, read_cards, read_unchang
 from isoalign.report import side_by_side
 from isoalign.report.board.columns import metric, shown
 from isoalign.report.board.ranking import bases_of, seeds_of
-from isoalign.report.board.rows import REFERENCE, UNMETERED, Row, part_of, row_flags, stage_identity
+from isoalign.report.board.rows import REFERENCE, UNMETERED, Row, part_of, row_flags, settings_of, stage_identity
 from isoalign.report.board.sections import PROTOCOL
 from isoalign.report.board.unequal import unequal
 from isoalign.report.leaderboard import build_board, different_objectives
@@ -33,7 +33,7 @@ def sides(first: str, second: str, folder: Path) -> tuple[list[Card], list[Card]
     """
     found = [_rows(name, folder) for name in (first, second)]
     pairs = [(a, b) for (_, a), (_, b) in product(*found) if _fit(a, b)]
-    if len(pairs) == 1:
+    if len(pairs) == 1 and all(len({settings_of(cards[0]) for _, cards in rows}) == 1 for rows in found):
         return pairs[0]
     for name, rows in zip((first, second), found, strict=True):
         if len(rows) > 1:
@@ -178,7 +178,9 @@ def _footer(
     prompts = max(row.difference.n for row in rows)
     seeds = [len({card.seed for card in side}) for side in (first, second)]
     counts = " and ".join("one seed" if count == 1 else f"{count} seeds" for count in seeds)
-    lines = [f"{versus(a, b)} on {clean(first[0].task)}: {counts}, paired on {prompts} prompts."]
+    flops = {card.budget.get("flops") for card in (*first, *second) if card.metered and card.algorithm != REFERENCE_ROW}
+    at = f" at {scientific(flops.pop())} FLOP" if len(flops) == 1 else ""
+    lines = [f"{versus(a, b)} on {clean(first[0].task)}{at}: {counts}, paired on {prompts} prompts."]
     if short := [f"{row.name} {row.difference.missing}" for row in rows if row.difference.missing]:
         lines += [f"Prompts without a value on every card, left out: {', '.join(short)}."]
     if any(row.difference.single for row in rows):

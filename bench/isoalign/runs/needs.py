@@ -95,3 +95,15 @@ def check_reads(name: str, session: Session, uses: Callable[[str], bool], reward
             f"{name} got {what} of the lab by code that keys do not follow, such as getattr or another package: call the lab "
             "by its name in the algorithm's own package"
         )
+
+
+def after_reads(
+    follow: Callable[[Any], None], name: str, session: Session, uses: Callable[[str], bool], rewarded: bool
+) -> Callable[[Any], None]:
+    """``follow`` after `check_reads`, at each step: what would end a run ends it at its first."""
+
+    def checked(log: Any) -> None:
+        check_reads(name, session, uses, rewarded)
+        follow(log)
+
+    return checked

@@ -28,7 +28,7 @@ from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.language import LanguageModel
 from isoalign.models.samplers.engine import make_sampler, sampler_identity
 from isoalign.runs.blame import as_training_failure
-from isoalign.runs.needs import check_needs, check_reads
+from isoalign.runs.needs import after_reads, check_needs, check_reads
 from isoalign.runs.reported import reported_kl, reported_kl_error
 from isoalign.stages import pairs
 from isoalign.stages.rounds import FeedbackRounds
@@ -146,10 +146,10 @@ class Training:
         policy, reference = self._policy_to_train()
         meter, source = Meter(self.budget), FeedbackRounds(self.shared, work / ROUNDS)
         session = Session(policy, reference, source, meter, self.task.model.new_tokens, self.seed)
-        trainer = Trainer(self.algorithm, session, self.task.training, work, self._forbidden, self.follow)
+        follow = after_reads(self.follow, self.name, session, self.uses, self._rewarded)
+        trainer = Trainer(self.algorithm, session, self.task.training, work, self._forbidden, follow)
         with self._engine(session), as_training_failure(), preserved():
             trainer.run(self.name)
-        check_reads(self.name, session, self.uses, self._rewarded)
         policy.save(work / "policy")
         if world.rank():
             return []

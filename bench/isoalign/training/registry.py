@@ -119,15 +119,13 @@ def with_checked_settings(algorithm: Any) -> Any:
             raise UserError(f"algorithm.{name} must be a finite number, not {value}")
         if name in ("lr", "lora") and isinstance(value, int | float) and value < 0:
             raise UserError(f"algorithm.{name} must be 0 or more, not {value}")
-    if any(kind.__module__.startswith("isoalign.baselines.") for kind in type(algorithm).__mro__):
-        _check_ranges(algorithm)  # names of other packages may mean other things
-        _check_sizes(algorithm)
+    _check_ranges(algorithm)
+    _check_sizes(algorithm)
     for name, (other, values) in getattr(algorithm, "acts_with", {}).items():
-        if getattr(algorithm, name) != getattr(type(algorithm), name) and getattr(algorithm, other) not in values:
-            if name == other:
-                raise UserError(
-                    f"algorithm.{name} must be {', '.join(values[:-1])} or {values[-1]}, not {getattr(algorithm, name)}"
-                )
+        given = getattr(algorithm, name)
+        if name == other and given not in values:
+            raise UserError(f"algorithm.{name} must be {', '.join(values[:-1])} or {values[-1]}, not {given}")
+        if given != getattr(type(algorithm), name) and getattr(algorithm, other) not in values:
             raise UserError(
                 f"algorithm.{name} has an effect only with algorithm.{other} {' or '.join(map(str, values))}, not with "
                 f"{getattr(algorithm, other)}; leave it at {getattr(type(algorithm), name)}"
@@ -135,27 +133,33 @@ def with_checked_settings(algorithm: Any) -> Any:
     return algorithm
 
 
+def _of_baselines(algorithm: Any) -> dict[str, Any]:
+    """The settings that a class of baselines/ declares; names of other packages may mean other things."""
+    kinds = [kind for kind in type(algorithm).__mro__ if kind.__module__.startswith("isoalign.baselines.")]
+    own = {name for kind in kinds for name in vars(kind).get("__annotations__", {})}
+    return {name: value for name, value in hyperparameters(algorithm).items() if name in own}
+
+
 def _check_ranges(algorithm: Any) -> None:
-    """Raise UserError for a setting that would turn a loss, or part of one, round or off."""
-    settings = hyperparameters(algorithm)
-    numbers = {name: value for name, value in settings.items() if isinstance(value, int | float)}
+    """Raise UserError for a setting below its range: a loss, or a part of it, would be reversed or off."""
+    numbers = {name: value for name, value in _of_baselines(algorithm).items() if isinstance(value, int | float)}
     for name in sorted(NEVER_NEGATIVE & numbers.keys()):
         if numbers[name] < 0:
-            raise UserError(f"algorithm.{name} must be 0 or more, not {numbers[name]}, which turns part of the loss round")
+            raise UserError(f"algorithm.{name} must be 0 or more, not {numbers[name]}")
     if "gae_lambda" in numbers:
         for name in ("gamma", "gae_lambda"):
             if not 0 <= numbers.get(name, 0) <= 1:
                 raise UserError(f"algorithm.{name} must lie in [0, 1], not {numbers[name]}")
-    if numbers.get("target_kl") and not numbers["kl"]:
+    if numbers.get("target_kl") and not numbers.get("kl", 1):
         raise UserError("algorithm.target_kl scales algorithm.kl, which is 0 and would stay it; give it a value to begin with")
 
 
 def _check_sizes(algorithm: Any) -> None:
     """Raise UserError for rollouts that draws or minibatch do not divide."""
-    rollouts = getattr(algorithm, "rollouts", None)
-    if not rollouts:
+    own = _of_baselines(algorithm)
+    if not (rollouts := own.get("rollouts")):
         return
-    draws, minibatch = getattr(algorithm, "draws", 1), getattr(algorithm, "minibatch", rollouts)
+    draws, minibatch = own.get("draws", 1), own.get("minibatch", rollouts)
     if rollouts % draws:
         raise UserError(f"algorithm.rollouts={rollouts} is no multiple of algorithm.draws={draws}: some would not be sampled")
     if minibatch < rollouts and rollouts % minibatch:

@@ -90,14 +90,14 @@ def prompt_and_answers(row: Row, prompt: str | None, answers: Sequence[tuple[str
 def answers_to(row: Row, prompt: str, asked: Turns, answers: Sequence[tuple[str, Any]]) -> tuple[Turns, list[Turns]]:
     """`prompt_and_answers` for a prompt that is read already, ``prompt`` in errors; without turns, answers begin with it."""
     given = [read_turns(row, name, value) for name, value in answers]
+    if asked and asked[-1].role == "assistant":
+        raise row.fault(f"{prompt} ends with an assistant turn, and the answer would open another; join the two")
     if not all(map(is_plain, [asked, *given] if asked else given)):
         asked, given = _conversation(row, asked, [name for name, _ in answers], given)
     if not any(turn.content.strip() for turn in asked if turn.role != "system"):
         raise row.fault(f"{prompt} is empty", EMPTY)
     if asked[-1].role == "system":
         raise row.fault(f"{prompt} ends with a system turn; a user turn must follow")
-    if asked[-1].role == "assistant":
-        raise row.fault(f"{prompt} ends with an assistant turn, and the answer would open another; move it into the answers")
     for (name, _), answer in zip(answers, given, strict=True):
         if not answer[-1].content.strip():
             raise row.fault(f"{name} {'is empty' if len(answer) == 1 else 'ends with an empty turn'}", EMPTY)

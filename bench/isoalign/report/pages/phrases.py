@@ -47,7 +47,9 @@ def ranking_phrase(section: Section) -> str:
     judged = [c for c in asked if c.p is not None]
     if not asked:
         return ""
-    counts = sorted({c.n for c in judged}) or [0]
+    if not judged:
+        return "none: no two rows have values on the same prompts"
+    counts = sorted({c.n for c in judged})
     on = f"{counts[0]} prompts" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} prompts"
     spans = f"spans of possible ranks, jointly at 95%; {pairs_phrase(judged)} compared on {on}, Holm-corrected"
     spans += f"; {len(asked) - len(judged)} not compared, for want of values" if len(judged) < len(asked) else ""

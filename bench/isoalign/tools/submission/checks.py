@@ -194,7 +194,7 @@ def _place(card: Card, path: Path, results: Path) -> tuple[Path, Card | None]:
         place, original = Path(ELSEWHERE, _base(card)[:8], card.task, name), published.get(name)
     for file in _others(results / place.parent, path):
         if file.name == name:
-            same = packs.rounded(read_unchanged(file)).metrics == packs.rounded(card).metrics
+            same = packs.same_metrics(read_unchanged(file), card)
             more = "with the same figures: say in an issue that you reproduced it" if same else "with other figures"
             raise UserError(f"{path}: {place.as_posix()} is published already, {more} (docs/submitting.md)")
     return place, original
