@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from isoalign import stats
+from isoalign.core.objective import Objective
 from isoalign.core.records import Estimate, PromptValues
 from isoalign.evaluation import metrics
 from isoalign.evaluation.metrics import ScoredSamples
@@ -61,6 +62,11 @@ def read_metrics(folder: Path) -> MetricValues:
     """Read what ``make_metrics`` wrote."""
     row = json.loads((folder / FILE).read_text())
     return MetricValues(**row | {"metrics": {name: Estimate(**estimate) for name, estimate in row["metrics"].items()}})
+
+
+def digits_recipe(objective: Objective) -> dict[str, int]:
+    """For recipes, of an objective without bounds: its means were kept with five digits before."""
+    return {} if math.isfinite(objective.high - objective.low) else {"digits": 2}
 
 
 def prompt_means(values: Mapping[str, Values]) -> PromptValues:

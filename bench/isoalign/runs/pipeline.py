@@ -7,7 +7,6 @@ needed.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,12 +192,6 @@ class Run(Training):
         """The position of each snapshot in the budget, and the scores of its samples."""
         return [(place, self.scores(self.snapshot(place["steps"]))) for place in self.read_record()["snapshots"]]
 
-    @property
-    def _digits_recipe(self) -> dict[str, int]:
-        """Of objectives without bounds, whose means were kept with five digits before."""
-        objective = self.task.objective
-        return {} if math.isfinite(objective.high - objective.low) else {"digits": 2}
-
     # -- metrics --------------------------------------------------------------------------------------------------
 
     def metrics(self) -> Stage:
@@ -207,7 +200,7 @@ class Run(Training):
         recipe = {
             "version": metric_values.VERSION, "scores": own.key, "base": base.key if base else None,
             "metrics": metrics.versions(self.task.objective, bool(contests)), "statistics": stats.VERSION,
-        } | _contests_recipe(contests) | self._digits_recipe  # fmt: skip
+        } | _contests_recipe(contests) | metric_values.digits_recipe(self.task.objective)  # fmt: skip
 
         def make(work: Path) -> None:
             scored = scores.read_scored_samples(self.shared.get(own), self.shared.get(base) if base else None)
@@ -225,7 +218,7 @@ class Run(Training):
             "version": curve.VERSION, "snapshots": [stage.key for stage in stages], "end": end.key, "base": base.key,
             "metrics": metrics.versions(self.task.objective), "statistics": stats.VERSION,
             "curve_prompts": config.curve_prompts, "curve_draws": config.curve_draws,
-        } | self._digits_recipe  # fmt: skip
+        } | metric_values.digits_recipe(self.task.objective)  # fmt: skip
 
         def make(work: Path) -> None:
             folders = [self.shared.get(stage) for stage in (*stages, end)]

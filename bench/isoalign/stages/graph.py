@@ -163,9 +163,7 @@ class StageGraph(TaskModels):
         recipe = {
             "version": revisions.VERSION, "completions": answers.key, "constitution": principles.digest,
             "critic": self.critic_identity, "tokens": config.tokens, "prompts": config.prompts, "seed": task.seed,
-        }  # fmt: skip
-        template = task.model.template
-        recipe |= {"turns": True} if template not in ("auto", "off") or (template == "auto" and task.prompts.source) else {}
+        } | revisions.turns_recipe(task)  # fmt: skip
 
         def make(work: Path) -> None:
             base = self.base_model()

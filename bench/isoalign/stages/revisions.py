@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.data.formats import Turn
@@ -34,6 +35,12 @@ Critique request: {critique}"""
 REVISION = "Revision request: {revision} Write the new continuation and nothing else."
 
 Row = dict[str, Any]
+
+
+def turns_recipe(task: TaskConfig) -> dict[str, bool]:
+    """For recipes: whether prompts may be in a chat template, in which revisions are turns."""
+    plain = task.model.template == "off" or (task.model.template == "auto" and not task.prompts.source)
+    return {} if plain else {"turns": True}
 
 
 def make_revisions(
