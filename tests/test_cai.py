@@ -420,6 +420,8 @@ def test_the_key_of_revisions_covers_all_that_they_depend_on(tmp_path: Path) -> 
         replace(base, judge=server, constitution=replace(base.constitution, kind="server", model="other")),
         replace(base, seed=1),
     ]  # fmt: skip
+    assert revisions.turns_recipe(base) == {}
+    assert revisions.turns_recipe(replace(base, model=replace(base.model, template="always"))) == {"turns": True}
     keys = [SharedStages(task, Store(tmp_path)).revisions_stage.key for task in tasks]
     assert len(set(keys)) == len(tasks)
     assert (

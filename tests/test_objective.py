@@ -17,7 +17,7 @@ from isoalign.core.objective import TOXICITY, Objective, objective_of, objective
 from isoalign.core.records import Card, Estimate, Flag, Point, Rewards, Sample, ScoredPair
 from isoalign.evaluation import judge_check, metrics
 from isoalign.evaluation.card import read_card, sealed, write_card
-from isoalign.evaluation.metric_values import prompt_means
+from isoalign.evaluation.metric_values import digits_recipe, prompt_means
 from isoalign.evaluation.metrics import ScoredSamples, kl, objective, quality, reward_accuracy
 from isoalign.report import compare, publish
 from isoalign.report.board.columns import leading, metric
@@ -57,6 +57,8 @@ def test_scores_far_from_zero_keep_what_tells_prompts_apart() -> None:
         means = prompt_means({"level": {f"p{i}": [offset + score] for i, score in enumerate(scores)}})["level"]
         kept = [mean - offset for mean in means.values() if mean is not None]
         assert kept == pytest.approx(scores, abs=5e-4)  # a thousandth of their spread
+    assert digits_recipe(LOSS) == {"digits": 2}
+    assert digits_recipe(SENTIMENT) == {}, "keys of bounded objectives are those of before"
     assert prompt_means({"level": {"p": [1 / 3], "q": [None]}})["level"] == {"p": 0.33333, "q": None}
 
 
