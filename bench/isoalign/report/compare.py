@@ -27,7 +27,7 @@ REFERENCE_ROW = "sft"  # spends nothing, so it can be compared under every budge
 
 def sides(first: str, second: str, folder: Path) -> tuple[list[Card], list[Card]]:
     """The cards of each side: the card of a path, or all cards of the algorithm (or row of the board) of that name in a
-    folder. Of rows at several budgets or on several bases those are meant that can be compared.
+    folder. Of one configuration at several budgets or on several bases, the rows are taken that can be compared.
 
     Raises UserError for an unknown name, and for one that several configurations share.
     """
