@@ -88,22 +88,22 @@ CHECKS: dict[str, Callable[[SharedStages], None]] = {
 def check_reads(name: str, session: Session, uses: Callable[[str], bool], rewarded: bool) -> None:
     """Raises UserError for what an algorithm got by code that its key does not follow: a run with other settings of it would
     take this policy for its own. ``uses``, ``rewarded``: what the key follows."""
-    follows = {"reward": rewarded, "unpaired": uses("labels"), "revisions": uses("revisions")}
-    got = {*session.cursors, *(["reward"] if session.reward_models else [])}
-    for what in (what for what, followed in follows.items() if what in got and not followed):
-        raise UserError(
-            f"{name} got {what} of the lab by code that keys do not follow, such as getattr or another package: call the lab "
-            "by its name in the algorithm's own package"
-        )
+    after_reads(lambda log: None, name, session, uses, rewarded)([])
 
 
 def after_reads(
     follow: Callable[[Any], None], name: str, session: Session, uses: Callable[[str], bool], rewarded: bool
 ) -> Callable[[Any], None]:
-    """``follow`` after `check_reads`, at each step: what would end a run ends it at its first."""
+    """``follow`` behind the check of `check_reads`, at each step: what would end a run ends it at its first."""
+    follows = {"reward": rewarded, "unpaired": uses("labels"), "revisions": uses("revisions")}
 
     def checked(log: Any) -> None:
-        check_reads(name, session, uses, rewarded)
+        got = {*session.cursors, *(["reward"] if session.reward_models else [])}
+        for what in (what for what, followed in follows.items() if what in got and not followed):
+            raise UserError(
+                f"{name} got {what} of the lab by code that keys do not follow, such as getattr or another package: call the "
+                "lab by its name in the algorithm's own package"
+            )
         follow(log)
 
     return checked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,11 +112,16 @@ def descendants(store: Store, keys: Collection[str]) -> list[Item]:
         if not found:
             raise UserError(f"the store {store.root} holds no stage {key!r}; `isoalign store ls` shows what it holds")
         wanted |= found
-    find = {name.rpartition("-")[2]: item.path for name, item in stages.items()}.get
+    find = _paths(stages).get
     parents = {name: {parent.name for parent in store.parents(item.path, find)} for name, item in stages.items()}
     while more := {name for name in stages.keys() - wanted if parents[name] & wanted}:
         wanted |= more
     return [stages[name] for name in sorted(wanted)]
+
+
+def _paths(stages: Mapping[str, Item]) -> dict[str, Path]:
+    """Key to folder, looked up once for all: `Store.find` searches the store for each."""
+    return {name.rpartition("-")[2]: item.path for name, item in stages.items()}
 
 
 def unnamed(store: Store, results: Iterable[Path]) -> list[Item]:
@@ -130,7 +135,7 @@ def unnamed(store: Store, results: Iterable[Path]) -> list[Item]:
     if not named:
         raise UserError(f"no cards in {', '.join(map(str, results))}; name the folders of results with --results")
     stages = {item.name: item for item in items(store) if item.kind == "stage"}
-    find = {name.rpartition("-")[2]: item.path for name, item in stages.items()}.get
+    find = _paths(stages).get
     waiting = [path for key in named if (path := find(key))]
     kept: set[str] = set()
     while waiting:
