@@ -214,6 +214,22 @@ def test_transcripts_part_at_the_last_turn_of_the_assistant_that_begins_in_both(
     assert pairs_of(data) == [expected]
 
 
+def test_no_prompt_ends_with_a_turn_of_the_assistant(tmp_path: Path) -> None:
+    """Where one assistant turn follows another the answer begins with the first: a template would open a second one."""
+    hh = HH + " One.\n\nAssistant:"
+    (pair,) = formats.read_file(
+        jsonl(tmp_path / "hh.jsonl", [{"chosen": f"{hh} Blue.", "rejected": f"{hh} Green."}])
+    ).comparisons
+    assert [turn.role for turn in pair.prompt] == ["user", "assistant", "user"]
+    assert [turn.content for turn in (*pair.chosen, *pair.rejected)] == ["One.", "Blue.", "One.", "Green."]
+    talk = [user("Sky?"), assistant("One."), assistant("Blue.")]
+    other = [*talk[:2], assistant("Green.")]
+    (pair,) = formats.read_file(jsonl(tmp_path / "pairs.jsonl", [{"chosen": talk, "rejected": other}])).comparisons
+    assert (pair.prompt, len(pair.chosen), len(pair.rejected)) == (asked("Sky?"), 2, 2)
+    (shown,) = formats.read_file(jsonl(tmp_path / "shown.jsonl", [{"messages": talk}])).demonstrations
+    assert (shown.prompt, len(shown.completion)) == (asked("Sky?"), 2)
+
+
 @pytest.mark.parametrize("file", CONTAINERS)
 def test_demonstrations_are_texts_or_messages(tmp_path: Path, file: str) -> None:
     texts = CONTAINERS[file](tmp_path / f"a{file}", [{"prompt": "The sky is", "completion": " blue.", "source": "web"}])

@@ -438,6 +438,9 @@ def test_a_tree_that_lacks_a_message_is_refused(tmp_path: Path) -> None:
     circle = [message("a", "b", "assistant", 0), message("b", "a", "prompter"), message("c", "b", "assistant", 1)]
     line = refusal(lambda: formats.read_file(jsonl(tmp_path / "b.jsonl", circle)))
     assert line.endswith("parent_id 'a' leads back to the message itself")
+    twice = [*TREE, message("v", "b", "assistant", 0), message("w", "b", "assistant", 1)]
+    line = refusal(lambda: formats.read_file(jsonl(tmp_path / "d.jsonl", twice)))
+    assert line.endswith("row 11: message 'v' answers a message of the assistant's")
     odd = [*TREE, message("q", "r", "robot")]
     assert "row 11: unknown role 'robot'" in refusal(lambda: formats.read_file(jsonl(tmp_path / "c.jsonl", odd)))
 

@@ -22,7 +22,7 @@ from isoalign.data.formats.files import iterate_rows
 from isoalign.stages.cutting import Cutter, HeldOut, check_fit, fit_of
 from isoalign.stages.overlap import count_overlap, unlike_forms
 
-VERSION = 10
+VERSION = 11
 SOURCE = "human"
 EVALUATED = "whose prompt is evaluated"
 UNSAYABLE = "with a token that no answer may have"  # an unknown one, or one that ends answers where their length is fixed

@@ -18,6 +18,7 @@ from isoalign.core.randomness import own_random_state
 from isoalign.core.store import Store, digest, recipe_fields
 from isoalign.data import prompts
 from isoalign.data.assets import ASSETS
+from isoalign.data.formats import conversation
 from isoalign.feedback import constitution, judges
 from isoalign.feedback.constitution import Constitution, PrincipledJudge
 from isoalign.feedback.judges.identity import judge_model
@@ -80,6 +81,7 @@ class TaskModels:
                 "config": replace(task.sft, source=""),
                 "demonstrations": self._digest(task.sft.source),
                 "held_out": HeldOut.VERSION,
+                "reading": conversation.VERSION,
             }
             recipe |= {"left_out": [self.prompt_recipe(split) for split in ("validation", "test")]}
         return Stage("sft", recipe, lambda work: sft.make_sft(work, task), together=True)
@@ -92,7 +94,7 @@ class TaskModels:
             own = {"source": self._digest(source), "named": source != config.source, "column": config.column}
             others = [self._digest(other) for other in prompts.other_sources(config, split)]
             own |= {name: value for name in ("format", "opening", "skip", "reference") if (value := getattr(config, name))}
-            own |= {"apart": prompts.APART} if others else {}
+            own |= ({"apart": prompts.APART} if others else {}) | ({"reading": conversation.VERSION} if config.format else {})
             return own | {"stratum": config.stratum, "count": getattr(config, split), "others": others}
         data = [ASSETS[name].sha256 for name in ("rtp_scored", "rtp_categories", "comments")]
         return {"data": data, "count": getattr(config, split), "clean": config.clean, "words": config.words}

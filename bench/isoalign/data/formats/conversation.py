@@ -10,6 +10,7 @@ from isoalign.core.text import repeats
 from isoalign.data.formats.rows import EMPTY, TOOLS, Fault, Row, quoted
 from isoalign.data.formats.types import REASONING, Turn, Turns
 
+VERSION = 2  # in keys of what is read from files
 ROLES = ("system", "user", "assistant")
 _SHAREGPT = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}
 _ALIASES = {"developer": "system", "model": "assistant"}
@@ -143,14 +144,16 @@ def _as_conversation(turns: Turns, role: str) -> Turns:
 
 
 def split_prompt(row: Row, names: Sequence[str], conversations: Sequence[Turns]) -> tuple[Turns, list[Turns]]:
-    """The turns that all conversations share, up to the last position where each has an assistant turn, and the rest.
+    """The turns that all conversations share, up to the last position where in each an assistant turn follows one of another
+    role, and the rest.
 
-    So an answer begins with an assistant turn, even if the conversations first differ later, in a user turn. Raises Fault
-    if they share no turns.
+    So an answer begins with an assistant turn, even if the conversations first differ later, in a user turn or in a second
+    assistant turn. Raises Fault if they share no turns.
     """
     first, cut = conversations[0], 0
     for place in range(min(map(len, conversations))):
-        if all(other[place].role == "assistant" for other in conversations):
+        answered = place > 0 and first[place - 1].role != "assistant"
+        if answered and all(other[place].role == "assistant" for other in conversations):
             cut = place
         if any(other[place] != first[place] for other in conversations):
             break

@@ -47,8 +47,8 @@ def _node(row: Row, message: Any, parent: Any) -> Node:
 def compare(nodes: Iterable[Node]) -> Iterator[Record]:
     """Comparisons of the assistant's answers to each message, in the order of the file; the prompt is the path to it.
 
-    Raises Fault if a message that is answered is not in the file, for two messages of one id in a tree, and at the 1001st
-    answer to one.
+    Raises Fault if a message that is answered is not in the file or is an assistant's, for two messages of one id in a tree,
+    and at the 1001st answer to one.
     """
     known: dict[tuple[str, str], Node] = {}
     answers: dict[tuple[str, str], list[Node]] = {}
@@ -65,6 +65,8 @@ def compare(nodes: Iterable[Node]) -> Iterator[Record]:
             continue
         yield from [Remark(UNRANKED)] * sum(node.rank is None for node in given)
         prompt = _path(known, given[0])
+        if prompt[-1].role == "assistant":
+            raise Fault(given[0].row, f"message {quoted(given[0].identity)} answers a message of the assistant's")
         for one, two in combinations([node for node in given if node.rank is not None], 2):
             yield _comparison(prompt, one, two)
 
