@@ -212,7 +212,10 @@ def test_a_row_without_a_reduction_is_not_ranked() -> None:
     (section,) = leaderboard.build_board(cards).sections
     assert [(row.name, row.place) for row in section.rows] == [("kto", "1"), ("dpo", "–"), ("ppo", "–")]
     assert method_rows(cards)["dpo"]["toxicity_reduction"] == ""
-    assert "– (128 missing)" in leaderboard.build_board(cards).markdown()
+    board = leaderboard.build_board(cards)
+    assert "– (128 missing)" in board.markdown()
+    leaderboard.print_board(board, told := io.StringIO())
+    assert "dpo: values of reduction missing: 128" in told.getvalue()
 
 
 @pytest.mark.parametrize(

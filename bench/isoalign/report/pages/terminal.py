@@ -125,6 +125,13 @@ def _area(section: Section, row: Row) -> str:
     )
 
 
+def _missing(section: Section) -> list[str]:
+    """Of how many answers a row lacks the value by which it is ranked."""
+    known = [(row, row.estimate(section.objective.gain)) for row in section.rows]
+    gain = section.objective.gain_noun
+    return [f"{clean(row.name)}: values of {gain} missing: {each.missing:,}" for row, each in known if each.missing]
+
+
 def _caption(section: Section) -> str:
     """What the ranks rest on, what the star means, and the flags."""
     lines = [f"{headline(section)}."] if section.areas[1] else []
@@ -144,6 +151,7 @@ def _caption(section: Section) -> str:
         clean(told) for told in sorted({str(card.notes["known_reward"]) for card in cards if "known_reward" in card.notes})
     ]
     lines += map(clean, section.unequal)
+    lines += _missing(section)
     lines += [f"{clean(row.name)}: {clean(row.packages)}" for row in section.rows if row.packages]
     for rows in _lines(section):
         name = clean(rows[0].name if len(rows) == 1 else rows[0].algorithm)
