@@ -261,6 +261,21 @@ def test_what_a_plan_says_on_a_terminal(tmp_path: Path, capsys: pytest.CaptureFi
     assert "smallest resolvable difference" in text
 
 
+def test_a_plan_says_which_methods_spend_most_of_a_budget_before_they_learn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = [word for name in ("dpo", "rloo", "ppo") for word in ("--method", name)]
+    assert invoke(["plan", "nano", *methods, "--budget", "tiny", "--json", "--store", str(tmp_path)]) == 0
+    (plan,) = json.loads(capsys.readouterr().out)
+    (advice,) = plan["advice"]
+    assert advice.startswith("rloo, ppo: over 67% of tiny are spent before the first step")
+    enough = advice.partition("budget.flops=")[2].split()[0]
+    assert invoke(["plan", "nano", *methods, "--budget", enough, "--json", "--store", str(tmp_path)]) == 0
+    (plan,) = json.loads(capsys.readouterr().out)
+    assert plan["advice"] == []
+    assert all(each["start"] <= 0.51 * each["flops"] for each in plan["methods"])
+
+
 @pytest.mark.slow
 def test_a_plan_makes_what_runs_share_for_each_base_and_ranks_no_controls(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

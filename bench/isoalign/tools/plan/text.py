@@ -10,6 +10,7 @@ from typing import Any
 from isoalign.core.display import count, grid, scientific
 from isoalign.core.peak_memory import GIB
 from isoalign.report.board.rows import PARTS
+from isoalign.runs.flags import MAX_FIRST_STEP_SHARE
 from isoalign.tools.plan.accelerators import Accelerator
 from isoalign.tools.plan.plan import Assumed, MethodPlan, TaskPlan, hours
 
@@ -129,12 +130,21 @@ def assumptions(plan: TaskPlan, accelerator: Accelerator, assumed: Assumed) -> I
 
 
 def advice(methods: Sequence[MethodPlan], accelerator: Accelerator, assumed: Assumed) -> Iterator[str]:
-    """What to change where a method has no run, or takes more memory than a device has."""
+    """What to change where a method has no run or little of one, or takes more memory than a device has."""
     for each in methods:
         if each.problem and each.least is not None:
             yield f"{each.method}: {each.problem}; a step takes budget.flops={scientific(each.least)} or more"
         elif each.problem:
             yield f"{each.method}: {each.problem}"
+    late = [each for each in methods if not each.problem and each.start > MAX_FIRST_STEP_SHARE * each.flops]
+    for budget in dict.fromkeys(each.budget for each in late):
+        of_budget = [each for each in late if each.budget == budget]
+        enough = scientific(2 * max(each.start for each in of_budget))
+        names = ", ".join(each.method for each in of_budget)
+        yield (
+            f"{names}: over {MAX_FIRST_STEP_SHARE:.0%} of {budget} are spent before the first step, as on a reward model; "
+            f"budget.flops={enough} leave half for training"
+        )
     for each in {each.method: each for each in methods}.values():
         needed = each.footprint.on(assumed.shards) if each.footprint else 0
         if needed > accelerator.memory:
