@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from isoalign import stats
+from isoalign.core.objective import Objective
 from isoalign.core.records import Card, Estimate, Flag, Point
 from isoalign.report import as_data, leaderboard
 from isoalign.report.board.sections import Section
@@ -460,6 +461,15 @@ def test_the_page_tells_all_tables_flags_and_sources() -> None:
         assert len({line.count("|") for line in table.splitlines()}) == 1
         assert all(f"| {name} " in table for name in ("dpo", "kto", "ppo", "rlaif", "*sft_chosen*"))
     assert "| *sft* " not in text, "the base has no curve of its own"
+
+
+def test_gains_on_a_small_scale_have_digits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, section = Objective("rate", True, (-1e-4, 1e-4), None), section_of(realistic())
+    monkeypatch.setattr(Section, "objective", property(lambda section: small))
+    peaks, fits = (part for part in curve_text.curves_section(section) if part.startswith("| Method"))
+    for table in (peaks, fits):
+        cells = [cell for line in table.splitlines() if line.startswith("| dpo") for cell in line.split("|")]
+        assert sum(bool(re.fullmatch(r" *−?\d\.\d{6} \[.*\] *", cell)) for cell in cells) >= 2, table
 
 
 def test_the_page_shows_gains_at_equal_kl_with_their_ranks_or_that_they_are_not_measured() -> None:

@@ -10,6 +10,7 @@ from isoalign.core.objective import Objective
 from isoalign.core.records import Estimate
 from isoalign.evaluation.metrics.metric import with_arrow
 from isoalign.report.board.cells import cell
+from isoalign.report.board.columns import gain_digits
 from isoalign.report.board.rows import Row
 from isoalign.report.board.sections import Section
 from isoalign.report.charts.curves import curves_chart_name
@@ -73,28 +74,28 @@ def _best_points(rows: list[Row], curves: dict[str, Curves], peaks: dict[str, Pe
     titles = ["Method", "Seeds", "Best at", "Firm", "KL there", f"{objective.gain_title} there"]
     titles += [f"{objective.gain_title} at the end"]
     titles += [with_arrow("Lost by going on", False), "Proxy since"]
-    cells = []
+    cells, digits = [], gain_digits(objective)
     for row in rows:
         peak = peaks[row.name]
         firm = "–" if peak.firm is None else f"{peak.firm:.0%}"
         line = [row_name(row), str(curves[row.name].seeds), f"{peak.fraction:.0%}", firm, f"{peak.kl:.2f}"]
         at_end = peak.index == len(curves[row.name].fraction) - 1
-        line += [_cell(peak.gold), _cell(peak.end), _cell(peak.loss)]
+        line += [_cell(each, digits) for each in (peak.gold, peak.end, peak.loss)]
         cells.append([*line, "at its end" if at_end else _cell(peak.rise, 2)])
     return ["#### Best point, and what going on cost", grid(titles, cells), _PEAK.format(gain=objective.gain_noun)]
 
 
 def _fitted_laws(rows: list[Row], fits: dict[str, Fit], objective: Objective) -> list[str]:
     titles = ["Method", "α", "β", "KL at the fitted peak", "Within what was seen", "RMS error", "Points"]
-    cells = []
+    cells, digits = [], gain_digits(objective)
     for row in rows:
         fit = fits[row.name]
         if fit.reason is not None or fit.error is None:
             cells.append([row_name(row), "–", "–", "–", f"no fit: {fit.reason}", "–", str(fit.points)])
             continue
         inside = "unclear" if fit.inside is None else "yes" if fit.inside else "no"
-        shown = [_cell(fit.alpha), _cell(fit.beta), _peak_cell(fit.peak), inside]
-        cells.append([row_name(row), *shown, f"{fit.error:.4f}", str(fit.points)])
+        shown = [_cell(fit.alpha, digits), _cell(fit.beta, digits), _peak_cell(fit.peak), inside]
+        cells.append([row_name(row), *shown, f"{fit.error:.{digits + 1}f}", str(fit.points)])
     limit = "a reduction can't exceed the base's toxicity" if objective.is_toxicity else "a gain ends where the scores end"
     return ["#### Gao et al.'s law", grid(titles, cells), _FIT.format(gain=objective.gain_noun, limit=limit)]
 
@@ -122,5 +123,5 @@ def _pareto_points(rows: list[Row], curves: dict[str, Curves]) -> str:
     return f"**On the Pareto frontier** of KL and {noun}, of all points (share of the budget): {listed or 'the base alone'}."
 
 
-def _cell(estimate: Estimate, digits: int = 3) -> str:
+def _cell(estimate: Estimate, digits: int) -> str:
     return cell(replace(estimate, missing=0), digits)

@@ -243,7 +243,7 @@ def spread(algorithm: str, winners: Sequence[Trial]) -> str:
     gains = sorted(trial.gain.value for trial in winners if trial.gain and trial.gain.value is not None)
     chosen = {key: [trial.settings[key] for trial in winners] for key in winners[0].settings}
     settings = "; ".join(f"{key.removeprefix('algorithm.')} {', '.join(values)}" for key, values in chosen.items())
-    return f"{algorithm} over {len(winners)} studies: gain {gains[0]:.3f} to {gains[-1]:.3f}; {settings}"
+    return f"{algorithm} over {len(winners)} studies: gain {gains[0]:#.3g} to {gains[-1]:#.3g}; {settings}"
 
 
 def at_ends(trials: Sequence[Trial], chosen: Trial) -> list[str]:
@@ -260,4 +260,4 @@ def line(algorithm: str, trial: Trial) -> str:
     gates = f"; gate: {'; gate: '.join(trial.gates)}" if trial.gates else ""
     if trial.gain is None or trial.gain.value is None or trial.kl is None:
         return f"{algorithm:<14} {at}: no gain{gates}"
-    return f"{algorithm:<14} {at}: gain {trial.gain.value:.3f}, KL {trial.kl:.2f}{gates}"
+    return f"{algorithm:<14} {at}: gain {trial.gain.value:#.3g}, KL {trial.kl:.2f}{gates}"
