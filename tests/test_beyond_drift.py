@@ -126,7 +126,36 @@ def test_a_control_that_is_not_known_at_a_methods_kl_is_named() -> None:
     methods = {"near": method(rng, base, 2.0, 0.0, name="near"), "far": method(rng, base, 6.0, 0.0, name="far")}
     found = beyond_drift(methods, controls)
     assert (found["near"].control, found["near"].unknown, found["near"].above) == ("short", (), False)
-    assert (found["far"].control, found["far"].unknown, found["far"].above) == ("weak", ("short",), True)
+    assert (found["far"].control, found["far"].unknown, found["far"].above) == ("weak", ("short",), None)
+    assert found["far"].beyond.p is not None
+    assert found["far"].beyond.p < 0.01, "above the one that is known: to lack the harder control is no way to pass"
+    assert found["far"].p_fdr is None
+
+
+def test_a_draw_that_is_lost_between_its_snapshots_leaves_no_verdict() -> None:
+    """Without its inner snapshots a draw that gains much would be gone, and the method above all that are left."""
+    rng = np.random.default_rng(6)
+    base = prompts(rng)
+    made, controls = method(rng, base, 4.0, 0.0), draws(rng, base, [0.2, 0.22, 0.18, 1.2])
+    assert beyond_drift({"m": made}, {"drift": controls})["m"].above is False
+    thin = tuple((run[:, [0, 1, -1]],) for run in controls["3"].every_run)
+    thinned = controls | {"3": dataclasses.replace(controls["3"], runs=thin)}
+    assert beyond_drift({"m": made}, {"drift": thinned}) == {}
+    short = controls | {"3": draws(rng, base, [1.2], end=2.0)["0"]}
+    assert beyond_drift({"m": made}, {"drift": short})["m"].draws == 3, "one that ended before is not lost"
+
+
+def test_a_method_that_gains_as_much_as_a_draw_is_not_above_drift_however_low_their_mean() -> None:
+    rng = np.random.default_rng(7)
+    base = prompts(rng)
+    made = method(rng, base, 4.0, 0.0)
+    low = [0.2 + 0.01 * i for i in range(14)]
+    clear = beyond_drift({"m": made}, {"drift": draws(rng, base, [*low, 0.7])})["m"]
+    as_good = beyond_drift({"m": made}, {"drift": draws(rng, base, [*low, 1.2])})["m"]
+    assert (clear.as_far, clear.above) == (0, True)
+    assert (as_good.as_far, as_good.above) == (1, False)
+    assert as_good.p_fdr is not None
+    assert as_good.p_fdr < 0.01
 
 
 def test_of_several_bases_the_runs_on_one_base_are_compared_with_each_other() -> None:

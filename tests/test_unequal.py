@@ -70,9 +70,20 @@ def test_a_seed_without_a_curve_is_named_and_one_without_a_metric_counts_as_miss
     others = [card for row in section.rows if row.name != "dpo" for card in row.cards]
     lacking = replace(dpo[0], curve=[], metrics={name: e for name, e in dpo[0].metrics.items() if name != "kl"}, values={})
     (found,) = build_board([*others, lacking, *dpo[1:]]).sections
-    assert found.unequal == ["dpo: 1 of 3 cards have no curve; readings at equal KL are of the rest"]
+    assert found.unequal == ["dpo: 1 of 3 cards have no curve from the base on; readings at equal KL are of the rest"]
     row = next(row for row in found.rows if row.name == "dpo")
     assert (row.seeds, row.estimate("kl").missing, section.unequal) == (3, row.estimate("kl").n, [])
+
+
+def test_a_curve_without_its_base_is_none_and_the_row_says_so() -> None:
+    """Else all its gains would be those over its first snapshot, and its rank at equal KL the worse for it."""
+    (whole,) = board(0.38, 0.4, 0.42).sections
+    cards = [card for row in whole.rows for card in row.cards]
+    headless = [replace(card, curve=card.curve[1:]) if card.algorithm == "dpo" else card for card in cards]
+    (found,) = build_board(headless).sections
+    assert "dpo" in whole.curves
+    assert "dpo" not in found.curves
+    assert found.unequal == ["dpo: 3 of 3 cards have no curve from the base on; readings at equal KL are of the rest"]
 
 
 def test_settings_of_another_task_are_equal_where_all_rows_have_those_of_their_method() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
 from isoalign import stats
 from isoalign.core.records import Card, Estimate
@@ -121,6 +121,48 @@ def test_equal_methods_are_not_told_apart_by_a_few_prompts_on_which_they_differ(
         own = rng.normal(size=(methods, prompts))
         tables = {str(i): own[i] + 0.02 * rng.normal(size=(3, prompts)) for i in range(methods)}
         parted += any(pair.resolved for pair in stats.compare(tables, trained=list(tables)).values())
+    assert parted <= binom.ppf(0.95, boards, 0.05)
+
+
+@pytest.mark.parametrize(("rate", "prompts", "methods"), [(0.1, 40, 6), (0.1, 40, 20), (0.05, 100, 10)])
+def test_equal_methods_that_fail_on_prompts_of_their_own_are_not_told_apart(rate: float, prompts: int, methods: int) -> None:
+    """Scores are 0 or 1 and the same for all seeds. Resamples of all prompts see more than the few that differ tell."""
+    rng = np.random.default_rng(methods)
+    boards, parted = 100, 0
+    for _ in range(boards):
+        tables = {str(i): np.tile(rng.random(prompts) < rate, (3, 1)).astype(float) for i in range(methods)}
+        parted += any(pair.resolved for pair in stats.compare(tables, trained=list(tables), counted=0).values())
+    assert parted <= binom.ppf(0.95, boards, 0.05)
+
+
+@pytest.mark.parametrize("differ", [1, 4, 8])
+@pytest.mark.parametrize("counted", [0, 400])
+def test_prompts_that_differ_one_way_count_as_in_a_sign_test(differ: int, counted: int) -> None:
+    ones = np.zeros((3, 128))
+    ones[:, :differ] = 1.0
+    found = stats.compare({"a": ones, "b": np.zeros((3, 128))}, counted=counted)["a", "b"]
+    assert found.p is not None
+    assert found.p >= 2.0 ** (1 - differ)
+    both = ones.copy()
+    both[:, differ] = -1.0
+    p = stats.compare({"a": both, "b": np.zeros((3, 128))}, counted=counted)["a", "b"].p
+    assert p is not None
+    assert p >= binomtest(1, differ + 1).pvalue - 1e-12
+
+
+@pytest.mark.parametrize(("bases", "methods", "own"), [(2, 10, 0.15), (2, 10, 0.4), (3, 10, 0.4), (5, 10, 0.3)])
+def test_equal_methods_on_the_same_few_bases_are_told_apart_on_at_most_5_percent_of_boards(
+    bases: int, methods: int, own: float
+) -> None:
+    """Each base changes all methods by a factor, and each method in its ``own`` way: of a pair one variance is left."""
+    rng = np.random.default_rng(100 * bases + methods)
+    boards, parted = 100, 0
+    for _ in range(boards):
+        hard, shared = hardness(rng) / ROOM, rng.normal(0, 0.3, (bases, 1))
+        factors = [np.clip(1 + shared + own * rng.normal(size=(bases, 1)), 0.1, 1.9) for _ in range(methods)]
+        tables = {str(i): hard * each + 0.02 * rng.normal(size=(bases, PROMPTS)) for i, each in enumerate(factors)}
+        found = stats.compare(tables, trained=list(tables), bases=dict.fromkeys(tables, range(bases)), counted=0)
+        parted += any(pair.resolved for pair in found.values())
     assert parted <= binom.ppf(0.95, boards, 0.05)
 
 

@@ -163,16 +163,22 @@ def _replicates(curves: Curves) -> Paths:
     return curves.drawn()
 
 
+def has_curve(card: Card) -> bool:
+    """Whether a card has a curve that begins at the base."""
+    return len(card.curve) > 1 and card.curve[0].fraction == 0
+
+
 def collect(methods: Mapping[str, Sequence[Card]], among: Collection[str] | None = None) -> dict[str, Curves]:
     """Curves of the methods that have some, on the prompts with KL and score at every point of every method ``among`` them
     (all, by default).
 
     A method with under half as many such prompts as another would leave little of all: it has no curve, nor has one that lacks
     some of the prompts without being ``among`` those that decide on them. All cards are of one objective. Curves of different
-    lengths are aligned to the shortest, by the nearest fraction. Cards of one seed are averaged.
+    lengths are aligned to the shortest, by the nearest fraction. Cards of one seed are averaged. A card whose first point is
+    not the base has no curve: all gains would be those over its first snapshot.
     """
     objective = next((objective_of(card) for cards in methods.values() for card in cards), TOXICITY)
-    runs = {name: [card for card in cards if len(card.curve) > 1] for name, cards in methods.items()}
+    runs = {name: list(filter(has_curve, cards)) for name, cards in methods.items()}
     tables = {name: _Table(found, objective) for name, found in runs.items() if found}
     tables = {name: table for name, table in tables.items() if table.whole}
     if not tables:

@@ -14,11 +14,12 @@ import numpy as np
 from isoalign.stats.comparisons import Comparison, compare
 from isoalign.stats.corrections import benjamini_hochberg
 from isoalign.stats.curves import Curves
-from isoalign.stats.equal_kl import Reading, line_error, read_curves, read_off, widen
+from isoalign.stats.equal_kl import Reading, line_error, reaches, read_curves, read_off, widen
 from isoalign.stats.intervals import LEVEL, Array
 from isoalign.stats.lines import Line, Statistic
 
 FEWEST = 2  # draws of a control that a reading may rest on
+MOST_LOST = 0.1  # of the draws that passed a KL, between whose snapshots they may not be known there
 Draws = Mapping[str, Curves]
 """The draws of a control, each with the curves of its training seeds."""
 
@@ -28,9 +29,10 @@ class Beyond:
     """A method at the end of its curves and a control at the same KL.
 
     ``kl``, ``gain``: of the method, means over its seeds; ``beyond``: its gain minus that of the control, the KL of each seed
-    matched; ``control``, ``draws``: which control, and how many of its draws are known at that KL; ``unknown``: controls with
-    fewer than `FEWEST`, so that nothing is said of how far they would have come; ``doubt``: the control of which least is
-    sure, whose p it is, with its draws; ``p_fdr``: p after correction over all methods, None of a method of one seed.
+    matched; ``control``, ``draws``: which control, and how many of its draws are known at that KL; ``unknown``: controls of
+    which too little is known there, so that nothing is said of how far they would have come; ``doubt``: the control of which
+    least is sure, whose p it is, with its draws; ``as_far``: draws of all controls that gain as much there; ``p_fdr``: p after
+    correction over all methods, None of a method of one seed and where a control is unknown.
     """
 
     kl: float
@@ -40,6 +42,7 @@ class Beyond:
     draws: int
     unknown: tuple[str, ...] = ()
     doubt: tuple[str, int] = ("", 0)
+    as_far: int = 0
     p_fdr: float | None = None
 
     @property
@@ -49,21 +52,26 @@ class Beyond:
 
     @property
     def above(self) -> bool | None:
-        """Whether the method is shown to gain more than drift, after correction over all methods; None of a method of one
-        seed, of which nothing is shown."""
-        if self.beyond.single:
+        """Whether the method is shown to gain more than drift does on average, after correction over all methods, and gains
+        more than each draw; None of a method of one seed, of which nothing is shown, and where a control is unknown."""
+        if self.beyond.single or self.unknown:
             return None
-        return self.p_fdr is not None and self.p_fdr < 1 - LEVEL and (self.beyond.value or 0.0) > 0
+        return self.p_fdr is not None and self.p_fdr < 1 - LEVEL and (self.beyond.value or 0.0) > 0 and not self.as_far
 
 
 def beyond_drift(methods: Mapping[str, Curves], controls: Mapping[str, Draws]) -> dict[str, Beyond]:
-    """For each method what it gains beyond drift, of several controls beyond the one that leaves least; methods whose KL no
-    control passed with `FEWEST` draws are left out.
+    """For each method what it gains beyond drift, of several controls beyond the one that leaves least; methods at whose KL
+    none is known are left out.
 
-    A method must be above every control that is known there, so the lower bound and p are those of the control of which they
-    are worst, and the choice needs no correction. Each method has a question of its own, so what is held over all of them is
-    the share of wrong answers among those that are called above drift: at most 5% on average, and where all only drift, one is
-    called so on 5% of boards. Methods that join cost the others little, as long as most are above.
+    A method must be above every control, so the lower bound and p are those of the control of which they are worst, and the
+    choice needs no correction. Where one is unknown, as none of its draws came so far, nothing is said: to lack the harder
+    control would be a way to pass. The test is of the mean of all draws that could be. A method that only drifts, all its
+    seeds in one direction, may gain more than that mean, so it must also gain more than each draw: of k draws and a method
+    that is one more, it does so by chance in one of k + 1 cases.
+
+    Each method has a question of its own, so what is held over all of them is the share of wrong answers among those that are
+    called above drift: at most 5% on average, and where all only drift as the mean does, one is called so on 5% of boards.
+    Methods that join cost the others little, as long as most are above.
     """
     found = {}
     for name, curves in methods.items():
@@ -73,9 +81,11 @@ def beyond_drift(methods: Mapping[str, Curves], controls: Mapping[str, Draws]) -
             unknown = tuple(control for control in controls if control not in against)
             worst = max(against, key=lambda control: against[control].beyond.p or 0.0)
             found[name] = replace(
-                against[least[0]], beyond=least[1], unknown=unknown, doubt=(worst, against[worst].draws)
+                against[least[0]], beyond=least[1], unknown=unknown, doubt=(worst, against[worst].draws),
+                as_far=sum(one.as_far for one in against.values()),
             )  # fmt: skip
-    tested = {name: p for name, one in found.items() if (p := one.beyond.p) is not None and not one.beyond.single}
+    told = {name: one.beyond.p for name, one in found.items() if not (one.beyond.single or one.unknown)}
+    tested = {name: p for name, p in told.items() if p is not None}
     corrected = dict(zip(tested, benjamini_hochberg(list(tested.values())), strict=True))
     alone = {name: replace(one.beyond, p_holm=None) for name, one in found.items()}  # which stands for one pair's
     return {name: replace(one, beyond=alone[name], p_fdr=corrected.get(name)) for name, one in found.items()}
@@ -100,7 +110,8 @@ def drift_at(draws: Draws, kl: float) -> Reading | None:
 
 
 def _against(method: Curves, control: str, draws: Draws) -> Beyond | None:
-    """A method against a control; None if fewer than `FEWEST` draws are known at the KL of each seed.
+    """A method against a control; None if fewer than `FEWEST` draws are known at the KL of each seed, or if more than
+    `MOST_LOST` of those that came so far are not known there: whether a draw is lost may depend on what it gains.
 
     Of seed s and draw d, the excess is the gain of s minus that of d at the KL of s. Its mean over draws varies with the seeds
     alone, and its mean over seeds with the draws: these are the two sides of a paired comparison, prompts crossed with both.
@@ -111,7 +122,8 @@ def _against(method: Curves, control: str, draws: Draws) -> Beyond | None:
     beside = {draw: [_on_base(curves, base) for base in method.bases or [None] * len(ends)] for draw, curves in draws.items()}
     errors = {draw: _errors(on, ends) for draw, on in beside.items()}
     known = {draw: found for draw, found in errors.items() if np.isfinite(found).all()}
-    if len(known) < FEWEST:
+    came = {draw for draw, on in beside.items() if _came(on, ends)}
+    if len(known) < FEWEST or len(came - known.keys()) > MOST_LOST * len(came):
         return None
     excess = np.array(
         [
@@ -122,8 +134,15 @@ def _against(method: Curves, control: str, draws: Draws) -> Beyond | None:
     sides = {"method": excess.mean(1), "drift": excess.mean((0, 1)) - excess.mean(0)}
     compared = compare(sides, trained=["method"])["method", "drift"]
     gain = float(np.mean([np.mean([line.score[-1] for line in same]) for same in method.gains]))
-    error = float(np.mean(list(known.values())))
-    return Beyond(float(np.mean([np.mean(same) for same in ends])), gain, widen(compared, error), control, len(known))
+    error, as_far = float(np.mean(list(known.values()))), int((excess.mean((0, 2)) <= 0).sum())
+    kl = float(np.mean([np.mean(same) for same in ends]))
+    return Beyond(kl, gain, widen(compared, error), control, len(known), as_far=as_far)
+
+
+def _came(beside: Sequence[Curves | None], ends: Sequence[Sequence[float]]) -> bool:
+    """Whether all runs of a draw reach the ends of a method's seeds, or bases."""
+    pairs = list(zip(beside, ends, strict=True))
+    return all(on is not None and reaches(on, max(same)) for on, same in pairs)
 
 
 def _on_base(draw: Curves, base: int | None) -> Curves | None:

@@ -13,6 +13,7 @@ from scipy.special import fdtri, ndtr, ndtri, stdtrit
 from isoalign.stats.intervals import SEED, TAIL, Array
 
 TIE = 1e-9  # standard errors
+ALONE = 7  # where one variance is all that seeds add, it is small by chance more often than the sum of two (`compare`)
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,10 @@ def parts_from(means: Array, methods: Sequence[Shares]) -> Parts:
     """As `parts_of`, of tables that many differences share."""
     n = len(means)
     spread = _variance(means) / n
-    prompts, seeds, uncertain, fewest = spread, 0.0, 0.0, math.inf
+    prompts, seeds, uncertain, fewest, varying = spread, 0.0, 0.0, math.inf, 0
     for one in methods:
         if one.count > 1:
+            varying += 1
             prompts -= one.rest
             # shares tie by chance, and seeds that tie don't vary less than the noise in them, which prompts have lost
             own = one.seeds / one.count or one.rest
@@ -85,7 +87,8 @@ def parts_from(means: Array, methods: Sequence[Shares]) -> Parts:
         share = seeds / (prompts + seeds)
         unsure = uncertain / seeds**2 if fewest > 2 else 1.0  # by Welch, the seeds alone have seeds^2 / uncertain
         freedom = 1 / ((1 - share) / (n - 1) + share ** (1.0 if fewest > 2 else 0.5) * unsure)
-        strict = 1 / ((1 - share) / (n - 1) + share ** ((fewest - 1) / (fewest + 1)) * unsure)
+        power = (fewest - 1) / (fewest + (1 if varying > 1 else ALONE))
+        strict = 1 / ((1 - share) / (n - 1) + share**power * unsure)
     return Parts(float(means.mean()), prompts, seeds, freedom, scale, strict)
 
 

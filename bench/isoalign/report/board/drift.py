@@ -39,20 +39,20 @@ class DriftOnBoard:
         return f"{shown}, {' and '.join(found.unknown)} unknown" if found.unknown else shown
 
     def sentence(self, rows: Sequence[Row]) -> str:
-        """How many rows gain more than drift, and of how many that is not known."""
+        """How many rows gain more than drift, of how many that is not known, and of how many a control is not."""
         asked = [row for row in rows if concerns(row)]
         found = [one for row in asked if (one := self.rows.get(row.name)) is not None]
         told = [one for one in found if one.above is not None]
         if not found:
             return f"what of it is drift: {NOT_MEASURED}"
-        lone, unknown = len(found) - len(told), len(asked) - len(found)
+        lone, unknown = sum(one.beyond.single for one in found), len(asked) - len(found)
         above = sum(one.above is True for one in told)
         said = [f"{above} of {len(told)} rows gain more than drift at their KL"] if told else []
         said += [f"whether {lone} of one seed do{'es' * (lone == 1)} is not told"] if lone else []
         said += [f"{unknown} not measured"] if unknown else []
         for control in self.controls:
             lacking = sum(control in one.unknown for one in found)
-            said += [f"{control} is not known at the KL of {lacking}"] if lacking else []
+            said += [f"{control} is not known at the KL of {lacking}, of which nothing is told"] if lacking else []
         return ", ".join(said)
 
     def flagged(self, row: Row) -> Row:
@@ -63,7 +63,10 @@ class DriftOnBoard:
         digits = gain_digits(row.objective)
         gains = f"{found.control} ({found.draws} draws) gains {found.drift:.{digits}f}, this {found.gain:.{digits}f}"
         other, draws = found.doubt
-        gains += f"; the {draws} draws of {other} that came so far differ too much to tell" if other != found.control else ""
+        if found.as_far:
+            gains += f"; {found.as_far} draw{'s gain' if found.as_far > 1 else ' gains'} as much"
+        elif other != found.control:
+            gains += f"; the {draws} draws of {other} that came so far differ too much to tell"
         flag = Flag("warning", f"not shown to be above drift: at {found.kl:.2g} nats {gains}")
         return replace(row, flags=(*row.flags, flag))
 

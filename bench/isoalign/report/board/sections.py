@@ -41,7 +41,7 @@ from isoalign.report.board.rows import (
     stage_identity,
 )
 from isoalign.report.board.unequal import unequal
-from isoalign.stats.curves import Curves, collect
+from isoalign.stats.curves import Curves, collect, has_curve
 from isoalign.stats.equal_kl import GRID, AtKL, areas, common_kl, matched, reaches, standings
 from isoalign.stats.variance import Components
 
@@ -90,17 +90,14 @@ class Section:
     @property
     def unequal(self) -> list[str]:
         """What differs between ranked rows, though a comparison wants it equal, and whose curves can't be compared."""
-        lost = [
-            row.name for row in self.rows if any(len(card.curve) > 1 for card in row.cards) and row.name not in self.curves
-        ]
+        lost = [row.name for row in self.rows if any(map(has_curve, row.cards)) and row.name not in self.curves]
         told = f"no curves of {', '.join(lost)}: too few prompts have a KL and a score at every point that others have"
         lines = [*unequal(self.rows), *([told] if lost else [])]
         for row in self.rows:
-            lacking = sum(len(card.curve) < 2 for card in row.cards)
-            if row.name in self.curves and lacking:
-                lines.append(
-                    f"{row.name}: {lacking} of {len(row.cards)} cards have no curve; readings at equal KL are of the rest"
-                )
+            lacking = [card for card in row.cards if not has_curve(card)]
+            if lacking and (row.name in self.curves or any(card.curve for card in lacking)):
+                told = f"{len(lacking)} of {len(row.cards)} cards have no curve from the base on"
+                lines.append(f"{row.name}: {told}; readings at equal KL are of the rest")
         return lines
 
     @property
