@@ -168,7 +168,10 @@ def test_hardly_any_methods_are_told_apart_at_equal_kl(published: Published, rea
     assert to == 1.0
 
 
-def test_near_the_base_all_gain_more_than_drift(published: Published, readme: str) -> None:
+NUMBERS = {3: "three", 4: "four"}
+
+
+def test_near_the_base_nearly_all_gain_more_than_drift(published: Published, readme: str) -> None:
     found, beyond = published.section.equal_kl[2.0], published.section.drift.rows
     page = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
     drawn = {
@@ -185,25 +188,29 @@ def test_near_the_base_all_gain_more_than_drift(published: Published, readme: st
     assert "and 15 that learned verdicts by coin {} to {}".format(*believed) in readme
     means = [brief(float(np.mean(each))) for each in drawn.values()]
     assert "At 2 nats they have removed {} and {} on average,".format(*means) in page
-    above, ranked = [name for name in published.ranked if beyond[name].above], published.ranked
-    near = [name for name in ranked if beyond[name].kl < 6]
-    rest = [name for name in ranked if name not in above]
-    assert set(near) <= set(above)
-    shares = [beyond[name].drift / beyond[name].gain for name in near]
+    ranked = [name for name in published.ranked if name in beyond]
+    above = [name for name in ranked if beyond[name].above]
+    near, lacking = [name for name in ranked if beyond[name].kl < 6], [name for name in ranked if beyond[name].unknown]
+    far, neither = len(published.ranked) - len(near), [name for name in published.ranked if name not in beyond]
+    rest = [name for name in ranked if beyond[name].above is False and name not in near]
+    (under,) = set(near) - set(above)
+    shares = [beyond[name].drift / beyond[name].gain for name in near if name in above]
     share = f"{min(shares):.0%} to {max(shares):.0%}"
-    assert f"All {len(near)} that end within six nats gain more than each kind, after correction" in readme
-    assert f"of which drift gives {share} on average; of {len(ranked) - len(near)} farther away {len(rest)}" in readme
-    told = f"{len(above)} of the {len(ranked)} ranked methods gain more than each control that is known at their KL"
-    assert f"{told}, after Benjamini and Hochberg's correction over {len(beyond)} rows" in page
+    within = f"Of {len(near)} that end within six nats {len(near) - 1} gain more than each kind does on average"
+    assert f"{within}, after correction, which is {share} of it, and than each draw" in readme
+    assert f"of {far} farther away {NUMBERS[len(above) - len(near) + 1]}, as few draws came there." in readme
+    told = f"{len(above)} of the {len(published.ranked)} ranked methods gain more than each control does on average"
+    corrected = sum(one.p_fdr is not None for one in beyond.values())
+    assert f"{told}, after Benjamini and Hochberg's correction over {corrected} rows, and more than each draw." in page
     assert f"the control that leaves less gives {share} of their gain on average." in page
     least = min(beyond[name].doubt[1] for name in near if beyond[name].doubt[0] == "drift_dpo")
-    assert f"all {len(near)} that end within six nats, where {least} draws of `drift_dpo` or more are known" in page
+    assert f"{len(near) - 1} of them are of the {len(near)} that end within six nats, where {least} draws of" in page
+    assert f"QRPO gains {brief(beyond[under].gain)} there, and {NUMBERS[beyond[under].as_far]} draws as much." in page
     most = max(beyond[name].doubt[1] for name in rest if beyond[name].doubt[0] == "drift_dpo")
-    start = brief(min(beyond[name].kl for name in rest), 1)
-    assert f"The {len(rest)} that are not shown to end at {start} nats or farther, where at most {most} draws" in page
-    lacking = [name for name in ranked if beyond[name].unknown]
+    assert f"Of the {far} farther away {len(rest)} are not shown to: at most {most} draws of `drift_dpo` came there" in page
     assert {beyond[name].unknown for name in lacking} == {("drift_dpo",)}
-    assert f"where {named(lacking)} end it is not known at all." in page
+    assert f"For {named(lacking)} it is not known what `drift_dpo` would gain, and for {named(neither)} neither" in page
+    assert far == len(rest) + len(lacking) + len(neither) + len(above) - len(near) + 1
     assert not beyond["sft_chosen"].above
 
 
@@ -364,10 +371,17 @@ def test_the_boards_of_the_known_rewards_say_what_the_page_says() -> None:
     ends = [(min(map(value_of, each)), max(map(value_of, each))) for each in drawn]
     assert f"gain {told(*ends[0])} on nano_sentiment, and {told(*ends[1])} on nano_rule." in page
     above = [{name for name, row in section.drift.rows.items() if row.above} for section in (sentiment, rule)]
-    assert above == [{"rlaif", "dpo", "rloo", "sft_chosen"}, {"dpo"}]
-    found = sentiment.drift.rows["ppo"]
-    assert (found.draws, 7.5 <= found.gain / found.drift < 8.5) == (2, True)
-    assert "grpo" not in rule.drift.rows or not rule.drift.rows["grpo"].draws
+    assert above == [{"sft_chosen"}, {"dpo"}]
+    for name in ("rlaif", "dpo"):
+        found = sentiment.drift.rows[name]
+        assert (found.control, found.unknown, found.as_far, (found.beyond.low or 0) > 0) == (
+            "drift_rloo",
+            ("drift_dpo",),
+            0,
+            True,
+        )
+    assert not {"rloo", "ppo"} & sentiment.drift.rows.keys()
+    assert "grpo" not in rule.drift.rows
 
 
 def test_ppo_beside_trl_is_what_the_record_says() -> None:
@@ -489,9 +503,12 @@ def test_the_methods_on_a_reward_model_are_what_the_page_says() -> None:
     ends = [rows[name].kl.value for name in ahead]
     assert f"{far} are ahead of {near}, and end {brief(min(ends), 1)} to {brief(max(ends), 1)} nats away." in page
     assert f"PPO ({gain['ppo']}) is told apart from none." in page
-    unshown = {name for name, row in section.drift.rows.items() if not row.above and name in rows}
-    assert unshown == {"gspo", "ppo_lora", "grpo", "apa"}
-    assert "**GSPO, PPO with LoRA, GRPO and APA are not shown to be above drift**" in page
+    unshown = {name for name, row in section.drift.rows.items() if row.above is False and name in rows}
+    assert unshown == {"gspo", "ppo_lora", "grpo", "apa", "qrpo"}
+    assert section.drift.rows["qrpo"].as_far == 3
+    assert section.drift.rows["dapo"].above is None
+    assert "**GSPO, PPO with LoRA, GRPO, APA and QRPO are not shown to be above drift**: four of them" in page
+    assert "QRPO as three draws gain as much. For DAPO it is not known." in page
 
 
 def value_of(text: str) -> float:

@@ -66,6 +66,7 @@ def _row(section: Section, row: Row) -> dict[str, Any]:
             "control": above.control,
             "draws": above.draws,
             "unknown": above.unknown,
+            "as_far": above.as_far,
             "shown": above.above,
             **{name: value for name, value in difference_data(above.beyond).items() if name != "p_holm"},
             "p_fdr": above.p_fdr,
