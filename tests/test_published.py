@@ -198,7 +198,7 @@ def test_near_the_base_nearly_all_gain_more_than_drift(published: Published, rea
     share = f"{min(shares):.0%} to {max(shares):.0%}"
     within = f"Of {len(near)} that end within six nats {len(near) - 1} gain more than each kind does on average"
     assert f"{within}, after correction, which is {share} of it, and than each draw" in readme
-    assert f"of {far} farther away {NUMBERS[len(above) - len(near) + 1]}, as few draws came there." in readme
+    assert f"of {far} farther away {NUMBERS[len(above) - len(near) + 1]}, as few draws came." in readme
     told = f"{len(above)} of the {len(published.ranked)} ranked methods gain more than each control does on average"
     corrected = sum(one.p_fdr is not None for one in beyond.values())
     assert f"{told}, after Benjamini and Hochberg's correction over {corrected} rows, and more than each draw." in page
