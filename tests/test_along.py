@@ -145,7 +145,8 @@ def test_it_says_in_words_whether_the_ranking_is_stable() -> None:
     assert said.startswith(f"The ranking changes along {NOISE}: the order at 0.15 differs from that at 0.05")
     assert said.endswith(f"As {NOISE} grows, toxicity rises for dpo, ppo; falls for kto.")
     same = {value: {name: mean + value for name, mean in MEANS[0.05].items()} for value in (0.1, 0.2, 0.3)}
-    assert sweep_report(swept(same, 2), NOISE).verdict.startswith(f"The ranking is stable along {NOISE}")
+    kept = sweep_report(drawn(same, 64, 0.02, 3), NOISE).verdict
+    assert kept.startswith(f"The ranking is stable along {NOISE}: all 3 pairs keep their order; at the least similar, ")
     near = {value: {name: 0.2 + i / 1000 for i, name in enumerate("abcd")} for value in (0.1, 0.2)}
     unsure = sweep_report(drawn(near, 30, 0.1, 2), NOISE).verdict
     assert unsure.startswith(f"Whether the ranking is stable along {NOISE} is not resolved: Spearman's correlation over 4")
@@ -154,6 +155,24 @@ def test_it_says_in_words_whether_the_ranking_is_stable() -> None:
     assert "is unknown: no two methods are ranked at 0.1 and at another value." in sweep_report(swept(alone), NOISE).verdict
     equal = {0.1: {"dpo": 0.1, "kto": 0.1}, 0.2: {"dpo": 0.1, "kto": 0.2}}
     assert "is unknown: methods are equal, or prompts too few." in sweep_report(swept(equal, 2), NOISE).verdict
+
+
+def test_a_ranking_is_not_called_stable_because_no_change_is_shown() -> None:
+    """Two of four methods truly swap, by less than can be seen: Spearman's interval reaches 1 and excludes 0."""
+    swap = {0.1: {"a": 0.2, "b": 0.5, "c": 0.505, "d": 0.9}, 0.2: {"a": 0.2, "b": 0.505, "c": 0.5, "d": 0.9}}
+    report = sweep_report(drawn(swap, 64, 0.1, 3), NOISE)
+    correlation = report.robustness.stability[0.2].spearman
+    assert correlation.high == 1
+    assert (correlation.low or 0) > 0
+    assert report.verdict.startswith(f"No change of the ranking along {NOISE} is shown, and of 1 of 6 pairs it is not decided")
+
+
+def test_a_ranking_changes_if_pairs_change_order_where_a_correlation_does_not_show_it() -> None:
+    many = {f"m{i}": 0.2 + 0.002 * i for i in range(9)}
+    swap = {0.1: {"a": 0.05, "b": 0.1} | many, 0.2: {"a": 0.1, "b": 0.05} | many}
+    said = sweep_report(drawn(swap, 64, 0.02, 3), NOISE).verdict
+    assert said.startswith(f"The ranking changes along {NOISE}: 1 of 55 pairs change order (Spearman's correlation over 11")
+    assert "Of 55 pairs 1 change order (a and b)" in said
 
 
 def test_the_order_is_held_to_that_at_the_lowest_value_whatever_the_order_of_cards() -> None:
