@@ -16,6 +16,7 @@ from isoalign.core.records import Card, Estimate, Flag
 from isoalign.evaluation import card as cards_on_disk
 from isoalign.report.as_data import sweep_data
 from isoalign.report.sweeps.chart import _spread, sweep_chart
+from isoalign.report.sweeps.crossings import crossings
 from isoalign.report.sweeps.rows import collect_sweep
 from isoalign.report.sweeps.sweep_report import SweepReport, axis_value, sweep_report
 from isoalign.report.sweeps.text import sweep_page, sweep_text
@@ -99,6 +100,22 @@ def test_pairs_that_change_order_are_told_by_comparisons_and_not_by_points() -> 
     lone = sweep_report([one for one in cards if one.seed == 0], "budget.flops")
     assert {one.verdict for one in lone.crossings} == {"not decided"}, "one seed decides nothing"
     assert "which is shown to be better" in sweep_text(report)
+
+
+@pytest.mark.parametrize(("values", "methods"), [(12, 8), (140, 3)], ids=["counted", "by their average"])
+def test_a_pair_is_decided_however_many_values_there_are(values: int, methods: int) -> None:
+    """The smallest p of each comparison must be below what Holm's first step over all pairs at all values needs."""
+    rng, names = np.random.default_rng(0), [f"m{i}" for i in range(methods)]
+    axis = {
+        float(value): {
+            name: [{f"p{i:02}": mean for i, mean in enumerate(rng.normal(name == "m0", 0.1, 40).tolist())} for _ in range(3)]
+            for name in names
+        }
+        for value in range(values)
+    }
+    verdicts = {frozenset((one.a, one.b)): one.verdict for one in crossings(axis, False, dict.fromkeys(axis, {}))}
+    assert {verdicts[frozenset(("m0", other))] for other in names[1:]} == {"stays"}
+    assert verdicts[frozenset(("m1", "m2"))] == "not decided"
 
 
 def test_along_a_budget_values_and_slopes_are_powers_of_ten_and_no_other_budget_is_named() -> None:
