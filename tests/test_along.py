@@ -108,12 +108,12 @@ def test_a_pair_is_decided_however_many_values_there_are(values: int, methods: i
     rng, names = np.random.default_rng(0), [f"m{i}" for i in range(methods)]
     axis = {
         float(value): {
-            name: [{f"p{i:02}": mean for i, mean in enumerate(rng.normal(name == "m0", 0.1, 40).tolist())} for _ in range(3)]
+            name: [{f"p{i:02}": mean for i, mean in enumerate(rng.normal(name == "m0", 0.1, 40).tolist())} for _ in range(5)]
             for name in names
         }
         for value in range(values)
     }
-    verdicts = {frozenset((one.a, one.b)): one.verdict for one in crossings(axis, False, dict.fromkeys(axis, {}))}
+    verdicts = {frozenset((one.a, one.b)): one.verdict for one in crossings(axis, False, {value: {} for value in axis})}
     assert {verdicts[frozenset(("m0", other))] for other in names[1:]} == {"stays"}
     assert verdicts[frozenset(("m1", "m2"))] == "not decided"
 
