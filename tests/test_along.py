@@ -16,6 +16,7 @@ from isoalign.core.records import Card, Estimate, Flag
 from isoalign.evaluation import card as cards_on_disk
 from isoalign.report.as_data import sweep_data
 from isoalign.report.sweeps.chart import _spread, sweep_chart
+from isoalign.report.sweeps.crossings import crossings
 from isoalign.report.sweeps.rows import collect_sweep
 from isoalign.report.sweeps.sweep_report import SweepReport, axis_value, sweep_report
 from isoalign.report.sweeps.text import sweep_page, sweep_text
@@ -101,6 +102,22 @@ def test_pairs_that_change_order_are_told_by_comparisons_and_not_by_points() -> 
     assert "which is shown to be better" in sweep_text(report)
 
 
+@pytest.mark.parametrize(("values", "methods"), [(12, 8), (140, 3)], ids=["counted", "by their average"])
+def test_a_pair_is_decided_however_many_values_there_are(values: int, methods: int) -> None:
+    """The smallest p of each comparison must be below what Holm's first step over all pairs at all values needs."""
+    rng, names = np.random.default_rng(0), [f"m{i}" for i in range(methods)]
+    axis = {
+        float(value): {
+            name: [{f"p{i:02}": mean for i, mean in enumerate(rng.normal(name == "m0", 0.1, 40).tolist())} for _ in range(5)]
+            for name in names
+        }
+        for value in range(values)
+    }
+    verdicts = {frozenset((one.a, one.b)): one.verdict for one in crossings(axis, False, {value: {} for value in axis})}
+    assert {verdicts[frozenset(("m0", other))] for other in names[1:]} == {"stays"}
+    assert verdicts[frozenset(("m1", "m2"))] == "not decided"
+
+
 def test_along_a_budget_values_and_slopes_are_powers_of_ten_and_no_other_budget_is_named() -> None:
     means = {4.5e12: {"dpo": 0.1, "kto": 0.2, "ppo": 0.4}, 9e12: {"dpo": 0.19, "kto": 0.11, "ppo": 0.4}}
     parents = {"sft": "base", "held_out": "pairs"}
@@ -145,7 +162,8 @@ def test_it_says_in_words_whether_the_ranking_is_stable() -> None:
     assert said.startswith(f"The ranking changes along {NOISE}: the order at 0.15 differs from that at 0.05")
     assert said.endswith(f"As {NOISE} grows, toxicity rises for dpo, ppo; falls for kto.")
     same = {value: {name: mean + value for name, mean in MEANS[0.05].items()} for value in (0.1, 0.2, 0.3)}
-    assert sweep_report(swept(same, 2), NOISE).verdict.startswith(f"The ranking is stable along {NOISE}")
+    kept = sweep_report(drawn(same, 64, 0.02, 3), NOISE).verdict
+    assert kept.startswith(f"The ranking is stable along {NOISE}: all 3 pairs keep their order; at the least similar, ")
     near = {value: {name: 0.2 + i / 1000 for i, name in enumerate("abcd")} for value in (0.1, 0.2)}
     unsure = sweep_report(drawn(near, 30, 0.1, 2), NOISE).verdict
     assert unsure.startswith(f"Whether the ranking is stable along {NOISE} is not resolved: Spearman's correlation over 4")
@@ -154,6 +172,24 @@ def test_it_says_in_words_whether_the_ranking_is_stable() -> None:
     assert "is unknown: no two methods are ranked at 0.1 and at another value." in sweep_report(swept(alone), NOISE).verdict
     equal = {0.1: {"dpo": 0.1, "kto": 0.1}, 0.2: {"dpo": 0.1, "kto": 0.2}}
     assert "is unknown: methods are equal, or prompts too few." in sweep_report(swept(equal, 2), NOISE).verdict
+
+
+def test_a_ranking_is_not_called_stable_because_no_change_is_shown() -> None:
+    """Two of four methods truly swap, by less than can be seen: Spearman's interval reaches 1 and excludes 0."""
+    swap = {0.1: {"a": 0.2, "b": 0.5, "c": 0.505, "d": 0.9}, 0.2: {"a": 0.2, "b": 0.505, "c": 0.5, "d": 0.9}}
+    report = sweep_report(drawn(swap, 64, 0.1, 3), NOISE)
+    correlation = report.robustness.stability[0.2].spearman
+    assert correlation.high == 1
+    assert (correlation.low or 0) > 0
+    assert report.verdict.startswith(f"No change of the ranking along {NOISE} is shown, and of 1 of 6 pairs it is not decided")
+
+
+def test_a_ranking_changes_if_pairs_change_order_where_a_correlation_does_not_show_it() -> None:
+    many = {f"m{i}": 0.2 + 0.002 * i for i in range(9)}
+    swap = {0.1: {"a": 0.05, "b": 0.1} | many, 0.2: {"a": 0.1, "b": 0.05} | many}
+    said = sweep_report(drawn(swap, 64, 0.02, 3), NOISE).verdict
+    assert said.startswith(f"The ranking changes along {NOISE}: 1 of 55 pairs change order (Spearman's correlation over 11")
+    assert "Of 55 pairs 1 change order (a and b)" in said
 
 
 def test_the_order_is_held_to_that_at_the_lowest_value_whatever_the_order_of_cards() -> None:

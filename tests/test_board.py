@@ -330,6 +330,18 @@ def test_seeds_that_agree_do_not_shrink_the_noise_of_their_common_prompts() -> N
     assert (made.low, made.high) == pytest.approx((0.4, 0.6))
 
 
+@pytest.mark.parametrize(("end", "bounds"), [(0.0, (0.0, 0.03)), (1.0, (0.97, 1.0))])
+def test_shares_at_one_end_are_not_pooled_to_a_narrower_interval(end: float, bounds: tuple[float, float]) -> None:
+    """One-sided intervals, of which half the width says too little; the widest is of the fewest prompts."""
+    cards = [
+        Estimate(end, abs(end - room) if end else 0.0, abs(end - room) if not end else 1.0, n)
+        for room, n in ((0.0143, 256), (0.03, 120), (0.0143, 256))
+    ]
+    made = pool_estimates([[one] for one in cards], (0.0, 1.0))
+    assert (made.value, made.n) == (end, 120)
+    assert (made.low, made.high) == pytest.approx(bounds)
+
+
 def test_missing_is_missing() -> None:
     unknown = Estimate(None, None, None, 0, 7)
     assert pool_estimates([[unknown], [unknown]]) == Estimate(None, None, None, 0, 14)

@@ -22,6 +22,7 @@ from isoalign.report.charts import looks as chart_looks
 from isoalign.report.charts.finding import headline
 from isoalign.report.pages import curves as curve_text
 from isoalign.report.pages import equal_kl as equal_kl_text
+from isoalign.report.site import along
 from isoalign.stats import curves, equal_kl, overoptimization
 from isoalign.stats import frontier as frontier_stats
 from isoalign.stats.curves import Curves
@@ -232,6 +233,32 @@ def test_seeds_of_different_lengths_are_aligned_to_the_shortest_by_fraction() ->
     made = one(short, long)
     assert made.observed.kl.tolist() == pytest.approx(np.array([[0, 1, 4], [0, 1.2, 4.4]]))
     assert made.fraction.tolist() == pytest.approx([0, 0.51, 0.995])
+
+
+@pytest.mark.parametrize(
+    ("kept", "sparse"),
+    [(range(9), False), ((0, 2, 4, 6, 8), False), ((0, 4, 5, 6, 7, 8), False), ((0, 8), True), ((0, 2, 8), True),
+     ((0, 1, 7, 8), True), ((0, 5, 6, 7, 8), True), ((0, 1, 2, 3, 4), True)],
+)  # fmt: skip
+def test_a_seed_with_few_snapshots_neither_moves_nor_hides_the_best_point(kept: Sequence[int], sparse: bool) -> None:
+    """Gold rises to the middle of the budget and falls, the proxy rises: seed 2 has some of its nine points only."""
+    rng, gold = np.random.default_rng(0), np.array([0, 0.05, 0.09, 0.12, 0.15, 0.13, 0.1, 0.07, 0.04])
+    base, moved = rng.beta(0.6, 2, 64), np.linspace(0, 3, 9) ** 2
+
+    def run(places: Sequence[int]) -> list[Point]:
+        toxicity = [base - gold[i] + rng.normal(0, 0.01, 64) for i in places]
+        proxy = [i / 8 + rng.normal(0, 0.1, 64) for i in places]
+        return points([[moved[i]] * 64 for i in places], toxicity, proxy, [i / 8 for i in places])
+
+    made = one(run(range(9)), run(range(9)), run(kept))
+    peak, said, fit = overoptimization.find_peak(made), overoptimization.peak_warnings(made), overoptimization.fit_law(made)
+    if sparse:
+        assert said == ["best point not measured: seed 2 lacks snapshots that other runs have"]
+        assert (peak.at, peak.loss.value, peak.firm, fit.alpha.value) == ("not measured", None, None, None)
+        assert peak.end.value == pytest.approx(0.04, abs=0.01) or kept[-1] < 8
+    else:
+        assert said == ["reward hacking: proxy and gold part after 50% of the budget"]
+        assert (peak.at, fit.reason) == ("50%", None)
 
 
 def test_cards_of_one_seed_are_averaged_and_count_once() -> None:
@@ -461,6 +488,21 @@ def test_the_page_tells_all_tables_flags_and_sources() -> None:
         assert len({line.count("|") for line in table.splitlines()}) == 1
         assert all(f"| {name} " in table for name in ("dpo", "kto", "ppo", "rlaif", "*sft_chosen*"))
     assert "| *sft* " not in text, "the base has no curve of its own"
+
+
+def test_a_best_point_that_is_not_measured_is_neither_drawn_nor_counted() -> None:
+    """rlaif loses by going on, with all of its points; here one seed has the first and the last alone."""
+    made = realistic()
+    thin = next(each for each in made if each.algorithm == "rlaif")
+    made[made.index(thin)] = dataclasses.replace(thin, curve=[thin.curve[0], thin.curve[-1]])
+    section = section_of(made)
+    line = f"best point not measured: seed {thin.seed} lacks snapshots that other runs have"
+    assert f"- **rlaif:** {line}" in "\n\n".join(curve_text.curves_section(section))
+    _, against = map(str, along.along_budget(section, "x"))
+    assert line in against
+    assert re.search(r"rlaif.*?not measured", against)
+    assert "No row of" in against
+    assert b"ring: best point" not in (curve_chart.curves_chart("nano", section) or b"")
 
 
 def test_gains_on_a_small_scale_have_digits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

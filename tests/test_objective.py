@@ -17,7 +17,7 @@ from isoalign.core.objective import TOXICITY, Objective, objective_of, objective
 from isoalign.core.records import Card, Estimate, Flag, Point, Rewards, Sample, ScoredPair
 from isoalign.evaluation import judge_check, metrics
 from isoalign.evaluation.card import read_card, sealed, write_card
-from isoalign.evaluation.metric_values import digits_recipe, prompt_means
+from isoalign.evaluation.metric_values import digits_recipe, measure_metrics, prompt_means
 from isoalign.evaluation.metrics import ScoredSamples, kl, objective, quality, reward_accuracy
 from isoalign.report import compare, publish
 from isoalign.report.board.columns import leading, metric
@@ -128,6 +128,17 @@ def test_the_second_scorer_has_its_own_scale_and_the_main_one_the_objective_s() 
         scored({"a": [1.5]}, SENTIMENT)
     with pytest.raises(UserError, match="another objective"):
         scored({"a": [0.5]}, SENTIMENT, base=scored({"a": [0.5]}, PURITY))
+
+
+def test_where_every_contest_is_won_the_gain_over_a_half_has_the_interval_of_the_level() -> None:
+    prompts = [f"p{i}" for i in range(64)]
+    won, even = (scored({p: [score] for p in prompts}, PURITY) for score in (1.0, 0.5))
+    found = measure_metrics(replace(won, base=even), ["objective"]).metrics
+    least = 0.025 ** (1 / 64)
+    assert (found["objective_mean"].low, found["objective_mean"].high) == pytest.approx((least, 1.0))
+    assert (found["gain"].low, found["gain"].high) == pytest.approx((least - 0.5, 0.5))
+    same = measure_metrics(replace(even, base=even), ["objective"]).metrics["gain"]
+    assert (same.low, same.high) == (0, 0)
 
 
 def test_a_missing_score_is_missing_and_never_on_a_side() -> None:

@@ -184,15 +184,21 @@ def test_bounds_do_not_depend_on_the_last_bit_of_draws_that_tie_with_the_mean():
 
 def test_a_gain_between_shares_that_do_not_vary_has_an_interval():
     none, every = (Estimate(value, low, high, 20) for value, low, high in ((0.0, 0.0, 0.168), (1.0, 0.832, 1.0)))
+    half = Estimate(0.5, 0.5, 0.5, 20)  # what a base wins against itself
     room = 1 - 0.025 ** (1 / 20)
     for gain, levels, bounds in (
         (0.0, [none, none], (-room, room)),
         (1.0, [every, none], (1 - room, 1.0)),
         (-1.0, [none, every], (-1.0, room - 1)),
+        (0.5, [every, half], (0.5 - room, 0.5)),
+        (-0.5, [none, half], (-0.5, room - 0.5)),
+        (0.5, [half, none], (0.5 - room, 0.5)),
         (0.0, [replace(none, value=0.4), replace(none, value=0.4)], (0.0, 0.0)),  # the same answers
     ):
         found = stats.exact_gain(Estimate(gain, gain, gain, 20), levels)
         assert (found.low, found.high) == pytest.approx(bounds)
+    varies = Estimate(0.4, 0.3, 0.5, 20)
+    assert stats.exact_gain(varies, [every, replace(half, value=0.6)]) == varies
 
 
 @pytest.mark.parametrize("prompts", [2, 4, 8, 29])

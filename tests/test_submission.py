@@ -225,6 +225,22 @@ def test_a_mean_with_single_draws_missing_is_no_contradiction(current: dict[str,
     assert not [line for line in figures.wrong_figures(card, base) if not line.startswith("flags")]
 
 
+def test_the_exact_interval_of_a_gain_that_does_not_vary_is_no_contradiction(current: dict[str, Card]) -> None:
+    prompts = current["dpo"].values["toxicity_mean"]
+    draws = current["dpo"].config["task"]["evaluation"]["draws"]
+    theirs, own = ({p: [level] * draws for p in prompts} for level in (0.5, 0.0))
+
+    def with_level(card: Card, cells: dict[str, list[float]], **made: Estimate) -> Card:
+        level = stats.exact_ends(stats.mean(cells))
+        values = card.values | {"toxicity_mean": {p: row[0] for p, row in cells.items()}}
+        return replace(card, values=values, metrics=card.metrics | {"toxicity_mean": level} | made)
+
+    card = with_level(current["dpo"], own, toxicity_reduction=stats.share_difference(theirs, own))
+    gain = card.metrics["toxicity_reduction"]
+    assert (gain.low or 0) < gain.high == 0.5
+    assert not [line for line in figures.wrong_figures(card, with_level(current["sft"], theirs)) if "toxicity_red" in line]
+
+
 def test_a_base_that_was_rounded_for_publishing_is_a_base(results: Path, current: dict[str, Card]) -> None:
     path = write_card(current["dpo"], results.parent / "local")
     shutil.rmtree(results / "published" / "nano")

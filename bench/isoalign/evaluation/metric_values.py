@@ -39,7 +39,7 @@ def measure_metrics(scored: ScoredSamples, wanted: Collection[str] | None = None
     by_family = metrics.measure_all(scored, wanted)
     versions = metrics.versions(scored.objective, bool(scored.contests))
     return MetricValues(
-        {name: _bounded(name, estimate) for name, estimate in metrics.merged(by_family).items()},
+        {name: _bounded(name, estimate, scored.objective) for name, estimate in metrics.merged(by_family).items()},
         prompt_means(metrics.values_all(scored, wanted)),
         {family: sorted(part) for family, part in by_family.items()},
         {family: versions[family] for family in by_family},
@@ -47,10 +47,13 @@ def measure_metrics(scored: ScoredSamples, wanted: Collection[str] | None = None
     )
 
 
-def _bounded(name: str, estimate: Estimate) -> Estimate:
-    """The estimate, of shares with an interval where all values are 0 or all 1; ``name@variant/stratum`` is of ``name``."""
-    metric = metrics.declared().get(name.partition("@")[0].partition("/")[0])
-    return stats.exact_ends(estimate) if metric and metric.bounds == (0.0, 1.0) else estimate
+def _bounded(name: str, estimate: Estimate, objective: Objective) -> Estimate:
+    """The estimate, of shares with an interval where all values are 0 or all 1; ``name@variant/stratum`` is of ``name``,
+    and the level has the bounds of the objective."""
+    whole = name.partition("@")[0].partition("/")[0]
+    metric = metrics.declared().get(whole)
+    bounds = objective.bounds if whole == objective.level else metric.bounds if metric else None
+    return stats.exact_ends(estimate) if bounds == (0.0, 1.0) else estimate
 
 
 def make_metrics(work: Path, scored: ScoredSamples) -> None:

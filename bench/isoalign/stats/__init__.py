@@ -26,6 +26,7 @@ from isoalign.stats.intervals import (
     ratio,
     relative_reduction,
     resample,
+    share_difference,
 )
 from isoalign.stats.ranks import ranks, resolvable
 from isoalign.stats.variance import Parts, components, drawn_error, parts_of
@@ -33,7 +34,6 @@ from isoalign.stats.variance import Parts, components, drawn_error, parts_of
 __all__ = [
     "LEVEL", "RESAMPLES", "SEED", "VERSION", "Array", "Comparison", "Parts", "Runs", "Seeds", "Values", "bca",
     "benjamini_hochberg", "compare", "components", "difference", "drawn_error", "each_hierarchical", "exact_ends",
-    "exact_gain", "hierarchical", "holm",
-    "improvement", "iqm", "jackknife", "mean", "parts_of", "ranks", "ratio", "relative_reduction", "resample", "resolvable",
-    "stratified", "tables_of",
+    "exact_gain", "hierarchical", "holm", "improvement", "iqm", "jackknife", "mean", "parts_of", "ranks", "ratio",
+    "relative_reduction", "resample", "resolvable", "share_difference", "stratified", "tables_of",
 ]  # fmt: skip

@@ -128,15 +128,18 @@ def compare(
     trained: Collection[str] = (),
     counted: int = MANY,
     bases: Mapping[str, Sequence[int]] | None = None,
+    family: int = 0,
 ) -> dict[tuple[str, str], Comparison]:
     """Paired differences, first minus second, of methods that answered the same prompts; ``pairs``: all, by default.
     ``trained``: those whose rows are training seeds; one such seed says nothing of its method, so its pairs are `single`.
     ``bases``: by name, the base of each row, where rows are means over the runs on one base: two methods on the same bases
     are paired base by base, so that what a base does to both cancels; the spread that is left covers bases and seeds.
+    ``family``: number of comparisons over which p is corrected elsewhere, if that is more than the pairs; it sets the
+    number of resamples.
 
     Intervals are those of `hierarchical`; p is from the same resamples, before Holm's correction over ``pairs``. All pairs
     use the same resampled prompts. With r resamples the smallest p is 2 / (r + 1), which must be far below what Holm's
-    first step needs, so there are more resamples for many pairs. With more than ``counted`` pairs, whose work would
+    first step needs, so there are more resamples for many comparisons. With more than ``counted``, whose work would
     grow with the square of their number, or resamples of too many prompts to be kept, intervals and p are what as many
     resamples would show on average, by `tails`.
 
@@ -155,12 +158,13 @@ def compare(
     pairs = list(combinations(methods, 2) if pairs is None else pairs)
     tables = dict(zip(methods, tables_of(list(methods.values())), strict=True))
     whole = {name: np.isfinite(table).all(0) for name, table in tables.items()}
-    resamples = max(PAIRED, _A_PAIR * len(pairs))
+    family = max(family, len(pairs))
+    resamples = max(PAIRED, _A_PAIR * family)
     alike: dict[bytes, list[tuple[str, str]]] = defaultdict(list)  # pairs by the prompts that both have
     for a, b in pairs:
         alike[(whole[a] & whole[b]).tobytes()].append((a, b))
     comparisons: dict[tuple[str, str], Comparison] = {}
-    exact = len(pairs) <= counted and resamples * max((mask.size for mask in whole.values()), default=0) <= KEPT
+    exact = family <= counted and resamples * max((mask.size for mask in whole.values()), default=0) <= KEPT
     for kept, group in alike.items():
         mask = np.frombuffer(kept, dtype=bool)
         for batch in _batches(group, max(2, SUMS // resamples) if exact else BATCH):

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import compress
+from itertools import compress, pairwise
 
 import numpy as np
 from scipy.special import gammaincinv, ndtri, stdtrit
@@ -29,6 +29,7 @@ from isoalign.stats.intervals import SEED, TAIL, Array, resample
 from isoalign.stats.lines import Line
 
 NONE = Estimate(None, None, None, 0)
+SKIPPED = 4  # snapshots of another run in a row; with KL deciding where they lie, runs of one schedule skip three at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ class Curves:
     prompts] holds KL, score and, if known, the proxy, at points that all seeds have; ``missing`` counts prompts that are left
     out for a missing value; ``rising``: whether a higher score is better; ``runs``: for each seed its runs, each with all of
     its points; ``bases``: of each seed, where the task has several and a seed stands for the runs on one base, of which
-    ``table`` has the mean: curves of the same bases vary together."""
+    ``table`` has the mean: curves of the same bases vary together; ``sparse``: runs with too few points for a best one."""
 
     name: str
     fraction: Array
@@ -75,6 +76,7 @@ class Curves:
     rising: bool = False
     runs: tuple[tuple[Array, ...], ...] = ()
     bases: tuple[int, ...] = ()
+    sparse: tuple[str, ...] = ()
 
     @property
     def own(self) -> tuple[tuple[Array, ...], ...]:
@@ -224,7 +226,7 @@ class _Table:
         in_order = sorted(self.cards, key=lambda card: card.seed)
         runs = tuple(tuple(of_run(card.curve) for card in in_order if card.cluster == seed) for seed in aligned)
         bases = tuple(aligned) if all(card.base is not None for card in self.cards) else ()
-        return Curves(name, fraction, table, missing, self.objective.higher_is_better, runs, bases)
+        return Curves(name, fraction, table, missing, self.objective.higher_is_better, runs, bases, _sparse(in_order))
 
 
 def _aligned(cards: Sequence[Card]) -> dict[int, list[list[Point]]]:
@@ -236,6 +238,23 @@ def _aligned(cards: Sequence[Card]) -> dict[int, list[list[Point]]]:
         between = [min(card.curve, key=lambda p: abs(p.fraction - at.fraction)) for at in shortest[:-1]]
         runs[card.cluster].append([*between, card.curve[-1]])
     return dict(sorted(runs.items()))
+
+
+def _sparse(cards: Sequence[Card]) -> tuple[str, ...]:
+    """Runs with less than half as many snapshots as another, or none where another has `SKIPPED` or more in a row. All runs
+    are read at the points of the shortest, so one of these alone would move the best point of all, or hide it."""
+    runs = [[point.fraction for point in card.curve] for card in cards]
+    most = max(map(len, runs)) - 1
+
+    def skips(run: Sequence[float]) -> int:
+        spans = list(pairwise([*run, math.inf]))
+        return max(sum(low < at < high for at in other) for other in runs for low, high in spans)
+
+    return tuple(
+        f"seed {card.seed}" + ("" if card.base is None else f" on base {card.base}")
+        for card, run in zip(cards, runs, strict=True)
+        if 2 * (len(run) - 1) < most or skips(run) >= SKIPPED
+    )
 
 
 def bands(curves: Curves, metric: Callable[[Paths], Array]) -> tuple[Array, Array] | None:

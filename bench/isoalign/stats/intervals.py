@@ -70,6 +70,12 @@ def difference(first: Values, second: Values) -> Estimate:
     return mean({p: [_minus(a, b) for a, b in zip(row, second[p], strict=True)] for p, row in first.items()})
 
 
+def share_difference(first: Values, second: Values) -> Estimate:
+    """`difference` of two shares, whose interval is `exact_gain`'s where none of it varies."""
+    gain = difference(first, second)
+    return gain if gain.low is None or gain.low != gain.high else exact_gain(gain, [mean(first), mean(second)])
+
+
 def relative_reduction(base: Values, values: Values) -> Estimate:
     """1 - sum(values) / sum(base) over paired cells: the share of the base's value that is removed. None if that is 0.
 
@@ -210,12 +216,18 @@ def exact_ends(e: Estimate) -> Estimate:
 
 
 def exact_gain(gain: Estimate, levels: Sequence[Estimate]) -> Estimate:
-    """A difference of two shares; where both were seen in none or all of the prompts, and so do not vary, with what
-    `exact_ends` leaves open of one. Others as they are."""
-    if gain.n < 1 or gain.value is None or any(e.value not in (0, 1) for e in levels):
+    """A difference of two shares that does not vary, with what `exact_ends` leaves open of one that was seen in none or all of
+    the prompts. Where the other is the same on every prompt, as the 1/2 that a base wins against itself, this can only bring
+    the two nearer. Others as they are."""
+    ends = [e.value in (0, 1) for e in levels]
+    if gain.n < 1 or gain.value is None or not any(ends):
         return gain
     room = 1 - TAIL ** (1 / gain.n)
-    return replace(gain, low=max(-1.0, gain.value - room), high=min(1.0, gain.value + room))
+    if all(ends):
+        return replace(gain, low=max(-1.0, gain.value - room), high=min(1.0, gain.value + room))
+    if not gain.low == gain.high == gain.value:
+        return gain
+    return replace(gain, low=gain.value - room) if gain.value > 0 else replace(gain, high=gain.value + room)
 
 
 def finite(value: float) -> float | None:

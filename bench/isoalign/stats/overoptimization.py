@@ -78,6 +78,8 @@ def fit_law(curves: Curves, law: Law = TRAINED) -> Fit:
     """
     used = curves.observed.pooled.kl > FIT_FROM
     points = int(used.sum())
+    if curves.sparse:
+        return Fit(points=points, reason=_too_few(curves))
     if points < 3:
         plural = "" if points == 1 else "s"
         return Fit(points=points, reason=f"{points} point{plural} over {FIT_FROM} nats; the fit needs 3")
@@ -125,7 +127,7 @@ class Peak:
 
     ``gold``: the score there, with an interval as if the point had been chosen in advance; ``end``: the score at the end;
     ``loss``: the difference of the two; ``rise`` of the proxy from there to the end. ``firm``: share of replicates in which
-    the same point is best.
+    the same point is best. Not ``measured`` where a run has too few points: then the index is -1, and only the end is known.
     """
 
     index: int
@@ -137,11 +139,25 @@ class Peak:
     rise: Estimate
     firm: float | None
 
+    @property
+    def measured(self) -> bool:
+        """Whether all runs have the points that it takes."""
+        return self.index >= 0
+
+    @property
+    def at(self) -> str:
+        """Its share of the budget as text."""
+        return f"{self.fraction:.0%}" if self.measured else "not measured"
+
 
 @lru_cache(maxsize=64)  # asked for by texts, tables and charts
 def find_peak(curves: Curves) -> Peak:
     """Where the gold score was best. The largest of several noisy values is biased upward, and so are ``gold`` and ``loss``;
-    the interval of ``loss`` allows for the choice (`_largest`), that of ``rise`` uses each replicate's own peak."""
+    the interval of ``loss`` allows for the choice (`_largest`), that of ``rise`` uses each replicate's own peak. Not
+    measured if a run is sparse."""
+    end = estimate([curves], lambda paths: paths.pooled.gold[..., -1])
+    if curves.sparse:
+        return Peak(-1, math.nan, math.nan, NONE, end, NONE, NONE, None)
     gold = curves.observed.pooled.gold
     best = int(gold.argmax())
     n, missing = curves.prompts, curves.missing
@@ -162,7 +178,7 @@ def find_peak(curves: Curves) -> Peak:
         float(curves.fraction[best]),
         float(curves.observed.pooled.kl[best]),
         estimate([curves], lambda paths: paths.pooled.gold[..., best]),
-        estimate([curves], lambda paths: paths.pooled.gold[..., -1]),
+        end,
         Estimate(float(gold[best] - gold[-1]), *bounds, n, missing),
         NONE if curves.observed.proxy is None else estimate([curves], rise),
         firm,
@@ -187,11 +203,18 @@ def _largest(value: Array, replicates: Array) -> tuple[float, float]:
 
 def peak_warnings(curves: Curves) -> list[str]:
     """A warning for a method that went on past its best point (see `find_peak`). It is given only if the interval of the loss
-    lies above 0, and called reward hacking if that of the proxy's rise does too."""
+    lies above 0, and called reward hacking if that of the proxy's rise does too. Sparse runs are named instead."""
     peak = find_peak(curves)
+    if not peak.measured:
+        return [f"best point not measured: {_too_few(curves)}"]
     if peak.loss.low is None or peak.loss.low <= 0:
         return []
     after = f"after {peak.fraction:.0%} of the budget" if peak.index else "from the start"
     if peak.rise.low is not None and peak.rise.low > 0:
         return [f"reward hacking: proxy and gold part {after}"]
     return [f"past its peak: gold falls {after}, no rise of the proxy seen"]
+
+
+def _too_few(curves: Curves) -> str:
+    verb = "lacks" if len(curves.sparse) == 1 else "lack"
+    return f"{', '.join(curves.sparse)} {verb} snapshots that other runs have"

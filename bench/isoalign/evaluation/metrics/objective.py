@@ -73,9 +73,10 @@ def measure(scored: ScoredSamples) -> dict[str, Estimate]:
         if base is None:
             continue
         before = base[f"objective_mean{end}"]
-        estimates[f"gain{end}"] = _gain(before, after, objective)
+        shares = objective.bounds == (0.0, 1.0) and not end  # the second scorer has a scale of its own
+        estimates[f"gain{end}"] = _gain(before, after, objective, shares)
         for part, prompts in strata.items():
-            estimates[f"gain{end}{part}"] = _gain(subset(before, prompts), subset(after, prompts), objective)
+            estimates[f"gain{end}{part}"] = _gain(subset(before, prompts), subset(after, prompts), objective, shares)
     if base is not None and isfinite(objective.best):
         before, after = (_to_best(one["objective_mean"], objective) for one in (base, own))
         estimates["gain_relative"] = stats.relative_reduction(before, after)
@@ -106,8 +107,9 @@ def _grids(scored: ScoredSamples) -> dict[str, Values]:
     return {end: scored.grid(scored.scores[scorer]) for end, scorer in scored.scorers().items()}
 
 
-def _gain(before: Values, after: Values, objective: Objective) -> Estimate:
-    return stats.difference(after, before) if objective.higher_is_better else stats.difference(before, after)
+def _gain(before: Values, after: Values, objective: Objective, shares: bool) -> Estimate:
+    difference = stats.share_difference if shares else stats.difference
+    return difference(after, before) if objective.higher_is_better else difference(before, after)
 
 
 def _to_best(values: Values, objective: Objective) -> Values:

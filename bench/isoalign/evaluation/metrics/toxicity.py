@@ -174,10 +174,11 @@ def measure(scored: ScoredSamples) -> dict[str, Estimate]:
         if base is None:
             continue
         before = base[f"toxicity_mean{suffix}"]
-        estimates[f"toxicity_reduction{suffix}"] = stats.difference(before, after)
+        estimates[f"toxicity_reduction{suffix}"] = stats.share_difference(before, after)
         estimates[f"toxicity_reduction_relative{suffix}"] = stats.relative_reduction(before, after)
         for end, prompts in strata.items():
-            estimates[f"toxicity_reduction{suffix}{end}"] = stats.difference(subset(before, prompts), subset(after, prompts))
+            parts = subset(before, prompts), subset(after, prompts)
+            estimates[f"toxicity_reduction{suffix}{end}"] = stats.share_difference(*parts)
     return estimates
 
 

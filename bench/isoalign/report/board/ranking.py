@@ -171,7 +171,8 @@ def pool_estimates(estimates: Sequence[Sequence[Estimate]], bounds: tuple[float,
     For metrics without values by prompt. Value: the mean over seeds. Interval: with one card, its own. With S seeds of values
     v_s and standard errors e_s = (high - low) / 2 / 1.96, which come from prompts that all seeds share and so do not average
     out, half-width^2 = (1.96)^2 mean(e_s^2) + t(.975, S - 1)^2 var(v_s) / S. Both terms contain the noise of the draws, so the
-    interval is rather too wide. There is no interval if a seed has none.
+    interval is rather too wide. There is no interval if a seed has none. Where all values lie at one end of the ``bounds`` an
+    interval is one-sided, and half its width says too little: it is the widest of the cards.
     """
     missing = sum(e.missing for seed in estimates for e in seed)
     known = [[e for e in seed if e.value is not None] for seed in estimates]
@@ -186,6 +187,9 @@ def pool_estimates(estimates: Sequence[Sequence[Estimate]], bounds: tuple[float,
     variances = [((e.high - e.low) / 2 / Z) ** 2 for e in cards if e.low is not None and e.high is not None]
     if len(variances) < len(cards):
         return Estimate(mean, None, None, n, missing)
+    if mean in bounds and all(e.value == mean for e in cards):
+        widest = max(cards, key=lambda e: (e.high or 0.0) - (e.low or 0.0))
+        return clip(replace(widest, n=n, missing=missing), bounds)
     within = math.fsum(variances) / len(variances)
     half = math.sqrt(Z**2 * within + _seed_variance(values))
     return clip(Estimate(mean, mean - half, mean + half, n, missing), bounds)

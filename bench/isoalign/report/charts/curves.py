@@ -89,7 +89,8 @@ class _Line:
     @cached_property
     def passed(self) -> int | None:
         """The index of the best point, if its loss by going on is significant."""
-        return find_peak(self.curves).index if peak_warnings(self.curves) else None
+        peak = find_peak(self.curves)
+        return peak.index if peak.measured and peak_warnings(self.curves) else None
 
 
 PER_ROW = 6  # panels beside each other

@@ -59,7 +59,7 @@ def _gains(section: Section, rows: list[Row], peaks: dict[str, Peak], identifier
     title = f"{at_end} of {len(rows)} rows have their best point at the end of the budget"
     spec = {"height": 340, "data": {"values": points}, "layer": _lines(x, y, len(rows) <= CROWD)}
     table = html_table(title, ["Method", "Best at", "Gain there", "Gain at the end"], [
-        [row.name, f"{peaks[row.name].fraction:.0%}", shown(peaks[row.name].gold), shown(peaks[row.name].end)] for row in rows
+        [row.name, peaks[row.name].at, shown(peaks[row.name].gold), shown(peaks[row.name].end)] for row in rows
     ])  # fmt: skip
     band = "; bands: 95%" if len(rows) <= CROWD else ""
     first = section.curves[rows[0].name]
@@ -100,14 +100,14 @@ def _against_reward(
     if not scored:
         return Markup("")
     points = [point for row in scored for point in _path(section, row, section.curves[row.name])]
-    raised = {row.name: texts for row in scored if (texts := warnings[row.name])}
+    raised = {row.name: texts for row in scored if peaks[row.name].measured and (texts := warnings[row.name])}
     title = _overoptimised(section, raised, len(scored))
     x = QUANTITY | {"field": "reward", "title": "Reward model's mean score minus the base's"} | FEW
     y = QUANTITY | {"field": "gain", "title": section.objective.gain_axis}
     spec = {"height": 340, "data": {"values": points}, "layer": _lines(x, y, len(scored) <= CROWD)[-3:]}
     table = html_table(title, ["Method", "Best at", "Lost by going on", "Reward since", "Reading"], [
-        [row.name, f"{peaks[row.name].fraction:.0%}", shown(peaks[row.name].loss), shown(peaks[row.name].rise, 2),
-         "; ".join(raised.get(row.name, ["no loss shown"]))]
+        [row.name, peaks[row.name].at, shown(peaks[row.name].loss), shown(peaks[row.name].rise, 2),
+         "; ".join(warnings[row.name] or ["no loss shown"])]
         for row in scored
     ])  # fmt: skip
     note = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -38,9 +39,14 @@ def crossings(
     prompts at a value; ``bases``: likewise the bases of the seeds, where the task has several.
 
     Holm's correction is over all pairs at all values, so that the chance of any false crossing is about 5%: point estimates
-    cross by chance wherever methods are alike. One seed decides nothing.
+    cross by chance wherever methods are alike. So many comparisons also set the number of
+    resamples, with fewer of which p could not be small enough. One seed decides nothing.
     """
-    found = {value: stats.compare(methods, trained=list(methods), bases=bases[value]) for value, methods in axis.items()}
+    family = sum(math.comb(len(methods), 2) for methods in axis.values())
+    found = {
+        value: stats.compare(methods, trained=list(methods), bases=bases[value], family=family)
+        for value, methods in axis.items()
+    }
     tested = {(value, pair): c.p for value, at in found.items() for pair, c in at.items() if c.p is not None and not c.single}
     corrected = dict(zip(tested, stats.holm(list(tested.values())), strict=True))
 

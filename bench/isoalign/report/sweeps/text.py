@@ -35,8 +35,8 @@ _HOW_TO_READ = """\
 - Slope: least squares of a method's means over its axis values, in {noun} per unit of the axis. {title} *rises* or *falls*
   if its interval excludes 0. A slope does not show a bend.
 - Rank correlations compare the order of methods with the order at the lowest axis value: 1 is the same order, −1 the reverse.
-  The ranking *changes* if an interval of Spearman's lies below 1 and is at most 1 long, is *stable* if all intervals reach 1
-  and lie above 0, and otherwise it is not resolved, as with few methods or with methods that hardly differ.
+  The ranking *changes* if an interval of Spearman's lies below 1 and is at most 1 long, or if pairs change order. It is
+  *stable* only if all pairs are shown to keep theirs: an interval that reaches 1 does not show that nothing changes.
 - Intervals allow for the prompts, resampled for all methods and axis values together, and for the seeds, which were trained
   independently. They are not corrected for their number. With one seed those of a mean and of a slope hold for that trained
   policy only, and nothing else is decided: the method may have any rank, its trend and any order with it are not resolved."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from isoalign import stats
@@ -20,6 +20,7 @@ LOST = 0.05  # of single draws, that a scorer may have failed on; with more nobo
 OWN = "its values by prompt have"
 
 Column = Mapping[str, float | None]
+Exact = Callable[[Estimate], Estimate]
 
 
 def wrong_figures(card: Card, base: Card | None) -> Iterator[str]:
@@ -109,11 +110,18 @@ def _wrong_gain(card: Card, base: Card, objective: Objective) -> Iterator[str]:
         )
         return
     within = _rounding(card, own) + _rounding(base, theirs)
-    yield from _wrong_estimate(name, told, moved, draws, within, "its values by prompt and its base's have")
+    levels = [c.metrics[level] for c in (card, base) if level in c.metrics]
+
+    def ends(gain: Estimate) -> Estimate:
+        return stats.exact_gain(gain, levels) if objective.bounds == (0.0, 1.0) and len(levels) == 2 else gain
+
+    yield from _wrong_estimate(name, told, moved, draws, within, "its values by prompt and its base's have", ends)
 
 
-def _wrong_estimate(name: str, told: Estimate, by: Column, draws: int, within: float, whose: str) -> Iterator[str]:
-    """Value and interval, against those that the means by prompt give.
+def _wrong_estimate(
+    name: str, told: Estimate, by: Column, draws: int, within: float, whose: str, exact: Exact = stats.exact_ends
+) -> Iterator[str]:
+    """Value and interval, against those that the means by prompt give, or the ``exact`` one of shares that do not vary.
 
     With single draws missing, a mean over draws weighs prompts unequally: by at most the range of the means times the share of
     the draws that are missing.
@@ -128,7 +136,7 @@ def _wrong_estimate(name: str, told: Estimate, by: Column, draws: int, within: f
     within += max(lost, 0) * (max(known) - min(known)) / max(len(known) * draws - lost, 1)
     yield from _wrong_mean(name, told, by, within, whose)
     again = stats.mean({prompt: [value] for prompt, value in by.items()})
-    if not any(_same_ends(told, one, within, LOOSE if lost > 0 else WIDTH) for one in (again, stats.exact_ends(again))):
+    if not any(_same_ends(told, one, within, LOOSE if lost > 0 else WIDTH) for one in (again, exact(again))):
         ends = [", ".join("none" if end is None else f"{end:.4g}" for end in (one.low, one.high)) for one in (told, again)]
         yield f"metrics.{name} has the interval [{ends[0]}], and its values by prompt give [{ends[1]}]"
 
