@@ -78,7 +78,8 @@ def _best_points(rows: list[Row], curves: dict[str, Curves], peaks: dict[str, Pe
     for row in rows:
         peak = peaks[row.name]
         firm = "–" if peak.firm is None else f"{peak.firm:.0%}"
-        line = [row_name(row), str(curves[row.name].seeds), f"{peak.fraction:.0%}", firm, f"{peak.kl:.2f}"]
+        kl = f"{peak.kl:.2f}" if peak.measured else "–"
+        line = [row_name(row), str(curves[row.name].seeds), peak.at, firm, kl]
         at_end = peak.index == len(curves[row.name].fraction) - 1
         line += [_cell(each, digits) for each in (peak.gold, peak.end, peak.loss)]
         cells.append([*line, "at its end" if at_end else _cell(peak.rise, 2)])
