@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from isoalign.config.task import ModelConfig, RewardConfig
 from isoalign.core.batches import Step
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
+from isoalign.data.preferences import MAX_VOTES
 from isoalign.models.flop_counter import MISSING
 from isoalign.models.flops import Shape, shape_of
 from isoalign.stages import reward
@@ -404,6 +405,17 @@ def test_every_verdict_of_the_feedback_is_paid_with_its_share_once_in_many_epoch
     size = len(tiny_bench.source.feedback("annotator"))
     assert trainer.meter.spent()["labels"] == {"simulated": size}
     assert trainer.meter.items["feedback", "sample"] == 10 * size
+
+
+def test_every_vote_on_a_verdict_is_a_label_whoever_gave_it(tiny_bench: Bench) -> None:
+    """Votes without a name are of one annotator, as those of somebody who was asked twice; numbers may be large."""
+    feedback = make_feedback("human", [3, 4], [2, 2])
+    rows = [{"annotators": [MAX_VOTES, 3]}, {"annotators": [0, 0, 0]}]
+    source = replace(tiny_bench.source, verdicts={"annotator": replace(feedback, rows=rows)})
+    lab = tiny_bench.replace(source=source).lab()
+    lab.pairs(2)
+    assert session_of(lab).meter.spent()["labels"] == {"human": 5}
+    assert source.verdicts["annotator"].label_count == 5
 
 
 def test_a_reward_model_is_paid_with_all_its_verdicts_at_its_first_use_and_never_again(tiny_bench: Bench) -> None:
