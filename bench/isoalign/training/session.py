@@ -195,6 +195,8 @@ class Session(Passes):
             "reward_models": sorted(self.reward_models),
             "started": self.started,
             "verdicts": self.verdicts,
+            "logged": self.logged,
+            "reward_ends": sorted(self.reward_ends),
         } | ({"sampler_gaps": self.engine.gaps} if self.engine else {})
 
     def restore(self, numbers: dict[str, Any]) -> None:
@@ -203,6 +205,8 @@ class Session(Passes):
         self.cursors = {name: Cursor(*each) for name, each in numbers["cursors"].items()}
         self.state, self.reward_models = numbers["state"], set(numbers["reward_models"])
         self.started, self.verdicts = numbers["started"], numbers.get("verdicts", {})
+        self.logged = {name: [(x, by) for x, by in each] for name, each in numbers.get("logged", {}).items()}
+        self.reward_ends = set(numbers.get("reward_ends", []))
         if self.engine:
             self.engine.gaps = numbers["sampler_gaps"]
 
