@@ -154,6 +154,35 @@ def test_a_target_network_that_a_method_moves_itself_and_the_models_that_it_ran_
     assert runs[0].guard.models.keys() == runs[1].guard.models.keys() == {"Linear"}
 
 
+def test_modules_of_one_architecture_start_apart_and_alike_in_whatever_order_a_resumed_run_makes_them(
+    tiny_bench: Bench, tmp_path: Path
+) -> None:
+    class Random:
+        """Draws hidden states to two frozen heads, of which no checkpoint holds the weights; the order follows the turn."""
+
+        lr = 1e-2
+
+        def iteration(self, lab: Lab) -> Iterator[Step]:
+            turn = lab.state["turn"] = lab.state.get("turn", -1) + 1
+            for name in ("first", "second") if turn % 2 == 0 else ("second", "first"):
+                lab.module(name, lambda width: nn.Linear(width, 1).requires_grad_(False))
+            yield Step(lab.pairs(4).chosen, self.loss)
+
+        def loss(self, lab: Lab, rollouts: Rollouts) -> torch.Tensor:
+            hidden = lab.policy(rollouts).hidden
+            first, second = (lab.module(name, nn.Identity)(hidden)[:, 0, 0] for name in ("first", "second"))
+            return (first - 1) ** 2 + (second + 1) ** 2
+
+    runs = [killed(tiny_bench, Random(), tmp_path, *steps) for steps in ((), (4, 3))]  # it goes on at turns 3 and 5
+    made = [[run.session.modules[name].weight for name in ("first", "second")] for run in runs]
+    assert not torch.equal(*made[0])
+    assert same(made[0], made[1])  # type: ignore[arg-type]
+    assert outcome(runs[0]) == outcome(runs[1])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert torch.equal(nn.Linear(tiny_bench.language_model().width, 1).weight, made[0][0])
+
+
 def test_what_is_logged_after_the_last_step_of_an_iteration_is_in_the_log_after_a_resume(
     tiny_bench: Bench, tmp_path: Path
 ) -> None:
