@@ -13,7 +13,7 @@ from torch import nn
 
 from isoalign.config.training import TrainConfig
 from isoalign.core import sharing, stopping
-from isoalign.core.batches import Batch, Step
+from isoalign.core.batches import Batch, Step, check_columns
 from isoalign.core.complaint import say
 from isoalign.core.errors import UserError
 from isoalign.core.progress import Progress
@@ -147,6 +147,7 @@ class Trainer:
                     )
                 if not self.session.sandboxed(len, step.batch):
                     raise UserError("iteration(lab) yielded a Step of no rows; its batch must have at least one")
+                check_columns(step.batch)
                 self.steps_begun += 1
                 yield step
         finally:
