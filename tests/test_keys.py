@@ -147,10 +147,18 @@ def provenance(node: ast.AST) -> bool:
 
 
 def test_where_a_method_is_from_is_no_part_of_its_key_and_its_settings_are() -> None:
-    text = "class A:\n    paper: ClassVar[Paper] = Paper({})\n    beta: float = {}\n"
+    text = "from isoalign import Paper\nclass A:\n    paper: ClassVar[Paper] = Paper({})\n    beta: float = {}\n"
     assert meaning(text.format(1, 2), "mine") == meaning(text.format("'judge'", 2), "mine")
     assert meaning(text.format(1, 2), "mine") != meaning(text.format(1, 3), "mine")
     assert not registry.names_constant(registry.algorithm("dpo"), "pairs")
+
+
+@pytest.mark.parametrize("where", ["", "from pack.mine import Rows\n", "from .isoalign import Rows\n"])
+def test_a_constant_of_a_class_that_only_has_the_name_of_provenance_is_part_of_the_key(where: str) -> None:
+    text = where + "SIZE: Rows = Rows({})\ndef f(lab):\n    return lab.pairs(SIZE.n)\n"
+    assert meaning(text.format(64), "pack.mine") != meaning(text.format(128), "pack.mine")
+    told = "from isoalign import Rows\n" + text.removeprefix(where)
+    assert meaning(told.format(64), "pack.mine") == meaning(told.format(128), "pack.mine")
 
 
 @pytest.mark.parametrize("file", sorted(BASELINES.rglob("*.py")), ids=lambda file: file.stem)
