@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from isoalign.config.training import TrainConfig
-from isoalign.core.batches import Rollouts, Step
+from isoalign.core.batches import Batch, Pairs, Rollouts, Step
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
 from isoalign.tools.conformance import checks, examine
@@ -445,6 +445,29 @@ class Tuples(Honest):
         yield lab.pairs(4).chosen, self.loss
 
 
+@dataclasses.dataclass(frozen=True)
+class Carries(Batch):
+    pairs: Pairs
+    more: Any
+    beta: float = 0.1
+    name: str = "plain values are of all rows"
+    unused: None = None
+
+
+def carrying(more: Callable[[Pairs], Any]) -> type:
+    """An algorithm whose batch has a field of what is made of its pairs, in a batch within it."""
+
+    class Carrying(Honest):
+        def iteration(self, lab: Lab) -> Iterator[Step]:
+            pairs = lab.pairs(4)
+            yield Step(Carries(pairs, Carries(pairs, more(pairs))), self.of_pairs)
+
+        def of_pairs(self, lab: Lab, rows: Carries) -> torch.Tensor:
+            return super().loss(lab, rows.pairs.chosen)
+
+    return Carrying
+
+
 class Forgets(Honest):
     def loss(self, lab: Lab, rows: Rollouts) -> Any:
         super().loss(lab, rows)
@@ -484,6 +507,15 @@ class Counts(Honest):
     [
         (Returns, r"iteration\(lab\) returned a Step; it must yield"),
         (Tuples, r"iteration\(lab\) yielded a tuple; it must yield"),
+        (
+            carrying(lambda pairs: pairs.index.tolist()),
+            r"a field more\.more of type list, .*; make it a tensor \[B\] or a Batch",
+        ),
+        (carrying(lambda pairs: {"index": pairs.index}), r"a field more\.more of type dict, which is not cut by rows"),
+        (carrying(lambda pairs: (1.0, 2.0)), r"a field more\.more of type tuple, which is not cut by rows"),
+        (carrying(lambda pairs: pairs.index.numpy()), r"a field more\.more of type ndarray, which is not cut by rows"),
+        (carrying(lambda pairs: pairs.index.sum()), r"a field more\.more of type tensor without rows, which is not cut"),
+        (carrying(lambda pairs: pairs.index[1:]), r"has 4 rows in pairs\.chosen\.tokens and 3 in more\.more; each row needs"),
         (Forgets, r"must return a tensor \[B\] of one value per row, not None"),
         (Detached, "the loss has no gradient: it is detached"),
         (Hoards, r"lab.state\['seen'\]\['rows'\]\[4\] holds a tuple, which a checkpoint cannot restore"),
@@ -496,6 +528,11 @@ def test_a_broken_protocol_is_reported(cls: type, words: str) -> None:
     (finding,) = examine("wrong", dataclasses.dataclass(frozen=True)(cls)(), ["metered"])
     assert finding.passed is False
     assert re.search(words, finding.detail)
+
+
+def test_a_batch_within_a_batch_and_plain_values_are_taken() -> None:
+    (finding,) = examine("right", dataclasses.dataclass(frozen=True)(carrying(lambda pairs: pairs.index))(), ["metered"])
+    assert finding.passed, finding.detail
 
 
 def test_a_setting_without_a_type_and_a_method_without_a_learning_rate_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

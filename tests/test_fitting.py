@@ -154,7 +154,20 @@ def test_one_row_that_does_not_fit_is_said() -> None:
     model = Slope()
     model.fits = 0
     with pytest.raises(OutOfMemory, match="too little memory for one row"):
-        Fit(8, 8, 64, LR, "lr", 0).run(model, gather, model.losses, "it")
+        Fit(8, 4, 64, LR, "lr", 0).run(model, gather, model.losses, "it")
+
+
+def test_a_single_step_which_would_train_nothing_is_refused(tiny_bench: Bench, tmp_path: Path) -> None:
+    feedback, config = tiny_bench.source.verdicts["annotator"], ModelConfig(str(tiny_bench.model))
+    told = "8 rows in batches of 8 are one step, at which the learning rate is still 0, so nothing would be trained; "
+    with pytest.raises(UserError, match=told + r"lower task\.reward\.batch_size or raise task\.reward\.epochs$"):
+        reward.make_reward_model(
+            tmp_path / "reward", tiny_bench.model, feedback, None, config, RewardConfig(pairs=8, lr=LR, batch_size=8), 0
+        )
+    model, _ = loading.load_model(str(tiny_bench.model))
+    task = TaskConfig("tiny", config, SFTConfig(1, LR, batch_size=8), RewardConfig(4, LR))
+    with pytest.raises(UserError, match=told + r"raise task\.sft\.steps$"):
+        sft.train_on(ANSWERS[:8], model, loading.load_tokenizer(str(tiny_bench.model)), task)
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_in_one_line() -> None:

@@ -21,6 +21,7 @@ from isoalign.runs.overrides import task_named
 from isoalign.runs.pipeline import Run
 from isoalign.stages.shared import SharedStages
 from isoalign.training import registry
+from isoalign.training.needs import needs_of
 from workbench import Bench
 
 ORIGINAL = '''"""An algorithm."""
@@ -146,10 +147,18 @@ def provenance(node: ast.AST) -> bool:
 
 
 def test_where_a_method_is_from_is_no_part_of_its_key_and_its_settings_are() -> None:
-    text = "class A:\n    paper: ClassVar[Paper] = Paper({})\n    beta: float = {}\n"
+    text = "from isoalign import Paper\nclass A:\n    paper: ClassVar[Paper] = Paper({})\n    beta: float = {}\n"
     assert meaning(text.format(1, 2), "mine") == meaning(text.format("'judge'", 2), "mine")
     assert meaning(text.format(1, 2), "mine") != meaning(text.format(1, 3), "mine")
     assert not registry.names_constant(registry.algorithm("dpo"), "pairs")
+
+
+@pytest.mark.parametrize("where", ["", "from pack.mine import Rows\n", "from .isoalign import Rows\n"])
+def test_a_constant_of_a_class_that_only_has_the_name_of_provenance_is_part_of_the_key(where: str) -> None:
+    text = where + "SIZE: Rows = Rows({})\ndef f(lab):\n    return lab.pairs(SIZE.n)\n"
+    assert meaning(text.format(64), "pack.mine") != meaning(text.format(128), "pack.mine")
+    told = "from isoalign import Rows\n" + text.removeprefix(where)
+    assert meaning(told.format(64), "pack.mine") == meaning(told.format(128), "pack.mine")
 
 
 @pytest.mark.parametrize("file", sorted(BASELINES.rglob("*.py")), ids=lambda file: file.stem)
@@ -267,8 +276,41 @@ def test_what_a_method_gets_by_code_that_its_key_does_not_follow_is_refused(
         return registry.uses_attribute(type(algorithm), service)
 
     with pytest.raises(UserError, match="mine got reward of the lab by code that keys do not follow"):
-        check_reads("mine", trainer.session, uses, uses("reward"))
-    check_reads("mine", trainer.session, uses, rewarded=True)
+        check_reads("mine", trainer.session, uses, uses("reward"), taught=False)
+    check_reads("mine", trainer.session, uses, rewarded=True, taught=False)
+
+
+def test_a_teacher_that_a_method_samples_by_and_its_key_does_not_follow_is_refused(
+    tiny_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slyer.py").write_text(UNDECLARED.replace("CALL", "generate(lab.prompts(2), by='teach' + 'er')"))
+    monkeypatch.syspath_prepend(tmp_path)
+    algorithm = importlib.import_module("slyer").Mine()
+    trainer = tiny_bench.trainer(algorithm, Budget(1e15, steps=1), tmp_path)
+    trainer.run("mine")
+    with pytest.raises(UserError, match="mine got teacher of the lab by code that keys do not follow"):
+        check_reads("mine", trainer.session, lambda service: False, rewarded=False, taught=False)
+    check_reads("mine", trainer.session, lambda service: False, rewarded=False, taught=True)
+
+
+@pytest.mark.parametrize("declared", ["", "    needs: ClassVar[dict[str, Any]] = {}\n"])
+def test_a_setting_that_chooses_the_teacher_asks_for_it_and_puts_it_in_the_key(
+    declared: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"chooser_{len(declared)}"
+    text = UNDECLARED.replace("    needs: ClassVar[dict[str, Any]] = {}\n", declared + '    by: str = "reference"\n')
+    (tmp_path / f"{name}.py").write_text(text.replace("CALL", "generate(1, by=self.by)"))
+    monkeypatch.syspath_prepend(tmp_path)
+    made = importlib.import_module(name).Mine
+
+    def key(by: str, teacher: str) -> str:
+        shared = SharedStages(task_named("nano", [f"task.teacher={teacher}"]), Store(tmp_path / "store"))
+        return Run("mine", made(by=by), Budget(1e9), 0, shared).train.key
+
+    assert key("teacher", "nano") != key("teacher", "smollm2")
+    assert key("reference", "nano") == key("reference", "smollm2")
+    assert "teacher" in needs_of(made(by="teacher"))
+    assert "teacher" not in needs_of(made())
 
 
 PLUGIN = "from pack.helper import twice\n\ndef identity(config):\n    return {'rule': twice(1)}\n"

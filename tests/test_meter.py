@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from isoalign.config.task import ModelConfig, RewardConfig
 from isoalign.core.batches import Step
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
+from isoalign.data.preferences import MAX_VOTES
 from isoalign.models.flop_counter import MISSING
 from isoalign.models.flops import Shape, shape_of
 from isoalign.stages import reward
@@ -406,6 +407,17 @@ def test_every_verdict_of_the_feedback_is_paid_with_its_share_once_in_many_epoch
     assert trainer.meter.items["feedback", "sample"] == 10 * size
 
 
+def test_every_vote_on_a_verdict_is_a_label_whoever_gave_it(tiny_bench: Bench) -> None:
+    """Votes without a name are of one annotator, as those of somebody who was asked twice; numbers may be large."""
+    feedback = make_feedback("human", [3, 4], [2, 2])
+    rows = [{"annotators": [MAX_VOTES, 3]}, {"annotators": [0, 0, 0]}]
+    source = replace(tiny_bench.source, verdicts={"annotator": replace(feedback, rows=rows)})
+    lab = tiny_bench.replace(source=source).lab()
+    lab.pairs(2)
+    assert session_of(lab).meter.spent()["labels"] == {"human": 5}
+    assert source.verdicts["annotator"].label_count == 5
+
+
 def test_a_reward_model_is_paid_with_all_its_verdicts_at_its_first_use_and_never_again(tiny_bench: Bench) -> None:
     lab = tiny_bench.lab()
     rollouts = lab.generate(lab.prompts(3))
@@ -490,6 +502,62 @@ def test_a_loss_that_reads_data_is_refused_because_its_cost_cannot_be_quoted(
     trainer = tiny_bench.trainer(Sneaky(), Budget(1e15, steps=2), tmp_path)
     with pytest.raises(UserError, match="loss"):
         trainer.run("sneaky")
+
+
+@pytest.mark.parametrize("how", ["draws", "writes"])
+def test_a_loss_that_would_draw_or_write_once_more_for_its_quote_is_refused(
+    tiny_bench: Bench, tmp_path: Path, how: str
+) -> None:
+    class Restless:
+        lr = 1e-3
+
+        def iteration(self, lab: Lab) -> Iterator[Step]:
+            yield Step(lab.pairs(4).chosen, self.loss)
+
+        def loss(self, lab: Lab, rollouts: Any) -> torch.Tensor:
+            if how == "draws":
+                torch.rand((), generator=lab.generator)
+            else:
+                lab.state.setdefault("seen", []).append(len(rollouts))
+            return -lab.policy(rollouts).logp.sum(1)
+
+    trainer = tiny_bench.trainer(Restless(), Budget(1e15, steps=2), tmp_path)
+    with pytest.raises(UserError, match=r"a loss draws random numbers or writes lab\.state, and it is called twice"):
+        trainer.run("restless")
+
+
+class Averages(nn.Module):
+    """Two ways to keep a mean: a BatchNorm writes into its buffers, and the other one is replaced."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm1d(width), nn.Linear(width, 1)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.seen = self.seen + 1
+        values: torch.Tensor = self.head(self.norm(hidden.flatten(0, 1)))
+        return values.view(hidden.shape[:2])
+
+
+@pytest.mark.parametrize("made_in", ["iteration", "loss"])
+def test_the_buffers_of_a_module_do_not_see_the_zeros_of_a_quote(tiny_bench: Bench, tmp_path: Path, made_in: str) -> None:
+    class Normed:
+        lr = 1e-3
+
+        def iteration(self, lab: Lab) -> Iterator[Step]:
+            if made_in == "iteration":
+                lab.module("v", Averages)
+            yield Step(lab.pairs(4).chosen, self.loss)
+
+        def loss(self, lab: Lab, rollouts: Any) -> torch.Tensor:
+            values: torch.Tensor = lab.module("v", Averages)(lab.policy(rollouts).hidden)
+            return (values - 1).square().sum(1)
+
+    trainer = tiny_bench.trainer(Normed(), Budget(1e15, steps=3), tmp_path)
+    trainer.run("normed")
+    made: Any = trainer.session.modules["v"]
+    assert int(made.norm.num_batches_tracked) == int(made.seen) == 3
 
 
 def test_a_restored_meter_continues_counting() -> None:

@@ -22,7 +22,7 @@ from isoalign.core.records import Budget
 from isoalign.tools.conformance.checks import DiesAtStep, Killed
 from isoalign.training import registry
 from isoalign.training.checkpoint import load_checkpoint
-from isoalign.training.lab import Lab
+from isoalign.training.lab import Lab, session_of
 from isoalign.training.trainer import Trainer
 from workbench import FAST, Bench, Terminal, algorithms, quick, same, small, weights
 
@@ -152,6 +152,63 @@ def test_a_target_network_that_a_method_moves_itself_and_the_models_that_it_ran_
     assert same(weights(runs[0]), weights(runs[1]))
     assert outcome(runs[0]) == outcome(runs[1])
     assert runs[0].guard.models.keys() == runs[1].guard.models.keys() == {"Linear"}
+
+
+def test_modules_of_one_architecture_start_apart_and_alike_in_whatever_order_a_resumed_run_makes_them(
+    tiny_bench: Bench, tmp_path: Path
+) -> None:
+    class Random:
+        """Draws hidden states to two frozen heads, of which no checkpoint holds the weights; the order follows the turn."""
+
+        lr = 1e-2
+
+        def iteration(self, lab: Lab) -> Iterator[Step]:
+            turn = lab.state["turn"] = lab.state.get("turn", -1) + 1
+            for name in ("first", "second") if turn % 2 == 0 else ("second", "first"):
+                lab.module(name, lambda width: nn.Linear(width, 1).requires_grad_(False))
+            yield Step(lab.pairs(4).chosen, self.loss)
+
+        def loss(self, lab: Lab, rollouts: Rollouts) -> torch.Tensor:
+            hidden = lab.policy(rollouts).hidden
+            first, second = (lab.module(name, nn.Identity)(hidden)[:, 0, 0] for name in ("first", "second"))
+            return (first - 1) ** 2 + (second + 1) ** 2
+
+    runs = [killed(tiny_bench, Random(), tmp_path, *steps) for steps in ((), (4, 3))]  # it goes on at turns 3 and 5
+    made = [[run.session.modules[name].weight for name in ("first", "second")] for run in runs]
+    assert not torch.equal(*made[0])
+    assert same(made[0], made[1])  # type: ignore[arg-type]
+    assert outcome(runs[0]) == outcome(runs[1])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert torch.equal(nn.Linear(tiny_bench.language_model().width, 1).weight, made[0][0])
+
+
+def test_what_is_logged_after_the_last_step_of_an_iteration_is_in_the_log_after_a_resume(
+    tiny_bench: Bench, tmp_path: Path
+) -> None:
+    class Late:
+        """Looks at what its step did."""
+
+        lr = 1e-2
+
+        def iteration(self, lab: Lab) -> Iterator[Step]:
+            rows = lab.pairs(4).chosen
+            yield Step(rows, self.loss)
+            with torch.no_grad():
+                lab.log(kl=lab.log_ratio(rows).mean())
+            session_of(lab).reward_ends.add(0.5)  # as where all answers got one reward
+
+        def loss(self, lab: Lab, rollouts: Rollouts) -> torch.Tensor:
+            return -lab.policy(rollouts).logp.sum(1)
+
+    runs = [killed(tiny_bench, Late(), tmp_path, *steps) for steps in ((), (3, 2))]
+    assert all("kl" in row and "equal_rewards" in row for row in runs[0].log[1:])
+    assert outcome(runs[0]) == outcome(runs[1])
+    numbers = runs[0].session.numbers()
+    del numbers["logged"], numbers["reward_ends"]  # as checkpoints were once
+    (lab := tiny_bench.lab()).log(kl=1.0)
+    session_of(lab).restore(numbers)
+    assert session_of(lab).take_logged() == {}
 
 
 def test_a_checkpoint_holds_tensors_and_json_only_and_appears_whole(tiny_bench: Bench, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ COMMAND = str(Path(sys.executable).parent / "isoalign")
 TINY = [
     "task.model.new_tokens=6", "task.model.prompt_tokens=16", "task.prompts.train=24", "task.prompts.test=16",
     "task.prompts.validation=8", "task.sft.steps=3", "task.sft.batch_size=8", "task.feedback.margin=0.0",
-    "task.feedback.judge_margin=0.0", "task.reward.pairs=16", "task.reward.batch_size=8", "task.evaluation.draws=2",
+    "task.feedback.judge_margin=0.0", "task.reward.pairs=16", "task.reward.batch_size=4", "task.evaluation.draws=2",
     "task.training.checkpoint_seconds=0", "threads=1", "tracking=off",
 ]  # fmt: skip
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad as constant_pad
+
+from isoalign.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,33 @@ class Step:
 
     batch: Batch
     loss: Callable[[Any, Any], Tensor]
+
+
+def check_columns(batch: Batch) -> None:
+    """Raises UserError for a field that stays whole where a batch is cut by rows, and for columns of unequal length."""
+    first, *others = _columns_of(batch, "")
+    for name, rows in others:
+        if rows != first[1]:
+            raise UserError(
+                f"iteration(lab) yielded a Step whose batch has {first[1]} rows in {first[0]} and {rows} in {name}; each row "
+                "needs its own in every column"
+            )
+
+
+def _columns_of(batch: Batch, owner: str) -> Iterator[tuple[str, int]]:
+    """Name and length of each column, of batches within too."""
+    for field in dataclasses.fields(batch):
+        name, value = owner + field.name, getattr(batch, field.name)
+        if isinstance(value, Batch):
+            yield from _columns_of(value, f"{name}.")
+        elif isinstance(value, Tensor) and value.dim():
+            yield name, len(value)
+        elif value is not None and not isinstance(value, Number | str):
+            what = "tensor without rows" if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(
+                f"iteration(lab) yielded a Step whose batch has a field {name} of type {what}, which is not cut by rows; make "
+                "it a tensor [B] or a Batch"
+            )
 
 
 def joined(parts: list[Rollouts], pad: int) -> Rollouts:

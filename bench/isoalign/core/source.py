@@ -14,6 +14,7 @@ from functools import cache
 BASELINES = "isoalign.baselines"
 _Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _PROVENANCE = {"Conditions", "Needs", "Paper", "Rows", "Scalars"}  # what is only told of a method: training/provenance.py
+_PROVENANCE_FROM = {"isoalign", "isoalign.training.provenance"}
 _IGNORED = {"ctx", "kind", "type_comment", "type_params"}  # of a node's fields: they say nothing, or not in every Python
 
 
@@ -47,16 +48,28 @@ def _attributes(text: str) -> frozenset[str]:
 def _parsed(text: str) -> ast.Module:
     """The syntax tree of a module without the provenance of methods, which changes no result."""
     tree = ast.parse(text)
+    kinds = provenance_kinds(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef):
-            node.body = [statement for statement in node.body if not is_provenance(statement)]
+            node.body = [statement for statement in node.body if not is_provenance(statement, kinds)]
     return tree
 
 
-def is_provenance(statement: ast.stmt) -> bool:
-    """Whether it is an assignment annotated as provenance: ``paper: ClassVar[Paper] = Paper(...)``."""
+def provenance_kinds(tree: ast.Module) -> set[str]:
+    """The names of isoalign's kinds of provenance that a module imports; a class of its own may be called so, too."""
+    return {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module in _PROVENANCE_FROM
+        for alias in node.names
+        if alias.name in _PROVENANCE
+    }
+
+
+def is_provenance(statement: ast.stmt, kinds: set[str]) -> bool:
+    """Whether it is an assignment annotated as provenance, of one of `provenance_kinds`: ``paper: ClassVar[Paper] = ...``."""
     return isinstance(statement, ast.AnnAssign) and any(
-        isinstance(node, ast.Name) and node.id in _PROVENANCE for node in ast.walk(statement.annotation)
+        isinstance(node, ast.Name) and node.id in kinds for node in ast.walk(statement.annotation)
     )
 
 

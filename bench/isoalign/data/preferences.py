@@ -14,7 +14,7 @@ from torch import Tensor
 from isoalign.core.batches import Labels, Pairs, Prompts, Rollouts
 from isoalign.core.errors import UserError
 
-MAX_ANNOTATORS = 10_000  # of one verdict; makes the index of every label unique
+MAX_VOTES = 10_000  # on one verdict; makes the index of every label unique
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Feedback:
         return dict(total)
 
     def labels_of(self, verdicts: Iterable[int]) -> list[int]:
-        """Indices of the labels behind some verdicts: one per verdict, or one per annotator of a panel."""
+        """Indices of the labels behind some verdicts: one per verdict, or one per vote of several, whoever gave it."""
         return [
-            number * MAX_ANNOTATORS + annotator
+            number * MAX_VOTES + place
             for number in verdicts
-            for annotator in self.rows[number].get("annotators", (0,))
+            for place, _ in enumerate(self.rows[number].get("annotators", (0,)))
         ]
 
     @cached_property

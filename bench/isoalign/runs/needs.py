@@ -85,20 +85,21 @@ CHECKS: dict[str, Callable[[SharedStages], None]] = {
 """The check of each need: of `isoalign.training.needs`."""
 
 
-def check_reads(name: str, session: Session, uses: Callable[[str], bool], rewarded: bool) -> None:
+def check_reads(name: str, session: Session, uses: Callable[[str], bool], rewarded: bool, taught: bool) -> None:
     """Raises UserError for what an algorithm got by code that its key does not follow: a run with other settings of it would
-    take this policy for its own. ``uses``, ``rewarded``: what the key follows."""
-    after_reads(lambda log: None, name, session, uses, rewarded)([])
+    take this policy for its own. ``uses``, ``rewarded``, ``taught``: what the key follows."""
+    after_reads(lambda log: None, name, session, uses, rewarded, taught)([])
 
 
 def after_reads(
-    follow: Callable[[Any], None], name: str, session: Session, uses: Callable[[str], bool], rewarded: bool
+    follow: Callable[[Any], None], name: str, session: Session, uses: Callable[[str], bool], rewarded: bool, taught: bool
 ) -> Callable[[Any], None]:
     """``follow`` behind the check of `check_reads`, at each step: what would end a run ends it at its first."""
-    follows = {"reward": rewarded, "unpaired": uses("labels"), "revisions": uses("revisions")}
+    follows = {"reward": rewarded, "unpaired": uses("labels"), "revisions": uses("revisions"), "teacher": taught}
 
     def checked(log: Any) -> None:
         got = {*session.cursors, *(["reward"] if session.reward_models else [])}
+        got |= {role for role, _ in session.meter.items if role == "teacher"}
         for what in (what for what, followed in follows.items() if what in got and not followed):
             raise UserError(
                 f"{name} got {what} of the lab by code that keys do not follow, such as getattr or another package: call the "

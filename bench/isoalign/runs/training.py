@@ -146,7 +146,7 @@ class Training:
         policy, reference = self._policy_to_train()
         meter, source = Meter(self.budget), FeedbackRounds(self.shared, work / ROUNDS)
         session = Session(policy, reference, source, meter, self.task.model.new_tokens, self.seed)
-        follow = after_reads(self.follow, self.name, session, self.uses, self._rewarded)
+        follow = after_reads(self.follow, self.name, session, self.uses, self._rewarded, bool(self.teacher))
         trainer = Trainer(self.algorithm, session, self.task.training, work, self._forbidden, follow)
         with self._engine(session), as_training_failure(), preserved():
             trainer.run(self.name)
@@ -198,7 +198,7 @@ class Training:
             selection.make_selection(
                 work, self.algorithm, session, base, self.task.model, self.evaluation_prompts(), config.draws
             )
-        check_reads(self.name, session, self.uses, self._rewarded)
+        check_reads(self.name, session, self.uses, self._rewarded, bool(self.teacher))
         if world.rank():
             return []
         write_rows(work / "log.jsonl", [])

@@ -32,7 +32,7 @@ Rows = TypeVar("Rows", bound=Batch)
 class Fit:
     """``epochs`` over ``size`` rows, each in a new seeded order, in batches of ``batch_size``, which a run's processes share.
     ``micro_batch`` of their rows are read at a time: halved for good whenever memory runs out. ``lr_key``: the setting of
-    ``lr``, for messages. ``shard``: whether they hold the weights together."""
+    ``lr``, and ``longer``: what makes more steps, for messages. ``shard``: whether they hold the weights together."""
 
     size: int
     batch_size: int
@@ -41,6 +41,7 @@ class Fit:
     lr_key: str
     seed: int
     epochs: int = 1
+    longer: str = "lower the batch size or raise the epochs"
     shard: bool = False
     shards: Shards | None = None
     curve: list[dict[str, float]] = field(default_factory=list)
@@ -66,8 +67,14 @@ class Fit:
 
         ``gather`` gives the rows of an index [B]. The loss of a batch is the sum of ``losses(rows)`` [B] over its ``weight``:
         the number of its rows, or of its tokens. Training ends early when ``stop()``, asked after each step, says so. Raises
-        UserError if the loss or the gradient is not finite, and OutOfMemory where one row does not fit.
+        UserError if there is but one step, or the loss or the gradient is not finite, and OutOfMemory where one row does not
+        fit.
         """
+        if self.steps == 1:  # the schedule's factor is 0 at the first
+            raise UserError(
+                f"{label}: {self.size} rows in batches of {self.batch_size} are one step, at which the learning rate is still "
+                f"0, so nothing would be trained; {self.longer}"
+            )
         self.shards = Shards(model) if self.shard and world.size() > 1 else None
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = make_optimizer(trained, BETAS, 0.0)

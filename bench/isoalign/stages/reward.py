@@ -67,6 +67,7 @@ def make_reward_model(
         "task.reward.lr",
         seed + 1000 * member,
         config.epochs,
+        "lower task.reward.batch_size or raise task.reward.epochs",
         shard=model.shard and not model.lora,
     )  # a pair is two rows
     losses, accuracies, started = BradleyTerry(trained, pad, model.precision), list[float](), time.monotonic()

@@ -70,7 +70,7 @@ def train_on(rows: list[Example], model: Any, tokenizer: Any, task: TaskConfig) 
     if task.training.gradient_checkpointing:
         checkpoint_layers(model)
     fit = Fit(len(rows), task.sft.batch_size, task.training.micro_batch, task.sft.lr, "task.sft.lr", task.seed)
-    fit.shard = task.model.shard and not task.model.lora
+    fit.shard, fit.longer = task.model.shard and not task.model.lora, "raise task.sft.steps"
     pad, read = int(tokenizer.pad_token_id), LanguageModel(trained, tokenizer, True, task.model.precision, bans=False)
 
     def gather(index: Tensor) -> Rollouts:

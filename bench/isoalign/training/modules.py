@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ def make_module(session: Session, counter: PassCounter, name: str, factory: Call
     Raises UserError for anything but a module, and for a module whose FLOPs cannot be counted.
     """
     with own_random_state():
-        torch.manual_seed(session.seed)
+        torch.manual_seed(_seed_of(session, name))
         module = _call_factory(session, factory)
     if not isinstance(module, nn.Module):
         raise UserError(f"lab.module {name!r}: its factory returned {module!r}, not a torch module")
@@ -33,6 +34,15 @@ def make_module(session: Session, counter: PassCounter, name: str, factory: Call
             raise UserError(f"lab.module {name!r}: the FLOPs of {kind} cannot be counted; build it from linear layers")
         counter.attach(name, part)
     return module
+
+
+def _seed_of(session: Session, name: str) -> int:
+    """The session's seed for the module that was made first, and one of its own for each other: two heads that start alike
+    would learn the same."""
+    session.first_module = session.first_module or name
+    if name == session.first_module:
+        return session.seed
+    return int.from_bytes(hashlib.sha256(f"{session.seed}/{name}".encode()).digest()[:7], "big")
 
 
 def _call_factory(session: Session, factory: Callable[[int], nn.Module]) -> Any:

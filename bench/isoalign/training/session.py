@@ -37,12 +37,12 @@ class Session(Passes):
 
     ``source``: where prompts and feedback come from. ``new_tokens``: the maximum number of tokens of a completion.
     ``anchor``: a copy of the policy, for methods that take one. ``generator``: the source of all randomness, on the CPU.
-    ``state``: what an algorithm keeps between iterations. ``modules``: the algorithm's modules by name. ``reward_models``:
-    those whose training is charged. ``verdicts``: how many there are of the sources that were read. ``started``: spent share
-    of each limit at the first optimizer step. ``logged``: scalars of the current step, each with its weight. ``loss_share``:
-    within a loss, the share of the batch that its rows are; 0 elsewhere. ``engine``: what samples from the policy, if not its
-    own decoding. ``plan_loop``: in a plan, what takes the calls of `trl.train`. The trainer sets ``adopt_module`` and
-    ``trainer``; the caller of an algorithm's code ``guard``.
+    ``state``: what an algorithm keeps between iterations. ``modules``: the algorithm's modules by name; ``first_module``: that
+    of the one that was made first. ``reward_models``: those whose training is charged. ``verdicts``: how many there are of the
+    sources that were read. ``started``: spent share of each limit at the first optimizer step. ``logged``: scalars of the
+    current step, each with its weight. ``loss_share``: within a loss, the share of the batch that its rows are; 0 elsewhere.
+    ``engine``: what samples from the policy, if not its own decoding. ``plan_loop``: in a plan, what takes the calls of
+    `trl.train`. The trainer sets ``adopt_module`` and ``trainer``; the caller of an algorithm's code ``guard``.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Session(Passes):
         self.state: dict[str, Any] = {}
         self.cursors: dict[str, Cursor] = {}
         self.modules: dict[str, nn.Module] = {}
+        self.first_module = ""
         self.reward_models: set[str] = set()
         self.verdicts: dict[str, int] = {}
         self.started: dict[str, float] = {}
@@ -195,6 +196,9 @@ class Session(Passes):
             "reward_models": sorted(self.reward_models),
             "started": self.started,
             "verdicts": self.verdicts,
+            "first_module": self.first_module,
+            "logged": self.logged,
+            "reward_ends": sorted(self.reward_ends),
         } | ({"sampler_gaps": self.engine.gaps} if self.engine else {})
 
     def restore(self, numbers: dict[str, Any]) -> None:
@@ -203,6 +207,8 @@ class Session(Passes):
         self.cursors = {name: Cursor(*each) for name, each in numbers["cursors"].items()}
         self.state, self.reward_models = numbers["state"], set(numbers["reward_models"])
         self.started, self.verdicts = numbers["started"], numbers.get("verdicts", {})
+        self.logged = {name: [(x, by) for x, by in each] for name, each in numbers.get("logged", {}).items()}
+        self.reward_ends, self.first_module = set(numbers.get("reward_ends", [])), numbers.get("first_module", "")
         if self.engine:
             self.engine.gaps = numbers["sampler_gaps"]
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from isoalign.config.training import TrainConfig
 from isoalign.core import sharing, stopping
-from isoalign.core.batches import Batch, Step
+from isoalign.core.batches import Batch, Step, check_columns
 from isoalign.core.complaint import say
 from isoalign.core.errors import UserError
 from isoalign.core.progress import Progress
@@ -25,6 +25,7 @@ from isoalign.training.gradients import Gradients, load_optimizer, make_optimize
 from isoalign.training.guard import Guard
 from isoalign.training.lab import Lab
 from isoalign.training.meter import BudgetSpent
+from isoalign.training.quoting import without_trace
 from isoalign.training.session import Session
 from isoalign.training.snapshots import SnapshotPlan
 
@@ -146,6 +147,7 @@ class Trainer:
                     )
                 if not self.session.sandboxed(len, step.batch):
                     raise UserError("iteration(lab) yielded a Step of no rows; its batch must have at least one")
+                check_columns(step.batch)
                 self.steps_begun += 1
                 yield step
         finally:
@@ -157,7 +159,7 @@ class Trainer:
         """One optimizer step. It begins only if the budget covers all of it."""
         if not self.log and not self.meter.steps:
             self.session.begin_steps()
-        with self.meter.quote() as price:
+        with self.meter.quote() as price, without_trace(self.session):
             self.session.sandboxed(step.loss, self.lab, step.batch)
         if not price.total():
             raise UserError("the loss of a step makes no paid call to the lab, so it does not depend on the policy")
