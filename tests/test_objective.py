@@ -16,7 +16,7 @@ from isoalign.core.errors import UserError
 from isoalign.core.objective import TOXICITY, Objective, objective_of, objective_recipe
 from isoalign.core.records import Card, Estimate, Flag, Point, Rewards, Sample, ScoredPair
 from isoalign.evaluation import judge_check, metrics
-from isoalign.evaluation.card import read_card, sealed, write_card
+from isoalign.evaluation.card import published, read_card, sealed, write_card
 from isoalign.evaluation.metric_values import digits_recipe, measure_metrics, prompt_means
 from isoalign.evaluation.metrics import ScoredSamples, kl, objective, quality, reward_accuracy
 from isoalign.report import compare, publish
@@ -57,9 +57,22 @@ def test_scores_far_from_zero_keep_what_tells_prompts_apart() -> None:
         means = prompt_means({"level": {f"p{i}": [offset + score] for i, score in enumerate(scores)}})["level"]
         kept = [mean - offset for mean in means.values() if mean is not None]
         assert kept == pytest.approx(scores, abs=5e-4)  # a thousandth of their spread
-    assert digits_recipe(LOSS) == {"digits": 2}
+    assert digits_recipe(LOSS) == {"digits": 3}
     assert digits_recipe(SENTIMENT) == {}, "keys of bounded objectives are those of before"
     assert prompt_means({"level": {"p": [1 / 3], "q": [None]}})["level"] == {"p": 0.33333, "q": None}
+
+
+def test_scores_far_from_zero_keep_it_also_if_all_are_one_or_one_lies_elsewhere() -> None:
+    path = next(Path(__file__).parents[1].glob("results/published/nano_rule/dpo-s0-*.json"))
+    collapsed = {f"p{i}": [123456.7] for i in range(50)}
+    uneven = {f"p{i}": [0.0 if i == 17 else 123456 + i / 7] for i in range(50)}
+    for by in (collapsed, uneven, uneven | {f"q{i}": [123456.7] for i in range(50)}):
+        means = prompt_means({"level": by}, far=True)["level"]
+        assert means == pytest.approx({prompt: value for prompt, (value,) in by.items()}, abs=0.01)
+        objective = {"objective": {"name": "cost", "bounds": [None, None], "threshold": None}}
+        card = replace(read_card(path), digits=None, config={"task": objective}, values={"level": means})
+        assert published(card).values["level"] == pytest.approx(means, abs=0.2)
+    assert prompt_means({"level": collapsed})["level"]["p0"] == 123460.0, "digits of bounded objectives are those of before"
 
 
 # -- its settings ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -347,6 +348,39 @@ def test_a_new_task_is_written_with_lengths_and_budgets_of_its_data_and_shown(tm
         NewTask("true", str(tiny_model), str(file)).write(tmp_path)
     with pytest.raises(UserError, match="lower-case letters"):
         NewTask("My Task", str(tiny_model), str(file)).write(tmp_path)
+
+
+def test_folders_with_the_names_of_a_column_a_scorer_or_an_embedded_model_are_none_of_these(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("prompt", "none", "tox_block", "polarity", "vader", "nano", "smollm2"):
+        Path(name).mkdir()
+    write(Path("mine.jsonl"), plain(40))
+    shutil.copytree(tiny_model, "model")
+    new = NewTask("mine", "model", "mine.jsonl", scorer="vader", second_scorer="polarity")
+    whole = OmegaConf.load(new.write(tmp_path))
+    assert (whole.prompts.column, whole.sft.source) == ("prompt", "none")
+    assert (whole.evaluation.scorer, whole.evaluation.second_scorer, whole.objective.name) == ("vader", "polarity", "vader")
+    assert (whole.model.name, whole.prompts.source) == (str(tmp_path / "model"), str(tmp_path / "mine.jsonl"))
+    assert OmegaConf.load(replace(new, name="own", model="nano").write(tmp_path)).model.name == "nano"
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"second_scorer": "nosuch"}, "unknown scorer 'nosuch'"),
+        ({"lora": -4}, "task.model.lora must be 0 or more, not -4"),
+        ({"name": "inf"}, "'inf' can't be the name of a task: Hydra reads it as inf"),
+    ],
+)
+def test_what_would_be_no_task_is_refused_before_it_is_written(
+    tmp_path: Path, tiny_model: Path, setting: dict[str, Any], told: str
+) -> None:
+    new = replace(NewTask("mine", str(tiny_model), str(write(tmp_path / "mine.jsonl", plain(40)))), **setting)
+    with pytest.raises(UserError, match=re.escape(told)):
+        new.write(tmp_path)
+    assert not list(tmp_path.glob("*.yaml"))
 
 
 def test_a_new_task_leaves_out_the_rows_that_it_is_told_to(tmp_path: Path, tiny_model: Path) -> None:

@@ -50,6 +50,17 @@ def test_publishing_again_adds_to_the_board_and_changes_nothing_else(tmp_path: P
     assert "kto" in board.read_text()
 
 
+def test_a_published_card_that_was_renamed_is_refused_before_its_values_are_lost(tmp_path: Path) -> None:
+    first, second = (card.write_card(full(name), tmp_path / "local") for name in ("dpo", "kto"))
+    publish([first], tmp_path)
+    folder = tmp_path / "published" / "nano"
+    (folder / first.name).rename(folder / "best.json")
+    before = files(tmp_path / "published")
+    with pytest.raises(UserError, match=rf"best.json must be named {first.name}, as its card is; rename it"):
+        publish([second], tmp_path)
+    assert files(tmp_path / "published") == before
+
+
 def full(algorithm: str, seed: int = 0) -> Card:
     """A card with values by prompt, a curve and seals."""
     rng = np.random.default_rng([seed, len(algorithm)])

@@ -511,6 +511,31 @@ def test_rescoring_refuses_what_it_does_not_know_and_changes_nothing(place: Term
     assert sft_card.read_bytes() == before
 
 
+def test_a_published_card_is_rescored_whole_or_not_at_all(place: Terminal, sft_card: Path, tmp_path: Path) -> None:
+    done = place([COMMAND, "publish", str(sft_card), "--results", str(tmp_path)])
+    assert done.returncode == 0, done.stderr
+    (small,) = tmp_path.glob("published/*/sft-*.json")
+    before = small.read_bytes()
+    command = [COMMAND, "rescore", str(small), "--store", str(place.store)]
+    line = complaint(place([*command, "--metric", "kl"]))
+    assert "it was published, and its other metrics are rounded; use --all, or publish the run's own card again" in line
+    assert small.read_bytes() == before
+    assert place([*command, "--all"]).returncode == 0
+    assert cards.read_card(small) == cards.read_card(sft_card)
+    assert verify(place, small).returncode == 0
+
+
+def test_a_name_that_no_file_can_have_is_refused_before_anything_is_scored(place: Terminal, sft_card: Path) -> None:
+    for name in ("x" * 201, "ü" * 101):
+        line = complaint(score(place, place.home / "nowhere.jsonl", "--name", name))
+        assert line.rstrip().endswith("of which 200 are the most")
+        with pytest.raises(UserError, match="of which 200 are the most"):
+            cards.write_card(replace(cards.read_card(sft_card), algorithm=name), place.home / "long")
+    assert not (place.home / "long").exists()
+    kept = cards.write_card(replace(cards.read_card(sft_card), algorithm="x" * 200), place.home / "long")
+    assert cards.read_card(kept).algorithm == "x" * 200
+
+
 def test_a_board_that_cannot_be_made_is_found_before_a_card_is_written(
     place: Terminal, sft_card: Path, tmp_path: Path
 ) -> None:

@@ -129,6 +129,10 @@ def test_the_algorithm_of_the_page_conforms(of_the_page: Terminal) -> None:
         ("dpo", "algorithm dpo already exists"),
         ("My-Method", "'My-Method' can't be the name of an algorithm"),
         ("class", "'class' can't be the name of an algorithm: it is a Python keyword"),
+        *((name, f"'{name}' can't be the name of an algorithm: use lower-case") for name in ("größe", "__init__", "_", "2nd")),
+        ("null", "'null' can't be the name of an algorithm: yaml reads it as None"),
+        ("off", "'off' can't be the name of an algorithm: yaml reads it as False"),
+        ("nan", "'nan' can't be the name of an algorithm: Hydra reads it as nan"),
         ("fresh", "this is not a checkout of isoalign"),
     ],
 )

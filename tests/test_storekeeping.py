@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,34 +87,78 @@ def test_what_no_card_names_is_found_and_its_parents_are_kept(
     assert {name for name, path in found.items() if path.is_dir()} == {"sft", "train0", "scores"}
 
 
-def _hold(lock: str, held: Any, done: Any) -> None:
+def _hold(lock: str, begun: Any, done: Any) -> None:
     with FileLock(lock):
-        held.set()
+        begun.set()
         done.wait(60)
+
+
+@contextmanager
+def held(lock: Path) -> Iterator[None]:
+    """Context in which another process holds a lock."""
+    context = multiprocessing.get_context("fork")
+    begun, done = context.Event(), context.Event()
+    living = context.Process(target=_hold, args=(str(lock), begun, done))
+    living.start()
+    begun.wait(60)
+    try:
+        yield
+    finally:
+        done.set()
+        living.join()
+
+
+def test_what_is_no_stage_is_never_touched(kept: tuple[Store, dict[str, Path]], capsys: pytest.CaptureFixture[str]) -> None:
+    store, found = kept
+    folder = Path(__file__).parents[1] / "results" / "published" / "nano"
+    wrong = store.root.parent / "thesis"
+    for root in (wrong, store.root):
+        for name in ("chapters", f"photos-{'0' * 16}", ".work-of-mine", ".damaged-goods"):
+            (root / name).mkdir(parents=True)
+        for name in ("notes.txt", ".mail.lock"):
+            (root / name).touch()
+    words = ["store", "prune", "--yes", "--unnamed", "--results", str(folder), "--store"]
+    assert invoke([*words, str(wrong)]) == 2
+    assert f"{wrong} is no store: it holds 'chapters', and no stage" in capsys.readouterr().err
+    there = {path.name for path in wrong.iterdir()}
+    assert invoke(["store", "prune", key_of(found["train0"]), "--yes", "--store", str(store.root)]) == 0
+    assert not found["train0"].exists()
+    assert invoke([*words, str(store.root)]) == 0
+    assert {path.name for path in store.root.iterdir()} - {".checked"} == there
+    assert len(there) == 6
+
+
+def test_cards_behind_a_link_to_a_folder_count(kept: tuple[Store, dict[str, Path]], tmp_path: Path) -> None:
+    store, found = kept
+    elsewhere, results = tmp_path / "elsewhere", tmp_path / "results"
+    write_card(sealed(replace(read_card(CARD), parents={"scores": key_of(found["scores"])})), elsewhere)
+    results.mkdir()
+    (results / "nano").symlink_to(elsewhere)
+    (elsewhere / "loop").symlink_to(results)
+    assert names(storekeeping.unnamed(store, [results])) == {found["train1"].name, found["alone"].name}
+    with pytest.raises(UserError, match=r"cannot look for cards in .*/nowhere: No such file or directory; name the folders"):
+        storekeeping.unnamed(store, [results, tmp_path / "nowhere"])
 
 
 def test_what_dead_processes_left_behind_goes_and_the_work_of_living_ones_stays(
     kept: tuple[Store, dict[str, Path]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, found = kept
-    for name in ("train-dead", "train-alive"):
+    dead, alive = f"train-{'dead' * 4}", f"train-{'a11e' * 4}"
+    for name in (dead, alive):
         (store.root / f".work-{name}").mkdir()
         (store.root / f".{name}.lock").touch()
-    (store.root / ".damaged-train-old-1").mkdir()
-    context = multiprocessing.get_context("fork")
-    held, done = context.Event(), context.Event()
-    living = context.Process(target=_hold, args=(str(store.root / ".train-alive.lock"), held, done))
-    living.start()
-    held.wait(60)
-    try:
+    (store.root / f".damaged-{dead}-1").mkdir()
+    with held(store.root / f".{alive}.lock"):
         assert invoke(["store", "ls", "--store", str(store.root)]) == 0
         assert "unfinished: 2, 0.000 GiB, 1 of them in use" in capsys.readouterr().out
         assert invoke(["store", "prune", "--yes", "--store", str(store.root)]) == 0
-    finally:
-        done.set()
-        living.join()
+        results = Path(__file__).parents[1] / "results" / "published" / "nano"
+        unnamed = ["store", "prune", "--unnamed", "--yes", "--results", str(results), "--store", str(store.root)]
+        assert invoke(unnamed) == 2
+        assert f"{alive} is being made, and no card names yet what its run has made" in capsys.readouterr().err
     left = {path.name for path in store.root.iterdir()}
-    assert left == {".work-train-alive", ".train-alive.lock", *(path.name for path in found.values())}
+    assert left == {f".work-{alive}", f".{alive}.lock", *(path.name for path in found.values())}
 
 
 def test_every_file_is_read_again_and_changes_are_named(

@@ -25,6 +25,7 @@ from isoalign.data import hub
 from isoalign.evaluation.tracks import OTHER_BASE
 from isoalign.runs import tuned
 from isoalign.tools.tuning import search as search_module
+from isoalign.tools.tuning import space as space_module
 from isoalign.tools.tuning.search import Search, at_ends, spread
 from isoalign.tools.tuning.space import beyond, further, points, refused_beyond, space, widened
 from isoalign.tools.tuning.trials import RULES, Trial, largest_gain, one_paired_error, one_standard_error, paired
@@ -63,6 +64,30 @@ def test_a_space_is_read_as_it_is_typed_and_one_that_there_is_not_is_named() -> 
     assert space("dpo") == {"algorithm.lr": ["3e-05", "0.0001", "0.0003", "0.001"], "algorithm.beta": ["0.03", "0.1", "0.3"]}
     with pytest.raises(UserError, match="nobody declares no search space"):
         space("nobody")
+
+
+def test_a_value_typed_twice_is_one_and_settings_of_no_method_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space_module, "folders", lambda: [tmp_path])
+    (tmp_path / "sweep").mkdir()
+    file = tmp_path / "sweep" / "mine.yaml"
+    file.write_text("algorithm.lr: choice(1e-4, 0.0001, 1e-3)\nalgorithm.mode: choice(a, b, a)\n")
+    assert space("mine") == {"algorithm.lr": ["0.0001", "0.001"], "algorithm.mode": ["a", "b"]}
+    assert len(points({"a": ["1", "1"]}, 2)) == 1
+    file.write_text("algorithm.lr: choice(1e-4, 1e-3)\nbudget.steps: choice(1, 2)\n")
+    with pytest.raises(UserError, match=r"budget.steps is no setting of an algorithm, algorithm.KEY, which alone are tuned"):
+        space("mine")
+
+
+def test_of_a_large_space_only_as_many_points_are_drawn_as_are_asked_for() -> None:
+    large = {f"algorithm.s{i}": ["1", "10", "100", "1000"] for i in range(24)}
+    first = points(large, 6)
+    tried = [Trial(at, Estimate(0.1, 0.0, 0.2, 5), 1.0) for at in first[:5]]
+    best = Trial(first[5] | {"algorithm.s0": "1000"}, Estimate(0.9, 0.8, 1.0, 5), 1.0)
+    found = beyond(large, [*tried, best], 2)
+    assert len(found) == 2
+    assert any(value in ("10000.0", "10000", "0.1") for at in found for value in at.values())
 
 
 GRID = {"algorithm.lr": ["1e-4", "3e-4", "1e-3"], "algorithm.draws": ["2", "4", "8"], "algorithm.mode": ["a", "b"]}
@@ -292,6 +317,19 @@ def test_a_tuned_setting_is_told_on_the_card_unless_another_is_typed_or_the_base
     assert OTHER_BASE in (theirs.home / "results" / "theirs" / "leaderboard.md").read_text()
 
 
+def test_settings_of_another_task_and_method_whose_file_has_the_same_name_are_not_taken(theirs: Terminal) -> None:
+    conf = theirs.home / "site" / "mine" / "conf"
+    (conf / "task" / "theirs_online.yaml").write_text("defaults: [nano]\nname: theirs_online\n")
+    (conf / "tuned" / "theirs_dpo.yaml").rename(conf / "tuned" / "theirs_online_dpo.yaml")
+    told = "tuned/theirs_online_dpo.yaml is of online_dpo on theirs, not of dpo on theirs_online; rename this task"
+    for named in ([], ["tuned=theirs_online_dpo"]):
+        assert told in complaint(theirs(theirs.run("task=theirs_online", "algorithm=dpo", *named)))
+    tune = [COMMAND, "tune", "theirs_online", "dpo", "--conf", "conf", f"task.model.name={theirs.model}"]
+    assert told in complaint(theirs([*tune, "--store", str(theirs.store)]))
+    assert not theirs.store.exists()
+    assert not (theirs.home / "conf").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "lr", "tuning"),
     [
@@ -372,6 +410,14 @@ def test_settings_of_another_method_or_base_are_refused_where_they_are_asked_for
 def test_the_spread_of_what_studies_chose_is_a_line() -> None:
     winners = [Trial({"algorithm.lr": lr}, Estimate(gain, 0, 1, 9), 1.0) for lr, gain in (("1e-3", 0.2), ("3e-4", 0.15))]
     assert spread("dpo", winners) == "dpo over 2 studies: gain 0.150 to 0.200; lr 1e-3, 3e-4"
+
+
+def test_a_folder_for_settings_that_cannot_be_written_is_found_before_the_trials(terminal: Terminal) -> None:
+    (terminal.home / "conf").touch()
+    line = complaint(terminal(command(terminal, "dpo")))
+    assert "cannot write to conf/tuned: " in line
+    assert line.rstrip().endswith("; choose another folder with --conf")
+    assert not terminal.store.exists()
 
 
 def test_tuning_on_another_base_does_not_replace_what_was_tuned(terminal: Terminal) -> None:

@@ -54,7 +54,8 @@ def prune(stages: tuple[str, ...], unnamed: bool, results: tuple[Path, ...], yes
     """Delete what processes that have ended left behind: unfinished work, locks, damaged stages.
 
     With STAGE (a key, or the name of its folder) that stage as well, and all that were made from it. Says first what would go;
-    --yes deletes it. Do not prune while runs begin: a stage that a new run needs is made again.
+    --yes deletes it. Do not prune while runs begin: a stage that a new run needs is made again. --unnamed is refused while a
+    stage is being made.
     """
     from isoalign.tools import storekeeping  # loads numpy, which the help does without
 
@@ -64,6 +65,7 @@ def prune(stages: tuple[str, ...], unnamed: bool, results: tuple[Path, ...], yes
         chosen |= {item.path: item for item in storekeeping.descendants(opened, stages)}
     if unnamed:
         chosen |= {item.path: item for item in storekeeping.unnamed(opened, results)}
+    storekeeping.check(opened)
     sizes = {path: item.size for path, item in chosen.items()}
     for path in chosen:
         print(f"{sizes[path] / storekeeping.GIB:8.3f} GiB  {clean(path.name)}")

@@ -11,6 +11,7 @@ from isoalign.config import search_path
 from isoalign.core import plugins
 from isoalign.core.complaint import say
 from isoalign.core.errors import UserError
+from isoalign.core.files import check_writable
 from isoalign.core.progress import Progress
 from isoalign.runs import overrides
 from isoalign.tools.tuning import search as tuning
@@ -50,6 +51,7 @@ def tune(
     for search, name in product(searches, wanted):
         search.file(name, conf)  # one that can't be written is found out before the trials
     bar = _Bar(studies * sum(len(points(space(name), trials)) for name in wanted))
+    check_writable(conf / "tuned", "choose another folder with --conf")
     failed, winners = 0, dict[str, list[tuning.Trial]]()
     for search in searches:
         for name, tried in search.run(wanted, bar.hear):

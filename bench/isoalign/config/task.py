@@ -66,6 +66,8 @@ class ModelConfig:
             raise ValueError(f"task.model.dtype must be {' or '.join(DTYPES)}, not {self.dtype!r}")
         if self.frozen_dtype not in ("", *DTYPES):
             raise ValueError(f"task.model.frozen_dtype must be empty, {' or '.join(DTYPES)}, not {self.frozen_dtype!r}")
+        if self.lora < 0:
+            raise ValueError(f"task.model.lora must be 0 or more, not {self.lora}")
         if self.dtype == "bfloat16" and not self.lora:
             raise ValueError(
                 "task.model.dtype=bfloat16 needs task.model.lora: trained in bfloat16, weights round most updates away; set "

@@ -36,6 +36,17 @@ def save(path: Path, text: str | bytes) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
+def check_writable(folder: Path, hint: str) -> None:
+    """Make a folder if needed. Raises UserError with a ``hint`` if nothing can be written there."""
+    probe = folder / f".probe-{_own()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; {hint}") from error
+
+
 def _own() -> str:
     """A word that no other process has, of another machine or container that shares the folder neither."""
     return f"{os.getpid()}-{secrets.token_hex(4)}"

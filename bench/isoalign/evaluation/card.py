@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ FORMAT, PUBLISHED = 4, 5
 READS = (1, 2, 3, 4, 5)
 """1 has no values by prompt, curve and seals; up to 2 flags were lines of text; up to 3 nothing was shared; of 5, which is
 published, a part is in the pack beside it."""
-LONGEST_NAME = 200  # characters
+LONGEST_NAME = 200  # characters, and bytes in the name of a file
 MANY = 200  # cards of which a bar says how far reading them is
 LINES = ("metrics", "flags", "data", "values", "curve", "families", "seals")  # fields whose entries have a line each
 DENSE = ("values", "curve")
@@ -41,9 +42,11 @@ INNER: dict[str, Any] = {
 def write_card(card: Card, folder: Path) -> Path:
     """Write a card into a folder, which is created if needed, under its ``file_name``; returns the path.
 
-    Raises UserError if the folder can't be written or a value is not finite; no partial file is left.
+    Raises UserError if the folder can't be written, a value is not finite or a name is too long; no partial file is left.
     """
+    check_row_name(card.algorithm)
     path = Path(folder) / file_name(card)
+    _check_names(card, path)
     save(path, to_json(card, path))
     return path
 
@@ -73,15 +76,26 @@ def read_card(path: Path) -> Card:
         if isinstance(holder, dict) and "values" in holder:
             holder["values"] = _unpack(holder["values"], lists, where, path)
     card: Card = parse(data, Card, "", path)
-    for name in ("task", "algorithm", "key"):
-        if (length := len(getattr(card, name))) > LONGEST_NAME:
-            raise UserError(f"{path}: {name} has {length:,} characters, of which {LONGEST_NAME} are the most")
+    _check_names(card, path)
     for place, hint in INNER.items():
         _check_inner(card, place.split("."), hint, path)
     if card.metered or card.spent:
         parse(card.budget.get("flops"), float, "budget.flops", path)
         _check_bill(card.spent, path)
     return card
+
+
+def check_row_name(name: str) -> None:
+    """Raise UserError for a name that a row of a board can't have: no file could be named after it."""
+    longest = max(len(name), len(os.fsencode(_safe(name))))
+    if longest > LONGEST_NAME:
+        raise UserError(f"the name {name[:20]}... has {longest:,} characters or bytes, of which {LONGEST_NAME} are the most")
+
+
+def _check_names(card: Card, path: Path) -> None:
+    for name in ("task", "algorithm", "key"):
+        if (length := len(getattr(card, name))) > LONGEST_NAME:
+            raise UserError(f"{path}: {name} has {length:,} characters, of which {LONGEST_NAME} are the most")
 
 
 def published(card: Card) -> Card:

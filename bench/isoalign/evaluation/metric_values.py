@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ from isoalign.core.objective import Objective
 from isoalign.core.records import Estimate, PromptValues
 from isoalign.evaluation import metrics
 from isoalign.evaluation.metrics import ScoredSamples
+from isoalign.evaluation.spread import typical_spread
 from isoalign.stats import Values
 
 VERSION = 2
 FILE = "figures.json"
-DIGITS = 5  # significant digits of means
+DIGITS, MOST = 5, 15  # significant digits of means
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def measure_metrics(scored: ScoredSamples, wanted: Collection[str] | None = None
     versions = metrics.versions(scored.objective, bool(scored.contests))
     return MetricValues(
         {name: _bounded(name, estimate, scored.objective) for name, estimate in metrics.merged(by_family).items()},
-        prompt_means(metrics.values_all(scored, wanted)),
+        prompt_means(metrics.values_all(scored, wanted), far=_may_be_far(scored.objective)),
         {family: sorted(part) for family, part in by_family.items()},
         {family: versions[family] for family in by_family},
         metrics.data_all(scored, wanted),
@@ -68,27 +70,36 @@ def read_metrics(folder: Path) -> MetricValues:
 
 
 def digits_recipe(objective: Objective) -> dict[str, int]:
-    """For recipes, of an objective without bounds: its means were kept with five digits before."""
-    return {} if math.isfinite(objective.high - objective.low) else {"digits": 2}
+    """For recipes, of an objective without bounds: its means were kept with fewer digits before."""
+    return {"digits": 3} if _may_be_far(objective) else {}
 
 
-def prompt_means(values: Mapping[str, Values]) -> PromptValues:
+def _may_be_far(objective: Objective) -> bool:
+    """Whether scores may lie far from 0, by any number of their spreads."""
+    return not math.isfinite(objective.high - objective.low)
+
+
+def prompt_means(values: Mapping[str, Values], far: bool = False) -> PromptValues:
     """The mean of each prompt's values, None where all are missing, with digits that are far finer than any interval.
 
-    Variants of a metric (`distinct_1@common`) are left out: they would be a third of a card, and no row is
-    ranked by them.
+    ``far``: scores may lie far from 0. Variants of a metric (`distinct_1@common`) are left out: they would be a third of a
+    card, and no row is ranked by them.
     """
     kept = {name: by for name, by in values.items() if "@" not in name}
-    return {name: _shortened({prompt: _mean(row) for prompt, row in sorted(by.items())}) for name, by in kept.items()}
+    return {name: _shortened({prompt: _mean(row) for prompt, row in sorted(by.items())}, far) for name, by in kept.items()}
 
 
-def _shortened(by: dict[str, float | None]) -> dict[str, float | None]:
+def _shortened(by: dict[str, float | None], far: bool) -> dict[str, float | None]:
     """Means with `DIGITS` significant digits; where they are a thousand times their spread or more, with more, to a
-    thousandth of it: of scores about 100,000 only the last digits tell methods apart."""
+    thousandth of it: of scores about 100,000 only the last digits tell methods apart. Where they may be ``far`` from 0, the
+    `typical_spread` counts as well, and without one they are exact: those of another method lie in between."""
     known = [value for value in by.values() if value is not None]
     largest, spread = max(map(abs, known), default=0.0), float(np.std(known)) if known else 0.0
     ratio = largest / spread if spread > 1e-12 * largest else 1.0  # below, they differ by rounding
-    digits = DIGITS if ratio < 1000 else math.floor(math.log10(ratio)) + 4
+    if far and known:
+        typical = typical_spread(known)
+        ratio = max(ratio, abs(statistics.median(known)) / typical if typical else 10.0**MOST)
+    digits = DIGITS if ratio < 1000 else min(math.floor(math.log10(ratio)) + 4, MOST)
     return {prompt: value if value is None else float(f"{value:.{digits}g}") for prompt, value in by.items()}
 
 

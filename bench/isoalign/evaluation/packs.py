@@ -21,8 +21,10 @@ from typing import Any
 from isoalign.core import claims, outside_json
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
+from isoalign.core.objective import objective_of
 from isoalign.core.records import Card, Estimate, PromptValues
 from isoalign.core.remote import PACK
+from isoalign.evaluation.spread import typical_spread
 
 FIELDS = ("values", "curve", "families", "data")
 FURTHER = ("parents", "contents", "seals", "config.task")  # in packs since 2026-11-29
@@ -37,8 +39,10 @@ def rounded(card: Card) -> Card:
     """The card as it is published, still without new seals; one that was published with as few digits as it is."""
     if card.digits is not None and card.digits <= DIGITS:
         return card
-    points = [replace(p, metrics=_metrics(p.metrics), values=_columns(p.values)) for p in card.curve]
-    return replace(card, digits=DIGITS, metrics=_metrics(card.metrics), values=_columns(card.values), curve=points)
+    objective = objective_of(card)
+    far = max(-objective.low, objective.high) > 1
+    points = [replace(p, metrics=_metrics(p.metrics), values=_columns(p.values, far)) for p in card.curve]
+    return replace(card, digits=DIGITS, metrics=_metrics(card.metrics), values=_columns(card.values, far), curve=points)
 
 
 def _metrics(metrics: Mapping[str, Estimate]) -> dict[str, Estimate]:
@@ -52,16 +56,24 @@ def _estimate(e: Estimate) -> Estimate:
     return replace(e, value=_short(e.value, finer), low=_short(e.low, finer), high=_short(e.high, finer))
 
 
-def _columns(values: PromptValues) -> PromptValues:
+def _columns(values: PromptValues, far: bool) -> PromptValues:
     """Columns with fewer digits; one of a single value, which takes no room, as it is."""
-    return {name: _column(by) if len(set(map(repr, by.values()))) > 1 else by for name, by in values.items()}
+    return {name: _column(by, far) if len(set(map(repr, by.values()))) > 1 else by for name, by in values.items()}
 
 
-def _column(by: Mapping[str, float | None]) -> dict[str, float | None]:
+def _column(by: dict[str, float | None], far: bool) -> dict[str, float | None]:
     """Values with `DIGITS` and `DECIMALS`, or with more decimals, in steps of a twentieth of their spread or less: scores
-    about 1,500 that differ by 2, or of a hundred thousandth, would be one value else."""
+    about 1,500 that differ by 2, or of a hundred thousandth, would be one value else.
+
+    ``far``: scores may lie far from 0, so the spread is the `typical_spread` if that is less. A column without one is kept as
+    it is: its most frequent value takes no room.
+    """
     known = [value for value in by.values() if value is not None]
     spread = statistics.pstdev(known)
+    if far:
+        spread = min(spread, typical_spread(known))
+        if not spread:
+            return by
     finer = math.ceil(-math.log10(spread / 20)) if spread else 0
     return {prompt: value if value is None else _shorter(value, finer) for prompt, value in by.items()}
 

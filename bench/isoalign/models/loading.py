@@ -18,6 +18,8 @@ from isoalign.data import assets, hub
 from isoalign.data.assets import ASSETS
 from isoalign.models import tokens
 
+EMBEDDED = {"nano": lambda: Path(__file__).parent / "nano", "smollm2": lambda: assets.asset_path("smollm2")}  # their folders
+
 
 def load_model(name: str, weights: Path | None = None, dtype: str = "float32", tokenizer: Any = None) -> tuple[Any, Any]:
     """A causal language model, frozen, and its tokenizer.
@@ -109,8 +111,7 @@ def count_parameters(name: str) -> int:
 
 def model_path(name: str) -> str:
     """The path or name that transformers loads: the folder of an embedded model or of NAME@REVISION, else the name itself."""
-    embedded = {"nano": lambda: Path(__file__).parent / "nano", "smollm2": lambda: assets.asset_path("smollm2")}
-    return str(embedded[name]()) if name in embedded else hub.model_folder(name)
+    return str(EMBEDDED[name]()) if name in EMBEDDED else hub.model_folder(name)
 
 
 def weights_identity(name: str) -> str:

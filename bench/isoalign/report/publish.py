@@ -49,12 +49,14 @@ def publish(paths: Iterable[Path], results_root: Path) -> list[Path]:
 
 
 def _read_all(paths: list[Path]) -> list[Card]:
-    """The cards in files. Raises UserError that names all that can't be read, since they are repaired at once."""
+    """The cards in files. Raises UserError that names all that can't be read or were renamed: they are repaired at once."""
     found: list[Card] = []
     wrong: dict[str, UserError] = {}
     for path in track(paths, "reading cards", least=MANY):
         try:
             found.append(read_unchanged(path))
+            if (name := file_name(found[-1])) != path.name:  # the pack has its values by that name
+                raise UserError(f"{path} must be named {name}, as its card is; rename it")
         except UserError as error:
             wrong[path.name] = error
     if wrong:

@@ -21,6 +21,7 @@ from isoalign.config.task import OWN, TaskConfig
 from isoalign.core import devices, progress, runtime, stopping, world
 from isoalign.core.complaint import complain, one_line
 from isoalign.core.errors import MachineFailed, TrainingFailed, UserError, interrupt_of, unforeseen, unknown
+from isoalign.core.files import check_writable
 from isoalign.core.memory import machine_failure
 from isoalign.core.objective import objective_of
 from isoalign.core.peak_memory import GIB
@@ -189,15 +190,7 @@ def _plain(node: Any) -> dict[str, Any]:
 
 def _writable(folder: Path) -> Path:
     """The folder, made if needed; refused in one line before any work if nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror}; choose another folder (store=..., results=...)"
-        ) from error
+    check_writable(folder, "choose another folder (store=..., results=...)")
     return folder
 
 

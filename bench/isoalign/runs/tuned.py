@@ -31,6 +31,16 @@ def base_of(model: ModelConfig) -> dict[str, Any]:
     return {"weights": loading.weights_identity(model.name), "lora": model.lora, "dtype": model.dtype}
 
 
+def check_named(task: str, algorithm: str) -> None:
+    """Raise UserError where the file of settings that are tuned on a task, TASK_METHOD, has the name of another one: of a
+    task with a shorter name and a method with a longer one."""
+    name, methods = f"{task}_{algorithm}", set(options("algorithm"))
+    for other in options("task"):
+        method = name.removeprefix(f"{other}_")
+        if len(other) < len(task) and method != name and method in methods:
+            raise UserError(f"tuned/{name}.yaml is of {method} on {other}, not of {algorithm} on {task}; rename this task")
+
+
 def settings_on(task: str, algorithm: str, model: ModelConfig) -> dict[str, Any]:
     """The settings of an algorithm on a task, as a run has them: of its yaml, and those that tuning chose on this base."""
 
@@ -40,6 +50,8 @@ def settings_on(task: str, algorithm: str, model: ModelConfig) -> dict[str, Any]
 
     tuned = read(f"tuned/{task}_{algorithm}.yaml")
     chosen = tuned.get("algorithm", {}) if tuned and tuned.get("tuned_on") == base_of(model) else {}
+    if chosen:
+        check_named(task, algorithm)
     settings = read(f"algorithm/{algorithm}.yaml") | chosen
     return {key: value for key, value in settings.items() if key not in NAMES}
 
@@ -56,14 +68,15 @@ def settings_and_tuning(config: DictConfig, model: ModelConfig) -> tuple[dict[st
     """The algorithm's settings on a base, and how they were found, for the card.
 
     What is typed holds in any case, and a setting that is typed makes all of them settings by hand. Raises UserError for
-    ``tuned=`` another method's settings, or those of another base.
+    ``tuned=`` another method's settings, or those of another base, and where the name of the task's file is another one's.
     """
     words = list(HydraConfig.get().overrides.task)
     typed = any(word.lstrip("+~").startswith("algorithm.") for word in words)
     tuning, name, choice = str(config.tuning), config.algorithm.get("name", ""), HydraConfig.get().runtime.choices.get("tuned")
     if choice in options("tuned") and choice != DEFAULT:
         named = any(word.startswith("tuned=") for word in words)
-        if re.sub(r"-\d+$", "", choice) not in [f"{task}_{name}" for task in options("task")]:
+        study = re.sub(r"-\d+$", "", choice)
+        if study not in [f"{task}_{name}" for task in options("task")]:
             raise UserError(f"tuned={choice} holds no settings of {name}; choose one TASK_{name}, or default")
         if config.tuned_on != base_of(model):
             if named:
@@ -75,6 +88,7 @@ def settings_and_tuning(config: DictConfig, model: ModelConfig) -> tuple[dict[st
         elif choice != f"{config.task.name}_{name}":
             tuning = f"{tuning}, as {choice}"
         if tuning != OTHER_BASE:
+            check_named(study.removesuffix(f"_{name}"), name)
             search, run = choosing(config.tuned_with), choosing(words)
             tuning += f", with {' '.join(sorted(search - run))}" if search - run else ""
             tuning += f", but not with {' '.join(sorted(run - search))}" if run - search else ""

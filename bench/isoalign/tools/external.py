@@ -27,7 +27,7 @@ from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.data.prompts import Prompt
 from isoalign.evaluation import metric_values, scores
 from isoalign.evaluation import samples as sample
-from isoalign.evaluation.card import key_of
+from isoalign.evaluation.card import check_row_name, key_of
 from isoalign.evaluation.scoring import scored
 from isoalign.evaluation.win_rate import WIN_RATE, read_contests
 from isoalign.models.language import LanguageModel
@@ -48,8 +48,9 @@ def score(file: Path, task: TaskConfig, store: Store, name: str, command: str) -
     """Score a file of completions and make its card.
 
     Raises UserError, with nothing written, for a file whose rows are not all the task's evaluation prompts with equally
-    many draws each.
+    many draws each, and for a name that is too long.
     """
+    check_row_name(name)
     chosen = prompts.load_split(task.prompts, task.evaluation.split)
     text = rows_of_log(file, _text_of(file))
     rows = read_external(file, text, chosen, task)

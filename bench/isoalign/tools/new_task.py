@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 
-from isoalign.config.task import PromptsConfig
+from isoalign.config.fill import build_config
+from isoalign.config.task import PromptsConfig, TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.files import save
+from isoalign.core.places import CONF
 from isoalign.data import formats, prompts
 from isoalign.data.formats.files import iterate_rows
 from isoalign.data.formats.rows import Row
@@ -18,6 +23,7 @@ from isoalign.models import loading
 from isoalign.models.answer_scorers import load_answer_scorer
 from isoalign.models.scorers import EMBEDDED
 from isoalign.stages.sft import NONE
+from isoalign.tools.scaffold import check_name
 
 YAML = """# {name}: written by isoalign new task; every setting is in conf/task/common/defaults.yaml.
 defaults:
@@ -61,14 +67,10 @@ class NewTask:
     def write(self, folder: Path) -> Path:
         """Write the yaml into ``folder``; its path.
 
-        Raises UserError, with nothing written, for a name that is taken or cannot be one, and for prompts that cannot be read.
+        Raises UserError, with nothing written, for a name that is taken or cannot be one, for prompts that cannot be read, and
+        for settings that are none of a task.
         """
-        if not self.name.isidentifier() or self.name != self.name.lower():
-            raise UserError(
-                f"{self.name!r} can't be the name of a task: use lower-case letters, digits and underscores, as in my_task"
-            )
-        if yaml.safe_load(self.name) != self.name:  # true, null, off ...
-            raise UserError(f"{self.name!r} can't be the name of a task: yaml reads it as {yaml.safe_load(self.name)!r}")
+        check_name(self.name, "a task", "my_task")
         if self.scorer == self.second_scorer:
             raise UserError(f"the second scorer must be another one than {self.scorer}; name one with --second-scorer")
         if (file := folder / f"{self.name}.yaml").exists():
@@ -84,20 +86,23 @@ class NewTask:
         # nano's budgets for its size and the tokens of a row
         small = 4.5e12 * weights / 4.2e6 * (prompt_tokens + new_tokens) / 44 / (3 if self.lora else 1)
         text = YAML.format(
-            name=self.name, model=_quoted(self.model), lora=self.lora, prompts=_quoted(self.source),
+            name=self.name, model=_place(self.model, loading.EMBEDDED), lora=self.lora, prompts=_place(self.source),
             where=f"format: {format}" if format else f"column: {_quoted(self.column)}",
-            demonstrations=_quoted(self.demonstrations), feedback=_quoted(self.feedback), prompt_tokens=prompt_tokens,
+            demonstrations=_place(self.demonstrations, (NONE,)), feedback=_place(self.feedback), prompt_tokens=prompt_tokens,
             new_tokens=new_tokens, tiny=small / 2, small=small, large=2 * small, scorer=_quoted(self.scorer),
             second=_quoted(self.second_scorer), objective=self._objective(), noise=0.0 if self.known_reward else 0.05,
             skip=f", skip: {self.skip}" if self.skip else "",
         )  # fmt: skip
+        _check_settings(text)
         save(file, text)
         return file
 
     def _objective(self) -> str:
-        """The lines of the objective; none for toxicity."""
+        """The lines of the objective; none for toxicity. Raises UserError for a scorer that there is not."""
         known = "known_reward: true\n" if self.known_reward else ""
         scorer = None if self.scorer in EMBEDDED else load_answer_scorer(self.scorer)
+        if self.second_scorer not in EMBEDDED:
+            load_answer_scorer(self.second_scorer)  # it is found
         given, says = self.higher_is_better, False if scorer is None else scorer.higher_is_better
         if given is not None and says is not None:
             raise UserError(f"{self.scorer} says itself which way its numbers go; leave out --higher-is-better")
@@ -120,8 +125,21 @@ def _number(end: float | None) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text in yaml; the absolute path where it names a file or folder, as runs start elsewhere."""
-    return json.dumps(str(Path(text).resolve()) if text and Path(text).exists() else text, ensure_ascii=False)
+    """A text in yaml."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _place(text: str, names: Collection[str] = ()) -> str:
+    """In yaml, the absolute path of a file or folder, as runs start elsewhere; another text, or one of the ``names``, as it
+    is."""
+    return _quoted(str(Path(text).resolve()) if text and text not in names and Path(text).exists() else text)
+
+
+def _check_settings(text: str) -> None:
+    """Raise UserError for the yaml of a task that has a setting out of range."""
+    settings: Any = yaml.safe_load(text)
+    del settings["defaults"]
+    build_config(TaskConfig, OmegaConf.merge(OmegaConf.load(CONF / "task" / "common" / "defaults.yaml"), settings), "task")
 
 
 def _prompt_format(source: str, column: str) -> str:

@@ -24,8 +24,14 @@ def rescored(card: Card, store: Store, wanted: Collection[str] | None = None) ->
     """The card with the metrics of all families, or of those wanted, as this version of them gives.
 
     What follows from the metrics (flags, curve, versions) is computed again. Raises UserError where the samples are not in the
-    store, and where families that are not wanted are of another version than this code's.
+    store, where families that are not wanted are of another version than this code's, and for some families of a published
+    card, whose others are rounded.
     """
+    if wanted and card.digits is not None:
+        raise UserError(
+            f"{card.algorithm} seed {card.seed}: it was published, and its other metrics are rounded; use --all, or publish "
+            "the run's own card again"
+        )
     if wanted and card.versions.get("statistics", "1") != str(stats.VERSION):
         raise UserError(
             f"{card.algorithm} seed {card.seed}: its intervals are of another version of the statistics; use --all"

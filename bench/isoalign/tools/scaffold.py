@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import keyword
+import re
 import tomllib
 from pathlib import Path
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from isoalign.core import plugins
 from isoalign.core.errors import UserError
@@ -104,9 +108,7 @@ def write_algorithm(name: str, package: Path | None) -> list[Path]:
     """
     if keyword.iskeyword(name):
         raise UserError(f"{name!r} can't be the name of an algorithm: it is a Python keyword")
-    if not name.isidentifier() or name != name.lower():
-        wanted = "use lower-case letters, digits and underscores, as in my_method"
-        raise UserError(f"{name!r} can't be the name of an algorithm: {wanted}")
+    check_name(name, "an algorithm", "my_method")
     files = _into_package(name, package) if package and (package / "pyproject.toml").exists() else {}
     if name in plugins.algorithms():
         raise UserError(f"algorithm {name} already exists; choose another name")
@@ -116,6 +118,17 @@ def write_algorithm(name: str, package: Path | None) -> list[Path]:
     for path, text in files.items():
         save(path, text)
     return list(files)
+
+
+def check_name(name: str, what: str, example: str) -> None:
+    """Raise UserError for a name that files, yaml and command lines can't all have."""
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+        wanted = f"use lower-case letters, digits and underscores, a letter first, as in {example}"
+        raise UserError(f"{name!r} can't be the name of {what}: {wanted}")
+    typed = OverridesParser.create().parse_override(f"name={name}").value()
+    for reader, value in (("yaml", yaml.safe_load(name)), ("Hydra", typed)):  # true, null, nan, off ...
+        if value != name:
+            raise UserError(f"{name!r} can't be the name of {what}: {reader} reads it as {value!r}")
 
 
 def task_folder(package: Path | None) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,13 @@ from typing import Any
 from isoalign.core import claims, outside_json, presence
 from isoalign.core.display import clean, grid
 from isoalign.core.errors import UserError
-from isoalign.core.manifests import CHECKED
+from isoalign.core.manifests import CHECKED, MANIFEST, RECIPE
 from isoalign.core.store import Store
 from isoalign.evaluation.card import read_card
 
 GIB = 2**30
 KINDS = {"stage": "stages", "work": "unfinished", "damaged": "set aside as damaged", "lock": "locks", "note": "notes"}
+STAGE = re.compile(r"[^.-][^.]*-[0-9a-f]{16}")  # the name of a stage's folder
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,24 @@ def items(store: Store) -> list[Item]:
 def _items(root: Path) -> Iterator[Item]:
     for path in root.iterdir():
         name = path.name
-        if path.is_dir() and not name.startswith("."):
-            yield Item(path, "stage", name)
-        elif name.startswith(claims.WORK):
+        if STAGE.fullmatch(name):
+            if any((path / file).exists() for file in (RECIPE, MANIFEST)):
+                yield Item(path, "stage", name)
+        elif name.startswith(claims.WORK) and STAGE.fullmatch(claims.stage_of(path)):
             yield Item(path, "work", claims.stage_of(path), claims.is_claimed(root, claims.stage_of(path)))
-        elif name.startswith(".damaged-"):
+        elif name.startswith(".damaged-") and STAGE.match(name, len(".damaged-")):
             yield Item(path, "damaged", name.removeprefix(".damaged-"))
-        elif name.startswith(".") and path.suffix in (".lock", ".lease"):
+        elif name.startswith(".") and path.suffix in (".lock", ".lease") and STAGE.fullmatch(path.stem[1:]):
             yield Item(path, "lock", path.stem[1:], claims.is_claimed(root, path.stem[1:]))
-        elif name == CHECKED:
-            yield from (Item(note, "note", note.name.removesuffix(".json")) for note in path.iterdir())
+        elif name == CHECKED and path.is_dir():
+            yield from (Item(note, "note", note.name.removesuffix(".json")) for note in path.glob("*.json"))
+
+
+def check(store: Store) -> None:
+    """Raise UserError for a folder that holds something, but no stage: it is no store."""
+    others = sorted(path.name for path in store.root.iterdir() if not path.name.startswith("."))
+    if others and not any(item.kind == "stage" for item in items(store)):
+        raise UserError(f"{store.root} is no store: it holds {others[0]!r}, and no stage; name the store with --store")
 
 
 def listing(store: Store) -> Iterator[str]:
@@ -113,10 +124,18 @@ def descendants(store: Store, keys: Collection[str]) -> list[Item]:
             raise UserError(f"the store {store.root} holds no stage {key!r}; `isoalign store ls` shows what it holds")
         wanted |= found
     find = _paths(stages).get
-    parents = {name: {parent.name for parent in store.parents(item.path, find)} for name, item in stages.items()}
+    parents = {name: {parent.name for parent in _parents(store, item.path, find)} for name, item in stages.items()}
     while more := {name for name in stages.keys() - wanted if parents[name] & wanted}:
         wanted |= more
     return [stages[name] for name in sorted(wanted)]
+
+
+def _parents(store: Store, folder: Path, find: Callable[[str], Path | None]) -> list[Path]:
+    """The stages that a stage's recipe names. Raises UserError where it can't be read."""
+    try:
+        return store.parents(folder, find)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {folder / RECIPE}, which names what it was made from; remove that folder") from error
 
 
 def _paths(stages: Mapping[str, Item]) -> dict[str, Path]:
@@ -129,9 +148,12 @@ def unnamed(store: Store, results: Iterable[Path]) -> list[Item]:
     of results.
 
     Raises UserError where there is no card at all: a wrong folder would make everything superfluous. So would a card that
-    can't be read; JSON of another kind, such as the notes of failures and the records of tuning, is passed over.
+    can't be read; JSON of another kind, such as the notes of failures and the records of tuning, is passed over. Raises it too
+    while a stage is being made: no card names yet what that run has made so far.
     """
-    named = {key for root in results for path in sorted(root.rglob("*.json")) for key in _named(path)}
+    if busy := [item.name for item in items(store) if item.busy]:
+        raise UserError(f"{busy[0]} is being made, and no card names yet what its run has made; wait until it has ended")
+    named = {key for root in results for path in _json_below(root) for key in _named(path)}
     if not named:
         raise UserError(f"no cards in {', '.join(map(str, results))}; name the folders of results with --results")
     stages = {item.name: item for item in items(store) if item.kind == "stage"}
@@ -142,8 +164,24 @@ def unnamed(store: Store, results: Iterable[Path]) -> list[Item]:
         folder = waiting.pop()
         if folder.name not in kept:
             kept.add(folder.name)
-            waiting += store.parents(folder, find)
+            waiting += _parents(store, folder, find)
     return [item for name, item in sorted(stages.items()) if name not in kept]
+
+
+def _json_below(root: Path) -> list[Path]:
+    """JSON files in a folder, at any depth, also behind links. Raises UserError for a folder that can't be read."""
+    found, seen = list[Path](), set[str]()
+    for place, folders, files in os.walk(root, onerror=_unreadable, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(place, name) for name in (*folders, *files) if name.endswith(".json")]
+    return sorted(found)
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(f"cannot look for cards in {error.filename}: {error.strerror}; name the folders of results with --results")
 
 
 def _named(path: Path) -> Iterable[str]:

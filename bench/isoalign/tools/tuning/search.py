@@ -112,7 +112,10 @@ class Search:
 
     def file(self, algorithm: str, conf: Path) -> Path:
         """The file for the winner's settings. Raises UserError if it holds settings of another base or of another search's
-        task, or if runs would read another file."""
+        task, if runs would read another file, or if another task's is named so."""
+        from isoalign.runs.tuned import check_named, choosing  # loads torch, which the help does without
+
+        check_named(self.task, algorithm)
         name = Path("tuned") / f"{self.task}_{algorithm}{self._suffix}.yaml"
         read = [folder.resolve() for folder in folders()]
         for folder in read[: read.index(conf.resolve())] if conf.resolve() in read else ():
@@ -121,8 +124,6 @@ class Search:
         file = conf / name
         if not file.exists():
             return file
-        from isoalign.runs.tuned import choosing  # loads torch, which the help does without
-
         old: Any = OmegaConf.to_container(OmegaConf.load(file))
         if old.get("tuned_on") != self.base:
             raise UserError(

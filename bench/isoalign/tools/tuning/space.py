@@ -7,7 +7,8 @@ of it; a scrambled Halton sequence picks as many points as every other method ge
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,12 +21,13 @@ from isoalign.tools.tuning.trials import Settings, Trial, largest_gain
 
 SEED = 100  # of the points, and of the trials' training, in the first study; no seed of a published card
 RATE = "algorithm.lr"
+DRAWS = 2**16  # of points, distinct or not, at most
 
 
 def space(algorithm: str) -> dict[str, list[str]]:
-    """Key to the values it may take, as they are typed.
+    """Key to the values it may take, as they are typed, each once.
 
-    Raises UserError if none is declared, or if one is not a choice(...).
+    Raises UserError if none is declared, or if one is not a choice(...) or of no setting of the algorithm.
     """
     file = next((f for folder in folders() if (f := folder / "sweep" / f"{algorithm}.yaml").exists()), None)
     if file is None:
@@ -35,10 +37,14 @@ def space(algorithm: str) -> dict[str, list[str]]:
         )
     found: dict[str, list[str]] = {}
     for key, values in _leaves(OmegaConf.to_container(OmegaConf.load(file))).items():
+        if not key.startswith("algorithm."):
+            raise UserError(f"{file}: {key} is no setting of an algorithm, algorithm.KEY, which alone are tuned")
         override = OverridesParser.create().parse_override(f"{key}={values}")
         if not override.is_choice_sweep():
             raise UserError(f"{file}: {key} must be choice(...), not {values}")
-        found[key] = list(override.sweep_string_iterator())
+        typed = list(override.sweep_string_iterator())
+        known = _numbers(typed) or typed
+        found[key] = [value for i, value in enumerate(typed) if known[i] not in known[:i]]
     return found
 
 
@@ -51,13 +57,22 @@ def _leaves(node: Any, prefix: str = "") -> dict[str, str]:
 
 def points(space: Mapping[str, Sequence[str]], count: int, seed: int = SEED) -> list[Settings]:
     """The first ``count`` distinct points of a scrambled Halton sequence over the choices; all of a smaller space."""
+    return list(islice(_distinct(space, seed), count))
+
+
+def _distinct(space: Mapping[str, Sequence[str]], seed: int) -> Iterator[Settings]:
+    """The points of a space in the order of the sequence, each once, until all were there or `DRAWS` were drawn."""
     whole = math.prod(map(len, space.values()))
-    found: dict[tuple[str, ...], None] = {}
+    found: set[tuple[str, ...]] = set()
     sequence = scipy.stats.qmc.Halton(len(space), seed=seed)
-    while len(found) < min(count, whole):
+    for _ in range(DRAWS):
+        if len(found) == whole:
+            return
         (place,) = sequence.random(1)
-        found[tuple(values[int(share * len(values))] for share, values in zip(place, space.values(), strict=True))] = None
-    return [dict(zip(space, point, strict=True)) for point in found]
+        point = tuple(values[int(share * len(values))] for share, values in zip(place, space.values(), strict=True))
+        if point not in found:
+            found.add(point)
+            yield dict(zip(space, point, strict=True))
 
 
 def ends(space: Mapping[str, Sequence[str]], settings: Settings) -> dict[str, int]:
@@ -110,9 +125,8 @@ def beyond(
     tried = [trial.settings for trial in trials]
     new = {key: values for key, values in widened(space, trials).items() if all((key, one) not in refused for one in values)}
     larger = {key: [*values, *new.get(key, [])] for key, values in space.items()}
-    every = points(larger, math.prod(map(len, larger.values())), seed) if new else points(space, len(tried) + count, seed)
-    fresh = [at for at in every if at not in tried]
-    return [at for at in fresh if not new or any(at[key] in values for key, values in new.items())][:count]
+    fresh = (at for at in _distinct(larger, seed) if at not in tried)
+    return list(islice((at for at in fresh if not new or any(at[key] in values for key, values in new.items())), count))
 
 
 def refused_beyond(algorithm: str, space: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
