@@ -72,7 +72,9 @@ def past_peak(bench: Bench, name: str) -> Past:
     past = True if falls and not small else False if small and not falls and end >= FAR else None
     past = past if sign(peak.gold) > 0 else None  # what never rose has no peak
     law = fit.reason or f"the law's peak lies at {show(fit.peak, 1)} nats, error {fit.error:.3f}"
-    where = f"{name}: best at {peak.fraction:.0%} of the budget, {peak.kl:.1f} of {end:.1f} nats: {show(peak.gold)}"
+    if not peak.measured:
+        return Past(None, False, f"{name}: best point not measured, {fit.reason}{gates}")
+    where = f"{name}: best at {peak.at} of the budget, {peak.kl:.1f} of {end:.1f} nats: {show(peak.gold)}"
     figures = f"{where}; lost by the end {show(peak.loss)}, proxy {show(peak.rise, 2)}; {law}{gates}"
     return Past(past, sign(peak.rise) > 0, figures)
 

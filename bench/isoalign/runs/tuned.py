@@ -38,7 +38,7 @@ def check_named(task: str, algorithm: str) -> None:
     for other in options("task"):
         method = name.removeprefix(f"{other}_")
         if len(other) < len(task) and method != name and method in methods:
-            raise UserError(f"tuned/{name}.yaml is of {method} on {other}, not of {algorithm} on {task}; rename this task")
+            raise UserError(f"tuned/{name}.yaml is of {method} on {other}, not of {algorithm} on {task}: rename the task")
 
 
 def settings_on(task: str, algorithm: str, model: ModelConfig) -> dict[str, Any]:

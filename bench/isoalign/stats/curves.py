@@ -29,7 +29,9 @@ from isoalign.stats.intervals import SEED, TAIL, Array, resample
 from isoalign.stats.lines import Line
 
 NONE = Estimate(None, None, None, 0)
-SKIPPED = 4  # snapshots of another run in a row; with KL deciding where they lie, runs of one schedule skip three at most
+SKIPPED = (
+    4  # snapshots of another run in a row; KL decides where they lie, and runs of the published boards skip three at most
+)
 
 
 @dataclass(frozen=True, eq=False)

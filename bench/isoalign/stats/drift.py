@@ -6,7 +6,7 @@ method's. One draw says nothing of drift.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -102,16 +102,22 @@ def least_beyond(against: Mapping[str, Comparison]) -> tuple[str, Comparison]:
 
 
 def drift_at(draws: Draws, kl: float) -> Reading | None:
-    """The gain of a control at a KL: its draws that are known there are the seeds; None of fewer than `FEWEST`."""
-    readings = [found for curves in draws.values() if (found := read_curves(curves, _at(kl), gain=True)) is not None]
-    if len(readings) < FEWEST:
+    """The gain of a control at a KL: its draws that are known there are the seeds; None where too few are (`_enough`)."""
+    known = {draw: found for draw, curves in draws.items() if (found := read_curves(curves, _at(kl), gain=True)) is not None}
+    if not _enough(known.keys(), {draw for draw, curves in draws.items() if reaches(curves, kl)}):
         return None
+    readings = list(known.values())
     return Reading(np.array([reading.seeds.mean(0) for reading in readings]), float(np.mean([one.error for one in readings])))
 
 
+def _enough(known: Set[str], came: Set[str]) -> bool:
+    """Whether so many draws are known at a KL, of those that came so far, that they stand for all: `FEWEST` or more, and no
+    more than `MOST_LOST` are lost between two snapshots, as whether a draw is lost may depend on what it gains."""
+    return len(known) >= FEWEST and len(came - known) <= MOST_LOST * len(came)
+
+
 def _against(method: Curves, control: str, draws: Draws) -> Beyond | None:
-    """A method against a control; None if fewer than `FEWEST` draws are known at the KL of each seed, or if more than
-    `MOST_LOST` of those that came so far are not known there: whether a draw is lost may depend on what it gains.
+    """A method against a control; None if too few draws are known at the KL of each seed (`_enough`).
 
     Of seed s and draw d, the excess is the gain of s minus that of d at the KL of s. Its mean over draws varies with the seeds
     alone, and its mean over seeds with the draws: these are the two sides of a paired comparison, prompts crossed with both.
@@ -123,7 +129,7 @@ def _against(method: Curves, control: str, draws: Draws) -> Beyond | None:
     errors = {draw: _errors(on, ends) for draw, on in beside.items()}
     known = {draw: found for draw, found in errors.items() if np.isfinite(found).all()}
     came = {draw for draw, on in beside.items() if _came(on, ends)}
-    if len(known) < FEWEST or len(came - known.keys()) > MOST_LOST * len(came):
+    if not _enough(known.keys(), came):
         return None
     excess = np.array(
         [

@@ -73,10 +73,10 @@ def parts_from(means: Array, methods: Sequence[Shares]) -> Parts:
     prompts, seeds, uncertain, fewest, varying = spread, 0.0, 0.0, math.inf, 0
     for one in methods:
         if one.count > 1:
-            varying += 1
             prompts -= one.rest
             # shares tie by chance, and seeds that tie don't vary less than the noise in them, which prompts have lost
             own = one.seeds / one.count or one.rest
+            varying += own > 0
             seeds += own
             uncertain += own**2 / (one.count - 1)
             fewest = min(fewest, one.count)

@@ -101,8 +101,8 @@ class NewTask:
         """The lines of the objective; none for toxicity. Raises UserError for a scorer that there is not."""
         known = "known_reward: true\n" if self.known_reward else ""
         scorer = None if self.scorer in EMBEDDED else load_answer_scorer(self.scorer)
-        if self.second_scorer not in EMBEDDED:
-            load_answer_scorer(self.second_scorer)  # it is found
+        if self.second_scorer not in EMBEDDED and not self.second_scorer.startswith(("hf:", "reward:")):
+            load_answer_scorer(self.second_scorer)  # it is found; a model need not lie on this machine
         given, says = self.higher_is_better, False if scorer is None else scorer.higher_is_better
         if given is not None and says is not None:
             raise UserError(f"{self.scorer} says itself which way its numbers go; leave out --higher-is-better")

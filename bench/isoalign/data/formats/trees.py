@@ -58,15 +58,15 @@ def compare(nodes: Iterable[Node]) -> Iterator[Record]:
             raise Fault(node.row, f"message_id {quoted(node.identity)} is that of another message, in row {other.row}")
         if node.parent and node.turn.role == "assistant":
             answers.setdefault((node.tree, node.parent), []).append(node)
-    for given in answers.values():
+    for (tree, parent), given in answers.items():
+        if (asked := known.get((tree, parent))) and asked.turn.role == "assistant":
+            raise Fault(given[0].row, f"message {quoted(given[0].identity)} answers a message of the assistant's")
         if len(given) > MOST_ANSWERS:
             raise Fault(given[MOST_ANSWERS].row, f"more than {MOST_ANSWERS} answers to one message: too many pairs")
         if len(given) == 1:
             continue
         yield from [Remark(UNRANKED)] * sum(node.rank is None for node in given)
         prompt = _path(known, given[0])
-        if prompt[-1].role == "assistant":
-            raise Fault(given[0].row, f"message {quoted(given[0].identity)} answers a message of the assistant's")
         for one, two in combinations([node for node in given if node.rank is not None], 2):
             yield _comparison(prompt, one, two)
 

@@ -45,7 +45,7 @@ class DriftOnBoard:
         told = [one for one in found if one.above is not None]
         if not found:
             return f"what of it is drift: {NOT_MEASURED}"
-        lone, unknown = sum(one.beyond.single for one in found), len(asked) - len(found)
+        lone, unknown = sum(one.beyond.single and not one.unknown for one in found), len(asked) - len(found)
         above = sum(one.above is True for one in told)
         said = [f"{above} of {len(told)} rows gain more than drift at their KL"] if told else []
         said += [f"whether {lone} of one seed do{'es' * (lone == 1)} is not told"] if lone else []
@@ -64,7 +64,7 @@ class DriftOnBoard:
         gains = f"{found.control} ({found.draws} draws) gains {found.drift:.{digits}f}, this {found.gain:.{digits}f}"
         other, draws = found.doubt
         if found.as_far:
-            gains += f"; {found.as_far} draw{'s gain' if found.as_far > 1 else ' gains'} as much"
+            gains += f"; {found.as_far} of all draws gain{'s' * (found.as_far == 1)} as much"
         elif other != found.control:
             gains += f"; the {draws} draws of {other} that came so far differ too much to tell"
         flag = Flag("warning", f"not shown to be above drift: at {found.kl:.2g} nats {gains}")

@@ -96,8 +96,8 @@ class Section:
         for row in self.rows:
             lacking = [card for card in row.cards if not has_curve(card)]
             if lacking and (row.name in self.curves or any(card.curve for card in lacking)):
-                told = f"{len(lacking)} of {len(row.cards)} cards have no curve from the base on"
-                lines.append(f"{row.name}: {told}; readings at equal KL are of the rest")
+                rest = "; readings at equal KL are of the rest" if len(lacking) < len(row.cards) else ""
+                lines.append(f"{row.name}: {len(lacking)} of {len(row.cards)} cards have no curve from the base on{rest}")
         return lines
 
     @property

@@ -14,8 +14,9 @@ _HOW_TO_READ = """\
 - Above drift: the gain at the end of the run's curves minus that of a control for drift at the same KL, with the share of
   the gain that the control reaches too. A control was trained without a preference; each draw of its random rewards or
   verdicts counts as a seed does. Of several controls it is the one that leaves least. *Not measured*: fewer than two draws
-  of a control passed that KL, or their snapshots are too far apart there. A row that is not shown to be above drift, after
-  Benjamini and Hochberg's correction over all rows, has a note.
+  of a control passed that KL, or more than a tenth of those that did are lost between two snapshots. A row is above drift if
+  it gains more than each control on average, after Benjamini and Hochberg's correction over all rows, and than each draw
+  that is known there. One that is not shown to be has a note; where a control is *unknown* nothing is said.
 - Area: the mean gain over √KL along the run's curves, from {start:g} nats to the KL of the grid that nine in ten methods
   reach, with first and last rank by it: what a KL buys on the way, wherever the budget ends. *Not measured*: on a part of
   the way.

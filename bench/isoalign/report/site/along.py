@@ -56,7 +56,8 @@ def _gains(section: Section, rows: list[Row], peaks: dict[str, Peak], identifier
     x = QUANTITY | {"field": "at", "title": "Share of the budget", "axis": {"format": ".0%", "grid": False, "tickCount": 5}}
     y = QUANTITY | {"field": "gain", "title": section.objective.gain_axis}
     at_end = sum(peak.index == len(section.curves[name].fraction) - 1 for name, peak in peaks.items())
-    title = f"{at_end} of {len(rows)} rows have their best point at the end of the budget"
+    measured = sum(peak.measured for peak in peaks.values())
+    title = f"{at_end} of {measured} rows have their best point at the end of the budget"
     spec = {"height": 340, "data": {"values": points}, "layer": _lines(x, y, len(rows) <= CROWD)}
     table = html_table(title, ["Method", "Best at", "Gain there", "Gain at the end"], [
         [row.name, peaks[row.name].at, shown(peaks[row.name].gold), shown(peaks[row.name].end)] for row in rows
@@ -101,7 +102,7 @@ def _against_reward(
         return Markup("")
     points = [point for row in scored for point in _path(section, row, section.curves[row.name])]
     raised = {row.name: texts for row in scored if peaks[row.name].measured and (texts := warnings[row.name])}
-    title = _overoptimised(section, raised, len(scored))
+    title = _overoptimised(section, raised, sum(peaks[row.name].measured for row in scored))
     x = QUANTITY | {"field": "reward", "title": "Reward model's mean score minus the base's"} | FEW
     y = QUANTITY | {"field": "gain", "title": section.objective.gain_axis}
     spec = {"height": 340, "data": {"values": points}, "layer": _lines(x, y, len(scored) <= CROWD)[-3:]}

@@ -39,8 +39,8 @@ def crossings(
     prompts at a value; ``bases``: likewise the bases of the seeds, where the task has several.
 
     Holm's correction is over all pairs at all values, so that the chance of any false crossing is about 5%: point estimates
-    cross by chance wherever methods are alike. So many comparisons also set the number of
-    resamples, with fewer of which p could not be small enough. One seed decides nothing.
+    cross by chance wherever methods are alike. So many comparisons also set the number of resamples, with fewer of which p
+    could not be small enough. One seed decides nothing.
     """
     family = sum(math.comb(len(methods), 2) for methods in axis.values())
     found = {

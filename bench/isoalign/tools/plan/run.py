@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-from isoalign.core.batches import Rollouts, Step
+from isoalign.core.batches import Rollouts, Step, check_columns
 from isoalign.core.errors import UserError
 from isoalign.core.records import Budget
 from isoalign.data.preferences import Feedback
@@ -19,6 +19,7 @@ from isoalign.models.language import LanguageModel
 from isoalign.tools.plan.models import PlannedCritic, PlannedLab, PlannedModel
 from isoalign.tools.plan.source import PlannedSource
 from isoalign.training.meter import BudgetSpent, Meter
+from isoalign.training.quoting import without_trace
 from isoalign.training.session import Session
 from isoalign.training.trl.planned import PlannedLoop
 
@@ -145,7 +146,8 @@ class PlannedRun:
         if not meter.steps:
             self.session.begin_steps()
         self.session.trained = 0
-        with meter.quote() as price:
+        check_columns(step.batch)
+        with meter.quote() as price, without_trace(self.session):
             step.loss(self.lab, step.batch)
         rows = len(step.batch)
         self.rows = max(self.rows, self.session.trained * min(-(-rows // self.processes), self.micro_batch) // rows)

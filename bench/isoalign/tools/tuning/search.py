@@ -244,13 +244,18 @@ def spread(algorithm: str, winners: Sequence[Trial]) -> str:
     gains = sorted(trial.gain.value for trial in winners if trial.gain and trial.gain.value is not None)
     chosen = {key: [trial.settings[key] for trial in winners] for key in winners[0].settings}
     settings = "; ".join(f"{key.removeprefix('algorithm.')} {', '.join(values)}" for key, values in chosen.items())
-    return f"{algorithm} over {len(winners)} studies: gain {gains[0]:#.3g} to {gains[-1]:#.3g}; {settings}"
+    return f"{algorithm} over {len(winners)} studies: gain {_short(gains[0])} to {_short(gains[-1])}; {settings}"
 
 
 def at_ends(trials: Sequence[Trial], chosen: Trial) -> list[str]:
     """The settings whose best value is the least or largest that was tried and ran: a larger space may hold better ones."""
     tried = {key: sorted({trial.settings[key] for trial in trials if not trial.failed}) for key in chosen.settings}
     return [key.removeprefix("algorithm.") for key in ends(tried, chosen.settings)]
+
+
+def _short(gain: float) -> str:
+    """A gain with three decimals, or with three digits if it is small."""
+    return f"{gain:.3f}" if abs(gain) >= 0.01 or not gain else f"{gain:.3g}"
 
 
 def line(algorithm: str, trial: Trial) -> str:
@@ -261,4 +266,4 @@ def line(algorithm: str, trial: Trial) -> str:
     gates = f"; gate: {'; gate: '.join(trial.gates)}" if trial.gates else ""
     if trial.gain is None or trial.gain.value is None or trial.kl is None:
         return f"{algorithm:<14} {at}: no gain{gates}"
-    return f"{algorithm:<14} {at}: gain {trial.gain.value:#.3g}, KL {trial.kl:.2f}{gates}"
+    return f"{algorithm:<14} {at}: gain {_short(trial.gain.value)}, KL {trial.kl:.2f}{gates}"
