@@ -81,7 +81,7 @@ nano_rule() { known nano_rule; }
 smol() {
     run task=smol algorithm=sft
     sweep task=smol algorithm=ppo,dpo,kto,rlaif,rloo,sft_chosen seed=0,1,2
-    sweep task=smol algorithm=drift_rloo algorithm.reward_seed=0,1,2
+    sweep task=smol algorithm=drift_rloo algorithm.lr=0.003 algorithm.reward_seed=0,1,2 # of RLOO here; with nano's it stays at the base
 }
 
 [ $# -gt 0 ] || set -- nano nano_sentiment nano_rule smol findings ladder bases trl_ppo
