@@ -255,8 +255,8 @@ def seeds_of(table):
 
 def test_the_variance_of_a_mean_over_seeds_is_that_of_their_means_and_of_what_prompts_share():
     """Worked by hand: rows 0 2 4 and 2 4 6 differ by 2 throughout, so the rest is 0. Var(seeds' means) / 2 = 2 / 2 = 1; the
-    prompts' means 1, 3, 5 have variance 4, of a mean 4 / 3. The seeds' share
-    is 3/7. Degrees of freedom: 1 / (4/7 / 2 + sqrt(3/7)) = 1.0634, strict 1 / (4/7 / 2 + (3/7)^(1/9)) = .8362, as one variance is all."""
+    prompts' means 1, 3, 5 have variance 4, of a mean 4 / 3. The seeds' share is 3/7. Degrees of freedom: 1 / (4/7 / 2 +
+    sqrt(3/7)) = 1.0634, strict 1 / (4/7 / 2 + (3/7)^(1/9)) = .8362, as one variance is all."""
     part = stats.parts_of(np.array([1.0, 3.0, 5.0]), [np.array([[0.0, 2, 4], [2, 4, 6]])])
     assert (part.value, part.seeds, part.prompts) == pytest.approx((3, 1, 4 / 3))
     assert (part.freedom, part.strict) == pytest.approx((1 / (2 / 7 + (3 / 7) ** 0.5), 1 / (2 / 7 + (3 / 7) ** (1 / 9))))
