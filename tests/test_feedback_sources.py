@@ -168,7 +168,8 @@ def test_a_file_that_can_not_teach_is_one_line(
     furnished: Terminal, tmp_path: Path, rows: list[dict[str, Any]], told: str
 ) -> None:
     file = write(tmp_path / "mine.jsonl", rows)
-    line = complaint(furnished(furnished.run("algorithm=dpo", "budget.steps=1", f"task.feedback.file={file}")))
+    words = ["algorithm=dpo", "budget.steps=1", "task.reward.epochs=2", f"task.feedback.file={file}"]
+    line = complaint(furnished(furnished.run(*words)))
     assert told in line
     assert "mine.jsonl" in line
 

@@ -321,7 +321,7 @@ def test_settings_of_another_task_and_method_whose_file_has_the_same_name_are_no
     conf = theirs.home / "site" / "mine" / "conf"
     (conf / "task" / "theirs_online.yaml").write_text("defaults: [nano]\nname: theirs_online\n")
     (conf / "tuned" / "theirs_dpo.yaml").rename(conf / "tuned" / "theirs_online_dpo.yaml")
-    told = "tuned/theirs_online_dpo.yaml is of online_dpo on theirs, not of dpo on theirs_online; rename this task"
+    told = "tuned/theirs_online_dpo.yaml is of online_dpo on theirs, not of dpo on theirs_online: rename the task"
     for named in ([], ["tuned=theirs_online_dpo"]):
         assert told in complaint(theirs(theirs.run("task=theirs_online", "algorithm=dpo", *named)))
     tune = [COMMAND, "tune", "theirs_online", "dpo", "--conf", "conf", f"task.model.name={theirs.model}"]
