@@ -150,7 +150,7 @@ def compare(
     or not (tests/test_validity.py), and what is found of two methods does not depend on the others, but for Holm's
     correction. It is cautious: a pair whose interval just excludes 0 may have p > .05. Where one variance is all that seeds
     add, of methods that are paired base by base or of a method against one seed, chance is worse: with two bases two of ten
-    equal methods were found to differ on 15% of boards or more. There the power is (S - 1) / (S + 7).
+    equal methods were found to differ on far more than 5% of boards. There the power is (S - 1) / (S + 7).
 
     Scores that are 0 or 1 differ on few prompts, which resamples of all do not see: p is at least that of a sign test over
     the prompts that differ, where all differ by as much or in one direction.
