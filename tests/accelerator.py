@@ -20,7 +20,10 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 NAME = "pretend"
 aten = torch.ops.aten
 COPIES = {aten.copy_.default, aten._to_copy.default, aten.set_.source_Tensor, aten._foreach_copy_.default}
-FACTORIES = ["empty.memory_format", "empty_strided", "_efficientzerotensor"]
+FACTORIES = [
+    "empty.memory_format", "empty_strided", "_efficientzerotensor",
+    "arange", "arange.start", "arange.start_step",  # which else resize an empty tensor below its wrapper
+]  # fmt: skip
 INDEXED = {
     aten.index.Tensor, aten._unsafe_index.Tensor, aten.index_put.default, aten.index_put_.default,
     aten._index_put_impl_.default, aten._unsafe_index_put.default,

@@ -45,13 +45,14 @@ print(answer(lambda: there.numpy()), answer(lambda: there.pin_memory()))
 print(answer(lambda: torch.rand(3, device="pretend", generator=torch.Generator())))
 print(answer(lambda: there * torch.tensor(2.0)), answer(lambda: there[torch.tensor([0, 2])]), answer(lambda: there[index]))
 print(answer(lambda: there.cpu() + here), answer(lambda: there.to(here) + here))
+print([len(torch.arange(*ends, device="pretend")) for ends in [(3,), (1, 3), (0, 9, 2)]])
 """
 
 
 def test_the_pretend_accelerator_refuses_to_mix_devices_as_cuda_does_and_nothing_else() -> None:
     lines = script(REFUSED)
     assert lines[:4] == ["RuntimeError " * 2 + "RuntimeError"] * 2 + ["TypeError RuntimeError", "RuntimeError"]
-    assert lines[4:] == ["24.0 8.0 8.0", "24.0 24.0"]
+    assert lines[4:] == ["24.0 8.0 8.0", "24.0 24.0", "[3, 2, 5]"]
 
 
 def on(place: Terminal, device: str, *words: str) -> dict[str, Any]:
