@@ -67,11 +67,14 @@ def test_kto_pairs_each_prompt_of_a_batch_with_the_answer_before() -> None:
 @pytest.mark.parametrize("part", everything.PARTS)
 def test_the_page_has_a_place_for_every_part(part: str) -> None:
     page = everything.PAGE.read_text(encoding="utf-8")
-    written = everything.replaced(page, part, "| table |")
-    assert f"<!-- {part} -->\n| table |\n<!-- end of {part} -->" in written
-    assert everything.replaced(written, part, "| table |") == written
+    one, other, again = (f"`python {part}.py`, {name}, today:\n\n| {n} |" for name, n in [("A-1", 1), ("B-2", 2), ("A-1", 3)])
+    written = everything.replaced(page, part, one, "A-1")
+    assert everything.replaced(written, part, one, "A-1") == written
+    both = everything.replaced(written, part, other, "B-2")
+    assert f"\n{one}\n\n{other}\n<!-- end of {part} -->\n" in both
+    assert f"\n{again}\n\n{other}\n<!-- end of {part} -->\n" in everything.replaced(both, part, again, "A-1")
     with pytest.raises(ValueError, match="no marks of nothing"):
-        everything.replaced(page, "nothing", "")
+        everything.replaced(page, "nothing", "", "A-1")
 
 
 @pytest.mark.slow

@@ -2,8 +2,8 @@
 
     python scripts/benchmarks/all.py [steps sampling evaluation boards start bf16 ...] [--jobs 2]
 
-Each part is a script beside this one; what it prints replaces what stands between its marks on the page, under the processor's
-name, the date and the commit.
+Each part is a script beside this one; what it prints goes between its marks on the page, under the processor's name, the date and
+the commit, in place of what was measured on this processor before. Tables of other processors stay.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ PARTS = {
 }
 
 
-def replaced(page: str, part: str, text: str) -> str:
-    """The page with a part's text between its marks. Raises ValueError if it has none."""
-    marks = re.compile(rf"(<!-- {part} -->\n).*?(<!-- end of {part} -->\n)", re.DOTALL)
-    if not marks.search(page):
+def replaced(page: str, part: str, text: str, processor: str) -> str:
+    """The page with a part's text between its marks, in place of that of the same processor. Raises ValueError without marks."""
+    marks = re.compile(rf"(<!-- {part} -->\n)(.*?)(<!-- end of {part} -->\n)", re.DOTALL)
+    if (found := marks.search(page)) is None:
         raise ValueError(f"{PAGE} has no marks of {part}")
-    return marks.sub(lambda found: f"{found[1]}{text.strip()}\n{found[2]}", page)
+    told = [block.strip() for block in re.split(r"^(?=`python )", found[2], flags=re.MULTILINE) if block.strip()]
+    own = next((place for place, block in enumerate(told) if processor in block.partition("\n")[0]), len(told))
+    told[own : own + 1] = [text.strip()]
+    return page[: found.end(1)] + "\n\n".join(told) + "\n" + page[found.start(3) :]
 
 
 def main() -> None:
@@ -55,7 +58,7 @@ def main() -> None:
         day, commit = f"{date.today():%d %B %Y}".lstrip("0"), git("rev-parse", "--short", "HEAD")
         command = f"python scripts/benchmarks/{' '.join([script, *words])}"
         told = f"`{command}`, {processor()}, {day}, {commit}:\n\n{done.stdout.strip()}"
-        PAGE.write_text(replaced(PAGE.read_text(), part, told))
+        PAGE.write_text(replaced(PAGE.read_text(), part, told, processor()))
 
 
 if __name__ == "__main__":

@@ -119,4 +119,7 @@ def processor() -> str:
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         name = "an unnamed processor"
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
+    units = torch.backends.cpu.get_cpu_capability()
+    if dict(torch.cpu.get_capabilities()).get("amx_bf16"):
+        units += " and AMX"
+    return f"{name}, {units}, {os.cpu_count()} cores"
