@@ -2,8 +2,8 @@
 
     python scripts/benchmarks/all.py [steps sampling evaluation boards start bf16 ...] [--jobs 2]
 
-Each part is a script beside this one; what it prints goes between its marks on the page, under the processor's name, the date and
-the commit, in place of what was measured on this processor before. Tables of other processors stay.
+Each part is a script beside this one; what it prints goes between its marks on the page, under the processor's name, the date
+and the commit, in place of what was measured on this processor before. Tables of other processors stay.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PARTS = {
 
 
 def replaced(page: str, part: str, text: str, processor: str) -> str:
-    """The page with a part's text between its marks, in place of that of the same processor. Raises ValueError without marks."""
+    """The page with a part's text between its marks, in place of its processor's. Raises ValueError without marks."""
     marks = re.compile(rf"(<!-- {part} -->\n)(.*?)(<!-- end of {part} -->\n)", re.DOTALL)
     if (found := marks.search(page)) is None:
         raise ValueError(f"{PAGE} has no marks of {part}")
