@@ -210,6 +210,19 @@ def test_log_probabilities_entropy_kl_and_gradients_do_not_depend_on_how_positio
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_probabilities_of_tokens_have_the_gradients_of_autograd(dtype: torch.dtype) -> None:
+    logits = (4 * torch.randn(7, 5, 997, dtype=dtype)).index_fill(-1, torch.tensor([3]), language.NEVER).requires_grad_()
+    tokens, weights = torch.randint(4, 997, (7, 5)), torch.randn(7, 5, dtype=dtype)
+    plain = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+    logp = passes.token_logp(logits, tokens)
+    torch.testing.assert_close(logp, plain, atol=0, rtol=0)
+    found, expected = (torch.autograd.grad(each, logits, weights)[0] for each in (logp, plain))
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+    few = logits.detach().double()[:2, :2, 4:9].requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda each: passes.token_logp(each, tokens[:2, :2] % 5), few)
+
+
 def test_no_pass_holds_more_logits_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "LOGITS", 2 * 3 * 97)
     model = language_model(build("granite").requires_grad_(True))

@@ -209,7 +209,26 @@ def over_positions(work: Callable[..., Tensor], *tensors: Tensor, vocabulary: in
 
 def token_logp(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-probabilities of tokens in nats: [B, T, V] and [B, T] to [B, T]."""
-    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+    logp: Tensor = _TokenLogp.apply(logits, tokens.unsqueeze(-1))  # type: ignore[no-untyped-call]
+    return logp
+
+
+class _TokenLogp(torch.autograd.Function):
+    """Logit minus logsumexp. The gradient is that of autograd to the bit, in one tensor of the logits' size, not four."""
+
+    @staticmethod
+    def forward(context: Any, logits: Tensor, chosen: Tensor) -> Tensor:
+        total = logits.logsumexp(-1, keepdim=True)
+        context.save_for_backward(logits, chosen, total)
+        return (logits.gather(-1, chosen) - total).squeeze(-1)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        logits, chosen, total = context.saved_tensors
+        gradient = gradients[0].unsqueeze(-1)
+        if torch.is_grad_enabled():  # for a gradient of the gradient
+            return (logits - logits.logsumexp(-1, keepdim=True)).exp().mul(-gradient).scatter_add(-1, chosen, gradient), None
+        return (logits - total).exp_().mul_(-gradient).scatter_add_(-1, chosen, gradient), None
 
 
 def entropy(logits: Tensor) -> Tensor:
