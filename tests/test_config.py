@@ -213,3 +213,20 @@ def test_every_key_of_the_run_is_read() -> None:
 def test_an_algorithm_of_a_name_that_nobody_has_is_refused() -> None:
     with pytest.raises(UserError, match="unknown algorithm 'nobody'"):
         registry.algorithm("nobody")
+
+
+def test_the_defaults_of_a_class_are_those_that_it_states_not_what_it_derives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a setting that follows another one would follow its default, whatever is given."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Mine:
+        batch_size: int = 16
+        minibatch: int = 0  # as large as the batch
+
+        def __post_init__(self) -> None:
+            object.__setattr__(self, "minibatch", self.minibatch or self.batch_size)
+
+    monkeypatch.setattr(registry, "algorithm", lambda name: Mine)
+    stated = registry.default_settings("mine")
+    assert stated == {"batch_size": 16, "minibatch": 0}
+    assert Mine(**stated | {"batch_size": 32}).minibatch == 32

@@ -201,21 +201,28 @@ def test_what_runs_and_either_of_two_imports_of_a_name_are_part_of_a_meaning() -
     assert len(set(found)) == 3
 
 
-def test_what_a_package_itself_holds_is_in_the_key_of_its_modules(tmp_path: Path) -> None:
+def test_what_a_package_itself_holds_and_what_lies_beside_it_is_in_the_key_of_its_modules(tmp_path: Path) -> None:
     package = tmp_path / "pack"
     (package / "inner").mkdir(parents=True)
     (package / "__init__.py").write_text("from .inner import SCALE\n\nBETA = 1\n")
     (package / "inner" / "__init__.py").write_text("SCALE = 1\n")
-    (package / "mine.py").write_text("from . import BETA\n\nx = BETA\n")
+    (package / "mine.py").write_text("import torch\nfrom beside import GAMMA\n\nfrom . import BETA\n\nx = BETA * GAMMA\n")
+    (tmp_path / "beside.py").write_text("GAMMA = 1\n")
     code = "from isoalign.core import source; print(source.source_digest(['pack.mine']))"
     found = []
-    for file, text in (("__init__.py", ""), ("__init__.py", "BETA = 2\n"), ("inner/__init__.py", "SCALE = 2\n")):
+    edits = [
+        ("__init__.py", ""),
+        ("__init__.py", "BETA = 2\n"),
+        ("inner/__init__.py", "SCALE = 2\n"),
+        ("../beside.py", "GAMMA = 2\n"),
+    ]
+    for file, text in edits:
         with (package / file).open("a") as stream:
             stream.write(text)
         command = [sys.executable, "-c", code]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(tmp_path)})
         found.append(done.stdout)
-    assert len(set(found)) == 3
+    assert len(set(found)) == 4
 
 
 UNDECLARED = """

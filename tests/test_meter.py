@@ -504,28 +504,6 @@ def test_a_loss_that_reads_data_is_refused_because_its_cost_cannot_be_quoted(
         trainer.run("sneaky")
 
 
-@pytest.mark.parametrize("how", ["draws", "writes"])
-def test_a_loss_that_would_draw_or_write_once_more_for_its_quote_is_refused(
-    tiny_bench: Bench, tmp_path: Path, how: str
-) -> None:
-    class Restless:
-        lr = 1e-3
-
-        def iteration(self, lab: Lab) -> Iterator[Step]:
-            yield Step(lab.pairs(4).chosen, self.loss)
-
-        def loss(self, lab: Lab, rollouts: Any) -> torch.Tensor:
-            if how == "draws":
-                torch.rand((), generator=lab.generator)
-            else:
-                lab.state.setdefault("seen", []).append(len(rollouts))
-            return -lab.policy(rollouts).logp.sum(1)
-
-    trainer = tiny_bench.trainer(Restless(), Budget(1e15, steps=2), tmp_path)
-    with pytest.raises(UserError, match=r"a loss draws random numbers or writes lab\.state, and it is called twice"):
-        trainer.run("restless")
-
-
 class Averages(nn.Module):
     """Two ways to keep a mean: a BatchNorm writes into its buffers, and the other one is replaced."""
 

@@ -83,7 +83,7 @@ def test_a_pass_on_fake_tensors_takes_what_it_takes_on_real_ones(name: str, auto
     real = measure(name, autocast=autocast)
     with FakeTensorMode():
         pretended = measure(name, autocast=autocast)
-    assert pretended == pytest.approx(real, rel=0.01)  # a few constants differ
+    assert pretended == pytest.approx(real, rel=0.02)  # a few constants differ
 
 
 LOGITS = 8 * 12 * 4096 * 4  # bytes of the fp32 logits [8, 12, 4096]

@@ -138,6 +138,8 @@ def _columns_of(batch: Batch, owner: str) -> Iterator[tuple[str, int]]:
     """Name and length of each column, of batches within too."""
     for field in dataclasses.fields(batch):
         name, value = owner + field.name, getattr(batch, field.name)
+        if hasattr(Batch, field.name):
+            raise UserError(f"a batch has a field {name}, but {field.name} is a method of every Batch; give it another name")
         if isinstance(value, Batch):
             yield from _columns_of(value, f"{name}.")
         elif isinstance(value, Tensor) and value.dim():

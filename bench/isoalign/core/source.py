@@ -8,8 +8,10 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
+from pathlib import Path
 
 BASELINES = "isoalign.baselines"
 _Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -223,16 +225,30 @@ def _is_package(module: str) -> bool:
 
 @cache
 def _sources(modules: tuple[str, ...]) -> dict[str, str]:
-    """The source of modules, and of what they import of their own packages, by name; that of one that is imported is fixed."""
+    """The source of modules, and of what they import of their own packages or from beside them, by name; that of one that is
+    imported is fixed."""
     waiting = list(modules)
-    packages = {BASELINES, *(name.partition(".")[0] for name in waiting if not name.startswith("isoalign."))}
+    own = {name.partition(".")[0] for name in waiting if not name.startswith("isoalign.")}
+    packages, folders = {BASELINES, *own}, {_folder(name) for name in own} - {None}
     found: dict[str, str] = {}
     while waiting:
         name = waiting.pop()
         if name not in found:
             found[name] = _text(name)
-            waiting += [each for each in _modules(ast.parse(found[name]), name) if _of(each, packages)]
+            imported = _modules(ast.parse(found[name]), name)
+            waiting += [each for each in imported if _of(each, packages) or _folder(each.partition(".")[0]) in folders]
     return found
+
+
+@cache
+def _folder(top: str) -> Path | None:
+    """The folder that a module or package written in Python lies in; None for installed ones, whose version is on the card."""
+    spec = None if top in sys.stdlib_module_names else importlib.util.find_spec(top)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    file = Path(spec.origin)
+    folder = file.parent.parent if spec.submodule_search_locations else file.parent
+    return None if folder.name in ("site-packages", "dist-packages") else folder
 
 
 @cache

@@ -209,6 +209,8 @@ def over_positions(work: Callable[..., Tensor], *tensors: Tensor, vocabulary: in
 
 def token_logp(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-probabilities of tokens in nats: [B, T, V] and [B, T] to [B, T]."""
+    if torch._C._are_functorch_transforms_active():  # of a plug-in
+        return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
     logp: Tensor = _TokenLogp.apply(logits, tokens.unsqueeze(-1))  # type: ignore[no-untyped-call]
     return logp
 
@@ -220,7 +222,7 @@ class _TokenLogp(torch.autograd.Function):
     def forward(context: Any, logits: Tensor, chosen: Tensor) -> Tensor:
         total = logits.logsumexp(-1, keepdim=True)
         context.save_for_backward(logits, chosen, total)
-        return (logits.gather(-1, chosen) - total).squeeze(-1)
+        return logits.gather(-1, chosen).squeeze(-1) - total.squeeze(-1)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:

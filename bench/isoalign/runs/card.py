@@ -17,6 +17,7 @@ from isoalign.evaluation.scoring import scored
 from isoalign.runs import notes
 from isoalign.runs.pipeline import Run
 from isoalign.training.meter import Meter
+from isoalign.training.registry import source_digest
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "evaluate", "hydra-core", "numpy", "scipy")
 # of training
@@ -26,7 +27,8 @@ RECORD_FIELDS = ("steps", "skipped", "reported", "reported_error", "rounds", "lo
 def make_card(run: Run, command: str) -> Card:
     """Make all missing stages and return the card. ``command``: reproduces the run."""
     parents, record = run.parents(), run.read_record() or _base_record(run)
-    package = plugins.distribution(type(run.algorithm))  # if the algorithm is a plug-in
+    package = plugins.distribution(type(run.algorithm))
+    plugin = {package[0]: f"{package[1]}, code {source_digest(type(run.algorithm))[:8]}"} if package else {}
     card = Card(
         key="",
         task=run.task.name,
@@ -37,7 +39,7 @@ def make_card(run: Run, command: str) -> Card:
         spent=record.get("spent") or Meter(run.budget).spent() | {"seconds": 0.0},
         metrics={},
         parents={name: stage.key for name, stage in parents.items()},
-        versions=packages() | (dict([package]) if package else {}),
+        versions=packages() | plugin,
         command=command,
         training={key: record[key] for key in RECORD_FIELDS if key in record} | _policy(run),
         notes=notes.make_notes(run),

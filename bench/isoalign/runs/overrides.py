@@ -168,5 +168,5 @@ def configure(name: str) -> None:
     if name in plugins.entry_points("algorithms") and not any((f / "algorithm" / f"{name}.yaml").exists() for f in folders()):
         from isoalign.training import registry  # loads torch, which neither a help nor a look at a task needs
 
-        node = {"name": name, **registry.hyperparameters(registry.default_algorithm(name))}
+        node = {"name": name, **registry.default_settings(name)}
         ConfigStore.instance().store(group="algorithm", name=name, node=node, provider="isoalign-plugin")

@@ -21,6 +21,19 @@ from isoalign.training.session import Session
 FUSED = ("cuda", "mps", "xpu")  # device types on which AdamW has one kernel for all weights
 
 
+def _backward(loss: Tensor) -> None:
+    """Raises UserError for a loss on a pass whose gradients were taken before."""
+    try:
+        loss.backward()
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error):
+            raise
+        raise UserError(
+            "the loss uses a pass with gradients that an earlier step, or part of its rows, has used too; make passes in the "
+            "loss, or under torch.no_grad() in iteration()"
+        ) from None
+
+
 class Gradients:
     """Accumulates the gradients of a step. ``rows``: of one backward pass; halved for good whenever memory runs out.
 
@@ -37,7 +50,20 @@ class Gradients:
         Raises OutOfMemory where one row does not fit, and UserError for a loss that is no tensor [B] with a gradient.
         """
         rows = self.session.sandboxed(len, step.batch)
-        return self._own_rows(step, rows, rows) if world.size() == 1 else self._shared(step, rows)
+        with self.session.held_progress():
+            loss = self._own_rows(step, rows, rows) if world.size() == 1 else self._shared(step, rows)
+        self._check_trained()
+        return loss
+
+    def _check_trained(self) -> None:
+        """Raises UserError for a gradient of a module's weight that no optimizer has."""
+        known = {id(parameter) for group in self.groups.values() for parameter in group}
+        for name, module in self.session.modules.items():
+            if any(each.grad is not None and id(each) not in known for each in module.parameters()):
+                raise UserError(
+                    f"weights of lab.module {name!r} were frozen when it was made and have a gradient now, but no optimizer; "
+                    "leave them trainable in its factory, and detach what they give for as long as they stay"
+                )
 
     def _shared(self, step: Step, rows: int) -> float:
         """The same, each process of a run on its own rows: loss, gradients, bill and log are those of the whole batch."""
@@ -98,7 +124,7 @@ class Gradients:
             if not losses.requires_grad:
                 raise UserError("the loss has no gradient: it is detached, computed under no_grad, or uses no trained model")
             loss = losses.sum() / rows
-            loss.backward()
+            _backward(loss)
             total += loss.item()
         if self.session.shards:
             passes, most = (len(range(0, each, at_a_time)) for each in (count, -(-rows // world.size())))

@@ -28,12 +28,22 @@ def make_module(session: Session, counter: PassCounter, name: str, factory: Call
     if not isinstance(module, nn.Module):
         raise UserError(f"lab.module {name!r}: its factory returned {module!r}, not a torch module")
     module = module.to(session.device)
+    _check_owner(session, name, module)
     for part in module.modules():
         if isinstance(part, UNSEEN):
             kind = type(part).__name__
             raise UserError(f"lab.module {name!r}: the FLOPs of {kind} cannot be counted; build it from linear layers")
         counter.attach(name, part)
     return module
+
+
+def _check_owner(session: Session, name: str, module: nn.Module) -> None:
+    """Raises UserError for weights that the optimizer of the policy or of another module trains: both would move them."""
+    others = {"the policy": session.policy.inner} | {f"lab.module {other!r}": each for other, each in session.modules.items()}
+    own = {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
+    for other, each in others.items():
+        if any(id(parameter) in own and parameter.requires_grad for parameter in each.parameters()):
+            raise UserError(f"lab.module {name!r} has weights of {other}, so both would train them; make them in one factory")
 
 
 def _seed_of(session: Session, name: str) -> int:

@@ -106,6 +106,13 @@ def default_algorithm(name: str) -> Any:
         return with_checked_settings(cls())
 
 
+def default_settings(name: str) -> dict[str, Any]:
+    """An algorithm's settings as its class states them, before it derives some from others. Raises UserError if it cannot be
+    created with them."""
+    stated = [field for field in dataclasses.fields(default_algorithm(name)) if field.init]
+    return {f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory() for f in stated}
+
+
 def with_checked_settings(algorithm: Any) -> Any:
     """The algorithm itself. Raises UserError for a setting that yaml cannot hold, that is not finite or negative where it
     must not be, for rollouts that are no multiple of draws and minibatch, or that has no effect beside the others

@@ -6,8 +6,8 @@ The trainer owns the session; a `Lab` is the algorithm's view of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -62,6 +62,7 @@ class Session(Passes):
         self.logged: dict[str, list[tuple[float, float]]] = {}
         self.reward_ends: set[float] = set()
         self.loss_share = 0.0
+        self._held: float | None = None
         self.guard: Guard | None = None
         self.adopt_module: Callable[[str, nn.Module], None] = lambda name, module: None
         self.trainer: Any = None
@@ -93,7 +94,18 @@ class Session(Passes):
     @property
     def progress(self) -> float:
         """Spent fraction of what was left of the budget at the first optimizer step, from 0 to 1, by the same limits."""
+        if self._held is not None:
+            return self._held
         return min(1.0, max(((now - start) / (1 - start) for now, start in self._left().values()), default=0.0))
+
+    @contextmanager
+    def held_progress(self) -> Iterator[None]:
+        """Context of a step, in which `progress` stays what it was, in whatever parts the step's rows are read and paid."""
+        self._held = self.progress
+        try:
+            yield
+        finally:
+            self._held = None
 
     def _left(self) -> dict[str, tuple[float, float]]:
         """Spent fraction, now and at the first step, of each limit of which something was left by then."""

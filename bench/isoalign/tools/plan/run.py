@@ -147,7 +147,7 @@ class PlannedRun:
             self.session.begin_steps()
         self.session.trained = 0
         check_columns(step.batch)
-        with meter.quote() as price, without_trace(self.session):
+        with meter.quote() as price, without_trace(self.session, step.batch):
             step.loss(self.lab, step.batch)
         rows = len(step.batch)
         self.rows = max(self.rows, self.session.trained * min(-(-rows // self.processes), self.micro_batch) // rows)
