@@ -464,19 +464,60 @@ def test_pairs_that_are_equal_once_cut_are_counted_before_and_after(tmp_path: Pa
     assert f"; {told}" in "\n".join(tasks.show(replace(whole, model=limits, feedback=given)))
 
 
-@pytest.mark.parametrize(
-    ("template", "opens"),
-    [
-        (TEMPLATE, True),
-        (TEMPLATE.partition("{% if add")[0], False),
-        ("{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% else %} {{ m['content'] }}"
-         "<|endoftext|>{% endif %}{% endfor %}", True),  # as Mistral's: the end of the question is the opening
-    ],
-)  # fmt: skip
-def test_a_chat_template_that_does_not_open_answers_is_known(template: str, opens: bool, tiny_model: Path) -> None:
+INST = (  # as Mistral's: the end of the question is the opening
+    "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% else %} {{ m['content'] }}"
+    "<|endoftext|>{% endif %}{% endfor %}"
+)
+OPEN = "{% if add_generation_prompt %}A: <think>\n{% endif %}"
+THINKS = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}Q: {{ m['content'] }}\n{% else %}A: <think>\n\n</think>\n\n"
+    "{{ m['content'] }}{% endif %}{% endfor %}" + OPEN
+)  # as Qwen3-Thinking's
+BARE = THINKS.replace(OPEN, OPEN.replace("<think>\n", ""))  # as Qwen3's
+
+
+def with_template(tiny_model: Path, template: str) -> Cutter:
     tokenizer = copy.deepcopy(loading.load_tokenizer(str(tiny_model)))
     tokenizer.chat_template = template
-    assert Cutter(tokenizer, ModelConfig(str(tiny_model))).opens_answers is opens
+    return Cutter(tokenizer, ModelConfig(str(tiny_model)))
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        (TEMPLATE, ""),
+        (TEMPLATE.partition("{% if add")[0], "it ignores add_generation_prompt"),
+        (INST, ""),
+        (THINKS, r"it asks with '' and gives one behind '\n</think>\n\n'; answers of files follow the former"),
+        (BARE, r"it asks with '' and gives one behind '<think>\n\n</think>\n\n'; answers of files follow the former"),
+    ],
+)
+def test_a_chat_template_that_opens_given_answers_otherwise_is_known(template: str, told: str, tiny_model: Path) -> None:
+    assert with_template(tiny_model, template).misopened == told
+
+
+@pytest.mark.parametrize(
+    ("template", "missing"),
+    [
+        (TEMPLATE, []),
+        ("Q: {{ messages[0]['content'] }}", ["earlier turns", "the last turn"]),
+        ("{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}\n{% endfor %}", ["the system's turn"]),
+        ("{% if messages[0]['role'] == 'system' %}{{ raise_exception('none') }}{% endif %}{{ messages[-1]['content'] }}",
+         ["earlier turns"]),
+    ],
+)  # fmt: skip
+def test_turns_that_a_chat_template_leaves_out_are_known_and_the_last_one_must_be_shown(
+    template: str, missing: list[str], tiny_model: Path
+) -> None:
+    cut = with_template(tiny_model, template)
+    assert cut.left_out == missing
+    talk = (Turn("user", "one"), Turn("assistant", "two"), Turn("user", "three"))
+    assert cut.whole_prompt(talk[:1])
+    if "the last turn" in missing:
+        with pytest.raises(UserError, match=r"does not show the last turn of a conversation.*task\.model\.template"):
+            cut.whole_prompt(talk)
+    else:
+        assert cut.whole_prompt(talk)
 
 
 def test_answers_that_begin_with_their_prompt_are_counted(tmp_path: Path, tiny_model: Path) -> None:

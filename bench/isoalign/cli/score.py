@@ -18,12 +18,15 @@ from isoalign.runs.overrides import task_named
 def prompts(task: str, settings: tuple[str, ...]) -> None:
     """Print a task's evaluation prompts, to answer elsewhere.
 
-    Each line is JSON with prompt_id, prompt and draws, the number of completions that `isoalign score` expects. Settings
-    task.KEY=VALUE say where the task differs from conf/task/TASK.yaml.
+    Each line is JSON with prompt_id, prompt and draws, the number of completions that `isoalign score` expects; of a
+    conversation also with messages, for a model with a chat template. Settings task.KEY=VALUE say where the task differs from
+    conf/task/TASK.yaml.
     """
     config = task_named(task, settings)
     for prompt in texts.load_split(config.prompts, config.evaluation.split):
         row = {"prompt_id": prompt.id, "prompt": prompt.text, "draws": config.evaluation.draws}
+        if any(turn.role for turn in prompt.turns):
+            row["messages"] = [{"role": turn.role, "content": turn.content} for turn in prompt.turns]
         print(json.dumps(row, ensure_ascii=False))
 
 

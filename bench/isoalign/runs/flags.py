@@ -164,10 +164,11 @@ def feedback_flags(run: Run) -> list[Flag]:
         if talk and not cutter.templated(talk[0]):
             why = "as task.model.template=off says" if task.model.template == "off" else "as the model has no chat template"
             warnings.append(f"conversations are written out with the names of their roles, {why}")
-        if cutter.templated(turns_of(asked[0])) and not cutter.opens_answers:
-            warnings.append(
-                "the chat template does not open an answer as it does one that is given: it ignores add_generation_prompt"
-            )
+        if cutter.templated(turns_of(asked[0])):
+            if misopened := cutter.misopened:
+                warnings.append(f"the chat template does not open an answer as it does one that is given: {misopened}")
+            if any(len(turns) > 1 for turns in talk) and (missing := cutter.left_out):
+                warnings.append(f"the chat template leaves out {' and '.join(missing)} of conversations")
         warnings += [f"prompts are cut to {task.model.prompt_tokens} tokens ({', '.join(losses)})"] if losses else []
     return [Flag("warning", text) for text in warnings]
 

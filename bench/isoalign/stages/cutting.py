@@ -35,6 +35,11 @@ class Cutter:
     def prompt(self, turns: Turns) -> list[int] | None:
         """A prompt's tokens. A conversation in a chat template loses its oldest turns; None if its last one is too long."""
         if self.templated(turns):
+            if len(turns) > 1 and "the last turn" in self.left_out:
+                raise UserError(
+                    f"the chat template of {self.tokenizer.name_or_path!r} does not show the last turn of a conversation, so "
+                    "the model would not see what it is asked; mend it, or choose another one (task.model.template)"
+                )
             return tokens.encode_chat(self.tokenizer, _messages(turns), self.model.prompt_tokens)
         return tokens.encode(self.tokenizer, [self.text(turns)], self.model.prompt_tokens)[0]
 
@@ -99,12 +104,31 @@ class Cutter:
         return (always or talk) and bool(self.tokenizer.chat_template)
 
     @property
-    def opens_answers(self) -> bool:
-        """Whether the chat template writes, where an answer is asked for, what it writes before an answer that is given."""
+    def misopened(self) -> str:
+        """What the chat template writes otherwise before an answer that is given than where one is asked for, in words; empty
+        where it writes the same."""
         asked, silent = (tokens.chat_text(self.tokenizer, tokens.TALK[:1], answer) for answer in (True, False))
-        given = tokens.chat_text(self.tokenizer, tokens.TALK, answer=False)
-        between = given.removeprefix(asked).partition(tokens.MARK)[0] if given.startswith(asked) else ""
-        return asked != silent or not between.strip()
+        given = tokens.chat_text(self.tokenizer, tokens.TALK, answer=False).rpartition(tokens.MARK)[0]
+        if given.startswith(asked) and not given.removeprefix(asked).strip():
+            return ""
+        if asked == silent:
+            return "it ignores add_generation_prompt"
+        pairs = enumerate(zip(asked, given, strict=False))
+        same = next((place for place, (one, other) in pairs if one != other), min(len(asked), len(given)))
+        return f"it asks with {asked[same:]!r} and gives one behind {given[same:]!r}; answers of files follow the former"
+
+    @cached_property
+    def left_out(self) -> list[str]:
+        """The turns of a conversation that the chat template does not show."""
+        names = ["the system's turn", "earlier turns", "earlier turns", "the last turn"]
+        roles = ["system", "user", "assistant", "user"]
+        talk = [{"role": role, "content": f"{tokens.MARK} {place}"} for place, role in enumerate(roles)]
+        try:
+            text, first = tokens.chat_text(self.tokenizer, talk), 0
+        except UserError:  # a template that takes no system's turn says so when one comes
+            text, first = tokens.chat_text(self.tokenizer, talk[1:]), 1
+        missing = [names[place] for place in range(first, len(talk)) if talk[place]["content"] not in text]
+        return list(dict.fromkeys(missing))
 
 
 class HeldOut:
