@@ -317,7 +317,7 @@ def test_scores_of_raters_are_compared_rater_by_rater(tmp_path: Path, file: str,
 def test_a_list_of_scored_completions_as_ultrafeedback_has_it_becomes_pairs(tmp_path: Path) -> None:
     rows = [
         {"source": "flan", "instruction": "q", "completions": [
-            {"response": "a", "overall_score": 3.0, "model": "m"}, {"response": "b", "overall_score": 7.5}]},
+            {"response": "a", "overall_score": 3.0, "model": "m"}, {"response": "b", "score": None, "overall_score": 7.5}]},
         {"source": "flan", "prompt": "r", "completions": [
             {"completion": "a", "score": 1}, {"completion": "b", "score": 1}, {"completion": "c", "score": None}]},
     ]  # fmt: skip
