@@ -483,6 +483,12 @@ def test_a_cell_of_a_csv_that_looks_like_a_list_is_a_text_unless_it_is_of_messag
     assert "row 1 (line 2): completion holds the repr of a Python list" in refusal(lambda: formats.read_file(printed))
 
 
+def test_a_rater_that_is_not_a_number_has_no_name(tmp_path: Path) -> None:
+    columns = {"prompt": ["q"] * 3, "completion": ["a", "b", "c"], "label": [True, False, True]}
+    pq.write_table(pa.table(columns | {"annotator": [7.0, float("nan"), float("inf")]}), tmp_path / "a.parquet")
+    assert [label.rater for label in formats.read_file(tmp_path / "a.parquet").unpaired] == ["7.0", "", ""]
+
+
 def test_a_map_of_parquet_holds_scores_too(tmp_path: Path) -> None:
     columns = {
         "prompt": ["q", "q"], "completion": ["a", "b"],
