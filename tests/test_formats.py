@@ -23,7 +23,7 @@ from isoalign.data import formats
 from isoalign.data.formats import Comparison, Demonstration, Turn, Turns, UnpairedLabel, agreement
 from isoalign.data.formats.check import check_file
 from isoalign.data.formats.leakage import LEAST, Leakage, words
-from isoalign.data.formats.types import REASONING
+from isoalign.data.formats.types import REASONING, TRANSCRIPT
 
 DOCS = Path(__file__).parent.parent / "docs" / "formats.md"
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
@@ -175,6 +175,16 @@ def test_an_implicit_prompt_of_messages_is_the_one_that_trl_extracts(tmp_path: P
 
 
 HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Sky?\n\nAssistant:"
+
+
+def test_transcripts_behind_a_preamble_are_told(tmp_path: Path) -> None:
+    rows = [{"chosen": f"{HH} {i} yes", "rejected": f"{HH} {i} no"} for i in range(3)]
+    first = {name: f"A dialogue:{text}" for name, text in rows[0].items()}
+    data = formats.read_file(jsonl(tmp_path / "a.jsonl", [first, *rows[1:]]))
+    assert (data.format, data.remarks) == ("pairs", {TRANSCRIPT: 3})
+    assert f"warning: {TRANSCRIPT}: 3; format=transcripts reads those" in check_file(tmp_path / "a.jsonl").text()
+    assert formats.read_file(tmp_path / "a.jsonl", "transcripts", skip="faulty").remarks == {"skipped rows (faulty)": 1}
+    assert formats.read_file(jsonl(tmp_path / "b.jsonl", rows)).remarks == {}
 
 
 @pytest.mark.parametrize(

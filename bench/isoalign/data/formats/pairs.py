@@ -17,6 +17,7 @@ from isoalign.data.formats.types import (
     EQUAL_SCORES,
     OTHER_PROMPT,
     REVERSED,
+    TRANSCRIPT,
     Comparison,
     Record,
     Remark,
@@ -48,6 +49,8 @@ def records(row: Row) -> Iterator[Record]:
         raise row.fault("prompt is missing", EMPTY)
     if name is None and all(isinstance(row.messages(*answer), str) for answer in (*better, *worse)):
         prompt, given = _shared_text(row)
+        if all(mark in prompt[0].content for mark in ("\n\nHuman:", "\n\nAssistant:")):
+            yield Remark(TRANSCRIPT)
     else:
         prompt, given = conversation.prompt_and_answers(row, name, [*better, *worse])
         _check_lists(row, prompt, given, better, worse)
