@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from isoalign.core import plugins
@@ -218,6 +219,14 @@ def test_a_scorer_of_another_package_is_tried_once_on_few_texts(monkeypatch: pyt
     check_scorers("echo", "echo", Objective("echo", True), "cpu", ["tried once?"])
     check_price("echo", "cpu", ["tried once?"])
     assert calls == [3, 3, 3, 1, 1, 1]
+
+
+def test_scores_may_be_numbers_of_numpy() -> None:
+    given = [np.float32(0.5), np.float64(0.25), np.int64(1)]
+    found = AnswerScorer("numpy", lambda _, __: given, True)(["p"] * 3, ["a", "b", "c"])
+    assert (found, set(map(type, found))) == ([0.5, 0.25, 1.0], {float})
+    with pytest.raises(UserError, match="for row 1"):
+        AnswerScorer("numpy", lambda _, __: [np.float32("nan")], True)(["p"], ["a"])
 
 
 def test_direction_and_bounds_must_be_the_objective_s() -> None:

@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from numbers import Real
 from types import ModuleType
 from typing import Any
 
@@ -111,7 +112,7 @@ class AnswerScorer:
         if score is None:
             return None
         low, high = (math.inf * sign if end is None else end for sign, end in zip((-1, 1), self.bounds, strict=True))
-        if isinstance(score, bool | int | float) and math.isfinite(score) and low <= score <= high:
+        if isinstance(score, Real) and math.isfinite(score) and low <= float(score) <= high:
             return float(score)
         within = f"a finite number in {list(self.bounds)}, or None"
         raise UserError(
