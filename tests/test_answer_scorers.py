@@ -11,17 +11,19 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from isoalign.core import plugins
 from isoalign.core.errors import UserError
 from isoalign.core.objective import TOXICITY, Objective
 from isoalign.data.assets import ASSETS, asset_path
-from isoalign.models import scorers
-from isoalign.models.answer_scorers import AnswerScorer, check_scorers, load_answer_scorer
+from isoalign.models import answer_scorers, scorers
+from isoalign.models.answer_scorers import AnswerScorer, check_price, check_scorers, load_answer_scorer
 from isoalign.models.polarity import Polarity
 from isoalign.models.vader import Vader
 from workbench import Terminal, complaint
@@ -117,6 +119,21 @@ WRONG = {
     "broken": ("import nowhere_to_be_found\n", "can't be imported"),
 }
 RAISING = GOOD.replace("return [None", "assert 'x' not in completions, 'an x'\n        return [None")
+IMPURE = {  # a score of the call instead of the answer, and what is said of it
+    "batch": (
+        GOOD.replace("return [", "return [len(a) / max(map(len, completions)) for a in completions]\n        ["),
+        "alone",
+    ),
+    "place": (GOOD.replace("return [", "return [i / 9 for i, _ in enumerate(completions)]\n        ["), "in another order"),
+    "chance": (
+        GOOD.replace("return [", "import random\n        return [random.random() for _ in completions]\n        ["),
+        "again",
+    ),
+    "gaps": (
+        GOOD.replace("return [", "return [0.5 if len(completions) > 1 else None] * len(completions)\n        ["),
+        "alone",
+    ),
+}
 
 
 @pytest.fixture
@@ -125,7 +142,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     home, info = tmp_path / "site" / "judging", tmp_path / "site" / "judging-0.1.dist-info"
     home.mkdir(parents=True)
     info.mkdir()
-    texts = {"echo": GOOD, "raising": RAISING, "vader": GOOD} | {name: text for name, (text, _) in WRONG.items()}
+    texts = {"echo": GOOD, "raising": RAISING, "vader": GOOD} | {name: text for name, (text, _) in (WRONG | IMPURE).items()}
     (home / "__init__.py").touch()
     for name, text in texts.items():
         (home / f"{name}.py").write_text(text)
@@ -180,6 +197,36 @@ def test_a_scorer_that_raises_is_one_line_with_the_row() -> None:
 def test_what_is_no_score_is_refused_with_the_row(returned: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
         AnswerScorer("odd", lambda _, __: returned, True)(["p", "p"], ["a", "b"])
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("name", IMPURE)
+def test_a_scorer_that_depends_on_its_call_or_on_chance_is_refused_before_it_scores_anything(name: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"the scorer {name} gives '.*' \S+ beside other answers and \S+ {IMPURE[name][1]}; a"
+    ):
+        check_scorers(name, "echo", Objective("echo", True), "cpu", ["yes or no?"])
+    with pytest.raises(UserError, match="must depend on its own prompt and answer alone"):
+        check_price(name, "cpu", ["yes or no?", "I or you?"])
+
+
+@pytest.mark.usefixtures("site")
+def test_a_scorer_of_another_package_is_tried_once_on_few_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    scorer = load_answer_scorer("echo")
+    counted = replace(scorer, score=lambda prompts, texts: [calls.append(len(texts))] * 0 or scorer.score(prompts, texts))
+    monkeypatch.setattr(answer_scorers, "load_answer_scorer", lambda *_: counted)
+    check_scorers("echo", "echo", Objective("echo", True), "cpu", ["tried once?"])
+    check_price("echo", "cpu", ["tried once?"])
+    assert calls == [3, 3, 3, 1, 1, 1]
+
+
+def test_scores_may_be_numbers_of_numpy() -> None:
+    given = [np.float32(0.5), np.float64(0.25), np.int64(1)]
+    found = AnswerScorer("numpy", lambda _, __: given, True)(["p"] * 3, ["a", "b", "c"])
+    assert (found, set(map(type, found))) == ([0.5, 0.25, 1.0], {float})
+    with pytest.raises(UserError, match="for row 1"):
+        AnswerScorer("numpy", lambda _, __: [np.float32("nan")], True)(["p"], ["a"])
 
 
 def test_direction_and_bounds_must_be_the_objective_s() -> None:

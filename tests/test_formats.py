@@ -23,7 +23,7 @@ from isoalign.data import formats
 from isoalign.data.formats import Comparison, Demonstration, Turn, Turns, UnpairedLabel, agreement
 from isoalign.data.formats.check import check_file
 from isoalign.data.formats.leakage import LEAST, Leakage, words
-from isoalign.data.formats.types import REASONING
+from isoalign.data.formats.types import REASONING, TRANSCRIPT
 
 DOCS = Path(__file__).parent.parent / "docs" / "formats.md"
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
@@ -177,6 +177,16 @@ def test_an_implicit_prompt_of_messages_is_the_one_that_trl_extracts(tmp_path: P
 HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Sky?\n\nAssistant:"
 
 
+def test_transcripts_behind_a_preamble_are_told(tmp_path: Path) -> None:
+    rows = [{"chosen": f"{HH} {i} yes", "rejected": f"{HH} {i} no"} for i in range(3)]
+    first = {name: f"A dialogue:{text}" for name, text in rows[0].items()}
+    data = formats.read_file(jsonl(tmp_path / "a.jsonl", [first, *rows[1:]]))
+    assert (data.format, data.remarks) == ("pairs", {TRANSCRIPT: 3})
+    assert f"warning: {TRANSCRIPT}: 3; format=transcripts reads those" in check_file(tmp_path / "a.jsonl").text()
+    assert formats.read_file(tmp_path / "a.jsonl", "transcripts", skip="faulty").remarks == {"skipped rows (faulty)": 1}
+    assert formats.read_file(jsonl(tmp_path / "b.jsonl", rows)).remarks == {}
+
+
 @pytest.mark.parametrize(
     ("chosen", "rejected", "expected"),
     [
@@ -317,7 +327,7 @@ def test_scores_of_raters_are_compared_rater_by_rater(tmp_path: Path, file: str,
 def test_a_list_of_scored_completions_as_ultrafeedback_has_it_becomes_pairs(tmp_path: Path) -> None:
     rows = [
         {"source": "flan", "instruction": "q", "completions": [
-            {"response": "a", "overall_score": 3.0, "model": "m"}, {"response": "b", "overall_score": 7.5}]},
+            {"response": "a", "overall_score": 3.0, "model": "m"}, {"response": "b", "score": None, "overall_score": 7.5}]},
         {"source": "flan", "prompt": "r", "completions": [
             {"completion": "a", "score": 1}, {"completion": "b", "score": 1}, {"completion": "c", "score": None}]},
     ]  # fmt: skip
@@ -483,6 +493,12 @@ def test_a_cell_of_a_csv_that_looks_like_a_list_is_a_text_unless_it_is_of_messag
     assert "row 1 (line 2): completion holds the repr of a Python list" in refusal(lambda: formats.read_file(printed))
 
 
+def test_a_rater_that_is_not_a_number_has_no_name(tmp_path: Path) -> None:
+    columns = {"prompt": ["q"] * 3, "completion": ["a", "b", "c"], "label": [True, False, True]}
+    pq.write_table(pa.table(columns | {"annotator": [7.0, float("nan"), float("inf")]}), tmp_path / "a.parquet")
+    assert [label.rater for label in formats.read_file(tmp_path / "a.parquet").unpaired] == ["7.0", "", ""]
+
+
 def test_a_map_of_parquet_holds_scores_too(tmp_path: Path) -> None:
     columns = {
         "prompt": ["q", "q"], "completion": ["a", "b"],
@@ -565,6 +581,8 @@ ROWS: list[tuple[str, Any, str]] = [
     ("pairs: nothing shared", {"chosen": BLUE, "rejected": [user("Sea?"), assistant("x")]}, "share no prompt"),
     ("pairs: no words shared", {"chosen": "blue sky", "rejected": "blueish"}, "share no prompt"),
     ("pairs: another prompt", {"prompt": [user("x")], "chosen": BLUE, "rejected": GREEN}, "must begin with an assistant turn"),
+    ("pairs: turns as a list of texts", {**SKY, "rejected": ["The sky is", " green."]}, "rejected[0] is the prompt"),
+    ("pairs: two lists", {"prompt": BLUE[:1], "chosen": ["Sky?", "Blue."], "rejected": ["Sky?", "No."]}, "role and content"),
     ("transcripts: another prompt", {"chosen": f"{HH} x", "rejected": "\n\nHuman: Yo\n\nAssistant: y"}, "share no prompt"),
     ("transcripts: the user last", {"chosen": f"{HH} x", "rejected": f"{HH} x\n\nHuman: y"}, "rejected ends with a user turn"),
     ("transcripts: an empty answer", {"chosen": f"{HH} x", "rejected": HH}, "rejected ends with an empty turn"),

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,3 +212,21 @@ def test_a_value_outside_the_bounds_that_its_metric_declares_is_refused(monkeypa
     metrics._check_bounds("mine", {"reading": Estimate(0.5, 0.4, 0.6, 9), "other": Estimate(7.0, 6.0, 8.0, 9)})
     with pytest.raises(UserError, match=r"metric mine: reading is 35.2, outside its bounds \[0.0, 1.0\]; declare those"):
         metrics._check_bounds("mine", {"reading": Estimate(35.2, 30.1, 40.9, 9)})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), np.float32("-inf")])
+def test_a_metric_of_another_package_that_is_not_finite_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, bad: float
+) -> None:
+    """A card can't hold it, which was said after all training."""
+    mine = SimpleNamespace(
+        measure=lambda _: {"fine": Estimate(None, None, None, 0, 4), "reading": Estimate(0.5, 0.5, abs(bad), 2)},
+        values=lambda _: {"fine": {"a": [0.5, None]}, "reading": {"a": [0.5], "b": [0.5, bad]}},
+    )
+    monkeypatch.setattr(metrics, "_plugin_names", lambda: ["mine"])
+    monkeypatch.setattr(metrics, "families", lambda: {"mine": mine})
+    monkeypatch.setattr(metrics, "declared", dict)
+    with pytest.raises(UserError, match=r"^metric mine: reading is (nan|inf); give None where there is no value$"):
+        metrics.measure_all(scored(GRID))
+    with pytest.raises(UserError, match=r"^metric mine: reading is (nan|-?inf) for prompt b; give None"):
+        metrics.values_all(scored(GRID))

@@ -504,6 +504,26 @@ def test_a_reward_model_is_never_read_as_a_classifier_of_harm(words: Path, tmp_p
             scorers.load_scorer(name)
 
 
+@pytest.mark.parametrize("label", ["toxic", "Harmful", "obscene"])
+def test_a_classifier_with_one_label_of_harm_is_never_read_as_a_reward_model(words: Path, tmp_path: Path, label: str) -> None:
+    folder = write_reward_model(tmp_path, words, id2label={0: label})
+    with pytest.raises(
+        UserError, match=rf"'{label}', of which more is worse.*task\.reward\.classifier=hf:.*#{label} "
+    ) as raised:
+        reward_classifier.load(str(folder))
+    assert "\n" not in str(raised.value)
+    [score] = scorers.load_scorer(f"hf:{folder}#{label}")(["a text"])
+    assert score is not None
+    assert 0 <= score <= 1
+
+
+def test_one_output_of_a_regression_on_harm_is_neither(words: Path, tmp_path: Path) -> None:
+    folder = write_reward_model(tmp_path, words, id2label={0: "toxic"}, problem_type="regression")
+    with pytest.raises(UserError, match="one output of a regression, 'toxic'") as raised:
+        scorers.load_scorer(f"hf:{folder}")
+    assert "task.reward.model" not in str(raised.value)
+
+
 def test_the_sign_of_a_classifiers_label_is_the_objectives(tmp_path: Path, tiny_model: Path) -> None:
     class Half:
         def __call__(self, texts: Sequence[str]) -> list[float]:

@@ -172,6 +172,8 @@ def bad(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[Any], str]]:
     yield "deep", ["[" * 100_000, *rest], "row 1: cannot be read"
     yield "other-text", [first | {"prompt": "something else"}, second, *rest], "has another text in nano"
     yield "finished", [first | {"finished": "false"}, second, *rest], "row 1: finished must be true or false"
+    yield "some-kl", [first, second | {"kl": None}, *rest], "row 2: kl is missing, and other rows have it"
+    yield "some-finished", [first | {"finished": True}, second, *rest], "row 2: finished is missing, and other rows have it"
     yield (
         "duplicate-draw",
         [first, first | {"id": "other"}, *rest],

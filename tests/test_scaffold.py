@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import tomllib
@@ -75,6 +76,18 @@ def test_a_second_algorithm_joins_the_package_of_the_first(new: Terminal) -> Non
     own_tests_pass(new)
     done = new([COMMAND, "new", "algorithm", "second", "--package", str(folder)])
     assert "pyproject.toml already has an algorithm second" in complaint(done)
+
+
+def test_a_task_of_a_package_that_is_not_installed_is_written_with_what_to_do_next(terminal: Terminal) -> None:
+    folder = terminal.home / "mine"
+    assert terminal([COMMAND, "new", "algorithm", "smaug", "--package", str(folder)]).returncode == 0
+    asked = terminal.home / "asked.jsonl"
+    asked.write_text("".join(json.dumps({"prompt": f"What is number {i}?"}) + "\n" for i in range(80)))
+    given = ["--model", str(terminal.model), "--prompts", str(asked), "--feedback", ""]
+    done = terminal([COMMAND, "new", "task", "counting", *given, "--demonstrations", "none", "--package", str(folder)])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"next: pip install -e {folder} && isoalign task show counting\n")
+    assert (folder / "isoalign_smaug" / "conf" / "task" / "counting.yaml").exists()
 
 
 def test_a_name_that_a_package_brings_already_is_refused_and_the_package_left_as_it_is(terminal: Terminal) -> None:

@@ -246,6 +246,8 @@ def test_hugging_face_mistakes_are_one_line(tmp_path: Path) -> None:
     load_scorer(_tiny(tmp_path / "e", ["toxic", "neutral", "kind"]))
     with pytest.raises(UserError, match="cannot load the scorer 'hf:nobody/nothing'"):
         load_scorer("hf:nobody/nothing")
+    with pytest.raises(UserError, match=r"cannot load the scorer 'hf:/nowhere/scorer': the folder does not exist$"):
+        load_scorer("hf:/nowhere/scorer")
 
 
 def test_weights_that_are_pickles_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from isoalign.cli.options import PATH
+from isoalign.config.search_path import options
 from isoalign.runs.overrides import task_named
 from isoalign.tools import scaffold
 
@@ -83,6 +84,9 @@ def task(
     )
     path = new_task.write(scaffold.task_folder(package))
     print(path, end="\n\n")
+    if package and name not in options("task"):  # not installed: no command finds the task yet
+        print(f"next: pip install -e {package} && isoalign task show {name}")
+        return
     for part in tasks.show(task_named(name)):
         print(part, end="\n\n")
     print(f"next: isoalign run task={name} algorithm=dpo budget=tiny")

@@ -34,8 +34,11 @@ def loading_errors(what: str, name: str) -> Iterator[None]:
     except (OSError, ValueError) as error:
         if failure := machine_failure(error):
             raise failure from error
+        folder = name.removeprefix("hf:")
+        if folder.startswith(("/", "./", "../", "~")) and not Path(folder).exists():  # no name of the hub
+            raise UserError(f"cannot load {what} {name!r}: the folder does not exist") from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        absent = offline() and not Path(name.removeprefix("hf:")).exists()
+        absent = offline() and not Path(folder).exists()
         hint = "; set HF_HUB_OFFLINE=0 to allow the download" if absent else ""
         raise UserError(f"cannot load {what} {name!r}: {reason}{hint}") from error
     except Exception as error:  # files that are broken raise anything

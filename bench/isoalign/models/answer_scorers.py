@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from numbers import Real
 from types import ModuleType
 from typing import Any
 
@@ -38,7 +39,7 @@ from isoalign.models import reward_classifier, rules, scorers
 from isoalign.models.polarity import Polarity
 from isoalign.models.vader import Vader
 
-TRIAL = "I am not sure what to say."  # the completion on which a scorer of another package is tried
+TRIALS = ("Yes.", "I am not sure what to say.", "I am not sure, but I can try to find out.")  # what a scorer is tried on
 Bounds = tuple[float | None, float | None]
 Asked = str | Turns  # a prompt
 _LEXICONS: dict[str, tuple[str, Callable[..., Callable[[str], float]]]] = {
@@ -111,7 +112,7 @@ class AnswerScorer:
         if score is None:
             return None
         low, high = (math.inf * sign if end is None else end for sign, end in zip((-1, 1), self.bounds, strict=True))
-        if isinstance(score, bool | int | float) and math.isfinite(score) and low <= score <= high:
+        if isinstance(score, Real) and math.isfinite(score) and low <= float(score) <= high:
             return float(score)
         within = f"a finite number in {list(self.bounds)}, or None"
         raise UserError(
@@ -210,7 +211,7 @@ def check_scorers(
     those that compare with right answers, on some ``prompts`` with their ``references``.
 
     Raises UserError for a direction that is not the objective's, for scores of the first beyond the objective's bounds, and
-    for a scorer that fails.
+    for a scorer that fails or depends on more than a prompt and its answer.
     """
     for key, name in (("scorer", first), ("second_scorer", second)):
         scorer = load_answer_scorer(name, device)
@@ -221,7 +222,7 @@ def check_scorers(
                 f"{objective.direction}; choose another scorer or set task.objective.higher_is_better"
             )
         if scorer.references or name in plugins.entry_points("scorers"):
-            scorer(prompts, [TRIAL] * len(prompts), references)
+            _try(name, device, tuple(prompts), tuple(references))
     own = load_answer_scorer(first, device).bounds
     low, high = -math.inf if own[0] is None else own[0], math.inf if own[1] is None else own[1]
     if low < objective.low or high > objective.high:
@@ -241,10 +242,45 @@ def _as_text(prompt: Asked) -> str:
 
 
 def check_price(name: str, device: str, prompts: Sequence[str], references: Sequence[str] = ()) -> None:
-    """Try a scorer that trains or labels on some ``prompts``. Raises UserError if it fails or its network has no price."""
-    scorer = load_answer_scorer(name, device)
-    scorer(prompts, [TRIAL] * len(prompts), references)
-    scorer.flops(prompts, [TRIAL] * len(prompts))
+    """Try a scorer that trains or labels on some ``prompts``. Raises UserError if it fails, depends on more than a prompt and
+    its answer, or has a network without a price."""
+    _try(name, device, tuple(prompts), tuple(references))
+    load_answer_scorer(name, device).flops(prompts, TRIALS[:1] * len(prompts))
+
+
+@cache  # of a scorer that is scorer, annotator and judge, too: it may cost money
+def _try(name: str, device: str, prompts: tuple[str, ...], references: tuple[str, ...]) -> None:
+    """Score three short answers together, again, in reverse and each alone.
+
+    Raises UserError if the scorer fails, or if a score depends on chance or on what else is scored in the same call.
+    """
+    scorer, pairs = load_answer_scorer(name, device), list(zip(prompts, references or [""] * len(prompts), strict=True))
+    asked = [pair for pair in pairs if pair[1]] or pairs  # with right answers, where there are any
+    if not asked:
+        return
+
+    def scores(places: Sequence[int]) -> dict[int, float | None]:
+        rows = [asked[place % len(asked)] for place in places]
+        given = [[prompt for prompt, _ in rows], [TRIALS[place] for place in places], [right for _, right in rows]]
+        return dict(zip(places, scorer(*given), strict=True))
+
+    first = scores((0, 1, 2))
+    for how, other in (
+        ("again", scores((0, 1, 2))), ("in another order", scores((2, 1, 0))),
+        ("alone", scores((0,)) | scores((1,)) | scores((2,))),
+    ):  # fmt: skip
+        for place, one in first.items():
+            if not _alike(one, other[place]):
+                raise UserError(
+                    f"the scorer {name} gives {TRIALS[place]!r} {one} beside other answers and {other[place]} {how}; a score "
+                    "must depend on its own prompt and answer alone, not on chance or on the rest of the call"
+                )
+
+
+def _alike(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= reward_classifier.TOLERANCE * (1 + abs(one))
 
 
 def _shortened(text: str) -> str:

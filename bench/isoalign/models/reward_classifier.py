@@ -25,6 +25,7 @@ from isoalign.models.flops import Shape, bill_error, shape_of
 from isoalign.models.precision import in_precision
 from isoalign.models.row_padding import free_padding, own_padding
 from isoalign.models.scalar_head import scalar_head_class, unread_weights
+from isoalign.models.scorers import HARMFUL
 
 VERSION = 2
 ROWS = 16  # texts scored together
@@ -197,6 +198,11 @@ def _check_head(name: str, model: Any, info: dict[str, Any]) -> None:
             f"{name!r} has {len(labels)} outputs, and a reward model has one: for a label of a classifier set "
             f"task.reward.model='' and task.reward.classifier=hf:{name}#LABEL (or a scorer hf:{name}#LABEL), LABEL one of "
             f"{', '.join(map(str, labels))}"
+        )
+    if str(labels[0]).lower() in HARMFUL:
+        raise UserError(
+            f"{name!r} has one output, {labels[0]!r}, of which more is worse: it is no reward model; for its probability set "
+            f"task.reward.model='' and task.reward.classifier=hf:{name}#{labels[0]} (or a scorer hf:{name}#{labels[0]})"
         )
 
 

@@ -33,6 +33,7 @@ HARMS = {
     "toxic", "toxicity", "severe_toxic", "severe_toxicity", "obscene", "threat", "insult", "identity_hate", "identity_attack",
     "sexual_explicit", "profanity", "hate", "harassment", "violence",
 }  # fmt: skip
+HARMFUL = HARMS | {"hateful", "offensive", "harmful", "harm", "unsafe"}  # labels of which more is worse
 TOXIC = ("toxic", "toxicity", "hate", "hateful", "offensive")  # names of the main label; the first match is used
 
 
@@ -207,17 +208,25 @@ def _load_classifier(source: str) -> tuple[Any, Any]:
 
 
 def _check_outputs(source: str, config: Any) -> None:
-    """Refuse a reward model, whose one output is no probability and of which more is better."""
+    """Refuse outputs that are no probabilities: those of regressions, and the one of a reward model."""
     labels = list(config.id2label.values())
     if len(labels) > 1 and config.problem_type == "regression":
         raise UserError(
             f"hf:{source} has {len(labels)} outputs of a regression, which are no probabilities; take a classifier, or a "
             "reward model with one output"
         )
-    if len(labels) == 1 and (str(labels[0]).lower() not in TOXIC or config.problem_type == "regression"):
+    if len(labels) != 1:
+        return
+    if str(labels[0]).lower() not in HARMFUL:
         raise UserError(
             f"hf:{source} has one output, {labels[0]!r}, which is no probability of harm: it is a reward model, of which more "
             f"is better; set task.reward.classifier='' and task.reward.model=hf:{source}, or as a scorer {REWARD}{source}"
+        )
+    if config.problem_type == "regression":
+        raise UserError(
+            f"hf:{source} has one output of a regression, {labels[0]!r}, which is no probability, and of which more is "
+            "worse; take a classifier, or set problem_type in its config.json to multi_label_classification if its output is "
+            "a logit"
         )
 
 

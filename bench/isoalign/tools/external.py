@@ -196,7 +196,8 @@ def _is_score(value: Any, low: float, high: float) -> bool:
 
 
 def _complete(file: Path, rows: Sequence[dict[str, Any]], known: dict[str, Prompt], task: TaskConfig) -> None:
-    """Every prompt is there, with the same draws, and the scores are of this task's scorers or of none."""
+    """Every prompt is there, with the same draws, ``kl`` and ``finished`` are in all rows or none, and the scores are of this
+    task's scorers or of none."""
     draws: defaultdict[str, set[int]] = defaultdict(set)
     for row in rows:
         draws[row["prompt_id"]].add(row["draw"])
@@ -214,6 +215,10 @@ def _complete(file: Path, rows: Sequence[dict[str, Any]], known: dict[str, Promp
             )
     if draws[first_prompt] != set(range(len(draws[first_prompt]))):
         raise UserError(f"{file}: draws must be numbered from 0 without a gap, not {sorted(draws[first_prompt])[:5]}")
+    for name in ("kl", "finished"):  # a mean over some of the prompts would stand beside those over all
+        lacking = [number for number, row in enumerate(rows, start=1) if name not in row]
+        if 0 < len(lacking) < len(rows):
+            _refuse(file, lacking[0], f"{name} is missing, and other rows have it; give it in every row, or in none")
     scorers = {frozenset(row.get("scores", {})) for row in rows}
     wanted = frozenset((task.evaluation.scorer, task.evaluation.second_scorer))
     if scorers not in ({frozenset()}, {wanted}):

@@ -26,7 +26,7 @@ from isoalign.data.formats.agreement import Table, add_verdict, judged_by_severa
 from isoalign.data.formats.conversation import begins_with_prompt
 from isoalign.data.formats.leakage import Leakage
 from isoalign.data.formats.report import FIRST_ROWS, Leaks, LengthBias, Lengths, Report
-from isoalign.data.formats.types import EQUAL_SCORES, OTHER_PROMPT, REASONING, REVERSED, SKIPPED, UNREAD, Node
+from isoalign.data.formats.types import EQUAL_SCORES, OTHER_PROMPT, REASONING, REVERSED, SKIPPED, TRANSCRIPT, UNREAD, Node
 
 ONE_SIDED = 10  # pairs of candidates that one place wins, of all
 
@@ -204,6 +204,9 @@ class _Tally:
             warnings.append(f"items with contradictory verdicts of one annotator: {count(contradictions)}")
         if odd := self.remarks[OTHER_PROMPT]:
             warnings.append(f"{OTHER_PROMPT}: {count(odd)}; the prompt is taken from the conversation")
+        if talks := self.remarks[TRANSCRIPT]:
+            how = "format=transcripts reads those that begin with Human:, and with skip=faulty leaves the others out"
+            warnings.append(f"{TRANSCRIPT}: {count(talks)}; {how}")
         for what in (EQUAL_SCORES, REVERSED, REASONING):
             if doubtful := self.remarks[what]:
                 warnings.append(f"{what}: {count(doubtful)}; they are kept")

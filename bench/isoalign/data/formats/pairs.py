@@ -17,6 +17,7 @@ from isoalign.data.formats.types import (
     EQUAL_SCORES,
     OTHER_PROMPT,
     REVERSED,
+    TRANSCRIPT,
     Comparison,
     Record,
     Remark,
@@ -48,8 +49,11 @@ def records(row: Row) -> Iterator[Record]:
         raise row.fault("prompt is missing", EMPTY)
     if name is None and all(isinstance(row.messages(*answer), str) for answer in (*better, *worse)):
         prompt, given = _shared_text(row)
+        if all(mark in prompt[0].content for mark in ("\n\nHuman:", "\n\nAssistant:")):
+            yield Remark(TRANSCRIPT)
     else:
         prompt, given = conversation.prompt_and_answers(row, name, [*better, *worse])
+        _check_lists(row, prompt, given, better, worse)
         if name and prompt[0].role:
             yield from _foreign_prompt(row, name, prompt)
     prompt, given = conversation.with_system(row, prompt, given)
@@ -77,6 +81,18 @@ def _alternatives(row: Row, name: str) -> list[tuple[str, Any]]:
     if len(value) > MOST_ANSWERS:
         raise row.fault(f"{name} has {len(value)} answers; at most {MOST_ANSWERS} are read")
     return [(f"{name}[{i}]", text) for i, text in enumerate(value)]
+
+
+def _check_lists(row: Row, prompt: Turns, given: list[Turns], *columns: list[tuple[str, Any]]) -> None:
+    """Refuse a list of several texts one of which is the prompt: it may be the turns of a conversation."""
+    answers = iter(given)
+    for column in columns:
+        for name, _ in column:
+            if next(answers)[0].content.strip() == prompt[-1].content.strip() and len(column) > 1:
+                raise row.fault(
+                    f"{name} is the prompt itself, and each text of a list is read as an answer of its own; if it holds the "
+                    "turns of a conversation, give each as an object with role and content"
+                )
 
 
 def _openai(row: Row) -> tuple[Turns, list[Turns]]:

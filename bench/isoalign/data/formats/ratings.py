@@ -64,7 +64,8 @@ def _read_entry(row: Row, name: str, entry: Any) -> tuple[str, Any, Any]:
     texts = [entry[key] for key in ("completion", "response") if entry.get(key) is not None]
     if not texts:
         raise row.fault(f"{name}: completion is missing")
-    return name, texts[0], entry.get("score", entry.get("overall_score"))
+    score = entry.get("score")
+    return name, texts[0], entry.get("overall_score") if score is None else score
 
 
 def compare(scores: Iterable[Score]) -> Iterator[Record]:

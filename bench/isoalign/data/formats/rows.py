@@ -142,6 +142,8 @@ class Row:
         value = next((self.values[name] for name in names if self.has(name)), "")
         if isinstance(value, list) and all(isinstance(each, str) for each in value):
             value = ", ".join(value)
+        if isinstance(value, float) and not math.isfinite(value):  # what parquet has where a column of numbers has none
+            return ""
         return self.valid_text(names[0], str(value).strip()) if isinstance(value, str | int | float) else ""
 
     @property

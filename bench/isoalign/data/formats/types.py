@@ -16,7 +16,8 @@ UNRANKED = "answers without a rank"
 SKIPPED = "skipped rows"
 UNREAD = "demonstrations beside the unread column"
 REASONING = "rows whose messages have reasoning beside their content, which is not read"
-KEPT = (OTHER_PROMPT, EQUAL_SCORES, REVERSED, REASONING)
+TRANSCRIPT = "rows with turns of Human: and Assistant: that are read as one plain text"
+KEPT = (OTHER_PROMPT, EQUAL_SCORES, REVERSED, REASONING, TRANSCRIPT)
 
 
 @dataclass(frozen=True, slots=True)

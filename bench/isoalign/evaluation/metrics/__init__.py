@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import math
 import os
 import pkgutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -127,6 +128,8 @@ def measure_all(scored: ScoredSamples, wanted: Collection[str] | None = None) ->
     merged(by_family)  # no metric belongs to two families
     for family in by_family.keys() & _plugin_names():
         _check_bounds(family, by_family[family])
+        for name, found in by_family[family].items():
+            _check_finite(family, name, (found.value, found.low, found.high))
     return by_family
 
 
@@ -141,9 +144,21 @@ def _check_bounds(family: str, estimates: Mapping[str, Estimate]) -> None:
             )
 
 
+def _check_finite(family: str, name: str, values: Iterable[float | None], where: str = "") -> None:
+    """Cards hold no nan and no infinity; of what has no value they hold None."""
+    for value in values:
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"metric {family}: {name} is {value:g}{where}; give None where there is no value")
+
+
 def values_all(scored: ScoredSamples, wanted: Collection[str] | None = None) -> dict[str, Values]:
     """Metric to prompt to values, for each metric that is a mean over prompts: what pairs methods prompt by prompt."""
-    return merged({name: _call(name, module.values, scored) for name, module in _measured(scored, wanted).items()})
+    by_family = {name: _call(name, module.values, scored) for name, module in _measured(scored, wanted).items()}
+    for family in by_family.keys() & _plugin_names():
+        for name, by_prompt in by_family[family].items():
+            for prompt, values in by_prompt.items():
+                _check_finite(family, name, values, f" for prompt {prompt}")
+    return merged(by_family)
 
 
 def data_all(scored: ScoredSamples, wanted: Collection[str] | None = None) -> dict[str, Any]:
