@@ -221,6 +221,8 @@ def test_log_probabilities_of_tokens_have_the_gradients_of_autograd(dtype: torch
     torch.testing.assert_close(found, expected, atol=0, rtol=0)
     few = logits.detach().double()[:2, :2, 4:9].requires_grad_()
     assert torch.autograd.gradgradcheck(lambda each: passes.token_logp(each, tokens[:2, :2] % 5), few)
+    transformed = torch.func.grad(lambda each: (passes.token_logp(each, tokens) * weights).sum())(logits)
+    torch.testing.assert_close(transformed, expected, atol=0, rtol=0)
 
 
 def test_no_pass_holds_more_logits_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:

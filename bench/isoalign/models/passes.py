@@ -209,24 +209,28 @@ def over_positions(work: Callable[..., Tensor], *tensors: Tensor, vocabulary: in
 
 def token_logp(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-probabilities of tokens in nats: [B, T, V] and [B, T] to [B, T]."""
-    if torch._C._are_functorch_transforms_active():  # of a plug-in
-        return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-    logp: Tensor = _TokenLogp.apply(logits, tokens.unsqueeze(-1))  # type: ignore[no-untyped-call]
+    logp: Tensor = _TokenLogp.apply(logits, tokens.unsqueeze(-1))[0]  # type: ignore[no-untyped-call]
     return logp
 
 
 class _TokenLogp(torch.autograd.Function):
     """Logit minus logsumexp. The gradient is that of autograd to the bit, in one tensor of the logits' size, not four."""
 
-    @staticmethod
-    def forward(context: Any, logits: Tensor, chosen: Tensor) -> Tensor:
-        total = logits.logsumexp(-1, keepdim=True)
-        context.save_for_backward(logits, chosen, total)
-        return logits.gather(-1, chosen).squeeze(-1) - total.squeeze(-1)
+    generate_vmap_rule = True
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        logits, chosen, total = context.saved_tensors
+    def forward(logits: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        total = logits.logsumexp(-1, keepdim=True)
+        return logits.gather(-1, chosen).squeeze(-1) - total.squeeze(-1), total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        logits, chosen, total = ctx.saved_tensors
         gradient = gradients[0].unsqueeze(-1)
         if torch.is_grad_enabled():  # for a gradient of the gradient
             return (logits - logits.logsumexp(-1, keepdim=True)).exp().mul(-gradient).scatter_add(-1, chosen, gradient), None
