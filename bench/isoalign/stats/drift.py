@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from isoalign.stats.comparisons import Comparison, compare
+from isoalign.stats.comparisons import compare
 from isoalign.stats.corrections import benjamini_hochberg
 from isoalign.stats.curves import Curves
 from isoalign.stats.equal_kl import Reading, line_error, reaches, read_curves, read_off, widen
 from isoalign.stats.intervals import LEVEL, Array
 from isoalign.stats.lines import Line, Statistic
+from isoalign.stats.pairs import Comparison
 
 FEWEST = 2  # draws of a control that a reading may rest on
 MOST_LOST = 0.1  # of the draws that passed a KL, between whose snapshots they may not be known there

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from scipy.special import nctdtr, nctdtrinc, stdtrit
 
-from isoalign.stats.comparisons import Comparison
 from isoalign.stats.intervals import LEVEL
+from isoalign.stats.pairs import Comparison
 
 NOMINAL = 0.84  # power, if errors were known, at which it is 80%
 HALVINGS = 12  # of an interval of differences, to the one with that power
