@@ -15,6 +15,8 @@ from isoalign.report import leaderboard
 from isoalign.stats import Array, equal_kl
 from isoalign.stats.curves import Curves
 from isoalign.stats.drift import Beyond, beyond_drift
+from isoalign.stats.equal_kl import read_off
+from isoalign.stats.lines import Line, by_prompt
 from test_equal_kl import gold, method, prompts
 
 
@@ -308,3 +310,12 @@ def test_without_draws_enough_a_board_says_not_measured_and_has_no_number(made: 
         assert "drift" not in row["flags"]
     assert "not measured" in made.markdown()
     assert "not measured" in made.terminal()
+
+
+def test_lines_read_at_once_are_those_read_one_by_one():
+    rng = np.random.default_rng(0)
+    made = [Line(rng.gamma(2, size=(points, 9)).cumsum(0), rng.normal(size=(points, 9))) for points in (4, 6, 4, 5, 6)]
+    each = by_prompt(made, lambda kl, gain: read_off(kl, gain, 5.0))
+    assert all(
+        (one == line.by_prompt(lambda kl, gain: read_off(kl, gain, 5.0))).all() for one, line in zip(each, made, strict=True)
+    )

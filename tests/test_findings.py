@@ -13,7 +13,7 @@ from scripts.findings import __main__ as findings
 from scripts.findings import arms, claims
 
 from isoalign.core.records import Card, Estimate, Flag, Point
-from isoalign.stats.comparisons import Comparison
+from isoalign.stats.pairs import Comparison
 from isoalign.training import registry
 
 KLS = (0.0, 0.25, 0.38, 0.57, 0.85, 1.3, 1.9, 2.9, 4.3, 6.5, 9.7, 15.0, 22.0)  # as many snapshots as a run may have

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import nctdtr, nctdtrinc, stdtrit
 from scipy.stats import binomtest, false_discovery_control, mannwhitneyu, nct, ttest_1samp
 
 from isoalign import stats
 from isoalign.core.errors import UserError
 from isoalign.core.records import Estimate
 from isoalign.stats import comparisons, intervals
+from isoalign.stats.ranks import HALVINGS, NOMINAL
 
 grids = st.dictionaries(
     st.text("abcdef", min_size=1, max_size=3),
@@ -421,6 +423,23 @@ def test_the_smallest_resolvable_difference_is_found_with_84_percent_if_errors_a
     found = stats.resolvable([stats.Comparison(0.0, 0.0, 0.0, 1.0, 1.0, 9, 0, error, 9.0) for error in errors])
     least = nct.isf(0.05 / 6, 9, 0)
     assert np.mean([nct.sf(least, 9, found / error) for error in errors]) == pytest.approx(0.84, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_smallest_resolvable_difference_is_that_of_a_search_among_all_pairs(seed: int) -> None:
+    """`resolvable` asks only some pairs where to begin, and none whose power is 1: the difference is the same to the bit."""
+    rng = np.random.default_rng(seed)
+    error = rng.gamma([0.3, 9][seed % 2], size=200) + 1e-9
+    freedom = np.concatenate([rng.uniform(1, 3, 100), rng.uniform(3, 300, 100)])
+    least = stdtrit(freedom, 1 - 0.05 / (2 * 200))
+    each = nctdtrinc(freedom, 1 - NOMINAL, least) * error
+    low, high = each.min(), each.max()
+    for _ in range(HALVINGS):
+        power = 1 - np.nan_to_num(nctdtr(freedom, (low + high) / 2 / error, least)).mean()
+        low, high = ((low + high) / 2, high) if power < NOMINAL else (low, (low + high) / 2)
+    both = zip(error.tolist(), freedom.tolist(), strict=True)
+    pairs = [stats.Comparison(0.0, 0.0, 0.0, 1.0, 1.0, 9, 0, *pair) for pair in both]
+    assert stats.resolvable(pairs) == (low + high) / 2
 
 
 @pytest.mark.parametrize(("n", "bound"), [(1, 0.975), (10, 0.3085), (256, 0.0143)])

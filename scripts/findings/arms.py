@@ -20,7 +20,7 @@ from isoalign.evaluation import tracks
 from isoalign.report.board.rows import DRIFT, newest_versions, outdated_families, settings_of, stage_identity
 from isoalign.report.publish import write_published
 from isoalign.stats import curves, drift, equal_kl
-from isoalign.stats.comparisons import Comparison
+from isoalign.stats.pairs import Comparison
 
 FOLDER = Path("results/findings")
 PUBLISHED = Path("results/published/nano")

@@ -15,9 +15,9 @@ from scipy.special import stdtrit
 
 from isoalign.core.records import Estimate
 from isoalign.stats import curves, equal_kl, overoptimization
-from isoalign.stats.comparisons import Comparison
 from isoalign.stats.corrections import holm
 from isoalign.stats.intervals import TAIL
+from isoalign.stats.pairs import Comparison
 
 from .arms import SEEDS, Bench, Gap, difference, failed_gates, show, sign
 

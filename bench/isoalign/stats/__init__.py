@@ -2,7 +2,6 @@
 
 from isoalign.stats.aggregates import Runs, improvement, iqm, stratified
 from isoalign.stats.comparisons import (
-    Comparison,
     Seeds,
     compare,
     each_hierarchical,
@@ -28,6 +27,7 @@ from isoalign.stats.intervals import (
     resample,
     share_difference,
 )
+from isoalign.stats.pairs import Comparison
 from isoalign.stats.ranks import ranks, resolvable
 from isoalign.stats.variance import Parts, components, drawn_error, parts_of
 

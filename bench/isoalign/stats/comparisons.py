@@ -3,57 +3,29 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain, combinations
 
 import numpy as np
-from scipy.special import bdtr, ndtri, stdtr
 
 from isoalign.core.errors import UserError
 from isoalign.core.records import Estimate
 from isoalign.stats.corrections import holm
-from isoalign.stats.intervals import KEPT, LEVEL, TAIL, Array, finite, resample
-from isoalign.stats.tails import quantile, tails
-from isoalign.stats.variance import Parts, drawn_error, levels_of, parts_from, parts_of, shares_of
+from isoalign.stats.intervals import KEPT, Array, finite, resample
+from isoalign.stats.pairs import Comparison, compared, side_of
+from isoalign.stats.variance import drawn_error, levels_of, parts_of
 
 Seeds = Sequence[Mapping[str, float | None]]
 """For each seed, prompt to its value (the mean over its draws)."""
 Table = Seeds | Array
 """The same, or an array [seeds, prompts] of values on prompts that all methods have in one order."""
 PAIRED = 10_000  # resamples of a comparison of few pairs
-FEW = 30  # prompts; resamples of fewer have no tails, and p is that of a t, if that is larger
 MANY = 400  # pairs: those of 28 methods; of more nothing is resampled
 SUMS = 2**22  # resampled sums in memory at once: 32 MB
 BATCH = 500  # pairs of a batch at most
 _A_PAIR = 400  # resamples for each of many pairs: for 325 pairs Holm's first step needs p < .00015
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """First minus second of two methods, with its 95% interval, over ``n`` prompts; ``missing`` prompts lack a value.
-
-    ``p``: two-sided, of no difference; ``p_holm``: the same after Holm's correction over all compared pairs; ``error``:
-    standard error; ``freedom``: its degrees of freedom. None with fewer than two prompts. ``single``: whether a side is one
-    training seed, so that it says nothing of the methods and has no ``p_holm``.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    p_holm: float | None
-    n: int
-    missing: int
-    error: float | None = None
-    freedom: float | None = None
-    single: bool = False
-
-    @property
-    def resolved(self) -> bool:
-        """Whether the two differ, after correction for all compared pairs."""
-        return self.p_holm is not None and self.p_holm < 1 - LEVEL
 
 
 def hierarchical(values: Table, minus: Table | None = None) -> Estimate:
@@ -163,16 +135,14 @@ def compare(
     alike: dict[bytes, list[tuple[str, str]]] = defaultdict(list)  # pairs by the prompts that both have
     for a, b in pairs:
         alike[(whole[a] & whole[b]).tobytes()].append((a, b))
+    lone = {name for name in trained if name in tables and len(tables[name]) == 1}
     comparisons: dict[tuple[str, str], Comparison] = {}
     exact = family <= counted and resamples * max((mask.size for mask in whole.values()), default=0) <= KEPT
     for kept, group in alike.items():
         mask = np.frombuffer(kept, dtype=bool)
+        sides = {name: side_of(tables[name][:, mask]) for name in dict.fromkeys(chain.from_iterable(group))}
         for batch in _batches(group, max(2, SUMS // resamples) if exact else BATCH):
-            answered = {name: tables[name][:, mask] for name in dict.fromkeys(chain.from_iterable(batch))}
-            made = _compared(answered, batch, resamples, exact, bases or {})
-            comparisons |= {pair: replace(one, missing=int((~mask).sum())) for pair, one in made}
-    lone = {name for name in trained if name in tables and len(tables[name]) == 1}
-    comparisons = {pair: replace(c, single=not lone.isdisjoint(pair)) for pair, c in comparisons.items()}
+            comparisons |= compared(sides, batch, resamples, exact, bases or {}, int((~mask).sum()), lone)
     tested = {pair: c.p for pair in pairs if (c := comparisons[pair]).p is not None and not c.single}
     for pair, p_holm in zip(tested, holm(list(tested.values())), strict=True):
         comparisons[pair] = replace(comparisons[pair], p_holm=p_holm)
@@ -191,90 +161,6 @@ def _batches(pairs: Sequence[tuple[str, str]], methods: int) -> Iterator[list[tu
         batch.append(pair)
         names |= new
     yield batch
-
-
-def _compared(
-    tables: Mapping[str, Array],
-    pairs: Sequence[tuple[str, str]],
-    resamples: int,
-    exact: bool,
-    bases: Mapping[str, Sequence[int]],
-) -> Iterable[tuple[tuple[str, str], Comparison]]:
-    """Comparisons of pairs of tables [seeds, prompts] without missing values on the same prompts; p_holm is still None. By
-    ``resamples`` if ``exact``, else by what they would show on average."""
-    means = {name: table.mean(0) for name, table in tables.items()}
-    n = len(next(iter(means.values())))
-    if n < 2:
-        for a, b in pairs:
-            yield (a, b), Comparison(finite((means[a] - means[b])[0]) if n else None, None, None, None, None, n, 0)
-        return
-    shares = {name: shares_of(table) for name, table in tables.items()}
-    gaps = np.array([_apart(means[a], means[b]) for a, b in pairs])
-    shared = {(a, b) for a, b in pairs if a in bases and list(bases[a]) == list(bases.get(b, ()))}
-    varied = [[shares_of(tables[a] - tables[b])] if (a, b) in shared else [shares[a], shares[b]] for a, b in pairs]
-    parts = [parts_from(gap, each) for gap, each in zip(gaps, varied, strict=True)]
-    made = _resampled(means, pairs, parts, resamples) if exact else _approximated(gaps, parts, resamples)
-    for (a, b), part, sign, (low, high, beyond) in zip(pairs, parts, _by_signs(gaps), made, strict=True):
-        p = min(1.0, 2 * (beyond + 1) / (resamples + 1))
-        p = max(p, sign)
-        if n < FEW and part.error:
-            p = max(p, 2 * float(stdtr(part.strict, -abs(part.value) / part.error)))
-        yield (a, b), Comparison(part.value, low, high, p, None, n, 0, part.error, part.strict)
-
-
-def _resampled(
-    means: Mapping[str, Array], pairs: Sequence[tuple[str, str]], parts: Sequence[Parts], resamples: int
-) -> Iterable[tuple[float, float, float]]:
-    """The interval of each pair, and the number of draws on the other side of no difference."""
-    stacked = np.array(list(means.values()))
-    drawn = resample(lambda weights: weights @ stacked.T, stacked.shape[1], resamples)
-    sums = dict(zip(means, np.ascontiguousarray(drawn.T), strict=True))
-    for (a, b), part in zip(pairs, parts, strict=True):
-        if part.error:
-            draws, at = drawn_error(sums[a] - sums[b], stacked.shape[1], part), _no_difference(part)
-            bounds = part.bounds(np.quantile(draws, [TAIL, 1 - TAIL]))
-            yield *bounds, float(min(np.sum(draws <= at), np.sum(draws >= at)))
-        else:
-            yield part.value, part.value, 0 if part.value else resamples
-
-
-def _approximated(gaps: Array, parts: Sequence[Parts], resamples: int) -> Iterable[tuple[float, float, float]]:
-    """The same without draws, for the differences of each prompt [pairs, prompts]; the number is the expected one."""
-    error = np.array([part.error or 1.0 for part in parts])
-    scale = np.array([part.scale for part in parts]) / error / gaps.shape[1]
-    deviations = scale[:, None] * (gaps - np.array([part.value for part in parts])[:, None])
-    seeds = np.array([part.seeds for part in parts]) / error**2
-    beyond = resamples * tails(deviations, seeds, np.clip(list(map(_no_difference, parts)), -40, 40))
-    quantiles = np.stack([quantile(deviations, seeds, level) for level in (TAIL, 1 - TAIL)], 1)
-    for part, between, expected in zip(parts, quantiles, beyond.tolist(), strict=True):
-        if part.error:
-            yield *part.bounds(between), expected
-        else:
-            yield part.value, part.value, 0 if part.value else resamples
-
-
-def _by_signs(gaps: Array) -> list[float]:
-    """The p of a sign test of differences [pairs, prompts], where all that are not 0 are of one size or of one sign; else 0,
-    as sizes tell more."""
-    more, less = (gaps > 0).sum(1), (gaps < 0).sum(1)
-    largest, smallest = np.abs(gaps).max(1), np.where(gaps == 0, np.inf, np.abs(gaps)).min(1)
-    alike, fewer = largest - smallest <= 1e-9 * largest, np.minimum(more, less)
-    p = np.minimum(1.0, 2 * bdtr(fewer, more + less, 0.5))
-    return [float(each) for each in np.where(alike | (fewer == 0), p, 0.0)]
-
-
-def _no_difference(part: Parts) -> float:
-    """The place of no difference among standardised draws."""
-    return float(ndtri(stdtr(part.strict, -part.value / part.error))) if part.error else 0.0
-
-
-def _apart(first: Array, second: Array) -> Array:
-    """First minus second, 0 where they differ by rounding only: the mean of three equal numbers need not be that number. One
-    value where they are the same on every prompt up to rounding."""
-    gap, size = first - second, np.maximum(np.abs(first), np.abs(second))
-    if np.ptp(gap) <= 1e-12 * size.max():
-        gap = np.full_like(gap, gap[0])
-    return np.where(np.abs(gap) <= 1e-12 * size, 0.0, gap)
 
 
 def tables_of(methods: Sequence[Table]) -> list[Array]:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
-from isoalign.stats.comparisons import Comparison, compare
+from isoalign.stats.comparisons import compare
 from isoalign.stats.corrections import benjamini_hochberg
 from isoalign.stats.curves import Curves
 from isoalign.stats.equal_kl import Reading, line_error, reaches, read_curves, read_off, widen
 from isoalign.stats.intervals import LEVEL, Array
-from isoalign.stats.lines import Line, Statistic
+from isoalign.stats.lines import Line, Statistic, by_prompt
+from isoalign.stats.pairs import Comparison
 
 FEWEST = 2  # draws of a control that a reading may rest on
 MOST_LOST = 0.1  # of the draws that passed a KL, between whose snapshots they may not be known there
@@ -131,11 +133,9 @@ def _against(method: Curves, control: str, draws: Draws) -> Beyond | None:
     came = {draw for draw, on in beside.items() if _came(on, ends)}
     if not _enough(known.keys(), came):
         return None
+    told = [[on for draw in known if (on := beside[draw][s])] for s in range(len(ends))]
     excess = np.array(
-        [
-            [np.mean([_excess(line, on) for line in same], axis=0) for draw in known if (on := beside[draw][s])]
-            for s, same in enumerate(method.gains)
-        ]
+        [np.mean([_excess(line, own) for line in same], axis=0) for same, own in zip(method.gains, told, strict=True)]
     )  # [seeds, draws, prompts]
     sides = {"method": excess.mean(1), "drift": excess.mean((0, 1)) - excess.mean(0)}
     compared = compare(sides, trained=["method"])["method", "drift"]
@@ -171,12 +171,15 @@ def _errors(beside: Sequence[Curves | None], ends: Sequence[Sequence[float]]) ->
     )
 
 
-def _excess(run: Line, draw: Curves) -> Array:
-    """By prompt [prompts], how much more a run gains at its end than a draw of the control at the same KL, mean over the
-    training seeds of the draw."""
-    controls = [line for same in draw.gains for line in same]
-    both = [Line(np.concatenate([run.kl[-1:], c.kl]), np.concatenate([run.score[-1:], c.score])) for c in controls]
-    return np.mean([line.by_prompt(_end_minus_read) for line in both], axis=0)
+def _excess(run: Line, draws: Sequence[Curves]) -> Array:
+    """By draw of the control and prompt [draws, prompts], how much more a run gains at its end than the draw at the same KL,
+    mean over the training seeds of the draw."""
+    controls = [[line for same in draw.gains for line in same] for draw in draws]
+    both = [
+        Line(np.concatenate([run.kl[-1:], c.kl]), np.concatenate([run.score[-1:], c.score])) for own in controls for c in own
+    ]
+    each = iter(by_prompt(both, _end_minus_read))
+    return np.array([np.mean(list(islice(each, len(own))), axis=0) for own in controls])
 
 
 def _end_minus_read(kl: Array, gain: Array) -> Array:

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from isoalign.core.records import Estimate
-from isoalign.stats.comparisons import Comparison, compare, each_hierarchical
+from isoalign.stats.comparisons import compare, each_hierarchical
 from isoalign.stats.corrections import holm
 from isoalign.stats.curves import NONE, Curves
-from isoalign.stats.intervals import Array
+from isoalign.stats.intervals import LEVEL, Array
 from isoalign.stats.lines import Statistic
+from isoalign.stats.pairs import Comparison
 from isoalign.stats.ranks import ranks
 
 MOVED = 0.1  # nats: a method that ends below it has hardly left the base, and sets no KL at which others are compared
@@ -211,16 +212,12 @@ def standings(readings: Mapping[str, Reading]) -> dict[str, tuple[int, int]]:
         return {}
     pairs = list(combinations([name for name, reading in readings.items() if len(reading.seeds) > 1], 2))
     compared = _compared(readings, pairs)
-    widened = {(a, b): widen(c, readings[a].error + readings[b].error) for (a, b), c in compared.items()}
-    tested = {pair: c.p for pair, c in widened.items() if c.p is not None}
-    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
-    widened = {pair: replace(c, p_holm=adjusted.get(pair)) for pair, c in widened.items()}
-
-    def better(a: str, b: str) -> bool:
-        pair, sign = ((a, b), 1) if (a, b) in widened else ((b, a), -1)
-        return pair in widened and widened[pair].resolved and sign * (widened[pair].value or 0.0) > 0
-
-    return ranks(list(readings), better)
+    ps = {(a, b): widened_p(c, readings[a].error + readings[b].error) for (a, b), c in compared.items()}
+    tested = {pair: p for pair, p in ps.items() if p is not None}
+    adjusted = zip(tested, holm(list(tested.values())), strict=True)
+    resolved = [pair for pair, p in adjusted if p < 1 - LEVEL]
+    better = {pair if (compared[pair].value or 0.0) > 0 else pair[::-1] for pair in resolved if compared[pair].value}
+    return ranks(list(readings), lambda a, b: (a, b) in better)
 
 
 def difference(readings: Mapping[str, Reading], a: str, b: str) -> Comparison:
@@ -242,6 +239,13 @@ def widen(c: Comparison, by: float) -> Comparison:
     """A comparison whose difference may be off by so much, whatever the prompts and seeds."""
     if not by or c.value is None or c.low is None or c.high is None or c.p is None or c.freedom is None:
         return c
+    return replace(c, low=c.low - by, high=c.high + by, p=widened_p(c, by))
+
+
+def widened_p(c: Comparison, by: float) -> float | None:
+    """The p of a comparison whose difference may be off by so much."""
+    if not by or c.value is None or c.p is None or c.freedom is None:
+        return c.p
     left = max(abs(c.value) - by, 0.0)
     p = 2 * float(stdtr(c.freedom, -left / c.error)) if c.error else float(not left)
-    return replace(c, low=c.low - by, high=c.high + by, p=max(c.p, min(1.0, p)))
+    return max(c.p, min(1.0, p))

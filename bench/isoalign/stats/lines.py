@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,11 +25,7 @@ class Line:
     def by_prompt(self, statistic: Statistic) -> Array:
         """A statistic by prompt [prompts], by its derivatives in the means: the statistic is the mean of the values, and its
         error that of their mean."""
-        table, step, places = self._near
-        value, *near = statistic(places[:, : len(self.kl)], places[:, len(self.kl) :]).tolist()
-        up, down = np.array(near).reshape(2, -1)
-        slopes = np.nan_to_num((up - down) / (2 * step))  # 0 where a curve is not known a step further
-        return value + slopes @ table
+        return by_prompt([self], statistic)[0]
 
     def bend(self, statistic: Statistic) -> Array:
         """How much a statistic of the means, or several [...] at once, changes if each line between two snapshots is bent like
@@ -59,6 +56,23 @@ class Line:
             bent_d.append(d[i])
             bent.append(mean[i])
         return np.square(bent_d), np.array(bent)
+
+
+def by_prompt(lines: Sequence[Line], statistic: Statistic) -> list[Array]:
+    """`Line.by_prompt` of each; the statistic is asked once of all that have equally many points."""
+    alike: dict[int, list[int]] = defaultdict(list)
+    for place, line in enumerate(lines):
+        alike[len(line.kl)].append(place)
+    found: dict[int, Array] = {}
+    for points, members in alike.items():
+        tables, steps, places = zip(*(lines[place]._near for place in members), strict=True)
+        means = np.array(places)
+        values = statistic(means[..., :points], means[..., points:])
+        up, down = np.moveaxis(values[:, 1:].reshape(len(members), 2, -1), 1, 0)
+        slopes = np.nan_to_num((up - down) / (2 * np.array(steps)))  # 0 where a curve is not known a step further
+        for place, value, slope, table in zip(members, values[:, 0], slopes, tables, strict=True):
+            found[place] = value + slope @ table
+    return [found[place] for place in range(len(lines))]
 
 
 def _second_difference(d: Array, score: Array, right: int) -> float:

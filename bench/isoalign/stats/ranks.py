@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import nctdtr, nctdtrinc, stdtrit
 
-from isoalign.stats.comparisons import Comparison
-from isoalign.stats.intervals import LEVEL
+from isoalign.stats.intervals import LEVEL, Array
+from isoalign.stats.pairs import Comparison
 
 NOMINAL = 0.84  # power, if errors were known, at which it is 80%
 HALVINGS = 12  # of an interval of differences, to the one with that power
+FAR = 10  # times what must be exceeded: with that noncentrality a t misses it once in 10^20 times or less, and power is 1
 
 
 def ranks(names: Sequence[str], better: Callable[[str, str], bool]) -> dict[str, tuple[int, int]]:
@@ -41,10 +43,22 @@ def resolvable(comparisons: Iterable[Comparison]) -> float | None:
         return None
     error, freedom = (np.array(column) for column in zip(*tested, strict=True))
     least = stdtrit(freedom, 1 - (1 - LEVEL) / (2 * len(tested)))
-    each = nctdtrinc(freedom, 1 - NOMINAL, least) * error
+    ends = _ends(error, freedom)
+    each = nctdtrinc(freedom[ends], 1 - NOMINAL, least[ends]) * error[ends]
     low, high = float(each.min()), float(each.max())
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        power = 1 - np.nan_to_num(nctdtr(freedom, middle / error, least)).mean()  # nan far above: 0
-        low, high = (middle, high) if power < NOMINAL else (low, middle)
+        near = middle / error < FAR * least
+        missed = np.nan_to_num(nctdtr(freedom[near], middle / error[near], least[near]))  # nan far above: 0
+        low, high = (middle, high) if 1 - missed.sum() / len(tested) < NOMINAL else (low, middle)
     return (low + high) / 2
+
+
+def _ends(error: Array, freedom: Array) -> NDArray[np.intp]:
+    """The pairs among which are those that resolve the smallest and the largest difference. It grows with the error and falls
+    with the degrees of freedom: they are those that no other has less, or more, of both."""
+    rising = np.argsort(freedom)
+    falling = rising[::-1]
+    smallest = falling[error[falling] <= np.minimum.accumulate(error[falling])]
+    largest = rising[error[rising] >= np.maximum.accumulate(error[rising])]
+    return np.concatenate([smallest, largest])

@@ -43,7 +43,7 @@ class Parts:
 def parts_of(means: Array, tables: Sequence[Array]) -> Parts:
     """A mean and its variance, as in `hierarchical`. ``means`` [prompts]: over the seeds of ``tables``, each [seeds, prompts];
     for a sum or difference of several methods' means the table of each, times its factor. Two prompts or more."""
-    return parts_from(means, list(map(shares_of, tables)))
+    return parts_from(float(means.mean()), float(variances(means)), len(means), list(map(shares_of, tables)))
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,16 @@ class Shares:
 def shares_of(table: Array) -> Shares:
     """Of a table [seeds, prompts] without missing values."""
     count, n = table.shape
-    if count < 2:
+    if count < 2 or n < 2:
         return Shares(count, 0.0, 0.0)
     rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
     squares = float(np.square(rest).sum()) if np.abs(rest).max() > 1e-12 * np.abs(table).max() else 0.0  # else by rounding
-    return Shares(count, squares / ((count - 1) * (n - 1)) / (count * n), _variance(table.mean(1)))
+    return Shares(count, squares / ((count - 1) * (n - 1)) / (count * n), float(variances(table.mean(1))))
 
 
-def parts_from(means: Array, methods: Sequence[Shares]) -> Parts:
-    """As `parts_of`, of tables that many differences share."""
-    n = len(means)
-    spread = _variance(means) / n
+def parts_from(value: float, variance: float, n: int, methods: Sequence[Shares]) -> Parts:
+    """As `parts_of`, from the mean and variance of the ``means``, and tables that many differences share."""
+    spread = variance / n
     prompts, seeds, uncertain, fewest, varying = spread, 0.0, 0.0, math.inf, 0
     for one in methods:
         if one.count > 1:
@@ -89,12 +88,13 @@ def parts_from(means: Array, methods: Sequence[Shares]) -> Parts:
         freedom = 1 / ((1 - share) / (n - 1) + share ** (1.0 if fewest > 2 else 0.5) * unsure)
         power = (fewest - 1) / (fewest + (1 if varying > 1 else ALONE))
         strict = 1 / ((1 - share) / (n - 1) + share**power * unsure)
-    return Parts(float(means.mean()), prompts, seeds, freedom, scale, strict)
+    return Parts(value, prompts, seeds, freedom, scale, strict)
 
 
-def _variance(values: Array) -> float:
-    """The variance of values, 0 where they differ by rounding only: an error of that size would make bounds infinite."""
-    return float(values.var(ddof=1)) if np.ptp(values) > 1e-12 * np.abs(values).max() else 0.0
+def variances(values: Array) -> Array:
+    """The variances [...] of values [..., n], 0 where they differ by rounding only: an error of that size would make bounds
+    infinite."""
+    return np.where(np.ptp(values, axis=-1) > 1e-12 * np.abs(values).max(-1), values.var(-1, ddof=1), 0.0)
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,8 @@ def compare_pairwise(
     prompts = max(sets, key=lambda one: (sets.count(one), sorted(one)), default=frozenset())
     paired = {name: seeds for name, seeds in rows.items() if seeds is not None and frozenset(seeds[0]) == prompts}
     pairs = list(combinations(paired, 2))
-    inner = [(a, b) for a, b in pairs if a in ranked and b in ranked]
-    first = _differences(paired, inner, lone, higher_is_better, bases)
+    inner = dict.fromkeys((a, b) for a, b in pairs if a in ranked and b in ranked)
+    first = _differences(paired, list(inner), lone, higher_is_better, bases)
     second = _differences(paired, [pair for pair in pairs if pair not in inner], lone, higher_is_better, bases)
     unpaired = tuple(name for name in rows if name in ranked and name not in paired)
     smallest = stats.resolvable(c for c in first.values() if not c.single)
