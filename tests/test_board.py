@@ -300,6 +300,11 @@ def test_what_only_shows_when_cards_stand_together_is_flagged() -> None:
     twice = [make("dpo"), make("dpo", key="another", versions={"torch": "2.14"})]
     (section,) = leaderboard.build_board(twice).sections
     assert texts(section.rows[0]) == ["2 cards of seed 0, averaged", "versions differ: torch"]
+    codes = [{}, {"mine code": "0a0a0a0a"}, {"mine code": "0b0b0b0b"}]  # the first is of a version that did not tell
+    seeds = [make("dpo", seed, versions={"mine": "0.1"} | code) for seed, code in enumerate(codes)]
+    for own, told in ((seeds[:2], []), (seeds, ["versions differ: mine code"])):
+        (section,) = leaderboard.build_board(own).sections
+        assert texts(section.rows[0]) == told
     edited = [make("dpo", key=key, parents={"sft": "base", "train": key}) for key in ("before", "after")]
     (section,) = leaderboard.build_board(edited).sections
     why = "though code, packages or data of their trainings differ: delete the older"

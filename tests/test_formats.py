@@ -581,7 +581,6 @@ ROWS: list[tuple[str, Any, str]] = [
     ("pairs: nothing shared", {"chosen": BLUE, "rejected": [user("Sea?"), assistant("x")]}, "share no prompt"),
     ("pairs: no words shared", {"chosen": "blue sky", "rejected": "blueish"}, "share no prompt"),
     ("pairs: another prompt", {"prompt": [user("x")], "chosen": BLUE, "rejected": GREEN}, "must begin with an assistant turn"),
-    ("pairs: turns as a list of texts", {**SKY, "rejected": ["The sky is", " green."]}, "rejected[0] is the prompt"),
     ("pairs: two lists", {"prompt": BLUE[:1], "chosen": ["Sky?", "Blue."], "rejected": ["Sky?", "No."]}, "role and content"),
     ("transcripts: another prompt", {"chosen": f"{HH} x", "rejected": "\n\nHuman: Yo\n\nAssistant: y"}, "share no prompt"),
     ("transcripts: the user last", {"chosen": f"{HH} x", "rejected": f"{HH} x\n\nHuman: y"}, "rejected ends with a user turn"),

@@ -225,6 +225,29 @@ def test_what_a_package_itself_holds_and_what_lies_beside_it_is_in_the_key_of_it
     assert len(set(found)) == 4
 
 
+def test_an_empty_package_and_one_that_cannot_be_imported_are_no_fault_of_a_plug_in(tmp_path: Path) -> None:
+    for package in ("plug", "helpers"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    (tmp_path / "helpers" / "util.py").write_text("FACTOR = 1\n")
+    (tmp_path / "absent.py").write_text("import nothing_of_this_name\n")
+    imports = [
+        "from helpers import util",
+        "from plug import own",
+        "try:\n    import absent\nexcept ImportError:\n    absent = None",
+    ]
+    (tmp_path / "plug" / "mine.py").write_text("\n".join(imports))
+    (tmp_path / "plug" / "own.py").write_text("SCALE = 1\n")
+    code = "from isoalign.core import source; print(source.source_digest(['plug.mine']))"
+    found = []
+    for text in ("FACTOR = 1\n", "FACTOR = 2\n"):
+        (tmp_path / "helpers" / "util.py").write_text(text)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)})
+        assert done.returncode == 0, done.stderr
+        found.append(done.stdout)
+    assert len(set(found)) == 2
+
+
 UNDECLARED = """
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -28,7 +28,17 @@ from isoalign.models import loading
 from isoalign.models.answer_scorers import AnswerScorer
 from isoalign.stages import from_file, overlap, sft
 from isoalign.stages.conversations import PromptTurns
-from isoalign.stages.cutting import Cutter, HeldOut, check_fit, encode_prompts, fit_of, turns_of
+from isoalign.stages.cutting import (
+    EARLIER,
+    LAST,
+    SYSTEM,
+    Cutter,
+    HeldOut,
+    check_fit,
+    encode_prompts,
+    fit_of,
+    turns_of,
+)  # fmt: skip
 from isoalign.stages.graph import StageGraph
 from isoalign.tools import new_task, tasks
 from isoalign.tools.new_task import NewTask
@@ -496,28 +506,32 @@ def test_a_chat_template_that_opens_given_answers_otherwise_is_known(template: s
     assert with_template(tiny_model, template).misopened == told
 
 
+ASKED = (Turn("system", "be kind"), Turn("user", "one"))
+TALK = (Turn("system", "be kind"), Turn("user", "one"), Turn("assistant", "two"), Turn("user", "three"))
+
+
 @pytest.mark.parametrize(
-    ("template", "missing"),
+    ("template", "asked", "talk"),
     [
-        (TEMPLATE, []),
-        ("Q: {{ messages[0]['content'] }}", ["earlier turns", "the last turn"]),
-        ("{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}\n{% endfor %}", ["the system's turn"]),
-        ("{% if messages[0]['role'] == 'system' %}{{ raise_exception('none') }}{% endif %}{{ messages[-1]['content'] }}",
-         ["earlier turns"]),
+        (TEMPLATE, [], []),
+        ("Q: {{ messages[0]['content'] }}", [LAST], [EARLIER, LAST]),
+        ("Q: {{ messages[0]['content'] }} {{ messages[1]['content'] }}", [], [EARLIER, LAST]),
+        ("{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}\n{% endfor %}", [SYSTEM], [SYSTEM]),
+        ("{{ messages[0]['content'] }}{% if messages | length > 2 %}{{ raise_exception('one turn') }}{% endif %}"
+         "{{ messages[1]['content'] }}", [], []),
     ],
 )  # fmt: skip
 def test_turns_that_a_chat_template_leaves_out_are_known_and_the_last_one_must_be_shown(
-    template: str, missing: list[str], tiny_model: Path
+    template: str, asked: list[str], talk: list[str], tiny_model: Path
 ) -> None:
     cut = with_template(tiny_model, template)
-    assert cut.left_out == missing
-    talk = (Turn("user", "one"), Turn("assistant", "two"), Turn("user", "three"))
-    assert cut.whole_prompt(talk[:1])
-    if "the last turn" in missing:
-        with pytest.raises(UserError, match=r"does not show the last turn of a conversation.*task\.model\.template"):
-            cut.whole_prompt(talk)
-    else:
-        assert cut.whole_prompt(talk)
+    assert (cut.left_out(ASKED), cut.left_out(TALK)) == (asked, talk)
+    for turns, missing in ((ASKED, asked), (TALK, talk)):
+        if LAST in missing:
+            with pytest.raises(UserError, match=r"does not show the last turn of a conversation.*task\.model\.template"):
+                cut.whole_prompt(turns)
+        elif "raise" not in template or turns is ASKED:
+            assert cut.whole_prompt(turns)
 
 
 def test_answers_that_begin_with_their_prompt_are_counted(tmp_path: Path, tiny_model: Path) -> None:

@@ -242,19 +242,23 @@ def _sources(modules: tuple[str, ...]) -> dict[str, str]:
 
 @cache
 def _folder(top: str) -> Path | None:
-    """The folder that a module or package written in Python lies in; None for installed ones, whose version is on the card."""
+    """The folder that a module or package written in Python lies in; None where packages are installed: they have versions."""
     spec = None if top in sys.stdlib_module_names else importlib.util.find_spec(top)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
     file = Path(spec.origin)
     folder = file.parent.parent if spec.submodule_search_locations else file.parent
-    return None if folder.name in ("site-packages", "dist-packages") else folder
+    return None if any(folder.glob("*.dist-info")) else folder
 
 
 @cache
 def _text(module: str) -> str:
-    """The source of a module as it was when this process first asked: a file that changes later is not what runs here."""
-    return inspect.getsource(importlib.import_module(module))
+    """The source of a module as it was when this process first asked: a file that changes later is not what runs here. That of
+    an empty file is empty, and of one that can't be imported, which does not run."""
+    try:
+        return inspect.getsource(importlib.import_module(module))
+    except (OSError, ImportError):
+        return ""
 
 
 def _of(module: str, packages: set[str]) -> bool:

@@ -35,7 +35,8 @@ def loading_errors(what: str, name: str) -> Iterator[None]:
         if failure := machine_failure(error):
             raise failure from error
         folder = name.removeprefix("hf:")
-        if folder.startswith(("/", "./", "../", "~")) and not Path(folder).exists():  # no name of the hub
+        plain = folder.partition("#")[0].partition("@")[0]  # without a label and a revision
+        if folder.startswith(("/", "./", "../")) and not (Path(folder).exists() or Path(plain).exists()):  # no name of the hub
             raise UserError(f"cannot load {what} {name!r}: the folder does not exist") from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         absent = offline() and not Path(folder).exists()

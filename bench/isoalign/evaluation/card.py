@@ -30,6 +30,7 @@ MANY = 200  # cards of which a bar says how far reading them is
 LINES = ("metrics", "flags", "data", "values", "curve", "families", "seals")  # fields whose entries have a line each
 DENSE = ("values", "curve")
 FAMILY = "metric "  # prefix of the versions of families of metrics on a card
+CODE = " code"  # suffix of the digest of a plug-in's code among the versions; older cards have none
 INNER: dict[str, Any] = {
     "notes.flags": list[Flag],
     "training.reported": dict[str, float | None],

@@ -273,7 +273,7 @@ def _try(name: str, device: str, prompts: tuple[str, ...], references: tuple[str
             if not _alike(one, other[place]):
                 raise UserError(
                     f"the scorer {name} gives {TRIALS[place]!r} {one} beside other answers and {other[place]} {how}; a score "
-                    "must depend on its own prompt and answer alone, not on chance or on the rest of the call"
+                    "must depend on its own prompt and answer alone, not on chance, the rest of the call, or half precision"
                 )
 
 

@@ -12,7 +12,7 @@ from isoalign.core import plugins
 from isoalign.core.manifests import content
 from isoalign.core.records import Card
 from isoalign.evaluation import curve, metric_values
-from isoalign.evaluation.card import key_of
+from isoalign.evaluation.card import CODE, key_of
 from isoalign.evaluation.scoring import scored
 from isoalign.runs import notes
 from isoalign.runs.pipeline import Run
@@ -28,7 +28,7 @@ def make_card(run: Run, command: str) -> Card:
     """Make all missing stages and return the card. ``command``: reproduces the run."""
     parents, record = run.parents(), run.read_record() or _base_record(run)
     package = plugins.distribution(type(run.algorithm))
-    plugin = {package[0]: f"{package[1]}, code {source_digest(type(run.algorithm))[:8]}"} if package else {}
+    plugin = dict([package, (package[0] + CODE, source_digest(type(run.algorithm))[:8])]) if package else {}
     card = Card(
         key="",
         task=run.task.name,

@@ -167,7 +167,7 @@ def feedback_flags(run: Run) -> list[Flag]:
         if cutter.templated(turns_of(asked[0])):
             if misopened := cutter.misopened:
                 warnings.append(f"the chat template does not open an answer as it does one that is given: {misopened}")
-            if any(len(turns) > 1 for turns in talk) and (missing := cutter.left_out):
+            if missing := sorted({name for turns in talk for name in cutter.left_out(turns)}):
                 warnings.append(f"the chat template leaves out {' and '.join(missing)} of conversations")
         warnings += [f"prompts are cut to {task.model.prompt_tokens} tokens ({', '.join(losses)})"] if losses else []
     return [Flag("warning", text) for text in warnings]

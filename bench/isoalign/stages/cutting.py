@@ -17,6 +17,7 @@ from isoalign.models import loading, tokens
 from isoalign.models.pieces import continued_texts
 
 ENDLESS = 10**9  # tokens
+SYSTEM, EARLIER, LAST = "the system's turn", "earlier turns", "the last turn"  # of a conversation
 MOST_EQUAL = 0.2  # of prompts, that may become equal to another one
 
 
@@ -25,6 +26,7 @@ class Cutter:
 
     def __init__(self, tokenizer: Any, model: ModelConfig) -> None:
         self.tokenizer, self.model = tokenizer, model
+        self._left_out: dict[tuple[str, ...], list[str]] = {}
 
     def text(self, turns: Turns) -> str:
         """A prompt as text: plain text unchanged, a conversation by the chat template, or with role names without one."""
@@ -35,7 +37,7 @@ class Cutter:
     def prompt(self, turns: Turns) -> list[int] | None:
         """A prompt's tokens. A conversation in a chat template loses its oldest turns; None if its last one is too long."""
         if self.templated(turns):
-            if len(turns) > 1 and "the last turn" in self.left_out:
+            if len(turns) > 1 and LAST in self.left_out(turns):
                 raise UserError(
                     f"the chat template of {self.tokenizer.name_or_path!r} does not show the last turn of a conversation, so "
                     "the model would not see what it is asked; mend it, or choose another one (task.model.template)"
@@ -117,18 +119,20 @@ class Cutter:
         same = next((place for place, (one, other) in pairs if one != other), min(len(asked), len(given)))
         return f"it asks with {asked[same:]!r} and gives one behind {given[same:]!r}; answers of files follow the former"
 
-    @cached_property
-    def left_out(self) -> list[str]:
-        """The turns of a conversation that the chat template does not show."""
-        names = ["the system's turn", "earlier turns", "earlier turns", "the last turn"]
-        roles = ["system", "user", "assistant", "user"]
-        talk = [{"role": role, "content": f"{tokens.MARK} {place}"} for place, role in enumerate(roles)]
-        try:
-            text, first = tokens.chat_text(self.tokenizer, talk), 0
-        except UserError:  # a template that takes no system's turn says so when one comes
-            text, first = tokens.chat_text(self.tokenizer, talk[1:]), 1
-        missing = [names[place] for place in range(first, len(talk)) if talk[place]["content"] not in text]
-        return list(dict.fromkeys(missing))
+    def left_out(self, turns: Turns) -> list[str]:
+        """The turns of a conversation of such roles that the chat template does not show. Of a template that fails on them
+        nothing is known: it says so when it is used."""
+        roles = tuple(turn.role or "user" for turn in turns)
+        if roles not in self._left_out:
+            talk = [{"role": role, "content": f"{tokens.MARK} {place} said"} for place, role in enumerate(roles)]
+            try:
+                text = tokens.chat_text(self.tokenizer, talk)
+            except UserError:
+                text = "".join(each["content"] for each in talk)
+            names = [SYSTEM if role == "system" else EARLIER for role in roles[:-1]] + [LAST]
+            hidden = [name for name, each in zip(names, talk, strict=True) if each["content"] not in text]
+            self._left_out[roles] = list(dict.fromkeys(hidden))
+        return self._left_out[roles]
 
 
 class HeldOut:

@@ -175,7 +175,7 @@ def _row(file: Path, number: int, line: str, low: float, high: float) -> dict[st
     if not isinstance(row.get("draw", 0), int) or isinstance(row.get("draw"), bool) or row.get("draw", 0) < 0:
         _refuse(file, number, "draw must be a whole number from 0")
     if "kl" in row and (type(row["kl"]) not in (int, float) or not 0 <= row["kl"] <= MOST):
-        _refuse(file, number, f"kl must be a number of nats from 0 to {MOST:g}, or null")
+        _refuse(file, number, f"kl must be a number of nats from 0 to {MOST:g}")
     if not isinstance(row.get("finished", False), bool):
         _refuse(file, number, "finished must be true or false")
     if isinstance(row.get("id"), list | dict):
@@ -218,7 +218,7 @@ def _complete(file: Path, rows: Sequence[dict[str, Any]], known: dict[str, Promp
     for name in ("kl", "finished"):  # a mean over some of the prompts would stand beside those over all
         lacking = [number for number, row in enumerate(rows, start=1) if name not in row]
         if 0 < len(lacking) < len(rows):
-            _refuse(file, lacking[0], f"{name} is missing, and other rows have it; give it in every row, or in none")
+            _refuse(file, lacking[0], f"{name} is missing or null, and other rows have it; give it in every row, or in none")
     scorers = {frozenset(row.get("scores", {})) for row in rows}
     wanted = frozenset((task.evaluation.scorer, task.evaluation.second_scorer))
     if scorers not in ({frozenset()}, {wanted}):

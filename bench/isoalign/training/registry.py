@@ -107,9 +107,13 @@ def default_algorithm(name: str) -> Any:
 
 
 def default_settings(name: str) -> dict[str, Any]:
-    """An algorithm's settings as its class states them, before it derives some from others. Raises UserError if it cannot be
-    created with them."""
-    stated = [field for field in dataclasses.fields(default_algorithm(name)) if field.init]
+    """An algorithm's settings as its class states them. Raises UserError if it cannot be created with them."""
+    return stated_settings(type(default_algorithm(name)))
+
+
+def stated_settings(cls: type) -> dict[str, Any]:
+    """The settings that a class states, before it derives some from others."""
+    stated = [field for field in dataclasses.fields(cls) if field.init]
     return {f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory() for f in stated}
 
 

@@ -83,16 +83,15 @@ def _alternatives(row: Row, name: str) -> list[tuple[str, Any]]:
     return [(f"{name}[{i}]", text) for i, text in enumerate(value)]
 
 
-def _check_lists(row: Row, prompt: Turns, given: list[Turns], *columns: list[tuple[str, Any]]) -> None:
-    """Refuse a list of several texts one of which is the prompt: it may be the turns of a conversation."""
-    answers = iter(given)
-    for column in columns:
-        for name, _ in column:
-            if next(answers)[0].content.strip() == prompt[-1].content.strip() and len(column) > 1:
-                raise row.fault(
-                    f"{name} is the prompt itself, and each text of a list is read as an answer of its own; if it holds the "
-                    "turns of a conversation, give each as an object with role and content"
-                )
+def _check_lists(row: Row, prompt: Turns, given: list[Turns], better: list[Any], worse: list[Any]) -> None:
+    """Refuse two lists of texts that both begin with the prompt: they are the turns of conversations, not answers."""
+    if len(better) < 2 or len(worse) < 2:
+        return
+    if all(given[place][0].content.strip() == prompt[-1].content.strip() for place in (0, len(better))):
+        raise row.fault(
+            f"{better[0][0]} and {worse[0][0]} are the prompt itself, and each text of a list is read as an answer; "
+            "if the lists hold the turns of conversations, give each as an object with role and content"
+        )
 
 
 def _openai(row: Row) -> tuple[Turns, list[Turns]]:

@@ -10,7 +10,7 @@ from typing import Any
 from isoalign.config.fill import with_defaults
 from isoalign.core.objective import Objective, objective_of
 from isoalign.core.records import Card, Estimate, Flag
-from isoalign.evaluation.card import FAMILY, file_name
+from isoalign.evaluation.card import CODE, FAMILY, file_name
 from isoalign.evaluation.tracks import track, tuning
 from isoalign.report.board.columns import clip_bounds
 from isoalign.report.board.ranking import pooled_estimates
@@ -190,7 +190,10 @@ def row_flags(cards: Sequence[Card]) -> list[Flag]:
             why = ", though code, packages or data of their trainings differ: delete the older" if differ else ""
             flags.append(Flag("warning", f"{len(same)} cards of seed {seed}, averaged{why}"))
     packages = sorted({name for card in cards for name in card.versions})
-    mixed = [name for name in packages if len({card.versions.get(name) for card in cards}) > 1]
+    told = {
+        name: {card.versions.get(name) for card in cards} - ({None} if name.endswith(CODE) else set()) for name in packages
+    }
+    mixed = [name for name, versions in told.items() if len(versions) > 1]
     return flags + ([Flag("warning", f"versions differ: {', '.join(mixed)}")] if mixed else [])
 
 

@@ -38,7 +38,7 @@ CONFIG = TrainConfig(warmup=2, checkpoint_seconds=1e9)
 
 def settings(tested: AlgorithmUnderTest) -> str:
     """Its yaml has every field with its default and nothing else."""
-    defaults = registry.hyperparameters(type(tested.algorithm)())
+    defaults = registry.stated_settings(type(tested.algorithm))
     if kl_field(tested.algorithm) and kl_field(tested.algorithm) not in defaults:
         raise CheckFailed(f"kl_price names {kl_field(tested.algorithm)!r}, which is not a field")
     files = [file for folder in folders() if (file := folder / "algorithm" / f"{tested.name}.yaml").exists()]
