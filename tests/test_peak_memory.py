@@ -77,19 +77,22 @@ def measure(name: str, **how: Any) -> int:
     return script.peak(work, script.language_model(TINY, **how), script.rollouts(8, 4, 12))
 
 
+CONSTANTS = {"training step, 16 rows": 50_000}  # bytes that only a pass on fake tensors takes
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("name", script.PASSES)
 def test_a_pass_on_fake_tensors_takes_what_it_takes_on_real_ones(name: str, autocast: bool) -> None:
     real = measure(name, autocast=autocast)
     with FakeTensorMode():
         pretended = measure(name, autocast=autocast)
-    assert pretended == pytest.approx(real, rel=0.02)  # a few constants differ
+    assert 0 <= pretended - real <= CONSTANTS.get(name, 0)
 
 
 LOGITS = 8 * 12 * 4096 * 4  # bytes of the fp32 logits [8, 12, 4096]
 
 
-@pytest.mark.parametrize(("name", "most"), [("training step, 16 rows", 5.0), ("log-probabilities, 64 rows", 3.0),
+@pytest.mark.parametrize(("name", "most"), [("training step, 16 rows", 3.5), ("log-probabilities, 64 rows", 3.0),
                                            ("scoring, 64 rollouts", 8.0)])  # fmt: skip
 def test_passes_take_no_more_than_a_few_times_the_logits(name: str, most: float) -> None:
     with FakeTensorMode():

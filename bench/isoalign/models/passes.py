@@ -214,7 +214,7 @@ def token_logp(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 class _TokenLogp(torch.autograd.Function):
-    """Logit minus logsumexp. The gradient is that of autograd to the bit, in one tensor of the logits' size, not four."""
+    """Logit minus logsumexp. The gradient is that of autograd to the bit, without its copies of the logits' size."""
 
     generate_vmap_rule = True
 
