@@ -10,9 +10,9 @@ import torch
 from scipy.stats import chisquare
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from isoalign.core.batches import Prompts, Rollouts
+from isoalign.core.batches import Prompts, Rollouts, completion_lengths
 from isoalign.core.errors import UserError
-from isoalign.models.language import LanguageModel, completion_lengths
+from isoalign.models.language import LanguageModel
 from isoalign.models.loading import load_model
 from isoalign.stages.sft import with_adapter
 from workbench import Bench

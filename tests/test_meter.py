@@ -81,6 +81,7 @@ def test_the_bill_of_a_run_is_within_one_percent_of_what_was_counted(
     assert executed(trainer.meter, bench) == pytest.approx(counted(), rel=0.01)
 
 
+@pytest.mark.usefixtures("nothing_saved")
 def test_every_pass_is_within_one_percent_of_what_was_counted(even_bench: Bench) -> None:
     for lora in (0, 8):
         lab = even_bench.replace(lora=lora).lab()

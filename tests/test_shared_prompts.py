@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
 from architectures import CONFIGS, build
 from isoalign.core.batches import Prompts, Rollouts
 from isoalign.evaluation.samples import score_rollouts
+from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.kl import compare, exact_kl
 from isoalign.models.passes import Body, find_body
 from isoalign.models.reward import head_rewards
 from isoalign.models.scalar_head import scalar_head_class
-from isoalign.models.shared_prompts import read_ends, read_states
+from isoalign.models.shared_prompts import differentiates, read_ends, read_states
 from test_passes import language_model
 
 PROMPTS, ANSWERS = (7, 3, 7, 3, 5, 7, 3), (4, 2, 0, 5, 1, 5, 3)  # tokens of each row's prompt and answer
@@ -100,7 +102,7 @@ def test_ends_are_those_of_each_row_alone_and_of_the_prompt_where_the_answer_is_
 
 def test_each_prompt_is_read_once_and_whole_rows_where_none_repeats() -> None:
     body, batch = find_body(build("llama")), rollouts()
-    assert tokens_read(body, batch) == [(3, WIDTH), (7, 5)]  # three prompts, then the answers but their last column
+    assert tokens_read(body, batch) == [(3, 7), (7, 4)]  # three prompts of at most 7, then answers of 5 but their last column
     assert tokens_read(body, batch[torch.tensor([0, 1, 4])]) == [(3, 7 + 4 - 1)]  # a prompt of 7 and an answer of 4, as before
 
 
@@ -132,6 +134,71 @@ def test_rewards_of_answers_that_share_a_prompt_are_those_of_each_row_alone() ->
     alone = torch.cat([head_rewards(model, batch[row : row + 1], 5, "float32") for row in range(len(batch))])
     torch.testing.assert_close(head_rewards(model, batch, 5, "float32"), alone, atol=1e-6, rtol=1e-4)
     assert alone.std() > 1e-4
+
+
+def gradients(body: Body, states: Tensor) -> dict[str, Tensor]:
+    """Those of a fixed sum of states, by the name of a weight."""
+    weights = torch.randn(states.shape, generator=torch.Generator().manual_seed(2))
+    named = {name: weight for name, weight in body.module.named_parameters() if weight.requires_grad}
+    found = torch.autograd.grad((states * weights).sum(), list(named.values()), allow_unused=True)
+    return {name: each for name, each in zip(named, found, strict=True) if each is not None}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_gradients_are_those_of_whole_rows_wherever_a_prompt_is_read_once(name: str) -> None:
+    model = build(name).requires_grad_(True)
+    body, batch = find_body(model), rollouts()
+    real = batch.completion_mask.unsqueeze(-1)
+    if not differentiates(body, model.get_input_embeddings()):
+        return
+    plain = gradients(body, body.read(batch) * real)
+    shared = gradients(body, read_states(body, batch) * real)
+    assert len(plain) > 10
+    assert shared.keys() == plain.keys()
+    for weight, gradient in plain.items():
+        torch.testing.assert_close(shared[weight], gradient, atol=2e-4 * float(gradient.abs().max() + 1e-3), rtol=1e-3)
+
+
+def test_every_cache_of_keys_and_values_has_gradients() -> None:
+    models = {name: build(name) for name in CONFIGS}
+    found = {name for name, model in models.items() if differentiates(find_body(model), model.get_input_embeddings())}
+    assert set(CONFIGS) - found == {
+        "cohere2", "exaone4", "gemma2", "gemma3_text", "gpt_oss", "llama4_text", "mistral", "olmo3",  # windows
+        "bamba", "falcon_h1", "jamba", "lfm2", "mamba", "mamba2", "minimax", "qwen3_next", "recurrent_gemma", "rwkv",
+    }  # fmt: skip
+
+
+def test_a_cache_that_is_detached_or_written_by_recomputed_layers_has_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("llama")
+    assert differentiates(find_body(model), model.get_input_embeddings())
+    recomputed = build("llama")
+    checkpoint_layers(recomputed)
+    assert not differentiates(find_body(recomputed), recomputed.get_input_embeddings())
+    update = DynamicLayer.update
+
+    def detach(layer: Any, keys: Tensor, values: Tensor, *more: Any, **named: Any) -> Any:
+        return update(layer, keys.detach() if keys.shape[2] > 3 else keys, values, *more, **named)
+
+    monkeypatch.setattr(DynamicLayer, "update", detach)  # the keys of the prompt alone
+    assert not differentiates(find_body(model), model.get_input_embeddings())
+
+
+def test_a_pass_with_gradients_reads_prompts_once_and_has_the_outputs_of_whole_rows() -> None:
+    model, batch = language_model(build("llama").requires_grad_(True)), rollouts()
+    shared = model(batch)
+    model.shares_prompts = False
+    plain = model(batch)
+    for name in ("logp", "entropy"):
+        torch.testing.assert_close(getattr(shared, name), getattr(plain, name), atol=2e-5, rtol=1e-4)
+    assert shared.logp.requires_grad
+
+
+def test_parts_that_are_read_together_have_the_outputs_of_each_alone() -> None:
+    model, batch = language_model(build("llama")), rollouts()
+    wider = Rollouts(batch.tokens.repeat(2, 1), batch.mask.repeat(2, 1), WIDTH)
+    for mine, part in zip(model.read_together([wider, batch[:3]]), (wider, batch[:3]), strict=True):
+        torch.testing.assert_close(mine.logp, model(part).logp, atol=2e-5, rtol=1e-4)
+        assert mine.hidden.shape == model(part).hidden.shape
 
 
 @torch.no_grad()

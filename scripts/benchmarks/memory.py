@@ -50,9 +50,9 @@ def language_model(sizes: dict[str, Any], autocast: bool = True, checkpointing: 
 
 
 def rollouts(rows: int, prompt: int = PROMPT, answer: int = ANSWER) -> Rollouts:
-    """Rows without padding."""
-    shape = rows, prompt + answer
-    return Rollouts(torch.zeros(shape, dtype=torch.long), torch.ones(shape, dtype=torch.bool), prompt)
+    """Rows without padding, of different prompts."""
+    tokens = torch.arange(rows * (prompt + answer)).view(rows, -1) % 1000
+    return Rollouts(tokens, torch.ones_like(tokens, dtype=torch.bool), prompt)
 
 
 def train(model: LanguageModel, rows: Rollouts) -> None:

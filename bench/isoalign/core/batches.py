@@ -159,3 +159,13 @@ def joined(parts: list[Rollouts], pad: int) -> Rollouts:
     tokens = [constant_pad(part.tokens, side, value=pad) for part, side in zip(parts, sides, strict=True)]
     masks = [constant_pad(part.mask, side, value=False) for part, side in zip(parts, sides, strict=True)]
     return Rollouts(torch.cat(tokens), torch.cat(masks), prompt)
+
+
+def prompt_lengths(rollouts: Rollouts) -> list[int]:
+    """Number of prompt tokens of each row, without padding."""
+    return rollouts.mask[:, : rollouts.prompt_length].sum(1).tolist()
+
+
+def completion_lengths(rollouts: Rollouts) -> list[int]:
+    """Number of completion tokens of each row, without padding."""
+    return rollouts.completion_mask.sum(1).tolist()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from isoalign.config.task import ModelConfig
 from isoalign.core import world
-from isoalign.core.batches import Rollouts
+from isoalign.core.batches import Rollouts, completion_lengths
 from isoalign.core.jsonl import read_rows, write_rows
 from isoalign.core.memory import by_rows
 from isoalign.core.records import ReverseKL, Sample, ScoredPair
@@ -23,7 +23,7 @@ from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.data.prompts import Prompt
 from isoalign.models.decoding import Sampled
 from isoalign.models.kl import compare
-from isoalign.models.language import LanguageModel, completion_lengths
+from isoalign.models.language import LanguageModel
 from isoalign.stages.completions import completion_ids
 from isoalign.stages.cutting import encode_prompts
 

@@ -29,6 +29,11 @@ def checkpoint_layers(model: nn.Module) -> None:
         layer.__class__ = _checkpointed(type(layer))  # type: ignore[arg-type]
 
 
+def is_checkpointed(model: nn.Module) -> bool:
+    """Whether layers of a model are checkpointed."""
+    return any(getattr(part, "recomputed", False) for part in model.modules())
+
+
 @functools.cache
 def _checkpointed(kind: Any) -> type:
     def call(layer: Any, *arguments: Any, **named: Any) -> Any:
@@ -37,4 +42,4 @@ def _checkpointed(kind: Any) -> type:
             return checkpoint(run, *arguments, use_reentrant=False, **named)
         return run(*arguments, **named)
 
-    return type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
+    return type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__, "recomputed": True})

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from isoalign.core import products, world
-from isoalign.core.batches import Prompts, Rollouts
+from isoalign.core.batches import Prompts, Rollouts, joined
 from isoalign.core.errors import UserError
 from isoalign.core.files import flush
 from isoalign.core.memory import by_rows
@@ -42,6 +42,7 @@ from isoalign.models.passes import (
 )
 from isoalign.models.precision import in_precision
 from isoalign.models.shards import Shards, whole_tree
+from isoalign.models.shared_prompts import differentiates, read_states
 
 NEVER = -1e9  # logit of a masked token: probability exactly 0, without the nan of infinities
 ROWS = 64
@@ -119,6 +120,14 @@ class LanguageModel:
         """The sizes that FLOPs depend on."""
         return shape_of(self.inner, self.head)
 
+    @cached_property
+    def shares_prompts(self) -> bool:
+        """Whether a prompt is read once for all its completions, with gradients too."""
+        if self.shards:
+            return False  # hooks gather a layer for each of its passes
+        with self.in_precision():
+            return differentiates(self.body, self.inner.get_input_embeddings(), self.precision)
+
     @property
     def width(self) -> int:
         """Size of a state."""
@@ -153,18 +162,24 @@ class LanguageModel:
     def __call__(self, rollouts: Rollouts) -> Outputs:
         """Log-probabilities, states and logits at the completion's positions, the only ones where the head is applied.
 
-        Without gradients, ``rows`` rows are read at a time."""
-        rollouts = rollouts.to(self.device)
+        A prompt is read once for all its completions. Without gradients, ``rows`` rows are read at a time."""
         if torch.is_grad_enabled() or (self.shards and self.shards.stepping):
-            return self._outputs(rollouts)
-        parts = by_rows(self._outputs, rollouts, self.rows)
+            return self.read_together([rollouts])[0]
+        parts = by_rows(lambda rows: self.read_together([rows])[0], rollouts.to(self.device), self.rows)
         if len(parts) == 1:
             return parts[0]
         logp, hidden = (torch.cat([getattr(part, name) for part in parts]) for name in ("logp", "hidden"))
         return Outputs(logp, hidden, parts[0].predict, self.vocabulary)
 
-    def _outputs(self, rollouts: Rollouts) -> Outputs:
-        hidden, predict, chosen = self.states(rollouts).float(), self.predict_now(), rollouts.completion
+    def read_together(self, parts: Sequence[Rollouts]) -> list[Outputs]:
+        """The outputs of each part, of one pass over the rows of all."""
+        parts = [part.to(self.device) for part in parts]
+        states = self.states(parts[0] if len(parts) == 1 else joined(parts, int(self.tokenizer.pad_token_id)))
+        own = zip(parts, states.split([len(part) for part in parts]), strict=True)
+        return [self._outputs(part, rows[:, : part.completion.shape[1]]) for part, rows in own]
+
+    def _outputs(self, rollouts: Rollouts, states: Tensor) -> Outputs:
+        hidden, predict, chosen = states.float(), self.predict_now(), rollouts.completion
         logits = predict(hidden) if fits_logits(hidden, self.vocabulary) else None
         logp = (
             over_positions(lambda *part: token_logp(predict(part[0]), part[1]), hidden, chosen, vocabulary=self.vocabulary)
@@ -176,8 +191,9 @@ class LanguageModel:
 
     def states(self, rollouts: Rollouts) -> Tensor:
         """The state that predicts each token of the completions [B, T, D]."""
+        rollouts = rollouts.to(self.device)
         with self.in_precision():
-            return self.body.read(rollouts.to(self.device))
+            return read_states(self.body, rollouts) if self.shares_prompts else self.body.read(rollouts)
 
     def predict_now(self) -> Predict:
         """The function from states [B, T, D] to logits [B, T, V] in fp32. Whenever it is called, gradients are recorded and
@@ -282,13 +298,3 @@ class LanguageModel:
     def ban(self, logits: Tensor) -> Tensor:
         """Logits with probability 0 for banned tokens."""
         return logits.index_fill(-1, self.banned, NEVER) if len(self.banned) else logits
-
-
-def prompt_lengths(rollouts: Rollouts) -> list[int]:
-    """Number of prompt tokens of each row, without padding."""
-    return rollouts.mask[:, : rollouts.prompt_length].sum(1).tolist()
-
-
-def completion_lengths(rollouts: Rollouts) -> list[int]:
-    """Number of completion tokens of each row, without padding."""
-    return rollouts.completion_mask.sum(1).tolist()

@@ -56,7 +56,7 @@ class Body:
         rollouts = rollouts.trimmed()
         states = self(rollouts.tokens[:, :-1], rollouts.mask[:, :-1])[:, rollouts.prompt_length - 1 :]
         states = states if states.requires_grad else states.contiguous()  # those of the prompt are freed
-        return pad(states, (0, 0, 0, columns - states.shape[1])) if states.shape[1] < columns else states
+        return padded_states(states, columns)
 
     def cache(self, steps: int) -> Any:
         """An empty cache for decoding ``steps`` tokens. Raises UserError if the architecture takes none."""
@@ -64,6 +64,11 @@ class Body:
             raise UserError(f"{type(self.module).__name__} takes no cache of keys and values, which isoalign needs to sample")
         config: Any = self.module.config
         return make_room(_without_windows(transformers.DynamicCache(config=config)), steps)
+
+
+def padded_states(states: Tensor, columns: int) -> Tensor:
+    """States [B, T, D] as [B, columns, D], with 0 where a column is padding in every row."""
+    return pad(states, (0, 0, 0, columns - states.shape[1])) if states.shape[1] < columns else states
 
 
 def _without_windows(cache: Any) -> Any:

@@ -15,18 +15,18 @@ from torch import Tensor
 
 from isoalign.config.shaping import ShapingConfig
 from isoalign.config.task import ModelConfig
-from isoalign.core.batches import Rollouts
+from isoalign.core.batches import Rollouts, completion_lengths
 from isoalign.core.errors import UserError
 from isoalign.data import hub
 from isoalign.data.preferences import rollouts as as_rollouts
 from isoalign.models import loading, tokens
 from isoalign.models.flops import Shape, shape_of
-from isoalign.models.language import completion_lengths
 from isoalign.models.passes import Body
 from isoalign.models.pieces import continued_texts
 from isoalign.models.precision import cast_frozen_weights, in_precision
 from isoalign.models.scalar_head import ScalarHead, left_aligned, load_scalar_head
-from isoalign.models.shared_prompts import read_ends
+from isoalign.models.shards import is_cut
+from isoalign.models.shared_prompts import differentiates, read_ends
 
 Bill = list[tuple[str, str, int]]
 
@@ -94,9 +94,18 @@ class Retokenizer:
         return as_rollouts(prompts, answers, int(self.other.pad_token_id))
 
 
-def head_rewards(model: Any, rollouts: Rollouts, pad: int, precision: str) -> Tensor:
-    """Rewards [B] of a model with a scalar head, by a pass in ``precision``. Without gradients a prompt is read once for all
-    its answers. Raises UserError for a text that is longer than the model reads."""
+def shares_prompts(model: Any, precision: str) -> bool:
+    """Whether `head_rewards` of a model, or of its adapter, may read a prompt once for all its answers with gradients too."""
+    inner = _inner(model)
+    if not isinstance(inner, ScalarHead) or any(map(is_cut, model.parameters())):
+        return False
+    with in_precision(precision, model.device):
+        return differentiates(_body(inner), model.get_input_embeddings(), precision)
+
+
+def head_rewards(model: Any, rollouts: Rollouts, pad: int, precision: str, share: bool | None = None) -> Tensor:
+    """Rewards [B] of a model with a scalar head, by a pass in ``precision``. A prompt is read once for all its answers, with
+    gradients if the model `shares_prompts` and so is said. Raises UserError for a text that is longer than the model reads."""
     rollouts = rollouts.trimmed().to(model.device)
     width, longest = rollouts.tokens.shape[1], loading.longest_read(model)
     if longest is not None and width > longest:
@@ -107,16 +116,26 @@ def head_rewards(model: Any, rollouts: Rollouts, pad: int, precision: str) -> Te
                 f"{width} of them; lower task.model.prompt_tokens or task.model.new_tokens, or choose another "
                 "task.reward.base"
             )
-    if isinstance(model, ScalarHead) and not torch.is_grad_enabled():
-        with in_precision(precision, rollouts.tokens.device):
-            ends = read_ends(Body(getattr(model, model.base_model_prefix)), rollouts)
+    inner = _inner(model)
+    if isinstance(inner, ScalarHead) and (share or not torch.is_grad_enabled()):
+        with in_precision(precision, model.device):
+            ends = read_ends(_body(inner), rollouts)
             if ends is not None:
-                return model.score(ends)[:, 0].float()  # type: ignore[no-any-return]
+                return inner.score(ends)[:, 0].float()  # type: ignore[no-any-return]
     # an encoder, which does not align its rows itself, counts columns as positions
     ids, mask = (each[:, :width] for each in left_aligned(rollouts.tokens, rollouts.mask))
     with in_precision(precision, model.device):
         logits: Tensor = model(input_ids=ids.masked_fill(~mask, pad), attention_mask=mask.long()).logits
     return logits[:, 0].float()
+
+
+def _inner(model: Any) -> Any:
+    """The model under an adapter."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def _body(model: Any) -> Body:
+    return Body(getattr(model, model.base_model_prefix))
 
 
 class HeadReward:

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from isoalign.config.task import ModelConfig, PromptsConfig
-from isoalign.core.batches import Rollouts
+from isoalign.core.batches import Rollouts, completion_lengths
 from isoalign.core.jsonl import write_rows
 from isoalign.core.progress import track
 from isoalign.data import prompts
-from isoalign.models.language import LanguageModel, completion_lengths
+from isoalign.models.language import LanguageModel
 from isoalign.stages.cutting import encode_prompts
 
 VERSION = 1

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from isoalign.models import loading
 from isoalign.models.checkpointing import checkpoint_layers
 from isoalign.models.flops import Shape, shape_of
 from isoalign.models.known_reward import KnownFunction, KnownReward
-from isoalign.models.reward import HeadReward, Retokenizer, head_rewards, load_reward_model
+from isoalign.models.reward import HeadReward, Retokenizer, head_rewards, load_reward_model, shares_prompts
 from isoalign.models.shards import part_of
 from isoalign.stages.fitting import Fit
 from isoalign.stages.sft import save_trained, with_adapter
@@ -212,6 +213,11 @@ class BradleyTerry:
     def __init__(self, model: Any, pad: int, precision: str) -> None:
         self.model, self.pad, self.precision = model, pad, precision
 
+    @cached_property
+    def shares_prompts(self) -> bool:
+        """Whether the prompt of a pair is read once."""
+        return shares_prompts(self.model, self.precision)
+
     def __call__(self, pairs: Pairs) -> Tensor:
         """The loss of each pair [B]."""
         return -logsigmoid(self.margins(pairs))
@@ -219,7 +225,7 @@ class BradleyTerry:
     def margins(self, pairs: Pairs) -> Tensor:
         """The reward of the chosen answer minus that of the rejected one [B]."""
         both = joined([pairs.chosen, pairs.rejected], self.pad)
-        chosen, rejected = head_rewards(self.model, both, self.pad, self.precision).chunk(2)
+        chosen, rejected = head_rewards(self.model, both, self.pad, self.precision, self.shares_prompts).chunk(2)
         return chosen - rejected
 
     @torch.no_grad()

@@ -145,7 +145,8 @@ class Gradients:
     def _losses(self, step: Step, part: Batch, rows: int) -> Any:
         self.session.loss_share = len(part) / rows
         try:
-            return self.session.sandboxed(step.loss, self.lab, part)
+            with self.session.joint.over(part):
+                return self.session.sandboxed(step.loss, self.lab, part)
         finally:
             self.session.loss_share = 0.0
 

@@ -83,6 +83,8 @@ class Lab:
         The backward pass is charged too, except under torch.no_grad()."""
         session = self._session
         session.pay_pass("policy", session.policy, rollouts, backward=torch.is_grad_enabled())
+        if session.meter.quoting and torch.is_grad_enabled():
+            session.joint.ask(rollouts)
         outputs = session.zero_outputs(rollouts) if session.meter.quoting else session.read_by_policy(rollouts)
         return outputs.within(session.harness_code)
 

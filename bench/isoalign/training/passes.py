@@ -24,6 +24,7 @@ from isoalign.models.shards import Shards
 from isoalign.training.anchor import Anchor
 from isoalign.training.feedback_source import FeedbackSource
 from isoalign.training.gathered import GatheredOutputs
+from isoalign.training.joint_pass import JointPass
 from isoalign.training.reference_memory import ReferenceMemory
 
 ROLES = ("policy", "reference", "anchor", "teacher")
@@ -41,6 +42,7 @@ class Passes:
     modules: dict[str, nn.Module]
     source: FeedbackSource
     anchor: Anchor
+    joint: JointPass
     remembered: ReferenceMemory
     engine: EngineSampler | None
     logged: dict[str, list[tuple[float, float]]]
@@ -83,7 +85,8 @@ class Passes:
 
     def read_by_policy(self, rollouts: Rollouts) -> Outputs:
         """The policy on completions."""
-        return self._read(self.policy, rollouts, self.policy, self.policy.predict_now)
+        read = functools.partial(self.joint.outputs, self.policy) if torch.is_grad_enabled() else self.policy
+        return self._read(self.policy, rollouts, read, self.policy.predict_now)
 
     @torch.no_grad()
     def reference_pass(self, rollouts: Rollouts) -> Outputs:

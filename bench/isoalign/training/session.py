@@ -15,15 +15,16 @@ from torch import nn
 
 from isoalign.config import known
 from isoalign.core import stopping
-from isoalign.core.batches import Prompts, Rollouts
+from isoalign.core.batches import Prompts, Rollouts, completion_lengths, prompt_lengths
 from isoalign.core.errors import UserError
 from isoalign.data.preferences import Cursor, Feedback
-from isoalign.models.language import LanguageModel, completion_lengths, prompt_lengths
+from isoalign.models.language import LanguageModel
 from isoalign.models.passes import Outputs, zero_outputs
 from isoalign.models.samplers.engine import EngineSampler
 from isoalign.training.anchor import Anchor
 from isoalign.training.feedback_source import FeedbackSource
 from isoalign.training.guard import Guard
+from isoalign.training.joint_pass import JointPass
 from isoalign.training.meter import Meter
 from isoalign.training.passes import Passes
 from isoalign.training.reference_memory import ReferenceMemory
@@ -36,7 +37,8 @@ class Session(Passes):
     """Models, feedback, meter and state of one training run.
 
     ``source``: where prompts and feedback come from. ``new_tokens``: the maximum number of tokens of a completion.
-    ``anchor``: a copy of the policy, for methods that take one. ``generator``: the source of all randomness, on the CPU.
+    ``anchor``: a copy of the policy, for methods that take one. ``joint``: what a step's loss reads at once.
+    ``generator``: the source of all randomness, on the CPU.
     ``state``: what an algorithm keeps between iterations. ``modules``: the algorithm's modules by name; ``first_module``: that
     of the one that was made first. ``reward_models``: those whose training is charged. ``verdicts``: how many there are of the
     sources that were read. ``started``: spent share of each limit at the first optimizer step. ``logged``: scalars of the
@@ -49,7 +51,7 @@ class Session(Passes):
         self, policy: LanguageModel, reference: LanguageModel, source: FeedbackSource, meter: Meter, new_tokens: int, seed: int
     ) -> None:
         self.policy, self.reference, self.source, self.meter = policy, reference, source, meter
-        self.remembered, self.anchor = ReferenceMemory(reference), Anchor(policy)
+        self.remembered, self.anchor, self.joint = ReferenceMemory(reference), Anchor(policy), JointPass()
         self.new_tokens, self.seed = new_tokens, seed
         self.generator = torch.Generator().manual_seed(seed)
         self.state: dict[str, Any] = {}

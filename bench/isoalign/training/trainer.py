@@ -159,7 +159,7 @@ class Trainer:
         """One optimizer step. It begins only if the budget covers all of it."""
         if not self.log and not self.meter.steps:
             self.session.begin_steps()
-        with self.meter.quote() as price, without_trace(self.session, step.batch):
+        with self.meter.quote() as price, without_trace(self.session, step.batch), self.session.joint.quoting(step.batch):
             self.session.sandboxed(step.loss, self.lab, step.batch)
         if not price.total():
             raise UserError("the loss of a step makes no paid call to the lab, so it does not depend on the policy")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isoalign.core.batches import Labels, Pairs, Prompts, Rollouts
-from isoalign.models.language import completion_lengths, prompt_lengths
+from isoalign.core.batches import Labels, Pairs, Prompts, Rollouts, completion_lengths, prompt_lengths
 
 NO_LOSS = -100  # the label that PyTorch's losses ignore
 Rows = list[dict[str, Any]]
