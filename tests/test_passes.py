@@ -250,6 +250,7 @@ def test_rows_are_read_in_parts_and_fewer_when_memory_runs_out() -> None:
         sizes.append(len(named["input_ids"]))
 
     small = language_model(model.model, rows=8)
+    small.shares_prompts = False
     small.body.module.register_forward_pre_hook(short_of_memory, with_kwargs=True)
     torch.testing.assert_close(small(batch).logp, whole, atol=1e-5, rtol=0)
     assert set(sizes) <= {1, 2}
