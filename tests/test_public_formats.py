@@ -159,6 +159,15 @@ def shapes(thing: str) -> dict[str, tuple[Row, Turns, Turns, Turns, int | None, 
             {"prompt": json.dumps([q]), "response_a": json.dumps([bad]), "response_b": json.dumps([good]),
              "winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0},
             *chat, 1, ""),
+        "Chatbot Arena, texts and a vote": (
+            {"id": 1, "prompt": q, "response_a": bad, "response_b": good, "winner": "model_b"}, *text, 1, ""),
+        "Chatbot Arena, lists of texts and a vote": (
+            {"prompt": json.dumps([q]), "response_a": json.dumps([good]), "response_b": json.dumps([bad]), "winner": "A"},
+            *chat, 0, ""),
+        "entries with a rating": (
+            {"prompt": q, "completions": [{"completion": bad, "rating": 1}, {"completion": good, "rating": 4}]},
+            *text, None, ""),
+        "pairs beside messages and a label": ({**both, "messages": both["chosen"], "label": 1, "score": 2}, *chat, None, ""),
         "OpenAI's preferences": (
             {"input": {"messages": [user(q)], "tools": [], "parallel_tool_calls": True},
              "preferred_output": [assistant(good)], "non_preferred_output": [assistant(bad)]},
@@ -224,6 +233,24 @@ def test_nectar_is_read_with_its_ranks_and_transcripts(tmp_path: Path, file: str
     )
 
 
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_messages_with_a_label_or_a_score_are_feedback(tmp_path: Path, column: str) -> None:
+    answers = [(GOOD, True, 4), (BAD, False, 1)]
+    rows = [{column: [user(ask(thing)), assistant(text.format(thing))], "label": label, "stars": stars}
+            for thing in THINGS for text, label, stars in answers]  # fmt: skip
+    file = jsonl(tmp_path / "a.jsonl", rows)
+    data = formats.read_file(file)
+    assert [(each.prompt, each.completion, each.desirable) for each in data.unpaired[:2]] == [
+        (asked(ask(THINGS[0])), said(text.format(THINGS[0])), label) for text, label, _ in answers
+    ]
+    rated = formats.read_file(file, columns={"score": "stars"}, format="ratings").comparisons
+    assert [(each.prompt, each.chosen, each.rejected) for each in rated] == [
+        (asked(ask(thing)), said(GOOD.format(thing)), said(BAD.format(thing))) for thing in THINGS
+    ]
+    rows[1]["label"] = "weather"  # a topic is no verdict
+    assert "row 2: label must be true or false" in refusal(lambda: formats.read_file(jsonl(tmp_path / "b.jsonl", rows)))
+
+
 def helpsteer2(**names: str) -> list[Row]:
     """Two answers to each of 41 prompts by one nameless rater; every tenth two are as good as each other."""
     rows = []
@@ -246,7 +273,7 @@ def test_scores_without_a_rater_are_those_of_one_nameless_rater(tmp_path: Path, 
     assert (report.pairs, report.problems, report.raters) == (36, (), 0)
 
 
-@pytest.mark.parametrize("column", ["score", "rating", "label", "desirable", "rank", "helpfulness"])
+@pytest.mark.parametrize("column", ["rating", "desirable", "rank", "helpfulness"])
 def test_a_column_that_says_which_demonstrations_are_good_is_a_problem(tmp_path: Path, column: str) -> None:
     rows = [{"messages": [user("q"), assistant(f"a {i}")], column: i % 2} for i in range(4)]
     file = jsonl(tmp_path / "a.jsonl", rows)

@@ -12,8 +12,8 @@ from isoalign.core.errors import UserError, unknown
 from isoalign.core.json_output import to_json
 from isoalign.tools.plan import accelerators
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
-SHARE = click.FloatRange(min=0, max=1, min_open=True)
+POSITIVE = options.Finite(min=0, min_open=True)
+SHARE = options.Finite(min=0, max=1, min_open=True)
 
 
 @click.command()
@@ -25,7 +25,7 @@ SHARE = click.FloatRange(min=0, max=1, min_open=True)
 @click.option(
     "--shards", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that hold weights together."
 )
-@click.option("--price", type=click.FloatRange(min=0), help="US dollars an hour.  [default: listed]")
+@click.option("--price", type=options.Finite(min=0), help="US dollars an hour.  [default: listed]")
 @click.option("--mfu", type=SHARE, default=0.35, show_default=True, help="Share of the peak that passes reach.")
 @click.option("--sampling-mfu", type=SHARE, default=0.03, show_default=True, help="Share of the peak that sampling reaches.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each method.")

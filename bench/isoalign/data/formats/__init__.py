@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 
 from isoalign.core.errors import UserError, unknown
+from isoalign.data.formats.conversation import WHOLE
 from isoalign.data.formats.files import iterate_rows
 from isoalign.data.formats.grades import NAMES, Grades, check_direction, quality_problem
 from isoalign.data.formats.rows import FAULTY, RATERS, SKIPS, SOURCES, Fault, Row, quoted
@@ -257,15 +258,14 @@ def _read_row(module: ModuleType, row: Row | Fault) -> RowRecords:
 
 
 def _recognise(name: str, row: Row) -> str:
-    """The format that uses most of the columns; formats that check with ``matches`` take precedence."""
-    fitting = [
-        (hasattr(module, "matches"), len(columns), format)
+    """The format that uses most of the columns; those that check with ``matches`` come first, those of whole messages last."""
+    if fitting := [
+        (hasattr(module, "matches"), len(columns), columns[0] not in WHOLE, format)
         for format, module in _formats().items()
         for columns in module.COLUMNS
         if row.has(*columns) and (not hasattr(module, "matches") or module.matches(row))
-    ]
-    if fitting:
-        return max(fitting)[2]
+    ]:
+        return max(fitting)[-1]
     nearest = max(format_names(), key=lambda format: max(_closeness(row, columns) for columns in _formats()[format].COLUMNS))
     if any(row.has(column) for columns in _formats()[nearest].COLUMNS for column in columns):
         raise UserError(f"{name}: row {row.number}: no format fits the columns; {_missing_columns(row, nearest)}")

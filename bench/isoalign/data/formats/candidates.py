@@ -18,7 +18,8 @@ from isoalign.data.formats.types import TIE, Comparison, Record, Remark, Turns, 
 _PKU = ("better_response_id", "safer_response_id")
 _ARENA = ("winner_model_a", "winner_model_b", "winner_tie")
 _VOTES = {
-    "model_a": 0, "model_b": 1, "tie": None, "tie (bothbad)": None, "tie (both bad)": None, "both_bad": None, "bothbad": None,
+    "model_a": 0, "model_b": 1, "response_a": 0, "response_b": 1, "a": 0, "b": 1,
+    "tie": None, "tie (bothbad)": None, "tie (both bad)": None, "both_bad": None, "bothbad": None,
 }  # fmt: skip
 _STRONGEST = 3  # of the strengths of preference in HelpSteer
 
@@ -73,6 +74,12 @@ def _arena_texts(row: Row) -> Read:
         if len(texts) != len(prompts):
             raise row.fault(f"{name} has {len(texts)} turns where prompt has {len(prompts)}")
     return conversation.prompt_and_answers(row, None, [(name, _interleaved(prompts, texts)) for name, texts in answers])
+
+
+def _arena(row: Row) -> Read:
+    """The same, or texts and messages as they are."""
+    listed = all(isinstance(row.get(name), str) and row.get(name).startswith("[") for name in ("prompt", "response_a"))
+    return _arena_texts(row) if listed else _columns("prompt", "response_a", "response_b")(row)
 
 
 def _interleaved(prompts: list[Any], answers: list[Any]) -> list[dict[str, Any]]:
@@ -178,6 +185,7 @@ _LAYOUTS = (
         ("conversation_a", "conversation_b", "winner"), _columns(None, "conversation_a", "conversation_b"), _vote, "judge"
     ),
     _Layout(("prompt", "response_a", "response_b", *_ARENA), _arena_texts, _arena_flags),
+    _Layout(("prompt", "response_a", "response_b", "winner"), _arena, _vote, "judge"),
 )
 COLUMNS = tuple(layout.columns for layout in _LAYOUTS)
 OPTIONAL = ("worker", "judge", "system")

@@ -23,8 +23,10 @@ COLUMNS = (
     ("prompt", "response", "helpfulness"),
     ("prompt", "completions"),
     ("instruction", "completions"),
+    *((whole, "score") for whole in conversation.WHOLE),
 )
 OPTIONAL = ("system",)
+SCORES = ("score", "overall_score", "rating")  # of an entry of completions
 
 
 def records(row: Row) -> Iterator[Score]:
@@ -32,8 +34,7 @@ def records(row: Row) -> Iterator[Score]:
     if row.has("completions"):
         yield from _scored_completions(row)
         return
-    name = "completion" if row.has("completion") or not row.has("response") else "response"
-    prompt, (answer,) = conversation.with_system(row, *conversation.prompt_and_answers(row, "prompt", [(name, row.get(name))]))
+    prompt, answer = conversation.one_answer(row, ("completion", "response"))
     single = "score" if row.has("score") or not row.has("helpfulness") else "helpfulness"
     given = row.get_object("scores") if row.has("scores") else {row.rater: row.get(single)}
     scores = {rater: score for rater, score in given.items() if score is not None}
@@ -64,8 +65,7 @@ def _read_entry(row: Row, name: str, entry: Any) -> tuple[str, Any, Any]:
     texts = [entry[key] for key in ("completion", "response") if entry.get(key) is not None]
     if not texts:
         raise row.fault(f"{name}: completion is missing")
-    score = entry.get("score")
-    return name, texts[0], entry.get("overall_score") if score is None else score
+    return name, texts[0], next((entry[key] for key in SCORES if entry.get(key) is not None), None)
 
 
 def compare(scores: Iterable[Score]) -> Iterator[Record]:

@@ -8,15 +8,14 @@ from isoalign.data.formats import conversation
 from isoalign.data.formats.rows import Row, quoted
 from isoalign.data.formats.types import UnpairedLabel
 
-COLUMNS = (("prompt", "completion", "label"),)
+COLUMNS = (("prompt", "completion", "label"), *((whole, "label") for whole in conversation.WHOLE))
 OPTIONAL = ("system",)
 _LABELS = {"true": True, "1": True, "1.0": True, "up": True, "false": False, "0": False, "0.0": False, "down": False}
 
 
 def records(row: Row) -> Iterator[UnpairedLabel]:
     """The row's answer with its label."""
-    prompt, given = conversation.prompt_and_answers(row, "prompt", [("completion", row.get("completion"))])
-    prompt, (answer,) = conversation.with_system(row, prompt, given)
+    prompt, answer = conversation.one_answer(row)
     label = row.get("label")
     desirable = _LABELS.get(str(label).strip().lower())
     if desirable is None:
