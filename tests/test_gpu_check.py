@@ -99,6 +99,7 @@ def test_the_bare_part_imports_the_standard_library_alone() -> None:
     assert importlib.util.find_spec("packaging")
 
 
+@pytest.mark.slow
 def test_a_method_agrees_with_itself_and_with_no_other_settings(tmp_path: Path) -> None:
     first, second = (agreement.train("ppo", agreement.make_bench(tmp_path / name, "cpu"), tmp_path) for name in "ab")
     row = compare("ppo", first, second)

@@ -1066,6 +1066,7 @@ def test_nothing_but_failures_is_no_result_even_of_few_questions(serve: Serve, t
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_killed_run_has_kept_every_answer_that_came(serve: Serve, tmp_path: Path) -> None:
     process: list[subprocess.Popen[bytes]] = []
 

@@ -110,7 +110,7 @@ def held(lock: Path) -> Iterator[None]:
 
 def test_what_is_no_stage_is_never_touched(kept: tuple[Store, dict[str, Path]], capsys: pytest.CaptureFixture[str]) -> None:
     store, found = kept
-    folder = Path(__file__).parents[1] / "results" / "published" / "nano"
+    folder = Path(__file__).parents[1] / "results" / "published" / "nano_rule"
     wrong = store.root.parent / "thesis"
     for root in (wrong, store.root):
         for name in ("chapters", f"photos-{'0' * 16}", ".work-of-mine", ".damaged-goods"):
