@@ -23,6 +23,8 @@ from isoalign.baselines import dpo
 from isoalign.cli.commands import isoalign as commands_of_isoalign
 from isoalign.config.search_path import options
 from isoalign.data import formats
+from isoalign.runs import overrides
+from isoalign.runs.exchanged import composed
 from isoalign.runs.overrides import check_overrides, task_named
 from isoalign.training import registry
 from workbench import FixedRatios
@@ -119,6 +121,12 @@ def check_run(words: tuple[str, ...], sweep: bool) -> None:
 task_as = cache(task_named)
 
 
+@cache
+def composed_once(*choices: str) -> Any:
+    """The configuration of some choices, which many commands share."""
+    return composed(list(choices))
+
+
 def plain(words: list[str]) -> list[str]:
     """Settings and names as they could be: for what stands for any name there is one that there is."""
     stands = {"algorithm=NAME": "algorithm=dpo", "algorithm=mine": "algorithm=dpo", "algorithm=smaug": "algorithm=dpo",
@@ -127,7 +135,8 @@ def plain(words: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("page", READERS, ids=lambda page: page.stem)
-def test_every_command_and_setting_that_a_page_names_exists(page: Path) -> None:
+def test_every_command_and_setting_that_a_page_names_exists(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overrides, "composed", lambda choices: composed_once(*choices))
     for words in map(plain, commands(page)):
         command = words[:2] if words[0] in ("data", "new") else words[:1]
         settings = [word for word in words if re.match(r"[\w./+]+=", word)]
