@@ -85,6 +85,7 @@ class LanguageModel:
         _ = self.shape  # which is found by passes
         name = next(name for name, parameter in self.inner.named_parameters() if parameter is self.head.weight)
         self.shards = Shards(self.inner, self.body.module)
+        self.shares_prompts = False  # hooks gather the layers for one pass of the body
         self._cut_head = self.shards.weights[name]
 
     def whole(self, lend: Callable[[], AbstractContextManager[Any]] = nullcontext) -> AbstractContextManager[Any]:
@@ -123,8 +124,6 @@ class LanguageModel:
     @cached_property
     def shares_prompts(self) -> bool:
         """Whether a prompt is read once for all its completions, with gradients too."""
-        if self.shards:
-            return False  # hooks gather a layer for each of its passes
         with self.in_precision():
             return differentiates(self.body, self.inner.get_input_embeddings(), self.precision)
 

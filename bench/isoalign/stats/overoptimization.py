@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -150,11 +150,19 @@ class Peak:
         return f"{self.fraction:.0%}" if self.measured else "not measured"
 
 
-@lru_cache(maxsize=64)  # asked for by texts, tables and charts
 def find_peak(curves: Curves) -> Peak:
     """Where the gold score was best. The largest of several noisy values is biased upward, and so are ``gold`` and ``loss``;
     the interval of ``loss`` allows for the choice (`_largest`), that of ``rise`` uses each replicate's own peak. Not
     measured if a run is sparse."""
+    if curves not in _peaks:
+        _peaks[curves] = _found_peak(curves)
+    return _peaks[curves]
+
+
+_peaks = WeakKeyDictionary[Curves, Peak]()  # texts, tables and charts ask for them
+
+
+def _found_peak(curves: Curves) -> Peak:
     end = estimate([curves], lambda paths: paths.pooled.gold[..., -1])
     if curves.sparse:
         return Peak(-1, math.nan, math.nan, NONE, end, NONE, NONE, None)

@@ -48,8 +48,9 @@ def curves_section(section: Section, number: int = 1) -> list[str]:
     if not curves:
         return []
     rows = [row for row in section.rows if row.name in curves]
-    peaks = {row.name: find_peak(curves[row.name]) for row in rows}
-    fits = {row.name: fit_law(curves[row.name]) for row in rows}
+    peaks, fits = dict[str, Peak](), dict[str, Fit]()
+    for row in rows:  # both from the same replicates, which are not kept for long
+        peaks[row.name], fits[row.name] = find_peak(curves[row.name]), fit_law(curves[row.name])
     raised = [f"- **{row_name(row)}:** {escape(text)}" for row in rows for text in peak_warnings(curves[row.name])]
     parts = ["### Along the budget", _measured_on(list(curves.values()))]
     parts += [f"![{objective.gain_title} and proxy reward against exact KL, along the budget]({curves_chart_name(number)})"]
