@@ -1,6 +1,7 @@
 """What a step's loss reads of the same prompts is one pass, with the losses, gradients and bill of several."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from isoalign import Lab, Pairs, Rollouts, Step
+from isoalign import Batch, Lab, Pairs, Rollouts, Step
 from isoalign.baselines.dpo import DPO
+from isoalign.baselines.dpop import DPOP
 from isoalign.baselines.grpo import GRPO
 from isoalign.baselines.kto import KTO
 from isoalign.baselines.orpo import ORPO
 from isoalign.baselines.rloo import RLOO
+from isoalign.baselines.tr_dpo import TRDPO
 from isoalign.config.training import TrainConfig
 from isoalign.core.records import Budget
 from isoalign.models.passes import Body
@@ -58,7 +61,11 @@ def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return read
 
 
-@pytest.mark.parametrize("algorithm", [DPO(batch_size=4), ORPO(batch_size=4), KTO(batch_size=4), RLOO(), GRPO()], ids=str)
+@pytest.mark.parametrize(
+    "algorithm",
+    [DPO(batch_size=4), DPOP(batch_size=4), TRDPO(batch_size=4), ORPO(batch_size=4), KTO(batch_size=4), RLOO(), GRPO()],
+    ids=str,
+)
 @pytest.mark.parametrize("micro_batch", [64, 3])
 def test_training_is_that_of_separate_passes_on_whole_rows(
     tiny_bench: Bench, tmp_path: Path, algorithm: Any, micro_batch: int
@@ -115,11 +122,56 @@ def test_answers_to_other_prompts_are_passes_of_their_own(tiny_bench: Bench, tmp
     assert 8 not in rows_read
 
 
+def test_equal_models_have_a_log_ratio_of_exactly_zero(tiny_bench: Bench, tmp_path: Path) -> None:
+    """Or a loss with a kink there, as DPOP's, would differ by how many rows are read at a time."""
+    found: list[Tensor] = []
+
+    def ratios(lab: Lab, pairs: Pairs) -> Tensor:
+        chosen, rejected = lab.log_ratio(pairs.chosen), lab.log_ratio(pairs.rejected, to="anchor")
+        lab.log_ratio(pairs.rejected)
+        lab.log_ratio(pairs.chosen, to="anchor")
+        found.extend([chosen.detach(), rejected.detach()])
+        return rejected - chosen
+
+    train(tiny_bench, tmp_path, Trained(ratios), steps=1, micro_batch=3)
+    assert len(found) > 4
+    assert all(not ratio.any() for ratio in found)
+
+
+def test_a_short_answer_is_not_padded_by_more_than_its_prompt_saves(
+    tiny_bench: Bench, tmp_path: Path, rows_read: list[int]
+) -> None:
+    def longer(pairs: Pairs) -> Pairs:
+        prompt, (tokens, mask) = pairs.chosen.prompt_length, (pairs.chosen.tokens, pairs.chosen.mask)
+        more = torch.ones(len(tokens), 2 * prompt, dtype=torch.bool)
+        wide = Rollouts(torch.cat([tokens, more + 6], 1), torch.cat([mask, more], 1), prompt)
+        return Pairs(wide, pairs.rejected, pairs.index)
+
+    train(tiny_bench, tmp_path, Trained(both, longer), steps=1)
+    assert rows_read[-2:] == [4, 4]
+
+
+def test_columns_that_are_one_or_are_left_out_of_a_part_are_read_alone(
+    tiny_bench: Bench, tmp_path: Path, rows_read: list[int]
+) -> None:
+    @dataclass(frozen=True)
+    class Odd(Batch):
+        first: Rollouts
+        second: Rollouts | None
+
+        def __getitem__(self, rows: Any) -> Any:
+            return Odd(self.first[rows], None)
+
+    class Twice(Trained):
+        def iteration(self, lab: Lab) -> Iterator[Step]:
+            chosen = lab.pairs(4).chosen
+            yield Step(Odd(chosen, chosen), lambda lab, rows: -lab.policy(rows.first).logp.sum(1))
+
+    train(tiny_bench, tmp_path, Twice(both), steps=1)
+    assert rows_read[-1:] == [4]
+
+
 def test_a_batch_within_a_batch_is_seen(tiny_bench: Bench, tmp_path: Path, rows_read: list[int]) -> None:
-    from dataclasses import dataclass
-
-    from isoalign import Batch
-
     @dataclass(frozen=True)
     class Weighed(Batch):
         pairs: Pairs

@@ -1,6 +1,6 @@
 """What is known of the reference is what a pass gives, costs what a pass costs, and goes when the reference changes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ from workbench import Bench, nudge, same, small, weights
 def counted(lab: Lab) -> list[int]:
     """The rows of each pass that the reference makes from now on."""
     session, passes = session_of(lab), list[int]()
-    own = session.reference_pass
+    own = session.reference_passes
 
-    def reference_pass(rollouts: Rollouts) -> Any:
-        passes.append(len(rollouts))
-        return own(rollouts)
+    def reference_passes(parts: Sequence[Rollouts]) -> Any:
+        passes.append(sum(map(len, parts)))
+        return own(parts)
 
-    session.reference_pass = reference_pass  # type: ignore[method-assign]
+    session.reference_passes = reference_passes  # type: ignore[method-assign]
     return passes
 
 
@@ -47,7 +47,7 @@ def test_feedback_is_read_once_and_known_in_any_order_and_padding(tiny_bench: Be
     assert torch.equal(again.logp[:, : first.logp.shape[1]], first.logp[torch.tensor([4, 0, 5])])
     assert again.logp.shape[1] == first.logp.shape[1] + 3
     assert (again.logp[:, first.logp.shape[1] :] == 0).all()
-    own = session_of(lab).reference_pass(pairs.rejected)
+    (own,) = session_of(lab).reference_passes([pairs.rejected])
     for _ in range(2):
         found = lab.reference(pairs.rejected)
         torch.testing.assert_close(found.logp, own.logp, atol=1e-5, rtol=0)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import DynamicLayer
 
-from architectures import CONFIGS, build
+from architectures import CONFIGS, SIZES, build
 from isoalign.core.batches import Prompts, Rollouts
 from isoalign.evaluation.samples import score_rollouts
 from isoalign.models.checkpointing import checkpoint_layers
@@ -199,6 +200,48 @@ def test_parts_that_are_read_together_have_the_outputs_of_each_alone() -> None:
     for mine, part in zip(model.read_together([wider, batch[:3]]), (wider, batch[:3]), strict=True):
         torch.testing.assert_close(mine.logp, model(part).logp, atol=2e-5, rtol=1e-4)
         assert mine.hidden.shape == model(part).hidden.shape
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "original_max_position_embeddings": 8},
+        {"rope_type": "dynamic", "factor": 4.0},
+    ],
+    ids=lambda rope: rope["rope_type"],
+)
+def test_keys_that_are_turned_by_the_length_of_a_pass_are_those_of_whole_rows(rope: dict[str, Any]) -> None:
+    kind, rope = ("phi3" if "short_factor" in rope else "llama"), {"rope_theta": 1e4} | rope
+    config = AutoConfig.for_model(kind, **SIZES | {"rope_parameters": rope, "max_position_embeddings": 8})
+    config.original_max_position_embeddings = 8
+    model = AutoModelForCausalLM.from_config(config).eval()
+    body, batch = find_body(model), rollouts()  # prompts of at most 7 tokens, texts of more than 8
+    assert not differentiates(body, model.get_input_embeddings())
+    real = batch.completion_mask
+    torch.testing.assert_close(read_states(body, batch)[real], body.read(batch)[real])
+    assert read_ends(body, batch) is None
+
+
+def test_the_trial_of_a_cache_reads_no_token_that_a_model_may_lack_and_none_that_is_zero() -> None:
+    deep = build("llama", num_hidden_layers=24, pad_token_id=0)
+    deep.get_input_embeddings().weight.data[:4] = 0
+    assert differentiates(find_body(deep), deep.get_input_embeddings())
+    settings = {**SIZES, "vocab_size": 3, "ffn_dim": 48, "word_embed_proj_dim": 32}
+    few, short = (
+        AutoModelForCausalLM.from_config(AutoConfig.for_model("opt", **settings | {"max_position_embeddings": longest}))
+        for longest in (64, 5)
+    )
+    assert differentiates(find_body(few.eval()), few.get_input_embeddings())
+    assert not differentiates(find_body(short.eval()), short.get_input_embeddings())
+
+
+def test_rewards_of_rows_that_fit_without_their_padding_are_read_whole() -> None:
+    config = AutoConfig.for_model("gpt2", **SIZES | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 12})
+    model = scalar_head_class(config)(config).eval()
+    tokens, mask = torch.full((2, 18), 7), torch.zeros(2, 18, dtype=torch.bool)
+    mask[0, :11], mask[1, 8:18] = True, True  # prompts of 9 and 1 tokens, answers of 2 and 9
+    rows = Rollouts(tokens, mask, 9)
+    assert head_rewards(model, rows, 5, "float32", share=True).shape == (2,)
 
 
 @torch.no_grad()

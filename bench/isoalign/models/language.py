@@ -163,19 +163,24 @@ class LanguageModel:
 
         A prompt is read once for all its completions. Without gradients, ``rows`` rows are read at a time."""
         if torch.is_grad_enabled() or (self.shards and self.shards.stepping):
-            return self.read_together([rollouts])[0]
-        parts = by_rows(lambda rows: self.read_together([rows])[0], rollouts.to(self.device), self.rows)
+            return self._pass([rollouts])[0]
+        parts = by_rows(lambda rows: self._pass([rows])[0], rollouts.to(self.device), self.rows)
         if len(parts) == 1:
             return parts[0]
         logp, hidden = (torch.cat([getattr(part, name) for part in parts]) for name in ("logp", "hidden"))
         return Outputs(logp, hidden, parts[0].predict, self.vocabulary)
 
     def read_together(self, parts: Sequence[Rollouts]) -> list[Outputs]:
-        """The outputs of each part, of one pass over the rows of all."""
+        """The outputs of each part, of one pass over the rows of all if a prompt is then read once."""
+        return self._pass(parts) if len(parts) > 1 and self.shares_prompts else list(map(self, parts))
+
+    def _pass(self, parts: Sequence[Rollouts]) -> list[Outputs]:
         parts = [part.to(self.device) for part in parts]
-        states = self.states(parts[0] if len(parts) == 1 else joined(parts, int(self.tokenizer.pad_token_id)))
-        own = zip(parts, states.split([len(part) for part in parts]), strict=True)
-        return [self._outputs(part, rows[:, : part.completion.shape[1]]) for part, rows in own]
+        rows = parts[0] if len(parts) == 1 else joined(parts, int(self.tokenizer.pad_token_id))
+        with self.in_precision():
+            states = read_states(self.body, rows) if self.shares_prompts else self.body.read(rows)
+        each = zip(parts, states.split([len(part) for part in parts]), strict=True)
+        return [self._outputs(part, own[:, : part.completion.shape[1]]) for part, own in each]
 
     def _outputs(self, rollouts: Rollouts, states: Tensor) -> Outputs:
         hidden, predict, chosen = states.float(), self.predict_now(), rollouts.completion
@@ -187,12 +192,6 @@ class LanguageModel:
         )
         outputs = Outputs(logp.masked_fill(~rollouts.completion_mask, 0.0), hidden, predict, self.vocabulary)
         return outputs if logits is None else outputs.with_logits(logits)
-
-    def states(self, rollouts: Rollouts) -> Tensor:
-        """The state that predicts each token of the completions [B, T, D]."""
-        rollouts = rollouts.to(self.device)
-        with self.in_precision():
-            return read_states(self.body, rollouts) if self.shares_prompts else self.body.read(rollouts)
 
     def predict_now(self) -> Predict:
         """The function from states [B, T, D] to logits [B, T, V] in fp32. Whenever it is called, gradients are recorded and

@@ -117,7 +117,8 @@ def head_rewards(model: Any, rollouts: Rollouts, pad: int, precision: str, share
                 "task.reward.base"
             )
     inner = _inner(model)
-    if isinstance(inner, ScalarHead) and (share or not torch.is_grad_enabled()):
+    fits = longest is None or rollouts.tokens.shape[1] <= longest  # with the padding, which a prompt that is read once keeps
+    if isinstance(inner, ScalarHead) and fits and (share or not torch.is_grad_enabled()):
         with in_precision(precision, model.device):
             ends = read_ends(_body(inner), rollouts)
             if ends is not None:

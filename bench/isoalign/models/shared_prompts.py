@@ -16,6 +16,7 @@ from isoalign.models.checkpointing import is_checkpointed
 from isoalign.models.passes import Body, padded_states
 
 EXACT, NEAR = 1e-3, 0.05  # of a gradient's norm: what fp32 may lose, and what bf16 or tf32 may
+BY_LENGTH = ("longrope", "dynamic")
 
 
 def read_states(body: Body, rollouts: Rollouts) -> Tensor:
@@ -42,9 +43,8 @@ def differentiates(body: Body, embedding: nn.Module, precision: str = "float32")
     ``precision`` of its passes. Some architectures detach what they keep, or write into it."""
     if is_checkpointed(body.module) or _empty_cache(body) is None:  # a layer that is recomputed would write into it again
         return False
-    tokens = torch.arange(14, device=next(embedding.parameters()).device).view(2, 7)
-    tokens[1, :4] = tokens[0, :4]
-    rows = Rollouts(tokens, torch.ones_like(tokens, dtype=torch.bool), 4)
+    zeros = torch.zeros(2, 7, dtype=torch.long, device=next(embedding.parameters()).device)
+    rows = Rollouts(zeros, zeros == 0, 4)  # the embeddings are random
     try:
         shared = _prompt_gradient(lambda: _continued(body, rows), embedding)
         if shared is None:  # its mask has no numbers, as of fake tensors
@@ -52,7 +52,7 @@ def differentiates(body: Body, embedding: nn.Module, precision: str = "float32")
         whole = _prompt_gradient(lambda: body(rows.tokens, rows.mask)[:, 3:], embedding)
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError:  # of autograd
+    except (RuntimeError, IndexError):  # of autograd, or of a model that reads fewer tokens
         return False
     assert whole is not None
     near = EXACT if precision == "float32" and whole.dtype == torch.float32 else NEAR
@@ -62,21 +62,28 @@ def differentiates(body: Body, embedding: nn.Module, precision: str = "float32")
 
 def _prompt_gradient(read: Callable[[], Any], embedding: nn.Module) -> Tensor | None:
     """The gradient of a fixed sum of the states after the first one, which ``read()`` gives of two rows, with respect to the
-    embeddings of their prompt of four tokens, together [4, D]; None without states."""
-    found: list[Tensor] = []
+    embeddings of their prompt of four tokens, together [4, D]; None without states. Embeddings are random numbers: those of a
+    padding token may be 0."""
+    generator, found, begun = torch.Generator().manual_seed(0), list[Tensor](), 0
 
-    def keep(*call: Any) -> Tensor:
-        found.append(call[2].detach().requires_grad_())
+    def replaced(*call: Any) -> Tensor:
+        nonlocal begun
+        given: Tensor = call[2]
+        size = float(given.float().std(correction=0)) or 1.0
+        texts = size * torch.randn(2, 7, given.shape[-1], generator=generator.manual_seed(0))
+        texts[1, :4] = texts[0, :4]
+        found.append(texts[: len(given), begun : begun + given.shape[1]].to(given).requires_grad_())
+        begun += given.shape[1]
         return found[-1].clone()  # which may be written in place
 
-    hook = embedding.register_forward_hook(keep)
+    hook = embedding.register_forward_hook(replaced)
     try:
         with torch.enable_grad():
             states = read()
             if states is None:
                 return None
             states = states[:, 1:].float()
-            weights = torch.randn(states.shape, generator=torch.Generator().manual_seed(0)).to(states.device)
+            weights = torch.randn(states.shape, generator=generator.manual_seed(1)).to(states.device)
             return torch.autograd.grad((states * weights).sum(), found[0])[0][:, :4].sum(0)
     finally:
         hook.remove()
@@ -104,9 +111,15 @@ def _continued(body: Body, rollouts: Rollouts) -> Tensor | None:
 
 def _empty_cache(body: Body) -> Any:
     """An empty cache of keys and values alone; None for an architecture that keeps windows or states of a recurrence, which
-    read several tokens after a prompt in other ways, or none at all."""
-    if "past_key_values" not in inspect.signature(body.module.forward).parameters:
+    read several tokens after a prompt in other ways, or none at all, and where keys are turned by the length of the pass."""
+    if "past_key_values" not in inspect.signature(body.module.forward).parameters or _turns_by_length(body.module):
         return None
     config: Any = body.module.config
     cache = transformers.DynamicCache(config=config)
     return cache if all(type(layer) is transformers.cache_utils.DynamicLayer for layer in cache.layers) else None
+
+
+def _turns_by_length(module: nn.Module) -> bool:
+    """Whether rotary embeddings of a model depend on how long a text is: a prompt alone gets other keys than in whole rows."""
+    kinds = [getattr(part, "rope_type", "") for part in module.modules()]
+    return any(kind in BY_LENGTH for each in kinds for kind in (each.values() if isinstance(each, dict) else [each]))

@@ -29,8 +29,8 @@ def _backward(loss: Tensor) -> None:
         if "backward through the graph a second time" not in str(error):
             raise
         raise UserError(
-            "the loss uses a pass with gradients that an earlier step, or part of its rows, has used too; make passes in the "
-            "loss, or under torch.no_grad() in iteration()"
+            "the loss uses a pass with gradients that an earlier step, or part of its rows, has used too, or took gradients "
+            "itself; make passes in the loss, or under torch.no_grad() in iteration()"
         ) from None
 
 

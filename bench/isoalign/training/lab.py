@@ -83,8 +83,8 @@ class Lab:
         The backward pass is charged too, except under torch.no_grad()."""
         session = self._session
         session.pay_pass("policy", session.policy, rollouts, backward=torch.is_grad_enabled())
-        if session.meter.quoting and torch.is_grad_enabled():
-            session.joint.ask(rollouts)
+        if session.meter.quoting:
+            session.joint.ask("policy", rollouts)
         outputs = session.zero_outputs(rollouts) if session.meter.quoting else session.read_by_policy(rollouts)
         return outputs.within(session.harness_code)
 
@@ -109,6 +109,7 @@ class Lab:
             session.anchor.take()  # while a loss is quoted, too: then every process of a run does
         session.pay_pass(role, session.model(role), rollouts, adapter=role != "reference")
         if session.meter.quoting:
+            session.joint.ask(role, rollouts)
             return session.zero_outputs(rollouts, role)
         return session.read_by(role, rollouts).within(session.harness_code)
 

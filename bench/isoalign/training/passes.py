@@ -6,7 +6,7 @@ Outside of a loss the processes share the rows of what needs no gradients; withi
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
@@ -85,14 +85,14 @@ class Passes:
 
     def read_by_policy(self, rollouts: Rollouts) -> Outputs:
         """The policy on completions."""
-        read = functools.partial(self.joint.outputs, self.policy) if torch.is_grad_enabled() else self.policy
+        read = functools.partial(self.joint.outputs, "policy", self.policy.read_together)
         return self._read(self.policy, rollouts, read, self.policy.predict_now)
 
     @torch.no_grad()
-    def reference_pass(self, rollouts: Rollouts) -> Outputs:
+    def reference_passes(self, parts: Sequence[Rollouts]) -> list[Outputs]:
         """The reference on completions, without the policy's adapter."""
         with self.reference.adapter_off():
-            return self.reference(rollouts)
+            return self.reference.read_together(parts)
 
     @torch.no_grad()
     def read_by_reference(self, rollouts: Rollouts) -> Outputs:
@@ -103,7 +103,8 @@ class Passes:
                 return self.reference.predict_now()
 
         def read(rows: Rollouts) -> Outputs:
-            return self.remembered.outputs(rows, lambda: self.reference_pass(rows))
+            made = functools.partial(self.joint.outputs, "reference", self.reference_passes, rows)
+            return self.remembered.outputs(rows, made)
 
         return self._read(self.reference, rollouts, read, predict)
 
@@ -114,9 +115,9 @@ class Passes:
             return self.read_by_reference(rollouts)
         model, lend = self.model(role), self.lender(role)
 
-        def read(rows: Rollouts) -> Outputs:
+        def passes(parts: Sequence[Rollouts]) -> list[Outputs]:
             with lend():
-                return model(rows).within(lend)
+                return [outputs.within(lend) for outputs in model.read_together(parts)]
 
         def predict() -> Predict:
             made = model.predict_now()
@@ -127,7 +128,7 @@ class Passes:
 
             return later
 
-        return self._read(model, rollouts, read, predict, lend)
+        return self._read(model, rollouts, functools.partial(self.joint.outputs, role, passes), predict, lend)
 
     def _read(
         self, model: LanguageModel, rollouts: Rollouts, read: Callable[[Rollouts], Outputs], predict: Callable[[], Predict],
