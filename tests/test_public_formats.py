@@ -247,6 +247,9 @@ def test_messages_with_a_label_or_a_score_are_feedback(tmp_path: Path, column: s
     assert [(each.prompt, each.chosen, each.rejected) for each in rated] == [
         (asked(ask(thing)), said(GOOD.format(thing)), said(BAD.format(thing))) for thing in THINGS
     ]
+    once = jsonl(tmp_path / "c.jsonl", [{column: [user("q"), assistant("a")], "score": 3}])
+    assert "format=demonstrations learns from all answers" in refusal(lambda: formats.read_file(once))
+    assert len(formats.read_file(once, "demonstrations").demonstrations) == 1
     rows[1]["label"] = "weather"  # a topic is no verdict
     assert "row 2: label must be true or false" in refusal(lambda: formats.read_file(jsonl(tmp_path / "b.jsonl", rows)))
 

@@ -120,7 +120,10 @@ def demonstrations(tokenizer: Any, task: TaskConfig, count: int, losses: Counter
     prompts that are evaluated are left out, and counted in ``losses``. The loss is on the answer only."""
     cut, pool = Cutter(tokenizer, task.model), read_demonstrations(task.sft, losses)
     if not pool:
-        raise UserError(f"task.sft.source {task.sft.source} holds feedback, no demonstrations: prompts with one answer each")
+        raise UserError(
+            f"task.sft.source {task.sft.source} holds feedback, no demonstrations: prompts with one answer each; "
+            "task.sft.format=demonstrations learns from all answers, where each row has one"
+        )
     evaluated = [turns_of(each) for split in ("validation", "test") for each in prompts.load_split(task.prompts, split)]
     held_out, trained = HeldOut(cut, evaluated), list[Turns]()
     random.Random(task.seed).shuffle(pool)

@@ -164,7 +164,8 @@ def training_problem(answers: int, up: int, down: int, remarks: Mapping[str, int
     """Why these counts of pairs or demonstrations (``answers``) and of labels can't train anything; empty if they can."""
     if not answers + up + down:
         left_out = ", ".join(f"{what}: {count:,}" for what, count in remarks.items())
-        return f"nothing is left to train on ({left_out or 'no annotator scored two answers to one prompt'})"
+        alone = "no annotator scored two answers to one prompt; format=demonstrations learns from all answers"
+        return f"nothing is left to train on ({left_out or alone})"
     if not answers and not (up and down):
         return f"all {up + down:,} labels are {'up' if up else 'down'}; training needs both"
     return ""

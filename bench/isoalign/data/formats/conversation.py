@@ -12,6 +12,7 @@ from isoalign.data.formats.types import REASONING, Turn, Turns
 
 VERSION = 2  # in keys of what is read from files
 ROLES = ("system", "user", "assistant")
+WHOLE = ("messages", "conversations")  # columns that hold a prompt and its answer
 _SHAREGPT = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}
 _ALIASES = {"developer": "system", "model": "assistant"}
 _TOOL_ROLES = ("tool", "function", "ipython", "function_call", "function_response", "observation")
@@ -105,21 +106,14 @@ def answers_to(row: Row, prompt: str, asked: Turns, answers: Sequence[tuple[str,
     return asked, given
 
 
-WHOLE = ("messages", "conversations")  # columns that hold a prompt and its answer
-
-
 def one_answer(row: Row, names: Sequence[str] = ("completion",)) -> tuple[Turns, Turns]:
     """The prompt and the answer of a row that has one: in column ``prompt`` and the first of ``names`` that it has, or in
     messages, of which the last assistant turn is the answer. Raises Fault."""
     whole = next((name for name in WHOLE if row.has(name)), "")
     name = next((name for name in names if row.has(name)), "" if whole else names[0])
-    prompt, given = prompt_and_answers(row, "prompt", [(name, row.get(name))]) if name else _last_answer(row, whole)
-    prompt, (answer,) = with_system(row, prompt, given)
+    read = ("prompt", [(name, row.get(name))]) if name else (None, [(whole, row.get(whole))])
+    prompt, (answer,) = with_system(row, *prompt_and_answers(row, *read))
     return prompt, answer
-
-
-def _last_answer(row: Row, whole: str) -> tuple[Turns, list[Turns]]:
-    return prompt_and_answers(row, None, [(whole, row.get(whole))])
 
 
 def with_system(row: Row, asked: Turns, given: list[Turns]) -> tuple[Turns, list[Turns]]:
