@@ -137,8 +137,7 @@ def read_file(
     malformed, and if the file can't train anything: nothing is left without ties, or all labels are equal.
     """
     opened = open_file(source, format, columns=columns, skip=skip)
-    records: list[Record] = []
-    count = 0
+    records, count = list[Record](), 0
     for row in opened.rows:
         count += row.number > 0
         records += row.records
