@@ -160,8 +160,9 @@ def test_gradients_are_those_of_whole_rows_wherever_a_prompt_is_read_once(name: 
         torch.testing.assert_close(shared[weight], gradient, atol=2e-4 * float(gradient.abs().max() + 1e-3), rtol=1e-3)
 
 
+@pytest.mark.filterwarnings("error")
 def test_every_cache_of_keys_and_values_has_gradients() -> None:
-    models = {name: build(name) for name in CONFIGS}
+    models = {name: build(name).requires_grad_(True) for name in CONFIGS}
     found = {name for name, model in models.items() if differentiates(find_body(model), model.get_input_embeddings())}
     assert set(CONFIGS) - found == {
         "cohere2", "exaone4", "gemma2", "gemma3_text", "gpt_oss", "llama4_text", "mistral", "olmo3",  # windows

@@ -20,6 +20,7 @@ from work import HERE, ROOT, git, processor
 PAGE = ROOT / "docs" / "performance.md"
 PARTS = {
     "steps": "steps.py --jobs {jobs}",
+    "prompts": "prompts.py",
     "sampling": "sampling.py",
     "evaluation": "runs.py evaluation --rounds 1",
     "boards": "boards.py",

@@ -68,7 +68,7 @@ def _prompt_gradient(read: Callable[[], Any], embedding: nn.Module) -> Tensor | 
 
     def replaced(*call: Any) -> Tensor:
         nonlocal begun
-        given: Tensor = call[2]
+        given: Tensor = call[2].detach()
         size = float(given.float().std(correction=0)) or 1.0
         texts = size * torch.randn(2, 7, given.shape[-1], generator=generator.manual_seed(0))
         texts[1, :4] = texts[0, :4]
