@@ -164,7 +164,7 @@ def test_the_help_of_run_names_every_algorithm_task_and_budget(capsys: pytest.Ca
         ("verify", "missing argument 'CARD...'; see `isoalign verify --help`"),
         ("tune nano --trials many", "invalid value for '--trials': 'many' is not a valid integer; see `isoalign tune --help`"),
         ("plan nano --mfu nan", "invalid value for '--mfu': nan is not a finite number; see `isoalign plan --help`"),
-        ("plan nano --price inf", "inf is not a finite number"),
+        ("plan nano --price inf", "invalid value for '--price': inf is not a finite number; see `isoalign plan --help`"),
         ("score --task nano", "missing option '--samples'; see `isoalign score --help`"),
         ("rescore --all --metric kl", "give either --metric NAME or --all; see `isoalign rescore --help`"),
         ("data chek", "no such command 'chek'; did you mean 'check'? see `isoalign data --help`"),
