@@ -1,8 +1,6 @@
 """Options and arguments that several commands share."""
 
-import math
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -11,17 +9,6 @@ from isoalign.core.store import Store
 from isoalign.data import assets
 
 PATH = click.Path(path_type=Path)
-
-
-class Finite(click.FloatRange):
-    """A finite number in a range: no range excludes nan."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number that a text says."""
-        number: float = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
 
 
 def at_hand(context: click.Context, _: click.Parameter, value: str) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,8 +14,20 @@ from isoalign.core.errors import UserError, unknown
 from isoalign.core.json_output import to_json
 from isoalign.tools.plan import accelerators
 
-POSITIVE = options.Finite(min=0, min_open=True)
-SHARE = options.Finite(min=0, max=1, min_open=True)
+
+class Finite(click.FloatRange):
+    """A finite number in a range: no range excludes nan."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number that a text says."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+POSITIVE = Finite(min=0, min_open=True)
+SHARE = Finite(min=0, max=1, min_open=True)
 
 
 @click.command()
@@ -25,7 +39,7 @@ SHARE = options.Finite(min=0, max=1, min_open=True)
 @click.option(
     "--shards", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that hold weights together."
 )
-@click.option("--price", type=options.Finite(min=0), help="US dollars an hour.  [default: listed]")
+@click.option("--price", type=Finite(min=0), help="US dollars an hour.  [default: listed]")
 @click.option("--mfu", type=SHARE, default=0.35, show_default=True, help="Share of the peak that passes reach.")
 @click.option("--sampling-mfu", type=SHARE, default=0.03, show_default=True, help="Share of the peak that sampling reaches.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each method.")

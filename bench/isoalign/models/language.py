@@ -30,6 +30,7 @@ from isoalign.models.decoding import (
     sample_tokens,
 )
 from isoalign.models.flops import Shape, shape_of
+from isoalign.models.loading import without_adapter
 from isoalign.models.passes import (
     LOGITS,
     Outputs,
@@ -65,7 +66,7 @@ class LanguageModel:
     ) -> None:
         self.model = model  # a PeftModel if the policy is an adapter
         self.tokenizer, self.ends, self.precision, self.rows = tokenizer, ends, precision, rows
-        self.inner: Any = model.get_base_model() if hasattr(model, "peft_config") else model
+        self.inner: Any = without_adapter(model)
         self._adapter_is_off = False
         self.head: nn.Module = self.inner.get_output_embeddings()
         with self.in_precision():

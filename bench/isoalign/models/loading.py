@@ -53,6 +53,11 @@ def load_model(name: str, weights: Path | None = None, dtype: str = "float32", t
     return model.eval().requires_grad_(False), tokenizer
 
 
+def without_adapter(model: Any) -> Any:
+    """The model under an adapter, or the model itself; the adapter stays in its layers."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
 def settle_outputs(model: Any) -> None:
     """Have a model return named outputs and no attentions, which no fast kernel gives, whatever its config.json says."""
     for config in (model.config, model.config.get_text_config()):

@@ -96,7 +96,7 @@ class Retokenizer:
 
 def shares_prompts(model: Any, precision: str) -> bool:
     """Whether `head_rewards` of a model, or of its adapter, may read a prompt once for all its answers with gradients too."""
-    inner = _inner(model)
+    inner = loading.without_adapter(model)
     if not isinstance(inner, ScalarHead) or any(map(is_cut, model.parameters())):
         return False
     with in_precision(precision, model.device):
@@ -116,7 +116,7 @@ def head_rewards(model: Any, rollouts: Rollouts, pad: int, precision: str, share
                 f"{width} of them; lower task.model.prompt_tokens or task.model.new_tokens, or choose another "
                 "task.reward.base"
             )
-    inner = _inner(model)
+    inner = loading.without_adapter(model)
     fits = longest is None or rollouts.tokens.shape[1] <= longest  # with the padding, which a prompt that is read once keeps
     if isinstance(inner, ScalarHead) and fits and (share or not torch.is_grad_enabled()):
         with in_precision(precision, model.device):
@@ -128,11 +128,6 @@ def head_rewards(model: Any, rollouts: Rollouts, pad: int, precision: str, share
     with in_precision(precision, model.device):
         logits: Tensor = model(input_ids=ids.masked_fill(~mask, pad), attention_mask=mask.long()).logits
     return logits[:, 0].float()
-
-
-def _inner(model: Any) -> Any:
-    """The model under an adapter."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def _body(model: Any) -> Body:

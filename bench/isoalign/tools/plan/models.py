@@ -18,6 +18,7 @@ from isoalign.models.critic import Critic
 from isoalign.models.decoding import Beside
 from isoalign.models.flops import Shape, shape_of
 from isoalign.models.language import LanguageModel
+from isoalign.models.loading import without_adapter
 from isoalign.models.passes import Outputs, zero_outputs
 from isoalign.models.scalar_head import scalar_head_kind
 from isoalign.stages.sft import with_adapter
@@ -32,7 +33,7 @@ class PlannedModel(LanguageModel):
     def __init__(self, model: Any, tokenizer: Any, ends: bool, answer: int, filler: Sequence[int]) -> None:
         self.model, self.tokenizer, self.ends = model, tokenizer, ends
         self.precision, self.rows = "float32", 10**9
-        self.inner = model.get_base_model() if hasattr(model, "peft_config") else model
+        self.inner = without_adapter(model)
         self.head = self.inner.get_output_embeddings()
         self.end_ids = self.banned = torch.zeros(0, dtype=torch.long)
         self._adapter_is_off = True  # nothing is computed that an adapter would change
