@@ -159,6 +159,17 @@ def test_the_probe_passes_what_is_exact(name: str) -> None:
     assert max(differences.values()) < 1e-4
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "xglm", "ctrl", "bert"])
+def test_the_probe_passes_untrained_models_whose_logits_are_nearly_flat(name: str) -> None:
+    assert max(probe(language_model(build(name, spread=0.02)), name).values()) < 2e-6
+
+
+@pytest.mark.parametrize("spread", [3.0, 0.02])
+def test_the_probe_refuses_an_encoder_however_flat_its_logits_are(spread: float) -> None:
+    with pytest.raises(UserError, match=r"a padded batch by .* decoding with a cache by"):
+        probe(language_model(build("bert", spread, is_decoder=False)), "encoder")
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("recurrent_gemma", "a padded batch by"), ("rwkv", "takes no cache"), ("minimax", "can't be run: ValueError")],
@@ -183,9 +194,10 @@ def plant(model: Any, kind: str) -> None:
         model.model.norm.register_forward_hook(lambda _, __, states: states + states.mean(0))
 
 
+@pytest.mark.parametrize("spread", [3.0, 0.02])
 @pytest.mark.parametrize("kind", ["bidirectional", "nan", "batch"])
-def test_the_probe_refuses_planted_faults(kind: str) -> None:
-    model = build("llama", attn_implementation="eager")
+def test_the_probe_refuses_planted_faults(kind: str, spread: float) -> None:
+    model = build("llama", spread, attn_implementation="eager")
     plant(model, kind)
     with pytest.raises(UserError, match="not finite" if kind == "nan" else "differ"):
         probe(language_model(model), "faulty")

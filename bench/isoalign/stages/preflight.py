@@ -43,7 +43,7 @@ from isoalign.stages.footprint import check_memory
 from isoalign.stages.sft import with_adapter
 from isoalign.training.trl.models import lent
 
-VERSION = 3
+VERSION = 4
 TOLERANCE = 0.03  # of a formula for FLOPs, relative
 SPLITS = tuple(prompts.SPLITS)
 
