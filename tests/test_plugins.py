@@ -125,6 +125,8 @@ ALGORITHMS = {
     "freezes": variant("lab.module('fixed', lambda width: torch.nn.Identity())(torch.ones(1))"),
     "peeks": variant(SWALLOW),
     "opens": variant(OPEN),
+    "tables": "WORDS = open(__file__.replace('tables.py', 'words.txt')).read()\n"
+    + variant("from pathlib import Path\nPath(__file__).with_name('table.json').read_text()"),
 }
 SAID = {
     "nans": "nans seed 0: the loss or the gradient was not finite for 5 steps in a row",
@@ -170,6 +172,8 @@ def package(folder: Path) -> Path:
         (home / name).touch()
     for name, text in ALGORITHMS.items():
         (home / f"{name}.py").write_text(text)
+    for data in ("words.txt", "table.json"):
+        (home / data).write_text("{}")
     (home / "shouting.py").write_text(METRIC)
     (home / "oracle.py").write_text(page("my_package/oracle.py"))
     (home / "conf" / "task" / "theirs.yaml").write_text(page("conf/task/short.yaml").replace("name: short", "name: theirs"))
@@ -278,6 +282,9 @@ def test_a_sweep_continues_past_misbehaving_algorithms_and_the_board_stays_intac
     assert not any(flag["kind"] == "gate" and flag["text"].startswith("it ran") for flag in cards["good"]["flags"])
     smuggled = {"kind": "gate", "text": "it ran a model that the meter does not count: Sequential of 280 parameters"}
     assert smuggled in cards["smuggles"]["flags"]
+    read = {name for name, card in cards.items() for flag in card["flags"] if flag["text"].startswith("its code read ")}
+    assert read == {"tables"}
+    assert any(flag["text"].startswith("its code read table.json, words.txt, ") for flag in cards["tables"]["flags"])
     board = elsewhere([COMMAND, "board", "nano", "--results", str(elsewhere.home / "results")])
     assert board.returncode == 0, board.stderr
     assert "failed: raises seed 0: KeyError: 'no such thing'" in board.stdout

@@ -29,6 +29,7 @@ OFF = (
     "the policy's own, over the limit of {limit:g}"
 )
 CUT = "the judge read the end of the prompt alone, as it reads no longer texts"
+READ = "its code read {files}, and what is there is in no key: runs of before a change are taken for new ones"
 EQUAL = "{times} all answers of a step got one reward, which teaches nothing"
 MIN_SPENT_SHARE = 0.9  # of the budget: most methods need more than the rest for an iteration
 MIN_LAST_STEP_SHARE = 0.75  # of the spent FLOPs, at the last optimizer step
@@ -55,6 +56,8 @@ def training_flags(run: Run) -> list[Flag]:
     if unmetered := record.get("unmetered"):
         name, count = max(unmetered.items(), key=lambda item: item[1])
         flags.append(Flag("gate", f"it ran a model that the meter does not count: {name} of {count:,} parameters"))
+    if files := record.get("files"):
+        flags.append(Flag("warning", READ.format(files=", ".join(files))))
     sampler = record.get("sampler") or {}
     if (gap := sampler.get("max_gap", 0.0)) > sampler.get("limit", 0.0):
         flags.append(Flag("gate", OFF.format(gap=gap, **sampler)))

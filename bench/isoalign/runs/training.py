@@ -160,7 +160,7 @@ class Training:
             "fraction": session.fraction, "snapshots": trainer.snapshots, "reported": reported_kl(log),
             "reported_error": reported_kl_error(log), "device": devices.count_label(), "dtype": _dtypes(policy),
         }  # fmt: skip
-        more: dict[str, Any] = {"rounds": trainer.rounds, "unmetered": trainer.guard.models, "loop": trainer.loop}
+        more = {"rounds": trainer.rounds, "loop": trainer.loop} | trainer.guard.record(registry.files_of(self.name))
         more |= {"sampler": session.engine and session.engine.record(), "sharded": self.task.model.shard}
         record |= {name: value for name, value in more.items() if value}
         (work / "record.json").write_text(json.dumps(record, indent=1))
@@ -193,7 +193,7 @@ class Training:
         """Instead of training, select the answers to the evaluation prompts, and charge it."""
         base, meter, config = self.shared.base_model(), Meter(self.budget), self.task.evaluation
         session = Session(base, base, FeedbackRounds(self.shared, work / ROUNDS), meter, self.task.model.new_tokens, self.seed)
-        session.guard = Guard(meter, tuple, self._forbidden, self.task.training.idle_seconds)
+        session.guard = guard = Guard(meter, tuple, self._forbidden, self.task.training.idle_seconds)
         with self._engine(session), as_training_failure(), preserved():
             selection.make_selection(
                 work, self.algorithm, session, base, self.task.model, self.evaluation_prompts(), config.draws
@@ -207,7 +207,7 @@ class Training:
             "fraction": meter.fraction, "snapshots": [], "reported": {}, "kl_bound": best_of_n_bound(self.algorithm.draws),
             "device": devices.count_label(), "dtype": _dtypes(base),
         }  # fmt: skip
-        record |= {"unmetered": session.guard.models} if session.guard.models else {}
+        record |= {name: value for name, value in guard.record(registry.files_of(self.name)).items() if value}
         record |= {"sampler": session.engine.record()} if session.engine else {}
         (work / "record.json").write_text(json.dumps(record, indent=1))
         return self.shared.unread([*session.cursors, *session.reward_models])

@@ -25,11 +25,14 @@ from torch.nn.parameter import is_lazy
 
 from isoalign.core import access
 from isoalign.core.errors import UserError, unforeseen
-from isoalign.core.places import is_harness
+from isoalign.core.places import PACKAGE, is_harness
 from isoalign.core.records import Budget
 from isoalign.training.meter import Meter
 
+SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/Library", "/System")
 PROGRAM_EVENTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn")  # of Python's audit hooks
+PASSED_OVER = tuple({os.path.realpath(folder) + os.sep for folder in (sys.prefix, sys.base_prefix, PACKAGE, *SYSTEM)})
+CODE = (".py", ".pyc", ".so", ".pyd", ".dll", ".dylib")
 METERED = "metered_by_lab"  # attribute of a module whose passes the lab charges
 IMPORT_SECONDS = 120.0  # idle timeout of an import
 INTERRUPT_SECONDS = 1e-4  # between interruptions of an algorithm that ignores them
@@ -52,7 +55,8 @@ class Interruption(BaseException):
 
 
 class Guard:
-    """Watches one algorithm. ``models``: the models that it ran and that are not the lab's, parameter counts by class name.
+    """Watches one algorithm. ``models``: the models that it ran and that are not the lab's, parameter counts by class name;
+    ``files``: the names of the data files that it read.
 
     ``lab_modules``: the modules that the lab made for it. ``forbidden``: folders that it must not read. ``weights``: tensors
     that only the harness may change. ``idle``: seconds on the meter's clock that may pass without a payment; 0 means no limit.
@@ -68,6 +72,7 @@ class Guard:
         weights: Iterable[Tensor] = (),
     ) -> None:
         self.models: dict[str, int] = {}
+        self.files: set[str] = set()
         self._meter, self._lab_modules, self._idle, self._weights = meter, lab_modules, idle, tuple(weights)
         self._forbidden = tuple(os.path.realpath(folder) + os.sep for folder in forbidden)
         self._versions: list[int] = []
@@ -108,6 +113,10 @@ class Guard:
             _activate(before)
             if before is self:
                 self._start()
+
+    def record(self, files: Iterable[str] = ()) -> dict[str, Any]:
+        """What it saw, for the card. ``files``: those that were read before there was a lab."""
+        return {"unmetered": self.models, "files": sorted(self.files.union(files))}
 
     def raise_if_violated(self) -> None:
         """Raise ForbiddenAccess if one occurred, even if the algorithm caught it or its budget ended in between."""
@@ -156,14 +165,14 @@ class Guard:
 
 
 @contextmanager
-def without_lab(forbidden: Iterable[Path], idle: float = IMPORT_SECONDS) -> Iterator[None]:
+def without_lab(forbidden: Iterable[Path], idle: float = IMPORT_SECONDS) -> Iterator[Guard]:
     """Context in which an algorithm's code runs before there is a lab: its file is imported, or its settings are checked.
 
     Raises Violation if it breaks a rule.
     """
     guard = Guard(Meter(Budget(1.0)), tuple, forbidden, idle)
     with guard.sandboxed():
-        yield
+        yield guard
     if guard.models:
         raise Violation(f"it runs {', '.join(guard.models)} outside a training run, where no meter counts it")
 
@@ -196,8 +205,20 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
         if guard.forbids(path := os.fsdecode(arguments[0])):
             guard.deny(path)
+        if reads_data(path, arguments[2]):
+            guard.files.add(os.path.basename(path))
     elif event in PROGRAM_EVENTS:
         guard.deny(f"the output of another program ({event}: {arguments[0]!s:.60})")
+
+
+def reads_data(path: str, flags: int) -> bool:
+    """Whether an opened file is read, was there before, and is neither code nor of an installed library, the system or a
+    hidden folder, as caches are."""
+    if flags & (os.O_CREAT | os.O_WRONLY) or path.endswith(CODE):
+        return False
+    real = os.path.realpath(path)
+    hidden = any(part.startswith(".") or part.endswith((".dist-info", ".egg-info")) for part in real.split(os.sep))
+    return not hidden and not real.startswith(PASSED_OVER)
 
 
 @functools.cache

@@ -27,6 +27,7 @@ NEVER_NEGATIVE = frozenset({
 """Settings of baselines that scale a part of a loss or bound it."""
 
 _registered: dict[str, type] = {}
+_files: dict[str, set[str]] = {}
 
 
 @dataclass_transform(frozen_default=True)
@@ -88,6 +89,7 @@ def _row(name: str, file: Path) -> type:
         wanted = "without a class of this name it must say whose class it takes, as in of: dpo; or install its package again"
         raise UserError(f"{file}: {wanted}" if of is None else f"{file}: {unknown('algorithm', str(of), others)}")
     base: Any = algorithm(of)
+    _files[name] = _files.setdefault(of, set())
     fields = {field.name: field for field in dataclasses.fields(base)}
     if settings.pop("name", None) != name:
         raise UserError(f"{file}: name must be {name}, the name of the file")
@@ -184,14 +186,20 @@ def _check_sizes(algorithm: Any) -> None:
 def sandboxed(name: str) -> Iterator[None]:
     """Context in which an algorithm's code runs before there is a lab. Turns all it raises into a UserError."""
     try:
-        with guard.without_lab([assets.cache_dir()]):
+        with guard.without_lab([assets.cache_dir()]) as watched:
             yield
+        _files.setdefault(name, set()).update(watched.files)
     except guard.Violation as error:
         raise UserError(f"algorithm {name}: {error}") from error
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"algorithm {name}: {unforeseen(error)}") from error
+
+
+def files_of(name: str) -> set[str]:
+    """The names of the data files that an algorithm's code read in this process when it was imported or configured."""
+    return _files.get(name, set())
 
 
 def _source_modules(cls: type) -> list[str]:

@@ -238,8 +238,7 @@ class Trainer:
     def save_interval(self) -> float:
         """Seconds between checkpoints: as configured, and so many that saving takes a small share of the time; 0 for one after
         each iteration."""
-        least = self.config.checkpoint_seconds
-        return max(least, SAVE_COST * self.save_seconds) if least else 0.0
+        return (least := self.config.checkpoint_seconds) and max(least, SAVE_COST * self.save_seconds)
 
     def save_if_due(self) -> None:
         """Write a checkpoint if it is time for one, or if a signal has come: then Stopped is raised."""
@@ -263,7 +262,7 @@ class Trainer:
         }
         numbers = {"session": self.session.numbers(), "log": self.log, "skipped": [self.skipped, self.skipped_in_a_row]}
         numbers |= {"snapshots": self.snapshots, "rounds": self.rounds, "plan": [self.plan.progress, self.plan.passed]}
-        numbers["ran"] = self.guard.models
+        numbers |= {"ran": self.guard.models, "read": sorted(self.guard.files)}
         checkpoint.save_checkpoint(self.work, tensors, numbers)
         self.saved_at, self.save_seconds = (now := time.monotonic()), now - started
 
@@ -297,4 +296,5 @@ class Trainer:
         self.session.source.round = len(self.rounds)
         self.plan.progress, self.plan.passed = numbers["plan"]
         self.guard.models.update(numbers.get("ran", {}))
+        self.guard.files.update(numbers.get("read", []))
         self.skipped, self.skipped_in_a_row = numbers["skipped"]
