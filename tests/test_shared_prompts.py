@@ -51,6 +51,25 @@ def tokens_read(body: Body, batch: Rollouts) -> list[tuple[int, ...]]:
     return shapes
 
 
+def test_answers_that_are_all_empty_have_no_states() -> None:
+    batch = rollouts()
+    empty = Rollouts(batch.tokens[:, :WIDTH], batch.mask[:, :WIDTH], WIDTH)
+    model = language_model(build("llama").requires_grad_(True))
+    assert model.shares_prompts
+    assert model(empty).logp.shape == (len(PROMPTS), 0)
+    assert [outputs.logp.shape for outputs in model.read_together([empty, batch])] == [(7, 0), (7, 6)]
+
+
+def test_dropout_draws_what_it_draws_for_whole_rows_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    model = language_model(build("gpt2", resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1).train().requires_grad_(True))
+    torch.manual_seed(1)
+    drawn, after = model(rollouts()).hidden, torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(drawn, model.body.read(rollouts()))
+    assert torch.equal(after, torch.rand(1))
+
+
 def last_state(body: Body, batch: Rollouts, row: int) -> Tensor:
     """The state of a row's last token, by a pass over its own tokens."""
     tokens = batch.tokens[row][batch.mask[row]].unsqueeze(0)

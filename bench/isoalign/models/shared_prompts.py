@@ -40,8 +40,11 @@ def read_ends(body: Body, rollouts: Rollouts) -> Tensor | None:
 
 def differentiates(body: Body, embedding: nn.Module, precision: str = "float32") -> bool:
     """Whether gradients pass through the body's cache as they do through whole rows, by two rows of one prompt, in the
-    ``precision`` of its passes. Some architectures detach what they keep, or write into it."""
-    if is_checkpointed(body.module) or _empty_cache(body) is None:  # a layer that is recomputed would write into it again
+    ``precision`` of its passes. Some architectures detach what they keep, or write into it; never where dropout may be on, as
+    each row has masks of its own."""
+    if body.module.training or is_checkpointed(body.module):  # a layer that is recomputed would write into the cache again
+        return False
+    if _empty_cache(body) is None:
         return False
     zeros = torch.zeros(2, 7, dtype=torch.long, device=next(embedding.parameters()).device)
     rows = Rollouts(zeros, zeros == 0, 4)  # the embeddings are random
@@ -96,7 +99,7 @@ def _continued(body: Body, rollouts: Rollouts) -> Tensor | None:
     """
     length = rollouts.prompt_length
     tokens, mask = rollouts.tokens[:, :length], rollouts.mask[:, :length]
-    if rollouts.tokens.shape[1] == length or not mask[:, -1].all():
+    if rollouts.tokens.shape[1] <= length or not mask[:, -1].all():
         return None
     distinct, owner = tokens.masked_fill(~mask, -1).unique(dim=0, return_inverse=True)
     cache = _empty_cache(body) if 2 * len(distinct) <= len(rollouts) else None
