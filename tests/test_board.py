@@ -493,6 +493,7 @@ def test_a_row_of_an_older_metric_is_shown_loudly_and_compared_with_nothing() ->
     assert "dpo [toxicity 9]" not in {name for pair in section.ranking.others for name in pair}
     shown = " ".join(made.terminal().split())
     assert shown.count(hint) == 2, "above and below"
+    assert "more run" not in page, "all seeds of both are there"
     row = method_rows([*new, old])["dpo [toxicity 9]"]
     assert (row["outdated"], row["rank"]) == ("toxicity 9 < 10", "")
 

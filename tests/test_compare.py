@@ -95,8 +95,18 @@ def test_figures_of_different_reward_models_are_left_out() -> None:
         return [replace(one, parents={f"reward_{by}": by}, values=one.values | {"proxy_reward": one.values["kl"]})
                 for one in GOOD]  # fmt: skip
 
-    assert "proxy_reward" in compare_methods(rewarded("judge"), rewarded("judge"))
-    assert "proxy_reward" not in compare_methods(rewarded("judge"), rewarded("annotator"))
+    assert line(compare_methods(rewarded("judge"), rewarded("judge")), "proxy_reward")
+    found = pair_up(rewarded("judge"), rewarded("annotator"))
+    assert found.data()["metrics_left_out"] == ["proxy_reward"]
+    assert "\nNot compared, as of different reward models: proxy_reward.\n" in found.text()
+
+
+@pytest.mark.parametrize("kept", [{}, {"toxicity_mean": dict.fromkeys(PROMPTS[:9], 0.2)}])
+def test_a_metric_that_one_card_lacks_or_has_on_other_prompts_is_named(kept: dict[str, dict[str, float | None]]) -> None:
+    values = {name: values for name, values in GOOD[0].values.items() if name != "toxicity_mean"} | kept
+    page = compare_methods([replace(GOOD[0], values=values), *GOOD[1:]], BAD)
+    assert "\nNot compared, as not on every card for the same prompts: toxicity_mean.\n" in page
+    assert "Not compared" not in compare_methods(GOOD, BAD)
 
 
 def test_sides_are_paths_or_names(tmp_path: Path) -> None:

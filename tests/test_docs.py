@@ -92,6 +92,8 @@ def test_every_file_that_a_page_names_is_there(page: Path) -> None:
     for name in re.findall(r"`([^`\s]+)`", prose(page)):
         if name.startswith(OURS) and not TO_BE_MADE.search(name):
             assert list(ROOT.glob(name.rstrip("/"))), f"{page.name}: {name}"
+    for card in re.findall(r"results/published/\S+?\.json", page.read_text(encoding="utf-8")):
+        assert list(ROOT.glob(card)) or TO_BE_MADE.search(card), f"{page.name}: {card}"
 
 
 def commands(page: Path) -> Iterator[list[str]]:

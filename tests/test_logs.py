@@ -114,7 +114,9 @@ FAULTS = [
     (LM_EVAL, lambda r: [each.update(doc=0) for each in r], r"row 1: '0' has another document than row 1 of \S*two"),
     (LM_EVAL, lambda r: r.__delitem__(slice(2, None, 4)), r"row 3: '2' is in this log alone, as are 0 more rows"),
     (LM_EVAL, lambda r: [each.update(filter="other") for each in r[:4]] + [r.__delitem__(slice(4, 8))],
-     r"has the metrics exact_match,other, .* exact_match,strict-match, and none in common"),
+     r"no metric is in both; \S*one\S*: .*exact_match,other; .* exact_match,strict-match; score both in the same way"),
+    (LM_EVAL, lambda r: r[3].update(exact_match="1.0"),
+     r"no metric is in both; \S*: none \(no number: exact_match in row 4\); .*; score both in the same way"),
     (LM_EVAL, lambda r: r[1].pop("resps"), r"row 2: resps is missing, which lm-eval samples have"),
     (INSPECT, lambda r: r.append(r[0]), r"inspect_one.json: row 9: 'q0' is already in row 1; keep one of them"),
     (INSPECT, lambda r: r[3]["scores"]["match"].update(value=float("inf")), r"row 4: score match is inf, which is no score"),
@@ -178,6 +180,34 @@ def test_grades_that_are_no_numbers_are_not_compared_on_the_rows_where_they_look
         assert all(log.metrics for log in logs)
 
 
+def test_where_a_metric_is_no_number_is_said_beside_what_is_compared(tmp_path: Path) -> None:
+    def graded(samples: list[Any]) -> None:
+        samples[3]["scores"]["match"]["value"] = "correct"
+
+    text = compare_logs(read(changed(INSPECT[0], tmp_path, graded)), read(INSPECT[1])).text()
+    assert re.search(r"not one number a row: match; \S*inspect_one\.json \(no number: match in row 4\)\.", text)
+
+
+def test_documents_are_known_by_their_hashes_and_where_there_are_none_that_is_said(tmp_path: Path) -> None:
+    def trimmed(hashes: bool, folder: str) -> Log:
+        def trim(rows: list[Any]) -> None:
+            for row in rows:
+                hashed = {"doc_hash": f"{folder} {row['doc']}", "target_hash": row["target"]} if hashes else {}
+                for name in ("doc", "target", "doc_hash", "target_hash"):
+                    row.pop(name, None)
+                row.update(hashed)
+
+        (tmp_path / folder).mkdir(exist_ok=True)
+        return read(changed(LM_EVAL[0], tmp_path / folder, trim))
+
+    with pytest.raises(UserError, match=r"row 1: '0' has another document than row 1 of"):
+        compare_logs(trimmed(True, "one"), trimmed(True, "two"))
+    assert "by id alone" not in compare_logs(trimmed(True, "one"), trimmed(True, "one")).text()
+    text = compare_logs(trimmed(False, "one"), read(LM_EVAL[1])).text()
+    assert "4 prompts are matched by id alone, as a log has neither documents nor their hashes; of these 0 are worded" in text
+    assert "though their documents are the same" not in text
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -220,7 +250,7 @@ def test_what_is_missing_worded_otherwise_or_on_one_side_alone_is_said(tmp_path:
             row["arguments"]["gen_args_0"]["arg_0"] = "Q: " + row["doc"]["question"]
 
     text = compare_logs(read(changed(LM_EVAL[0], tmp_path, change)), read(LM_EVAL[1])).text()
-    assert "Not compared, on one side alone or not one number a row: bleu." in text
+    assert "Not compared, on one side alone or not one number a row: bleu; " in text
     assert "Prompts without a score on both sides, left out: exact_match,strict-match 1." in text
     assert "4 prompts are worded differently (template or examples)" in text
 

@@ -60,6 +60,18 @@ def test_two_who_publish_at_once_keep_one_anothers_values(folder: Path, monkeypa
     assert card.read_cards(folder) == cards
 
 
+@pytest.mark.parametrize(("old", "new"), [('"seed": 0', '"seed": 7'), ('"algorithm": "ppo', '"algorithm": "ppo2')])
+def test_a_card_whose_name_was_changed_within_it_is_told_apart_from_a_lost_line(
+    three: list[Path], folder: Path, old: str, new: str
+) -> None:
+    file = min(folder.glob("ppo*.json"))
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=rf"{file.name} was changed since it was written: its algorithm, seed and key"):
+        card.read_cards(folder)
+
+
 def test_what_a_pack_has_lost_comes_back_by_publishing_again(three: list[Path], folder: Path, tmp_path: Path) -> None:
     pack = folder / packs.PACK
     whole = pack.read_bytes()

@@ -172,8 +172,12 @@ def bad(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[Any], str]]:
     yield "deep", ["[" * 100_000, *rest], "row 1: cannot be read"
     yield "other-text", [first | {"prompt": "something else"}, second, *rest], "has another text in nano"
     yield "finished", [first | {"finished": "false"}, second, *rest], "row 1: finished must be true or false"
-    yield "some-kl", [first, second | {"kl": None}, *rest], "row 2: kl is missing, and other rows have it"
-    yield "some-finished", [first | {"finished": True}, second, *rest], "row 2: finished is missing, and other rows have it"
+    yield "some-kl", [first, second | {"kl": None}, *rest], "row 2: kl is missing or null, and other rows have it"
+    yield (
+        "some-finished",
+        [first | {"finished": True}, second, *rest],
+        "row 2: finished is missing or null, and other rows have it",
+    )
     yield (
         "duplicate-draw",
         [first, first | {"id": "other"}, *rest],
@@ -325,6 +329,17 @@ def test_what_is_not_in_the_store_is_said_not_guessed(sft_card: Path, tmp_path: 
     assert not report.wrong
     assert any("are not in the store" in line and "samples (" in line for line in report.unchecked)
     assert any(line.startswith("metrics were not computed again") for line in report.unchecked)
+    assert not any("match the recipes" in line for line in report.checked)
+    assert any(line.startswith("task, method, seed and budget were not compared") for line in report.unchecked)
+
+
+def test_which_recipes_are_there_is_said(place: Terminal, sft_card: Path, tmp_path: Path) -> None:
+    recipes = "task, method, seed and budget match the recipes of the "
+    assert f"{recipes}stages" in verify_card(sft_card, Store(place.store)).checked
+    shutil.copytree(place.store, tmp_path / "store")
+    parents = cards.read_card(sft_card).parents
+    shutil.rmtree(tmp_path / "store" / f"agreement-{parents['agreement']}")
+    assert f"{recipes}{len(parents) - 1} stages that are there" in verify_card(sft_card, Store(tmp_path / "store")).checked
 
 
 @pytest.fixture(scope="module")

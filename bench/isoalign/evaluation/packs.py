@@ -182,6 +182,11 @@ def _read(folder: Path, name: str, card: Path) -> dict[str, Any]:
             lines = _lines(path, about.st_mtime_ns, about.st_size)
         except FileNotFoundError:
             raise UserError(f"{card} has its values by prompt in {PACK}, which is not beside it; copy that file too") from None
+        if name not in lines and card.name in lines:
+            raise UserError(
+                f"{card} was changed since it was written: its algorithm, seed and key are those of {name}; make it anew by "
+                "its command, or move it away"
+            )
         if name not in lines:
             again = "publish the card again, at once with any others that the file lacks"
             raise UserError(f"{path} does not have the values by prompt of {card.name}; {again}")

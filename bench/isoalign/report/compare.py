@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from isoalign.report.board.rows import REFERENCE, UNMETERED, Row, part_of, row_f
 from isoalign.report.board.sections import PROTOCOL
 from isoalign.report.board.unequal import unequal
 from isoalign.report.leaderboard import build_board, different_objectives
-from isoalign.report.side_by_side import Compared, SideBySide, corrected, distinct, versus
+from isoalign.report.side_by_side import Compared, SideBySide, corrected, distinct, some, versus
 from isoalign.stats import Comparison
 
 REFERENCE_ROW = "sft"  # spends nothing, so it can be compared under every budget
@@ -104,9 +104,9 @@ def pair_up(first: Sequence[Card], second: Sequence[Card]) -> SideBySide:
     both = [Row(name, part_of(cards[0]), tuple(cards), {}, (), {}) for name, cards in ((a, first), (b, second))]
     about = {"task": first[0].task, "paired_on": max(c.n for c in comparisons.values()), **seeds, **files, **told}
     apart = unequal(both, [row for row in both if row.part not in (REFERENCE, UNMETERED)])  # gated or a control as well
-    return SideBySide(
-        (a, b), rows, _footer(first, second, rows, {a: flags[0], b: flags[1]}, apart), about | {"unequal": apart}
-    )
+    left = _left_out([*first, *second], comparisons.keys())
+    about |= {"unequal": apart, "metrics_left_out": sorted(name for names in left.values() for name in names)}
+    return SideBySide((a, b), rows, _footer(first, second, rows, {a: flags[0], b: flags[1]}, apart, left), about)
 
 
 def _check(first: Sequence[Card], second: Sequence[Card]) -> None:
@@ -145,12 +145,24 @@ def _shared(first: Sequence[Card], second: Sequence[Card]) -> list[str]:
     if mixed:
         odd = ", ".join(sorted({families[name] for name in mixed if name in families} or differ))
         raise UserError(f"scored with different versions of {odd}; apply the same to all with: isoalign rescore")
-    if len({tuple(sorted(card.parents[name] for name in card.parents if name.startswith("reward_"))) for card in cards}) > 1:
-        names -= {
-            name for name in names if name.startswith("rm_") or name == "proxy_reward"
-        }  # those of different reward models
+    names -= _of_reward_models(cards)
     order = shown(objective_of(first[0]))
     return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def _of_reward_models(cards: Sequence[Card]) -> set[str]:
+    """The metrics of cards that are of different reward models."""
+    models = {tuple(sorted(card.parents[name] for name in card.parents if name.startswith("reward_"))) for card in cards}
+    names = {name for card in cards for name in card.values}
+    return {name for name in names if name.startswith("rm_") or name == "proxy_reward"} if len(models) > 1 else set()
+
+
+def _left_out(cards: Sequence[Card], compared: Collection[str]) -> dict[str, list[str]]:
+    """Why metrics of some card are not compared, to their names."""
+    left = {name for card in cards for name in card.values if name not in compared}
+    models = left & _of_reward_models(cards)
+    reasons = {"not on every card for the same prompts": left - models, "of different reward models": models}
+    return {why: sorted(names) for why, names in reasons.items() if names}
 
 
 def _difference(first: Sequence[Card], second: Sequence[Card], name: str) -> Comparison | None:
@@ -172,8 +184,10 @@ def _footer(
     rows: Sequence[Compared],
     flags: Mapping[str, Sequence[Flag]],
     apart: Sequence[str],
+    left: Mapping[str, Sequence[str]],
 ) -> str:
-    """What was compared, what it says, the flags of both sides, by name, and what sets them ``apart`` beside the method."""
+    """What was compared, what it says, what was ``left`` out and why, the flags of both sides, by name, and what sets them
+    ``apart`` beside the method."""
     a, b = flags
     prompts = max(row.difference.n for row in rows)
     seeds = [len({card.seed for card in side}) for side in (first, second)]
@@ -183,6 +197,7 @@ def _footer(
     lines = [f"{versus(a, b)} on {clean(first[0].task)}{at}: {counts}, paired on {prompts} prompts."]
     if short := [f"{row.name} {row.difference.missing}" for row in rows if row.difference.missing]:
         lines += [f"Prompts without a value on every card, left out: {', '.join(short)}."]
+    lines += [f"Not compared, as {why}: {some(names)}." for why, names in left.items()]
     if any(row.difference.single for row in rows):
         lines += [
             "One seed says nothing of its method: intervals cover the prompts, not the training, and there are no verdicts."

@@ -7,7 +7,7 @@ from isoalign.core.display import clean
 from isoalign.core.errors import UserError
 from isoalign.data.logs import alpaca_eval
 from isoalign.data.logs.log import Log, LogRow
-from isoalign.report.side_by_side import Compared, SideBySide, corrected, distinct, verdict, versus
+from isoalign.report.side_by_side import Compared, SideBySide, corrected, distinct, some, verdict, versus
 
 
 def compare_logs(first: Log, second: Log, matched: bool = False) -> SideBySide:
@@ -23,10 +23,8 @@ def compare_logs(first: Log, second: Log, matched: bool = False) -> SideBySide:
             raise UserError(f"{told} ({a or 'none'} and {b or 'none'}); compare logs of one")
     both = [name for name in first.metrics if name in second.metrics]
     if not both:
-        raise UserError(
-            f"{first.file} has the metrics {_some(first.metrics)}, {second.file} {_some(second.metrics)}, and none in common; "
-            "score both in the same way"
-        )
+        each = (f"{log.file}: {some(log.metrics)}{_skipped(log)}" for log in (first, second))
+        raise UserError(f"no metric is in both; {'; '.join(each)}; score both in the same way")
     own, other = first.by_key(), second.by_key()
     keys = _matched(first, second, own, other, matched)
     comparisons = {
@@ -43,7 +41,7 @@ def compare_logs(first: Log, second: Log, matched: bool = False) -> SideBySide:
     apart = {"matched": len(keys), "only_a": len(own.keys() - other.keys()), "only_b": len(other.keys() - own.keys())}
     left = sorted(map(clean, ({*first.metrics} ^ {*second.metrics}) | {*first.skipped, *second.skipped}))
     about = {"task": first.task or second.task, "paired_on": len(keys), **apart, "metrics_left_out": left}
-    return SideBySide((a, b), rows, _footer(first, second, keys, about, rows, (a, b)), about)
+    return SideBySide((a, b), rows, _footer(first, second, keys, about, rows, (a, b), left), about)
 
 
 def _matched(
@@ -53,7 +51,7 @@ def _matched(
     keys = [key for key in own if key in other]
     for key in keys:
         a, b = own[key][0], other[key][0]
-        if a.identity != b.identity:
+        if a.identity != b.identity and None not in (a.identity, b.identity):
             what = "opponent's output" if first.kind == alpaca_eval.KIND else "document"
             raise UserError(
                 f"{first.file}: row {a.number}: {clean(key)[:60]!r} has another {what} than row {b.number} of {second.file}; "
@@ -97,7 +95,13 @@ def _sides(
 
 
 def _footer(
-    first: Log, second: Log, keys: list[str], about: dict[str, object], rows: tuple[Compared, ...], names: tuple[str, str]
+    first: Log,
+    second: Log,
+    keys: list[str],
+    about: dict[str, object],
+    rows: tuple[Compared, ...],
+    names: tuple[str, str],
+    left: list[str],
 ) -> str:
     task = f" on {clean(str(about['task']))}" if about["task"] else ""
     lines = [
@@ -105,13 +109,21 @@ def _footer(
         "Intervals cover the prompts, not another run of either model. A verdict that does not hold after correction for the",
         f'number of metrics ({len(rows)}) says "before correction".',
     ]
-    if left := about["metrics_left_out"]:
-        lines.append(f"Not compared, on one side alone or not one number a row: {_some(left)}.")
+    if left:
+        rows_of = "".join(f"; {log.file}{told}" for log in (first, second) if (told := _skipped(log)))
+        lines.append(f"Not compared, on one side alone or not one number a row: {some(left)}{rows_of}.")
     if short := [f"{row.name} {row.difference.missing}" for row in rows if row.difference.missing]:
-        lines.append(f"Prompts without a score on both sides, left out: {_some(short)}.")
+        lines.append(f"Prompts without a score on both sides, left out: {some(short)}.")
     own, other = first.by_key(), second.by_key()
-    if worded := sum(own[key][0].prompt != other[key][0].prompt for key in keys):
+    known = {key for key in keys if None not in (own[key][0].identity, other[key][0].identity)}
+    if worded := sum(own[key][0].prompt != other[key][0].prompt for key in known):
         lines.append(f"{worded} prompts are worded differently (template or examples), though their documents are the same.")
+    if unsure := [key for key in keys if key not in known]:
+        worded = sum(own[key][0].prompt != other[key][0].prompt for key in unsure)
+        lines.append(
+            f"{len(unsure)} prompts are matched by id alone, as a log has neither documents nor their hashes; of these "
+            f"{worded} are worded differently."
+        )
     if uneven := sum(len(own[key]) != len(other[key]) for key in keys):
         lines.append(f"{uneven} prompts have another number of draws on each side; their means are compared.")
     for row in rows:
@@ -122,10 +134,11 @@ def _footer(
         name for name in {*first.conditions, *second.conditions} if first.conditions.get(name) != second.conditions.get(name)
     )
     if changed:
-        lines.append(f"Answers were not given under the same conditions on both sides, by {_some(changed)}.")
+        lines.append(f"Answers were not given under the same conditions on both sides, by {some(changed)}.")
     return "\n".join(lines) + "\n"
 
 
-def _some(names: object) -> str:
-    found = list(map(str, names)) if isinstance(names, list) else []
-    return ", ".join(map(clean, found[:5])) + (f" and {len(found) - 5} more" if len(found) > 5 else "") or "none"
+def _skipped(log: Log) -> str:
+    """Which metrics of a log are not one number a row, and where one is not."""
+    where = [f"{name} in row {row}" for name, row in sorted(log.skipped.items())]
+    return f" (no number: {some(where)})" if where else ""

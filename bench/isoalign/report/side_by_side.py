@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from isoalign import stats
+from isoalign.core.display import clean
 from isoalign.report.as_data import difference_data
 from isoalign.report.pages.console import rendered
 from isoalign.stats import Comparison
@@ -65,6 +66,11 @@ def versus(a: str, b: str) -> str:
     """Which side is A and which is B."""
     first, second = (name if name.endswith(side) else name + side for name, side in ((a, " (A)"), (b, " (B)")))
     return f"{first} against {second}"
+
+
+def some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(map(clean, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "none"
 
 
 def corrected(comparisons: dict[str, Comparison]) -> dict[str, float]:

@@ -35,14 +35,14 @@ def read(file: Path, values: Sequence[Any]) -> Log:
         raise UserError(
             f"{file}: it holds no samples; write it anew with them: inspect log convert, or inspect eval --log-samples"
         )
-    skipped: set[str] = set()
+    skipped: dict[str, int] = {}
     rows = tuple(_row(file, number, mapping_of(file, number, each), skipped) for number, each in enumerate(samples, start=1))
     about = log["eval"]
     kept = tuple(row.without(skipped) for row in rows)
     conditions = {name: _shaping(told) for name in CONDITIONS if (told := about.get(name))}
     return Log(
         file, KIND, str(about.get("task", "")), str(about.get("model", "")), kept, against=_judges(about),
-        skipped=tuple(sorted(skipped)), conditions=conditions,
+        skipped=skipped, conditions=conditions,
     )  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def _judges(about: dict[str, Any]) -> str:
     return ", ".join(sorted(set(filter(None, found))))
 
 
-def _row(file: Path, number: int, sample: dict[str, Any], skipped: set[str]) -> LogRow:
+def _row(file: Path, number: int, sample: dict[str, Any], skipped: dict[str, int]) -> LogRow:
     if "id" not in sample:
         refuse(file, number, "id is missing, which each sample has")
     epoch = sample.get("epoch", 1)
@@ -77,7 +77,7 @@ def _row(file: Path, number: int, sample: dict[str, Any], skipped: set[str]) -> 
         parts = {f"{scorer}/{name}": each for name, each in value.items()} if isinstance(value, dict) else {scorer: value}
         for name, each in parts.items():
             if isinstance(each, list) or (isinstance(each, str) and each not in LETTERS):
-                skipped.add(name)
+                skipped.setdefault(name, number)
             else:
                 scores[name] = LETTERS[each] if isinstance(each, str) else number_of(file, number, f"score {name}", each)
     given = sample.get("input")

@@ -28,7 +28,7 @@ def read(file: Path, values: Sequence[Any]) -> Log:
     """The log. Scores are named METRIC,FILTER, as in the tool's results. Raises UserError that names the row."""
     merged: dict[str, LogRow] = {}
     seen: dict[tuple[str, str], int] = {}
-    skipped: set[str] = set()
+    skipped: dict[str, int] = {}
     conditions: dict[str, Any] = {}
     for number, value in enumerate(values, start=1):
         row = mapping_of(file, number, value)
@@ -39,11 +39,11 @@ def read(file: Path, values: Sequence[Any]) -> Log:
             refuse(file, number, f"doc_id {key} with filter {chosen} is already in row {before}; a run was appended: keep one")
         names = row["metrics"] if isinstance(row.get("metrics"), list) else sorted(row.keys() - ABOUT)
         whole = {RENAMED.get(str(name), str(name)): row.get(str(name)) for name in names}
-        skipped |= {name for name, each in whole.items() if isinstance(each, list | dict | str)}
+        skipped = {name: number for name, each in whole.items() if isinstance(each, list | dict | str)} | skipped
         scores = {
             f"{name},{chosen}": number_of(file, number, name, each) for name, each in whole.items() if name not in skipped
         }
-        identity = json.dumps([row.get("doc"), row.get("target")], sort_keys=True)
+        identity = _identity(row)
         if key in merged and merged[key].identity != identity:
             refuse(file, number, f"doc_id {key} is another document than in row {merged[key].number}")
         known = merged.get(key)
@@ -57,7 +57,15 @@ def read(file: Path, values: Sequence[Any]) -> Log:
         row.without({score for score in row.scores if score.rpartition(",")[0] in skipped}) for row in merged.values()
     )
     name = file.parent.name if file.name.startswith("samples_") else file.stem
-    return Log(file, KIND, _task(file), name, kept, skipped=tuple(sorted(skipped)), conditions=conditions)
+    return Log(file, KIND, _task(file), name, kept, skipped=skipped, conditions=conditions)
+
+
+def _identity(row: dict[str, Any]) -> str | None:
+    """Document and target, or their hashes in a file without them; None where it has neither."""
+    for names in (("doc", "target"), ("doc_hash", "target_hash")):
+        if row.get(names[0]) is not None:
+            return json.dumps([row.get(name) for name in names], sort_keys=True)
+    return None
 
 
 def _prompt(row: dict[str, Any]) -> str:

@@ -15,15 +15,15 @@ from isoalign.core.errors import UserError
 @dataclass(frozen=True)
 class LogRow:
     """One prompt of a log, or one draw of it. ``number``: of the row in the file, from 1. ``key``: the tool's own id;
-    ``identity``: what must be the same behind equal keys. ``scores``: metric to value, None where there is none.
-    ``completions``: the answers, none where the tool scored answers that were given; ``turns``: of the conversation of which
-    ``prompt`` is the last one."""
+    ``identity``: what must be the same behind equal keys, None where the file does not say. ``scores``: metric to value, None
+    where there is none. ``completions``: the answers, none where the tool scored answers that were given; ``turns``: of the
+    conversation of which ``prompt`` is the last one."""
 
     number: int
     key: str
     draw: int
     prompt: str
-    identity: str
+    identity: str | None
     scores: dict[str, float | None]
     completions: tuple[str, ...] = ()
     turns: int = 1
@@ -36,7 +36,8 @@ class LogRow:
 @dataclass(frozen=True)
 class Log:
     """The rows of a file. ``kind``: the tool; ``task`` and ``name`` of the model, empty where the file does not say;
-    ``against``: whom the scores are against, and by which judge; ``skipped``: metrics that are not one number a row;
+    ``against``: whom the scores are against, and by which judge; ``skipped``: metrics that are not one number a row,
+    each with the first row that has another value;
     ``conditions``: under which the answers were given, as the file has them."""
 
     file: Path
@@ -45,7 +46,7 @@ class Log:
     name: str
     rows: tuple[LogRow, ...]
     against: str = ""
-    skipped: tuple[str, ...] = field(default=())
+    skipped: Mapping[str, int] = field(default_factory=dict)
     conditions: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

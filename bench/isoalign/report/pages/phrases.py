@@ -7,7 +7,7 @@ from isoalign.core.display import clean, escape, plain, scientific
 from isoalign.core.objective import Objective
 from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import gain_digits, metric
-from isoalign.report.board.rows import CONTROL, DRIFT, METHOD, REFERENCE, Row
+from isoalign.report.board.rows import CONTROL, DRIFT, METHOD, REFERENCE, Row, settings_of
 from isoalign.report.board.sections import Section
 from isoalign.stats import Comparison
 
@@ -78,7 +78,12 @@ def verdict_phrase(a: str, b: str, c: Comparison, objective: Objective) -> str:
 def more_seeds_phrase(section: Section) -> str:
     """What three seeds of every trained row, or a run on three bases where the task has several, would cost beyond what is
     there; empty if all have them. A task of two bases gets no third one, whatever more runs cost."""
-    trained = [row for row in section.rows if row.part in (METHOD, CONTROL) and row.algorithm not in DRIFT]
+    rows: dict[tuple[str, str], Row] = {}  # seeds that were scored by another version are there, too
+    for row in section.rows:
+        if row.part in (METHOD, CONTROL) and row.algorithm not in DRIFT:
+            method = row.algorithm, settings_of(row.cards[0])
+            rows[method] = replace(rows[method], cards=rows[method].cards + row.cards) if method in rows else row
+    trained = list(rows.values())
     bases = {task["bases"] for row in trained for card in row.cards if card.base is not None and (task := card.config["task"])}
     wanted = min([SEEDS, *bases])
     few = [row for row in trained if row.clusters < wanted and row.spent("flops")]
