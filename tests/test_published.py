@@ -400,16 +400,30 @@ def test_smol_is_what_the_page_says() -> None:
     others = [f"{NAMES[name]} {end(name).removesuffix(' nats')}" for name in rest]
     told = f"{NAMES[first]} removes {end(first)}, {', '.join(others[:-1])} and {others[-1]}"
     resolved = sum(pair.resolved for pair in section.ranking.pairs.values())
-    pairs = f"of {len(section.ranking.pairs)} pairs {resolved or 'none'} {'is' if resolved < 2 else 'are'} told apart."
-    assert f"**At the end of the budget** {told}; {pairs}" in page
+    apart = {(a, b) if pair.value > 0 else (b, a) for (a, b), pair in section.ranking.pairs.items() if pair.resolved}
+    assert {better for better, _ in apart} == {"dpo"}
+    pairs = f"of {len(section.ranking.pairs)} pairs {resolved} are told apart: DPO removes more than"
+    worse = " and ".join(NAMES[name] for name in ranked if ("dpo", name) in apart)
+    assert f"**At the end of the budget** {told}; {pairs} {worse}." in page
     assert f"**At equal KL**: {headline(section)}." in page
     others_of = section.ranking.others
     against = {name: others_of.get((name, "sft_chosen")) or others_of["sft_chosen", name] for name in ranked}
     beyond = named([name for name, one in against.items() if one.resolved]) or "none"
     imitation = brief(rows["sft_chosen"].estimate("toxicity_reduction").value)
     assert f"**Imitation** removes {imitation}; of the five {beyond} are shown to remove more." in page
-    assert section.drift.sentence(section.rows) == "what of it is drift: not measured"
-    assert {row.seeds for row in section.rows if row.rank} <= {2, 3}
+    above = [name for name in rows if name in section.drift.rows and section.drift.rows[name].above]
+    below = [name for name in rows if name in section.drift.rows and section.drift.rows[name].above is False]
+    assert len(above) + len(below) == len(ranked) + 1
+    unshown = f"{', '.join(NAMES[name] for name in below[:-1])} and imitation are not shown to."
+    drift = f"{named(above)}: each gains more at its KL than each draw of `drift_rloo`. {unshown}"
+    assert below[-1] == "sft_chosen"
+    draws = [row for row in section.rows if row.algorithm == "drift_rloo"]
+    far = sorted(row.kl.value for row in draws)
+    gains = sorted(row.estimate("toxicity_reduction").value for row in draws)
+    ends = f"The draws end at {far[0]:.0f} to {far[-1]:.0f} nats and remove {brief(gains[0])} to {brief(gains[-1])} there."
+    assert f"**Above drift** are {drift} {ends}" in page
+    assert {row.seeds for row in section.rows if row.rank} == {3}
+    assert [row.seeds for row in draws] == [1, 1, 1]
 
 
 def test_ppo_beside_trl_is_what_the_record_says() -> None:

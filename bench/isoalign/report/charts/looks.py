@@ -46,7 +46,8 @@ GAP = (0, (1, 2))  # of the line between two snapshots that lie too far apart fo
 CROWD = 10  # with more rows than these, colours and names beside marks do not tell them apart
 MOST = 24  # rows that a chart names; the others are grey
 PLACES = re.compile(rb' (?:d|x|y)="[^"]*"')  # in an SVG
-DIGITS = re.compile(rb"(\.\d\d)\d+")  # beyond a hundredth of a point, two thirds of an SVG
+DIGITS = re.compile(rb"(\.\d)\d+")  # beyond a tenth of a point, two thirds of an SVG
+BLANKS = re.compile(rb" *\n *")
 
 
 def picture(draw: Callable[[Any], None], size: tuple[float, float], kind: str = "svg") -> bytes:
@@ -72,7 +73,7 @@ def picture(draw: Callable[[Any], None], size: tuple[float, float], kind: str = 
     if kind != "svg":
         return file.getvalue()
     small = PLACES.sub(lambda place: DIGITS.sub(rb"\1", place[0]), file.getvalue())
-    return CONTROLS.sub(b"", small).replace(b"<defs>", _in_the_dark(), 1)
+    return CONTROLS.sub(b"", BLANKS.sub(b"\n", small)).replace(b"<defs>", _in_the_dark(), 1)
 
 
 def _in_the_dark() -> bytes:
