@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from isoalign.baselines.dpo import DPO
 from isoalign.baselines.ppo import PPO
 from isoalign.baselines.rlaif import RLAIF
+from isoalign.baselines.rloo import RLOO
 from isoalign.config.task import ModelConfig, RewardConfig
 from isoalign.core.batches import Step
 from isoalign.core.errors import UserError
@@ -347,6 +348,19 @@ def test_the_quote_of_a_step_is_what_it_then_costs(tiny_bench: Bench, name: str,
         for start in range(0, len(step.batch), 3):
             step.loss(lab, step.batch[slice(start, start + 3)])
         assert session_of(lab).meter.items - before == price
+
+
+def test_a_limit_of_steps_pays_for_nothing_that_no_step_uses(tiny_bench: Bench, tmp_path: Path) -> None:
+    for steps in (1, 3):
+        dpo = tiny_bench.trainer(DPO(batch_size=3), Budget(1e15, steps=steps), tmp_path / f"dpo{steps}")
+        dpo.run("dpo")
+        assert (dpo.meter.steps, dpo.meter.label_count) == (steps, 3 * steps)
+        rloo = tiny_bench.trainer(RLOO(rollouts=4, draws=2), Budget(1e15, steps=steps), tmp_path / f"rloo{steps}")
+        rloo.run("rloo")
+        assert (rloo.meter.steps, rloo.session.cursors["prompts"].position) == (steps, 2 * steps)
+    many = tiny_bench.trainer(PPO(rollouts=8, minibatch=4, epochs=2), Budget(1e15, steps=3), tmp_path / "ppo")
+    many.run("ppo")
+    assert (many.meter.steps, many.session.cursors["prompts"].position) == (3, 8), "within an iteration"
 
 
 def test_a_step_that_the_purse_does_not_cover_is_not_begun(tiny_bench: Bench, tmp_path: Path) -> None:

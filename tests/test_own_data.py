@@ -539,7 +539,10 @@ def test_answers_that_begin_with_their_prompt_are_counted(tmp_path: Path, tiny_m
     trained = sum(prompts.split_of(row["prompt"]) == "train" for row in rows)
     assert human(tmp_path, tiny_model, rows)["whole"] == trained
     assert "whole" not in human(tmp_path, tiny_model, [row | {"chosen": "yes"} for row in rows])
-    assert not check_file(tmp_path / "feedback.jsonl").warnings
+    (line,) = check_file(tmp_path / "feedback.jsonl").warnings
+    assert line.startswith("40 of 80 different answers begin with their prompt"), "those that are rejected"
+    few = [row if i < 2 else {"prompt": row["prompt"], "chosen": "yes", "rejected": "no"} for i, row in enumerate(rows)]
+    assert not check_file(write(tmp_path / "few.jsonl", few)).warnings
     (line,) = check_file(write(tmp_path / "whole.jsonl", rows)).warnings
     assert line.startswith("80 of 80 different answers begin with their prompt")
     scored = [{"prompt": f"are you {i}", "completion": f"are you {i} {j}", "score": j} for i in range(9) for j in range(3)]

@@ -641,6 +641,19 @@ def test_a_policy_follows_what_a_reward_model_prefers_and_the_card_names_it(
 
 
 @pytest.mark.slow
+def test_a_reward_model_of_another_objective_needs_no_verdicts_and_the_card_says_what_its_accuracy_is_of(
+    terminal: Terminal, words: Path, tmp_path: Path
+) -> None:
+    mine = [each for each in with_models(tmp_path, words, [f"you are {n}" for n in range(60)]) if "feedback.file" not in each]
+    done = terminal(terminal.run("algorithm=rloo", "algorithm.rollouts=8", "algorithm.draws=2", "budget.steps=2", *mine))
+    assert done.returncode == 0, done.stderr
+    card = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
+    assert (card["spent"]["steps"], card["spent"]["labels"]) == (2, {})
+    assert any(flag["text"].startswith("the held-out verdicts are not of the objective: ") for flag in card["flags"])
+    assert card["metrics"]["rm_accuracy"]["value"] is not None
+
+
+@pytest.mark.slow
 def test_a_policy_that_chats_is_rewarded_for_its_messages(
     terminal: Terminal, chatting: Path, words: Path, tmp_path: Path
 ) -> None:

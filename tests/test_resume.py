@@ -215,7 +215,7 @@ def test_a_checkpoint_holds_tensors_and_json_only_and_appears_whole(tiny_bench: 
     for name, algorithm in (param.values for param in algorithms() if param.id in FAST):
         work = tmp_path / name
         work.mkdir(exist_ok=True)
-        trainer = tiny_bench.trainer(algorithm, Budget(1e15, steps=4), work, config=OFTEN)
+        trainer = tiny_bench.trainer(algorithm, Budget(1e15, steps=5), work, config=OFTEN)
         trainer.run(name)
         kept = sorted((work / "checkpoint").iterdir())
         numbers = [int(file.name.partition("-")[0]) for file in kept]

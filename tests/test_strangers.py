@@ -173,6 +173,12 @@ def custom_code(folder: Path) -> None:
     (folder / "code.py").write_text("raise SystemExit('this must never run')")
 
 
+def adapter_alone(folder: Path) -> None:
+    adapter_beside(folder)
+    for file in (folder / "config.json", *folder.glob("model*.safetensors")):
+        file.unlink()
+
+
 def adapter_beside(folder: Path) -> None:
     model = transformers.LlamaForCausalLM.from_pretrained(folder)
     peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear")).save_pretrained(
@@ -183,6 +189,7 @@ def adapter_beside(folder: Path) -> None:
 FAULTS = [
     (lambda folder: edit(folder / "config.json", num_hidden_layers=1), "has 9 weights that its config.json has no place for"),
     (adapter_beside, "has an adapter beside its weights"),
+    (adapter_alone, "is an adapter without the model under it; merge it into that"),
     (lambda folder: edit(folder / "generation_config.json", eos_token_id=[[0]]), "has the end token [0], not a number"),
     (no_tokenizer, "has no tokenizer"),
     (other_tokenizer, "embeddings for 97 tokens only"),

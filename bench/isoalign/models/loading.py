@@ -74,6 +74,12 @@ def other_model(name: str, unread: Collection[str]) -> UserError:
 
 def load_config(name: str) -> Any:
     """The configuration of a model. Raises UserError if it can't be loaded or is of no causal language model."""
+    path = Path(model_path(name))
+    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+        raise UserError(
+            f"the model {name!r} is an adapter without the model under it; merge it into that with peft's merge_and_unload "
+            "and save the whole"
+        )
     with hub.loading_errors("the model", model_path(name)):
         config = transformers.AutoConfig.from_pretrained(model_path(name), trust_remote_code=False)
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:

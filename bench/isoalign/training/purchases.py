@@ -20,16 +20,19 @@ def pay_reward_model(session: Session, rewarder: Rewarder, labelled_by: str) -> 
     """Charge the training of the reward model of this round, and the verdicts that it learned from; nothing at later calls."""
     if (name := session.round_name(labelled_by)) in session.reward_models:
         return
-    meter, feedback = session.meter, session.fetch(session.source.feedback, labelled_by)
-    bill, read = rewarder.training_bill(), rewarder.verdicts()
-    own = read.get(feedback.source, [])
-    others = {source: verdicts for source, verdicts in read.items() if source != feedback.source}
-    unpaid = sum(len(set(read) - meter.labels.get(source, set())) for source, read in others.items())
-    if others and not unpaid:  # the golden set was charged with an earlier round's reward model
-        bill = [item for item in bill if item[0] == "reward"]
-    session.pay_verdicts(feedback, own, sum(flops for _, _, flops in bill), unpaid)
-    for source, verdicts in others.items():
-        meter.label(source, verdicts)
+    meter, bill = session.meter, rewarder.training_bill()
+    if read := rewarder.verdicts():
+        feedback = session.fetch(session.source.feedback, labelled_by)
+        own = read.get(feedback.source, [])
+        others = {source: verdicts for source, verdicts in read.items() if source != feedback.source}
+        unpaid = sum(len(set(read) - meter.labels.get(source, set())) for source, read in others.items())
+        if others and not unpaid:  # the golden set was charged with an earlier round's reward model
+            bill = [item for item in bill if item[0] == "reward"]
+        session.pay_verdicts(feedback, own, sum(flops for _, _, flops in bill), unpaid)
+        for source, verdicts in others.items():
+            meter.label(source, verdicts)
+    else:
+        meter.require(sum(flops for _, _, flops in bill))
     meter.add_seconds(rewarder.seconds())
     for role, kind, flops in bill:
         meter.charge(role, kind, flops)

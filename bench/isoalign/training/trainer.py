@@ -83,6 +83,7 @@ class Trainer:
                         for step in steps:
                             self._step(step)
                             bar.show(self.session.fraction, self.log[-1])
+                            self.meter.require(steps=1)  # before the next ones are sampled for
                 except BudgetSpent as spent:
                     reason = str(spent)
                     break
@@ -168,8 +169,7 @@ class Trainer:
         loss = self.gradients.accumulate(step)
         norms = {name: self.clip(group) for name, group in self.parameters.items()}
         self.meter.steps += 1
-        finite = all(torch.isfinite(torch.tensor([loss, *norms.values()])).tolist())
-        if finite:
+        if finite := bool(torch.isfinite(torch.tensor([loss, *norms.values()])).all()):
             self.skipped_in_a_row = 0
             for optimizer in self.optimizers.values():
                 optimizer.param_groups[0]["lr"] = rate

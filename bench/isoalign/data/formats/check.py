@@ -28,6 +28,7 @@ from isoalign.data.formats.leakage import Leakage
 from isoalign.data.formats.report import FIRST_ROWS, Leaks, LengthBias, Lengths, Report
 from isoalign.data.formats.types import EQUAL_SCORES, OTHER_PROMPT, REASONING, REVERSED, SKIPPED, TRANSCRIPT, UNREAD, Node
 
+MANY_REPEATING = 0.05  # of the different answers, those that begin with their prompt
 ONE_SIDED = 10  # pairs of candidates that one place wins, of all
 
 
@@ -197,7 +198,7 @@ class _Tally:
             warnings.append(
                 f"the {which} candidate wins all {count(self.placed)} pairs: does its column mean what the format says?"
             )
-        if 2 * self.repeating > len(self.answers):
+        if self.repeating > MANY_REPEATING * len(self.answers):
             begin = "begin with their prompt, which is read as a part of them; give the answers alone"
             warnings.append(f"{count(self.repeating)} of {count(len(self.answers))} different answers {begin}")
         if contradictions:

@@ -138,6 +138,7 @@ class PlannedRun:
         before = self.meter.flops
         for step in self.algorithm.iteration(self.lab):
             self._step(step)
+            self.meter.require(steps=1)
         if self.meter.flops == before:
             raise UserError("an iteration spends none of the budget")
 

@@ -41,10 +41,13 @@ class Harness:
             restore_random_states(saved["random"])
             for weight, value in zip(self.moving, saved.get("moving", []), strict=True):
                 weight.data.copy_(value)
+        taken, limit, rows = self.run.meter.steps, self.run.budget.steps, None
         while True:
             self.run.begin_round()
-            rows = self.gather()
+            if rows is None or limit is None or taken < limit:  # a batch is fetched ahead of its step, the last one for none
+                rows = self.gather()
             for _ in range(self.repeats):
+                taken += 1
                 yield collate(rows)
             self.run.save_if_due()
 
