@@ -188,6 +188,7 @@ def test_a_sweep_over_nothing_or_over_one_unknown_name_is_refused() -> None:
     ("schema", "settings", "words"),
     [
         (Budget, {"flops": "much"}, ["budget.flops", "much"]),
+        (Budget, {"flops": None, "steps": 3}, ["budget.flops: must be a number, not null"]),
         (Budget, {"flops": 1.0, "time": 3}, ["budget.time"]),
         (ModelConfig, {"name": "nano", "eos": "never"}, ["eos must be masked or open, not 'never'"]),
         (FeedbackConfig, {"noise": 0.5}, ["noise must lie in [0, 0.5), not 0.5"]),

@@ -1,6 +1,7 @@
 """Fill configuration dataclasses from yaml, Hydra nodes or the JSON of cards."""
 
 import json
+import re
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from typing import Any, get_type_hints
@@ -10,6 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
+
+KINDS = {"float": "a number", "int": "a whole number", "str": "a text", "bool": "true or false"}
+NO_NULL = re.compile(r"Incompatible value 'None' for field of type '(\w+)'")
 
 
 def build_config(schema: type, settings: Any, where: str) -> Any:
@@ -23,8 +27,9 @@ def build_config(schema: type, settings: Any, where: str) -> Any:
         return OmegaConf.to_object(OmegaConf.merge(node, settings))
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         key = getattr(error, "full_key", None)
-        place = f"{where}.{key}" if key else where
-        raise UserError(f"{place}: {str(error).splitlines()[0]}") from error
+        place, said = f"{where}.{key}" if key else where, str(error).splitlines()[0]
+        said = f"must be {KINDS.get(match[1], match[1])}, not null" if (match := NO_NULL.fullmatch(said)) else said
+        raise UserError(f"{place}: {said}") from error
 
 
 @cache
