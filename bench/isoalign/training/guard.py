@@ -205,7 +205,8 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
         if guard.forbids(path := os.fsdecode(arguments[0])):
             guard.deny(path)
-        if reads_data(path, arguments[2]):
+        own = threading.current_thread() is threading.main_thread()  # the others are of libraries, as of trackers
+        if own and reads_data(path, arguments[2]):
             guard.files.add(os.path.basename(path))
     elif event in PROGRAM_EVENTS:
         guard.deny(f"the output of another program ({event}: {arguments[0]!s:.60})")

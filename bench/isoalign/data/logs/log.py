@@ -37,8 +37,7 @@ class LogRow:
 class Log:
     """The rows of a file. ``kind``: the tool; ``task`` and ``name`` of the model, empty where the file does not say;
     ``against``: whom the scores are against, and by which judge; ``skipped``: metrics that are not one number a row,
-    each with the first row that has another value;
-    ``conditions``: under which the answers were given, as the file has them."""
+    each with the first row that has another value; ``conditions``: under which the answers were given, as the file says."""
 
     file: Path
     kind: str
