@@ -29,7 +29,7 @@ from isoalign.tools.tuning import space as space_module
 from isoalign.tools.tuning.search import Search, at_ends, spread
 from isoalign.tools.tuning.space import beyond, further, points, refused_beyond, space, widened
 from isoalign.tools.tuning.trials import RULES, Trial, largest_gain, one_paired_error, one_standard_error, paired
-from workbench import COMMAND, TINY, Terminal, complaint
+from workbench import COMMAND, TINY, Terminal, complaint, finished
 
 SPACE = {"a": ["1", "2", "3"], "b": ["x", "y", "z", "w"]}
 
@@ -321,12 +321,13 @@ def test_settings_of_another_task_and_method_whose_file_has_the_same_name_are_no
     conf = theirs.home / "site" / "mine" / "conf"
     (conf / "task" / "theirs_online.yaml").write_text("defaults: [nano]\nname: theirs_online\n")
     (conf / "tuned" / "theirs_dpo.yaml").rename(conf / "tuned" / "theirs_online_dpo.yaml")
+    made = finished(theirs.store)
     told = "tuned/theirs_online_dpo.yaml is of online_dpo on theirs, not of dpo on theirs_online: rename the task"
     for named in ([], ["tuned=theirs_online_dpo"]):
         assert told in complaint(theirs(theirs.run("task=theirs_online", "algorithm=dpo", *named)))
     tune = [COMMAND, "tune", "theirs_online", "dpo", "--conf", "conf", f"task.model.name={theirs.model}"]
     assert told in complaint(theirs([*tune, "--store", str(theirs.store)]))
-    assert not theirs.store.exists()
+    assert finished(theirs.store) == made
     assert not (theirs.home / "conf").exists()
 
 

@@ -35,7 +35,7 @@ from isoalign.stages.teacher import require_teacher
 from isoalign.tools.plan.feedback import PlannedReward, PlannedScores, PlannedServer
 from isoalign.tools.plan.models import PlannedModel, language_model, reward_shapes
 
-VERDICTS = 0.2  # share of the pairs of answers that get a verdict: .22 and .24 on nano, .14 and .15 on smol
+VERDICTS = 0.2  # share of the pairs of answers that get a verdict: .22 and .24 on nano, .13 and .16 on smol
 FEATURES = 230  # of a text, that the classifier of the judge reads: models/classifiers.py
 ASKED = 32  # questions by which a judge's price is estimated, and answers by which a critic's is
 
