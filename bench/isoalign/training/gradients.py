@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -144,8 +145,10 @@ class Gradients:
 
     def _losses(self, step: Step, part: Batch, rows: int) -> Any:
         self.session.loss_share = len(part) / rows
+        # which columns go together depends on rows, and processes that gather weights make their passes in one order
+        joint = nullcontext() if self.session.shards else self.session.joint.over(part)
         try:
-            with self.session.joint.over(part):
+            with joint:
                 return self.session.sandboxed(step.loss, self.lab, part)
         finally:
             self.session.loss_share = 0.0
