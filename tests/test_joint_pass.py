@@ -1,5 +1,6 @@
 """What a step's loss reads of the same prompts is one pass, with the losses, gradients and bill of several."""
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,33 @@ def test_both_answers_of_a_pair_are_one_pass(tiny_bench: Bench, tmp_path: Path, 
     train(tiny_bench, tmp_path, Trained(both), steps=1)
     assert rows_read[-2:] == [4, 8]  # four prompts, then both answers of each
     assert sum(rows_read) - 12 == sum(rows_read[:-2])
+
+
+class CutWeights(list[Any]):
+    """Weights that processes hold together, of which there are none to gather."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_processes_that_gather_weights_make_passes_in_the_order_of_the_loss(
+    tiny_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: bool
+) -> None:
+    order: list[str] = []
+
+    def noted(lab: Lab, pairs: Pairs) -> Tensor:
+        order.clear()
+        return lab.log_ratio(pairs.chosen) - lab.log_ratio(pairs.rejected)
+
+    trainer = tiny_bench.trainer(Trained(noted), Budget(1e15, steps=1), tmp_path, config=TrainConfig(warmup=2))
+    monkeypatch.setattr(type(trainer.session), "shards", property(lambda _: CutWeights() if cut else []))
+    for name in ("policy", "reference"):
+        model = getattr(trainer.session, name)
+        monkeypatch.setattr(model, "_pass", functools.partial(lambda own, name, parts: [order.append(name), own(parts)][1],
+                                                              model._pass, name))  # fmt: skip
+    trainer.run("order")
+    assert order == (["policy", "reference"] * 2 if cut else ["policy", "reference"])
 
 
 def test_what_a_loss_does_not_read_with_gradients_is_not_read(tiny_bench: Bench, tmp_path: Path, rows_read: list[int]) -> None:
