@@ -54,6 +54,8 @@ def trainer_of(bench: Bench, name: str, work: Path) -> Trainer:
         model.precision = "bfloat16" if "b" in layout else "float32"
         if "d" in layout:
             model.inner.double()
+        if set(layout) & {"d", "b"}:  # whole rows in every layout: after one reading of a prompt, states round otherwise
+            model.shares_prompts = False
         if "c" in layout:
             checkpoint_layers(model.inner)
         if "s" in layout:
