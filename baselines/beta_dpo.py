@@ -56,7 +56,8 @@ class BetaDPO(PairLoss):
         """One batch of pairs, of which some are left out; one step."""
         pairs = lab.pairs(self.batch_size)
         with torch.no_grad():
-            gaps = margin(lab, pairs) * (self.beta if self.scale_margin else 1.0)
+            gaps = lab.log_ratio(pairs.chosen) - lab.log_ratio(pairs.rejected)  # not logged: the step logs those it keeps
+            gaps = gaps * (self.beta if self.scale_margin else 1.0)
         for name, value in (("mean", gaps.mean()), ("deviation", gaps.std())):
             lab.state[name] = self.momentum * lab.state.get(name, 0.0) + (1 - self.momentum) * float(value)
         usual = lab.state["mean"]

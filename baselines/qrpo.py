@@ -10,6 +10,8 @@ from torch import Tensor
 from isoalign import Batch, Lab, Paper, Rollouts, Step, register
 from isoalign.baselines.parts.sampling import check_sizes, minibatches
 
+ROUNDING = 1e-3  # rewards, of deviation 1, this near are equal: rows of other widths round one answer's apart by some 3e-5
+
 
 @dataclass(frozen=True)
 class Ranked(Batch):
@@ -67,8 +69,8 @@ class QRPO:
         base, own = lab.generate(prompts, self.references, by="reference"), lab.generate(prompts, self.draws)
         score = lab.reward(own)
         others = lab.reward(base).view(-1, self.references).repeat_interleave(self.draws, 0)
-        lab.log(reward=score.mean(), ties=(others == score.unsqueeze(1)).float().mean())
-        batch = Ranked(own, (others <= score.unsqueeze(1)).float().mean(1))
+        lab.log(reward=score.mean(), ties=((others - score.unsqueeze(1)).abs() <= ROUNDING).float().mean())
+        batch = Ranked(own, (others <= score.unsqueeze(1) + ROUNDING).float().mean(1))
         yield from minibatches(lab, batch, self.loss, self.epochs, self.batch_size)
 
     def loss(self, lab: Lab, batch: Ranked) -> Tensor:

@@ -37,6 +37,8 @@ class Reinforce:
         check_sizes(self)
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must lie in [0, 1), not {self.decay}")
+        if self.rollouts == 1 and self.decay == 0:
+            raise ValueError("a single rollout with decay=0 is its own baseline, so nothing is learned; set rollouts or decay")
 
     def iteration(self, lab: Lab) -> Iterator[Step]:
         """One batch of new completions, one step: the gradient is that of the policy that sampled them."""

@@ -279,6 +279,16 @@ def test_beta_follows_the_margin_of_the_kept_pairs_and_the_averages_start_at_zer
     )
 
 
+def test_only_the_pairs_that_a_step_keeps_are_logged(tiny_bench: Bench) -> None:
+    lab, oracle = nudge(tiny_bench.lab()), nudge(tiny_bench.lab())
+    (step,) = BetaDPO(batch_size=5, keep=0.4).iteration(lab)
+    step.loss(lab, step.batch)
+    pairs = oracle.pairs(5)
+    kept = (step.batch.pairs.index[:, None] == pairs.index[None]).nonzero()[:, 1]
+    mean = oracle.log_ratio(pairs[kept].chosen).mean().item()
+    assert session_of(lab).take_logged()["chosen_log_ratio"] == pytest.approx(mean)
+
+
 def test_pairs_of_unusual_margin_are_left_out_by_the_chance_that_the_paper_gives_them() -> None:
     """Of three pairs one is kept, by weights exp(-z^2 / 2) with z of 0, 1 and 2: shares .5742, .3483 and .0777."""
 

@@ -125,6 +125,16 @@ def test_a_quantile_is_the_share_of_the_bases_answers_to_the_prompt_that_are_no_
     assert [hoped[tuple(row.tolist())] for row in batch.rollouts.tokens] == pytest.approx(batch.quantile.tolist())
 
 
+def test_rewards_that_rounding_sets_apart_are_ties(tiny_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = tiny_bench.lab()
+    calls = iter([tensor([0.5, 0.5]), tensor([0.5 + 3e-5, 0.5 - 3e-5, 0.4, 0.6])])  # of the policy's answers and the base's
+    monkeypatch.setattr(lab, "reward", lambda answers: next(calls))
+    (step,) = QRPO(prompts=1, draws=2, references=4, batch_size=2).iteration(lab)
+    batch: Any = step.batch
+    assert batch.quantile.tolist() == [0.75, 0.75]
+    assert session_of(lab).take_logged()["ties"] == 0.5
+
+
 # -- APA ---------------------------------------------------------------------------------------------------------------
 
 

@@ -101,9 +101,9 @@ def test_a_group_of_one_or_of_more_than_there_are_is_refused(bad: dict[str, int]
         RLOO(**bad)
 
 
-@pytest.mark.parametrize("bad", [{"decay": 1.0}, {"decay": -0.1}, {"rollouts": 0}])
+@pytest.mark.parametrize("bad", [{"decay": 1.0}, {"decay": -0.1}, {"rollouts": 0}, {"rollouts": 1, "decay": 0}])
 def test_a_baseline_that_never_moves_is_refused(bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"decay must lie in \[0, 1\)|rollouts must be 1 or more"):
+    with pytest.raises(ValueError, match=r"decay must lie in \[0, 1\)|rollouts must be 1 or more|is its own baseline"):
         Reinforce(**bad)
 
 
