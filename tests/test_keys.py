@@ -225,6 +225,18 @@ def test_what_a_package_itself_holds_and_what_lies_beside_it_is_in_the_key_of_it
     assert len(set(found)) == 4
 
 
+def test_a_script_that_is_run_has_a_source_and_what_lies_beside_it_too(tmp_path: Path) -> None:
+    script = "import beside\nfrom isoalign.core import source\n\nprint(source.source_digest(['__main__']))\n"
+    found = []
+    for text, beside in ((script, "A = 1\n"), (f"{script}B = 1\n", "A = 1\n"), (script, "A = 2\n")):
+        (tmp_path / "script.py").write_text(text)
+        (tmp_path / "beside.py").write_text(beside)
+        done = subprocess.run([sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, env={})
+        assert done.returncode == 0, done.stderr
+        found.append(done.stdout)
+    assert len(set(found)) == 3
+
+
 def test_an_empty_package_and_one_that_cannot_be_imported_are_no_fault_of_a_plug_in(tmp_path: Path) -> None:
     for package in ("plug", "helpers"):
         (tmp_path / package).mkdir()

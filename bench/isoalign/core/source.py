@@ -243,7 +243,11 @@ def _sources(modules: tuple[str, ...]) -> dict[str, str]:
 @cache
 def _folder(top: str) -> Path | None:
     """The folder that a module or package written in Python lies in; None where packages are installed: they have versions."""
-    spec = None if top in sys.stdlib_module_names else importlib.util.find_spec(top)
+    try:
+        spec = None if top in sys.stdlib_module_names else importlib.util.find_spec(top)
+    except ValueError:  # of a script or a notebook, which is __main__
+        file = getattr(sys.modules[top], "__file__", None)
+        return Path(file).resolve().parent if file else None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
     file = Path(spec.origin)
