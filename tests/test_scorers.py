@@ -186,7 +186,7 @@ def test_a_scorer_of_the_same_name_with_other_weights_is_another(tmp_path: Path)
         _tiny(tmp_path / "b", ["nothate", "hate"], initializer_range=0.1),
     )
     assert scorers.scorer_identity(first) == scorers.scorer_identity(f"{first}#hate") != scorers.scorer_identity(second)
-    assert scorers.scorer_identity("hf:nobody/nothing") == "nobody/nothing read 2"  # not to be had: loading it says so
+    assert scorers.scorer_identity("hf:nobody/nothing") == "nobody/nothing read 3"  # not to be had: loading it says so
     assert scorers.scorer_identity("tox_block") == "tox_block"
     as_reward = scorers.scorer_identity(first.replace("hf:", "reward:"))
     assert scorers.weights_of(scorers.scorer_identity(first)) == as_reward == scorers.weights_of(as_reward), "one model"
@@ -202,7 +202,7 @@ def test_a_hub_name_stands_for_its_commit(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"HF_HOME": str(tmp_path)}, capture_output=True, text=True
     )
-    assert done.stdout.strip() == f"{commit} read 2", done.stderr
+    assert done.stdout.strip() == f"{commit} read 3", done.stderr
 
 
 def test_texts_that_a_scorer_reads_in_part_are_counted_and_told(tmp_path: Path) -> None:
@@ -337,6 +337,30 @@ def test_a_classifier_that_was_saved_with_padding_on_the_left_scores_each_text_a
     scorer = load_scorer(f"hf:{tmp_path}")
     texts = ["you are kind", "this is a comment number of an idiot and thanks"]
     assert scorer(texts) == pytest.approx([scorer([text])[0] for text in texts], abs=1e-5)
+
+
+def test_a_classifier_that_is_sure_of_all_texts_is_padded_where_it_reads_each_alone(tmp_path: Path) -> None:
+    """Probabilities near 0 do not show on which side padding moves a text; logits do."""
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    _tiny(tmp_path, ["nothate", "hate"])
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, padding_side="left")
+    tokenizer.save_pretrained(tmp_path)
+    labels = {"id2label": {0: "nothate", 1: "hate"}, "label2id": {"nothate": 0, "hate": 1}, "pad_token_id": 0}
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=64, initializer_range=0.5, **labels,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config)
+    with torch.no_grad():
+        model.classifier.bias[:] = torch.tensor([10.0, -10.0])
+    model.save_pretrained(tmp_path)
+    scorer = load_scorer(f"hf:{tmp_path}")
+    texts = ["you are kind", "this is a comment number of an idiot and thanks"]
+    alone = [scorer([text])[0] for text in texts]
+    assert max(alone) < 1e-6
+    assert scorer(texts) == pytest.approx(alone, rel=1e-4, abs=0)
 
 
 @pytest.mark.parametrize("padding", [None, "[PAD]", "thanks"], ids=["no padding token", "its own", "another token"])

@@ -74,7 +74,7 @@ def test_a_scorer_has_a_revision_before_its_label(cache: Path) -> None:
     texts = ["you are kind", "go away"]
     toxic, fine = (scorers.load_scorer(f"hf:org/toxic@main#{label}")(texts) for label in ("toxic", "fine"))
     assert [a + b for a, b in zip(toxic, fine, strict=True)] == pytest.approx([1.0, 1.0])  # type: ignore[operator]
-    assert scorers.scorer_identity("hf:org/toxic@main#toxic") == f"{NEW} read 2"
+    assert scorers.scorer_identity("hf:org/toxic@main#toxic") == f"{NEW} read 3"
     with pytest.raises(UserError, match="cannot load org/toxic at revision v2"):
         scorers.load_scorer("hf:org/toxic@v2#toxic")
 

@@ -24,11 +24,11 @@ from isoalign.models.bilstm import BiLSTM
 from isoalign.models.flops import shape_of
 from isoalign.models.row_padding import free_padding, own_padding
 
-READS = 2  # raised when a classifier gives other scores by the same weights
+READS = 3  # raised when a classifier gives other scores by the same weights
 REWARD = "reward:"  # of the name of a scorer that is a reward model
 EMBEDDED = ("tox_block", "toxic_classifier")
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError)  # of a model on a text
-TOLERANCE = 1e-3  # of a probability: how far apart a text's scores may be alone and in a padded batch
+TOLERANCE = 1e-3  # of a logit, relative to 1 + its size: how far apart a text's may be alone and in a padded batch
 HARMS = {
     "toxic", "toxicity", "severe_toxic", "severe_toxicity", "obscene", "threat", "insult", "identity_hate", "identity_attack",
     "sexual_explicit", "profanity", "hate", "harassment", "violence",
@@ -152,15 +152,19 @@ def _load_hub_scorer(name: str, device: str) -> Scorer:
     own = own_padding(model.config, getattr(model.config.get_text_config(), "vocab_size", 0))
 
     @torch.inference_mode()
-    def probabilities(texts: Sequence[str]) -> Tensor:
+    def logits(texts: Sequence[str]) -> Tensor:
+        """[B, labels], nan where all of a text is padding."""
         batch = tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
         read = batch["attention_mask"].bool()
         rows = [row[kept] for row, kept in zip(batch["input_ids"], read, strict=True)]
         pad = free_padding(model.config, (int(row[-1]) for row in rows if len(row))) if own is None else own
         batch["input_ids"] = batch["input_ids"].masked_fill(~read, pad)
-        logits = model(**batch.to(device)).logits.float().cpu()
-        probabilities: Tensor = logits.softmax(-1) if several else logits.sigmoid()
-        return torch.where(read.any(-1), probabilities[:, label], torch.nan)  # nan if all is padding
+        found: Tensor = model(**batch.to(device)).logits.float().cpu()
+        return found.where(read.any(-1, keepdim=True), torch.nan)
+
+    def probabilities(texts: Sequence[str]) -> Tensor:
+        found = logits(texts)
+        return (found.softmax(-1) if several else found.sigmoid())[:, label]
 
     def price(texts: Sequence[str]) -> int:
         shape = shape_of(model, None)  # asked here, since a scorer of the evaluation needs no price
@@ -170,22 +174,23 @@ def _load_hub_scorer(name: str, device: str) -> Scorer:
     def count_longer(texts: Sequence[str]) -> int:
         return sum(len(ids) > longest for ids in tokenizer(list(texts), verbose=False)["input_ids"])
 
-    _settle_padding(name, tokenizer, probabilities)
+    _settle_padding(name, tokenizer, logits)
     return Scorer(name, probabilities, batch_size=32, price=price, count_longer=count_longer)
 
 
-def _settle_padding(name: str, tokenizer: Any, probabilities: Callable[[Sequence[str]], Tensor]) -> None:
-    """Pad on the side on which a text's score does not depend on the texts beside it: on the left it does where positions are
-    counted from the first token. Raises UserError where it depends on them on both sides."""
+def _settle_padding(name: str, tokenizer: Any, logits: Callable[[Sequence[str]], Tensor]) -> None:
+    """Pad on the side on which a text's logits do not depend on the texts beside it: on the left they do where positions are
+    counted from the first token, or the first is what is read. Probabilities near 0 or 1 would hide it. Raises UserError where
+    they depend on them on both sides."""
     short, long = "You are kind.", "This is a longer text, of which nobody knows yet how it will be read, and by whom."
     for side in dict.fromkeys((tokenizer.padding_side, "right", "left")):
         tokenizer.padding_side = side
         try:
-            alone = torch.cat([probabilities([text]) for text in (short, long)])
-            together = probabilities([short, long])
+            alone = torch.cat([logits([text]) for text in (short, long)])
+            together = logits([short, long])
         except FAILURES:  # told where texts are scored
             return
-        if torch.allclose(together, alone, atol=TOLERANCE, equal_nan=True):
+        if torch.allclose(together, alone, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
             return
     raise UserError(f"{name} gives a text another score where a longer one stands beside it; choose another classifier")
 
