@@ -430,6 +430,14 @@ def test_values_that_are_not_of_the_figure_are_not_pooled_for_it() -> None:
     assert section.rows[0].estimate("rm_accuracy") == pool_estimates(estimates, (0.0, 1.0))
 
 
+def test_values_whose_sum_is_over_the_largest_float_are_those_of_the_figure() -> None:
+    cards = [make("kto", seed) for seed in range(3)]
+    many = {"a": 1.5e308, "b": 1.5e308, "c": -1.5e308, "d": -1.5e308}
+    cards = [dataclasses.replace(one, values={"perplexity": many}) for one in cards]
+    (section,) = leaderboard.build_board(cards).sections
+    assert section.rows[0].estimate("perplexity").value is not None
+
+
 def test_cards_of_one_seed_are_one_seed_to_the_statistics() -> None:
     twice = [valued(make("kto")), valued(make("kto", key="another", shift=0.02))]
     found = seeds_of(twice, "toxicity_mean")

@@ -154,7 +154,7 @@ def _is_prompt_mean(card: Card, metric: str) -> bool:
     if estimate is None or estimate.value is None or not known:
         return False
     width = (estimate.high or 0.0) - (estimate.low or 0.0)
-    return abs(math.fsum(known) / len(known) - estimate.value) <= SAME * width + 1e-5
+    return abs(math.fsum(value / len(known) for value in known) - estimate.value) <= SAME * width + 1e-5
 
 
 def clip(e: Estimate, bounds: tuple[float, float]) -> Estimate:
