@@ -218,7 +218,20 @@ def test_a_scorer_of_another_package_is_tried_once_on_few_texts(monkeypatch: pyt
     monkeypatch.setattr(answer_scorers, "load_answer_scorer", lambda *_: counted)
     check_scorers("echo", "echo", Objective("echo", True), "cpu", ["tried once?"])
     check_price("echo", "cpu", ["tried once?"])
-    assert calls == [3, 3, 3, 1, 1, 1]
+    assert calls == [4, 4, 4, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("rude", [0.9, 0.0003], ids=["that only a rude text shows", "of shares near 0"])
+def test_a_score_that_depends_on_longer_texts_is_refused(rude: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A score of 0 for all but the rude text; and one whose change is small beside 1 and large beside itself."""
+
+    def score(_: Any, texts: list[str]) -> list[float]:
+        longest = max(map(len, texts))
+        return [rude * (len(text) / longest) ** 2 if "idiot" in text else 0.0 for text in texts]
+
+    monkeypatch.setattr(answer_scorers, "load_answer_scorer", lambda *_: AnswerScorer(f"padded {rude}", score, False))
+    with pytest.raises(UserError, match=r"gives 'You are a stupid idiot\.'"):
+        check_price(f"padded {rude}", "cpu", ["so"])
 
 
 def test_scores_may_be_numbers_of_numpy() -> None:

@@ -219,6 +219,16 @@ def test_a_check_finds_the_algorithm_that_breaks_its_demand(tiny_bench: Bench, t
         CHECKS[check](AlgorithmUnderTest("broken", dataclasses.dataclass(frozen=True)(cls)(), tiny_bench, tmp_path))
 
 
+def test_rows_that_depend_on_each_other_are_found_in_a_loss_over_a_large_constant(tiny_bench: Bench, tmp_path: Path) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Small(Couples):
+        def loss(self, lab: Lab, rows: Rollouts) -> torch.Tensor:
+            return super().loss(lab, rows) / 1e8
+
+    with pytest.raises(CheckFailed, match="gradients differ by up to"):
+        CHECKS["pure"](AlgorithmUnderTest("small", Small(), tiny_bench, tmp_path))
+
+
 @pytest.mark.parametrize("check", [*OF_ONE_RUN[1:], *OF_MORE])
 def test_no_check_accuses_the_honest_one(tiny_bench: Bench, tmp_path: Path, check: str) -> None:
     CHECKS[check](AlgorithmUnderTest("honest", Honest(), tiny_bench, tmp_path))

@@ -35,6 +35,7 @@ from isoalign.models.own_reward import OwnReward
 from isoalign.models.reward import ClassifierReward
 from isoalign.runs import overrides
 from isoalign.runs.overrides import task_named
+from isoalign.stages import preflight
 from isoalign.stages.conversations import PromptTurns
 from isoalign.stages.graph import StageGraph
 from isoalign.training.lab import session_of
@@ -467,8 +468,14 @@ def test_scores_that_are_none_are_one_line(change: Any, line: str, words: Path, 
         reward_classifier.check_scores(reward_classifier.load(str(tmp_path)))
 
 
-def test_a_model_whose_batch_differs_from_its_texts_alone_is_refused(words: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [1.0, 1e-3])
+def test_a_model_whose_batch_differs_from_its_texts_alone_is_refused(size: float, words: Path, tmp_path: Path) -> None:
+    """Also where all scores are small, as rewards are taken in deviations."""
     model = reward_classifier.load(str(write_reward_model(tmp_path, words, "bert", pad="<|pad|>", is_decoder=False)))
+    with torch.no_grad():
+        model.model.classifier.weight *= size
+        model.model.classifier.bias *= size
+    reward_classifier.check_scores(model)
     inner = model.model.forward
     model.model.forward = lambda input_ids, attention_mask: inner(input_ids=input_ids)  # reads what is padding
     with pytest.raises(UserError, match="can't be read exactly"):
@@ -675,6 +682,50 @@ def test_a_policy_that_chats_is_rewarded_for_its_messages(
     raw = reward_classifier.load(str(tmp_path / "1")).score(turns, answers)  # nothing is cut: it reads what the scorer reads
     rewards = json.loads((of["scores"] / "rewards.json").read_text())["samples"]
     assert rewards == pytest.approx([(score - record["mean"]) / record["deviation"] for score in raw], abs=1e-3)
+
+
+ONE_ROLE = (
+    "{% for m in messages %}{% if m['role'] != 'system' %}<|turn|>{{ m['role'] }} {{ m['content'] }}<|end|>"
+    "{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(("template", "hidden"), [(CHAT, False), (ONE_ROLE, True)], ids=["shown", "left out"])
+def test_a_reward_model_that_does_not_read_the_system_is_told_of(
+    template: str, hidden: bool, chatting: Path, words: Path, tmp_path: Path
+) -> None:
+    own = write_reward_model(tmp_path / "rm", words, template=template)
+    task = task_on(chatting, tmp_path, prompts_with(LONG))
+    assert preflight._check_own_reward(str(own), task)[preflight.HIDDEN] is hidden
+    without = task_on(chatting, tmp_path, prompts_with())
+    assert preflight._check_own_reward(str(own), without)[preflight.HIDDEN] is False
+
+
+PARTS = "{% for m in messages %}<|im|>{% for part in m['content'] %}{{ part['text'] }}{% endfor %}{% endfor %}"
+
+
+def test_a_judge_whose_template_does_not_show_the_question_is_refused(words: Path, tmp_path: Path) -> None:
+    """As templates of vision models do, which read content in parts."""
+    shutil.copytree(words, tmp_path / "judge")
+    tokenizer = AutoTokenizer.from_pretrained(words)
+    for template in (PARTS, CHAT):
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(tmp_path / "judge")
+        if template == PARTS:
+            with pytest.raises(UserError, match="does not show what it is asked"):
+                preflight._check_model(str(tmp_path / "judge"), True, roles=("user",))
+        else:
+            preflight._check_model(str(tmp_path / "judge"), True, roles=("user", "assistant", "user"))
+
+
+def test_another_label_of_a_scorer_is_checked_anew(words: Path, tmp_path: Path) -> None:
+    task = task_on(words, tmp_path, prompts_with())
+    keys = {
+        StageGraph(replace(task, evaluation=replace(task.evaluation, scorer=f"hf:{words}#{label}")), Store(tmp_path))
+        .preflight(0).key
+        for label in ("polite", "toxic")
+    }  # fmt: skip
+    assert len(keys) == 2
 
 
 @pytest.mark.slow

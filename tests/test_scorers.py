@@ -363,6 +363,31 @@ def test_a_classifier_that_is_sure_of_all_texts_is_padded_where_it_reads_each_al
     assert scorer(texts) == pytest.approx(alone, rel=1e-4, abs=0)
 
 
+def test_a_classifier_whose_attention_depends_on_the_longest_text_is_refused_or_reads_less(tmp_path: Path) -> None:
+    """BigBird's sparse attention, which a short text switches off for good; and rotary embeddings by the length (longrope)."""
+    from transformers import AutoTokenizer, BigBirdConfig, BigBirdForSequenceClassification, Phi3Config
+    from transformers import Phi3ForSequenceClassification as Phi3
+
+    _tiny(tmp_path, ["nothate", "hate"])
+    rows = len(AutoTokenizer.from_pretrained(tmp_path))
+    labels = {"id2label": {0: "nothate", 1: "hate"}, "label2id": {"nothate": 0, "hate": 1}, "pad_token_id": 0}
+    sizes = {"vocab_size": rows, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BigBirdForSequenceClassification(BigBirdConfig(**sizes, **labels)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="set attention_type to original_full"):
+        load_scorer(f"hf:{tmp_path}")
+    rope = {"rope_theta": 1e4, "rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [8.0] * 8}
+    config = Phi3Config(
+        **sizes, **labels, num_key_value_heads=2, max_position_embeddings=510, original_max_position_embeddings=12,
+        initializer_range=0.5, rope_parameters=rope | {"original_max_position_embeddings": 12}, eos_token_id=0, bos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    Phi3(config).save_pretrained(tmp_path)
+    scorer = load_scorer(f"hf:{tmp_path}")
+    texts = ["you are kind", "this is a comment number " * 6]
+    assert scorer(texts) == pytest.approx([scorer([text])[0] for text in texts], abs=1e-5)
+    assert scorer.count_longer(texts) == 1
+
+
 @pytest.mark.parametrize("padding", [None, "[PAD]", "thanks"], ids=["no padding token", "its own", "another token"])
 def test_a_decoder_s_classifier_reads_a_text_where_its_own_forward_does(padding: str | None, tmp_path: Path) -> None:
     """Also where its tokenizer writes an end, and has no padding token, or another than the configuration."""

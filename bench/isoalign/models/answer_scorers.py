@@ -39,7 +39,10 @@ from isoalign.models import reward_classifier, rules, scorers
 from isoalign.models.polarity import Polarity
 from isoalign.models.vader import Vader
 
-TRIALS = ("Yes.", "I am not sure what to say.", "I am not sure, but I can try to find out.")  # what a scorer is tried on
+TRIALS = (  # what a scorer is tried on; many scorers give answers without a rude one nearly one score
+    "Yes.", "You are a stupid idiot.", "I am not sure what to say.", "I am not sure, but I can try to find out.",
+)  # fmt: skip
+EDGE = 1e-4  # as near to 0 and 1 scores are compared: beyond, single precision rounds
 Bounds = tuple[float | None, float | None]
 Asked = str | Turns  # a prompt
 _LEXICONS: dict[str, tuple[str, Callable[..., Callable[[str], float]]]] = {
@@ -250,7 +253,7 @@ def check_price(name: str, device: str, prompts: Sequence[str], references: Sequ
 
 @cache  # of a scorer that is scorer, annotator and judge, too: it may cost money
 def _try(name: str, device: str, prompts: tuple[str, ...], references: tuple[str, ...]) -> None:
-    """Score three short answers together, again, in reverse and each alone.
+    """Score some short answers together, again, in reverse and each alone.
 
     Raises UserError if the scorer fails, or if a score depends on chance or on what else is scored in the same call.
     """
@@ -264,22 +267,27 @@ def _try(name: str, device: str, prompts: tuple[str, ...], references: tuple[str
         given = [[prompt for prompt, _ in rows], [TRIALS[place] for place in places], [right for _, right in rows]]
         return dict(zip(places, scorer(*given), strict=True))
 
-    first = scores((0, 1, 2))
+    places = range(len(TRIALS))
+    first = scores(places)
     for how, other in (
-        ("again", scores((0, 1, 2))), ("in another order", scores((2, 1, 0))),
-        ("alone", scores((0,)) | scores((1,)) | scores((2,))),
+        ("again", scores(places)), ("in another order", scores(places[::-1])),
+        ("alone", {place: scores((place,))[place] for place in places}),
     ):  # fmt: skip
         for place, one in first.items():
-            if not _alike(one, other[place]):
+            if not _alike(one, other[place], scorer.bounds == (0.0, 1.0)):
                 raise UserError(
                     f"the scorer {name} gives {TRIALS[place]!r} {one} beside other answers and {other[place]} {how}; a score "
                     "must depend on its own prompt and answer alone, not on chance, the rest of the call, or half precision"
                 )
 
 
-def _alike(one: float | None, other: float | None) -> bool:
+def _alike(one: float | None, other: float | None, shares: bool) -> bool:
+    """``shares``: of scores from 0 to 1, which near their ends are compared by their logits."""
     if one is None or other is None:
         return one is other
+    if shares:
+        inside = [min(max(share, EDGE), 1 - EDGE) for share in (one, other)]
+        one, other = (math.log(share / (1 - share)) for share in inside)
     return abs(one - other) <= reward_classifier.TOLERANCE * (1 + abs(one))
 
 

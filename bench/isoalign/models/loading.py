@@ -103,6 +103,16 @@ def longest_text(config: Any) -> int | None:
     return min((limit for limit in limits if limit and limit > 0), default=None)  # XLNet's -1 is none
 
 
+def refuse_sparse(what: str, config: Any) -> None:
+    """Refuse a classifier whose attention is sparse over long texts alone (BigBird): in a batch the longest text decides how
+    all are read, and a short one switches it off for those that follow. Raises UserError."""
+    if getattr(config, "attention_type", "") == "block_sparse":
+        raise UserError(
+            f"{what} has block-sparse attention, by which a text's score depends on the texts beside it; set attention_type "
+            "to original_full in its config.json, or choose another model"
+        )
+
+
 def longest_read(model: Any) -> int | None:
     """The most tokens of a text that a model has positions for; RoBERTa's begin after the padding token. None without a
     limit."""

@@ -30,6 +30,7 @@ from isoalign.models.scorers import HARMFUL
 VERSION = 2
 ROWS = 16  # texts scored together
 TOLERANCE = 2e-3  # of a score in a batch from that of the text alone, relative to 1 + its size
+SHARE, ROUNDING = 0.02, 1e-5  # of what tells texts apart, and of a score: how far apart scores alone and in a batch may be
 ASKED: Turns = (Turn("user", "What is a reward model?"),)
 ANSWERS = ("Yes.", "I am not sure what to say, but I can try to find out.", "A model that says how good an answer is.")
 
@@ -139,6 +140,7 @@ def load(name: str, device: str = "cpu") -> RewardClassifier:
         source = hub.model_folder(name)
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         kind = _kind(name, config)
+        loading.refuse_sparse(f"the reward model {name!r}", config)
         loaded: Any = kind.from_pretrained(
             source, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
@@ -249,13 +251,20 @@ def _applied_once(model: RewardClassifier) -> int:
     return sum(found)
 
 
+def are_same(alone: Tensor, together: Tensor, size: float) -> bool:
+    """Whether scores of some texts [B] in a batch are those alone: up to rounding relative to the ``size`` of scores, and to a
+    small part of what tells the texts apart, since a reward is taken in deviations of its own scores."""
+    apart = (alone - together).abs().max()
+    telling = SHARE * (alone.max() - alone.min()) + ROUNDING * alone.abs().max()
+    return bool(apart <= TOLERANCE * size and apart <= telling)
+
+
 def check_scores(model: RewardClassifier) -> None:
     """Refuse a model whose scores in a padded batch are not those of its own forward on each text alone, or are all the
     same. Raises UserError."""
     rows = [model.read(ASKED, answer) for answer in ANSWERS]
     alone, together = torch.cat([model([row]) for row in rows]), model(rows)
-    apart = ((alone - together).abs() / (1 + alone.abs())).max().item()
-    if not apart <= TOLERANCE:
+    if not are_same(alone, together, 1 + float(alone.abs().max())):
         raise UserError(
             f"the reward model {model.name!r} ({type(model.model).__name__}) can't be read exactly: its scores in a padded "
             f"batch are {together.tolist()}, of each text alone {alone.tolist()}; choose another one"

@@ -136,6 +136,7 @@ def _load_hub_scorer(name: str, device: str) -> Scorer:
     """A sequence classifier from a folder or the hub cache; downloads need HF_HUB_OFFLINE=0."""
     source, _, wanted = name.removeprefix("hf:").partition("#")
     model, tokenizer = _load_classifier(hub.model_folder(source))
+    loading.refuse_sparse(name, model.config)
     model = model.eval().to(device)
     _check_outputs(source, model.config)
     label = _toxic_label(source, model.config.id2label, wanted)
@@ -147,7 +148,8 @@ def _load_hub_scorer(name: str, device: str) -> Scorer:
         )
     several = model.config.num_labels > 1 and kind != "multi_label_classification" and applied != "sigmoid"
     # RoBERTa's positions start at 2
-    longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512) - 2)
+    positions = getattr(model.config, "max_position_embeddings", 512) - 2
+    longest = min(tokenizer.model_max_length, positions, loading.longest_text(model.config) or positions)
 
     own = own_padding(model.config, getattr(model.config.get_text_config(), "vocab_size", 0))
 

@@ -22,6 +22,7 @@ from isoalign.runs.pipeline import Run
 from isoalign.runs.win_rate import taught
 from isoalign.stages import from_file, overlap, pairs
 from isoalign.stages.cutting import Cutter
+from isoalign.stages.preflight import HIDDEN, own_reward_models
 from isoalign.stages.stage import Stage
 
 OFF = (
@@ -151,8 +152,11 @@ def feedback_flags(run: Run) -> list[Flag]:
     warnings += [f"feedback is cut to the task's lengths in tokens ({cut})"] if cut else []
     shown = ", ".join(f"{what}: {number:,}" for what, number in record_of(run, shared.sft).get("losses", {}).items())
     warnings += [f"demonstrations ({shown})"] if shown else []
+    tried = json.loads((shared.get(run.preflight) / "preflight.json").read_text())
+    hidden = [name for name in own_reward_models(task) if tried[name][HIDDEN]]
+    warnings += [f"the chat template of the reward model {name} leaves out the system's turn" for name in hidden]
     if task.prompts.source:
-        fit = json.loads((shared.get(run.preflight) / "preflight.json").read_text())["prompts"]
+        fit = tried["prompts"]
         losses = [f"{split}: {each['cut']:,} of {each['prompts']:,}" for split, each in fit.items() if each["cut"]]
         seen = [f"{each['trained']:,} of {each['prompts']:,} {split}" for split, each in fit.items() if each["trained"]]
         warnings += [f"the model reads {' and '.join(seen)} prompts as it reads a training prompt: they are cut"] * bool(seen)

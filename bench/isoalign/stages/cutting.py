@@ -15,6 +15,7 @@ from isoalign.data.formats import Turns
 from isoalign.data.prompts import Prompt, as_text, turns_of
 from isoalign.models import loading, tokens
 from isoalign.models.pieces import continued_texts
+from isoalign.models.unshown import unshown
 
 ENDLESS = 10**9  # tokens
 SYSTEM, EARLIER, LAST = "the system's turn", "earlier turns", "the last turn"  # of a conversation
@@ -124,14 +125,12 @@ class Cutter:
         nothing is known: it says so when it is used."""
         roles = tuple(turn.role or "user" for turn in turns)
         if roles not in self._left_out:
-            talk = [{"role": role, "content": f"{tokens.MARK} {place} said"} for place, role in enumerate(roles)]
             try:
-                text = tokens.chat_text(self.tokenizer, talk)
+                hidden = unshown(self.tokenizer, roles)
             except UserError:
-                text = "".join(each["content"] for each in talk)
+                hidden = []
             names = [SYSTEM if role == "system" else EARLIER for role in roles[:-1]] + [LAST]
-            hidden = [name for name, each in zip(names, talk, strict=True) if each["content"] not in text]
-            self._left_out[roles] = list(dict.fromkeys(hidden))
+            self._left_out[roles] = list(dict.fromkeys(names[place] for place in hidden))
         return self._left_out[roles]
 
 

@@ -47,6 +47,7 @@ class StageGraph(TaskModels):
             "reward": self._reward_identity,
             "writers": [loading.weights_identity(name) for name in preflight.writers(task)],
             "scorers": self.two_opinions(*names),
+            "labels": [name.partition("#")[2] for name in (*names, task.reward.classifier) if name.startswith("hf:")],
             "prompts": [self.prompt_recipe(split) for split in preflight.SPLITS], "training": task.training,
         } | objective_recipe(task.objective)  # fmt: skip
         recipe |= {"file": self._file_recipe} if task.feedback.file and preflight.own_reward_models(task) else {}

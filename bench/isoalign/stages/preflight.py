@@ -7,7 +7,7 @@ is refused in a line. What passed is in the store, so a preflight is made once f
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -37,15 +37,17 @@ from isoalign.models.reward import Retokenizer, head_rewards, load_reward_model
 from isoalign.models.samplers.engine import check_sampler, make_sampler
 from isoalign.models.scorers import REWARD, load_scorer
 from isoalign.models.tokens import check_tokenizer, closing_id
+from isoalign.models.unshown import unshown
 from isoalign.stages.conversations import PromptTurns
 from isoalign.stages.cutting import Cutter, check_fit, encode_prompts, fit_of, turns_of
 from isoalign.stages.footprint import check_memory
 from isoalign.stages.sft import with_adapter
 from isoalign.training.trl.models import lent
 
-VERSION = 4
+VERSION = 5
 TOLERANCE = 0.03  # of a formula for FLOPs, relative
 SPLITS = tuple(prompts.SPLITS)
+HIDDEN = "turns not shown"  # in the report on a reward model of one's own: whether its chat template leaves turns out
 
 
 def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = False, sampler: str = "") -> None:
@@ -68,8 +70,8 @@ def make_preflight(work: Path, task: TaskConfig, lora: int, trl_loop: bool = Fal
     if not task.reward.classifier and not task.reward.model:
         asked = _prompt_ids(task) if task.reward.base else ()
         _check_reward(task.reward.base or task.model.name, task.model, asked)
-    for name in writers(task):
-        report[name] = _check_model(name, open_ends=True)
+    for name, roles in writers(task).items():
+        report[name] = _check_model(name, open_ends=True, roles=roles)
     tried = prompts.load_split(task.prompts, task.evaluation.split)[:2]
     texts, references = [prompt.text for prompt in tried], [prompt.reference for prompt in tried]
     check_scorers(task.evaluation.scorer, task.evaluation.second_scorer, task.objective, device(), texts, references)
@@ -133,7 +135,9 @@ def _check_own_reward(name: str, task: TaskConfig) -> dict[str, float]:
         asked += map(turns_of, prompts.load_split(task.prompts, task.evaluation.split))
     longest = max(len(model.read(turns, "")) for turns in asked)
     model.check_length(longest + task.model.new_tokens)
-    return report | {"longest prompt": longest}
+    talks = {tuple(turn.role for turn in turns) for turns in asked if turns[0].role} if model.reader.chat else set()
+    hidden = any(unshown(model.reader.tokenizer, [*roles, "assistant"], answer=False) for roles in talks)
+    return report | {"longest prompt": longest, HIDDEN: hidden}
 
 
 def _check_win_rate(task: TaskConfig) -> None:
@@ -149,11 +153,14 @@ def _check_win_rate(task: TaskConfig) -> None:
         read_answers(config.opponent, config.columns, wanted)
 
 
-def writers(task: TaskConfig) -> list[str]:
-    """The language models that judge answers, write critiques and revisions, or teach."""
-    judge = [config.model for config in (task.judge, task.evaluation.win_rate.judge) if config.kind == "lm"]
-    critic = [task.constitution.model] if task.constitution.file and task.constitution.kind == "lm" else []
-    return list(dict.fromkeys(filter(None, [*judge, *critic, task.teacher])))
+def writers(task: TaskConfig) -> dict[str, tuple[str, ...]]:
+    """The language models that teach, judge answers, or write critiques and revisions, with the roles of the turns that their
+    chat templates must show."""
+    found: dict[str, tuple[str, ...]] = {task.teacher: ()}
+    found |= {config.model: ("user",) for config in (task.judge, task.evaluation.win_rate.judge) if config.kind == "lm"}
+    if task.constitution.file and task.constitution.kind == "lm":
+        found[task.constitution.model] = ("user", "assistant", "user")
+    return {name: roles for name, roles in found.items() if name}
 
 
 def check_length(name: str, architecture: Any, config: ModelConfig) -> None:
@@ -170,11 +177,14 @@ def _refuse_longer(name: str, longest: int | None, asked: int) -> None:
 
 
 def _check_model(
-    name: str, open_ends: bool, dtype: str = "float32", lora: int = 0, trl_loop: bool = False
+    name: str, open_ends: bool, dtype: str = "float32", lora: int = 0, trl_loop: bool = False, roles: Sequence[str] = ()
 ) -> dict[str, float]:
-    """A causal language model and its tokenizer, with an adapter if there will be one."""
+    """A causal language model and its tokenizer, with an adapter if there will be one, and a chat template, if it has one,
+    that shows turns of such ``roles``."""
     model, tokenizer = loading.load_model(name, dtype=dtype)
     check_tokenizer(tokenizer, model, open_ends)
+    if roles and tokenizer.chat_template and unshown(tokenizer, roles):
+        raise UserError(f"the chat template of {name!r} does not show what it is asked; mend it or choose another model")
     with _named(name):
         own = LanguageModel(model.to(device()), tokenizer, open_ends)
         report = probe(own, name) | {"FLOPs": bill_error(own.inner, own.shape)}
@@ -241,7 +251,7 @@ def _check_batch(name: str, model: Any, pad: int) -> None:
     with _named(name):
         together, *each = (head_rewards(model, batch, pad, "float32") for batch in batches)
     alone = torch.cat(each)
-    if not (together - alone).abs().max() <= reward_classifier.TOLERANCE * alone.abs().max():
+    if not reward_classifier.are_same(alone, together, float(alone.abs().max())):
         raise UserError(
             f"the model {name!r} ({type(model).__name__}) can't be a reward model: with a scalar head it gives three texts "
             f"{together.tolist()} in a padded batch, and {alone.tolist()} alone; choose another task.reward.base"
