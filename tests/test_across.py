@@ -150,8 +150,11 @@ def test_one_run_has_no_interval_of_who_is_better_and_a_gate_is_told() -> None:
     assert one.value == pytest.approx(0.5)
     assert one.low is one.high is None, "smol has one run of each"
     cards["smol"] += [card(name, level, 1, task="smol") for name, level in (("dpo", 0.31), ("ppo", 0.21))]
+    apart = cross_task(cards).improvement["ppo", "dpo"]
+    assert apart.low is apart.high is None, "no resample of two runs that are apart differs"
+    cards["smol"] += [card("ppo", 0.305, 2, task="smol")]
     assert cross_task(cards).improvement["ppo", "dpo"].low is not None
-    cards["smol"] += [card("ppo", 0.2, 2, task="smol", flags=[Flag("gate", "it repeats itself")])]
+    cards["smol"] += [card("ppo", 0.2, 3, task="smol", flags=[Flag("gate", "it repeats itself")])]
     found = cross_task(cards)
     for page in (found.markdown(), found.terminal()):
         assert next(line for line in page.splitlines() if "ppo" in line).count("gate") == 1

@@ -430,6 +430,23 @@ def test_values_that_are_not_of_the_figure_are_not_pooled_for_it() -> None:
     assert section.rows[0].estimate("rm_accuracy") == pool_estimates(estimates, (0.0, 1.0))
 
 
+def test_seeds_that_gave_the_same_answers_are_one() -> None:
+    """Of a method that ignores its seed, or a card that was copied."""
+    answers = {"dpo": ["a", "a", "a"], "kto": ["b", "c", "c"], "ppo": ["d", "e", "f"]}
+    made = [
+        dataclasses.replace(make(name, seed), contents={"samples": text})
+        for name, texts in answers.items()
+        for seed, text in enumerate(texts)
+    ]
+    (section,) = leaderboard.build_board([make("sft"), *made]).sections
+    told = {
+        row.name: (row.clusters, row.lone, [flag.text for flag in row.flags if "same" in flag.text]) for row in section.rows
+    }
+    assert told["dpo"] == (1, True, ["seeds 0, 1, 2 gave the same answers: they are one run, and tell nothing of seeds"])
+    assert told["kto"] == (2, False, ["seeds 1, 2 gave the same answers: they are one run, and tell nothing of seeds"])
+    assert told["ppo"] == (3, False, [])
+
+
 def test_values_whose_sum_is_over_the_largest_float_are_those_of_the_figure() -> None:
     cards = [make("kto", seed) for seed in range(3)]
     many = {"a": 1.5e308, "b": 1.5e308, "c": -1.5e308, "d": -1.5e308}

@@ -90,6 +90,16 @@ def test_what_cannot_be_paired_is_refused() -> None:
         compare_methods(GOOD, [replace(one, values={}) for one in BAD])
 
 
+def test_a_limit_that_is_none_is_no_limit() -> None:
+    assert compare_methods(GOOD, [replace(one, budget=one.budget | {"labels": None}) for one in BAD])
+
+
+def test_sides_on_different_prompts_are_told_so() -> None:
+    few = [replace(one, values={name: dict(list(by.items())[1:]) for name, by in one.values.items()}) for one in BAD]
+    with pytest.raises(UserError, match="values on different prompts, so nothing can be paired"):
+        compare_methods(GOOD, few)
+
+
 def test_figures_of_different_reward_models_are_left_out() -> None:
     def rewarded(by: str) -> list[Card]:
         return [replace(one, parents={f"reward_{by}": by}, values=one.values | {"proxy_reward": one.values["kl"]})

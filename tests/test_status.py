@@ -59,6 +59,15 @@ def rewrite(results: Path, **changes: Any) -> Path:
     return file
 
 
+def test_a_job_whose_sweep_has_ended_never_began_and_is_not_dead(running: Any, tmp_path: Path) -> None:
+    rewrite(tmp_path, state="waiting")
+    assert only(tmp_path)["state"] == "waiting"
+    running.kill()
+    running.wait()
+    seen = only(tmp_path)
+    assert (seen["state"], seen["line"]) == ("stopped", "never began: its sweep has ended")
+
+
 def test_a_run_says_where_it_is_and_is_dead_once_its_process_is(
     running: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,3 +92,12 @@ def test_settings_of_another_task_are_equal_where_all_rows_have_those_of_their_m
     assert said(*cards) == []
     own = make("ppo", notes=make("ppo").notes | {"tuning": told})
     assert said(*cards, own) == [f"tuning differs: {told} of ppo; of the others {told}, as nano"]
+
+
+def test_other_devices_and_one_method_under_two_names_are_named() -> None:
+    rows = [replace(make(name), training={"device": "cpu", "steps": 9}) for name in ("dpo", "kto")]
+    other = replace(make("ppo"), training={"device": "cuda, NVIDIA H200", "steps": 9}, contents={"samples": "a"})
+    assert said(*rows, other) == ["device differs: cuda, NVIDIA H200 of ppo; of the others cpu"]
+    twin = replace(rows[0], contents={"samples": "a"})
+    assert said(twin, rows[1], other)[-1] == "dpo and ppo gave the same answers: they are one method under several names"
+    assert not any("same answers" in line for line in said(replace(twin, contents={"samples": "b"}), rows[1], other))

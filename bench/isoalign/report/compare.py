@@ -87,6 +87,10 @@ def pair_up(first: Sequence[Card], second: Sequence[Card]) -> SideBySide:
     _check(first, second)
     comparisons = {name: c for name in _shared(first, second) if (c := _difference(first, second, name)) is not None}
     if not comparisons:
+        if _shared(first, second):
+            raise UserError(
+                "the two sides have values on different prompts, so nothing can be paired; evaluate both on the same"
+            )
         raise UserError("no metric has values by prompt on both sides; run both again with this version of isoalign")
     adjusted = corrected(comparisons)
     a, b = distinct(_name(first), _name(second))
@@ -119,7 +123,7 @@ def _check(first: Sequence[Card], second: Sequence[Card]) -> None:
             )
         if objective_of(a) != objective_of(b):
             raise UserError(different_objectives((a, b)))
-        if REFERENCE_ROW not in (a.algorithm, b.algorithm) and a.metered and b.metered and a.budget != b.budget:
+        if REFERENCE_ROW not in (a.algorithm, b.algorithm) and a.metered and b.metered and _limits(a) != _limits(b):
             both = f"the budget of {_name([a])} is {_budget(a)}, that of {_name([b])} {_budget(b)}"
             raise UserError(f"{both}; different budgets can't be compared")
         if stage_identity(a, "sft") != stage_identity(b, "sft"):
@@ -130,8 +134,12 @@ def _check(first: Sequence[Card], second: Sequence[Card]) -> None:
                 raise UserError(f"{title.lower()} differ ({first_note} and {second_note}); these cards can't be compared")
 
 
+def _limits(card: Card) -> dict[str, float]:
+    return {name: limit for name, limit in card.budget.items() if limit is not None}
+
+
 def _budget(card: Card) -> str:
-    return ", ".join(f"{name} {limit:g}" for name, limit in card.budget.items() if limit is not None)
+    return ", ".join(f"{name} {limit:g}" for name, limit in _limits(card).items())
 
 
 def _shared(first: Sequence[Card], second: Sequence[Card]) -> list[str]:

@@ -38,7 +38,8 @@ HOW_TO_READ = """\
   run of A scores above one of B on the same task, mean over tasks, ties counted half (Agarwal et al. 2021, "Deep reinforcement
   learning at the edge of the statistical precipice"). Only methods that ran on every task have them.
 - Intervals: 95%, runs resampled within each task, and its prompts for all methods together; none if cards have no values by
-  prompt, and P(A > B) has none where a task has one run of A or B. Tasks are taken as fixed, not as a sample of tasks. """
+  prompt, and P(A > B) has none where a task has one run of A or B, or where no resample of the runs differs. Tasks are
+  taken as fixed, not as a sample of tasks. """
 FEW = """\
 One run per task tells nothing about training and three tell little, so intervals are lower limits of the uncertainty. Which \
 method is better on a task is decided by that task's board."""
@@ -155,7 +156,8 @@ def cross_task(cards_by_task: Mapping[str, Sequence[Card]]) -> CrossTask:
         paired = [bool(own) for own in shared.values()]
         better = _estimate(partial(stats.improvement, paired=paired), arrays, replicates, paired)
         alone = any(runs.shape[-1] < 2 for own in arrays for runs in own)  # one run says nothing of others
-        improvement[a, b] = replace(better, low=None, high=None) if alone else better
+        fixed = better.low == better.high  # no resample of few runs differs, which does not make it sure
+        improvement[a, b] = replace(better, low=None, high=None) if alone or fixed else better
     return CrossTask(setting, tuple(methods), objectives, improvement)
 
 

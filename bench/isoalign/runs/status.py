@@ -185,7 +185,9 @@ def read_statuses(results: Path) -> Iterator[dict[str, Any]]:
             age = now - file.stat().st_mtime
         except OSError:  # it has just gone
             continue
-        found.append(told | {"state": state_of(told, age), "age": max(0.0, age), "file": str(file)})
+        state = state_of(told, age)
+        told |= {"line": "never began: its sweep has ended"} if (told.get("state"), state) == (WAITING, STOPPED) else {}
+        found.append(told | {"state": state, "age": max(0.0, age), "file": str(file)})
     yield from sorted(found, key=lambda told: (told.get("began") or 0.0, told["file"]))
 
 
@@ -198,6 +200,8 @@ def state_of(told: dict[str, Any], age: float) -> str:
     alive = presence.is_alive(told)
     if alive is None:
         return SILENT if age > presence.SILENT else state
+    if not alive and state == WAITING:
+        return STOPPED  # it never began: the sweep that would have begun it has ended
     return state if alive else DEAD
 
 

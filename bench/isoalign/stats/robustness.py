@@ -64,12 +64,12 @@ def robustness(axis: Mapping[float, Mapping[str, Seeds]], higher_is_better: bool
     """
     cells, missing = _whole(axis)
     tables = dict(zip(cells, stats.tables_of(list(cells.values())), strict=True))
-    drawn = _drawn(tables)
+    drawn, wider = _drawn(tables), _drawn(tables, of_ranks=True)
     methods = {value: [method for v, method in cells if v == value] for value in axis}
     first, *others = axis
     sign = -1 if higher_is_better else 1
     return Robustness(
-        {value: _standings([(value, m) for m in names], cells, tables, drawn, sign) for value, names in methods.items()},
+        {value: _standings([(value, m) for m in names], cells, tables, wider, sign) for value, names in methods.items()},
         {value: _stability(first, value, methods, tables, drawn) for value in others},
         {m: _slope({v: tables[v, m] for v in axis if (v, m) in tables}) for m in dict.fromkeys(m for _, m in cells)},
         len(next(iter(cells.values()))[0]) if cells else 0,
@@ -105,10 +105,12 @@ def _whole(axis: Mapping[float, Mapping[str, Seeds]]) -> tuple[dict[Cell, Seeds]
     return complete, len(prompts) - len(kept)
 
 
-def _drawn(tables: Mapping[Cell, Array]) -> dict[Cell, Array]:
+def _drawn(tables: Mapping[Cell, Array], of_ranks: bool = False) -> dict[Cell, Array]:
     """Replicates of the means [resamples]: prompts resampled for all together, an independent normal for the seeds of each.
 
     As in `isoalign.stats.hierarchical`: three seeds can't be resampled, and what is neither prompt nor seed is counted once.
+    ``of_ranks``: for intervals of single ranks, where two seeds that agree by chance would fix one: the draws of seeds have
+    Student's distribution, by their number.
     Empty with fewer than two prompts.
     """
     means = [table.mean(0) for table in tables.values()]
@@ -118,7 +120,9 @@ def _drawn(tables: Mapping[Cell, Array]) -> dict[Cell, Array]:
     centre = np.array([part.value for part in parts])
     scaled = (np.array(means).T - centre) * [part.scale / len(means[0]) for part in parts]
     moved = stats.resample(lambda weights: weights @ scaled, len(scaled))
-    seeds = np.random.default_rng(stats.SEED).normal(size=moved.shape) * np.sqrt([part.seeds for part in parts])
+    rng, freedom = np.random.default_rng(stats.SEED), [max(len(table) - 1, 1) for table in tables.values()]
+    drawn = rng.standard_t(freedom, size=moved.shape) if of_ranks else rng.normal(size=moved.shape)
+    seeds = drawn * np.sqrt([part.seeds for part in parts])
     return dict(zip(tables, (centre + moved + seeds).T, strict=True))
 
 

@@ -118,8 +118,9 @@ class Row:
 
     @property
     def clusters(self) -> int:
-        """Number of seeds, or of bases where the task has several: what counts as independent."""
-        return len({card.cluster for card in self.cards})
+        """Number of seeds, or of bases where the task has several: what counts as independent. Seeds that gave the same
+        answers are one."""
+        return len({_answers(card) if card.base is None else card.cluster for card in self.cards})
 
     @property
     def lone(self) -> bool:
@@ -189,12 +190,23 @@ def row_flags(cards: Sequence[Card]) -> list[Flag]:
             differ = len({card.parents.get("train") for card in same}) > 1
             why = ", though code, packages or data of their trainings differ: delete the older" if differ else ""
             flags.append(Flag("warning", f"{len(same)} cards of seed {seed}, averaged{why}"))
+    alike: dict[Any, set[int]] = defaultdict(set)
+    for card in cards if part_of(cards[0]) in (METHOD, CONTROL, INFERENCE) else ():
+        alike[_answers(card)].add(card.seed)
+    for same_answers in filter(lambda own: len(own) > 1, alike.values()):
+        numbers = ", ".join(map(str, sorted(same_answers)))
+        flags.append(Flag("warning", f"seeds {numbers} gave the same answers: they are one run, and tell nothing of seeds"))
     packages = sorted({name for card in cards for name in card.versions})
     told = {
         name: {card.versions.get(name) for card in cards} - ({None} if name.endswith(CODE) else set()) for name in packages
     }
     mixed = [name for name, versions in told.items() if len(versions) > 1]
     return flags + ([Flag("warning", f"versions differ: {', '.join(mixed)}")] if mixed else [])
+
+
+def _answers(card: Card) -> str | int:
+    """The digest of its answers, or the seed where the card has none."""
+    return card.contents.get("samples") or card.cluster
 
 
 def part_of(card: Card) -> str:

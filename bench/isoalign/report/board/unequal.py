@@ -30,8 +30,8 @@ def unequal(rows: Sequence[Row], compared: Sequence[Row] | None = None) -> list[
     methods = [row for row in rows if row.part == METHOD]
     untuned = [row.name for row in methods if row.track != TUNED]
     told = [f"not tuned: {', '.join(untuned)}"] if 0 < len(untuned) < len(methods) else []
-    lines = [*_lines(_settings(ranked)), *_lines(_tuning(ranked)), *_lines(_versions(ranked))]
-    return [*told, *lines, *_bases(ranked)]
+    lines = [*_lines(_settings(ranked)), *_lines(_tuning(ranked)), *_lines(_versions(ranked)), *_lines(_devices(ranked))]
+    return [*told, *lines, *_bases(ranked), *_twins(ranked)]
 
 
 def _settings(rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -77,6 +77,24 @@ def _versions(rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, str]]]:
         for row in rows:
             found[row.name] |= {card.versions.get(package) for card in row.cards} - {None}
         yield package, {name: " and ".join(sorted(map(str, each))) for name, each in found.items() if each}
+
+
+def _devices(rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, str]]]:
+    """On what the rows were trained."""
+    found = {row.name: {card.training.get("device") for card in row.cards} - {None} for row in rows}
+    yield "device", {name: " and ".join(sorted(map(str, each))) for name, each in found.items() if each}
+
+
+def _twins(rows: Sequence[Row]) -> Iterator[str]:
+    """Rows that gave the same answers, under several names."""
+    found: dict[frozenset[str], list[str]] = defaultdict(list)
+    for row in rows:
+        answers = frozenset(card.contents.get("samples", "") for card in row.cards)
+        if "" not in answers:
+            found[answers].append(row.name)
+    for names in found.values():
+        if len(names) > 1:
+            yield f"{' and '.join(names)} gave the same answers: they are one method under several names"
 
 
 def _lines(asked: Iterator[tuple[str, dict[str, str]]]) -> Iterator[str]:

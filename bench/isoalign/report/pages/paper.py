@@ -9,9 +9,10 @@ from isoalign.report.board.cells import cell
 from isoalign.report.board.columns import gain_digits, metric
 from isoalign.report.board.rows import INFERENCE, REFERENCE, Row
 from isoalign.report.board.sections import Section
-from isoalign.report.charts.finding import compared_at, gain_of, headline
+from isoalign.report.charts.finding import compared_at, gain_of, headline, in_nats
 from isoalign.report.pages.equal_kl import area_cell, area_title
 from isoalign.report.pages.phrases import row_name
+from isoalign.stats.equal_kl import reaches
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -59,7 +60,7 @@ def _table(section: Section) -> tuple[list[str], list[list[str]]]:
     objective, at = section.objective, compared_at(section)
     columns = [metric(name, objective) for name in (objective.gain, "kl", "perplexity")]
     titles = ["Rank", "Method", "Seeds", *(one.heading for one in columns)]
-    titles += [] if at is None else [f"{objective.gain_title} at {at:g} nats"]
+    titles += [] if at is None else [f"{objective.gain_title} at {in_nats(at)}"]
     titles += ([area] if (area := area_title(section)) else []) + (["Above drift"] if section.drift.controls else [])
 
     def cells(row: Row) -> list[str]:
@@ -75,5 +76,7 @@ def _table(section: Section) -> tuple[list[str], list[list[str]]]:
 def _at(section: Section, row: Row, at: float) -> str:
     gain = gain_of(section, row, at)
     if gain.value is None:
-        return "–" if row.part == REFERENCE else "not measured"
+        if row.part == REFERENCE or row.name not in section.curves:
+            return "–" if row.part == REFERENCE else "not measured"
+        return "not measured" if reaches(section.curves[row.name], at) else "not reached"
     return cell(gain, gain_digits(row.objective))
