@@ -185,7 +185,7 @@ def test_seeds_that_differ_make_ranks_uncertain():
 
 
 def test_two_seeds_fix_no_rank_where_methods_are_a_seed_apart():
-    """Where two seeds agree by chance, a normal of their spread gave an interval of one rank, wrong in a fifth of cases."""
+    """Where two seeds agree by chance, a normal of their spread gave an interval of one rank."""
     rng = np.random.default_rng(3)
     means = np.tile(np.arange(6) * 0.03, (2, 1))
     found = [robustness(simulated(means, 64, 2, rng, spread=0.02, rest=0.05)) for _ in range(20)]

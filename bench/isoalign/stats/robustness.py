@@ -144,8 +144,8 @@ def _standings(
         own = _estimate(rank, replicates.get(cell), means[cell].n)
         if cell not in several:
             own = replace(own, low=1.0, high=float(len(cells)))
-        elif own.high is not None:
-            own = replace(own, high=own.high + lone)  # those of one seed may all be better
+        elif own.low is not None and own.high is not None:  # whole ranks; those of one seed may all be better
+            own = replace(own, low=float(math.floor(own.low)), high=math.ceil(own.high) + float(lone))
         standings[cell[1]] = Standing(means[cell], own)
     return dict(sorted(standings.items(), key=lambda row: row[1].rank.value or 0.0))
 
