@@ -253,7 +253,7 @@ def test_across_tasks_methods_are_paired_base_by_base_and_gains_are_over_each_ow
     rising = [card(m, s, (at + 0.1 * s) * (hard + 0.6 + lifts[s]), 3) for m, at in (("a", 0.5), ("b", 0.52)) for s in range(3)]
     rising = [replace(one, task="smol") for one in rising] + task("smol", shares[:1])
     sure = cross_task({"nano": task("nano", shares), "smol": rising}).improvement["a", "b"]
-    assert (sure.value, sure.low) == (1, 1)
+    assert (sure.value, sure.low) == (1, None), "no resample of the bases differs"
     lacking = [one for one in task("smol", shares) if (one.algorithm, one.seed) != ("sft", 2)]
     told = cross_task({"nano": task("nano", shares), "smol": lacking}).methods
     assert not any("smol" in method.runs for method in told), "a base that is not measured gives no gain, not another's"
