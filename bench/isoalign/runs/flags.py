@@ -152,8 +152,9 @@ def feedback_flags(run: Run) -> list[Flag]:
     warnings += [f"feedback is cut to the task's lengths in tokens ({cut})"] if cut else []
     shown = ", ".join(f"{what}: {number:,}" for what, number in record_of(run, shared.sft).get("losses", {}).items())
     warnings += [f"demonstrations ({shown})"] if shown else []
-    tried = json.loads((shared.get(run.preflight) / "preflight.json").read_text())
-    hidden = [name for name in own_reward_models(task) if tried[name][HIDDEN]]
+    own = own_reward_models(task)
+    tried = json.loads((shared.get(run.preflight) / "preflight.json").read_text()) if own or task.prompts.source else {}
+    hidden = [name for name in own if tried[name][HIDDEN]]
     warnings += [f"the chat template of the reward model {name} leaves out the system's turn" for name in hidden]
     if task.prompts.source:
         fit = tried["prompts"]

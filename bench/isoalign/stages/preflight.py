@@ -183,7 +183,7 @@ def _check_model(
     that shows turns of such ``roles``."""
     model, tokenizer = loading.load_model(name, dtype=dtype)
     check_tokenizer(tokenizer, model, open_ends)
-    if roles and tokenizer.chat_template and unshown(tokenizer, roles):
+    if roles and getattr(tokenizer, "chat_template", None) and unshown(tokenizer, roles):
         raise UserError(f"the chat template of {name!r} does not show what it is asked; mend it or choose another model")
     with _named(name):
         own = LanguageModel(model.to(device()), tokenizer, open_ends)
