@@ -22,6 +22,7 @@ from isoalign.report.charts import looks as chart_looks
 from isoalign.report.charts.finding import headline
 from isoalign.report.pages import curves as curve_text
 from isoalign.report.pages import equal_kl as equal_kl_text
+from isoalign.report.pages import paper
 from isoalign.report.site import along
 from isoalign.stats import curves, equal_kl, overoptimization
 from isoalign.stats import frontier as frontier_stats
@@ -527,6 +528,10 @@ def test_the_page_shows_gains_at_equal_kl_with_their_ranks_or_that_they_are_not_
         assert re.match(r"0\.\d+ \[.*\]; [1-4]", at[name]["Reduction at 4 ↑"])
     assert at["*sft_chosen*"]["Reduction at 4 ↑"] == "not reached"
     assert "; " not in at["*sft_chosen*"]["Reduction at 1 ↑"], "the control has no rank"
+    section = section_of(realistic())
+    by_name = {row.name: row for row in section.rows}
+    assert paper._at(section, by_name["sft_chosen"], 4.0) == "not reached"
+    assert paper._at(section, by_name["dpo"], 0.5) == "not measured"
     assert "jointly at 95%" in how
     header, lines = leaderboard.build_board(realistic()).table()
     plain = {line[header.index("method")]: dict(zip(header, line, strict=True)) for line in lines}

@@ -40,7 +40,7 @@ SAYS = {
         "4,212,992 weights, 3,162,112 of them multiplied for each token",  # as many as in the nano model that is shipped
         "a round of PPO costs",
     ],
-    "read_cards": ["of 4.5e+12 FLOP in 52 steps", "toxicity_mean: not resolved", "ctrl sft_chosen     3"],
+    "read_cards": ["of 4.5e+12 FLOP in 52 steps", "toxicity_mean: not resolved", "ctrl sft_chosen     3 0.054"],
     "statistics_alone": [
         "after Holm's correction",
         "rank of A: 2 to 3",

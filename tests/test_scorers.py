@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -321,17 +322,23 @@ def test_an_embedding_depends_on_its_text_alone() -> None:
     torch.testing.assert_close(embed(["word " * 300])[0], vectors[-1], atol=1e-5, rtol=0)  # cut at 256 tokens
 
 
+def _left_padded(folder: Path) -> dict[str, Any]:
+    """Write a tokenizer that pads on the left. Returns what the configuration of a classifier of two labels says of it."""
+    from transformers import AutoTokenizer
+
+    _tiny(folder, ["nothate", "hate"])
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer.save_pretrained(folder)
+    labels = {"id2label": {0: "nothate", 1: "hate"}, "label2id": {"nothate": 0, "hate": 1}}
+    return {"vocab_size": len(tokenizer), "pad_token_id": 0, **labels}
+
+
 def test_a_classifier_that_was_saved_with_padding_on_the_left_scores_each_text_alone(tmp_path: Path) -> None:
     """Positions are counted from the first token, so that padding before a text would move it."""
-    from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
+    from transformers import GPT2Config, GPT2ForSequenceClassification
 
-    _tiny(tmp_path, ["nothate", "hate"])
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path, padding_side="left")
-    tokenizer.save_pretrained(tmp_path)
-    labels = {"id2label": {0: "nothate", 1: "hate"}, "label2id": {"nothate": 0, "hate": 1}, "pad_token_id": 0}
-    config = GPT2Config(
-        vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.5, **labels
-    )
+    labels = _left_padded(tmp_path)
+    config = GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.5, **labels)
     torch.manual_seed(0)
     GPT2ForSequenceClassification(config).save_pretrained(tmp_path)
     scorer = load_scorer(f"hf:{tmp_path}")
@@ -341,15 +348,12 @@ def test_a_classifier_that_was_saved_with_padding_on_the_left_scores_each_text_a
 
 def test_a_classifier_that_is_sure_of_all_texts_is_padded_where_it_reads_each_alone(tmp_path: Path) -> None:
     """Probabilities near 0 do not show on which side padding moves a text; logits do."""
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+    from transformers import BertConfig, BertForSequenceClassification
 
-    _tiny(tmp_path, ["nothate", "hate"])
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path, padding_side="left")
-    tokenizer.save_pretrained(tmp_path)
-    labels = {"id2label": {0: "nothate", 1: "hate"}, "label2id": {"nothate": 0, "hate": 1}, "pad_token_id": 0}
+    labels = _left_padded(tmp_path)
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=64, initializer_range=0.5, **labels,
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64,
+        initializer_range=0.5, **labels,
     )  # fmt: skip
     torch.manual_seed(0)
     model = BertForSequenceClassification(config)

@@ -251,12 +251,12 @@ def _applied_once(model: RewardClassifier) -> int:
     return sum(found)
 
 
-def are_same(alone: Tensor, together: Tensor, size: float) -> bool:
-    """Whether scores of some texts [B] in a batch are those alone: up to rounding relative to the ``size`` of scores, and to a
-    small part of what tells the texts apart, since a reward is taken in deviations of its own scores."""
-    apart = (alone - together).abs().max()
+def are_same(alone: Tensor, together: Tensor, size: Tensor) -> bool:
+    """Whether scores of some texts [B] in a batch are those alone: up to rounding relative to their ``size`` ([B], or one of
+    all), and to a small part of what tells the texts apart, since a reward is taken in deviations of its own scores."""
+    apart = (alone - together).abs()
     telling = SHARE * (alone.max() - alone.min()) + ROUNDING * alone.abs().max()
-    return bool(apart <= TOLERANCE * size and apart <= telling)
+    return bool((apart <= TOLERANCE * size).all() and (apart <= telling).all())
 
 
 def check_scores(model: RewardClassifier) -> None:
@@ -264,7 +264,7 @@ def check_scores(model: RewardClassifier) -> None:
     same. Raises UserError."""
     rows = [model.read(ASKED, answer) for answer in ANSWERS]
     alone, together = torch.cat([model([row]) for row in rows]), model(rows)
-    if not are_same(alone, together, 1 + float(alone.abs().max())):
+    if not are_same(alone, together, 1 + alone.abs()):
         raise UserError(
             f"the reward model {model.name!r} ({type(model.model).__name__}) can't be read exactly: its scores in a padded "
             f"batch are {together.tolist()}, of each text alone {alone.tolist()}; choose another one"

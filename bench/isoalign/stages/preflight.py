@@ -251,7 +251,7 @@ def _check_batch(name: str, model: Any, pad: int) -> None:
     with _named(name):
         together, *each = (head_rewards(model, batch, pad, "float32") for batch in batches)
     alone = torch.cat(each)
-    if not reward_classifier.are_same(alone, together, float(alone.abs().max())):
+    if not reward_classifier.are_same(alone, together, alone.abs().max()):
         raise UserError(
             f"the model {name!r} ({type(model).__name__}) can't be a reward model: with a scalar head it gives three texts "
             f"{together.tolist()} in a padded batch, and {alone.tolist()} alone; choose another task.reward.base"

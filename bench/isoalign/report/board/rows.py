@@ -190,12 +190,13 @@ def row_flags(cards: Sequence[Card]) -> list[Flag]:
             differ = len({card.parents.get("train") for card in same}) > 1
             why = ", though code, packages or data of their trainings differ: delete the older" if differ else ""
             flags.append(Flag("warning", f"{len(same)} cards of seed {seed}, averaged{why}"))
-    alike: dict[Any, set[int]] = defaultdict(set)
-    for card in cards if part_of(cards[0]) in (METHOD, CONTROL, INFERENCE) else ():
+    alike: dict[str | int, set[int]] = defaultdict(set)
+    for card in cards if part_of(cards[0]) != REFERENCE else ():
         alike[_answers(card)].add(card.seed)
-    for same_answers in filter(lambda own: len(own) > 1, alike.values()):
-        numbers = ", ".join(map(str, sorted(same_answers)))
-        flags.append(Flag("warning", f"seeds {numbers} gave the same answers: they are one run, and tell nothing of seeds"))
+    twins = [", ".join(map(str, sorted(numbers))) for numbers in alike.values() if len(numbers) > 1]
+    flags += [
+        Flag("warning", f"seeds {each} gave the same answers: they are one run, and tell nothing of seeds") for each in twins
+    ]
     packages = sorted({name for card in cards for name in card.versions})
     told = {
         name: {card.versions.get(name) for card in cards} - ({None} if name.endswith(CODE) else set()) for name in packages

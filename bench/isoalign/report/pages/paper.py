@@ -76,7 +76,6 @@ def _table(section: Section) -> tuple[list[str], list[list[str]]]:
 def _at(section: Section, row: Row, at: float) -> str:
     gain = gain_of(section, row, at)
     if gain.value is None:
-        if row.part == REFERENCE or row.name not in section.curves:
-            return "–" if row.part == REFERENCE else "not measured"
-        return "not measured" if reaches(section.curves[row.name], at) else "not reached"
+        reached = row.name not in section.curves or reaches(section.curves[row.name], at)
+        return "–" if row.part == REFERENCE else "not measured" if reached else "not reached"
     return cell(gain, gain_digits(row.objective))
