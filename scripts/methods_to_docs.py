@@ -25,8 +25,8 @@ One row for each method, by what it learns from. `python scripts/methods_to_docs
 where there is none, it names none or we found none. Default settings on `nano` and `smol` are tuned, equally many trials for
 each method that has tuned settings; see [tuning](runs.md#tuning) and [what tuning does not do](limits.md#tuning). Where
 implementations differ, in sums or means over tokens, deviations, clamps, what is added to a denominator, or the penalty for
-answers without an end, the text says what the paper has and what is done here. Shares of the budget, as a setting's, are of what
-is left at the first optimizer step; rewards "in deviations" are in those of the first 64 verdicts' answers.
+answers without an end, the text says what the paper has and what is done here. Shares of the budget, as a setting's, are of
+what is left at the first optimizer step; rewards "in deviations" are in those of the first 64 verdicts' answers.
 
 A method is one file, or a yaml of settings over another one's class. TRL's own trainers, `trl_*`, run under the same base,
 data, meter and budget: from the same start on the same pairs, TRL's DPO and KTO end with our weights to 1e-5

@@ -185,6 +185,46 @@ def test_a_folder_that_holds_no_model_is_a_problem(doctor: Doctor, tmp_path: Pat
     assert "lacks config.json and weights in safetensors and a tokenizer" in found["model"]["found"]
 
 
+def test_weights_that_an_index_names_must_be_there(doctor: Doctor, tmp_path: Path, tiny_model: Path) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(tiny_model, half)
+    (half / "model.safetensors").rename(half / "model-00001-of-00002.safetensors")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (half / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    status, found = doctor(f"task.model.name={half}")
+    assert status == 2
+    assert "lacks 1 of the 2 files of weights that model.safetensors.index.json names" in found["model"]["found"]
+    shutil.copy(half / "model-00001-of-00002.safetensors", half / "model-00002-of-00002.safetensors")
+    assert doctor(f"task.model.name={half}")[0] == 0
+
+
+def test_all_that_a_task_names_is_looked_at(
+    doctor: Doctor, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    there = tmp_path / "prompts.jsonl"
+    there.write_text('{"prompt": "x"}\n')
+    words = [
+        f"task.prompts.source={there}", f"task.prompts.test_source={tmp_path / 'gone.jsonl'}", "task.teacher=some/teacher",
+        "task.evaluation.second_scorer=hf:nobody/none#toxic", f"task.feedback.annotator=reward:{tiny_model}",
+        f"task.reward.base={tiny_model}", "task.sft.source=hf:someone/texts@abc#train",
+    ]  # fmt: skip
+    status, found = doctor(*words)
+    marks = {name: each["mark"] for name, each in found.items() if each["topic"] == "data" and "assets" not in name}
+    assert status == 2
+    assert marks == {
+        "teacher": "problem", "annotator": "ok", "base of the reward model": "ok", "second scorer": "problem",
+        "prompts": "ok", "test prompts": "problem", "demonstrations": "problem", "hub": "note",
+    }  # fmt: skip
+    assert found["second scorer"]["found"] == "nobody/none is no folder, and not in the hub's cache"
+    assert "task.evaluation.second_scorer" in found["second scorer"]["remedy"]
+    (tmp_path / "hub" / "datasets--someone--texts").mkdir(parents=True)
+    assert doctor(*words)[1]["demonstrations"]["mark"] == "ok"
+    status, found = doctor("--task", "rtp_gpt2", "task.model.name=nano")
+    assert status == 2
+    assert {name for name, each in found.items() if each["fatal"]} == {"annotator", "scorer", "second scorer", "prompts"}
+
+
 def test_keys_are_said_to_be_there_and_never_shown(doctor: Doctor, tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path), "NETRC": ""}
     status, found = doctor(**home)

@@ -203,7 +203,8 @@ def test_datasets_loads_each_table_by_its_name(written: Any, tmp_path: Path) -> 
 
     assert [row["value"] for row in rows("metrics")] == [0.5, 0.125, 1.0, None]
     (told,) = rows("cards")
-    assert (told["part"], told["flops"], told["gated"], told["flags"]) == ("method", 1e12, False, EVIL)
+    assert (told["part"], told["gated"], told["flags"]) == ("method", False, EVIL)
+    assert (told["budget_flops"], told["spent_flops"]) == (1e12, 9e11)
     assert {(row["prompt_id"], row["metric"]): row["value"] for row in rows("values")} == {
         ("p", "toxicity_mean"): 0.5, ("q", "toxicity_mean"): 0.5, ("p", "kl"): 1.0, ("q", "kl"): None,
     }  # fmt: skip
@@ -248,6 +249,9 @@ def test_cards_of_a_folder_are_exported_and_what_is_missing_is_said(tmp_path: Pa
         0,
         1,
     ]
+    (copy := tmp_path / "nano" / "copy.json").write_bytes(next((tmp_path / "nano").glob("*-s1-*.json")).read_bytes())
+    with pytest.raises(UserError, match="1 of 3 cards are there twice; move the copies away"):
+        export_results(copy.parent, Store(tmp_path / "store"), tmp_path / "again", "parquet")
 
 
 @pytest.mark.parametrize(

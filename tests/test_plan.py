@@ -296,6 +296,11 @@ def test_a_plan_makes_what_runs_share_for_each_base_and_ranks_no_controls(
     assert "made for each of 3 bases" in " ".join(found("task.bases=3", *methods[:4], "--budget", "small")["notes"])
 
 
+def test_a_method_that_is_named_twice_is_planned_once(plans: dict[str, TaskPlan]) -> None:
+    (plan,) = plans["nano"].methods(["dpo", "dpo"], {"small": 4.5e12})
+    assert plan.method == "dpo"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -330,16 +331,45 @@ def test_what_is_not_in_the_store_is_said_not_guessed(sft_card: Path, tmp_path: 
     assert any("are not in the store" in line and "samples (" in line for line in report.unchecked)
     assert any(line.startswith("metrics were not computed again") for line in report.unchecked)
     assert not any("match the recipes" in line for line in report.checked)
-    assert any(line.startswith("task, method, seed and budget were not compared") for line in report.unchecked)
+    assert any(line.startswith("task was not compared") for line in report.unchecked)
 
 
 def test_which_recipes_are_there_is_said(place: Terminal, sft_card: Path, tmp_path: Path) -> None:
-    recipes = "task, method, seed and budget match the recipes of the "
-    assert f"{recipes}stages" in verify_card(sft_card, Store(place.store)).checked
+    assert "task matches the recipes of the stages" in verify_card(sft_card, Store(place.store)).checked
     shutil.copytree(place.store, tmp_path / "store")
     parents = cards.read_card(sft_card).parents
     shutil.rmtree(tmp_path / "store" / f"agreement-{parents['agreement']}")
-    assert f"{recipes}{len(parents) - 1} stages that are there" in verify_card(sft_card, Store(tmp_path / "store")).checked
+    there = f"task matches the recipes of the {len(parents) - 1} stages that are there"
+    assert there in verify_card(sft_card, Store(tmp_path / "store")).checked
+
+
+@pytest.mark.slow
+def test_method_seed_and_budget_are_compared_only_where_training_is_there(furnished: Terminal) -> None:
+    done = furnished(furnished.run("algorithm=dpo", "budget.steps=1"))
+    assert done.returncode == 0, done.stderr
+    path, store = Path(done.stdout.splitlines()[-1]), Store(furnished.store)
+    assert "task, method, seed and budget match the recipes of the stages" in verify_card(path, store).checked
+    for name, key in cards.read_card(path).parents.items():
+        if name not in ("annotators", "sft"):
+            shutil.rmtree(store.find(key) or "")
+    found = verify_card(path, store)
+    assert not found.wrong
+    assert "task matches the recipes of the 2 stages that are there" in found.checked
+    assert "method, seed and budget were not compared: the stages' recipes have them" in found.unchecked
+
+
+def test_only_metrics_that_were_computed_again_are_counted(place: Terminal, sft_card: Path, tmp_path: Path) -> None:
+    card = cards.read_card(sft_card)
+
+    def told(*old: str) -> list[list[str]]:
+        versions = card.versions | {f"metric {family}": "0" for family in old}
+        forged = cards.write_card(cards.sealed(replace(card, versions=versions)), tmp_path)
+        report = verify_card(forged, Store(place.store))
+        return [[line for line in lines if "computed again" in line] for lines in (report.checked, report.unchecked)]
+
+    left = len(card.metrics) - len(card.families["toxicity"])
+    assert told("toxicity") == [[f"{left} metrics, computed again from the scores, match the card"], []]
+    assert told(*card.families) == [[], ["metrics were not computed again: none is of this code's version"]]
 
 
 @pytest.fixture(scope="module")
@@ -566,6 +596,17 @@ def test_a_board_that_cannot_be_made_is_found_before_a_card_is_written(
     assert done.returncode == 2
     assert "broken.json is not a card" in done.stderr
     assert mine.read_bytes() == before
+
+
+def test_cards_of_a_folder_that_is_named_in_two_ways_are_on_one_board(place: Terminal, sft_card: Path, tmp_path: Path) -> None:
+    old = replace(cards.read_card(sft_card), versions=cards.read_card(sft_card).versions | {"metric kl": "0"})
+    first, second = (cards.write_card(cards.sealed(replace(old, seed=seed)), tmp_path / "nano") for seed in (0, 1))
+    relative = os.path.relpath(first, place.home)
+    done = place([COMMAND, "rescore", relative, str(second), str(first), "--all", "--store", str(place.store)])
+    assert done.returncode == 0, done.stderr
+    *news, board = done.stdout.splitlines()
+    assert [line.split()[0] for line in news] == [relative, str(second)]
+    assert "kl 0" not in (place.home / board).read_text()
 
 
 def test_rescoring_with_the_same_metrics_changes_no_byte(place: Terminal, sft_card: Path) -> None:

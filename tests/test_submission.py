@@ -308,6 +308,13 @@ def test_a_run_that_is_published_is_refused_and_one_on_another_machine_reproduce
     far = replace(again, metrics=again.metrics | {"kl": Estimate(9.0, 8.0, 10.0, 256)}, flags=[Flag("gate", "perplexity 9")])
     assert prepare.agreement(card, far).startswith("It disagrees in kl, failed gates: ")
 
+    def gated(text: str) -> Card:
+        return replace(again, flags=[Flag("gate", f"perplexity {text} times the SFT's")])
+
+    over = gated("144 is over 2.0")
+    assert prepare.agreement(over, gated("150.5 is over 2.0")).startswith("It agrees: ")
+    assert prepare.agreement(over, gated("20 is under 0.4")).startswith("It disagrees in failed gates: ")
+
 
 def test_a_run_of_another_version_of_the_code_is_no_second_row(results: Path, current: dict[str, Card]) -> None:
     old = replace(current["dpo"], parents=current["dpo"].parents | {"scores": "01d0000000000000"})

@@ -29,7 +29,11 @@ def rescore(cards: tuple[Path, ...], families: tuple[str, ...], every: bool, sto
     if every == bool(families):
         raise click.UsageError("give either --metric NAME or --all")
     metrics.check(families)
-    paths = list(cards) or sorted(Path("results/local").glob("*/*.json"))
+    given = list(cards) or sorted(Path("results/local").glob("*/*.json"))
+    typed: dict[Path, Path] = {}
+    for path in given:  # which may name a card in several ways
+        typed.setdefault(path.parent.resolve() / path.name, path)
+    paths = list(typed)
     if not paths:
         raise UserError("no cards in results/local; name some, or make some with: isoalign run")
     from isoalign.tools.rescore import rescored  # loads torch, which the help does without
@@ -45,7 +49,7 @@ def rescore(cards: tuple[Path, ...], families: tuple[str, ...], every: bool, sto
         except (UserError, OSError, MemoryError):
             raise
         except Exception as error:  # of what its fields may hold
-            raise UserError(f"{path} can't be scored again: {unforeseen(error)}") from error
+            raise UserError(f"{typed[path]} can't be scored again: {unforeseen(error)}") from error
     boards = {  # one that can't be made is found out before anything is written
         folder: leaderboard.build_board(
             [new.get(path) or cards_on_disk.read_unchanged(path) for path in sorted(folder.glob("*.json"))]
@@ -54,9 +58,10 @@ def rescore(cards: tuple[Path, ...], families: tuple[str, ...], every: bool, sto
     }
     for path, card in new.items():
         save(path, cards_on_disk.to_json(card, path))
-        print(f"{path}  {_news(old[path], card)}")
+        print(f"{typed[path]}  {_news(old[path], card)}")
     for folder, board in boards.items():
-        print(leaderboard.write_board(board, folder))
+        shown = next(path.parent for known, path in typed.items() if known.parent == folder)
+        print(leaderboard.write_board(board, shown))
 
 
 def _news(old: Card, new: Card) -> str:

@@ -15,6 +15,7 @@ WIN_RATE = "win_rate"  # the scorer by whose verdicts a task ranks
 SCORER = "scorer"
 NONE = "none"
 BASE = "base"
+REWARD = "reward:"  # of the name of a scorer that is a reward model
 
 
 @dataclass(frozen=True)

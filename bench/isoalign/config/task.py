@@ -39,10 +39,10 @@ class ModelConfig:
     in training passes. ``eos``: ``masked`` fixes the length of answers, ``open`` lets the model end them. ``template``:
     ``auto`` writes conversations in the model's chat template, ``always`` makes a plain prompt a user turn, ``off`` writes out
     the roles; a file ``*.jinja`` is the template, for every prompt. ``dtype``: of the weights of SFT base and policy, and of
-    the frozen base unless ``frozen_dtype`` says otherwise; judges and models that score are in float32. Weights that are trained, all of
-    them or an adapter, are in float32. ``sampler``: what samples rollouts of the policy, ``own`` decoding or an engine; the
-    key of what an engine has sampled names it with its version. ``shard``: the processes of a run hold policy, reference and
-    optimizer together, each a part (FSDP2); as the number of processes it is in no key.
+    the frozen base unless ``frozen_dtype`` says otherwise; judges and models that score are in float32. Weights that are
+    trained, all of them or an adapter, are in float32. ``sampler``: what samples rollouts of the policy, ``own`` decoding or
+    an engine; the key of what an engine has sampled names it with its version. ``shard``: the processes of a run hold policy,
+    reference and optimizer together, each a part (FSDP2); as the number of processes it is in no key.
     """
 
     name: str

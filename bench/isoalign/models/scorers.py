@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isoalign.config.evaluation import REWARD
 from isoalign.core import plugins
 from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.lazy import transformers
@@ -25,7 +26,6 @@ from isoalign.models.flops import shape_of
 from isoalign.models.row_padding import free_padding, own_padding
 
 READS = 3  # raised when a classifier gives other scores by the same weights
-REWARD = "reward:"  # of the name of a scorer that is a reward model
 EMBEDDED = ("tox_block", "toxic_classifier")
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError)  # of a model on a text
 TOLERANCE = 1e-3  # of a logit, relative to 1 + its size: how far apart a text's may be alone and in a padded batch

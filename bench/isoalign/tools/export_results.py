@@ -56,6 +56,8 @@ def export_results(source: Path, store: Store, folder: Path, name: str, dataset:
     cards = read_cards(source) if source.is_dir() else [read_unchanged(source)]
     if not cards:
         raise UserError(f"no cards in {source}; name a card, or the folder of a task, as results/local/nano")
+    if again := len(cards) - len({(card.algorithm, card.seed, card.key) for card in cards}):
+        raise UserError(f"{source}: {again} of {len(cards)} cards are there twice; move the copies away")
     evidence = [_evidence(redacted(card), store, chosen.samples) for card in track(cards, "reading samples", least=20)]
     if bare := sum(not one.samples for one in evidence):
         say(f"the store {store.root} does not hold the samples of {bare} of {len(cards)} cards, which are exported without")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ CLAIMS = (
     ("scores", "shaping", "config.task.shaping"), ("train", "rounds", "config.task.rounds"),
 )  # fmt: skip
 """Stages behind a card (how their names begin), an entry of their recipes, and where the card says the same."""
+SUBJECTS = ("task", "method", "seed", "budget")
 ABSENT: dict[str, Any] = {"shaping": {}, "rounds": {}, "panel": asdict(PanelConfig()) | {"temperature": [0.0]}}
 """What a recipe means that has no such entry."""
 
@@ -118,7 +120,8 @@ def _check_claims(card: Card, store: Store, report: Report) -> None:
     """Compare task, method, seed and budget on the card with the recipes of its stages that the store has."""
     claimed = asdict(replace(card, values={}, curve=[], metrics={}))
     claimed["config"]["task"] = _as_recipes_have(claimed["config"].get("task"))
-    wrong = []
+    wrong: list[str] = []
+    compared: set[str] = set()
     if (name := _at(claimed, "config.task.name")) not in (None, card.task):
         wrong.append(f"task: {card.task} on the card, {name} in its configuration")
     policy = f"train-{card.parents['train']}/policy" if "train" in card.parents else f"sft-{card.parents.get('sft')}"
@@ -135,6 +138,7 @@ def _check_claims(card: Card, store: Store, report: Report) -> None:
             if entry in ABSENT and folder and made_by is None:
                 made_by = ABSENT[entry]
             if made_by is not None:
+                compared.add(_subject(place))
                 mine = _at(claimed, place)
                 if entry == "training":  # when a checkpoint is written, or patience ends, changes no figure
                     mine, made_by = ({**each, "checkpoint_seconds": None, "idle_seconds": None} for each in (mine, made_by))
@@ -142,12 +146,25 @@ def _check_claims(card: Card, store: Store, report: Report) -> None:
                     mine, made_by = ({**each, "source": None} for each in (mine, made_by))
                 wrong += _differences(mine, made_by, place, f"in the recipe of {name}")
     there = sum(store.find(key) is not None for key in card.parents.values())
-    if there or not card.parents:
-        which = "the stages" if there == len(card.parents) else f"the {there} stages that are there"
-        report.add(wrong, f"task, method, seed and budget match the recipes of {which}")
+    which = "the stages" if there == len(card.parents) else f"the {there} stages that are there"
+    told = [subject for subject in SUBJECTS if subject in compared]
+    if told:
+        report.add(wrong, f"{_listed(told)} match{'es' * (len(told) == 1)} the recipes of {which}")
     else:
         report.wrong += wrong
-        report.unchecked.append("task, method, seed and budget were not compared: the stages' recipes have them")
+    expected = SUBJECTS if "train" in card.parents else SUBJECTS[:1]
+    if lacking := [subject for subject in expected if subject not in compared]:
+        were = "was" if len(lacking) == 1 else "were"
+        report.unchecked.append(f"{_listed(lacking)} {were} not compared: the stages' recipes have them")
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
+
+
+def _subject(place: str) -> str:
+    """What a place on the card belongs to."""
+    return {"algorithm": "method", "config.algorithm": "method", "seed": "seed", "budget": "budget"}.get(place, "task")
 
 
 def _as_recipes_have(task: Any) -> Any:
@@ -234,6 +251,9 @@ def _check_figures(card: Card, store: Store, report: Report) -> None:
     for name in sorted(name for name in on_card if now.get(name) != on_card[name]):
         report.unchecked.append(f"{name}: the card has version {on_card[name]}, this code {now.get(name, 'none')}")
     same = [name.removeprefix(FAMILY) for name in on_card if now.get(name) == on_card[name]]
+    if not same:
+        report.unchecked.append("metrics were not computed again: none is of this code's version")
+        return
     try:
         found = remeasured(card, store, same)
     except UserError as error:
@@ -249,7 +269,8 @@ def _check_figures(card: Card, store: Store, report: Report) -> None:
         if name == "data" and not mine:
             continue  # of a card that was written before there was such a field
         wrong += _differences(mine, theirs, name, digits=card.digits)
-    report.add(wrong, f"{len(found.metrics)} metrics, computed again from the scores, match the card")
+    done = sum(name in card.metrics for family in same for name in found.families.get(family, []))
+    report.add(wrong, f"{done} metrics, computed again from the scores, match the card")
 
 
 def _differences(on_card: Any, found: Any, where: str, source: str = "computed again", digits: int | None = None) -> list[str]:

@@ -17,11 +17,11 @@ from isoalign.core.errors import UserError
 from isoalign.core.lazy import huggingface_hub
 from isoalign.data import assets, hub
 from isoalign.report import trackers
+from isoalign.tools.doctor import named
 from isoalign.tools.doctor.finding import NOTE, OK, PROBLEM, Finding
 
 NEEDED = ("comments", "rtp_scored", "rtp_categories", "tox_block", "toxic_classifier", "minilm")
 """Assets that every run reads; a task on smollm2 reads that too."""
-EMBEDDED = ("nano", "smollm2")
 SPACE = 2 * 2**30  # bytes that a sweep on nano may take
 TIMEOUT = 5.0  # seconds to wait for a server
 
@@ -58,58 +58,18 @@ def _missing(name: str, wanted: list[str], missing: list[str], needed: bool) -> 
 
 
 def models(task: TaskConfig) -> Iterator[Finding]:
-    """The task's model, and models of the Hugging Face hub."""
+    """What the task names, and models of the Hugging Face hub."""
+    yield from named.look(task)
     folder = Path(huggingface_hub.constants.HF_HUB_CACHE)
     there = sorted(each.name.removeprefix("models--").replace("--", "/") for each in folder.glob("models--*"))
     names = f": {', '.join(there[:5])}{' ...' if len(there) > 5 else ''}" if there else ""
     found = f"{len(there)} {'model' if len(there) == 1 else 'models'} in {folder}{names}"
-    name = task.model.name
-    if name not in EMBEDDED:
-        yield _own_model(name)
     if hub.offline():
         remedy = "set HF_HUB_OFFLINE=0 for a run that downloads a model"
         yield Finding(OK if there else NOTE, "data", "hub", f"not asked; {found}", remedy)
     else:
         token = "with" if os.environ.get("HF_TOKEN") else "without"
         yield Finding(OK, "data", "hub", f"asked, {token} HF_TOKEN; {found}")
-
-
-WANTED = {
-    "config.json": ("config.json",),
-    "weights in safetensors": ("model.safetensors", "model.safetensors.index.json"),
-    "a tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json"),
-}
-"""What a folder of a model must have, by the files of which it has one."""
-
-
-def _own_model(name: str) -> Finding:
-    """A model in a folder, or of the hub: whether all of it is at hand."""
-    if Path(name).is_dir():
-        absent = [what for what, files in WANTED.items() if not any((Path(name) / file).is_file() for file in files)]
-        if absent:
-            remedy = "give task.model.name a folder as save_pretrained writes it"
-            return Finding(PROBLEM, "data", "model", f"{name} lacks {' and '.join(absent)}", remedy, fatal=True)
-        return Finding(OK, "data", "model", f"{name} is a folder with all that a model needs")
-    source, _, revision = name.partition("@")
-    found = {what: any(_cached(source, file, revision or None) for file in files) for what, files in WANTED.items()}
-    if all(found.values()):
-        return Finding(OK, "data", "model", f"{name} is in the hub's cache")
-    lacking = " and ".join(what for what, there in found.items() if not there)
-    said = f"the hub's cache lacks {lacking} of {name}" if any(found.values()) else f"{name} is not in the hub's cache"
-    if not hub.offline():
-        return Finding(NOTE, "data", "model", said, "the first run downloads it")
-    said = said if any(found.values()) else f"{name} is no folder, and not in the hub's cache"
-    remedy = "set HF_HUB_OFFLINE=0 once to download it, or give task.model.name a folder"
-    return Finding(PROBLEM, "data", "model", said, remedy, fatal=True)
-
-
-def _cached(source: str, file: str, revision: str | None) -> bool:
-    """Whether the hub's cache holds a file of a model."""
-    cache = huggingface_hub.constants.HF_HUB_CACHE
-    try:
-        return isinstance(huggingface_hub.try_to_load_from_cache(source, file, cache, revision), str)
-    except huggingface_hub.errors.HFValidationError:  # no name that the hub could have
-        return False
 
 
 def services(task: TaskConfig) -> Iterator[Finding]:

@@ -17,9 +17,10 @@ from isoalign.tools.exports.evidence import Evidence
 Row = dict[str, Any]
 COLUMNS = {
     "cards": {
-        "card": "string", "task": "string", "algorithm": "string", "seed": "int64", "part": "string", "flops": "double",
-        "base": "string", "settings": "string", "tuning": "string", "gated": "bool", "flags": "string", "versions": "string",
-        "budget": "string", "task_settings": "string", "split": "string", "command": "string",
+        "card": "string", "task": "string", "algorithm": "string", "seed": "int64", "part": "string", "budget_flops": "double",
+        "spent_flops": "double", "base": "string", "settings": "string", "tuning": "string", "gated": "bool",
+        "flags": "string", "versions": "string", "budget": "string", "task_settings": "string", "split": "string",
+        "command": "string",
     },
     "metrics": {
         "card": "string", "task": "string", "algorithm": "string", "seed": "int64", "metric": "string", "value": "double",
@@ -60,7 +61,7 @@ def _of_card(one: Evidence) -> Row:
     card = one.card
     return {
         "card": card.key, "task": card.task, "algorithm": card.algorithm, "seed": card.seed, "part": part_of(card),
-        "flops": card.budget.get("flops"), "base": stage_identity(card, "sft"),
+        "budget_flops": card.budget.get("flops"), "spent_flops": card.spent.get("flops"), "base": stage_identity(card, "sft"),
         "settings": json.dumps(card.config.get("algorithm"), sort_keys=True), "tuning": str(card.notes.get("tuning") or ""),
         "gated": any(flag.kind == "gate" for flag in card.flags), "flags": "; ".join(map(str, card.flags)),
         "versions": json.dumps(card.versions, sort_keys=True), "budget": json.dumps(card.budget, sort_keys=True),

@@ -154,7 +154,8 @@ class TaskPlan:
         for name in names:
             if name not in registry.algorithm_names():
                 raise UserError(unknown("algorithm", name, registry.algorithm_names()))
-        for name in progress.track(names or registry.algorithm_names(), f"plan of {self.task.name}", least=2):
+        wanted = list(dict.fromkeys(names)) or registry.algorithm_names()
+        for name in progress.track(wanted, f"plan of {self.task.name}", least=2):
             kind = registry.algorithm(name)
             if any(hasattr(kind, what) for what in ("iteration", "train", "select")):
                 kinds: list[list[Bill]] = []

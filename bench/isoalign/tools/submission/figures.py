@@ -38,7 +38,7 @@ def wrong_figures(card: Card, base: Card | None) -> Iterator[str]:
     yield from _wrong_bill(card)
     if base is not None:
         yield from _wrong_gain(card, base, objective)
-        alike = _as_it_is if base.digits is None else _without_numbers  # which a rounded base may change in the last digit
+        alike = _as_it_is if base.digits is None else without_numbers  # which a rounded base may change in the last digit
         shown = set(map(alike, card.flags))
         for flag in metrics.flags_all(card.metrics, base.metrics):
             if alike(flag) not in shown:
@@ -49,7 +49,8 @@ def _as_it_is(flag: Flag) -> Flag:
     return flag
 
 
-def _without_numbers(flag: Flag) -> Flag:
+def without_numbers(flag: Flag) -> Flag:
+    """The flag by what it says, whatever the figures."""
     return replace(flag, text=re.sub(r"[\d.]+", "0", flag.text))
 
 

@@ -23,6 +23,7 @@ from isoalign.evaluation.tracks import track
 from isoalign.report.board.columns import gain_digits
 from isoalign.report.pages.page import commands_block
 from isoalign.tools.submission.checks import Checked, check, source_of
+from isoalign.tools.submission.figures import without_numbers
 
 BODY, VERIFIED, RESULTS = "pull_request.md", "verify.txt", "results"
 
@@ -140,7 +141,7 @@ def agreement(published: Card, again: Card) -> str:
     failed gates."""
     gain = objective_of(published).gain
     apart = [name for name in (gain, "kl") if not _overlap(published.metrics.get(name), again.metrics.get(name))]
-    gates = [{flag.text.partition(" ")[0] for flag in card.flags if flag.kind == "gate"} for card in (published, again)]
+    gates = [{without_numbers(flag) for flag in card.flags if flag.kind == "gate"} for card in (published, again)]
     apart += ["failed gates"] if gates[0] != gates[1] else []
     figures = ", ".join(
         f"{escape(name)} {_interval(published.metrics.get(name))} published, {_interval(again.metrics.get(name))} here"
