@@ -208,13 +208,14 @@ def test_all_that_a_task_names_is_looked_at(
         f"task.prompts.source={there}", f"task.prompts.test_source={tmp_path / 'gone.jsonl'}", "task.teacher=some/teacher",
         "task.evaluation.second_scorer=hf:nobody/none#toxic", f"task.feedback.annotator=reward:{tiny_model}",
         f"task.reward.base={tiny_model}", "task.sft.source=hf:someone/texts@abc#train",
+        "task.judge.kind=lm", "task.judge.model=some/judge",
     ]  # fmt: skip
     status, found = doctor(*words)
     marks = {name: each["mark"] for name, each in found.items() if each["topic"] == "data" and "assets" not in name}
     assert status == 2
     assert marks == {
         "teacher": "problem", "annotator": "ok", "base of the reward model": "ok", "second scorer": "problem",
-        "prompts": "ok", "test prompts": "problem", "demonstrations": "problem", "hub": "note",
+        "prompts": "ok", "test prompts": "problem", "demonstrations": "problem", "judge's model": "problem", "hub": "note",
     }  # fmt: skip
     assert found["second scorer"]["found"] == "nobody/none is no folder, and not in the hub's cache"
     assert "task.evaluation.second_scorer" in found["second scorer"]["remedy"]

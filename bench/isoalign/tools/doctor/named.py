@@ -31,8 +31,8 @@ def look(task: TaskConfig) -> Iterator[Finding]:
 def _models(task: TaskConfig) -> Iterator[tuple[str, str, str]]:
     """What each is, its setting, and its folder or name."""
     evaluation, feedback, reward, judges = task.evaluation, task.feedback, task.reward, []
-    asked = ("judge", "judge", task.judge), ("judge of the win rate", "evaluation.win_rate.judge", evaluation.win_rate.judge)
-    for name, key, judge in asked:
+    contest = evaluation.win_rate.judge
+    for name, key, judge in ("judge's model", "judge", task.judge), ("win rate's judge", "evaluation.win_rate.judge", contest):
         judges += [(name, f"{key}.model", judge.model)] if judge.kind == "lm" else []
         judges += [(name, f"{key}.model", _scorer(judge.model))] if judge.kind == "scorer" else []
     if task.constitution.file and task.constitution.kind == "lm":
