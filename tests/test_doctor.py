@@ -172,6 +172,10 @@ def test_models_of_the_hub_are_those_of_its_cache_unless_it_may_be_asked(
     status, found = doctor(wanted)
     assert (status, found["model"]["mark"]) == (0, "ok")
     assert doctor(f"{wanted}@another")[0] == 2
+    (snapshot / "model.safetensors").rename(snapshot / "model-1-of-2.safetensors")
+    index = {"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "lacks 1 of the 2 files of weights" in doctor(wanted)[1]["model"]["found"]
     assert found["hub"]["found"].endswith(": some/model")
 
 
@@ -208,19 +212,21 @@ def test_all_that_a_task_names_is_looked_at(
         f"task.prompts.source={there}", f"task.prompts.test_source={tmp_path / 'gone.jsonl'}", "task.teacher=some/teacher",
         "task.evaluation.second_scorer=hf:nobody/none#toxic", f"task.feedback.annotator=reward:{tiny_model}",
         f"task.reward.base={tiny_model}", "task.sft.source=hf:someone/texts@abc#train",
-        "task.judge.kind=lm", "task.judge.model=some/judge",
+        "task.judge.kind=lm", "task.judge.model=some/judge", "task.constitution.file=kindness.yaml",
     ]  # fmt: skip
     status, found = doctor(*words)
     marks = {name: each["mark"] for name, each in found.items() if each["topic"] == "data" and "assets" not in name}
     assert status == 2
     assert marks == {
         "teacher": "problem", "annotator": "ok", "base of the reward model": "ok", "second scorer": "problem",
-        "prompts": "ok", "test prompts": "problem", "demonstrations": "problem", "judge's model": "problem", "hub": "note",
+        "prompts": "ok", "test prompts": "problem", "demonstrations": "problem", "judge's model": "problem",
+        "principles": "problem", "hub": "note",
     }  # fmt: skip
     assert found["second scorer"]["found"] == "nobody/none is no folder, and not in the hub's cache"
     assert "task.evaluation.second_scorer" in found["second scorer"]["remedy"]
     (tmp_path / "hub" / "datasets--someone--texts").mkdir(parents=True)
-    assert doctor(*words)[1]["demonstrations"]["mark"] == "ok"
+    _, found = doctor(*words, "task.constitution.file=kindness")
+    assert (found["demonstrations"]["mark"], "principles" in found) == ("ok", False)
     status, found = doctor("--task", "rtp_gpt2", "task.model.name=nano")
     assert status == 2
     assert {name for name, each in found.items() if each["fatal"]} == {"annotator", "scorer", "second scorer", "prompts"}

@@ -15,7 +15,15 @@ WIN_RATE = "win_rate"  # the scorer by whose verdicts a task ranks
 SCORER = "scorer"
 NONE = "none"
 BASE = "base"
-REWARD = "reward:"  # of the name of a scorer that is a reward model
+HUB, REWARD = (
+    "hf:",
+    "reward:",
+)  # beginnings of names of scorers: classifiers, reward models
+
+
+def scorer_source(name: str) -> str:
+    """The folder or name of a scorer's weights, without its label; empty for what is embedded, a rule or of a package."""
+    return name.removeprefix(REWARD).removeprefix(HUB).partition("#")[0] if name.startswith((HUB, REWARD)) else ""
 
 
 @dataclass(frozen=True)

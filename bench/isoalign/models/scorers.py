@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoalign.config.evaluation import REWARD
+from isoalign.config.evaluation import REWARD, scorer_source
 from isoalign.core import plugins
 from isoalign.core.errors import UserError, unforeseen
 from isoalign.core.lazy import transformers
@@ -121,10 +121,10 @@ def scorer_identity(name: str) -> str:
     if name in plugins.entry_points("scorers"):
         version = getattr(plugins.load("scorers", name), "VERSION", None)
         return f"{name} {version} of {plugins.package_of('scorer', name)}"
-    source = name.removeprefix("hf:").removeprefix(REWARD)
-    if source == name:
+    source = scorer_source(name)
+    if not source:
         return name
-    return hub.model_identity(source.partition("#")[0]) + (f" read {READS}" if name.startswith("hf:") else "")
+    return hub.model_identity(source) + (f" read {READS}" if name.startswith("hf:") else "")
 
 
 def weights_of(identity: str) -> str:

@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from isoalign.config.evaluation import BASE, REWARD
+from isoalign.config.evaluation import BASE, scorer_source
 from isoalign.config.task import TaskConfig
 from isoalign.core.errors import UserError
 from isoalign.core.lazy import datasets, huggingface_hub
+from isoalign.core.places import CONF
 from isoalign.data import hub
 from isoalign.data.formats.hub import PREFIX, Address
 from isoalign.tools.doctor.finding import NOTE, OK, PROBLEM, Finding
@@ -34,26 +35,21 @@ def _models(task: TaskConfig) -> Iterator[tuple[str, str, str]]:
     contest = evaluation.win_rate.judge
     for name, key, judge in ("judge's model", "judge", task.judge), ("win rate's judge", "evaluation.win_rate.judge", contest):
         judges += [(name, f"{key}.model", judge.model)] if judge.kind == "lm" else []
-        judges += [(name, f"{key}.model", _scorer(judge.model))] if judge.kind == "scorer" else []
+        judges += [(name, f"{key}.model", scorer_source(judge.model))] if judge.kind == "scorer" else []
     if task.constitution.file and task.constitution.kind == "lm":
         judges += [("critic", "constitution.model", task.constitution.model)]
     named = [
         ("model", "model.name", task.model.name),
         ("teacher", "teacher", task.teacher),
-        ("annotator", "feedback.annotator", _scorer(feedback.annotator)),
+        ("annotator", "feedback.annotator", scorer_source(feedback.annotator)),
         ("reward model", "reward.model", reward.model.removeprefix(PREFIX)),
-        ("reward model", "reward.classifier", _scorer(reward.classifier)),
+        ("reward model", "reward.classifier", scorer_source(reward.classifier)),
         ("base of the reward model", "reward.base", reward.base),
-        ("scorer", "evaluation.scorer", _scorer(evaluation.scorer)),
-        ("second scorer", "evaluation.second_scorer", _scorer(evaluation.second_scorer)),
+        ("scorer", "evaluation.scorer", scorer_source(evaluation.scorer)),
+        ("second scorer", "evaluation.second_scorer", scorer_source(evaluation.second_scorer)),
         *judges,
     ]
     yield from ((name, f"task.{key}", model) for name, key, model in named if model and model not in EMBEDDED)
-
-
-def _scorer(name: str) -> str:
-    """The folder or name of a scorer's weights; empty for what is embedded or of a package."""
-    return name.removeprefix(REWARD).removeprefix(PREFIX).partition("#")[0] if name.startswith((PREFIX, REWARD)) else ""
 
 
 def _model(name: str, setting: str, source: str) -> Finding:
@@ -68,12 +64,17 @@ def _model(name: str, setting: str, source: str) -> Finding:
     if not absent:
         return Finding(OK, "data", name, f"{source} is in the hub's cache")
     known = any(_cached(repository, file, revision or None) for file in ("config.json", WEIGHTS, INDEX, *TOKENIZER))
-    said = f"the hub's cache lacks {' and '.join(absent)} of {source}" if known else f"{source} is not in the hub's cache"
+    lacking = f"the hub's cache lacks {' and '.join(absent)} of {source}"
+    return _not_cached(
+        name, lacking if known else f"{source} is no folder, and not in the hub's cache", f"give {setting} a folder"
+    )
+
+
+def _not_cached(name: str, said: str, otherwise: str) -> Finding:
+    """What the first run downloads, if it may."""
     if not hub.offline():
         return Finding(NOTE, "data", name, said, "the first run downloads it")
-    said = said if known else f"{source} is no folder, and not in the hub's cache"
-    remedy = f"set HF_HUB_OFFLINE=0 once to download it, or give {setting} a folder"
-    return Finding(PROBLEM, "data", name, said, remedy, fatal=True)
+    return Finding(PROBLEM, "data", name, said, f"set HF_HUB_OFFLINE=0 once to download it, or {otherwise}", fatal=True)
 
 
 def _lacking(place: Place) -> list[str]:
@@ -108,7 +109,8 @@ def _cached(source: str, file: str, revision: str | None) -> Path | None:
 
 def _sources(task: TaskConfig) -> Iterator[tuple[str, str, str]]:
     """What each is, its setting, and the file or data set."""
-    prompts, opponent = task.prompts, task.evaluation.win_rate.opponent
+    prompts, opponent, principles = task.prompts, task.evaluation.win_rate.opponent, task.constitution.file
+    shipped = (CONF / "constitution" / f"{principles}.yaml").is_file()
     named = [
         ("prompts", "prompts.source", prompts.source),
         ("validation prompts", "prompts.validation_source", prompts.validation_source),
@@ -116,6 +118,7 @@ def _sources(task: TaskConfig) -> Iterator[tuple[str, str, str]]:
         ("demonstrations", "sft.source", task.sft.source if task.sft.source != "none" else ""),
         ("verdicts", "feedback.file", task.feedback.file),
         ("chat template", "model.template", task.model.template_file),
+        ("principles", "constitution.file", "" if shipped else principles),
         ("opponent", "evaluation.win_rate.opponent", opponent if task.evaluation.win_rate.on and opponent != BASE else ""),
     ]
     yield from ((name, f"task.{key}", source) for name, key, source in named if source)
@@ -139,8 +142,4 @@ def _data_set(name: str, setting: str, source: str) -> Finding:
     )
     if Path(address.name).exists() or any(cache.exists() for cache in caches):
         return Finding(OK, "data", name, f"{source} is there")
-    said = f"{source} is not in the hub's cache"
-    if not hub.offline():
-        return Finding(NOTE, "data", name, said, "the first run downloads it")
-    remedy = f"set HF_HUB_OFFLINE=0 once to download it, or give {setting} a file"
-    return Finding(PROBLEM, "data", name, said, remedy, fatal=True)
+    return _not_cached(name, f"{source} is not in the hub's cache", f"give {setting} a file")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from isoalign.config.evaluation import REWARD, scorer_source
 from isoalign.core.batches import Prompts, Rollouts
 from isoalign.core.errors import UserError
 from isoalign.core.jsonl import read_rows, write_rows
@@ -226,10 +227,10 @@ class PlannedSource:
 
     def scorer_price(self, name: str) -> Callable[[int], int]:
         """FLOPs of scoring a number of answers by a scorer: by the shape of its network, 0 without one."""
-        source = name.removeprefix("reward:").removeprefix("hf:").partition("#")[0]
-        if source == name:
+        source = scorer_source(name)
+        if not source:
             return lambda count: 2 * FEATURES * count * (not name)
-        whole = name.startswith("reward:")
+        whole = name.startswith(REWARD)
         length = self.policy.answer + (int(self.prompts().lengths().double().mean()) if whole else 0)
         shape = self._once(f"scorer-{source}", lambda: reward_shapes(source)[1])
         self.notes[f"{source} reads as many tokens as the policy writes"] = None
